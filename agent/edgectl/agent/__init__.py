@@ -1,0 +1,1 @@
+"""The device service: link, deployment state machine, store, transfer, finaliser, supervisor, telemetry."""

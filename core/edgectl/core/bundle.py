@@ -1,0 +1,350 @@
+"""The bundle: an OCI image layout that holds every variant of one model (OCI image-spec 1.1, ``image-layout.md``).
+
+On disk::
+
+    oci-layout                      {"imageLayoutVersion": "1.0.0"}
+    index.json                      one manifest per (profile, variant); its sha256 is the *bundle digest*
+    blobs/sha256/<64 hex>           manifests, configs, layers; each named by its own digest
+
+This module has the schema and the reader. Everything read is untrusted: sizes are bounded before bytes are read, digests
+are checked before a name becomes a path. The writer is ``edgectl.builder.package``; the device keeps the same blobs in its
+store and opens a variant with :meth:`Variant.open` from there.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edgectl.core.errors import BundleError, IntegrityError
+from edgectl.core.files import digest_of, file_digest, hex_of
+from edgectl.core.schema import Config, Digest, Message, Name, parse_json
+from edgectl.core.task import TaskSpec
+
+__all__ = [
+    "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
+    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
+    "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "Bundle", "Descriptor", "GoldenSpec", "Index", "LayerReport", "Manifest", "Measured",
+    "Precision", "Recipe", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Variant", "VariantConfig",
+]  # fmt: skip
+
+MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
+MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MEDIA_CONFIG = "application/vnd.edgectl.variant.config.v1+json"
+LAYER_ENGINE = "application/vnd.edgectl.engine.v1.onnx"
+"""The ONNX file that the runtime opens, or that the finaliser compiles (TensorRT)."""
+LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
+"""Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
+LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
+LAYER_LAYERS = "application/vnd.edgectl.layers.v1+json"
+"""A JSON list of :class:`LayerReport`."""
+LAYER_PROVENANCE = "application/vnd.in-toto+json"
+LAYER_SBOM = "application/vnd.cyclonedx+json"
+
+ANNOTATION_PROFILE = "io.edgectl.profile"
+ANNOTATION_VARIANT = "io.edgectl.variant"
+ANNOTATION_RUNTIME = "io.edgectl.runtime"
+ANNOTATION_CHUNKS = "io.edgectl.chunks"
+"""On every layer of more than one chunk: digest of the concatenated 32-byte sha256 of its chunks, in order."""
+
+CHUNK_SIZE = 65536  # bytes; measured sweet spot, reference/fleet-and-delivery.md §2.2
+MAX_INDEX_BYTES = 1 << 20
+MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
+
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+class Descriptor(Message):
+    """OCI content descriptor."""
+
+    mediaType: str = Field(max_length=255)
+    digest: Digest
+    size: int = Field(ge=0, le=1 << 40)  # bytes
+    annotations: dict[str, str] = {}
+
+
+class Manifest(Message):
+    """OCI image manifest of one variant."""
+
+    schemaVersion: Literal[2] = 2
+    mediaType: str = MEDIA_MANIFEST
+    artifactType: str = "application/vnd.edgectl.variant.v1"
+    config: Descriptor
+    layers: tuple[Descriptor, ...] = Field(max_length=64)
+    annotations: dict[str, str] = {}
+
+
+class Index(Message):
+    """OCI image index: the bundle. ``annotations`` carry ``org.opencontainers.image.title`` (name) and ``.version``."""
+
+    schemaVersion: Literal[2] = 2
+    mediaType: str = MEDIA_INDEX
+    manifests: tuple[Descriptor, ...] = Field(max_length=256)
+    annotations: dict[str, str] = {}
+
+
+class TensorSpec(Config):
+    """A graph input or output. ``shape`` is static; ``dtype`` a numpy name (``float32``, ``int64``)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class SessionSettings(Config):
+    """What the runtime is told. Measured together with the engine, so it travels with it."""
+
+    threads: int = Field(default=1, ge=1, le=256)
+    spinning: bool = False
+    arena: bool = True
+    optimization: Literal["all", "disabled"] = "all"
+    """``disabled`` only for a file that this very runtime already optimised; Q/DQ models need ``all``."""
+    precision_hint: str | None = None
+    """OpenVINO: pinned, because its default differs between machines (bf16 where the CPU has it)."""
+
+
+class Recipe(Config):
+    """How one variant was made."""
+
+    family: str
+    """Kernel family of the Q/DQ placement: ``float``, ``x86-vnni``, ``x86-avx2``, ``arm64``, ``trt-gpu``, …"""
+    passes: tuple[str, ...] = ()
+    precision: Precision = "float32"
+    activations: str | None = None
+    weights: str | None = None
+    excluded: tuple[str, ...] = ()
+    """Nodes kept in float, by name."""
+    method: str | None = None
+    calibration: Digest | None = None
+    """Digest of the calibration table the scales come from."""
+    samples: int = 0
+    plan: Literal["none", "on-device"] = "none"
+    """``on-device``: a TensorRT plan is compiled from this file by the finaliser on the device itself."""
+
+
+class Measured(Config):
+    """One measurement with its context; without the context the numbers mean nothing."""
+
+    p10_ms: float
+    p50_ms: float
+    p90_ms: float | None = None
+    n: int
+    ratio_to_float: float | None = None
+    """Median of paired latency ratios against the float candidate, same machine, interleaved; < 1 is faster."""
+    machine: str
+    load: float
+    threads: int
+    runtime_version: str
+
+
+class Tolerance(Config):
+    """An output reproduces its golden one if its cosine is at least ``cosine`` and its largest absolute error ≤ ``max_abs``."""
+
+    cosine: float
+    max_abs: float
+
+
+class GoldenSpec(Config):
+    """How many golden samples there are and how close a finalised engine must come, per output."""
+
+    samples: int = Field(ge=1, le=64)
+    tolerances: dict[str, Tolerance]
+
+
+class LayerReport(Config):
+    """What became of one node: its precision, and what quantizing it cost."""
+
+    node: str
+    op: str
+    precision: Precision
+    reason: str = ""
+    scale: float | None = None
+    zero_point: int | None = None
+    sqnr_db: float | None = None
+
+
+class VariantConfig(Config):
+    """The config blob of one variant."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    profile: Name
+    variant: Name
+    runtime: Runtime
+    requires: tuple[str, ...] = ()
+    """What the machine must have, e.g. ``arch:x86_64``, ``isa:avx512_vnni``, ``sm:8.7``; see :func:`requirement_met`."""
+    task: TaskSpec
+    recipe: Recipe
+    session: SessionSettings = SessionSettings()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    golden: GoldenSpec
+    accuracy: dict[str, float] = {}
+    """Metric → value on the validation slice, e.g. ``{"ap50_vs_float": 0.993, "drop": 0.004}``."""
+    measured: Measured | None = None
+    """None where the target is not the machine that built it."""
+    budget_ms: float | None = None
+    expected_rss_mb: float | None = None
+    speed_only: bool = False
+    """Calibrated on random data: never for production."""
+    fallback: bool = False
+    """The CPU variant that any machine of the profile's architecture can run."""
+
+
+class Variant:
+    """One variant of a bundle whose blobs lie in ``blobs`` (a folder of files named by 64 hex digits)."""
+
+    def __init__(self, blobs: Path, digest: str, manifest: Manifest, config: VariantConfig) -> None:
+        self.blobs = blobs
+        self.digest = digest
+        """Digest of the manifest: the identity of this variant."""
+        self.manifest = manifest
+        self.config = config
+
+    @classmethod
+    def open(cls, blobs: Path, digest: str) -> Variant:
+        """Read manifest and config, both checked against their digests.
+
+        Raises :class:`BundleError` or :class:`IntegrityError`.
+        """
+        manifest = parse_json(
+            Manifest, _read(blobs, digest), max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError
+        )
+        config = parse_json(
+            VariantConfig,
+            _read(blobs, manifest.config.digest),
+            max_bytes=MAX_JSON_BYTES,
+            what="variant config",
+            error=BundleError,
+        )
+        return cls(blobs, digest, manifest, config)
+
+    def layer(self, media_type: str) -> Path | None:
+        """Path of the first layer of this type; None if the variant has none."""
+        for d in self.manifest.layers:
+            if d.mediaType == media_type:
+                return self.blobs / hex_of(d.digest)
+        return None
+
+    def need(self, media_type: str) -> Path:
+        """Like :meth:`layer`, but a missing one is a :class:`BundleError`."""
+        path = self.layer(media_type)
+        if path is None or not path.is_file():
+            raise BundleError(
+                f"variant {self.config.variant} has no {media_type.rsplit('.', 2)[-2]} layer", hint="build the bundle again"
+            )
+        return path
+
+    def descriptors(self) -> Iterator[Descriptor]:
+        """Config and layers: every blob but the manifest itself."""
+        yield self.manifest.config
+        yield from self.manifest.layers
+
+    def verify(self) -> int:
+        """Hash every blob of this variant. Returns the bytes read; raises :class:`IntegrityError` at the first wrong one."""
+        total = len(_read(self.blobs, self.digest))
+        for d in self.descriptors():
+            verify_blob(self.blobs / hex_of(d.digest), d)
+            total += d.size
+        return total
+
+
+class Bundle:
+    """A bundle on disk, index read and checked, variants opened."""
+
+    def __init__(self, root: Path) -> None:
+        """Open an OCI layout. Raises :class:`BundleError` / :class:`IntegrityError` with what is wrong."""
+        self.root = root
+        index = root / "index.json"
+        if not (root / "oci-layout").is_file() or not index.is_file():
+            raise BundleError(
+                f"{root} is not a bundle: it has no oci-layout and index.json", hint="`edgectl build … --out DIR` writes one"
+            )
+        self.index_bytes = read_bounded(index, MAX_INDEX_BYTES)
+        self.digest = digest_of(self.index_bytes)
+        self.index = parse_json(Index, self.index_bytes, max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError)
+        self.blobs = root / "blobs" / "sha256"
+        self.variants = tuple(Variant.open(self.blobs, d.digest) for d in self.index.manifests)
+        if not self.variants:
+            raise BundleError(f"bundle {root} has no variants", hint="build it again")
+
+    @property
+    def name(self) -> str:
+        return self.index.annotations.get("org.opencontainers.image.title", self.variants[0].config.name)
+
+    @property
+    def version(self) -> str:
+        return self.index.annotations.get("org.opencontainers.image.version", self.variants[0].config.version)
+
+    def verify(self) -> int:
+        """Hash every blob. Returns bytes read; raises :class:`IntegrityError` naming the first wrong blob."""
+        return sum(v.verify() for v in self.variants)
+
+    def select(self, facts: frozenset[str], *, profile: str | None = None, runtimes: Iterable[str] = ("onnxruntime",)) -> Variant:
+        """The best variant for a machine: the first, in the order of the index, that it meets (see :func:`select`)."""
+        return select(self.variants, facts, profile=profile, runtimes=runtimes)
+
+
+def select(variants: Iterable[Variant], facts: frozenset[str], *, profile: str | None, runtimes: Iterable[str]) -> Variant:
+    """The first variant whose runtime is there and whose ``requires`` the machine's ``facts`` cover.
+
+    Variants of ``profile`` are preferred; a ``fallback`` variant of another profile is taken last.
+    Raises :class:`BundleError` naming what each variant lacks.
+    """
+    known = list(variants)
+    have = set(runtimes)
+    ranked = sorted(known, key=lambda v: (v.config.fallback, profile is not None and v.config.profile != profile))
+    lacks = []
+    for v in ranked:
+        missing = [r for r in v.config.requires if not requirement_met(r, facts)]
+        if v.config.runtime not in have:
+            missing.append(f"runtime:{v.config.runtime}")
+        if not missing:
+            return v
+        lacks.append(f"{v.config.profile}/{v.config.variant} needs {', '.join(missing)}")
+    raise BundleError(
+        f"no variant of this bundle runs on this machine ({platform.machine()}): {'; '.join(lacks)}",
+        hint="build it with a profile that fits: `edgectl profiles probe` names one",
+    )
+
+
+def requirement_met(requirement: str, facts: frozenset[str]) -> bool:
+    """Whether a machine's facts (``arch:x86_64``, ``isa:avx2``, …) cover one requirement; ``a|b`` means either."""
+    return any(alternative in facts for alternative in requirement.split("|"))
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """A whole file of at most ``max_bytes``; :class:`BundleError` if it is missing or larger."""
+    try:
+        with path.open("rb") as f:
+            data = f.read(max_bytes + 1)
+    except OSError as e:
+        raise BundleError(
+            f"cannot read {path.name}: {e.strerror}", hint="the bundle is incomplete: build or fetch it again"
+        ) from e
+    if len(data) > max_bytes:
+        raise BundleError(f"{path.name} has more than {max_bytes} bytes")
+    return data
+
+
+def verify_blob(path: Path, d: Descriptor) -> None:
+    """Compare one blob with its descriptor: size first, then sha256. Raises :class:`IntegrityError`."""
+    try:
+        size = path.stat().st_size
+    except OSError as e:
+        raise IntegrityError(f"blob {d.digest[:19]}… ({d.mediaType}) is missing", hint="build or fetch the bundle again") from e
+    if size != d.size or file_digest(path) != d.digest:
+        raise IntegrityError(f"blob {d.digest[:19]}… ({d.mediaType}) is corrupt", hint="build or fetch the bundle again")
+
+
+def _read(blobs: Path, digest: str) -> bytes:
+    data = read_bounded(blobs / hex_of(digest), MAX_JSON_BYTES)
+    if digest_of(data) != digest:
+        raise IntegrityError(f"blob {digest[:19]}… is corrupt", hint="build or fetch the bundle again")
+    return data

@@ -1,0 +1,65 @@
+"""The two base models for data that comes from outside, and the one way to parse them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from edgectl.core.errors import EdgectlError, ProtocolError
+from edgectl.core.files import check_digest, check_name
+
+__all__ = ["Config", "Digest", "Message", "Name", "first_problem", "parse_json"]
+
+
+def _digest(text: str) -> str:
+    try:
+        return check_digest(text)
+    except EdgectlError as e:
+        raise ValueError(e.message) from e
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""A device, slot, stream, pipeline or release name (see :func:`edgectl.core.files.check_name`)."""
+
+Digest = Annotated[str, AfterValidator(_digest)]
+"""``sha256:<64 hex>``."""
+
+
+class Config(BaseModel):
+    """A file that a person or the builder wrote: unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Message(BaseModel):
+    """Something a peer sent: unknown keys come from a newer version and are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    def encode(self) -> bytes:
+        """Compact JSON, UTF-8; absent optional fields are left out."""
+        return self.model_dump_json(exclude_none=True, by_alias=True).encode()
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def first_problem(e: ValidationError) -> str:
+    """The first validation problem as ``field.path: what is wrong``."""
+    problem = e.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "document"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def parse_json(model: type[M], data: bytes, *, max_bytes: int, what: str, error: type[EdgectlError] = ProtocolError) -> M:
+    """Parse untrusted JSON: size checked first, then one typed error for whatever is wrong with it."""
+    if len(data) > max_bytes:
+        raise error(f"{what} has {len(data)} bytes, more than the {max_bytes} allowed")
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as e:
+        raise error(f"{what} is not valid: {first_problem(e)}") from e
+    except (RecursionError, json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise error(f"{what} is not valid JSON") from e

@@ -1,0 +1,32 @@
+"""The states of a deployment in a slot, as devices report them and rollouts read them (DESIGN.md §7).
+
+The transition table belongs to the device: ``edgectl.agent.deployment``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["TERMINAL", "State"]
+
+
+class State(str, Enum):
+    IDLE = "idle"
+    NOTIFIED = "notified"
+    DEFERRED = "deferred"
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    STAGED = "staged"
+    WARMING = "warming"
+    ACTIVATING = "activating"
+    PROBATION = "probation"
+    COMMITTED = "committed"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    DEGRADED = "degraded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+TERMINAL = frozenset({State.COMMITTED, State.ROLLED_BACK, State.DEGRADED, State.REJECTED, State.FAILED})
+"""Where a deployment has come to its end; only COMMITTED is success."""

@@ -1,0 +1,123 @@
+"""What a model is for: how its input is made, how its output is read, how good it is judged.
+
+A :class:`TaskSpec` travels inside every bundle, so that what was calibrated and measured on the host is what runs on the
+device. The decoders and feature extractors that these specs name live in ``edgectl.pipelines``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgectl.core.schema import Config
+
+__all__ = ["AudioInput", "DecodeSpec", "FeatureSpec", "ImageInput", "Metric", "TaskSpec", "TensorInput"]
+
+Metric = Literal["detection", "top1", "sqnr"]
+"""``detection``: AP at IoU 0.5 against labels or against the float model; ``top1``: agreement of the arg max;
+``sqnr``: signal-to-quantization-noise ratio and cosine of the raw outputs, for everything else."""
+
+
+class ImageInput(Config):
+    """A camera frame as a tensor. ``value = (pixel * scale - mean) / std``, channel-wise in the order of ``color``."""
+
+    kind: Literal["image"] = "image"
+    tensor: str | None = None
+    """Input name; None: the graph's only input."""
+    width: int = Field(ge=8, le=8192)
+    height: int = Field(ge=8, le=8192)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
+    color: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+    pad: int = Field(default=114, ge=0, le=255)
+
+
+class FeatureSpec(Config):
+    """How audio samples become features. Everything that must agree between training, builder and device.
+
+    ``waveform``: raw samples, ``window`` new samples after ``context`` old ones (Silero: 512 after 64).
+    ``log_mel`` / ``mfcc``: frames of ``window`` samples every ``hop``; ``frames`` of them make one input.
+    Mel filters: HTK scale, triangular, ``mel_low``..``mel_high`` Hz; ``log(x + log_floor)``, natural logarithm;
+    ``mfcc``: orthonormal DCT-II, first ``coefficients``.
+    """
+
+    kind: Literal["waveform", "log_mel", "mfcc"]
+    window: int = Field(ge=16, le=65536, description="samples")
+    hop: int = Field(ge=16, le=65536, description="samples")
+    context: int = Field(default=0, ge=0, le=65536, description="samples")
+    fft: int = Field(default=512, ge=16, le=65536)
+    mels: int = Field(default=40, ge=1, le=256)
+    mel_low: float = Field(default=20.0, ge=0, description="Hz")
+    mel_high: float = Field(default=4000.0, gt=0, description="Hz")
+    coefficients: int = Field(default=10, ge=1, le=256)
+    frames: int = Field(default=1, ge=1, le=4096)
+    log_floor: float = Field(default=1e-6, gt=0)
+    peak_normalise: bool = False
+    """Divide each clip by its largest absolute sample before the features (MLPerf Tiny keyword spotting does)."""
+
+
+class AudioInput(Config):
+    """A stretch of mono audio, samples in ±1, as a tensor."""
+
+    kind: Literal["audio"] = "audio"
+    tensor: str | None = None
+    rate: Literal[8000, 16000] = 16000
+    features: FeatureSpec
+    shape: tuple[int, ...] | None = None
+    """Shape of one input, batch included; None: ``(1, frames, bins)``."""
+
+
+class TensorInput(Config):
+    """Nothing is known of the input: calibration comes as an ``.npz`` of the graph's own inputs."""
+
+    kind: Literal["tensor"] = "tensor"
+
+
+class DecodeSpec(Config):
+    """How outputs become detections, probabilities or keywords.
+
+    ``fastestdet``: ``[1, 5+C, H, W]`` = objectness, tanh dx, tanh dy, sigmoid w, sigmoid h, C class scores;
+    score = obj^``objectness_power`` × class^(1-``objectness_power``).
+    ``yolov8``: ``[1, 4+C, N]`` = cx, cy, w, h in input pixels, C class scores.
+    ``yolox``: ``[1, N, 5+C]`` raw grid outputs, strides 8/16/32.
+    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N, C]``.
+    ``vad``: speech probability ``[1, 1]`` with a recurrent state tensor (Silero).
+    ``keyword``: ``[1, C]`` class scores, softmaxed unless ``softmax`` is false.
+    ``none``: outputs are left as they are.
+    """
+
+    kind: Literal["fastestdet", "yolov8", "yolox", "boxes-scores", "vad", "keyword", "none"] = "none"
+    score: float = Field(default=0.35, ge=0, le=1)
+    iou: float = Field(default=0.45, gt=0, le=1)
+    max_detections: int = Field(default=100, ge=1, le=10_000)
+    objectness_power: float = Field(default=0.6, ge=0, le=1)
+    box_format: Literal["xyxy", "cxcywh"] = "xyxy"
+    box_unit: Literal["pixel", "relative"] = "pixel"
+    boxes: str | None = None
+    scores: str | None = None
+    softmax: bool = True
+
+
+class TaskSpec(Config):
+    """A named task: input, decode, labels and metric. ``labels[i]`` names class ``i``."""
+
+    name: str = Field(min_length=1, max_length=64)
+    input: Annotated[ImageInput | AudioInput | TensorInput, Field(discriminator="kind")]
+    decode: DecodeSpec = DecodeSpec()
+    labels: tuple[str, ...] = Field(default=(), max_length=65536)
+    metric: Metric = "sqnr"
+    background: tuple[str, ...] = ()
+    """Labels that are never an event (``silence``, ``unknown``)."""
+
+    @model_validator(mode="after")
+    def _labels_where_classes_are_named(self) -> TaskSpec:
+        if self.decode.kind in ("fastestdet", "yolov8", "yolox", "boxes-scores", "keyword") and not self.labels:
+            raise ValueError(f"decode kind {self.decode.kind!r} needs labels")
+        if unknown := set(self.background) - set(self.labels):
+            raise ValueError(f"background names labels that do not exist: {', '.join(sorted(unknown))}")
+        return self

@@ -1,0 +1,243 @@
+"""Topics and messages on MQTT (DESIGN.md §6). JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
+
+Every message of a device carries its ``epoch`` (counts agent starts, kept on disk) and, where order matters, a ``seq``.
+Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lost, repeated or late.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgectl.core.files import check_name, hex_of
+from edgectl.core.histogram import HistogramData
+from edgectl.core.schema import Digest, Message, Name
+from edgectl.core.states import State
+
+__all__ = [
+    "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
+    "Reported", "ReportedSlot", "StreamStats", "Telemetry", "Topics", "Trust",
+]  # fmt: skip
+
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Larger JSON messages are refused before they are parsed (trust sets have their own bound)."""
+
+
+class Topics:
+    """All topics of one fleet. ``Topics("home").reported("gate-1")`` → ``edgectl/1/home/d/gate-1/reported``."""
+
+    def __init__(self, fleet: str) -> None:
+        self.fleet = check_name(fleet)
+        self.root = f"edgectl/1/{self.fleet}"
+        self.trust = f"{self.root}/trust"
+        self.ctl = f"{self.root}/ctl"
+        self.any_conn = f"{self.root}/d/+/conn"
+        self.any_reported = f"{self.root}/d/+/reported"
+        self.any_telemetry = f"{self.root}/d/+/tele"
+        self.any_event = f"{self.root}/d/+/ev/+"
+        self.any_reply = f"{self.root}/d/+/rsp"
+        self.any_need = f"{self.root}/a/+/need/+"
+
+    def conn(self, device: str) -> str:
+        return self._device(device, "conn")
+
+    def desired(self, device: str) -> str:
+        return self._device(device, "desired")
+
+    def reported(self, device: str) -> str:
+        return self._device(device, "reported")
+
+    def command(self, device: str) -> str:
+        return self._device(device, "cmd")
+
+    def reply(self, device: str) -> str:
+        return self._device(device, "rsp")
+
+    def telemetry(self, device: str) -> str:
+        return self._device(device, "tele")
+
+    def event(self, device: str, stream: str) -> str:
+        return self._device(device, f"ev/{check_name(stream)}")
+
+    def manifest(self, digest: str, page: int) -> str:
+        return f"{self._artifact(digest)}/m/{page}"
+
+    def broadcast(self, digest: str) -> str:
+        return f"{self._artifact(digest)}/b"
+
+    def repair(self, digest: str, device: str) -> str:
+        return f"{self._artifact(digest)}/r/{check_name(device)}"
+
+    def need(self, digest: str, device: str) -> str:
+        return f"{self._artifact(digest)}/need/{check_name(device)}"
+
+    def rounds(self, digest: str) -> str:
+        return f"{self._artifact(digest)}/st"
+
+    def parse(self, topic: str) -> tuple[str, ...] | None:
+        """The levels below the fleet root, or None for a topic of another fleet."""
+        prefix = self.root + "/"
+        return tuple(topic.removeprefix(prefix).split("/")) if topic.startswith(prefix) else None
+
+    def _device(self, device: str, leaf: str) -> str:
+        return f"{self.root}/d/{check_name(device)}/{leaf}"
+
+    def _artifact(self, digest: str) -> str:
+        return f"{self.root}/a/{hex_of(digest)[:32]}"
+
+
+class Failure(Message):
+    """Why something did not work: ``code`` for programs, ``detail`` for people."""
+
+    code: str = Field(max_length=64)
+    detail: str = Field(default="", max_length=1024)
+    retryable: bool = False
+
+
+class Conn(Message):
+    """Birth, and the will that is the death. A death older than the last birth is ignored."""
+
+    epoch: int = Field(ge=0)
+    online: bool
+    agent: str | None = None
+    profile: str | None = None
+    facts: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    slots: tuple[str, ...] = ()
+    streams: dict[str, str] = {}
+    """Stream name → pipeline kind."""
+    clean: bool = False
+    """On a death: the agent stopped in good order."""
+
+
+class Policy(Message):
+    """How a device is to judge a new engine."""
+
+    probation_s: float = Field(default=60.0, gt=0, le=7 * 86400)
+    min_inferences: int = Field(default=130, ge=1, le=100_000_000)
+    percentile: Literal[50, 90, 95, 99] = 95
+    max_latency_ratio: float | None = Field(default=1.3, gt=0)
+    """Engine latency at ``percentile`` against the previous engine on the same device; None: not judged."""
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    max_rss_mb: float | None = Field(default=None, gt=0)
+
+
+class DesiredSlot(Message):
+    release: str = Field(max_length=200)
+    """``name@version``, a path in signed targets."""
+    digest: Digest
+    """Bundle digest: sha256 of its index.json."""
+    attempt: int = Field(default=1, ge=1)
+    """Raised to try a digest again that this device rolled back."""
+    policy: Policy = Policy()
+
+
+class Desired(Message):
+    """What the fleet wants of a device. Retained; the highest ``gen`` wins."""
+
+    gen: int = Field(ge=0)
+    slots: dict[Name, DesiredSlot] = Field(default={}, max_length=64)
+    hold: bool = False
+    """True: fetch and stage, but do not activate."""
+
+
+class ReportedSlot(Message):
+    """One slot as the device sees it."""
+
+    state: State
+    gen: int = 0
+    release: str | None = None
+    digest: Digest | None = None
+    """Of the deployment that ``state`` speaks of."""
+    stage: str | None = None
+    pct: float | None = None
+    active: Digest | None = None
+    active_release: str | None = None
+    previous: Digest | None = None
+    error: Failure | None = None
+
+
+class Reported(Message):
+    """What a device says it has. Retained."""
+
+    epoch: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    gen: int = Field(ge=0)
+    slots: dict[Name, ReportedSlot] = Field(default={}, max_length=64)
+    trust_version: int | None = None
+    error: Failure | None = None
+    """What is wrong with the device as a whole, e.g. expired trust metadata."""
+
+
+class Frames(Message):
+    """The ledger of one stream since it started: ``captured == processed + sum(dropped) + in_flight``."""
+
+    captured: int = 0
+    processed: int = 0
+    in_flight: int = 0
+    dropped: dict[str, int] = {}
+
+
+class StreamStats(Message):
+    """One stream over one window. ``stages`` are histograms of this window; ``frames`` and ``errors`` count since start."""
+
+    kind: str
+    slots: dict[str, str] = {}
+    """Slot name → digest of the engine (bundle digest) that made these numbers."""
+    releases: dict[str, str] = {}
+    stages: dict[str, HistogramData] = Field(default={}, max_length=32)
+    frames: Frames = Frames()
+    errors: int = 0
+    deadline_misses: int = 0
+    fps: float = 0.0
+    budget_ms: float | None = None
+    state: str = "running"
+    reason: str | None = None
+    counters: dict[str, int] = {}
+
+
+class Telemetry(Message):
+    """One window of a device. Mergeable: histograms and counters add up over windows and devices."""
+
+    epoch: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    wall_s: float | None = None
+    """Unix time at the end of the window; None if the clock was never set."""
+    window_s: float = Field(gt=0)
+    streams: dict[Name, StreamStats] = Field(default={}, max_length=64)
+    health: dict[str, float] = {}
+    spool_dropped: int = 0
+    replay: bool = False
+
+
+class Command(Message):
+    """A request to a device. Ignored after ``deadline_s`` (Unix time)."""
+
+    id: str = Field(max_length=64)
+    op: Literal["probe", "logs", "hold", "release", "rollback", "measure"]
+    slot: Name | None = None
+    deadline_s: float
+
+
+class Reply(Message):
+    id: str = Field(max_length=64)
+    ok: bool
+    result: dict[str, Any] = {}
+    error: Failure | None = None
+
+
+class ControllerState(Message):
+    """Retained, and the will: is a controller there, and is the fleet frozen."""
+
+    epoch: int = Field(ge=0)
+    online: bool
+    freeze: bool = False
+    """True stops every ACTIVATING within seconds."""
+
+
+class Trust(Message):
+    """The whole TUF metadata set in one retained message: file name (``1.root.json``, ``timestamp.json``) → its exact text."""
+
+    files: dict[str, str] = Field(max_length=512)

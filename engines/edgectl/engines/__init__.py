@@ -1,0 +1,1 @@
+"""Open and run an engine: one file per runtime, finalising, golden check and timing."""

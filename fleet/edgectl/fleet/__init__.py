@@ -1,0 +1,1 @@
+"""The controller: inventory, rollout planner, gates, seeder, API."""

@@ -1,0 +1,144 @@
+"""What the agent and a pipeline worker say to each other: one JSON object a line over the worker's stdin and stdout.
+
+The worker is ``python -m edgectl.pipelines.worker``. One pipe per worker; the agent judges it by *progress* (processed
+frames), not by liveness. Standard output belongs to this protocol: the worker moves file descriptor 1 aside at start, so that
+a native library that prints cannot break it.
+
+Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of Swap, Commit,
+Revert, Stop; the worker sends Event, Stats and answers each Swap with Swapped or a SwapFailed (it keeps the old engine).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgectl.core.errors import ProtocolError
+from edgectl.core.schema import Message, Name, first_problem
+from edgectl.core.wire import Failure, StreamStats
+
+__all__ = [
+    "MAX_LINE_BYTES", "Commit", "EngineRef", "EventMessage", "Fault", "FromWorker", "Ready", "Revert", "Start", "Stats", "Stop",
+    "Swap", "SwapFailed", "Swapped", "ToWorker", "parse_from_worker", "parse_to_worker",
+]  # fmt: skip
+
+MAX_LINE_BYTES = 1 << 20
+
+
+class EngineRef(Message):
+    """Where a slot's engine lies: ``blobs`` is a folder of content-addressed files, ``manifest`` the variant's digest in it."""
+
+    blobs: Path
+    manifest: str
+    release: str = ""
+    bundle: str = ""
+    """Bundle digest, for telemetry."""
+
+
+class Start(Message):
+    op: Literal["start"] = "start"
+    stream: Name
+    kind: Literal["surveillance", "driving", "speech"]
+    source: str
+    """A source URI: ``rtsp://…``, ``v4l2:///dev/video0``, ``file:…``, ``synth://yard?seed=1``."""
+    config: dict[str, Any] = {}
+    """The pipeline configuration (zones, lines, flow, budget …), validated by the pipeline."""
+    engines: dict[Name, EngineRef]
+    """Role (``detector``, ``vad``, ``keyword``) → engine."""
+    out: Path | None = None
+    """Folder for snapshots, tracks and annotated video; None: none are written."""
+    stats_every_s: float = 2.0
+
+
+class Swap(Message):
+    """Load, warm up and switch a role to another engine between two frames. The old one stays warm until Commit or Revert."""
+
+    op: Literal["swap"] = "swap"
+    role: Name
+    engine: EngineRef
+
+
+class Commit(Message):
+    op: Literal["commit"] = "commit"
+    role: Name
+
+
+class Revert(Message):
+    op: Literal["revert"] = "revert"
+    role: Name
+
+
+class Stop(Message):
+    op: Literal["stop"] = "stop"
+
+
+class Ready(Message):
+    op: Literal["ready"] = "ready"
+    seconds: float
+
+
+class EventMessage(Message):
+    op: Literal["event"] = "event"
+    event: dict[str, Any]
+
+
+class Stats(Message):
+    """One window. Its arrival with a growing ``frames.processed`` is the progress that feeds the watchdog."""
+
+    op: Literal["stats"] = "stats"
+    window_s: float
+    stats: StreamStats
+    rss_mb: float
+    cpu_s: float
+
+
+class Swapped(Message):
+    op: Literal["swapped"] = "swapped"
+    role: Name
+    manifest: str
+    gap_ms: float
+    """Longest time between two processed frames around the swap."""
+
+
+class SwapFailed(Message):
+    op: Literal["swap_failed"] = "swap_failed"
+    role: Name
+    manifest: str
+    error: Failure
+
+
+class Fault(Message):
+    """The worker cannot go on and exits (source gone for good, engine broken, bad configuration)."""
+
+    op: Literal["fault"] = "fault"
+    error: Failure
+
+
+ToWorker: TypeAlias = Annotated[Start | Swap | Commit | Revert | Stop, Field(discriminator="op")]
+FromWorker: TypeAlias = Annotated[Ready | EventMessage | Stats | Swapped | SwapFailed | Fault, Field(discriminator="op")]
+_TO: TypeAdapter[ToWorker] = TypeAdapter(ToWorker)
+_FROM: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)
+
+
+def parse_to_worker(line: bytes) -> ToWorker:
+    """One line from the agent. Raises :class:`ProtocolError`."""
+    return _parse(_TO, line)
+
+
+def parse_from_worker(line: bytes) -> FromWorker:
+    """One line from a worker. Raises :class:`ProtocolError`."""
+    return _parse(_FROM, line)
+
+
+T = TypeVar("T")
+
+
+def _parse(adapter: TypeAdapter[T], line: bytes) -> T:
+    if len(line) > MAX_LINE_BYTES:
+        raise ProtocolError(f"worker line of {len(line)} bytes, more than {MAX_LINE_BYTES}")
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as e:
+        raise ProtocolError(f"worker line is not valid: {first_problem(e)}") from e

@@ -1,0 +1,80 @@
+"""Fixtures for every component.
+
+Real models and media lie beside the checkout in ``../shared`` (or ``$EDGECTL_SHARED``); tests that need them are skipped,
+with the reason, where they are not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Child processes (workers, agents, the CLI) import the checkout under test, installed or not.
+    components = [str(ROOT / c) for c in config.getini("pythonpath")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*components, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and media (SOURCES.md)."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip(f"real models and media are not at {SHARED}; set EDGECTL_SHARED to run this test")
+    return SHARED
+
+
+@dataclass(frozen=True)
+class Broker:
+    host: str
+    port: int
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def start_mosquitto(folder: Path, port: int, *, extra: str = "") -> Broker:
+    """A real mosquitto on loopback, with the limits of DESIGN.md §6. Returns once it accepts connections."""
+    binary = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if binary is None:
+        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+    config = folder / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 20\nmax_queued_messages 256\n"
+        f"persistence false\nlog_dest file {folder}/mosquitto.log\n{extra}"
+    )
+    process = subprocess.Popen([binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+            return Broker("127.0.0.1", port, process, folder)
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = start_mosquitto(tmp_path_factory.mktemp("mosquitto"), free_port())
+    yield broker
+    broker.process.terminate()
+    broker.process.wait(10)
