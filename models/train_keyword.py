@@ -1,7 +1,7 @@
 """Train the reference keyword net on words spoken by espeak-ng and export it to ONNX.
 
     apt-get install espeak-ng; pip install torch onnx onnxscript
-    python models/train_keyword.py          # writes models/kiosk-keyword.onnx, .json, and the demo's word clips
+    python models/train_keyword.py          # writes models/edgectl/models/kiosk-keyword.onnx, its .json card, and the demo's word clips
 
 Voices are split: those that the held-out clips are spoken with are never trained on. The score is honest for synthetic
 speech only; nothing here was measured on people.
@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from edgectl.core.task import AudioInput, FeatureSpec
 from edgectl.pipelines.speech.features import windows
 
-HERE = Path(__file__).parent
-CLIPS = HERE.parent / "pipelines/edgectl/pipelines/synth/words"
+HERE = Path(__file__).parent / "edgectl" / "models"
+CLIPS = HERE.parents[2] / "pipelines/edgectl/pipelines/synth/words"
 KEYWORDS = ("tickets", "platform", "help", "repeat", "cancel")
 LABELS = ("silence", "unknown", *KEYWORDS)
 OTHERS = [
