@@ -23,4 +23,6 @@ def run(
     from edgectl.fleet.broker import run_broker
 
     stop = stop_event()
-    run_broker(host, port, stop_event=stop, on_ready=lambda: out.line({"listening": f"{host}:{port}"}, f"listening on {host}:{port}"))
+    run_broker(
+        host, port, stop_event=stop, on_ready=lambda: out.line({"listening": f"{host}:{port}"}, f"listening on {host}:{port}")
+    )

@@ -8,7 +8,24 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli import agent, bench, broker, build, bundle, controller, demo, device, doctor, fleet, keys, models, profiles, release, rollout, run
+from edgectl.cli import (
+    agent,
+    bench,
+    broker,
+    build,
+    bundle,
+    controller,
+    demo,
+    device,
+    doctor,
+    fleet,
+    keys,
+    models,
+    profiles,
+    release,
+    rollout,
+    run,
+)
 from edgectl.cli._output import Output
 from edgectl.core.errors import EdgectlError
 
@@ -31,7 +48,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     pass
 

@@ -32,7 +32,9 @@ def list_profiles(json: Json = False) -> None:
 
 
 @app.command("show")
-def show_profile(name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")], json: Json = False) -> None:
+def show_profile(
+    name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")], json: Json = False
+) -> None:
     """Print one profile with everything it inherits."""
     out = Output(json)
     profile = load_profile(name)

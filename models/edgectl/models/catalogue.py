@@ -120,12 +120,15 @@ def _download(entry: Entry, destination: Path, progress: Callable[[int, int], No
                     raise IntegrityError(f"{entry.name} is larger than the {entry.size} bytes of the catalogue")
                 progress(len(data), entry.size)
             if digest_of(data) != entry.digest:
-                raise IntegrityError(f"{entry.name} is not the file of the catalogue", hint="the publisher changed it: do not use it")
+                raise IntegrityError(
+                    f"{entry.name} is not the file of the catalogue", hint="the publisher changed it: do not use it"
+                )
             f.write(data)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
         reason = getattr(e, "reason", e)
         raise LinkError(
-            f"cannot download {entry.name} from {entry.url}: {reason}", hint="with the file at hand, use `edgectl models pull --from DIR`"
+            f"cannot download {entry.name} from {entry.url}: {reason}",
+            hint="with the file at hand, use `edgectl models pull --from DIR`",
         ) from e
 
 
