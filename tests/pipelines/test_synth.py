@@ -89,7 +89,9 @@ def test_frame_number_survives_video_compression() -> None:
     assert [timecode.read(f.to_ndarray(format="gray")) for f in frames] == list(range(20))
 
 
-@pytest.mark.parametrize(("name", "options"), [("moon", {}), ("yard", {"width": 10}), ("yard", {"height": 361}), ("road", {"fps": 1000.0})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("moon", {}), ("yard", {"width": 10}), ("yard", {"height": 361}), ("road", {"fps": 1000.0})]
+)
 def test_unknown_scenes_and_sizes_out_of_range_are_refused(name: str, options: dict[str, float]) -> None:
     with pytest.raises(SourceError, match=r"scene"):
         open_scene(name, **options)  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,21 @@ from edgectl.core.errors import BundleError, EdgectlError
 __all__ = ["Arrays", "read_npz", "write_npz"]
 
 Arrays = dict[str, NDArray[np.generic]]
+
+# What zipfile, zlib and numpy's header parser raise for bytes that are not what they should be.
+_MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 
 
 def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
@@ -51,7 +68,7 @@ def read_npz(source: Path | bytes, *, max_bytes: int, max_arrays: int = 256, err
                     raise error(f"{what}: member {m.filename!r} is larger than it says")
                 arrays[m.filename.removesuffix(".npy")] = _array(data)
             return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, SyntaxError, MemoryError) as e:
+    except _MALFORMED as e:
         raise error(f"{what} is not a readable .npz file: {e}") from e
 
 
