@@ -1,4 +1,4 @@
-"""Calibration and validation data: a video, a folder of images, a WAV or a folder of them, an ``.npz``: as engine inputs.
+"""Calibration and validation data: a video, a folder of images, a recording or a folder of them, an ``.npz``: as engine inputs.
 
 The very sources, preprocessing and features that run on the device make the inputs. Samples are spread evenly over what is
 given and spooled to a folder, so that memory does not grow with their number. Calibration, search and confirmation samples
@@ -8,7 +8,6 @@ never overlap: what scales were fitted on, what candidates were chosen on and wh
 from __future__ import annotations
 
 import hashlib
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,16 @@ from edgectl.core.tensors import read_npz
 from edgectl.engines.base import Engine, Feeds
 from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
 from edgectl.pipelines.sources.base import EndOfStream, open_source
+from edgectl.pipelines.speech.features import windows
+from edgectl.pipelines.speech.sources import read_audio
 
 __all__ = ["Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
 
 MAX_SAMPLES = 96
 _MIN_SAMPLES = 8
 _MAX_NPZ_BYTES = 4 << 30
-_MAX_WAV_BYTES = 1 << 30
 _READ_TIMEOUT_S = 10.0
+_AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
@@ -225,17 +226,21 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
 
 
 def _from_audio(path: Path, spec: AudioInput, inputs: tuple[TensorSpec, ...], engine: Engine) -> Iterator[Sample]:
-    """Features of every WAV, in name order. Further inputs are the sample rate (an integer) or recurrent state: a float tensor
+    """Features of every recording, in name order. Further inputs are the sample rate (an integer) or recurrent state: a float tensor
     that has the shape of an output, fed back by running the model, from zeros at the start of each file."""
     main = next(i for i in inputs if i.name == (spec.tensor or inputs[0].name))
     states = _states(main, inputs, engine)
-    files = sorted(path.glob("*.wav")) if path.is_dir() else [path]
+    if spec.rate != 16000:
+        raise UsageError(f"recordings are read at 16000 Hz; the task takes {spec.rate}", hint="give an .npz of the inputs")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in _AUDIO) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"folder {path} has no WAV files")
+        raise DataError(f"folder {path} has no sound files", hint=f"looked for {', '.join(_AUDIO)}")
+    # Half overlapping inputs: a window that slides frame by frame shows the same second fifty times.
+    every = 1 if spec.features.kind == "waveform" else max(1, spec.features.frames // 2)
     for file in files:
         state = {i.name: np.zeros(i.shape, i.dtype) for i in inputs if i.name in states}
-        for features in _features(_read_wav(file, spec.rate), spec):
-            feeds: dict[str, NDArray[Any]] = {main.name: features.reshape(main.shape).astype(main.dtype), **state}
+        for tensor in windows(spec, read_audio(file), every=every):
+            feeds: dict[str, NDArray[Any]] = {main.name: tensor, **state}
             feeds.update({i.name: np.asarray(spec.rate, i.dtype) for i in inputs if i.name not in feeds})
             yield Sample(feeds)
             if states:
@@ -256,38 +261,3 @@ def _states(main: TensorSpec, inputs: tuple[TensorSpec, ...], engine: Engine) ->
             raise UsageError(f"nothing says what input {i.name} is fed with", hint="give an .npz of all inputs")
         states[i.name] = match
     return states
-
-
-def _features(audio: NDArray[np.float32], spec: AudioInput) -> Iterator[NDArray[np.float32]]:
-    """Inputs of the model along a recording: raw windows with their context, or the device's own feature extractor."""
-    f = spec.features
-    if f.kind == "waveform":
-        padded = np.concatenate([np.zeros(f.context, np.float32), audio])
-        for start in range(0, len(audio) - f.window + 1, f.hop):
-            yield padded[start : start + f.context + f.window]
-        return
-    from edgectl.pipelines.speech.features import offline_features  # with the speech pipeline
-
-    length = f.window + (f.frames - 1) * f.hop  # samples of one input
-    whole = audio if len(audio) >= length else np.pad(audio, (0, length - len(audio)))
-    for start in range(0, len(whole) - length + 1, max(f.hop, length // 2)):
-        yield np.asarray(offline_features(f, spec.rate, whole[start : start + length]), np.float32)
-
-
-def _read_wav(path: Path, rate: int) -> NDArray[np.float32]:
-    """A 16-bit PCM WAV as mono in ±1. Raises :class:`DataError` for any other kind, rate or a torn file."""
-    try:
-        if path.stat().st_size > _MAX_WAV_BYTES:
-            raise DataError(f"{path.name} has more than {_MAX_WAV_BYTES >> 20} MiB")
-        with wave.open(str(path), "rb") as w:
-            channels, width, found = w.getnchannels(), w.getsampwidth(), w.getframerate()
-            data = w.readframes(w.getnframes())
-    except (OSError, EOFError, wave.Error) as e:
-        raise DataError(f"{path} is not a readable WAV file: {e}") from e
-    if width != 2 or found != rate:
-        raise DataError(
-            f"{path.name} has {8 * width} bit at {found} Hz; the task takes 16 bit at {rate} Hz",
-            hint=f"convert it: ffmpeg -i {path.name} -ar {rate} -ac 1 out.wav",
-        )
-    samples = np.frombuffer(data[: len(data) // (2 * channels) * 2 * channels], "<i2").reshape(-1, channels)
-    return (samples.mean(axis=1) / 32768).astype(np.float32)

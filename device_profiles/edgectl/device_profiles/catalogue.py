@@ -1,7 +1,7 @@
 """The profiles that ship with edgectl, and profiles in a user's own TOML file.
 
 Each is one TOML file; ``inherits`` names another one, whose tables are merged below it (tables merge, everything else
-replaces). ``models`` and ``summary`` describe one file alone and are not inherited.
+replaces). ``models`` and ``description`` belong to one file alone and are not inherited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ else:
 
 __all__ = ["load_profile", "profile_names"]
 
-_NOT_INHERITED = ("name", "summary", "inherits", "models")
+_NOT_INHERITED = ("name", "description", "inherits", "models")
 _MAX_BYTES = 64 * 1024
 
 

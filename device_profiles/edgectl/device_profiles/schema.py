@@ -55,7 +55,7 @@ class DeviceProfile(Config):
     """One kind of device. ``runtimes`` are in order of preference; the CPU fallback always runs in ONNX Runtime."""
 
     name: Name
-    summary: str = Field(min_length=1, max_length=200)
+    description: str = Field(min_length=1, max_length=200)
     inherits: Name | None = None
     models: tuple[str, ...] = ()
     """Strings found in ``/proc/device-tree/model`` of such a device."""
