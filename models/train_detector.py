@@ -1,7 +1,7 @@
 """Train a small reference detector on a synthetic scene and export it to ONNX.
 
     pip install torch onnx onnxscript
-    python models/train_detector.py yard      # writes models/yard-detector.onnx and models/yard-detector.json
+    python models/train_detector.py yard      # writes models/edgectl/models/yard-detector.onnx and its .json card
 
 The network speaks FastestDet's output format (``edgectl.core.task.DecodeSpec``), at stride 8: one output
 ``[1, 5 + C, H/8, W/8]`` with objectness, tanh dx, tanh dy, sigmoid w, sigmoid h and C class scores. Everything is seeded; two runs
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from edgectl.pipelines.synth import open_scene
 
 WIDTH, HEIGHT, STRIDE = 320, 192, 8
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "edgectl" / "models"
 
 
 class Detector(nn.Module):
