@@ -190,13 +190,11 @@ class VideoPipeline:
         out = self._args.out
         if out is None:
             return sinks
-        events = JsonlSink(out / "events.jsonl")
-        sinks.append(events)
-        files = [events.path]
+        files = [out / "events.jsonl"]
+        sinks.append(JsonlSink(files[0]))
         if self._config.tracklog:
-            log = TrackLog(out / "tracks.jsonl")
-            sinks.append(log)
-            files.append(log.path)
+            files.append(out / "tracks.jsonl")
+            sinks.append(TrackLog(files[-1]))
         if self._config.annotate.video:
             fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
             video = VideoSink(out / "annotated.mp4", self._config.annotate, fps)
