@@ -1,0 +1,86 @@
+"""``edgectl run``: one pipeline on one source, here and now."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+
+from edgectl.cli._output import Json, Output, table
+
+__all__ = ["Kind", "run"]
+
+
+class Kind(str, enum.Enum):
+    surveillance = "surveillance"
+    driving = "driving"
+    speech = "speech"
+
+
+def run(
+    kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
+    bundle: Annotated[list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")],
+    source: Annotated[str, typer.Option("--source", "-s", help="A file, rtsp://, v4l2://, mic:// or synth:// URI.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline on a source and print its events as they come."""
+    output = Output(json)
+    from edgectl.core.bundle import Bundle
+    from edgectl.pipelines.config import load_config
+    from edgectl.pipelines.run import run_stream
+
+    events: list[dict[str, Any]] = []
+
+    def heard(event: dict[str, Any]) -> None:
+        if json:
+            if len(events) < 10_000:
+                events.append(event)
+        elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
+            output.stdout.print(describe(event))
+
+    with output.progress() as update:
+        summary = run_stream(
+            kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
+            seconds=seconds, out=out, on_event=heard, on_progress=update,
+        )  # fmt: skip
+
+    def shown() -> RenderableType:
+        stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p95 ms", ">p99 ms", ">max ms", title="latency")
+        for stage, row in summary.stages.items():
+            cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")]
+            stages.add_row(stage, f"{row['n']:,}", *cells)
+        f = summary.frames
+        dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
+        lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
+        lines += [f"{what}: {n}" for what, n in sorted(summary.counts.items())]
+        lines += [f"wrote {p}" for p in summary.files]
+        return Group("", stages, "", "\n".join(lines))
+
+    from edgectl.cli._output import plain
+
+    output.result(plain(summary) | {"events": events}, shown)
+
+
+def describe(event: dict[str, Any]) -> str:
+    """One line of text for an event."""
+    known = {"schema", "id", "type", "stream", "seq", "t_s", "time", "clock", "phase", "rule", "latency_ms", "releases"}
+    rest = {k: v for k, v in event.items() if k not in known}
+    details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
+    what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
+    return f"[dim]{event['t_s']:9.2f} s[/]  [bold]{what}[/]  {details}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_short(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "(" + ", ".join(_short(v) for v in value) + ")"
+    return str(value)
