@@ -21,7 +21,9 @@ def build(
     calibration: Annotated[
         str | None, typer.Option("--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…")
     ] = None,
-    validation: Annotated[str | None, typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data.")
+    ] = None,
     max_drop: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")] = 0.01,
     minutes: Annotated[float, typer.Option(min=0.05, max=1440, help="Time for measuring candidates.")] = 2.0,
     name: Annotated[str | None, typer.Option(help="Name of the release; default: the model's file name.")] = None,
@@ -73,6 +75,13 @@ def build(
             accuracy = "-" if c.accuracy is None else f"{c.accuracy:.4f}"
             candidates.add_row(c.name, "-" if c.p50_ms is None else f"{c.p50_ms:.2f}", ratio, accuracy, c.verdict)
         notes = "\n".join(f"note: {n}" for n in report.notes)
-        return Group(candidates, "", variants_table(bundle), "", *([notes, ""] if notes else []), f"bundle {bundle.digest}\nin {report.out}")
+        return Group(
+            candidates,
+            "",
+            variants_table(bundle),
+            "",
+            *([notes, ""] if notes else []),
+            f"bundle {bundle.digest}\nin {report.out}",
+        )
 
     output.result(report, shown)

@@ -38,7 +38,9 @@ def inspect(
                 t = table("layer", "op", "precision", ">scale", ">SQNR dB", "reason")
                 for row in report:
                     scale = "" if row.scale is None else f"{row.scale:.3g}"
-                    t.add_row(row.node, row.op, row.precision, scale, "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}", row.reason)
+                    t.add_row(
+                        row.node, row.op, row.precision, scale, "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}", row.reason
+                    )
                 parts += [t, ""]
         return Group(*parts)
 
@@ -47,7 +49,12 @@ def inspect(
         "version": bundle.version,
         "digest": bundle.digest,
         "variants": [
-            plain(v.config) | {"manifest": v.digest, "bytes": sum(d.size for d in v.manifest.layers), "layers": plain(reports[v.config.variant + "@" + v.config.profile])}
+            plain(v.config)
+            | {
+                "manifest": v.digest,
+                "bytes": sum(d.size for d in v.manifest.layers),
+                "layers": plain(reports[v.config.variant + "@" + v.config.profile]),
+            }
             for v in bundle.variants
         ],
     }
@@ -68,7 +75,9 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], 
 
 def variants_table(bundle: Bundle) -> Table:
     """One row a variant, in the order of the index: the order in which a device tries them."""
-    t = table("profile", "variant", "runtime", "precision", ">bytes", ">p50 ms", ">× float", "accuracy", "needs", title="variants")
+    t = table(
+        "profile", "variant", "runtime", "precision", ">bytes", ">p50 ms", ">× float", "accuracy", "needs", title="variants"
+    )
     for v in bundle.variants:
         c = v.config
         m = c.measured
@@ -96,7 +105,11 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
     t.add_row("session", f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, optimization {s.optimization}")
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
-    t.add_row("golden", f"{v.config.golden.samples} samples, " + "; ".join(f"{o}: cosine ≥ {x.cosine:.5f}, |error| ≤ {x.max_abs:.3g}" for o, x in v.config.golden.tolerances.items()))
+    t.add_row(
+        "golden",
+        f"{v.config.golden.samples} samples, "
+        + "; ".join(f"{o}: cosine ≥ {x.cosine:.5f}, |error| ≤ {x.max_abs:.3g}" for o, x in v.config.golden.tolerances.items()),
+    )
     if v.config.measured:
         m = v.config.measured
         t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.load:.2f}, n = {m.n}")

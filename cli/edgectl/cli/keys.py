@@ -14,7 +14,9 @@ app = typer.Typer(name="keys", help="The keys that sign releases.", no_args_is_h
 
 @app.command("init")
 def init(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the keys; kept on the host, readable by you alone.")] = Path("keys"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the keys; kept on the host, readable by you alone.")
+    ] = Path("keys"),
     json: Json = False,
 ) -> None:
     """Make the root, targets and online keys and the first root metadata."""

@@ -22,9 +22,13 @@ class Kind(str, enum.Enum):
 
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
-    bundle: Annotated[list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")],
+    bundle: Annotated[
+        list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")
+    ],
     source: Annotated[str, typer.Option("--source", "-s", help="A file, rtsp://, v4l2://, mic:// or synth:// URI.")],
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
     json: Json = False,
