@@ -9,7 +9,8 @@ import typer
 from rich.console import Group, RenderableType
 
 from edgectl.cli._output import Json, Output, table
-from edgectl.core.errors import UsageError
+from edgectl.cli.bundle import variants_table
+from edgectl.core.bundle import Bundle
 
 __all__ = ["build"]
 
@@ -41,13 +42,10 @@ def build(
     from edgectl.pipelines.tasks import load_task
 
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
-    if not profiles:
-        raise UsageError("--profile names no profile", hint="`edgectl profiles list` shows them")
-    name = name or model.stem.lower().replace(" ", "-")
     with output.progress() as update:
 
         def show(p: Progress) -> None:
-            update(p.text, p.fraction)
+            update(p.message + (f"  [green]best so far: {p.best}[/]" if p.best else ""), p.share)
 
         report = build_bundle(
             model,
@@ -59,29 +57,29 @@ def build(
             minutes=minutes,
             name=name,
             version=version,
-            out=out or Path("out") / name,
+            out=out or Path("out") / (name or model.stem),
             random_calibration=random_calibration,
             progress=show,
         )
 
     def shown() -> RenderableType:
-        from edgectl.cli.bundle import variants_table
-        from edgectl.core.bundle import Bundle
-
-        bundle = Bundle(report.out)
-        candidates = table("candidate", ">p50 ms", ">× float", ">accuracy", "verdict", title="measured on this machine")
-        for c in report.candidates:
-            ratio = "-" if c.ratio is None else f"{c.ratio:.2f}"
-            accuracy = "-" if c.accuracy is None else f"{c.accuracy:.4f}"
-            candidates.add_row(c.name, "-" if c.p50_ms is None else f"{c.p50_ms:.2f}", ratio, accuracy, c.verdict)
-        notes = "\n".join(f"note: {n}" for n in report.notes)
-        return Group(
-            candidates,
-            "",
-            variants_table(bundle),
-            "",
-            *([notes, ""] if notes else []),
-            f"bundle {bundle.digest}\nin {report.out}",
-        )
+        parts: list[RenderableType] = []
+        for family, outcomes in report.candidates.items():
+            measured = table(
+                "candidate", ">p50 ms", ">× float", "95 % interval", ">drop", "", title=f"candidates for {family}, measured on this machine"
+            )
+            for o in outcomes:
+                measured.add_row(
+                    o.candidate.name,
+                    "-" if o.measured is None else f"{o.measured.p50_ms:.3f}",
+                    "-" if o.ratio is None else f"{o.ratio.median:.3f}",
+                    "-" if o.ratio is None else f"{o.ratio.low:.3f} … {o.ratio.high:.3f}",
+                    "-" if o.accuracy is None else f"{o.accuracy.drop:.4f}",
+                    o.rejected or "",
+                )
+            parts += [measured, ""]
+        parts += [variants_table(Bundle(report.out)), ""]
+        parts += [f"note: {n}" for n in report.notes]
+        return Group(*parts, f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s")
 
     output.result(report, shown)

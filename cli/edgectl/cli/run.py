@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from edgectl.cli._output import Json, Output, table
+from edgectl.cli._output import Json, Output, plain, table
 
 __all__ = ["Kind", "run"]
 
@@ -37,6 +37,8 @@ def run(
     output = Output(json)
     from edgectl.core.bundle import Bundle
     from edgectl.pipelines.config import load_config
+    from edgectl.core.wire import StreamStats
+    from edgectl.device_profiles.probe import probe
     from edgectl.pipelines.run import run_stream
 
     events: list[dict[str, Any]] = []
@@ -48,27 +50,31 @@ def run(
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             output.stdout.print(describe(event))
 
+    machine = probe()
     with output.progress() as update:
+
+        def moving(stats: StreamStats) -> None:
+            update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", None)
+
         summary = run_stream(
             kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
-            seconds=seconds, out=out, on_event=heard, on_progress=update,
+            seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
         )  # fmt: skip
 
     def shown() -> RenderableType:
-        stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p95 ms", ">p99 ms", ">max ms", title="latency")
+        stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p99 ms", ">max ms", title="latency")
         for stage, row in summary.stages.items():
-            cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")]
+            cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50", "p90", "p99", "max")]
             stages.add_row(stage, f"{row['n']:,}", *cells)
         f = summary.frames
         dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
         lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
-        lines += [f"{what}: {n}" for what, n in sorted(summary.counts.items())]
-        lines += [f"wrote {p}" for p in summary.files]
+        lines += [f"{what}: {n}" for what, n in summary.events.items()]
+        lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
+        lines += [f"wrote {p}" for p in summary.outputs]
         return Group("", stages, "", "\n".join(lines))
 
-    from edgectl.cli._output import plain
-
-    output.result(plain(summary) | {"events": events}, shown)
+    output.result(plain(summary) | {"records": events}, shown)
 
 
 def describe(event: dict[str, Any]) -> str:
