@@ -64,7 +64,8 @@ class SampleStore(Sequence[Sample]):
     def add(self, feeds: Feeds, meta: LetterboxMeta | None = None) -> None:
         if self.wants():
             path = self._folder / f"{self._seen:08d}.npz"
-            np.savez(path, **{f"_{name}": array for name, array in feeds.items()})
+            arrays: Any = {f"_{name}": array for name, array in feeds.items()}  # "_": an input may be called "file"
+            np.savez(path, **arrays)
             self._kept.append((path, meta))
             if len(self._kept) >= 2 * self._limit:
                 for gone, _ in self._kept[1::2]:
@@ -115,7 +116,13 @@ class _View(Sequence[Sample]):
 
 
 def collect(
-    uri: str, task: TaskSpec, inputs: tuple[TensorSpec, ...], engine: Engine, folder: Path, *, progress: Callable[[int], None] | None = None
+    uri: str,
+    task: TaskSpec,
+    inputs: tuple[TensorSpec, ...],
+    engine: Engine,
+    folder: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> SampleStore:
     """Read ``uri`` as the task says and keep at most ``MAX_SAMPLES`` sets of inputs in ``folder``.
 
@@ -132,7 +139,8 @@ def collect(
         source = _from_audio(path, task.input, inputs, engine)
     else:
         raise UsageError(
-            f"task {task.name} cannot make inputs from {path.name}", hint="give an .npz with one array per input, samples along axis 0"
+            f"task {task.name} cannot make inputs from {path.name}",
+            hint="give an .npz with one array per input, samples along axis 0",
         )
     for sample in source:
         _check(sample.feeds, inputs)
@@ -161,7 +169,9 @@ def slice_samples(store: Sequence[Sample], validation: Sequence[Sample] | None, 
     return Slices(calibration, search, confirmation, "sha256:" + sha.hexdigest(), random)
 
 
-def random_samples(task: TaskSpec, inputs: tuple[TensorSpec, ...], folder: Path, *, count: int = 32, seed: int = 0) -> SampleStore:
+def random_samples(
+    task: TaskSpec, inputs: tuple[TensorSpec, ...], folder: Path, *, count: int = 32, seed: int = 0
+) -> SampleStore:
     """Noise in the range of the task's inputs: enough to measure speed, worthless for scales."""
     rng = np.random.default_rng(seed)
     store = SampleStore(folder)
@@ -175,7 +185,9 @@ def _noise(spec: TensorSpec, task: TaskSpec, rng: np.random.Generator) -> NDArra
     if isinstance(task.input, AudioInput) and not spec.shape and dtype.kind == "i":
         return np.asarray(task.input.rate, dtype)
     if dtype.kind == "f":
-        return np.asarray(rng.random(spec.shape) if isinstance(task.input, ImageInput) else rng.standard_normal(spec.shape), dtype)
+        return np.asarray(
+            rng.random(spec.shape) if isinstance(task.input, ImageInput) else rng.standard_normal(spec.shape), dtype
+        )
     return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 127, spec.shape), dtype)
 
 
@@ -256,7 +268,9 @@ def _states(main: TensorSpec, inputs: tuple[TensorSpec, ...], engine: Engine) ->
     for i in inputs:
         if i.name == main.name or (not i.shape and np.dtype(i.dtype).kind == "i"):
             continue
-        match = next((n for n, o in outputs.items() if o.shape == i.shape and o.dtype == i.dtype and n not in states.values()), None)
+        match = next(
+            (n for n, o in outputs.items() if o.shape == i.shape and o.dtype == i.dtype and n not in states.values()), None
+        )
         if match is None:
             raise UsageError(f"nothing says what input {i.name} is fed with", hint="give an .npz of all inputs")
         states[i.name] = match

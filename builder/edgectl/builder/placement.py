@@ -71,7 +71,9 @@ def heads(index: GraphIndex) -> frozenset[str]:
     return frozenset(found)
 
 
-def place(index: GraphIndex, family: Family, *, ranges: Collection[str], exclude: Collection[str] = (), chains: bool = True) -> Placement:
+def place(
+    index: GraphIndex, family: Family, *, ranges: Collection[str], exclude: Collection[str] = (), chains: bool = True
+) -> Placement:
     """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only (``conv-only``)."""
     reasons = {}
     seeds = []
@@ -111,7 +113,9 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Collection[s
     return ""
 
 
-def _by_inputs(index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Collection[str], reasons: dict[str, str]) -> Placement:
+def _by_inputs(
+    index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Collection[str], reasons: dict[str, str]
+) -> Placement:
     for name in heads(index) & {n.name for n in seeds}:
         reasons[name] = "head: its output is the graph's"
     seeds = [n for n in seeds if n.name not in reasons]
@@ -133,7 +137,12 @@ def _by_inputs(index: GraphIndex, seeds: list[NodeProto], family: Family, ranges
 
 
 def _by_tensors(
-    index: GraphIndex, seeds: list[NodeProto], ranges: Collection[str], reasons: dict[str, str], exclude: Collection[str], chains: bool
+    index: GraphIndex,
+    seeds: list[NodeProto],
+    ranges: Collection[str],
+    reasons: dict[str, str],
+    exclude: Collection[str],
+    chains: bool,
 ) -> Placement:
     chosen = {n.name for n in seeds}
     outputs = set(index.outputs)
@@ -153,7 +162,11 @@ def _by_tensors(
             elif n.op_type in MOVES:
                 join = _plain_move(n) and bool(data) and n.input[0] in data and quantized(n.input[0])
             elif n.op_type in _JOINS:
-                join = bool(data) and any(quantized(i) for i in data) and all(i in ranges or i not in index.producer for i in n.input if i)
+                join = (
+                    bool(data)
+                    and any(quantized(i) for i in data)
+                    and all(i in ranges or i not in index.producer for i in n.input if i)
+                )
                 join = join and _joinable(index, n)
             else:
                 join = False
@@ -164,7 +177,7 @@ def _by_tensors(
 
     tensors = []
     for t in [*index.inputs, *(o for n in index.nodes for o in n.output)]:
-        if t not in ranges or t in outputs and t not in index.inputs:
+        if t not in ranges or (t in outputs and t not in index.inputs):
             continue
         made = quantized(t)
         readers = [n for n, _ in index.readers[t]]

@@ -76,7 +76,9 @@ def weight_codes(
 
 
 class _Writer:
-    def __init__(self, index: GraphIndex, placement: Placement, table: CalibrationTable, family: Family, ranges: RangeKind) -> None:
+    def __init__(
+        self, index: GraphIndex, placement: Placement, table: CalibrationTable, family: Family, ranges: RangeKind
+    ) -> None:
         self._index, self._placement, self._family = index, placement, family
         self._table, self._ranges = table, ranges
         self._constants: dict[str, onnx.TensorProto] = {}

@@ -6,6 +6,7 @@ round keeps the fastest float candidate as the reference. What decides (:func:`s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,7 +98,9 @@ def search(
         engines[c.name] = engine
     floats = {n for n in engines if outcomes[n].candidate.precision == "float32"}
     if not floats:
-        raise ModelError("the float model does not run in any runtime", hint="; ".join(o.rejected or "" for o in outcomes.values()))
+        raise ModelError(
+            "the float model does not run in any runtime", hint="; ".join(o.rejected or "" for o in outcomes.values())
+        )
 
     alive = sorted(engines)
     spent = 0.2
@@ -150,7 +153,7 @@ def choose(outcomes: Sequence[Outcome], *, min_speedup: float) -> list[Outcome]:
 
     def cost(o: Outcome) -> float:
         assert o.measured is not None
-        return o.measured.p50_ms * _THREAD_WORTH ** -np.log2(o.candidate.settings.threads)
+        return o.measured.p50_ms / float(_THREAD_WORTH ** math.log2(o.candidate.settings.threads))
 
     measured = [o for o in outcomes if o.measured is not None]
     order = sorted(measured, key=cost)
