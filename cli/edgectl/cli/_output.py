@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -63,12 +64,13 @@ class Output:
     def progress(self) -> Iterator[Callable[[str, float | None], None]]:
         """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot be known."""
         if self.as_json or not self.stderr.is_terminal:
-            last = ""
+            said = ""
+            next_s = 0.0
 
             def quiet(what: str, fraction: float | None) -> None:
-                nonlocal last
-                if what != last:
-                    last = what
+                nonlocal said, next_s  # a log wants to know that it goes on, not every step
+                if what != said and time.monotonic() >= next_s:
+                    said, next_s = what, time.monotonic() + 3.0
                     self.say(f"  {what}")
 
             yield quiet

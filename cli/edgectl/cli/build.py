@@ -66,7 +66,13 @@ def build(
         parts: list[RenderableType] = []
         for family, outcomes in report.candidates.items():
             measured = table(
-                "candidate", ">p50 ms", ">× float", "95 % interval", ">drop", "", title=f"candidates for {family}, measured on this machine"
+                "candidate",
+                ">p50 ms",
+                ">× float",
+                "95 % interval",
+                ">drop",
+                "",
+                title=f"candidates for {family}, measured on this machine",
             )
             for o in outcomes:
                 measured.add_row(

@@ -104,9 +104,14 @@ def _optional(_: Path) -> Iterator[Check]:
 
 
 def _programs(_: Path) -> Iterator[Check]:
-    for program, use, package in (("mosquitto", "a production broker for one site", "mosquitto"), ("arecord", "mic:// sources", "alsa-utils")):
+    for program, use, package in (
+        ("mosquitto", "a production broker for one site", "mosquitto"),
+        ("arecord", "mic:// sources", "alsa-utils"),
+    ):
         path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        yield Check(program, "ok" if path else "missing", path or f"needed for {use}", "" if path else f"apt-get install {package}")
+        yield Check(
+            program, "ok" if path else "missing", path or f"needed for {use}", "" if path else f"apt-get install {package}"
+        )
 
 
 def _disk(state_dir: Path) -> Iterator[Check]:
@@ -118,7 +123,9 @@ def _disk(state_dir: Path) -> Iterator[Check]:
     if not writable:
         yield Check("disk", "broken", f"{folder} cannot be written", "choose another --state or fix its permissions")
     else:
-        yield Check("disk", "ok" if enough else "broken", f"{free_mb:,} MB free at {folder}", "" if enough else "free at least 512 MB")
+        yield Check(
+            "disk", "ok" if enough else "broken", f"{free_mb:,} MB free at {folder}", "" if enough else "free at least 512 MB"
+        )
 
 
 def _devices(_: Path) -> Iterator[Check]:
@@ -137,4 +144,13 @@ def _machine(_: Path) -> Iterator[Check]:
     yield Check("machine", "ok", f"{machine.summary}; profile {best_profile(machine).name}")
 
 
-_PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (_python, _machine, _engine, _video, _optional, _programs, _disk, _devices)
+_PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
+    _python,
+    _machine,
+    _engine,
+    _video,
+    _optional,
+    _programs,
+    _disk,
+    _devices,
+)

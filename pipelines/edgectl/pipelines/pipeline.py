@@ -115,7 +115,9 @@ def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
         raise UsageError(f"there is no pipeline {kind!r}", hint=f"kinds: {', '.join(_MAKERS)}")
     module, maker, roles = _MAKERS[kind]
     if not set(roles) & set(args.engines):
-        raise UsageError(f"a {kind} pipeline needs an engine for the role {' or '.join(roles)}, it got {', '.join(args.engines) or 'none'}")
+        raise UsageError(
+            f"a {kind} pipeline needs an engine for the role {' or '.join(roles)}, it got {', '.join(args.engines) or 'none'}"
+        )
     pipeline: Pipeline = getattr(importlib.import_module(module), maker)(args)
     return pipeline
 

@@ -25,7 +25,9 @@ def slow_copy(model: Path, *, convolutions: int = 24) -> bytes:
     """
     graph_model = shape_inference.infer_shapes(onnx.load(str(model)))
     graph = graph_model.graph
-    channels = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
+    channels = {
+        v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4
+    }
     relus = [i for i, node in enumerate(graph.node) if node.op_type == "Relu" and channels.get(node.output[0])]
     if len(relus) < 2:
         raise ModelError(f"{model.name} has no ReLU to slow down")
@@ -39,7 +41,11 @@ def slow_copy(model: Path, *, convolutions: int = 24) -> bytes:
         # Not one shared initializer: each layer has weights of its own, as a larger network would.
         name = f"slow_weight_{k}"
         graph.initializer.append(numpy_helper.from_array(weights, name))
-        added.append(helper.make_node("Conv", [current, name], [f"slow_conv_{k}"], f"slow_conv_{k}", kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        added.append(
+            helper.make_node(
+                "Conv", [current, name], [f"slow_conv_{k}"], f"slow_conv_{k}", kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+            )
+        )
         added.append(helper.make_node("Relu", [f"slow_conv_{k}"], [f"slow_relu_{k}"], f"slow_relu_{k}"))
         current = f"slow_relu_{k}"
     nodes = list(graph.node)
