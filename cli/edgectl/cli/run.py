@@ -36,9 +36,9 @@ def run(
     """Run a pipeline on a source and print its events as they come."""
     output = Output(json)
     from edgectl.core.bundle import Bundle
-    from edgectl.pipelines.config import load_config
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.probe import probe
+    from edgectl.pipelines.config import load_config
     from edgectl.pipelines.run import run_stream
 
     events: list[dict[str, Any]] = []
