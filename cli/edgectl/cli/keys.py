@@ -23,9 +23,9 @@ def init(
     output = Output(json)
     from edgectl.fleet.trust import init_keys
 
-    init_keys(out)
+    root = init_keys(out)
     output.result(
-        {"keys": out},
-        f"keys in {out}: root.pem and targets.pem stay on this host (keep a copy offline);\n"
-        f"online.pem and root.json go to the controller.",
+        {"keys": out, "root": root},
+        f"{out}: root.pem and targets.pem stay with you (keep a copy offline);\n"
+        f"online.pem, {root.name} and targets.json go to the controller if it is another machine",
     )
