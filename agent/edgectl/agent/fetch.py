@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Protocol
 
 from edgectl.agent.journal import Installed
@@ -49,7 +48,7 @@ class Machine(Protocol):
     def facts(self) -> frozenset[str]: ...
 
     @property
-    def runtimes(self) -> tuple[str, ...]: ...
+    def runtimes(self) -> Collection[str]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class _Item:
 
 @dataclass
 class Fetcher:
-    """``open_link`` makes an unstarted bulk connection. One fetch at a time: two slots may want the same blobs."""
+    """``open_link`` makes an unstarted bulk connection. One fetch at a time (the caller's lock): slots may share blobs."""
 
     open_link: Callable[[], Link]
     topics: Topics
@@ -94,7 +93,6 @@ class Fetcher:
     machine: Machine
     profile: str | None = None
     clock: Callable[[], float] = time.monotonic
-    _lock: Lock = field(default_factory=Lock)
 
     def fetch(
         self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
@@ -106,7 +104,7 @@ class Fetcher:
         """
         if index.size > MAX_INDEX_BYTES:
             raise BundleError(f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}")
-        with self._lock, self.open_link() as link:
+        with self.open_link() as link:
             link.start()
             session = _Session(self, link, cancelled, progress)
             session.get([index])
@@ -118,7 +116,7 @@ class Fetcher:
                 error=BundleError,
             )
             runtimes = self.machine.runtimes
-            candidates = [d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME, runtimes[0]) in runtimes]
+            candidates = [d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)]
             session.get(candidates)
             manifests = [_manifest(self.store, d) for d in candidates]
             session.get([m.config for m in manifests])
