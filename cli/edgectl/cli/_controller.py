@@ -15,7 +15,10 @@ __all__ = ["TOKEN_FILE", "URL", "TokenFile", "Url", "client"]
 
 Url = Annotated[str, typer.Option("--controller", envvar="EDGECTL_CONTROLLER", help="URL of the controller's API.")]
 TokenFile = Annotated[
-    Path, typer.Option("--token-file", envvar="EDGECTL_TOKEN_FILE", help="The API token that the controller wrote into its state folder.")
+    Path,
+    typer.Option(
+        "--token-file", envvar="EDGECTL_TOKEN_FILE", help="The API token that the controller wrote into its state folder."
+    ),
 ]
 
 

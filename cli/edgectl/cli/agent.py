@@ -13,7 +13,9 @@ app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help
 
 
 @app.command("run")
-def run(config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")], json: Json = False) -> None:
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")], json: Json = False
+) -> None:
     """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
     out = Output(json)
     from edgectl.agent.config import load_agent_config

@@ -45,7 +45,7 @@ def build(
     with output.progress() as update:
 
         def show(p: Progress) -> None:
-            update(p.message + (f"  [green]best so far: {p.best}[/]" if p.best else ""), p.share)
+            update(p.message + (f"  best so far: {p.best}" if p.best else ""), p.share)
 
         report = build_bundle(
             model,

@@ -11,7 +11,9 @@ from edgectl.cli._output import Json, Output
 from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write
 
-app = typer.Typer(name="controller", help="The service that knows the fleet: inventory, seeder, rollouts, API.", no_args_is_help=True)
+app = typer.Typer(
+    name="controller", help="The service that knows the fleet: inventory, seeder, rollouts, API.", no_args_is_help=True
+)
 
 
 @app.command("init")
@@ -49,5 +51,7 @@ def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.
 
     loaded = load_controller_config(config)
     log_to_stderr()
-    out.say(f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}")
+    out.say(
+        f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}"
+    )
     run_controller(loaded, stop_event())

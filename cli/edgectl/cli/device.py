@@ -20,9 +20,14 @@ def enroll(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for agent.toml and root.json; default: NAME.")] = None,
     stream: Annotated[
         list[str] | None,
-        typer.Option(help="A stream to run: KIND=SOURCE, e.g. surveillance=rtsp://cam7/sub. Its slot is named after the release you roll out."),
+        typer.Option(
+            help="A stream to run: KIND=SOURCE, e.g. surveillance=rtsp://cam7/sub. Its slot is named after the release you roll out."
+        ),
     ] = None,
-    slot: Annotated[list[str] | None, typer.Option(help="Slot of each --stream's engine, in order: ROLE=SLOT; default detector=STREAM-detector.")] = None,
+    slot: Annotated[
+        list[str] | None,
+        typer.Option(help="Slot of each --stream's engine, in order: ROLE=SLOT; default detector=STREAM-detector."),
+    ] = None,
     profile: Annotated[str, typer.Option(help="Device profile; auto: the probe of the device decides.")] = "auto",
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, for selecting devices in a rollout.")] = None,
     url: _controller.Url = _controller.URL,

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from edgectl.cli._output import Json, Output, table
 
@@ -42,7 +43,7 @@ def doctor(
         t = table("check", "", "what was found", "next step")
         colour = {"ok": "green", "missing": "yellow", "broken": "red"}
         for c in checks:
-            t.add_row(c.name, f"[{colour[c.state]}]{c.state}[/]", c.detail, c.next_step)
+            t.add_row(c.name, Text(c.state, colour[c.state]), c.detail, c.next_step)
         return t
 
     broken = any(c.state == "broken" for c in checks)

@@ -8,17 +8,27 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
 
-_COLOUR = {"committed": "green", "probation": "yellow", "rolled_back": "red", "failed": "red", "rejected": "red", "degraded": "red"}
+_COLOUR = {
+    "committed": "green",
+    "probation": "yellow",
+    "rolled_back": "red",
+    "failed": "red",
+    "rejected": "red",
+    "degraded": "red",
+}
 
 
 @app.command("devices")
-def devices(url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False) -> None:
+def devices(
+    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+) -> None:
     """List the devices with the engines in their slots."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
@@ -32,7 +42,9 @@ def devices(url: _controller.Url = _controller.URL, token_file: _controller.Toke
                 error = ((s or {}).get("error") or {}).get("detail", "")
                 state = (s or {}).get("state", "-")
                 profile = (d.get("conn") or {}).get("profile") or "-"
-                t.add_row(d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", error)
+                t.add_row(
+                    d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", error
+                )
         return t
 
     out.result(found, shown)
@@ -68,13 +80,27 @@ def watch(
 
 def rows_table(rows: list[dict[str, Any]]) -> Table:
     """Rows of :class:`edgectl.fleet.watch.Row` as dictionaries. A percentile without enough samples is a dash."""
-    t = table("device", "stream", "kind", "stream state", "slot", "release", ">fps", ">p50 ms", ">p90", ">p95", ">p99", ">frames", ">dropped", "note")
+    t = table(
+        "device",
+        "stream",
+        "kind",
+        "stream state",
+        "slot",
+        "release",
+        ">fps",
+        ">p50 ms",
+        ">p90",
+        ">p95",
+        ">p99",
+        ">frames",
+        ">dropped",
+        "note",
+    )
     for r in rows:
         state = r["slot_state"]
-        painted = f"[{_COLOUR[state]}]{state}[/]" if state in _COLOUR else state
         cells = ["-" if r[p] is None else f"{r[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")]
         t.add_row(
-            r["device"], r["stream"], r["kind"], r["state"] if r["online"] else "[red]offline[/]", painted, r["release"] or "-",
+            r["device"], r["stream"], r["kind"], Text(r["state"]) if r["online"] else Text("offline", "red"), Text(state, _COLOUR.get(state, "")), r["release"] or "-",
             f"{r['fps']:.1f}", *cells, f"{r['processed']:,}", f"{r['dropped']:,}", r["error"] or "",
         )  # fmt: skip
     return t

@@ -34,7 +34,9 @@ def publish(
 
 
 @app.command("list")
-def list_releases(url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False) -> None:
+def list_releases(
+    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+) -> None:
     """List what was published."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:

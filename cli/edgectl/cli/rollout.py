@@ -46,7 +46,9 @@ def start(
     }  # fmt: skip
     labels = dict(_label(text) for text in label or [])
     with _controller.client(url, token_file) as fleet:
-        rollout = fleet.start_rollout(release, slot, policy=policy, labels=labels, devices=device or [], canary=canary, soak_s=soak)
+        rollout = fleet.start_rollout(
+            release, slot, policy=policy, labels=labels, devices=device or [], canary=canary, soak_s=soak
+        )
         if wait:
             with out.progress() as update:
                 while rollout["state"] in ("running", "paused", "rolling_back"):
@@ -54,10 +56,14 @@ def start(
                     rollout = fleet.rollout(rollout["id"])
                     done = Counter(m["outcome"] for m in rollout["members"].values())
                     total = max(1, len(rollout["members"]))
-                    update(f"{rollout['state']}: {', '.join(f'{n} {o}' for o, n in sorted(done.items()))}", done["committed"] / total)
+                    update(
+                        f"{rollout['state']}: {', '.join(f'{n} {o}' for o, n in sorted(done.items()))}", done["committed"] / total
+                    )
     out.result(rollout, lambda: _shown([rollout]))
     if wait and rollout["state"] != "done":
-        raise RolloutError(f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}")
+        raise RolloutError(
+            f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}"
+        )
 
 
 @app.command("status")
@@ -75,19 +81,34 @@ def status(
 
 
 @app.command("pause")
-def pause(rollout: Id, url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False) -> None:
+def pause(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
     """Admit nobody new; devices that began go on."""
     _change(rollout, "pause", url, token_file, Output(json))
 
 
 @app.command("resume")
-def resume(rollout: Id, url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False) -> None:
+def resume(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
     """Go on with a paused rollout."""
     _change(rollout, "resume", url, token_file, Output(json))
 
 
 @app.command("abort")
-def abort(rollout: Id, url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False) -> None:
+def abort(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
     """Stop a rollout; devices that have the release get back what they had."""
     _change(rollout, "abort", url, token_file, Output(json))
 

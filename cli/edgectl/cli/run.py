@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from edgectl.cli._output import Json, Output, plain, table
 
-__all__ = ["Kind", "run"]
+if TYPE_CHECKING:
+    from edgectl.pipelines.run import RunSummary
+
+__all__ = ["Kind", "describe", "run", "summary_view"]
 
 
 class Kind(str, enum.Enum):
@@ -61,29 +65,31 @@ def run(
             seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
         )  # fmt: skip
 
-    def shown() -> RenderableType:
-        stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p99 ms", ">max ms", title="latency")
-        for stage, row in summary.stages.items():
-            cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50", "p90", "p99", "max")]
-            stages.add_row(stage, f"{row['n']:,}", *cells)
-        f = summary.frames
-        dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
-        lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
-        lines += [f"{what}: {n}" for what, n in summary.events.items()]
-        lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
-        lines += [f"wrote {p}" for p in summary.outputs]
-        return Group("", stages, "", "\n".join(lines))
-
-    output.result(plain(summary) | {"records": events}, shown)
+    output.result(plain(summary) | {"records": events}, lambda: summary_view(summary))
 
 
-def describe(event: dict[str, Any]) -> str:
+def summary_view(summary: RunSummary) -> RenderableType:
+    """Latency by stage, the ledger, counts and files."""
+    stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p99 ms", ">max ms", title="latency")
+    for stage, row in summary.stages.items():
+        cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50", "p90", "p99", "max")]
+        stages.add_row(stage, f"{row['n']:,}", *cells)
+    f = summary.frames
+    dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
+    lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
+    lines += [f"{what}: {n}" for what, n in summary.events.items()]
+    lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
+    lines += [f"wrote {p}" for p in summary.outputs]
+    return Group("", stages, "", "\n".join(lines))
+
+
+def describe(event: dict[str, Any]) -> Text:
     """One line of text for an event."""
     known = {"schema", "id", "type", "stream", "seq", "t_s", "time", "clock", "phase", "rule", "latency_ms", "releases"}
     rest = {k: v for k, v in event.items() if k not in known}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
-    return f"[dim]{event['t_s']:9.2f} s[/]  [bold]{what}[/]  {details}"
+    return Text.assemble((f"{event['t_s']:9.2f} s  ", "dim"), (what, "bold"), "  ", details)
 
 
 def _short(value: Any) -> str:

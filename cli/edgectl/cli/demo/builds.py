@@ -55,7 +55,15 @@ def build_bad(release: str, version: str, out: Path, *, minutes: float, progress
 
 
 def _build(
-    model: Path, task: Path, name: str, release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]
+    model: Path,
+    task: Path,
+    name: str,
+    release: str,
+    version: str,
+    out: Path,
+    *,
+    minutes: float,
+    progress: Callable[[Progress], None],
 ) -> BuildReport:
     return build(
         model,
