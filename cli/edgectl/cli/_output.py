@@ -37,8 +37,8 @@ class Output:
         # A pipe has no width: tables must not be cut to 80 columns there.
         width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
         # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
-        self.stdout = Console(width=width, highlight=False, soft_wrap=True, markup=False)
-        self.stderr = Console(stderr=True, highlight=False, markup=False)
+        self.stdout = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
         Output.current = self
 
     def result(self, value: Any, text: RenderableType | Callable[[], RenderableType] | None = None) -> None:
