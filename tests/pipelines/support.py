@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -134,3 +135,17 @@ def tracks(*rows: tuple[int, float, float], cls: int = 0, size: tuple[int, int] 
     boxes = np.stack([xy[:, 0] - 20, xy[:, 1] - 80, xy[:, 0] + 20, xy[:, 1]], axis=1)
     ids = np.array([r[0] for r in rows], np.int64)
     return Tracks(ids, boxes, np.full(n, 0.9, np.float32), np.full(n, cls, np.int32), np.full(n, seen), *size)
+
+
+def write_clip(path: Path, frames: int = 30, size: tuple[int, int] = (64, 48), fps: int = 15) -> Path:
+    """A clip whose brightness is its frame number × 8."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i in range(frames):
+            image = np.full((size[1], size[0], 3), min(255, i * 8), np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
