@@ -18,7 +18,7 @@ from edgectl.core.errors import ModelError
 __all__ = ["slow_copy"]
 
 
-def slow_copy(model: Path, *, convolutions: int = 24) -> bytes:
+def slow_copy(model: Path, *, convolutions: int = 32) -> bytes:
     """The model with ``convolutions`` extra 3×3 identity convolutions behind its last ReLU but one of rank 4.
 
     Raises :class:`ModelError` if it has no such ReLU.

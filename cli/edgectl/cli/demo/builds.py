@@ -15,8 +15,8 @@ from edgectl.pipelines.tasks import load_task
 __all__ = ["CALIBRATION", "MODELS", "build_bad", "build_reference"]
 
 CALIBRATION = {
-    "yard-detector": "synth://yard?seed=101&paced=0&seconds=16",
-    "road-detector": "synth://road?seed=101&paced=0&seconds=16",
+    "yard-detector": "synth://yard?seed=101&paced=0&fps=2&seconds=24",
+    "road-detector": "synth://road?seed=101&paced=0&fps=2&seconds=24",
     "kiosk-keyword": "synth://kiosk?seed=101&paced=0&seconds=60",
 }
 """Seeds that no model was trained on and no camera of the demo shows."""

@@ -25,8 +25,8 @@ from edgectl.link.mqtt import BrokerOptions, Link
 __all__ = ["POLICY", "EventTap", "Site"]
 
 FLEET = "demo"
-POLICY: dict[str, Any] = {"probation_s": 4.0, "min_inferences": 64, "percentile": 90, "max_latency_ratio": 1.8}
-"""Short, so that the demo is; 64 inferences are the fewest that a 90th percentile may be read from."""
+POLICY: dict[str, Any] = {"probation_s": 4.0, "min_inferences": 64, "percentile": 50, "max_latency_ratio": 1.8}
+"""Short, so that the demo is. The median is judged: five streams on two cores make the tail a matter of luck."""
 
 
 class _AnyEvent(Message):

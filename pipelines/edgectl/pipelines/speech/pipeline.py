@@ -28,7 +28,7 @@ from edgectl.pipelines.sinks import CallbackSink, JsonlSink, Output, Sink, SinkP
 from edgectl.pipelines.speech.blocks import RATE, AudioBlock, AudioSource
 from edgectl.pipelines.speech.session import Role, SpeechSession, parse_speech_config
 from edgectl.pipelines.speech.sources import open_audio
-from edgectl.pipelines.trace import Tracer
+from edgectl.pipelines.trace import Stage, Tracer
 
 __all__ = ["SpeechPipeline", "make_speech"]
 
@@ -219,7 +219,8 @@ class SpeechPipeline:
 
     def _timed(self, role: Role) -> Callable[[], None]:
         started = time.monotonic_ns()
-        return lambda: self.tracer.record(role, time.monotonic_ns() - started)
+        stage: Stage = "engine:vad" if role == "vad" else "engine:keyword"
+        return lambda: self.tracer.record(stage, time.monotonic_ns() - started)
 
     def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
         """A thread that fails ends the stream with its reason; nothing dies unheard."""
