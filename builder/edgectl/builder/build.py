@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,9 @@ from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, resolve_inputs
 from edgectl.builder.placement import heads, weighted_nodes
-from edgectl.builder.quantize import Quantized, quantize
+from edgectl.builder.quantize import Quantized, RangeKind, quantize
 from edgectl.builder.search import Candidate, Choice, Outcome, search
+from edgectl.builder.sensitivity import rank_nodes
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.core.bundle import Recipe, Runtime, SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
@@ -95,6 +96,8 @@ class _Work:
     max_drop: float
     notes: list[str]
     tell: Callable[[str, float, str, str], None]
+    recipes: dict[str, dict[str, Quantized]] = field(default_factory=dict)
+    """Kernel family → recipe → int8 graph; filled as families come up."""
 
     @property
     def float_bytes(self) -> bytes:
@@ -256,21 +259,48 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
 
 
 def _recipes(work: _Work, family: str) -> dict[str, Quantized]:
-    """The int8 graphs worth trying, from the calibration table, each checked by the placement linter."""
+    """The int8 graphs worth trying, from the one calibration table, each checked by the placement linter.
+
+    ``keep-…`` leave the nodes in float that cost most when quantized alone; ``typical`` ranges let outliers saturate.
+    """
     if work.table is None:
         return {}
-    last = heads(GraphIndex(work.model))
-    spec = FAMILIES[family]
-    variants = {
-        "full": quantize(work.model, work.table, spec),
-        "no-head": quantize(work.model, work.table, spec, exclude=last),
-        "no-head-typical": quantize(work.model, work.table, spec, exclude=last, ranges="typical"),
-        "conv-only": quantize(work.model, work.table, spec, exclude=last, chains=False),
+    if family in work.recipes:
+        return work.recipes[family]
+    spec, index = FAMILIES[family], GraphIndex(work.model)
+    names = [n.name for n in weighted_nodes(index)]
+    feeds = [s.feeds for s in work.slices.search[:4]]
+    ranked = rank_nodes(
+        work.model, work.table, spec, feeds,
+        progress=lambda n, total: work.tell("sensitivity", 0.15, f"{family}: {n}/{total} nodes", ""),
+    )  # fmt: skip
+    worst = [name for name, _ in ranked]
+    last = heads(index)
+    options: dict[str, tuple[Collection[str], bool, RangeKind]] = {
+        "full": ((), True, "minmax"),
+        "no-head": (last, True, "minmax"),
+        "no-first": (names[:1], True, "typical"),
+        "conv-only": ((), False, "minmax"),
+        "keep-eighth": (worst[: max(1, len(worst) // 8)], True, "typical"),
+        "keep-third": (worst[: max(2, len(worst) // 3)], True, "typical"),
     }
-    made = {name: q for name, q in variants.items() if any(r.precision == "int8" for r in q.layers)}
-    for q in made.values():
-        lint.check(q.model, spec)
+    if spec.placement == "inputs":  # there are no chains, and heads stay float anyway
+        options = {k: v for k, v in options.items() if k not in ("no-head", "conv-only")} | {"typical": ((), True, "typical")}
+    made: dict[str, Quantized] = {}
+    for name, (exclude, chains, ranges) in options.items():
+        q = quantize(work.model, work.table, spec, exclude=exclude, chains=chains, ranges=ranges)
+        if any(r.precision == "int8" for r in q.layers):
+            lint.check(q.model, spec)
+            sqnr = dict(ranked)
+            made[name] = replace(
+                q, ranges=ranges, layers=tuple(r.model_copy(update={"sqnr_db": _round(sqnr.get(r.node))}) for r in q.layers)
+            )
+    work.recipes[family] = made
     return made
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _measure(work: _Work, p: DeviceProfile, family: str | None, seconds: float, start: float, parts: int) -> Choice:
@@ -442,7 +472,7 @@ def _recipe(work: _Work, family: str, name: str, quantized: Quantized) -> Recipe
     return Recipe(
         family=family, passes=(*work.log.ran, f"quantize:{name}"), precision="int8", activations=spec.activation,
         weights="int8" if spec.weight_max == 127 else "int8 (7 bit)", excluded=tuple(sorted(quantized.placement.reasons)),
-        method="minmax" if "typical" not in name else "mean of extremes", calibration=work.table.digest, samples=work.table.samples,
+        method="minmax" if quantized.ranges == "minmax" else "mean of extremes", calibration=work.table.digest, samples=work.table.samples,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Quantized:
     model: ModelProto
     placement: Placement
     layers: tuple[LayerReport, ...]
+    ranges: RangeKind = "minmax"
 
 
 def quantize(
@@ -49,7 +50,7 @@ def quantize(
     index = GraphIndex(model)
     placement = place(index, family, ranges=table.ranges.keys(), exclude=exclude, chains=chains)
     writer = _Writer(index, placement, table, family, ranges)
-    return Quantized(writer.write(), placement, tuple(writer.reports))
+    return Quantized(writer.write(), placement, tuple(writer.reports), ranges)
 
 
 def activation_params(low: float, high: float, family: Family) -> tuple[np.float32, int]:

@@ -62,17 +62,21 @@ def run_stream(
     on_progress: Callable[[StreamStats], None] | None = None,
     *,
     facts: frozenset[str] | None = None,
+    runtimes: Sequence[str] = ("onnxruntime",),
     open_engine: EngineFactory = open_variant,
     variants: Mapping[str, Variant] | None = None,
     stream: str = "run",
 ) -> RunSummary:
     """Run until the source ends, ``seconds`` of wall time are over, or it fails.
 
-    ``facts`` are this machine's (``arch:…``); each bundle's best variant for them is taken, for the role its task says.
+    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken, for the role
+    its task says.
     ``variants`` (role → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
     second from this one. KeyboardInterrupt stops in good order and is raised again. Raises :class:`EdgectlError`.
     """
-    engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(bundles, facts or frozenset())
+    engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(
+        bundles, facts or frozenset(), runtimes
+    )
     seen: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
     last_counts: dict[str, Any] = {}
@@ -119,11 +123,13 @@ def run_stream(
     )
 
 
-def engine_slots(bundles: Sequence[Bundle], facts: frozenset[str]) -> dict[str, EngineSlot]:
+def engine_slots(
+    bundles: Sequence[Bundle], facts: frozenset[str], runtimes: Sequence[str] = ("onnxruntime",)
+) -> dict[str, EngineSlot]:
     """Role → the variant of each bundle that fits this machine. Raises :class:`UsageError` for two bundles with one role."""
     slots: dict[str, EngineSlot] = {}
     for bundle in bundles:
-        variant = bundle.select(facts)
+        variant = bundle.select(facts, runtimes=runtimes)
         role = role_of(variant)
         if role in slots:
             raise UsageError(f"two bundles are both for the role {role!r}", hint="give one bundle per role")

@@ -20,9 +20,8 @@ Stage = Literal[
     "avail_to_event",
     "glass_to_event",
     "period",
-    "vad",
-    "keyword",
-    "features",
+    "engine:vad",
+    "engine:keyword",
 ]
 """``wait``: available → taken. ``publish``: offered → written by the sinks. ``avail_to_event``: available → events ready.
 ``glass_to_event``: from exposure, only where the capture clock is the monotonic one. ``period``: between processed frames."""
