@@ -19,6 +19,7 @@ class JsonlSink:
     pictures = False
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = LineFile(path)
 
     def write(self, output: Output) -> None:
