@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pipelines.support import BoxEngine, box_task, make_variant, open_ort, write_clip
+from pipelines.support import BoxEngine, OracleEngine, box_task, make_variant, open_ort, write_clip
 
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.pipelines.config import parse_config
 from edgectl.pipelines.run import percentiles, role_of, run_stream
+from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
 
 
@@ -67,6 +69,41 @@ def test_percentiles_need_samples() -> None:
     for i in range(6):
         h.record(1000.0 + i)
     assert percentiles(h) == {"p50": None, "p90": None, "p99": None, "max": 1.005, "n": 6}
+
+
+def oracle(tmp_path: Path, kind: Any, scene_name: str, seed: int, seconds: int, config: dict[str, Any]) -> Any:
+    scene = open_scene(scene_name, seed=seed)
+    variant = make_variant(tmp_path / "oracle", box_task(scene.labels, (scene.width, scene.height)))
+    uri = f"synth://{scene_name}?seed={seed}&paced=0&seconds={seconds}"
+    return run_stream(
+        kind, [], uri, parse_config(config), variants={"detector": variant}, open_engine=lambda v: OracleEngine(scene)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_counts_over_a_line_are_the_truth_of_the_scene(tmp_path: Path, seed: int) -> None:
+    s = oracle(tmp_path, "surveillance", "yard", seed, 40, {"rules": [{"id": "l", "line": [0.5, 0, 0.5, 1]}]})
+    scene = open_scene("yard", seed=seed)
+    paths: dict[int, list[float]] = {}
+    for seq in range(40 * 15):
+        truth = scene.truth(seq)
+        for ident, box in zip(truth.ids.tolist(), truth.boxes, strict=True):
+            paths.setdefault(ident, []).append(float(box[0] + box[2]) / 2 - scene.width / 2)
+    beyond = 40  # pixels: whoever turns or is cut off nearer to the line is not asked for
+    clear = [np.array(p) for p in paths.values() if abs(p[0]) > beyond and abs(p[-1]) > beyond]
+    expected = sum(int(p[0] * p[-1] < 0) for p in clear)
+    counted = sum(sum(v.values()) for v in s.last_counts["l"].values())
+    assert expected >= 8
+    assert expected <= counted <= expected + len(paths) - len(clear)
+    assert s.events["tracked_object:new"] <= len(paths) + 2
+
+
+@pytest.mark.slow
+def test_free_driving_on_the_synthetic_road_has_lanes_and_no_warning(tmp_path: Path) -> None:
+    s = oracle(tmp_path, "driving", "road", 2, 40, {})
+    assert s.counters["frames_with_lane"] == s.frames.processed == 600
+    assert not [e for e in s.events if e.startswith(("lane_departure", "collision_warning"))]
 
 
 @pytest.mark.slow
