@@ -22,8 +22,8 @@ from edgectl.pipelines.worker_protocol import (
     Stats,
     Stop,
     Swap,
-    Swapped,
     SwapFailed,
+    Swapped,
     parse_to_worker,
 )
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet, wait_until
 
-from conftest import Broker, free_port
 from edgectl.core.bundle import Bundle
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipelines.support import tracks
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import PipelineConfig, parse_config
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.tracker import Tracks
-from pipelines.support import tracks
 
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(

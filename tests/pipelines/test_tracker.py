@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pipelines.support import detections
 from pydantic import ValidationError
 
 from edgectl.pipelines.decode import Detections
 from edgectl.pipelines.tracker import TrackConfig, Tracker
-from pipelines.support import detections
 
 Rows = list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]]
 
