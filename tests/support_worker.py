@@ -22,8 +22,8 @@ from edgectl.pipelines.worker_protocol import (
     Stats,
     Stop,
     Swap,
-    Swapped,
     SwapFailed,
+    Swapped,
     parse_to_worker,
 )
 
@@ -62,6 +62,7 @@ def main() -> None:
                     return
                 if isinstance(message, Swap):
                     told = behaviour_of(message.engine.blobs, message.engine.manifest)
+                    time.sleep(told.get("swap_s", 0.0))
                     if told.get("swap", True):
                         standby[message.role] = engines[message.role]
                         engines[message.role] = message.engine

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support_bundle import make_bundle
 from support_fleet import Fleet, wait_until
 
-from conftest import Broker, free_port
 from edgectl.core.bundle import Bundle
-
-
-@pytest.fixture
-def fleet(mosquitto: Broker, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, mosquitto.port, free_port())
-    yield fleet
-    fleet.close()
 
 
 def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:

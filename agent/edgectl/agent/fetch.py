@@ -243,6 +243,8 @@ class _Session:
                     self._handle(item, kind, payload)
                     if self._finish_if_complete(item):
                         del pending[item.blob.digest]
+                        topic = self._f.topics.need(item.blob.digest, self._f.device)
+                        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
                 except (IntegrityError, ProtocolError):
                     # Refused and asked for again; the receiver counts, and gives up when it is hopeless.
                     self._rejected += 1

@@ -155,6 +155,8 @@ class _Pipeline:
     """Role → engine that the worker still keeps warm."""
     _asked: dict[str, EngineRef] = field(default_factory=dict)
     """Role → engine of the swap that is not answered yet."""
+    _launched: dict[str, EngineRef] = field(default_factory=dict)
+    """Role → engine that the last process was started with: whose fault ``_fault`` may be."""
     _refused: dict[str, Failure] = field(default_factory=dict)
     """Role → why the last swap failed."""
     _fault: Failure | None = None
@@ -211,8 +213,8 @@ class _Pipeline:
                     self._asked[role] = ref
                     self.send(Swap(role=role, engine=ref))
                 failure = self._refused.pop(role, None)
-                if failure is None and self._fault is not None and self._fault.code not in _OUTSIDE:
-                    failure = self._fault
+                if self._fault is not None and self._fault.code not in _OUTSIDE and self._launched.get(role) == ref:
+                    failure = failure or self._fault
                 if failure is not None:
                     raise EngineError(f"{self.stream} did not take the engine: {failure.detail or failure.code}")
                 if cancelled() or time.monotonic() > deadline:
@@ -266,6 +268,7 @@ class _Pipeline:
         """Run one process to its end. Returns whether it made progress for a while."""
         self._set("starting", None)
         self._fault = None
+        self._launched = dict(engines)
         # A session of its own: Ctrl-C reaches the agent, which stops its workers in order.
         process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._process = process
