@@ -160,6 +160,8 @@ class _Pipeline:
     _refused: dict[str, Failure] = field(default_factory=dict)
     """Role → why the last swap failed."""
     _fault: Failure | None = None
+    _why: str | None = None
+    """How the process before ended, for people."""
     _process: subprocess.Popen[bytes] | None = None
     _progress_at: float = 0.0
     _processed: int = -1
@@ -218,7 +220,7 @@ class _Pipeline:
                 if failure is not None:
                     raise EngineError(f"{self.stream} did not take the engine: {failure.detail or failure.code}")
                 if cancelled() or time.monotonic() > deadline:
-                    why = self._fault.detail if self._fault else self.state[0]
+                    why = self._fault.detail if self._fault else self._why or self.state[0]
                     raise EngineError(f"{self.stream} did not take the engine in time: {why}")
                 self._changed.wait(0.2)
 
@@ -256,7 +258,8 @@ class _Pipeline:
             attempt = 0 if steady or self._restart else attempt + 1
             if not self._stopping and not self._restart:
                 low, high = self.timing.backoff_s
-                self._set("restarting", self._fault.detail if self._fault else "the worker ended")
+                self._why = self._fault.detail if self._fault else "the worker ended"
+                self._set("restarting", self._why)
                 self._wait(random.uniform(low / 2, min(high, low * 2**attempt)))  # noqa: S311
 
     def _counter(self, engines: Mapping[str, EngineRef]) -> str:
