@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test quicktest lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgectl demo
 
 test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest
+
+quicktest: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

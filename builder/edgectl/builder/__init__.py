@@ -1,1 +1,1 @@
-"""ONNX in, bundle out: passes, calibration, quantization, search by measurement, packaging, signing."""
+"""ONNX in, bundle out: passes, calibration, quantization, search by measurement, packaging."""

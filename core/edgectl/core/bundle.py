@@ -100,6 +100,8 @@ class SessionSettings(Config):
     """What the runtime is told. Measured together with the engine, so it travels with it."""
 
     threads: int = Field(default=1, ge=1, le=256)
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """ONNX Runtime: where the graph runs. ``cuda`` is an error where it is not there, never a quiet fall back to the CPU."""
     spinning: bool = False
     arena: bool = True
     optimization: Literal["all", "disabled"] = "all"

@@ -42,8 +42,9 @@ class FeatureSpec(Config):
 
     ``waveform``: raw samples, ``window`` new samples after ``context`` old ones (Silero: 512 after 64).
     ``log_mel`` / ``mfcc``: frames of ``window`` samples every ``hop``; ``frames`` of them make one input.
-    Mel filters: HTK scale, triangular, ``mel_low``..``mel_high`` Hz; ``log(x + log_floor)``, natural logarithm;
-    ``mfcc``: orthonormal DCT-II, first ``coefficients``.
+    A frame: periodic Hann window, FFT of ``fft`` points, ``spectrum``, triangular filters on the HTK mel scale from
+    ``mel_low`` to ``mel_high`` Hz, ``ln(x + log_floor)``. ``mfcc``: DCT-II of that, scaled by sqrt(2 / mels), the first
+    ``coefficients`` (the arithmetic of ``tf.signal``, which MLPerf Tiny's keyword model was trained with).
     """
 
     kind: Literal["waveform", "log_mel", "mfcc"]
@@ -51,6 +52,7 @@ class FeatureSpec(Config):
     hop: int = Field(ge=16, le=65536, description="samples")
     context: int = Field(default=0, ge=0, le=65536, description="samples")
     fft: int = Field(default=512, ge=16, le=65536)
+    spectrum: Literal["power", "magnitude"] = "power"
     mels: int = Field(default=40, ge=1, le=256)
     mel_low: float = Field(default=20.0, ge=0, description="Hz")
     mel_high: float = Field(default=4000.0, gt=0, description="Hz")
@@ -58,7 +60,18 @@ class FeatureSpec(Config):
     frames: int = Field(default=1, ge=1, le=4096)
     log_floor: float = Field(default=1e-6, gt=0)
     peak_normalise: bool = False
-    """Divide each clip by its largest absolute sample before the features (MLPerf Tiny keyword spotting does)."""
+    """Divide each input's samples by the largest of them before the features (MLPerf Tiny keyword spotting does)."""
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> FeatureSpec:
+        if self.kind != "waveform" and not self.hop <= self.window <= self.fft:
+            raise ValueError("hop ≤ window ≤ fft must hold")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples that one input of the model spans."""
+        return self.context + self.window if self.kind == "waveform" else self.window + (self.frames - 1) * self.hop
 
 
 class AudioInput(Config):

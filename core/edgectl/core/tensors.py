@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,15 +19,31 @@ __all__ = ["Arrays", "read_npz", "write_npz"]
 
 Arrays = dict[str, NDArray[np.generic]]
 
+# What zipfile, zlib and numpy's header parser raise for bytes that are not what they should be.
+_MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
 
 def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Pack arrays; the same arrays give the same bytes (sorted names, fixed dates, no compression)."""
+    """Pack arrays; the same arrays give the same bytes (sorted names, fixed dates; deflated: golden images shrink to a fifth)."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as z:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as z:
         for name in sorted(arrays):
             member = io.BytesIO()
             np.lib.format.write_array(member, np.asarray(arrays[name], order="C"), allow_pickle=False)
-            z.writestr(zipfile.ZipInfo(name + ".npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
+            info = zipfile.ZipInfo(name + ".npy", (1980, 1, 1, 0, 0, 0))
+            z.writestr(info, member.getvalue(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
@@ -51,7 +69,7 @@ def read_npz(source: Path | bytes, *, max_bytes: int, max_arrays: int = 256, err
                     raise error(f"{what}: member {m.filename!r} is larger than it says")
                 arrays[m.filename.removesuffix(".npy")] = _array(data)
             return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, SyntaxError, MemoryError) as e:
+    except _MALFORMED as e:
         raise error(f"{what} is not a readable .npz file: {e}") from e
 
 

@@ -1,1 +1,1 @@
-"""What a kind of device can do: schema, catalogue and the probe of the machine it runs on."""
+"""Device profiles: what a kind of device can do, the catalogue of them, and what this very machine is."""

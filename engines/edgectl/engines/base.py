@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgectl.core.bundle import TensorSpec
+from edgectl.core.errors import EngineError
 
-__all__ = ["Engine", "Feeds", "Outputs"]
+__all__ = ["Engine", "Feeds", "Outputs", "check_feeds"]
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -30,3 +31,25 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the runtime's memory. Safe to call twice."""
         ...
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
+    """Compare feeds with the inputs of an engine before native code sees them (-1 in a shape fits any size).
+
+    Raises :class:`EngineError` with what was expected and what came.
+    """
+    if feeds.keys() != {i.name for i in inputs}:
+        raise EngineError(
+            f"the engine takes inputs {', '.join(i.name for i in inputs)}; got {', '.join(feeds) or 'none'}",
+            hint="the task's input.tensor names the model's input",
+        )
+    for spec in inputs:
+        array = feeds[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != spec.dtype:
+            raise EngineError(
+                f"input {spec.name} takes {spec.dtype}{list(spec.shape)}; got {array.dtype}{list(array.shape)}",
+                hint="the task's input (width, height, layout, dtype) must match the model",
+            )

@@ -1,0 +1,178 @@
+"""Write a bundle: an OCI image layout of content-addressed blobs (:mod:`edgectl.core.bundle` reads it).
+
+It is written into a temporary folder beside its place and renamed: a full disk or a kill leaves nothing half-written. The same
+contents give the same bytes; provenance and SBOM carry no time and no name of a machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgectl.core.bundle import (
+    ANNOTATION_CHUNKS,
+    ANNOTATION_PROFILE,
+    ANNOTATION_RUNTIME,
+    ANNOTATION_VARIANT,
+    CHUNK_SIZE,
+    MEDIA_CONFIG,
+    MEDIA_MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+    VariantConfig,
+)
+from edgectl.core.errors import UsageError
+from edgectl.core.files import atomic_write, digest_of, fsync_dir, hex_of, storage
+
+__all__ = ["VariantContent", "check_target", "chunks_digest", "provenance", "sbom", "write_bundle"]
+
+
+@dataclass(frozen=True)
+class VariantContent:
+    """One variant to be written. ``layers``: (media type, bytes), the engine first."""
+
+    config: VariantConfig
+    layers: tuple[tuple[str, bytes], ...]
+
+
+def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, version: str) -> str:
+    """Write a bundle to the folder ``out`` and return its digest. A bundle that is already there is replaced.
+
+    Raises :class:`UsageError` if ``out`` is something else than a bundle or an empty folder, :class:`StorageError` for a full
+    or unwritable disk; what was at ``out`` is then still there, and nothing else is.
+    """
+    check_target(out)
+    with storage(str(out)):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        with storage(str(out)):
+            digest = _write(temporary, variants, name, version)
+            temporary.chmod(0o755)
+            _replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return digest
+
+
+def check_target(out: Path) -> None:
+    """Raise :class:`UsageError` if a bundle cannot be written to ``out`` (checked before a long build, too)."""
+    if out.exists() and not (out.is_dir() and ((out / "oci-layout").is_file() or not any(out.iterdir()))):
+        raise UsageError(f"{out} exists and is not a bundle", hint="give --out another folder")
+
+
+def chunks_digest(data: bytes) -> str:
+    """Digest of the concatenated sha256 of the 64 KiB chunks: lets a device check each chunk as it arrives."""
+    hashes = b"".join(hashlib.sha256(data[i : i + CHUNK_SIZE]).digest() for i in range(0, len(data), CHUNK_SIZE))
+    return digest_of(hashes)
+
+
+def provenance(subject: Mapping[str, str], parameters: Mapping[str, Any], materials: Mapping[str, str]) -> bytes:
+    """An in-toto statement (v1, SLSA provenance v1): what was made (name → digest), how, and of what (name → digest)."""
+
+    def resources(of: Mapping[str, str]) -> list[dict[str, Any]]:
+        return [{"name": n, "digest": {"sha256": hex_of(d)}} for n, d in sorted(of.items())]
+
+    return _json(
+        {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": resources(subject),
+            "predicateType": "https://slsa.dev/provenance/v1",
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": "https://edgectl.io/build/v1",
+                    "externalParameters": dict(parameters),
+                    "resolvedDependencies": resources(materials),
+                },
+                "runDetails": {"builder": {"id": "https://edgectl.io/builder", "version": _versions()}},
+            },
+        }
+    )
+
+
+def sbom(name: str, version: str, model: str) -> bytes:
+    """A CycloneDX 1.6 bill of materials: the model (digest ``model``) and the libraries that made and run it."""
+    libraries = [
+        {"type": "library", "name": n, "version": v, "purl": f"pkg:pypi/{n}@{v}", "bom-ref": n}
+        for n, v in sorted(_versions().items())
+    ]
+    component = {
+        "type": "machine-learning-model", "bom-ref": name, "name": name, "version": version,
+        "hashes": [{"alg": "SHA-256", "content": hex_of(model)}],
+    }  # fmt: skip
+    depends = [{"ref": name, "dependsOn": [c["bom-ref"] for c in libraries]}]
+    return _json(
+        {
+            "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "metadata": {"component": component},
+            "components": libraries, "dependencies": depends,
+        }
+    )  # fmt: skip
+
+
+def _write(root: Path, variants: Sequence[VariantContent], name: str, version: str) -> str:
+    blobs = root / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    manifests = [_manifest(blobs, v) for v in variants]
+    annotations = {"org.opencontainers.image.title": name, "org.opencontainers.image.version": version}
+    index = Index(manifests=tuple(manifests), annotations=annotations).encode()
+    atomic_write(root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    atomic_write(root / "index.json", index)
+    return digest_of(index)
+
+
+def _manifest(blobs: Path, variant: VariantContent) -> Descriptor:
+    config = _blob(blobs, MEDIA_CONFIG, variant.config.model_dump_json(exclude_none=True).encode())
+    layers = tuple(_blob(blobs, media, data) for media, data in variant.layers)
+    annotations = {
+        ANNOTATION_PROFILE: variant.config.profile, ANNOTATION_VARIANT: variant.config.variant,
+        ANNOTATION_RUNTIME: variant.config.runtime,
+    }  # fmt: skip
+    manifest = Manifest(config=config, layers=layers, annotations=annotations).encode()
+    return _blob(blobs, MEDIA_MANIFEST, manifest).model_copy(update={"annotations": annotations})
+
+
+def _blob(blobs: Path, media: str, data: bytes) -> Descriptor:
+    digest = digest_of(data)
+    path = blobs / hex_of(digest)
+    if not path.exists():
+        atomic_write(path, data)
+    annotations = {ANNOTATION_CHUNKS: chunks_digest(data)} if len(data) > CHUNK_SIZE else {}
+    return Descriptor(mediaType=media, digest=digest, size=len(data), annotations=annotations)
+
+
+def _replace(temporary: Path, out: Path) -> None:
+    """Rename into place. A folder cannot replace a full one in one step, so the old one moves aside and comes back on failure."""
+    aside = out.with_name(f".{out.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    had = out.exists()
+    if had:
+        out.rename(aside)
+    try:
+        temporary.rename(out)
+    except OSError:
+        if had:
+            aside.rename(out)
+        raise
+    fsync_dir(out.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for d in ("edgectl", "numpy", "onnx", "onnxruntime", "onnxslim", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[d] = importlib.metadata.version(d)
+    return found
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,1 @@
+"""Changes of a graph, each with a contract (:mod:`edgectl.builder.passes.base`)."""

@@ -1,0 +1,74 @@
+"""Fold what need not be computed: batch norms into convolutions, constants, duplicates, dead nodes (onnxslim)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from edgectl.builder.graph import GraphIndex
+from edgectl.builder.passes.base import Pass
+from edgectl.core.errors import ModelError
+
+__all__ = ["Canonicalise"]
+
+
+class Canonicalise(Pass):
+    """Deterministic: the same model in gives the same bytes out."""
+
+    name = "canonicalise"
+
+    def requires(self, model: ModelProto) -> None:
+        if not model.graph.node:
+            raise ModelError("the graph is empty")
+
+    def run(self, model: ModelProto) -> tuple[ModelProto, bool]:
+        import onnxslim  # here: it sets up logging when it is imported
+
+        before = model.SerializeToString(deterministic=True)
+        logging.getLogger("onnxslim").setLevel(logging.ERROR)
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                slim = onnxslim.slim(copy)
+        except Exception as e:
+            raise ModelError(f"the graph cannot be simplified: {str(e).strip().splitlines()[0][:200]}") from e
+        for i, node in enumerate(slim.graph.node):
+            if not node.name:
+                node.name = f"{node.op_type}_c{i}"
+        _fold_stored_weights(slim)
+        slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
+        return slim, slim.SerializeToString(deterministic=True) != before
+
+    def ensures(self, model: ModelProto) -> None:
+        index = GraphIndex(model)
+        if missing := [n.name for n in index.nodes for i in n.input if i and i not in index.producer and i not in index.initializers and i not in index.inputs]:  # fmt: skip
+            raise ModelError(f"nodes read tensors that nobody makes: {', '.join(missing[:3])}")
+
+
+def _fold_stored_weights(model: ModelProto) -> None:
+    """DequantizeLinear over constants becomes its float value (converters of TFLite models leave such weights)."""
+    index = GraphIndex(model)
+    for node in [n for n in model.graph.node if n.op_type == "DequantizeLinear"]:
+        values = [index.weights(i) for i in node.input]
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if any(v is None for v in values) or any(a.name == "block_size" and a.i for a in node.attribute):
+            continue
+        x, scale = np.asarray(values[0]), np.asarray(values[1], np.float32)
+        zero = np.asarray(values[2] if len(values) > 2 else 0)
+        if scale.ndim == 1 and scale.size > 1:
+            along = [1] * x.ndim
+            along[axis] = -1
+            scale, zero = scale.reshape(along), zero.reshape(along) if zero.ndim else zero
+        folded = ((x.astype(np.int64) - zero.astype(np.int64)) * scale).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(folded, node.output[0]))
+        model.graph.node.remove(node)
+    read = {i for n in model.graph.node for i in n.input} | GraphIndex(model).captured | {o.name for o in model.graph.output}
+    kept = [t for t in model.graph.initializer if t.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

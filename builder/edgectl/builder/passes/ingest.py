@@ -1,0 +1,170 @@
+"""Read an ONNX file that nobody vouches for, and bring it to a form that the other passes know.
+
+Refused in one sentence each: not ONNX, truncated, operators or domains that no runtime here has, external data outside the
+model's folder, more nodes or bytes than a sane model has. Upgraded: old opsets, initializers listed as inputs, nameless nodes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx.defs import SchemaError, get_schema
+
+from edgectl.builder.graph import subgraphs
+from edgectl.builder.passes.base import Pass
+from edgectl.core.errors import ModelError
+
+__all__ = ["MIN_OPSET", "Ingest", "read_model"]
+
+MIN_OPSET = 17
+MAX_MODEL_BYTES = 1 << 30
+MAX_NODES = 50_000
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+"""``com.microsoft`` for fused operators that ONNX Runtime's own tools write; whether it knows them shows when it opens the file."""
+
+
+def read_model(path: Path) -> ModelProto:
+    """Read and check an ONNX file, external data included. Raises :class:`ModelError` in one sentence."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise ModelError(f"{path.name} has {size >> 20} MiB; at most {MAX_MODEL_BYTES >> 20} MiB are read")
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {e.strerror or e}", hint="check the path of the model") from e
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as e:
+        raise ModelError(f"{path.name} is not an ONNX file, or it is truncated", hint="export or download it again") from e
+    if not model.ir_version or not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path.name} is not an ONNX file: it has no graph", hint="export the model to ONNX first")
+    _check_size(model, path.name)
+    _check_operators(model, path.name)
+    _load_external(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as e:
+        raise ModelError(f"{path.name} is not a valid ONNX model: {str(e).strip().splitlines()[0][:200]}") from e
+    return model
+
+
+class Ingest(Pass):
+    """Old opsets upgraded to 17, initializers out of the inputs, every node named."""
+
+    name = "ingest"
+
+    def requires(self, model: ModelProto) -> None:
+        if not model.graph.output:
+            raise ModelError("the model has no outputs")
+
+    def run(self, model: ModelProto) -> tuple[ModelProto, bool]:
+        before = model.SerializeToString(deterministic=True)
+        changed = ModelProto()
+        changed.CopyFrom(model)
+        initializers = {t.name for t in changed.graph.initializer}
+        inputs = [i for i in changed.graph.input if i.name not in initializers]
+        del changed.graph.input[:]
+        changed.graph.input.extend(inputs)
+        changed.ir_version = max(changed.ir_version, 8)
+        if _opset(changed) < MIN_OPSET:
+            try:
+                changed = onnx.version_converter.convert_version(changed, MIN_OPSET)
+            except Exception as e:  # the converter is C++ and raises RuntimeError and others
+                reason = str(e).strip().splitlines()[0][:200]
+                raise ModelError(
+                    f"opset {_opset(model)} cannot be upgraded to {MIN_OPSET}: {reason}", hint="export the model with opset 17"
+                ) from e
+        taken = {n.name for n in changed.graph.node}
+        for i, node in enumerate(changed.graph.node):
+            if not node.name:
+                node.name = next(n for n in (f"{node.op_type}_{i}", f"{node.op_type}_{i}_") if n not in taken)
+        return changed, changed.SerializeToString(deterministic=True) != before
+
+    def ensures(self, model: ModelProto) -> None:
+        if _opset(model) < MIN_OPSET:
+            raise ModelError(f"opset is still {_opset(model)}")
+        names = Counter(n.name for n in model.graph.node)
+        if twice := [n for n, count in names.items() if count > 1]:
+            raise ModelError(f"node names are not unique: {', '.join(twice[:3])}")
+
+
+def _opset(model: ModelProto) -> int:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for n in graph.node:
+        yield n
+        for sub in subgraphs(n):
+            yield from _all_nodes(sub)
+
+
+def _check_size(model: ModelProto, name: str) -> None:
+    count = sum(1 for _, _ in zip(_all_nodes(model.graph), range(MAX_NODES + 1), strict=False))
+    if count > MAX_NODES:
+        raise ModelError(f"{name} has more than {MAX_NODES} nodes")
+
+
+def _check_operators(model: ModelProto, name: str) -> None:
+    """Every operator must be known: to the ONNX standard at the model's opset, or a function of the model's own."""
+    versions = {o.domain: o.version for o in model.opset_import}
+    own = {(f.domain, f.name) for f in model.functions}
+    unknown = set()
+    for node in _all_nodes(model.graph):
+        if (node.domain, node.op_type) in own:
+            continue
+        if node.domain not in _DOMAINS:
+            unknown.add(f"{node.domain}::{node.op_type}")
+        elif node.domain in ("", "ai.onnx"):
+            try:
+                get_schema(node.op_type, versions.get("", versions.get("ai.onnx", 1)), "")
+            except SchemaError:
+                unknown.add(node.op_type)
+    if unknown:
+        raise ModelError(
+            f"{name} uses unknown operators: {', '.join(sorted(unknown)[:5])}",
+            hint="export without custom operators, or replace them by standard ones",
+        )
+
+
+def _load_external(model: ModelProto, path: Path) -> None:
+    """Load tensors that lie in other files, if those lie in the model's own folder and are not too large."""
+    folder = path.parent.resolve()
+    external = [t for t in _all_tensors(model.graph) if t.data_location == TensorProto.EXTERNAL]
+    total = 0
+    for t in external:
+        location = next((e.value for e in t.external_data if e.key == "location"), "")
+        file = folder / location
+        if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
+            raise ModelError(f"{path.name} wants to read {location[:80]!r}, outside its own folder")
+        if not file.is_file():
+            raise ModelError(f"{path.name} needs its weights in {location}, which is not there", hint="copy it beside the model")
+        length = next((int(e.value) for e in t.external_data if e.key == "length" and e.value.isdecimal()), file.stat().st_size)
+        total += length
+    if total > MAX_MODEL_BYTES:
+        raise ModelError(f"{path.name} has {total >> 20} MiB of external weights; at most {MAX_MODEL_BYTES >> 20} MiB are read")
+    try:
+        for t in external:
+            onnx.external_data_helper.load_external_data_for_tensor(t, str(folder))
+            t.data_location = TensorProto.DEFAULT
+            del t.external_data[:]
+    except (OSError, ValueError, onnx.checker.ValidationError) as e:
+        raise ModelError(f"the external weights of {path.name} cannot be read: {e}") from e
+
+
+def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for n in _all_nodes(graph):
+        for a in n.attribute:
+            if a.HasField("t"):
+                yield a.t
+            yield from a.tensors
+            if a.HasField("g"):
+                yield from a.g.initializer

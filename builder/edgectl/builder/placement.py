@@ -1,0 +1,206 @@
+"""Where Q/DQ pairs go: which nodes compute in int8, and which of their inputs and outputs are quantized. Pure.
+
+``tensors`` placement (CPU families): weighted nodes are the seeds; nodes that an int8 chain can pass through (pooling, concat,
+add, reshape …) join where their neighbours are quantized, so that the chain is not broken. Nodes that only move or pick values share
+one scale with their input, so that the runtime drops the Q/DQ around them.
+
+``inputs`` placement (TensorRT): every input of a weighted node; of a residual add only the branch that does not come from a
+convolution, because convolution + add fuses and takes its int8 type from the skip branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from edgectl.builder.families import Family
+from edgectl.builder.graph import GraphIndex, attribute
+
+__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "weight_axis", "weighted_nodes"]
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVES = ("MaxPool", "Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Resize")  # fmt: skip
+"""Their output holds only values of their first input: same scale, same zero point."""
+_JOINS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "HardSwish", "HardSigmoid", "Pad")
+_ACTIVATIONS = ("Relu", "Clip")
+"""Absorbed into the quantization of their output when they follow a quantized node."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """``nodes`` compute in int8. ``tensors`` get a Q/DQ pair, in graph order; ``edges`` (node name, input) read through it.
+
+    ``edges`` None: every reader of such a tensor reads through it. ``root`` maps a tensor to the one whose scale it shares.
+    ``reasons``: why a weighted node stayed float.
+    """
+
+    nodes: frozenset[str]
+    tensors: tuple[str, ...]
+    edges: frozenset[tuple[str, int]] | None
+    root: dict[str, str]
+    reasons: dict[str, str]
+
+
+def weighted_nodes(index: GraphIndex) -> list[NodeProto]:
+    """Nodes with a constant weight, in graph order."""
+    return [n for n in index.nodes if n.op_type in WEIGHTED and len(n.input) > 1 and n.input[1] in index.initializers]
+
+
+def weight_axis(node: NodeProto) -> int:
+    """The output-channel axis of a weighted node's weight."""
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB") else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}[node.op_type]
+
+
+def heads(index: GraphIndex) -> frozenset[str]:
+    """The last weighted nodes: those from which a graph output is reached through no other weighted node."""
+    weighted = {n.name for n in weighted_nodes(index)}
+    found, seen, todo = set(), set(), list(index.outputs)
+    while todo:
+        node = index.producer.get(todo.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.name in weighted:
+            found.add(node.name)
+        else:
+            todo.extend(node.input)
+    return frozenset(found)
+
+
+def place(
+    index: GraphIndex, family: Family, *, ranges: Collection[str], exclude: Collection[str] = (), chains: bool = True
+) -> Placement:
+    """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only (``conv-only``)."""
+    reasons = {}
+    seeds = []
+    for n in weighted_nodes(index):
+        reason = "excluded" if n.name in exclude else _unfit(index, n, family, ranges)
+        if reason:
+            reasons[n.name] = reason
+        else:
+            seeds.append(n)
+    if family.placement == "inputs":
+        return _by_inputs(index, seeds, family, ranges, reasons)
+    return _by_tensors(index, seeds, ranges, reasons, exclude, chains)
+
+
+def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Collection[str]) -> str:
+    """Why a weighted node cannot or should not be quantized in this family; empty if it should."""
+    weight = index.weights(n.input[1])
+    assert weight is not None
+    if weight.dtype != "float32" or n.input[0] not in ranges or n.input[0] in index.initializers:
+        return "its input was not calibrated or its weight is not float32"
+    if n.op_type in ("Gemm", "MatMul"):
+        if weight.ndim != 2 or attribute(n, "transA"):
+            return "not a plain matrix product"
+        if any(a.name in ("alpha", "beta") and a.f != 1.0 for a in n.attribute):
+            return "scaled matrix product"
+        shape = index.shape(n.input[0])
+        if not family.quantize_gemv and (shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels):
+            return "matrix-vector product"
+        return ""
+    group = attribute(n, "group", 1)
+    if n.op_type == "ConvTranspose" and group > 1:
+        return "grouped transposed convolution"
+    if n.op_type == "Conv":
+        channels_in, channels_out = weight.shape[1] * group, weight.shape[0]
+        if min(channels_in, channels_out) < family.min_channels:
+            return f"fewer than {family.min_channels} channels"
+    return ""
+
+
+def _by_inputs(
+    index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Collection[str], reasons: dict[str, str]
+) -> Placement:
+    for name in heads(index) & {n.name for n in seeds}:
+        reasons[name] = "head: its output is the graph's"
+    seeds = [n for n in seeds if n.name not in reasons]
+    chosen = {n.name for n in seeds}
+    edges = {(n.name, 0) for n in seeds}
+    convs = {o for n in seeds if n.op_type in ("Conv", "ConvTranspose") for o in n.output}
+    for n in index.nodes:
+        if n.op_type != "Add" or any(i in index.initializers for i in n.input):
+            continue
+        fused = [i for i in range(2) if n.input[i] in convs and len(index.readers[n.input[i]]) == 1]
+        skip = 1 - fused[0] if fused else None
+        if skip is not None and n.input[skip] in ranges:
+            edges.add((n.name, skip))
+            chosen.add(n.name)
+    by_name = {n.name: n for n in index.nodes}
+    read = {by_name[name].input[i] for name, i in edges}
+    order = [*index.inputs, *(o for n in index.nodes for o in n.output)]
+    return Placement(frozenset(chosen), tuple(t for t in order if t in read), frozenset(edges), {}, reasons)
+
+
+def _by_tensors(
+    index: GraphIndex,
+    seeds: list[NodeProto],
+    ranges: Collection[str],
+    reasons: dict[str, str],
+    exclude: Collection[str],
+    chains: bool,
+) -> Placement:
+    chosen = {n.name for n in seeds}
+    outputs = set(index.outputs)
+
+    def quantized(tensor: str) -> bool:
+        """Whether the tensor is made by an int8 node (through an absorbed activation too)."""
+        node = index.producer.get(tensor)
+        return node is not None and node.name in chosen and tensor not in outputs
+
+    if chains:
+        for n in index.nodes:  # graph order: producers are decided before their readers
+            if n.name in exclude or not all(o in ranges for o in n.output):
+                continue
+            data = [i for i in n.input if i and i not in index.initializers and i in ranges]
+            if n.op_type in _ACTIVATIONS:
+                join = len(data) == 1 and quantized(data[0])
+            elif n.op_type in MOVES:
+                join = _plain_move(n) and bool(data) and n.input[0] in data and quantized(n.input[0])
+            elif n.op_type in _JOINS:
+                join = (
+                    bool(data)
+                    and any(quantized(i) for i in data)
+                    and all(i in ranges or i not in index.producer for i in n.input if i)
+                )
+                join = join and _joinable(index, n)
+            else:
+                join = False
+            if join and not any(o in outputs for o in n.output):
+                chosen.add(n.name)
+    else:
+        chosen |= {n.name for n in index.nodes if n.op_type in _ACTIVATIONS and quantized(n.input[0]) and n.output[0] in ranges}
+
+    tensors = []
+    for t in [*index.inputs, *(o for n in index.nodes for o in n.output)]:
+        if t not in ranges or (t in outputs and t not in index.inputs):
+            continue
+        made = quantized(t)
+        readers = [n for n, _ in index.readers[t]]
+        if made and len(readers) == 1 and readers[0].op_type in _ACTIVATIONS and readers[0].name in chosen:
+            continue  # the pair goes behind the activation
+        if made or any(n.name in chosen and n.op_type not in _ACTIVATIONS for n in readers):
+            tensors.append(t)
+    root: dict[str, str] = {}
+    for n in index.nodes:
+        if n.name in chosen and n.op_type in MOVES:
+            for o in n.output:
+                root[o] = root.get(n.input[0], n.input[0])
+    return Placement(frozenset(chosen), tuple(tensors), None, root, reasons)
+
+
+def _plain_move(n: NodeProto) -> bool:
+    """Moves whose output really holds nothing new: cubic Resize overshoots."""
+    return not any(a.name == "mode" and a.s == b"cubic" for a in n.attribute) and len(n.output) >= 1
+
+
+def _joinable(index: GraphIndex, n: NodeProto) -> bool:
+    """Joins that ONNX Runtime has int8 kernels for."""
+    if n.op_type == "Pad":
+        mode = next((a.s for a in n.attribute if a.name == "mode"), b"constant")
+        return mode == b"constant" and len(n.input) < 3
+    return True

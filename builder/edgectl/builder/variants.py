@@ -1,0 +1,167 @@
+"""Turn a chosen graph into the contents of one variant: config, golden outputs with tolerances, reports.
+
+Golden outputs are those of the variant's own graph in ONNX Runtime. How far another runtime or machine may be from them
+follows from noise that was observed: the same graph with and without graph optimisation (other kernels, other rounding), and in
+the runtime that was chosen; for int8 also a part of what quantization itself did to the outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgectl.builder.accuracy import Accuracy
+from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.data import Sample
+from edgectl.builder.package import VariantContent, provenance, sbom
+from edgectl.core.bundle import (
+    LAYER_CALIBRATION,
+    LAYER_ENGINE,
+    LAYER_GOLDEN,
+    LAYER_LAYERS,
+    LAYER_PROVENANCE,
+    LAYER_SBOM,
+    GoldenSpec,
+    LayerReport,
+    Measured,
+    Precision,
+    Recipe,
+    Runtime,
+    SessionSettings,
+    TensorSpec,
+    Tolerance,
+    VariantConfig,
+)
+from edgectl.core.errors import ModelError
+from edgectl.core.files import digest_of
+from edgectl.core.task import TaskSpec
+from edgectl.core.tensors import write_npz
+from edgectl.engines.base import Outputs
+from edgectl.engines.golden import measure
+from edgectl.engines.open import open_model
+
+__all__ = ["Identity", "VariantPlan", "make_variant"]
+
+GOLDEN_SAMPLES = 2
+_NOISE_FACTOR = 4.0
+_FLOOR = 1e-3  # of the output's largest value
+_QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What all variants of one build have in common."""
+
+    name: str
+    version: str
+    task: TaskSpec
+    inputs: tuple[TensorSpec, ...]
+    source: str
+    """Digest of the ONNX file as it came."""
+    parameters: dict[str, object]
+    table: CalibrationTable | None
+    samples: Sequence[Sample]
+    """Golden inputs are taken from these."""
+    float_model: bytes = field(repr=False)
+    speed_only: bool = False
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """What makes one variant."""
+
+    profile: str
+    variant: str
+    runtime: Runtime
+    requires: tuple[str, ...]
+    model: bytes = field(repr=False)
+    recipe: Recipe
+    precision: Precision
+    session: SessionSettings
+    layers: tuple[LayerReport, ...] = ()
+    accuracy: Accuracy | None = None
+    measured: Measured | None = None
+    fallback: bool = False
+
+
+def make_variant(identity: Identity, plan: VariantPlan) -> VariantContent:
+    """Record golden outputs and assemble the layers. Raises :class:`ModelError` if the graph does not reproduce itself."""
+    inputs, outputs, tolerances = _golden(identity, plan)
+    config = VariantConfig(
+        name=identity.name,
+        version=identity.version,
+        profile=plan.profile,
+        variant=plan.variant,
+        runtime=plan.runtime,
+        requires=plan.requires,
+        task=identity.task,
+        recipe=plan.recipe,
+        session=plan.session,
+        inputs=identity.inputs,
+        outputs=tuple(TensorSpec(name=n, shape=o.shape, dtype=str(o.dtype)) for n, o in outputs[0].items()),
+        golden=GoldenSpec(samples=len(inputs), tolerances=tolerances),
+        accuracy={} if plan.accuracy is None else {"drop": plan.accuracy.drop, **plan.accuracy.values},
+        measured=plan.measured,
+        speed_only=identity.speed_only and plan.precision != "float32",
+        fallback=plan.fallback,
+    )
+    golden = {f"in/{i}/{n}": a for i, s in enumerate(inputs) for n, a in s.feeds.items()}
+    golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}
+    engine_digest = digest_of(plan.model)
+    layers = [(LAYER_ENGINE, plan.model), (LAYER_GOLDEN, write_npz(golden))]
+    layers.append(
+        (LAYER_LAYERS, json.dumps([r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")).encode())
+    )
+    materials = {"model": identity.source}
+    if identity.table is not None and plan.precision == "int8":
+        layers.append((LAYER_CALIBRATION, identity.table.to_json()))
+        materials["calibration"] = identity.table.data_digest
+    parameters = {**identity.parameters, "profile": plan.profile, "recipe": plan.recipe.model_dump(exclude_none=True)}
+    layers.append((LAYER_PROVENANCE, provenance({plan.variant: engine_digest}, parameters, materials)))
+    layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
+    return VariantContent(config, tuple(layers))
+
+
+def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[Outputs], dict[str, Tolerance]]:
+    """Golden samples, the outputs of this graph on them, and the tolerance of each output."""
+    count = min(GOLDEN_SAMPLES, len(identity.samples))
+    samples = [identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))] for i in range(count)]
+    golden = _run(plan.model, samples)
+    others = [_run(plan.model, samples, optimization="disabled")]
+    if plan.runtime == "openvino":
+        others.append(_run(plan.model, samples, runtime="openvino"))
+    noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
+    if plan.precision != "float32":
+        noise.append(_noise(golden, _run(identity.float_model, samples), _QUANTIZATION_SHARE[plan.runtime]))
+    tolerances = {}
+    for name in golden[0]:
+        largest = max(float(np.abs(o[name].astype(np.float64)).max(initial=0.0)) for o in golden)
+        if not np.isfinite(largest):
+            raise ModelError(f"output {name} of variant {plan.variant} is not finite on its golden samples")
+        max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
+        cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
+        tolerances[name] = Tolerance(cosine=round(max(0.0, cosine), 6), max_abs=float(f"{max_abs:.4g}"))
+    return samples, golden, tolerances
+
+
+def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[str, tuple[float, float]]:
+    """Per output: (1 - cosine, largest absolute error), worst sample, times ``factor``."""
+    worst = {}
+    for name in golden[0]:
+        errors = [
+            measure(a[name].astype(np.float64).ravel(), b[name].astype(np.float64).ravel())
+            for a, b in zip(golden, other, strict=True)
+        ]
+        worst[name] = (factor * max(1 - e.cosine for e in errors), factor * max(e.max_abs for e in errors))
+    return worst
+
+
+def _run(model: bytes, samples: Sequence[Sample], *, optimization: str = "all", runtime: str = "onnxruntime") -> list[Outputs]:
+    settings = SessionSettings.model_validate({"optimization": optimization})
+    engine = open_model(model, settings, runtime=runtime)
+    outputs = [engine.run(s.feeds) for s in samples]
+    engine.close()
+    return outputs

@@ -1,0 +1,3 @@
+from edgectl.cli.main import main
+
+main()

@@ -1,0 +1,125 @@
+"""The one output sink: results on stdout, talk and progress on stderr, one JSON object where ``--json`` asks for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from edgectl.core.errors import EdgectlError
+
+__all__ = ["Json", "Output", "plain", "table"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+class Output:
+    """Made by every command first: ``out = Output(json)``."""
+
+    current: Output | None = None
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        # A pipe has no width: tables must not be cut to 80 columns there.
+        width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
+        # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
+        self.stdout = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        Output.current = self
+
+    def result(self, value: Any, text: RenderableType | Callable[[], RenderableType] | None = None) -> None:
+        """The result of the command: ``value`` as JSON, or ``text`` (built only when it is shown)."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+            sys.stdout.flush()
+        elif text is not None:
+            self.stdout.print(text() if callable(text) else text)
+
+    def line(self, value: Any, text: RenderableType) -> None:
+        """One of many results of a command that goes on: a JSON line, or a line of text."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
+            sys.stdout.flush()
+        else:
+            self.stdout.print(text)
+
+    def say(self, message: str) -> None:
+        """Talk: what is going on. Silent with ``--json``."""
+        if not self.as_json:
+            self.stderr.print(message)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, float | None], None]]:
+        """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot be known."""
+        if self.as_json or not self.stderr.is_terminal:
+            said = ""
+            next_s = 0.0
+
+            def quiet(what: str, fraction: float | None) -> None:
+                nonlocal said, next_s  # a log wants to know that it goes on, not every step
+                if what != said and time.monotonic() >= next_s:
+                    said, next_s = what, time.monotonic() + 3.0
+                    self.say(f"  {what}")
+
+            yield quiet
+            return
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=self.stderr, transient=True) as bar:
+            task = bar.add_task("", total=1.0)
+
+            def update(what: str, fraction: float | None) -> None:
+                if fraction is None:
+                    bar.update(task, description=what, total=None)
+                else:
+                    bar.update(task, description=what, completed=min(1.0, fraction), total=1.0)
+
+            yield update
+
+    def fail(self, error: EdgectlError) -> None:
+        """One sentence on what is wrong and the next step; on stdout as ``{"error": …}`` with ``--json``."""
+        if self.as_json:
+            body = {"code": error.code, "message": error.message, "hint": error.hint}
+            sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
+        self.stderr.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+        if error.hint:
+            self.stderr.print(Text.assemble(("next: ", "bold"), error.hint), soft_wrap=True)
+
+
+def table(*headers: str, title: str | None = None) -> Table:
+    """A table in the house's looks; headers that start with ``>`` are numbers and aligned right."""
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for header in headers:
+        made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
+    return made
+
+
+def plain(value: Any) -> Any:
+    """JSON types of dataclasses, pydantic models, enums, paths, mappings and sequences."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value) if isinstance(value, (set, frozenset)) else value
+        return [plain(v) for v in items]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,53 @@
+"""``edgectl models``: models by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edgectl.cli._output import Json, Output, table
+from edgectl.models import entries, pull, references
+
+app = typer.Typer(name="models", help="Models by name: our own reference models and public ones.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List the reference models that come with edgectl and the public ones of the catalogue."""
+    out = Output(json)
+    own = references()
+    public = [e.model_dump() for e in entries()]
+
+    def shown() -> Table:
+        t = table("model", "task", ">bytes", "licence", "about")
+        for r in own:
+            accuracy = ", ".join(f"{k} {v}" for k, v in r.card.items() if k in ("ap50", "top1"))
+            t.add_row(
+                r.name,
+                "its own TOML",
+                f"{r.model.stat().st_size:,}",
+                "Apache-2.0",
+                f"comes with edgectl; on synthetic data: {accuracy}",
+            )
+        for e in public:
+            t.add_row(e["name"], e["task"], f"{e['size']:,}", e["licence"], e["about"])
+        return t
+
+    out.result({"reference": own, "public": public}, shown)
+
+
+@app.command("pull")
+def pull_model(
+    name: Annotated[str, typer.Argument(help="A name of `edgectl models list`.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to put the file in.")] = Path(),
+    local: Annotated[Path | None, typer.Option("--from", help="Take it from this local folder instead of the network.")] = None,
+    json: Json = False,
+) -> None:
+    """Fetch a model, checked against the digest of the catalogue."""
+    out = Output(json)
+    with out.progress() as update:
+        path = pull(name, to, local=local, progress=lambda done, total: update(f"downloading {name}", done / total))
+    out.result({"name": name, "path": path}, str(path))

@@ -1,0 +1,66 @@
+"""``edgectl profiles``: device profiles and the probe of this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edgectl.cli._output import Json, Output, plain, table
+from edgectl.device_profiles.catalogue import load_profile, profile_names
+from edgectl.device_profiles.probe import best_profile
+from edgectl.device_profiles.probe import probe as probe_machine
+
+app = typer.Typer(name="profiles", help="Device profiles and what this machine really is.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_profiles(json: Json = False) -> None:
+    """List the profiles that `edgectl build --profile` takes."""
+    out = Output(json)
+    loaded = [load_profile(name) for name in profile_names()]
+
+    def shown() -> Table:
+        t = table("profile", "arch", "runtimes", "about")
+        for p in loaded:
+            row = plain(p)
+            t.add_row(p.name, row["cpu"]["arch"], ", ".join(row["runtimes"]), row.get("description") or "")
+        return t
+
+    out.result(loaded, shown)
+
+
+@app.command("show")
+def show_profile(
+    name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")], json: Json = False
+) -> None:
+    """Print one profile with everything it inherits."""
+    out = Output(json)
+    profile = load_profile(name)
+    out.result(profile, lambda: _tree(plain(profile)))
+
+
+@app.command("probe")
+def probe(json: Json = False) -> None:
+    """Print what this machine really is, and the profile that fits it."""
+    out = Output(json)
+    machine = probe_machine()
+    value = plain(machine) | {"facts": plain(machine.facts), "profile": best_profile(machine).name}
+    out.result(value, lambda: _tree(value))
+
+
+def _tree(value: dict[str, object]) -> Table:
+    t = table("field", "value")
+
+    def add(prefix: str, v: object) -> None:
+        if isinstance(v, dict):
+            for key, inner in v.items():
+                add(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif isinstance(v, list):
+            t.add_row(prefix, ", ".join(str(i) for i in v) or "-")
+        else:
+            t.add_row(prefix, "-" if v is None else str(v))
+
+    add("", value)
+    return t

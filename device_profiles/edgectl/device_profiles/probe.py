@@ -1,0 +1,167 @@
+"""What this machine really is: CPU and its instruction sets, memory, runtimes, Jetson module, NVIDIA GPU.
+
+Read from ``/proc``, ``/etc/nv_tegra_release``, the device tree and ``nvidia-smi``. Nothing is guessed: what cannot be
+read is absent from ``facts``. Native runtimes are looked up, not imported (importing TensorRT costs seconds and a context).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from edgectl.core.bundle import requirement_met
+from edgectl.core.errors import ProfileError
+from edgectl.core.schema import Config
+from edgectl.device_profiles.catalogue import load_profile, profile_names
+from edgectl.device_profiles.schema import DeviceProfile
+
+__all__ = ["Machine", "best_profile", "host_family", "missing_facts", "probe"]
+
+# /proc/cpuinfo flag → fact. Only what decides between kernels.
+_ISA = {
+    "avx2": "avx2", "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni", "amx_int8": "amx_int8",
+    "avx512_bf16": "avx512_bf16", "asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16",
+}  # fmt: skip
+_TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
+_RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",),
+             "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}  # fmt: skip
+
+
+class Machine(Config):
+    """One machine as found. ``facts`` are what the ``requires`` of a variant are compared with."""
+
+    arch: str
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    memory_mb: int
+    runtimes: dict[str, str]
+    """Runtime → version, for those that are installed."""
+    providers: tuple[str, ...] = ()
+    """Execution providers of the installed ONNX Runtime."""
+    jetson: str | None = None
+    """Model from the device tree, e.g. ``NVIDIA Jetson Orin Nano Developer Kit``."""
+    l4t: str | None = None
+    gpu: str | None = None
+    sm: str | None = None
+    driver: str | None = None
+
+    @property
+    def facts(self) -> frozenset[str]:
+        facts = {f"arch:{self.arch}", *(f"isa:{i}" for i in self.isa), *(f"runtime:{r}" for r in self.runtimes)}
+        if self.sm:
+            facts.add(f"sm:{self.sm}")
+        if self.jetson:
+            facts.add("board:jetson")
+        return frozenset(facts)
+
+    @property
+    def summary(self) -> str:
+        """One line for measurement records: never a host name."""
+        return f"{self.jetson or self.cpu}, {self.arch}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
+
+
+def probe(root: Path = Path("/")) -> Machine:
+    """Look at this machine. ``root`` is where ``proc`` and ``etc`` are read (tests point it elsewhere)."""
+    cpuinfo = _text(root / "proc/cpuinfo")
+    flags = set(_field(cpuinfo, "flags|Features").split())
+    model = _text(root / "proc/device-tree/model").rstrip("\0\n")
+    compatible = _text(root / "proc/device-tree/compatible")
+    tegra = next((sm for chip, sm in _TEGRA_SM.items() if chip in compatible), None)
+    gpu, sm, driver = _nvidia_smi() if tegra is None else ("Tegra", tegra, None)
+    release = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    runtimes = _runtimes()
+    return Machine(
+        arch={"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine()),
+        cpu=_field(cpuinfo, "model name") or model or platform.processor() or "unknown CPU",
+        isa=tuple(sorted(fact for flag, fact in _ISA.items() if flag in flags)),
+        cores=len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1,
+        memory_mb=psutil.virtual_memory().total >> 20,
+        runtimes=runtimes,
+        providers=_providers() if "onnxruntime" in runtimes else (),
+        jetson=model if "Jetson" in model or tegra else None,
+        l4t=f"{release[1]}.{release[2]}" if release else None,
+        gpu=gpu,
+        sm=sm,
+        driver=driver,
+    )  # fmt: skip
+
+
+def host_family(machine: Machine) -> Literal["x86-vnni", "x86-avx2", "arm64"] | None:
+    """The CPU kernel family of a machine; None where int8 kernels gain nothing (no dot products, no AVX2)."""
+    isa = set(machine.isa)
+    if machine.arch == "x86_64":
+        if isa & {"avx512_vnni", "avx_vnni"}:
+            return "x86-vnni"
+        return "x86-avx2" if "avx2" in isa else None
+    return "arm64" if machine.arch == "aarch64" and "dotprod" in isa else None
+
+
+def missing_facts(profile: DeviceProfile, machine: Machine) -> list[str]:
+    """What a machine lacks to be what a profile says; empty if the profile fits."""
+    needs = [profile.arch_requirement]
+    needs += [profile.sm_requirement] if profile.gpu is not None else profile.cpu.isa  # with a GPU the CPU is the fallback
+    return [n for n in needs if not requirement_met(n, machine.facts)]
+
+
+def best_profile(machine: Machine) -> DeviceProfile:
+    """The most specific shipped profile that this machine fits. ``cpu`` fits every 64-bit machine.
+
+    Order: named in the device tree (longest name first), then GPU, then instruction set. Raises :class:`ProfileError`.
+    """
+    fitting = [p for p in map(load_profile, profile_names()) if not missing_facts(p, machine)]
+    if not fitting:
+        raise ProfileError(f"no profile fits this machine ({machine.summary})", hint="write one: docs/profiles")
+
+    def specificity(p: DeviceProfile) -> tuple[int, int, int, int]:
+        named = max((len(m) for m in p.models if m in (machine.jetson or "")), default=0)
+        return named, p.gpu is not None, len(p.cpu.isa), p.cpu.family == host_family(machine)
+
+    return max(fitting, key=specificity)
+
+
+def _runtimes() -> dict[str, str]:
+    found = {}
+    for runtime, distributions in _RUNTIMES.items():
+        for d in distributions:
+            try:
+                found[runtime] = importlib.metadata.version(d)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def _providers() -> tuple[str, ...]:
+    import onnxruntime  # here: a probe without ONNX Runtime still works
+
+    return tuple(onnxruntime.get_available_providers())
+
+
+def _nvidia_smi() -> tuple[str | None, str | None, str | None]:
+    """Name, compute capability and driver of the first GPU; Nones where there is no working driver."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, None, None
+    fields = [f.strip() for f in out.splitlines()[0].split(",")] if out.strip() else []
+    return (fields[0], fields[1], fields[2]) if len(fields) == 3 else (None, None, None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes()[: 1 << 20].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _field(cpuinfo: str, names: str) -> str:
+    match = re.search(rf"^(?:{names})\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
+    return match[1].strip() if match else ""

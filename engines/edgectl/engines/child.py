@@ -1,0 +1,79 @@
+"""Run risky native work (compile, deserialise, first inference) in a child process that cannot hurt its parent.
+
+The child is a module of ours with :func:`answer` at its end; it says one JSON line on its standard output. Whatever else a
+native library prints is moved to standard error. Hang, crash and kill become one :class:`EngineError` in the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgectl.core.errors import EdgectlError, EngineError
+
+__all__ = ["answer", "run_child"]
+
+_TAIL = 400  # characters of standard error that an error message quotes
+_MAX_OUTPUT = 1 << 20
+
+
+def run_child(module: str, arguments: Sequence[str], *, timeout_s: float, what: str) -> dict[str, Any]:
+    """``python -m module arguments``, niced, in its own process group. Returns its JSON answer.
+
+    Raises :class:`EngineError`: took longer than ``timeout_s`` (the whole group is killed), died by a signal, said nothing
+    that is JSON, or answered ``{"ok": false, "error": …}``.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise EngineError(
+            f"{what} took more than {timeout_s:g} s and was stopped", hint="take the fallback variant, or allow more time"
+        ) from None
+    except BaseException:
+        _kill(process)
+        raise
+    said = " ".join(err.decode(errors="replace").split())[-_TAIL:]
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise EngineError(f"{what} died by {name}" + (f": {said}" if said else ""), hint="take the fallback variant")
+    try:
+        line = out[-_MAX_OUTPUT:].decode().strip().splitlines()[-1]
+        reply = json.loads(line)
+    except (ValueError, IndexError) as e:
+        raise EngineError(f"{what} ended with {process.returncode} and no answer" + (f": {said}" if said else "")) from e
+    if not isinstance(reply, dict) or reply.get("ok") is not True:
+        reply = reply if isinstance(reply, dict) else {}
+        raise EngineError(f"{what} failed: {reply.get('error', said or 'no reason given')}", hint=reply.get("hint"))
+    return reply
+
+
+def answer(work: Callable[[], dict[str, Any]]) -> int:
+    """Child side: do the work, print ``{"ok": true, …}`` or ``{"ok": false, "error": …}``, return the exit code."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # from here on a library that prints cannot break the answer
+    try:
+        reply = {"ok": True, **work()}
+    except EdgectlError as e:
+        reply = {"ok": False, "error": e.message, "hint": e.hint, "code": e.code}
+    except Exception as e:
+        reply = {"ok": False, "error": f"{type(e).__name__}: {e}"}
+    with out:
+        out.write(json.dumps(reply) + "\n")
+    return 0 if reply["ok"] else 1
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may end in this very moment
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()

@@ -1,0 +1,144 @@
+"""Device memory for the TensorRT engine, through pycuda or cuda-python, whichever is installed (JetPack has pycuda)."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.core.errors import EngineError
+
+__all__ = ["Cuda", "open_cuda"]
+
+
+class Cuda(Protocol):
+    """One stream on the first device. Copies are asynchronous on that stream; only :meth:`synchronize` waits."""
+
+    stream: int
+
+    def identity(self) -> dict[str, str]:
+        """``device``, ``sm`` and ``driver`` (CUDA driver API version): parts of the plan's cache key."""
+        ...
+
+    def enter(self) -> None:
+        """Make the device current in this thread, until :meth:`leave`."""
+        ...
+
+    def leave(self) -> None: ...
+
+    def allocate(self, nbytes: int) -> int: ...
+
+    def free(self, pointer: int) -> None: ...
+
+    def upload(self, pointer: int, array: NDArray[Any]) -> None: ...
+
+    def download(self, array: NDArray[Any], pointer: int) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def open_cuda() -> Cuda:
+    """The installed binding. Raises :class:`EngineError` if there is none, or no device."""
+    problems = []
+    for binding in (_PyCuda, _CudaPython):
+        try:
+            return binding()
+        except ImportError as e:
+            problems.append(str(e))
+        except Exception as e:
+            raise EngineError(
+                f"the CUDA device cannot be opened: {e}", hint="check the driver with nvidia-smi or tegrastats"
+            ) from e
+    raise EngineError(
+        f"neither pycuda nor cuda-python is installed ({'; '.join(problems)})", hint="pip install 'edgectl[tensorrt]'"
+    )
+
+
+class _PyCuda:
+    def __init__(self) -> None:
+        import pycuda.driver as driver
+
+        driver.init()
+        self._driver: Any = driver
+        self._device = driver.Device(0)
+        self._context = self._device.retain_primary_context()
+        self.enter()
+        self._stream = driver.Stream()
+        self.leave()
+        self.stream = int(self._stream.handle)
+        self._held: dict[int, Any] = {}
+
+    def identity(self) -> dict[str, str]:
+        major, minor = self._device.compute_capability()
+        return {"device": self._device.name(), "sm": f"{major}.{minor}", "driver": str(self._driver.get_driver_version())}
+
+    def enter(self) -> None:
+        self._context.push()
+
+    def leave(self) -> None:
+        self._context.pop()
+
+    def allocate(self, nbytes: int) -> int:
+        allocation = self._driver.mem_alloc(nbytes)
+        self._held[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, pointer: int) -> None:
+        self._held.pop(pointer).free()
+
+    def upload(self, pointer: int, array: NDArray[Any]) -> None:
+        self._driver.memcpy_htod_async(pointer, np.ascontiguousarray(array), self._stream)
+
+    def download(self, array: NDArray[Any], pointer: int) -> None:
+        self._driver.memcpy_dtoh_async(array, pointer, self._stream)
+
+    def synchronize(self) -> None:
+        self._stream.synchronize()
+
+
+class _CudaPython:
+    def __init__(self) -> None:
+        try:
+            from cuda.bindings import runtime  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            from cuda import cudart as runtime  # type: ignore[import-not-found,unused-ignore]
+        self._rt: Any = runtime
+        self._call("cudaSetDevice", 0)
+        self._handle = self._call("cudaStreamCreate")
+        self.stream = int(self._handle)
+
+    def identity(self) -> dict[str, str]:
+        p = self._call("cudaGetDeviceProperties", 0)
+        name = p.name.decode() if isinstance(p.name, bytes) else str(p.name)
+        return {"device": name.rstrip("\0"), "sm": f"{p.major}.{p.minor}", "driver": str(self._call("cudaDriverGetVersion"))}
+
+    def enter(self) -> None:
+        self._call("cudaSetDevice", 0)
+
+    def leave(self) -> None:
+        """The runtime API has nothing to undo."""
+
+    def allocate(self, nbytes: int) -> int:
+        return int(self._call("cudaMalloc", nbytes))
+
+    def free(self, pointer: int) -> None:
+        self._call("cudaFree", pointer)
+
+    def upload(self, pointer: int, array: NDArray[Any]) -> None:
+        data = np.ascontiguousarray(array)
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", pointer, data.ctypes.data, data.nbytes, kind, self._handle)
+
+    def download(self, array: NDArray[Any], pointer: int) -> None:
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", array.ctypes.data, pointer, array.nbytes, kind, self._handle)
+
+    def synchronize(self) -> None:
+        self._call("cudaStreamSynchronize", self._handle)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._rt, name)(*arguments)
+        if int(error) != 0:
+            raise EngineError(f"{name} failed: {error}")
+        return values[0] if values else None

@@ -1,0 +1,99 @@
+"""ONNX Runtime: the CPU engine everywhere, and the CUDA one where the settings ask for it.
+
+Threads are explicit, spinning is off unless measured otherwise, execution is sequential. A Q/DQ model needs full graph
+optimisation (at a lower level its int8 kernels are not formed: 4 × slower), so that is the default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from edgectl.core.bundle import SessionSettings, TensorSpec
+from edgectl.core.errors import EngineError
+from edgectl.engines.base import Feeds, Outputs, check_feeds
+
+__all__ = ["OnnxRuntimeEngine"]
+
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
+    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+}  # fmt: skip
+# It quantizes, per tensor, the weights of convolutions that a recipe keeps float because they are sensitive: 7 dB lost on FastestDet.
+_NOT_WANTED = ["WeightBiasQuantization"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file or its bytes, opened in ONNX Runtime."""
+
+    def __init__(self, model: Path | bytes, settings: SessionSettings, *, save_optimised: Path | None = None) -> None:
+        """Open a model. ``save_optimised``: where ONNX Runtime writes the graph it made of it (machine-specific).
+
+        Raises :class:`EngineError` for whatever the runtime has against it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.enable_cpu_mem_arena = settings.arena
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if settings.optimization == "all" else level.ORT_DISABLE_ALL
+        options.log_severity_level = 3  # errors; they are raised as exceptions anyway
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+        if save_optimised is not None:
+            options.optimized_model_filepath = str(save_optimised)
+        provider = _PROVIDERS[settings.provider]
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"this ONNX Runtime ({ort.__version__}) has no {provider}",
+                hint="install onnxruntime-gpu, or take a variant for the CPU",
+            )
+        if settings.provider == "cuda":
+            # Nodes without a CUDA kernel (shape arithmetic) may run on the CPU; the check below refuses a quiet full fallback.
+            providers = [provider, _PROVIDERS["cpu"]]
+        else:
+            providers = [provider]
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                sess_options=options,
+                providers=providers,
+                disabled_optimizers=_NOT_WANTED,
+            )
+        except Exception as e:  # the binding raises a dozen unrelated types
+            raise EngineError(f"ONNX Runtime {ort.__version__} cannot open the model: {_first_line(e)}") from e
+        if provider not in self._session.get_providers():
+            raise EngineError(
+                f"ONNX Runtime fell back from {provider} to the CPU", hint="check the CUDA and cuDNN libraries of this machine"
+            )
+        self.runtime = f"onnxruntime {ort.__version__}"
+        self.inputs = tuple(_spec(v) for v in self._session.get_inputs())
+        self.outputs = tuple(_spec(v) for v in self._session.get_outputs())
+        self._names = [o.name for o in self.outputs]
+
+    def run(self, feeds: Feeds) -> Outputs:
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        check_feeds(self.inputs, feeds)
+        try:
+            values = self._session.run(self._names, dict(feeds))
+        except Exception as e:
+            raise EngineError(f"ONNX Runtime failed to run the model: {_first_line(e)}") from e
+        return dict(zip(self._names, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _spec(value: Any) -> TensorSpec:
+    """A dimension that the graph leaves open is -1: it is not checked."""
+    shape = tuple(d if isinstance(d, int) else -1 for d in value.shape)
+    return TensorSpec(name=value.name, shape=shape, dtype=_DTYPES.get(value.type, value.type))
+
+
+def _first_line(e: Exception) -> str:
+    text = str(e).strip() or type(e).__name__
+    return text.splitlines()[0][:300]

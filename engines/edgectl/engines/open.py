@@ -1,0 +1,47 @@
+"""Open the engine of a variant: the one way from a bundle to something that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
+from edgectl.core.errors import EngineError
+from edgectl.engines.base import Engine
+from edgectl.engines.finalise import finalise
+from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.openvino import OpenVinoEngine
+
+__all__ = ["open_engine", "open_model"]
+
+
+def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | None = None) -> Engine:
+    """Open a variant in its runtime.
+
+    ``threads`` overrides the measured setting. ``cache``: folder of finalised engines; None opens the ONNX file as it is
+    (a TensorRT variant needs the folder, because its plan is compiled there). Raises :class:`EngineError`.
+    """
+    settings = variant.config.session
+    if threads is not None:
+        settings = settings.model_copy(update={"threads": threads})
+    original = variant.need(LAYER_ENGINE)
+    path = original if cache is None else finalise(variant, cache)
+    if variant.config.runtime != "tensorrt":
+        if path != original:
+            settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
+        return open_model(path, settings, runtime=variant.config.runtime)
+    if cache is None:
+        raise EngineError(
+            f"variant {variant.config.variant} is compiled on the device and needs a folder for its plan",
+            hint="give a cache folder, or take the CPU fallback variant",
+        )
+    from edgectl.engines.tensorrt import TensorRtEngine  # here: only devices with TensorRT load its module
+
+    return TensorRtEngine(path)
+
+
+def open_model(model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime") -> Engine:
+    """Open an ONNX file, or its bytes, in a CPU runtime."""
+    settings = settings or SessionSettings()
+    if runtime == "openvino":
+        return OpenVinoEngine(model, settings)
+    return OnnxRuntimeEngine(model, settings)

@@ -1,0 +1,63 @@
+"""OpenVINO: the second CPU runtime, optional (``edgectl[openvino]``). Reads the same ONNX file as ONNX Runtime.
+
+The inference precision is always pinned: its default is bf16 on CPUs that have it, which would make both the outputs and
+a comparison with float depend on the machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgectl.core.bundle import SessionSettings, TensorSpec
+from edgectl.core.errors import EngineError
+from edgectl.engines.base import Feeds, Outputs, check_feeds
+
+__all__ = ["OpenVinoEngine"]
+
+
+class OpenVinoEngine:
+    """An ONNX file or its bytes, compiled for the CPU by OpenVINO."""
+
+    def __init__(self, model: Path | bytes, settings: SessionSettings) -> None:
+        try:
+            import openvino
+        except ImportError as e:
+            raise EngineError("OpenVINO is not installed", hint="pip install 'edgectl[openvino]'") from e
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": settings.threads,
+            "INFERENCE_PRECISION_HINT": settings.precision_hint or "f32",
+            "NUM_STREAMS": 1,
+        }
+        try:
+            core = openvino.Core()
+            graph = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model=model)
+            compiled = core.compile_model(graph, "CPU", config)
+            self._request: Any = compiled.create_infer_request()
+        except Exception as e:
+            raise EngineError(f"OpenVINO cannot open the model: {str(e).strip().splitlines()[0][:300]}") from e
+        self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
+        self.inputs = tuple(_spec(p) for p in compiled.inputs)
+        self.outputs = tuple(_spec(p) for p in compiled.outputs)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        if self._request is None:
+            raise EngineError("the engine is closed")
+        check_feeds(self.inputs, feeds)
+        try:
+            values = self._request.infer(dict(feeds))
+        except Exception as e:
+            raise EngineError(f"OpenVINO failed to run the model: {str(e).strip().splitlines()[0][:300]}") from e
+        # infer() returns views into the request's own memory, which the next run overwrites
+        return {o.name: np.array(values[i]) for i, o in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(d.get_length() if d.is_static else -1 for d in port.get_partial_shape())
+    return TensorSpec(name=port.get_any_name(), shape=shape, dtype=str(np.dtype(port.get_element_type().to_dtype())))

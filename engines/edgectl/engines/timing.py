@@ -1,0 +1,108 @@
+"""Latency, measured so that it can be compared: interleaved rounds, percentiles with their sample size, paired ratios.
+
+Two candidates measured one after the other see two different machines (clock, neighbours, page cache); measured in turn,
+call by call, they see the same one, and the *ratio of neighbours* is stable where both times are not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.engines.base import Engine, Feeds
+
+__all__ = ["Latency", "Ratio", "Samples", "bench", "interleave", "load_1m", "paired_ratio", "percentile", "summarise"]
+
+# Percentile → fewest samples from which it is reported (DESIGN.md §8).
+_ENOUGH = {10: 20, 50: 10, 90: 64, 95: 130, 99: 662}
+
+Samples = NDArray[np.float64]
+"""Milliseconds, in the order of measurement."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One distribution. A percentile is None where the samples are too few for it."""
+
+    n: int
+    p10_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of paired latency ratios with its 95 % bootstrap interval; < 1: faster than the reference."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def percentile(samples: Samples, p: int) -> float | None:
+    """The p-th percentile in ms, or None if the samples are too few to say."""
+    return float(np.percentile(samples, p)) if len(samples) >= _ENOUGH[p] else None
+
+
+def summarise(samples: Samples) -> Latency:
+    return Latency(len(samples), *(percentile(samples, p) for p in (10, 50, 90, 99)))
+
+
+def paired_ratio(samples: Samples, reference: Samples, *, seed: int = 0) -> Ratio:
+    """Compare samples that were taken in turn with a reference. Both have the same length ≥ 3."""
+    ratios = samples / reference
+    rng = np.random.default_rng(seed)
+    resampled = np.median(ratios[rng.integers(0, len(ratios), (500, len(ratios)))], axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    min_rounds: int = 20,
+    max_rounds: int = 2000,
+    warm_up: int = 3,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, Samples]:
+    """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
+
+    The order rotates from round to round, so that no candidate always runs in the cache that the same other one left.
+    """
+    names = list(runs)
+    for name in names:
+        for _ in range(warm_up):
+            runs[name]()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    start = clock()
+    for turn in range(max_rounds):
+        if turn >= min_rounds and (clock() - start) / 1e9 >= seconds:
+            break
+        for i in range(len(names)):
+            name = names[(i + turn) % len(names)]
+            before = clock()
+            runs[name]()
+            times[name].append((clock() - before) / 1e6)
+    return {name: np.asarray(values) for name, values in times.items()}
+
+
+def bench(
+    engine: Engine, feeds: Sequence[Feeds], *, seconds: float = 3.0, min_runs: int = 64, max_runs: int = 100_000
+) -> Samples:
+    """One stream, one query at a time (MLPerf LoadGen's SingleStream): the next starts when the last one is done."""
+    turn = iter(range(max_runs + 10))
+    runs = {"engine": lambda: engine.run(feeds[next(turn) % len(feeds)])}
+    return interleave(runs, seconds=seconds, min_rounds=min_runs, max_rounds=max_runs)["engine"]
+
+
+def load_1m() -> float:
+    """Load average over one minute: part of the context of every measurement."""
+    return round(os.getloadavg()[0], 2)

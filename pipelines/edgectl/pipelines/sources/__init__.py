@@ -1,0 +1,5 @@
+"""Where frames come from: files, cameras, folders of images, synthetic scenes. One URI grammar for all of them."""
+
+from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, open_source, redact
+
+__all__ = ["EndOfStream", "Source", "SourceInfo", "open_source", "redact"]

@@ -1,0 +1,78 @@
+"""Audio as blocks that know where they are in time.
+
+Positions are 64-bit sample indices since the stream began (16 kHz reaches 2^31 after 37 hours, where 32-bit counters of
+other systems end). Wall time is added at the edge only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RATE", "AudioBlock", "AudioSource", "Reframer"]
+
+RATE = 16_000  # Hz, of everything after a source
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AudioBlock:
+    """``data`` float32 ``(n,)`` in ±1, mono, 16 kHz. ``first == previous.first + previous.n + gap`` always holds."""
+
+    first: int
+    data: Samples
+    captured_ns: int
+    """CLOCK_MONOTONIC when the last sample of the block was available."""
+    gap: int = 0
+    """Samples known lost just before this block."""
+
+
+class AudioSource(Protocol):
+    """A microphone, a file or a synthetic speaker. ``read`` blocks; None means that the stream ended."""
+
+    uri: str
+    live: bool
+
+    def read(self) -> AudioBlock | None:
+        """The next block. Raises :class:`edgectl.core.errors.SourceError`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Reframer:
+    """Cuts a stream of blocks into frames of ``size`` new samples after ``context`` old ones, whatever the block sizes.
+
+    With ``silence_first`` the context of the first frame, and of the first one after a gap, is zeros; otherwise it is the
+    first samples themselves, so that frame ``k`` starts at sample ``k·size`` as it would in a file.
+    """
+
+    def __init__(self, size: int, context: int = 0, *, silence_first: bool = True) -> None:
+        self.size = size
+        self.context = context
+        self._lead = np.zeros(context if silence_first else 0, dtype=np.float32)
+        self._buffer = self._lead
+        self._end = 0
+
+    def push(self, block: AudioBlock) -> tuple[bool, list[tuple[int, Samples]]]:
+        """``(discontinuity, [(end sample index, frame of context + size samples), …])``.
+
+        ``discontinuity`` is True if samples were lost before this block: the rest of the old frame was dropped and the
+        caller must reset its state before using these frames.
+        """
+        broken = block.gap > 0
+        if broken:
+            self._buffer = self._lead
+        self._buffer = np.concatenate([self._buffer, block.data])
+        self._end = block.first + len(block.data)
+        frames = []
+        while len(self._buffer) >= self.context + self.size:
+            frame = self._buffer[: self.context + self.size]
+            left = len(self._buffer) - (self.context + self.size)
+            frames.append((self._end - left, frame))
+            self._buffer = self._buffer[self.size :]
+        return broken, frames

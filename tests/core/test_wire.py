@@ -1,0 +1,73 @@
+"""Topics cannot be forged by names; any bytes are a message or one typed error."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgectl.core.errors import ProtocolError
+from edgectl.core.schema import parse_json
+from edgectl.core.states import State
+from edgectl.core.wire import Conn, Desired, DesiredSlot, Message, Reported, ReportedSlot, StreamStats, Telemetry, Topics, Trust
+
+DIGEST = "sha256:" + "ab" * 32
+MESSAGES: list[type[Message]] = [Conn, Desired, Reported, Telemetry, Trust, StreamStats]
+
+
+def test_topics_follow_the_design() -> None:
+    t = Topics("home")
+    assert t.reported("gate-1") == "edgectl/1/home/d/gate-1/reported"
+    assert t.need(DIGEST, "gate-1") == f"edgectl/1/home/a/{'ab' * 16}/need/gate-1"
+    assert t.event("gate-1", "yard").count("/") <= 6
+    assert t.parse("edgectl/1/home/d/gate-1/tele") == ("d", "gate-1", "tele")
+    assert t.parse("edgectl/1/other/d/gate-1/tele") is None
+
+
+@pytest.mark.parametrize("name", ["+", "#", "a/b", "../x", "", "$SYS"])
+def test_a_name_cannot_become_another_topic(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a name"):
+        Topics("home").desired(name)
+    with pytest.raises(ValueError, match="is not a name"):
+        Topics(name)
+
+
+@pytest.mark.parametrize("model", MESSAGES)
+@given(
+    data=st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=100).map(str.encode),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=5),
+            lambda c: (
+                st.lists(c, max_size=3)
+                | st.dictionaries(st.sampled_from(["gen", "epoch", "slots", "seq", "files", "online"]), c, max_size=4)
+            ),
+        ).map(lambda v: __import__("json").dumps(v).encode()),
+    )
+)
+def test_any_bytes_are_a_message_or_a_protocol_error(model: type[Message], data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        parse_json(model, data, max_bytes=1000, what="message")
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(ProtocolError, match="more than"):
+        parse_json(Conn, b"[" * 100_000, max_bytes=1000, what="birth")
+
+
+def test_deep_nesting_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError):
+        parse_json(Conn, b"[" * 90_000, max_bytes=100_000, what="birth")
+
+
+def test_messages_survive_the_wire_and_ignore_what_newer_versions_add() -> None:
+    desired = Desired(gen=3, slots={"gate-detector": DesiredSlot(release="gate@1", digest=DIGEST)})
+    assert parse_json(Desired, desired.encode(), max_bytes=10_000, what="desired") == desired
+    newer = desired.encode().replace(b'{"gen":3', b'{"colour":"blue","gen":3')
+    assert parse_json(Desired, newer, max_bytes=10_000, what="desired") == desired
+    reported = Reported(epoch=1, seq=2, gen=3, slots={"gate-detector": ReportedSlot(state=State.PROBATION, digest=DIGEST)})
+    assert b'"state":"probation"' in reported.encode()
+    assert parse_json(Reported, reported.encode(), max_bytes=10_000, what="reported") == reported
