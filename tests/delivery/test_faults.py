@@ -156,5 +156,9 @@ def test_freeze_and_a_controller_restart_only_delay_a_rollout(gate: Fleet, tmp_p
     wait_until(lambda: last(gate).slots[SLOT].stage == "frozen", "it waits before activation")
     assert gate.state_of("gate-1") == "staged"
     gate.end_controller()
-    gate.start_controller()  # a new controller is not frozen
+    gate.start_controller()
+    seen = len(gate.telemetry["gate-1"])
+    wait_until(lambda: len(gate.telemetry["gate-1"]) > seen + 1, "the device goes on for two windows")
+    assert last(gate).slots[SLOT].stage == "frozen", "the kill switch outlives its controller"
+    gate.client.freeze(False)
     gate.wait_rollout(rollout, "done")

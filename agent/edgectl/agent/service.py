@@ -162,6 +162,7 @@ class _Agent:
         while not stop.is_set():
             self._wake.wait(0.2)
             self._wake.clear()
+            self._check_threads()
             self._report()
             now = time.monotonic()
             if now >= next_window:
@@ -226,7 +227,10 @@ class _Agent:
         self._wake.set()
 
     def _on_controller(self, payload: bytes) -> None:
-        self._frozen = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state").freeze
+        state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+        if not state.online:
+            return  # its will, written when it started: it says nothing about the freeze of now
+        self._frozen = state.freeze
         for deployer in self._deployers.values():
             deployer.nudge()
 
@@ -329,6 +333,12 @@ class _Agent:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             log.error("%s", e.message)
         self._sender.nudge()
+
+    def _check_threads(self) -> None:
+        """A thread that ended by a defect must not go unseen: the agent ends, and its next start resumes from the journal."""
+        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread]
+        if dead := [t.name for t in threads if not t.is_alive()]:
+            raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
 
     def _is_ready(self) -> bool:
         """Every pipeline that has its engines has made its first inference; one without is waiting for its first release."""
