@@ -110,7 +110,7 @@ class World:
 
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):
-            s = StreamStats(kind="surveillance", slots={"gate": self.serving.bundle}, frames=Frames(processed=1))
+            s = StreamStats(kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1))
             self.live.record("yard", Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"})
         return self.healthy
 

@@ -53,7 +53,7 @@ def test_p99_is_not_judged_from_too_few_samples_whatever_the_policy_says() -> No
 def stats(processed: int, bundle: str, ms: float = 5, errors: int = 0) -> Stats:
     s = StreamStats(
         kind="surveillance",
-        slots={"gate": bundle},
+        slots={"detector": bundle},
         stages={"engine": latency(ms, 10).data()},
         frames=Frames(processed=processed),
         errors=errors,

@@ -149,3 +149,21 @@ def test_empty_slot_stops_the_worker(bench: Bench, tmp_path: Path) -> None:
     bench.ensure(None)
     wait_until(lambda: bench.state == "waiting", "stopped")
     assert bench.supervisor._pipelines["yard"]._process is None
+
+
+def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    config = PipelineConfig(kind="speech", source="synth://kiosk", slots={"vad": "vad", "keyword": "words"})
+    hooks = Hooks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
+    s = Supervisor({"desk": config}, bench.engines.get, bench.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING)
+    s.start()
+    vad, words = ref(tmp_path, "vad"), ref(tmp_path, "words")
+    bench.engines["vad"] = vad
+    s.ensure("vad", vad, 10, lambda: False)  # returns: there is nothing to run yet
+    assert s.idle("vad")
+    bench.engines["words"] = words
+    s.ensure("words", words, 15, lambda: False)
+    assert not s.idle("vad")
+    assert bench.stats.get(timeout=10).stats.slots == {"vad": vad.bundle, "keyword": words.bundle}
+    s.close()
+    bench.journal.close()

@@ -7,7 +7,7 @@ from conftest import Broker, free_port, start_mosquitto
 from support_fleet import wait_until
 
 from edgectl.agent.spool import Spool
-from edgectl.agent.telemetry import Collector, Sender, health
+from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.link.mqtt import BrokerOptions, Link
@@ -40,6 +40,20 @@ def test_window_adds_histograms_and_keeps_totals() -> None:
     assert Histogram.of(second.streams["yard"].stages["engine"]).n == 10, "each sample is sent once"
     assert second.streams["yard"].fps == pytest.approx(10)
     assert (second.epoch, second.seq) == (7, 2)
+
+
+def test_roles_become_slots_on_the_wire() -> None:
+    h = Histogram().data()
+    s = StreamStats(
+        kind="speech",
+        slots={"vad": "sha256:1", "keyword": "sha256:2"},
+        releases={"vad": "silero@5"},
+        stages={"engine:vad": h, "engine:keyword": h, "decode": h},
+    )
+    t = in_slots(Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}).stats
+    assert t.slots == {"kiosk-vad": "sha256:1", "kiosk-words": "sha256:2"}
+    assert t.releases == {"kiosk-vad": "silero@5"}
+    assert set(t.stages) == {"engine:kiosk-vad", "engine:kiosk-words", "decode"}
 
 
 def test_silent_stream_is_reported_with_its_reason() -> None:

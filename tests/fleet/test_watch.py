@@ -58,3 +58,17 @@ def test_replay_counts_in_the_totals_and_never_replaces_what_is_live() -> None:
     assert book.stream("cam", "yard").n == 100
     assert book.engine("gate", D).n == 200
     assert book.engine("gate", D, frozenset({"other"})).n == 0
+
+
+def test_engines_of_one_stream_are_kept_apart() -> None:
+    book, other = LatencyBook(), "sha256:" + "b" * 64
+    slow, fast = Histogram(), Histogram()
+    for _ in range(10):
+        slow.record(9000)
+        fast.record(1000)
+    stages = {"engine:vad": fast.data(), "engine:words": slow.data()}
+    s = StreamStats(kind="speech", slots={"vad": D, "words": other}, stages=stages)
+    book.add("kiosk", Telemetry(epoch=1, seq=1, window_s=1, streams={"desk": s}))
+    assert 8.9 < (book.engine("words", other).percentile_ms(50) or 0) < 9.1
+    assert 0.9 < (book.engine("vad", D).percentile_ms(50) or 0) < 1.1
+    assert book.stream("kiosk", "desk").n == 20

@@ -23,7 +23,7 @@ from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
 from edgectl.agent.supervisor import WORKER, Hooks, Supervisor, Timing
-from edgectl.agent.telemetry import Collector, Sender, health
+from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
 from edgectl.core.schema import parse_json
@@ -279,8 +279,9 @@ class _Agent:
     # ---- from the workers (pipeline threads)
 
     def _on_stats(self, stream: str, stats: Stats) -> None:
-        self._live.record(stream, stats, self._config.pipelines[stream].slots)
-        self._collector.record(stream, stats)
+        slot_of = self._config.pipelines[stream].slots
+        self._live.record(stream, stats, slot_of)
+        self._collector.record(stream, in_slots(stats, slot_of))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
         payload = json.dumps({"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}).encode()
@@ -329,6 +330,8 @@ class _Agent:
     def _put(self, kind: str, topic: str, payload: bytes) -> None:
         try:
             self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
+            if self._trouble is not None and self._trouble.code == "storage":
+                self._trouble = None
         except StorageError as e:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             log.error("%s", e.message)
