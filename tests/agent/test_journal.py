@@ -40,6 +40,8 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     assert j.next_epoch() == 3
     assert j.value("floor:x") == 5
     assert j.kept() == {A, B}
+    j.save(deployment().at(State.FAILED))
+    assert j.kept() == {A}, "what a failed deployment brought may go"
     j.close()
 
 

@@ -150,7 +150,7 @@ def test_first_release_that_does_not_work_leaves_an_empty_slot(fleet: Fleet, tmp
     assert last(fleet).slots[SLOT].active is None
 
 
-def test_freeze_and_a_controller_restart_only_delay_a_rollout(gate: Fleet, tmp_path: Path) -> None:
+def test_freeze_a_restart_and_a_lost_database_of_the_controller(gate: Fleet, tmp_path: Path) -> None:
     gate.client.freeze(True)
     rollout = gate.rollout(gate.publish(make_bundle(tmp_path / "v2", version="2.0.0")))
     wait_until(lambda: last(gate).slots[SLOT].stage == "frozen", "it waits before activation")
@@ -162,3 +162,12 @@ def test_freeze_and_a_controller_restart_only_delay_a_rollout(gate: Fleet, tmp_p
     assert last(gate).slots[SLOT].stage == "frozen", "the kill switch outlives its controller"
     gate.client.freeze(False)
     gate.wait_rollout(rollout, "done")
+
+    gate.end_controller()
+    (tmp_path / "controller" / "fleet.db").unlink()
+    client = gate.start_controller()
+    (device,) = wait_until(
+        lambda: [d for d in client.devices() if d["online"] and d["reported"] and d["desired"]["slots"]], "rebuilt"
+    )
+    assert device["desired"]["gen"] == last(gate).gen, "the generation goes on where it was"
+    assert device["reported"]["slots"][SLOT]["state"] == "committed"

@@ -6,6 +6,7 @@ telemetry sender, and two of the control link. The bulk link exists only while s
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import threading
@@ -48,7 +49,6 @@ __all__ = ["AgentParts", "run_agent"]
 
 log = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
 
@@ -201,7 +201,7 @@ class _Agent:
         birth = Conn(
             epoch=self._epoch,
             online=True,
-            agent=VERSION,
+            agent=_version(),
             profile=self._profile,
             facts=tuple(sorted(self._machine.facts)),
             labels=c.labels,
@@ -356,6 +356,13 @@ class _Agent:
     def _bulk_link(self) -> Link:
         name = f"{self._config.name}-bulk"
         return Link(self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("edgectl")
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
 
 
 def _guarded(handler: Callable[[bytes], None]) -> Callable[[str, bytes], None]:
