@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -272,6 +274,25 @@ def test_a_camera_that_dies_is_found_again(tmp_path: Path) -> None:
     assert again.stamp.seq == last.stamp.seq + 1
     assert again.stamp.t_ns > last.stamp.t_ns
     assert source.reconnects >= 1
+
+
+def test_a_camera_that_freezes_is_an_outage_by_time_out(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=60, fps=25)
+    port = free_port()
+    source = LiveSource("rtsp://cam/x", f"tcp://127.0.0.1:{port}", format="mpegts", patient=True)
+    sender = serve(clip, port)
+    try:
+        source.open()
+        next_frame(source, 20)
+        os.kill(sender.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 30
+        while source.outage is None and time.monotonic() < deadline:
+            source.read(0.2)
+        assert source.outage == "timeout"
+    finally:
+        sender.kill()
+        sender.wait()
+        source.close()
 
 
 def test_an_interrupt_ends_the_wait_for_a_camera() -> None:

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +39,7 @@ from edgectl.pipelines.sinks import (
     snapshot_name,
 )
 from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo, open_source
+from edgectl.pipelines.swap import HotSwap
 from edgectl.pipelines.trace import Tracer
 from edgectl.pipelines.tracker import Tracker, Tracks
 
@@ -65,16 +65,6 @@ class Analyser(Protocol):
     def counters(self) -> dict[str, int]: ...
 
 
-@dataclass
-class _Swap:
-    detector: Detector
-    slot: EngineSlot
-    applied: threading.Event
-    settled: threading.Event
-    gap_ns: int = 0
-    frames_after: int = 0
-
-
 class VideoPipeline:
     """See :class:`edgectl.pipelines.pipeline.Pipeline`."""
 
@@ -87,10 +77,6 @@ class VideoPipeline:
         self._default_budget_ms = budget_ms
         self._config = args.config
         self._slot = args.engines[ROLE]
-        self._previous: tuple[Detector, EngineSlot] | None = None
-        self._pending: _Swap | None = None
-        self._watched: _Swap | None = None
-        self._swap_lock = threading.Lock()
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
@@ -112,9 +98,9 @@ class VideoPipeline:
     def start(self) -> None:
         self._source: Source = open_source(self._args.source, patient=self._args.patient)
         with contextlib.ExitStack() as undo:
-            self._detector = self._open(self._slot)
-            undo.callback(self._detector.close)
-            self._labels = LabelMap(self._config, self._detector.labels)
+            self._engines = HotSwap(self._open(self._slot), self._slot, self._done.is_set)
+            undo.callback(self._engines.close)
+            self._labels = LabelMap(self._config, self._engines.detector.labels)
             self._capture = threading.Thread(
                 target=self._guarded(self._capture_loop), name=f"capture-{self._args.stream}", daemon=True
             )
@@ -163,9 +149,7 @@ class VideoPipeline:
             del left
             self.ledger.drop("shutdown")
         self._sinks.close()
-        self._detector.close()
-        if self._previous is not None:
-            self._previous[0].close()
+        self._engines.close()
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
 
@@ -190,13 +174,11 @@ class VideoPipeline:
         out = self._args.out
         if out is None:
             return sinks
-        events = JsonlSink(out / "events.jsonl")
-        sinks.append(events)
-        files = [events.path]
+        files = [out / "events.jsonl"]
+        sinks.append(JsonlSink(files[0]))
         if self._config.tracklog:
-            log = TrackLog(out / "tracks.jsonl")
-            sinks.append(log)
-            files.append(log.path)
+            files.append(out / "tracks.jsonl")
+            sinks.append(TrackLog(files[-1]))
         if self._config.annotate.video:
             fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
             video = VideoSink(out / "annotated.mp4", self._config.annotate, fps)
@@ -301,27 +283,31 @@ class VideoPipeline:
 
     def _engine_loop(self) -> None:
         while not self._stop.is_set():
-            self._apply_swap()
+            self._switch()
             frame = self._handover.take(_POLL_S)
             if frame is not None:
                 self._process(frame)
             elif self._handover.finished:
                 break
-        self._apply_swap()
-        self._settle(force=True)
         self._done.set()
+
+    def _switch(self) -> None:
+        """Take over another engine, if there is one, between two frames."""
+        if self._engines.apply():
+            self._writer.releases = _releases(self._engines.slot)
 
     def _process(self, frame: Frame) -> None:
         taken = time.monotonic_ns()
         self.tracer.record("wait", taken - frame.stamp.avail_ns)
         if self._too_late(frame, taken):
             return
+        detector = self._engines.detector
         try:
-            meta = self._detector.prepare(frame)
+            meta = detector.prepare(frame)
             prepared = time.monotonic_ns()
-            outputs = self._detector.run()
+            outputs = detector.run()
             ran = time.monotonic_ns()
-            found = self._labels(self._detector.decode(outputs, meta))
+            found = self._labels(detector.decode(outputs, meta))
             decoded = time.monotonic_ns()
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
@@ -380,14 +366,12 @@ class VideoPipeline:
             self.tracer.record("glass_to_event", done - frame.stamp.t_ns)
             if self._budget_ms is not None and done - frame.stamp.avail_ns > self._budget_ms * 1e6:
                 self._deadline_misses += 1
-        if self._previous_done_ns is not None:
-            period = done - self._previous_done_ns
+        period = None if self._previous_done_ns is None else done - self._previous_done_ns
+        if period is not None:
             self.tracer.record("period", period)
-            if self._watched is not None:
-                self._watched.gap_ns = max(self._watched.gap_ns, period)
         self._previous_done_ns = done
         self.ledger.process()
-        self._settle()
+        self._engines.frame_done(period)
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._writer.record(event, frame.stamp, now_ns=now_ns)
@@ -399,75 +383,23 @@ class VideoPipeline:
 
     def swap(self, role: str, slot: EngineSlot) -> float:
         _check_role(role)
-        with self._swap_lock:
-            detector = self._open(slot)
-            if detector.labels != self._detector.labels:
-                detector.close()
-                raise ModelError(
-                    f"the new engine knows {len(detector.labels)} other labels than the running one's {len(self._detector.labels)}",
-                    hint="start the stream anew for another set of labels",
-                )
-            request = _Swap(detector, slot, threading.Event(), threading.Event())
-            self._watched = request
-            self._pending = request
-            if not self._wait_applied(request):
-                self._pending = self._watched = None
-                detector.close()
-                raise EngineError(f"stream {self._args.stream} is not running: the engine was not switched")
-            # The gap counts until a few frames are through; a camera that is away must not hold the answer.
-            request.settled.wait(2.0)
-            self._watched = None
-            return request.gap_ns / 1e6
+        detector = self._open(slot)
+        running = self._engines.detector.labels
+        if detector.labels != running:
+            detector.close()
+            raise ModelError(
+                f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
+                hint="start the stream anew for another set of labels",
+            )
+        return self._engines.switch(detector, slot)
 
     def commit(self, role: str) -> None:
         _check_role(role)
-        with self._swap_lock:
-            if self._previous is not None:
-                self._previous[0].close()
-                self._previous = None
+        self._engines.commit()
 
     def revert(self, role: str) -> None:
         _check_role(role)
-        with self._swap_lock:
-            if self._previous is None:
-                return
-            request = _Swap(*self._previous, threading.Event(), threading.Event())
-            self._previous = None
-            self._pending = request
-            if not self._wait_applied(request):
-                self._pending = None
-                self._previous = (request.detector, request.slot)
-                raise EngineError(f"stream {self._args.stream} is not running: the engine was not switched back")
-            if self._previous is not None:
-                replaced = self._previous[0]
-                self._previous = None
-                replaced.close()
-
-    def _wait_applied(self, request: _Swap) -> bool:
-        while not request.applied.wait(_POLL_S):
-            if self._done.is_set():
-                return request.applied.is_set()
-        return True
-
-    def _apply_swap(self) -> None:
-        """Between two frames, in the engine thread."""
-        request, self._pending = self._pending, None
-        if request is None:
-            return
-        if self._previous is not None:  # a second swap before a commit: the one in between goes
-            self._previous[0].close()
-        self._previous = (self._detector, self._slot)
-        self._detector, self._slot = request.detector, request.slot
-        self._writer.releases = _releases(self._slot)
-        request.applied.set()
-
-    def _settle(self, *, force: bool = False) -> None:
-        watched = self._watched
-        if watched is None or not watched.applied.is_set():
-            return
-        watched.frames_after += 1
-        if force or watched.frames_after >= 3:
-            watched.settled.set()
+        self._engines.revert()
 
     # -- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -476,11 +408,12 @@ class VideoPipeline:
         now = time.monotonic()
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
+        slot = self._engines.slot
         state = "failed" if self._error else "ended" if self._done.is_set() else "outage" if self._outage else "running"
         return StreamStats(
             kind=self._kind,
-            slots={ROLE: self._slot.bundle or self._slot.variant.digest},
-            releases=_releases(self._slot),
+            slots={ROLE: slot.bundle or slot.variant.digest},
+            releases=_releases(slot),
             stages=self.tracer.window(),
             frames=frames,
             errors=self._errors,

@@ -46,6 +46,10 @@ def build_reference(
     return _build(ours.model, ours.task, name, release, version, out, minutes=minutes, progress=progress)
 
 
+_BAD_CALIBRATION = "synth://yard?seed=101&paced=0&fps=1&seconds=20"
+"""Fewer pictures: nobody will use this one for long."""
+
+
 def build_bad(release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]) -> BuildReport:
     """The yard detector, several times as slow (:mod:`edgectl.cli.demo.bad`), built in good faith."""
     ours = reference("yard-detector")

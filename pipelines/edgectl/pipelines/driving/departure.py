@@ -83,9 +83,9 @@ class DepartureRule:
         for side, sign in (("right", 1.0), ("left", -1.0)):
             distance = room - sign * now
             towards = sign * speed
-            if distance <= 0:
+            if distance <= 0 and towards > -0.15:  # moving away from it: a lane change is ending
                 return side, 0.0
-            if towards > 0.05 and distance / towards < self._c.ttlc_s:
+            if distance > 0 and towards > 0.05 and distance / towards < self._c.ttlc_s:
                 return side, float(distance / towards)
         return None, 0.0
 

@@ -193,14 +193,13 @@ def _least_squares(u: F64, v: F64, w: F64, state: F64, *, firm: bool) -> tuple[F
     support = (0.0, 0.0)
     for tolerance in (0.14, 0.07):
         d = v - fitted[1]
-        left, right = (
-            (np.abs(u - (fitted[0] + s * d + fitted[4] / np.maximum(d, 1))) < 1.5 + tolerance * d) & (d > 8)
-            for s in (fitted[2], fitted[3])
-        )
+        reach = 1.5 + tolerance * d
+        off = [np.abs(u - (fitted[0] + s * d + fitted[4] / np.maximum(d, 1))) for s in (fitted[2], fitted[3])]
+        left, right = ((o < reach) & (d > 8) for o in off)
         use = left | right
         if use.sum() < 6:
             return state, support
-        support = (float(len(np.unique(v[left]))), float(len(np.unique(v[right]))))
+        support = (_rows_on(v, left, off[0] < 3 * reach), _rows_on(v, right, off[1] < 3 * reach))
         dd, ww = d[use], w[use]
         slope = np.where(left[use], fitted[2], fitted[3])
         a = np.stack([np.ones_like(dd), -slope, dd * left[use], dd * right[use], 1 / dd], axis=1)
@@ -210,6 +209,12 @@ def _least_squares(u: F64, v: F64, w: F64, state: F64, *, firm: bool) -> tuple[F
         towards = prior @ np.array([0.0, 0.0, 0.0, 0.0, -fitted[4]])
         fitted = fitted + np.linalg.solve((a * ww[:, None]).T @ a + prior, (a * ww[:, None]).T @ residual + towards)
     return fitted, support
+
+
+def _rows_on(v: F64, near: NDArray[np.bool_], around: NDArray[np.bool_]) -> float:
+    """Rows with a point on a line, less where its surroundings are just as full: gravel has points everywhere, a line has not."""
+    share = float(near.sum()) / max(1.0, float((near | around).sum()))
+    return len(np.unique(v[near])) * min(1.0, max(0.0, (share - 0.55) / 0.2))
 
 
 def _outside(u: F64, v: F64, boxes: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -78,6 +78,8 @@ class LineRule:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
                     self._walks[int(tracks.ids[row])] = _Walk(side, float(points[row, 0]), float(points[row, 1]))
+            else:  # back in the band: it has to stay on the other side for the whole hold time
+                walk.pending, walk.seen = None, 0
         return events
 
     def snapshot(self) -> dict[str, Any]:

@@ -6,33 +6,28 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Output, Record
+from edgectl.pipelines.sinks.lines import LineFile
 
 __all__ = ["CallbackSink", "JsonlSink"]
 
 
 class JsonlSink:
-    """Appends to ``path``; a line is on its way to the disk when ``write`` returns."""
+    """One line per event; it is with the kernel when ``write`` returns."""
 
     name = "jsonl"
     pictures = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with storage(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+        self._file = LineFile(path)
 
     def write(self, output: Output) -> None:
-        with storage(str(self.path)):
-            for record in output.records:
-                self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-            self._file.flush()
+        for record in output.records:
+            self._file.write(json.dumps(record, separators=(",", ":")))
 
     def close(self) -> None:
-        with storage(str(self.path)):
-            self._file.close()
+        self._file.close()
 
 
 class CallbackSink:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgectl.core.errors import DataError
-from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Output
+from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.tracker import Tracks
 
 __all__ = ["TrackLog", "encode_tracks", "read_tracks"]
@@ -58,20 +58,17 @@ def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
 
 
 class TrackLog:
+    """One line per processed frame, also for frames without tracks: time goes on for the rules."""
+
     name = "tracklog"
     pictures = False
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with storage(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+        self._file = LineFile(path)
 
     def write(self, output: Output) -> None:
         if output.tracks is not None and output.t_s is not None:
-            with storage(str(self.path)):
-                self._file.write(encode_tracks(output.tracks, output.t_s) + "\n")
+            self._file.write(encode_tracks(output.tracks, output.t_s))
 
     def close(self) -> None:
-        with storage(str(self.path)):
-            self._file.close()
+        self._file.close()
