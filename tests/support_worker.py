@@ -62,6 +62,7 @@ def main() -> None:
                     return
                 if isinstance(message, Swap):
                     told = behaviour_of(message.engine.blobs, message.engine.manifest)
+                    time.sleep(told.get("swap_s", 0.0))
                     if told.get("swap", True):
                         standby[message.role] = engines[message.role]
                         engines[message.role] = message.engine

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet, wait_until
 
 from edgectl.core.bundle import Bundle
-
-
-@pytest.fixture
-def fleet(mosquitto: Broker, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, mosquitto.port, free_port())
-    yield fleet
-    fleet.close()
 
 
 def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:
@@ -41,6 +31,10 @@ def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_bac
         assert fleet.history(name)[-1] == "committed"
         assert fleet.reported[name][-1].slots["gate-detector"].active == Bundle(v1).digest
     wait_until(lambda: len(client.rows()) == 2 and all(r["p95_ms"] for r in client.rows()), "latency reaches the controller")
+
+    latency = client.latency()
+    assert [(x["slot"], x["digest"]) for x in latency] == [("gate-detector", Bundle(v1).digest)]
+    assert 4.9 < latency[0]["p50_ms"] < 5.3
 
     v2 = make_bundle(tmp_path / "v2", version="2.0.0", latency_ms=50.0)
     second = fleet.rollout(fleet.publish(v2), canary=1)

@@ -103,6 +103,7 @@ class SlotDeployer:
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
+        self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
         self._entered = 0.0
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
@@ -149,18 +150,20 @@ class SlotDeployer:
             self._wake.notify_all()
 
     def report(self) -> ReportedSlot:
-        d, slot = self._d, self._c.journal.slot(self.slot)
+        with self._view:
+            d, stage, pct, note = self._d, self._stage, self._pct, self._note
+        slot = self._c.journal.slot(self.slot)
         return ReportedSlot(
             state=d.state if d else State.IDLE,
             gen=d.gen if d else 0,
             release=d.desired.release if d else None,
             digest=d.desired.digest if d else None,
-            stage=self._stage,
-            pct=self._pct,
+            stage=stage,
+            pct=pct,
             active=slot.active.bundle if slot.active else None,
             active_release=slot.active.release if slot.active else None,
             previous=slot.previous.bundle if slot.previous else None,
-            error=(d.error if d else None) or self._note,
+            error=(d.error if d else None) or note,
         )
 
     # ---- the thread
@@ -448,12 +451,14 @@ class SlotDeployer:
 
     def _save(self, d: Deployment) -> None:
         self._c.journal.save(d)
-        self._d, self._stage, self._pct = d, None, None
+        with self._view:
+            self._d, self._stage, self._pct = d, None, None
         self._c.changed()
 
     def _show(self, stage: str, *, pct: float | None = None, note: Failure | None = None) -> None:
         if (stage, pct, note) != (self._stage, self._pct, self._note):
-            self._stage, self._pct, self._note = stage, pct, note
+            with self._view:
+                self._stage, self._pct, self._note = stage, pct, note
             self._c.changed()
 
     def _progress(self, p: Progress) -> None:
@@ -504,7 +509,7 @@ def _more(f: Failure, more: str) -> Failure:
 
 
 def _failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
-    retry = retryable or isinstance(e, StorageError)
+    retry = retryable or isinstance(e, StorageError | StaleTrust)
     code = "trust" if isinstance(e, TrustError) else e.code
     return Failure(code=code, detail=e.message[:1000], retryable=retry)
 

@@ -6,6 +6,7 @@ commands), feeds what arrives, and writes what is verified. It can be killed any
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -104,9 +105,9 @@ class Fetcher:
         """
         if index.size > MAX_INDEX_BYTES:
             raise BundleError(f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}")
-        with self.open_link() as link:
+        with self.open_link() as link, contextlib.ExitStack() as stack:
             link.start()
-            session = _Session(self, link, cancelled, progress)
+            session = stack.enter_context(_Session(self, link, cancelled, progress))
             session.get([index])
             parsed = parse_json(
                 Index,
@@ -157,6 +158,13 @@ class _Session:
         self._progress = progress
         self._inbox: queue.Queue[tuple[_Item, str, bytes]] = queue.Queue(_QUEUE)
         self._rejected = 0
+        self._over = False
+
+    def __enter__(self) -> _Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True  # a handler that waits for room in the queue gives up, so that the link can be closed
 
     def get(self, blobs: Iterable[Descriptor]) -> None:
         """Fetch every blob that the store does not have."""
@@ -177,7 +185,9 @@ class _Session:
                     if item.receiver.hopeless:
                         raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
                     if item.receiver.gone:
-                        raise BundleError(f"blob {item.blob.digest[:19]}… is gone from the controller")
+                        raise IntegrityError(
+                            f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again"
+                        )
                     if need := item.receiver.poll(now):
                         self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=10.0)
                 done = sum(min(i.receiver.have * CHUNK_SIZE, i.blob.size) for i in items)
@@ -209,7 +219,7 @@ class _Session:
 
         def put(kind: str) -> Callable[[str, bytes], None]:
             def handler(_topic: str, payload: bytes) -> None:
-                while not self._cancelled():
+                while not (self._over or self._cancelled()):
                     try:
                         self._inbox.put((item, kind, payload), timeout=0.5)
                         return
@@ -243,6 +253,8 @@ class _Session:
                     self._handle(item, kind, payload)
                     if self._finish_if_complete(item):
                         del pending[item.blob.digest]
+                        topic = self._f.topics.need(item.blob.digest, self._f.device)
+                        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
                 except (IntegrityError, ProtocolError):
                     # Refused and asked for again; the receiver counts, and gives up when it is hopeless.
                     self._rejected += 1

@@ -17,7 +17,7 @@ from typing import Any
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Message
-from edgectl.core.states import State
+from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Failure
 
 __all__ = ["Deployment", "Installed", "Journal", "Slot"]
@@ -130,13 +130,13 @@ class Journal:
                 self._save(d)
 
     def kept(self) -> frozenset[Installed]:
-        """Every engine that a slot or a running deployment refers to; all other blobs may go."""
+        """Every engine that a slot or a deployment under way refers to; all other blobs may go."""
         with self._lock, _errors():
-            rows = self._db.execute(
-                "SELECT active FROM slots UNION SELECT previous FROM slots UNION SELECT golden FROM slots "
-                "UNION SELECT installed FROM deployments UNION SELECT fallback FROM deployments"
-            ).fetchall()
-        return frozenset(Installed.model_validate_json(v) for (v,) in rows if v)
+            slots = self._db.execute("SELECT active, previous, golden FROM slots").fetchall()
+            deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
+        found = [v for row in slots for v in row]
+        found += [v for state, *row in deployments if State(state) not in TERMINAL for v in row]
+        return frozenset(Installed.model_validate_json(v) for v in found if v)
 
     # ---- known bad
 

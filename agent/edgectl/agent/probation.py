@@ -75,7 +75,7 @@ class LiveBook:
         self._before: dict[str, tuple[int, int]] = {}
 
     def record(self, stream: str, stats: Stats, roles: Mapping[str, str]) -> None:
-        """Take one window. ``roles``: role → slot of this stream; ``stats.stats.slots`` says which bundle served each slot."""
+        """Take one window. ``roles``: role → slot of this stream; ``stats.stats.slots`` says which bundle served each role."""
         s = stats.stats
         with self._lock:
             processed, errors = self._before.get(stream, (0, 0))
@@ -83,7 +83,7 @@ class LiveBook:
                 processed, errors = 0, 0  # the worker was started anew
             self._before[stream] = (s.frames.processed, s.errors)
             for role, slot in roles.items():
-                bundle = s.slots.get(slot) or s.slots.get(role)
+                bundle = s.slots.get(role)
                 if bundle is None:
                     continue
                 engines = self._live.setdefault(slot, {})

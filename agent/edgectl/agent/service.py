@@ -6,6 +6,7 @@ telemetry sender, and two of the control link. The bulk link exists only while s
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import threading
@@ -23,7 +24,7 @@ from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
 from edgectl.agent.supervisor import WORKER, Hooks, Supervisor, Timing
-from edgectl.agent.telemetry import Collector, Sender, health
+from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
 from edgectl.core.schema import parse_json
@@ -48,7 +49,6 @@ __all__ = ["AgentParts", "run_agent"]
 
 log = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
 
@@ -162,6 +162,7 @@ class _Agent:
         while not stop.is_set():
             self._wake.wait(0.2)
             self._wake.clear()
+            self._check_threads()
             self._report()
             now = time.monotonic()
             if now >= next_window:
@@ -200,7 +201,7 @@ class _Agent:
         birth = Conn(
             epoch=self._epoch,
             online=True,
-            agent=VERSION,
+            agent=_version(),
             profile=self._profile,
             facts=tuple(sorted(self._machine.facts)),
             labels=c.labels,
@@ -226,7 +227,10 @@ class _Agent:
         self._wake.set()
 
     def _on_controller(self, payload: bytes) -> None:
-        self._frozen = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state").freeze
+        state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+        if not state.online:
+            return  # its will, written when it started: it says nothing about the freeze of now
+        self._frozen = state.freeze
         for deployer in self._deployers.values():
             deployer.nudge()
 
@@ -275,8 +279,9 @@ class _Agent:
     # ---- from the workers (pipeline threads)
 
     def _on_stats(self, stream: str, stats: Stats) -> None:
-        self._live.record(stream, stats, self._config.pipelines[stream].slots)
-        self._collector.record(stream, stats)
+        slot_of = self._config.pipelines[stream].slots
+        self._live.record(stream, stats, slot_of)
+        self._collector.record(stream, in_slots(stats, slot_of))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
         payload = json.dumps({"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}).encode()
@@ -325,10 +330,18 @@ class _Agent:
     def _put(self, kind: str, topic: str, payload: bytes) -> None:
         try:
             self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
+            if self._trouble is not None and self._trouble.code == "storage":
+                self._trouble = None
         except StorageError as e:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             log.error("%s", e.message)
         self._sender.nudge()
+
+    def _check_threads(self) -> None:
+        """A thread that ended by a defect must not go unseen: the agent ends, and its next start resumes from the journal."""
+        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread]
+        if dead := [t.name for t in threads if not t.is_alive()]:
+            raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
 
     def _is_ready(self) -> bool:
         """Every pipeline that has its engines has made its first inference; one without is waiting for its first release."""
@@ -343,6 +356,13 @@ class _Agent:
     def _bulk_link(self) -> Link:
         name = f"{self._config.name}-bulk"
         return Link(self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("edgectl")
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
 
 
 def _guarded(handler: Callable[[bytes], None]) -> Callable[[str, bytes], None]:

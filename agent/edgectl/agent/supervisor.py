@@ -155,9 +155,13 @@ class _Pipeline:
     """Role → engine that the worker still keeps warm."""
     _asked: dict[str, EngineRef] = field(default_factory=dict)
     """Role → engine of the swap that is not answered yet."""
+    _launched: dict[str, EngineRef] = field(default_factory=dict)
+    """Role → engine that the last process was started with: whose fault ``_fault`` may be."""
     _refused: dict[str, Failure] = field(default_factory=dict)
     """Role → why the last swap failed."""
     _fault: Failure | None = None
+    _why: str | None = None
+    """How the process before ended, for people."""
     _process: subprocess.Popen[bytes] | None = None
     _progress_at: float = 0.0
     _processed: int = -1
@@ -211,12 +215,12 @@ class _Pipeline:
                     self._asked[role] = ref
                     self.send(Swap(role=role, engine=ref))
                 failure = self._refused.pop(role, None)
-                if failure is None and self._fault is not None and self._fault.code not in _OUTSIDE:
-                    failure = self._fault
+                if self._fault is not None and self._fault.code not in _OUTSIDE and self._launched.get(role) == ref:
+                    failure = failure or self._fault
                 if failure is not None:
                     raise EngineError(f"{self.stream} did not take the engine: {failure.detail or failure.code}")
                 if cancelled() or time.monotonic() > deadline:
-                    why = self._fault.detail if self._fault else self.state[0]
+                    why = self._fault.detail if self._fault else self._why or self.state[0]
                     raise EngineError(f"{self.stream} did not take the engine in time: {why}")
                 self._changed.wait(0.2)
 
@@ -254,7 +258,8 @@ class _Pipeline:
             attempt = 0 if steady or self._restart else attempt + 1
             if not self._stopping and not self._restart:
                 low, high = self.timing.backoff_s
-                self._set("restarting", self._fault.detail if self._fault else "the worker ended")
+                self._why = self._fault.detail if self._fault else "the worker ended"
+                self._set("restarting", self._why)
                 self._wait(random.uniform(low / 2, min(high, low * 2**attempt)))  # noqa: S311
 
     def _counter(self, engines: Mapping[str, EngineRef]) -> str:
@@ -266,6 +271,7 @@ class _Pipeline:
         """Run one process to its end. Returns whether it made progress for a while."""
         self._set("starting", None)
         self._fault = None
+        self._launched = dict(engines)
         # A session of its own: Ctrl-C reaches the agent, which stops its workers in order.
         process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._process = process

@@ -15,11 +15,11 @@ import psutil
 from edgectl.agent.spool import Row, Spool
 from edgectl.core.errors import EdgectlError
 from edgectl.core.histogram import Histogram
-from edgectl.core.wire import StreamStats, Telemetry
+from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
 from edgectl.link.mqtt import Link
 from edgectl.pipelines.worker_protocol import Stats
 
-__all__ = ["Collector", "Sender", "health"]
+__all__ = ["Collector", "Sender", "health", "in_slots"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,24 @@ def health(disk: Path) -> dict[str, float]:
     if hottest := [s.current for group in groups for s in group if s.current is not None]:
         found["temperature_c"] = max(hottest)
     return found
+
+
+def in_slots(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
+    """A worker speaks of roles, the fleet of slots: rename the keys of ``slots``, ``releases`` and the engine stages."""
+    s = stats.stats
+
+    def stage(name: str) -> str:
+        kind, _, role = name.partition(":")
+        return f"{kind}:{slot_of[role]}" if kind == ENGINE_STAGE and role in slot_of else name
+
+    renamed = s.model_copy(
+        update={
+            "slots": {slot_of.get(role, role): digest for role, digest in s.slots.items()},
+            "releases": {slot_of.get(role, role): release for role, release in s.releases.items()},
+            "stages": {stage(name): h for name, h in s.stages.items()},
+        }
+    )
+    return stats.model_copy(update={"stats": renamed})
 
 
 class Collector:

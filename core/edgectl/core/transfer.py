@@ -64,14 +64,16 @@ class Need(Message):
     """Base64 bitmap; bit ``i % 8`` of byte ``i // 8`` set: chunk ``i`` is missing."""
     pages: bool = False
     """The retained manifest pages did not arrive: publish them again."""
+    round: int = Field(default=0, ge=0)
+    """The last round marker that this device has seen: what it says is true after that round."""
     done: bool = False
 
     @classmethod
-    def of(cls, missing: Iterable[int], size: int, *, epoch: int, pages: bool = False) -> Need:
+    def of(cls, missing: Iterable[int], size: int, *, epoch: int, pages: bool = False, round: int = 0) -> Need:
         bits = bytearray((chunk_count(size) + 7) // 8)
         for i in missing:
             bits[i // 8] |= 1 << (i % 8)
-        return cls(epoch=epoch, size=size, missing=base64.b64encode(bits).decode(), pages=pages)
+        return cls(epoch=epoch, size=size, missing=base64.b64encode(bits).decode(), pages=pages, round=round)
 
     def indices(self) -> frozenset[int]:
         """The missing chunks. Raises :class:`ProtocolError` if the bitmap does not fit ``size``."""
@@ -158,6 +160,7 @@ class Receiver:
         """Chunks and pages refused because they are not what their hash says."""
         self.gone = False
         self._epoch = epoch
+        self._round = 0
         self._random = random.Random(seed)  # noqa: S311 - jitter
         self._missing = set(range(self.n))
         self._pages: dict[int, tuple[int, bytes]] = {}
@@ -235,7 +238,8 @@ class Receiver:
     def on_round(self, marker: Round, now: float) -> None:
         """The seeder ended a round: answer soon, jittered."""
         self.gone = marker.gone
-        self._speak_at = min(self._speak_at, now + self._random.uniform(0.0, 0.2))
+        self._round = marker.round
+        self._speak_at = min(self._speak_at, now + self._random.uniform(0.05, 0.25))
 
     def forget(self, now: float) -> None:
         """The whole blob did not match although every chunk did: the unsigned chunk list was wrong. Start again."""
@@ -255,9 +259,12 @@ class Receiver:
         progress = self._fresh > 0
         self._fresh = 0
         self._speak_at = now + (self._EVERY_S if progress else self._SILENCE_S) + self._random.uniform(0.0, 1.0)
-        return Need.of(
-            self._missing, self.blob.size, epoch=self._epoch, pages=self.hashes is None or self.blob.size <= INLINE_BYTES
-        )
+        pages = self.hashes is None or self.blob.size <= INLINE_BYTES
+        return Need.of(self._missing, self.blob.size, epoch=self._epoch, pages=pages, round=self._round)
+
+    def done(self) -> Need:
+        """Nothing is missing: tell the seeder to stop counting on this device."""
+        return Need(epoch=self._epoch, size=self.blob.size, round=self._round, done=True)
 
     @property
     def hopeless(self) -> bool:
@@ -304,6 +311,7 @@ class _Device:
     epoch: int
     missing: frozenset[int]
     seen: float
+    round: int = 0
     offered: int = 0
     before: int = 0
     slow: bool = False
@@ -327,6 +335,8 @@ class Seeder:
     _queue: deque[Broadcast | Repair] = field(default_factory=deque)
     _plan_at: float | None = None
     _round_end: float = 0.0
+    _first: bool = True
+    """No round yet for those who are active now."""
     _sending: bool = False
     _in_round: int = 0
     _pages: bool = False
@@ -350,7 +360,7 @@ class Seeder:
         self._pages |= need.pages
         if known is None or known.epoch != need.epoch:
             known = self._devices[device] = _Device(need.epoch, missing, now, before=len(missing))
-        known.missing, known.seen = missing, now
+        known.missing, known.seen, known.round = missing, now, need.round
         if self._plan_at is None and not self._sending:
             self._plan_at = now + self.collect_s
 
@@ -361,19 +371,19 @@ class Seeder:
             self.sent += 1
             return self._queue.popleft()
         if self._sending:
-            self._sending = False
+            self._sending = self._first = False
             self.rounds += 1
             self._round_end = now
             self._plan_at = now + self.settle_s
             return Marker(Round(round=self.rounds, sent=self._in_round))
         self._devices = {d: s for d, s in self._devices.items() if now - s.seen <= self.ttl_s}
         if not self._devices:
-            self._plan_at, self.rounds = None, 0
+            self._plan_at, self._first = None, True
             return None
         if self._plan_at is None:
             self._plan_at = now + self.collect_s
-        everyone_answered = self.rounds > 0 and all(d.seen > self._round_end for d in self._devices.values())
-        if now >= self._plan_at or (everyone_answered and self._round_end + self.settle_s == self._plan_at):
+        settling = self._round_end + self.settle_s == self._plan_at
+        if now >= self._plan_at or (settling and not self._first and all(map(self._is_fresh, self._devices.values()))):
             return self._plan(now)
         return None
 
@@ -382,7 +392,7 @@ class Seeder:
         return now if self._queue or self._sending else self._plan_at
 
     def _plan(self, now: float) -> Marker | None:
-        fresh = {d: s for d, s in self._devices.items() if s.seen > self._round_end or self.rounds == 0}
+        fresh = {d: s for d, s in self._devices.items() if self._is_fresh(s)}
         self._judge_speed(fresh)
         together = {d: s for d, s in fresh.items() if not s.slow}
         counts: dict[int, int] = {}
@@ -390,7 +400,7 @@ class Seeder:
             for index in state.missing:
                 counts[index] = counts.get(index, 0) + 1
         # A rare chunk goes to the one who misses it; alone (or at first, when others may be about to join) all is broadcast.
-        threshold = 1 if self.rounds == 0 or len(together) <= 1 else max(2, len(together) // 50)
+        threshold = 1 if self._first or len(together) <= 1 else max(2, len(together) // 50)
         shared = {i for i, c in counts.items() if c >= threshold}
         self._queue.extend(Broadcast(i) for i in sorted(shared))
         for device, state in sorted(fresh.items()):
@@ -405,6 +415,11 @@ class Seeder:
             self._pages = False
             return Marker(Round(round=self.rounds), pages=True)
         return None
+
+    def _is_fresh(self, device: _Device) -> bool:
+        """Whether a device spoke of the time after the last round. A need that crossed the last chunks on the way is not fresh;
+        one that comes long after the round is, although its marker was lost."""
+        return self._first or device.round >= self.rounds or device.seen >= self._round_end + 0.7 * self.settle_s
 
     @staticmethod
     def _judge_speed(devices: dict[str, _Device]) -> None:

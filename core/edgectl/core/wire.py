@@ -24,7 +24,8 @@ MAX_MESSAGE_BYTES = 256 * 1024
 """Larger JSON messages are refused before they are parsed (trust sets have their own bound)."""
 
 ENGINE_STAGE = "engine"
-"""The stage whose latency judges an engine. A pipeline with several engines names them ``engine:<role>``."""
+"""The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in telemetry, where slots
+count and not roles, they are ``engine:<slot>``."""
 
 
 class Topics:

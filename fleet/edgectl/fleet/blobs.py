@@ -17,6 +17,7 @@ __all__ = ["BlobStore"]
 class BlobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._hashes: dict[str, tuple[int, list[bytes]]] = {}
         with storage(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,12 +53,15 @@ class BlobStore:
             return f.read(CHUNK_SIZE)
 
     def hashes(self, digest: str) -> tuple[int, list[bytes]]:
-        """Size in bytes, and the sha256 of every chunk."""
+        """Size in bytes, and the sha256 of every chunk. Remembered: a blob never changes."""
+        if digest in self._hashes:
+            return self._hashes[digest]
         found: list[bytes] = []
         with storage(digest), self.path(digest).open("rb") as f:
             while piece := f.read(CHUNK_SIZE):
                 found.append(hashlib.sha256(piece).digest())
-            return f.tell(), found
+            self._hashes[digest] = f.tell(), found
+        return self._hashes[digest]
 
     def closure(self, index_digest: str) -> list[Descriptor]:
         """Every blob of a bundle but its index. Raises :class:`BundleError` / :class:`IntegrityError` if one is missing."""

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
+from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, Name, parse_json
 from edgectl.core.trust import release_name, target_path
 from edgectl.core.wire import (
@@ -84,10 +85,11 @@ class Controller:
         self._lock = threading.RLock()
         self._devices = self.inventory.devices()
         self._epoch = int(time.time())
-        self._frozen = False
+        self._freeze_file = config.state_dir / "frozen"
+        self._frozen = self._freeze_file.exists()
         self._republish = False
         self._wake = threading.Event()
-        death = ControllerState(epoch=self._epoch, online=False)
+        death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
 
     # ---- life
@@ -208,7 +210,11 @@ class Controller:
         return found
 
     def freeze(self, frozen: bool) -> None:
-        """The kill switch: while it is set, no device of the fleet activates anything."""
+        """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart."""
+        if frozen:
+            atomic_write(self._freeze_file, b"")
+        else:
+            self._freeze_file.unlink(missing_ok=True)
         self._frozen = frozen
         self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
         self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=frozen))
@@ -387,8 +393,6 @@ def run_controller(config: ControllerConfig, stop_event: threading.Event) -> Non
 
 def _token(config: ControllerConfig) -> str:
     """The API's bearer token: made once, readable by the owner only."""
-    from edgectl.core.files import atomic_write
-
     path = config.state_dir / "token"
     if not path.is_file():
         atomic_write(path, secrets.token_urlsafe(32).encode(), mode=0o600)

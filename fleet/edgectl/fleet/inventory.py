@@ -62,6 +62,7 @@ _rollouts = Table(
     Column("id", String(64), primary_key=True),
     Column("spec", Text, nullable=False),
     Column("progress", Text, nullable=False),
+    Column("state", String(32), nullable=False),
     Column("created_s", Float, nullable=False),
 )
 _events = Table(
@@ -149,14 +150,23 @@ class Inventory:
 
     def rollouts(self, *, active: bool = False) -> dict[str, tuple[RolloutSpec, Progress]]:
         """Rollout id → spec and progress, oldest first."""
-        rows = self._all(select(_rollouts).order_by(_rollouts.c.created_s))
-        found = {r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in rows}
-        return {k: v for k, v in found.items() if not active or v[1].state in ACTIVE}
+        query = select(_rollouts).order_by(_rollouts.c.created_s)
+        if active:
+            query = query.where(_rollouts.c.state.in_([s.value for s in ACTIVE]))
+        return {
+            r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in self._all(query)
+        }
 
     def save_rollout(self, spec: RolloutSpec, progress: Progress) -> None:
         known = self._all(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id))
         created = known[0].created_s if known else time.time()
-        values = {"id": spec.id, "spec": spec.encode().decode(), "progress": progress.encode().decode(), "created_s": created}
+        values = {
+            "id": spec.id,
+            "spec": spec.encode().decode(),
+            "progress": progress.encode().decode(),
+            "state": progress.state.value,
+            "created_s": created,
+        }
         self._replace(_rollouts, "id", values)
 
     def log(self, kind: str, subject: str, text: str) -> None:

@@ -57,14 +57,12 @@ class LatencyBook:
             self._seen[device] = (t.epoch, t.seq)
             self.latest[device] = t
         for stream, s in t.streams.items():
-            stages = [Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE]
-            if not stages:
-                continue
-            window = Histogram.merged(stages)
-            if not t.replay:
-                self._windows.setdefault((device, stream), deque(maxlen=_WINDOWS)).append(window)
+            engines = {name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE}
+            if engines and not t.replay:
+                self._windows.setdefault((device, stream), deque(maxlen=_WINDOWS)).append(Histogram.merged(engines.values()))
             for slot, digest in s.slots.items():
-                self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
+                if window := engines.get(f"{ENGINE_STAGE}:{slot}") or engines.get(ENGINE_STAGE):
+                    self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
         while len(self._engines) > _ENGINES:
             self._engines.pop(next(iter(self._engines)))
         return True

@@ -74,18 +74,17 @@ class BrokerOptions:
 class Handle:
     """One publish on its way to the broker."""
 
-    def __init__(self, info: paho.MQTTMessageInfo) -> None:
-        self._info = info
+    def __init__(self) -> None:
+        self._acknowledged = threading.Event()
 
     @property
     def done(self) -> bool:
         """Whether the broker has acknowledged it."""
-        return self._info.is_published()
+        return self._acknowledged.is_set()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the acknowledgement; False if it has not come in time."""
-        self._info.wait_for_publish(timeout_s)
-        return self._info.is_published()
+        return self._acknowledged.wait(timeout_s)
 
 
 class Link:
@@ -116,6 +115,8 @@ class Link:
         self._max_payload = max_payload
         self._subscriptions: dict[str, Handler] = {}
         self._lock = threading.Lock()
+        self._handles: dict[int, Handle] = {}
+        self._handles_lock = threading.Lock()  # never held while paho is called: it calls back under a lock of its own
         self._inbox: queue.Queue[tuple[str, bytes] | None] = queue.Queue(queue_size)
         self._up = threading.Event()
         self._stopping = threading.Event()
@@ -183,10 +184,8 @@ class Link:
         if self.is_up:
             self._client.unsubscribe(topic_filter)
 
-    def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1, timeout_s: float | None = None
-    ) -> Handle:
-        """Hand one message over, waiting while the window is full (that is the flow control), at most ``timeout_s``.
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> Handle:
+        """Hand one message over at QoS 1, waiting while the window is full (that is the flow control), at most ``timeout_s``.
 
         Raises :class:`LinkError` if the window stays full, and at once on the dispatcher thread, which may not wait.
         A message handed over while the connection is down is sent when it is back.
@@ -196,7 +195,9 @@ class Link:
         while not self._window.acquire(blocking=wait, timeout=0.2 if wait else None):
             if not wait or self._stopping.is_set() or (deadline is not None and time.monotonic() > deadline):
                 raise LinkError(f"{self._window_size} messages wait for an answer of the broker at {self.broker}")
-        return Handle(self._client.publish(topic, payload, qos=qos, retain=retain))
+        # Without a connection paho keeps the message and sends it later; only its return code says otherwise.
+        mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        return self._handle(mid, acknowledged=False)
 
     def close(self, *, drain_s: float = 2.0) -> None:
         """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both threads."""
@@ -249,8 +250,19 @@ class Link:
         if not self._stopping.is_set():
             log.warning("%s: connection to the broker at %s is lost: %s", self.name, self.broker, reason)
 
-    def _published(self, *_: Any) -> None:
+    def _published(self, _client: paho.Client, _data: Any, mid: int, *_: Any) -> None:
+        self._handle(mid, acknowledged=True)
         self._window.release()
+
+    def _handle(self, mid: int, *, acknowledged: bool) -> Handle:
+        """The handle of a message; publisher and acknowledgement each come here once, in either order."""
+        with self._handles_lock:
+            handle = self._handles.pop(mid, None)
+            if handle is None:
+                handle = self._handles[mid] = Handle()
+        if acknowledged:
+            handle._acknowledged.set()
+        return handle
 
     def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         if len(message.payload) > self._max_payload:

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgectl.agent.config import load_agent_config
+from edgectl.core.errors import UsageError
+from edgectl.fleet.enroll import write_enrolment
+
+
+def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
+    path = write_enrolment(
+        tmp_path,
+        "gate-1",
+        root=b"{}",
+        fleet="home",
+        broker={"host": "broker.example", "port": 8883, "tls": True, "ca": "ca.pem"},
+        labels={"site": 'yard "north" \\ ü'},
+        pipelines={
+            "yard": {
+                "kind": "surveillance",
+                "source": "rtsp://user:pä$$@cam/1",
+                "slots": {"detector": "gate-detector"},
+                "config": {"zones": [{"name": "door", "points": [[0.0, 1], [1, 1.5]]}], "flip": True},
+            }
+        },
+        telemetry_s=2.5,
+    )
+    config = load_agent_config(path)
+    assert config.labels == {"site": 'yard "north" \\ ü'}
+    assert config.pipelines["yard"].config == {"zones": [{"name": "door", "points": [[0.0, 1], [1, 1.5]]}], "flip": True}
+    assert config.pipelines["yard"].source == "rtsp://user:pä$$@cam/1"
+    assert config.slots == ("gate-detector",)
+    assert config.state_dir == tmp_path / "state"
+    assert config.root.read_bytes() == b"{}"
+    assert config.telemetry_s == 2.5
+    assert config.broker.options().tls is not None
+    assert path.stat().st_mode & 0o077 == 0, "it may hold a password"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = 'a'", "broker"),
+        ("name = 'A b'\nstate_dir = 's'\n[broker]\nhost = 'x'", "is not a name"),
+        ("name = 'a'\nstate_dir = 's'\ncolour = 1\n[broker]\nhost = 'x'", "colour"),
+        ("name = ", "not TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        load_agent_config(tmp_path / "a.toml")
+
+
+def test_absent_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as e:
+        load_agent_config(tmp_path / "absent.toml")
+    assert "enroll" in (e.value.hint or "")
+
+
+def test_bad_device_name_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        write_enrolment(tmp_path, "../x", root=b"", fleet="home", broker={"host": "x"})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,366 @@
+"""The deployer executes the table: every state against errors, newer wishes and restarts, with doubles for what it calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support_bundle import make_bundle
+from support_fleet import wait_until
+
+from edgectl.agent.deployer import Context, SlotDeployer
+from edgectl.agent.fetch import Cancelled, Fetched, Progress
+from edgectl.agent.journal import Deployment, Installed, Journal, Slot
+from edgectl.agent.probation import LiveBook
+from edgectl.agent.store import Store
+from edgectl.agent.trust import StaleTrust
+from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor
+from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
+from edgectl.core.files import hex_of
+from edgectl.core.states import TERMINAL, State
+from edgectl.core.wire import DesiredSlot, Frames, Policy, StreamStats
+from edgectl.pipelines.worker_protocol import EngineRef, Stats
+
+POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50)
+
+
+@dataclass
+class Warm:
+    ok: bool = True
+    p50_ms: float | None = 1.0
+    error: str | None = None
+
+
+@dataclass
+class World:
+    """Everything the deployer talks to. ``fail[state]`` is raised there; ``hold[state]`` blocks there until it is set."""
+
+    folder: Path
+    fail: dict[str, EdgectlError] = field(default_factory=dict)
+    hold: dict[str, threading.Event] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    serving: Installed | EngineRef | None = None
+    healthy: bool = True
+    frozen: bool = False
+    seen: list[State] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder / "store", reserve=0)
+        self.bundles = {v: Bundle(make_bundle(self.folder / v, version=v, size=3000)) for v in ("1", "2", "3")}
+        self.journal = Journal(self.folder / "j.db")
+        self.live = LiveBook()
+        self.deployer = self.boot()
+
+    def boot(self) -> SlotDeployer:
+        context = Context(
+            journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
+            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(),
+        )  # fmt: skip
+        self.deployer = SlotDeployer("gate", context)
+        return self.deployer
+
+    def changed(self) -> None:
+        state = self.deployer.report().state
+        if not self.seen or self.seen[-1] is not state:
+            self.seen.append(state)
+
+    def enter(self, what: str) -> None:
+        self.calls.append(what)
+        if what in self.hold:
+            assert self.hold[what].wait(20)
+        if what in self.fail:
+            raise self.fail[what]
+
+    # trust, fetcher, warm-up, pipelines
+
+    def check(self, release: str, digest: str) -> Descriptor:
+        self.enter("check")
+        return Descriptor(mediaType=MEDIA_INDEX, digest=digest, size=1)
+
+    def fetch(
+        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+    ) -> Fetched:
+        self.calls.append("fetch")
+        while "fetch" in self.hold and not self.hold["fetch"].is_set():
+            if cancelled():
+                raise Cancelled
+            self.hold["fetch"].wait(0.02)
+        if "fetch" in self.fail:
+            raise self.fail["fetch"]
+        bundle = next(b for b in self.bundles.values() if b.digest == index.digest)
+        v = bundle.variants[0]
+        for digest in (v.digest, *(d.digest for d in v.descriptors())):
+            self.store.put(digest, (bundle.blobs / hex_of(digest)).read_bytes())
+        i = Installed(release=release, bundle=bundle.digest, manifest=v.digest)
+        return Fetched(i, i, ())
+
+    def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> Warm:
+        self.enter("warm")
+        return Warm()
+
+    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
+        self.enter(f"ensure {ref.release if ref else None}")
+        self.serving = ref
+
+    def commit(self, slot: str) -> None:
+        self.calls.append("commit")
+
+    def idle(self, slot: str) -> bool:
+        if self.serving is not None and isinstance(self.serving, EngineRef):
+            s = StreamStats(kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1))
+            self.live.record("yard", Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"})
+        return self.healthy
+
+    def start(self) -> None:
+        self.deployer.thread.start()
+
+    def stop(self) -> None:
+        self.deployer.stop()
+        for event in self.hold.values():
+            event.set()
+        if self.deployer.thread.ident is not None:
+            self.deployer.thread.join(20)
+            assert not self.deployer.thread.is_alive()
+
+    def want(self, version: str, gen: int, attempt: int = 1) -> None:
+        wish = DesiredSlot(
+            release=f"gate-detector@{version}", digest=self.bundles[version].digest, attempt=attempt, policy=POLICY
+        )
+        self.deployer.want(gen, wish, False)
+
+    def ends(self, gen: int) -> State:
+        def ended() -> State | None:
+            d = self.journal.deployment("gate")
+            return d.state if d is not None and d.gen >= gen and d.state in TERMINAL else None
+
+        state: State = wait_until(ended, f"generation {gen} comes to an end", 20)
+        return state
+
+    @property
+    def active(self) -> str | None:
+        i = self.journal.slot("gate").active
+        return i.release if i else None
+
+    def installed(self, version: str) -> Installed:
+        b = self.bundles[version]
+        return Installed(release=f"gate-detector@{version}", bundle=b.digest, manifest=b.variants[0].digest)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.stop()
+    world.journal.close()
+
+
+def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    assert world.ends(1) is State.COMMITTED
+    states = ["notified", "fetching", "verifying", "staged", "warming", "activating", "probation", "committed"]
+    assert [s.value for s in world.seen] == states
+    world.want("2", 2)
+    assert world.ends(2) is State.COMMITTED
+    assert world.journal.slot("gate") == Slot(world.installed("2"), world.installed("1"), world.installed("2"))
+    world.want("1", 3)
+    assert world.ends(3) is State.COMMITTED
+    assert world.active == "gate-detector@1"
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "end"),
+    [
+        ("fetch", IntegrityError("corrupt"), State.FAILED),
+        ("fetch", StorageError("disk full"), State.FAILED),
+        ("fetch", BundleError("no variant"), State.REJECTED),
+        ("warm", EngineError("golden"), State.FAILED),
+        ("warm", BundleError("needs tensorrt"), State.REJECTED),
+        ("ensure gate-detector@2", EngineError("swap"), State.ROLLED_BACK),
+    ],
+)
+def test_error_in_a_state_ends_where_the_table_says_and_the_old_engine_stays(
+    world: World, where: str, error: EdgectlError, end: State
+) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail[where] = error
+    world.want("2", 2)
+    assert world.ends(2) is end
+    assert world.active == "gate-detector@1"
+    report = world.deployer.report()
+    assert report.error is not None
+    assert report.error.detail == error.message
+    del world.fail[where]
+    world.want("3", 3)
+    assert world.ends(3) is State.COMMITTED, "an update after a failure works"
+
+
+def test_lost_way_back_is_degraded(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail["ensure gate-detector@2"] = EngineError("swap")
+    world.fail["ensure gate-detector@1"] = EngineError("the camera exploded")
+    world.want("2", 2)
+    assert world.ends(2) is State.DEGRADED
+
+
+def test_unsigned_is_rejected_after_a_moment_of_grace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl.agent.deployer._TRUST_GRACE_S", 0.1)
+    world.fail["check"] = TrustError("not named")
+    world.start()
+    world.want("1", 1)
+    assert world.ends(1) is State.REJECTED
+    assert "fetch" not in world.calls
+
+
+def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
+    world.fail["check"] = StaleTrust("expired")
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: State.DEFERRED in world.seen, "deferred")
+    assert world.active is None
+    del world.fail["check"]
+    world.deployer.nudge()
+    assert world.ends(1) is State.COMMITTED
+
+
+def test_newer_wish_preempts_a_download(world: World) -> None:
+    world.hold["fetch"] = threading.Event()
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: "fetch" in world.calls, "fetching")
+    world.want("2", 2)
+    wait_until(lambda: world.calls.count("fetch") == 2, "the second download begins")
+    world.hold["fetch"].set()
+    assert world.ends(2) is State.COMMITTED
+    assert world.active == "gate-detector@2"
+    assert "ensure gate-detector@1" not in world.calls
+
+
+def test_wish_for_what_serves_already_is_no_deployment(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail["ensure gate-detector@2"] = EngineError("swap")
+    world.want("2", 2)
+    assert world.ends(2) is State.ROLLED_BACK
+    fetched = world.calls.count("fetch")
+    world.want("1", 3)
+    assert world.ends(3) is State.COMMITTED
+    assert world.calls.count("fetch") == fetched
+
+
+def test_given_up_digest_is_blocked_until_the_attempt_is_raised(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail["warm"] = EngineError("golden")
+    world.want("2", 2)
+    world.ends(2)
+    del world.fail["warm"]
+    world.want("1", 3)
+    world.ends(3)
+    world.want("2", 4)
+    assert world.ends(4) is State.REJECTED
+    world.want("2", 5, attempt=2)
+    assert world.ends(5) is State.COMMITTED
+
+
+def test_older_generation_is_ignored(world: World) -> None:
+    world.start()
+    world.want("2", 5)
+    world.ends(5)
+    world.want("1", 4)
+    world.want("2", 6)
+    wait_until(lambda: world.journal.deployment("gate").gen == 6, "the newer document is noted")  # type: ignore[union-attr]
+    assert world.active == "gate-detector@2"
+
+
+def test_freeze_and_hold_stop_before_activation(world: World) -> None:
+    world.frozen = True
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: world.deployer.report().stage == "frozen", "frozen")
+    assert world.deployer.order("hold")
+    world.frozen = False
+    world.deployer.nudge()
+    wait_until(lambda: world.deployer.report().stage == "held", "held")
+    assert "warm" not in world.calls
+    assert world.deployer.order("release")
+    assert world.ends(1) is State.COMMITTED
+
+
+def test_operator_takes_it_back_in_probation_only(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    assert not world.deployer.order("rollback")
+    world.healthy = False
+    world.want("2", 2)
+    wait_until(lambda: world.deployer.report().state is State.PROBATION, "probation")
+    assert world.deployer.order("rollback")
+    assert world.ends(2) is State.ROLLED_BACK
+    assert world.active == "gate-detector@1"
+
+
+def test_crash_loop_of_a_committed_engine_brings_the_previous_one_back(world: World) -> None:
+    world.start()
+    for gen, version in ((1, "1"), (2, "2")):
+        world.want(version, gen)
+        world.ends(gen)
+    world.deployer.crash_loop()
+    assert wait_until(lambda: world.deployer.report().state is State.DEGRADED, "degraded")
+    assert world.active == "gate-detector@1"
+    assert isinstance(world.serving, EngineRef)
+    assert world.serving.release == "gate-detector@1"
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in TERMINAL and s not in (State.IDLE, State.ROLLING_BACK)])
+def test_power_cut_in_any_state_ends_committed(world: World, state: State) -> None:
+    """What is on disk in that state; then a fresh start."""
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    old, new = world.installed("1"), world.installed("2")
+    for version in ("1", "2"):
+        world.fetch("x", Descriptor(mediaType="x", digest=world.bundles[version].digest, size=1), lambda: False, lambda _: None)
+    fetched = state in (State.VERIFYING, State.STAGED, State.WARMING, State.ACTIVATING, State.PROBATION)
+    d = Deployment("gate", 2, state, wish, new if fetched else None, None)
+    switched = state is State.PROBATION
+    world.journal.save_slot("gate", Slot(new, old) if switched else Slot(old), d)
+    world.boot()
+    world.start()
+    assert world.ends(2) is State.COMMITTED
+    assert world.journal.slot("gate").active == new
+    assert world.journal.slot("gate").previous == old
+
+
+def test_power_cut_while_going_back_goes_back(world: World) -> None:
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    for already in (False, True):
+        slot = Slot(world.installed("1")) if already else Slot(world.installed("2"), world.installed("1"))
+        world.journal.save_slot("gate", slot, Deployment("gate", 2, State.ROLLING_BACK, wish, world.installed("2")))
+        world.boot()
+        world.start()
+        assert world.ends(2) is State.ROLLED_BACK
+        assert world.active == "gate-detector@1"
+        world.stop()
+
+
+@pytest.mark.parametrize(
+    ("state", "tries", "end"),
+    [(State.WARMING, 2, State.FAILED), (State.ACTIVATING, 3, State.ROLLED_BACK), (State.PROBATION, 3, State.ROLLED_BACK)],
+)
+def test_state_that_was_interrupted_too_often_is_given_up(world: World, state: State, tries: int, end: State) -> None:
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    old, new = world.installed("1"), world.installed("2")
+    slot = Slot(old) if state is State.WARMING else Slot(new, old)
+    world.journal.save_slot("gate", slot, Deployment("gate", 2, state, wish, new, tries=tries))
+    world.boot()
+    world.start()
+    assert world.ends(2) is end
+    assert world.active == "gate-detector@1"

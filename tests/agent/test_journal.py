@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgectl.agent.journal import Deployment, Installed, Journal, Slot
+from edgectl.core.errors import StorageError
+from edgectl.core.histogram import Histogram
+from edgectl.core.states import State
+from edgectl.core.wire import DesiredSlot, Failure, Policy
+
+A = Installed(release="m@1", bundle="sha256:" + "a" * 64, manifest="sha256:" + "b" * 64)
+B = Installed(release="m@2", bundle="sha256:" + "c" * 64, manifest="sha256:" + "d" * 64)
+
+
+def deployment() -> Deployment:
+    h = Histogram()
+    h.record(1000.0)
+    wish = DesiredSlot(release="m@2", digest=B.bundle, attempt=2, policy=Policy(max_latency_ms=3))
+    return Deployment("s", 7, State.WARMING, wish, B, A, 1, Failure(code="x", detail="y"), h.data())
+
+
+def test_everything_survives_a_restart(tmp_path: Path) -> None:
+    j = Journal(tmp_path / "j.db")
+    j.save_slot("s", Slot(A, None, A), deployment())
+    j.mark_bad(B.bundle, 2, "health")
+    assert (j.next_epoch(), j.next_epoch()) == (1, 2)
+    j.raise_floor("floor:x", 5)
+    j.raise_floor("floor:x", 3)
+    j.close()
+    j = Journal(tmp_path / "j.db")
+    assert j.deployment("s") == deployment()
+    assert j.slot("s") == Slot(A, None, A)
+    assert j.slot("other") == Slot()
+    assert (j.bad(B.bundle, 1), j.bad(B.bundle, 2), j.bad(B.bundle, 3)) == ("health", "health", None)
+    assert j.next_epoch() == 3
+    assert j.value("floor:x") == 5
+    assert j.kept() == {A, B}
+    j.save(deployment().at(State.FAILED))
+    assert j.kept() == {A}, "what a failed deployment brought may go"
+    j.close()
+
+
+def test_slot_and_deployment_change_together_or_not_at_all(tmp_path: Path) -> None:
+    j = Journal(tmp_path / "j.db")
+    j.save_slot("s", Slot(A), deployment())
+    broken = replace(deployment(), gen=None)  # type: ignore[arg-type]
+    with pytest.raises(StorageError):
+        j.save_slot("s", Slot(B, A), broken)
+    assert j.slot("s") == Slot(A)
+    j.close()
+
+
+def test_a_count_is_on_disk_before_the_process_dies(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib\nfrom edgectl.agent.journal import Journal\n"
+        "j = Journal(pathlib.Path(sys.argv[1]))\nj.count('crash')\nos.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "j.db")], check=False).returncode == -9
+    j = Journal(tmp_path / "j.db")
+    assert j.value("crash") == 2
+    j.clear("crash")
+    assert j.value("crash") == 0
+    j.close()
+
+
+def test_writes_are_durable_by_setting(tmp_path: Path) -> None:
+    j = Journal(tmp_path / "j.db")
+    assert j._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert j._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    j.close()
+
+
+def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "j.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError, match="journal cannot be used"):
+        Journal(tmp_path / "j.db")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgectl.agent.spool import Spool
+
+
+def topics(spool: Spool) -> list[str]:
+    return [r.topic for r in spool.oldest(1000)]
+
+
+def test_what_is_not_acknowledged_survives_a_restart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.db")
+    for i in range(3):
+        spool.put("tele", f"t{i}", b"x", 100.0 + i)
+    spool.delete(spool.oldest(1)[0])
+    spool.close()
+    spool = Spool(tmp_path / "s.db")
+    assert topics(spool) == ["t1", "t2"]
+    assert spool.size == 2
+    spool.close()
+
+
+def test_events_go_first_and_are_dropped_last(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.db", max_bytes=100)
+    for i in range(5):
+        spool.put("tele", f"t{i}", b"x" * 20, float(i))
+    spool.put("event", "e0", b"x" * 20, 5.0)
+    assert topics(spool) == ["e0", "t1", "t2", "t3", "t4"]
+    for i in range(1, 8):
+        spool.put("event", f"e{i}", b"x" * 20, 5.0 + i)
+    assert topics(spool) == ["e3", "e4", "e5", "e6", "e7"]
+    assert spool.dropped == 8
+    spool.close()
+
+
+def test_old_messages_go_by_age(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.db", max_age_s=10)
+    spool.put("event", "old", b"x", 0.0)
+    spool.put("event", "new", b"x", 11.0)
+    assert topics(spool) == ["new"]
+    spool.close()
+
+
+def test_corrupt_database_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"rubbish" * 1000)
+    spool = Spool(path)
+    spool.put("event", "e", b"x", 0.0)
+    assert topics(spool) == ["e"]
+    assert (tmp_path / "s.corrupt").read_bytes().startswith(b"rubbish")
+    spool.close()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["event", "tele"]), st.integers(0, 60)), max_size=40))
+def test_bounds_hold_and_no_event_is_dropped_before_telemetry(messages: list[tuple[str, int]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder) / "s.db", max_bytes=200)
+        for i, (kind, size) in enumerate(messages):
+            events = sum(r.kind == "event" for r in spool.oldest(1000))
+            spool.put("event" if kind == "event" else "tele", f"{i}", b"x" * size, float(i))
+            rows = spool.oldest(1000)
+            assert sum(len(r.payload) for r in rows) == spool.size <= 200
+            if sum(r.kind == "event" for r in rows) < events + (kind == "event"):
+                assert not any(r.kind == "tele" for r in rows)
+        spool.close()

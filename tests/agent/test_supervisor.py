@@ -1,0 +1,169 @@
+"""Real worker processes (tests/support_worker.py) that are swapped, crash, hang and go away."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support_bundle import make_bundle
+from support_fleet import wait_until
+
+from edgectl.agent.config import PipelineConfig
+from edgectl.agent.journal import Journal
+from edgectl.agent.supervisor import Hooks, Supervisor, Timing
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import EngineError
+from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
+
+WORKER = (sys.executable, str(Path(__file__).parents[1] / "support_worker.py"))
+TIMING = Timing(start_s=20, stop_s=3, steady_s=0.3, backoff_s=(0.05, 0.2), crashes=2)
+
+
+def ref(folder: Path, version: str, **behaviour: object) -> EngineRef:
+    bundle = Bundle(make_bundle(folder / version, version=version, size=5000, **behaviour))
+    return EngineRef(blobs=bundle.blobs, manifest=bundle.variants[0].digest, release=f"m@{version}", bundle=bundle.digest)
+
+
+@dataclass
+class Bench:
+    folder: Path
+    source: str = "synth://yard"
+    engines: dict[str, EngineRef] = field(default_factory=dict)
+    stats: queue.Queue[Stats] = field(default_factory=queue.Queue)
+    events: queue.Queue[EventMessage] = field(default_factory=queue.Queue)
+    loops: queue.Queue[str] = field(default_factory=queue.Queue)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.folder / "j.db")
+        self.config = PipelineConfig(kind="surveillance", source=self.source, slots={"detector": "gate"}, stall_s=0.6)
+        hooks = Hooks(lambda _, s: self.stats.put(s), lambda _, e: self.events.put(e), self.loops.put)
+        self.supervisor = Supervisor(
+            {"yard": self.config}, self.engines.get, self.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING
+        )
+
+    def ensure(self, engine: EngineRef | None, timeout_s: float = 15) -> None:
+        self.supervisor.ensure("gate", engine, timeout_s, lambda: False)
+
+    def activate(self, engine: EngineRef) -> None:
+        self.engines["gate"] = engine
+        self.ensure(engine)
+
+    def wait_served(self, engine: EngineRef) -> None:
+        wait_until(lambda: self.stats.get(timeout=10).stats.slots["detector"] == engine.bundle, "the engine makes frames")
+
+    @property
+    def state(self) -> str:
+        return self.supervisor.states()["yard"][0]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(tmp_path, getattr(request, "param", "synth://yard"))
+    bench.supervisor.start()
+    yield bench
+    bench.supervisor.close()
+    bench.journal.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("pipe-")]
+
+
+def test_pipeline_waits_for_its_first_engine_and_then_runs(bench: Bench, tmp_path: Path) -> None:
+    wait_until(lambda: bench.state == "waiting", "no engine yet")
+    assert bench.supervisor.idle("gate")
+    one = ref(tmp_path, "1")
+    bench.activate(one)
+    assert bench.state == "running"
+    bench.wait_served(one)
+    assert bench.events.get(timeout=5).event == {"kind": "started"}
+
+
+def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Path) -> None:
+    one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
+    bench.activate(one)
+    process = bench.supervisor._pipelines["yard"]._process
+    bench.activate(two)
+    bench.wait_served(two)
+    bench.activate(one)  # still warm: reverted
+    bench.wait_served(one)
+    bench.activate(two)
+    bench.supervisor.commit("gate")
+    bench.wait_served(two)
+    assert bench.supervisor._pipelines["yard"]._process is process
+
+
+def test_refused_swap_says_why_and_the_old_engine_goes_on(bench: Bench, tmp_path: Path) -> None:
+    one = ref(tmp_path, "1")
+    bench.activate(one)
+    with pytest.raises(EngineError, match="does not open"):
+        bench.ensure(ref(tmp_path, "2", swap=False))
+    bench.wait_served(one)
+
+
+def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(bench: Bench, tmp_path: Path) -> None:
+    bad = ref(tmp_path, "bad", crash=True)
+    bench.engines["gate"] = bad
+    assert bench.loops.get(timeout=20) == "yard"
+    counter = bench.supervisor._pipelines["yard"]._counter({"detector": bad})
+    assert bench.journal.value(counter) > TIMING.crashes
+    with pytest.raises(EngineError, match="ended with code"):
+        bench.ensure(bad, 5)
+    good = ref(tmp_path, "good")
+    bench.activate(good)
+    bench.wait_served(good)
+
+
+def test_worker_without_progress_is_replaced_although_it_is_alive(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "hung", hang=True))
+    wait_until(lambda: "no frame was processed" in (bench.supervisor.states()["yard"][1] or ""), "the watchdog bites")
+
+
+def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench, tmp_path: Path) -> None:
+    one = ref(tmp_path, "1")
+    bench.activate(one)
+    pipeline = bench.supervisor._pipelines["yard"]
+    counter = pipeline._counter({"detector": one})
+    for _ in range(TIMING.crashes + 1):
+        wait_until(lambda: bench.journal.value(counter) == 0, "steady progress clears the count")
+        process = pipeline._process
+        assert process is not None
+        process.kill()
+        wait_until(lambda p=process: pipeline._process not in (None, p) and bench.state == "running", "a new worker runs")  # type: ignore[misc]
+    assert bench.loops.empty()
+
+
+@pytest.mark.parametrize("bench", ["broken://"], indirect=True)
+def test_dead_camera_is_retried_and_no_engine_is_blamed(bench: Bench, tmp_path: Path) -> None:
+    one = bench.engines["gate"] = ref(tmp_path, "1")
+    with pytest.raises(EngineError, match="the camera is gone"):
+        bench.ensure(one, 2)
+    assert bench.loops.empty()
+
+
+def test_empty_slot_stops_the_worker(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    del bench.engines["gate"]
+    bench.ensure(None)
+    wait_until(lambda: bench.state == "waiting", "stopped")
+    assert bench.supervisor._pipelines["yard"]._process is None
+
+
+def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    config = PipelineConfig(kind="speech", source="synth://kiosk", slots={"vad": "vad", "keyword": "words"})
+    hooks = Hooks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
+    s = Supervisor({"desk": config}, bench.engines.get, bench.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING)
+    s.start()
+    vad, words = ref(tmp_path, "vad"), ref(tmp_path, "words")
+    bench.engines["vad"] = vad
+    s.ensure("vad", vad, 10, lambda: False)  # returns: there is nothing to run yet
+    assert s.idle("vad")
+    bench.engines["words"] = words
+    s.ensure("words", words, 15, lambda: False)
+    assert not s.idle("vad")
+    assert bench.stats.get(timeout=10).stats.slots == {"vad": vad.bundle, "keyword": words.bundle}
+    s.close()
+    bench.journal.close()

@@ -1,0 +1,173 @@
+"""Attacks on the signed metadata, and the ordinary life of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support_bundle import make_bundle
+
+from edgectl.agent.journal import Journal
+from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import TrustError
+from edgectl.core.trust import decode_trust, encode_trust
+from edgectl.fleet.trust import OnlineTrust, init_keys, sign_release
+
+
+class World:
+    """A host with keys, a controller, and a device."""
+
+    def __init__(self, folder: Path, lifetime: timedelta = timedelta(days=7)) -> None:
+        self.folder = folder
+        self.keys = folder / "keys"
+        init_keys(self.keys)
+        self.online = OnlineTrust(folder / "online", self.keys, lifetime=lifetime)
+        self.bundle = Bundle(make_bundle(folder / "v1", size=2000))
+        self.wall = 2e9
+        self.journal = Journal(folder / "device" / "j.db")
+        self.device = self.boot()
+
+    def boot(self) -> TrustStore:
+        root = (self.keys / "1.root.json").read_bytes()
+        return TrustStore(self.folder / "device", root, self.journal, wall=lambda: self.wall)
+
+    def release(self, bundle: Bundle | None = None) -> str:
+        release, targets = sign_release(self.keys, bundle or self.bundle, self.online.targets_bytes)
+        self.online.accept(targets)
+        return release
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_signed_release_is_accepted_with_its_length(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    found = world.device.check(release, world.bundle.digest)
+    assert (found.digest, found.size) == (world.bundle.digest, len(world.bundle.index_bytes))
+    assert world.device.version == 2
+
+
+def test_device_that_has_heard_nothing_waits(world: World) -> None:
+    with pytest.raises(StaleTrust):
+        world.device.check("gate-detector@1.0.0", world.bundle.digest)
+
+
+def test_other_digest_and_unknown_release_are_refused(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    with pytest.raises(TrustError, match="another digest"):
+        world.device.check(release, "sha256:" + "0" * 64)
+    with pytest.raises(TrustError, match="does not name"):
+        world.device.check("gate-detector@9", world.bundle.digest)
+
+
+def test_set_survives_a_reboot_without_the_broker(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    assert world.boot().check(release, world.bundle.digest)
+
+
+@pytest.mark.parametrize("name", ["targets.json", "snapshot.json", "timestamp.json"])
+def test_changed_metadata_is_refused_and_the_old_set_stays(world: World, name: str) -> None:
+    release = world.release()
+    good = world.online.message()
+    world.device.update(good)
+    files = decode_trust(good)
+    document = json.loads(files[name])
+    document["signed"]["version"] += 1
+    files[name] = json.dumps(document).encode()
+    with pytest.raises(TrustError):
+        world.device.update(encode_trust(files))
+    assert world.device.check(release, world.bundle.digest)
+
+
+def test_metadata_of_another_fleet_is_refused(world: World, tmp_path: Path) -> None:
+    world.release()
+    world.device.update(world.online.message())
+    other = World(tmp_path / "other")
+    other.release()
+    with pytest.raises(TrustError):
+        world.device.update(other.online.message())
+
+
+def test_older_set_is_refused_even_after_python_tuf_lost_its_files(world: World) -> None:
+    old = world.online.message()
+    world.release()
+    world.device.update(world.online.message())
+    shutil.rmtree(world.folder / "device" / "tuf")  # a power cut may empty them: they are not fsynced
+    with pytest.raises(TrustError, match="has already seen"):
+        world.boot().update(old)
+
+
+def test_mix_of_old_and_new_files_is_refused(world: World) -> None:
+    old = decode_trust(world.online.message())
+    world.release()
+    new = decode_trust(world.online.message())
+    with pytest.raises(TrustError):
+        world.device.update(encode_trust({**new, "targets.json": old["targets.json"]}))
+
+
+def test_missing_file_is_refused(world: World) -> None:
+    files = decode_trust(world.online.message())
+    del files["snapshot.json"]
+    with pytest.raises(TrustError, match="no snapshot"):
+        world.device.update(encode_trust(files))
+
+
+def test_expired_set_is_stale_not_wrong(tmp_path: Path) -> None:
+    world = World(tmp_path, lifetime=timedelta(seconds=-1))
+    world.release()
+    with pytest.raises(StaleTrust, match="expired"):
+        world.device.update(world.online.message())
+
+
+def test_clock_that_goes_back_blocks_installs(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    world.wall -= 2 * 86400
+    with pytest.raises(StaleTrust, match="clock"):
+        world.device.check(release, world.bundle.digest)
+    world.wall += 86400.0 * 2
+    assert world.device.check(release, world.bundle.digest)
+
+
+def test_power_cut_in_the_metadata_folder_is_survived(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    (world.folder / "device" / "tuf" / "timestamp.json").write_bytes(b"")
+    (world.folder / "device" / "tuf" / "root.json").unlink()
+    assert world.boot().check(release, world.bundle.digest)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"{}", b'{"files": {}}', b"\xff", b'{"files": {"targets.json": "x", "snapshot.json": "", "timestamp.json": "{}"}}'],
+)
+def test_rubbish_is_a_trust_error(world: World, message: bytes) -> None:
+    with pytest.raises(TrustError):
+        world.device.update(message)
+
+
+def test_unverified_versions_never_become_floors(world: World) -> None:
+    release = world.release()
+    world.device.update(world.online.message())
+    files = decode_trust(world.online.message())
+    document = json.loads(files["targets.json"])
+    document["signed"]["version"] = 1000
+    with pytest.raises(TrustError):
+        world.device.update(encode_trust({**files, "targets.json": json.dumps(document).encode()}))
+    world.online.accept(sign_release(world.keys, world.bundle, world.online.targets_bytes)[1])
+    world.device.update(world.online.message())
+    assert world.device.check(release, world.bundle.digest)
+
+
+def test_root_that_is_no_root_is_refused_at_once(world: World) -> None:
+    with pytest.raises(TrustError, match="root metadata of this device is not valid"):
+        TrustStore(world.folder / "d2", b"{}", world.journal)

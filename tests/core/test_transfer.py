@@ -1,0 +1,313 @@
+"""The transfer protocol against a network that loses, repeats, reorders and corrupts."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgectl.core.bundle import ANNOTATION_CHUNKS, CHUNK_SIZE, Descriptor
+from edgectl.core.errors import EdgectlError, IntegrityError, ProtocolError
+from edgectl.core.files import digest_of
+from edgectl.core.transfer import (
+    Broadcast,
+    Marker,
+    Need,
+    Receiver,
+    Repair,
+    Round,
+    Seeder,
+    chunk_hashes,
+    chunks_digest,
+    decode_frame,
+    encode_frame,
+    pages_of,
+)
+
+
+def describe(data: bytes, *, annotated: bool = True) -> Descriptor:
+    hashes = chunk_hashes(data)
+    annotations = {ANNOTATION_CHUNKS: chunks_digest(hashes)} if annotated and len(hashes) > 1 else {}
+    return Descriptor(mediaType="x/y", digest=digest_of(data), size=len(data), annotations=annotations)
+
+
+def blob(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@dataclass
+class Device:
+    receiver: Receiver
+    data: bytearray
+    from_s: float = 0.0
+    rejected: int = 0
+    told: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.receiver.complete
+
+
+def simulate(
+    data: bytes, devices: int, loss: float, chaos: random.Random, *, late: int = 0, reorder: bool = True
+) -> tuple[list[Device], Seeder, float]:
+    """Run seeder and devices in simulated time until all are complete. Pages, needs and markers suffer like chunks."""
+    d = describe(data)
+    pages = [p.encode() for p in pages_of(d.digest, len(data), chunk_hashes(data))]
+    seeder = Seeder(size=len(data))
+    fleet = [
+        Device(Receiver(d, 20.0 * (i < late), epoch=1, seed=i), bytearray(len(data)), from_s=20.0 * (i < late))
+        for i in range(devices)
+    ]
+    now, flight = 0.0, list[tuple[float, int, str, bytes]]()
+
+    def send(to: int, kind: str, payload: bytes) -> None:
+        for _ in range(1 + (chaos.random() < loss)):
+            if chaos.random() >= loss:
+                if chaos.random() < loss and kind != "need":
+                    at = chaos.randrange(len(payload))
+                    payload = payload[:at] + bytes([payload[at] ^ 1 << chaos.randrange(8)]) + payload[at + 1 :]
+                flight.append((now + (chaos.random() * 0.3 if reorder else 0.1), to, kind, payload))
+
+    for i in range(devices):
+        send(i, "page", pages[0])
+    while not all(x.done for x in fleet):
+        now += 0.02
+        assert now < 600, f"not finished: {[x.receiver.have for x in fleet]} of {fleet[0].receiver.n}"
+        for i, x in enumerate(fleet):
+            if now >= x.from_s and (need := x.receiver.poll(now)):
+                send(i, "need", need.encode())
+        for _ in range(40):
+            action = seeder.next(now)
+            if action is None:
+                break
+            targets = [i for i, x in enumerate(fleet) if now >= x.from_s]
+            if isinstance(action, Marker):
+                for i in targets:
+                    send(i, "round", action.round.encode())
+                    if action.pages:
+                        send(i, "page", pages[0])
+                continue
+            frame = encode_frame(d.digest, action.index, data[action.index * CHUNK_SIZE : (action.index + 1) * CHUNK_SIZE])
+            for i in targets if isinstance(action, Broadcast) else [int(action.device)]:
+                send(i, "chunk", frame)
+        arrived = [f for f in flight if f[0] <= now]
+        flight[:] = [f for f in flight if f[0] > now]
+        for _, to, kind, payload in arrived:
+            x = fleet[to]
+            try:
+                if kind == "need":
+                    seeder.on_need(str(to), Need.parse(payload), now)
+                elif kind == "page":
+                    x.receiver.on_page(payload)
+                elif kind == "round":
+                    x.receiver.on_round(Round.model_validate_json(payload), now)
+                elif chunk := x.receiver.on_frame(payload):
+                    x.data[chunk[0] * CHUNK_SIZE : chunk[0] * CHUNK_SIZE + len(chunk[1])] = chunk[1]
+            except (EdgectlError, ValueError):
+                x.rejected += 1
+            if x.done and not x.told:
+                x.told = True
+                send(to, "need", x.receiver.done().encode())
+    return fleet, seeder, now
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    chunks=st.integers(2, 40), tail=st.integers(1, CHUNK_SIZE), devices=st.integers(1, 6), loss=st.sampled_from([0.0, 0.05, 0.3]),
+    seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_every_device_ends_with_the_exact_bytes(chunks: int, tail: int, devices: int, loss: float, seed: int) -> None:
+    data = blob((chunks - 1) * CHUNK_SIZE + tail, seed)
+    fleet, _, _ = simulate(data, devices, loss, random.Random(seed))
+    assert all(bytes(x.data) == data for x in fleet)
+
+
+def test_one_broadcast_serves_all_devices_of_a_clean_network() -> None:
+    data = blob(50 * CHUNK_SIZE)
+    _, seeder, _ = simulate(data, 20, 0.0, random.Random(1))
+    assert seeder.sent == 50
+
+
+def test_a_late_joiner_costs_its_own_copy_only() -> None:
+    data = blob(50 * CHUNK_SIZE)
+    _, seeder, _ = simulate(data, 10, 0.0, random.Random(1), late=1, reorder=False)
+    assert seeder.sent == 100
+
+
+def test_one_percent_loss_costs_little() -> None:
+    data = blob(60 * CHUNK_SIZE)
+    _, seeder, _ = simulate(data, 16, 0.01, random.Random(3), reorder=False)
+    assert seeder.sent < 60 * 1.6, f"sent {seeder.sent} of 60"
+
+
+def test_rare_chunks_are_repaired_not_broadcast() -> None:
+    seeder = Seeder(size=10 * CHUNK_SIZE)
+    for d in ("a", "b", "c"):
+        seeder.on_need(d, Need.of(range(10), seeder.size, epoch=1), 0.0)
+    assert seeder.next(0.1) is None, "it collects first"
+    seeder.next(0.6)
+    while not isinstance(seeder.next(0.6), Marker):
+        pass
+    seeder.on_need("a", Need.of([3], seeder.size, epoch=1, round=1), 0.7)
+    seeder.on_need("b", Need.of([3, 4], seeder.size, epoch=1, round=1), 0.7)
+    seeder.on_need("c", Need.of([], seeder.size, epoch=1, round=1), 0.7)
+    assert seeder.active == 2
+    assert seeder.next(0.71) is None
+    sends = [seeder.next(0.71) for _ in range(2)]
+    assert sends == [Broadcast(3), Repair("b", 4)]
+
+
+def test_a_slow_device_moves_to_repair_and_does_not_slow_the_rest() -> None:
+    seeder = Seeder(size=300 * CHUNK_SIZE)
+    names = ["a", "b", "c", "slow"]
+    now = 0.0
+    for d in names:
+        seeder.on_need(d, Need.of(range(300), seeder.size, epoch=1), now)
+    now = 1.0
+    seeder.next(now)
+    while not isinstance(seeder.next(now), Marker):
+        pass
+    for d in names[:3]:
+        seeder.on_need(d, Need.of([7], seeder.size, epoch=1, round=1), now + 0.1)
+    seeder.on_need("slow", Need.of(range(20, 300), seeder.size, epoch=1, round=1), now + 0.1)
+    seeder.next(now + 0.2)
+    sends = []
+    while not isinstance(action := seeder.next(now + 0.2), Marker):
+        sends.append(action)
+    assert [s for s in sends if isinstance(s, Broadcast)] == [Broadcast(7)]
+    repairs = [s for s in sends if isinstance(s, Repair)]
+    assert {r.device for r in repairs} == {"slow"}
+    assert len(repairs) == 128
+
+
+def test_a_device_that_left_is_forgotten() -> None:
+    seeder = Seeder(size=2 * CHUNK_SIZE)
+    seeder.on_need("a", Need.of([0, 1], seeder.size, epoch=1), 0.0)
+    seeder.next(1.0)
+    while not isinstance(seeder.next(1.0), Marker):
+        pass
+    for t in range(2, 40):
+        seeder.next(float(t))
+    assert seeder.active == 0
+    assert seeder.wake_at(40.0) is None
+
+
+def test_a_late_message_of_an_earlier_start_is_ignored() -> None:
+    seeder = Seeder(size=4 * CHUNK_SIZE)
+    seeder.on_need("a", Need.of([3], seeder.size, epoch=5), 0.0)
+    seeder.on_need("a", Need.of([0, 1, 2], seeder.size, epoch=4), 0.1)
+    seeder.next(1.0)
+    assert seeder.next(1.0) == Broadcast(3)
+
+
+def test_every_single_flipped_bit_of_a_chunk_is_refused() -> None:
+    data = blob(CHUNK_SIZE + 100)
+    d = describe(data)
+    receiver = Receiver(d, 0.0, epoch=1)
+    receiver.on_page(pages_of(d.digest, d.size, chunk_hashes(data))[0].encode())
+    frame = encode_frame(d.digest, 1, data[CHUNK_SIZE:])
+    for bit in range(8 * len(frame)):
+        wrong = bytearray(frame)
+        wrong[bit // 8] ^= 1 << bit % 8
+        with contextlib.suppress(IntegrityError, ProtocolError):
+            assert receiver.on_frame(bytes(wrong)) is None
+    assert receiver.have == 0
+    assert receiver.on_frame(frame) == (1, data[CHUNK_SIZE:])
+
+
+def test_a_chunk_list_that_is_not_the_signed_one_is_refused() -> None:
+    data, other = blob(3 * CHUNK_SIZE), blob(3 * CHUNK_SIZE, 2)
+    d = describe(data)
+    receiver = Receiver(d, 0.0, epoch=1)
+    with pytest.raises(IntegrityError, match="not the signed one"):
+        receiver.on_page(pages_of(d.digest, d.size, chunk_hashes(other))[0].encode())
+    assert receiver.hashes is None
+    receiver.on_page(pages_of(d.digest, d.size, chunk_hashes(data))[0].encode())
+    assert receiver.hashes is not None
+
+
+def test_a_blob_of_many_pages_is_assembled_in_any_order() -> None:
+    hashes = [bytes([i % 256, i // 256]) + bytes(30) for i in range(2100)]
+    size = 2100 * CHUNK_SIZE - 5
+    d = Descriptor(mediaType="x", digest=digest_of(b"x"), size=size, annotations={ANNOTATION_CHUNKS: chunks_digest(hashes)})
+    receiver = Receiver(d, 0.0, epoch=1)
+    pages = pages_of(d.digest, size, hashes)
+    assert [p.page for p in pages] == receiver.page_numbers()
+    for page in reversed(pages):
+        receiver.on_page(page.encode())
+    assert receiver.hashes == tuple(hashes)
+
+
+def test_sizes_beyond_32_bits_survive() -> None:
+    size = 5 << 30
+    n = size // CHUNK_SIZE
+    need = Need.of([0, n - 1], size, epoch=1)
+    assert Need.parse(need.encode()).indices() == {0, n - 1}
+    index, data = decode_frame(encode_frame(digest_of(b"x"), n - 1, b"z"), digest_of(b"x"))
+    assert (index, data) == (n - 1, b"z")
+
+
+def test_small_blob_comes_inline_and_is_verified() -> None:
+    data = blob(1000)
+    d = describe(data)
+    page = pages_of(d.digest, d.size, chunk_hashes(data), inline=data)[0]
+    receiver = Receiver(d, 0.0, epoch=1)
+    assert receiver.on_page(page.encode()) == data
+    assert receiver.complete
+    wrong = pages_of(d.digest, d.size, [], inline=blob(1000, 9))[0]
+    with pytest.raises(IntegrityError):
+        Receiver(d, 0.0, epoch=1).on_page(wrong.encode())
+
+
+def test_a_whole_that_does_not_match_starts_again() -> None:
+    data = blob(2 * CHUNK_SIZE)
+    d = describe(data, annotated=False)
+    wrong = blob(2 * CHUNK_SIZE, 7)
+    receiver = Receiver(d, 0.0, epoch=1)
+    receiver.on_page(pages_of(d.digest, d.size, chunk_hashes(wrong))[0].encode())
+    for i in range(2):
+        assert receiver.on_frame(encode_frame(d.digest, i, wrong[i * CHUNK_SIZE : (i + 1) * CHUNK_SIZE]))
+    assert receiver.complete
+    receiver.forget(1.0)
+    assert not receiver.complete
+    need = receiver.poll(1.0)
+    assert need is not None
+    assert need.pages
+
+
+def test_a_feeder_of_rubbish_is_given_up() -> None:
+    data = blob(100)
+    d = describe(data)
+    receiver = Receiver(d, 0.0, epoch=1)
+    for _ in range(65):
+        with pytest.raises(IntegrityError):
+            receiver.on_frame(encode_frame(d.digest, 0, bytes(100)))
+    assert receiver.hopeless
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_parsers(data: bytes) -> None:
+    d = describe(blob(3 * CHUNK_SIZE))
+    receiver = Receiver(d, 0.0, epoch=1)
+    for parse in (receiver.on_page, receiver.on_frame, Need.parse):
+        with pytest.raises(EdgectlError):
+            parse(data)
+
+
+@given(st.integers(1, 200), st.data())
+def test_need_round_trips_any_set(chunks: int, data: st.DataObject) -> None:
+    missing = data.draw(st.sets(st.integers(0, chunks - 1)))
+    need = Need.of(missing, chunks * CHUNK_SIZE, epoch=3)
+    assert Need.parse(need.encode()).indices() == missing
+
+
+def test_a_bitmap_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        Need.of([8], 9 * CHUNK_SIZE, epoch=1).model_copy(update={"size": 8 * CHUNK_SIZE}).indices()
+    with pytest.raises(ProtocolError):
+        Seeder(size=CHUNK_SIZE).on_need("a", Need.of([0], 2 * CHUNK_SIZE, epoch=1), 0.0)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support_bundle import make_bundle
+
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import TrustError, UsageError
+from edgectl.core.trust import decode_trust
+from edgectl.fleet.trust import OnlineTrust, init_keys, sign_release
+
+
+def test_private_keys_are_for_the_owner_only_and_are_never_overwritten(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "k").glob("*.pem")} == {0o600}
+    before = (tmp_path / "k" / "root.pem").read_bytes()
+    with pytest.raises(UsageError):
+        init_keys(tmp_path / "k")
+    assert (tmp_path / "k" / "root.pem").read_bytes() == before
+
+
+def test_controller_needs_neither_root_nor_targets_key(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    for name in ("root.pem", "targets.pem"):
+        (tmp_path / "k" / name).unlink()
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    assert set(decode_trust(trust.message())) == {"1.root.json", "snapshot.json", "targets.json", "timestamp.json"}
+
+
+def test_online_key_cannot_sign_releases(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    (tmp_path / "k" / "targets.pem").write_bytes((tmp_path / "k" / "online.pem").read_bytes())
+    _, forged = sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2000)))
+    with pytest.raises(TrustError, match="not signed by the key of this fleet"):
+        trust.accept(forged)
+
+
+def test_release_name_is_never_reused_for_other_bytes(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "a", size=2000)))
+    with pytest.raises(TrustError, match="already signed with other content"):
+        sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2001)))
+
+
+def test_older_and_shrunken_targets_are_refused(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    empty = (tmp_path / "k" / "targets.json").read_bytes()
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    _, one = sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "a", size=2000)))
+    trust.accept(one)
+    with pytest.raises(TrustError, match="targets have version 2, the controller has 2"):
+        trust.accept(one)
+    (tmp_path / "k" / "targets.json").write_bytes(empty)
+    sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", version="2", size=2000)))
+    _, other = sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "c", version="3", size=2000)))
+    with pytest.raises(TrustError, match="lack releases/gate-detector/1"):
+        trust.accept(other)
+
+
+def test_second_host_continues_from_what_the_controller_has(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    stale = (tmp_path / "k" / "targets.json").read_bytes()
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    trust.accept(sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "a", size=2000)))[1])
+    (tmp_path / "k" / "targets.json").write_bytes(stale)
+    trust.accept(
+        sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", version="2", size=2000)), trust.targets_bytes)[1]
+    )
+    assert set(trust.targets.targets) == {"releases/gate-detector/1.0.0", "releases/gate-detector/2"}
+
+
+def test_metadata_is_renewed_at_half_of_its_life_and_after_a_restart(tmp_path: Path) -> None:
+    init_keys(tmp_path / "k")
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    before = trust.message()
+    assert not trust.renew()
+    assert trust.message() == before
+    short = OnlineTrust(tmp_path / "online", tmp_path / "k", lifetime=timedelta(days=30))
+    assert short.message() != before, "seven days are less than half of thirty"
+
+
+def test_missing_keys_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(TrustError) as e:
+        OnlineTrust(tmp_path / "online", tmp_path / "none")
+    assert "keys init" in (e.value.hint or "")

@@ -1,0 +1,154 @@
+"""The link against a real mosquitto and against the embedded broker."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Broker, free_port, start_mosquitto
+
+from edgectl.core.errors import LinkError
+from edgectl.fleet.broker import run_broker
+from edgectl.link.mqtt import BrokerOptions, Link, Tls
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def broker(request: pytest.FixtureRequest) -> Iterator[BrokerOptions]:
+    if request.param == "mosquitto":
+        yield BrokerOptions("127.0.0.1", request.getfixturevalue("mosquitto").port)
+        return
+    port, stop, ready = free_port(), threading.Event(), threading.Event()
+    thread = threading.Thread(target=run_broker, args=("127.0.0.1", port, stop, ready))
+    thread.start()
+    assert ready.wait(10)
+    yield BrokerOptions("127.0.0.1", port)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def listen(link: Link, topic: str) -> queue.Queue[tuple[str, bytes]]:
+    inbox: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    link.subscribe(topic, lambda t, p: inbox.put((t, p)))
+    return inbox
+
+
+def test_large_payloads_reach_several_clients_in_order(broker: BrokerOptions) -> None:
+    links = [Link(broker, f"reader-{i}") for i in range(3)]
+    inboxes = [listen(link, "x/+/b") for link in links]
+    with Link(broker, "writer") as writer:
+        for link in links:
+            link.connect()
+        writer.connect()
+        for i, link in enumerate(links):  # a round trip proves that the subscriptions are in force
+            echo = listen(link, f"echo/{i}")
+            link.publish(f"echo/{i}", b"?").wait(5)
+            assert echo.get(timeout=5)
+        payloads = [bytes([i]) * (65536 + 16) for i in range(64)]
+        for payload in payloads:
+            writer.publish("x/y/b", payload)
+        for inbox in inboxes:
+            assert [inbox.get(timeout=10)[1] for _ in payloads] == payloads
+    for link in links:
+        link.close()
+
+
+def test_retained_messages_come_to_those_who_subscribe_later(broker: BrokerOptions) -> None:
+    with Link(broker, "a") as a, Link(broker, "b") as b:
+        a.connect()
+        assert a.publish("r/1", b"one", retain=True).wait(5)
+        assert a.publish("r/2", b"x" * 40_000, retain=True).wait(5)
+        inbox = listen(b, "r/+")
+        b.connect()
+        assert dict(inbox.get(timeout=5) for _ in range(2)) == {"r/1": b"one", "r/2": b"x" * 40_000}
+
+
+def test_will_is_sent_on_a_cut_and_not_on_a_good_bye(broker: BrokerOptions) -> None:
+    with Link(broker, "watcher") as watcher:
+        inbox = listen(watcher, "w/+")
+        watcher.connect()
+        polite = Link(broker, "polite", will=("w/polite", b"gone"))
+        polite.connect()
+        polite.close()
+        rude = Link(broker, "rude", will=("w/rude", b"gone"))
+        rude.connect()
+        sock = rude._client.socket()
+        assert sock is not None
+        sock.shutdown(2)  # the network goes away
+        assert inbox.get(timeout=10) == ("w/rude", b"gone")
+        rude.close()
+        assert inbox.empty()
+
+
+def test_no_broker_fails_in_one_sentence_and_leaves_no_thread() -> None:
+    link = Link(BrokerOptions("127.0.0.1", free_port()), "early")
+    with pytest.raises(LinkError, match="there is no MQTT broker to use at"):
+        link.connect(1.0)
+    assert not [t for t in threading.enumerate() if t.name.startswith("mqtt-early")]
+
+
+def test_link_outlives_a_broker_restart_and_sends_what_was_waiting(tmp_path: Path) -> None:
+    port = free_port()
+    broker = start_mosquitto(tmp_path, port)
+    ups = queue.Queue[int]()
+    with Link(BrokerOptions("127.0.0.1", port), "survivor") as link:
+        inbox = listen(link, "t")
+        link.on_up = lambda: ups.put(1)
+        link.connect()
+        ups.get(timeout=5)
+        broker.process.kill()
+        broker.process.wait()
+        deadline = time.monotonic() + 10
+        while link.is_up and time.monotonic() < deadline:
+            time.sleep(0.01)
+        handle = link.publish("t", b"meanwhile")
+        assert not handle.done
+        broker = start_mosquitto(tmp_path, port)
+        ups.get(timeout=30)
+        assert handle.wait(10)
+        link.publish("t", b"after")
+        received = {inbox.get(timeout=10)[1]}
+        while b"after" not in received:
+            received.add(inbox.get(timeout=10)[1])
+    broker.process.terminate()
+    broker.process.wait()
+
+
+def test_window_bounds_outstanding_publishes_while_the_broker_is_away() -> None:
+    link = Link(BrokerOptions("127.0.0.1", free_port()), "bounded", window=3)
+    link.start()
+    for _ in range(3):
+        link.publish("t", b"x")
+    with pytest.raises(LinkError, match="3 messages wait"):
+        link.publish("t", b"x", timeout_s=0.1)
+    link.close()
+
+
+def test_handler_that_fails_does_not_stop_the_others(mosquitto: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
+        link.subscribe("bad", lambda _t, _p: 1 / 0)  # type: ignore[arg-type, return-value]
+        inbox = listen(link, "good")
+        link.connect()
+        link.publish("bad", b"")
+        link.publish("good", b"1")
+        assert inbox.get(timeout=5) == ("good", b"1")
+    assert "the handler of 'bad' failed" in caplog.text
+
+
+def test_payload_over_the_bound_is_dropped_and_counted(mosquitto: Broker) -> None:
+    with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a", max_payload=100) as link:
+        inbox = listen(link, "t")
+        link.connect()
+        link.publish("t", b"x" * 101)
+        link.publish("t", b"small")
+        assert inbox.get(timeout=5) == ("t", b"small")
+        assert link.dropped == 1
+
+
+def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match="TLS"):
+        Link(BrokerOptions("127.0.0.1", 8883, tls=Tls(ca=tmp_path / "absent.pem")), "a")
