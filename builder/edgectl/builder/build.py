@@ -224,11 +224,23 @@ def _calibrate(
     if not weighted_nodes(index):
         notes.append("the model has no convolution or matrix product with constant weights: it ships as float")
         return None
+    if recurrent := _states_of(index):
+        notes.append(f"the model carries {', '.join(recurrent)} from input to input, where errors would add up: it ships as float")
+        return None
     total = len(slices.calibration)
     return calibrate(
         graph, (s.feeds for s in slices.calibration), data_digest=slices.digest,
         progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
     )  # fmt: skip
+
+
+def _states_of(index: GraphIndex) -> list[str]:
+    """Recurrent inputs: of several inputs, the float ones that have the shape of an output.
+
+    What is judged sample by sample says nothing about hundreds of steps that feed on each other.
+    """
+    shapes = {index.shape(o) for o in index.outputs}
+    return [i for i in index.inputs if len(index.inputs) > 1 and index.is_float(i) and index.shape(i) in shapes - {(), None}]
 
 
 def _plan_all(work: _Work, profiles: Sequence[DeviceProfile], seconds: float) -> tuple[list[VariantPlan], dict[str, Choice]]:
