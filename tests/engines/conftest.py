@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def make_variant(tmp_path: Path) -> MakeVariant:
     """``make_variant(runtime=…, shift=…, samples=…)``: a variant whose golden outputs are its own, plus ``shift``."""
     import onnxruntime
 
-    def make(*, runtime: str = "onnxruntime", shift: float = 0.0, samples: int = 2, model: bytes | None = None, **config: Any) -> Variant:
+    def make(
+        *, runtime: str = "onnxruntime", shift: float = 0.0, samples: int = 2, model: bytes | None = None, **config: Any
+    ) -> Variant:
         data = small_model() if model is None else model
         rng = np.random.default_rng(1)
         arrays: dict[str, Any] = {}
@@ -80,14 +82,14 @@ def make_variant(tmp_path: Path) -> MakeVariant:
             return Descriptor(mediaType=media, digest=digest, size=len(content))
 
         layers = (put(LAYER_ENGINE, data), put(LAYER_GOLDEN, write_npz(arrays)))
-        manifest = Manifest(config=put(MEDIA_CONFIG, values.encode() if hasattr(values, "encode") else values.model_dump_json().encode()), layers=layers)
+        manifest = Manifest(config=put(MEDIA_CONFIG, values.model_dump_json().encode()), layers=layers)
         return Variant.open(blobs, put("manifest", manifest.encode()).digest)
 
     return make
 
 
 @pytest.fixture
-def trt_double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def trt_double(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the TensorRT and pycuda doubles on the path of child processes; call it to set version and faults."""
     import os
 
@@ -98,4 +100,4 @@ def trt_double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
         monkeypatch.setenv("TRT_DOUBLE", json.dumps(faults))
 
     configure()
-    yield configure
+    return configure

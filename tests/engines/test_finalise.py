@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engines.conftest import MakeVariant, small_model
 
 from edgectl.core.bundle import LAYER_ENGINE
 from edgectl.core.errors import EngineError, GoldenError, StorageError
@@ -18,14 +19,17 @@ from edgectl.engines import finalise as module
 from edgectl.engines.finalise import finalise
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
-from tests.engines.conftest import MakeVariant, small_model
 
 Configure = Callable[..., None]
 
 
 def left(cache: Path) -> list[str]:
     """What a failed finalise left behind, beside the lock and the timing cache (which is good whatever became of the plan)."""
-    return sorted(p.name for p in cache.iterdir() if p.name != ".lock" and not p.name.startswith("timings-")) if cache.exists() else []
+    return (
+        sorted(p.name for p in cache.iterdir() if p.name != ".lock" and not p.name.startswith("timings-"))
+        if cache.exists()
+        else []
+    )
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "10.3.0.30", "10.13.3.9", "11.4.0.106"])

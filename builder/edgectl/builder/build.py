@@ -140,9 +140,12 @@ def build(
             "--random-calibration builds a bundle that is good for measuring speed only",
         )
 
+    reached = [0.0]
+
     def tell(stage: str, share: float, message: str, best: str = "") -> None:
+        reached[0] = max(reached[0], min(1.0, share))  # a bar never runs backwards
         if progress is not None:
-            progress(Progress(stage, min(1.0, share), message, best))
+            progress(Progress(stage, reached[0], message, best))
 
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
@@ -225,7 +228,9 @@ def _calibrate(
         notes.append("the model has no convolution or matrix product with constant weights: it ships as float")
         return None
     if recurrent := _states_of(index):
-        notes.append(f"the model carries {', '.join(recurrent)} from input to input, where errors would add up: it ships as float")
+        notes.append(
+            f"the model carries {', '.join(recurrent)} from input to input, where errors would add up: it ships as float"
+        )
         return None
     total = len(slices.calibration)
     return calibrate(

@@ -34,7 +34,9 @@ def _enum(*names):
     return type("Enum", (), {"__members__": members, **members})
 
 
-NetworkDefinitionCreationFlag = _enum(*{8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(_major, ["STRONGLY_TYPED"]))
+NetworkDefinitionCreationFlag = _enum(
+    *{8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(_major, ["STRONGLY_TYPED"])
+)
 BuilderFlag = _enum(*(["FP16", "INT8", "TF32"] if _major < 11 else ["TF32"]))
 MemoryPoolType = _enum("WORKSPACE")
 TensorIOMode = _enum("NONE", "INPUT", "OUTPUT")
@@ -173,7 +175,7 @@ class _Context:
             return False
         feeds = {n: self._memory(n).copy() for n in self._engine._inputs}
         names = [n for n in self._engine._all if n not in self._engine._inputs]
-        for name, value in zip(names, self._engine._session.run(names, feeds)):
+        for name, value in zip(names, self._engine._session.run(names, feeds), strict=True):
             self._memory(name)[:] = value + (0.5 if "wrong" in _faults else 0)
         return True
 
