@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edgectl.builder import build as edgectl_build
+from edgectl.builder.build import prepare
 from edgectl.builder.calibrate import calibrate
 from edgectl.builder.data import collect, slice_samples
 from edgectl.builder.families import FAMILIES
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     a = parser.parse_args()
     task = load_task(a.task)
-    graph, inputs, _ = edgectl_build._prepare(a.model, task)
+    graph, inputs, _ = prepare(a.model, task)
     float_bytes = graph.SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         reference = open_model(float_bytes, SessionSettings())
@@ -73,7 +73,9 @@ def main() -> None:
             noise = sum(float(np.square(w[o] - g[o]).sum()) for w, g in zip(want, got, strict=True) for o in w)
             sqnr = 10 * np.log10(signal / noise) if noise else np.inf
             r = paired_ratio(times[name], times["float"])
-            print(f"{name:22} p50 {np.median(times[name]):7.3f} ms  to float {r.median:.3f} [{r.low:.3f}, {r.high:.3f}]  SQNR {sqnr:5.1f} dB")
+            print(
+                f"{name:22} p50 {np.median(times[name]):7.3f} ms  to float {r.median:.3f} [{r.low:.3f}, {r.high:.3f}]  SQNR {sqnr:5.1f} dB"
+            )
         r = paired_ratio(times["edgectl x86-vnni"], times["quantize_static U8S8"])
         print(f"edgectl to quantize_static: {r.median:.3f} [{r.low:.3f}, {r.high:.3f}], n = {r.n}")
         print(f"bytes: float {len(float_bytes)}, edgectl {len(ours)}, quantize_static {theirs.stat().st_size}")

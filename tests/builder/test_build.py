@@ -233,7 +233,7 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tm
 def test_real_models_build_for_this_machine(shared: Path, tmp_path: Path, file: str, task: str, data: str) -> None:
     report = build(
         shared / "models" / file, profiles=["cpu"], task=load_task(task), calibration=str(shared / data), out=tmp_path / "out",
-        max_drop=0.1, minutes=0.05,
+        max_drop=0.1, minutes=0.02,
     )  # fmt: skip
     bundle = Bundle(tmp_path / "out")
     bundle.verify()

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from edgectl.builder import lint
 from edgectl.builder.accuracy import Judge
+from edgectl.builder.bias import correct_biases
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
 from edgectl.builder.families import FAMILIES
@@ -37,7 +38,7 @@ from edgectl.device_profiles.probe import Machine, host_family, probe
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.open import open_model
 
-__all__ = ["BuildReport", "Progress", "VariantSummary", "build"]
+__all__ = ["BuildReport", "Progress", "VariantSummary", "build", "prepare"]
 
 _FLOAT = Recipe(family="float")
 _ON_DEVICE = "the TensorRT plan is compiled on the device itself; here its graph was checked numerically in ONNX Runtime"
@@ -149,7 +150,7 @@ def build(
 
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
-    graph, inputs, log = _prepare(model, task)
+    graph, inputs, log = prepare(model, task)
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
@@ -182,8 +183,11 @@ def _release_name(text: str) -> str:
         raise UsageError(str(e), hint="give --name") from e
 
 
-def _prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Read the model and run the passes, checked against its own outputs on made-up inputs."""
+def prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
+    """Read the model and run the passes, checked against its own outputs on made-up inputs.
+
+    Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
+    """
     original = read_model(path)
     inputs = resolve_inputs(original, task)
     rng = np.random.default_rng(0)
@@ -278,7 +282,8 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
 def _recipes(work: _Work, family: str) -> dict[str, Quantized]:
     """The int8 graphs worth trying, from the one calibration table, each checked by the placement linter.
 
-    ``keep-…`` leave the nodes in float that cost most when quantized alone; ``typical`` ranges let outliers saturate.
+    ``keep-third`` leaves the nodes in float that cost most when quantized alone; ``typical`` ranges let outliers saturate;
+    ``…-corrected`` have their biases corrected.
     """
     if work.table is None:
         return {}
@@ -298,15 +303,20 @@ def _recipes(work: _Work, family: str) -> dict[str, Quantized]:
         "no-head": (last, True, "minmax"),
         "no-first": (names[:1], True, "typical"),
         "conv-only": ((), False, "minmax"),
-        "keep-eighth": (worst[: max(1, len(worst) // 8)], True, "typical"),
-        "keep-third": (worst[: max(2, len(worst) // 3)], True, "typical"),
+        "full-corrected": ((), True, "typical"),
+        "keep-third-corrected": (worst[: max(2, len(worst) // 3)], True, "typical"),
     }
     if spec.placement == "inputs":  # there are no chains, and heads stay float anyway
         options = {k: v for k, v in options.items() if k not in ("no-head", "conv-only")} | {"typical": ((), True, "typical")}
     made: dict[str, Quantized] = {}
     for name, (exclude, chains, ranges) in options.items():
+        work.tell("quantize", 0.15, f"{family}: {name}", "")
         q = quantize(work.model, work.table, spec, exclude=exclude, chains=chains, ranges=ranges)
         if any(r.precision == "int8" for r in q.layers):
+            if name.endswith("-corrected"):
+                q = correct_biases(
+                    q, work.model, [s.feeds for s in work.slices.calibration[:: max(1, len(work.slices.calibration) // 6)]]
+                )
             lint.check(q.model, spec)
             sqnr = dict(ranked)
             made[name] = replace(

@@ -89,11 +89,11 @@ def provenance(subject: Mapping[str, str], parameters: Mapping[str, Any], materi
             "predicateType": "https://slsa.dev/provenance/v1",
             "predicate": {
                 "buildDefinition": {
-                    "buildType": "https://edgectl.io/build/v1",
+                    "buildType": "urn:edgectl:build:v1",
                     "externalParameters": dict(parameters),
                     "resolvedDependencies": resources(materials),
                 },
-                "runDetails": {"builder": {"id": "https://edgectl.io/builder", "version": _versions()}},
+                "runDetails": {"builder": {"id": "urn:edgectl:builder", "version": _versions()}},
             },
         }
     )
