@@ -16,7 +16,7 @@ from edgectl.builder.passes import ingest
 from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
-from edgectl.builder.passes.shapes import StaticShapes, resolve_inputs
+from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 
@@ -185,3 +185,13 @@ def test_an_open_size_that_nothing_explains_is_refused() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     with pytest.raises(ModelError, match="open or absurd size"):
         resolve_inputs(model, TENSOR)
+
+
+def test_a_small_file_that_asks_for_terabytes_is_refused_before_anything_is_allocated(save: Save) -> None:
+    model = residual_net()
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1 << 20, 1 << 20], np.int64), "size"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["bomb"], name="bomb"))
+    model.graph.output.append(helper.make_tensor_value_info("bomb", TensorProto.FLOAT, ["a", "b"]))
+    with pytest.raises(ModelError, match="tensor bomb would have 1099511627776 elements"):
+        check_sizes(read_model(save(model)))
+    check_sizes(residual_net(batch="N"))

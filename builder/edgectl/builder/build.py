@@ -23,7 +23,7 @@ from edgectl.builder.package import check_target, write_bundle
 from edgectl.builder.passes.base import PassLog, Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
-from edgectl.builder.passes.shapes import StaticShapes, resolve_inputs
+from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.placement import heads, weighted_nodes
 from edgectl.builder.quantize import Quantized, RangeKind, quantize
 from edgectl.builder.search import Candidate, Choice, Outcome, search
@@ -189,6 +189,7 @@ def prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, .
     Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
     """
     original = read_model(path)
+    check_sizes(original)
     inputs = resolve_inputs(original, task)
     rng = np.random.default_rng(0)
     feeds = {i.name: np.asarray(rng.random(i.shape), i.dtype) if np.dtype(i.dtype).kind == "f" else np.full(i.shape, 16000 if not i.shape else 0, i.dtype) for i in inputs}  # fmt: skip
