@@ -136,7 +136,7 @@ def collect(
     elif isinstance(task.input, ImageInput):
         source = _from_pictures(uri, task.input, inputs, store)
     elif isinstance(task.input, AudioInput):
-        source = _from_audio(path, task.input, inputs, engine)
+        source = _from_audio(uri, task.input, inputs, engine)
     else:
         raise UsageError(
             f"task {task.name} cannot make inputs from {path.name}",
@@ -237,16 +237,17 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
         source.close()
 
 
-def _from_audio(path: Path, spec: AudioInput, inputs: tuple[TensorSpec, ...], engine: Engine) -> Iterator[Sample]:
+def _from_audio(uri: str, spec: AudioInput, inputs: tuple[TensorSpec, ...], engine: Engine) -> Iterator[Sample]:
     """Features of every recording, in name order. Further inputs are the sample rate (an integer) or recurrent state: a float tensor
     that has the shape of an output, fed back by running the model, from zeros at the start of each file."""
     main = next(i for i in inputs if i.name == (spec.tensor or inputs[0].name))
     states = _states(main, inputs, engine)
     if spec.rate != 16000:
         raise UsageError(f"recordings are read at 16000 Hz; the task takes {spec.rate}", hint="give an .npz of the inputs")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in _AUDIO) if path.is_dir() else [path]
+    folder = Path(uri)
+    files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in _AUDIO) if folder.is_dir() else [uri]
     if not files:
-        raise DataError(f"folder {path} has no sound files", hint=f"looked for {', '.join(_AUDIO)}")
+        raise DataError(f"folder {folder} has no sound files", hint=f"looked for {', '.join(_AUDIO)}")
     # Half overlapping inputs: a window that slides frame by frame shows the same second fifty times.
     every = 1 if spec.features.kind == "waveform" else max(1, spec.features.frames // 2)
     for file in files:

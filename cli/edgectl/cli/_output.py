@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from edgectl.core.errors import EdgectlError
 
@@ -34,8 +36,9 @@ class Output:
         self.as_json = as_json
         # A pipe has no width: tables must not be cut to 80 columns there.
         width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
-        self.stdout = Console(width=width, highlight=False, soft_wrap=True)
-        self.stderr = Console(stderr=True, highlight=False)
+        # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
+        self.stdout = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
         Output.current = self
 
     def result(self, value: Any, text: RenderableType | Callable[[], RenderableType] | None = None) -> None:
@@ -46,7 +49,7 @@ class Output:
         elif text is not None:
             self.stdout.print(text() if callable(text) else text)
 
-    def line(self, value: Any, text: str) -> None:
+    def line(self, value: Any, text: RenderableType) -> None:
         """One of many results of a command that goes on: a JSON line, or a line of text."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
@@ -63,12 +66,13 @@ class Output:
     def progress(self) -> Iterator[Callable[[str, float | None], None]]:
         """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot be known."""
         if self.as_json or not self.stderr.is_terminal:
-            last = ""
+            said = ""
+            next_s = 0.0
 
             def quiet(what: str, fraction: float | None) -> None:
-                nonlocal last
-                if what != last:
-                    last = what
+                nonlocal said, next_s  # a log wants to know that it goes on, not every step
+                if what != said and time.monotonic() >= next_s:
+                    said, next_s = what, time.monotonic() + 3.0
                     self.say(f"  {what}")
 
             yield quiet
@@ -90,9 +94,9 @@ class Output:
         if self.as_json:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
-        self.stderr.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
+        self.stderr.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
         if error.hint:
-            self.stderr.print(f"[bold]next:[/] {_escaped(error.hint)}", soft_wrap=True)
+            self.stderr.print(Text.assemble(("next: ", "bold"), error.hint), soft_wrap=True)
 
 
 def table(*headers: str, title: str | None = None) -> Table:
@@ -119,7 +123,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.item() if hasattr(value, "item") else value
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -22,7 +22,5 @@ def run(
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.broker import run_broker
 
-    stop = stop_event()
-    run_broker(
-        host, port, stop_event=stop, on_ready=lambda: out.line({"listening": f"{host}:{port}"}, f"listening on {host}:{port}")
-    )
+    out.say(f"broker on {host}:{port}; stop it with Ctrl-C")
+    run_broker(host, port, stop_event())

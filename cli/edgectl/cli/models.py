@@ -18,18 +18,19 @@ app = typer.Typer(name="models", help="Models by name: our own reference models 
 def list_models(json: Json = False) -> None:
     """List the reference models that come with edgectl and the public ones of the catalogue."""
     out = Output(json)
-    own = [
-        {"name": r.name, "task": str(r.task), "licence": "Apache-2.0", "bytes": r.model.stat().st_size, "card": r.card}
-        for r in references()
-    ]
+    own = references()
     public = [e.model_dump() for e in entries()]
 
     def shown() -> Table:
         t = table("model", "task", ">bytes", "licence", "about")
         for r in own:
-            accuracy = {k: v for k, v in r["card"].items() if k in ("ap50", "top1")}  # type: ignore[attr-defined]
+            accuracy = ", ".join(f"{k} {v}" for k, v in r.card.items() if k in ("ap50", "top1"))
             t.add_row(
-                r["name"], "its own TOML", f"{r['bytes']:,}", r["licence"], f"comes with edgectl; synthetic data: {accuracy}"
+                r.name,
+                "its own TOML",
+                f"{r.model.stat().st_size:,}",
+                "Apache-2.0",
+                f"comes with edgectl; on synthetic data: {accuracy}",
             )
         for e in public:
             t.add_row(e["name"], e["task"], f"{e['size']:,}", e["licence"], e["about"])

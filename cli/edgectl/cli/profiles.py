@@ -46,7 +46,7 @@ def probe(json: Json = False) -> None:
     """Print what this machine really is, and the profile that fits it."""
     out = Output(json)
     machine = probe_machine()
-    value = plain(machine) | {"profile": best_profile(machine)}
+    value = plain(machine) | {"facts": plain(machine.facts), "profile": best_profile(machine).name}
     out.result(value, lambda: _tree(value))
 
 

@@ -16,12 +16,15 @@ from edgectl.core.schema import Digest, Message, Name
 from edgectl.core.states import State
 
 __all__ = [
-    "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
+    "ENGINE_STAGE", "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
     "Reported", "ReportedSlot", "StreamStats", "Telemetry", "Topics", "Trust",
 ]  # fmt: skip
 
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger JSON messages are refused before they are parsed (trust sets have their own bound)."""
+
+ENGINE_STAGE = "engine"
+"""The stage whose latency judges an engine. A pipeline with several engines names them ``engine:<role>``."""
 
 
 class Topics:

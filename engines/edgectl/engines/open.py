@@ -39,8 +39,9 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
     return TensorRtEngine(path)
 
 
-def open_model(model: Path | bytes, settings: SessionSettings, *, runtime: str = "onnxruntime") -> Engine:
+def open_model(model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime") -> Engine:
     """Open an ONNX file, or its bytes, in a CPU runtime."""
+    settings = settings or SessionSettings()
     if runtime == "openvino":
         return OpenVinoEngine(model, settings)
     return OnnxRuntimeEngine(model, settings)

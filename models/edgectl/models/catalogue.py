@@ -119,7 +119,7 @@ def _download(entry: Entry, destination: Path, progress: Callable[[int, int], No
                 if len(data) > entry.size:
                     raise IntegrityError(f"{entry.name} is larger than the {entry.size} bytes of the catalogue")
                 progress(len(data), entry.size)
-            if digest_of(data) != entry.digest:
+            if digest_of(bytes(data)) != entry.digest:
                 raise IntegrityError(
                     f"{entry.name} is not the file of the catalogue", hint="the publisher changed it: do not use it"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,12 +51,18 @@ class Frame:
     height: int
     fmt: Literal["I420", "BGR"]
     planes: tuple[NDArray[np.uint8], ...]
+    sensors: Mapping[str, float] = field(default_factory=dict)
+    """What the source measured at the same time, e.g. ``speed_mps``."""
     _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @classmethod
-    def of_bgr(cls, image: NDArray[np.uint8], stamp: Stamp) -> Frame:
+    def of_bgr(cls, image: NDArray[np.uint8], stamp: Stamp, sensors: Mapping[str, float] | None = None) -> Frame:
         """Wrap a BGR image (H, W, 3)."""
-        return cls(stamp, image.shape[1], image.shape[0], "BGR", (image,))
+        return cls(stamp, image.shape[1], image.shape[0], "BGR", (image,), sensors or {})
+
+    def luma(self) -> NDArray[np.uint8]:
+        """Brightness (H, W): the Y plane as it is, or computed from BGR."""
+        return self.planes[0] if self.fmt == "I420" else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
 
     def bgr(self) -> NDArray[np.uint8]:
         """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not write into it."""

@@ -73,7 +73,7 @@ class Ingest(Pass):
         inputs = [i for i in changed.graph.input if i.name not in initializers]
         del changed.graph.input[:]
         changed.graph.input.extend(inputs)
-        changed.ir_version = max(changed.ir_version, 8)
+        changed.ir_version = min(max(changed.ir_version, 8), 10)  # what opset 17 needs, and every ONNX Runtime we support reads
         if _opset(changed) < MIN_OPSET:
             try:
                 changed = onnx.version_converter.convert_version(changed, MIN_OPSET)

@@ -14,10 +14,14 @@ from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.preprocess import LetterboxMeta, unletterbox
 
-__all__ = ["Decoder", "Detections", "expect", "finish", "only_output"]
+__all__ = ["Decoder", "Detections", "expect", "finish", "only_output", "quiet"]
 
 MAX_CANDIDATES = 3000
 """Boxes that enter suppression, best first: bounds the time of one frame whatever a broken engine puts out."""
+
+
+quiet = np.errstate(invalid="ignore", over="ignore")
+"""For decoders: values that are not finite raise in :func:`finish`, not warnings on the way there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.decode.base import Detections, expect, finish
+from edgectl.pipelines.decode.base import Detections, expect, finish, quiet
 from edgectl.pipelines.preprocess import LetterboxMeta
 
 __all__ = ["BoxesScores"]
@@ -21,6 +21,7 @@ class BoxesScores:
         self._spec = task.decode
         self._classes = len(task.labels)
 
+    @quiet
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         boxes, scores = self._pick(outputs)
         boxes = expect(boxes, (1, None, 4), "boxes output")[0]

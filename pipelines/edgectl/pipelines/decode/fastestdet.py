@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.decode.base import Detections, expect, finish, only_output
+from edgectl.pipelines.decode.base import Detections, expect, finish, only_output, quiet
 from edgectl.pipelines.preprocess import LetterboxMeta
 
 __all__ = ["FastestDet"]
@@ -23,14 +23,14 @@ class FastestDet:
         self._spec = task.decode
         self._classes = len(task.labels)
 
+    @quiet
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         out = expect(only_output(outputs), (1, 5 + self._classes, None, None), "FastestDet output")[0]
         _, rows, columns = out.shape
         power = self._spec.objectness_power
         best = out[5:].max(axis=0)
-        with np.errstate(invalid="ignore"):  # a NaN or negative power is NaN, which is kept below and refused in finish()
-            score = out[0] ** power * best ** (1 - power)
-        row, column = np.nonzero(~(score < self._spec.score))
+        score = out[0] ** power * best ** (1 - power)
+        row, column = np.nonzero(~(score < self._spec.score))  # NaN is kept, and refused in finish()
         picked = out[:, row, column]
         centre = (np.stack([column, row]) + np.tanh(picked[1:3])) * [[meta.input_width / columns], [meta.input_height / rows]]
         half = _sigmoid(picked[3:5]) * [[meta.input_width / 2], [meta.input_height / 2]]

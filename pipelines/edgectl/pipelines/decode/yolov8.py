@@ -6,7 +6,7 @@ import numpy as np
 
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.decode.base import Detections, expect, finish, only_output
+from edgectl.pipelines.decode.base import Detections, expect, finish, only_output, quiet
 from edgectl.pipelines.preprocess import LetterboxMeta
 
 __all__ = ["YoloV8"]
@@ -19,6 +19,7 @@ class YoloV8:
         self._spec = task.decode
         self._classes = len(task.labels)
 
+    @quiet
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         out = expect(only_output(outputs), (1, 4 + self._classes, None), "YOLOv8 output")[0]
         score = out[4:].max(axis=0)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.decode.base import Detections, expect, finish, only_output
+from edgectl.pipelines.decode.base import Detections, expect, finish, only_output, quiet
 from edgectl.pipelines.preprocess import LetterboxMeta
 
 __all__ = ["YoloX"]
@@ -26,6 +26,7 @@ class YoloX:
         self._classes = len(task.labels)
         self._cell, self._stride = _grid(task.input.width, task.input.height)
 
+    @quiet
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         out = expect(only_output(outputs), (1, len(self._stride), 5 + self._classes), "YOLOX output")[0]
         score = out[:, 4] * out[:, 5:].max(axis=1)

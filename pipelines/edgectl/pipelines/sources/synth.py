@@ -49,7 +49,8 @@ class SynthSource:
         self._tick = tick + 1
         if self._pacer is not None:  # too slow to render them all: a camera would not wait either
             self._tick = max(self._tick, self._pacer.due_tick())
-        return Frame.of_bgr(image, stamp)
+        speed = self.scene.truth(tick).values.get("speed_mps")
+        return Frame.of_bgr(image, stamp, {} if speed is None else {"speed_mps": speed})
 
     def interrupt(self) -> None:
         if self._pacer is not None:

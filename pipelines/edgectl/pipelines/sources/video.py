@@ -78,10 +78,8 @@ class VideoReader:
         # Frame threading buffers a frame per thread: good for files, latency for cameras.
         self._stream.thread_type = "SLICE" if low_delay else "AUTO"
         context = self._stream.codec_context
-        self.width, self.height = context.width, context.height
-        if not (self.width > 0 and self.height > 0 and self.width * self.height <= MAX_PIXELS):
-            self.close()
-            raise DataError(f"{what} has a picture size of {self.width}x{self.height}, which is not supported")
+        # A camera may not tell its size before the first picture: every picture is checked instead.
+        self.width, self.height = context.width or None, context.height or None
         rate = self._stream.average_rate
         self.fps = float(rate) if rate else None
         self.count = self._stream.frames or None
@@ -110,6 +108,8 @@ class VideoReader:
                 continue
             for picture in pictures:
                 bad, delivered = 0, True
+                if not 0 < picture.width * picture.height <= MAX_PIXELS:
+                    raise DataError(f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported")
                 yield _planes(picture)
         if not delivered:
             raise DataError(

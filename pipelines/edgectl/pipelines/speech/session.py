@@ -166,9 +166,9 @@ class SpeechSession:
     def _event(
         self,
         kind: Literal["speech_start", "speech_end", "keyword", "capability", "inference_failed"],
-        sample: int,
+        at: int,
         **data: object,
     ) -> None:
         key = f"keyword:{data['label']}" if kind == "keyword" else kind
         self.counts[key] = self.counts.get(key, 0) + 1
-        self._emit(Event(kind, sample / RATE, data=data))
+        self._emit(Event(kind, at / RATE, data=data))

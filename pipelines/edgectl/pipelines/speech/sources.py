@@ -65,16 +65,24 @@ def open_audio(uri: str) -> AudioSource:
     return _File(uri, path, parse_options(_FileOptions, query, uri))
 
 
-def read_audio(path: Path, *, max_seconds: float = 7200.0) -> Samples:
-    """A whole recording as float32 mono 16 kHz in ±1. Raises :class:`DataError` if it has no sound or is too long."""
+def read_audio(uri: str | Path, *, max_seconds: float = 7200.0) -> Samples:
+    """A whole recording, or a synthetic sound with ``seconds``, as float32 mono 16 kHz in ±1.
+
+    Raises :class:`SourceError` if it is not there, :class:`DataError` if it has no sound or does not end in time.
+    """
+    source = open_audio(str(uri))
+    name = redact(Path(str(uri)).name)
+    if source.live:
+        source.close()
+        raise DataError(f"{name} never ends", hint="use a recording, or a synthetic sound with paced=0 and seconds")
     pieces, total = [], 0
-    for piece in _decode(path):
-        pieces.append(piece)
-        total += len(piece)
+    while (block := source.read()) is not None:
+        pieces.append(block.data)
+        total += len(block.data)
         if total > max_seconds * RATE:
-            raise DataError(f"{path.name} is longer than {max_seconds:g} s", hint="cut it into shorter recordings")
+            raise DataError(f"{name} is longer than {max_seconds:g} s", hint="cut it into shorter recordings")
     if not total:
-        raise DataError(f"{path.name} has no sound in it", hint="give a WAV, FLAC or other audio file")
+        raise DataError(f"{name} has no sound in it", hint="give a WAV, FLAC or other audio file")
     return np.concatenate(pieces)
 
 

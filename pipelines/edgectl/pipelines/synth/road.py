@@ -60,14 +60,15 @@ class RoadScene(Scene):
 
     def truth(self, seq: int) -> Truth:
         t = seq / self.fps
-        boxes, ids = [], []
-        for ident, distance, lane, rng in self._vehicles(t):
+        kept: list[tuple[int, tuple[float, float, float, float]]] = []
+        for ident, distance, lane, rng in reversed(self._vehicles(t)):  # the nearest first
             x1, y1, x2, y2 = self._vehicle_box(t, distance, lane, _vehicle_size(rng))
-            clipped = (max(0.0, x1), max(0.0, y1), min(float(self.width), x2), min(float(self.height), y2))
-            area = max(0.0, clipped[2] - clipped[0]) * max(0.0, clipped[3] - clipped[1])
-            if area >= 0.35 * (x2 - x1) * (y2 - y1) and x2 - x1 >= 0.018 * self.width:
-                boxes.append(clipped)
-                ids.append(ident)
+            box = max(0.0, x1), max(0.0, y1), min(float(self.width), x2), min(float(self.height), y2)
+            whole = (x2 - x1) * (y2 - y1)
+            hidden = max((_overlap(box, nearer) for _, nearer in kept), default=0.0)
+            if x2 - x1 >= 0.03 * self.width and _area(box) - hidden >= 0.35 * whole:
+                kept.append((ident, box))
+        boxes, ids = [box for _, box in kept], [ident for ident, _ in kept]
         bottom = self.focal * _CAMERA_M / (self.height - self.horizon)
         values = {
             "left_x": self._u(t, np.array([bottom]), -0.5 * _LANE_M)[0],
@@ -174,3 +175,11 @@ def _vehicle_size(rng: np.random.Generator) -> tuple[float, float]:
     """Width and height in metres, the same for a vehicle in every frame: taken from a copy of its generator."""
     own = np.random.default_rng(int(rng.bit_generator.state["state"]["state"]) & 0xFFFFFFFF)
     return (2.4, 2.9) if own.random() < 0.25 else (float(own.uniform(1.7, 1.95)), float(own.uniform(1.4, 1.65)))
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))

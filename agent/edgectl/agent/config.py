@@ -1,0 +1,70 @@
+"""``agent.toml``: who this device is, where its broker is, which pipelines it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from edgectl.core.errors import UsageError
+from edgectl.core.schema import Config, Name, first_problem
+from edgectl.link.config import BrokerConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["AgentConfig", "PipelineConfig", "load_agent_config"]
+
+
+class PipelineConfig(Config):
+    """``[pipelines.<stream>]``. ``slots``: role (``detector``) → slot name (``gate-detector``)."""
+
+    kind: Literal["surveillance", "driving", "speech"]
+    source: str
+    config: dict[str, Any] = {}
+    slots: dict[Name, Name] = Field(min_length=1)
+    out: Path | None = None
+    stall_s: float = Field(default=30.0, gt=0)
+    """Seconds without a processed frame after which the worker is started anew."""
+
+
+class AgentConfig(Config):
+    name: Name
+    fleet: Name = "home"
+    broker: BrokerConfig
+    state_dir: Path
+    root: Path = Path("root.json")
+    """Root metadata from enrolment, relative to the configuration file."""
+    profile: Name | Literal["auto"] = "auto"
+    labels: dict[str, str] = {}
+    pipelines: dict[Name, PipelineConfig] = {}
+    telemetry_s: float = Field(default=10.0, ge=0.5, le=3600)
+    stats_every_s: float = Field(default=2.0, ge=0.05, le=60)
+    spool_mb: int = Field(default=50, ge=1)
+    spool_hours: float = Field(default=48.0, gt=0)
+    reserve_mb: int = Field(default=64, ge=0)
+    """Disk that downloads leave free."""
+    warm_runs: int = Field(default=32, ge=1, le=10_000)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(sorted({slot for p in self.pipelines.values() for slot in p.slots.values()}))
+
+
+def load_agent_config(path: Path) -> AgentConfig:
+    """Read ``agent.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the field."""
+    try:
+        with path.open("rb") as f:
+            config = AgentConfig.model_validate(tomllib.load(f))
+    except OSError as e:
+        raise UsageError(f"cannot read {path}: {e.strerror}", hint="`edgectl device enroll NAME` writes one") from e
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{path} is not TOML: {e}") from e
+    except ValidationError as e:
+        raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
+    base = path.resolve().parent
+    return config.model_copy(update={"state_dir": base / config.state_dir, "root": base / config.root})

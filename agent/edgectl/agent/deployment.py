@@ -1,0 +1,209 @@
+"""The deployment of a release in a slot, as a table: what happens in a state leads to the next one. Nothing here does IO.
+
+``python -m edgectl.agent.deployment`` prints the page ``docs/deployment-states.md``.
+
+The rule of the shell that executes this (:mod:`edgectl.agent.deployer`): write the state, act, write the result. After a power
+cut :data:`RESUME` says where to go on; every action may be repeated.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+
+from edgectl.core.errors import EdgectlError
+from edgectl.core.states import TERMINAL, State
+
+__all__ = ["DEADLINE_S", "RESUME", "TABLE", "TRIES", "WORKING", "Event", "IllegalTransition", "mermaid", "page", "resume", "step"]
+
+
+class Event(str, Enum):
+    DESIRED = "desired"
+    """A newer ``desired`` names another digest (or a raised attempt) for this slot."""
+    ALREADY = "already"
+    """A newer ``desired`` names the digest that already serves."""
+    TRUSTED = "trusted"
+    """Signed targets name the digest."""
+    REFUSED = "refused"
+    """They do not, or this device has already rolled this digest back at this attempt."""
+    STALE = "stale"
+    """The signed metadata is expired or not here yet."""
+    FETCHED = "fetched"
+    CORRUPT = "corrupt"
+    NO_SPACE = "no_space"
+    INCOMPATIBLE = "incompatible"
+    """No variant runs on this machine."""
+    VERIFIED = "verified"
+    RELEASED = "released"
+    """Neither ``hold`` nor the fleet's freeze switch is set."""
+    WARM = "warm"
+    """The engine loads, reproduces its golden outputs and runs, in a child process."""
+    COLD = "cold"
+    """It does not."""
+    ACTIVATED = "activated"
+    NOT_ACTIVATED = "not_activated"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    CRASH_LOOP = "crash_loop"
+    RESTORED = "restored"
+    """The engine from before serves again (or the slot is empty again)."""
+    NOT_RESTORED = "not_restored"
+    SUPERSEDED = "superseded"
+    """A newer ``desired`` wants something else."""
+    TIMEOUT = "timeout"
+    """The deadline of the state has passed."""
+
+
+_S, _E = State, Event
+
+TABLE: dict[tuple[State, Event], State] = {
+    (_S.IDLE, _E.DESIRED): _S.NOTIFIED,
+    # Is it signed?
+    (_S.NOTIFIED, _E.TRUSTED): _S.FETCHING,
+    (_S.NOTIFIED, _E.REFUSED): _S.REJECTED,
+    (_S.NOTIFIED, _E.STALE): _S.DEFERRED,
+    (_S.NOTIFIED, _E.TIMEOUT): _S.FAILED,
+    (_S.NOTIFIED, _E.SUPERSEDED): _S.FAILED,
+    # Expired metadata blocks installs, never inference: wait for a newer set.
+    (_S.DEFERRED, _E.TRUSTED): _S.FETCHING,
+    (_S.DEFERRED, _E.REFUSED): _S.REJECTED,
+    (_S.DEFERRED, _E.TIMEOUT): _S.FAILED,
+    (_S.DEFERRED, _E.SUPERSEDED): _S.FAILED,
+    (_S.FETCHING, _E.FETCHED): _S.VERIFYING,
+    (_S.FETCHING, _E.CORRUPT): _S.FAILED,
+    (_S.FETCHING, _E.NO_SPACE): _S.FAILED,
+    (_S.FETCHING, _E.INCOMPATIBLE): _S.REJECTED,
+    (_S.FETCHING, _E.TIMEOUT): _S.FAILED,
+    (_S.FETCHING, _E.SUPERSEDED): _S.FAILED,
+    (_S.VERIFYING, _E.VERIFIED): _S.STAGED,
+    (_S.VERIFYING, _E.CORRUPT): _S.FAILED,
+    (_S.VERIFYING, _E.TIMEOUT): _S.FAILED,
+    (_S.VERIFYING, _E.SUPERSEDED): _S.FAILED,
+    # `hold` and `freeze` keep it here.
+    (_S.STAGED, _E.RELEASED): _S.WARMING,
+    (_S.STAGED, _E.TIMEOUT): _S.FAILED,
+    (_S.STAGED, _E.SUPERSEDED): _S.FAILED,
+    (_S.WARMING, _E.WARM): _S.ACTIVATING,
+    (_S.WARMING, _E.COLD): _S.FAILED,
+    (_S.WARMING, _E.INCOMPATIBLE): _S.REJECTED,
+    (_S.WARMING, _E.TIMEOUT): _S.FAILED,
+    (_S.WARMING, _E.SUPERSEDED): _S.FAILED,
+    # From here on a newer wish goes through the way back.
+    (_S.ACTIVATING, _E.ACTIVATED): _S.PROBATION,
+    (_S.ACTIVATING, _E.NOT_ACTIVATED): _S.ROLLING_BACK,
+    (_S.ACTIVATING, _E.CRASH_LOOP): _S.ROLLING_BACK,
+    (_S.ACTIVATING, _E.TIMEOUT): _S.ROLLING_BACK,
+    (_S.ACTIVATING, _E.SUPERSEDED): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.HEALTHY): _S.COMMITTED,
+    (_S.PROBATION, _E.UNHEALTHY): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.CRASH_LOOP): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.TIMEOUT): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.SUPERSEDED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.RESTORED): _S.ROLLED_BACK,
+    (_S.ROLLING_BACK, _E.NOT_RESTORED): _S.DEGRADED,
+    (_S.ROLLING_BACK, _E.TIMEOUT): _S.DEGRADED,
+    # A committed engine that cannot be kept alive gives way to the previous or the golden one.
+    (_S.COMMITTED, _E.CRASH_LOOP): _S.DEGRADED,
+    # The end of one deployment is the start of the next.
+    (_S.COMMITTED, _E.DESIRED): _S.NOTIFIED,
+    (_S.ROLLED_BACK, _E.DESIRED): _S.NOTIFIED,
+    (_S.DEGRADED, _E.DESIRED): _S.NOTIFIED,
+    (_S.REJECTED, _E.DESIRED): _S.NOTIFIED,
+    (_S.FAILED, _E.DESIRED): _S.NOTIFIED,
+    # What serves already needs no deployment.
+    (_S.IDLE, _E.ALREADY): _S.COMMITTED,
+    (_S.COMMITTED, _E.ALREADY): _S.COMMITTED,
+    (_S.ROLLED_BACK, _E.ALREADY): _S.COMMITTED,
+    (_S.DEGRADED, _E.ALREADY): _S.COMMITTED,
+    (_S.REJECTED, _E.ALREADY): _S.COMMITTED,
+    (_S.FAILED, _E.ALREADY): _S.COMMITTED,
+}
+
+RESUME: dict[State, State] = {
+    State.NOTIFIED: State.NOTIFIED,
+    State.DEFERRED: State.DEFERRED,
+    State.FETCHING: State.FETCHING,  # part files are hashed again
+    State.VERIFYING: State.VERIFYING,
+    State.STAGED: State.STAGED,
+    State.WARMING: State.WARMING,  # at most TRIES times
+    State.ACTIVATING: State.ACTIVATING,  # the slot record says which engine serves: old or new, never a mix
+    State.PROBATION: State.PROBATION,  # at most TRIES times
+    **{terminal: terminal for terminal in TERMINAL},
+    State.IDLE: State.IDLE,
+}
+"""State on disk → state to resume. What is not here goes to ROLLING_BACK."""
+
+TRIES: dict[State, int] = {State.WARMING: 2, State.ACTIVATING: 3, State.PROBATION: 3}
+"""How often a state may be entered (restarts included), counted on disk before the action; then it counts as TIMEOUT."""
+
+DEADLINE_S: dict[State, float] = {
+    State.NOTIFIED: 60.0,
+    State.DEFERRED: 7 * 86400.0,
+    State.FETCHING: 6 * 3600.0,
+    State.VERIFYING: 600.0,
+    State.STAGED: 30 * 86400.0,
+    State.WARMING: 900.0,  # a plan may have to be compiled
+    State.ACTIVATING: 120.0,
+    State.PROBATION: 300.0,  # besides four times the probation time of the policy
+    State.ROLLING_BACK: 120.0,
+}
+"""Seconds (monotonic, counted anew after a restart) after which a state ends with TIMEOUT."""
+
+WORKING = frozenset(DEADLINE_S)
+"""The states with an action. Every other state waits for DESIRED."""
+
+
+class IllegalTransition(EdgectlError):
+    """The shell named an event that the table does not know in this state: a defect, not an input."""
+
+
+def step(state: State, event: Event) -> State:
+    """The next state. Raises :class:`IllegalTransition`."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise IllegalTransition(f"{event.value} cannot happen to a deployment that is {state.value}") from None
+
+
+def resume(on_disk: State) -> State:
+    """Where a deployment found on disk goes on; what is not in :data:`RESUME` rolls back."""
+    return RESUME.get(on_disk, State.ROLLING_BACK)
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram."""
+    edges: dict[tuple[State, State], list[str]] = {}
+    for (state, event), target in TABLE.items():
+        edges.setdefault((state, target), []).append(event.value)
+    lines = ["stateDiagram-v2", f"    [*] --> {State.IDLE.value}"]
+    lines += [f"    {a.value} --> {b.value}: {', '.join(events)}" for (a, b), events in edges.items()]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The text of ``docs/deployment-states.md``."""
+    rows = []
+    for state in State:
+        deadline = f"{DEADLINE_S[state]:g} s" if state in DEADLINE_S else "–"
+        tries = str(TRIES.get(state, "–"))
+        end = "yes" if state in TERMINAL else ""
+        rows.append(f"| `{state.value}` | {deadline} | {tries} | `{resume(state).value}` | {end} |")
+    return "\n".join([
+        "# The states of a deployment",
+        "",
+        "Generated from `edgectl.agent.deployment` by `python -m edgectl.agent.deployment > docs/deployment-states.md`;",
+        "a test keeps it current.",
+        "",
+        "```mermaid",
+        mermaid(),
+        "```",
+        "",
+        "| state | deadline | tries | after a power cut | end |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,357 @@
+"""The agent: connects the parts and lets them run until it is told to stop.
+
+Threads: the caller's (reports, telemetry windows, systemd), one per slot (``deploy-…``), one per pipeline (``pipe-…``), the
+telemetry sender, and two of the control link. The bulk link exists only while something is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgectl.agent.config import AgentConfig
+from edgectl.agent.deployer import Context, SlotDeployer, WarmUp
+from edgectl.agent.fetch import Fetcher, Machine
+from edgectl.agent.journal import Journal
+from edgectl.agent.notify import notify, watchdog_interval_s
+from edgectl.agent.probation import LiveBook
+from edgectl.agent.spool import Spool
+from edgectl.agent.store import Store
+from edgectl.agent.supervisor import WORKER, Hooks, Supervisor, Timing
+from edgectl.agent.telemetry import Collector, Sender, health
+from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
+from edgectl.core.schema import parse_json
+from edgectl.core.states import State
+from edgectl.core.transfer import FRAME_BYTES
+from edgectl.core.wire import (
+    MAX_MESSAGE_BYTES,
+    Command,
+    Conn,
+    ControllerState,
+    Desired,
+    Failure,
+    Reply,
+    Reported,
+    ReportedSlot,
+    Topics,
+)
+from edgectl.link.mqtt import Link
+from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
+
+__all__ = ["AgentParts", "run_agent"]
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+_REPORT_S = 0.5  # progress is reported at most this often; a new state at once
+_BULK_QUEUE = 32  # chunks
+
+
+@dataclass(frozen=True)
+class AgentParts:
+    """What the agent does not do itself; the defaults are in :func:`default_parts`."""
+
+    machine: Machine
+    warm_up: WarmUp
+    worker: Sequence[str] = WORKER
+    timing: Timing | None = None
+
+
+def default_parts() -> AgentParts:
+    """This machine's facts, and the warm-up in a child process."""
+    from edgectl.device_profiles.probe import probe
+    from edgectl.engines.warm import warm_up
+
+    return AgentParts(machine=probe(), warm_up=warm_up)
+
+
+def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
+    """Run until ``stop`` is set, then stop workers and links in good order.
+
+    Raises before anything runs: :class:`StorageError` (state folder), :class:`TrustError` (root metadata).
+    A broker that is away is no error: the agent keeps trying and the pipelines keep running.
+    """
+    agent = _Agent(config, parts or default_parts())
+    try:
+        agent.run(stop)
+    finally:
+        agent.close()
+
+
+class _Agent:
+    def __init__(self, config: AgentConfig, parts: AgentParts) -> None:
+        self._config = config
+        self._topics = Topics(config.fleet)
+        self._journal = Journal(config.state_dir / "journal.db")
+        self._epoch = self._journal.next_epoch()
+        self._profile = None if config.profile == "auto" else config.profile
+        self._machine = parts.machine
+        try:
+            root = config.root.read_bytes()
+        except OSError as e:
+            raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
+        self._trust = TrustStore(config.state_dir / "trust", root, self._journal)
+        self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20)
+        self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
+        self._live = LiveBook()
+        self._collector = Collector(self._epoch)
+        self._events: deque[dict[str, object]] = deque(maxlen=256)
+        self._wake = threading.Event()
+        self._seq = 0
+        self._gen = 0
+        self._frozen = False
+        self._refused: dict[str, ReportedSlot] = {}
+        self._trouble: Failure | None = None
+        self._last_states: tuple[object, ...] = ()
+        self._reported_at = 0.0
+        death = Conn(epoch=self._epoch, online=False)
+        self._link = Link(config.broker.options(), config.name, will=(self._topics.conn(config.name), death.encode()), window=20)
+        self._sender = Sender(self._spool, self._link)
+        self._supervisor = Supervisor(
+            config.pipelines,
+            self._engine_of,
+            self._journal,
+            Hooks(self._on_stats, self._on_event, self._on_crash_loop),
+            command=parts.worker,
+            stats_every_s=config.stats_every_s,
+            timing=parts.timing,
+        )
+        fetcher = Fetcher(
+            self._bulk_link, self._topics, config.name, self._epoch, self._store, parts.machine, profile=self._profile
+        )
+        context = Context(
+            journal=self._journal,
+            store=self._store,
+            trust=self._trust,
+            fetcher=fetcher,
+            warm_up=parts.warm_up,
+            pipelines=self._supervisor,
+            live=self._live,
+            frozen=lambda: self._frozen,
+            changed=self._wake.set,
+            disk=threading.Lock(),
+            warm_runs=config.warm_runs,
+        )
+        self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
+
+    def run(self, stop: threading.Event) -> None:
+        t, name = self._topics, self._config.name
+        for topic, handler in (
+            (t.trust, self._on_trust),
+            (t.ctl, self._on_controller),
+            (t.desired(name), self._on_desired),
+            (t.command(name), self._on_command),
+        ):
+            self._link.subscribe(topic, _guarded(handler))
+        self._link.on_up = self._on_up
+        self._link.start()
+        self._supervisor.start()
+        for deployer in self._deployers.values():
+            deployer.thread.start()
+        self._sender.thread.start()
+        next_window = time.monotonic() + self._config.telemetry_s
+        watchdog = watchdog_interval_s()
+        next_watchdog = time.monotonic()
+        ready = False
+        while not stop.is_set():
+            self._wake.wait(0.2)
+            self._wake.clear()
+            self._report()
+            now = time.monotonic()
+            if now >= next_window:
+                self._telemetry(self._config.telemetry_s + now - next_window)
+                next_window = now + self._config.telemetry_s
+            if not ready and self._is_ready():
+                ready = True
+                notify("READY=1", "STATUS=running")
+            if watchdog is not None and now >= next_watchdog and self._supervisor.progressing():
+                next_watchdog = now + watchdog
+                notify("WATCHDOG=1")
+
+    def close(self) -> None:
+        """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
+        notify("STOPPING=1")
+        for deployer in self._deployers.values():
+            deployer.stop()
+        self._supervisor.close()
+        for deployer in self._deployers.values():
+            if deployer.thread.ident is not None:
+                deployer.thread.join()
+        self._sender.stop()
+        if self._sender.thread.ident is not None:
+            self._sender.thread.join()
+        if self._link.is_up:
+            death = Conn(epoch=self._epoch, online=False, clean=True)
+            self._link.publish(self._topics.conn(self._config.name), death.encode(), retain=True, timeout_s=1.0)
+        self._link.close()
+        self._spool.close()
+        self._journal.close()
+
+    # ---- from the broker (dispatcher thread: nothing here waits)
+
+    def _on_up(self) -> None:
+        c = self._config
+        birth = Conn(
+            epoch=self._epoch,
+            online=True,
+            agent=VERSION,
+            profile=self._profile,
+            facts=tuple(sorted(self._machine.facts)),
+            labels=c.labels,
+            slots=c.slots,
+            streams={stream: p.kind for stream, p in c.pipelines.items()},
+        )
+        self._link.publish(self._topics.conn(c.name), birth.encode(), retain=True)
+        self._last_states = ()  # report again: the broker may have lost what it retained
+        self._wake.set()
+        self._sender.nudge()
+
+    def _on_trust(self, payload: bytes) -> None:
+        try:
+            self._trust.update(payload)
+            self._trouble = None
+        except StaleTrust as e:
+            self._trouble = Failure(code="expired", detail=e.message, retryable=True)
+        except TrustError as e:
+            self._trouble = Failure(code="trust", detail=e.message)
+        for deployer in self._deployers.values():
+            deployer.nudge()
+        self._last_states = ()
+        self._wake.set()
+
+    def _on_controller(self, payload: bytes) -> None:
+        self._frozen = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state").freeze
+        for deployer in self._deployers.values():
+            deployer.nudge()
+
+    def _on_desired(self, payload: bytes) -> None:
+        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+        if desired.gen < self._gen:
+            return
+        self._gen = desired.gen
+        self._refused = {}
+        for slot, wish in desired.slots.items():
+            if slot in self._deployers:
+                self._deployers[slot].want(desired.gen, wish, desired.hold)
+            else:
+                self._refused[slot] = ReportedSlot(
+                    state=State.REJECTED,
+                    gen=desired.gen,
+                    release=wish.release,
+                    digest=wish.digest,
+                    error=Failure(code="no_slot", detail=f"this device has no slot {slot}"),
+                )
+        self._wake.set()
+
+    def _on_command(self, payload: bytes) -> None:
+        command = parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
+        if command.deadline_s < time.time():
+            return
+        try:
+            reply = Reply(id=command.id, ok=True, result=self._obey(command))
+        except EdgectlError as e:
+            reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message))
+        self._link.publish(self._topics.reply(self._config.name), reply.encode())
+
+    def _obey(self, command: Command) -> dict[str, object]:
+        if command.op == "probe":
+            return {"facts": sorted(self._machine.facts), "runtimes": sorted(self._machine.runtimes)}
+        if command.op == "logs":
+            return {"events": list(self._events)}
+        if command.op == "measure":
+            return {"health": health(self._config.state_dir)}
+        chosen = [d for slot, d in self._deployers.items() if command.slot in (None, slot)]
+        obeyed = [d.order(command.op) for d in chosen]  # every one, not up to the first
+        if not any(obeyed):
+            raise ProtocolError(f"{command.op} is not possible now")
+        return {"slots": sorted(d.slot for d in chosen)}
+
+    # ---- from the workers (pipeline threads)
+
+    def _on_stats(self, stream: str, stats: Stats) -> None:
+        self._live.record(stream, stats, self._config.pipelines[stream].slots)
+        self._collector.record(stream, stats)
+
+    def _on_event(self, stream: str, message: EventMessage) -> None:
+        payload = json.dumps({"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}).encode()
+        self._put("event", self._topics.event(self._config.name, stream), payload)
+
+    def _on_crash_loop(self, stream: str) -> None:
+        slots = [self._deployers[s] for s in sorted(self._supervisor.slots_of(stream))]
+        new = [d for d in slots if d.on_trial]
+        for d in new or slots:  # a new engine is the first suspect
+            d.crash_loop()
+
+    # ---- the caller's thread
+
+    def _report(self) -> None:
+        slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
+        states = (self._trouble, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
+        everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
+        now = time.monotonic()
+        urgent = not self._last_states or states != self._last_states[0]
+        if everything == self._last_states or not (urgent or now - self._reported_at >= _REPORT_S) or not self._link.is_up:
+            return
+        self._seq += 1
+        reported = Reported(
+            epoch=self._epoch,
+            seq=self._seq,
+            gen=self._gen,
+            slots=slots,
+            trust_version=self._trust.version,
+            error=self._trouble,
+        )
+        try:
+            self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
+        except EdgectlError as e:
+            log.info("the report waits: %s", e.message)
+            return
+        self._last_states = everything
+        self._reported_at = now
+
+    def _telemetry(self, window_s: float) -> None:
+        kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
+        telemetry = self._collector.window(
+            window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped
+        )
+        self._put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
+
+    def _put(self, kind: str, topic: str, payload: bytes) -> None:
+        try:
+            self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
+        except StorageError as e:
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            log.error("%s", e.message)
+        self._sender.nudge()
+
+    def _is_ready(self) -> bool:
+        """Every pipeline that has its engines has made its first inference; one without is waiting for its first release."""
+        return all(state in ("running", "waiting") for state, _ in self._supervisor.states().values())
+
+    def _engine_of(self, slot: str) -> EngineRef | None:
+        i = self._journal.slot(slot).active
+        if i is None:
+            return None
+        return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
+
+    def _bulk_link(self) -> Link:
+        name = f"{self._config.name}-bulk"
+        return Link(self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17))
+
+
+def _guarded(handler: Callable[[bytes], None]) -> Callable[[str, bytes], None]:
+    """A message that does not parse is logged and forgotten: the sender is at fault, and the device goes on."""
+
+    def handle(topic: str, payload: bytes) -> None:
+        try:
+            handler(payload)
+        except EdgectlError as e:
+            log.warning("%s: %s", topic, e.message)
+
+    return handle

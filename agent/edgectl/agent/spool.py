@@ -1,0 +1,126 @@
+"""A bounded spool on disk for what must reach the controller although the network is away.
+
+Persist, publish, delete on PUBACK. Over the bounds (bytes, age) the oldest telemetry goes first, events only when no telemetry
+is left; what was dropped is counted. A corrupt database is moved aside and a new one started: reported, not fatal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgectl.core.errors import StorageError
+
+__all__ = ["Kind", "Row", "Spool"]
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["event", "tele"]
+
+
+@dataclass(frozen=True)
+class Row:
+    id: int
+    kind: Kind
+    created_s: float
+    topic: str
+    payload: bytes
+
+
+class Spool:
+    """Thread-safe. Times are Unix seconds, so that age counts across restarts."""
+
+    def __init__(self, path: Path, *, max_bytes: int = 50 << 20, max_age_s: float = 48 * 3600.0) -> None:
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._lock = threading.Lock()
+        self.dropped = 0
+        """Rows given up since this start."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = self._open(path)
+        except sqlite3.DatabaseError as e:
+            log.warning("the spool is corrupt and starts anew: %s", e)
+            with _errors():
+                os.replace(path, path.with_suffix(".corrupt"))
+                for suffix in ("-wal", "-shm"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                self._db = self._open(path)
+        self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[0]
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, created REAL, topic TEXT, payload BLOB)"
+        )
+        db.execute("SELECT count(*) FROM spool").fetchone()
+        return db
+
+    @property
+    def size(self) -> int:
+        """Payload bytes that wait."""
+        return self._bytes
+
+    def put(self, kind: Kind, topic: str, payload: bytes, now_s: float) -> None:
+        """Persist one message. Raises :class:`StorageError` if the disk does not take it."""
+        with self._lock, _errors():
+            self._db.execute(
+                "INSERT INTO spool (kind, created, topic, payload) VALUES (?, ?, ?, ?)", (kind, now_s, topic, payload)
+            )
+            self._bytes += len(payload)
+            self._shrink(now_s)
+
+    def oldest(self, n: int) -> list[Row]:
+        """Up to ``n`` messages to publish next: events first, each kind in order."""
+        with self._lock, _errors():
+            rows = self._db.execute(
+                "SELECT id, kind, created, topic, payload FROM spool ORDER BY kind = 'event' DESC, id LIMIT ?", (n,)
+            )
+            return [Row(*row) for row in rows]
+
+    def delete(self, row: Row) -> None:
+        """The broker has acknowledged it."""
+        with self._lock, _errors():
+            if self._db.execute("DELETE FROM spool WHERE id = ?", (row.id,)).rowcount:
+                self._bytes -= len(row.payload)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _shrink(self, now_s: float) -> None:
+        old = self._db.execute("SELECT id, length(payload) FROM spool WHERE created < ?", (now_s - self._max_age_s,))
+        for row_id, size in old.fetchall():
+            self._drop(row_id, size)
+        for kind in ("tele", "event"):
+            while self._bytes > self._max_bytes:
+                row = self._db.execute(
+                    "SELECT id, length(payload) FROM spool WHERE kind = ? ORDER BY id LIMIT 1", (kind,)
+                ).fetchone()
+                if row is None:
+                    break
+                self._drop(*row)
+
+    def _drop(self, row_id: int, size: int) -> None:
+        self._db.execute("DELETE FROM spool WHERE id = ?", (row_id,))
+        self._bytes -= size
+        self.dropped += 1
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as e:
+        raise StorageError(f"the telemetry spool cannot be used: {e}", hint="free some disk space") from e

@@ -1,0 +1,136 @@
+"""Blobs on the device: ``blobs/<64 hex>`` are whole and verified, ``parts/<64 hex>`` are on their way.
+
+A blob appears by rename after its hash was checked and its bytes are on disk, so a name in ``blobs`` is a promise. Part files
+survive a power cut; what is in them is believed only after it was hashed again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from edgectl.core.bundle import CHUNK_SIZE, Descriptor
+from edgectl.core.errors import IntegrityError, StorageError
+from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
+
+__all__ = ["Part", "Store"]
+
+_RESERVE = 64 << 20  # bytes that a download must leave free
+
+
+class Store:
+    def __init__(self, root: Path, *, reserve: int = _RESERVE) -> None:
+        """``reserve``: bytes of disk that no download may use up."""
+        self.blobs = root / "blobs"
+        self._parts = root / "parts"
+        self._reserve = reserve
+        with storage(str(root)):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            self._parts.mkdir(exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        return self.blobs / hex_of(digest)
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def read(self, digest: str, max_bytes: int) -> bytes:
+        """A whole blob, hashed again. Raises :class:`IntegrityError`; the corrupt file is removed, so that it is fetched anew."""
+        with storage(digest):
+            data = self.path(digest).read_bytes() if self.path(digest).stat().st_size <= max_bytes else b""
+        if digest_of(data) != digest:
+            self.path(digest).unlink()
+            raise IntegrityError(f"stored blob {digest[:19]}… is corrupt")
+        return data
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Store a small blob that came inline. Raises :class:`IntegrityError` / :class:`StorageError`."""
+        if digest_of(data) != digest:
+            raise IntegrityError(f"blob {digest[:19]}… is corrupt")
+        atomic_write(self.path(digest), data)
+
+    def verify(self, blobs: Iterable[Descriptor]) -> None:
+        """Hash every blob once more, from disk. A wrong one is removed and named in :class:`IntegrityError`."""
+        for d in blobs:
+            path = self.path(d.digest)
+            if not path.is_file():
+                raise IntegrityError(f"blob {d.digest[:19]}… is missing in the store")
+            if path.stat().st_size != d.size or file_digest(path) != d.digest:
+                path.unlink()
+                raise IntegrityError(f"stored blob {d.digest[:19]}… is corrupt")
+
+    def check_space(self, needed: int) -> None:
+        """Raise :class:`StorageError` if ``needed`` bytes and the reserve do not fit; sooner here than at 80 %."""
+        free = shutil.disk_usage(self.blobs).free
+        if needed + self._reserve > free:
+            raise StorageError(
+                f"{needed >> 20} MiB are needed and {free >> 20} MiB are free, of which {self._reserve >> 20} MiB stay reserved",
+                hint="free some space on the device; the rollout tries again with a raised attempt",
+            )
+
+    def part(self, d: Descriptor) -> Part:
+        return Part(self, self._parts / hex_of(d.digest), d)
+
+    def collect_garbage(self, keep: Iterable[str]) -> int:
+        """Remove every blob and part that ``keep`` (digests) does not name. Returns the bytes freed."""
+        names = {hex_of(d) for d in keep}
+        freed = 0
+        with storage("the blob store"):
+            for folder in (self.blobs, self._parts):
+                for path in folder.iterdir():
+                    if path.name not in names:
+                        freed += path.stat().st_size
+                        path.unlink()
+                fsync_dir(folder)
+        return freed
+
+
+class Part:
+    """A blob on its way. Chunks are written in any order; :meth:`finish` proves the whole and renames it."""
+
+    _SYNC_BYTES = 8 << 20
+
+    def __init__(self, store: Store, path: Path, blob: Descriptor) -> None:
+        self._store = store
+        self._path = path
+        self._blob = blob
+        self._unsynced = 0
+        with storage(str(path)):
+            self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        """What a previous run left, chunk by chunk, unverified."""
+        for index in range((self._blob.size + CHUNK_SIZE - 1) // CHUNK_SIZE):
+            data = os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - index * CHUNK_SIZE), index * CHUNK_SIZE)
+            if data and any(data):  # holes read as zeros; an all-zero chunk costs 64 KiB more traffic, no correctness
+                yield index, data
+
+    def write(self, index: int, data: bytes) -> None:
+        with storage(str(self._path)):
+            os.pwrite(self._file.fileno(), data, index * CHUNK_SIZE)
+            self._unsynced += len(data)
+            if self._unsynced >= self._SYNC_BYTES:
+                os.fdatasync(self._file.fileno())
+                self._unsynced = 0
+
+    def finish(self) -> None:
+        """Hash the whole file, fsync, rename, fsync the folder. Raises :class:`IntegrityError`; the part then stays."""
+        with storage(str(self._path)):
+            os.ftruncate(self._file.fileno(), self._blob.size)
+            os.fsync(self._file.fileno())
+            if file_digest(self._path) != self._blob.digest:
+                raise IntegrityError(f"blob {self._blob.digest[:19]}… does not match its digest although it is complete")
+            os.replace(self._path, self._store.path(self._blob.digest))
+            fsync_dir(self._store.blobs)
+        self.close()
+
+    def reset(self) -> None:
+        """Throw the content away."""
+        with storage(str(self._path)):
+            os.ftruncate(self._file.fileno(), 0)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,34 @@
+"""How a command finds its controller: ``--controller`` and ``--token-file``, or the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgectl.fleet.client import FleetClient
+
+__all__ = ["TOKEN_FILE", "URL", "TokenFile", "Url", "client"]
+
+Url = Annotated[str, typer.Option("--controller", envvar="EDGECTL_CONTROLLER", help="URL of the controller's API.")]
+TokenFile = Annotated[
+    Path,
+    typer.Option(
+        "--token-file", envvar="EDGECTL_TOKEN_FILE", help="The API token that the controller wrote into its state folder."
+    ),
+]
+
+
+def client(url: str, token_file: Path) -> FleetClient:
+    """A client for the controller; ``EDGECTL_TOKEN`` goes before the file. Raises :class:`UsageError` without a token."""
+    from edgectl.fleet.client import FleetClient
+
+    token = os.environ.get("EDGECTL_TOKEN")
+    return FleetClient(url, token) if token else FleetClient.of(url, token_file)
+
+
+URL = "http://127.0.0.1:8765"
+TOKEN_FILE = Path("controller/token")

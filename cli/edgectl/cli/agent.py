@@ -1,0 +1,29 @@
+"""``edgectl agent``: the service on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgectl.cli._output import Json, Output
+
+app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help=True)
+
+
+@app.command("run")
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")], json: Json = False
+) -> None:
+    """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
+    out = Output(json)
+    from edgectl.agent.config import load_agent_config
+    from edgectl.agent.service import run_agent
+    from edgectl.cli._logging import log_to_stderr
+    from edgectl.cli._signals import stop_event
+
+    loaded = load_agent_config(config)
+    log_to_stderr()
+    out.say(f"device {loaded.name} of fleet {loaded.fleet}, broker {loaded.broker.host}:{loaded.broker.port}")
+    run_agent(loaded, stop_event())

@@ -1,0 +1,91 @@
+"""``edgectl build``: ONNX in, bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+
+from edgectl.cli._output import Json, Output, table
+from edgectl.cli.bundle import variants_table
+from edgectl.core.bundle import Bundle
+
+__all__ = ["build"]
+
+
+def build(
+    model: Annotated[Path, typer.Argument(help="The trained model, an ONNX file.")],
+    profile: Annotated[str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")],
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")] = 0.01,
+    minutes: Annotated[float, typer.Option(min=0.05, max=1440, help="Time for measuring candidates.")] = 2.0,
+    name: Annotated[str | None, typer.Option(help="Name of the release; default: the model's file name.")] = None,
+    version: Annotated[str, typer.Option(help="Version of the release.")] = "0.1.0",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the bundle; default: out/NAME.")] = None,
+    random_calibration: Annotated[
+        bool, typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
+    output = Output(json)
+    from edgectl.builder.build import Progress
+    from edgectl.builder.build import build as build_bundle
+    from edgectl.pipelines.tasks import load_task
+
+    profiles = [p.strip() for p in profile.split(",") if p.strip()]
+    with output.progress() as update:
+
+        def show(p: Progress) -> None:
+            update(p.message + (f"  best so far: {p.best}" if p.best else ""), p.share)
+
+        report = build_bundle(
+            model,
+            profiles=profiles,
+            task=load_task(task),
+            calibration=calibration,
+            validation=validation,
+            max_drop=max_drop,
+            minutes=minutes,
+            name=name,
+            version=version,
+            out=out or Path("out") / (name or model.stem),
+            random_calibration=random_calibration,
+            progress=show,
+        )
+
+    def shown() -> RenderableType:
+        parts: list[RenderableType] = []
+        for family, outcomes in report.candidates.items():
+            measured = table(
+                "candidate",
+                ">p50 ms",
+                ">× float",
+                "95 % interval",
+                ">drop",
+                "",
+                title=f"candidates for {family}, measured on this machine",
+            )
+            for o in outcomes:
+                measured.add_row(
+                    o.candidate.name,
+                    "-" if o.measured is None else f"{o.measured.p50_ms:.3f}",
+                    "-" if o.ratio is None else f"{o.ratio.median:.3f}",
+                    "-" if o.ratio is None else f"{o.ratio.low:.3f} … {o.ratio.high:.3f}",
+                    "-" if o.accuracy is None else f"{o.accuracy.drop:.4f}",
+                    o.rejected or "",
+                )
+            parts += [measured, ""]
+        parts += [variants_table(Bundle(report.out)), ""]
+        parts += [f"note: {n}" for n in report.notes]
+        return Group(*parts, f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s")
+
+    output.result(report, shown)

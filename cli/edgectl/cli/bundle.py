@@ -1,0 +1,121 @@
+"""``edgectl bundle``: look into a bundle and prove it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from edgectl.cli._output import Json, Output, plain, table
+from edgectl.core.bundle import LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, read_bounded
+
+app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
+_LAYERS: TypeAdapter[tuple[LayerReport, ...]] = TypeAdapter(tuple[LayerReport, ...])
+
+
+@app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer with its precision and reason.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what is in a bundle: variants, precisions, recipes, what was measured."""
+    out = Output(json)
+    bundle = Bundle(path)
+    reports = {v.config.variant + "@" + v.config.profile: _layer_report(v) for v in bundle.variants}
+
+    def shown() -> RenderableType:
+        parts: list[RenderableType] = [f"{bundle.name} {bundle.version}  {bundle.digest}", "", variants_table(bundle), ""]
+        for v in bundle.variants:
+            report = reports[v.config.variant + "@" + v.config.profile]
+            parts += [_recipe(v, report), ""]
+            if layers:
+                t = table("layer", "op", "precision", ">scale", ">SQNR dB", "reason")
+                for row in report:
+                    scale = "" if row.scale is None else f"{row.scale:.3g}"
+                    t.add_row(
+                        row.node, row.op, row.precision, scale, "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}", row.reason
+                    )
+                parts += [t, ""]
+        return Group(*parts)
+
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "variants": [
+            plain(v.config)
+            | {
+                "manifest": v.digest,
+                "bytes": sum(d.size for d in v.manifest.layers),
+                "layers": plain(reports[v.config.variant + "@" + v.config.profile]),
+            }
+            for v in bundle.variants
+        ],
+    }
+    out.result(value, shown)
+
+
+@app.command("verify")
+def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], json: Json = False) -> None:
+    """Hash every blob of a bundle and compare it with its digest."""
+    out = Output(json)
+    bundle = Bundle(path)
+    total = bundle.verify()
+    out.result(
+        {"digest": bundle.digest, "bytes": total, "variants": len(bundle.variants), "ok": True},
+        f"{bundle.digest}: {len(bundle.variants)} variants, {total:,} bytes, every digest is right",
+    )
+
+
+def variants_table(bundle: Bundle) -> Table:
+    """One row a variant, in the order of the index: the order in which a device tries them."""
+    t = table(
+        "profile", "variant", "runtime", "precision", ">bytes", ">p50 ms", ">× float", "accuracy", "needs", title="variants"
+    )
+    for v in bundle.variants:
+        c = v.config
+        m = c.measured
+        accuracy = ", ".join(f"{k} {value:.4f}" for k, value in c.accuracy.items())
+        flags = " (fallback)" if c.fallback else ""
+        speed_only = " SPEED ONLY" if c.speed_only else ""
+        t.add_row(
+            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision, f"{sum(d.size for d in v.manifest.layers):,}",
+            "-" if m is None else f"{m.p50_ms:.2f}", "-" if m is None or m.ratio_to_float is None else f"{m.ratio_to_float:.2f}",
+            accuracy or "-", ", ".join(c.requires) or "nothing",
+        )  # fmt: skip
+    return t
+
+
+def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
+    r, s = v.config.recipe, v.config.session
+    t = table(f"{v.config.profile}/{v.config.variant}", "")
+    t.add_row("recipe", f"{r.family}: {', '.join(r.passes) or 'no passes'}")
+    if r.activations:
+        t.add_row("quantization", f"activations {r.activations}, weights {r.weights}, {r.method} over {r.samples} samples")
+    if r.excluded:
+        t.add_row("kept in float", ", ".join(r.excluded))
+    precisions = Counter(f"{row.op} {row.precision}" for row in report)
+    t.add_row("layers", ", ".join(f"{n} × {what}" for what, n in sorted(precisions.items())) or "-")
+    t.add_row("session", f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, optimization {s.optimization}")
+    if r.plan == "on-device":
+        t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
+    t.add_row(
+        "golden",
+        f"{v.config.golden.samples} samples, "
+        + "; ".join(f"{o}: cosine ≥ {x.cosine:.5f}, |error| ≤ {x.max_abs:.3g}" for o, x in v.config.golden.tolerances.items()),
+    )
+    if v.config.measured:
+        m = v.config.measured
+        t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.load:.2f}, n = {m.n}")
+    return t
+
+
+def _layer_report(v: Variant) -> tuple[LayerReport, ...]:
+    path: Any = v.layer(LAYER_LAYERS)
+    return () if path is None else _LAYERS.validate_json(read_bounded(path, MAX_JSON_BYTES))

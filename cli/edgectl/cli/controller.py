@@ -1,0 +1,57 @@
+"""``edgectl controller``: the service that knows the fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgectl.cli._output import Json, Output
+from edgectl.core.errors import UsageError
+from edgectl.core.files import atomic_write
+
+app = typer.Typer(
+    name="controller", help="The service that knows the fleet: inventory, seeder, rollouts, API.", no_args_is_help=True
+)
+
+
+@app.command("init")
+def init(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The configuration file to write.")] = Path("controller.toml"),
+    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
+    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1:1883",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API, on loopback.")] = 8765,
+    json: Json = False,
+) -> None:
+    """Write a configuration to start from."""
+    output = Output(json)
+    host, _, broker_port = broker.partition(":")
+    if broker_port and not broker_port.isdigit():
+        raise UsageError(f"--broker {broker!r} is not HOST:PORT")
+    if out.exists():
+        raise UsageError(f"{out} is there already", hint="edit it, or give another --out")
+    text = (
+        f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = "{keys}"\n\n'
+        f'[broker]\nhost = "{host}"\nport = {broker_port or 1883}\n\n[api]\nport = {port}\n'
+    )
+    atomic_write(out, text.encode())
+    output.result({"config": out}, f"{out}\nnext: edgectl controller run --config {out}")
+
+
+@app.command("run")
+def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")], json: Json = False) -> None:
+    """Run the controller until interrupted."""
+    out = Output(json)
+    from edgectl.cli._logging import log_to_stderr
+    from edgectl.cli._signals import stop_event
+    from edgectl.fleet.config import load_controller_config
+    from edgectl.fleet.controller import run_controller
+
+    loaded = load_controller_config(config)
+    log_to_stderr()
+    out.say(
+        f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}"
+    )
+    run_controller(loaded, stop_event())

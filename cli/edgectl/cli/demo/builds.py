@@ -1,0 +1,83 @@
+"""The engines of the demo: the reference models, built for this machine, and the bad release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgectl.builder.build import BuildReport, Progress, build
+from edgectl.cli.demo.bad import slow_copy
+from edgectl.core.files import atomic_write
+from edgectl.models import reference
+from edgectl.pipelines.tasks import load_task
+
+__all__ = ["CALIBRATION", "MODELS", "build_bad", "build_reference"]
+
+CALIBRATION = {
+    "yard-detector": "synth://yard?seed=101&paced=0&fps=2&seconds=24",
+    "road-detector": "synth://road?seed=101&paced=0&fps=2&seconds=24",
+    "kiosk-keyword": "synth://kiosk?seed=101&paced=0&seconds=60",
+}
+"""Seeds that no model was trained on and no camera of the demo shows."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A reference model and what the demo calls the release made of it."""
+
+    name: str
+    release: str
+    slot: str
+
+
+MODELS = (
+    Model("yard-detector", "gate", "gate-detector"),
+    Model("road-detector", "dash", "dash-detector"),
+    Model("kiosk-keyword", "words", "kiosk-words"),
+)
+
+
+def build_reference(
+    name: str, release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]
+) -> BuildReport:
+    """Build a reference model for this machine."""
+    ours = reference(name)
+    return _build(ours.model, ours.task, name, release, version, out, minutes=minutes, progress=progress)
+
+
+_BAD_CALIBRATION = "synth://yard?seed=101&paced=0&fps=1&seconds=20"
+"""Fewer pictures: nobody will use this one for long."""
+
+
+def build_bad(release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]) -> BuildReport:
+    """The yard detector, several times as slow (:mod:`edgectl.cli.demo.bad`), built in good faith."""
+    ours = reference("yard-detector")
+    model = out.parent / f"{release}-{version}.onnx"
+    atomic_write(model, slow_copy(ours.model))
+    return _build(model, ours.task, ours.name, release, version, out, minutes=minutes, progress=progress)
+
+
+def _build(
+    model: Path,
+    task: Path,
+    name: str,
+    release: str,
+    version: str,
+    out: Path,
+    *,
+    minutes: float,
+    progress: Callable[[Progress], None],
+) -> BuildReport:
+    return build(
+        model,
+        profiles=["cpu"],
+        task=load_task(str(task)),
+        calibration=CALIBRATION[name],
+        out=out,
+        max_drop=0.02,
+        minutes=minutes,
+        name=release,
+        version=version,
+        progress=progress,
+    )

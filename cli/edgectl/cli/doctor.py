@@ -1,0 +1,157 @@
+"""``edgectl doctor``: is this machine ready, and if not, what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from edgectl.cli._output import Json, Output, table
+
+__all__ = ["Check", "doctor"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """``ok``, ``missing`` (something optional is not there) or ``broken`` (something needed does not work)."""
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+    next_step: str = ""
+
+
+def doctor(
+    state_dir: Annotated[Path, typer.Option("--state", help="Folder that the agent would keep its state in.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Check Python, runtimes, decoders, disk, clock and devices of this machine. Exit 1 if something needed is broken."""
+    out = Output(json)
+    checks = [check for part in _PARTS for check in part(state_dir)]
+
+    def shown() -> Table:
+        t = table("check", "", "what was found", "next step")
+        colour = {"ok": "green", "missing": "yellow", "broken": "red"}
+        for c in checks:
+            t.add_row(c.name, Text(c.state, colour[c.state]), c.detail, c.next_step)
+        return t
+
+    broken = any(c.state == "broken" for c in checks)
+    out.result({"ok": not broken, "checks": checks}, shown)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _python(_: Path) -> Iterator[Check]:
+    current = ".".join(str(n) for n in sys.version_info[:3])
+    good = sys.version_info >= (3, 10)
+    yield Check("python", "ok" if good else "broken", current, "" if good else "edgectl needs Python 3.10 or newer")
+
+
+def _engine(_: Path) -> Iterator[Check]:
+    """One real inference, not an import: a broken ONNX Runtime imports well."""
+    import numpy as np
+
+    from edgectl.core.errors import EdgectlError
+    from edgectl.engines.open import open_model
+    from edgectl.models import references
+
+    try:
+        engine = open_model(references()[0].model.read_bytes())
+        spec = engine.inputs[0]
+        engine.run({spec.name: np.zeros(spec.shape, dtype=spec.dtype)})
+        engine.close()
+        yield Check("onnxruntime", "ok", f"{engine.runtime}: a reference model ran")
+    except EdgectlError as e:
+        yield Check("onnxruntime", "broken", e.message, e.hint or "install onnxruntime again")
+
+
+def _video(_: Path) -> Iterator[Check]:
+    import av
+
+    wanted = ("h264", "hevc", "mjpeg")
+    lacking = [c for c in wanted if c not in av.codecs_available]
+    if lacking:
+        yield Check("video decoders", "broken", f"FFmpeg lacks {', '.join(lacking)}", "install the av wheel from PyPI")
+    else:
+        yield Check("video decoders", "ok", f"{', '.join(wanted)} (PyAV {av.__version__})")
+
+
+def _optional(_: Path) -> Iterator[Check]:
+    for module, package, extra, use in (
+        ("onnx", "onnx", "builder", "edgectl build"),
+        ("openvino", "openvino", "openvino", "a second CPU runtime"),
+        ("tensorrt", "tensorrt", "tensorrt", "TensorRT engines"),
+        ("sqlalchemy", "SQLAlchemy", "fleet", "edgectl controller"),
+        ("amqtt", "amqtt", "broker", "edgectl broker run"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            yield Check(module, "missing", f"needed for {use}", f"pip install 'edgectl[{extra}]'")
+            continue
+        try:
+            yield Check(module, "ok", version(package))
+        except PackageNotFoundError:
+            yield Check(module, "ok", "installed")
+
+
+def _programs(_: Path) -> Iterator[Check]:
+    for program, use, package in (
+        ("mosquitto", "a production broker for one site", "mosquitto"),
+        ("arecord", "mic:// sources", "alsa-utils"),
+    ):
+        path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        yield Check(
+            program, "ok" if path else "missing", path or f"needed for {use}", "" if path else f"apt-get install {package}"
+        )
+
+
+def _disk(state_dir: Path) -> Iterator[Check]:
+    folder = state_dir.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free_mb = shutil.disk_usage(folder).free >> 20
+    enough, writable = free_mb >= 512, os.access(folder, os.W_OK)
+    if not writable:
+        yield Check("disk", "broken", f"{folder} cannot be written", "choose another --state or fix its permissions")
+    else:
+        yield Check(
+            "disk", "ok" if enough else "broken", f"{free_mb:,} MB free at {folder}", "" if enough else "free at least 512 MB"
+        )
+
+
+def _devices(_: Path) -> Iterator[Check]:
+    cameras = sorted(Path("/dev").glob("video*"))
+    usable = [str(c) for c in cameras if os.access(c, os.R_OK | os.W_OK)]
+    if cameras and not usable:
+        yield Check("cameras", "broken", f"{len(cameras)} found, none may be opened", "add this user to the group 'video'")
+    else:
+        yield Check("cameras", "ok" if usable else "missing", ", ".join(usable) or "no /dev/video*; rtsp:// and files need none")
+
+
+def _machine(_: Path) -> Iterator[Check]:
+    from edgectl.device_profiles.probe import best_profile, probe
+
+    machine = probe()
+    yield Check("machine", "ok", f"{machine.summary}; profile {best_profile(machine).name}")
+
+
+_PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
+    _python,
+    _machine,
+    _engine,
+    _video,
+    _optional,
+    _programs,
+    _disk,
+    _devices,
+)

@@ -1,0 +1,106 @@
+"""``edgectl fleet``: what the devices say."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edgectl.cli import _controller
+from edgectl.cli._output import Json, Output, table
+
+app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
+
+_COLOUR = {
+    "committed": "green",
+    "probation": "yellow",
+    "rolled_back": "red",
+    "failed": "red",
+    "rejected": "red",
+    "degraded": "red",
+}
+
+
+@app.command("devices")
+def devices(
+    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+) -> None:
+    """List the devices with the engines in their slots."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        found = fleet.devices()
+
+    def shown() -> Table:
+        t = table("device", "online", "profile", "slot", "state", "active", "error")
+        for d in found:
+            slots = (d.get("reported") or {}).get("slots") or {"-": None}
+            for name, s in sorted(slots.items()):
+                error = ((s or {}).get("error") or {}).get("detail", "")
+                state = (s or {}).get("state", "-")
+                profile = (d.get("conn") or {}).get("profile") or "-"
+                t.add_row(
+                    d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", error
+                )
+        return t
+
+    out.result(found, shown)
+
+
+@app.command("watch")
+def watch(
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")] = None,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Show devices, states and latency percentiles live. With --json: one line a look."""
+    out = Output(json)
+    end = None if seconds is None else time.monotonic() + seconds
+    with _controller.client(url, token_file) as fleet:
+        if json or not out.stdout.is_terminal:
+            while True:
+                found = fleet.rows()
+                if json:
+                    out.line({"time": time.time(), "rows": found}, "")
+                else:
+                    out.stdout.print(rows_table(found))
+                if end is not None and time.monotonic() + every > end:
+                    return
+                time.sleep(every)
+        with Live(rows_table(fleet.rows()), console=out.stdout, refresh_per_second=4) as live:
+            while end is None or time.monotonic() < end:
+                time.sleep(every)
+                live.update(rows_table(fleet.rows()))
+
+
+def rows_table(rows: list[dict[str, Any]]) -> Table:
+    """Rows of :class:`edgectl.fleet.watch.Row` as dictionaries. A percentile without enough samples is a dash."""
+    t = table(
+        "device",
+        "stream",
+        "kind",
+        "stream state",
+        "slot",
+        "release",
+        ">fps",
+        ">p50 ms",
+        ">p90",
+        ">p95",
+        ">p99",
+        ">frames",
+        ">dropped",
+        "note",
+    )
+    for r in rows:
+        state = r["slot_state"]
+        cells = ["-" if r[p] is None else f"{r[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")]
+        t.add_row(
+            r["device"], r["stream"], r["kind"], Text(r["state"]) if r["online"] else Text("offline", "red"), Text(state, _COLOUR.get(state, "")), r["release"] or "-",
+            f"{r['fps']:.1f}", *cells, f"{r['processed']:,}", f"{r['dropped']:,}", r["error"] or "",
+        )  # fmt: skip
+    return t

@@ -1,0 +1,51 @@
+"""``edgectl release``: bundles under a name and version, signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edgectl.cli import _controller
+from edgectl.cli._output import Json, Output, table
+
+app = typer.Typer(name="release", help="Bundles under a name and version, signed.", no_args_is_help=True)
+
+
+@app.command("publish")
+def publish(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Verify a bundle, upload what the controller lacks, sign it and announce it to the fleet."""
+    out = Output(json)
+    from edgectl.core.bundle import Bundle
+    from edgectl.fleet.publish import publish_bundle
+
+    with _controller.client(url, token_file) as fleet, out.progress() as update:
+        release = publish_bundle(fleet, bundle, keys, lambda done, total: update(f"uploading {bundle}", done / max(1, total)))
+    digest = Bundle(bundle).digest
+    out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
+
+
+@app.command("list")
+def list_releases(
+    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+) -> None:
+    """List what was published."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        releases = fleet.releases()
+
+    def shown() -> Table:
+        t = table("release", "digest")
+        for r in releases:
+            t.add_row(r["release"], r["digest"])
+        return t
+
+    out.result(releases, shown)

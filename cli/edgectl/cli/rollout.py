@@ -1,0 +1,140 @@
+"""``edgectl rollout``: a release goes to a selection of devices in waves."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+
+from edgectl.cli import _controller
+from edgectl.cli._output import Json, Output, table
+from edgectl.core.errors import RolloutError, UsageError
+
+app = typer.Typer(name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="Id of the rollout; `edgectl rollout status` lists them.")]
+
+
+@app.command("start")
+def start(
+    release: Annotated[str, typer.Argument(help="NAME@VERSION of a published release.")],
+    slot: Annotated[str, typer.Option(help="The slot that gets it, e.g. gate-detector.")],
+    canary: Annotated[int, typer.Option(min=1, help="Devices in the first wave.")] = 1,
+    soak: Annotated[float, typer.Option(min=0, help="Seconds between the canary and the rest.")] = 0.0,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: only devices with this label.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
+    probation: Annotated[float, typer.Option(min=0.1, help="Seconds that a new engine is watched on each device.")] = 60.0,
+    min_inferences: Annotated[int, typer.Option(min=1, help="Inferences that probation needs at least.")] = 130,
+    percentile: Annotated[int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")] = 95,
+    max_latency_ratio: Annotated[float, typer.Option(min=0.01, help="Largest latency against the engine before.")] = 1.3,
+    max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Largest latency in ms.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")] = False,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Start a rollout: the canary first, then the rest; it stops and takes back by itself."""
+    out = Output(json)
+    if percentile not in (50, 90, 95, 99):
+        raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
+    policy = {
+        "probation_s": probation, "min_inferences": min_inferences, "percentile": percentile,
+        "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms,
+    }  # fmt: skip
+    labels = dict(_label(text) for text in label or [])
+    with _controller.client(url, token_file) as fleet:
+        rollout = fleet.start_rollout(
+            release, slot, policy=policy, labels=labels, devices=device or [], canary=canary, soak_s=soak
+        )
+        if wait:
+            with out.progress() as update:
+                while rollout["state"] in ("running", "paused", "rolling_back"):
+                    time.sleep(0.5)
+                    rollout = fleet.rollout(rollout["id"])
+                    done = Counter(m["outcome"] for m in rollout["members"].values())
+                    total = max(1, len(rollout["members"]))
+                    update(
+                        f"{rollout['state']}: {', '.join(f'{n} {o}' for o, n in sorted(done.items()))}", done["committed"] / total
+                    )
+    out.result(rollout, lambda: _shown([rollout]))
+    if wait and rollout["state"] != "done":
+        raise RolloutError(
+            f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}"
+        )
+
+
+@app.command("status")
+def status(
+    rollout: Annotated[str | None, typer.Argument(help="Id; without one, all are listed.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Show where rollouts are."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        found = [fleet.rollout(rollout)] if rollout else fleet.rollouts()
+    out.result(found[0] if rollout else found, lambda: _shown(found))
+
+
+@app.command("pause")
+def pause(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Admit nobody new; devices that began go on."""
+    _change(rollout, "pause", url, token_file, Output(json))
+
+
+@app.command("resume")
+def resume(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Go on with a paused rollout."""
+    _change(rollout, "resume", url, token_file, Output(json))
+
+
+@app.command("abort")
+def abort(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Stop a rollout; devices that have the release get back what they had."""
+    _change(rollout, "abort", url, token_file, Output(json))
+
+
+def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> None:
+    with _controller.client(url, token_file) as fleet:
+        changed = fleet.change_rollout(rollout, op)
+    out.result(changed, lambda: _shown([changed]))
+
+
+def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
+    t = table("id", "release", "slot", "state", "wave", "devices", "reason")
+    for r in rollouts:
+        done = Counter(m["outcome"] for m in r["members"].values())
+        devices = ", ".join(f"{n} {outcome}" for outcome, n in sorted(done.items()))
+        t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), devices or "-", r.get("reason") or "")
+    if len(rollouts) != 1:
+        return t
+    members = table("device", "wave", "outcome", "detail")
+    for name, m in sorted(rollouts[0]["members"].items(), key=lambda item: (item[1]["wave"], item[0])):
+        members.add_row(name, str(m["wave"]), m["outcome"], m.get("detail") or "")
+    return Group(t, "", members)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sep, value = text.partition("=")
+    if not (sep and key and value):
+        raise UsageError(f"--label {text!r} is not KEY=VALUE")
+    return key, value

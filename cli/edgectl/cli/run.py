@@ -1,0 +1,102 @@
+"""``edgectl run``: one pipeline on one source, here and now."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from edgectl.cli._output import Json, Output, plain, table
+
+if TYPE_CHECKING:
+    from edgectl.pipelines.run import RunSummary
+
+__all__ = ["Kind", "describe", "run", "summary_view"]
+
+
+class Kind(str, enum.Enum):
+    surveillance = "surveillance"
+    driving = "driving"
+    speech = "speech"
+
+
+def run(
+    kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
+    bundle: Annotated[
+        list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")
+    ],
+    source: Annotated[str, typer.Option("--source", "-s", help="A file, rtsp://, v4l2://, mic:// or synth:// URI.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline on a source and print its events as they come."""
+    output = Output(json)
+    from edgectl.core.bundle import Bundle
+    from edgectl.core.wire import StreamStats
+    from edgectl.device_profiles.probe import probe
+    from edgectl.pipelines.config import load_config
+    from edgectl.pipelines.run import run_stream
+
+    events: list[dict[str, Any]] = []
+
+    def heard(event: dict[str, Any]) -> None:
+        if json:
+            if len(events) < 10_000:
+                events.append(event)
+        elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
+            output.stdout.print(describe(event))
+
+    machine = probe()
+    with output.progress() as update:
+
+        def moving(stats: StreamStats) -> None:
+            update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", None)
+
+        summary = run_stream(
+            kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
+            seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
+        )  # fmt: skip
+
+    output.result(plain(summary) | {"records": events}, lambda: summary_view(summary))
+
+
+def summary_view(summary: RunSummary) -> RenderableType:
+    """Latency by stage, the ledger, counts and files."""
+    stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p99 ms", ">max ms", title="latency")
+    for stage, row in summary.stages.items():
+        cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50", "p90", "p99", "max")]
+        stages.add_row(stage, f"{row['n']:,}", *cells)
+    f = summary.frames
+    dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
+    lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
+    lines += [f"{what}: {n}" for what, n in summary.events.items()]
+    lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
+    lines += [f"wrote {p}" for p in summary.outputs]
+    return Group("", stages, "", "\n".join(lines))
+
+
+def describe(event: dict[str, Any]) -> Text:
+    """One line of text for an event."""
+    known = {"schema", "id", "type", "stream", "seq", "t_s", "time", "clock", "phase", "rule", "latency_ms", "releases"}
+    rest = {k: v for k, v in event.items() if k not in known}
+    details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
+    what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
+    return Text.assemble((f"{event['t_s']:9.2f} s  ", "dim"), (what, "bold"), "  ", details)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_short(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "(" + ", ".join(_short(v) for v in value) + ")"
+    return str(value)

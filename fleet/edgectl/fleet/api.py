@@ -1,0 +1,207 @@
+"""The controller's HTTP API: Starlette on uvicorn, loopback by default, bearer token, JSON.
+
+Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.client` makes the same exception of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageError, UsageError
+from edgectl.core.files import check_digest, check_name
+from edgectl.core.schema import Digest, Message, first_problem
+from edgectl.core.trust import MAX_TRUST_BYTES
+from edgectl.fleet.controller import Controller, RolloutRequest
+from edgectl.fleet.rollout import Progress, RolloutSpec
+
+__all__ = ["ApiServer", "make_app"]
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_MAX_BODY = MAX_TRUST_BYTES + 65536
+
+
+class ReleaseRequest(Message):
+    release: str
+    digest: Digest
+    targets: str
+    """The signed ``targets.json``."""
+
+
+class EnrollRequest(Message):
+    name: str
+
+
+class FreezeRequest(Message):
+    freeze: bool
+
+
+def make_app(controller: Controller, token: str) -> Starlette:
+    """The ASGI application."""
+
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        async def call(request: Request) -> Response:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                return _error(
+                    401, UsageError("the API token is missing or wrong", hint="it lies in the controller's state folder")
+                )
+            try:
+                return await endpoint(request)
+            except ValidationError as e:
+                return _error(422, UsageError(f"the request is not valid: {first_problem(e)}"))
+            except ValueError as e:
+                return _error(422, UsageError(str(e)))
+            except EdgectlError as e:
+                status = 409 if isinstance(e, RolloutError) else 507 if isinstance(e, StorageError) else 400
+                return _error(status, e)
+
+        return call
+
+    def get(value: Callable[[Request], object]) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            return JSONResponse(await run_in_threadpool(value, request))
+
+        return guarded(endpoint)
+
+    async def has_blob(request: Request) -> Response:
+        digest = check_digest(request.path_params["digest"])
+        return Response(status_code=200 if controller.blobs.has(digest) else 404)
+
+    async def put_blob(request: Request) -> Response:
+        digest = check_digest(request.path_params["digest"])
+        size = await controller.blobs.put(digest, request.stream(), controller.config.api.max_blob_mb << 20)
+        return JSONResponse({"digest": digest, "size": size}, status_code=201)
+
+    async def add_release(request: Request) -> Response:
+        r = ReleaseRequest.model_validate_json(await _body(request))
+        found = await run_in_threadpool(controller.add_release, r.release, r.digest, r.targets.encode())
+        return JSONResponse(dataclasses.asdict(found), status_code=201)
+
+    async def start_rollout(request: Request) -> Response:
+        r = RolloutRequest.model_validate_json(await _body(request))
+        spec = await run_in_threadpool(controller.start_rollout, r)
+        return JSONResponse(_rollout(spec, Progress()), status_code=201)
+
+    async def change_rollout(request: Request) -> Response:
+        rollout, op = request.path_params["id"], request.path_params["op"]
+        if op not in ("pause", "resume", "abort"):
+            raise UsageError(f"a rollout can be paused, resumed or aborted, not {op!r}")
+        await run_in_threadpool(controller.change_rollout, rollout, op)
+        return JSONResponse(_rollout(*controller.rollout(rollout)))
+
+    async def enroll(request: Request) -> Response:
+        name = check_name(EnrollRequest.model_validate_json(await _body(request)).name)
+        return JSONResponse(await run_in_threadpool(controller.enroll, name), status_code=201)
+
+    async def freeze(request: Request) -> Response:
+        r = FreezeRequest.model_validate_json(await _body(request))
+        await run_in_threadpool(controller.freeze, r.freeze)
+        return JSONResponse({"freeze": r.freeze})
+
+    return Starlette(
+        routes=[
+            Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
+            Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
+            Route("/v1/releases", get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()])),
+            Route("/v1/releases", guarded(add_release), methods=["POST"]),
+            Route("/v1/devices", get(lambda _: _devices(controller))),
+            Route("/v1/devices", guarded(enroll), methods=["POST"]),
+            Route("/v1/rollouts", get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()])),
+            Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
+            Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
+            Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
+            Route("/v1/trust", get(lambda _: {"targets": controller.trust.targets_bytes.decode()})),
+            Route("/v1/latency", get(lambda _: _latency(controller))),
+            Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
+            Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),
+            Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
+            Route("/v1/freeze", guarded(freeze), methods=["POST"]),
+        ]
+    )
+
+
+class ApiServer:
+    """uvicorn on the thread ``api``."""
+
+    def __init__(self, controller: Controller, token: str) -> None:
+        """Bind at once. Raises :class:`LinkError` if the port is taken."""
+        c = controller.config.api
+        try:
+            self._socket = socket.create_server((c.host, c.port))
+        except OSError as e:
+            raise LinkError(f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port") from e
+        self._server = uvicorn.Server(
+            uvicorn.Config(make_app(controller, token), log_level="warning", ws="none", lifespan="off", access_log=False)
+        )
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _MAX_BODY:
+            raise UsageError(f"the request has more than {_MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _error(status: int, e: EdgectlError) -> JSONResponse:
+    return JSONResponse({"error": {"code": e.code, "message": e.message, "hint": e.hint}}, status_code=status)
+
+
+def _json(message: Message | None) -> Any:
+    return json.loads(message.encode()) if message is not None else None
+
+
+def _rollout(spec: RolloutSpec, progress: Progress) -> dict[str, Any]:
+    return {**_json(spec), **_json(progress)}
+
+
+def _devices(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": d.name,
+            "online": bool(d.conn and d.conn.online),
+            "seen_s": d.seen_s,
+            "conn": _json(d.conn),
+            "reported": _json(d.reported),
+            "desired": _json(d.desired),
+        }
+        for d in controller.devices()
+    ]
+
+
+def _latency(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "slot": slot,
+            "digest": digest,
+            "n": h.n,
+            **{f"p{p:g}_ms": h.percentile_ms(p) for p in (50.0, 90.0, 95.0, 99.0)},
+        }
+        for (slot, digest), h in sorted(controller.latency.engines().items())
+    ]

@@ -1,0 +1,132 @@
+"""The controller's API as seen by the CLI: same words, same exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from edgectl.core import errors
+from edgectl.core.errors import EdgectlError, LinkError, UsageError
+
+__all__ = ["FleetClient"]
+
+_BY_CODE: dict[str, type[EdgectlError]] = {
+    name.removesuffix("Error").lower(): getattr(errors, name) for name in errors.__all__ if name != "EdgectlError"
+}
+
+
+class FleetClient:
+    """Every method raises :class:`LinkError` if the controller is not there, else the controller's own error."""
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = 30.0) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self._url + "/v1", headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
+        )
+
+    @classmethod
+    def of(cls, url: str, token_file: Path) -> FleetClient:
+        """With the token that the controller wrote into its state folder."""
+        try:
+            return cls(url, token_file.read_text().strip())
+        except OSError as e:
+            raise UsageError(f"cannot read the API token {token_file}: {e.strerror}", hint="has the controller run?") from e
+
+    def __enter__(self) -> FleetClient:
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- releases
+
+    def has_blob(self, digest: str) -> bool:
+        return self._send("HEAD", f"/blobs/{digest}", missing_ok=True).status_code == 200
+
+    def put_blob(self, digest: str, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Upload a file; ``progress`` gets the bytes of each piece."""
+
+        def pieces() -> Iterator[bytes]:
+            with path.open("rb") as f:
+                while piece := f.read(1 << 18):
+                    yield piece
+                    progress(len(piece))
+
+        self._send("PUT", f"/blobs/{digest}", content=pieces())
+
+    def targets(self) -> bytes:
+        """The controller's signed ``targets.json``."""
+        return str(self._json("GET", "/trust")["targets"]).encode()
+
+    def add_release(self, release: str, digest: str, targets: bytes) -> dict[str, Any]:
+        body = {"release": release, "digest": digest, "targets": targets.decode()}
+        return dict(self._json("POST", "/releases", json=body))
+
+    def releases(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/releases"))
+
+    # ---- rollouts
+
+    def start_rollout(self, release: str, slot: str, **options: Any) -> dict[str, Any]:
+        """``options``: the other fields of :class:`edgectl.fleet.controller.RolloutRequest`."""
+        return dict(self._json("POST", "/rollouts", json={"release": release, "slot": slot, **options}))
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/rollouts"))
+
+    def rollout(self, rollout: str) -> dict[str, Any]:
+        return dict(self._json("GET", f"/rollouts/{rollout}"))
+
+    def change_rollout(self, rollout: str, op: str) -> dict[str, Any]:
+        """``op``: pause, resume, abort."""
+        return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
+
+    # ---- devices
+
+    def enroll(self, name: str) -> dict[str, Any]:
+        return dict(self._json("POST", "/devices", json={"name": name}))
+
+    def devices(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/devices"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fields of :class:`edgectl.fleet.watch.Row`, one dict per stream."""
+        return list(self._json("GET", "/rows"))
+
+    def latency(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/latency"))
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/events"))
+
+    def transfer(self) -> dict[str, Any]:
+        """What the seeder has sent since it started."""
+        return dict(self._json("GET", "/transfer"))
+
+    def freeze(self, frozen: bool) -> None:
+        self._json("POST", "/freeze", json={"freeze": frozen})
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        return self._send(method, path, **options).json()
+
+    def _send(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as e:
+            raise LinkError(
+                f"the controller at {self._url} does not answer: {e}", hint="start it with `edgectl controller run`"
+            ) from e
+        if response.is_success or (missing_ok and response.status_code == 404):
+            return response
+        try:
+            error = response.json()["error"]
+            raise _BY_CODE.get(error["code"], LinkError)(error["message"], hint=error["hint"])
+        except (ValueError, KeyError, TypeError):
+            raise LinkError(f"the controller at {self._url} answered {response.status_code}") from None

@@ -1,0 +1,56 @@
+"""``controller.toml``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from edgectl.core.errors import UsageError
+from edgectl.core.schema import Config, Name, first_problem
+from edgectl.link.config import BrokerConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["ApiConfig", "ControllerConfig", "load_controller_config"]
+
+
+class ApiConfig(Config):
+    """``[api]``. Loopback by default; the token lies in ``<state_dir>/token``."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=1, le=65535)
+    max_blob_mb: int = Field(default=4096, ge=1)
+
+
+class ControllerConfig(Config):
+    fleet: Name = "home"
+    broker: BrokerConfig
+    state_dir: Path
+    keys: Path
+    """Folder with ``online.pem``, ``1.root.json`` and, at first, ``targets.json``."""
+    api: ApiConfig = ApiConfig()
+    database: str | None = None
+    """SQLAlchemy URL; None: SQLite in the state folder."""
+    metadata_days: float = Field(default=7.0, gt=0, le=365)
+    """Lifetime of snapshot and timestamp; renewed at half of it."""
+    tick_s: float = Field(default=0.5, gt=0, le=60)
+
+
+def load_controller_config(path: Path) -> ControllerConfig:
+    """Read ``controller.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the field."""
+    try:
+        with path.open("rb") as f:
+            config = ControllerConfig.model_validate(tomllib.load(f))
+    except OSError as e:
+        raise UsageError(f"cannot read {path}: {e.strerror}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{path} is not TOML: {e}") from e
+    except ValidationError as e:
+        raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
+    base = path.resolve().parent
+    return config.model_copy(update={"state_dir": base / config.state_dir, "keys": base / config.keys})

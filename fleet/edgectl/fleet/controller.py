@@ -1,0 +1,395 @@
+"""The controller: follows what devices report, moves rollouts on, keeps the signed metadata fresh, seeds blobs.
+
+:class:`Controller` is what the API talks to; every public method is thread-safe. Rules are in :mod:`edgectl.fleet.rollout`.
+What cannot be rebuilt is written to the database before it is published.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from pydantic import Field
+
+from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
+from edgectl.core.schema import Message, Name, parse_json
+from edgectl.core.trust import release_name, target_path
+from edgectl.core.wire import (
+    MAX_MESSAGE_BYTES,
+    Conn,
+    ControllerState,
+    Desired,
+    Policy,
+    Reported,
+    Telemetry,
+    Topics,
+)
+from edgectl.fleet.blobs import BlobStore
+from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.inventory import Device, Inventory, Release
+from edgectl.fleet.rollout import (
+    ACTIVE,
+    DeviceView,
+    Evidence,
+    Progress,
+    RolloutSpec,
+    SetSlot,
+    pause,
+    plan,
+    resume,
+    stop,
+)
+from edgectl.fleet.seeder import BlobSeeder
+from edgectl.fleet.trust import OnlineTrust
+from edgectl.fleet.watch import LatencyBook, Row, rows
+from edgectl.link.mqtt import Link
+
+__all__ = ["Controller", "RolloutRequest", "run_controller"]
+
+log = logging.getLogger(__name__)
+
+
+class RolloutRequest(Message):
+    """What ``edgectl rollout start`` asks for; the rest of :class:`RolloutSpec` has defaults."""
+
+    release: str
+    slot: Name
+    policy: Policy = Policy()
+    labels: dict[str, str] = {}
+    devices: tuple[Name, ...] = ()
+    canary: int = Field(default=1, ge=1)
+    soak_s: float = Field(default=0.0, ge=0)
+    deadline_s: float = Field(default=24 * 3600.0, gt=0)
+    max_canary_failures: int = Field(default=0, ge=0)
+    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    max_latency_ratio: float | None = 1.5
+    rollback: bool = True
+
+
+class Controller:
+    def __init__(self, config: ControllerConfig) -> None:
+        """Open database, blobs and keys. Raises :class:`StorageError` / :class:`TrustError`."""
+        self.config = config
+        self.topics = Topics(config.fleet)
+        self.inventory = Inventory(config.state_dir, config.database)
+        self.blobs = BlobStore(config.state_dir / "blobs")
+        self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
+        self.latency = LatencyBook()
+        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
+        self._lock = threading.RLock()
+        self._devices = self.inventory.devices()
+        self._epoch = int(time.time())
+        self._frozen = False
+        self._republish = False
+        self._wake = threading.Event()
+        death = ControllerState(epoch=self._epoch, online=False)
+        self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
+
+    # ---- life
+
+    def start(self) -> None:
+        t = self.topics
+        for topic, handler in (
+            (t.any_conn, self._on_conn),
+            (t.any_reported, self._on_reported),
+            (t.any_telemetry, self._on_telemetry),
+            (f"{t.root}/d/+/desired", self._on_desired),
+        ):
+            self._link.subscribe(topic, self._guarded(handler))
+        self._link.on_up = self._on_up
+        self._link.start()
+        self.seeder.start()
+
+    def run(self, stop_event: threading.Event) -> None:
+        while not stop_event.is_set():
+            self._wake.wait(self.config.tick_s)
+            self._wake.clear()
+            try:
+                self.tick(time.time())
+            except EdgectlError as e:
+                log.error("%s", e.message)
+                stop_event.wait(1.0)
+
+    def close(self) -> None:
+        if self._link.is_up:
+            self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=False, freeze=self._frozen))
+        self.seeder.close()
+        self._link.close()
+        self.inventory.close()
+
+    def tick(self, now_s: float) -> None:
+        """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
+        if self._republish and self._link.is_up:
+            self._republish = False
+            self._publish_all()
+        elif self.trust.renew():
+            self._publish_trust()
+        with self._lock:
+            for spec, progress in self.inventory.rollouts(active=True).values():
+                new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
+                self._advance(spec, progress, new, actions)
+
+    # ---- for the API
+
+    def add_release(self, release: str, digest: str, targets: bytes) -> Release:
+        """Take a release whose blobs are here and whose signed targets name it.
+
+        Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
+        """
+        name, _, version = release.partition("@")
+        release_name(name, version)
+        if not self.blobs.has(digest):
+            raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
+        closure = self.blobs.closure(digest)
+        current = self.trust.targets_bytes
+        if targets != current:
+            self.trust.accept(targets)
+        target = self.trust.targets.targets.get(target_path(release))
+        if target is None or f"sha256:{target.hashes.get('sha256')}" != digest:
+            raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
+        profiles = target.custom.get("profiles", []) if target.custom else []
+        known = self.inventory.releases().get(release)
+        created = known.created_s if known else time.time()
+        found = Release(release, digest, tuple(str(p) for p in profiles), created)
+        self.inventory.save_release(found)
+        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs")
+        self._publish_trust()
+        for blob in (digest, *(d.digest for d in closure)):
+            self.seeder.publish_pages(blob)
+        return found
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
+        """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
+        with self._lock:
+            release = self.inventory.releases().get(request.release)
+            if release is None:
+                raise UsageError(f"there is no release {request.release}", hint="`edgectl release publish DIR` publishes one")
+            known = self.inventory.rollouts()
+            for spec, progress in known.values():
+                if spec.slot == request.slot and progress.state in ACTIVE:
+                    raise RolloutError(
+                        f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}",
+                        hint=f"wait for it, or `edgectl rollout abort {spec.id}`",
+                    )
+            earlier = [s for s, _ in known.values() if s.slot == request.slot and s.digest == release.digest]
+            spec = RolloutSpec(
+                id=f"{request.slot}-{len(known) + 1}",
+                digest=release.digest,
+                attempt=1 + len(earlier),
+                **request.model_dump(),
+            )
+            self.inventory.save_rollout(spec, Progress())
+            self.inventory.log("rollout", spec.id, f"{spec.release} to slot {spec.slot} began")
+        self._wake.set()
+        return spec
+
+    def change_rollout(self, rollout: str, op: str) -> Progress:
+        """``pause``, ``resume`` or ``abort`` (which takes the release back). Raises :class:`RolloutError`."""
+        with self._lock:
+            spec, progress = self.rollout(rollout)
+            actions: list[SetSlot] = []
+            if op == "abort":
+                new, actions = stop(spec, progress, "aborted by the operator")
+            else:
+                new = {"pause": pause, "resume": resume}[op](progress)
+            self.inventory.log("rollout", rollout, f"{op} by the operator")
+            self._advance(spec, progress, new, actions)
+            return new
+
+    def rollout(self, rollout: str) -> tuple[RolloutSpec, Progress]:
+        found = self.inventory.rollouts().get(rollout)
+        if found is None:
+            raise RolloutError(f"there is no rollout {rollout}", hint="`edgectl rollout status` lists them")
+        return found
+
+    def freeze(self, frozen: bool) -> None:
+        """The kill switch: while it is set, no device of the fleet activates anything."""
+        self._frozen = frozen
+        self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
+        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=frozen))
+
+    def enroll(self, device: str) -> dict[str, Any]:
+        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
+        with self._lock:
+            known = self._devices.setdefault(device, Device(device))
+            self.inventory.save_device(known)
+            self.inventory.log("device", device, "enrolled")
+        broker = self.config.broker
+        return {
+            "fleet": self.config.fleet,
+            "broker": {"host": broker.host, "port": broker.port, "tls": broker.tls},
+            "root": self.trust.root_bytes.decode(),
+        }
+
+    def devices(self) -> list[Device]:
+        with self._lock:
+            return sorted(self._devices.values(), key=lambda d: d.name)
+
+    def rows(self) -> list[Row]:
+        with self._lock:
+            return rows({d.name: (d.conn, d.reported) for d in self._devices.values()}, self.latency)
+
+    # ---- from the broker (dispatcher thread)
+
+    def _on_up(self) -> None:
+        self._republish = True
+        self._wake.set()
+
+    def _on_conn(self, device: str, payload: bytes) -> None:
+        conn = parse_json(Conn, payload, max_bytes=MAX_MESSAGE_BYTES, what="birth or death")
+        d = self._devices.get(device) or Device(device)
+        if d.conn is not None and conn.epoch < d.conn.epoch:
+            return  # the death of an earlier start
+        if not conn.online and d.conn is not None:
+            conn = d.conn.model_copy(update={"online": False, "clean": conn.clean, "epoch": conn.epoch})
+        if conn != d.conn:
+            d.conn, d.seen_s = conn, time.time()
+            self._keep(d)
+
+    def _on_reported(self, device: str, payload: bytes) -> None:
+        reported = parse_json(Reported, payload, max_bytes=MAX_MESSAGE_BYTES, what="report")
+        d = self._devices.get(device) or Device(device)
+        if d.reported is not None and (reported.epoch, reported.seq) <= (d.reported.epoch, d.reported.seq):
+            return
+        before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
+        d.reported, d.seen_s = reported, time.time()
+        self._keep(d)
+        for slot, r in reported.slots.items():
+            if r.state is not before.get(slot):
+                detail = f": {r.error.detail or r.error.code}" if r.error else ""
+                self.inventory.log("state", f"{device}/{slot}", f"{r.release or '-'} {r.state.value}{detail}")
+        self._wake.set()
+
+    def _on_telemetry(self, device: str, payload: bytes) -> None:
+        telemetry = parse_json(Telemetry, payload, max_bytes=MAX_MESSAGE_BYTES, what="telemetry")
+        if self.latency.add(device, telemetry) and not telemetry.replay and device in self._devices:
+            self._devices[device].seen_s = time.time()
+
+    def _on_desired(self, device: str, payload: bytes) -> None:
+        """Our own word, retained: after a lost database this is where the generation goes on."""
+        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+        d = self._devices.get(device) or Device(device)
+        if desired.gen > d.desired.gen:
+            d.desired = desired
+            self._keep(d)
+
+    def _guarded(self, handler: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
+        def handle(topic: str, payload: bytes) -> None:
+            levels = self.topics.parse(topic)
+            if levels is None or not payload:
+                return
+            try:
+                with self._lock:
+                    handler(levels[1], payload)
+            except EdgectlError as e:
+                log.warning("%s: %s", topic, e.message)
+
+        return handle
+
+    # ---- under the lock
+
+    def _keep(self, d: Device) -> None:
+        self._devices[d.name] = d
+        self.inventory.save_device(d)
+
+    def _views(self) -> dict[str, DeviceView]:
+        return {
+            d.name: DeviceView(
+                name=d.name,
+                online=d.conn.online,
+                seen_s=d.seen_s,
+                slots=frozenset(d.conn.slots),
+                labels=d.conn.labels,
+                desired=d.desired.slots,
+                reported=d.reported.slots if d.reported else {},
+                gen=d.desired.gen,
+            )
+            for d in self._devices.values()
+            if d.conn is not None
+        }
+
+    def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
+        """Latency before and after, over the same devices; None while nobody had another engine before."""
+        members = {n: m.before for n, m in progress.members.items() if m.admitted_s is not None and m.before is not None}
+        digests = {b.digest for b in members.values() if b is not None}
+        if len(digests) != 1:
+            return None
+        devices = frozenset(members)
+        return Evidence(
+            before=self.latency.engine(spec.slot, digests.pop(), devices),
+            after=self.latency.engine(spec.slot, spec.digest, devices),
+        )
+
+    def _advance(self, spec: RolloutSpec, old: Progress, new: Progress, actions: list[SetSlot]) -> None:
+        if new != old:
+            self.inventory.save_rollout(spec, new)
+        for action in actions:
+            self._set_slot(action)
+        if new.state is not old.state:
+            self.inventory.log("rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}")
+            log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
+
+    def _set_slot(self, action: SetSlot) -> None:
+        d = self._devices[action.device]
+        slots = dict(d.desired.slots)
+        if action.desired is None:
+            slots.pop(action.slot, None)
+        else:
+            slots[action.slot] = action.desired
+        if slots != d.desired.slots:
+            gen = max(d.desired.gen, d.reported.gen if d.reported else 0) + 1
+            d.desired = d.desired.model_copy(update={"gen": gen, "slots": slots})
+            self._keep(d)
+        self._publish(self.topics.desired(d.name), d.desired)
+
+    def _publish_all(self) -> None:
+        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=self._frozen))
+        self.trust.renew()
+        self._publish_trust()
+        for release in self.inventory.releases().values():
+            for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
+                self.seeder.publish_pages(blob)
+        for d in self.devices():
+            if d.desired.gen:
+                self._publish(self.topics.desired(d.name), d.desired)
+
+    def _publish_trust(self) -> None:
+        self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
+
+    def _publish(self, topic: str, message: Message) -> None:
+        self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)
+
+
+def run_controller(config: ControllerConfig, stop_event: threading.Event) -> None:
+    """Run controller, seeder and API until ``stop_event`` is set.
+
+    Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
+    """
+    from edgectl.fleet.api import ApiServer
+
+    controller = Controller(config)
+    try:
+        api = ApiServer(controller, _token(config))
+        controller.start()
+        api.start()
+        try:
+            controller.run(stop_event)
+        finally:
+            api.close()
+    finally:
+        controller.close()
+
+
+def _token(config: ControllerConfig) -> str:
+    """The API's bearer token: made once, readable by the owner only."""
+    from edgectl.core.files import atomic_write
+
+    path = config.state_dir / "token"
+    if not path.is_file():
+        atomic_write(path, secrets.token_urlsafe(32).encode(), mode=0o600)
+    return path.read_text().strip()

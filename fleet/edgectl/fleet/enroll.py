@@ -1,0 +1,67 @@
+"""Write the two files with which a device joins a fleet: ``agent.toml`` and ``root.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgectl.core.errors import UsageError
+from edgectl.core.files import atomic_write, check_name
+
+__all__ = ["write_enrolment"]
+
+
+def write_enrolment(
+    folder: Path,
+    name: str,
+    *,
+    root: bytes,
+    fleet: str,
+    broker: Mapping[str, Any],
+    pipelines: Mapping[str, Mapping[str, Any]] | None = None,
+    profile: str = "auto",
+    labels: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Path:
+    """Write ``folder/agent.toml`` and ``folder/root.json``; returns the former. State goes to ``folder/state``.
+
+    ``broker``: ``host``, ``port`` and TLS options; ``pipelines``: stream → ``kind``, ``source``, ``slots``, ``config``;
+    ``settings``: other keys of ``agent.toml``. Raises :class:`UsageError` for a bad name.
+    """
+    try:
+        check_name(name)
+        check_name(fleet)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+    top = {"name": name, "fleet": fleet, "state_dir": "state", "root": "root.json", "profile": profile, **settings}
+    lines = [f"{key} = {_toml(value)}" for key, value in top.items()]
+    lines += ["", "[broker]", *(f"{key} = {_toml(value)}" for key, value in broker.items() if value is not None)]
+    if labels:
+        lines += ["", "[labels]", *(f"{_key(key)} = {_toml(value)}" for key, value in labels.items())]
+    for stream, pipeline in (pipelines or {}).items():
+        lines += ["", f"[pipelines.{_key(stream)}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in pipeline.items() if value is not None]
+    atomic_write(folder / "root.json", root)
+    atomic_write(folder / "agent.toml", ("\n".join(lines) + "\n").encode(), mode=0o600)  # it may hold a password
+    return folder / "agent.toml"
+
+
+def _key(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
+
+
+def _toml(value: Any) -> str:
+    """A TOML value. JSON strings are TOML basic strings; mappings become inline tables."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    raise UsageError(f"{value!r} cannot be written to TOML")

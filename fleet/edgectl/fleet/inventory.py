@@ -1,0 +1,191 @@
+"""What the controller remembers, in SQL (SQLite by default, any SQLAlchemy URL).
+
+Devices could be rebuilt from retained messages; releases, desired documents and rollouts could not, so they are written before
+anything is published. No rules here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    insert,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from edgectl.core.errors import StorageError
+from edgectl.core.wire import Conn, Desired, Reported
+from edgectl.fleet.rollout import ACTIVE, Progress, RolloutSpec
+
+__all__ = ["Device", "Event", "Inventory", "Release"]
+
+_meta = MetaData()
+_devices = Table(
+    "devices",
+    _meta,
+    Column("name", String(64), primary_key=True),
+    Column("conn", Text),
+    Column("reported", Text),
+    Column("desired", Text),
+    Column("seen_s", Float, nullable=False),
+)
+_releases = Table(
+    "releases",
+    _meta,
+    Column("release", String(200), primary_key=True),
+    Column("digest", String(80), nullable=False),
+    Column("profiles", Text, nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+_rollouts = Table(
+    "rollouts",
+    _meta,
+    Column("id", String(64), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+_events = Table(
+    "events",
+    _meta,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("wall_s", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("text", Text, nullable=False),
+)
+_MAX_EVENTS = 10_000
+
+
+@dataclass
+class Device:
+    name: str
+    conn: Conn | None = None
+    reported: Reported | None = None
+    desired: Desired = field(default_factory=lambda: Desired(gen=0))
+    seen_s: float = 0.0
+    """Unix time of its last word."""
+
+
+@dataclass(frozen=True)
+class Release:
+    release: str
+    digest: str
+    profiles: tuple[str, ...]
+    created_s: float
+
+
+@dataclass(frozen=True)
+class Event:
+    wall_s: float
+    kind: str
+    subject: str
+    text: str
+
+
+class Inventory:
+    """Thread-safe; each method is one transaction. Raises :class:`StorageError`."""
+
+    def __init__(self, state_dir: Path, url: str | None = None) -> None:
+        self._lock = threading.RLock()
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            self._engine = create_engine(url or f"sqlite:///{state_dir / 'fleet.db'}")
+            _meta.create_all(self._engine)
+        except (SQLAlchemyError, OSError) as e:
+            raise StorageError(f"the fleet database cannot be opened: {e}") from e
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def devices(self) -> dict[str, Device]:
+        found = {}
+        for row in self._all(select(_devices)):
+            found[row.name] = Device(
+                row.name,
+                Conn.model_validate_json(row.conn) if row.conn else None,
+                Reported.model_validate_json(row.reported) if row.reported else None,
+                Desired.model_validate_json(row.desired) if row.desired else Desired(gen=0),
+                row.seen_s,
+            )
+        return found
+
+    def save_device(self, d: Device) -> None:
+        values = {
+            "name": d.name,
+            "conn": d.conn.encode().decode() if d.conn else None,
+            "reported": d.reported.encode().decode() if d.reported else None,
+            "desired": d.desired.encode().decode(),
+            "seen_s": d.seen_s,
+        }
+        self._replace(_devices, "name", values)
+
+    def releases(self) -> dict[str, Release]:
+        rows = self._all(select(_releases).order_by(_releases.c.created_s))
+        return {r.release: Release(r.release, r.digest, tuple(filter(None, r.profiles.split(","))), r.created_s) for r in rows}
+
+    def save_release(self, r: Release) -> None:
+        values = {"release": r.release, "digest": r.digest, "profiles": ",".join(r.profiles), "created_s": r.created_s}
+        self._replace(_releases, "release", values)
+
+    def rollouts(self, *, active: bool = False) -> dict[str, tuple[RolloutSpec, Progress]]:
+        """Rollout id → spec and progress, oldest first."""
+        rows = self._all(select(_rollouts).order_by(_rollouts.c.created_s))
+        found = {r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in rows}
+        return {k: v for k, v in found.items() if not active or v[1].state in ACTIVE}
+
+    def save_rollout(self, spec: RolloutSpec, progress: Progress) -> None:
+        known = self._all(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id))
+        created = known[0].created_s if known else time.time()
+        values = {"id": spec.id, "spec": spec.encode().decode(), "progress": progress.encode().decode(), "created_s": created}
+        self._replace(_rollouts, "id", values)
+
+    def log(self, kind: str, subject: str, text: str) -> None:
+        """Append to the audit log, which is bounded."""
+        with self._transaction() as db:
+            result = db.execute(insert(_events).values(wall_s=time.time(), kind=kind, subject=subject, text=text[:2000]))
+            key = result.inserted_primary_key
+            if key is not None:
+                db.execute(delete(_events).where(_events.c.id <= key[0] - _MAX_EVENTS))
+
+    def events(self, limit: int = 200) -> list[Event]:
+        """The newest, oldest of them first."""
+        rows = self._all(select(_events).order_by(_events.c.id.desc()).limit(limit))
+        return [Event(r.wall_s, r.kind, r.subject, r.text) for r in reversed(rows)]
+
+    def _replace(self, table: Table, key: str, values: Mapping[str, object]) -> None:
+        with self._transaction() as db:
+            db.execute(delete(table).where(table.c[key] == values[key]))
+            db.execute(insert(table).values(**values))
+
+    def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        with self._transaction() as db:
+            return db.execute(query).all()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._lock:
+            try:
+                with self._engine.begin() as db:
+                    yield db
+            except SQLAlchemyError as e:
+                raise StorageError(f"the fleet database cannot be used: {e}") from e

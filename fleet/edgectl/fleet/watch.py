@@ -1,0 +1,121 @@
+"""Fold what devices say into rows for people: one per stream, with state and latency percentiles. Pure, bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from edgectl.core.histogram import Histogram
+from edgectl.core.states import State
+from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
+
+__all__ = ["LatencyBook", "Row", "rows"]
+
+_WINDOWS = 30
+_ENGINES = 4096
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stream of one device. Latencies in milliseconds, None without enough samples."""
+
+    device: str
+    online: bool
+    stream: str
+    kind: str
+    state: str
+    """Of the stream: running, waiting, starting, restarting."""
+    slot_state: str
+    release: str
+    fps: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    dropped: int
+    processed: int
+    error: str | None
+
+
+class LatencyBook:
+    """Telemetry of the whole fleet: the last windows of each stream, and totals per (slot, engine)."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[str, str], deque[Histogram]] = {}
+        self._engines: dict[tuple[str, str, str], Histogram] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self.latest: dict[str, Telemetry] = {}
+
+    def add(self, device: str, t: Telemetry) -> bool:
+        """Take one message. False for one that was counted before, or is older than what is known of this device.
+
+        A replay counts in the totals, but never replaces what is live.
+        """
+        if not t.replay:
+            if (t.epoch, t.seq) <= self._seen.get(device, (-1, -1)):
+                return False
+            self._seen[device] = (t.epoch, t.seq)
+            self.latest[device] = t
+        for stream, s in t.streams.items():
+            stages = [Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE]
+            if not stages:
+                continue
+            window = Histogram.merged(stages)
+            if not t.replay:
+                self._windows.setdefault((device, stream), deque(maxlen=_WINDOWS)).append(window)
+            for slot, digest in s.slots.items():
+                self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
+        while len(self._engines) > _ENGINES:
+            self._engines.pop(next(iter(self._engines)))
+        return True
+
+    def stream(self, device: str, stream: str) -> Histogram:
+        """Engine latency over the last windows."""
+        return Histogram.merged(self._windows.get((device, stream), ()))
+
+    def engine(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
+        """Engine latency of one bundle in one slot, over all (or these) devices."""
+        return Histogram.merged(
+            h for (d, s, e), h in self._engines.items() if s == slot and e == digest and (devices is None or d in devices)
+        )
+
+    def engines(self) -> dict[tuple[str, str], Histogram]:
+        """(slot, digest) → latency over the fleet."""
+        total: dict[tuple[str, str], Histogram] = {}
+        for (_, slot, digest), h in self._engines.items():
+            total.setdefault((slot, digest), Histogram()).merge(h)
+        return total
+
+
+def rows(devices: dict[str, tuple[Conn | None, Reported | None]], book: LatencyBook) -> list[Row]:
+    """One row per stream, sorted; a device that never sent telemetry has a row for each stream of its birth."""
+    found = []
+    for name, (conn, reported) in sorted(devices.items()):
+        telemetry = book.latest.get(name)
+        streams = dict.fromkeys(conn.streams if conn else {}) | (dict(telemetry.streams) if telemetry else {})
+        for stream, s in sorted(streams.items()):
+            slots = reported.slots if reported else {}
+            mine = [slots[x] for x in (s.slots if s else slots) if x in slots] or list(slots.values())
+            h = book.stream(name, stream)
+            busiest = next((r for r in mine if r.state is not State.COMMITTED), mine[0] if mine else None)
+            error = busiest.error if busiest else None
+            found.append(
+                Row(
+                    device=name,
+                    online=bool(conn and conn.online),
+                    stream=stream,
+                    kind=s.kind if s else (conn.streams[stream] if conn else ""),
+                    state=s.state if s else "unknown",
+                    slot_state=busiest.state.value if busiest else State.IDLE.value,
+                    release=", ".join(sorted({r.active_release for r in mine if r.active_release})),
+                    fps=s.fps if s else 0.0,
+                    p50_ms=h.percentile_ms(50),
+                    p90_ms=h.percentile_ms(90),
+                    p95_ms=h.percentile_ms(95),
+                    p99_ms=h.percentile_ms(99),
+                    dropped=sum(s.frames.dropped.values()) if s else 0,
+                    processed=s.frames.processed if s else 0,
+                    error=(error.detail or error.code) if error else (s.reason if s else None),
+                )
+            )
+    return found

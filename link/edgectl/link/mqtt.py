@@ -1,0 +1,295 @@
+"""One MQTT 3.1.1 connection that keeps itself alive.
+
+The connection is made again with full-jitter back-off (0.5..60 s), subscriptions are repeated, and publishes that were not
+acknowledged are sent again. Outstanding QoS 1 publishes are bounded by a window of our own: paho re-sends everything after a
+reconnect and its queue has no bound. A PUBACK proves that the broker took a message, never that a subscriber will get it.
+
+Two threads: ``mqtt-<name>`` drives the socket, ``mqtt-<name>-in`` calls the handlers. Not here: what topics and payloads mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from edgectl.core.errors import LinkError
+
+__all__ = ["BrokerOptions", "Handle", "Handler", "Link", "Tls"]
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str, bytes], None]
+"""``(topic, payload)``; runs on the dispatcher thread and must not wait for the network."""
+
+_BACKOFF_S = (0.5, 60.0)
+_KEEPALIVE_S = 30
+_BACK_PRESSURE_S = 5.0
+"""How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a message."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS with an optional client certificate. ``ca`` None: the system's authorities."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key)
+        except OSError as e:  # ssl.SSLError is one
+            raise LinkError(f"cannot use the TLS files: {e}", hint="check the paths of ca, cert and key") from e
+        return context
+
+
+@dataclass(frozen=True)
+class BrokerOptions:
+    """Where the broker is and who we are to it."""
+
+    host: str
+    port: int = 1883
+    username: str | None = None
+    password: str | None = None
+    tls: Tls | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Handle:
+    """One publish on its way to the broker."""
+
+    def __init__(self, info: paho.MQTTMessageInfo) -> None:
+        self._info = info
+
+    @property
+    def done(self) -> bool:
+        """Whether the broker has acknowledged it."""
+        return self._info.is_published()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the acknowledgement; False if it has not come in time."""
+        self._info.wait_for_publish(timeout_s)
+        return self._info.is_published()
+
+
+class Link:
+    """Subscribe first, then :meth:`start` (retries for ever) or :meth:`connect` (fails fast)."""
+
+    def __init__(
+        self,
+        broker: BrokerOptions,
+        name: str,
+        *,
+        will: tuple[str, bytes] | None = None,
+        window: int = 20,
+        queue_size: int = 4096,
+        max_payload: int = 4 << 20,
+    ) -> None:
+        """``will``: (topic, payload), published retained by the broker when this connection is lost.
+
+        ``window``: outstanding publishes; ``queue_size``: messages received and not handled yet; larger payloads than
+        ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
+        """
+        self.broker = broker
+        self.name = name
+        self.dropped = 0
+        self.on_up: Callable[[], None] | None = None
+        """Called on the dispatcher thread after each (re)connect, subscriptions already sent."""
+        self._window = threading.BoundedSemaphore(window)
+        self._window_size = window
+        self._max_payload = max_payload
+        self._subscriptions: dict[str, Handler] = {}
+        self._lock = threading.Lock()
+        self._inbox: queue.Queue[tuple[str, bytes] | None] = queue.Queue(queue_size)
+        self._up = threading.Event()
+        self._stopping = threading.Event()
+        self._refused: str | None = None
+        # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the other client off.
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=f"{name[:40]}-{secrets.token_hex(8)}", protocol=paho.MQTTv311
+        )
+        if broker.username is not None:
+            self._client.username_pw_set(broker.username, broker.password)
+        if broker.tls is not None:
+            self._client.tls_set_context(broker.tls.context())
+        if will is not None:
+            self._client.will_set(*will, qos=1, retain=True)
+        self._client.max_inflight_messages_set(0)  # the window above is the bound
+        self._client.on_connect = self._connected
+        self._client.on_disconnect = self._disconnected
+        self._client.on_message = self._received
+        self._client.on_publish = self._published
+        # With a write hook, publish() on other threads only queues and wakes the loop; it never touches the socket.
+        self._client.on_socket_register_write = lambda *_: None
+        self._threads = (
+            threading.Thread(target=self._loop, name=f"mqtt-{name}", daemon=True),
+            threading.Thread(target=self._dispatch, name=f"mqtt-{name}-in", daemon=True),
+        )
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    def start(self) -> None:
+        """Connect in the background and keep trying for ever."""
+        for thread in self._threads:
+            thread.start()
+
+    def connect(self, timeout_s: float = 5.0) -> None:
+        """Start, and wait for the first connection. Raises :class:`LinkError`, and the link is closed, if there is none."""
+        self.start()
+        deadline = time.monotonic() + timeout_s
+        while not self._up.wait(0.02):
+            if time.monotonic() > deadline or self._refused:
+                reason = self._refused or "no answer"
+                self.close(drain_s=0)
+                raise LinkError(
+                    f"there is no MQTT broker to use at {self.broker}: {reason}",
+                    hint="start one with `edgectl broker run`, or check host, port and credentials",
+                )
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Receive a topic filter at QoS 1, now and after every reconnect. The last handler set for a filter wins."""
+        with self._lock:
+            self._subscriptions[topic_filter] = handler
+        if self.is_up:
+            self._client.subscribe(topic_filter, 1)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        with self._lock:
+            self._subscriptions.pop(topic_filter, None)
+        if self.is_up:
+            self._client.unsubscribe(topic_filter)
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1, timeout_s: float | None = None
+    ) -> Handle:
+        """Hand one message over, waiting while the window is full (that is the flow control), at most ``timeout_s``.
+
+        Raises :class:`LinkError` if the window stays full, and at once on the dispatcher thread, which may not wait.
+        A message handed over while the connection is down is sent when it is back.
+        """
+        wait = threading.current_thread() is not self._threads[1]
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._window.acquire(blocking=wait, timeout=0.2 if wait else None):
+            if not wait or self._stopping.is_set() or (deadline is not None and time.monotonic() > deadline):
+                raise LinkError(f"{self._window_size} messages wait for an answer of the broker at {self.broker}")
+        return Handle(self._client.publish(topic, payload, qos=qos, retain=retain))
+
+    def close(self, *, drain_s: float = 2.0) -> None:
+        """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both threads."""
+        if self._stopping.is_set():
+            return
+        if self.is_up:
+            deadline = time.monotonic() + drain_s
+            for _ in range(self._window_size):
+                self._window.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        self._stopping.set()
+        if self.is_up:
+            self._client.disconnect()
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join()
+
+    # ---- the socket thread
+
+    def _loop(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self._client.connect(self.broker.host, self.broker.port, _KEEPALIVE_S)
+                while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
+                    if self.is_up:
+                        attempt = 0
+            except (OSError, ValueError) as e:
+                self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            self._up.clear()
+            attempt += 1
+            low, high = _BACKOFF_S
+            self._stopping.wait(random.uniform(0, min(high, low * 2**attempt)))  # noqa: S311
+        self._client.loop(0.1)  # the DISCONNECT packet
+        self._inbox_put(None)
+
+    def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._refused = str(reason)
+            return
+        self._refused = None
+        with self._lock:
+            filters = [(f, 1) for f in self._subscriptions]
+        if filters:
+            client.subscribe(filters)
+        self._up.set()
+        self._inbox_put(("", b""))  # on_up, in order with the messages
+
+    def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._up.clear()
+        if not self._stopping.is_set():
+            log.warning("%s: connection to the broker at %s is lost: %s", self.name, self.broker, reason)
+
+    def _published(self, *_: Any) -> None:
+        self._window.release()
+
+    def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        if len(message.payload) > self._max_payload:
+            self.dropped += 1
+            log.warning("%s: dropped %d bytes on %s, more than allowed", self.name, len(message.payload), message.topic)
+        else:
+            self._inbox_put((message.topic, bytes(message.payload)))
+
+    def _inbox_put(self, item: tuple[str, bytes] | None) -> None:
+        try:
+            self._inbox.put(item, timeout=_BACK_PRESSURE_S)
+        except queue.Full:
+            self.dropped += 1
+            log.warning("%s: a received message was dropped, its handlers do not keep up", self.name)
+
+    # ---- the dispatcher thread
+
+    def _dispatch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                item = self._inbox.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            topic, payload = item
+            if not topic:
+                handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []
+            else:
+                with self._lock:
+                    matching = [h for f, h in self._subscriptions.items() if paho.topic_matches_sub(f, topic)]
+                handlers = [_bind(h, topic, payload) for h in matching]
+            for handler in handlers:
+                try:
+                    handler()
+                except Exception:
+                    # One bad message must not stop the others; a handler that can fail reports it where it belongs.
+                    log.exception("%s: the handler of %r failed", self.name, topic)
+
+
+def _bind(handler: Handler, topic: str, payload: bytes) -> Callable[[], None]:
+    return lambda: handler(topic, payload)

@@ -1,0 +1,128 @@
+"""What every pipeline is, video or audio: the interface that the worker and ``edgectl run`` drive."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edgectl.core.bundle import Variant
+from edgectl.core.errors import EdgectlError, UsageError
+from edgectl.core.histogram import Histogram
+from edgectl.core.wire import StreamStats
+from edgectl.engines.base import Engine
+from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.sinks import Record
+
+__all__ = ["EngineFactory", "EngineSlot", "Kind", "Pipeline", "PipelineArgs", "make_pipeline", "open_variant"]
+
+
+Kind = Literal["surveillance", "driving", "speech"]
+
+EngineFactory = Callable[[Variant], Engine]
+"""Opens an engine; raises :class:`EngineError`."""
+
+
+# Kind → module, its function from PipelineArgs to Pipeline, and the roles of which it needs at least one engine.
+_MAKERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "surveillance": ("edgectl.pipelines.surveillance.pipeline", "make_surveillance", ("detector",)),
+    "driving": ("edgectl.pipelines.driving.pipeline", "make_driving", ("detector",)),
+    "speech": ("edgectl.pipelines.speech.pipeline", "make_speech", ("vad", "keyword")),
+}
+
+
+@dataclass(frozen=True)
+class EngineSlot:
+    """A variant for one role, and what telemetry calls it."""
+
+    variant: Variant
+    release: str = ""
+    bundle: str = ""
+    """Bundle digest."""
+
+
+@dataclass(frozen=True)
+class PipelineArgs:
+    """Everything a pipeline is made of."""
+
+    stream: str
+    source: str
+    """Source URI."""
+    engines: dict[str, EngineSlot]
+    """Role (``detector``, ``vad``, ``keyword``) → engine."""
+    config: PipelineConfig
+    emit: Callable[[Record], None]
+    """Called with every event record, from the sink thread."""
+    open_engine: EngineFactory
+    out: Path | None = None
+    """Folder for events, snapshots, track logs and annotated video; None: none are written."""
+    patient: bool = False
+    """Wait for a camera that is away at the start, instead of failing."""
+
+
+class Pipeline(Protocol):
+    """One stream. Methods may be called from any thread, one at a time; they raise :class:`EdgectlError`."""
+
+    outputs: tuple[Path, ...]
+    """Files that this pipeline writes."""
+
+    def start(self) -> None:
+        """Open engines and source, infer once to warm up, start the threads. On an error nothing is left running."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once the stream has come to its end or failed."""
+        ...
+
+    @property
+    def error(self) -> EdgectlError | None:
+        """Why the stream failed, after :meth:`wait` said True; None for a good end."""
+        ...
+
+    def swap(self, role: str, slot: EngineSlot) -> float:
+        """Open and warm up another engine, switch between two frames, keep the old one warm.
+
+        Returns the longest time between two processed frames around the swap, in ms. On an error the old engine goes on.
+        """
+        ...
+
+    def commit(self, role: str) -> None:
+        """Close the engine that the last swap of ``role`` replaced."""
+        ...
+
+    def revert(self, role: str) -> None:
+        """Go back to the engine that the last swap of ``role`` replaced; nothing to do without one."""
+        ...
+
+    def stats(self) -> StreamStats:
+        """The window since the last call."""
+        ...
+
+    def totals(self) -> dict[str, Histogram]:
+        """Stage histograms since the start."""
+        ...
+
+    def stop(self) -> None:
+        """Stop, write what is queued, join every thread, close every engine. Safe to call twice."""
+        ...
+
+
+def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
+    """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError` for a missing role."""
+    if kind not in _MAKERS:
+        raise UsageError(f"there is no pipeline {kind!r}", hint=f"kinds: {', '.join(_MAKERS)}")
+    module, maker, roles = _MAKERS[kind]
+    if not set(roles) & set(args.engines):
+        raise UsageError(
+            f"a {kind} pipeline needs an engine for the role {' or '.join(roles)}, it got {', '.join(args.engines) or 'none'}"
+        )
+    pipeline: Pipeline = getattr(importlib.import_module(module), maker)(args)
+    return pipeline
+
+
+def open_variant(variant: Variant) -> Engine:
+    """The default engine factory: the variant's own runtime and session settings."""
+    engine: Engine = importlib.import_module("edgectl.engines.open").open_engine(variant)
+    return engine

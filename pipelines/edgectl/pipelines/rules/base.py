@@ -1,0 +1,49 @@
+"""What a rule is: a pure function with memory, (tracks, t) → events. No clock, no IO; seconds of capture time only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.pipelines.events import Event
+from edgectl.pipelines.tracker import Tracks
+
+__all__ = ["Rule", "describe", "pixels", "wanted"]
+
+
+class Rule(Protocol):
+    def step(self, tracks: Tracks, t: float) -> list[Event]:
+        """What these tracks at time ``t`` make happen. ``t`` grows from call to call; state of vanished tracks is dropped."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot. Track ids in it must still mean the same objects."""
+        ...
+
+
+def pixels(flat: Sequence[float], width: int, height: int) -> NDArray[np.float64]:
+    """Relative x, y, x, y, … as points (N, 2) in pixels."""
+    return np.array(flat, np.float64).reshape(-1, 2) * [width, height]
+
+
+def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
+    """Class numbers of some labels; of all labels if none are named."""
+    return frozenset(i for i, label in enumerate(labels) if not classes or label in classes)
+
+
+def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
+    """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame."""
+    return {
+        "track": int(tracks.ids[row]),
+        "label": labels[int(tracks.cls[row])],
+        "score": round(float(tracks.score[row]), 3),
+        "box": [round(float(v), 1) for v in tracks.xyxy[row]],
+        "frame_size": [tracks.width, tracks.height],
+    }

@@ -1,0 +1,108 @@
+"""Line crossing with a dead band and a hold time, counted in and out per class.
+
+A track has a side once it is farther than ``band_px`` from the line. It has crossed when it stays on the other side for
+``hold_s`` and its way went through the segment, not around its ends. One crossing needs the other side again to count anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgectl.pipelines.config import LineConfig
+from edgectl.pipelines.events import Event
+from edgectl.pipelines.rules.base import describe, pixels, wanted
+from edgectl.pipelines.tracker import Tracks
+
+__all__ = ["LineRule"]
+
+
+@dataclass
+class _Walk:
+    side: int = 0
+    """-1 left, +1 right of the arrow a → b; 0 not known yet."""
+    x: float = 0.0
+    y: float = 0.0
+    """Where it was last seen on ``side``."""
+    pending: float | None = None
+    """Since when it is seen on the other side."""
+    crossed: bool = False
+    """Whether the way to the other side went through the segment."""
+    about: dict[str, Any] | None = None
+    seen: int = 0
+    """Sightings on the other side."""
+
+
+class LineRule:
+    """Events ``line_crossing`` with ``direction`` (``in``: to the right of a → b) and the ``counts`` so far."""
+
+    def __init__(self, config: LineConfig, labels: Sequence[str]) -> None:
+        self.name = config.id
+        self.counts: dict[str, dict[str, int]] = {"in": {}, "out": {}}
+        self._config = config
+        self._labels = labels
+        self._classes = wanted(config.classes, labels)
+        self._walks: dict[int, _Walk] = {}
+
+    def step(self, tracks: Tracks, t: float) -> list[Event]:
+        events: list[Event] = []
+        for track in sorted(self._walks.keys() - {int(i) for i in tracks.ids}):
+            walk = self._walks.pop(track)
+            # It went out of sight before the hold time was over, twice seen on the other side: it is through.
+            if walk.pending is not None and walk.crossed and walk.seen >= 2 and walk.about is not None:
+                events.append(self._crossing(-walk.side, t, walk.about))
+        a, b = pixels(self._config.line, tracks.width, tracks.height)
+        along = b - a
+        length = float(np.hypot(*along))
+        points = tracks.anchor(self._config.anchor).astype(np.float64)
+        offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length  # y is down: > 0 is right
+        for row in np.nonzero(tracks.seen)[0]:
+            if int(tracks.cls[row]) not in self._classes:
+                continue
+            walk = self._walks.setdefault(int(tracks.ids[row]), _Walk())
+            d = float(offset[row])
+            side = 0 if abs(d) <= self._config.band_px else 1 if d > 0 else -1
+            if side and walk.side in (0, side):
+                walk.side, walk.x, walk.y = side, float(points[row, 0]), float(points[row, 1])
+                walk.pending, walk.crossed, walk.about, walk.seen = None, False, None, 0
+            elif side:
+                if walk.pending is None:
+                    walk.pending = t
+                    walk.crossed = _through(np.array([walk.x, walk.y]), points[row], a, b)
+                walk.seen += 1
+                walk.about = describe(tracks, int(row), self._labels)
+                if t - walk.pending >= self._config.hold_s - 1e-9:
+                    if walk.crossed:
+                        events.append(self._crossing(side, t, walk.about))
+                    self._walks[int(tracks.ids[row])] = _Walk(side, float(points[row, 0]), float(points[row, 1]))
+            else:  # back in the band: it has to stay on the other side for the whole hold time
+                walk.pending, walk.seen = None, 0
+        return events
+
+    def snapshot(self) -> dict[str, Any]:
+        counts = {k: dict(v) for k, v in self.counts.items()}
+        return {"counts": counts, "walks": {str(i): asdict(w) for i, w in self._walks.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
+        self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
+
+    def _crossing(self, side: int, t: float, about: dict[str, Any]) -> Event:
+        direction = "in" if side > 0 else "out"
+        label = about["label"]
+        self.counts[direction][label] = self.counts[direction].get(label, 0) + 1
+        counts = {k: dict(sorted(v.items())) for k, v in self.counts.items()}
+        return Event("line_crossing", t, None, self.name, {**about, "direction": direction, "counts": counts})
+
+
+def _through(p: Any, q: Any, a: Any, b: Any) -> bool:
+    """Whether the way p → q meets the segment a → b (p and q lie on different sides of its line)."""
+
+    def cross(u: Any, v: Any) -> float:
+        return float(u[0] * v[1] - u[1] * v[0])
+
+    way = q - p
+    return cross(way, a - p) * cross(way, b - p) <= 0

@@ -1,0 +1,83 @@
+"""Somebody stays in a zone too long, in seconds of capture time, also across a lost and found track."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgectl.pipelines.config import LoiterConfig
+from edgectl.pipelines.events import Event
+from edgectl.pipelines.rules.zone import ZoneRule
+from edgectl.pipelines.tracker import Tracks
+
+__all__ = ["LoiterRule"]
+
+
+@dataclass
+class _Dwell:
+    since: float
+    last: float
+    label: str
+    x: float
+    y: float
+    size: float
+    fired: bool = False
+
+
+class LoiterRule:
+    """Events ``loitering`` with phase ``start`` and ``end``. Steps after its zone, with the same tracks."""
+
+    def __init__(self, config: LoiterConfig, zone: ZoneRule) -> None:
+        self.name = config.id
+        self._seconds = config.loiter.seconds
+        self._gap_s = config.loiter.gap_s
+        self._zone = zone
+        self._here: dict[int, _Dwell] = {}
+        self._lost: list[tuple[int, _Dwell]] = []
+        """Vanished inside the zone: somebody who appears nearby within ``gap_s`` takes their time over."""
+
+    def step(self, tracks: Tracks, t: float) -> list[Event]:
+        events: list[Event] = []
+        inside = self._zone.inside
+        for track in sorted(self._here.keys() - inside.keys()):
+            dwell = self._here.pop(track)
+            if track in self._zone.stays:  # seen outside: it left
+                events += self._end(track, dwell, t)
+            else:
+                self._lost.append((track, dwell))
+        for track, stay in sorted(inside.items()):
+            dwell = (
+                self._here.get(track) or self._found(stay.label, stay.x, stay.y, stay.size) or _Dwell(stay.since, t, "", 0, 0, 0)
+            )
+            self._here[track] = dwell
+            dwell.last, dwell.label, dwell.x, dwell.y, dwell.size = t, stay.label, stay.x, stay.y, stay.size
+            if not dwell.fired and t - dwell.since >= self._seconds - 1e-9:
+                dwell.fired = True
+                events.append(self._event("start", track, dwell, t))
+        for track, dwell in [entry for entry in self._lost if t - entry[1].last > self._gap_s]:
+            self._lost.remove((track, dwell))
+            events += self._end(track, dwell, dwell.last)
+        return events
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"here": {str(i): asdict(d) for i, d in self._here.items()}, "lost": [[i, asdict(d)] for i, d in self._lost]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._here = {int(i): _Dwell(**d) for i, d in state["here"].items()}
+        self._lost = [(int(i), _Dwell(**d)) for i, d in state["lost"]]
+
+    def _found(self, label: str, x: float, y: float, size: float) -> _Dwell | None:
+        near = [e for e in self._lost if e[1].label == label and math.hypot(x - e[1].x, y - e[1].y) <= max(size, e[1].size)]
+        if not near:
+            return None
+        best = min(near, key=lambda e: math.hypot(x - e[1].x, y - e[1].y))
+        self._lost.remove(best)
+        return best[1]
+
+    def _end(self, track: int, dwell: _Dwell, t: float) -> list[Event]:
+        return [self._event("end", track, dwell, t)] if dwell.fired else []
+
+    def _event(self, phase: str, track: int, dwell: _Dwell, t: float) -> Event:
+        data = {"zone": self._zone.name, "track": track, "label": dwell.label, "dwell_s": round(t - dwell.since, 3)}
+        return Event("loitering", t, phase, self.name, data)

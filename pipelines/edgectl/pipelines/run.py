@@ -1,0 +1,155 @@
+"""One pipeline on one source, in this process, until it ends: what ``edgectl run`` does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgectl.core.bundle import Bundle, Variant
+from edgectl.core.errors import UsageError
+from edgectl.core.histogram import MIN_SAMPLES, Histogram
+from edgectl.core.wire import Frames, StreamStats
+from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.pipeline import EngineFactory, EngineSlot, Kind, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.sinks import Record
+
+__all__ = ["RunSummary", "engine_slots", "percentiles", "role_of", "run_stream"]
+
+_ROLES = {
+    "fastestdet": "detector",
+    "yolov8": "detector",
+    "yolox": "detector",
+    "boxes-scores": "detector",
+    "vad": "vad",
+    "keyword": "keyword",
+}
+_PERCENTILES = (50.0, 90.0, 99.0)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    kind: str
+    seconds: float
+    """Wall time of the run, without opening engines."""
+    frames: Frames
+    fps: float
+    """Frames processed per second of wall time."""
+    stages: dict[str, dict[str, float | None]]
+    """Stage → ``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``. A percentile is None where there are too few samples for it."""
+    events: dict[str, int]
+    """Event type (with its phase) → how many."""
+    rules: dict[str, int]
+    """Rule or zone id → events it made."""
+    counters: dict[str, int]
+    errors: int
+    outputs: tuple[Path, ...] = ()
+    last_counts: dict[str, Any] = field(default_factory=dict)
+    """Line id → counts per direction and class at the end."""
+
+
+def run_stream(
+    kind: Kind,
+    bundles: Sequence[Bundle],
+    source_uri: str,
+    config: PipelineConfig | None = None,
+    seconds: float | None = None,
+    out: Path | None = None,
+    on_event: Callable[[Record], None] | None = None,
+    on_progress: Callable[[StreamStats], None] | None = None,
+    *,
+    facts: frozenset[str] | None = None,
+    runtimes: Sequence[str] = ("onnxruntime",),
+    open_engine: EngineFactory = open_variant,
+    variants: Mapping[str, Variant] | None = None,
+    stream: str = "run",
+) -> RunSummary:
+    """Run until the source ends, ``seconds`` of wall time are over, or it fails.
+
+    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken, for the role
+    its task says.
+    ``variants`` (role → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
+    second from this one. KeyboardInterrupt stops in good order and is raised again. Raises :class:`EdgectlError`.
+    """
+    engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(
+        bundles, facts or frozenset(), runtimes
+    )
+    seen: Counter[str] = Counter()
+    by_rule: Counter[str] = Counter()
+    last_counts: dict[str, Any] = {}
+
+    def emit(record: Record) -> None:
+        seen[":".join(str(record[k]) for k in ("type", "phase") if k in record)] += 1
+        if "rule" in record:
+            by_rule[record["rule"]] += 1
+        if "counts" in record:
+            last_counts[record["rule"]] = record["counts"]
+        if on_event is not None:
+            on_event(record)
+
+    pipeline = make_pipeline(kind, PipelineArgs(stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out))
+    pipeline.start()
+    started = time.monotonic()
+    deadline = None if seconds is None else started + seconds
+    try:
+        while not pipeline.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic()))):
+            if on_progress is not None:
+                on_progress(pipeline.stats())
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+        elapsed = time.monotonic() - started
+    finally:
+        pipeline.stop()
+    if pipeline.error is not None:
+        raise pipeline.error
+    last = pipeline.stats()
+    if on_progress is not None:
+        on_progress(last)
+    return RunSummary(
+        kind=kind,
+        seconds=elapsed,
+        frames=last.frames,
+        fps=last.frames.processed / elapsed if elapsed > 0 else 0.0,
+        stages={stage: percentiles(h) for stage, h in sorted(pipeline.totals().items())},
+        events=dict(sorted(seen.items())),
+        rules=dict(sorted(by_rule.items())),
+        counters=last.counters,
+        errors=last.errors,
+        outputs=tuple(p for p in pipeline.outputs if p.exists()),
+        last_counts=last_counts,
+    )
+
+
+def engine_slots(
+    bundles: Sequence[Bundle], facts: frozenset[str], runtimes: Sequence[str] = ("onnxruntime",)
+) -> dict[str, EngineSlot]:
+    """Role → the variant of each bundle that fits this machine. Raises :class:`UsageError` for two bundles with one role."""
+    slots: dict[str, EngineSlot] = {}
+    for bundle in bundles:
+        variant = bundle.select(facts, runtimes=runtimes)
+        role = role_of(variant)
+        if role in slots:
+            raise UsageError(f"two bundles are both for the role {role!r}", hint="give one bundle per role")
+        slots[role] = EngineSlot(variant, f"{bundle.name}@{bundle.version}", bundle.digest)
+    return slots
+
+
+def role_of(variant: Variant) -> str:
+    """``detector``, ``vad`` or ``keyword``, from the variant's task. Raises :class:`UsageError` if no pipeline can use it."""
+    kind = variant.config.task.decode.kind
+    if kind not in _ROLES:
+        raise UsageError(f"bundle {variant.config.name} is for task {variant.config.task.name}, which no pipeline runs")
+    return _ROLES[kind]
+
+
+def percentiles(h: Histogram) -> dict[str, float | None]:
+    """``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``; None where :data:`~edgectl.core.histogram.MIN_SAMPLES` is not reached."""
+    values: dict[str, float | None] = {f"p{p:g}": _ms(h.percentile_ms(p)) for p in _PERCENTILES if p in MIN_SAMPLES}
+    return {**values, "max": _ms(None if h.max_us is None else h.max_us / 1000), "n": h.n}
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,442 @@
+"""One video stream: capture thread → hand-over → engine thread → sinks. Detection, tracking and rules happen in the engine thread.
+
+The ledger books every frame, the tracer times every stage. An engine that fails makes an ``inference_failed`` event, never an
+empty scene: trackers and rules do not see that frame. Engines are swapped between two frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgectl.core.errors import EdgectlError, EngineError, ModelError, SourceError, UsageError
+from edgectl.core.histogram import Histogram
+from edgectl.core.wire import StreamStats
+from edgectl.pipelines.detector import Detector
+from edgectl.pipelines.events import Event, EventWriter
+from edgectl.pipelines.flow import Fifo, Handover, LatestSlot
+from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.labels import LabelMap
+from edgectl.pipelines.ledger import Ledger
+from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs
+from edgectl.pipelines.sinks import (
+    CallbackSink,
+    JsonlSink,
+    Output,
+    Record,
+    Sink,
+    SinkPool,
+    SnapshotSink,
+    TrackLog,
+    VideoSink,
+    snapshot_name,
+)
+from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo, open_source
+from edgectl.pipelines.swap import HotSwap
+from edgectl.pipelines.trace import Tracer
+from edgectl.pipelines.tracker import Tracker, Tracks
+
+__all__ = ["Analyser", "VideoPipeline"]
+
+_log = logging.getLogger(__name__)
+
+ROLE = "detector"
+_POLL_S = 0.2
+_JOIN_S = 20.0
+_FAILURE_EVENT_S = 1.0  # at most one inference_failed event in this time; each failure is counted
+
+
+class Analyser(Protocol):
+    """What a pipeline does with tracks. Lives in the engine thread."""
+
+    def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]: ...
+
+    def overlay(self) -> Callable[[NDArray[Any]], None]:
+        """A function that draws the present state into a BGR image; it is called later, from the sink thread."""
+        ...
+
+    def counters(self) -> dict[str, int]: ...
+
+
+class VideoPipeline:
+    """See :class:`edgectl.pipelines.pipeline.Pipeline`."""
+
+    def __init__(
+        self, kind: str, args: PipelineArgs, make_analyser: Callable[[Sequence[str], SourceInfo], Analyser], budget_ms: float
+    ) -> None:
+        self._kind = kind
+        self._args = args
+        self._make_analyser = make_analyser
+        self._default_budget_ms = budget_ms
+        self._config = args.config
+        self._slot = args.engines[ROLE]
+        self.ledger = Ledger()
+        self.tracer = Tracer()
+        self.outputs: tuple[Path, ...] = ()
+        self._writer = EventWriter(args.stream, releases=_releases(self._slot))
+        self._error: EdgectlError | None = None
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._started = self._stopped = False
+        self._errors = self._deadline_misses = 0
+        self._last_failure_s = -1e9
+        self._previous_done_ns: int | None = None
+        self._window_start = time.monotonic()
+        self._window_processed = 0
+        self._gate_next_s: float | None = None
+        self._dropped_late = False
+
+    # -- life -------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._source: Source = open_source(self._args.source, patient=self._args.patient)
+        with contextlib.ExitStack() as undo:
+            self._engines = HotSwap(self._open(self._slot), self._slot, self._done.is_set)
+            undo.callback(self._engines.close)
+            self._labels = LabelMap(self._config, self._engines.detector.labels)
+            self._capture = threading.Thread(
+                target=self._guarded(self._capture_loop), name=f"capture-{self._args.stream}", daemon=True
+            )
+            self._engine = threading.Thread(
+                target=self._guarded(self._engine_loop), name=f"engine-{self._args.stream}", daemon=True
+            )
+            # The source belongs to the capture thread: it opens it there and reports back.
+            self._opened = threading.Event()
+            self._info: SourceInfo | None = None
+            self._go = threading.Event()
+            undo.callback(self._capture.join)
+            undo.callback(self._go.set)
+            undo.callback(self._stop.set)
+            self._capture.start()
+            self._opened.wait()
+            if self._info is None:
+                raise self._error or SourceError(f"cannot open {self._args.source}")
+            self._plan(self._info)
+            self._window_start = time.monotonic()
+            self._started = True
+            self._engine.start()
+            self._go.set()
+            undo.pop_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._done.wait(timeout_s)
+
+    @property
+    def error(self) -> EdgectlError | None:
+        return self._error
+
+    def stop(self) -> None:
+        if not self._started or self._stopped:
+            return
+        self._stopped = True
+        self._stop.set()
+        self._source.interrupt()
+        self._handover.close()
+        self._capture.join(_JOIN_S)
+        self._engine.join(_JOIN_S)
+        if self._capture.is_alive() or self._engine.is_alive():
+            raise EngineError(
+                f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
+            )
+        while (left := self._handover.take(0)) is not None:
+            del left
+            self.ledger.drop("shutdown")
+        self._sinks.close()
+        self._engines.close()
+        if self._error is None and self._sinks.errors:
+            self._error = next(iter(self._sinks.errors.values()))
+
+    def _open(self, slot: EngineSlot) -> Detector:
+        return Detector(slot.variant.config, self._args.open_engine(slot.variant))
+
+    def _plan(self, info: SourceInfo) -> None:
+        """Everything that depends on the source: hand-over, budget, analyser, sinks."""
+        mode = self._config.flow.mode
+        self._realtime = info.realtime
+        latest = info.realtime if mode == "auto" else mode == "latest"
+        self._handover: Handover[Frame] = LatestSlot() if latest else Fifo()
+        self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
+        self._analyser = self._make_analyser(self._labels.labels, info)
+        self._tracker = Tracker(self._config.track)
+        self._sinks = SinkPool(
+            self._args.stream, self._make_sinks(info), wait=not latest, written=lambda ns: self.tracer.record("publish", ns)
+        )
+
+    def _make_sinks(self, info: SourceInfo) -> list[Sink]:
+        sinks: list[Sink] = [CallbackSink(self._args.emit)]
+        out = self._args.out
+        if out is None:
+            return sinks
+        files = [out / "events.jsonl"]
+        sinks.append(JsonlSink(files[0]))
+        if self._config.tracklog:
+            files.append(out / "tracks.jsonl")
+            sinks.append(TrackLog(files[-1]))
+        if self._config.annotate.video:
+            fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
+            video = VideoSink(out / "annotated.mp4", self._config.annotate, fps)
+            sinks.append(video)
+            files.append(video.path)
+        if self._config.snapshots.on:
+            sinks.append(SnapshotSink(out, self._config.snapshots))
+        self.outputs = tuple(files)
+        return sinks
+
+    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
+        """A thread that fails ends the stream with its reason; nothing dies unheard."""
+
+        def run() -> None:
+            try:
+                loop()
+            except EdgectlError as e:
+                self._fail(e)
+            except Exception as e:
+                _log.exception("stream %s failed", self._args.stream)
+                self._fail(EngineError(f"stream {self._args.stream} failed: {type(e).__name__}: {e}"))
+
+        return run
+
+    def _fail(self, e: EdgectlError) -> None:
+        self._error = self._error or e
+        self._stop.set()
+        if self._started:
+            self._handover.close()
+        self._done.set()
+
+    # -- capture thread ---------------------------------------------------------------------------------------------------
+
+    def _capture_loop(self) -> None:
+        source = self._source
+        try:
+            try:
+                self._info = source.open()
+            except EdgectlError as e:
+                self._error = e
+                return
+            finally:
+                self._opened.set()
+            self._go.wait()
+            while not self._stop.is_set():
+                try:
+                    frame = source.read(_POLL_S)
+                except EndOfStream:
+                    break
+                self._book_damaged(source.decode_errors)
+                self._tell_outage(source.outage)
+                if frame is not None:
+                    self._hand_over(frame)
+        finally:
+            source.close()
+            if self._started:
+                self._handover.close()
+
+    _damaged = 0
+    _outage: str | None = None
+
+    def _book_damaged(self, total: int) -> None:
+        if new := total - self._damaged:
+            self._damaged = total
+            self.ledger.capture(new)
+            self.ledger.drop("decode_error", new)
+
+    def _tell_outage(self, outage: str | None) -> None:
+        """One ``capability`` event when the source goes away, one when it is back."""
+        if outage == self._outage:
+            return
+        if (outage is None) != (self._outage is None):
+            now = time.monotonic_ns()
+            data = {"name": "source", "available": outage is None, "reason": outage or self._outage}
+            stamp = _stamp_now(now)
+            record = self._writer.record(Event("capability", now / 1e9, "end" if outage is None else "start", None, data), stamp)
+            self._sinks.offer(Output((record,)))
+        self._outage = outage
+
+    def _hand_over(self, frame: Frame) -> None:
+        self.ledger.capture()
+        if self._gated(frame.stamp.t_s):
+            self.ledger.drop("gated")
+            return
+        lost = self._handover.put(frame)
+        if lost is not None:
+            self.ledger.drop("shutdown" if self._stop.is_set() else "superseded")
+
+    def _gated(self, t_s: float) -> bool:
+        """Whether ``target_fps`` leaves this frame out."""
+        fps = self._config.flow.target_fps
+        if fps is None:
+            return False
+        if self._gate_next_s is None or t_s > self._gate_next_s + 1:
+            self._gate_next_s = t_s
+        if t_s < self._gate_next_s - 0.25 / fps:
+            return True
+        self._gate_next_s += 1 / fps
+        return False
+
+    # -- engine thread ----------------------------------------------------------------------------------------------------
+
+    def _engine_loop(self) -> None:
+        while not self._stop.is_set():
+            self._switch()
+            frame = self._handover.take(_POLL_S)
+            if frame is not None:
+                self._process(frame)
+            elif self._handover.finished:
+                break
+        self._done.set()
+
+    def _switch(self) -> None:
+        """Take over another engine, if there is one, between two frames."""
+        if self._engines.apply():
+            self._writer.releases = _releases(self._engines.slot)
+
+    def _process(self, frame: Frame) -> None:
+        taken = time.monotonic_ns()
+        self.tracer.record("wait", taken - frame.stamp.avail_ns)
+        if self._too_late(frame, taken):
+            return
+        detector = self._engines.detector
+        try:
+            meta = detector.prepare(frame)
+            prepared = time.monotonic_ns()
+            outputs = detector.run()
+            ran = time.monotonic_ns()
+            found = self._labels(detector.decode(outputs, meta))
+            decoded = time.monotonic_ns()
+        except (EngineError, ModelError) as e:
+            self._inference_failed(frame, e)
+            return
+        t = frame.stamp.t_s
+        tracks = self._tracker.update(found, t, frame.width, frame.height)
+        tracked = time.monotonic_ns()
+        events = self._analyser.step(frame, tracks, t)
+        done = time.monotonic_ns()
+        for stage, ns in (
+            ("pre", prepared - taken), ("engine", ran - prepared), ("decode", decoded - ran), ("track", tracked - decoded), ("rules", done - tracked),
+        ):  # fmt: skip
+            self.tracer.record(stage, ns)  # type: ignore[arg-type]
+        self._finish(frame, tracks, events, done)
+
+    def _too_late(self, frame: Frame, now: int) -> bool:
+        """Drop a frame that waited too long; never two in a row for the deadline, so that a slow engine still makes progress."""
+        if not self._realtime:
+            return False
+        age_ms = (now - frame.stamp.avail_ns) / 1e6
+        max_age_ms = self._config.flow.max_age_ms
+        if max_age_ms is not None and age_ms > max_age_ms:
+            self.ledger.drop("stale")
+            return True
+        if self._budget_ms is not None and age_ms > self._budget_ms and not self._dropped_late:
+            self._dropped_late = True
+            self.ledger.drop("deadline")
+            return True
+        self._dropped_late = False
+        return False
+
+    def _inference_failed(self, frame: Frame, e: EdgectlError) -> None:
+        self._errors += 1
+        self.ledger.drop("engine_error")
+        t = frame.stamp.t_s
+        if t - self._last_failure_s < _FAILURE_EVENT_S:
+            return
+        self._last_failure_s = t
+        data = {"role": ROLE, "code": e.code, "detail": e.message[:500], "errors": self._errors}
+        self._sinks.offer(Output((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),)))
+
+    def _finish(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
+        records = tuple(self._record(e, frame, done) for e in events)
+        has_pictures = self._args.out is not None
+        self._sinks.offer(
+            Output(
+                records,
+                frame if has_pictures else None,
+                tracks,
+                frame.stamp.t_s,
+                self._analyser.overlay() if has_pictures else None,
+            )
+        )
+        self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
+        if self._realtime:
+            self.tracer.record("glass_to_event", done - frame.stamp.t_ns)
+            if self._budget_ms is not None and done - frame.stamp.avail_ns > self._budget_ms * 1e6:
+                self._deadline_misses += 1
+        period = None if self._previous_done_ns is None else done - self._previous_done_ns
+        if period is not None:
+            self.tracer.record("period", period)
+        self._previous_done_ns = done
+        self.ledger.process()
+        self._engines.frame_done(period)
+
+    def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
+        record = self._writer.record(event, frame.stamp, now_ns=now_ns)
+        if self._args.out is not None and (name := snapshot_name(record, self._config.snapshots)):
+            record["snapshot"] = name
+        return record
+
+    # -- hot swap ---------------------------------------------------------------------------------------------------------
+
+    def swap(self, role: str, slot: EngineSlot) -> float:
+        _check_role(role)
+        detector = self._open(slot)
+        running = self._engines.detector.labels
+        if detector.labels != running:
+            detector.close()
+            raise ModelError(
+                f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
+                hint="start the stream anew for another set of labels",
+            )
+        return self._engines.switch(detector, slot)
+
+    def commit(self, role: str) -> None:
+        _check_role(role)
+        self._engines.commit()
+
+    def revert(self, role: str) -> None:
+        _check_role(role)
+        self._engines.revert()
+
+    # -- numbers ----------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> StreamStats:
+        frames = self.ledger.frames()
+        now = time.monotonic()
+        seconds, self._window_start = now - self._window_start, now
+        done, self._window_processed = frames.processed - self._window_processed, frames.processed
+        slot = self._engines.slot
+        state = "failed" if self._error else "ended" if self._done.is_set() else "outage" if self._outage else "running"
+        return StreamStats(
+            kind=self._kind,
+            slots={ROLE: slot.bundle or slot.variant.digest},
+            releases=_releases(slot),
+            stages=self.tracer.window(),
+            frames=frames,
+            errors=self._errors,
+            deadline_misses=self._deadline_misses,
+            fps=round(done / seconds, 3) if seconds > 0 else 0.0,
+            budget_ms=self._budget_ms,
+            state=state,
+            reason=self._outage,
+            counters={**self._analyser.counters(), **self._sinks.counters},
+        )
+
+    def totals(self) -> dict[str, Histogram]:
+        return self.tracer.totals()
+
+
+def _check_role(role: str) -> None:
+    if role != ROLE:
+        raise UsageError(f"this pipeline has no engine for the role {role!r}", hint=f"its role is {ROLE}")
+
+
+def _releases(slot: EngineSlot) -> dict[str, str]:
+    return {ROLE: slot.release} if slot.release else {}
+
+
+def _stamp_now(now: int) -> Stamp:
+    return Stamp(-1, now, now, None, time.time_ns() - now, "arrival")

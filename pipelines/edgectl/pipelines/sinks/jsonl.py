@@ -1,0 +1,47 @@
+"""Events as lines of JSON, in a file or handed to a function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from edgectl.pipelines.sinks.base import Output, Record
+from edgectl.pipelines.sinks.lines import LineFile
+
+__all__ = ["CallbackSink", "JsonlSink"]
+
+
+class JsonlSink:
+    """One line per event; it is with the kernel when ``write`` returns."""
+
+    name = "jsonl"
+    pictures = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = LineFile(path)
+
+    def write(self, output: Output) -> None:
+        for record in output.records:
+            self._file.write(json.dumps(record, separators=(",", ":")))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class CallbackSink:
+    """Each record to a function: the worker's pipe, a progress display, a test."""
+
+    name = "callback"
+    pictures = False
+
+    def __init__(self, emit: Callable[[Record], None]) -> None:
+        self._emit = emit
+
+    def write(self, output: Output) -> None:
+        for record in output.records:
+            self._emit(record)
+
+    def close(self) -> None:
+        pass

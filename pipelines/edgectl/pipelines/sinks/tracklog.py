@@ -1,0 +1,74 @@
+"""Every frame's tracks as JSON lines, exact to the bit, and the way back: replay rules on recorded tracks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgectl.core.errors import DataError
+from edgectl.pipelines.sinks.base import Output
+from edgectl.pipelines.sinks.lines import LineFile
+from edgectl.pipelines.tracker import Tracks
+
+__all__ = ["TrackLog", "encode_tracks", "read_tracks"]
+
+_MAX_LINE = 1 << 20
+
+
+def encode_tracks(tracks: Tracks, t_s: float) -> str:
+    """One line: floats are written so that they read back to the same bits."""
+    return json.dumps(
+        {
+            "t": t_s,
+            "size": [tracks.width, tracks.height],
+            "ids": tracks.ids.tolist(),
+            "box": tracks.xyxy.tolist(),
+            "score": tracks.score.tolist(),
+            "cls": tracks.cls.tolist(),
+            "seen": tracks.seen.tolist(),
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_tracks(lines: Iterable[str]) -> Iterator[tuple[Tracks, float]]:
+    """Tracks and time of each line. Raises :class:`DataError` naming the line that is no track record."""
+    for number, line in enumerate(lines, 1):
+        try:
+            if len(line) > _MAX_LINE:
+                raise ValueError("it is too long")
+            yield _decode(json.loads(line))
+        except (ValueError, KeyError, TypeError) as e:
+            raise DataError(f"line {number} of the track log is not a track record: {e}") from e
+
+
+def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
+    ids = np.array(v["ids"], np.int64).reshape(-1)
+    n = len(ids)
+    boxes = np.array(v["box"], np.float32).reshape(n, 4)
+    score, cls, seen = np.array(v["score"], np.float32), np.array(v["cls"], np.int32), np.array(v["seen"], np.bool_)
+    if not (score.shape == cls.shape == seen.shape == (n,)):
+        raise ValueError("its arrays have different lengths")
+    width, height = v["size"]
+    return Tracks(ids, boxes, score, cls, seen, int(width), int(height)), float(v["t"])
+
+
+class TrackLog:
+    """One line per processed frame, also for frames without tracks: time goes on for the rules."""
+
+    name = "tracklog"
+    pictures = False
+
+    def __init__(self, path: Path) -> None:
+        self._file = LineFile(path)
+
+    def write(self, output: Output) -> None:
+        if output.tracks is not None and output.t_s is not None:
+            self._file.write(encode_tracks(output.tracks, output.t_s))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,97 @@
+"""The annotated video: H.264 (or MPEG-4 where FFmpeg has no H.264 encoder) in an MP4 with the times of the frames."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import cv2
+
+from edgectl.core.errors import StorageError
+from edgectl.core.files import storage
+from edgectl.pipelines.config import Annotate
+from edgectl.pipelines.sinks.base import Output
+
+__all__ = ["VideoSink"]
+
+_ENCODERS = (("libx264", {"preset": "veryfast", "crf": "25"}), ("mpeg4", {"qscale": "4"}))
+_TIME_BASE = Fraction(1, 1000)
+
+
+class VideoSink:
+    """``path`` appears when the video is whole; until then it is ``.<name>.part``."""
+
+    name = "video"
+    pictures = True
+
+    def __init__(self, path: Path, config: Annotate, fps: float) -> None:
+        self.path = path
+        self._config = config
+        self._fps = min(fps, config.fps or fps)
+        self._part = path.with_name(f".{path.name}.part")
+        self._container: av.container.OutputContainer | None = None
+        self._size = (0, 0)
+        self._first_ns = 0
+        self._last_pts = -1
+        self._due_ns = 0
+
+    def write(self, output: Output) -> None:
+        frame = output.frame
+        if frame is None or (self._container is not None and frame.stamp.t_ns < self._due_ns):
+            return
+        image = frame.bgr().copy()
+        if output.draw is not None:
+            output.draw(image)
+        try:
+            if self._container is None:
+                self._open(frame.width, frame.height)
+                self._first_ns = self._due_ns = frame.stamp.t_ns
+            self._due_ns += round(0.999e9 / self._fps) if self._config.fps else 0
+            if image.shape[1::-1] != self._size:
+                image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+            picture = av.VideoFrame.from_ndarray(image, format="bgr24")
+            self._last_pts = max((frame.stamp.t_ns - self._first_ns) // 1_000_000, self._last_pts + 1)
+            picture.pts, picture.time_base = self._last_pts, _TIME_BASE
+            self._mux(picture)
+        except (av.error.FFmpegError, OSError) as e:
+            raise StorageError(f"cannot write {self.path}: {e}", hint="check the disk") from e
+
+    def close(self) -> None:
+        if self._container is None:
+            return
+        container = self._container
+        try:
+            self._mux(None)
+            container.close()
+        except (av.error.FFmpegError, OSError) as e:
+            self._part.unlink(missing_ok=True)
+            raise StorageError(f"cannot finish {self.path}: {e}", hint="check the disk") from e
+        with storage(str(self.path)):
+            os.replace(self._part, self.path)
+        self._container = None
+
+    def _open(self, width: int, height: int) -> None:
+        scale = min(1.0, self._config.max_width / width)
+        self._size = (max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2)))
+        with storage(str(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        encoder, options = next((e for e in _ENCODERS if e[0] in av.codecs_available), (None, None))
+        if encoder is None:
+            raise StorageError(
+                "this FFmpeg has no MP4 video encoder", hint="turn the annotated video off: annotate: {video: false}"
+            )
+        self._container = av.open(str(self._part), "w", format="mp4")
+        stream = self._container.add_stream(encoder, rate=max(1, round(self._fps)), options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
+        stream.codec_context.time_base = _TIME_BASE
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+
+    def _mux(self, picture: av.VideoFrame | None) -> None:
+        assert self._container is not None
+        for packet in self._stream.encode(picture):
+            self._container.mux(packet)

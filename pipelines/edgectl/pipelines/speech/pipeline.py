@@ -1,0 +1,319 @@
+"""A speech stream: capture thread → bounded queue → engine thread → sinks.
+
+The ledger counts blocks of 256 samples. A live source whose queue is full loses its oldest block, counted as ``superseded``;
+the next block then carries the gap, so that no stage joins sounds that do not belong together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgectl.core.errors import EdgectlError, EngineError, UsageError
+from edgectl.core.histogram import Histogram
+from edgectl.core.wire import StreamStats
+from edgectl.engines.base import Engine
+from edgectl.pipelines.events import Event, EventWriter
+from edgectl.pipelines.frame import Stamp
+from edgectl.pipelines.ledger import Ledger
+from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs
+from edgectl.pipelines.sinks import CallbackSink, JsonlSink, Output, Sink, SinkPool
+from edgectl.pipelines.speech.blocks import RATE, AudioBlock, AudioSource
+from edgectl.pipelines.speech.session import Role, SpeechSession, parse_speech_config
+from edgectl.pipelines.speech.sources import open_audio
+from edgectl.pipelines.trace import Stage, Tracer
+
+__all__ = ["SpeechPipeline", "make_speech"]
+
+_log = logging.getLogger(__name__)
+_QUEUE = 256  # blocks: 4 s
+_ROLES: tuple[Role, ...] = ("vad", "keyword")
+BUDGET_MS = 250.0
+
+
+def make_speech(args: PipelineArgs) -> SpeechPipeline:
+    """A speech pipeline, not started. Raises :class:`UsageError` for a role or setting that does not exist."""
+    if unknown := set(args.engines) - set(_ROLES):
+        raise UsageError(f"a speech pipeline has no role {min(unknown)!r}", hint=f"its roles are {', '.join(_ROLES)}")
+    return SpeechPipeline(args)
+
+
+class SpeechPipeline:
+    """See :class:`edgectl.pipelines.pipeline.Pipeline`."""
+
+    def __init__(self, args: PipelineArgs) -> None:
+        self._args = args
+        self._slots = dict(args.engines)
+        self._engines: dict[str, Engine] = {}
+        self._previous: dict[str, tuple[Engine, EngineSlot]] = {}
+        self._config = parse_speech_config(args.config.speech)
+        self._budget_ms = args.config.budget_ms or BUDGET_MS
+        self._queue: deque[AudioBlock] = deque()
+        self._change = threading.Condition()
+        self._ended = False
+        self._stopping = threading.Event()
+        self._done = threading.Event()
+        self._between_blocks = threading.Lock()
+        self._swap_lock = threading.Lock()
+        self._error: EdgectlError | None = None
+        self._started = self._stopped = False
+        self._seq = self._window_processed = self._deadline_misses = 0
+        self._longest_gap_ns, self._last_done_ns = 0, 0
+        self._wall_offset_ns: int | None = None
+        self._window_start = time.monotonic()
+        self.ledger, self.tracer = Ledger(), Tracer()
+        self.outputs: tuple[Path, ...] = ()
+        self._writer = EventWriter(args.stream, releases=self._releases())
+
+    def start(self) -> None:
+        self._found: list[Event] = []
+        self._session = SpeechSession(self._config, self._found.append, timer=self._timed)
+        self._source: AudioSource | None = None
+        try:
+            for role in _ROLES:
+                if role in self._slots:
+                    self._engines[role] = self._open(self._slots[role])
+                    self._session.use(role, self._engines[role], self._slots[role].variant.config.task)
+            self._source = open_audio(self._args.source)
+        except BaseException:
+            self._close_engines()
+            raise
+        sinks: list[Sink] = [CallbackSink(self._args.emit)]
+        if self._args.out is not None:
+            log = JsonlSink(self._args.out / "events.jsonl")
+            sinks.append(log)
+            self.outputs = (log.path,)
+        self._sinks = SinkPool(
+            self._args.stream, sinks, wait=not self._source.live, written=lambda ns: self.tracer.record("publish", ns)
+        )
+        self._session.announce()
+        self._window_start = time.monotonic()
+        self._capture = threading.Thread(
+            target=self._guarded(self._capture_loop), name=f"capture-{self._args.stream}", daemon=True
+        )
+        self._engine = threading.Thread(target=self._guarded(self._engine_loop), name=f"engine-{self._args.stream}", daemon=True)
+        self._started = True
+        self._capture.start()
+        self._engine.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._done.wait(timeout_s)
+
+    @property
+    def error(self) -> EdgectlError | None:
+        return self._error
+
+    def swap(self, role: str, slot: EngineSlot) -> float:
+        known = self._role(role)
+        with self._swap_lock:
+            engine = self._open(slot)
+            task = slot.variant.config.task
+            try:
+                with self._between_blocks:
+                    self._session.use(known, engine, task)
+                    self._longest_gap_ns = 0
+            except BaseException:
+                engine.close()
+                raise
+            if older := self._previous.pop(role, None):
+                older[0].close()
+            self._previous[role] = (self._engines[role], self._slots[role])
+            self._engines[role], self._slots[role] = engine, slot
+            self._writer.releases = self._releases()
+            before = self.ledger.frames().processed
+            deadline = time.monotonic() + 2.0
+            with self._change:
+                self._change.wait_for(
+                    lambda: self.ledger.frames().processed >= before + 3 or self._done.is_set(), deadline - time.monotonic()
+                )
+            return self._longest_gap_ns / 1e6
+
+    def commit(self, role: str) -> None:
+        self._role(role)
+        with self._swap_lock:
+            if previous := self._previous.pop(role, None):
+                previous[0].close()
+
+    def revert(self, role: str) -> None:
+        known = self._role(role)
+        with self._swap_lock:
+            previous = self._previous.pop(role, None)
+            if previous is None:
+                return
+            replaced = self._engines[role]
+            with self._between_blocks:
+                self._session.use(known, previous[0], previous[1].variant.config.task)
+            self._engines[role], self._slots[role] = previous
+            self._writer.releases = self._releases()
+            replaced.close()
+
+    def stats(self) -> StreamStats:
+        frames = self.ledger.frames()
+        now = time.monotonic()
+        seconds, self._window_start = now - self._window_start, now
+        done, self._window_processed = frames.processed - self._window_processed, frames.processed
+        return StreamStats(
+            kind="speech",
+            slots={role: slot.bundle or slot.variant.digest for role, slot in self._slots.items()},
+            releases=self._releases(),
+            stages=self.tracer.window(),
+            frames=frames,
+            errors=self._session.errors,
+            deadline_misses=self._deadline_misses,
+            fps=round(done / seconds, 3) if seconds > 0 else 0.0,
+            budget_ms=self._budget_ms,
+            state="failed" if self._error else "ended" if self._done.is_set() else "running",
+            counters={**self._session.counts, **self._sinks.counters},
+        )
+
+    def totals(self) -> dict[str, Histogram]:
+        return self.tracer.totals()
+
+    def stop(self) -> None:
+        if not self._started or self._stopped:
+            return
+        self._stopped = True
+        self._stopping.set()
+        if self._source is not None:
+            self._source.close()
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+        self._capture.join(20)
+        self._engine.join(20)
+        if self._engine.is_alive() or self._capture.is_alive():
+            raise EngineError(
+                f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
+            )
+        while self._queue:
+            self._queue.popleft()
+            self.ledger.drop("shutdown")
+        self._sinks.close()
+        self._close_engines()
+        if self._error is None and self._sinks.errors:
+            self._error = next(iter(self._sinks.errors.values()))
+
+    def _open(self, slot: EngineSlot) -> Engine:
+        return self._args.open_engine(slot.variant)
+
+    def _close_engines(self) -> None:
+        for engine in [*self._engines.values(), *(engine for engine, _ in self._previous.values())]:
+            engine.close()
+        self._previous.clear()
+
+    def _role(self, role: str) -> Role:
+        for known in _ROLES:
+            if known == role and role in self._engines:
+                return known
+        raise UsageError(f"this pipeline has no engine for the role {role!r}", hint=f"its roles are {', '.join(self._engines)}")
+
+    def _releases(self) -> dict[str, str]:
+        return {role: slot.release for role, slot in self._slots.items() if slot.release}
+
+    def _timed(self, role: Role) -> Callable[[], None]:
+        started = time.monotonic_ns()
+        stage: Stage = "engine:vad" if role == "vad" else "engine:keyword"
+        return lambda: self.tracer.record(stage, time.monotonic_ns() - started)
+
+    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
+        """A thread that fails ends the stream with its reason; nothing dies unheard."""
+
+        def run() -> None:
+            try:
+                loop()
+            except EdgectlError as e:
+                self._fail(e)
+            except Exception as e:
+                _log.exception("stream %s failed", self._args.stream)
+                self._fail(EngineError(f"stream {self._args.stream} failed: {type(e).__name__}: {e}"))
+
+        return run
+
+    def _fail(self, e: EdgectlError) -> None:
+        self._error = self._error or e
+        self._stopping.set()
+        self._done.set()
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def _capture_loop(self) -> None:
+        assert self._source is not None
+        while not self._stopping.is_set():
+            block = self._source.read()
+            if block is None:
+                break
+            self.ledger.capture()
+            with self._change:
+                if self._source.live:
+                    if len(self._queue) >= _QUEUE:
+                        self._queue.popleft()
+                        self.ledger.drop("superseded")
+                else:
+                    self._change.wait_for(lambda: len(self._queue) < _QUEUE or self._stopping.is_set())
+                self._queue.append(block)
+                self._change.notify_all()
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def _engine_loop(self) -> None:
+        expected = 0
+        while not self._stopping.is_set():
+            with self._change:
+                self._change.wait_for(lambda: self._queue or self._ended)
+                if not self._queue:
+                    break
+                block = self._queue.popleft()
+                self._change.notify_all()
+            if block.first != expected:
+                block = dataclasses.replace(block, gap=block.first - expected)
+            expected = block.first + len(block.data)
+            self._process(block)
+        self._session.finish()
+        self._publish(AudioBlock(expected, np.zeros(0, np.float32), time.monotonic_ns()), time.monotonic_ns())
+        self._done.set()
+        with self._change:
+            self._change.notify_all()
+
+    def _process(self, block: AudioBlock) -> None:
+        taken = time.monotonic_ns()
+        self.tracer.record("wait", taken - block.captured_ns)
+        errors = self._session.errors
+        with self._between_blocks:
+            runs = self._session.push(block)
+        done = time.monotonic_ns()
+        if runs:
+            self.tracer.record("avail_to_event", done - block.captured_ns)
+            if done - block.captured_ns > self._budget_ms * 1e6:
+                self._deadline_misses += 1
+        self._publish(block, done)
+        if self._last_done_ns:
+            self._longest_gap_ns = max(self._longest_gap_ns, done - self._last_done_ns)
+        self._last_done_ns = done
+        if self._session.errors > errors:
+            self.ledger.drop("engine_error")
+        else:
+            self.ledger.process()
+        with self._change:
+            self._change.notify_all()
+
+    def _publish(self, block: AudioBlock, now_ns: int) -> None:
+        end_ns = round((block.first + len(block.data)) / RATE * 1e9)
+        if self._wall_offset_ns is None and self._source is not None and self._source.live:
+            self._wall_offset_ns = time.time_ns() - end_ns
+        stamp = Stamp(
+            self._seq, end_ns, block.captured_ns, end_ns / 1e9, self._wall_offset_ns, "arrival" if self._wall_offset_ns else "pts"
+        )
+        self._seq += 1
+        found = tuple(self._writer.record(e, stamp, now_ns=now_ns) for e in self._found)
+        self._found.clear()
+        if found:
+            self._sinks.offer(Output(found))

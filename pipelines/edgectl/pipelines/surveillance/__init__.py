@@ -1,0 +1,1 @@
+"""Fixed cameras: objects, zones, lines, loitering, occupancy."""

@@ -1,0 +1,61 @@
+"""How long each stage takes: one histogram per stage, for the current window and since the start."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+from edgectl.core.histogram import Histogram, HistogramData
+
+__all__ = ["Stage", "Tracer"]
+
+Stage = Literal[
+    "wait",
+    "pre",
+    "engine",
+    "decode",
+    "track",
+    "rules",
+    "publish",
+    "avail_to_event",
+    "glass_to_event",
+    "period",
+    "engine:vad",
+    "engine:keyword",
+]
+"""``wait``: available → taken. ``publish``: offered → written by the sinks. ``avail_to_event``: available → events ready.
+``glass_to_event``: from exposure, only where the capture clock is the monotonic one. ``period``: between processed frames."""
+
+
+class Tracer:
+    """Thread-safe. :meth:`window` starts a new window; nothing recorded is lost between windows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._window: dict[str, Histogram] = {}
+        self._total: dict[str, Histogram] = {}
+
+    def record(self, stage: Stage, ns: int) -> None:
+        with self._lock:
+            histogram = self._window.get(stage)
+            if histogram is None:
+                histogram = self._window[stage] = Histogram()
+            histogram.record_ns(ns)
+
+    def window(self) -> dict[str, HistogramData]:
+        """The histograms since the last call."""
+        with self._lock:
+            window, self._window = self._window, {}
+            self._fold(window)
+        return {stage: h.data() for stage, h in window.items()}
+
+    def totals(self) -> dict[str, Histogram]:
+        """Everything since the start, as copies."""
+        with self._lock:
+            self._fold(self._window)
+            self._window = {}
+            return {stage: Histogram.merged([h]) for stage, h in self._total.items()}
+
+    def _fold(self, window: dict[str, Histogram]) -> None:
+        for stage, h in window.items():
+            self._total.setdefault(stage, Histogram()).merge(h)

@@ -1,0 +1,69 @@
+"""Every command answers --help, takes --json, and the README's commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from edgectl.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+
+    def walk(command: object, path: tuple[str, ...]) -> None:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            found.append(path)
+            return
+        for name, child in inner.items():
+            walk(child, (*path, name))
+
+    walk(get_command(app), ())
+    return found
+
+
+def test_the_nouns_of_the_design_are_there() -> None:
+    wanted = {
+        "build", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll",
+        "agent run", "controller run", "release publish", "rollout start", "rollout status", "rollout pause", "rollout resume", "rollout abort",
+        "fleet devices", "fleet watch", "models list", "models pull", "doctor", "demo surveillance", "demo driving", "demo speech",
+    }  # fmt: skip
+    assert wanted <= {" ".join(c) for c in commands()}
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_help_and_json(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+def test_commands_of_the_readme_exist() -> None:
+    known = {" ".join(c) for c in commands()} | {"demo"}
+    lines = [
+        line.split("#")[0]
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+        for line in block.splitlines()
+    ]
+    used = [shlex.split(line.strip().rstrip("&")) for line in lines if line.strip().startswith("edgectl ")]
+    assert used
+    for words in used:
+        assert " ".join(words[1:3]) in known or words[1] in known, " ".join(words)
+
+
+@pytest.mark.parametrize(
+    "command", [("profiles", "list"), ("profiles", "probe"), ("models", "list"), ("profiles", "show", "jetson-orin"), ("doctor",)]
+)
+def test_json_of_commands_that_need_nothing(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)

@@ -1,0 +1,72 @@
+"""One output sink: results on stdout, talk on stderr, JSON of everything that a command may return."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgectl.cli._output import Output, plain, table
+from edgectl.core.errors import UsageError
+from edgectl.core.states import State
+from edgectl.core.wire import Frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    path: Path
+    state: State
+    frames: Frames
+    numbers: tuple[float, ...]
+
+
+SAMPLE = Sample(Path("a/b"), State.COMMITTED, Frames(captured=2, dropped={"stale": 1}), (1.0, np.float32(0.5)))
+
+
+def test_everything_becomes_json() -> None:
+    assert json.loads(json.dumps(plain(SAMPLE))) == {
+        "path": "a/b",
+        "state": "committed",
+        "frames": {"captured": 2, "processed": 0, "in_flight": 0, "dropped": {"stale": 1}},
+        "numbers": [1.0, 0.5],
+    }
+
+
+def test_json_goes_to_stdout_alone_and_talk_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(True)
+    out.say("hello")
+    with out.progress() as update:
+        update("working", 0.5)
+    out.result(SAMPLE, "text")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["state"] == "committed"
+    assert captured.err == ""
+
+
+def test_text_goes_to_stdout_and_talk_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(False)
+    out.say("hello")
+    out.result(SAMPLE, "the result [with brackets] and :end: words")
+    captured = capsys.readouterr()
+    assert captured.out == "the result [with brackets] and :end: words\n"
+    assert captured.err == "hello\n"
+
+
+def test_an_error_is_one_sentence_and_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(False).fail(UsageError("there is no [thing]", hint="pip install 'edgectl[thing]'"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["error: there is no [thing]", "next: pip install 'edgectl[thing]'"]
+
+
+def test_tables_are_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    t = table("name", ">value")
+    t.add_row("x" * 60, "1")
+    t.add_row("y" * 60, "edgectl[builder]")
+    Output(False).result(None, t)
+    captured = capsys.readouterr()
+    assert "x" * 60 in captured.out
+    assert "edgectl[builder]" in captured.out

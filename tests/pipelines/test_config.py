@@ -1,0 +1,116 @@
+"""Pipeline configuration: what a person writes, what is refused and with which words; labels."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pipelines.support import detections
+
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.config import LineConfig, LoiterConfig, PipelineConfig, load_config, parse_config
+from edgectl.pipelines.labels import LabelMap
+
+YAML = """
+flow: {mode: latest, max_age_ms: 250, target_fps: 10}
+track: {lost_s: 1.0, confirm_s: 0.15, high: 0.6, low: 0.1}
+zones:
+  yard: {polygon: [0.12,0.45, 0.78,0.40, 0.90,0.95, 0.05,0.98], anchor: bottom_center, enter_px: 6, enter_s: 0.2, classes: [person]}
+rules:
+  - {id: gate_in, line: [0.1,0.6, 0.9,0.6], band_px: 6, hold_s: 0.15, classes: [car, person]}
+  - {id: lurk, loiter: {zone: yard, seconds: 20, gap_s: 1.5}}
+  - {id: crowd, occupancy: {zone: yard, high: 5, low: 3}}
+  - {id: fcw, collision: {min_px: 45, window_s: 0.5, warn_s: 2.7, alert_s: 1.6}}
+  - {id: ldw, lane_departure: {v_min_mps: 16.7, ttlc_s: 0.7}}
+snapshots: {on: [gate_in, lurk], quality: 80}
+budget_ms: 120
+annotate: {video: no_way_this_is_a_bool}
+"""
+
+
+def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.replace("annotate: {video: no_way_this_is_a_bool}", "annotate: {video: false}"))
+    c = load_config(path)
+    assert isinstance(c.rules[0], LineConfig)
+    assert isinstance(c.rules[1], LoiterConfig)
+    assert c.snapshots.on == ("gate_in", "lurk")  # YAML 1.1 would read the key "on" as true
+    assert c.flow.target_fps == 10
+    assert not c.annotate.video
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (YAML, "annotate.video"),
+        ("zones: [", "not valid YAML in line"),
+        ("- 1\n- 2", "document|valid"),
+        ("zones: {Yard!: {polygon: [0,0,1,0,1,1]}}", "not a name"),
+        ("zones: {y: {polygon: [0,0,1,1]}}", "3 to 256 corners"),
+        ("zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}", "crosses itself"),
+        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "less than or equal to 1.5"),
+        ("rules: [{id: a, line: [0,0,0,0]}]", "two different ends"),
+        ("rules: [{id: a}]", "exactly one of"),
+        ("rules: [{id: a, line: [0,0,1,1], loiter: {zone: z, seconds: 1}}]", "exactly one of"),
+        ("rules: [{id: a, loiter: {zone: z, seconds: 1}}]", "zone 'z', which does not exist"),
+        ("rules: [{id: a, line: [0,0,1,1]}, {id: a, line: [0,0,1,1]}]", "used twice"),
+        ("rules: [{id: a, line: [0,0,1,1], hold: 3}]", "hold"),
+        ("rules: 7", "a list"),
+        ("rules: [7]", "a mapping"),
+        ("snapshots: {on: [nothing]}", "no rule or zone"),
+        ("budget_ms: .inf", "finite"),
+        ("track: {lost_s: -1}", "track.lost_s"),
+        ("colour: red", "colour"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        load_config(path)
+    assert "\n" not in caught.value.message
+
+
+def test_an_empty_file_is_the_default_and_a_missing_one_an_error(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("")
+    assert load_config(tmp_path / "c.yaml") == PipelineConfig()
+    with pytest.raises(UsageError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+        lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_any_document_is_a_configuration_or_a_usage_error(value: Any) -> None:
+    with contextlib.suppress(UsageError):
+        assert isinstance(parse_config(value), PipelineConfig)
+
+
+def test_a_configuration_survives_json() -> None:
+    c = parse_config({"zones": {"y": {"polygon": [0, 0, 1, 0, 1, 1]}}, "rules": [{"id": "l", "line": [0, 0, 1, 1]}]})
+    assert PipelineConfig.model_validate_json(c.model_dump_json()) == c
+
+
+def test_labels_are_filtered_and_merged_and_doubles_go() -> None:
+    config = parse_config({"merge": {"vehicle": ["car", "truck"]}, "classes": ["vehicle", "person"]})
+    labels = LabelMap(config, ("person", "car", "cat", "truck"))
+    assert labels.labels == ("person", "vehicle")
+    found = labels(detections((0, 0, 10, 10, 0.9, 1), (0, 0, 10, 11, 0.8, 3), (50, 0, 60, 10, 0.7, 2), (80, 0, 90, 10, 0.6, 0)))
+    assert found.cls.tolist() == [1, 0]
+    np.testing.assert_allclose(found.score, [0.9, 0.6])
+
+
+@pytest.mark.parametrize("bad", [{"classes": ["dragon"]}, {"merge": {"x": ["dragon"]}}])
+def test_an_unknown_label_is_named(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="dragon"):
+        LabelMap(parse_config(bad), ("person", "car"))

@@ -1,0 +1,236 @@
+"""Rules: exact at any frame rate, blind to jitter, restorable, and silent about who has left."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pipelines.support import tracks
+
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.config import PipelineConfig, parse_config
+from edgectl.pipelines.events import Event
+from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.tracker import Tracks
+
+LABELS = ("person", "vehicle")
+CONFIG = parse_config(
+    {
+        "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8], "enter_s": 0.2, "exit_s": 0.5}},
+        "rules": [
+            {"id": "gate", "line": [0.5, 0.0, 0.5, 1.0]},
+            {"id": "lurk", "loiter": {"zone": "yard", "seconds": 5}},
+            {"id": "crowd", "occupancy": {"zone": "yard", "high": 2}},
+        ],
+    }
+)  # fmt: skip
+
+
+def rules(config: PipelineConfig = CONFIG) -> RuleSet:
+    return RuleSet(config, LABELS)
+
+
+def of(events: list[Event], kind: str) -> list[Event]:
+    return [e for e in events if e.type == kind]
+
+
+def walk(steps: list[tuple[float, Tracks]], engine: RuleSet | None = None) -> list[Event]:
+    engine = engine or rules()
+    return [e for t, tr in steps for e in engine.step(tr, t)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(-3, 3))
+@example(384, 1.0)  # leaves the band twice on the far side, seconds apart
+def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
+    """σ 2 px, 300 frames (sv.LineZone counts 76 in and 76 out)."""
+    rng = np.random.default_rng(seed)
+    steps = [(f / 30, tracks((1, 500 + off + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in range(300)]
+    assert of(walk(steps), "line_crossing") == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_g12_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> None:
+    """10 objects cross to and fro; the line's right side (a → b downwards: the picture's left) is ``in``."""
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(0, 6.28, 10)
+    steps = []
+    crossings = {"in": 0, "out": 0}
+    before = np.cos(start) * 300
+    for f in range(20 * 30):
+        x = np.cos(start + 2 * np.pi * f / 150) * 300
+        crossings["in"] += int(((before > 0) & (x <= 0)).sum())
+        crossings["out"] += int(((before <= 0) & (x > 0)).sum())
+        before = x
+        if rng.random() > 0.3:
+            steps.append((f / 30, tracks(*((i + 1, 500 + x[i] + rng.normal(0, 1), 300 + 40 * i) for i in range(10)))))
+    # A crossing within the last hold time is not decided yet.
+    engine = rules()
+    events = of(walk(steps, engine), "line_crossing")
+    x_end, speed = np.cos(start + 2 * np.pi * 599 / 150) * 300, np.sin(start + 2 * np.pi * 599 / 150)
+    undecided = int((np.abs(x_end) < 0.4 * 300 * 2 * np.pi / 5).sum()) if speed.any() else 0
+    for direction in ("in", "out"):
+        counted = sum(e.data["direction"] == direction for e in events)
+        assert crossings[direction] - undecided <= counted <= crossings[direction]
+
+
+def test_crossing_says_direction_class_and_counts() -> None:
+    steps = [(f / 10, tracks((7, 700 - 40 * f, 500), cls=1)) for f in range(12)]
+    (event,) = of(walk(steps), "line_crossing")
+    assert event.data["direction"] == "in"
+    assert event.data["label"] == "vehicle"
+    assert event.data["counts"] == {"in": {"vehicle": 1}, "out": {}}
+
+
+def test_going_around_the_end_of_a_line_is_no_crossing() -> None:
+    config = parse_config({"rules": [{"id": "gate", "line": [0.5, 0.4, 0.5, 0.6]}]})
+    path = [(400, 500), (400, 300), (450, 200), (550, 200), (600, 300), (600, 500)]
+    steps = [(i / 2, tracks((1, x, y))) for i, (x, y) in enumerate(path)]
+    assert of(walk(steps, rules(config)), "line_crossing") == []
+
+
+def test_an_object_that_vanishes_right_behind_the_line_is_counted() -> None:
+    steps = [(f / 30, tracks((1, 420 + 30 * f, 500))) for f in range(6)]
+    steps += [(6 / 30, tracks())]
+    assert len(of(walk(steps), "line_crossing")) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0, 0.7))
+def test_g13_loitering_is_timed_to_one_frame_at_any_drop_rate(seed: int, drop: float) -> None:
+    rng = np.random.default_rng(seed)
+    kept = [f for f in range(15 * 12) if f == 0 or rng.random() >= drop]
+    steps = [(f / 15, tracks((1, 500 + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in kept]
+    first = of(walk(steps), "loitering")[0]
+    due = next(f for f in kept if f / 15 >= 5.0 - 1e-9) / 15
+    assert first.phase == "start"
+    assert first.t_s == pytest.approx(due)
+    assert 5.0 - 1e-6 <= first.data["dwell_s"] <= 5.0 + (due - 5.0) + 1e-3
+
+
+def test_a_lost_and_found_track_takes_its_time_over() -> None:
+    steps = [(f / 10, tracks((1, 500, 500))) for f in range(30)]
+    steps += [(3.0 + f / 10, tracks()) for f in range(8)]
+    steps += [(3.8 + f / 10, tracks((2, 510, 505))) for f in range(40)]
+    (event,) = of(walk(steps), "loitering")
+    assert event.data["track"] == 2
+    assert event.t_s == pytest.approx(5.0)
+
+
+def test_somebody_else_far_away_starts_anew() -> None:
+    steps = [(f / 10, tracks((1, 300, 300))) for f in range(30)]
+    steps += [(3.0 + f / 10, tracks((2, 700, 700))) for f in range(40)]
+    assert of(walk(steps), "loitering") == []
+
+
+def test_loitering_ends_with_its_dwell() -> None:
+    steps = [(f / 10, tracks((1, 500, 500))) for f in range(61)]
+    steps += [(6.1 + f / 10, tracks((1, 950, 500))) for f in range(10)]
+    events = of(walk(steps), "loitering")
+    assert [e.phase for e in events] == ["start", "end"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_jitter_on_a_zone_border_makes_one_entry_at_most(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = [(f / 15, tracks((1, 200 + rng.normal(0, 1.0), 500))) for f in range(300)]
+    assert len(of(walk(steps), "zone")) <= 1
+
+
+def test_entering_takes_enter_s_and_a_glimpse_is_nothing() -> None:
+    steps = [(0.0, tracks((1, 100, 500))), (0.1, tracks((1, 300, 500))), (0.2, tracks((1, 100, 500)))]
+    assert of(walk(steps), "zone") == []
+    steps = [
+        (0.0, tracks((1, 100, 500))),
+        (0.1, tracks((1, 300, 500))),
+        (0.2, tracks((1, 310, 500))),
+        (0.3, tracks((1, 310, 500))),
+    ]
+    (event,) = of(walk(steps), "zone")
+    assert (event.phase, event.t_s, event.data["occupancy"]) == ("enter", 0.3, 1)
+
+
+def test_leaving_says_why_and_how_long() -> None:
+    steps = [(f / 10, tracks((1, 500, 500), (2, 600, 500))) for f in range(20)]
+    steps += [(2.0 + f / 10, tracks((1, 950, 500))) for f in range(10)]
+    left = {e.data["track"]: e for e in of(walk(steps), "zone") if e.phase == "leave"}
+    assert left[2].data["reason"] == "lost"
+    assert left[1].data["reason"] == "left"
+    assert left[1].data["dwell_s"] == pytest.approx(2.5)
+
+
+def test_a_track_that_is_carried_on_unseen_neither_enters_nor_leaves() -> None:
+    steps = [(f / 10, tracks((1, 500, 500))) for f in range(5)]
+    steps += [(0.5 + f / 10, tracks((1, 950, 500), seen=False)) for f in range(10)]
+    assert [e.phase for e in of(walk(steps), "zone")] == ["enter"]
+
+
+def test_occupancy_has_its_own_hysteresis() -> None:
+    both, one = tracks((1, 500, 500), (2, 600, 500)), tracks((1, 500, 500))
+    steps = [(f / 10, both) for f in range(10)] + [(1 + f / 10, one) for f in range(10)]
+    assert [(e.phase, e.data["count"]) for e in of(walk(steps), "occupancy")] == [("start", 2), ("end", 1)]
+
+
+def test_the_life_of_an_object() -> None:
+    steps = [(f / 10, tracks((1, 100 + 20 * f, 500))) for f in range(10)] + [(1.0, tracks())]
+    life = of(walk(steps), "tracked_object")
+    assert [e.phase for e in life] == ["new", "update", "end"]
+    assert life[1].data["zones"] == ["yard"]
+    assert life[-1].t_s == pytest.approx(0.9)
+
+
+def test_state_of_the_vanished_is_dropped() -> None:
+    engine = rules()
+    for f in range(200):
+        engine.step(tracks((f + 1, 500, 500)), f / 10)
+    assert len(json.dumps(engine.snapshot())) < 8000
+
+
+def random_walks(seed: int, n: int = 120) -> list[tuple[float, Tracks]]:
+    rng = np.random.default_rng(seed)
+    at = rng.uniform(100, 900, (4, 2))
+    steps = []
+    t = 0.0
+    for _ in range(n):
+        t += float(rng.uniform(0.02, 0.4))
+        at = np.clip(at + rng.normal(0, 60, at.shape), 0, 1000)
+        there = rng.random(4) > 0.2
+        steps.append((t, tracks(*((i + 1, float(at[i, 0]), float(at[i, 1])) for i in range(4) if there[i]))))
+    return steps
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 120))
+def test_a_snapshot_through_json_goes_on_exactly(seed: int, at: int) -> None:
+    steps = random_walks(seed)
+    whole = walk(steps)
+    first = rules()
+    events = walk(steps[:at], first)
+    second = rules()
+    second.restore(json.loads(json.dumps(first.snapshot())))
+    assert events + walk(steps[at:], second) == whole
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31))
+def test_the_same_tracks_give_the_same_events(seed: int) -> None:
+    steps = random_walks(seed)
+    assert walk(steps) == walk(steps)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"zones": {"z": {"polygon": [0, 0, 1, 0, 1, 1], "classes": ["dragon"]}}},
+        {"rules": [{"id": "g", "line": [0, 0, 1, 1], "classes": ["dragon"]}]},
+    ],
+)
+def test_a_class_that_the_model_does_not_know_is_named(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="dragon"):
+        RuleSet(parse_config(bad), LABELS)

@@ -1,0 +1,214 @@
+"""Sinks: bounded, records before pictures, a broken one alone; track logs that replay to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipelines.support import tracks
+
+from edgectl.core.errors import DataError, LinkError, StorageError
+from edgectl.pipelines.config import Annotate, SnapshotConfig, parse_config
+from edgectl.pipelines.events import Event, EventWriter
+from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.sinks import (
+    CallbackSink,
+    JsonlSink,
+    MqttSink,
+    Output,
+    SinkPool,
+    SnapshotSink,
+    TrackLog,
+    VideoSink,
+    read_tracks,
+)
+from edgectl.pipelines.sinks.tracklog import encode_tracks
+
+
+def frame(seq: int, size: tuple[int, int] = (64, 48), fps: float = 10) -> Frame:
+    image = np.full((size[1], size[0], 3), seq % 256, np.uint8)
+    return Frame.of_bgr(image, Stamp(seq, round(seq * 1e9 / fps), 0))
+
+
+class Blocked:
+    """A sink that waits until it is let go."""
+
+    def __init__(self, name: str, pictures: bool) -> None:
+        self.name, self.pictures = name, pictures
+        self.go, self.started = threading.Event(), threading.Event()
+        self.got: list[Output] = []
+        self.closed = 0
+
+    def write(self, output: Output) -> None:
+        self.started.set()
+        assert self.go.wait(10)
+        self.got.append(output)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def record(i: int) -> dict[str, Any]:
+    return {"id": str(i)}
+
+
+def test_a_camera_never_waits_for_a_slow_video_and_the_loss_is_counted() -> None:
+    video, events = Blocked("video", True), []
+    pool = SinkPool("s", [CallbackSink(events.append), video], wait=False)
+    for i in range(50):
+        pool.offer(Output((record(i),), frame(i)))
+    assert pool.counters["sink_full:pictures"] > 30
+    video.go.set()
+    assert pool.close(10)
+    assert events == [record(i) for i in range(50)]  # not one event was lost
+    assert len(video.got) == 50 - pool.counters["sink_full:pictures"]
+    assert video.closed == 1
+
+
+def test_a_file_waits_and_loses_nothing() -> None:
+    video = Blocked("video", True)
+    video.go.set()
+    pool = SinkPool("s", [video], wait=True)
+    for i in range(200):
+        pool.offer(Output((), frame(i)))
+    assert pool.close(10)
+    assert len(video.got) == 200
+    assert pool.counters == {}
+
+
+def test_the_record_queue_is_bounded_too() -> None:
+    sink = Blocked("x", False)
+    pool = SinkPool("s", [sink], wait=False)
+    for i in range(5000):
+        pool.offer(Output((record(i),)))
+    assert pool.counters["sink_full:records"] >= 5000 - 4096 - 2
+    sink.go.set()
+    assert pool.close(10)
+
+
+def test_a_broken_sink_is_closed_and_the_others_go_on() -> None:
+    def publish(topic: str, payload: bytes) -> None:
+        raise LinkError("the broker is gone")
+
+    got: list[Any] = []
+    pool = SinkPool("s", [MqttSink(publish, "t"), CallbackSink(got.append)], wait=True)
+    for i in range(3):
+        pool.offer(Output((record(i),)))
+    assert pool.close(10)
+    assert len(got) == 3
+    assert isinstance(pool.errors["mqtt"], LinkError)
+
+
+def test_after_closing_nothing_is_taken() -> None:
+    pool = SinkPool("s", [], wait=True)
+    assert pool.close(5)
+    pool.offer(Output((record(1),)))
+
+
+def test_mqtt_gets_one_json_object_per_event() -> None:
+    sent: list[tuple[str, bytes]] = []
+    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), "edgectl/1/home/d/gate/ev/cam")
+    sink.write(Output((record(1), record(2))))
+    assert [json.loads(p) for _, p in sent] == [record(1), record(2)]
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").symlink_to("/dev/full")
+    sink = JsonlSink(tmp_path / "e.jsonl")
+    with pytest.raises(StorageError, match="disk is full"):
+        sink.write(Output((record(1),)))
+    sink.close()
+
+
+def test_a_video_keeps_capture_time_and_appears_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    sink = VideoSink(path, Annotate(), 10)
+    for i in (0, 1, 2, 7, 8):  # five frames were lost in between
+        sink.write(Output((), frame(i), draw=lambda image: image.fill(200)))
+    assert not path.exists()
+    sink.close()
+    with av.open(str(path)) as video:
+        frames = list(video.decode(video=0))
+    assert [round(float(f.time or 0), 2) for f in frames] == [0, 0.1, 0.2, 0.7, 0.8]
+    assert abs(float(frames[0].to_ndarray(format="gray").mean()) - 200) < 8
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_wide_video_is_made_smaller_and_a_slow_one_slower(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "v.mp4", Annotate(max_width=64, fps=5), 10)
+    for i in range(20):
+        sink.write(Output((), frame(i, (200, 100))))
+    sink.close()
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        frames = list(video.decode(video=0))
+    assert (frames[0].width, frames[0].height) == (64, 32)
+    assert len(frames) == 10
+
+
+def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
+    sink = SnapshotSink(tmp_path, SnapshotConfig(on=("gate",), limit=2))
+    for i in range(4):
+        sink.write(Output(({"id": f"e{i}", "rule": "gate"}, {"id": f"x{i}", "rule": "other"}), frame(i)))
+    assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["e2.jpg", "e3.jpg"]
+
+
+RULES = parse_config(
+    {
+        "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
+        "rules": [{"id": "gate", "line": [0.5, 0, 0.5, 1]}, {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}}],
+    }
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31))
+def test_g14_a_replayed_track_log_gives_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    path = tmp_path_factory.mktemp("log") / "tracks.jsonl"
+    rng = np.random.default_rng(seed)
+    at = rng.uniform(100, 900, (3, 2))
+    live_rules, log = RuleSet(RULES, ("person",)), TrackLog(path)
+    live: list[Event] = []
+    t = 0.0
+    for _ in range(80):
+        t += float(rng.uniform(0.02, 0.3))
+        at = np.clip(at + rng.normal(0, 70, at.shape), 0, 1000)
+        now = tracks(*((i + 1, float(x), float(y)) for i, (x, y) in enumerate(at)))
+        live += live_rules.step(now, t)
+        log.write(Output((), None, now, t))
+    log.close()
+    again_rules = RuleSet(RULES, ("person",))
+    with path.open() as lines:
+        again = [e for now, t in read_tracks(lines) for e in again_rules.step(now, t)]
+    assert json.dumps([asdict(e) for e in again]) == json.dumps([asdict(e) for e in live])
+    assert live
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"t": 1}', encode_tracks(tracks((1, 2, 3)), 1.0).replace('"cls":[0]', '"cls":[0,1]'), "x" * 2_000_000]
+)
+def test_a_broken_track_log_names_its_line(line: str) -> None:
+    with pytest.raises(DataError, match="line 2"):
+        list(read_tracks([encode_tracks(tracks(), 0.0), line]))
+
+
+def test_an_event_record_carries_what_the_edge_knows() -> None:
+    writer = EventWriter("gate", releases={"detector": "yard@1"})
+    stamp = Stamp(7, 5_000_000_000, 5_010_000_000, None, 1_700_000_000_000_000_000, "arrival")
+    first = writer.record(Event("zone", 5.0, "enter", "yard", {"track": 1}), stamp, now_ns=5_020_000_000)
+    second = writer.record(Event("zone", 5.0, "leave", "yard"), stamp)
+    assert first["time"] == 1_700_000_005.0
+    assert first["latency_ms"] == 10.0
+    assert first["schema"] == "edgectl.event/1"
+    assert first["id"] < second["id"]
+    assert "latency_ms" not in second
+    on_file = writer.record(Event("zone", 5.0), Stamp(7, 5, 5, None, None, "pts"))
+    assert on_file["time"] is None
