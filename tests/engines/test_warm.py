@@ -20,7 +20,24 @@ def test_a_good_variant_is_warmed_up(make_variant: MakeVariant, tmp_path: Path) 
     assert report.p90_ms is not None
     assert report.p90_ms >= report.p50_ms > 0
     assert report.rss_mb is not None
-    assert report.rss_mb > 10
+    assert 10 < report.rss_mb < 1000
+
+
+def test_the_childs_memory_is_its_own(make_variant: MakeVariant) -> None:
+    variant = make_variant()
+    small = warm_up(variant.blobs, variant.digest, runs=1).rss_mb
+    ballast = bytearray(400 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    large = warm_up(variant.blobs, variant.digest, runs=1).rss_mb
+    assert small is not None
+    assert large is not None
+    assert large < small + 200
+
+
+def test_too_few_runs_give_no_p90(make_variant: MakeVariant) -> None:
+    variant = make_variant()
+    report = warm_up(variant.blobs, variant.digest, runs=1)
+    assert report.p90_ms is None
     assert report.worst_cosine is not None
     assert report.worst_cosine > 0.999
 
