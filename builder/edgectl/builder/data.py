@@ -28,7 +28,7 @@ from edgectl.pipelines.speech.sources import read_audio
 
 __all__ = ["Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
 
-MAX_SAMPLES = 96
+MAX_SAMPLES = 128
 _MIN_SAMPLES = 8
 _MAX_NPZ_BYTES = 4 << 30
 _READ_TIMEOUT_S = 10.0

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from edgectl.core.bundle import (
     VariantConfig,
 )
 from edgectl.core.errors import UsageError
-from edgectl.core.files import atomic_write, digest_of, fsync_dir, hex_of, storage
+from edgectl.core.files import digest_of, fsync_dir, hex_of, storage
 
 __all__ = ["VariantContent", "check_target", "chunks_digest", "provenance", "sbom", "write_bundle"]
 
@@ -89,11 +90,11 @@ def provenance(subject: Mapping[str, str], parameters: Mapping[str, Any], materi
             "predicateType": "https://slsa.dev/provenance/v1",
             "predicate": {
                 "buildDefinition": {
-                    "buildType": "https://edgectl.io/build/v1",
+                    "buildType": "urn:edgectl:build:v1",
                     "externalParameters": dict(parameters),
                     "resolvedDependencies": resources(materials),
                 },
-                "runDetails": {"builder": {"id": "https://edgectl.io/builder", "version": _versions()}},
+                "runDetails": {"builder": {"id": "urn:edgectl:builder", "version": _versions()}},
             },
         }
     )
@@ -124,8 +125,8 @@ def _write(root: Path, variants: Sequence[VariantContent], name: str, version: s
     manifests = [_manifest(blobs, v) for v in variants]
     annotations = {"org.opencontainers.image.title": name, "org.opencontainers.image.version": version}
     index = Index(manifests=tuple(manifests), annotations=annotations).encode()
-    atomic_write(root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    atomic_write(root / "index.json", index)
+    _put(root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    _put(root / "index.json", index)
     return digest_of(index)
 
 
@@ -144,9 +145,17 @@ def _blob(blobs: Path, media: str, data: bytes) -> Descriptor:
     digest = digest_of(data)
     path = blobs / hex_of(digest)
     if not path.exists():
-        atomic_write(path, data)
+        _put(path, data)
     annotations = {ANNOTATION_CHUNKS: chunks_digest(data)} if len(data) > CHUNK_SIZE else {}
     return Descriptor(mediaType=media, digest=digest, size=len(data), annotations=annotations)
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write one file durably; it becomes visible with the whole folder."""
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def _replace(temporary: Path, out: Path) -> None:

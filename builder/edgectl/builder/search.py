@@ -81,21 +81,22 @@ def search(
     judged: dict[tuple[str, Runtime], Accuracy] = {}
     for i, c in enumerate(candidates):
         tell(f"judging {c.name}", 0.2 * i / len(candidates), "")
+        key = (c.recipe, c.runtime)  # threads change the time, not the answer
         try:
-            engine = open_model(c.model, c.settings, runtime=c.runtime)
-            key = (c.recipe, c.runtime)
+            if key not in judged or judged[key].drop <= max_drop:
+                engines[c.name] = open_model(c.model, c.settings, runtime=c.runtime)
             if key not in judged:
-                judged[key] = judge.judge(engine)
+                judged[key] = judge.judge(engines[c.name])
         except EdgectlError as e:
+            engines.pop(c.name, None)
             outcomes[c.name] = Outcome(c, rejected=f"does not run: {e.message}")
             continue
         accuracy = judged[key]
-        if accuracy.drop > max_drop:
-            outcomes[c.name] = Outcome(c, accuracy, rejected=f"loses {accuracy.drop:.4f}, more than {max_drop:g}")
-            engine.close()
-            continue
         outcomes[c.name] = Outcome(c, accuracy)
-        engines[c.name] = engine
+        if accuracy.drop > max_drop:
+            outcomes[c.name] = _rejected(outcomes[c.name], f"loses {accuracy.drop:.4f}, more than {max_drop:g}")
+            if c.name in engines:
+                engines.pop(c.name).close()
     floats = {n for n in engines if outcomes[n].candidate.precision == "float32"}
     if not floats:
         raise ModelError(

@@ -15,19 +15,23 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgectl.core.errors import EdgectlError, EngineError
+from edgectl.core.errors import BundleError, EdgectlError, EngineError, GoldenError, IntegrityError, StorageError
 
 __all__ = ["answer", "run_child"]
 
 _TAIL = 400  # characters of standard error that an error message quotes
 _MAX_OUTPUT = 1 << 20
+_KINDS: dict[str, type[EdgectlError]] = {
+    "golden": GoldenError, "bundle": BundleError, "integrity": IntegrityError, "storage": StorageError,
+}  # fmt: skip
+"""Errors that keep their type on the way out of the child; every other one is an EngineError."""
 
 
 def run_child(module: str, arguments: Sequence[str], *, timeout_s: float, what: str) -> dict[str, Any]:
     """``python -m module arguments``, niced, in its own process group. Returns its JSON answer.
 
     Raises :class:`EngineError`: took longer than ``timeout_s`` (the whole group is killed), died by a signal, said nothing
-    that is JSON, or answered ``{"ok": false, "error": …}``.
+    that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -54,7 +58,8 @@ def run_child(module: str, arguments: Sequence[str], *, timeout_s: float, what: 
         raise EngineError(f"{what} ended with {process.returncode} and no answer" + (f": {said}" if said else "")) from e
     if not isinstance(reply, dict) or reply.get("ok") is not True:
         reply = reply if isinstance(reply, dict) else {}
-        raise EngineError(f"{what} failed: {reply.get('error', said or 'no reason given')}", hint=reply.get("hint"))
+        kind = _KINDS.get(str(reply.get("code")), EngineError)
+        raise kind(f"{what} failed: {reply.get('error', said or 'no reason given')}", hint=reply.get("hint"))
     return reply
 
 

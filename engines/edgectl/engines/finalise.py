@@ -10,11 +10,14 @@ without its JSON, or with another digest or key, is a miss. Kill at any point le
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,24 @@ def finalise(variant: Variant, cache: Path, *, timeout_s: float = 1800.0, worksp
     runtime, provider = variant.config.runtime, variant.config.session.provider
     if runtime == "tensorrt":
         key = {**_identity(), "workspace_mb": workspace_mb, "level": level}
-        return _cached(variant, model, cache, key, ".plan") or _compile(variant, model, cache, key, timeout_s)
+        with _alone(cache):
+            return _cached(variant, model, cache, key, ".plan") or _compile(variant, model, cache, key, timeout_s)
     if runtime == "onnxruntime" and provider == "cpu":
         key = {"onnxruntime": ort.__version__, "isa": list(probe().isa), "settings": variant.config.session.model_dump()}
-        return _cached(variant, model, cache, key, ".onnx") or _optimise(variant, model, cache, key)
+        with _alone(cache):
+            return _cached(variant, model, cache, key, ".onnx") or _optimise(variant, model, cache, key)
     return model
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """One finaliser per cache at a time, whatever the process: two slots may get the same model. The lock dies with its holder."""
+    with storage(str(cache)):
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / ".lock").open("wb")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _identity() -> dict[str, Any]:
@@ -88,7 +104,6 @@ def _compile(variant: Variant, model: Path, cache: Path, key: dict[str, Any], ti
     stem, whole = _stem(variant, model, key)
     final = cache / f"{stem}.plan"
     with storage(str(cache)):
-        cache.mkdir(parents=True, exist_ok=True)
         _invalidate(cache, stem)
         work = tempfile.TemporaryDirectory(dir=cache, prefix=".compile-")
     timings = cache / f"timings-{hex_of(digest_of(json.dumps(key, sort_keys=True).encode()))[:16]}.bin"
@@ -114,7 +129,6 @@ def _optimise(variant: Variant, model: Path, cache: Path, key: dict[str, Any]) -
     final = cache / f"{stem}.onnx"
     settings = variant.config.session
     with storage(str(cache)):
-        cache.mkdir(parents=True, exist_ok=True)
         _invalidate(cache, stem)
         work = tempfile.TemporaryDirectory(dir=cache, prefix=".optimise-")
     with work as folder:

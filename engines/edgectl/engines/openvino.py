@@ -60,4 +60,11 @@ class OpenVinoEngine:
 
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(d.get_length() if d.is_static else -1 for d in port.get_partial_shape())
-    return TensorSpec(name=port.get_any_name(), shape=shape, dtype=str(np.dtype(port.get_element_type().to_dtype())))
+    return TensorSpec(name=_name(port), shape=shape, dtype=str(np.dtype(port.get_element_type().to_dtype())))
+
+
+def _name(port: Any) -> str:
+    """The ONNX name. A port may carry several (folding merges tensors); the result node is called ``<name>/sink_port_0``."""
+    names: set[str] = port.get_names()
+    own = str(port.node.friendly_name).rpartition("/sink_port_")[0]
+    return own if own in names else str(port.get_any_name())

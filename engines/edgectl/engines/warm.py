@@ -7,7 +7,7 @@ prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +77,16 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     return {
         "p50_ms": float(np.median(times)) if len(times) else None,
         "p90_ms": float(np.percentile(times, 90)) if len(times) >= 64 else None,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": _peak_rss_mb(),
         "runtime": engine.runtime,
         "worst_cosine": min(e.cosine for e in golden.outputs.values()),
     }
+
+
+def _peak_rss_mb() -> float | None:
+    """Of this program alone: ``getrusage`` would count the parent's memory before the exec, too."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) / 1024 if match else None
 
 
 def _open(variant: Variant, a: argparse.Namespace) -> Engine:

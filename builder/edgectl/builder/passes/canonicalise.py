@@ -1,4 +1,4 @@
-"""Fold what need not be computed: batch norms into convolutions, constants, duplicates, dead nodes (onnxslim)."""
+"""Fold what need not be computed: batch norms into convolutions, constants, duplicates, dead nodes (onnxslim); shorten names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from edgectl.builder.graph import GraphIndex
+from edgectl.builder.graph import GraphIndex, subgraphs
 from edgectl.builder.passes.base import Pass
 from edgectl.core.errors import ModelError
 
 __all__ = ["Canonicalise"]
+
+_LONG = 64
 
 
 class Canonicalise(Pass):
@@ -42,6 +44,7 @@ class Canonicalise(Pass):
             if not node.name:
                 node.name = f"{node.op_type}_c{i}"
         _fold_stored_weights(slim)
+        _shorten_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before
 
@@ -49,6 +52,31 @@ class Canonicalise(Pass):
         index = GraphIndex(model)
         if missing := [n.name for n in index.nodes for i in n.input if i and i not in index.producer and i not in index.initializers and i not in index.inputs]:  # fmt: skip
             raise ModelError(f"nodes read tensors that nobody makes: {', '.join(missing[:3])}")
+
+
+def _shorten_names(model: ModelProto) -> None:
+    """Inner names of more than ``_LONG`` characters: converters write whole call stacks into them, more bytes than the weights."""
+    index = GraphIndex(model)
+    fixed = {*index.inputs, *index.outputs}
+    made = [*index.initializers, *index.producer]
+    short = {name: f"t{i}" for i, name in enumerate(made) if len(name) > _LONG and name not in fixed}
+    taken = {*made, *(n.name for n in model.graph.node)} - short.keys()
+    short = {old: new if new not in taken else f"{new}_" for old, new in short.items()}
+    for tensor in model.graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+    for i, node in enumerate(model.graph.node):
+        if len(node.name) > _LONG:
+            node.name = f"{node.op_type}_{i}" if f"{node.op_type}_{i}" not in taken else f"{node.op_type}_{i}_"
+        node.output[:] = [short.get(o, o) for o in node.output]
+    _rename_reads(model.graph, short)
+    del model.graph.value_info[:]
+
+
+def _rename_reads(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(i, i) for i in node.input]
+        for sub in subgraphs(node):
+            _rename_reads(sub, names)
 
 
 def _fold_stored_weights(model: ModelProto) -> None:

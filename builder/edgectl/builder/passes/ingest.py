@@ -45,13 +45,14 @@ def read_model(path: Path) -> ModelProto:
         raise ModelError(f"{path.name} is not an ONNX file, or it is truncated", hint="export or download it again") from e
     if not model.ir_version or not model.graph.node or not model.opset_import:
         raise ModelError(f"{path.name} is not an ONNX file: it has no graph", hint="export the model to ONNX first")
-    _check_size(model, path.name)
-    _check_operators(model, path.name)
-    _load_external(model, path)
     try:
+        _check_size(model, path.name)
+        _check_operators(model, path.name)
+        _load_external(model, path)
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as e:
-        raise ModelError(f"{path.name} is not a valid ONNX model: {str(e).strip().splitlines()[0][:200]}") from e
+    # TypeError: protobuf hands a name that is no UTF-8 over as bytes; OverflowError: an absurd opset
+    except (onnx.checker.ValidationError, ValueError, TypeError, OverflowError, RuntimeError) as e:
+        raise ModelError(f"{path.name} is not a valid ONNX model: {(str(e).strip() or 'malformed').splitlines()[0][:200]}") from e
     return model
 
 

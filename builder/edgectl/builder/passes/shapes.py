@@ -16,7 +16,7 @@ from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import AudioInput, ImageInput, TaskSpec
 
-__all__ = ["StaticShapes", "resolve_inputs"]
+__all__ = ["StaticShapes", "check_sizes", "resolve_inputs"]
 
 MAX_ELEMENTS = 1 << 28
 
@@ -44,6 +44,21 @@ def resolve_inputs(model: ModelProto, task: TaskSpec) -> tuple[TensorSpec, ...]:
             )
         specs.append(TensorSpec(name=info.name, shape=shape, dtype=str(np_dtype(info))))
     return tuple(specs)
+
+
+def check_sizes(model: ModelProto) -> None:
+    """Refuse a graph whose tensors would not fit any device, before a runtime allocates them (a small file can ask for terabytes).
+
+    Raises :class:`ModelError` naming the first such tensor. Sizes that inference cannot tell are not judged.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return  # the shapes pass says what is wrong with them
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        elements = math.prod(d.dim_value for d in info.type.tensor_type.shape.dim if d.HasField("dim_value"))
+        if elements > MAX_ELEMENTS:
+            raise ModelError(f"tensor {info.name[:80]} would have {elements} elements; at most {MAX_ELEMENTS} fit an edge device")
 
 
 class StaticShapes(Pass):

@@ -1,0 +1,85 @@
+"""What a bundle holds, as plain data for ``edgectl bundle inspect``: variants, precisions per layer, recipes, measurements."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgectl.core.bundle import LAYER_ENGINE, LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, read_bounded
+from edgectl.core.errors import BundleError
+
+__all__ = ["BundleInfo", "VariantInfo", "inspect_bundle"]
+
+_LAYERS: TypeAdapter[list[LayerReport]] = TypeAdapter(list[LayerReport])
+
+
+@dataclass(frozen=True)
+class VariantInfo:
+    digest: str
+    profile: str
+    variant: str
+    runtime: str
+    requires: tuple[str, ...]
+    fallback: bool
+    speed_only: bool
+    engine_bytes: int
+    total_bytes: int
+    """All blobs of this variant; blobs that variants share count in each."""
+    precisions: dict[str, int]
+    """Precision → number of weighted and quantized nodes (empty for a float variant)."""
+    layers: tuple[LayerReport, ...]
+    recipe: dict[str, Any]
+    session: dict[str, Any]
+    accuracy: dict[str, float]
+    measured: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    digest: str
+    name: str
+    version: str
+    task: str
+    variants: tuple[VariantInfo, ...]
+    total_bytes: int
+    """Everything on disk, shared blobs once."""
+
+
+def inspect_bundle(root: Path) -> BundleInfo:
+    """Read a bundle. Raises :class:`BundleError` / :class:`IntegrityError`; blobs other than metadata are not hashed here."""
+    bundle = Bundle(root)
+    blobs = {d.digest: d.size for v in bundle.variants for d in v.descriptors()}
+    manifests = {d.digest: d.size for d in bundle.index.manifests}
+    return BundleInfo(
+        bundle.digest, bundle.name, bundle.version, bundle.variants[0].config.task.name,
+        tuple(_variant(v) for v in bundle.variants),
+        sum(blobs.values()) + sum(manifests.values()) + len(bundle.index_bytes),
+    )  # fmt: skip
+
+
+def _variant(v: Variant) -> VariantInfo:
+    c = v.config
+    layers = _layers(v)
+    sizes = {d.mediaType: d.size for d in v.manifest.layers}
+    return VariantInfo(
+        digest=v.digest, profile=c.profile, variant=c.variant, runtime=c.runtime, requires=c.requires, fallback=c.fallback,
+        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, 0), total_bytes=sum(d.size for d in v.descriptors()),
+        precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
+        session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,
+        measured=c.measured.model_dump(exclude_none=True) if c.measured else None,
+    )  # fmt: skip
+
+
+def _layers(v: Variant) -> tuple[LayerReport, ...]:
+    path = v.layer(LAYER_LAYERS)
+    if path is None:
+        return ()
+    try:
+        return tuple(_LAYERS.validate_python(json.loads(read_bounded(path, MAX_JSON_BYTES)), strict=False))
+    except (ValueError, ValidationError, RecursionError) as e:
+        raise BundleError(f"the layer report of {v.config.variant} is not valid", hint="build the bundle again") from e

@@ -1,0 +1,246 @@
+"""From an ONNX file to a bundle, end to end, with small models; and what is left behind when it fails."""
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.builder.conftest import Save, residual_net
+
+from edgectl.builder import package
+from edgectl.builder.bench import bench_bundle
+from edgectl.builder.build import Progress, build
+from edgectl.builder.inspect import inspect_bundle
+from edgectl.core.bundle import (
+    ANNOTATION_CHUNKS,
+    CHUNK_SIZE,
+    LAYER_CALIBRATION,
+    LAYER_ENGINE,
+    LAYER_PROVENANCE,
+    LAYER_SBOM,
+    Bundle,
+)
+from edgectl.core.errors import DataError, EdgectlError, IntegrityError, ModelError, ProfileError, StorageError, UsageError
+from edgectl.core.files import digest_of, hex_of
+from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.device_profiles.probe import probe
+from edgectl.engines.golden import check_golden
+from edgectl.engines.open import open_engine
+from edgectl.engines.warm import warm_up
+from edgectl.pipelines.tasks import load_task
+
+TENSOR = TaskSpec(name="tensor", input=TensorInput())
+RUN = {"task": TENSOR, "validation": None, "minutes": 0.02, "version": "1.0.0"}
+
+
+def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", []
+    report = build(
+        save(residual_net(channels=64)),
+        profiles=["cpu"],
+        calibration=str(npz),
+        out=out,
+        max_drop=0.05,
+        name="net",
+        progress=seen.append,
+        **RUN,
+    )
+    bundle = Bundle(out)
+    assert bundle.digest == report.digest
+    assert (bundle.name, bundle.version) == ("net", "1.0.0")
+    bundle.verify()
+    assert bundle.variants[-1].config.fallback
+    assert bundle.variants[-1].config.requires == ("arch:x86_64|arch:aarch64",)
+    for v in bundle.variants:
+        check_golden(open_engine(v), v)
+        for d in v.manifest.layers:
+            data = (bundle.blobs / hex_of(d.digest)).read_bytes()
+            assert (ANNOTATION_CHUNKS in d.annotations) == (len(data) > CHUNK_SIZE)
+            if len(data) > CHUNK_SIZE:
+                assert d.annotations[ANNOTATION_CHUNKS] == package.chunks_digest(data)
+    best = bundle.select(probe().facts, runtimes=probe().runtimes)
+    assert warm_up(bundle.blobs, best.digest, runs=10).ok
+    shares = [p.share for p in seen if isinstance(p, Progress)]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    rows = bench_bundle(out, seconds=0.1).rows
+    assert all(r.latency is not None for r in rows), rows
+    assert rows[-1].ratio is not None
+    assert rows[-1].ratio.median == 1.0
+
+
+def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(save: Save, npz: Path, tmp_path: Path) -> None:
+    report = build(
+        save(residual_net(channels=32)), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.2, **RUN
+    )
+    assert any("compiled on the device" in n for n in report.notes)
+    info = inspect_bundle(tmp_path / "out")
+    trt, arm = info.variants
+    assert (trt.runtime, trt.recipe["family"], trt.recipe["plan"]) == ("tensorrt", "trt-gpu", "on-device")
+    assert trt.requires == ("arch:aarch64", "sm:8.7")
+    assert trt.measured is None
+    assert trt.precisions["int8"] >= 2
+    assert trt.accuracy["drop"] <= 0.2
+    assert (arm.runtime, arm.recipe["family"], arm.fallback, arm.measured) == ("onnxruntime", "arm64", True, None)
+    assert arm.requires == ("arch:aarch64", "isa:dotprod")
+    kept = {layer.node: layer.reason for layer in trt.layers if layer.precision == "float32"}
+    assert kept["first"] == "fewer than 16 channels"
+    table = [v.layer(LAYER_CALIBRATION) for v in Bundle(tmp_path / "out").variants]
+    assert table[0] == table[1]  # one table, stored once
+    # What was recorded is this graph's own output, and ONNX Runtime reproduces it here.
+    for v in Bundle(tmp_path / "out").variants:
+        from edgectl.engines.open import open_model
+
+        check_golden(open_model(v.need(LAYER_ENGINE), v.config.session), v)
+
+
+def test_provenance_and_sbom_name_what_went_in(save: Save, npz: Path, tmp_path: Path) -> None:
+    model = save(residual_net())
+    build(model, profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.5, **RUN)
+    v = Bundle(tmp_path / "out").variants[0]
+    statement = json.loads(v.need(LAYER_PROVENANCE).read_bytes())
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    made_of = {r["name"]: r["digest"]["sha256"] for r in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert made_of["model"] == hex_of(digest_of(model.read_bytes()))
+    engine = next(d.digest for d in v.manifest.layers if d.mediaType == LAYER_ENGINE)
+    assert statement["subject"][0]["digest"]["sha256"] == hex_of(engine)
+    bom = json.loads(v.need(LAYER_SBOM).read_bytes())
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    assert bom["metadata"]["component"]["hashes"][0]["content"] == hex_of(engine)
+
+
+def test_the_same_inputs_give_the_same_blobs(save: Save, npz: Path, tmp_path: Path) -> None:
+    model = save(residual_net())
+    digests = [
+        build(
+            model, profiles=["jetson-orin", "cpu-arm64"], calibration=str(npz), out=tmp_path / f"out{i}", max_drop=0.5, **RUN
+        ).digest
+        for i in range(2)
+    ]
+    assert digests[0] == digests[1]  # nothing in it was measured
+
+
+def test_a_flipped_byte_is_found(save: Save, npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(save(residual_net()), profiles=["jetson-orin"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    for blob in sorted((out / "blobs/sha256").iterdir()):
+        good = blob.read_bytes()
+        blob.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(IntegrityError):
+            Bundle(out).verify()
+        blob.write_bytes(good)
+    Bundle(out).verify()
+
+
+def test_without_data_the_error_says_how(save: Save, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no calibration data") as e:
+        build(save(residual_net()), profiles=["cpu"], calibration=None, out=tmp_path / "out", **RUN)
+    assert "--random-calibration" in (e.value.hint or "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_data_marks_the_bundle_speed_only(save: Save, tmp_path: Path) -> None:
+    build(save(residual_net()), profiles=["jetson-orin"], calibration=None, random_calibration=True, out=tmp_path / "out", **RUN)
+    info = inspect_bundle(tmp_path / "out")
+    assert all(v.speed_only for v in info.variants if v.precisions.get("int8"))
+    assert info.variants[0].precisions["int8"]
+
+
+def test_an_accuracy_budget_that_int8_cannot_meet_ships_float(save: Save, npz: Path, tmp_path: Path) -> None:
+    report = build(
+        save(residual_net()), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.0, **RUN
+    )
+    assert {v.precision for v in report.variants} == {"float32"}
+    assert any("float instead" in n for n in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "profile", "error"),
+    [
+        (b"no model", "cpu", ModelError),
+        (residual_net().SerializeToString()[:500], "cpu", ModelError),
+        (None, "no-such", ProfileError),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, npz: Path, content: bytes | None, profile: str, error: type[EdgectlError]
+) -> None:
+    model = tmp_path / "bad.onnx"
+    model.write_bytes(residual_net().SerializeToString() if content is None else content)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error) as e:
+        build(model, profiles=[profile], calibration=str(npz), out=tmp_path / "out", **RUN)
+    assert "\n" not in e.value.message
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bad_calibration_leaves_nothing(save: Save, tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", image=np.zeros((2, 3, 32, 32), np.float32))
+    with pytest.raises(DataError):
+        build(save(residual_net()), profiles=["cpu"], calibration=str(tmp_path / "few.npz"), out=tmp_path / "out", **RUN)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("room", [0, 3, 6])
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(
+    save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    out = tmp_path / "bundles" / "net"
+    model = save(residual_net())
+    first = build(model, profiles=["jetson-orin"], calibration=str(npz), out=out, max_drop=0.5, **RUN).digest
+    written, fsync = [0], os.fsync
+
+    def full(fd: int) -> None:
+        written[0] += 1
+        if written[0] > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(fd)
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        build(model, profiles=["jetson-thor"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    monkeypatch.undo()
+    assert [p.name for p in out.parent.iterdir()] == ["net"]
+    assert Bundle(out).digest == first
+    Bundle(out).verify()
+
+
+def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tmp_path: Path) -> None:
+    model, out = save(residual_net()), tmp_path / "out"
+    build(model, profiles=["jetson-orin"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    build(model, profiles=["jetson-thor"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    assert Bundle(out).variants[0].config.profile == "jetson-thor"
+    other = tmp_path / "home"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        build(model, profiles=["jetson-orin"], calibration=str(npz), out=other, **RUN)
+    assert (other / "letter.txt").read_text() == "dear"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "task", "data"),
+    [
+        ("fastestdet-352.onnx", "fastestdet", "media/one-by-one-person-detection.mp4"),
+        ("kws-dscnn-mlperf-tiny.onnx", "keyword", "media/speech-60s.wav"),
+        ("silero-vad-16k.onnx", "silero-vad", "media/speech-60s.wav"),
+    ],
+)
+def test_real_models_build_for_this_machine(shared: Path, tmp_path: Path, file: str, task: str, data: str) -> None:
+    report = build(
+        shared / "models" / file, profiles=["cpu"], task=load_task(task), calibration=str(shared / data), out=tmp_path / "out",
+        max_drop=0.1, minutes=0.02,
+    )  # fmt: skip
+    bundle = Bundle(tmp_path / "out")
+    bundle.verify()
+    for v in bundle.variants:
+        with contextlib.closing(open_engine(v, cache=tmp_path / "cache")) as engine:
+            check_golden(engine, v)
+    for s in report.variants:
+        assert s.drop is not None
+        assert s.drop <= 0.1
+        assert s.precision == "float32" or (s.ratio_to_float is not None and s.ratio_to_float < 1 / 1.02)

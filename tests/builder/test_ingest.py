@@ -1,0 +1,197 @@
+"""Files that nobody vouches for: one sentence each, and no harm."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from tests.builder.conftest import Save, images, residual_net
+
+from edgectl.builder.passes import ingest
+from edgectl.builder.passes.base import Reference, run_passes
+from edgectl.builder.passes.canonicalise import Canonicalise
+from edgectl.builder.passes.ingest import Ingest, read_model
+from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.task import ImageInput, TaskSpec, TensorInput
+
+TENSOR = TaskSpec(name="tensor", input=TensorInput())
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelError) as e:
+        read_model(path)
+    assert "\n" not in e.value.message
+    return e.value.message
+
+
+def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
+    for name, data in {"text.onnx": b"hello, this is no model", "empty.onnx": b"", "zip.onnx": b"PK\x03\x04" + bytes(64)}.items():
+        (tmp_path / name).write_bytes(data)
+        assert "is not an ONNX file" in refused(tmp_path / name)
+    assert "cannot read" in refused(tmp_path / "missing.onnx")
+    assert "cannot read" in refused(tmp_path)
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    whole = residual_net().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    for cut in (10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        refused(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2000), st.integers(1, 255))
+def test_a_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, at: int, flip: int) -> None:
+    data = bytearray(residual_net(channels=2).SerializeToString())
+    data[at % len(data)] ^= flip
+    path = tmp_path_factory.mktemp("flip") / "m.onnx"
+    path.write_bytes(data)
+    with contextlib.suppress(ModelError):
+        read_model(path)
+
+
+def change(edit: Callable[[ModelProto], None]) -> ModelProto:
+    model = residual_net()
+    edit(model)
+    return model
+
+
+def test_unknown_operators_are_named(save: Save) -> None:
+    def frobnicate(m: ModelProto) -> None:
+        m.graph.node[1].op_type = "Frobnicate"
+
+    def custom(m: ModelProto) -> None:
+        m.graph.node[1].domain = "my.company"
+        m.opset_import.append(helper.make_opsetid("my.company", 1))
+
+    assert "unknown operators: Frobnicate" in refused(save(change(frobnicate)))
+    assert "my.company::Relu" in refused(save(change(custom)))
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "", "link.bin"])
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(4096))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    model = residual_net()
+    t = model.graph.initializer[0]
+    t.ClearField("raw_data")
+    t.data_location = TensorProto.EXTERNAL
+    t.external_data.add(key="location", value=location)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    assert "outside its own folder" in refused(folder / "m.onnx")
+
+
+def test_external_data_beside_the_model_is_read_and_missing_is_said(tmp_path: Path) -> None:
+    onnx.save(residual_net(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    loaded = read_model(tmp_path / "m.onnx")
+    want = {t.name: numpy_helper.to_array(t) for t in residual_net().graph.initializer}
+    assert all(np.array_equal(numpy_helper.to_array(t), want[t.name]) for t in loaded.graph.initializer)
+    (tmp_path / "w.bin").unlink()
+    assert "w.bin, which is not there" in refused(tmp_path / "m.onnx")
+
+
+def test_sizes_are_bounded(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(residual_net())
+    monkeypatch.setattr(ingest, "MAX_NODES", 5)
+    assert "more than 5 nodes" in refused(path)
+    monkeypatch.setattr(ingest, "MAX_MODEL_BYTES", 100)
+    assert "at most" in refused(path)
+
+
+def prepared(model: ModelProto, task: TaskSpec = TENSOR) -> ModelProto:
+    inputs = resolve_inputs(model, task)
+    reference = Reference.record(model.SerializeToString(), images(1)[0])
+    return run_passes(model, [Ingest(), StaticShapes(inputs), Canonicalise()], reference)[0]
+
+
+def test_an_old_opset_a_dynamic_batch_and_listed_initializers_are_brought_up(save: Save) -> None:
+    model = residual_net(opset=11, batch="N")
+    for t in model.graph.initializer:  # as exporters before IR version 4 did
+        model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    for node in model.graph.node:
+        node.name = ""
+    done = prepared(read_model(save(model)))
+    assert done.opset_import[0].version == 17
+    assert [i.name for i in done.graph.input] == ["image"]
+    assert [d.dim_value for d in done.graph.output[0].type.tensor_type.shape.dim] == [1, 8, 16, 16]
+    assert all(n.name for n in done.graph.node)
+
+
+def test_passes_are_deterministic() -> None:
+    assert prepared(residual_net()).SerializeToString(deterministic=True) == prepared(residual_net()).SerializeToString(
+        deterministic=True
+    )
+
+
+def test_stored_weights_become_float_and_long_names_short() -> None:
+    model = residual_net()
+    codes = np.random.default_rng(0).integers(-127, 128, (16, 16, 1, 1)).astype(np.int8)
+    scale = np.linspace(0.001, 0.01, 16).astype(np.float32)
+    long = "functional/" * 30
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(codes, "w2q"),
+            numpy_helper.from_array(scale, "s"),
+            numpy_helper.from_array(np.zeros(16, np.int8), "z"),
+        ]
+    )
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["w2q", "s", "z"], [long], axis=0))
+    next(n for n in model.graph.node if n.name == "point").input[1] = long
+    done = prepared(model)
+    assert "DequantizeLinear" not in {n.op_type for n in done.graph.node}
+    assert max(len(o) for n in done.graph.node for o in n.output) <= 64
+    stored = [numpy_helper.to_array(t) for t in done.graph.initializer if tuple(t.dims) == (16, 16, 1, 1)]
+    np.testing.assert_allclose(stored[0], codes * scale[:, None, None, None], rtol=1e-6)
+
+
+def test_a_pass_that_changes_what_is_computed_is_caught_and_named() -> None:
+    class Spoil(Ingest):
+        name = "spoil"
+
+        def run(self, model: ModelProto) -> tuple[ModelProto, bool]:
+            copy = ModelProto()
+            copy.CopyFrom(model)
+            w = numpy_helper.to_array(copy.graph.initializer[0]).copy()
+            w[0] *= 1.01
+            copy.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, copy.graph.initializer[0].name))
+            return copy, True
+
+    model = residual_net()
+    reference = Reference.record(model.SerializeToString(), images(1)[0])
+    with pytest.raises(ModelError, match=r"pass spoil \(after ingest\): output out is no longer what it was"):
+        run_passes(model, [Ingest(), Spoil()], reference)
+
+
+def test_a_task_that_does_not_fit_the_model_is_a_usage_error() -> None:
+    wrong = TaskSpec(name="t", input=ImageInput(width=64, height=64))
+    with pytest.raises(UsageError, match=r"makes \[1, 3, 64, 64\] for input image; the model takes \[1, 3, 32, 32\]"):
+        resolve_inputs(residual_net(), wrong)
+    named = TaskSpec(name="t", input=ImageInput(width=32, height=32, tensor="photo"))
+    with pytest.raises(UsageError, match="feeds input photo; the model has image"):
+        resolve_inputs(residual_net(), named)
+
+
+def test_an_open_size_that_nothing_explains_is_refused() -> None:
+    model = residual_net()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(ModelError, match="open or absurd size"):
+        resolve_inputs(model, TENSOR)
+
+
+def test_a_small_file_that_asks_for_terabytes_is_refused_before_anything_is_allocated(save: Save) -> None:
+    model = residual_net()
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1 << 20, 1 << 20], np.int64), "size"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["bomb"], name="bomb"))
+    model.graph.output.append(helper.make_tensor_value_info("bomb", TensorProto.FLOAT, ["a", "b"]))
+    with pytest.raises(ModelError, match="tensor bomb would have 1099511627776 elements"):
+        check_sizes(read_model(save(model)))
+    check_sizes(residual_net(batch="N"))
