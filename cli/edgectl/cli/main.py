@@ -10,6 +10,7 @@ import typer
 
 from edgectl.cli import (
     agent,
+    bench,
     broker,
     build,
     bundle,
@@ -55,7 +56,7 @@ def _options(
 
 
 app.command("build")(build.build)
-
+app.command("bench")(bench.bench)
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
 for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet):
