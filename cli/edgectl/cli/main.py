@@ -18,6 +18,7 @@ from edgectl.cli import (
     demo,
     device,
     doctor,
+    finalise,
     fleet,
     keys,
     models,
@@ -57,6 +58,7 @@ def _options(
 
 app.command("build")(build.build)
 app.command("bench")(bench.bench)
+app.command("finalise")(finalise.finalise)
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
 for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet):
