@@ -22,9 +22,10 @@ from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import Work, plan_variants
+from edgectl.builder.report import report_of
 from edgectl.builder.search import Outcome
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
-from edgectl.core.bundle import SessionSettings, TensorSpec
+from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
@@ -134,7 +135,8 @@ def build(
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
         tell("package", 0.92, "recording golden outputs")
-        contents = [make_variant(identity, p) for p in plans]
+        report = (LAYER_REPORT, report_of(choices).model_dump_json(exclude_none=True).encode())
+        contents = [make_variant(identity, p, extra=(report,) if p.measured else ()) for p in plans]
         digest = write_bundle(out, contents, name=release, version=version)
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
