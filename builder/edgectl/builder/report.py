@@ -5,10 +5,12 @@ It holds timings, so it only lies beside variants that hold timings anyway: the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from pydantic import Field
 
+from edgectl.builder.compress.run import CompressionStep
 from edgectl.builder.search import Choice, Outcome
 from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Measured, Precision, Runtime, Variant, read_bounded
 from edgectl.core.errors import BundleError
@@ -38,14 +40,14 @@ class Report(Config):
     """``groups``: kernel family and threads → the candidates that competed there."""
 
     groups: dict[str, tuple[CandidateReport, ...]] = Field(default={}, max_length=64)
-    compression: tuple[dict[str, str | float], ...] = ()
+    compression: tuple[dict[str, str | float], ...] = Field(default=(), max_length=64)
     """One row a compression step: what it did, what it cost, what it gained."""
 
 
-def report_of(choices: Mapping[str, Choice], compression: tuple[dict[str, str | float], ...] = ()) -> Report:
+def report_of(choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = ()) -> Report:
     """What the layer says of a build."""
     groups = {name: tuple(_candidate(o, o.candidate == c.winner.candidate) for o in c.outcomes) for name, c in choices.items()}
-    return Report(groups=groups, compression=compression)
+    return Report(groups=groups, compression=tuple(asdict(s) for s in compression))
 
 
 def read_report(variant: Variant) -> Report | None:
