@@ -65,7 +65,7 @@ def ranges(rows: Sequence[Range], *, axis: str, reference: float) -> str:
             f'<line class="{r.css}" x1="{at(r.low):.1f}" x2="{at(r.high):.1f}" y1="{y}" y2="{y}" stroke-width="2"/>'
             f'<line class="{r.css}" x1="{at(r.low):.1f}" x2="{at(r.low):.1f}" y1="{y - 4}" y2="{y + 4}"/>'
             f'<line class="{r.css}" x1="{at(r.high):.1f}" x2="{at(r.high):.1f}" y1="{y - 4}" y2="{y + 4}"/>'
-            f'<circle class="{r.css}" cx="{at(r.value):.1f}" cy="{y}" r="4"/>{_text(right + 10, y, r.note, "start", 40)}</g>'
+            f'<circle class="{r.css}" cx="{at(r.value):.1f}" cy="{y}" r="4"/>{_text(right + 10, y, r.note, "start", 34)}</g>'
         )
     return _svg(height, axis, [*parts, _axis((left + right) / 2, height, axis)])
 
