@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from shapes import SHAPES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.builder.digits import digits, top1
 
 from edgectl.builder.accuracy import Judge
+from edgectl.builder.compress.channel import prune_channels
 from edgectl.builder.compress.options import CompressOptions, parse_options
 from edgectl.builder.compress.run import compress
+from edgectl.builder.compress.weights import macs
 from edgectl.builder.data import Sample
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.open import open_model
-from edgectl.engines.timing import load_1m
+from edgectl.engines.timing import interleave, load_1m, paired_ratio
 
 
 def main() -> None:
@@ -60,6 +66,26 @@ def main() -> None:
             f"| {name} | {top1(small, tests, labels):.4f} | {s.macs_ratio:.3f} | {s.latency_ratio:.3f} [{s.latency_low:.3f}, {s.latency_high:.3f}] "
             f"| {efficiency:.2f} | {s.bytes} | {s.packed_bytes} |"
         )
+    speed()
+
+
+def speed() -> None:
+    """Channel pruning of shapes with seeded weights: only latency and MACs mean anything."""
+    print(
+        "\n| shape | asked for | convolutions pruned, left whole | MACs × | latency × [95 %] | speed-up / MAC reduction |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    for name, make in SHAPES.items():
+        model = make()
+        size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        feeds = {"image": np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)}
+        for step in (1, 16):
+            small, done, left = prune_channels(model, 0.3, step, None)
+            engines = {n: open_model(m.SerializeToString(), SessionSettings()) for n, m in (("float", model), ("small", small))}
+            times = interleave({n: partial(e.run, feeds) for n, e in engines.items()}, seconds=4, min_rounds=30)
+            r, work = paired_ratio(times["small"], times["float"]), macs(small) / macs(model)
+            print(
+                f"| {name} | channel:0.3/{step} | {len(done)}, {len(left)} | {work:.3f} | {r.median:.3f} [{r.low:.3f}, {r.high:.3f}] | {work / r.median:.2f} |"
+            )
 
 
 if __name__ == "__main__":
