@@ -69,9 +69,10 @@ def make_variant(tmp_path: Path) -> MakeVariant:
             arrays[f"out/{i}/y"] = (y + shift).astype(np.float32)
         values = VariantConfig(
             name="small", version="1", profile="cpu", variant="small", runtime=runtime, task=TaskSpec(name="t", input=TensorInput()),
-            recipe=Recipe(family="float"), inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
+            inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
             outputs=(TensorSpec(name="y", shape=(1, 4, 6, 6), dtype="float32"),),
-            golden=GoldenSpec(samples=samples, tolerances={"y": Tolerance(cosine=0.999, max_abs=0.01)}), **config,
+            golden=GoldenSpec(samples=samples, tolerances={"y": Tolerance(cosine=0.999, max_abs=0.01)}),
+            **{"recipe": Recipe(family="float"), **config},
         )  # fmt: skip
         blobs = tmp_path / "blobs"
         blobs.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.engines.conftest import MakeVariant, small_model
 
-from edgectl.core.bundle import LAYER_ENGINE
+from edgectl.core.bundle import LAYER_ENGINE, Recipe
 from edgectl.core.errors import EngineError, GoldenError, ProfileError, StorageError
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines import finalise as module
@@ -257,3 +257,16 @@ def test_the_limits_reach_the_compiler(
     [(arguments, timeout_s)] = [(a, t) for name, a, t in seen if name.endswith("trt_compile") and "--onnx" in a]
     assert arguments[arguments.index("--workspace-mb") + 1] == "512"
     assert timeout_s == 120.0
+
+
+@pytest.mark.parametrize(("passes", "sparse"), [((), False), (("2:4",), True)])
+def test_sparse_kernels_are_allowed_for_weights_that_are_pruned_so(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, passes: tuple[str, ...], sparse: bool
+) -> None:
+    trt_double(sparse=1)  # fails a build that allows them
+    variant = make_variant(runtime="tensorrt", recipe=Recipe(family="float", passes=passes))
+    if sparse:
+        with pytest.raises(EngineError, match="cannot build"):
+            finalise(variant, tmp_path / "cache")
+    else:
+        assert finalise(variant, tmp_path / "cache").made

@@ -235,7 +235,8 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
         run_child(
             "edgectl.engines.trt_compile",
             ["--onnx", str(entry.model), "--plan", str(plan), "--timing-cache", str(timings),
-             "--workspace-mb", str(wanted.workspace_mb), "--level", str(wanted.level)],
+             "--workspace-mb", str(wanted.workspace_mb), "--level", str(wanted.level),
+             *(["--sparse"] if "2:4" in variant.config.recipe.passes else [])],
             timeout_s=wanted.timeout_s, what="compiling the TensorRT plan",
         )  # fmt: skip
         p50_ms = _check(variant, plan)

@@ -26,10 +26,10 @@ from edgectl.engines.tensorrt import trt_version
 __all__ = ["compile_plan"]
 
 
-def compile_plan(onnx: Path, *, workspace_mb: int, level: int, timing_cache: bytes) -> tuple[bytes, bytes]:
+def compile_plan(onnx: Path, *, workspace_mb: int, level: int, timing_cache: bytes, sparse: bool = False) -> tuple[bytes, bytes]:
     """Compile an explicit Q/DQ ONNX file. Returns the plan and the grown timing cache (empty where there is none).
 
-    ``level``: builder optimisation level, 0–5. Raises :class:`EngineError` with what the parser or the builder has against it.
+    ``level``: builder optimisation level, 0–5. ``sparse``: the weights are pruned 2:4, so sparse kernels may be tried. Raises :class:`EngineError` with what the parser or the builder has against it.
     """
     major = int(trt_version().split(".")[0])
     if major not in (8, 10, 11):
@@ -45,6 +45,8 @@ def compile_plan(onnx: Path, *, workspace_mb: int, level: int, timing_cache: byt
     else:
         # 11.x ignores the flag (strong typing is unconditional), 10.x needs it; both have its name.
         network = builder.create_network(1 << int(creation["STRONGLY_TYPED"]))
+    if sparse:
+        config.set_flag(trt.BuilderFlag.__members__["SPARSE_WEIGHTS"])
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.builder_optimization_level = level
     cache = config.create_timing_cache(timing_cache)
@@ -71,12 +73,13 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--timing-cache", type=Path)
     parser.add_argument("--workspace-mb", type=int, default=1024)
     parser.add_argument("--level", type=int, default=3)
+    parser.add_argument("--sparse", action="store_true", help="the weights are pruned 2:4")
     a = parser.parse_args(arguments)
     if a.identify:
         return {"tensorrt": trt_version(), **open_cuda().identity()}
     os.nice(10)  # a compile takes minutes beside running pipelines
     known = a.timing_cache.read_bytes() if a.timing_cache.is_file() else b""
-    plan, grown = compile_plan(a.onnx, workspace_mb=a.workspace_mb, level=a.level, timing_cache=known)
+    plan, grown = compile_plan(a.onnx, workspace_mb=a.workspace_mb, level=a.level, timing_cache=known, sparse=a.sparse)
     atomic_write(a.plan, plan)
     if grown:
         atomic_write(a.timing_cache, grown)

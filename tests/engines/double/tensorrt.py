@@ -1,7 +1,7 @@
 """A double of the TensorRT binding: a plan is the ONNX file behind a header, "the GPU" is ONNX Runtime.
 
 ``$TRT_DOUBLE`` (JSON) sets version and faults: ``version``, ``parse``, ``build``, ``hang``, ``crash``, ``deserialize``, ``context``,
-``execute``, ``wrong`` (outputs shifted), ``corrupt`` (plan bytes damaged when saved).
+``execute``, ``sparse`` (no sparse kernels), ``wrong`` (outputs shifted), ``corrupt`` (plan bytes damaged when saved).
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def _enum(*names):
 NetworkDefinitionCreationFlag = _enum(
     *{8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(_major, ["STRONGLY_TYPED"])
 )
-BuilderFlag = _enum(*(["FP16", "INT8", "TF32"] if _major < 11 else ["TF32"]))
+BuilderFlag = _enum(*(["FP16", "INT8", "TF32", "SPARSE_WEIGHTS"] if _major < 11 else ["TF32", "SPARSE_WEIGHTS"]))
 MemoryPoolType = _enum("WORKSPACE")
 TensorIOMode = _enum("NONE", "INPUT", "OUTPUT")
 DataType = _enum("FLOAT", "INT64")
@@ -125,10 +125,12 @@ class Builder:
             return None
         typed = network.flags & (1 << int(NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED", _Flag("", 40))))
         if _major == 8:
-            assert config.flags == ["FP16", "INT8"]
+            assert config.flags[:2] == ["FP16", "INT8"]
         else:
             assert typed
-            assert not config.flags
+            assert not {"FP16", "INT8"} & set(config.flags)
+        if "SPARSE_WEIGHTS" in config.flags and "sparse" in _faults:
+            return None
         plan = f"PLAN {__version__}\n".encode() + network.model
         return plan[:-64] if "corrupt" in _faults else plan
 
