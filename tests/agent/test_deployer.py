@@ -11,7 +11,8 @@ import pytest
 from support_bundle import make_bundle
 from support_fleet import wait_until
 
-from edgectl.agent.deployer import Context, SlotDeployer
+from edgectl.agent.context import Context
+from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.fetch import Cancelled, Fetched, Progress
 from edgectl.agent.journal import Deployment, Installed, Journal, Slot
 from edgectl.agent.probation import LiveBook
