@@ -42,6 +42,7 @@ class LatencyBook:
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str], deque[Histogram]] = {}
+        self._serving: dict[tuple[str, str], dict[str, str]] = {}
         self._engines: dict[tuple[str, str, str], Histogram] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self.latest: dict[str, Telemetry] = {}
@@ -68,7 +69,7 @@ class LatencyBook:
         return True
 
     def stream(self, device: str, stream: str) -> Histogram:
-        """Engine latency over the last windows."""
+        """Engine latency over the last windows of the engine that serves now."""
         return Histogram.merged(self._windows.get((device, stream), ()))
 
     def engine(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
