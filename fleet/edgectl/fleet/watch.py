@@ -60,7 +60,10 @@ class LatencyBook:
         for stream, s in t.streams.items():
             engines = {name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE}
             if engines and not t.replay:
-                self._windows.setdefault((device, stream), deque(maxlen=_WINDOWS)).append(Histogram.merged(engines.values()))
+                if self._serving.get((device, stream)) != s.slots:  # another engine: its latency is not the old one's
+                    self._serving[device, stream] = s.slots
+                    self._windows[device, stream] = deque(maxlen=_WINDOWS)
+                self._windows[device, stream].append(Histogram.merged(engines.values()))
             for slot, digest in s.slots.items():
                 if window := engines.get(f"{ENGINE_STAGE}:{slot}") or engines.get(ENGINE_STAGE):
                     self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
