@@ -26,7 +26,7 @@ from edgectl.cli import (
     run,
 )
 from edgectl.cli._output import Output
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import EdgectlError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -63,6 +63,20 @@ for _noun in (bundle, profiles, models, keys, broker, device, agent, controller,
 app.add_typer(demo.app)
 
 
+_EXTRAS = {
+    "onnx": "builder",
+    "onnxslim": "builder",
+    "google": "builder",
+    "sqlalchemy": "fleet",
+    "starlette": "fleet",
+    "uvicorn": "fleet",
+    "httpx": "fleet",
+    "amqtt": "broker",
+    "torch": "compress",
+}
+"""What a device does not install, and the extra that brings it."""
+
+
 def main() -> None:
     """Entry point: known errors become one sentence, a next step and their exit code."""
     try:
@@ -70,6 +84,13 @@ def main() -> None:
     except EdgectlError as e:
         (Output.current or Output("--json" in sys.argv)).fail(e)
         sys.exit(e.exit_code)
+    except ModuleNotFoundError as e:
+        extra = _EXTRAS.get((e.name or "").split(".")[0])
+        if extra is None:
+            raise
+        missing = UsageError(f"this command needs {e.name}, which is not installed", hint=f"pip install 'edgectl[{extra}]'")
+        (Output.current or Output("--json" in sys.argv)).fail(missing)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) went away
