@@ -151,6 +151,16 @@ def test_json_errors_are_json(tmp_path: Path) -> None:
     assert error["hint"]
 
 
+@pytest.mark.parametrize("line", ["run surveillance -b x", "run flying -b x -s y", "frobnicate", "bundle verify x --frob"])
+def test_a_wrong_command_line_is_one_sentence_too(tmp_path: Path, line: str) -> None:
+    assert_refused(edgectl(*line.split(), cwd=tmp_path), 2, "")
+    run = edgectl(*line.split(), "--json", cwd=tmp_path)
+    assert run.returncode == 2
+    error = json.loads(run.stdout)["error"]
+    assert error["code"] == "usage"
+    assert "--help" in error["hint"]
+
+
 def test_a_controller_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret")
     run = edgectl("fleet", "devices", "--controller", "http://127.0.0.1:9", "--token-file", "token", cwd=tmp_path)
