@@ -85,6 +85,23 @@ def test_a_file_waits_and_loses_nothing() -> None:
     assert pool.counters == {}
 
 
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), ValueError("a defect")])
+def test_a_sink_that_fails_is_closed_and_counted_and_the_others_go_on(error: Exception) -> None:
+    class Failing(Blocked):
+        def write(self, output: Output) -> None:
+            raise error
+
+    bad, heard = Failing("bad", False), []
+    pool = SinkPool("s", [bad, CallbackSink(heard.append)], wait=True)
+    for i in range(5000):  # more than the queue holds: a dead thread would block here for ever
+        pool.offer(Output((record(i),)))
+    assert pool.close(20)
+    assert len(heard) == 5000
+    assert bad.closed == 1
+    assert str(error) in str(pool.errors["bad"])
+    assert pool.counters == {"sink_failed:bad": 1}
+
+
 def test_the_record_queue_is_bounded_too() -> None:
     sink = Blocked("x", False)
     pool = SinkPool("s", [sink], wait=False)
