@@ -36,7 +36,7 @@ def commands() -> list[tuple[str, ...]]:
 
 def test_the_nouns_of_the_design_are_there() -> None:
     wanted = {
-        "build", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll",
+        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll",
         "agent run", "controller run", "release publish", "rollout start", "rollout status", "rollout pause", "rollout resume", "rollout abort",
         "fleet devices", "fleet watch", "models list", "models pull", "doctor", "demo surveillance", "demo driving", "demo speech",
     }  # fmt: skip

@@ -14,7 +14,8 @@ import pytest
 from tests.engines.conftest import MakeVariant, small_model
 
 from edgectl.core.bundle import LAYER_ENGINE
-from edgectl.core.errors import EngineError, GoldenError, StorageError
+from edgectl.core.errors import EngineError, GoldenError, ProfileError, StorageError
+from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines import finalise as module
 from edgectl.engines.finalise import finalise
 from edgectl.engines.golden import check_golden
@@ -32,19 +33,24 @@ def left(cache: Path) -> list[str]:
     )
 
 
+def record_of(plan: Path) -> Path:
+    """``<model>-<key>-<level>.plan`` → ``<model>-<key>.json``."""
+    return plan.with_name(plan.stem.rpartition("-")[0] + ".json")
+
+
 @pytest.mark.parametrize("version", ["8.6.2", "10.3.0.30", "10.13.3.9", "11.4.0.106"])
 def test_each_generation_compiles_a_checked_plan_and_then_hits_its_cache(
     make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, version: str
 ) -> None:
     trt_double(version=version)
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
-    plan = finalise(variant, cache)
+    plan = finalise(variant, cache).path
     assert plan.read_bytes().startswith(f"PLAN {version}".encode())
-    record = json.loads(plan.with_suffix(".json").read_bytes())
+    record = json.loads(record_of(plan).read_bytes())
     assert {"tensorrt": version, "sm": "8.7", "driver": "12060", "device": "Orin"}.items() <= record["key"].items()
     before = plan.stat().st_mtime_ns
     trt_double(version=version, build=1)  # a second compile would fail
-    assert finalise(variant, cache) == plan
+    assert finalise(variant, cache).path == plan
     assert plan.stat().st_mtime_ns == before
 
 
@@ -52,9 +58,9 @@ def test_another_version_driver_or_model_is_a_miss_and_the_stale_plan_goes(
     make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
 ) -> None:
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
-    old = finalise(variant, cache)
+    old = finalise(variant, cache).path
     trt_double(version="10.7.0.23")
-    new = finalise(variant, cache)
+    new = finalise(variant, cache).path
     assert new != old
     assert not old.exists()
     assert new.read_bytes().startswith(b"PLAN 10.7.0.23")
@@ -63,8 +69,8 @@ def test_another_version_driver_or_model_is_a_miss_and_the_stale_plan_goes(
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no record", "other key"])
 def test_a_damaged_cache_is_never_used(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, damage: str) -> None:
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
-    plan = finalise(variant, cache)
-    good, record = plan.read_bytes(), plan.with_suffix(".json")
+    plan = finalise(variant, cache).path
+    good, record = plan.read_bytes(), record_of(plan)
     if damage == "flip":
         plan.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     elif damage == "truncate":
@@ -73,7 +79,7 @@ def test_a_damaged_cache_is_never_used(make_variant: MakeVariant, trt_double: Co
         record.unlink()
     else:
         record.write_text(json.dumps({**json.loads(record.read_text()), "key": {"sm": "7.2"}}))
-    assert finalise(variant, cache).read_bytes() == good
+    assert finalise(variant, cache).path.read_bytes() == good
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_a_failure_is_one_error_and_leaves_no_plan(
     trt_double(**faults)
     cache = tmp_path / "cache"
     with pytest.raises(EngineError) as e:
-        finalise(make_variant(runtime="tensorrt"), cache)
+        finalise(make_variant(runtime="tensorrt"), cache, limits=TensorRtSpec(min="7", max="12"))
     assert says in e.value.message
     assert left(cache) == []
 
@@ -130,7 +136,7 @@ def test_a_kill_in_the_middle_of_a_compile_leaves_a_cache_that_works(
     child.wait()
     assert list(cache.glob(".compile-*"))
     trt_double()
-    plan = finalise(variant, cache)
+    plan = finalise(variant, cache).path
     assert plan.is_file()
     assert not list(cache.glob(".compile-*"))
 
@@ -162,11 +168,11 @@ def test_a_tensorrt_variant_needs_a_cache(make_variant: MakeVariant) -> None:
 
 def test_the_cpu_branch_decides_once_and_the_engine_passes_golden(make_variant: MakeVariant, tmp_path: Path) -> None:
     variant, cache = make_variant(), tmp_path / "cache"
-    first = finalise(variant, cache)
+    first = finalise(variant, cache).path
     records = list(cache.glob("*.json"))
     assert len(records) == 1
     stamp = records[0].stat().st_mtime_ns
-    assert finalise(variant, cache) == first
+    assert finalise(variant, cache).path == first
     assert records[0].stat().st_mtime_ns == stamp
     check_golden(open_engine(variant, cache=cache), variant)
 
@@ -179,7 +185,7 @@ def test_an_optimised_file_that_computes_something_else_is_not_kept(
 
     monkeypatch.setattr(module, "check_golden", wrong)
     variant = make_variant()
-    assert finalise(variant, tmp_path / "cache") == variant.need(LAYER_ENGINE)
+    assert finalise(variant, tmp_path / "cache").path == variant.need(LAYER_ENGINE)
 
 
 def test_a_cache_that_cannot_be_written_is_a_storage_error(make_variant: MakeVariant, tmp_path: Path) -> None:
@@ -190,8 +196,64 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(make_variant: MakeVar
 
 def test_two_models_do_not_share_a_plan(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    a = finalise(make_variant(runtime="tensorrt"), cache)
-    b = finalise(make_variant(runtime="tensorrt", model=small_model(7)), cache)
+    a = finalise(make_variant(runtime="tensorrt"), cache).path
+    b = finalise(make_variant(runtime="tensorrt", model=small_model(7)), cache).path
     assert a != b
     assert a.is_file()
     assert b.is_file()
+
+
+def test_a_plan_is_quick_first_and_rebuilt_when_a_higher_level_is_asked_for(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
+    variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
+    quick = finalise(variant, cache)
+    assert (quick.kind, quick.made, quick.level) == ("plan", True, 3)
+    better = finalise(variant, cache, level=5)
+    assert (better.made, better.level) == (True, 5)
+    assert better.p50_ms is not None
+    assert list(cache.glob("*.plan")) == [better.path]  # the slower of the two is gone
+    for wanted in (None, 3, 5):
+        again = finalise(variant, cache, level=wanted)
+        assert (again.path, again.made, again.level) == (better.path, False, 5)
+
+
+@pytest.mark.parametrize("faults", [{"build": 1}, {"corrupt": 1}])
+def test_a_rebuild_that_fails_leaves_the_quick_plan(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, faults: dict[str, object]
+) -> None:
+    variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
+    quick = finalise(variant, cache)
+    trt_double(**faults)
+    with pytest.raises(EngineError):
+        finalise(variant, cache, level=5)
+    again = finalise(variant, cache)
+    assert (again.path, again.made, again.level) == (quick.path, False, 3)
+
+
+@pytest.mark.parametrize("version", ["8.5.3", "10.16.1.2"])
+def test_a_version_outside_the_profile_is_refused_before_anything_is_compiled(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, version: str
+) -> None:
+    trt_double(version=version)
+    limits = TensorRtSpec(min="8.6", max="10.15")
+    with pytest.raises(ProfileError, match=r"outside the range 8\.6 to 10\.15"):
+        finalise(make_variant(runtime="tensorrt"), tmp_path / "cache", limits=limits)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_limits_reach_the_compiler(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, seen = make_variant(runtime="tensorrt"), []
+    real = module.run_child
+
+    def spy(name, arguments, *, timeout_s, what):
+        seen.append((name, list(arguments), timeout_s))
+        return real(name, arguments, timeout_s=timeout_s, what=what)
+
+    monkeypatch.setattr(module, "run_child", spy)
+    finalise(variant, tmp_path / "cache", limits=TensorRtSpec(min="8.6", max="11.4", workspace_mb=512, build_minutes=2))
+    [(arguments, timeout_s)] = [(a, t) for name, a, t in seen if name.endswith("trt_compile") and "--onnx" in a]
+    assert arguments[arguments.index("--workspace-mb") + 1] == "512"
+    assert timeout_s == 120.0

@@ -11,6 +11,7 @@ import typer
 
 from edgectl.cli import (
     agent,
+    bench,
     broker,
     build,
     bundle,
@@ -18,6 +19,7 @@ from edgectl.cli import (
     demo,
     device,
     doctor,
+    finalise,
     fleet,
     keys,
     models,
@@ -59,7 +61,8 @@ def _options(
 
 
 app.command("build")(build.build)
-
+app.command("bench")(bench.bench)
+app.command("finalise")(finalise.finalise)
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
 for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet):

@@ -5,6 +5,7 @@ A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.probe
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -44,6 +45,12 @@ class TensorRtSpec(Config):
     """Inclusive, compared number by number: ``11.4`` covers ``11.4.0.106``."""
     workspace_mb: int = Field(default=1024, ge=64, le=65536)
     build_minutes: int = Field(default=20, ge=1, le=240)
+
+    def covers(self, version: str) -> bool:
+        """Whether a full TensorRT version, build number included, lies in the range."""
+        found = [int(n) for n in re.findall(r"\d+", version)]
+        low, high = ([int(n) for n in bound.split(".")] for bound in (self.min, self.max))
+        return low <= found[: len(low)] and found[: len(high)] <= high
 
 
 class Limits(Config):

@@ -28,7 +28,7 @@ _KINDS: dict[str, type[EdgectlError]] = {
 
 
 def run_child(module: str, arguments: Sequence[str], *, timeout_s: float, what: str) -> dict[str, Any]:
-    """``python -m module arguments``, niced, in its own process group. Returns its JSON answer.
+    """``python -m module arguments`` in its own process group. Returns its JSON answer.
 
     Raises :class:`EngineError`: took longer than ``timeout_s`` (the whole group is killed), died by a signal, said nothing
     that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).

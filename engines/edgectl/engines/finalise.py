@@ -4,8 +4,12 @@ CPU: the graph that ONNX Runtime made of the file, saved, if it opens faster and
 file as it is. TensorRT: a plan, compiled in a child process (nothing native runs in the caller), saved, and then *the saved
 file* is checked against the golden outputs in another child before it gets its name in the cache.
 
-On disk: ``<model 16 hex>-<key 16 hex>.{onnx,plan}`` and beside it ``….json`` with the whole key and the file's digest. A file
-without its JSON, or with another digest or key, is a miss. Kill at any point leaves the cache as it was, or with a temporary.
+Good now, better later: the first plan is built at the quick level; asked for a higher one, the finaliser builds it beside the
+plan that is in use, measures both and keeps the faster.
+
+On disk: ``<model 16 hex>-<key 16 hex>[-<level>].{onnx,plan}`` and ``<model>-<key>.json`` with the whole key, the name of the file
+that counts and its digest. A file without its JSON, or with another digest or key, is a miss. Kill at any point leaves the cache
+as it was, or with a temporary.
 """
 
 from __future__ import annotations
@@ -18,42 +22,101 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnxruntime as ort
 
 from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import EdgectlError, ProfileError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
+from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.child import run_child
 from edgectl.engines.golden import check_golden
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["finalise"]
+__all__ = ["QUICK_LEVEL", "Finalised", "finalise"]
 
+QUICK_LEVEL = 3
 _CHECK_TIMEOUT_S = 300.0
+_ANY_TENSORRT = TensorRtSpec(min="8.6", max="11.99")
+"""For a variant whose profile is not one of those that ship with edgectl."""
 
 
-def finalise(variant: Variant, cache: Path, *, timeout_s: float = 1800.0, workspace_mb: int = 1024, level: int = 3) -> Path:
-    """The file that the runtime of this machine opens: from the cache, or made now.
+@dataclass(frozen=True)
+class Finalised:
+    """The file that the runtime of this machine opens, and where it came from."""
 
-    ``timeout_s`` bounds the TensorRT compile. Raises :class:`EngineError` (compile failed, crashed, hung),
+    path: Path
+    kind: Literal["plan", "optimised", "original"]
+    """``original``: the variant's own ONNX file is already what runs."""
+    made: bool
+    """False: it was in the cache."""
+    seconds: float
+    key: dict[str, Any]
+    """Everything that it depends on; empty where nothing is cached."""
+    level: int | None = None
+    """TensorRT: the builder optimisation level that was asked for last. The plan is the fastest of those built so far."""
+    p50_ms: float | None = None
+    """TensorRT: latency of the saved plan, measured when it was checked."""
+
+
+def finalise(
+    variant: Variant, cache: Path, *, limits: TensorRtSpec | None = None, level: int | None = None, timeout_s: float | None = None
+) -> Finalised:
+    """The engine of this machine: from the cache, or made now.
+
+    ``limits``: TensorRT versions, workspace and build time that are allowed (default: those of the variant's profile).
+    ``level``: TensorRT builder optimisation level 0–5; None takes whatever plan is in the cache and builds at the quick level
+    otherwise. ``timeout_s`` bounds each compile (default: the limits' build minutes).
+
+    Raises :class:`ProfileError` (this TensorRT is outside the limits), :class:`EngineError` (compile failed, crashed, hung),
     :class:`GoldenError` (the saved engine computes something else), :class:`StorageError` (disk full). After an error the
     cache holds what it held before.
     """
+    started = time.monotonic()
     model = variant.need(LAYER_ENGINE)
     runtime, provider = variant.config.runtime, variant.config.session.provider
     if runtime == "tensorrt":
-        key = {**_identity(), "workspace_mb": workspace_mb, "level": level}
+        limits = limits or _limits(variant.config.profile)
+        key = _identity()
+        if not limits.covers(key["tensorrt"]):
+            raise ProfileError(
+                f"TensorRT {key['tensorrt']} is outside the range {limits.min} to {limits.max} of profile {variant.config.profile}",
+                hint="take the fallback variant, or a profile that covers it",
+            )
         with _alone(cache):
-            return _cached(variant, model, cache, key, ".plan") or _compile(variant, model, cache, key, timeout_s)
+            entry = _Entry.of(variant, model, cache, key, "plan")
+            known = entry.read()
+            if known is None or known["level"] < (level or 0):
+                wanted = _Wanted(
+                    limits.workspace_mb, QUICK_LEVEL if level is None else level, timeout_s or limits.build_minutes * 60.0
+                )
+                return _compile(variant, entry, wanted, known).result(entry, started)
+            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False).result(entry, started)
     if runtime == "onnxruntime" and provider == "cpu":
         key = {"onnxruntime": ort.__version__, "isa": list(probe().isa), "settings": variant.config.session.model_dump()}
         with _alone(cache):
-            return _cached(variant, model, cache, key, ".onnx") or _optimise(variant, model, cache, key)
-    return model
+            entry = _Entry.of(variant, model, cache, key, "onnx")
+            known = entry.read()
+            if known is None:
+                return _Made(_optimise(variant, entry), made=True).result(entry, started)
+            return _Made(entry.path(known), made=False).result(entry, started)
+    return Finalised(model, "original", False, time.monotonic() - started, {})
+
+
+def _limits(profile: str) -> TensorRtSpec:
+    return (load_profile(profile).tensorrt if profile in profile_names() else None) or _ANY_TENSORRT
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    workspace_mb: int
+    level: int
+    timeout_s: float
 
 
 @contextlib.contextmanager
@@ -80,73 +143,138 @@ def _identity() -> dict[str, Any]:
     return {**{k: found[k] for k in ("tensorrt", "device", "sm", "driver")}, "l4t": machine.l4t, "power": power}
 
 
-def _stem(variant: Variant, model: Path, key: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """File name without suffix, and the whole key: what the machine is, the model's digest and the golden outputs it must meet."""
-    whole = {**key, "model": model.name, "golden": variant.digest}
-    return f"{model.name[:16]}-{hex_of(digest_of(json.dumps(whole, sort_keys=True).encode()))[:16]}", whole
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the cache: a model on a machine. ``key``: what the machine is, the model's digest, the golden outputs to meet."""
+
+    cache: Path
+    model: Path
+    stem: str
+    suffix: str
+    key: dict[str, Any]
+
+    @classmethod
+    def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> _Entry:
+        whole = {**key, "model": model.name, "golden": variant.digest}
+        stem = f"{model.name[:16]}-{hex_of(digest_of(json.dumps(whole, sort_keys=True).encode()))[:16]}"
+        return cls(cache, model, stem, suffix, whole)
+
+    def read(self) -> dict[str, Any] | None:
+        """The record if it is this entry's and its file is what was written; None is a miss."""
+        try:
+            record = json.loads((self.cache / f"{self.stem}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(record, dict) or record.get("key") != self.key:
+            return None
+        if record["file"] == "original":
+            return record
+        path = self.path(record)
+        return record if path.parent == self.cache and path.is_file() and file_digest(path) == record["digest"] else None
+
+    def path(self, record: dict[str, Any]) -> Path:
+        return self.model if record["file"] == "original" else self.cache / str(record["file"])
+
+    def invalidate(self) -> None:
+        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn write of this one."""
+        with storage(str(self.cache)):
+            for old in self.cache.glob(f"{self.stem.split('-')[0]}-*"):
+                old.unlink(missing_ok=True)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what a killed finaliser left."""
+        for torn in (*self.cache.glob(".compile-*"), *self.cache.glob(".optimise-*")):
+            for file in torn.iterdir():
+                file.unlink(missing_ok=True)
+            torn.rmdir()
+
+    def commit(self, temporary: Path, name: str, **record: Any) -> Path:
+        """Name the engine, durably; the JSON beside it comes last and is what makes it count. Then the one before it goes."""
+        final = self.cache / name
+        digest = file_digest(temporary)
+        with storage(str(final)):
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(final)
+            fsync_dir(self.cache)
+        self.record(file=name, digest=digest, **record)
+        for old in self.cache.glob(f"{self.stem}*.{self.suffix}"):
+            if old != final:
+                old.unlink(missing_ok=True)
+        return final
+
+    def record(self, **values: Any) -> None:
+        atomic_write(self.cache / f"{self.stem}.json", json.dumps({"key": self.key, **values}).encode())
 
 
-def _cached(variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> Path | None:
-    stem, whole = _stem(variant, model, key)
-    try:
-        record = json.loads((cache / f"{stem}.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or record.get("key") != whole:
-        return None
-    if record.get("file") == "original":
-        return model
-    path = cache / f"{stem}{suffix}"
-    return path if path.is_file() and file_digest(path) == record.get("digest") else None
+@dataclass(frozen=True)
+class _Made:
+    path: Path
+    level: int | None = None
+    p50_ms: float | None = None
+    made: bool = True
+
+    def result(self, entry: _Entry, started: float) -> Finalised:
+        kind: Literal["plan", "optimised", "original"]
+        kind = "original" if self.path == entry.model else "plan" if entry.suffix == "plan" else "optimised"
+        return Finalised(self.path, kind, self.made, time.monotonic() - started, entry.key, self.level, self.p50_ms)
 
 
-def _compile(variant: Variant, model: Path, cache: Path, key: dict[str, Any], timeout_s: float) -> Path:
-    stem, whole = _stem(variant, model, key)
-    final = cache / f"{stem}.plan"
-    with storage(str(cache)):
-        _invalidate(cache, stem)
-        work = tempfile.TemporaryDirectory(dir=cache, prefix=".compile-")
-    timings = cache / f"timings-{hex_of(digest_of(json.dumps(key, sort_keys=True).encode()))[:16]}.bin"
+def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
+    """A new plan, beside the ``known`` one if there is one: that stays if it is the faster."""
+    if known is None:
+        entry.invalidate()
+    with storage(str(entry.cache)):
+        entry.sweep()
+        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=".compile-")
+    machine = {k: v for k, v in entry.key.items() if k not in ("model", "golden")}
+    timings = entry.cache / f"timings-{hex_of(digest_of(json.dumps(machine, sort_keys=True).encode()))[:16]}.bin"
     with work as folder:
         plan = Path(folder) / "plan"
         run_child(
             "edgectl.engines.trt_compile",
-            ["--onnx", str(model), "--plan", str(plan), "--timing-cache", str(timings),
-             "--workspace-mb", str(key["workspace_mb"]), "--level", str(key["level"])],
-            timeout_s=timeout_s, what="compiling the TensorRT plan",
+            ["--onnx", str(entry.model), "--plan", str(plan), "--timing-cache", str(timings),
+             "--workspace-mb", str(wanted.workspace_mb), "--level", str(wanted.level)],
+            timeout_s=wanted.timeout_s, what="compiling the TensorRT plan",
         )  # fmt: skip
-        run_child(
-            "edgectl.engines.warm", [str(variant.blobs), variant.digest, "--plan", str(plan), "--runs", "1"],
-            timeout_s=_CHECK_TIMEOUT_S, what="checking the saved TensorRT plan",
-        )  # fmt: skip
-        digest = file_digest(plan)
-        _commit(plan, final, whole, digest)
-    return final
+        p50_ms = _check(variant, plan)
+        if known is not None and (before := _check(variant, entry.path(known))) <= p50_ms:
+            entry.record(**{k: v for k, v in known.items() if k != "key"} | {"level": wanted.level, "p50_ms": before})
+            return _Made(entry.path(known), wanted.level, before)
+        name = f"{entry.stem}-{wanted.level}.{entry.suffix}"
+        return _Made(entry.commit(plan, name, level=wanted.level, p50_ms=p50_ms), wanted.level, p50_ms)
 
 
-def _optimise(variant: Variant, model: Path, cache: Path, key: dict[str, Any]) -> Path:
-    stem, whole = _stem(variant, model, key)
-    final = cache / f"{stem}.onnx"
+def _check(variant: Variant, plan: Path) -> float:
+    """Open a saved plan in a child, check it against the golden outputs and return its median latency in ms."""
+    reply = run_child(
+        "edgectl.engines.warm", [str(variant.blobs), variant.digest, "--plan", str(plan), "--runs", "64"],
+        timeout_s=_CHECK_TIMEOUT_S, what="checking the saved TensorRT plan",
+    )  # fmt: skip
+    return float(reply["p50_ms"])
+
+
+def _optimise(variant: Variant, entry: _Entry) -> Path:
+    entry.invalidate()
     settings = variant.config.session
-    with storage(str(cache)):
-        _invalidate(cache, stem)
-        work = tempfile.TemporaryDirectory(dir=cache, prefix=".optimise-")
+    with storage(str(entry.cache)):
+        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=".optimise-")
     with work as folder:
         saved = Path(folder) / "model.onnx"
         try:
-            OnnxRuntimeEngine(model, settings, save_optimised=saved).close()
+            OnnxRuntimeEngine(entry.model, settings, save_optimised=saved).close()
             fast = settings.model_copy(update={"optimization": "disabled"})
             engine = OnnxRuntimeEngine(saved, fast)
             check_golden(engine, variant)
             engine.close()
-            helps = _open_seconds(saved, fast) < _open_seconds(model, settings)
+            helps = _open_seconds(saved, fast) < _open_seconds(entry.model, settings)
         except EdgectlError:
             helps = False  # the file as it is is the sound choice; the warm-up judges it
         if helps:
-            _commit(saved, final, whole, file_digest(saved))
-            return final
-    atomic_write(cache / f"{stem}.json", json.dumps({"key": whole, "file": "original"}).encode())
-    return model
+            return entry.commit(saved, f"{entry.stem}.{entry.suffix}")
+    entry.record(file="original")
+    return entry.model
 
 
 def _open_seconds(model: Path, settings: SessionSettings) -> float:
@@ -156,23 +284,3 @@ def _open_seconds(model: Path, settings: SessionSettings) -> float:
         OnnxRuntimeEngine(model, settings).close()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def _invalidate(cache: Path, stem: str) -> None:
-    """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn write of this one."""
-    for old in cache.glob(f"{stem.split('-')[0]}-*"):
-        old.unlink(missing_ok=True)
-    for torn in (*cache.glob(".compile-*"), *cache.glob(".optimise-*")):
-        for file in torn.iterdir():
-            file.unlink(missing_ok=True)
-        torn.rmdir()
-
-
-def _commit(temporary: Path, final: Path, key: dict[str, Any], digest: str) -> None:
-    """Name the engine, durably; the JSON beside it comes last and is what makes it valid."""
-    with storage(str(final)):
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(final)
-        fsync_dir(final.parent)
-    atomic_write(final.with_suffix(".json"), json.dumps({"key": key, "file": final.name, "digest": digest}).encode())

@@ -24,7 +24,7 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
     original = variant.need(LAYER_ENGINE)
-    path = original if cache is None else finalise(variant, cache)
+    path = original if cache is None else finalise(variant, cache).path
     if variant.config.runtime != "tensorrt":
         if path != original:
             settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file

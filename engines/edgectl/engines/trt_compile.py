@@ -10,6 +10,7 @@ Names that only some generations have are looked up in ``__members__``, so the m
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     a = parser.parse_args(arguments)
     if a.identify:
         return {"tensorrt": trt_version(), **open_cuda().identity()}
+    os.nice(10)  # a compile takes minutes beside running pipelines
     known = a.timing_cache.read_bytes() if a.timing_cache.is_file() else b""
     plan, grown = compile_plan(a.onnx, workspace_mb=a.workspace_mb, level=a.level, timing_cache=known)
     atomic_write(a.plan, plan)

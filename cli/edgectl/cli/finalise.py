@@ -1,0 +1,61 @@
+"""``edgectl finalise``: make the engine that this device runs, by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edgectl.cli._output import Json, Output, plain, table
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import GoldenError
+from edgectl.device_profiles.catalogue import load_profile
+from edgectl.device_profiles.probe import best_profile, probe
+
+__all__ = ["finalise"]
+
+
+def finalise(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")],
+    cache: Annotated[Path | None, typer.Option(help="Folder of finalised engines; default: ~/.cache/edgectl/engines.")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Device profile; default: the one that fits here.")
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
+    output = Output(json)
+    from edgectl.engines.finalise import finalise as make_final
+    from edgectl.engines.warm import warm_up
+
+    machine = probe()
+    chosen = load_profile(profile) if profile else best_profile(machine)
+    variant = Bundle(path).select(machine.facts, profile=chosen.name, runtimes=machine.runtimes)
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
+    c = variant.config
+    with output.progress() as update:
+        update(f"finalising {c.profile}/{c.variant} for {c.runtime}", None)
+        made = make_final(variant, cache, limits=chosen.tensorrt, level=level)
+        update("golden check in a process of its own", None)
+        proof = warm_up(variant.blobs, variant.digest, cache=cache)
+    if not proof.ok:
+        raise GoldenError(f"{c.profile}/{c.variant} was finalised and is not usable: {proof.error}", hint="take another variant")
+    value = {"profile": c.profile, "variant": c.variant, **plain(made), "golden": plain(proof)}
+
+    def shown() -> Table:
+        t = table(f"{c.profile}/{c.variant}", "")
+        t.add_row("engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}"))
+        t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
+        t.add_row("key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-")
+        t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")
+        t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MB")
+        return t
+
+    output.result(value, shown)

@@ -1,0 +1,62 @@
+"""``edgectl finalise`` on a bundle: the CPU branch for real, TensorRT over the double."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.engines.conftest import MakeVariant, make_variant, trt_double  # noqa: F401  (fixtures)
+from typer.testing import CliRunner
+
+from edgectl.cli.main import app
+from edgectl.core.bundle import MEDIA_MANIFEST, Descriptor, Index, Variant
+from edgectl.core.errors import BundleError, ProfileError
+from edgectl.core.files import hex_of
+
+
+def bundle_of(root: Path, variant: Variant) -> Path:
+    """A bundle around one variant whose blobs are there already."""
+    (root / "blobs").mkdir(parents=True)
+    (root / "blobs" / "sha256").symlink_to(variant.blobs)
+    size = (variant.blobs / hex_of(variant.digest)).stat().st_size
+    index = Index(manifests=(Descriptor(mediaType=MEDIA_MANIFEST, digest=variant.digest, size=size),))
+    (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (root / "index.json").write_bytes(index.encode())
+    return root
+
+
+def test_it_makes_the_engine_once_and_proves_it_each_time(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+    root = bundle_of(tmp_path / "bundle", make_variant())
+    said = []
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"])
+        assert result.exit_code == 0, result.output
+        said.append(json.loads(result.stdout))
+    assert [s["made"] for s in said] == [True, False]
+    assert said[0]["kind"] in ("optimised", "original")
+    assert said[0]["key"] == said[1]["key"]
+    assert said[1]["golden"]["ok"] is True
+    assert said[1]["golden"]["worst_cosine"] > 0.999
+
+
+def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
+    make_variant: MakeVariant, trt_double: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    from edgectl.cli import finalise as command
+    from edgectl.device_profiles.probe import probe
+
+    root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
+    machine = probe()
+    monkeypatch.setattr(command, "probe", lambda: machine.model_copy(update={"runtimes": {"tensorrt": "10.3.0"}}))
+    arguments = ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"]
+    result = CliRunner().invoke(app, [*arguments, "-p", "jetson-orin", "--level", "5"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert (said["kind"], said["level"], said["key"]["tensorrt"]) == ("plan", 5, "10.3.0.30")
+    with pytest.raises(ProfileError, match="outside the range"):
+        CliRunner().invoke(app, [*arguments, "-p", "jetson-xavier"], catch_exceptions=False)
+
+
+def test_a_bundle_with_nothing_for_this_machine_is_one_sentence(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+    root = bundle_of(tmp_path / "bundle", make_variant(requires=("isa:none",)))
+    with pytest.raises(BundleError, match="needs isa:none"):
+        CliRunner().invoke(app, ["finalise", str(root)], catch_exceptions=False)
