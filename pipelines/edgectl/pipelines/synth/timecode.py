@@ -48,5 +48,5 @@ def read(image: NDArray[np.uint8]) -> int | None:
 
 
 def _cell(image: NDArray[np.uint8]) -> int:
-    height, width = image.shape[:2]
+    height, width = int(image.shape[0]), int(image.shape[1])
     return min(max(4, height // 45), width // _COLUMNS)
