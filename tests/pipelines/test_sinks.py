@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +85,43 @@ def test_a_file_waits_and_loses_nothing() -> None:
     assert pool.close(10)
     assert len(video.got) == 200
     assert pool.counters == {}
+
+
+def test_a_camera_that_changes_its_format_keeps_its_proportions_in_the_video(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "v.mp4", Annotate(), 10)
+    for i, size in enumerate([(160, 90), (120, 90), (320, 180)]):
+        image = np.full((size[1], size[0], 3), 200, np.uint8)
+        sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+    sink.close()
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        first, narrow, large = (f.to_ndarray(format="gray") for f in video.decode(video=0))
+    assert first.shape == narrow.shape == large.shape == (90, 160)
+    assert first.mean() == pytest.approx(large.mean(), abs=2)  # another resolution fills the picture
+    assert narrow[:, 30:130].mean() == pytest.approx(first.mean(), abs=4)
+    assert narrow[:, :14].mean() < 30  # 4:3 in 16:9 has black on both sides
+    assert narrow[:, -14:].mean() < 30
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_that_fills_up_leaves_whole_lines_and_no_half_video(tmp_path: Path) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    try:
+        video, log = VideoSink(tmp_path / "v.mp4", Annotate(), 10), JsonlSink(tmp_path / "e.jsonl")
+        noise = np.random.default_rng(0)
+        pool = SinkPool("s", [log, video], wait=True)
+        for i in range(200):
+            image = noise.integers(0, 256, (90, 160, 3), dtype=np.uint8)
+            pool.offer(Output((record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+        assert pool.close(20)
+        assert set(pool.errors) == {"jsonl", "video"}
+        assert all("the disk is full" in str(e) for e in pool.errors.values())
+        lines = (tmp_path / "e.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [str(i) for i in range(len(lines))]
+        assert [p.name for p in tmp_path.iterdir()] == ["e.jsonl"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), ValueError("a defect")])

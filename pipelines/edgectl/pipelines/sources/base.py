@@ -55,7 +55,7 @@ class Source(Protocol):
     decode_errors: int
     """Frames that arrived and could not be decoded, since ``open``."""
     outage: str | None
-    """Reason code while the source is away (``refused``, ``timeout``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
+    """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
 
     def open(self) -> SourceInfo:
         """Raises :class:`SourceError` (missing, unreachable) or :class:`DataError` (does not decode)."""
