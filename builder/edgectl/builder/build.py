@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from edgectl.builder.accuracy import Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
+from edgectl.builder.compress.options import CompressOptions
+from edgectl.builder.compress.run import CompressionReport, compress
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
@@ -22,9 +25,10 @@ from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import Work, plan_variants
+from edgectl.builder.report import report_of
 from edgectl.builder.search import Outcome
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
-from edgectl.core.bundle import SessionSettings, TensorSpec
+from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
@@ -73,6 +77,7 @@ class BuildReport:
     candidates: dict[str, tuple[Outcome, ...]] = field(repr=False)
     """Kernel family → what became of every candidate that was measured on this machine."""
     notes: tuple[str, ...]
+    compression: CompressionReport
 
 
 def build(
@@ -88,6 +93,7 @@ def build(
     name: str | None = None,
     version: str = "1.0.0",
     random_calibration: bool = False,
+    compression: CompressOptions | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
@@ -125,6 +131,11 @@ def build(
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
+        shrunk = CompressionReport()
+        if compression:
+            graph, shrunk = _compress(graph, compression, slices, task, max_drop, tell)
+            log.ran += [s.step for s in shrunk.steps]
+            max_drop -= shrunk.drop  # what is left of the budget for quantization
         table = _calibrate(graph, slices, notes, tell)
         work = Work(graph, table, slices, task, machine, log, max_drop, notes, tell)
         identity = Identity(
@@ -134,7 +145,8 @@ def build(
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
         tell("package", 0.92, "recording golden outputs")
-        contents = [make_variant(identity, p) for p in plans]
+        report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
+        contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
         digest = write_bundle(out, contents, name=release, version=version)
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
@@ -142,7 +154,7 @@ def build(
     return BuildReport(
         digest=digest, out=out, name=release, version=version, seconds=time.monotonic() - started,
         source_bytes=model.stat().st_size, variants=tuple(_summary(p) for p in plans),
-        candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)),
+        candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)), compression=shrunk,
     )  # fmt: skip
 
 
@@ -187,6 +199,19 @@ def _data(
         return slice_samples(read(calibration, "calibration"), held_out)
     finally:
         engine.close()
+
+
+def _compress(
+    graph: ModelProto, options: CompressOptions, slices: Slices, task: TaskSpec, max_drop: float,
+    tell: Callable[[str, float, str, str], None],
+) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
+    reference = open_model(graph.SerializeToString(), SessionSettings())
+    judge = Judge(task, slices.search, reference)
+    reference.close()
+    return compress(
+        graph, options, [s.feeds for s in slices.calibration], judge, max_drop=1.0 if slices.random else max_drop,
+        progress=lambda what, share: tell("compress", 0.02 + 0.03 * share, what, ""),
+    )  # fmt: skip
 
 
 def _calibrate(

@@ -10,7 +10,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgectl.core.bundle import LAYER_ENGINE, LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, read_bounded
+from edgectl.builder.report import Report, read_report
+from edgectl.core.bundle import (
+    LAYER_ENGINE,
+    LAYER_LAYERS,
+    LAYER_PROVENANCE,
+    LAYER_SBOM,
+    MAX_JSON_BYTES,
+    Bundle,
+    LayerReport,
+    Variant,
+    read_bounded,
+)
 from edgectl.core.errors import BundleError
 
 __all__ = ["BundleInfo", "VariantInfo", "inspect_bundle"]
@@ -37,6 +48,11 @@ class VariantInfo:
     session: dict[str, Any]
     accuracy: dict[str, float]
     measured: dict[str, Any] | None
+    golden: dict[str, Any]
+    provenance: dict[str, Any]
+    """The in-toto statement; empty if there is none."""
+    libraries: tuple[tuple[str, str], ...]
+    """Name and version of what the SBOM lists."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ class BundleInfo:
     variants: tuple[VariantInfo, ...]
     total_bytes: int
     """Everything on disk, shared blobs once."""
+    report: Report | None = None
+    """Every candidate that was measured; None for a bundle in which nothing was measured."""
 
 
 def inspect_bundle(root: Path) -> BundleInfo:
@@ -59,6 +77,7 @@ def inspect_bundle(root: Path) -> BundleInfo:
         bundle.digest, bundle.name, bundle.version, bundle.variants[0].config.task.name,
         tuple(_variant(v) for v in bundle.variants),
         sum(blobs.values()) + sum(manifests.values()) + len(bundle.index_bytes),
+        next((r for v in bundle.variants if (r := read_report(v)) is not None), None),
     )  # fmt: skip
 
 
@@ -72,6 +91,10 @@ def _variant(v: Variant) -> VariantInfo:
         precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
         session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,
         measured=c.measured.model_dump(exclude_none=True) if c.measured else None,
+        golden=c.golden.model_dump(exclude_none=True), provenance=_object(v, LAYER_PROVENANCE),
+        libraries=tuple(
+            (str(x.get("name")), str(x.get("version"))) for x in _object(v, LAYER_SBOM).get("components", []) if isinstance(x, dict)
+        ),
     )  # fmt: skip
 
 
@@ -83,3 +106,15 @@ def _layers(v: Variant) -> tuple[LayerReport, ...]:
         return tuple(_LAYERS.validate_python(json.loads(read_bounded(path, MAX_JSON_BYTES)), strict=False))
     except (ValueError, ValidationError, RecursionError) as e:
         raise BundleError(f"the layer report of {v.config.variant} is not valid", hint="build the bundle again") from e
+
+
+def _object(v: Variant, layer: str) -> dict[str, Any]:
+    """A JSON object of a layer that others defined (in-toto, CycloneDX); empty if the variant has none."""
+    path = v.layer(layer)
+    if path is None:
+        return {}
+    try:
+        value = json.loads(read_bounded(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as e:
+        raise BundleError(f"a layer of {v.config.variant} is not JSON ({layer})", hint="build the bundle again") from e
+    return value if isinstance(value, dict) else {}

@@ -87,8 +87,8 @@ class VariantPlan:
     fallback: bool = False
 
 
-def make_variant(identity: Identity, plan: VariantPlan) -> VariantContent:
-    """Record golden outputs and assemble the layers. Raises :class:`ModelError` if the graph does not reproduce itself."""
+def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
+    """Record golden outputs and assemble the layers, ``extra`` ones (media type, bytes) last. Raises :class:`ModelError` if the graph does not reproduce itself."""
     inputs, outputs, tolerances = _golden(identity, plan)
     config = VariantConfig(
         name=identity.name,
@@ -122,7 +122,7 @@ def make_variant(identity: Identity, plan: VariantPlan) -> VariantContent:
     parameters = {**identity.parameters, "profile": plan.profile, "recipe": plan.recipe.model_dump(exclude_none=True)}
     layers.append((LAYER_PROVENANCE, provenance({plan.variant: engine_digest}, parameters, materials)))
     layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
-    return VariantContent(config, tuple(layers))
+    return VariantContent(config, (*layers, *extra))
 
 
 def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[Outputs], dict[str, Tolerance]]:

@@ -33,14 +33,26 @@ def build(
     random_calibration: Annotated[
         bool, typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'.")
     ] = False,
+    prune: Annotated[
+        list[str] | None, typer.Option(help="channel:SHARE[/STEP], magnitude:SHARE or 2:4; several are applied in this order.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option(help="What pruning keeps: by magnitude, activation or taylor (needs torch).")
+    ] = "magnitude",
+    cluster: Annotated[int, typer.Option(help="Share weights: at most this many values a tensor (k-means); 0: off.")] = 0,
+    recover: Annotated[
+        float, typer.Option(min=0, max=1440, help="Minutes of training after pruning; the float model is the teacher, no labels.")
+    ] = 0.0,
     json: Json = False,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
     output = Output(json)
     from edgectl.builder.build import Progress
     from edgectl.builder.build import build as build_bundle
+    from edgectl.builder.compress.options import parse_options
     from edgectl.pipelines.tasks import load_task
 
+    compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 
@@ -59,11 +71,22 @@ def build(
             version=version,
             out=out or Path("out") / (name or model.stem),
             random_calibration=random_calibration,
+            compression=compression,
             progress=show,
         )
 
     def shown() -> RenderableType:
         parts: list[RenderableType] = []
+        if report.compression.steps:
+            shrunk = table(
+                "step", ">drop", ">× MACs", ">× latency", "95 % interval", ">bytes", ">packed", ">s", "", title="compression"
+            )
+            for c in report.compression.steps:
+                shrunk.add_row(
+                    c.step, f"{c.drop:.4f}", f"{c.macs_ratio:.3f}", f"{c.latency_ratio:.3f}",
+                    f"{c.latency_low:.3f} … {c.latency_high:.3f}", f"{c.bytes:,}", f"{c.packed_bytes:,}", f"{c.seconds:.1f}", c.note,
+                )  # fmt: skip
+            parts += [shrunk, ""]
         for family, outcomes in report.candidates.items():
             measured = table(
                 "candidate",

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
 from edgectl.core.bundle import LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, read_bounded
+from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
 _LAYERS: TypeAdapter[tuple[LayerReport, ...]] = TypeAdapter(tuple[LayerReport, ...])
@@ -22,10 +23,19 @@ _LAYERS: TypeAdapter[tuple[LayerReport, ...]] = TypeAdapter(tuple[LayerReport, .
 def inspect(
     path: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer with its precision and reason.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the report with its plots to this file.")] = None,
     json: Json = False,
 ) -> None:
     """Show what is in a bundle: variants, precisions, recipes, what was measured."""
     out = Output(json)
+    if html is not None:
+        from edgectl.builder.html import render
+        from edgectl.builder.inspect import inspect_bundle
+
+        page = render(inspect_bundle(path)).encode()
+        atomic_write(html, page)
+        out.result({"html": html, "bytes": len(page)}, f"wrote {html}, {len(page):,} bytes")
+        return
     bundle = Bundle(path)
     reports = {v.config.variant + "@" + v.config.profile: _layer_report(v) for v in bundle.variants}
 

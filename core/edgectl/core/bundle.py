@@ -27,7 +27,7 @@ from edgectl.core.task import TaskSpec
 
 __all__ = [
     "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
-    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
+    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
     "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "Bundle", "Descriptor", "GoldenSpec", "Index", "LayerReport", "Manifest", "Measured",
     "Precision", "Recipe", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Variant", "VariantConfig",
 ]  # fmt: skip
@@ -42,6 +42,8 @@ LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
 LAYER_LAYERS = "application/vnd.edgectl.layers.v1+json"
 """A JSON list of :class:`LayerReport`."""
+LAYER_REPORT = "application/vnd.edgectl.report.v1+json"
+"""What was measured when the bundle was built; only people read it."""
 LAYER_PROVENANCE = "application/vnd.in-toto+json"
 LAYER_SBOM = "application/vnd.cyclonedx+json"
 

@@ -1,0 +1,1 @@
+"""Compression of the float graph before it is quantized: one file a method, each judged against the model as it came."""

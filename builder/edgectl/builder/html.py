@@ -1,0 +1,191 @@
+"""A bundle as one HTML page: what competed, what each layer lost, accuracy against latency, recipe and origin.
+
+The page fetches nothing and runs no script; plots are SVG drawn by :mod:`edgectl.builder.svg`. Whatever comes from the bundle is
+escaped. It follows the reader's dark or light setting and prints on white.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from edgectl.builder.inspect import BundleInfo, VariantInfo
+from edgectl.builder.report import CandidateReport
+from edgectl.builder.svg import Bar, Dot, Range, bars, ranges, scatter
+
+__all__ = ["render"]
+
+_STYLE = """
+:root { color-scheme: light dark; --ink:#1b1f24; --dim:#656d76; --line:#d5dae0; --page:#fff; --soft:#f4f6f8;
+  --a:#0b63b5; --b:#b35900; --c:#8a929b; }
+@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ed; --dim:#98a1ab; --line:#353c45; --page:#14181d; --soft:#1c2229;
+  --a:#69b1ff; --b:#ffa657; --c:#7a838d; } }
+@media print { :root { --ink:#000; --dim:#444; --line:#bbb; --page:#fff; --soft:#fff; --a:#0b63b5; --b:#b35900; --c:#777; }
+  section { break-inside: avoid-page; } details > * { display: block; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 64rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", "Liberation Sans", sans-serif; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .4rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+p { margin: .3rem 0; } .dim { color: var(--dim); } .num { text-align: right; font-variant-numeric: tabular-nums; }
+code, pre { font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+pre { background: var(--soft); padding: .8rem; white-space: pre-wrap; }
+table { border-collapse: collapse; width: 100%; margin: .4rem 0; } .wide { overflow-x: auto; }
+th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--dim); font-weight: 600; } th.num { text-align: right; }
+svg { width: 100%; height: auto; display: block; font: 12px system-ui, "Liberation Sans", sans-serif; }
+svg text { fill: var(--ink); } svg .dim { fill: var(--dim); } svg .grid { stroke: var(--line); } svg .axis { stroke: var(--dim); }
+svg .a { fill: var(--a); stroke: var(--a); } svg .b { fill: var(--b); stroke: var(--b); } svg .c { fill: var(--c); stroke: var(--c); }
+.key::before { content: "●"; margin-right: .3em; } .key { margin-right: 1.2em; white-space: nowrap; }
+.key.a { color: var(--a); } .key.b { color: var(--b); } .key.c { color: var(--c); }
+"""
+_KEY = '<p><span class="key a">int8</span><span class="key b">float32</span><span class="key c">not chosen: see the reason</span></p>'
+
+
+def render(info: BundleInfo) -> str:
+    """The whole page. Pure: what it shows is what ``info`` holds."""
+    parts = [
+        f"<header><h1>{escape(info.name)} {escape(info.version)}</h1>",
+        f'<p class="dim">task {escape(info.task)} · {len(info.variants)} variants · {info.total_bytes:,} bytes</p>',
+        f"<p><code>{escape(info.digest)}</code></p></header>",
+        _section("Variants", "In the order in which a device tries them.", _variants(info.variants)),
+    ]
+    for name, candidates in (info.report.groups if info.report else {}).items():
+        parts.append(_latency(name, candidates))
+        parts.append(_trade(name, candidates))
+    if info.report is None:
+        parts.append(_section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>"))
+    elif info.report.compression:
+        keys = list(dict.fromkeys(k for row in info.report.compression for k in row))
+        rows = [[_number(row.get(k, "")) for k in keys] for row in info.report.compression]
+        parts.append(_section("Compression", "What each step did, cost and gained.", _table(keys, rows)))
+    parts += [_errors(v) for v in _distinct(info.variants) if v.layers]
+    parts += [_recipe(v) for v in info.variants]
+    parts.append(_origin(info))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(info.name)} {escape(info.version)}</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _section(title: str, about: str, body: str) -> str:
+    return f'<section><h2>{escape(title)}</h2><p class="dim">{escape(about)}</p>{body}</section>'
+
+
+def _variants(variants: Sequence[VariantInfo]) -> str:
+    rows = []
+    for v in variants:
+        m = v.measured or {}
+        flags = [w for w, on in (("fallback", v.fallback), ("SPEED ONLY", v.speed_only)) if on]
+        rows.append(
+            [
+                v.profile, v.variant + (f" ({', '.join(flags)})" if flags else ""), v.runtime, v.recipe.get("precision", ""),
+                f"{v.engine_bytes:,}", _number(m.get("p50_ms", "")), _number(m.get("ratio_to_float", "")),
+                _number(v.accuracy.get("drop", "")), ", ".join(v.requires) or "nothing",
+            ]
+        )  # fmt: skip
+    return _table(["profile", "variant", "runtime", "precision", "#bytes", "#p50 ms", "#× float", "#drop", "needs"], rows)
+
+
+def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
+    """Each candidate's latency ratio to float with its interval, best first; those that never ran follow as a list."""
+    measured = sorted((c for c in candidates if c.ratio and c.measured), key=lambda c: c.ratio[0] if c.ratio else 0.0)
+    rows = [
+        Range(
+            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (" · chosen" if c.chosen else ""),
+            f"{c.name}: p50 {c.measured.p50_ms:.3f} ms, ratio {c.ratio[0]:.3f} [{c.ratio[1]:.3f}, {c.ratio[2]:.3f}], "
+            f"n = {c.measured.n}{', ' + c.rejected if c.rejected else ''}",
+        )
+        for c in measured if c.ratio and c.measured
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    machine = measured[0].measured.machine if measured[0].measured else ""
+    never = [c for c in candidates if c.measured is None]
+    body = _KEY + ranges(
+        rows, axis="latency, × the fastest float candidate (median of paired ratios, 95 % interval)", reference=1.0
+    )
+    if never:
+        body += _table(["not measured", "reason"], [[c.name, c.rejected or ""] for c in never])
+    return _section(f"Latency per candidate: {group}", f"Measured on {machine}, in turn, call by call. Left is faster.", body)
+
+
+def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:
+    dots = [
+        Dot(c.measured.p50_ms, c.drop, _kind(c), c.name if c.chosen else "", f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}")
+        for c in candidates if c.measured and c.drop is not None
+    ]  # fmt: skip
+    if len(dots) < 2:
+        return ""
+    plot = scatter(dots, x="p50 latency, ms (logarithmic)", y="accuracy drop against float")
+    return _section(f"Accuracy against latency: {group}", "Lower left is better. The chosen candidate is named.", _KEY + plot)
+
+
+def _kind(c: CandidateReport) -> str:
+    return "c" if c.rejected else "b" if c.precision == "float32" else "a"
+
+
+def _errors(v: VariantInfo) -> str:
+    """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the worst output."""
+    rows = [
+        Bar(r.node, r.sqnr_db, "a" if r.precision == "int8" else "b", f"{r.op} {r.precision}" + (f": {r.reason}" if r.reason else ""))
+        for r in v.layers if r.sqnr_db is not None or r.reason
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    counts = ", ".join(f"{n} × {what}" for what, n in sorted(Counter(f"{r.op} {r.precision}" for r in v.layers).items()))
+    body = '<p><span class="key a">runs in int8</span><span class="key b">kept in float, with the reason</span></p>'
+    return _section(
+        f"Error per layer: {v.profile}/{v.variant}", f"SQNR in dB when this layer alone is quantized; short bars hurt. {counts}.",
+        body + bars(rows, axis="SQNR, dB"),
+    )  # fmt: skip
+
+
+def _distinct(variants: Iterable[VariantInfo]) -> list[VariantInfo]:
+    """Variants with the same layers are drawn once."""
+    return list({v.layers: v for v in reversed(list(variants))}.values())[::-1]
+
+
+def _recipe(v: VariantInfo) -> str:
+    r, s = v.recipe, v.session
+    rows = [
+        ["family", r.get("family", "")], ["passes", ", ".join(r.get("passes", ())) or "none"],
+        ["quantization", f"activations {r['activations']}, weights {r['weights']}, {r['method']}, {r['samples']} samples" if r.get("activations") else "none"],
+        ["kept in float", ", ".join(r.get("excluded", ())) or "nothing"],
+        ["session", ", ".join(f"{k} {value}" for k, value in s.items())],
+        ["golden", f"{v.golden['samples']} samples; " + "; ".join(f"{n}: cosine ≥ {t['cosine']:.5f}, |error| ≤ {t['max_abs']:.3g}" for n, t in v.golden["tolerances"].items())],
+        ["accuracy", ", ".join(f"{k} {value:.4f}" for k, value in v.accuracy.items()) or "not judged"],
+        ["measured", ", ".join(f"{k} {value}" for k, value in v.measured.items()) if v.measured else "not where it was built"],
+        ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"], ["manifest", v.digest],
+    ]  # fmt: skip
+    return _section(f"Recipe: {v.profile}/{v.variant}", "", _table(["", ""], rows))
+
+
+def _origin(info: BundleInfo) -> str:
+    first = info.variants[0]
+    libraries = _table(["library", "version"], [list(pair) for pair in first.libraries])
+    statements = "".join(
+        f"<details><summary>{escape(v.profile)}/{escape(v.variant)}: in-toto statement</summary>"
+        f"<pre>{escape(json.dumps(v.provenance, indent=1, ensure_ascii=False))}</pre></details>"
+        for v in info.variants if v.provenance
+    )  # fmt: skip
+    return _section("Provenance", "What it was made of and by what.", libraries + statements)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Headers that start with ``#`` are numbers and aligned right."""
+    css = [' class="num"' if h.startswith("#") else "" for h in headers]
+    head = "".join(f"<th{c}>{escape(h.lstrip('#'))}</th>" for h, c in zip(headers, css, strict=True))
+    body = "".join("<tr>" + "".join(f"<td{c}>{escape(str(x))}</td>" for x, c in zip(r, css, strict=True)) + "</tr>" for r in rows)
+    return (
+        f'<div class="wide"><table>{f"<thead><tr>{head}</tr></thead>" if any(headers) else ""}<tbody>{body}</tbody></table></div>'
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,69 @@
+"""The report layer of a bundle: every candidate that was measured and what compression did, for people to look at later.
+
+It holds timings, so it only lies beside variants that hold timings anyway: the digest of any other variant stays reproducible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from pydantic import Field
+
+from edgectl.builder.compress.run import CompressionStep
+from edgectl.builder.search import Choice, Outcome
+from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Measured, Precision, Runtime, Variant, read_bounded
+from edgectl.core.errors import BundleError
+from edgectl.core.schema import Config, parse_json
+
+__all__ = ["CandidateReport", "Report", "read_report", "report_of"]
+
+
+class CandidateReport(Config):
+    """One candidate: what it was, what it lost, how fast it was, and why it was not chosen."""
+
+    name: str
+    recipe: str
+    runtime: Runtime
+    precision: Precision
+    threads: int
+    chosen: bool = False
+    drop: float | None = None
+    accuracy: dict[str, float] = {}
+    measured: Measured | None = None
+    ratio: tuple[float, float, float] | None = None
+    """Median of paired latency ratios to the fastest float candidate, and its 95 % interval."""
+    rejected: str | None = None
+
+
+class Report(Config):
+    """``groups``: kernel family and threads → the candidates that competed there."""
+
+    groups: dict[str, tuple[CandidateReport, ...]] = Field(default={}, max_length=64)
+    compression: tuple[dict[str, str | float], ...] = Field(default=(), max_length=64)
+    """One row a compression step: what it did, what it cost, what it gained."""
+
+
+def report_of(choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = ()) -> Report:
+    """What the layer says of a build."""
+    groups = {name: tuple(_candidate(o, o.candidate == c.winner.candidate) for o in c.outcomes) for name, c in choices.items()}
+    return Report(groups=groups, compression=tuple(asdict(s) for s in compression))
+
+
+def read_report(variant: Variant) -> Report | None:
+    """The report beside a variant, None if it has none. Raises :class:`BundleError` for one that is malformed."""
+    path = variant.layer(LAYER_REPORT)
+    if path is None:
+        return None
+    return parse_json(
+        Report, read_bounded(path, MAX_JSON_BYTES), max_bytes=MAX_JSON_BYTES, what="build report", error=BundleError
+    )
+
+
+def _candidate(o: Outcome, chosen: bool) -> CandidateReport:
+    c = o.candidate
+    return CandidateReport(
+        name=c.name, recipe=c.recipe, runtime=c.runtime, precision=c.precision, threads=c.settings.threads, chosen=chosen,
+        drop=o.accuracy.drop if o.accuracy else None, accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
+        ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None, rejected=o.rejected,
+    )  # fmt: skip

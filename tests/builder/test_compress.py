@@ -1,0 +1,304 @@
+"""Compression on small graphs: what is removed, what must stay, that numbers agree; and a digits CNN that is trained here."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from tests.builder.conftest import images, residual_net
+
+from edgectl.builder.accuracy import Judge
+from edgectl.builder.compress.channel import channel_step, groups_of, prune_channels
+from edgectl.builder.compress.cluster import share_weights
+from edgectl.builder.compress.importance import input_norms
+from edgectl.builder.compress.magnitude import prune_two_of_four, prune_weights
+from edgectl.builder.compress.options import parse_options
+from edgectl.builder.compress.run import compress
+from edgectl.builder.compress.weights import macs, weights_of
+from edgectl.builder.data import Sample
+from edgectl.builder.graph import GraphIndex
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.codebook import pack, unpack
+from edgectl.core.errors import IntegrityError, ModelError, UsageError
+from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.engines.open import open_model
+
+TOP1 = TaskSpec(name="digits", input=TensorInput(), metric="top1")
+
+
+def chain_net(*, channels: int = 16, dead: int = 0, seed: int = 0) -> ModelProto:
+    """x → Conv → Relu → depthwise Conv → Sigmoid·x (SiLU) → Conv → MaxPool → Flatten → Gemm → y. ``dead`` channels do nothing."""
+    rng = np.random.default_rng(seed)
+    c = channels
+    w = {
+        "w1": rng.standard_normal((c, 3, 3, 3)) * 0.3, "b1": rng.standard_normal(c) * 0.1, "wd": rng.standard_normal((c, 1, 3, 3)) * 0.4,
+        "bd": rng.standard_normal(c) * 0.1, "w2": rng.standard_normal((c, c, 3, 3)) * 0.2, "b2": rng.standard_normal(c) * 0.1,
+        "wg": rng.standard_normal((5, c * 16)) * 0.1, "bg": rng.standard_normal(5),
+    }  # fmt: skip
+    if dead:
+        w["w2"][:, :dead] = 0
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="first", **pads),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu"),
+        helper.make_node("Conv", ["r1", "wd", "bd"], ["d"], name="depth", group=c, **pads),
+        helper.make_node("Sigmoid", ["d"], ["s"], name="sigmoid"),
+        helper.make_node("Mul", ["d", "s"], ["m"], name="silu"),
+        helper.make_node("Conv", ["m", "w2", "b2"], ["c2"], name="second", **pads),
+        helper.make_node("MaxPool", ["c2"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        [numpy_helper.from_array(v.astype(np.float32), n) for n, v in w.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def run(model: ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    [out] = engine.run(feeds).values()
+    engine.close()
+    return out
+
+
+def inputs(count: int = 4, seed: int = 1) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "activation"])
+def test_channels_that_do_nothing_go_first_and_the_answer_stays(importance: str) -> None:
+    model = chain_net(dead=8)
+    norms = input_norms(model, weights_of(GraphIndex(model)), inputs()) if importance == "activation" else None
+    pruned, done, _ = prune_channels(model, 0.5, 8, norms)
+    onnx.checker.check_model(pruned, full_check=True)
+    assert done["first"] == (16, 8)
+    depth = next(n for n in pruned.graph.node if n.name == "depth")
+    assert next(a.i for a in depth.attribute if a.name == "group") == 8
+    assert macs(pruned) < 0.45 * macs(model)
+    index = GraphIndex(pruned)
+    kept = index.weights(pruned.graph.node[0].input[1])
+    whole = GraphIndex(model).weights("w1")
+    assert kept is not None
+    assert whole is not None
+    np.testing.assert_array_equal(kept, whole[8:])
+
+
+def test_a_flattened_consumer_loses_the_right_columns() -> None:
+    model = chain_net()
+    dead = np.arange(0, 16, 2)
+    weight = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "wg")).copy()
+    weight.reshape(5, 16, 16)[:, dead] = 0
+    next(t for t in model.graph.initializer if t.name == "wg").CopyFrom(numpy_helper.from_array(weight, "wg"))
+    scores = {"second": np.where(np.isin(np.arange(16), dead), 0.0, 1.0), "first": np.ones(16)}
+    groups, _ = groups_of(model)
+    assert [g.conv.node.name for g in groups] == ["first", "second"]
+    model_without_first = chain_only(model, scores)
+    for feeds in inputs():
+        np.testing.assert_allclose(run(model_without_first, feeds), run(model, feeds), atol=1e-5)
+
+
+def chain_only(model: ModelProto, scores: dict[str, np.ndarray]) -> ModelProto:
+    """Prune the second convolution alone: the first one's weights are made shared, which keeps it whole."""
+    shared = ModelProto()
+    shared.CopyFrom(model)
+    shared.graph.node.append(helper.make_node("ReduceMax", ["w1"], ["unused"], name="reader", keepdims=0))
+    shared.graph.output.append(helper.make_tensor_value_info("unused", TensorProto.FLOAT, []))
+    pruned, done, _ = prune_channels(shared, 0.5, 8, None, scores)
+    assert done == {"second": (16, 8)}
+    pruned.graph.node.pop()
+    pruned.graph.output.pop()
+    return pruned
+
+
+def test_channels_that_meet_another_branch_stay_and_the_reason_is_given() -> None:
+    groups, reasons = groups_of(residual_net())
+    assert [g.conv.node.name for g in groups] == []
+    assert "add" in reasons["first"] or "Add" in reasons["first"] or "Concat" in reasons["first"]
+    assert "Concat" in reasons["point"] or "Add" in reasons["point"]
+    assert reasons["head"] == "its channels are an output of the graph"
+
+
+def test_weights_are_zeroed_as_asked_and_2_of_4_is_2_of_4() -> None:
+    model = chain_net()
+    pruned, zeros = prune_weights(model, 0.5, None)
+    assert 0.49 < zeros < 0.52
+    sparse, zeros, reasons = prune_two_of_four(model, input_norms(model, weights_of(GraphIndex(model)), inputs()))
+    weight = GraphIndex(sparse).weights("w2")
+    assert weight is not None
+    fours = np.moveaxis(weight, 1, -1).reshape(-1, 4)
+    assert ((fours == 0).sum(1) == 2).all()
+    assert "not a multiple of 4" in reasons["first"]
+    assert zeros == 0.5
+    assert macs(pruned) == macs(model)
+
+
+def test_shared_weights_are_few_near_and_pack_small() -> None:
+    model = chain_net(channels=64)
+    shared, snr = share_weights(model, 16)
+    assert snr > 15
+    for w in weights_of(GraphIndex(shared)):
+        assert w.value.size <= 64 or len(np.unique(w.value)) <= 16
+    data = shared.SerializeToString()
+    packed = pack(data, [t.raw_data for t in shared.graph.initializer])
+    assert unpack(packed, max_bytes=1 << 24) == data
+    assert len(packed) < 0.2 * len(data)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.binary(max_size=300), st.lists(st.tuples(st.integers(1, 256), st.integers(0, 400)), max_size=4), st.integers(0, 2**32 - 1)
+)
+def test_packing_is_lossless(noise: bytes, regions: list[tuple[int, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    raws = [rng.integers(0, k, n, dtype=np.uint32).tobytes() for k, n in regions]
+    data = noise + b"|".join(raws) + noise
+    assert unpack(pack(data, raws), max_bytes=1 << 20) == data
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_packs_are_one_error(data: st.DataObject) -> None:
+    raw = np.random.default_rng(0).integers(0, 9, 500, dtype=np.uint32).tobytes()
+    whole = b"head" + raw + b"tail"
+    good = pack(whole, [raw])
+    at = data.draw(st.integers(0, len(good) - 1))
+    bad = good[:at] + data.draw(st.sampled_from([b"", bytes([good[at] ^ 1]) + good[at + 1 :]]))
+    with contextlib.suppress(IntegrityError):
+        assert unpack(bad, max_bytes=1 << 20) == whole  # the header may say the same in another way
+    with pytest.raises(IntegrityError):
+        unpack(good, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("prune", "more", "says"),
+    [
+        (["channels:0.3"], {}, "not known"), (["channel:1.5"], {}, "share"), (["channel:x"], {}, "share"), (["channel:0.3/0"], {}, "step"),
+        (["2:4", "magnitude:0.5"], {}, "exclude"), ([], {"cluster": 1}, "2 to 256"), ([], {"recover_minutes": 1.0}, "nothing is compressed"),
+        (["2:4"], {"importance": "luck"}, "luck"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_one_sentence(prune: list[str], more: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_options(prune, **more)  # type: ignore[arg-type]
+
+
+def test_the_step_is_one_of_those_tried() -> None:
+    assert channel_step(seconds=0.1) in (1, 2, 4, 8, 16)
+
+
+def judge_of(model: ModelProto, feeds: list[dict[str, np.ndarray]]) -> Judge:
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TOP1, [Sample(f) for f in feeds], engine)
+    engine.close()
+    return judge
+
+
+def test_a_graph_that_cannot_be_pruned_says_why() -> None:
+    model = residual_net()
+    judge = judge_of(model, images(4))
+    with pytest.raises(ModelError, match="no channel of this model can be pruned"):
+        compress(model, parse_options(["channel:0.5/8"]), images(8), judge, max_drop=1.0)
+
+
+def test_losing_more_than_the_budget_is_an_error() -> None:
+    model = chain_net()
+    with pytest.raises(ModelError, match="more than 0"):
+        compress(model, parse_options(["channel:0.9/1"]), inputs(8), judge_of(model, inputs(64)), max_drop=0.0)
+
+
+def digits(folder: Path) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
+    """A CNN trained on scikit-learn's digits, training inputs, test inputs and test labels."""
+    torch = pytest.importorskip("torch")
+    datasets = pytest.importorskip("sklearn.datasets")
+    from edgectl.builder.compress.torchgraph import TorchGraph
+    from edgectl.builder.compress.weights import replace_weights
+
+    x, y = datasets.load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], y[order]
+    rng = np.random.default_rng(1)
+    shapes = {"w1": (32, 1, 3, 3), "w2": (64, 32, 3, 3), "w3": (64, 64, 3, 3), "wg": (10, 1024)}
+    tensors = {n: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype(np.float32) for n, s in shapes.items()}
+    tensors |= {f"b{n[1:]}": np.zeros(s[0], np.float32) for n, s in shapes.items()}
+    nodes, last = [], "x"
+    for i in "123":
+        nodes += [
+            helper.make_node("Conv", [last, f"w{i}", f"b{i}"], [f"c{i}"], name=f"conv{i}", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [f"c{i}"], [f"r{i}"], name=f"relu{i}"),
+        ]
+        last = f"r{i}"
+    nodes += [
+        helper.make_node("MaxPool", [last], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"), helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], [numpy_helper.from_array(v, n) for n, v in tensors.items()],
+    )  # fmt: skip
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
+    torch.manual_seed(0)
+    net = TorchGraph(model)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    train, labels = torch.from_numpy(x[:1200]), torch.from_numpy(y[:1200])
+    for _ in range(150):
+        pick = torch.randint(1200, (64,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net({"x": train[pick]})[0], labels[pick]).backward()
+        optimizer.step()
+    trained = replace_weights(model, net.weights())
+    return trained, [{"x": i[None]} for i in x[:512]], [{"x": i[None]} for i in x[1200:]], y[1200:]
+
+
+def top1(model: ModelProto, feeds: list[dict[str, np.ndarray]], labels: np.ndarray) -> float:
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    got = [int(np.argmax(engine.run(f)["y"])) for f in feeds]
+    engine.close()
+    return float(np.mean(np.array(got) == labels))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_pruned_digits_cnn_is_taught_back_within_a_point(tmp_path: Path) -> None:
+    model, samples, tests, labels = digits(tmp_path)
+    whole = top1(model, tests, labels)
+    assert whole > 0.95
+    judge = judge_of(model, tests[:300])
+    small, report = compress(model, parse_options(["channel:0.5/8"]), samples, judge, max_drop=1.0)
+    [step] = report.steps
+    assert step.macs_ratio < 0.35
+    from edgectl.builder.compress.recover import recover
+
+    taught, before, after = recover(small, model, samples, seconds=0, steps=600)
+    assert after < before / 10
+    assert macs(taught) == macs(small)
+    assert whole - top1(taught, tests, labels) <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("importance", ["activation", "taylor"])
+def test_other_importances_and_sparse_recovery_keep_their_promise(tmp_path: Path, importance: str) -> None:
+    model, samples, tests, _ = digits(tmp_path)
+    asked = ["channel:0.25/8", "2:4"] if importance == "taylor" else ["magnitude:0.6"]
+    options = parse_options(asked, importance=importance, recover_minutes=0.02, cluster=32)
+    small, report = compress(model, options, samples, judge_of(model, tests[:300]), max_drop=1.0)
+    assert [s.step.split(":")[0] for s in report.steps] == [*(a.split(":")[0] for a in asked), "recover", "cluster"]
+    assert report.steps[-2].drop <= report.steps[-3].drop
+    weight = GraphIndex(small).weights("w2")
+    assert weight is not None
+    assert (weight == 0).mean() >= (0.5 if importance == "taylor" else 0.599)  # training did not bring pruned weights back
+    assert report.steps[-1].packed_bytes < 0.3 * report.steps[-1].bytes
