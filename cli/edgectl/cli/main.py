@@ -29,6 +29,7 @@ from edgectl.cli import (
     run,
 )
 from edgectl.cli._output import Output
+from edgectl.cli._signals import follow_parent
 from edgectl.core.errors import EdgectlError, UsageError
 
 __all__ = ["app", "main"]
@@ -87,6 +88,7 @@ _EXTRAS = {
 def main() -> None:
     """Entry point: known errors become one sentence, a next step and their exit code; SIGTERM stops in good order, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _terminated)
+    follow_parent()
     try:
         sys.exit(app(standalone_mode=False))
     except EdgectlError as e:

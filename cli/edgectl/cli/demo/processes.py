@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from edgectl.cli._signals import DIE_WITH_PARENT
 from edgectl.core.errors import EdgectlError, LinkError
 
 __all__ = ["Processes", "free_port", "wait_for_port"]
 
 
 class Processes:
-    """A context: what is started inside is stopped at the end."""
+    """A context: what is started inside is stopped at the end, and by the kernel if this process dies without one. One thread."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -35,7 +36,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", DIE_WITH_PARENT: str(os.getpid())},
             )
         self._running.append((name, process))
         return process
