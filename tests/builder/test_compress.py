@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tests.builder.conftest import images, residual_net
+from tests.builder.digits import digits, top1
 
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.compress.channel import channel_step, groups_of, prune_channels
@@ -218,62 +218,10 @@ def test_losing_more_than_the_budget_is_an_error() -> None:
         compress(model, parse_options(["channel:0.9/1"]), inputs(8), judge_of(model, inputs(64)), max_drop=0.0)
 
 
-def digits(folder: Path) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
-    """A CNN trained on scikit-learn's digits, training inputs, test inputs and test labels."""
-    torch = pytest.importorskip("torch")
-    datasets = pytest.importorskip("sklearn.datasets")
-    from edgectl.builder.compress.torchgraph import TorchGraph
-    from edgectl.builder.compress.weights import replace_weights
-
-    x, y = datasets.load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order], y[order]
-    rng = np.random.default_rng(1)
-    shapes = {"w1": (32, 1, 3, 3), "w2": (64, 32, 3, 3), "w3": (64, 64, 3, 3), "wg": (10, 1024)}
-    tensors = {n: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype(np.float32) for n, s in shapes.items()}
-    tensors |= {f"b{n[1:]}": np.zeros(s[0], np.float32) for n, s in shapes.items()}
-    nodes, last = [], "x"
-    for i in "123":
-        nodes += [
-            helper.make_node("Conv", [last, f"w{i}", f"b{i}"], [f"c{i}"], name=f"conv{i}", pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", [f"c{i}"], [f"r{i}"], name=f"relu{i}"),
-        ]
-        last = f"r{i}"
-    nodes += [
-        helper.make_node("MaxPool", [last], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Flatten", ["p"], ["f"], name="flat"), helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
-    ]  # fmt: skip
-    graph = helper.make_graph(
-        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], [numpy_helper.from_array(v, n) for n, v in tensors.items()],
-    )  # fmt: skip
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
-    torch.manual_seed(0)
-    net = TorchGraph(model)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    train, labels = torch.from_numpy(x[:1200]), torch.from_numpy(y[:1200])
-    for _ in range(150):
-        pick = torch.randint(1200, (64,))
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net({"x": train[pick]})[0], labels[pick]).backward()
-        optimizer.step()
-    trained = replace_weights(model, net.weights())
-    return trained, [{"x": i[None]} for i in x[:512]], [{"x": i[None]} for i in x[1200:]], y[1200:]
-
-
-def top1(model: ModelProto, feeds: list[dict[str, np.ndarray]], labels: np.ndarray) -> float:
-    engine = open_model(model.SerializeToString(), SessionSettings())
-    got = [int(np.argmax(engine.run(f)["y"])) for f in feeds]
-    engine.close()
-    return float(np.mean(np.array(got) == labels))
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_pruned_digits_cnn_is_taught_back_within_a_point(tmp_path: Path) -> None:
-    model, samples, tests, labels = digits(tmp_path)
+def test_a_pruned_digits_cnn_is_taught_back_within_a_point() -> None:
+    model, samples, tests, labels = digits()
     whole = top1(model, tests, labels)
     assert whole > 0.95
     judge = judge_of(model, tests[:300])
@@ -291,8 +239,8 @@ def test_a_pruned_digits_cnn_is_taught_back_within_a_point(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("importance", ["activation", "taylor"])
-def test_other_importances_and_sparse_recovery_keep_their_promise(tmp_path: Path, importance: str) -> None:
-    model, samples, tests, _ = digits(tmp_path)
+def test_other_importances_and_sparse_recovery_keep_their_promise(importance: str) -> None:
+    model, samples, tests, _ = digits()
     asked = ["channel:0.25/8", "2:4"] if importance == "taylor" else ["magnitude:0.6"]
     options = parse_options(asked, importance=importance, recover_minutes=0.02, cluster=32)
     small, report = compress(model, options, samples, judge_of(model, tests[:300]), max_drop=1.0)

@@ -40,7 +40,9 @@ svg .a { fill: var(--a); stroke: var(--a); } svg .b { fill: var(--b); stroke: va
 .key::before { content: "●"; margin-right: .3em; } .key { margin-right: 1.2em; white-space: nowrap; }
 .key.a { color: var(--a); } .key.b { color: var(--b); } .key.c { color: var(--c); }
 """
-_KEY = '<p><span class="key a">int8</span><span class="key b">float32</span><span class="key c">not chosen: see the reason</span></p>'
+_KEY = (
+    '<p><span class="key a">int8</span><span class="key b">float32</span><span class="key c">rejected, with the reason</span></p>'
+)
 
 
 def render(info: BundleInfo) -> str:
@@ -97,7 +99,7 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
     measured = sorted((c for c in candidates if c.ratio and c.measured), key=lambda c: c.ratio[0] if c.ratio else 0.0)
     rows = [
         Range(
-            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (" · chosen" if c.chosen else ""),
+            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (" · chosen" if c.chosen else f" · {c.rejected}" if c.rejected else ""),
             f"{c.name}: p50 {c.measured.p50_ms:.3f} ms, ratio {c.ratio[0]:.3f} [{c.ratio[1]:.3f}, {c.ratio[2]:.3f}], "
             f"n = {c.measured.n}{', ' + c.rejected if c.rejected else ''}",
         )
@@ -134,7 +136,7 @@ def _errors(v: VariantInfo) -> str:
     """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the worst output."""
     rows = [
         Bar(r.node, r.sqnr_db, "a" if r.precision == "int8" else "b", f"{r.op} {r.precision}" + (f": {r.reason}" if r.reason else ""))
-        for r in v.layers if r.sqnr_db is not None or r.reason
+        for r in v.layers if r.sqnr_db is not None or (r.reason and r.precision != "int8")
     ]  # fmt: skip
     if not rows:
         return ""

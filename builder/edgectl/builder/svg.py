@@ -11,7 +11,7 @@ __all__ = ["Bar", "Dot", "Range", "bars", "ranges", "scatter"]
 
 _WIDTH = 960
 _LABEL = 290  # left column of names
-_NOTE = 150  # right column
+_NOTE = 240  # right column
 _ROW = 18
 
 
@@ -65,7 +65,7 @@ def ranges(rows: Sequence[Range], *, axis: str, reference: float) -> str:
             f'<line class="{r.css}" x1="{at(r.low):.1f}" x2="{at(r.high):.1f}" y1="{y}" y2="{y}" stroke-width="2"/>'
             f'<line class="{r.css}" x1="{at(r.low):.1f}" x2="{at(r.low):.1f}" y1="{y - 4}" y2="{y + 4}"/>'
             f'<line class="{r.css}" x1="{at(r.high):.1f}" x2="{at(r.high):.1f}" y1="{y - 4}" y2="{y + 4}"/>'
-            f'<circle class="{r.css}" cx="{at(r.value):.1f}" cy="{y}" r="4"/>{_text(right + 10, y, r.note, "start", 26)}</g>'
+            f'<circle class="{r.css}" cx="{at(r.value):.1f}" cy="{y}" r="4"/>{_text(right + 10, y, r.note, "start", 34)}</g>'
         )
     return _svg(height, axis, [*parts, _axis((left + right) / 2, height, axis)])
 
@@ -90,7 +90,7 @@ def bars(rows: Sequence[Bar], *, axis: str) -> str:
 
 def scatter(dots: Sequence[Dot], *, x: str, y: str) -> str:
     """Points over a logarithmic x and a linear y axis; labelled ones last, so that they lie on top."""
-    height, left, right, top, bottom = 360, 70, _WIDTH - 30, 16, 310
+    height, left, right, top, bottom = 360, 90, _WIDTH - 30, 16, 310
     x_low, x_high = min(d.x for d in dots) * 0.85, max(d.x for d in dots) * 1.15
     y_low, y_high = min(0.0, *(d.y for d in dots)), max(*(d.y for d in dots), 1e-3) * 1.1
 

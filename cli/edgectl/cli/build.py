@@ -34,7 +34,8 @@ def build(
         bool, typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'.")
     ] = False,
     prune: Annotated[
-        list[str] | None, typer.Option(help="channel:SHARE[/STEP], magnitude:SHARE or 2:4; several are applied in this order.")
+        list[str] | None,
+        typer.Option(help="channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4; may be given more than once."),
     ] = None,
     importance: Annotated[
         str, typer.Option(help="What pruning keeps: by magnitude, activation or taylor (needs torch).")

@@ -25,6 +25,7 @@ from edgectl.engines.open import open_model
 __all__ = ["recover", "taylor_scores", "trainable"]
 
 _BATCH = 16
+_BATCH_VALUES = 1 << 18  # large inputs come in smaller batches: more steps a minute teach more than smoother ones
 _RATE = 2e-3
 _CLOSE = 1e-3  # how far the torch module may be from ONNX Runtime, of the output's largest value
 
@@ -132,8 +133,9 @@ def _batch(samples: Sequence[Feeds]) -> dict[str, torch.Tensor]:
 def _disturbed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A random batch: half as it is, half mixed with another sample, all with a little noise."""
     first = next(iter(inputs.values()))
-    a, b = torch.randint(len(first), (2, _BATCH))
-    share = torch.where(torch.rand(_BATCH) < 0.5, torch.ones(_BATCH), torch.rand(_BATCH))
+    size = max(4, min(_BATCH, _BATCH_VALUES // first[0].numel()))
+    a, b = torch.randint(len(first), (2, size))
+    share = torch.where(torch.rand(size) < 0.5, torch.ones(size), torch.rand(size))
     mixed = {}
     for name, x in inputs.items():
         s = share.reshape(-1, *[1] * (x.ndim - 1))

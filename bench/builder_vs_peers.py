@@ -1,0 +1,217 @@
+"""The engine that `edgectl build` chooses, against what one could have used instead. One thread, interleaved, paired.
+
+    python bench/builder_vs_peers.py --models resnet50 mobilenet_v2 yolo --shared ../shared --json out.json
+
+Peers: ONNX Runtime float, `quantize_static` as it comes (S8S8) and U8S8 per channel, OpenVINO float pinned to f32, and NNCF's
+post-training int8 in OpenVINO. NNCF lives in an environment of its own (made here in a temporary folder, or --nncf-python);
+it gets the float model and the calibration samples as files and answers with an IR file and JSON. All get the same canonical
+float graph and the same samples. In each round every engine runs once; ratios are of neighbours, with bootstrap 95 % intervals.
+
+Each peer's drop is judged like ours, on the confirmation slice that nobody calibrated or chose on. A peer that loses more than the
+budget is timed and reported, but is no rival of "the best inside the budget".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from shapes import SHAPES
+
+from edgectl.builder.accuracy import Judge
+from edgectl.builder.build import build, prepare
+from edgectl.builder.data import Slices, collect, slice_samples
+from edgectl.core.bundle import Bundle, SessionSettings
+from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.device_profiles.probe import probe
+from edgectl.engines.base import Engine
+from edgectl.engines.open import open_engine, open_model
+from edgectl.engines.timing import interleave, load_1m, paired_ratio
+from edgectl.models.catalogue import __file__ as _catalogue
+from edgectl.pipelines.tasks import load_task
+
+_REFERENCE = Path(_catalogue).parent
+_ONE = SessionSettings(threads=1)
+_F32 = SessionSettings(threads=1, precision_hint="f32")
+REAL = {  # name: (model, task, calibration); SHARED/ is --shared
+    "fastestdet": ("SHARED/models/fastestdet-352.onnx", "fastestdet", "SHARED/media/one-by-one-person-detection.mp4"),
+    "kws-dscnn": ("SHARED/models/kws-dscnn-mlperf-tiny.onnx", "keyword", "SHARED/media/speech-60s.wav"),
+    "yard-detector": (str(_REFERENCE / "yard-detector.onnx"), str(_REFERENCE / "yard-detector.toml"), "synth://yard?seed=101&paced=0&fps=2&seconds=24"),
+    "road-detector": (str(_REFERENCE / "road-detector.onnx"), str(_REFERENCE / "road-detector.toml"), "synth://road?seed=101&paced=0&fps=2&seconds=24"),
+}  # fmt: skip
+_NNCF = """
+import json, sys, time, glob
+import numpy as np, nncf, openvino as ov
+model, folder, out = sys.argv[1:]
+start = time.time()
+feeds = [dict(np.load(f)) for f in sorted(glob.glob(folder + "/*.npz"))]
+core = ov.Core()
+quantized = nncf.quantize(core.read_model(model), nncf.Dataset(feeds), subset_size=len(feeds))
+ov.save_model(quantized, out, compress_to_fp16=False)
+print(json.dumps({"nncf": nncf.__version__, "openvino": ov.__version__, "seconds": time.time() - start, "samples": len(feeds)}))
+"""
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, samples) -> None:
+        self._left = iter(samples)
+
+    def get_next(self):
+        sample = next(self._left, None)
+        return None if sample is None else dict(sample.feeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[*REAL, *SHAPES], choices=[*REAL, *SHAPES])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--seconds", type=float, default=12.0, help="of interleaved measuring a model")
+    parser.add_argument("--minutes", type=float, default=0.5, help="of the build's own search")
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--nncf-python", type=Path, help="a Python that has nncf and openvino; default: a venv made here")
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as folder:
+        nncf = a.nncf_python or _environment(Path(folder) / "nncf")
+        for name in a.models:
+            print(f"{name}: load {load_1m()}", file=sys.stderr)
+            row = bench(name, a, Path(folder) / name, nncf)
+            rows.append(row)
+            show(row)
+            if a.json:
+                a.json.write_text(json.dumps({"machine": probe().summary, "max_drop": a.max_drop, "rows": rows}, indent=1))
+    summarise(rows)
+
+
+def _environment(folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(folder / "bin/python"), "-m", "pip", "install", "-q", "nncf", "openvino"], check=True)
+    return folder / "bin/python"
+
+
+def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[str, object]:
+    folder.mkdir()
+    path, task, calibration = _material(name, a.shared, folder)
+    profile = folder / "one-thread.toml"
+    profile.write_text('inherits = "cpu"\ndescription = "one thread"\n[cpu]\nmax_threads = 1\n')
+    start = time.monotonic()
+    report = build(path, profiles=[str(profile)], task=task, calibration=calibration, out=folder / "bundle", minutes=a.minutes, max_drop=a.max_drop, name=name)  # fmt: skip
+    build_seconds = time.monotonic() - start
+    graph, inputs, _ = prepare(path, task)
+    source = folder / "float.onnx"
+    source.write_bytes(graph.SerializeToString())
+    reference = open_model(source, _ONE)
+    (folder / "samples").mkdir()
+    slices = slice_samples(collect(calibration, task, inputs, reference, folder / "samples"), None)
+    judge = Judge(task, slices.confirmation, reference)
+    chosen = Bundle(folder / "bundle").variants[0]
+    makers: dict[str, Callable[[], Engine]] = {
+        "edgectl": lambda: open_engine(chosen, threads=1),
+        "ort float": lambda: open_model(source, _ONE),
+        "ort S8S8": lambda: open_model(_static(source, slices, folder, default=True), _ONE),
+        "ort U8S8": lambda: open_model(_static(source, slices, folder, default=False), _ONE),
+        "openvino f32": lambda: open_model(source, _F32, runtime="openvino"),
+        "nncf openvino": lambda: open_model(_nncf(source, slices, folder, nncf), _F32, runtime="openvino"),
+    }
+    engines: dict[str, Engine] = {}
+    failed = {}
+    for peer, make in makers.items():
+        try:
+            engines[peer] = make()
+            engines[peer].run(slices.search[0].feeds)
+        except Exception as e:
+            engines.pop(peer, None)
+            failed[peer] = str(e).strip().splitlines()[0][:200]
+    feeds = [s.feeds for s in slices.search[:8]]
+    loads = [load_1m()]
+    times = interleave({n: _caller(e, feeds) for n, e in engines.items()}, seconds=a.seconds, min_rounds=60, max_rounds=20_000)
+    loads.append(load_1m())
+    peers = {}
+    for peer, engine in engines.items():
+        drop = judge.judge(engine)
+        ratio = paired_ratio(times["edgectl"], times[peer])
+        peers[peer] = {
+            "p10_ms": float(np.percentile(times[peer], 10)), "p50_ms": float(np.median(times[peer])), "drop": drop.drop, "values": drop.values,
+            "ours_to_it": [ratio.median, ratio.low, ratio.high], "n": ratio.n,
+        }  # fmt: skip
+    return {
+        "model": name, "chosen": f"{chosen.config.variant} ({chosen.config.recipe.passes[-1] if chosen.config.recipe.passes else 'float'})",
+        "build_seconds": build_seconds, "bytes_float": source.stat().st_size,
+        "bytes_chosen": report.variants[0].engine_bytes, "load": loads, "peers": peers, "failed": failed,
+    }  # fmt: skip
+
+
+def _material(name: str, shared: Path, folder: Path) -> tuple[Path, TaskSpec, str]:
+    """Model file, task and calibration data. The shapes get smooth random pictures."""
+    if name in REAL:
+        model, task, data = (x.replace("SHARED", str(shared)) for x in REAL[name])
+        return Path(model), load_task(task), data
+    model = SHAPES[name]()
+    size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    path = folder / f"{name}.onnx"
+    path.write_bytes(model.SerializeToString())
+    rng = np.random.default_rng(0)
+    coarse = rng.random((48, 3, size // 16, size // 16)).astype(np.float32)
+    pictures = (
+        np.kron(coarse, np.ones((1, 1, 16, 16), np.float32)) * 0.8 + rng.random((48, 3, size, size)).astype(np.float32) * 0.2
+    )
+    np.savez(folder / "calibration.npz", image=pictures)
+    return path, TaskSpec(name="tensor", input=TensorInput()), str(folder / "calibration.npz")
+
+
+def _static(source: Path, slices: Slices, folder: Path, *, default: bool) -> Path:
+    out = folder / ("s8s8.onnx" if default else "u8s8.onnx")
+    more = {} if default else {"quant_format": QuantFormat.QDQ, "per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}  # fmt: skip
+    quantize_static(str(source), str(out), Reader(list(slices.calibration)[:32]), **more)
+    return out
+
+
+def _nncf(source: Path, slices: Slices, folder: Path, python: Path) -> Path:
+    data, out = folder / "nncf-samples", folder / "nncf.xml"
+    data.mkdir()
+    for i, s in enumerate(slices.calibration):
+        np.savez(data / f"{i:04d}.npz", **s.feeds)
+    command = [str(python), "-c", _NNCF, str(source), str(data), str(out)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env={"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    )
+    if done.returncode:
+        raise RuntimeError(f"nncf: {done.stderr.strip().splitlines()[-1]}")
+    print("  ", done.stdout.strip().splitlines()[-1], file=sys.stderr)
+    return out
+
+
+def _caller(engine: Engine, feeds: list[dict[str, np.ndarray]]) -> Callable[[], object]:
+    turn: Iterator[int] = iter(range(1 << 40))
+    return lambda: engine.run(feeds[next(turn) % len(feeds)])
+
+
+def show(row: dict) -> None:
+    print(f"\n{row['model']}: chose {row['chosen']}; build {row['build_seconds']:.0f} s; load {row['load'][0]}–{row['load'][1]}")
+    for peer, p in row["peers"].items():
+        m, low, high = p["ours_to_it"]
+        print(
+            f"  {peer:14} p10 {p['p10_ms']:8.3f}  p50 {p['p50_ms']:8.3f} ms  drop {p['drop']:.4f}  edgectl is {m:.3f} × [{low:.3f}, {high:.3f}]  n {p['n']}"
+        )
+    for peer, why in row["failed"].items():
+        print(f"  {peer:14} failed: {why}")
+
+
+def summarise(rows: list[dict]) -> None:
+    for peer in ("ort float", "ort S8S8", "ort U8S8", "openvino f32", "nncf openvino"):
+        ratios = [r["peers"][peer]["ours_to_it"][0] for r in rows if peer in r["peers"]]
+        if ratios:
+            print(f"geometric mean of edgectl / {peer}: {float(np.exp(np.mean(np.log(ratios)))):.3f} over {len(ratios)} models")
+
+
+if __name__ == "__main__":
+    main()
