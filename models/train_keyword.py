@@ -5,6 +5,7 @@
 
 Voices are split: those that the held-out clips are spoken with are never trained on. The score is honest for synthetic
 speech only; nothing here was measured on people.
+The shipped files were made with torch 2.13.0 and onnx 1.23.2.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from typing import Any
 from edgectl.core.wire import Conn, Policy, Reported, Telemetry, Topics
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.config import ApiConfig, ControllerConfig
-from edgectl.fleet.controller import run_controller
 from edgectl.fleet.enroll import write_enrolment
 from edgectl.fleet.publish import publish_bundle
+from edgectl.fleet.service import run_controller
 from edgectl.fleet.trust import init_keys
 from edgectl.link.config import BrokerConfig
 from edgectl.link.mqtt import BrokerOptions, Link

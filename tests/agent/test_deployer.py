@@ -11,7 +11,8 @@ import pytest
 from support_bundle import make_bundle
 from support_fleet import wait_until
 
-from edgectl.agent.deployer import Context, SlotDeployer
+from edgectl.agent.context import Context
+from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.fetch import Cancelled, Fetched, Progress
 from edgectl.agent.journal import Deployment, Installed, Journal, Slot
 from edgectl.agent.probation import LiveBook
@@ -317,8 +318,11 @@ def test_crash_loop_of_a_committed_engine_brings_the_previous_one_back(world: Wo
     world.deployer.crash_loop()
     assert wait_until(lambda: world.deployer.report().state is State.DEGRADED, "degraded")
     assert world.active == "gate-detector@1"
-    assert isinstance(world.serving, EngineRef)
-    assert world.serving.release == "gate-detector@1"
+
+    def serves_the_first() -> bool:  # the record says so first, the worker follows
+        return isinstance(world.serving, EngineRef) and world.serving.release == "gate-detector@1"
+
+    wait_until(serves_the_first, "the engine from before serves")
 
 
 @pytest.mark.parametrize("state", [s for s in State if s not in TERMINAL and s not in (State.IDLE, State.ROLLING_BACK)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,8 +43,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.journal.close()
 
 
 def test_signed_release_is_accepted_with_its_length(world: World) -> None:
@@ -92,6 +95,7 @@ def test_metadata_of_another_fleet_is_refused(world: World, tmp_path: Path) -> N
     world.release()
     world.device.update(world.online.message())
     other = World(tmp_path / "other")
+    other.journal.close()
     other.release()
     with pytest.raises(TrustError):
         world.device.update(other.online.message())
@@ -121,8 +125,9 @@ def test_missing_file_is_refused(world: World) -> None:
         world.device.update(encode_trust(files))
 
 
-def test_expired_set_is_stale_not_wrong(tmp_path: Path) -> None:
+def test_expired_set_is_stale_not_wrong(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     world = World(tmp_path, lifetime=timedelta(seconds=-1))
+    request.addfinalizer(world.journal.close)
     world.release()
     with pytest.raises(StaleTrust, match="expired"):
         world.device.update(world.online.message())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,43 @@ def test_json_of_commands_that_need_nothing(command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*command, "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)
+
+
+DEVICE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"onnx", "onnxslim", "sqlalchemy", "starlette", "uvicorn", "httpx", "amqtt", "torch", "openvino"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from edgectl.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (("build", "m.onnx", "--task", "tensor", "--profile", "cpu"), "builder"),
+        (("fleet", "devices"), "fleet"),
+        (("demo",), "builder"),
+        (("profiles", "probe"), None),
+        (("models", "list"), None),
+        (("run", "surveillance", "--help"), None),
+        (("agent", "run", "--help"), None),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else str(v),
+)
+def test_a_device_without_the_extras_runs_what_it_needs_and_names_what_it_lacks(
+    command: tuple[str, ...], extra: str | None, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", DEVICE, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "EDGECTL_TOKEN": "t"},
+    )  # fmt: skip
+    if extra is None:
+        assert run.returncode == 0, run.stderr
+    else:
+        assert run.returncode == 2, run.stderr
+        assert f"edgectl[{extra}]" in run.stderr
+        assert "Traceback" not in run.stderr

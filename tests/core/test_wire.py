@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_a_name_cannot_become_another_topic(name: str) -> None:
                 st.lists(c, max_size=3)
                 | st.dictionaries(st.sampled_from(["gen", "epoch", "slots", "seq", "files", "online"]), c, max_size=4)
             ),
-        ).map(lambda v: __import__("json").dumps(v).encode()),
+        ).map(lambda v: json.dumps(v).encode()),
     )
 )
 def test_any_bytes_are_a_message_or_a_protocol_error(model: type[Message], data: bytes) -> None:

@@ -110,7 +110,7 @@ def test_absent_controller_is_one_sentence() -> None:
 
 
 def test_taken_port_is_one_sentence(fleet: Fleet) -> None:
-    from edgectl.fleet.controller import run_controller
+    from edgectl.fleet.service import run_controller
 
     with pytest.raises(LinkError, match="cannot listen"):
         run_controller(fleet.config.model_copy(update={"state_dir": fleet.folder / "other"}), fleet.stop_controller)

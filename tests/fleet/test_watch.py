@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Failure, Frames, Reported, ReportedSlot, StreamStats, Telemetry
@@ -8,13 +10,13 @@ from edgectl.fleet.watch import LatencyBook, rows
 D = "sha256:" + "a" * 64
 
 
-def telemetry(seq: int, ms: float = 5, *, epoch: int = 1, replay: bool = False) -> Telemetry:
+def telemetry(seq: int, ms: float = 5, *, epoch: int = 1, replay: bool = False, digest: str = D) -> Telemetry:
     h = Histogram()
     for _ in range(100):
         h.record(ms * 1000)
     s = StreamStats(
         kind="surveillance",
-        slots={"gate": D},
+        slots={"gate": digest},
         stages={"engine": h.data(), "decode": h.data()},
         frames=Frames(captured=120, processed=100, dropped={"deadline": 15, "queue": 5}),
         fps=10,
@@ -72,3 +74,11 @@ def test_engines_of_one_stream_are_kept_apart() -> None:
     assert 8.9 < (book.engine("words", other).percentile_ms(50) or 0) < 9.1
     assert 0.9 < (book.engine("vad", D).percentile_ms(50) or 0) < 1.1
     assert book.stream("kiosk", "desk").n == 20
+
+
+def test_after_a_swap_the_row_speaks_of_the_engine_that_serves_now() -> None:
+    book = LatencyBook()
+    for seq, ms, digest in ((1, 5, D), (2, 50, "sha256:" + "b" * 64), (3, 5, D)):
+        book.add("cam", telemetry(seq, ms=ms, digest=digest))
+    assert book.stream("cam", "yard").percentile_ms(90) == pytest.approx(5, rel=0.02)
+    assert book.engine("gate", D).n == 200

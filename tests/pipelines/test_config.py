@@ -49,7 +49,7 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
     [
         (YAML, "annotate.video"),
         ("zones: [", "not valid YAML in line"),
-        ("- 1\n- 2", "document|valid"),
+        ("- 1\n- 2", "not valid: it must be a mapping"),
         ("zones: {Yard!: {polygon: [0,0,1,0,1,1]}}", "not a name"),
         ("zones: {y: {polygon: [0,0,1,1]}}", "3 to 256 corners"),
         ("zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}", "crosses itself"),
@@ -65,7 +65,10 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("snapshots: {on: [nothing]}", "no rule or zone"),
         ("budget_ms: .inf", "finite"),
         ("track: {lost_s: -1}", "track.lost_s"),
-        ("colour: red", "colour"),
+        ("colour: red", "colour: there is no such setting"),
+        ("zones: {y: {polygn: [0,0,1,0,1,1]}}", "zones.y.polygn: there is no such setting"),
+        ("classes: person", "classes: it must be a list"),
+        ("speech: {treshold: 0.5}", "speech.treshold: there is no such setting"),
         ("\x00", "not valid YAML"),
     ],
 )

@@ -43,10 +43,38 @@ def test_a_summary_adds_up(tmp_path: Path) -> None:
 
 def test_an_endless_source_stops_after_its_seconds(tmp_path: Path) -> None:
     seen: list[Any] = []
-    s = run(tmp_path, "synth://yard?fps=30&width=160&height=96", seconds=1.2, on_progress=seen.append)
+    s = run(tmp_path, "synth://yard?fps=30&width=160&height=96", seconds=1.2, on_progress=lambda s, share: seen.append(share))
     assert 1.0 < s.seconds < 5
     assert s.frames.in_flight == 0
     assert len(seen) >= 2
+    assert seen[-1] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("source", ["file", "synth://yard?fps=10&paced=0&width=96&height=64"])
+def test_seconds_are_those_of_the_source_not_of_the_clock(tmp_path: Path, source: str) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=100, fps=10)
+    shares: list[float | None] = []
+    uri = str(clip) if source == "file" else source
+    s = run(tmp_path, uri, seconds=3.0, on_progress=lambda s, share: shares.append(share))
+    assert (s.frames.captured, s.frames.processed, s.frames.dropped) == (30, 30, {})
+    assert shares[-1] == 1.0
+
+
+def test_progress_of_a_file_is_known(tmp_path: Path) -> None:
+    shares: list[float | None] = []
+    run(tmp_path, str(write_clip(tmp_path / "c.mp4", frames=30)), on_progress=lambda s, share: shares.append(share))
+    assert shares[-1] == 1.0
+
+
+def test_a_listener_that_fails_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    """``edgectl run … | head``: nobody reads, so nothing needs to run."""
+
+    def gone(_: Any) -> None:
+        raise BrokenPipeError
+
+    config = parse_config({"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    with pytest.raises(BrokenPipeError):
+        run(tmp_path, "synth://yard?fps=30&width=160&height=96", config=config, on_event=gone)
 
 
 def test_a_full_disk_fails_the_run(tmp_path: Path) -> None:

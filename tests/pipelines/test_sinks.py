@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +85,60 @@ def test_a_file_waits_and_loses_nothing() -> None:
     assert pool.close(10)
     assert len(video.got) == 200
     assert pool.counters == {}
+
+
+def test_a_camera_that_changes_its_format_keeps_its_proportions_in_the_video(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "v.mp4", Annotate(), 10)
+    for i, size in enumerate([(160, 90), (120, 90), (320, 180)]):
+        image = np.full((size[1], size[0], 3), 200, np.uint8)
+        sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+    sink.close()
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        first, narrow, large = (f.to_ndarray(format="gray") for f in video.decode(video=0))
+    assert first.shape == narrow.shape == large.shape == (90, 160)
+    assert first.mean() == pytest.approx(large.mean(), abs=2)  # another resolution fills the picture
+    assert narrow[:, 30:130].mean() == pytest.approx(first.mean(), abs=4)
+    assert narrow[:, :14].mean() < 30  # 4:3 in 16:9 has black on both sides
+    assert narrow[:, -14:].mean() < 30
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_that_fills_up_leaves_whole_lines_and_no_half_video(tmp_path: Path) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    try:
+        video, log = VideoSink(tmp_path / "v.mp4", Annotate(), 10), JsonlSink(tmp_path / "e.jsonl")
+        noise = np.random.default_rng(0)
+        pool = SinkPool("s", [log, video], wait=True)
+        for i in range(200):
+            image = noise.integers(0, 256, (90, 160, 3), dtype=np.uint8)
+            pool.offer(Output((record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+        assert pool.close(20)
+        assert set(pool.errors) == {"jsonl", "video"}
+        assert all("the disk is full" in str(e) for e in pool.errors.values())
+        lines = (tmp_path / "e.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [str(i) for i in range(len(lines))]
+        assert [p.name for p in tmp_path.iterdir()] == ["e.jsonl"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), ValueError("a defect")])
+def test_a_sink_that_fails_is_closed_and_counted_and_the_others_go_on(error: Exception) -> None:
+    class Failing(Blocked):
+        def write(self, output: Output) -> None:
+            raise error
+
+    bad, heard = Failing("bad", False), []
+    pool = SinkPool("s", [bad, CallbackSink(heard.append)], wait=True)
+    for i in range(5000):  # more than the queue holds: a dead thread would block here for ever
+        pool.offer(Output((record(i),)))
+    assert pool.close(20)
+    assert len(heard) == 5000
+    assert bad.closed == 1
+    assert str(error) in str(pool.errors["bad"])
+    assert pool.counters == {"sink_failed:bad": 1}
 
 
 def test_the_record_queue_is_bounded_too() -> None:

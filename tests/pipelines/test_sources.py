@@ -21,6 +21,7 @@ from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.frame import Frame
 from edgectl.pipelines.sources import EndOfStream, Source, open_source, redact
 from edgectl.pipelines.sources.live import LiveSource, backoff_s
+from edgectl.pipelines.sources.video import reason_of
 
 
 @pytest.fixture
@@ -172,6 +173,13 @@ def test_credentials_never_leave(tmp_path: Path) -> None:
         open_source(f"rtsp://admin:secret@127.0.0.1:{free_port()}/sub").open()
     assert "secret" not in str(caught.value)
     assert caught.value.retryable
+
+
+def test_a_camera_whose_name_does_not_resolve_is_away_not_broken() -> None:
+    with pytest.raises(SourceError, match="name resolve") as caught:
+        open_source("rtsp://camera.invalid/sub").open()
+    assert caught.value.retryable
+    assert reason_of(caught.value.__cause__ or caught.value) == "unreachable"
 
 
 def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:

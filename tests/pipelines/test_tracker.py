@@ -193,3 +193,14 @@ def test_whatever_is_detected_ids_are_unique_ordered_and_boxes_inside(data: st.D
         new = out.ids[out.ids > highest]
         assert new.tolist() == list(range(highest + 1, highest + 1 + len(new)))
         highest = max(highest, *out.ids.tolist(), 0)
+
+
+def test_a_camera_that_changes_its_resolution_keeps_its_tracks() -> None:
+    tracker = Tracker()
+    ids = set()
+    for k in range(20):
+        scale, width, height = (1.0, 640, 360) if k < 10 else (2.0, 1280, 720)
+        x = (100 + 6 * k) * scale
+        found = detections((x, 100 * scale, x + 30 * scale, 180 * scale, 0.9, 0))
+        ids |= set(tracker.update(found, k / 10, width, height).ids.tolist())
+    assert ids == {1}

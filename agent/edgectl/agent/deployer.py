@@ -8,79 +8,27 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import replace
 
+from edgectl.agent.context import Context
 from edgectl.agent.deployment import DEADLINE_S, TRIES, WORKING, Event, resume, step
-from edgectl.agent.fetch import Cancelled, Fetched, Progress, variant_blobs
-from edgectl.agent.journal import Deployment, Installed, Journal, Slot
-from edgectl.agent.probation import LiveBook, judge
-from edgectl.agent.store import Store
-from edgectl.agent.trust import StaleTrust, TrustStore
-from edgectl.core.bundle import Descriptor
+from edgectl.agent.fetch import Cancelled, Progress, variant_blobs
+from edgectl.agent.journal import Deployment, Installed, Slot
+from edgectl.agent.probation import judge
+from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
 from edgectl.pipelines.worker_protocol import EngineRef
 
-__all__ = ["Context", "Pipelines", "SlotDeployer", "WarmUp", "WarmUpReport"]
+__all__ = ["SlotDeployer"]
 
 log = logging.getLogger(__name__)
 
 _TRUST_GRACE_S = 5.0
 """How long a ``desired`` may be ahead of the metadata that signs it: the two are separate messages."""
-
-
-class WarmUpReport(Protocol):
-    """What :func:`edgectl.engines.warm.warm_up` returns."""
-
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def p50_ms(self) -> float | None: ...
-    @property
-    def error(self) -> str | None: ...
-
-
-class WarmUp(Protocol):
-    def __call__(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> WarmUpReport: ...
-
-
-class Pipelines(Protocol):
-    """What the deployer asks of the supervisor."""
-
-    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None: ...
-    def commit(self, slot: str) -> None: ...
-    def idle(self, slot: str) -> bool: ...
-
-
-class Fetch(Protocol):
-    def fetch(
-        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
-    ) -> Fetched: ...
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every slot's deployer works with. ``changed`` is called whenever there is something new to report."""
-
-    journal: Journal
-    store: Store
-    trust: TrustStore
-    fetcher: Fetch
-    warm_up: WarmUp
-    pipelines: Pipelines
-    live: LiveBook
-    frozen: Callable[[], bool]
-    changed: Callable[[], None]
-    disk: threading.Lock
-    """Held while blobs are fetched or tidied away."""
-    warm_runs: int = 32
-    clock: Callable[[], float] = time.monotonic
 
 
 class _Superseded(Exception):

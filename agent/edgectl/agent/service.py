@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgectl.agent.config import AgentConfig
-from edgectl.agent.deployer import Context, SlotDeployer, WarmUp
+from edgectl.agent.context import Context, WarmUp
+from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.fetch import Fetcher, Machine
 from edgectl.agent.journal import Journal
 from edgectl.agent.notify import notify, watchdog_interval_s
@@ -61,14 +62,17 @@ class AgentParts:
     warm_up: WarmUp
     worker: Sequence[str] = WORKER
     timing: Timing | None = None
+    profile: str | None = None
+    """The profile that fits the machine, for ``profile = "auto"``."""
 
 
 def default_parts() -> AgentParts:
     """This machine's facts, and the warm-up in a child process."""
-    from edgectl.device_profiles.probe import probe
+    from edgectl.device_profiles.probe import best_profile, probe
     from edgectl.engines.warm import warm_up
 
-    return AgentParts(machine=probe(), warm_up=warm_up)
+    machine = probe()
+    return AgentParts(machine=machine, warm_up=warm_up, profile=best_profile(machine).name)
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
@@ -90,7 +94,7 @@ class _Agent:
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
         self._epoch = self._journal.next_epoch()
-        self._profile = None if config.profile == "auto" else config.profile
+        self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
         try:
             root = config.root.read_bytes()

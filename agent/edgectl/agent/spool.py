@@ -58,13 +58,17 @@ class Spool:
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, created REAL, topic TEXT, payload BLOB)"
-        )
-        db.execute("SELECT count(*) FROM spool").fetchone()
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, created REAL, topic TEXT, payload BLOB)"
+            )
+            db.execute("SELECT count(*) FROM spool").fetchone()
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
         return db
 
     @property

@@ -22,7 +22,7 @@ from edgectl.core.task import AudioInput, ImageInput, TaskSpec
 from edgectl.core.tensors import read_npz
 from edgectl.engines.base import Engine, Feeds
 from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
-from edgectl.pipelines.sources.base import EndOfStream, open_source
+from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.speech.features import windows
 from edgectl.pipelines.speech.sources import read_audio
 

@@ -1,11 +1,18 @@
-"""SIGINT and SIGTERM as an event: services stop in good order."""
+"""SIGINT and SIGTERM as an event: services stop in good order. And a service that ends with the process that started it."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 
-__all__ = ["stop_event"]
+__all__ = ["DIE_WITH_PARENT", "follow_parent", "stop_event"]
+
+DIE_WITH_PARENT = "EDGECTL_DIE_WITH_PARENT"
+"""Environment variable: process id of the parent whose end ends this process, too."""
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def stop_event() -> threading.Event:
@@ -20,3 +27,13 @@ def stop_event() -> threading.Event:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     return event
+
+
+def follow_parent() -> None:
+    """Where :data:`DIE_WITH_PARENT` asks for it: SIGTERM from the kernel when the parent ends, even by a crash or SIGKILL."""
+    parent = os.environ.pop(DIE_WITH_PARENT, None)
+    if parent is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it ended before we asked
+        sys.exit(128 + signal.SIGTERM)

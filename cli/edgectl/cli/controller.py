@@ -47,7 +47,7 @@ def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.
     from edgectl.cli._logging import log_to_stderr
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.config import load_controller_config
-    from edgectl.fleet.controller import run_controller
+    from edgectl.fleet.service import run_controller
 
     loaded = load_controller_config(config)
     log_to_stderr()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,9 +29,13 @@ from edgectl.cli import (
     run,
 )
 from edgectl.cli._output import Output
-from edgectl.core.errors import EdgectlError
+from edgectl.cli._signals import follow_parent
+from edgectl.core.errors import EdgectlError, UsageError
 
 __all__ = ["app", "main"]
+
+# Typer brings a copy of click from 0.20 on and needs click itself before: this is the one that it raises.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="edgectl",
@@ -66,18 +71,55 @@ for _noun in (bundle, profiles, models, keys, broker, device, agent, controller,
 app.add_typer(demo.app)
 
 
+_EXTRAS = {
+    "onnx": "builder",
+    "onnxslim": "builder",
+    "google": "builder",
+    "sqlalchemy": "fleet",
+    "starlette": "fleet",
+    "uvicorn": "fleet",
+    "httpx": "fleet",
+    "amqtt": "broker",
+    "torch": "compress",
+}
+"""What a device does not install, and the extra that brings it."""
+
+
 def main() -> None:
-    """Entry point: known errors become one sentence, a next step and their exit code."""
+    """Entry point: known errors become one sentence, a next step and their exit code; SIGTERM stops in good order, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _terminated)
+    follow_parent()
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
     except EdgectlError as e:
-        (Output.current or Output("--json" in sys.argv)).fail(e)
-        sys.exit(e.exit_code)
-    except KeyboardInterrupt:
+        _fail(e)
+    except ModuleNotFoundError as e:
+        extra = _EXTRAS.get((e.name or "").split(".")[0])
+        if extra is None:
+            raise
+        _fail(UsageError(f"this command needs {e.name}, which is not installed", hint=f"pip install 'edgectl[{extra}]'"))
+    except _ClickException as e:
+        if type(e).__name__ == "NoArgsIsHelpError":
+            e.show()
+            sys.exit(2)
+        _fail(UsageError(e.format_message().rstrip(".").replace("Value error, ", ""), hint=_help_of(e)))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    except BrokenPipeError:  # the reader (head, less) went away
-        sys.stderr.close()
-        sys.exit(141)
+
+
+def _fail(e: EdgectlError) -> NoReturn:
+    (Output.current or Output("--json" in sys.argv)).fail(e)
+    sys.exit(e.exit_code)
+
+
+def _help_of(e: Exception) -> str | None:
+    asked = getattr(e, "ctx", None)
+    return None if asked is None else f"see `{asked.command_path} --help`"
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the good order
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

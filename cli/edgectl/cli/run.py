@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "describe", "run", "summary_view"]
 
 
+MAX_RECORDS = 10_000
+"""Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
+
+
 class Kind(str, enum.Enum):
     surveillance = "surveillance"
     driving = "driving"
@@ -37,7 +41,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline on a source and print its events as they come."""
+    """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them at the end."""
     output = Output(json)
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
@@ -49,7 +53,7 @@ def run(
 
     def heard(event: dict[str, Any]) -> None:
         if json:
-            if len(events) < 10_000:
+            if len(events) < MAX_RECORDS:
                 events.append(event)
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             output.stdout.print(describe(event))
@@ -57,15 +61,16 @@ def run(
     machine = probe()
     with output.progress() as update:
 
-        def moving(stats: StreamStats) -> None:
-            update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", None)
+        def moving(stats: StreamStats, share: float | None) -> None:
+            update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", share)
 
         summary = run_stream(
             kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
             seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
         )  # fmt: skip
 
-    output.result(plain(summary) | {"records": events}, lambda: summary_view(summary))
+    value = plain(summary) | {"records": events, "records_left_out": sum(summary.events.values()) - len(events)}
+    output.result(value, lambda: summary_view(summary))
 
 
 def summary_view(summary: RunSummary) -> RenderableType:

@@ -46,11 +46,25 @@ class Message(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+_PLAIN = {
+    "extra_forbidden": "there is no such setting",
+    "missing": "it is missing",
+    "list_type": "it must be a list",
+    "tuple_type": "it must be a list",
+    "dict_type": "it must be a mapping",
+    "model_type": "it must be a mapping",
+    "model_attributes_type": "it must be a mapping",
+}
+"""Pydantic's own words are for programmers."""
+
+
 def first_problem(e: ValidationError) -> str:
-    """The first validation problem as ``field.path: what is wrong``."""
-    problem = e.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "document"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    """One validation problem as ``field.path: what is wrong``. A misspelt name goes first: it explains what else is missing."""
+    problems = e.errors(include_url=False, include_context=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    what = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    return f"{where}: {what}" if where else what
 
 
 def parse_json(model: type[M], data: bytes, *, max_bytes: int, what: str, error: type[EdgectlError] = ProtocolError) -> M:

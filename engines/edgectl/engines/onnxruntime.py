@@ -6,6 +6,7 @@ optimisation (at a lower level its int8 kernels are not formed: 4 × slower), so
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,5 +96,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _first_line(e: Exception) -> str:
-    text = str(e).strip() or type(e).__name__
-    return text.splitlines()[0][:300]
+    """What ONNX Runtime says, without its status prefix and the place in its own sources."""
+    text = (str(e).strip() or type(e).__name__).splitlines()[0]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"\S*/onnxruntime_src/\S+ .*?\) ", "", text)[:300]

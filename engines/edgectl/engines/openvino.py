@@ -14,6 +14,7 @@ import numpy as np
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EngineError
 from edgectl.engines.base import Feeds, Outputs, check_feeds
+from edgectl.engines.signal_stack import keep_signal_stack
 
 __all__ = ["OpenVinoEngine"]
 
@@ -35,8 +36,9 @@ class OpenVinoEngine:
         try:
             core = openvino.Core()
             graph = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model=model)
-            compiled = core.compile_model(graph, "CPU", config)
-            self._request: Any = compiled.create_infer_request()
+            with keep_signal_stack():
+                compiled = core.compile_model(graph, "CPU", config)
+                self._request: Any = compiled.create_infer_request()
         except Exception as e:
             raise EngineError(f"OpenVINO cannot open the model: {str(e).strip().splitlines()[0][:300]}") from e
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"

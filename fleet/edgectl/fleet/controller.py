@@ -7,7 +7,6 @@ What cannot be rebuilt is written to the database before it is published.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +49,7 @@ from edgectl.fleet.trust import OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
 
-__all__ = ["Controller", "RolloutRequest", "run_controller"]
+__all__ = ["Controller", "RolloutRequest"]
 
 log = logging.getLogger(__name__)
 
@@ -369,31 +368,3 @@ class Controller:
 
     def _publish(self, topic: str, message: Message) -> None:
         self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)
-
-
-def run_controller(config: ControllerConfig, stop_event: threading.Event) -> None:
-    """Run controller, seeder and API until ``stop_event`` is set.
-
-    Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
-    """
-    from edgectl.fleet.api import ApiServer
-
-    controller = Controller(config)
-    try:
-        api = ApiServer(controller, _token(config))
-        controller.start()
-        api.start()
-        try:
-            controller.run(stop_event)
-        finally:
-            api.close()
-    finally:
-        controller.close()
-
-
-def _token(config: ControllerConfig) -> str:
-    """The API's bearer token: made once, readable by the owner only."""
-    path = config.state_dir / "token"
-    if not path.is_file():
-        atomic_write(path, secrets.token_urlsafe(32).encode(), mode=0o600)
-    return path.read_text().strip()

@@ -42,6 +42,7 @@ class LatencyBook:
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str], deque[Histogram]] = {}
+        self._serving: dict[tuple[str, str], dict[str, str]] = {}
         self._engines: dict[tuple[str, str, str], Histogram] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self.latest: dict[str, Telemetry] = {}
@@ -59,7 +60,10 @@ class LatencyBook:
         for stream, s in t.streams.items():
             engines = {name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE}
             if engines and not t.replay:
-                self._windows.setdefault((device, stream), deque(maxlen=_WINDOWS)).append(Histogram.merged(engines.values()))
+                if self._serving.get((device, stream)) != s.slots:  # another engine: its latency is not the old one's
+                    self._serving[device, stream] = s.slots
+                    self._windows[device, stream] = deque(maxlen=_WINDOWS)
+                self._windows[device, stream].append(Histogram.merged(engines.values()))
             for slot, digest in s.slots.items():
                 if window := engines.get(f"{ENGINE_STAGE}:{slot}") or engines.get(ENGINE_STAGE):
                     self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
@@ -68,7 +72,7 @@ class LatencyBook:
         return True
 
     def stream(self, device: str, stream: str) -> Histogram:
-        """Engine latency over the last windows."""
+        """Engine latency over the last windows of the engine that serves now."""
         return Histogram.merged(self._windows.get((device, stream), ()))
 
     def engine(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:

@@ -19,7 +19,7 @@ from edgectl.pipelines.tracker import TrackConfig
 
 __all__ = [
     "Annotate", "CameraConfig", "CollisionConfig", "EgoConfig", "FlowConfig", "LaneDepartureConfig", "LineConfig", "LoiterConfig",
-    "OccupancyConfig", "PipelineConfig", "SnapshotConfig", "ZoneConfig", "load_config", "parse_config",
+    "OccupancyConfig", "PipelineConfig", "SnapshotConfig", "SpeechConfig", "ZoneConfig", "load_config", "parse_config",
 ]  # fmt: skip
 
 _MAX_BYTES = 1 << 20
@@ -167,6 +167,20 @@ class EgoConfig(Config):
     max_age_ms: float = Field(default=500, gt=0)
 
 
+class SpeechConfig(Config):
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Keyword probability; None: the task's ``decode.score``."""
+    smooth_s: float = Field(default=0.24, ge=0, le=5)
+    patience: int = Field(default=2, ge=1, le=100)
+    refractory_s: float = Field(default=1.0, ge=0, le=60)
+    hop_frames: int = Field(default=4, ge=1, le=1000)
+    """Feature frames between two runs of the keyword net."""
+    vad_on: float = Field(default=0.5, gt=0, lt=1)
+    vad_off: float = Field(default=0.35, gt=0, lt=1)
+    min_silence_ms: float = Field(default=100, ge=0, le=60_000)
+    pad_ms: float = Field(default=30, ge=0, le=5_000)
+
+
 class PipelineConfig(Config):
     flow: FlowConfig = FlowConfig()
     budget_ms: float | None = Field(default=None, gt=0, le=600_000)
@@ -186,8 +200,7 @@ class PipelineConfig(Config):
     """How often a tracked object is reported while nothing changes."""
     camera: CameraConfig = CameraConfig()
     ego: EgoConfig = EgoConfig()
-    speech: dict[str, Any] = {}
-    """Settings of the speech pipeline, which validates them."""
+    speech: SpeechConfig = SpeechConfig()
 
     @field_validator("rules", mode="before")
     @classmethod

@@ -60,6 +60,8 @@ class PipelineArgs:
     """Folder for events, snapshots, track logs and annotated video; None: none are written."""
     patient: bool = False
     """Wait for a camera that is away at the start, instead of failing."""
+    seconds: float | None = None
+    """End the stream after so many seconds of the source: capture time, which for a camera is the time on the clock."""
 
 
 class Pipeline(Protocol):
@@ -67,6 +69,8 @@ class Pipeline(Protocol):
 
     outputs: tuple[Path, ...]
     """Files that this pipeline writes."""
+    expected: int | None
+    """Frames (or blocks of audio) that the source will give, known from :meth:`start` on; None where it cannot be told."""
 
     def start(self) -> None:
         """Open engines and source, infer once to warm up, start the threads. On an error nothing is left running."""

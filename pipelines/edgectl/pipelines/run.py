@@ -59,7 +59,7 @@ def run_stream(
     seconds: float | None = None,
     out: Path | None = None,
     on_event: Callable[[Record], None] | None = None,
-    on_progress: Callable[[StreamStats], None] | None = None,
+    on_progress: Callable[[StreamStats, float | None], None] | None = None,
     *,
     facts: frozenset[str] | None = None,
     runtimes: Sequence[str] = ("onnxruntime",),
@@ -67,12 +67,13 @@ def run_stream(
     variants: Mapping[str, Variant] | None = None,
     stream: str = "run",
 ) -> RunSummary:
-    """Run until the source ends, ``seconds`` of wall time are over, or it fails.
+    """Run until the source ends, ``seconds`` of it are over, or it fails.
 
     ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken, for the role
     its task says.
     ``variants`` (role → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
-    second from this one. KeyboardInterrupt stops in good order and is raised again. Raises :class:`EdgectlError`.
+    second from this one, with the share that is done (0..1) where the source can tell its length. What they raise, and
+    KeyboardInterrupt, stops in good order and is raised again. Raises :class:`EdgectlError`.
     """
     engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(
         bundles, facts or frozenset(), runtimes
@@ -80,6 +81,7 @@ def run_stream(
     seen: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
     last_counts: dict[str, Any] = {}
+    deaf: list[BaseException] = []
 
     def emit(record: Record) -> None:
         seen[":".join(str(record[k]) for k in ("type", "phase") if k in record)] += 1
@@ -87,27 +89,34 @@ def run_stream(
             by_rule[record["rule"]] += 1
         if "counts" in record:
             last_counts[record["rule"]] = record["counts"]
-        if on_event is not None:
-            on_event(record)
+        if on_event is not None and not deaf:
+            try:
+                on_event(record)
+            except BaseException as e:  # SystemExit among them: Rich raises it where nobody reads. Raised again below
+                deaf.append(e)
 
-    pipeline = make_pipeline(kind, PipelineArgs(stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out))
-    pipeline.start()
-    started = time.monotonic()
-    deadline = None if seconds is None else started + seconds
+    def progress(stats: StreamStats) -> None:
+        if on_progress is not None:
+            on_progress(stats, stats.frames.captured / pipeline.expected if pipeline.expected else None)
+
+    pipeline = make_pipeline(
+        kind,
+        PipelineArgs(stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out, seconds=seconds),
+    )
     try:
-        while not pipeline.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic()))):
-            if on_progress is not None:
-                on_progress(pipeline.stats())
-            if deadline is not None and time.monotonic() >= deadline:
-                break
+        pipeline.start()
+        started = time.monotonic()
+        while not pipeline.wait(0.5) and not deaf:
+            progress(pipeline.stats())
         elapsed = time.monotonic() - started
     finally:
         pipeline.stop()
+    if deaf:
+        raise deaf[0]
     if pipeline.error is not None:
         raise pipeline.error
     last = pipeline.stats()
-    if on_progress is not None:
-        on_progress(last)
+    progress(last)
     return RunSummary(
         kind=kind,
         seconds=elapsed,

@@ -7,7 +7,6 @@ empty scene: trackers and rules do not see that frame. Engines are swapped betwe
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edgectl.core.errors import EdgectlError, EngineError, ModelError, SourceError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
+from edgectl.pipelines.capture import Capture
 from edgectl.pipelines.detector import Detector
 from edgectl.pipelines.events import Event, EventWriter
 from edgectl.pipelines.flow import Fifo, Handover, LatestSlot
@@ -38,14 +38,13 @@ from edgectl.pipelines.sinks import (
     VideoSink,
     snapshot_name,
 )
-from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo, open_source
+from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.swap import HotSwap
+from edgectl.pipelines.threads import stream_thread
 from edgectl.pipelines.trace import Tracer
 from edgectl.pipelines.tracker import Tracker, Tracks
 
 __all__ = ["Analyser", "VideoPipeline"]
-
-_log = logging.getLogger(__name__)
 
 ROLE = "detector"
 _POLL_S = 0.2
@@ -80,6 +79,7 @@ class VideoPipeline:
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
+        self.expected: int | None = None
         self._writer = EventWriter(args.stream, releases=_releases(self._slot))
         self._error: EdgectlError | None = None
         self._stop = threading.Event()
@@ -90,39 +90,32 @@ class VideoPipeline:
         self._previous_done_ns: int | None = None
         self._window_start = time.monotonic()
         self._window_processed = 0
-        self._gate_next_s: float | None = None
         self._dropped_late = False
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._source: Source = open_source(self._args.source, patient=self._args.patient)
+        source = open_source(self._args.source, patient=self._args.patient)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._slot), self._slot, self._done.is_set)
             undo.callback(self._engines.close)
             self._labels = LabelMap(self._config, self._engines.detector.labels)
-            self._capture = threading.Thread(
-                target=self._guarded(self._capture_loop), name=f"capture-{self._args.stream}", daemon=True
+            self._capture = Capture(
+                self._args.stream,
+                source,
+                self.ledger,
+                target_fps=self._config.flow.target_fps,
+                seconds=self._args.seconds,
+                failed=self._fail,
             )
-            self._engine = threading.Thread(
-                target=self._guarded(self._engine_loop), name=f"engine-{self._args.stream}", daemon=True
-            )
-            # The source belongs to the capture thread: it opens it there and reports back.
-            self._opened = threading.Event()
-            self._info: SourceInfo | None = None
-            self._go = threading.Event()
-            undo.callback(self._capture.join)
-            undo.callback(self._go.set)
-            undo.callback(self._stop.set)
-            self._capture.start()
-            self._opened.wait()
-            if self._info is None:
-                raise self._error or SourceError(f"cannot open {self._args.source}")
-            self._plan(self._info)
+            undo.callback(self._capture.join, _JOIN_S)
+            undo.callback(self._capture.stop)
+            self._plan(self._capture.open())
+            self._engine = stream_thread("engine", self._args.stream, self._engine_loop, self._fail)
             self._window_start = time.monotonic()
             self._started = True
             self._engine.start()
-            self._go.set()
+            self._capture.deliver(self._handover, self._say_outage)
             undo.pop_all()
 
     def wait(self, timeout_s: float) -> bool:
@@ -137,11 +130,10 @@ class VideoPipeline:
             return
         self._stopped = True
         self._stop.set()
-        self._source.interrupt()
+        self._capture.stop()
         self._handover.close()
-        self._capture.join(_JOIN_S)
         self._engine.join(_JOIN_S)
-        if self._capture.is_alive() or self._engine.is_alive():
+        if not self._capture.join(_JOIN_S) or self._engine.is_alive():
             raise EngineError(
                 f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
             )
@@ -160,6 +152,7 @@ class VideoPipeline:
         """Everything that depends on the source: hand-over, budget, analyser, sinks."""
         mode = self._config.flow.mode
         self._realtime = info.realtime
+        self.expected = _expected(info, self._args.seconds)
         latest = info.realtime if mode == "auto" else mode == "latest"
         self._handover: Handover[Frame] = LatestSlot() if latest else Fifo()
         self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
@@ -189,20 +182,6 @@ class VideoPipeline:
         self.outputs = tuple(files)
         return sinks
 
-    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
-        """A thread that fails ends the stream with its reason; nothing dies unheard."""
-
-        def run() -> None:
-            try:
-                loop()
-            except EdgectlError as e:
-                self._fail(e)
-            except Exception as e:
-                _log.exception("stream %s failed", self._args.stream)
-                self._fail(EngineError(f"stream {self._args.stream} failed: {type(e).__name__}: {e}"))
-
-        return run
-
     def _fail(self, e: EdgectlError) -> None:
         self._error = self._error or e
         self._stop.set()
@@ -210,74 +189,10 @@ class VideoPipeline:
             self._handover.close()
         self._done.set()
 
-    # -- capture thread ---------------------------------------------------------------------------------------------------
-
-    def _capture_loop(self) -> None:
-        source = self._source
-        try:
-            try:
-                self._info = source.open()
-            except EdgectlError as e:
-                self._error = e
-                return
-            finally:
-                self._opened.set()
-            self._go.wait()
-            while not self._stop.is_set():
-                try:
-                    frame = source.read(_POLL_S)
-                except EndOfStream:
-                    break
-                self._book_damaged(source.decode_errors)
-                self._tell_outage(source.outage)
-                if frame is not None:
-                    self._hand_over(frame)
-        finally:
-            source.close()
-            if self._started:
-                self._handover.close()
-
-    _damaged = 0
-    _outage: str | None = None
-
-    def _book_damaged(self, total: int) -> None:
-        if new := total - self._damaged:
-            self._damaged = total
-            self.ledger.capture(new)
-            self.ledger.drop("decode_error", new)
-
-    def _tell_outage(self, outage: str | None) -> None:
-        """One ``capability`` event when the source goes away, one when it is back."""
-        if outage == self._outage:
-            return
-        if (outage is None) != (self._outage is None):
-            now = time.monotonic_ns()
-            data = {"name": "source", "available": outage is None, "reason": outage or self._outage}
-            stamp = _stamp_now(now)
-            record = self._writer.record(Event("capability", now / 1e9, "end" if outage is None else "start", None, data), stamp)
-            self._sinks.offer(Output((record,)))
-        self._outage = outage
-
-    def _hand_over(self, frame: Frame) -> None:
-        self.ledger.capture()
-        if self._gated(frame.stamp.t_s):
-            self.ledger.drop("gated")
-            return
-        lost = self._handover.put(frame)
-        if lost is not None:
-            self.ledger.drop("shutdown" if self._stop.is_set() else "superseded")
-
-    def _gated(self, t_s: float) -> bool:
-        """Whether ``target_fps`` leaves this frame out."""
-        fps = self._config.flow.target_fps
-        if fps is None:
-            return False
-        if self._gate_next_s is None or t_s > self._gate_next_s + 1:
-            self._gate_next_s = t_s
-        if t_s < self._gate_next_s - 0.25 / fps:
-            return True
-        self._gate_next_s += 1 / fps
-        return False
+    def _say_outage(self, event: Event) -> None:
+        now = time.monotonic_ns()
+        stamp = Stamp(-1, now, now, None, time.time_ns() - now, "arrival")
+        self._sinks.offer(Output((self._writer.record(event, stamp),)))
 
     # -- engine thread ----------------------------------------------------------------------------------------------------
 
@@ -409,7 +324,7 @@ class VideoPipeline:
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
         slot = self._engines.slot
-        state = "failed" if self._error else "ended" if self._done.is_set() else "outage" if self._outage else "running"
+        state = "failed" if self._error else "ended" if self._done.is_set() else "outage" if self._capture.outage else "running"
         return StreamStats(
             kind=self._kind,
             slots={ROLE: slot.bundle or slot.variant.digest},
@@ -421,7 +336,7 @@ class VideoPipeline:
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state=state,
-            reason=self._outage,
+            reason=self._capture.outage,
             counters={**self._analyser.counters(), **self._sinks.counters},
         )
 
@@ -434,9 +349,11 @@ def _check_role(role: str) -> None:
         raise UsageError(f"this pipeline has no engine for the role {role!r}", hint=f"its role is {ROLE}")
 
 
+def _expected(info: SourceInfo, seconds: float | None) -> int | None:
+    """How many frames there will be, if that can be told."""
+    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
+    return min((n for n in (info.frames, limit) if n is not None), default=None)
+
+
 def _releases(slot: EngineSlot) -> dict[str, str]:
     return {ROLE: slot.release} if slot.release else {}
-
-
-def _stamp_now(now: int) -> Stamp:
-    return Stamp(-1, now, now, None, time.time_ns() - now, "arrival")

@@ -105,6 +105,12 @@ class _Filter:
         p = np.stack([(_MEASURE * h) ** 2, np.zeros_like(h), (_START_SPEED * h) ** 2], axis=-1)
         self.x, self.p = np.concatenate([self.x, x]), np.concatenate([self.p, p])
 
+    def scale(self, x: float, y: float) -> None:
+        """The frame has another size: pixels are other pixels."""
+        factors = np.array([x, y, x, y])
+        self.x *= factors[:, None]
+        self.p *= factors[:, None] ** 2
+
     def keep(self, mask: B) -> None:
         self.x, self.p = self.x[mask], self.p[mask]
 
@@ -127,6 +133,7 @@ class Tracker:
         """Forget every track; ids go on counting from 1."""
         self._filter = _Filter()
         self._t: float | None = None
+        self._size: tuple[int, int] | None = None
         self._next = 1
         self._ids: I64 = np.empty(0, np.int64)  # 0: not confirmed yet
         self._cls = np.empty(0, np.int32)
@@ -142,6 +149,9 @@ class Tracker:
         """
         if self._t is not None and t <= self._t:
             raise ValueError(f"tracker time must grow: {t} after {self._t}")
+        if self._size is not None and self._size != (width, height):
+            self._filter.scale(width / self._size[0], height / self._size[1])
+        self._size = (width, height)
         previous = self._t
         if previous is not None:
             self._filter.predict(t - previous)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from edgectl.engines.open import open_model
 from edgectl.models import reference
+from edgectl.pipelines.config import SpeechConfig
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.speech.blocks import AudioBlock
 from edgectl.pipelines.speech.keyword import Detection, Trigger
-from edgectl.pipelines.speech.session import SpeechConfig, SpeechSession
+from edgectl.pipelines.speech.session import SpeechSession
 from edgectl.pipelines.synth.kiosk import KioskScene
 from edgectl.pipelines.tasks import load_task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from edgectl.engines.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.config import PipelineConfig
 from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs, make_pipeline
+from edgectl.pipelines.speech.blocks import AudioBlock, AudioSource
+from edgectl.pipelines.speech.sources import open_audio
 from edgectl.pipelines.tasks import load_task
 
 DIGEST = "sha256:" + "0" * 64
@@ -131,3 +134,38 @@ def test_a_live_source_is_stopped_while_it_waits_for_sound() -> None:
     pipeline.stop()
     pipeline.stop()
     assert not [t for t in threading.enumerate() if "kiosk" in t.name]
+
+
+def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 kHz passes 2^31 samples after 37 hours. The words are the same; every index is 64 bit, through every stage."""
+    first = 2**31 - 5 * 16_000
+    uri = "synth://kiosk?seed=1&seconds=20&paced=0"
+
+    def late(offset: int) -> list[dict[str, Any]]:
+        def moved(uri: str) -> AudioSource:
+            source = open_audio(uri)
+            read = source.read
+
+            def shifted() -> AudioBlock | None:
+                block = read()
+                return None if block is None else dataclasses.replace(block, first=block.first + offset, gap=0)
+
+            monkeypatch.setattr(source, "read", shifted)
+            return source
+
+        monkeypatch.setattr("edgectl.pipelines.speech.pipeline.open_audio", moved)
+        heard: list[dict[str, Any]] = []
+        pipeline = make_pipeline("speech", args(uri, heard))
+        pipeline.start()
+        assert pipeline.wait(60)
+        pipeline.stop()
+        assert pipeline.error is None
+        assert pipeline.stats().counters.get("lost_samples", 0) == offset  # what was before is a gap, not silence
+        return [e for e in heard if e["type"] == "keyword"]
+
+    early, after = late(0), late(first)
+    assert len(early) >= 2
+    assert [(e["label"], e["score"]) for e in after] == [(e["label"], e["score"]) for e in early]
+    assert [e["sample"] - first for e in after] == [e["sample"] for e in early]
+    assert after[0]["sample"] < 2**31 < after[-1]["sample"]
+    assert after[-1]["t_s"] == pytest.approx(early[-1]["t_s"] + first / 16_000, abs=1e-5)

@@ -83,7 +83,7 @@ def recover(
         with torch.no_grad():
             answers = wise(batch)
         optimizer.zero_grad()
-        _loss(learner(batch), answers, scales).backward()  # type: ignore[no-untyped-call]
+        _loss(learner(batch), answers, scales).backward()
         optimizer.step()
         with torch.no_grad():
             for k, p in learner.named_parameters():

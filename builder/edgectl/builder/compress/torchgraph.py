@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from onnx import ModelProto, NodeProto, helper
+from torch import Tensor
 
 from edgectl.builder.compress.weights import Floats
 from edgectl.builder.graph import GraphIndex
@@ -20,7 +21,6 @@ from edgectl.builder.placement import weighted_nodes
 
 __all__ = ["TorchGraph", "unsupported"]
 
-Tensor = torch.Tensor
 Op = Callable[[list[Any], dict[str, Any]], Any]
 
 

@@ -43,7 +43,7 @@ def build_reference(
 ) -> BuildReport:
     """Build a reference model for this machine."""
     ours = reference(name)
-    return _build(ours.model, ours.task, name, release, version, out, minutes=minutes, progress=progress)
+    return _build(ours.model, ours.task, CALIBRATION[name], release, version, out, minutes=minutes, progress=progress)
 
 
 _BAD_CALIBRATION = "synth://yard?seed=101&paced=0&fps=1&seconds=20"
@@ -55,13 +55,13 @@ def build_bad(release: str, version: str, out: Path, *, minutes: float, progress
     ours = reference("yard-detector")
     model = out.parent / f"{release}-{version}.onnx"
     atomic_write(model, slow_copy(ours.model))
-    return _build(model, ours.task, ours.name, release, version, out, minutes=minutes, progress=progress)
+    return _build(model, ours.task, _BAD_CALIBRATION, release, version, out, minutes=minutes, progress=progress)
 
 
 def _build(
     model: Path,
     task: Path,
-    name: str,
+    calibration: str,
     release: str,
     version: str,
     out: Path,
@@ -73,7 +73,7 @@ def _build(
         model,
         profiles=["cpu"],
         task=load_task(str(task)),
-        calibration=CALIBRATION[name],
+        calibration=calibration,
         out=out,
         max_drop=0.02,
         minutes=minutes,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,13 +13,14 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from edgectl.cli._signals import DIE_WITH_PARENT
 from edgectl.core.errors import EdgectlError, LinkError
 
 __all__ = ["Processes", "free_port", "wait_for_port"]
 
 
 class Processes:
-    """A context: what is started inside is stopped at the end."""
+    """A context: what is started inside is stopped at the end, and by the kernel if this process dies without one. One thread."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -33,7 +36,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", DIE_WITH_PARENT: str(os.getpid())},
             )
         self._running.append((name, process))
         return process
@@ -61,10 +64,12 @@ class Processes:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A TCP port on loopback that nobody listens on, below the range from which outgoing connections take theirs."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for_port(port: int, processes: Processes, *, timeout_s: float = 20.0) -> None:

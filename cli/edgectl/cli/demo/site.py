@@ -76,6 +76,14 @@ class Site:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Site:
+        try:
+            self._open()
+        except BaseException:  # whoever enters half-way is never told to leave
+            self._stack.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         self._stack.enter_context(self.processes)
         keys, controller = self.folder / "keys", self.folder / "controller"
         init_keys(keys)
@@ -92,7 +100,6 @@ class Site:
         self.client = self._stack.enter_context(FleetClient.of(f"http://127.0.0.1:{api}", controller / "token"))
         self.events = EventTap(self._broker)
         self._stack.callback(self.events.close)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -26,7 +26,7 @@ class _Walk:
     """-1 left, +1 right of the arrow a → b; 0 not known yet."""
     x: float = 0.0
     y: float = 0.0
-    """Where it was last seen on ``side``."""
+    """Where it was last seen on ``side``, relative to the frame: a camera may change its resolution on the way."""
     pending: float | None = None
     """Since when it is seen on the other side."""
     crossed: bool = False
@@ -59,6 +59,7 @@ class LineRule:
         length = float(np.hypot(*along))
         points = tracks.anchor(self._config.anchor).astype(np.float64)
         offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length  # y is down: > 0 is right
+        size = np.array([tracks.width, tracks.height], np.float64)
         for row in np.nonzero(tracks.seen)[0]:
             if int(tracks.cls[row]) not in self._classes:
                 continue
@@ -66,18 +67,18 @@ class LineRule:
             d = float(offset[row])
             side = 0 if abs(d) <= self._config.band_px else 1 if d > 0 else -1
             if side and walk.side in (0, side):
-                walk.side, walk.x, walk.y = side, float(points[row, 0]), float(points[row, 1])
+                walk.side, (walk.x, walk.y) = side, (points[row] / size).tolist()
                 walk.pending, walk.crossed, walk.about, walk.seen = None, False, None, 0
             elif side:
                 if walk.pending is None:
                     walk.pending = t
-                    walk.crossed = _through(np.array([walk.x, walk.y]), points[row], a, b)
+                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], a, b)
                 walk.seen += 1
                 walk.about = describe(tracks, int(row), self._labels)
                 if t - walk.pending >= self._config.hold_s - 1e-9:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
-                    self._walks[int(tracks.ids[row])] = _Walk(side, float(points[row, 0]), float(points[row, 1]))
+                    self._walks[int(tracks.ids[row])] = _Walk(side, *(points[row] / size).tolist())
             else:  # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
         return events

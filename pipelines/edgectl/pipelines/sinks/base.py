@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import EdgectlError, EngineError
 from edgectl.pipelines.frame import Frame
 from edgectl.pipelines.tracker import Tracks
 
@@ -59,7 +59,7 @@ class SinkPool:
 
     ``wait=True`` (files): :meth:`offer` waits for room and nothing is lost. ``wait=False`` (cameras): it never blocks, and what
     does not fit is counted in :attr:`counters` as ``sink_full:pictures`` or ``sink_full:records``. A sink that fails is closed,
-    kept in :attr:`errors` and not written to again; the others go on.
+    kept in :attr:`errors`, counted as ``sink_failed:<name>`` and not written to again; the others go on.
     """
 
     def __init__(self, name: str, sinks: Sequence[Sink], *, wait: bool, written: Callable[[int], None] | None = None) -> None:
@@ -94,20 +94,23 @@ class SinkPool:
                 self._put(self._heavy, output, _MAX_PICTURES, "pictures")
 
     def close(self, timeout_s: float = 30.0) -> bool:
-        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something was left unwritten."""
+        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something was left unwritten: it is logged."""
         with self._change:
             self._closing = True
             self._deadline = time.monotonic() + timeout_s
             self._change.notify_all()
         self._thread.join(timeout_s + 10)
-        return not (self._light or self._heavy or self._thread.is_alive())
+        left = len(self._light) + len(self._heavy)
+        if left or self._thread.is_alive():
+            _log.error("%s: %d outputs were not written in %g s", self._thread.name, left, timeout_s)
+            return False
+        return True
 
     def _put(self, queue: deque[Any], item: Any, limit: int, what: str) -> None:
         if self._wait:
             self._change.wait_for(lambda: len(queue) < limit or self._closing)
         if len(queue) >= limit:
-            key = f"sink_full:{what}"
-            self.counters[key] = self.counters.get(key, 0) + 1
+            self._count(f"sink_full:{what}")
             return
         queue.append(item)
         self._change.notify_all()
@@ -142,8 +145,19 @@ class SinkPool:
         try:
             call()
         except EdgectlError as e:
-            if sink.name not in self.errors:
-                _log.error("sink %s failed: %s", sink.name, e)
-                self.errors[sink.name] = e
-            return False
-        return True
+            self._lost(sink, e)
+        except Exception as e:  # one thread feeds all sinks: it must not die of one
+            _log.exception("sink %s", sink.name)
+            self._lost(sink, EngineError(f"sink {sink.name} failed: {type(e).__name__}: {e}"))
+        else:
+            return True
+        return False
+
+    def _lost(self, sink: Sink, e: EdgectlError) -> None:
+        if sink.name not in self.errors:
+            _log.error("sink %s failed and is closed: %s", sink.name, e)
+            self.errors[sink.name] = e
+            self._count(f"sink_failed:{sink.name}")
+
+    def _count(self, key: str, n: int = 1) -> None:
+        self.counters[key] = self.counters.get(key, 0) + n

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
 import cv2
+from numpy.typing import NDArray
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
@@ -45,33 +49,31 @@ class VideoSink:
         image = frame.bgr().copy()
         if output.draw is not None:
             output.draw(image)
-        try:
+        with self._wrapped("write"):
             if self._container is None:
                 self._open(frame.width, frame.height)
                 self._first_ns = self._due_ns = frame.stamp.t_ns
             self._due_ns += round(0.999e9 / self._fps) if self._config.fps else 0
             if image.shape[1::-1] != self._size:
-                image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+                image = _fit(image, self._size)
             picture = av.VideoFrame.from_ndarray(image, format="bgr24")
             self._last_pts = max((frame.stamp.t_ns - self._first_ns) // 1_000_000, self._last_pts + 1)
             picture.pts, picture.time_base = self._last_pts, _TIME_BASE
             self._mux(picture)
-        except (av.error.FFmpegError, OSError) as e:
-            raise StorageError(f"cannot write {self.path}: {e}", hint="check the disk") from e
 
     def close(self) -> None:
         if self._container is None:
             return
-        container = self._container
         try:
-            self._mux(None)
-            container.close()
-        except (av.error.FFmpegError, OSError) as e:
+            with self._wrapped("finish"), contextlib.closing(self._container):
+                self._mux(None)
+            with storage(str(self.path)):
+                os.replace(self._part, self.path)
+        except StorageError:
             self._part.unlink(missing_ok=True)
-            raise StorageError(f"cannot finish {self.path}: {e}", hint="check the disk") from e
-        with storage(str(self.path)):
-            os.replace(self._part, self.path)
-        self._container = None
+            raise
+        finally:
+            self._container = None
 
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, self._config.max_width / width)
@@ -91,7 +93,28 @@ class VideoSink:
         stream.codec_context.thread_count = 1
         self._stream = stream
 
+    @contextlib.contextmanager
+    def _wrapped(self, what: str) -> Iterator[None]:
+        try:
+            with storage(str(self.path)):
+                yield
+        except av.error.FFmpegError as e:  # those that are no OSError
+            raise StorageError(f"cannot {what} {self.path}: {e}", hint="check the disk") from e
+
     def _mux(self, picture: av.VideoFrame | None) -> None:
         assert self._container is not None
         for packet in self._stream.encode(picture):
             self._container.mux(packet)
+
+
+def _fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Scaled into ``size`` (width, height) without distortion, on black: a camera may change its format in the middle of a video."""
+    width, height = size
+    scale = min(width / image.shape[1], height / image.shape[0])
+    # What rounding alone leaves over is no border.
+    inner = [n if abs(n - m * scale) <= 2 else max(1, round(m * scale)) for n, m in zip(size, image.shape[1::-1], strict=True)]
+    small = cv2.resize(image, (inner[0], inner[1]), interpolation=cv2.INTER_AREA)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    return cv2.copyMakeBorder(
+        small, top, height - inner[1] - top, left, width - inner[0] - left, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+    )

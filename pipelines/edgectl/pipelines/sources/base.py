@@ -1,20 +1,10 @@
-"""The source protocol and the URI grammar.
-
-=============================  ==================================================================================
-``/path/clip.mp4``, ``file:``   every frame, the reader waits; ``?paced=1&loop=1`` makes a camera of it
-``/path/folder``                its images in name order (calibration)
-``rtsp://…``, ``rtsps://…``     a network camera, reconnecting
-``v4l2:///dev/video0``          a local camera
-``synth://yard?seed=1&fps=15``  a scene with known ground truth; also ``seconds``, ``paced``, ``width``, ``height``
-=============================  ==================================================================================
-"""
+"""What a source is, its options, and what sources share. Which URI opens which: :mod:`edgectl.pipelines.sources.open`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationError
 
@@ -23,13 +13,14 @@ from edgectl.core.schema import Config, first_problem
 from edgectl.pipelines.frame import Frame
 
 __all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
     "EndOfStream",
     "FileOptions",
     "NoOptions",
     "Source",
     "SourceInfo",
     "SynthOptions",
-    "open_source",
     "parse_options",
     "redact",
 ]
@@ -64,7 +55,7 @@ class Source(Protocol):
     decode_errors: int
     """Frames that arrived and could not be decoded, since ``open``."""
     outage: str | None
-    """Reason code while the source is away (``refused``, ``timeout``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
+    """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
 
     def open(self) -> SourceInfo:
         """Raises :class:`SourceError` (missing, unreachable) or :class:`DataError` (does not decode)."""
@@ -126,50 +117,3 @@ def redact(uri: str) -> str:
         return uri
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
-def open_source(uri: str, *, patient: bool = False) -> Source:
-    """The source for a URI, not opened yet. ``patient``: a camera that is away at first is waited for.
-
-    Raises :class:`SourceError` for an unknown scheme, scene or parameter, and for a file that is not there.
-    """
-    # Imported here: a synthetic source needs no decoder, and the sources import this module.
-    from edgectl.pipelines.sources.file import FileSource
-    from edgectl.pipelines.sources.images import ImagesSource
-    from edgectl.pipelines.sources.live import LiveSource
-    from edgectl.pipelines.sources.synth import SynthSource
-
-    if len(uri) > 4096 or "\x00" in uri:
-        raise SourceError("the source URI is too long or has a NUL in it")
-    scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
-    if scheme in ("rtsp", "rtsps"):
-        return LiveSource(uri, uri, patient=patient)
-    if scheme == "v4l2":
-        parts = urlsplit(uri)
-        parse_options(NoOptions, parts.query, uri)
-        return LiveSource(uri, parts.path, format="v4l2", patient=patient)
-    if scheme == "synth":
-        parts = urlsplit(uri)
-        return SynthSource(uri, parts.netloc, parse_options(SynthOptions, parts.query, uri))
-    if scheme not in ("", "file"):
-        raise SourceError(f"unknown source scheme {scheme!r}", hint="use a path, file:, rtsp://, v4l2:// or synth://")
-    path, query = _split_path(uri, is_uri=scheme == "file")
-    if path.is_dir():
-        parse_options(NoOptions, query, uri)
-        return ImagesSource(path)
-    if not path.exists():
-        raise SourceError(f"there is no file {path}", hint="check the path of the source")
-    options = parse_options(FileOptions, query, uri)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImagesSource(path)
-    return FileSource(path, options)
-
-
-def _split_path(uri: str, *, is_uri: bool) -> tuple[Path, str]:
-    if not is_uri and Path(uri).exists():  # a file may have a question mark in its name
-        return Path(uri), ""
-    raw, _, query = uri.partition("?")
-    if is_uri:
-        raw = raw.removeprefix("file:")
-        raw = unquote("/" + raw.lstrip("/") if raw.startswith("//") else raw)
-    return Path(raw), query

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import errno
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from edgectl.pipelines.sources.base import MAX_PIXELS
 __all__ = ["Decoded", "VideoReader", "reason_of"]
 
 av.logging.set_level(None)  # FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
-_log = logging.getLogger(__name__)
 
 _PASS = ("yuv420p", "yuvj420p")
 _MAX_BAD = 250
@@ -38,6 +37,8 @@ def reason_of(e: BaseException) -> str:
         ("not_found", ("HTTPNotFoundError", "FileNotFoundError", "ProtocolNotFoundError", "DemuxerNotFoundError")),
         ("ended", ("EOFError", "ConnectionResetError", "BrokenPipeError")),
     )
+    if getattr(e, "errno", None) in (errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH):  # EIO: a name that does not resolve
+        return "unreachable"
     names = {c.__name__ for c in type(e).__mro__}
     return next((code for code, known in table if names & set(known)), "invalid")
 
@@ -64,11 +65,13 @@ class VideoReader:
             )
         except (av.error.FFmpegError, OSError, ValueError) as e:
             reason = reason_of(e)
-            if reason == "invalid":
+            remote = url.startswith(("rtsp://", "rtsps://"))
+            if reason == "invalid" and not remote:
                 raise DataError(f"{what} is not a video that can be decoded", hint="check it with `ffprobe`") from e
-            retryable = reason not in ("auth", "not_found")
             raise SourceError(
-                f"cannot open {what}: {_said(e)}", hint="check the address and the network", retryable=retryable
+                f"cannot open {what}: {_said(e)}",
+                hint="check the address and the network" if remote else "check the path and its permissions",
+                retryable=reason not in ("auth", "not_found"),
             ) from e
         streams = self._container.streams.video
         if not streams:
@@ -129,6 +132,10 @@ class VideoReader:
 
 
 def _said(e: BaseException) -> str:
+    if isinstance(e, av.error.ExitError):  # FFmpeg's "Immediate exit requested": our own time-out
+        return "no answer in time"
+    if getattr(e, "errno", None) == errno.EIO:
+        return "Input/output error (does its name resolve?)"
     return str(getattr(e, "strerror", None) or e)[:200]
 
 

@@ -36,6 +36,8 @@ class AudioSource(Protocol):
 
     uri: str
     live: bool
+    seconds: float | None
+    """How long it is, if that can be told."""
 
     def read(self) -> AudioBlock | None:
         """The next block. Raises :class:`edgectl.core.errors.SourceError`."""

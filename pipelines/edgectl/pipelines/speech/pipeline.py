@@ -7,7 +7,7 @@ the next block then carries the gap, so that no stage joins sounds that do not b
 from __future__ import annotations
 
 import dataclasses
-import logging
+import math
 import threading
 import time
 from collections import deque
@@ -26,13 +26,13 @@ from edgectl.pipelines.ledger import Ledger
 from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs
 from edgectl.pipelines.sinks import CallbackSink, JsonlSink, Output, Sink, SinkPool
 from edgectl.pipelines.speech.blocks import RATE, AudioBlock, AudioSource
-from edgectl.pipelines.speech.session import Role, SpeechSession, parse_speech_config
-from edgectl.pipelines.speech.sources import open_audio
+from edgectl.pipelines.speech.session import Role, SpeechSession
+from edgectl.pipelines.speech.sources import BLOCK, open_audio
+from edgectl.pipelines.threads import stream_thread
 from edgectl.pipelines.trace import Stage, Tracer
 
 __all__ = ["SpeechPipeline", "make_speech"]
 
-_log = logging.getLogger(__name__)
 _QUEUE = 256  # blocks: 4 s
 _ROLES: tuple[Role, ...] = ("vad", "keyword")
 BUDGET_MS = 250.0
@@ -53,7 +53,7 @@ class SpeechPipeline:
         self._slots = dict(args.engines)
         self._engines: dict[str, Engine] = {}
         self._previous: dict[str, tuple[Engine, EngineSlot]] = {}
-        self._config = parse_speech_config(args.config.speech)
+        self._config = args.config.speech
         self._budget_ms = args.config.budget_ms or BUDGET_MS
         self._queue: deque[AudioBlock] = deque()
         self._change = threading.Condition()
@@ -70,6 +70,7 @@ class SpeechPipeline:
         self._window_start = time.monotonic()
         self.ledger, self.tracer = Ledger(), Tracer()
         self.outputs: tuple[Path, ...] = ()
+        self.expected: int | None = None
         self._writer = EventWriter(args.stream, releases=self._releases())
 
     def start(self) -> None:
@@ -82,6 +83,8 @@ class SpeechPipeline:
                     self._engines[role] = self._open(self._slots[role])
                     self._session.use(role, self._engines[role], self._slots[role].variant.config.task)
             self._source = open_audio(self._args.source)
+            lengths = [s for s in (self._source.seconds, self._args.seconds) if s is not None]
+            self.expected = math.ceil(min(lengths) * RATE / BLOCK) if lengths else None
         except BaseException:
             self._close_engines()
             raise
@@ -95,10 +98,8 @@ class SpeechPipeline:
         )
         self._session.announce()
         self._window_start = time.monotonic()
-        self._capture = threading.Thread(
-            target=self._guarded(self._capture_loop), name=f"capture-{self._args.stream}", daemon=True
-        )
-        self._engine = threading.Thread(target=self._guarded(self._engine_loop), name=f"engine-{self._args.stream}", daemon=True)
+        self._capture = stream_thread("capture", self._args.stream, self._capture_loop, self._fail)
+        self._engine = stream_thread("engine", self._args.stream, self._engine_loop, self._fail)
         self._started = True
         self._capture.start()
         self._engine.start()
@@ -222,20 +223,6 @@ class SpeechPipeline:
         stage: Stage = "engine:vad" if role == "vad" else "engine:keyword"
         return lambda: self.tracer.record(stage, time.monotonic_ns() - started)
 
-    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
-        """A thread that fails ends the stream with its reason; nothing dies unheard."""
-
-        def run() -> None:
-            try:
-                loop()
-            except EdgectlError as e:
-                self._fail(e)
-            except Exception as e:
-                _log.exception("stream %s failed", self._args.stream)
-                self._fail(EngineError(f"stream {self._args.stream} failed: {type(e).__name__}: {e}"))
-
-        return run
-
     def _fail(self, e: EdgectlError) -> None:
         self._error = self._error or e
         self._stopping.set()
@@ -246,9 +233,10 @@ class SpeechPipeline:
 
     def _capture_loop(self) -> None:
         assert self._source is not None
+        seconds = self._args.seconds
         while not self._stopping.is_set():
             block = self._source.read()
-            if block is None:
+            if block is None or (seconds is not None and block.first >= round(seconds * RATE)):
                 break
             self.ledger.capture()
             with self._change:

@@ -10,55 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import Field, ValidationError
-
-from edgectl.core.errors import EngineError, UsageError
-from edgectl.core.schema import Config, first_problem
+from edgectl.core.errors import EngineError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Engine
+from edgectl.pipelines.config import SpeechConfig
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.speech.blocks import RATE, AudioBlock, Reframer
 from edgectl.pipelines.speech.features import FeatureWindow
 from edgectl.pipelines.speech.keyword import KeywordScores, Trigger
 from edgectl.pipelines.speech.vad import Segmenter, SpeechEdge, VoiceActivity
 
-__all__ = ["Role", "SpeechConfig", "SpeechSession", "parse_speech_config", "role_of"]
+__all__ = ["Role", "SpeechSession"]
 
 Role = Literal["vad", "keyword"]
 Timer = Callable[[Role], Callable[[], None]]
-
-
-class SpeechConfig(Config):
-    """The ``speech:`` part of a pipeline configuration."""
-
-    threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Keyword probability; None: the task's ``decode.score``."""
-    smooth_s: float = Field(default=0.24, ge=0, le=5)
-    patience: int = Field(default=2, ge=1, le=100)
-    refractory_s: float = Field(default=1.0, ge=0, le=60)
-    hop_frames: int = Field(default=4, ge=1, le=1000)
-    """Feature frames between two runs of the keyword net."""
-    vad_on: float = Field(default=0.5, gt=0, lt=1)
-    vad_off: float = Field(default=0.35, gt=0, lt=1)
-    min_silence_ms: float = Field(default=100, ge=0, le=60_000)
-    pad_ms: float = Field(default=30, ge=0, le=5_000)
-
-
-def parse_speech_config(values: dict[str, object]) -> SpeechConfig:
-    """Raises :class:`UsageError` with the first wrong field."""
-    try:
-        return SpeechConfig.model_validate(values)
-    except ValidationError as e:
-        raise UsageError(f"speech: {first_problem(e)}") from e
-
-
-def role_of(task: TaskSpec) -> Role:
-    """Which part of the session an engine of this task plays. Raises :class:`UsageError`."""
-    if task.decode.kind == "vad":
-        return "vad"
-    if task.decode.kind == "keyword":
-        return "keyword"
-    raise UsageError(f"task {task.name!r} is not for speech", hint="give a bundle of a voice activity or keyword model")
 
 
 class SpeechSession:

@@ -11,6 +11,7 @@ Every source gives mono float32 at 16 kHz in blocks of 256 samples (16 ms: it di
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import av
+import av.container
 import av.error
 import numpy as np
 from pydantic import Field
@@ -86,29 +88,40 @@ def read_audio(uri: str | Path, *, max_seconds: float = 7200.0) -> Samples:
     return np.concatenate(pieces)
 
 
-def _decode(path: Path) -> Iterator[Samples]:
-    """Resampled pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """An audio file. Raises :class:`DataError` for what is none, then and while it is read."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise DataError(f"{path.name} has no audio stream", hint="give a WAV, FLAC or other audio file")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
-            for frame in container.decode(audio=0):
-                for out in resampler.resample(frame):
-                    yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
-            for out in resampler.resample(None):
-                yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
+            yield container
     except av.error.FFmpegError as e:
         raise DataError(f"{path.name} does not decode as audio: {e.strerror}", hint="try to play it with ffplay") from e
+
+
+def _length(path: Path) -> float | None:
+    with _opened(path) as container:
+        return None if container.duration is None else container.duration / 1_000_000
+
+
+def _decode(path: Path) -> Iterator[Samples]:
+    """Resampled pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases."""
+    with _opened(path) as container:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        for frame in container.decode(audio=0):
+            for out in resampler.resample(frame):
+                yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
+        for out in resampler.resample(None):
+            yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
 
 
 class _Blocks:
     """Cuts pieces into blocks; paced, it hands them out when a microphone would."""
 
-    live = False
-
-    def __init__(self, uri: str, pieces: Iterator[Samples], *, paced: bool) -> None:
+    def __init__(self, uri: str, pieces: Iterator[Samples], *, paced: bool, seconds: float | None) -> None:
         self.uri = uri
+        self.seconds = seconds
         self.live = paced
         self._pieces = pieces
         self._rest = np.zeros(0, dtype=np.float32)
@@ -142,14 +155,14 @@ class _Blocks:
 
 class _File(_Blocks):
     def __init__(self, uri: str, path: Path, options: _FileOptions) -> None:
-        super().__init__(uri, _decode(path), paced=options.paced)
+        super().__init__(uri, _decode(path), paced=options.paced, seconds=_length(path))
 
 
 class _Kiosk(_Blocks):
     def __init__(self, uri: str, options: _KioskOptions) -> None:
         self.scene = KioskScene(seed=options.seed)
         limit = None if options.seconds is None else round(options.seconds * RATE)
-        super().__init__(uri, self._render(limit), paced=options.paced)
+        super().__init__(uri, self._render(limit), paced=options.paced, seconds=options.seconds)
 
     def _render(self, limit: int | None) -> Iterator[Samples]:
         at = 0
@@ -163,6 +176,7 @@ class _Microphone:
     """``arecord`` on a pipe: no native dependency. A late reader loses the oldest sound in ALSA, which arecord reports."""
 
     live = True
+    seconds: float | None = None
 
     def __init__(self, uri: str, device: str) -> None:
         self.uri = uri

@@ -1,7 +1,8 @@
 """A frame number burnt into pixels, so that decode and buffering delays cannot hide.
 
 32 bits as black and white cells in the lower left corner, two rows of 16, between two guard cells per row (white, then
-black) that tell a code from a picture that merely looks like one. Cells are ``height // 45`` pixels, at least 4: they survive H.264.
+black) that tell a code from a picture that merely looks like one. Cells are ``height // 45`` pixels, at least 4,
+so that they survive H.264; in a picture narrower than 72 pixels, 3.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ _COLUMNS = 18  # guard, 16 bits, guard
 
 
 def burn(image: NDArray[np.uint8], value: int) -> None:
-    """Write the unsigned 32-bit ``value`` into a BGR or grey image, in place."""
-    cell = _cell(image.shape[0])
+    """Write the unsigned 32-bit ``value`` into a BGR or grey image of at least 64×64, in place."""
+    cell = _cell(image)
     bits = np.array([(value >> (31 - i)) & 1 for i in range(32)], dtype=np.uint8).reshape(2, 16)
     grid = np.zeros((2, _COLUMNS), dtype=np.uint8)
     grid[:, 0] = 1
@@ -28,7 +29,9 @@ def burn(image: NDArray[np.uint8], value: int) -> None:
 
 def read(image: NDArray[np.uint8]) -> int | None:
     """The value in a BGR or grey image (a decoder's Y plane is enough), or None where there is no code."""
-    cell = _cell(image.shape[0])
+    cell = _cell(image)
+    if cell < 3:
+        return None
     block = image[image.shape[0] - 2 * cell :, : _COLUMNS * cell]
     if block.shape[:2] != (2 * cell, _COLUMNS * cell):
         return None
@@ -44,5 +47,6 @@ def read(image: NDArray[np.uint8]) -> int | None:
     return value
 
 
-def _cell(height: int) -> int:
-    return max(4, height // 45)
+def _cell(image: NDArray[np.uint8]) -> int:
+    height, width = int(image.shape[0]), int(image.shape[1])
+    return min(max(4, height // 45), width // _COLUMNS)

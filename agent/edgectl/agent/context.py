@@ -1,0 +1,68 @@
+"""What a slot's deployer works with: the parts of the agent, as interfaces that tests can stand in for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgectl.agent.fetch import Fetched, Progress
+from edgectl.agent.journal import Journal
+from edgectl.agent.probation import LiveBook
+from edgectl.agent.store import Store
+from edgectl.agent.trust import TrustStore
+from edgectl.core.bundle import Descriptor
+from edgectl.pipelines.worker_protocol import EngineRef
+
+__all__ = ["Context", "Fetch", "Pipelines", "WarmUp", "WarmUpReport"]
+
+
+class WarmUpReport(Protocol):
+    """What :func:`edgectl.engines.warm.warm_up` returns."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def p50_ms(self) -> float | None: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+class WarmUp(Protocol):
+    def __call__(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> WarmUpReport: ...
+
+
+class Pipelines(Protocol):
+    """What the deployer asks of the supervisor."""
+
+    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None: ...
+    def commit(self, slot: str) -> None: ...
+    def idle(self, slot: str) -> bool: ...
+
+
+class Fetch(Protocol):
+    def fetch(
+        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+    ) -> Fetched: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every slot's deployer works with. ``changed`` is called whenever there is something new to report."""
+
+    journal: Journal
+    store: Store
+    trust: TrustStore
+    fetcher: Fetch
+    warm_up: WarmUp
+    pipelines: Pipelines
+    live: LiveBook
+    frozen: Callable[[], bool]
+    changed: Callable[[], None]
+    disk: threading.Lock
+    """Held while blobs are fetched or tidied away."""
+    warm_runs: int = 32
+    clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,39 @@
+"""The controller as a service: controller, seeder and API together, started and stopped in order."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+from edgectl.core.files import atomic_write
+from edgectl.fleet.api import ApiServer
+from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.controller import Controller
+
+__all__ = ["run_controller"]
+
+
+def run_controller(config: ControllerConfig, stop_event: threading.Event) -> None:
+    """Run controller, seeder and API until ``stop_event`` is set.
+
+    Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
+    """
+    controller = Controller(config)
+    try:
+        api = ApiServer(controller, _token(config))
+        controller.start()
+        api.start()
+        try:
+            controller.run(stop_event)
+        finally:
+            api.close()
+    finally:
+        controller.close()
+
+
+def _token(config: ControllerConfig) -> str:
+    """The API's bearer token: made once, readable by the owner only."""
+    path = config.state_dir / "token"
+    if not path.is_file():
+        atomic_write(path, secrets.token_urlsafe(32).encode(), mode=0o600)
+    return path.read_text().strip()

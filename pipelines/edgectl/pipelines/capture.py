@@ -1,0 +1,158 @@
+"""The capture thread of a video stream: owns the source, books every frame, hands it over.
+
+Left out: what happens to a frame afterwards. A camera that goes away is told once, and once more when it is back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from edgectl.core.errors import EdgectlError
+from edgectl.pipelines.events import Event
+from edgectl.pipelines.flow import Handover
+from edgectl.pipelines.frame import Frame
+from edgectl.pipelines.ledger import Ledger
+from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
+from edgectl.pipelines.threads import stream_thread
+
+__all__ = ["Capture"]
+
+_POLL_S = 0.2
+
+
+class Capture:
+    """``open``, then ``deliver`` once what takes the frames is ready, then ``stop`` and ``join``: in this order, from one thread."""
+
+    def __init__(
+        self,
+        stream: str,
+        source: Source,
+        ledger: Ledger,
+        *,
+        target_fps: float | None,
+        seconds: float | None,
+        failed: Callable[[EdgectlError], None],
+    ) -> None:
+        """``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in the capture thread."""
+        self.outage: str | None = None
+        """Reason code while the source is away."""
+        self._source = source
+        self._ledger = ledger
+        self._target_fps = target_fps
+        self._seconds = seconds
+        self._failed = failed
+        self._thread = stream_thread("capture", stream, self._run, self._fail)
+        self._stop = threading.Event()
+        self._opened = threading.Event()
+        self._go = threading.Event()
+        self._info: SourceInfo | None = None
+        self._error: EdgectlError | None = None
+        self._handover: Handover[Frame] | None = None
+        self._gate_next_s: float | None = None
+        self._first_s: float | None = None
+        self._damaged = 0
+
+    def open(self) -> SourceInfo:
+        """Start the thread and let it open the source, which belongs to it. Raises what the source raises; nothing runs then."""
+        self._thread.start()
+        self._opened.wait()
+        if self._info is not None:
+            return self._info
+        self._thread.join()
+        assert self._error is not None
+        raise self._error
+
+    def deliver(self, handover: Handover[Frame], say: Callable[[Event], None]) -> None:
+        """Begin to read. The hand-over is closed at the end of the source. ``say`` takes the events of an outage."""
+        self._handover, self._say = handover, say
+        self._go.set()
+
+    def stop(self) -> None:
+        """Read no more. Returns at once."""
+        self._stop.set()
+        self._source.interrupt()
+        self._go.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread has ended within ``timeout_s``."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- in the thread --
+
+    def _run(self) -> None:
+        try:
+            self._info = self._source.open()
+            self._opened.set()
+            self._go.wait()
+            self._read_all()
+        finally:
+            self._source.close()
+            if self._handover is not None:
+                self._handover.close()
+
+    def _fail(self, e: EdgectlError) -> None:
+        if self._opened.is_set():
+            self._failed(e)
+        else:
+            self._error = e
+            self._opened.set()
+
+    def _read_all(self) -> None:
+        assert self._info is not None
+        # A camera that is away gives no frames to tell the time by.
+        deadline = time.monotonic() + self._seconds if self._seconds is not None and self._info.realtime else None
+        while not self._stop.is_set() and (deadline is None or time.monotonic() < deadline):
+            try:
+                frame = self._source.read(_POLL_S)
+            except EndOfStream:
+                return
+            self._book_damaged(self._source.decode_errors)
+            self._tell_outage(self._source.outage)
+            if frame is not None:
+                if deadline is None and self._over(frame.stamp.t_s):
+                    return
+                self._hand_over(frame)
+
+    def _over(self, t_s: float) -> bool:
+        if self._first_s is None:
+            self._first_s = t_s
+        return self._seconds is not None and t_s - self._first_s >= self._seconds - 1e-6
+
+    def _book_damaged(self, total: int) -> None:
+        if new := total - self._damaged:
+            self._damaged = total
+            self._ledger.capture(new)
+            self._ledger.drop("decode_error", new)
+
+    def _tell_outage(self, outage: str | None) -> None:
+        """One ``capability`` event when the source goes away, one when it is back."""
+        if (outage is None) != (self.outage is None):
+            data = {"name": "source", "available": outage is None, "reason": outage or self.outage}
+            self._say(Event("capability", time.monotonic(), "end" if outage is None else "start", None, data))
+        self.outage = outage
+
+    def _hand_over(self, frame: Frame) -> None:
+        assert self._handover is not None
+        self._ledger.capture()
+        if self._gated(frame.stamp.t_s):
+            self._ledger.drop("gated")
+            return
+        lost = self._handover.put(frame)
+        if lost is not None:
+            self._ledger.drop("shutdown" if self._stop.is_set() else "superseded")
+
+    def _gated(self, t_s: float) -> bool:
+        """Whether ``target_fps`` leaves this frame out."""
+        fps = self._target_fps
+        if fps is None:
+            return False
+        if self._gate_next_s is None or t_s > self._gate_next_s + 1:
+            self._gate_next_s = t_s
+        if t_s < self._gate_next_s - 0.25 / fps:
+            return True
+        self._gate_next_s += 1 / fps
+        return False

@@ -1,0 +1,65 @@
+"""The URI grammar: which source a URI opens.
+
+=============================  ==================================================================================
+``/path/clip.mp4``, ``file:``   every frame, the reader waits; ``?paced=1&loop=1`` makes a camera of it
+``/path/folder``                its images in name order (calibration)
+``rtsp://…``, ``rtsps://…``     a network camera, reconnecting
+``v4l2:///dev/video0``          a local camera
+``synth://yard?seed=1&fps=15``  a scene with known ground truth; also ``seconds``, ``paced``, ``width``, ``height``
+=============================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from edgectl.core.errors import SourceError
+from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, FileOptions, NoOptions, Source, SynthOptions, parse_options
+from edgectl.pipelines.sources.file import FileSource
+from edgectl.pipelines.sources.images import ImagesSource
+from edgectl.pipelines.sources.live import LiveSource
+from edgectl.pipelines.sources.synth import SynthSource
+
+__all__ = ["open_source"]
+
+
+def open_source(uri: str, *, patient: bool = False) -> Source:
+    """The source for a URI, not opened yet. ``patient``: a camera that is away at first is waited for.
+
+    Raises :class:`SourceError` for an unknown scheme, scene or parameter, and for a file that is not there.
+    """
+    if len(uri) > 4096 or "\x00" in uri:
+        raise SourceError("the source URI is too long or has a NUL in it")
+    scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
+    if scheme in ("rtsp", "rtsps"):
+        return LiveSource(uri, uri, patient=patient)
+    if scheme == "v4l2":
+        parts = urlsplit(uri)
+        parse_options(NoOptions, parts.query, uri)
+        return LiveSource(uri, parts.path, format="v4l2", patient=patient)
+    if scheme == "synth":
+        parts = urlsplit(uri)
+        return SynthSource(uri, parts.netloc, parse_options(SynthOptions, parts.query, uri))
+    if scheme not in ("", "file"):
+        raise SourceError(f"unknown source scheme {scheme!r}", hint="use a path, file:, rtsp://, v4l2:// or synth://")
+    path, query = _split_path(uri, is_uri=scheme == "file")
+    if path.is_dir():
+        parse_options(NoOptions, query, uri)
+        return ImagesSource(path)
+    if not path.exists():
+        raise SourceError(f"there is no file {path}", hint="check the path of the source")
+    options = parse_options(FileOptions, query, uri)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImagesSource(path)
+    return FileSource(path, options)
+
+
+def _split_path(uri: str, *, is_uri: bool) -> tuple[Path, str]:
+    if not is_uri and Path(uri).exists():  # a file may have a question mark in its name
+        return Path(uri), ""
+    raw, _, query = uri.partition("?")
+    if is_uri:
+        raw = raw.removeprefix("file:")
+        raw = unquote("/" + raw.lstrip("/") if raw.startswith("//") else raw)
+    return Path(raw), query
