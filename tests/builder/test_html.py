@@ -41,6 +41,11 @@ def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(save: Save, 
     report = inspect_bundle(tmp_path / "out").report
     assert report is not None
     assert [row["step"] for row in report.compression] == ["magnitude:0.3", "cluster:64"]
+    lost = report.compression[-1]["drop"]
+    assert lost > 0
+    for v in inspect_bundle(tmp_path / "out").variants:  # also the float fallback says what compression cost
+        assert v.accuracy["compression_drop"] == lost
+        assert v.accuracy["drop"] >= lost
     [candidates] = report.groups.values()
     assert sum(c.chosen for c in candidates) == 1
     for c in candidates:

@@ -6,13 +6,13 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
 
-from edgectl.builder.accuracy import Judge
+from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress
@@ -135,7 +135,7 @@ def build(
         if compression:
             graph, shrunk = _compress(graph, compression, slices, task, max_drop, tell)
             log.ran += [s.step for s in shrunk.steps]
-            max_drop -= shrunk.drop  # what is left of the budget for quantization
+            max_drop = max(0.0, max_drop - shrunk.drop)  # what is left of the budget for quantization
         table = _calibrate(graph, slices, notes, tell)
         work = Work(graph, table, slices, task, machine, log, max_drop, notes, tell)
         identity = Identity(
@@ -144,6 +144,8 @@ def build(
             samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random,
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
+        if shrunk.steps:
+            plans = [_with_compression(p, shrunk.drop) for p in plans]
         tell("package", 0.92, "recording golden outputs")
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
         contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
@@ -246,6 +248,12 @@ def _states_of(index: GraphIndex) -> list[str]:
     """
     shapes = {index.shape(o) for o in index.outputs}
     return [i for i in index.inputs if len(index.inputs) > 1 and index.is_float(i) and index.shape(i) in shapes - {(), None}]
+
+
+def _with_compression(p: VariantPlan, drop: float) -> VariantPlan:
+    """Judged so far against the compressed float graph: what compression lost comes on top. The sum is what the budget bounded."""
+    known = p.accuracy or Accuracy(0.0, {})
+    return replace(p, accuracy=Accuracy(round(known.drop + drop, 6), {"compression_drop": drop, **known.values}))
 
 
 def _summary(p: VariantPlan) -> VariantSummary:
