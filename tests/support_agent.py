@@ -29,7 +29,7 @@ class Warm:
     error: str | None = None
 
 
-def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> Warm:
+def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
     told = behaviour_of(blobs, manifest)
     if not told.get("warm", True):
         return Warm(ok=False, error="output y differs from golden")

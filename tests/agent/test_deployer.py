@@ -98,7 +98,7 @@ class World:
         i = Installed(release=release, bundle=bundle.digest, manifest=v.digest)
         return Fetched(i, i, ())
 
-    def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> Warm:
+    def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
         self.enter("warm")
         return Warm()
 

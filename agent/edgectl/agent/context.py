@@ -32,7 +32,7 @@ class WarmUpReport(Protocol):
 
 
 class WarmUp(Protocol):
-    def __call__(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float) -> WarmUpReport: ...
+    def __call__(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> WarmUpReport: ...
 
 
 class Pipelines(Protocol):
@@ -65,4 +65,6 @@ class Context:
     disk: threading.Lock
     """Held while blobs are fetched or tidied away."""
     warm_runs: int = 32
+    engine_cache: Path | None = None
+    """Folder of finalised engines: TensorRT plans, optimised files."""
     clock: Callable[[], float] = time.monotonic

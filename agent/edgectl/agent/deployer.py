@@ -284,7 +284,11 @@ class SlotDeployer:
         assert d.installed is not None
         self._show("warming up")
         report = self._c.warm_up(
-            self._c.store.blobs, d.installed.manifest, runs=self._c.warm_runs, timeout_s=DEADLINE_S[State.WARMING]
+            self._c.store.blobs,
+            d.installed.manifest,
+            runs=self._c.warm_runs,
+            timeout_s=DEADLINE_S[State.WARMING],
+            cache=self._c.engine_cache,
         )
         self._guard(State.WARMING)
         if not report.ok:

@@ -142,7 +142,7 @@ DEADLINE_S: dict[State, float] = {
     State.FETCHING: 6 * 3600.0,
     State.VERIFYING: 600.0,
     State.STAGED: 30 * 86400.0,
-    State.WARMING: 900.0,  # a plan may have to be compiled
+    State.WARMING: 1800.0,  # a TensorRT plan may have to be compiled
     State.ACTIVATING: 120.0,
     State.PROBATION: 300.0,  # besides four times the probation time of the policy
     State.ROLLING_BACK: 120.0,

@@ -117,6 +117,7 @@ class _Agent:
         death = Conn(epoch=self._epoch, online=False)
         self._link = Link(config.broker.options(), config.name, will=(self._topics.conn(config.name), death.encode()), window=20)
         self._sender = Sender(self._spool, self._link)
+        engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
             config.pipelines,
             self._engine_of,
@@ -125,6 +126,7 @@ class _Agent:
             command=parts.worker,
             stats_every_s=config.stats_every_s,
             timing=parts.timing,
+            cache=engine_cache,
         )
         fetcher = Fetcher(
             self._bulk_link, self._topics, config.name, self._epoch, self._store, parts.machine, profile=self._profile
@@ -141,6 +143,7 @@ class _Agent:
             changed=self._wake.set,
             disk=threading.Lock(),
             warm_runs=config.warm_runs,
+            engine_cache=engine_cache,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
@@ -83,9 +84,11 @@ class Supervisor:
         command: Sequence[str] = WORKER,
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
+        cache: Path | None = None,
     ) -> None:
+        """``cache``: folder of finalised engines."""
         self._pipelines = {
-            stream: _Pipeline(stream, config, engine_of, journal, hooks, command, stats_every_s, timing or Timing())
+            stream: _Pipeline(stream, config, engine_of, journal, hooks, command, stats_every_s, timing or Timing(), cache)
             for stream, config in pipelines.items()
         }
 
@@ -148,6 +151,7 @@ class _Pipeline:
     command: Sequence[str]
     stats_every_s: float
     timing: Timing
+    cache: Path | None
     state: tuple[str, str | None] = ("waiting", None)
     _serving: dict[str, EngineRef] = field(default_factory=dict)
     """Role → engine, as the worker has confirmed; empty while none is ready."""
@@ -286,6 +290,7 @@ class _Pipeline:
                 config=c.config,
                 engines=dict(engines),
                 out=c.out,
+                cache=self.cache,
                 stats_every_s=self.stats_every_s,
             )
         )

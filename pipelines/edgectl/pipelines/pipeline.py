@@ -126,7 +126,7 @@ def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
     return pipeline
 
 
-def open_variant(variant: Variant) -> Engine:
-    """The default engine factory: the variant's own runtime and session settings."""
-    engine: Engine = importlib.import_module("edgectl.engines.open").open_engine(variant)
+def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:
+    """The default engine factory: the variant's own runtime and session settings, finalised where there is a ``cache`` folder."""
+    engine: Engine = importlib.import_module("edgectl.engines.open").open_engine(variant, cache=cache)
     return engine

@@ -7,6 +7,7 @@ was sent.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -53,7 +54,8 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Speaks the protocol on two byte streams."""
 
-    def __init__(self, commands: BinaryIO, answers_fd: int, open_engine: EngineFactory = open_variant) -> None:
+    def __init__(self, commands: BinaryIO, answers_fd: int, open_engine: EngineFactory | None = None) -> None:
+        """``open_engine`` None: the variant's own runtime, with the cache of finalised engines that Start names."""
         self._commands = commands
         self._fd = answers_fd
         self._open_engine = open_engine
@@ -94,9 +96,9 @@ class Worker:
     def _start(self, start: Start) -> Pipeline:
         config = parse_config(start.config, what=f"the configuration of stream {start.stream}")
         engines = {role: _slot(ref) for role, ref in start.engines.items()}
+        opener = self._open_engine or functools.partial(open_variant, cache=start.cache)
         pipeline = make_pipeline(
-            start.kind,
-            PipelineArgs(start.stream, start.source, engines, config, self._emit, self._open_engine, start.out, patient=True),
+            start.kind, PipelineArgs(start.stream, start.source, engines, config, self._emit, opener, start.out, patient=True)
         )
         pipeline.start()
         return pipeline

@@ -49,6 +49,8 @@ class Start(Message):
     """Role (``detector``, ``vad``, ``keyword``) → engine."""
     out: Path | None = None
     """Folder for snapshots, tracks and annotated video; None: none are written."""
+    cache: Path | None = None
+    """Folder of finalised engines; the warm-up filled it. None: engines are opened as they were built."""
     stats_every_s: float = 2.0
 
 
