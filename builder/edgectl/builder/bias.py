@@ -34,6 +34,8 @@ def correct_biases(
     nodes = [
         n for n in weighted_nodes(GraphIndex(model)) if n.name in quantized.placement.nodes and len(n.input) > 2 and n.input[2]
     ]
+    if not nodes:
+        return quantized
     reference = _means(model, [n.output[0] for n in nodes], samples)
     by_name = {n.name: n for n in corrected.graph.node}
     for i, node in enumerate(nodes):

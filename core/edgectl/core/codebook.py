@@ -1,7 +1,7 @@
 """Pack a file whose weights share few values: codebook and packed indices instead of numbers, the rest deflated. Lossless.
 
 Format: ``EDGCB1``, a JSON header line, then one deflate stream of: the file with its packed regions cut out, and for each region
-its codebook and its indices. :func:`unpack` gives back the very bytes, so the digest of the file stays what it is.
+its codebook and its indices. :func:`unpack` gives back the very bytes: the header carries their digest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgectl.core.errors import IntegrityError
+from edgectl.core.files import digest_of
 
 __all__ = ["pack", "unpack"]
 
@@ -37,7 +38,8 @@ def pack(data: bytes, regions: Sequence[bytes]) -> bytes:
         books += [book.astype("<u4").tobytes(), _narrow(indices.astype(np.uint8), _bits(len(book)))]
         at = offset + len(raw)
     rest.append(data[at:])
-    header = json.dumps({"size": len(data), "regions": found}, separators=(",", ":")).encode() + b"\n"
+    whole = {"size": len(data), "digest": digest_of(data), "regions": found}
+    header = json.dumps(whole, separators=(",", ":")).encode() + b"\n"
     return _MAGIC + header + zlib.compress(b"".join(rest) + b"".join(books), 9)
 
 
@@ -75,7 +77,10 @@ def unpack(packed: bytes, *, max_bytes: int) -> bytes:
             at += _WORD * k + width
             made = offset + _WORD * count
         pieces.append(body[taken:inner])
-        return b"".join(pieces)
+        whole = b"".join(pieces)
+        if digest_of(whole) != header["digest"]:
+            raise ValueError("digest")
+        return whole
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise IntegrityError("the packed weights are damaged", hint="fetch the bundle again") from e
 
