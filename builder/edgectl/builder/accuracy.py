@@ -75,6 +75,8 @@ class Judge:
             if i == 0:
                 size = sum(o.nbytes for o in outputs.values())
                 stride = max(1, math.ceil(size * len(samples) / _MAX_REFERENCE_BYTES))
+                if self._metric != "sqnr":  # there it only informs
+                    stride = max(stride, math.ceil(len(samples) / _BLOCKS))
             if i % stride == 0:
                 self._outputs[i] = outputs
             if self._decode is not None and s.meta is not None:

@@ -23,7 +23,7 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.passes.equalise import Equalise, chains
 from edgectl.builder.placement import heads, weighted_nodes
 from edgectl.builder.quantize import RANGE_KINDS, Quantized, RangeKind, quantize
-from edgectl.builder.reconstruct import reconstruct
+from edgectl.builder.reconstruct import adopt, reconstruct
 from edgectl.builder.sensitivity import Part, outputs_of, rank_parts, sqnr_db
 from edgectl.core.bundle import LayerReport, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
@@ -32,7 +32,7 @@ from edgectl.engines.open import open_model
 
 __all__ = ["Basis", "Rungs", "climb", "float_report", "prepare_basis", "smallest"]
 
-_RECONSTRUCT_SAMPLES = 12
+_RECONSTRUCT_SAMPLES = 8
 _PROXY_SAMPLES = 6
 _SMALL = 32  # weighted nodes up to which every structural alternative is tried
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
@@ -102,12 +102,16 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
     made: dict[str, Quantized] = {}
     judged: dict[str, Accuracy] = {}
 
-    def attempt(name: str, exclude: Collection[str], whole: bool = True) -> bool:
+    tell("reconstruct")
+    full = basis.full.get(family.name) or _reconstructed(basis.model, basis.table, family, samples, (), True, basis.ranges)
+
+    def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
+        """A variation of ``full`` with its codes: nearly as good as its own reconstruction, for nothing."""
+        q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
+        return adopt(q, full)
+
+    def attempt(name: str, q: Quantized) -> bool:
         tell(name)
-        if name == "full" and family.name in basis.full:
-            q = basis.full[family.name]
-        else:
-            q = _reconstructed(basis.model, basis.table, family, samples, exclude, whole, basis.ranges)
         if not any(r.precision == "int8" and r.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") for r in q.layers):
             return False
         lint.check(q.model, family)
@@ -117,19 +121,20 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
         return judged[name].drop <= max_drop
 
     parts: list[Part] = []
-    if attempt("full", ()) or len(names) <= _SMALL:
+    if attempt("full", full) or len(names) <= _SMALL:
         if family.placement == "tensors":
-            attempt("no-head", heads(index))
-            attempt("conv-only", (), False)
+            attempt("no-head", alike(heads(index)))
+            attempt("conv-only", alike((), False))
         if len(names) > 1:
-            attempt("no-first", names[:1])
+            attempt("no-first", alike(names[:1]))
     proxy = samples[:: max(1, len(samples) // _PROXY_SAMPLES)]
     if not made and "full" in judged:
         parts = rank_parts(basis.model, basis.table, family, proxy, ranges=basis.ranges)
 
         def holds(k: int) -> bool:
             kept = [n for p in parts[:k] for n in p.nodes]
-            return attempt(f"keep-{len(kept)}", kept)
+            q = _reconstructed(basis.model, basis.table, family, samples, kept, True, basis.ranges)
+            return attempt(f"keep-{len(kept)}", q)
 
         most = _most(parts)
         if most:

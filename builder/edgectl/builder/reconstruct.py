@@ -27,12 +27,12 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["reconstruct"]
+__all__ = ["adopt", "reconstruct"]
 
 Array = NDArray[np.float64]
 Patches = NDArray[np.float32]
 
-_ROWS = 2048  # input patches that a layer is fitted on, over all samples
+_ROWS = 1536  # input patches that a layer is fitted on, over all samples
 _MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
 _RIDGE = 0.01  # of the mean variance of an input
 
@@ -62,6 +62,22 @@ def reconstruct(
         _refit(layer, by_name[n.name], stored, rough.makers, want, seen, family.weight_max)
         if progress is not None:
             progress(i + 1, len(layers))
+    return replace(quantized, model=changed)
+
+
+def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
+    """``quantized`` with the codes and biases of ``rebuilt``, another int8 form of the same graph with the same scales.
+
+    Layers that only one of them has in int8 stay as they are.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(quantized.model)
+    theirs = {t.name: t for t in rebuilt.model.graph.initializer}
+    scales = {n.input[0]: n.input[1] for n in changed.graph.node if n.op_type == "DequantizeLinear"}
+    mine = {t.name: t for t in changed.graph.initializer}
+    for name, scale in scales.items():
+        if name in mine and name in theirs and scale in theirs and mine[scale] == theirs[scale]:
+            mine[name].CopyFrom(theirs[name])
     return replace(quantized, model=changed)
 
 
