@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgectl.builder.accuracy import Judge, average_precision
+from edgectl.builder.accuracy import Judge, Truth, average_precision, match, truth
 from edgectl.builder.data import Sample
 from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import EngineError, ModelError
@@ -15,18 +15,37 @@ def found(*rows: tuple[float, float, int]) -> Detections:
     return Detections(xyxy, np.asarray([s for _, s, _ in rows], np.float32), np.asarray([c for *_, c in rows], np.int32))
 
 
+def sure(of: Detections) -> Truth:
+    return Truth(of, np.ones(len(of), bool))
+
+
+def ap(wanted: list[Detections], got: list[Detections]) -> float:
+    return average_precision([match(sure(w), g) for w, g in zip(wanted, got, strict=True)])
+
+
 def test_average_precision_by_hand() -> None:
-    truth = [found((0, 1, 0), (50, 1, 0)), found((0, 1, 1))]
-    assert average_precision(truth, truth) == 1.0
-    assert average_precision(truth, [found(), found()]) == 0.0
-    assert average_precision(truth, [found((0, 0.9, 0)), found()]) == pytest.approx(1 / 3)
-    assert average_precision(truth, [found((0, 0.9, 1), (50, 0.8, 1)), found((0, 0.7, 0))]) == 0.0  # right boxes, wrong classes
+    boxes = [found((0, 1, 0), (50, 1, 0)), found((0, 1, 1))]
+    assert ap(boxes, boxes) == 1.0
+    assert ap(boxes, [found(), found()]) == 0.0
+    assert ap(boxes, [found((0, 0.9, 0)), found()]) == pytest.approx(1 / 3)
+    assert ap(boxes, [found((0, 0.9, 1), (50, 0.8, 1)), found((0, 0.7, 0))]) == 0.0  # right boxes, wrong classes
     # hits at ranks 2, 3 and 4: the envelope is 3/4 all along
     late = [found((200, 0.99, 0), (0, 0.9, 0), (50, 0.8, 0)), found((0, 0.7, 1))]
-    assert average_precision(truth, late) == pytest.approx(3 / 4)
+    assert ap(boxes, late) == pytest.approx(3 / 4)
     twice = [found((0, 0.9, 0), (1, 0.8, 0), (50, 0.7, 0)), found((0, 0.6, 1))]
-    assert average_precision(truth, twice) == pytest.approx(1 / 3 + 2 / 3 * 3 / 4)
-    assert average_precision([found()], [found((0, 1, 0))]) == 1.0
+    assert ap(boxes, twice) == pytest.approx(1 / 3 + 2 / 3 * 3 / 4)
+    assert ap([found()], [found((0, 1, 0))]) == 1.0
+
+
+def test_an_object_is_what_float_shows_again_in_noise_and_the_rest_is_ignored() -> None:
+    seen = found((0, 0.9, 0), (50, 0.36, 0), (100, 0.2, 0), (150, 0.9, 0))
+    copy = found((1, 0.8, 0), (50, 0.34, 0), (150, 0.9, 1), (200, 0.1, 0))
+    of = truth(seen, [copy], 0.35)
+    assert of.boxes.xyxy[of.objects][:, 0].tolist() == [0]
+    # the flickering box, the weak one, the one of changing class and the one that only noise shows: no gain, no loss
+    m = match(of, found((0, 0.9, 0), (50, 0.5, 0), (100, 0.5, 0), (150, 0.5, 1), (200, 0.5, 0), (250, 0.4, 0)))
+    assert m.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert (m.hits.tolist(), m.objects) == ([True, False], 1)
 
 
 class Fake:
@@ -75,3 +94,29 @@ def test_a_candidate_that_overflows_or_fails_is_never_good() -> None:
     assert judge.judge(Fake([[np.nan, 0, 0]])).drop == 1.0
     with pytest.raises(ModelError, match="does not run"):
         judge.judge(Fake(REFERENCE, fails=True))
+
+
+def test_the_interval_covers_the_drop_and_shrinks_with_samples() -> None:
+    widths = []
+    for n in (20, 320):
+        right = [REFERENCE[i % 2] for i in range(n)]
+        wrong = [REFERENCE[(i + (i % 10 == 0)) % 2] for i in range(n)]  # one of ten
+        a = Judge(TOP1, [Sample({})] * n, Fake(right)).judge(Fake(wrong))
+        assert a.drop == pytest.approx(0.1)
+        assert a.low <= a.drop <= a.high
+        assert a.samples == n
+        widths.append(a.high - a.low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_agreement_on_few_samples_does_not_prove_that_nothing_is_lost() -> None:
+    a = Judge(TOP1, [Sample({})] * 30, Fake(REFERENCE)).judge(Fake(REFERENCE))
+    assert (a.drop, a.high) == (0.0, pytest.approx(0.1))
+
+
+def test_a_hopeless_candidate_is_given_up_early() -> None:
+    n = 400
+    right = [REFERENCE[i % 2] for i in range(n)]
+    judge = Judge(TOP1, [Sample({})] * n, Fake(right))
+    assert judge.judge(Fake([REFERENCE[0]] * n), limit=0.01).samples < n / 4
+    assert judge.judge(Fake(right), limit=0.01).samples == n

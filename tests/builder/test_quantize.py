@@ -12,7 +12,6 @@ from onnx import helper, numpy_helper
 from tests.builder.conftest import images, residual_net
 
 from edgectl.builder import lint
-from edgectl.builder.bias import correct_biases
 from edgectl.builder.calibrate import CalibrationTable, MinMax, calibrate
 from edgectl.builder.families import FAMILIES
 from edgectl.builder.graph import GraphIndex
@@ -182,20 +181,3 @@ def test_calibration_covers_every_tensor_and_needs_samples() -> None:
     assert table(model).ranges.keys() == {"image", "c1", "r1", "c2", "r2", "c3", "a", "cat", "p", "out"}
     with pytest.raises(DataError, match="no calibration samples"):
         calibrate(model, [], data_digest=DATA)
-
-
-@pytest.mark.parametrize("family", ["x86-vnni", "trt-gpu"])
-def test_bias_correction_takes_the_shift_out_of_every_channel(family: str) -> None:
-    model = residual_net(channels=32)
-    w = next(t for t in model.graph.initializer if t.name == "w3")
-    coarse = np.round(numpy_helper.to_array(w) * 2) / 2 + 0.06  # rounding errors that do not cancel
-    w.CopyFrom(numpy_helper.from_array(coarse.astype(np.float32), "w3"))
-    before = quantize(model, table(model), FAMILIES[family], ranges="typical")
-    after = correct_biases(before, model, images(6))
-
-    def shift(q: onnx.ModelProto) -> float:
-        return float(np.abs((outputs(model) - outputs(q)).reshape(4, 8, -1).mean(axis=(0, 2))).max())
-
-    assert shift(after.model) < shift(before.model)
-    assert lint.lint(after.model, FAMILIES[family]) == []
-    assert len(after.model.SerializeToString()) == len(before.model.SerializeToString())

@@ -28,8 +28,9 @@ from edgectl.pipelines.speech.sources import read_audio
 
 __all__ = ["Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
 
-MAX_SAMPLES = 128
+MAX_SAMPLES = 512
 _MIN_SAMPLES = 8
+_MANY = 256
 _MAX_NPZ_BYTES = 4 << 30
 _READ_TIMEOUT_S = 10.0
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3")
@@ -49,8 +50,9 @@ class SampleStore(Sequence[Sample]):
     So the kept ones are spread evenly whatever the length of the source is, which a stream does not say beforehand.
     """
 
-    def __init__(self, folder: Path, limit: int = MAX_SAMPLES) -> None:
+    def __init__(self, folder: Path, limit: int = MAX_SAMPLES, *, picture: ImageInput | None = None) -> None:
         self._folder, self._limit = folder, limit
+        self._pixels = None if picture is None or picture.dtype != "float32" else _Pixels(picture)
         self._kept: list[tuple[Path, LetterboxMeta | None]] = []
         self._stride, self._seen = 1, 0
 
@@ -64,7 +66,10 @@ class SampleStore(Sequence[Sample]):
     def add(self, feeds: Feeds, meta: LetterboxMeta | None = None) -> None:
         if self.wants():
             path = self._folder / f"{self._seen:08d}.npz"
-            arrays: Any = {f"_{name}": array for name, array in feeds.items()}  # "_": an input may be called "file"
+            arrays: Any = {}
+            for name, array in feeds.items():
+                codes = None if self._pixels is None else self._pixels.encode(array)
+                arrays[f"_{name}" if codes is None else f"p{name}"] = array if codes is None else codes
             np.savez(path, **arrays)
             self._kept.append((path, meta))
             if len(self._kept) >= 2 * self._limit:
@@ -89,7 +94,33 @@ class SampleStore(Sequence[Sample]):
         spread = round((index % len(self)) * (len(self._kept) - 1) / max(1, len(self) - 1))
         path, meta = self._kept[spread]
         with np.load(path) as arrays:
-            return Sample({name[1:]: arrays[name] for name in arrays.files}, meta)
+            return Sample({name[1:]: self._read(name, arrays[name]) for name in arrays.files}, meta)
+
+    def _read(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        return array if self._pixels is None or name[0] != "p" else self._pixels.decode(array)
+
+
+class _Pixels:
+    """A float picture as the uint8 pixels that it was made of: a quarter of the bytes, and the same values to the bit."""
+
+    def __init__(self, spec: ImageInput) -> None:
+        levels = np.arange(256, dtype=np.float64)
+        self._tables = [((levels * spec.scale - spec.mean[c]) / spec.std[c]).astype(np.float32) for c in range(3)]
+        self._axis = 1 if spec.layout == "NCHW" else 3
+        along = [3 if a == self._axis else 1 for a in range(4)]
+        self._zero = np.asarray([t[0] for t in self._tables], np.float32).reshape(along)
+        self._step = np.asarray([(t[255] - t[0]) / 255 for t in self._tables], np.float32).reshape(along)
+
+    def encode(self, values: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """The pixels; None if ``values`` is not exactly such a picture."""
+        if values.ndim != 4 or values.shape[self._axis] != 3 or values.dtype != np.float32:
+            return None
+        codes = np.clip(np.rint((values - self._zero) / self._step), 0, 255).astype(np.uint8)
+        return codes if np.array_equal(self.decode(codes), values) else None
+
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        planes = [np.take(t, np.take(codes, c, self._axis)) for c, t in enumerate(self._tables)]
+        return np.stack(planes, axis=self._axis)
 
 
 @dataclass(frozen=True)
@@ -129,7 +160,7 @@ def collect(
     ``engine``: the float model, which drives its own recurrent state. Raises :class:`DataError` or :class:`SourceError` for
     data that cannot be read or does not fit, :class:`UsageError` for a task that cannot use such data.
     """
-    store = SampleStore(folder)
+    store = SampleStore(folder, picture=task.input if isinstance(task.input, ImageInput) else None)
     path = Path(uri)
     if path.suffix == ".npz":
         source = _from_npz(path, inputs)
@@ -153,10 +184,11 @@ def collect(
 
 
 def slice_samples(store: Sequence[Sample], validation: Sequence[Sample] | None, *, random: bool = False) -> Slices:
-    """Without validation data, of every four samples two calibrate, one searches and one confirms."""
+    """Without validation data, of every four samples two calibrate, one searches and one confirms (of many: one, one and two)."""
     n = len(store)
     if validation is None:
-        parts = [tuple(i for i in range(n) if i % 4 in quarter) for quarter in ((0, 1), (2,), (3,))]
+        quarters = ((0, 1), (2,), (3,)) if n < _MANY else ((0,), (1,), (2, 3))
+        parts = [tuple(i for i in range(n) if i % 4 in quarter) for quarter in quarters]
         calibration, search, confirmation = (_View(store, p) for p in parts)
     else:
         calibration = _View(store, tuple(range(n)))
@@ -248,8 +280,8 @@ def _from_audio(uri: str, spec: AudioInput, inputs: tuple[TensorSpec, ...], engi
     files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in _AUDIO) if folder.is_dir() else [uri]
     if not files:
         raise DataError(f"folder {folder} has no sound files", hint=f"looked for {', '.join(_AUDIO)}")
-    # Half overlapping inputs: a window that slides frame by frame shows the same second fifty times.
-    every = 1 if spec.features.kind == "waveform" else max(1, spec.features.frames // 2)
+    # Eight inputs a window: one that slides frame by frame shows the same second fifty times.
+    every = 1 if spec.features.kind == "waveform" else max(1, spec.features.frames // 8)
     for file in files:
         state = {i.name: np.zeros(i.shape, i.dtype) for i in inputs if i.name in states}
         for tensor in windows(spec, read_audio(file), every=every):

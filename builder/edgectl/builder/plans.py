@@ -6,29 +6,27 @@ that its CPU can run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from onnx import ModelProto
 
-from edgectl.builder import lint
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.bias import correct_biases
+from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
-from edgectl.builder.data import Slices
+from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
-from edgectl.builder.graph import GraphIndex
+from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
-from edgectl.builder.placement import heads, weighted_nodes
-from edgectl.builder.quantize import Quantized, RangeKind, quantize
+from edgectl.builder.quantize import Quantized
 from edgectl.builder.search import Candidate, Choice, Outcome, search
-from edgectl.builder.sensitivity import rank_nodes
 from edgectl.builder.variants import VariantPlan
-from edgectl.core.bundle import Recipe, Runtime, SessionSettings
+from edgectl.core.bundle import LayerReport, Recipe, Runtime, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
+from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
 __all__ = ["Work", "plan_variants"]
@@ -50,8 +48,21 @@ class Work:
     max_drop: float
     notes: list[str]
     tell: Callable[[str, float, str, str], None]
-    recipes: dict[str, dict[str, Quantized]] = field(default_factory=dict)
-    """Kernel family → recipe → int8 graph; filled as families come up."""
+    basis: list[Basis] = field(default_factory=list)
+    """The prepared graph, one for all families; filled when the first family comes up."""
+    rungs: dict[str, Rungs] = field(default_factory=dict)
+    """Kernel family → what the ladder gave; filled as families come up."""
+    judge_cache: list[Judge] = field(default_factory=list)
+
+    def judges(self) -> tuple[Judge, Judge]:
+        """Of the search slice and of the confirmation slice."""
+        if not self.judge_cache:
+            self.tell("judge", 0.15, "float outputs of the search and confirmation slices", "")
+            reference = open_model(self.float_bytes, SessionSettings())
+            slices = (self.slices.search, self.slices.confirmation)
+            self.judge_cache.extend(Judge(self.task, samples, reference) for samples in slices)
+            reference.close()
+        return self.judge_cache[0], self.judge_cache[1]
 
     @property
     def float_bytes(self) -> bytes:
@@ -85,55 +96,45 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
     )
 
 
-def _recipes(work: Work, family: str) -> dict[str, Quantized]:
-    """The int8 graphs worth trying, from the one calibration table, each checked by the placement linter.
-
-    ``keep-third`` leaves the nodes in float that cost most when quantized alone; ``typical`` ranges let outliers saturate;
-    ``…-corrected`` have their biases corrected.
-    """
+def _rungs(work: Work, family: str) -> Rungs | None:
+    """What the ladder gave for a family; None where there is nothing to quantize. Each family is climbed once."""
     if work.table is None:
-        return {}
-    if family in work.recipes:
-        return work.recipes[family]
-    spec, index = FAMILIES[family], GraphIndex(work.model)
-    names = [n.name for n in weighted_nodes(index)]
-    feeds = [s.feeds for s in work.slices.search[:4]]
-    ranked = rank_nodes(
-        work.model, work.table, spec, feeds,
-        progress=lambda n, total: work.tell("sensitivity", 0.15, f"{family}: {n}/{total} nodes", ""),
-    )  # fmt: skip
-    worst = [name for name, _ in ranked]
-    last = heads(index)
-    options: dict[str, tuple[Collection[str], bool, RangeKind]] = {
-        "full": ((), True, "minmax"),
-        "no-head": (last, True, "minmax"),
-        "no-first": (names[:1], True, "typical"),
-        "conv-only": ((), False, "minmax"),
-        "full-corrected": ((), True, "typical"),
-        "keep-third-corrected": (worst[: max(2, len(worst) // 3)], True, "typical"),
-    }
-    if spec.placement == "inputs":  # there are no chains, and heads stay float anyway
-        options = {k: v for k, v in options.items() if k not in ("no-head", "conv-only")} | {"typical": ((), True, "typical")}
-    made: dict[str, Quantized] = {}
-    for name, (exclude, chains, ranges) in options.items():
-        work.tell("quantize", 0.15, f"{family}: {name}", "")
-        q = quantize(work.model, work.table, spec, exclude=exclude, chains=chains, ranges=ranges)
-        if any(r.precision == "int8" for r in q.layers):
-            if name.endswith("-corrected"):
-                q = correct_biases(
-                    q, work.model, [s.feeds for s in work.slices.calibration[:: max(1, len(work.slices.calibration) // 6)]]
-                )
-            lint.check(q.model, spec)
-            sqnr = dict(ranked)
-            made[name] = replace(
-                q, ranges=ranges, layers=tuple(r.model_copy(update={"sqnr_db": _round(sqnr.get(r.node))}) for r in q.layers)
-            )
-    work.recipes[family] = made
-    return made
+        return None
+    if family not in work.rungs:
+        spec = FAMILIES[family]
+        calibration = _Feeds(work.slices.calibration)
+
+        def tell(what: str) -> None:
+            work.tell("quantize", 0.15, f"{family}: {what}", "")
+
+        if not work.basis:
+            work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
+        work.rungs[family] = climb(
+            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell
+        )  # fmt: skip
+    return work.rungs[family]
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+def _recipes(work: Work, family: str) -> dict[str, Quantized]:
+    rungs = _rungs(work, family)
+    return {} if rungs is None else rungs.recipes
+
+
+def _limit(work: Work) -> float:
+    """Noise has no accuracy to lose."""
+    return 1.0 if work.slices.random else work.max_drop
+
+
+@dataclass(frozen=True)
+class _Feeds(Sequence[Feeds]):
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        picked = self.samples[index]
+        return [s.feeds for s in picked] if isinstance(index, slice) else picked.feeds
 
 
 def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, start: float, parts: int) -> Choice:
@@ -149,18 +150,17 @@ def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, s
         )
         for recipe, data in models.items() for runtime in runtimes for t in threads
     ]  # fmt: skip
-    reference = open_model(work.float_bytes, SessionSettings())
-    judge = Judge(work.task, work.slices.search, reference)
-    confirm = Judge(work.task, work.slices.confirmation, reference)
-    reference.close()
+    judge, confirm = work.judges()
+    rungs = None if family is None else _rungs(work, family)
+    known: dict[tuple[str, Runtime], Accuracy] = {(n, "onnxruntime"): a for n, a in (rungs.judged if rungs else {}).items()}
     feeds = [s.feeds for s in work.slices.search[:8]]
 
     def told(what: str, share: float, best: str) -> None:
         work.tell("search", 0.15 + 0.75 * (start + share / parts), what, best)
 
     return search(
-        candidates, feeds, judge, confirm, max_drop=1.0 if work.slices.random else work.max_drop, min_speedup=p.min_speedup,
-        seconds=seconds, machine=work.machine.summary, progress=told,
+        candidates, feeds, judge, confirm, max_drop=_limit(work), min_speedup=p.min_speedup,
+        seconds=seconds, machine=work.machine.summary, known=known, progress=told,
     )  # fmt: skip
 
 
@@ -168,6 +168,8 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     """The winner; if it needs OpenVINO, also the best that ONNX Runtime alone can run; and the float fallback."""
     recipes = {} if family is None else _recipes(work, family)
     work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {choice.reason}")
+    if choice.winner.accuracy is not None and choice.winner.candidate.precision == "int8":
+        _say_interval(work, p, choice.winner.candidate.name, choice.winner.accuracy)
     picked = [choice.winner]
     if choice.winner.candidate.runtime != "onnxruntime":
         rest = [
@@ -216,7 +218,15 @@ def _fallback(work: Work, p: DeviceProfile, measured: Outcome | None) -> Variant
         profile=p.name, variant="cpu-float32", runtime="onnxruntime", requires=(p.arch_requirement,), model=work.float_bytes,
         recipe=_FLOAT.model_copy(update={"passes": tuple(work.log.ran)}), precision="float32", session=session,
         accuracy=measured.accuracy if measured else None, measured=measured.measured if measured else None, fallback=True,
+        layers=_float_layers(work, host_family(work.machine) if p.cpu.family == "host" else p.cpu.family),
     )  # fmt: skip
+
+
+def _float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
+    """Why each layer is float, for the families that were climbed."""
+    if work.table is None:
+        return float_report(work.model, None, work.max_drop, "float: see the notes of the build")
+    return float_report(work.model, work.rungs.get(family or ""), work.max_drop, "")
 
 
 def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
@@ -230,7 +240,7 @@ def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
         return [
             VariantPlan(
                 profile=p.name, variant="tensorrt-float32", runtime="tensorrt", requires=requires, model=work.float_bytes,
-                recipe=recipe, precision="float32", session=session,
+                recipe=recipe, precision="float32", session=session, layers=_float_layers(work, "trt-gpu"),
             )
         ]  # fmt: skip
     name, quantized, outcome = best
@@ -269,41 +279,51 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
 
 
 def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Outcome] | None:
-    """The int8 graph of a family that loses least on the search slice, if it also holds on the confirmation slice.
+    """The int8 graph of a family that keeps least in float and holds the budget on the confirmation slice, too.
 
     Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this machine is.
     """
-    recipes = _recipes(work, family)
-    if not recipes:
+    rungs = _rungs(work, family)
+    if rungs is None or not rungs.judged:
         return None
-    reference = open_model(work.float_bytes, SessionSettings())
-    judge = Judge(work.task, work.slices.search, reference)
-    confirm = Judge(work.task, work.slices.confirmation, reference)
-    reference.close()
-    simulated = SessionSettings(optimization="disabled")
-    found: list[tuple[float, str, Quantized, Outcome]] = []
-    for name, quantized in recipes.items():
+    limit, lost = _limit(work), min(a.drop for a in rungs.judged.values())
+    simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
+    order = sorted(rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop))
+    for name, quantized in order:
+        work.tell("confirm", 0.15, f"{family}: {name}", "")
         data = quantized.model.SerializeToString(deterministic=True)
         try:
             engine = open_model(data, simulated)
-            searched, confirmed = judge.judge(engine), confirm.judge(engine)
+            confirmed = work.judges()[1].judge(engine, limit=limit)
             engine.close()
         except EdgectlError as e:
             raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
-        candidate = Candidate(f"{name}/{family}", name, data, "int8", "onnxruntime", simulated)
-        found.append((max(searched.drop, confirmed.drop), name, quantized, Outcome(candidate, confirmed)))
-    drop, name, quantized, outcome = min(found, key=lambda f: f[0])
-    if drop > work.max_drop and not work.slices.random:
-        work.notes.append(f"{p.name}: {family} int8 loses {drop:.4f}, more than {work.max_drop:g}: float instead")
-        return None
-    return name, quantized, outcome
+        if confirmed.drop <= limit:
+            _say_interval(work, p, f"{family} int8 ({name})", confirmed)
+            return (
+                name,
+                quantized,
+                Outcome(Candidate(f"{name}/{family}", name, data, "int8", "onnxruntime", simulated), confirmed),
+            )
+        lost = confirmed.drop
+    work.notes.append(f"{p.name}: {family} int8 loses {lost:.4f}, more than {work.max_drop:g}: float instead")
+    return None
+
+
+def _say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) -> None:
+    """A budget that lies inside the interval is met as far as these samples can tell: the user hears it."""
+    if accuracy.high > work.max_drop and not work.slices.random:
+        work.notes.append(
+            f"{p.name}: {what} loses {accuracy.drop:.4f} on {accuracy.samples} samples, 95 % interval "
+            f"{accuracy.low:.4f} … {accuracy.high:.4f}: more data would tell it from the budget of {work.max_drop:g}"
+        )
 
 
 def _recipe(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:
     spec = FAMILIES[family]
-    assert work.table is not None
+    basis = work.basis[0]
     return Recipe(
-        family=family, passes=(*work.log.ran, f"quantize:{name}"), precision="int8", activations=spec.activation,
+        family=family, passes=(*work.log.ran, *basis.passes, f"quantize:{name}", "reconstruct"), precision="int8", activations=spec.activation,
         weights="int8" if spec.weight_max == 127 else "int8 (7 bit)", excluded=tuple(sorted(quantized.placement.reasons)),
-        method="minmax" if quantized.ranges == "minmax" else "mean of extremes", calibration=work.table.digest, samples=work.table.samples,
+        method=quantized.ranges, calibration=basis.table.digest, samples=basis.table.samples,
     )  # fmt: skip

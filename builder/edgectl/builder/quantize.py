@@ -21,9 +21,10 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import Placement, place, weight_axis, weighted_nodes
 from edgectl.core.bundle import LayerReport
 
-__all__ = ["Quantized", "RangeKind", "activation_params", "quantize", "weight_codes"]
+__all__ = ["RANGE_KINDS", "Quantized", "RangeKind", "activation_params", "quantize", "weight_codes"]
 
 RangeKind = Literal["minmax", "typical"]
+RANGE_KINDS: tuple[RangeKind, ...] = ("minmax", "typical")
 """``minmax``: nothing that was seen saturates; ``typical``: the mean of each sample's extremes, finer steps, outliers saturate."""
 
 _MIN_SCALE = 1e-8

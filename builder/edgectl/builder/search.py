@@ -21,8 +21,9 @@ from edgectl.engines.timing import Ratio, Samples, interleave, load_1m, paired_r
 
 __all__ = ["Candidate", "Choice", "Outcome", "choose", "search", "survivors"]
 
-_ROUNDS = (0.15, 0.25, 0.6)  # shares of the time budget
-_MIN_SECONDS = 0.6
+_ROUNDS = ((0.15, 40), (0.25, 120), (0.6, 400))
+"""Share of the time budget, and calls of each candidate after which more would not tell more: ± 0.5 % of a paired ratio."""
+_MIN_SECONDS = 0.3
 _THREAD_WORTH = 0.9
 """More threads must take at most this share of the time of fewer ones: a core on a device has other work."""
 
@@ -69,16 +70,17 @@ def search(
     min_speedup: float,
     seconds: float,
     machine: str,
+    known: Mapping[tuple[str, Runtime], Accuracy] | None = None,
     progress: Callable[[str, float, str], None] | None = None,
 ) -> Choice:
-    """Judge, measure and choose. At least one candidate is float.
+    """Judge, measure and choose. At least one candidate is float. ``known``: recipes and runtimes judged before.
 
     ``progress(what, share, best)`` is told what goes on. Raises :class:`ModelError` if not even float runs.
     """
     tell = progress or (lambda what, share, best: None)
     outcomes: dict[str, Outcome] = {}
     engines: dict[str, Engine] = {}
-    judged: dict[tuple[str, Runtime], Accuracy] = {}
+    judged: dict[tuple[str, Runtime], Accuracy] = dict(known or {})
     for i, c in enumerate(candidates):
         tell(f"judging {c.name}", 0.2 * i / len(candidates), "")
         key = (c.recipe, c.runtime)  # threads change the time, not the answer
@@ -86,7 +88,7 @@ def search(
             if key not in judged or judged[key].drop <= max_drop:
                 engines[c.name] = open_model(c.model, c.settings, runtime=c.runtime)
             if key not in judged:
-                judged[key] = judge.judge(engines[c.name])
+                judged[key] = judge.judge(engines[c.name], limit=max_drop)
         except EdgectlError as e:
             engines.pop(c.name, None)
             outcomes[c.name] = Outcome(c, rejected=f"does not run: {e.message}")
@@ -105,10 +107,10 @@ def search(
 
     alive = sorted(engines)
     spent = 0.2
-    for round_, share in enumerate(_ROUNDS):
+    for round_, (share, calls) in enumerate(_ROUNDS):
         turn = iter(range(1 << 30))
         runs = {n: _caller(engines[n], feeds, next(turn)) for n in alive}
-        times = interleave(runs, seconds=max(_MIN_SECONDS, seconds * share), min_rounds=20, max_rounds=20_000)
+        times = interleave(runs, seconds=max(_MIN_SECONDS, seconds * share), min_rounds=20, max_rounds=calls)
         reference = min(floats & set(alive), key=lambda n: float(np.median(times[n])))
         for n in alive:
             outcomes[n] = _with_times(outcomes[n], times[n], times[reference], engines[n].runtime, machine)
@@ -127,7 +129,7 @@ def search(
         if winner.candidate.precision == "float32":
             reason = reason or "no quantized candidate is faster within the accuracy budget"
             break
-        confirmed = confirm.judge(engines[name])
+        confirmed = confirm.judge(engines[name], limit=max_drop)
         if confirmed.drop <= max_drop:
             winner = Outcome(winner.candidate, confirmed, winner.measured, winner.ratio)
             outcomes[name] = winner

@@ -103,7 +103,15 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
         inputs=identity.inputs,
         outputs=tuple(TensorSpec(name=n, shape=o.shape, dtype=str(o.dtype)) for n, o in outputs[0].items()),
         golden=GoldenSpec(samples=len(inputs), tolerances=tolerances),
-        accuracy={} if plan.accuracy is None else {"drop": plan.accuracy.drop, **plan.accuracy.values},
+        accuracy={}
+        if plan.accuracy is None
+        else {
+            "drop": plan.accuracy.drop,
+            "drop_low": plan.accuracy.low,
+            "drop_high": plan.accuracy.high,
+            "samples": plan.accuracy.samples,
+            **plan.accuracy.values,
+        },
         measured=plan.measured,
         speed_only=identity.speed_only and plan.precision != "float32",
         fallback=plan.fallback,
