@@ -17,12 +17,12 @@ from onnx import ModelProto, TensorProto, helper
 
 from edgectl.builder import lint
 from edgectl.builder.accuracy import Accuracy, Judge
-from edgectl.builder.calibrate import CalibrationTable, calibrate
+from edgectl.builder.calibrate import RANGE_KINDS, CalibrationTable, RangeKind, calibrate
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.passes.equalise import Equalise, chains
 from edgectl.builder.placement import heads, weighted_nodes
-from edgectl.builder.quantize import RANGE_KINDS, Quantized, RangeKind, quantize
+from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import adopt, reconstruct
 from edgectl.builder.sensitivity import Part, outputs_of, rank_parts, sqnr_db
 from edgectl.core.bundle import LayerReport, SessionSettings
@@ -123,9 +123,10 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
     parts: list[Part] = []
     if attempt("full", full) or len(names) <= _SMALL:
         if family.placement == "tensors":
-            attempt("no-head", alike(heads(index)))
             attempt("conv-only", alike((), False))
-        if len(names) > 1:
+            if len(names) <= _SMALL:
+                attempt("no-head", alike(heads(index)))
+        if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
     proxy = samples[:: max(1, len(samples) // _PROXY_SAMPLES)]
     if not made and "full" in judged:

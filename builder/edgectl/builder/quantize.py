@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgectl.builder.calibrate import CalibrationTable, Range
+from edgectl.builder.calibrate import CalibrationTable, RangeKind
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import Placement, place, weight_axis, weighted_nodes
 from edgectl.core.bundle import LayerReport
 
-__all__ = ["RANGE_KINDS", "Quantized", "RangeKind", "activation_params", "quantize", "weight_codes"]
-
-RangeKind = Literal["minmax", "typical"]
-RANGE_KINDS: tuple[RangeKind, ...] = ("minmax", "typical")
-"""``minmax``: nothing that was seen saturates; ``typical``: the mean of each sample's extremes, finer steps, outliers saturate."""
+__all__ = ["Quantized", "activation_params", "quantize", "weight_codes"]
 
 _MIN_SCALE = 1e-8
 
@@ -134,8 +129,7 @@ class _Writer:
         return {t: activation_params(*ranges[root.get(t, t)], self._family) for t in self._placement.tensors}
 
     def _range(self, tensor: str) -> tuple[float, float]:
-        r: Range = self._table.ranges[tensor]
-        low, high = (r.low, r.high) if self._ranges == "minmax" else (r.typical_low, r.typical_high)
+        low, high = self._table.range(tensor, self._ranges)
         node = self._index.producer.get(tensor)
         if node is not None and node.op_type == "Relu":
             low = 0.0  # so that the zero point is the lowest code and the runtime drops the Relu

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.calibrate import CalibrationTable, RangeKind
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import place, weighted_nodes
-from edgectl.builder.quantize import RangeKind, quantize
+from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.open import open_model
