@@ -35,6 +35,11 @@ def test_pipeline_examples_are_valid(text: str, tmp_path: Path) -> None:
     load_config(tmp_path / "pipeline.yaml")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.yaml")), ids=lambda p: p.name)
+def test_example_files_are_valid(path: Path) -> None:
+    assert load_config(path).rules
+
+
 @pytest.mark.parametrize("text", blocks("toml"), ids=lambda t: t.splitlines()[0][:40])
 def test_toml_examples_are_valid(text: str, tmp_path: Path) -> None:
     kind = text.splitlines()[0].removeprefix("# ")
