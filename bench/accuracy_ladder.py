@@ -1,0 +1,82 @@
+"""What each rung of the accuracy ladder gains on a detector, and how much noise the detector itself stands.
+
+    python bench/accuracy_ladder.py ../shared/models/fastestdet-352.onnx --task fastestdet \
+        --calibration ../shared/media/one-by-one-person-detection.mp4
+
+Prints, on the search slice: AP of the float model on noisy pictures against its own boxes, with and without those that it is not
+sure of; then SQNR and drop with its 95 % interval of the whole graph in int8 (x86-vnni), rung by rung.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from edgectl.builder.accuracy import Judge, average_precision, match, truth
+from edgectl.builder.build import prepare
+from edgectl.builder.calibrate import calibrate
+from edgectl.builder.data import collect, slice_samples
+from edgectl.builder.families import FAMILIES
+from edgectl.builder.ladder import prepare_basis
+from edgectl.builder.quantize import quantize
+from edgectl.builder.reconstruct import reconstruct
+from edgectl.core.bundle import SessionSettings
+from edgectl.engines.open import open_model
+from edgectl.pipelines.decode import make_decoder
+from edgectl.pipelines.tasks import load_task
+
+
+class Noisy:
+    """The float engine behind a camera with uniform noise of ± ``level``."""
+
+    def __init__(self, engine, level: float) -> None:
+        self._engine, self._level, self._rng = engine, level, np.random.default_rng(0)
+
+    def run(self, feeds):
+        return self._engine.run(
+            {n: (x + self._level * self._rng.uniform(-1, 1, x.shape)).astype(np.float32) for n, x in feeds.items()}
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--calibration", required=True)
+    a = parser.parse_args()
+    task, family = load_task(a.task), FAMILIES["x86-vnni"]
+    graph, inputs, _ = prepare(a.model, task)
+    low = make_decoder(task.model_copy(update={"decode": task.decode.model_copy(update={"score": task.decode.score / 4})}))
+    with tempfile.TemporaryDirectory() as folder:
+        reference = open_model(graph.SerializeToString(), SessionSettings())
+        slices = slice_samples(collect(a.calibration, task, inputs, reference, Path(folder)), None)
+        judge = Judge(task, slices.search, reference)
+        every = [truth(low(reference.run(s.feeds), s.meta), [], task.decode.score) for s in slices.search]
+        print(f"{len(slices.search)} samples, {sum(int(t.objects.sum()) for t in every)} boxes at the threshold")
+        for grey in (0.5, 1, 2):
+            noisy = Noisy(reference, grey * task.input.scale)
+            rows = [match(t, low(noisy.run(s.feeds), s.meta)) for t, s in zip(every, slices.search, strict=True)]
+            sure = judge.judge(Noisy(reference, grey * task.input.scale))
+            print(
+                f"float, noise ± {grey:g} grey levels: drop {1 - average_precision(rows):.4f}; of what it is sure of {sure.drop:.4f}"
+            )
+        calibration = [s.feeds for s in slices.calibration]
+        table = calibrate(graph, calibration, data_digest=slices.digest)
+        basis = prepare_basis(graph, table, family, calibration, lambda what: None)
+        plain = quantize(graph, table, family, ranges=basis.ranges)
+        rungs = {
+            "minmax": quantize(graph, table, family),
+            f"range kind {basis.ranges}": plain,
+            "reconstructed": reconstruct(plain, graph, family, calibration[:: max(1, len(calibration) // 8)]),
+            f"basis ({', '.join(basis.passes) or 'as it is'})": basis.full[family.name],
+        }
+        for name, q in rungs.items():
+            r = judge.judge(open_model(q.model.SerializeToString(), SessionSettings(threads=2)))
+            print(f"{name:24} {r.values['sqnr_db']:5.1f} dB  drop {r.drop:.4f} [{r.low:.4f}, {r.high:.4f}]")
+
+
+if __name__ == "__main__":
+    main()
