@@ -6,8 +6,9 @@ that its CPU can run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx import ModelProto
@@ -177,7 +178,8 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
             if o.candidate.runtime == "onnxruntime" and o.measured and o.accuracy and o.accuracy.drop <= work.max_drop
             and o.ratio and o.candidate.precision == "int8" and o.ratio.high <= 1 / p.min_speedup
         ]  # fmt: skip
-        picked += sorted(rest, key=lambda o: o.measured.p50_ms if o.measured else 0.0)[:1]
+        ranked = sorted(rest, key=lambda o: o.measured.p50_ms if o.measured else 0.0)
+        picked += list(itertools.islice(filter(None, (_confirmed(work, o) for o in ranked)), 1))
     plans = []
     for o in picked:
         c = o.candidate
@@ -200,6 +202,15 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     best_float = min(floats, key=lambda o: (o.rejected is not None, o.measured.p50_ms if o.measured else 0.0), default=None)
     plans.append(_fallback(work, p, best_float))
     return plans
+
+
+def _confirmed(work: Work, o: Outcome) -> Outcome | None:
+    """The outcome with its accuracy on the confirmation slice; None if it does not hold the budget there."""
+    c = o.candidate
+    engine = open_model(c.model, c.settings, runtime=c.runtime)
+    accuracy = work.judges()[1].judge(engine)
+    engine.close()
+    return replace(o, accuracy=accuracy) if accuracy.drop <= _limit(work) else None
 
 
 def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, ...]:
