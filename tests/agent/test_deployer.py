@@ -47,6 +47,8 @@ class World:
     healthy: bool = True
     frozen: bool = False
     seen: list[State] = field(default_factory=list)
+    told: Deployment | None = None
+    """What the record said when the deployer last told of a change: the record itself is written a moment before."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store", reserve=0)
@@ -67,6 +69,7 @@ class World:
         state = self.deployer.report().state
         if not self.seen or self.seen[-1] is not state:
             self.seen.append(state)
+        self.told = self.journal.deployment("gate")
 
     def enter(self, what: str) -> None:
         self.calls.append(what)
@@ -134,7 +137,7 @@ class World:
 
     def ends(self, gen: int) -> State:
         def ended() -> State | None:
-            d = self.journal.deployment("gate")
+            d = self.told
             return d.state if d is not None and d.gen >= gen and d.state in TERMINAL else None
 
         state: State = wait_until(ended, f"generation {gen} comes to an end", 20)
