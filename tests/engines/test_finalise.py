@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.engines.conftest import MakeVariant, small_model
 
-from edgectl.core.bundle import LAYER_ENGINE, Recipe
+from edgectl.core.bundle import LAYER_ENGINE, LAYER_RANGES, Descriptor, Recipe, Variant
 from edgectl.core.errors import EngineError, GoldenError, ProfileError, StorageError
+from edgectl.core.files import digest_of, hex_of
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines import finalise as module
 from edgectl.engines.finalise import finalise
@@ -141,26 +141,6 @@ def test_a_kill_in_the_middle_of_a_compile_leaves_a_cache_that_works(
     assert not list(cache.glob(".compile-*"))
 
 
-def test_the_engine_over_a_plan_computes_and_frees_its_memory(
-    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "double"))
-    variant = make_variant(runtime="tensorrt")
-    engine = open_engine(variant, cache=tmp_path / "cache")
-    import pycuda.driver as driver
-
-    assert check_golden(engine, variant).outputs["y"].cosine > 0.9999
-    with pytest.raises(EngineError, match="takes float32"):
-        engine.run({"x": np.zeros((1, 3, 4, 4), np.float32)})
-    assert len(driver.ALLOCATED) == 2
-    engine.close()
-    engine.close()
-    assert driver.ALLOCATED == {}
-    assert driver._Context.depth == 0
-    for name in ("tensorrt", "pycuda", "pycuda.driver", "edgectl.engines.tensorrt"):
-        sys.modules.pop(name, None)
-
-
 def test_a_tensorrt_variant_needs_a_cache(make_variant: MakeVariant) -> None:
     with pytest.raises(EngineError, match="compiled on the device"):
         open_engine(make_variant(runtime="tensorrt"))
@@ -248,15 +228,100 @@ def test_the_limits_reach_the_compiler(
     variant, seen = make_variant(runtime="tensorrt"), []
     real = module.run_child
 
-    def spy(name, arguments, *, timeout_s, what):
-        seen.append((name, list(arguments), timeout_s))
-        return real(name, arguments, timeout_s=timeout_s, what=what)
+    def spy(name, arguments, **limits):
+        seen.append((name, list(arguments), limits))
+        return real(name, arguments, **limits)
 
     monkeypatch.setattr(module, "run_child", spy)
-    finalise(variant, tmp_path / "cache", limits=TensorRtSpec(min="8.6", max="11.4", workspace_mb=512, build_minutes=2))
-    [(arguments, timeout_s)] = [(a, t) for name, a, t in seen if name.endswith("trt_compile") and "--onnx" in a]
+    limits = TensorRtSpec(min="8.6", max="11.4", workspace_mb=512, build_minutes=2, memory_mb=3000)
+    finalise(variant, tmp_path / "cache", limits=limits)
+    [(arguments, given)] = [(a, g) for name, a, g in seen if name.endswith("trt_compile") and "--onnx" in a]
     assert arguments[arguments.index("--workspace-mb") + 1] == "512"
-    assert timeout_s == 120.0
+    assert (given["timeout_s"], given["memory_mb"]) == (120.0, 3000)
+
+
+def test_a_compiler_that_takes_too_much_memory_is_stopped(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
+    trt_double(memory=700)
+    with pytest.raises(EngineError, match="more than 400 MiB, and was stopped"):
+        finalise(make_variant(runtime="tensorrt"), tmp_path / "cache", limits=TensorRtSpec(min="8.6", max="11.4", memory_mb=400))
+    assert left(tmp_path / "cache") == []
+
+
+def test_the_saved_plan_is_looked_into_and_what_did_not_fuse_is_said(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
+    variant = make_variant(runtime="tensorrt", recipe=Recipe(family="trt-gpu", precision="int8"))
+    good = finalise(variant, tmp_path / "good")
+    assert good.layers is not None
+    assert (good.layers.total, good.layers.int8, good.layers.reformats, good.notes) == (4, 3, 1, ())
+    again = finalise(variant, tmp_path / "good")
+    assert (again.made, again.layers) == (False, good.layers)
+    trt_double(unfused=1)
+    bad = finalise(variant, tmp_path / "bad")
+    assert "no layer of the plan computes in int8" in bad.notes[0]
+
+
+@pytest.mark.parametrize("said", ["not json", "{}"])
+def test_an_inspector_that_says_nothing_useful_is_an_error(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, said: str
+) -> None:
+    trt_double(inspector=said)
+    with pytest.raises(EngineError, match="engine inspector"):
+        finalise(make_variant(runtime="tensorrt"), tmp_path / "cache")
+
+
+def dla_variant(make_variant: MakeVariant, tmp_path: Path, *, implicit: bool) -> Variant:
+    """For DLA: with a ranges layer for implicit quantization, without one for explicit Q/DQ."""
+    variant = make_variant(runtime="tensorrt", recipe=Recipe(family="trt-dla", precision="int8"))
+    if not implicit:
+        return variant
+    content = json.dumps({"x": 3.0, "c": 9.0, "y": 9.0, "nowhere": 1.0}).encode()
+    digest = digest_of(content)
+    (variant.blobs / hex_of(digest)).write_bytes(content)
+    layer = Descriptor(mediaType=LAYER_RANGES, digest=digest, size=len(content))
+    manifest = variant.manifest.model_copy(update={"layers": (*variant.manifest.layers, layer)}).encode()
+    (variant.blobs / hex_of(digest_of(manifest))).write_bytes(manifest)
+    return Variant.open(variant.blobs, digest_of(manifest))
+
+
+@pytest.mark.parametrize(("version", "implicit"), [("8.6.2", True), ("10.3.0.30", True), ("11.4.1.12", False)])
+def test_dla_is_compiled_in_the_form_that_its_tensorrt_takes(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, version: str, implicit: bool
+) -> None:
+    trt_double(version=version)
+    made = finalise(dla_variant(make_variant, tmp_path, implicit=implicit), tmp_path / "cache")
+    assert made.layers is not None
+    assert (made.layers.dla, made.notes, made.key["dla"]) == (1, (), 0)
+    notes = json.loads(made.path.read_bytes().split(b"\n")[1])
+    assert notes["ranges"] == ({"x": 3.0, "c": 9.0, "y": 9.0} if implicit else {})
+
+
+@pytest.mark.parametrize(
+    ("faults", "implicit", "says"),
+    [
+        ({"version": "10.3.0.30"}, False, "does not compile explicit int8 for DLA"),
+        ({"version": "10.9.0.34"}, True, "does not compile implicit int8 for DLA"),
+        ({"version": "11.4.0.106"}, False, "does not compile explicit int8 for DLA"),
+        ({"version": "11.4.1.12"}, True, "has no implicit quantization"),
+        ({"version": "8.6.2", "dla_cores": 0}, True, "has 0 DLA cores"),
+    ],
+)
+def test_dla_where_there_is_none_is_one_error_and_leaves_no_plan(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, faults: dict[str, object], implicit: bool, says: str
+) -> None:
+    trt_double(**faults)
+    with pytest.raises(EngineError) as e:
+        finalise(dla_variant(make_variant, tmp_path, implicit=implicit), tmp_path / "cache")
+    assert says in e.value.message
+    assert left(tmp_path / "cache") == []
+
+
+def test_a_dla_that_falls_back_silently_is_said(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
+    trt_double(version="8.6.2", dla_falls_back=1)
+    made = finalise(dla_variant(make_variant, tmp_path, implicit=True), tmp_path / "cache")
+    assert made.notes == ("nothing of the plan runs on the DLA: everything fell back to the GPU",)
 
 
 @pytest.mark.parametrize(("passes", "sparse"), [((), False), (("2:4",), True)])

@@ -17,12 +17,13 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
+from edgectl.builder.half import half
 from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized
 from edgectl.builder.search import Candidate, Choice, Outcome, search
 from edgectl.builder.variants import VariantPlan
-from edgectl.core.bundle import LayerReport, Recipe, Runtime, SessionSettings
+from edgectl.core.bundle import LayerReport, Precision, Recipe, Runtime, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.probe import Machine, host_family
@@ -241,28 +242,62 @@ def _float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
 
 
 def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
-    """The explicit Q/DQ graph that the device compiles; float if int8 loses too much or nothing is worth quantizing."""
+    """The graphs that the device compiles: explicit Q/DQ where int8 holds the budget, float otherwise.
+
+    TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no float16 scales and
+    chooses float16 by itself.
+    """
     work.notes.append(f"{p.name}: {_ON_DEVICE}")
-    requires = (f"arch:{p.cpu.arch}", p.sm_requirement)
+    assert p.tensorrt is not None
     best = _numerically_best(work, "trt-gpu", p)
-    session = SessionSettings()
     if best is None:
-        recipe = Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
-        return [
-            VariantPlan(
-                profile=p.name, variant="tensorrt-float32", runtime="tensorrt", requires=requires, model=work.float_bytes,
-                recipe=recipe, precision="float32", session=session, layers=_float_layers(work, "trt-gpu"),
-            )
-        ]  # fmt: skip
-    name, quantized, outcome = best
-    recipe = _recipe(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
-    return [
-        VariantPlan(
-            profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=requires,
-            model=quantized.model.SerializeToString(deterministic=True), recipe=recipe, precision="int8", session=session,
-            layers=quantized.layers, accuracy=outcome.accuracy,
-        )
-    ]  # fmt: skip
+        graph, recipe = work.model, Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
+        plain = VariantPlan(
+            profile=p.name, variant="tensorrt-float32", runtime="tensorrt", requires=(), model=work.float_bytes, recipe=recipe,
+            precision="float32", session=SessionSettings(), layers=_float_layers(work, "trt-gpu"),
+        )  # fmt: skip
+    else:
+        name, quantized, outcome = best
+        graph, recipe = quantized.model, _recipe(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
+        plain = VariantPlan(
+            profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=outcome.candidate.model,
+            recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=outcome.accuracy,
+        )  # fmt: skip
+    fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
+    typed = [g for g in p.tensorrt.generations if g >= 10]
+    halved = _halved(work, p, plain, graph) if typed else None
+    if halved is None:
+        return [replace(plain, requires=fits)]
+    plans = [replace(halved, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
+    if 8 in p.tensorrt.generations:
+        plans.append(replace(plain, requires=(*fits, "trt:8")))
+    return plans
+
+
+def _halved(work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto) -> VariantPlan | None:
+    """The same with what is left in float computing in float16; None if that loses too much, or was never calibrated."""
+    if work.table is None:
+        return None
+    table = work.basis[0].table if work.basis else work.table
+    model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
+    data = model.SerializeToString(deterministic=True)
+    work.tell("confirm", 0.15, "trt-gpu: float16", "")
+    engine = open_model(data, SessionSettings(optimization="disabled", threads=min(2, work.machine.cores)))
+    accuracy = work.judges()[1].judge(engine, limit=_limit(work))
+    engine.close()
+    if accuracy.drop > _limit(work):
+        work.notes.append(f"{p.name}: float16 loses {accuracy.drop:.4f}: what is not int8 stays float32")
+        return None
+    layers = [
+        layer.model_copy(update={"precision": "float16"}) if layer.precision == "float32" and layer.node in chosen else layer
+        for layer in plain.layers
+    ]
+    precision: Precision = "float16" if plain.precision == "float32" else plain.precision
+    recipe = plain.recipe.model_copy(update={"passes": (*plain.recipe.passes, "half"), "precision": precision})
+    return replace(
+        plain, variant=f"tensorrt-{precision}" + ("-float16" if precision == "int8" else ""), model=data, recipe=recipe,
+        precision=precision, layers=tuple(layers), accuracy=accuracy,
+    )  # fmt: skip
 
 
 def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:

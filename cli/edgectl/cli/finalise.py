@@ -54,6 +54,14 @@ def finalise(
         t.add_row("engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}"))
         t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
         t.add_row("key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-")
+        if made.layers is not None:
+            n = made.layers
+            t.add_row(
+                "layers",
+                f"{n.total}: int8 {n.int8}, float16 {n.float16}, float32 {n.float32}, DLA {n.dla}, reformats {n.reformats}",
+            )
+        for note in made.notes:
+            t.add_row("note", note)
         t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")
         t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MB")
         return t

@@ -27,7 +27,7 @@ from edgectl.core.task import TaskSpec
 
 __all__ = [
     "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
-    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
+    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
     "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "Bundle", "Descriptor", "GoldenSpec", "Index", "LayerReport", "Manifest", "Measured",
     "Precision", "Recipe", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Variant", "VariantConfig",
 ]  # fmt: skip
@@ -40,6 +40,8 @@ LAYER_ENGINE = "application/vnd.edgectl.engine.v1.onnx"
 LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 """Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
+LAYER_RANGES = "application/vnd.edgectl.ranges.v1+json"
+"""Implicit quantization (DLA before TensorRT 11): a JSON object of tensor → largest magnitude."""
 LAYER_LAYERS = "application/vnd.edgectl.layers.v1+json"
 """A JSON list of :class:`LayerReport`."""
 LAYER_REPORT = "application/vnd.edgectl.report.v1+json"

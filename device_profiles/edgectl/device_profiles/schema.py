@@ -15,7 +15,7 @@ from edgectl.core.schema import Config, Name
 
 __all__ = ["CpuSpec", "DeviceProfile", "Family", "GpuSpec", "Limits", "TensorRtSpec"]
 
-Family = Literal["x86-vnni", "x86-avx2", "arm64", "trt-gpu"]
+Family = Literal["x86-vnni", "x86-avx2", "arm64", "trt-gpu", "trt-dla"]
 """Kernel family: which form of int8 the device's kernels take (reference/builder.md §B.1)."""
 
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$")]
@@ -45,6 +45,16 @@ class TensorRtSpec(Config):
     """Inclusive, compared number by number: ``11.4`` covers ``11.4.0.106``."""
     workspace_mb: int = Field(default=1024, ge=64, le=65536)
     build_minutes: int = Field(default=20, ge=1, le=240)
+    memory_mb: int = Field(default=6144, ge=256, le=1 << 20)
+    """Resident memory that a compile may take; more, and it is stopped."""
+    dla_core: int | None = Field(default=None, ge=0, le=3)
+    """Run on this DLA core, with the GPU for what it cannot do. None: the GPU alone."""
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Major versions of TensorRT in the range, oldest first."""
+        low, high = int(self.min.split(".")[0]), int(self.max.split(".")[0])
+        return tuple(g for g in (8, 10, 11) if low <= g <= high)
 
     def covers(self, version: str) -> bool:
         """Whether a full TensorRT version, build number included, lies in the range."""
@@ -78,6 +88,10 @@ class DeviceProfile(Config):
     def _tensorrt_needs_a_gpu(self) -> DeviceProfile:
         if "tensorrt" in self.runtimes and (self.gpu is None or self.tensorrt is None):
             raise ValueError("runtime tensorrt needs the tables [gpu] and [tensorrt]")
+        if self.tensorrt is not None and self.tensorrt.dla_core is not None:
+            cores = self.gpu.dla_cores if self.gpu else 0
+            if self.tensorrt.dla_core >= cores:
+                raise ValueError(f"dla_core is {self.tensorrt.dla_core}, and the profile's [gpu] has dla_cores = {cores}")
         if "onnxruntime" not in self.runtimes:
             raise ValueError("runtimes must contain onnxruntime: every bundle carries a CPU fallback")
         return self

@@ -12,8 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import psutil
 
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, GoldenError, IntegrityError, StorageError
 
@@ -21,29 +24,27 @@ __all__ = ["answer", "run_child"]
 
 _TAIL = 400  # characters of standard error that an error message quotes
 _MAX_OUTPUT = 1 << 20
+_LOOK_S = 0.25  # how often the memory of a child is looked at
 _KINDS: dict[str, type[EdgectlError]] = {
     "golden": GoldenError, "bundle": BundleError, "integrity": IntegrityError, "storage": StorageError,
 }  # fmt: skip
 """Errors that keep their type on the way out of the child; every other one is an EngineError."""
 
 
-def run_child(module: str, arguments: Sequence[str], *, timeout_s: float, what: str) -> dict[str, Any]:
+def run_child(
+    module: str, arguments: Sequence[str], *, timeout_s: float, what: str, memory_mb: int | None = None
+) -> dict[str, Any]:
     """``python -m module arguments`` in its own process group. Returns its JSON answer.
 
-    Raises :class:`EngineError`: took longer than ``timeout_s`` (the whole group is killed), died by a signal, said nothing
-    that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).
+    Raises :class:`EngineError`: took longer than ``timeout_s`` or more resident memory than ``memory_mb`` MiB (the whole group is
+    killed; memory of the GPU is not counted unless it is the machine's own, as on a Jetson), died by a signal, said nothing that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
     try:
-        out, err = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        raise EngineError(
-            f"{what} took more than {timeout_s:g} s and was stopped", hint="take the fallback variant, or allow more time"
-        ) from None
+        out, err = _watched(process, timeout_s, memory_mb, what)
     except BaseException:
         _kill(process)
         raise
@@ -76,6 +77,29 @@ def answer(work: Callable[[], dict[str, Any]]) -> int:
     with out:
         out.write(json.dumps(reply) + "\n")
     return 0 if reply["ok"] else 1
+
+
+def _watched(process: subprocess.Popen[bytes], timeout_s: float, memory_mb: int | None, what: str) -> tuple[bytes, bytes]:
+    """Wait for the child's output, no longer and for no more memory than it may take."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.communicate(timeout=max(0.0, left if memory_mb is None else min(left, _LOOK_S)))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= deadline:
+                hint = "take the fallback variant, or allow more time"
+                raise EngineError(f"{what} took more than {timeout_s:g} s and was stopped", hint=hint) from None
+            if memory_mb is not None and (used := _resident_mb(process.pid)) > memory_mb:
+                hint = "take the fallback variant, or stop other engines and allow more memory"
+                raise EngineError(f"{what} took {used:.0f} MiB, more than {memory_mb} MiB, and was stopped", hint=hint) from None
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        return psutil.Process(pid).memory_info().rss / (1 << 20)
+    except psutil.Error:  # it has just ended
+        return 0.0
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,8 @@
-"""Device memory for the TensorRT engine, through pycuda or cuda-python, whichever is installed (JetPack has pycuda)."""
+"""Device memory and the stream of the TensorRT engine, through cuda-python or pycuda, whichever is installed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,15 @@ from numpy.typing import NDArray
 
 from edgectl.core.errors import EngineError
 
-__all__ = ["Cuda", "open_cuda"]
+__all__ = ["Cuda", "Graph", "open_cuda"]
+
+
+class Graph(Protocol):
+    """Work on a stream, recorded once and launched with one call."""
+
+    def launch(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Cuda(Protocol):
@@ -37,11 +46,16 @@ class Cuda(Protocol):
 
     def synchronize(self) -> None: ...
 
+    def capture(self, work: Callable[[], object]) -> Graph | None:
+        """Record what ``work`` puts on the stream. None: this binding has no CUDA graphs. Raises :class:`EngineError` if the work
+        cannot be recorded; the stream is usable afterwards."""
+        ...
+
 
 def open_cuda() -> Cuda:
-    """The installed binding. Raises :class:`EngineError` if there is none, or no device."""
+    """The installed binding, cuda-python first: pycuda has no CUDA graphs. Raises :class:`EngineError` if there is none, or no device."""
     problems = []
-    for binding in (_PyCuda, _CudaPython):
+    for binding in (_CudaPython, _PyCuda):
         try:
             return binding()
         except ImportError as e:
@@ -96,6 +110,9 @@ class _PyCuda:
     def synchronize(self) -> None:
         self._stream.synchronize()
 
+    def capture(self, work: Callable[[], object]) -> Graph | None:
+        return None
+
 
 class _CudaPython:
     def __init__(self) -> None:
@@ -137,8 +154,34 @@ class _CudaPython:
     def synchronize(self) -> None:
         self._call("cudaStreamSynchronize", self._handle)
 
+    def capture(self, work: Callable[[], object]) -> Graph | None:
+        self._call("cudaStreamBeginCapture", self._handle, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        finally:  # whatever happened, the stream leaves capture mode
+            graph = self._call("cudaStreamEndCapture", self._handle)
+        try:
+            executable = self._call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
+        return _CudaGraph(
+            lambda: self._call("cudaGraphLaunch", executable, self._handle),
+            lambda: self._call("cudaGraphExecDestroy", executable),
+        )
+
     def _call(self, name: str, *arguments: Any) -> Any:
         error, *values = getattr(self._rt, name)(*arguments)
         if int(error) != 0:
             raise EngineError(f"{name} failed: {error}")
         return values[0] if values else None
+
+
+class _CudaGraph:
+    def __init__(self, launch: Callable[[], object], destroy: Callable[[], object]) -> None:
+        self._launch, self._destroy = launch, destroy
+
+    def launch(self) -> None:
+        self._launch()
+
+    def close(self) -> None:
+        self._destroy()

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
+from edgectl.core.bundle import LAYER_ENGINE, LAYER_RANGES, Recipe, SessionSettings, Variant
 from edgectl.core.errors import EdgectlError, ProfileError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
 from edgectl.device_profiles.catalogue import load_profile, profile_names
@@ -37,6 +37,7 @@ from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.child import run_child
 from edgectl.engines.golden import check_golden
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.plan_layers import PlanLayers
 
 __all__ = ["QUICK_LEVEL", "Finalised", "finalise"]
 
@@ -62,6 +63,10 @@ class Finalised:
     """TensorRT: the builder optimisation level that was asked for last. The plan is the fastest of those built so far."""
     p50_ms: float | None = None
     """TensorRT: latency of the saved plan, measured when it was checked."""
+    layers: PlanLayers | None = None
+    """TensorRT: what the saved plan really does."""
+    notes: tuple[str, ...] = ()
+    """TensorRT: where the plan is not what the recipe asked for."""
 
 
 def finalise(
@@ -88,15 +93,18 @@ def finalise(
                 f"TensorRT {key['tensorrt']} is outside the range {limits.min} to {limits.max} of profile {variant.config.profile}",
                 hint="take the fallback variant, or a profile that covers it",
             )
+        dla = (limits.dla_core or 0) if variant.config.recipe.family == "trt-dla" else None
+        if dla is not None:
+            key["dla"] = dla
         with _alone(cache):
             entry = _Entry.of(variant, model, cache, key, "plan")
             known = entry.read()
             if known is None or known["level"] < (level or 0):
-                wanted = _Wanted(
-                    limits.workspace_mb, QUICK_LEVEL if level is None else level, timeout_s or limits.build_minutes * 60.0
-                )
+                wanted = _Wanted(limits, QUICK_LEVEL if level is None else level, timeout_s or limits.build_minutes * 60.0, dla)
                 return _compile(variant, entry, wanted, known).result(entry, started)
-            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False).result(entry, started)
+            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]).result(
+                entry, started
+            )
     if runtime == "onnxruntime" and provider == "cpu":
         key = {"onnxruntime": ort.__version__, "isa": list(probe().isa), "settings": variant.config.session.model_dump()}
         with _alone(cache):
@@ -114,9 +122,20 @@ def _limits(profile: str) -> TensorRtSpec:
 
 @dataclass(frozen=True)
 class _Wanted:
-    workspace_mb: int
+    limits: TensorRtSpec
     level: int
     timeout_s: float
+    dla_core: int | None
+
+    def arguments(self, variant: Variant) -> list[str]:
+        """For the compiling child."""
+        ranges = variant.layer(LAYER_RANGES)
+        return [
+            "--workspace-mb", str(self.limits.workspace_mb), "--level", str(self.level),
+            *(["--sparse"] if "2:4" in variant.config.recipe.passes else []),
+            *(["--dla-core", str(self.dla_core)] if self.dla_core is not None else []),
+            *(["--ranges", str(ranges)] if ranges is not None else []),
+        ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -152,12 +171,13 @@ class _Entry:
     stem: str
     suffix: str
     key: dict[str, Any]
+    recipe: Recipe
 
     @classmethod
     def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> _Entry:
         whole = {**key, "model": model.name, "golden": variant.digest}
         stem = f"{model.name[:16]}-{hex_of(digest_of(json.dumps(whole, sort_keys=True).encode()))[:16]}"
-        return cls(cache, model, stem, suffix, whole)
+        return cls(cache, model, stem, suffix, whole, variant.config.recipe)
 
     def read(self) -> dict[str, Any] | None:
         """The record if it is this entry's and its file is what was written; None is a miss."""
@@ -214,11 +234,16 @@ class _Made:
     level: int | None = None
     p50_ms: float | None = None
     made: bool = True
+    layers: dict[str, int] | None = None
 
     def result(self, entry: _Entry, started: float) -> Finalised:
         kind: Literal["plan", "optimised", "original"]
         kind = "original" if self.path == entry.model else "plan" if entry.suffix == "plan" else "optimised"
-        return Finalised(self.path, kind, self.made, time.monotonic() - started, entry.key, self.level, self.p50_ms)
+        layers = PlanLayers(**self.layers) if self.layers is not None else None
+        notes = _notes(layers, entry.recipe) if layers is not None else ()
+        return Finalised(
+            self.path, kind, self.made, time.monotonic() - started, entry.key, self.level, self.p50_ms, layers, notes
+        )
 
 
 def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
@@ -235,25 +260,37 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
         run_child(
             "edgectl.engines.trt_compile",
             ["--onnx", str(entry.model), "--plan", str(plan), "--timing-cache", str(timings),
-             "--workspace-mb", str(wanted.workspace_mb), "--level", str(wanted.level),
-             *(["--sparse"] if "2:4" in variant.config.recipe.passes else [])],
-            timeout_s=wanted.timeout_s, what="compiling the TensorRT plan",
+             *wanted.arguments(variant)],
+            timeout_s=wanted.timeout_s, what="compiling the TensorRT plan", memory_mb=wanted.limits.memory_mb,
         )  # fmt: skip
-        p50_ms = _check(variant, plan)
-        if known is not None and (before := _check(variant, entry.path(known))) <= p50_ms:
+        p50_ms, layers = _check(variant, plan)
+        if known is not None and (before := _check(variant, entry.path(known))[0]) <= p50_ms:
             entry.record(**{k: v for k, v in known.items() if k != "key"} | {"level": wanted.level, "p50_ms": before})
-            return _Made(entry.path(known), wanted.level, before)
+            return _Made(entry.path(known), wanted.level, before, layers=known["layers"])
         name = f"{entry.stem}-{wanted.level}.{entry.suffix}"
-        return _Made(entry.commit(plan, name, level=wanted.level, p50_ms=p50_ms), wanted.level, p50_ms)
+        path = entry.commit(plan, name, level=wanted.level, p50_ms=p50_ms, layers=layers)
+        return _Made(path, wanted.level, p50_ms, layers=layers)
 
 
-def _check(variant: Variant, plan: Path) -> float:
-    """Open a saved plan in a child, check it against the golden outputs and return its median latency in ms."""
+def _check(variant: Variant, plan: Path) -> tuple[float, dict[str, int]]:
+    """Open a saved plan in a child, check it against the golden outputs. Returns its median latency in ms and its :class:`PlanLayers`."""
     reply = run_child(
-        "edgectl.engines.warm", [str(variant.blobs), variant.digest, "--plan", str(plan), "--runs", "64"],
+        "edgectl.engines.trt_check", [str(variant.blobs), variant.digest, str(plan)],
         timeout_s=_CHECK_TIMEOUT_S, what="checking the saved TensorRT plan",
     )  # fmt: skip
-    return float(reply["p50_ms"])
+    return float(reply["p50_ms"]), reply["layers"]
+
+
+def _notes(layers: PlanLayers, recipe: Recipe) -> tuple[str, ...]:
+    """Where a plan is not what its recipe asked for. Slow or heavy, not wrong: the golden check has passed."""
+    notes = []
+    if recipe.family == "trt-dla" and not layers.dla:
+        notes.append("nothing of the plan runs on the DLA: everything fell back to the GPU")
+    elif recipe.precision == "int8" and not layers.int8 and not layers.dla:
+        notes.append("no layer of the plan computes in int8: its Q/DQ did not fuse")
+    if layers.reformats * 4 > layers.total:
+        notes.append(f"{layers.reformats} of {layers.total} layers only convert between formats")
+    return tuple(notes)
 
 
 def _optimise(variant: Variant, entry: _Entry) -> Path:

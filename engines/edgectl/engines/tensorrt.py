@@ -1,11 +1,13 @@
 """TensorRT: an engine over a plan that the finaliser compiled on this very device. TensorRT 8.6, 10.x and 11.x.
 
-Static shapes; inputs and outputs are copied through one stream. Only names that all three generations have are used
+Static shapes; inputs and outputs are copied through one stream. From the second inference on, the kernels are launched as one CUDA
+graph where the binding has them and the engine can be recorded. Only names that all three generations have are used
 (``tests/engines/test_tensorrt_types.py`` checks them against the vendor's signatures).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import tensorrt as trt
 from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import EngineError
 from edgectl.engines.base import Feeds, Outputs, check_feeds
-from edgectl.engines.cuda import Cuda, open_cuda
+from edgectl.engines.cuda import Cuda, Graph, open_cuda
 
 __all__ = ["TensorRtEngine", "trt_version"]
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool", "UINT8": "uint8"}  # fmt: skip
 
@@ -35,6 +39,8 @@ class TensorRtEngine:
         self._cuda: Cuda | None = cuda or open_cuda()
         self.runtime = f"tensorrt {trt_version()}"
         self._buffers: dict[str, int] = {}
+        self._graph: Graph | None = None
+        self._runs = 0
         self._cuda.enter()
         try:
             self._open(plan)
@@ -79,8 +85,13 @@ class TensorRtEngine:
         try:
             for name, array in feeds.items():
                 self._cuda.upload(self._buffers[name], array)
-            if not self._context.execute_async_v3(self._cuda.stream):
-                raise EngineError("TensorRT refused to run the engine")
+            if self._runs == 1:  # the first one, outside a graph, lets TensorRT finish its deferred set-up
+                self._record()
+            if self._graph is not None:
+                self._graph.launch()
+            else:
+                self._enqueue()
+            self._runs += 1
             for name, array in outputs.items():
                 self._cuda.download(array, self._buffers[name])
             self._cuda.synchronize()
@@ -92,11 +103,38 @@ class TensorRtEngine:
             self._cuda.leave()
         return outputs
 
+    def layers(self) -> str:
+        """What TensorRT's engine inspector says of every layer, JSON; see :mod:`edgectl.engines.plan_layers`."""
+        if self._engine is None:
+            raise EngineError("the engine is closed")
+        inspector = self._engine.create_engine_inspector()
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+    def _enqueue(self) -> None:
+        assert self._cuda is not None
+        assert self._context is not None
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise EngineError("TensorRT refused to run the engine")
+
+    def _record(self) -> None:
+        """A graph is faster and nothing else: an engine that cannot be recorded (loops, data-dependent shapes) runs without one."""
+        assert self._cuda is not None
+        try:
+            self._graph = self._cuda.capture(self._enqueue)
+        except EngineError as e:
+            log.info("no CUDA graph of this engine: %s", e.message)
+            return
+        if self._graph is not None:
+            self.runtime += ", CUDA graph"
+
     def close(self) -> None:
         if self._cuda is None:
             return
         self._cuda.enter()
         try:
+            if self._graph is not None:
+                self._graph.close()
+                self._graph = None
             self._context = None
             self._engine = None
             self._free()

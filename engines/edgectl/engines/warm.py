@@ -17,7 +17,6 @@ import numpy as np
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError
-from edgectl.engines.base import Engine
 from edgectl.engines.child import answer, run_child
 from edgectl.engines.golden import check_golden, read_golden
 from edgectl.engines.open import open_engine
@@ -68,10 +67,9 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--plan", type=Path, help="check this TensorRT plan instead of the finalised one")
     a = parser.parse_args(arguments)
     variant = Variant.open(a.blobs, a.manifest)
-    engine = _open(variant, a)
+    engine = open_engine(variant, threads=a.threads, cache=a.cache)
     golden = check_golden(engine, variant)
     times = bench(engine, [feeds for feeds, _ in read_golden(variant)], seconds=0.0, min_runs=a.runs)
     return {
@@ -87,14 +85,6 @@ def _peak_rss_mb() -> float | None:
     """Of this program alone: ``getrusage`` would count the parent's memory before the exec, too."""
     match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(match[1]) / 1024 if match else None
-
-
-def _open(variant: Variant, a: argparse.Namespace) -> Engine:
-    if a.plan is None:
-        return open_engine(variant, threads=a.threads, cache=a.cache)
-    from edgectl.engines.tensorrt import TensorRtEngine
-
-    return TensorRtEngine(a.plan)
 
 
 if __name__ == "__main__":

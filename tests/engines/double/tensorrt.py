@@ -1,12 +1,14 @@
 """A double of the TensorRT binding: a plan is the ONNX file behind a header, "the GPU" is ONNX Runtime.
 
 ``$TRT_DOUBLE`` (JSON) sets version and faults: ``version``, ``parse``, ``build``, ``hang``, ``crash``, ``deserialize``, ``context``,
-``execute``, ``sparse`` (no sparse kernels), ``wrong`` (outputs shifted), ``corrupt`` (plan bytes damaged when saved).
+``execute``, ``sparse`` (no sparse kernels), ``wrong`` (outputs shifted), ``corrupt`` (plan bytes damaged when saved), ``memory``
+(MiB that a build takes), ``dla_cores``, ``dla_falls_back``, ``unfused`` (no layer in int8), ``inspector`` (what it says instead).
 """
 
 import ctypes
 import json
 import os
+import sys
 import time
 
 import numpy as np
@@ -37,8 +39,13 @@ def _enum(*names):
 NetworkDefinitionCreationFlag = _enum(
     *{8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(_major, ["STRONGLY_TYPED"])
 )
-BuilderFlag = _enum(*(["FP16", "INT8", "TF32", "SPARSE_WEIGHTS"] if _major < 11 else ["TF32", "SPARSE_WEIGHTS"]))
-MemoryPoolType = _enum("WORKSPACE")
+BuilderFlag = _enum(
+    *(["FP16", "INT8", "TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"] if _major < 11 else ["TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"])
+)
+MemoryPoolType = _enum("WORKSPACE", "TACTIC_DRAM")
+ProfilingVerbosity = _enum("LAYER_NAMES_ONLY", "DETAILED")
+DeviceType = _enum("GPU", "DLA")
+LayerInformationFormat = _enum("ONELINE", "JSON")
 TensorIOMode = _enum("NONE", "INPUT", "OUTPUT")
 DataType = _enum("FLOAT", "INT64")
 
@@ -60,6 +67,9 @@ class _Cache:
 
 class _Config:
     builder_optimization_level = 3
+    profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+    default_device_type = DeviceType.GPU
+    DLA_core = -1
 
     def __init__(self):
         self.flags = []
@@ -82,10 +92,51 @@ class _Config:
         return self._cache
 
 
+class _Tensor:
+    def __init__(self, name):
+        self.name, self.range = name, None
+
+    def set_dynamic_range(self, low, high):
+        assert _major < 11, "TensorRT 11 has no implicit quantization"
+        assert low == -high < 0
+        self.range = high
+
+
+class _Layer:
+    def __init__(self, outputs):
+        self._outputs = outputs
+        self.num_outputs = len(outputs)
+
+    def get_output(self, index):
+        return self._outputs[index]
+
+
 class _Network:
     def __init__(self, flags):
         self.flags = flags
         self.model = None
+        self._layers, self._inputs = [], []
+
+    def parsed(self, model):
+        import onnx
+
+        self.model = model
+        graph = onnx.load_from_string(model).graph
+        self._inputs = [_Tensor(i.name) for i in graph.input]
+        self._layers = [_Layer([_Tensor(o) for o in n.output]) for n in graph.node]
+
+    num_layers = property(lambda self: len(self._layers))
+    num_inputs = property(lambda self: len(self._inputs))
+
+    def get_layer(self, index):
+        return self._layers[index]
+
+    def get_input(self, index):
+        return self._inputs[index]
+
+    def ranges(self):
+        tensors = [*self._inputs, *(layer.get_output(i) for layer in self._layers for i in range(layer.num_outputs))]
+        return {t.name: t.range for t in tensors if t.range is not None}
 
 
 class OnnxParser:
@@ -96,7 +147,7 @@ class OnnxParser:
         if "parse" in _faults:
             return False
         with open(path, "rb") as f:
-            self._network.model = f.read()
+            self._network.parsed(f.read())
         return True
 
     num_errors = 1
@@ -106,6 +157,8 @@ class OnnxParser:
 
 
 class Builder:
+    num_DLA_cores = _faults.get("dla_cores", 2)
+
     def __init__(self, logger):
         pass
 
@@ -123,20 +176,51 @@ class Builder:
             ctypes.string_at(0)
         if "build" in _faults:
             return None
+        if "memory" in _faults:
+            _ballast = bytearray(_faults["memory"] << 20)
+            _ballast[:: 1 << 12] = b"1" * len(_ballast[:: 1 << 12])
+            time.sleep(600)
         typed = network.flags & (1 << int(NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED", _Flag("", 40))))
-        if _major == 8:
+        dla = config.default_device_type is DeviceType.DLA
+        if dla:
+            assert "GPU_FALLBACK" in config.flags
+            assert 0 <= config.DLA_core < self.num_DLA_cores
+        if _major == 8 or network.ranges():
+            assert not typed
             assert config.flags[:2] == ["FP16", "INT8"]
         else:
             assert typed
             assert not {"FP16", "INT8"} & set(config.flags)
         if "SPARSE_WEIGHTS" in config.flags and "sparse" in _faults:
             return None
-        plan = f"PLAN {__version__}\n".encode() + network.model
+        assert config.profiling_verbosity is ProfilingVerbosity.DETAILED
+        notes = {"dla": dla and "dla_falls_back" not in _faults, "ranges": network.ranges()}
+        plan = f"PLAN {__version__}\n{json.dumps(notes)}\n".encode() + network.model
         return plan[:-64] if "corrupt" in _faults else plan
 
 
+class _Inspector:
+    """Layers as TensorRT writes them: a name, a type, and what the outputs are."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def get_engine_information(self, format):
+        assert format is LayerInformationFormat.JSON
+        if "inspector" in _faults:
+            return _faults["inspector"]
+        if self._engine.notes["dla"]:
+            return json.dumps({"Layers": [{"Name": "[DlaLayer] {ForeignNode[Conv...Relu]}", "LayerType": "DLA", "Outputs": []}]})
+        kind = "Row major linear FP32" if "unfused" in _faults else "Thirty-two wide channel vectorized row major Int8 format"
+        conv = {"Name": "Conv + Relu", "LayerType": "CaskConvolution", "Outputs": [{"Name": "y", "Format/Datatype": kind}]}
+        return json.dumps(
+            {"Layers": [{"Name": "Reformatting", "LayerType": "Reformat"}, conv, conv, conv], "Bindings": ["x", "y"]}
+        )
+
+
 class _Engine:
-    def __init__(self, model):
+    def __init__(self, model, notes):
+        self.notes = notes
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._all = {**self._inputs, **{o.name: o for o in self._session.get_outputs()}}
@@ -153,6 +237,9 @@ class _Engine:
 
     def get_tensor_dtype(self, name):
         return DataType.FLOAT
+
+    def create_engine_inspector(self):
+        return _Inspector(self)
 
     def create_execution_context(self):
         return None if "context" in _faults else _Context(self)
@@ -175,6 +262,13 @@ class _Context:
     def execute_async_v3(self, stream):
         if "execute" in _faults:
             return False
+        cuda = sys.modules.get("cuda.bindings.runtime")
+        if cuda is not None and cuda.capturing is not None:
+            cuda.capturing.append(self._compute)
+            return True
+        return self._compute()
+
+    def _compute(self):
         feeds = {n: self._memory(n).copy() for n in self._engine._inputs}
         names = [n for n in self._engine._all if n not in self._engine._inputs]
         for name, value in zip(names, self._engine._session.run(names, feeds), strict=True):
@@ -187,10 +281,11 @@ class Runtime:
         pass
 
     def deserialize_cuda_engine(self, plan):
-        header, _, model = bytes(plan).partition(b"\n")
+        header, _, rest = bytes(plan).partition(b"\n")
+        notes, _, model = rest.partition(b"\n")
         if "deserialize" in _faults or header != f"PLAN {__version__}".encode():
             return None
         try:
-            return _Engine(model)
+            return _Engine(model, json.loads(notes))
         except Exception:
             return None
