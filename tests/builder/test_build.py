@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.builder.conftest import Save, residual_net
 
@@ -20,6 +21,7 @@ from edgectl.core.bundle import (
     LAYER_CALIBRATION,
     LAYER_ENGINE,
     LAYER_PROVENANCE,
+    LAYER_RANGES,
     LAYER_SBOM,
     Bundle,
 )
@@ -78,9 +80,12 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(save: Sa
     )
     assert any("compiled on the device" in n for n in report.notes)
     info = inspect_bundle(tmp_path / "out")
-    trt, arm = info.variants
+    typed, trt, arm = info.variants
+    assert (typed.variant, typed.requires) == ("tensorrt-int8-float16", ("arch:aarch64", "sm:8.7", "trt:10|trt:11"))
+    assert typed.precisions["float16"] >= 1
+    assert typed.precisions["int8"] == trt.precisions["int8"]
     assert (trt.runtime, trt.recipe["family"], trt.recipe["plan"]) == ("tensorrt", "trt-gpu", "on-device")
-    assert trt.requires == ("arch:aarch64", "sm:8.7")
+    assert trt.requires == ("arch:aarch64", "sm:8.7", "trt:8")
     assert trt.measured is None
     assert trt.precisions["int8"] >= 2
     assert trt.accuracy["drop"] <= 0.2
@@ -89,12 +94,41 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(save: Sa
     kept = {layer.node: layer.reason for layer in trt.layers if layer.precision == "float32"}
     assert kept["first"] == "fewer than 16 channels"
     table = [v.layer(LAYER_CALIBRATION) for v in Bundle(tmp_path / "out").variants]
-    assert table[0] == table[1]  # one table, stored once
+    assert len(set(table)) == 1  # one table, stored once
     # What was recorded is this graph's own output, and ONNX Runtime reproduces it here.
     for v in Bundle(tmp_path / "out").variants:
         from edgectl.engines.open import open_model
 
         check_golden(open_model(v.need(LAYER_ENGINE), v.config.session), v)
+
+
+def test_a_dla_profile_gets_explicit_and_implicit_int8_before_the_graphs_for_the_gpu(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
+    build(
+        save(residual_net(channels=32)),
+        profiles=["jetson-agx-orin-dla"],
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.2,
+        **RUN,
+    )
+    bundle = Bundle(tmp_path / "out")
+    explicit, implicit, *rest = bundle.variants
+    assert [v.config.variant for v in bundle.variants][:2] == ["tensorrt-dla-int8-float16", "tensorrt-dla-int8-implicit"]
+    assert [v.config.variant for v in rest] == ["tensorrt-int8-float16", "tensorrt-int8", "cpu-int8"]
+    assert implicit.config.requires[-1] == "trt:8|trt:10"
+    ranges = json.loads(implicit.need(LAYER_RANGES).read_bytes())
+    graph = onnx.load(implicit.need(LAYER_ENGINE))
+    made = {"image", *(o for n in graph.graph.node for o in n.output)}
+    assert ranges.keys() <= made
+    assert {n.op_type for n in graph.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
+    # The golden outputs are those of the quantized graph: float is near, and not the same.
+    from edgectl.engines.open import open_model
+
+    near = check_golden(open_model(implicit.need(LAYER_ENGINE), implicit.config.session), implicit)
+    assert near.outputs["out"].max_abs > 1e-5
+    assert explicit.config.recipe.family == implicit.config.recipe.family == "trt-dla"
 
 
 def test_provenance_and_sbom_name_what_went_in(save: Save, npz: Path, tmp_path: Path) -> None:
@@ -153,7 +187,7 @@ def test_an_accuracy_budget_that_int8_cannot_meet_ships_float(save: Save, npz: P
     report = build(
         save(residual_net()), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.0, **RUN
     )
-    assert {v.precision for v in report.variants} == {"float32"}
+    assert {v.precision for v in report.variants} == {"float16", "float32"}
     assert any("float instead" in n for n in report.notes)
 
 

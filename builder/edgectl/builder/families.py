@@ -22,9 +22,10 @@ class Family:
     weight_max: int
     """Largest absolute weight code: 127, or 63 where products of 8 × 8 bit saturate."""
     int32_bias: bool
-    placement: Literal["tensors", "inputs"]
+    placement: Literal["tensors", "inputs", "everything"]
     """``tensors``: whole chains run in int8 (every tensor between quantized nodes carries Q/DQ). ``inputs``: only what
-    weighted layers read; everything else is left to the compiler's fusion."""
+    weighted layers read; everything else is left to the compiler's fusion. ``everything``: each tensor of each layer that DLA runs: one
+    without a scale makes its whole region fall back."""
     min_channels: int
     """Convolutions with fewer input or output channels stay float (depthwise ones count their groups)."""
     quantize_gemv: bool
@@ -38,5 +39,6 @@ FAMILIES = {
         Family("x86-avx2", "uint8", False, 63, True, "tensors", 1, True),
         Family("arm64", "int8", False, 127, True, "tensors", 1, True),
         Family("trt-gpu", "int8", True, 127, False, "inputs", 16, False),
+        Family("trt-dla", "int8", True, 127, False, "everything", 1, True),
     )
 }

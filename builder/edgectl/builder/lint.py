@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
+from onnx.shape_inference import infer_shapes
 
+from edgectl.builder.dla import refusal
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import WEIGHTED
@@ -12,13 +14,15 @@ from edgectl.core.errors import ModelError
 
 __all__ = ["check", "lint"]
 
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+
 
 def lint(model: ModelProto, family: Family) -> list[str]:
     """Every broken rule as ``node: what is wrong``. An empty list is a clean graph."""
-    index = GraphIndex(model)
+    index = GraphIndex(infer_shapes(model) if family.placement == "everything" else model)
     problems = []
     for n in index.nodes:
-        if n.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if n.op_type in _PAIR:
             scale = index.weights(n.input[1])
             if scale is None or not np.all(np.isfinite(np.asarray(scale, np.float64))) or not np.all(np.asarray(scale) > 0):
                 problems.append(f"{n.name}: its scale is not a positive constant")
@@ -30,11 +34,26 @@ def lint(model: ModelProto, family: Family) -> list[str]:
             made = [index.producer.get(i) for i in n.input]
             if sum(m is not None and m.op_type == "DequantizeLinear" for m in made) == 2:
                 problems.append(f"{n.name}: both branches of an add are quantized; it cannot fuse with its convolution")
+        if family.placement == "everything" and n.op_type not in _PAIR and not refusal(index, n):
+            problems += _everything(index, n)
     for o in index.outputs:
         made_by = index.producer.get(o)
         if made_by is not None and made_by.op_type == "DequantizeLinear" and family.placement == "inputs":
             problems.append(f"{made_by.name}: a graph output is quantized")
     return problems
+
+
+def _everything(index: GraphIndex, n: NodeProto) -> list[str]:
+    """DLA: a layer that reads one scaled tensor reads nothing else, and what it makes has a scale."""
+    if n.op_type in WEIGHTED and n.input[1] in index.initializers:
+        return []  # kept float
+    makers = [index.producer.get(i) for i in n.input if i and i not in index.initializers]
+    scaled = [m is not None and m.op_type == "DequantizeLinear" for m in makers]
+    if not any(scaled):
+        return []
+    readers = [r.op_type for o in n.output for r, _ in index.readers[o]]
+    problems = [] if all(scaled) else [f"{n.name}: one of its inputs has no scale"]
+    return problems if readers and set(readers) == {"QuantizeLinear"} else [*problems, f"{n.name}: what it makes has no scale"]
 
 
 def check(model: ModelProto, family: Family) -> None:

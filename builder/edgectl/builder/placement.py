@@ -4,6 +4,8 @@
 add, reshape …) join where their neighbours are quantized, so that the chain is not broken. Nodes that only move or pick values share
 one scale with their input, so that the runtime drops the Q/DQ around them.
 
+``everything`` placement (DLA): each tensor of each layer that DLA runs (:mod:`edgectl.builder.dla`).
+
 ``inputs`` placement (TensorRT): every input of a weighted node; of a residual add only the branch that does not come from a
 convolution, because convolution + add fuses and takes its int8 type from the skip branch.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from edgectl.builder.dla import refusal
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex, attribute
 
@@ -85,6 +88,8 @@ def place(
             seeds.append(n)
     if family.placement == "inputs":
         return _by_inputs(index, seeds, family, ranges, reasons)
+    if family.placement == "everything":
+        return _by_everything(index, seeds, ranges, reasons, exclude)
     return _by_tensors(index, seeds, ranges, reasons, exclude, chains)
 
 
@@ -134,6 +139,40 @@ def _by_inputs(
     read = {by_name[name].input[i] for name, i in edges}
     order = [*index.inputs, *(o for n in index.nodes for o in n.output)]
     return Placement(frozenset(chosen), tuple(t for t in order if t in read), frozenset(edges), {}, reasons)
+
+
+def _by_everything(
+    index: GraphIndex, seeds: list[NodeProto], ranges: Collection[str], reasons: dict[str, str], exclude: Collection[str]
+) -> Placement:
+    """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too; the inputs of a concat share one scale."""
+    fit = {n.name for n in seeds}
+    chosen: set[str] = set()
+    tensors: set[str] = set()
+    root: dict[str, str] = {}
+
+    def top(t: str) -> str:
+        while t in root:
+            t = root[t]
+        return t
+
+    for n in index.nodes:
+        data = [i for i in n.input if i and i not in index.initializers]
+        weighted = n.op_type in WEIGHTED and n.name not in fit
+        if n.name in exclude or weighted or not data or any(t not in ranges for t in (*data, *n.output)):
+            continue
+        if why := refusal(index, n):
+            if n.name in fit:
+                reasons[n.name] = f"{why}: the GPU runs it"
+            continue
+        chosen.add(n.name)
+        tensors.update((*data, *n.output))
+        if n.op_type in MOVES or n.op_type == "Concat":
+            for t in (*data[1:], *n.output):
+                if top(t) != top(data[0]):
+                    root[top(t)] = top(data[0])
+    order = [*index.inputs, *(o for n in index.nodes for o in n.output)]
+    flat = {t: top(t) for t in tensors if top(t) != t}
+    return Placement(frozenset(chosen), tuple(t for t in order if t in tensors), None, flat, reasons)
 
 
 def _by_tensors(

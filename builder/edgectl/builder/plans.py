@@ -7,6 +7,7 @@ that its CPU can run.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,14 +21,14 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.half import half
 from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
-from edgectl.builder.quantize import Quantized
+from edgectl.builder.quantize import Quantized, symmetric_ranges
 from edgectl.builder.search import Candidate, Choice, Outcome, search
 from edgectl.builder.variants import VariantPlan
-from edgectl.core.bundle import LayerReport, Precision, Recipe, Runtime, SessionSettings
+from edgectl.core.bundle import LAYER_RANGES, LayerReport, Precision, Recipe, Runtime, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.probe import Machine, host_family
-from edgectl.device_profiles.schema import DeviceProfile
+from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
@@ -245,10 +246,35 @@ def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     """The graphs that the device compiles: explicit Q/DQ where int8 holds the budget, float otherwise.
 
     TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no float16 scales and
-    chooses float16 by itself.
+    chooses float16 by itself. A profile that asks for DLA gets that first.
     """
     work.notes.append(f"{p.name}: {_ON_DEVICE}")
     assert p.tensorrt is not None
+    return [*(_dla(work, p) if p.tensorrt.dla_core is not None else ()), *_gpu(work, p, p.tensorrt)]
+
+
+def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
+    """Explicit Q/DQ for TensorRT 11, and float with the same ranges for the implicit quantization of 8.6 to 10.7."""
+    best = _numerically_best(work, "trt-dla", p)
+    if best is None:
+        return []  # a note says why; DLA is worth its detour in int8 only
+    name, quantized, outcome = best
+    recipe = _recipe(work, "trt-dla", name, quantized).model_copy(update={"plan": "on-device"})
+    fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
+    explicit = VariantPlan(
+        profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=outcome.candidate.model,
+        recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=outcome.accuracy,
+    )  # fmt: skip
+    ranges = json.dumps(symmetric_ranges(quantized.model), separators=(",", ":"), sort_keys=True).encode()
+    implicit = replace(
+        explicit, variant="tensorrt-dla-int8-implicit", requires=(*fits, "trt:8|trt:10"),
+        model=work.basis[0].model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
+    )  # fmt: skip
+    halved = _halved(work, p, explicit, quantized.model)
+    return [replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit, implicit]
+
+
+def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPlan]:
     best = _numerically_best(work, "trt-gpu", p)
     if best is None:
         graph, recipe = work.model, Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
@@ -264,12 +290,12 @@ def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
             recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=outcome.accuracy,
         )  # fmt: skip
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
-    typed = [g for g in p.tensorrt.generations if g >= 10]
+    typed = [g for g in tensorrt.generations if g >= 10]
     halved = _halved(work, p, plain, graph) if typed else None
     if halved is None:
         return [replace(plain, requires=fits)]
     plans = [replace(halved, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
-    if 8 in p.tensorrt.generations:
+    if 8 in tensorrt.generations:
         plans.append(replace(plain, requires=(*fits, "trt:8")))
     return plans
 
@@ -281,7 +307,7 @@ def _halved(work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto)
     table = work.basis[0].table if work.basis else work.table
     model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
     data = model.SerializeToString(deterministic=True)
-    work.tell("confirm", 0.15, "trt-gpu: float16", "")
+    work.tell("confirm", 0.15, f"{plain.variant}: float16", "")
     engine = open_model(data, SessionSettings(optimization="disabled", threads=min(2, work.machine.cores)))
     accuracy = work.judges()[1].judge(engine, limit=_limit(work))
     engine.close()

@@ -20,7 +20,7 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import Placement, place, weight_axis, weighted_nodes
 from edgectl.core.bundle import LayerReport
 
-__all__ = ["Quantized", "activation_params", "quantize", "weight_codes"]
+__all__ = ["Quantized", "activation_params", "quantize", "symmetric_ranges", "weight_codes"]
 
 _MIN_SCALE = 1e-8
 
@@ -49,6 +49,14 @@ def quantize(
     return Quantized(writer.write(), placement, tuple(writer.reports), ranges)
 
 
+def _hand_over(graph: onnx.GraphProto, output: str) -> None:
+    """A quantized graph output: its name goes to what its DequantizeLinear makes."""
+    names = {output: f"{output}_value", f"{output}_dq": output}
+    for node in graph.node:
+        node.input[:] = [names.get(i, i) for i in node.input]
+        node.output[:] = [names.get(o, o) for o in node.output]
+
+
 def activation_params(low: float, high: float, family: Family) -> tuple[np.float32, int]:
     """Scale and zero point of a tensor with values in ``low``..``high``; zero is always exactly representable."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -57,6 +65,14 @@ def activation_params(low: float, high: float, family: Family) -> tuple[np.float
     qmin = 0 if family.activation == "uint8" else -128
     scale = np.float32(max((high - low) / 255, _MIN_SCALE))
     return scale, int(np.clip(np.rint(qmin - low / float(scale)), qmin, qmin + 255))
+
+
+def symmetric_ranges(model: ModelProto) -> dict[str, float]:
+    """Tensor → largest magnitude that its int8 codes reach, of a graph with symmetric Q/DQ pairs."""
+    index = GraphIndex(model)
+    outputs = {f"{o}_value": o for o in index.outputs}
+    pairs = [n for n in index.nodes if n.op_type == "QuantizeLinear"]
+    return {outputs.get(n.input[0], n.input[0]): 127 * float(np.asarray(index.weights(n.input[1]))) for n in pairs}
 
 
 def weight_codes(
@@ -109,6 +125,8 @@ class _Writer:
             for t in source.output:
                 if t in wanted:
                     graph.node.extend(self._pair(t))
+        for o in wanted.intersection(index.outputs):
+            _hand_over(graph, o)
         read = {i for n in graph.node for i in n.input} | index.captured | {o.name for o in graph.output}
         graph.initializer.extend(t for t in index.model.graph.initializer if t.name in read)
         graph.initializer.extend(t for n, t in self._constants.items() if n in read)

@@ -85,6 +85,10 @@ class VariantPlan:
     accuracy: Accuracy | None = None
     measured: Measured | None = None
     fallback: bool = False
+    golden: bytes | None = field(default=None, repr=False)
+    """The graph whose outputs are golden, where the engine file alone does not say how it computes (implicit quantization)."""
+    parts: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    """More layers that the engine is made of: (media type, bytes)."""
 
 
 def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
@@ -119,7 +123,7 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
     golden = {f"in/{i}/{n}": a for i, s in enumerate(inputs) for n, a in s.feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}
     engine_digest = digest_of(plan.model)
-    layers = [(LAYER_ENGINE, plan.model), (LAYER_GOLDEN, write_npz(golden))]
+    layers = [(LAYER_ENGINE, plan.model), (LAYER_GOLDEN, write_npz(golden)), *plan.parts]
     layers.append(
         (LAYER_LAYERS, json.dumps([r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")).encode())
     )
@@ -137,8 +141,9 @@ def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[O
     """Golden samples, the outputs of this graph on them, and the tolerance of each output."""
     count = min(GOLDEN_SAMPLES, len(identity.samples))
     samples = [identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))] for i in range(count)]
-    golden = _run(plan.model, samples)
-    others = [_run(plan.model, samples, optimization="disabled")]
+    graph = plan.golden or plan.model
+    golden = _run(graph, samples)
+    others = [_run(graph, samples, optimization="disabled")]
     if plan.runtime == "openvino":
         others.append(_run(plan.model, samples, runtime="openvino"))
     noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
