@@ -167,3 +167,25 @@ def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path)
     assert bench.stats.get(timeout=10).stats.slots == {"vad": vad.bundle, "keyword": words.bundle}
     s.close()
     bench.journal.close()
+
+
+def test_an_engine_whose_file_became_better_is_opened_anew_without_a_restart(bench: Bench, tmp_path: Path) -> None:
+    one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
+    bench.activate(one)
+    bench.wait_served(one)
+    process = bench.supervisor._pipelines["yard"]._process
+    bench.supervisor.refresh("gate", one, 15)
+    bench.supervisor.refresh("gate", two, 15)  # it does not run: nothing happens
+    bench.wait_served(one)
+    assert bench.supervisor._pipelines["yard"]._process is process
+    bench.activate(two)  # and a later deployment is not confused by it
+    bench.wait_served(two)
+
+
+def test_an_engine_that_cannot_be_opened_anew_goes_on(bench: Bench, tmp_path: Path) -> None:
+    one = ref(tmp_path, "1", swap=False)
+    bench.activate(one)
+    bench.wait_served(one)
+    with pytest.raises(EngineError, match="did not open the better engine"):
+        bench.supervisor.refresh("gate", one, 15)
+    bench.wait_served(one)

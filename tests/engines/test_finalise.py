@@ -26,11 +26,7 @@ Configure = Callable[..., None]
 
 def left(cache: Path) -> list[str]:
     """What a failed finalise left behind, beside the lock and the timing cache (which is good whatever became of the plan)."""
-    return (
-        sorted(p.name for p in cache.iterdir() if p.name != ".lock" and not p.name.startswith("timings-"))
-        if cache.exists()
-        else []
-    )
+    return sorted(p.name for p in cache.iterdir() if not p.name.startswith((".lock-", "timings-"))) if cache.exists() else []
 
 
 def record_of(plan: Path) -> Path:
@@ -130,15 +126,15 @@ def test_a_kill_in_the_middle_of_a_compile_leaves_a_cache_that_works(
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(variant.blobs), variant.digest, str(cache)], start_new_session=True)
     deadline = time.monotonic() + 60
-    while not list(cache.glob(".compile-*")) and time.monotonic() < deadline:
+    while not list(cache.glob(".making-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    assert list(cache.glob(".compile-*"))
+    assert list(cache.glob(".making-*"))
     trt_double()
     plan = finalise(variant, cache).path
     assert plan.is_file()
-    assert not list(cache.glob(".compile-*"))
+    assert not list(cache.glob(".making-*"))
 
 
 def test_a_tensorrt_variant_needs_a_cache(make_variant: MakeVariant) -> None:
@@ -196,6 +192,15 @@ def test_a_plan_is_quick_first_and_rebuilt_when_a_higher_level_is_asked_for(
     for wanted in (None, 3, 5):
         again = finalise(variant, cache, level=wanted)
         assert (again.path, again.made, again.level) == (better.path, False, 5)
+
+
+def test_a_running_stream_opens_its_engine_while_a_better_one_is_in_the_making(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
+    variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
+    quick = finalise(variant, cache).path
+    with module._alone(cache, variant.need(LAYER_ENGINE)):
+        assert finalise(variant, cache).path == quick
 
 
 @pytest.mark.parametrize("faults", [{"build": 1}, {"corrupt": 1}])

@@ -49,6 +49,8 @@ class AgentConfig(Config):
     reserve_mb: int = Field(default=64, ge=0)
     """Disk that downloads leave free."""
     warm_runs: int = Field(default=32, ge=1, le=10_000)
+    improve_after_s: float = Field(default=900.0, ge=0)
+    """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the best level. 0: never."""
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -14,11 +14,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
 from edgectl.agent.deployer import SlotDeployer
+from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Fetcher, Machine
+from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
 from edgectl.agent.notify import notify, watchdog_interval_s
 from edgectl.agent.probation import LiveBook
@@ -52,6 +57,7 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
+_REFRESH_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class AgentParts:
 
     machine: Machine
     warm_up: WarmUp
+    improve: Callable[[Path, str, Path], bool]
+    """:func:`edgectl.engines.improve.improve`."""
     worker: Sequence[str] = WORKER
     timing: Timing | None = None
     profile: str | None = None
@@ -69,10 +77,11 @@ class AgentParts:
 def default_parts() -> AgentParts:
     """This machine's facts, and the warm-up in a child process."""
     from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.engines.improve import improve
     from edgectl.engines.warm import warm_up
 
     machine = probe()
-    return AgentParts(machine=machine, warm_up=warm_up, profile=best_profile(machine).name)
+    return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
@@ -146,6 +155,14 @@ class _Agent:
             engine_cache=engine_cache,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
+        self._improver = Improver(
+            config.slots,
+            self._engine_of,
+            self._busy,
+            lambda ref: parts.improve(ref.blobs, ref.manifest, engine_cache),
+            lambda slot, ref: self._supervisor.refresh(slot, ref, _REFRESH_S),
+            config.improve_after_s,
+        )
 
     def run(self, stop: threading.Event) -> None:
         t, name = self._topics, self._config.name
@@ -162,6 +179,8 @@ class _Agent:
         for deployer in self._deployers.values():
             deployer.thread.start()
         self._sender.thread.start()
+        if self._config.improve_after_s:
+            self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
         watchdog = watchdog_interval_s()
         next_watchdog = time.monotonic()
@@ -185,6 +204,7 @@ class _Agent:
     def close(self) -> None:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
         notify("STOPPING=1")
+        self._improver.stop()
         for deployer in self._deployers.values():
             deployer.stop()
         self._supervisor.close()
@@ -200,6 +220,11 @@ class _Agent:
         self._link.close()
         self._spool.close()
         self._journal.close()
+
+    def _busy(self) -> bool:
+        """Something is being deployed, or the cores have other work."""
+        working = any(d.report().state in WORKING for d in self._deployers.values())
+        return working or psutil.getloadavg()[0] > (psutil.cpu_count() or 1)
 
     # ---- from the broker (dispatcher thread: nothing here waits)
 

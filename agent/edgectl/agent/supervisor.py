@@ -120,6 +120,15 @@ class Supervisor:
             for role in p.roles(slot):
                 p.send(Commit(role=role))
 
+    def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
+        """Streams that run ``ref`` open it anew, because its file became a better one; they change over between two frames.
+
+        A stream that does not run it is left alone. Raises :class:`EngineError` if a worker does not take it; what ran goes on.
+        """
+        deadline = time.monotonic() + timeout_s
+        for p in self._using(slot):
+            p.refresh(slot, ref, deadline)
+
     def idle(self, slot: str) -> bool:
         """No stream can run this slot's engine now: none uses it, or each lacks the engine of another slot."""
         return all(p.engines() is None for p in self._using(slot))
@@ -203,6 +212,22 @@ class _Pipeline:
         for role in self.roles(slot):
             self._ensure_role(role, ref, deadline, cancelled)
 
+    def refresh(self, slot: str, ref: EngineRef, deadline: float) -> None:
+        for role in self.roles(slot):
+            with self._changed:
+                if self._serving.get(role) != ref or role in self._asked:
+                    continue  # it starts, or is about to run something else
+                self._refused.pop(role, None)
+                self._asked[role] = ref
+                self.send(Swap(role=role, engine=ref))
+                while role in self._asked and time.monotonic() < deadline:
+                    self._changed.wait(0.2)
+                failure = self._refused.pop(role, None)
+                if failure is not None or role in self._asked:
+                    why = failure.detail or failure.code if failure is not None else "no answer in time"
+                    raise EngineError(f"{self.stream} did not open the better engine: {why}")
+            self.send(Commit(role=role))
+
     def _ensure_role(self, role: str, ref: EngineRef, deadline: float, cancelled: Callable[[], bool]) -> None:
         asked: subprocess.Popen[bytes] | None = None
         with self._changed:
@@ -210,7 +235,7 @@ class _Pipeline:
             self._refused.pop(role, None)
             self._changed.notify_all()  # a thread that backs off after crashes of the old engine starts now
             while self._serving.get(role) != ref:
-                if self._serving and asked is not self._process:
+                if self._serving and asked is not self._process and role not in self._asked:
                     asked = self._process
                     if self._standby.get(role) == ref:
                         self.send(Revert(role=role))

@@ -96,8 +96,15 @@ def finalise(
         dla = (limits.dla_core or 0) if variant.config.recipe.family == "trt-dla" else None
         if dla is not None:
             key["dla"] = dla
-        with _alone(cache):
-            entry = _Entry.of(variant, model, cache, key, "plan")
+        entry = _Entry.of(variant, model, cache, key, "plan")
+        known = entry.read()
+        if known is not None and known["level"] >= (
+            level or 0
+        ):  # without the lock: a better plan may be in the making for minutes
+            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]).result(
+                entry, started
+            )
+        with _alone(cache, model):
             known = entry.read()
             if known is None or known["level"] < (level or 0):
                 wanted = _Wanted(limits, QUICK_LEVEL if level is None else level, timeout_s or limits.build_minutes * 60.0, dla)
@@ -107,7 +114,7 @@ def finalise(
             )
     if runtime == "onnxruntime" and provider == "cpu":
         key = {"onnxruntime": ort.__version__, "isa": list(probe().isa), "settings": variant.config.session.model_dump()}
-        with _alone(cache):
+        with _alone(cache, model):
             entry = _Entry.of(variant, model, cache, key, "onnx")
             known = entry.read()
             if known is None:
@@ -139,11 +146,11 @@ class _Wanted:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """One finaliser per cache at a time, whatever the process: two slots may get the same model. The lock dies with its holder."""
+def _alone(cache: Path, model: Path) -> Iterator[None]:
+    """One finaliser per model at a time, whatever the process: two slots may get the same one. The lock dies with its holder."""
     with storage(str(cache)):
         cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / ".lock").open("wb")
+        lock = (cache / f".lock-{model.name[:16]}").open("wb")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -179,6 +186,11 @@ class _Entry:
         stem = f"{model.name[:16]}-{hex_of(digest_of(json.dumps(whole, sort_keys=True).encode()))[:16]}"
         return cls(cache, model, stem, suffix, whole, variant.config.recipe)
 
+    @property
+    def scratch(self) -> str:
+        """Prefix of the folders in which engines of this model are made."""
+        return f".making-{self.stem.split('-')[0]}-"
+
     def read(self) -> dict[str, Any] | None:
         """The record if it is this entry's and its file is what was written; None is a miss."""
         try:
@@ -203,8 +215,8 @@ class _Entry:
             self.sweep()
 
     def sweep(self) -> None:
-        """Remove what a killed finaliser left."""
-        for torn in (*self.cache.glob(".compile-*"), *self.cache.glob(".optimise-*")):
+        """Remove what a killed finaliser of this model left."""
+        for torn in self.cache.glob(f"{self.scratch}*"):
             for file in torn.iterdir():
                 file.unlink(missing_ok=True)
             torn.rmdir()
@@ -252,7 +264,7 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
         entry.invalidate()
     with storage(str(entry.cache)):
         entry.sweep()
-        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=".compile-")
+        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=entry.scratch)
     machine = {k: v for k, v in entry.key.items() if k not in ("model", "golden")}
     timings = entry.cache / f"timings-{hex_of(digest_of(json.dumps(machine, sort_keys=True).encode()))[:16]}.bin"
     with work as folder:
@@ -297,7 +309,7 @@ def _optimise(variant: Variant, entry: _Entry) -> Path:
     entry.invalidate()
     settings = variant.config.session
     with storage(str(entry.cache)):
-        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=".optimise-")
+        work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=entry.scratch)
     with work as folder:
         saved = Path(folder) / "model.onnx"
         try:
