@@ -1,0 +1,114 @@
+"""Whether preprocessing belongs into the graph: the whole route from a picture to the outputs is measured both ways, in turn.
+
+A graph that takes pixels does more work than one that takes normalised planes, and the device does less around it. So engines are not
+compared here, but preprocessing and engine together, by the very preprocessing that runs on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgectl.builder.passes.base import Reference
+from edgectl.builder.passes.fold_input import FoldInput, folded_spec
+from edgectl.core.bundle import Runtime, SessionSettings
+from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.task import ImageInput
+from edgectl.engines.base import Engine
+from edgectl.engines.open import open_model
+from edgectl.engines.timing import Ratio, Samples, interleave, paired_ratio
+from edgectl.pipelines.preprocess import Preprocessor
+
+__all__ = ["Folded", "fold", "pixels_of"]
+
+_WORTH = 0.98  # of the time: the whole interval of the ratio must lie below
+_MAX_ROUNDS = 600
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A graph with its preprocessing inside, and what that brought."""
+
+    model: bytes
+    spec: ImageInput
+    route: Ratio
+    """Preprocessing and engine, against the same outside the graph."""
+    engine: Samples
+    """Latencies of the engine alone, seconds."""
+    engine_ratio: Ratio
+    """Of the engine alone, against the engine without preprocessing inside."""
+
+
+def pixels_of(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8]:
+    """The BGR picture (H, W, 3) that a float input was filled from; exact for what the preprocessing made."""
+    planes = tensor[0] if spec.layout == "NCHW" else np.moveaxis(tensor[0], 2, 0)
+    levels = [(p.astype(np.float64) * spec.std[c] + spec.mean[c]) / spec.scale for c, p in enumerate(planes)]
+    picture = np.clip(np.rint(np.stack(levels, axis=2)), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(picture[:, :, ::-1] if spec.color == "rgb" else picture)
+
+
+def fold(
+    model: ModelProto,
+    spec: ImageInput,
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    runtime: Runtime,
+    settings: SessionSettings,
+    seconds: float,
+) -> Folded | None:
+    """The graph with preprocessing inside, if that makes the route faster; None if not.
+
+    ``pictures``: BGR, of the size of the input. It stays outside, too, where the folded graph would not compute the same.
+    """
+    step, inner = FoldInput(spec), folded_spec(spec)
+    try:
+        step.requires(model)
+    except ModelError:
+        return None
+    folded, _ = step.run(model)
+    step.ensures(folded)
+    name = model.graph.input[0].name
+    outside, inside = Preprocessor(spec), Preprocessor(inner)
+    if not _same(model, folded, {name: outside(pictures[0])[0]}, {name: inside(pictures[0])[0]}):
+        return None  # codes half-way between two steps may round the other way
+    data = folded.SerializeToString(deterministic=True)
+    try:
+        after = open_model(data, settings, runtime=runtime)
+    except EdgectlError:
+        return None  # a runtime without kernels for it keeps the graph that it has
+    before = open_model(model.SerializeToString(), settings, runtime=runtime)
+    turn = [0]
+
+    def route(engine: Engine, preprocess: Preprocessor) -> object:
+        turn[0] += 1
+        return engine.run({name: preprocess(pictures[turn[0] % len(pictures)])[0]})
+
+    runs = {
+        "outside": lambda: route(before, outside),
+        "inside": lambda: route(after, inside),
+        "engine": lambda: before.run({name: outside.tensor}),
+        "folded engine": lambda: after.run({name: inside.tensor}),
+    }
+    times = interleave(runs, seconds=seconds, min_rounds=20, max_rounds=_MAX_ROUNDS)
+    before.close()
+    after.close()
+    ratio = paired_ratio(times["inside"], times["outside"])
+    if ratio.high > _WORTH:
+        return None
+    return Folded(data, inner, ratio, times["folded engine"], paired_ratio(times["folded engine"], times["engine"]))
+
+
+def _same(
+    model: ModelProto, folded: ModelProto, feeds: dict[str, NDArray[np.generic]], pixels: dict[str, NDArray[np.generic]]
+) -> bool:
+    """Whether both compute the same on the same picture, by the arithmetic of their nodes as they are."""
+    outputs = Reference.record(model.SerializeToString(), feeds).outputs
+    try:
+        Reference(pixels, outputs).check(folded)
+    except ModelError:
+        return False
+    return True
