@@ -109,7 +109,8 @@ class DecodeSpec(Config):
     iou: float = Field(default=0.45, gt=0, le=1)
     max_detections: int = Field(default=100, ge=1, le=10_000)
     objectness_power: float = Field(default=0.6, ge=0, le=1)
-    box_format: Literal["xyxy", "cxcywh"] = "xyxy"
+    box_format: Literal["xyxy", "yxyx", "cxcywh"] = "xyxy"
+    """``yxyx``: what TensorFlow exports write."""
     box_unit: Literal["pixel", "relative"] = "pixel"
     boxes: str | None = None
     scores: str | None = None

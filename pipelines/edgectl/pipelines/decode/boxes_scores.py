@@ -26,6 +26,8 @@ class BoxesScores:
         boxes, scores = self._pick(outputs)
         boxes = expect(boxes, (1, None, 4), "boxes output")[0]
         scores = expect(scores, (1, len(boxes), self._classes), "scores output")[0]
+        if self._spec.box_format == "yxyx":
+            boxes = boxes[:, [1, 0, 3, 2]]
         if self._spec.box_unit == "relative":
             boxes = boxes * np.array([meta.input_width, meta.input_height] * 2, np.float32)
         if self._spec.box_format == "cxcywh":
