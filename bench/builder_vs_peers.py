@@ -45,6 +45,8 @@ REAL = {  # name: (model, task, calibration); SHARED/ is --shared
     "fastestdet": ("SHARED/models/fastestdet-352.onnx", "fastestdet", "SHARED/media/one-by-one-person-detection.mp4"),
     "kws-dscnn": ("SHARED/models/kws-dscnn-mlperf-tiny.onnx", "keyword", "SHARED/media/speech-60s.wav"),
     "yard-detector": (str(_REFERENCE / "yard-detector.onnx"), str(_REFERENCE / "yard-detector.toml"), "synth://yard?seed=101&paced=0&fps=2&seconds=24"),
+    "silero-vad": ("SHARED/models/silero-vad-16k.onnx", "silero-vad", "SHARED/media/speech-60s.wav"),
+    "kiosk-keyword": (str(_REFERENCE / "kiosk-keyword.onnx"), str(_REFERENCE / "kiosk-keyword.toml"), "synth://kiosk?seed=101&paced=0&seconds=60"),
     "road-detector": (str(_REFERENCE / "road-detector.onnx"), str(_REFERENCE / "road-detector.toml"), "synth://road?seed=101&paced=0&fps=2&seconds=24"),
 }  # fmt: skip
 _NNCF = """

@@ -14,7 +14,7 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
 from edgectl.builder.quantize import quantize
-from edgectl.builder.route import fold, pixels_of
+from edgectl.builder.route import PixelFed, fold, pixels_of
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput
@@ -103,6 +103,16 @@ def test_the_picture_is_found_again_in_the_tensor(spec: ImageInput) -> None:
         s = spec.model_copy(update={"layout": layout})
         for picture in pictures(2):
             np.testing.assert_array_equal(pixels_of(Preprocessor(s)(picture)[0].copy(), s), picture)
+
+
+@pytest.mark.parametrize("spec", [PLAIN, IMAGENET])
+def test_a_folded_engine_can_be_judged_on_the_samples_of_the_graph_as_it_was(spec: ImageInput) -> None:
+    model = residual_net()
+    engine = PixelFed(OnnxRuntimeEngine(folded(model, spec).SerializeToString(), SessionSettings()), spec)
+    assert engine.inputs[0].dtype == "float32"
+    tensor = Preprocessor(spec)(pictures()[0])[0]
+    np.testing.assert_allclose(engine.run({"image": tensor})["out"], run(model, tensor), rtol=1e-4, atol=1e-4)
+    engine.close()
 
 
 def test_the_route_decides_and_its_answer_is_a_graph_that_runs() -> None:

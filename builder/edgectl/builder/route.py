@@ -15,15 +15,15 @@ from onnx import ModelProto
 
 from edgectl.builder.passes.base import Reference
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
-from edgectl.core.bundle import Runtime, SessionSettings
+from edgectl.core.bundle import Runtime, SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput
-from edgectl.engines.base import Engine
+from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import Ratio, Samples, interleave, paired_ratio
 from edgectl.pipelines.preprocess import Preprocessor
 
-__all__ = ["Folded", "fold", "pixels_of"]
+__all__ = ["Folded", "PixelFed", "fold", "pixel_feeds", "pixels_of"]
 
 _WORTH = 0.98  # of the time: the whole interval of the ratio must lie below
 _MAX_ROUNDS = 600
@@ -49,6 +49,29 @@ def pixels_of(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8
     levels = [(p.astype(np.float64) * spec.std[c] + spec.mean[c]) / spec.scale for c, p in enumerate(planes)]
     picture = np.clip(np.rint(np.stack(levels, axis=2)), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(picture[:, :, ::-1] if spec.color == "rgb" else picture)
+
+
+def pixel_feeds(feeds: Feeds, spec: ImageInput) -> dict[str, NDArray[np.uint8]]:
+    """The feeds of a folded graph, from those of the graph as it was. ``spec``: the task's input before the fold."""
+    (name, tensor), *_ = feeds.items()
+    picture = pixels_of(np.asarray(tensor, np.float32), spec)
+    return {name: np.ascontiguousarray(picture[:, :, ::-1] if spec.color == "rgb" else picture)[None]}
+
+
+class PixelFed:
+    """A folded engine that takes the feeds of the graph as it was, to judge both on the same samples."""
+
+    def __init__(self, engine: Engine, spec: ImageInput) -> None:
+        self._engine, self._spec = engine, spec
+        shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
+        self.inputs = (TensorSpec(name=engine.inputs[0].name, shape=shape, dtype="float32"),)
+        self.outputs, self.runtime = engine.outputs, engine.runtime
+
+    def run(self, feeds: Feeds) -> Outputs:
+        return self._engine.run(pixel_feeds(feeds, self._spec))
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def fold(
