@@ -213,6 +213,8 @@ class Link:
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
+        # paho closes the pair of sockets that wakes it up in __del__ only, and the collector may come to the sockets first.
+        self._client._reset_sockets(sockpair_only=True)
 
     # ---- the socket thread
 
