@@ -29,6 +29,7 @@ from edgectl.core.bundle import (
     Measured,
     Precision,
     Recipe,
+    Role,
     Runtime,
     SessionSettings,
     TensorSpec,
@@ -85,6 +86,7 @@ class VariantPlan:
     accuracy: Accuracy | None = None
     measured: Measured | None = None
     fallback: bool = False
+    roles: tuple[Role, ...] = ()
 
 
 def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
@@ -113,6 +115,8 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
             **plan.accuracy.values,
         },
         measured=plan.measured,
+        roles=plan.roles,
+        expected_rss_mb=plan.measured.fresh.rss_mb if plan.measured and plan.measured.fresh else None,
         speed_only=identity.speed_only and plan.precision != "float32",
         fallback=plan.fallback,
     )

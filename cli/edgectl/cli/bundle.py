@@ -122,7 +122,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
     )
     if v.config.measured:
         m = v.config.measured
-        t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.load:.2f}, n = {m.n}")
+        t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.conditions.load:.2f}, n = {m.n}")
     return t
 
 
