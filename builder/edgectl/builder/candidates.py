@@ -16,7 +16,11 @@ from edgectl.core.bundle import Conditions, Measured, Precision, Role, Runtime, 
 from edgectl.core.files import digest_of
 from edgectl.engines.timing import Ratio
 
-__all__ = ["Candidate", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
+__all__ = ["SLOWER", "Candidate", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
+
+
+SLOWER = "slower"
+"""Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not to hold."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class Outcome:
     def accuracy(self) -> Accuracy | None:
         """The figure to quote: from samples that chose nothing, where there is one."""
         return self.confirmed or self.searched
+
+    @property
+    def possible(self) -> bool:
+        """Whether it was measured and nothing but speed speaks against it."""
+        return self.measured is not None and self.rejected in (None, SLOWER)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A resource must earn its place: a second thread, busy waiting and an arena are c
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,20 @@ from edgectl.builder.candidates import Candidate, Outcome, Pick
 from edgectl.core.bundle import ROLES, Role
 from edgectl.engines.timing import Samples, median_interval
 
-__all__ = ["choose", "contradiction", "cost", "eligible", "frugal", "kinds", "least_power", "picks_of", "settled", "survivors"]
+__all__ = [
+    "choose",
+    "contradiction",
+    "cost",
+    "eligible",
+    "frugal",
+    "is_accurate",
+    "kinds",
+    "least_power",
+    "picks_of",
+    "rank",
+    "settled",
+    "survivors",
+]
 
 _THREADS_WORTH = 0.9  # share of the time that twice the threads must come down to: a core on a device has other work
 _SPINNING_WORTH = 0.9
@@ -27,29 +40,18 @@ ACCURATE_SHARE = 0.1  # of the accuracy budget
 
 
 def cost(o: Outcome) -> float:
-    """Latency in ms, charged for what it takes to get it."""
-    assert o.measured is not None
+    """Latency in units of the fastest float candidate's, charged for what it takes to get it."""
+    assert o.ratio is not None
     s = o.candidate.settings
-    worth: float = (
-        _THREADS_WORTH ** math.log2(s.threads) * (_SPINNING_WORTH if s.spinning else 1.0) * (_ARENA_WORTH if s.arena else 1.0)
-    )
-    return o.measured.p50_ms / worth
+    worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_SPINNING_WORTH if s.spinning else 1.0)
+    return o.ratio.median / (worth * (_ARENA_WORTH if s.arena else 1.0))
 
 
-def kinds(o: Outcome, max_drop: float) -> set[str]:
-    """What a candidate may still be needed for, besides being the fastest: each kind keeps its fastest to the last round."""
-    c, found = o.candidate, set()
+def kinds(c: Candidate) -> set[str]:
+    """What a candidate may be needed for although others are faster: each kind keeps its fastest to the last round."""
     if c.is_float:
-        found |= {"float", f"float in {c.runtime}"}
-    elif c.runtime == "onnxruntime":
-        found.add("int8 in onnxruntime")
-    if is_accurate(o, max_drop):
-        found.add("accurate")
-    if frugal(c):
-        found.add("frugal")
-        if c.is_float:
-            found.add("frugal float")
-    return found
+        return {"float", f"float in {c.runtime}"}
+    return {f"int8 in {c.runtime}"} if c.runtime == "onnxruntime" else set()
 
 
 def frugal(c: Candidate) -> bool:
@@ -89,16 +91,19 @@ def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: 
 def eligible(o: Outcome, min_speedup: float) -> bool:
     """Whether a candidate may ship: float may; a quantized one only if the whole interval of its ratio to the fastest float one says
     that it is ``min_speedup`` faster."""
-    if o.rejected is not None or o.measured is None:
-        return False
-    return o.candidate.is_float or (o.ratio is not None and o.ratio.high <= 1 / min_speedup)
+    return o.possible and (o.candidate.is_float or (o.ratio is not None and o.ratio.high <= 1 / min_speedup))
 
 
-def choose(outcomes: Sequence[Outcome], *, min_speedup: float) -> list[Outcome]:
-    """Best first, down to the best float one; quantized ones only if :func:`eligible`."""
-    order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=lambda o: (cost(o), o.candidate.name))
-    last = next(i for i, o in enumerate(order) if o.candidate.is_float)
-    return order[: last + 1]
+def choose(outcomes: Iterable[Outcome], *, min_speedup: float) -> list[Outcome]:
+    """Best first, down to the best float one; quantized ones only if :func:`eligible`. Whoever was measured longer goes first: a short
+    look makes some candidate look better than it is. Raises StopIteration if there is no float one."""
+    order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=rank)
+    best_float = next(o for o in order if o.candidate.is_float)
+    return [*(o for o in order if not o.candidate.is_float and cost(o) <= cost(best_float)), best_float]
+
+
+def rank(o: Outcome) -> tuple[int, float, str]:
+    return -len(o.rounds), cost(o), o.candidate.name
 
 
 def contradiction(o: Outcome, max_rss_mb: float | None) -> str | None:

@@ -17,18 +17,18 @@ from typing import Protocol
 import numpy as np
 
 from edgectl.builder.accuracy import Accuracy
-from edgectl.builder.candidates import Candidate, Choice, Outcome, Round, with_threads, without_arena
+from edgectl.builder.candidates import SLOWER, Candidate, Choice, Outcome, Round, with_threads, without_arena
 from edgectl.builder.lab import Lab
 from edgectl.builder.rules import (
     choose,
     contradiction,
-    cost,
     eligible,
     frugal,
     is_accurate,
     kinds,
     least_power,
     picks_of,
+    rank,
     settled,
     survivors,
 )
@@ -93,7 +93,7 @@ def search(
             if i == 2:
                 alive = s.add(alive, (n for c in s.fastest(alive, _ARENA_TRIED) for n in without_arena(c)))
             alive = s.round(i, alive, seconds * share, fewest, most)
-        return s.choice(alive)
+        return s.choice()
     finally:
         s.close()
 
@@ -165,38 +165,41 @@ class _Search:
         self._tell(f"measured {len(alive)} candidates", share, f"{best} {float(np.median(times[best])):.2f} ms")
         if last:
             return alive
-        kept = survivors(times, {c.name: kinds(self._outcomes[c.name], self._goal.max_drop) for c in alive})
+        kept = survivors(times, {c.name: kinds(c) for c in alive})
         for c in alive:
             if c.name not in kept:
-                self._reject(c, "slower")
+                self._reject(c, SLOWER)
         return [c for c in alive if c.name in kept]
 
-    def choice(self, alive: Sequence[Candidate]) -> Choice:
+    def choice(self) -> Choice:
         """Confirm what is to ship until all of it holds."""
         while True:
-            wanted = self._wanted([o for c in alive if (o := self._outcomes[c.name]).rejected is None])
+            wanted = self._wanted([o for o in self._outcomes.values() if o.possible])
             new = [o for o in wanted.all() if o.measured is not None and o.measured.fresh is None]
             if not new:
                 break
             self._tell(f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name)
             self._fresh([o.candidate for o in new], wanted.reference.candidate)
+        for o in wanted.all():
+            self._outcomes[o.candidate.name] = replace(o, rejected=None)
         power = least_power(wanted.all(), wanted.fast)
         picks = picks_of({"fast": wanted.fast, "accurate": wanted.accurate, "low-power": power}, wanted.plain)
         return Choice(picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(wanted.fast), tuple(self._notes))
 
-    def _wanted(self, live: Sequence[Outcome]) -> _Wanted:
-        if not any(o.candidate.is_float for o in live):
+    def _wanted(self, possible: Sequence[Outcome]) -> _Wanted:
+        if not any(o.candidate.is_float for o in possible):
             raise ModelError("the float model does not run in a process of its own", hint="; ".join(self._notes))
-        ranking = choose(live, min_speedup=self._goal.min_speedup)
+        ranking = choose(possible, min_speedup=self._goal.min_speedup)
         fast = self._first(ranking, lambda o: True)
         accurate = self._first(ranking, lambda o: is_accurate(o, self._goal.max_drop))
         assert fast is not None  # the ranking ends with float, which holds
         assert accurate is not None
         plain = self._first(ranking, _in_ort_int8) if fast.candidate.runtime != "onnxruntime" else None
-        may_ship = [o for o in live if eligible(o, self._goal.min_speedup)]
-        lean = self._first(sorted(may_ship, key=_by_time), lambda o: frugal(o.candidate))
-        floats = sorted((o for o in live if o.candidate.is_float and o.candidate.runtime == "onnxruntime"), key=cost)
-        return _Wanted(fast, accurate, ranking[-1], plain, lean, floats[0] if floats else None)
+        lean = [o for o in possible if eligible(o, self._goal.min_speedup) and frugal(o.candidate)]
+        floats = [o for o in possible if o.candidate.is_float and o.candidate.runtime == "onnxruntime"]
+        return _Wanted(
+            fast, accurate, ranking[-1], plain, self._first(sorted(lean, key=rank), lambda o: True), min(floats, key=rank, default=None)
+        )  # fmt: skip
 
     def _first(self, order: Iterable[Outcome], fits: Callable[[Outcome], bool]) -> Outcome | None:
         """The first that fits and holds the budget on the confirmation slice (and fits what that says, too)."""
