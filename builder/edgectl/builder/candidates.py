@@ -64,6 +64,7 @@ class Candidate:
 class Round:
     """How a candidate did in one round, and in what conditions."""
 
+    index: int
     n: int
     p50_ms: float
     conditions: Conditions

@@ -103,7 +103,8 @@ def choose(outcomes: Iterable[Outcome], *, min_speedup: float) -> list[Outcome]:
 
 
 def rank(o: Outcome) -> tuple[int, float, str]:
-    return -len(o.rounds), cost(o), o.candidate.name
+    """Sorts by the last round that was reached, then by cost."""
+    return -max(r.index for r in o.rounds), cost(o), o.candidate.name
 
 
 def contradiction(o: Outcome, max_rss_mb: float | None) -> str | None:

@@ -383,5 +383,5 @@ def _with_times(o: Outcome, times: Samples, reference: Samples, line: Line, lab:
         p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5), n=len(times), ratio_to_float=round(ratio.median, 4),
         machine=lab.machine, threads=o.candidate.settings.threads, runtime_version=line.runtime, conditions=line.conditions,
     )  # fmt: skip
-    rounds = (*o.rounds, Round(len(times), p50, line.conditions))
+    rounds = (*o.rounds, Round(line.round, len(times), p50, line.conditions))
     return replace(o, measured=measured, ratio=ratio, rounds=rounds)

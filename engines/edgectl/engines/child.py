@@ -75,7 +75,7 @@ class Conversation:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         line = self._line(time.monotonic() + timeout_s)
         if line is None:
-            self.close()
+            _signal(self._process)
             raise EngineError(
                 f"{self._what} took more than {timeout_s:g} s and was stopped",
                 hint="take the fallback variant, or allow more time",
@@ -85,7 +85,7 @@ class Conversation:
             try:
                 code = self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                _kill(self._process)
+                _signal(self._process)
         self._said.seek(0)
         return _reply(line, self._said.read(_MAX_OUTPUT), code, self._what)
 
@@ -172,9 +172,13 @@ def _reply(out: bytes, err: bytes, code: int, what: str) -> dict[str, Any]:
     return reply
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _signal(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may end in this very moment
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    _signal(process)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
