@@ -30,7 +30,7 @@ __all__ = [
     "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
     "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "ROLES", "Bundle", "Conditions", "Descriptor", "FreshRun", "GoldenSpec", "Index",
     "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance",
-    "Variant", "VariantConfig", "select",
+    "Variant", "VariantConfig", "added_blobs", "select",
 ]  # fmt: skip
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -386,6 +386,16 @@ def select(
         f"no variant of this bundle runs on this machine ({platform.machine()}): {'; '.join(lacks)}",
         hint="build it with a profile that fits: `edgectl profiles probe` names one",
     )
+
+
+def added_blobs(variants: Iterable[Variant]) -> list[list[Descriptor]]:
+    """The blobs of each variant that none before it has: what it costs to have it in the bundle, too."""
+    seen: set[str] = set()
+    added = []
+    for v in variants:
+        added.append([d for d in v.descriptors() if d.digest not in seen])
+        seen |= {d.digest for d in v.descriptors()}
+    return added
 
 
 def requirement_met(requirement: str, facts: frozenset[str]) -> bool:
