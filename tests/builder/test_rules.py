@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl.builder.candidates import Candidate, Graph, Outcome, Round
@@ -56,6 +56,7 @@ def test_who_was_measured_longer_goes_before_who_looked_faster_for_a_moment() ->
     assert names([FLOAT, outcome("lucky", 3.0, reached=0), outcome("sure", 5.0)]) == ["sure", "lucky", "float"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8), st.floats(1.0, 2.0))
 def test_whatever_the_times_no_slower_candidate_is_ever_before_float(times: list[float], speedup: float) -> None:
     order = choose([FLOAT, *(outcome(f"c{i}", t) for i, t in enumerate(times))], min_speedup=speedup)

@@ -3,22 +3,21 @@
 Candidates are measured in turn, call by call, in rounds of successive halving: a short look at every graph in every runtime with one
 thread, a longer one at the better half with other settings, and the last until the order is clear. What is to ship is confirmed on
 samples that chose nothing, and in processes of its own, in turn with float; whoever does not hold there is replaced by the next.
-What decides is in :mod:`edgectl.builder.rules`; what measures is a :class:`~edgectl.builder.lab.Lab`.
+The rules are in :mod:`edgectl.builder.rules`; what measures is a :class:`~edgectl.builder.lab.Lab`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 
 from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.candidates import SLOWER, Candidate, Choice, Outcome, Round, with_threads, without_arena
 from edgectl.builder.lab import Lab
+from edgectl.builder.rig import Judging, Rig
 from edgectl.builder.rules import (
     choose,
     contradiction,
@@ -32,29 +31,19 @@ from edgectl.builder.rules import (
     settled,
     survivors,
 )
-from edgectl.builder.tuning import Line, TuningLog, What
+from edgectl.builder.tuning import Line, TuningLog
 from edgectl.core.bundle import Measured, Runtime
 from edgectl.core.errors import EdgectlError, ModelError
-from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.fresh import summarise_fresh
-from edgectl.engines.timing import Samples, interleave, paired_ratio, percentile
+from edgectl.engines.timing import Samples, paired_ratio, percentile
 
-__all__ = ["Goal", "Judging", "search"]
+__all__ = ["Goal", "search"]
 
 _ROUNDS = ((0.15, 20, 20), (0.25, 20, 40), (0.6, 20, 200))
 """Share of the time budget; fewest and most calls of each candidate (200: ± 0.7 % of a paired ratio)."""
-_MIN_SECONDS = 0.3
 _ARENA_TRIED = 3  # finalists
 
 Tell = Callable[[str, float, str], None]
-
-
-class Judging(Protocol):
-    """What the search asks of :class:`edgectl.builder.accuracy.Judge`."""
-
-    digest: str
-
-    def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy: ...
 
 
 @dataclass(frozen=True)
@@ -103,16 +92,15 @@ class _Search:
         self, judge: Judging, confirm: Callable[[], Judging], goal: Goal, lab: Lab, log: TuningLog,
         judged: dict[tuple[str, Runtime], Accuracy], tell: Tell,
     ) -> None:  # fmt: skip
-        self._judge, self._confirm, self._goal, self._lab, self._log, self._tell = judge, confirm, goal, lab, log, tell
+        self._judge, self._confirm, self._goal, self._tell = judge, confirm, goal, tell
+        self._rig = Rig(lab, log)
         self._judged = judged
         self._outcomes: dict[str, Outcome] = {}
-        self._engines: dict[str, Engine] = {}
         self._confirmed: dict[tuple[str, Runtime], Accuracy | None] = {}
         self._notes: list[str] = []
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        self._rig.close()
 
     def judge(self, bases: Sequence[Candidate]) -> list[Candidate]:
         """Who runs and holds the budget on the search slice."""
@@ -120,7 +108,8 @@ class _Search:
         for i, c in enumerate(bases):
             self._tell(f"judging {c.name}", 0.15 * i / len(bases), "")
             self._outcomes[c.name] = Outcome(c)
-            accuracy = self._judged.get((c.graph.recipe, c.runtime)) or self._verdict("judged", c, self._judge)
+            known = self._judged.get((c.graph.recipe, c.runtime))
+            accuracy = known or self._verdict("judged", c, self._judge)
             if accuracy is None:
                 continue
             self._judged[c.graph.recipe, c.runtime] = accuracy  # settings change the time, not the answer
@@ -149,16 +138,26 @@ class _Search:
     def round(self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int) -> list[Candidate]:
         """Measure all in turn and return who goes on; in the last round, all."""
         last = index == len(_ROUNDS) - 1
-        lines = self._times(index, candidates, seconds, fewest, most)
+        floats = {c.name for c in candidates if c.is_float}
+        lines, failed = self._rig.times(
+            index,
+            candidates,
+            seconds,
+            fewest,
+            most,
+            settled=lambda t: bool(floats & t.keys()) and settled(t, floats & t.keys(), self._goal.min_speedup),
+        )
+        for c in candidates:
+            if c.name in failed:
+                self._reject(c, f"does not run: {failed[c.name]}")
         alive = [c for c in candidates if c.name in lines]
         times = {n: np.asarray(line.ms) for n, line in lines.items()}
-        floats = [c.name for c in alive if c.is_float]
-        if not floats:
-            raise ModelError("the float model stopped running while it was measured", hint="see the notes of the runtime")
-        reference = min(floats, key=lambda n: (float(np.median(times[n])), n))
+        if not floats & times.keys():
+            raise ModelError("the float model does not run in any runtime", hint="; ".join(failed.values()))
+        reference = min(floats & times.keys(), key=lambda n: (float(np.median(times[n])), n))
         for c in alive:
             self._outcomes[c.name] = _with_times(
-                self._outcomes[c.name], times[c.name], times[reference], lines[c.name], self._lab
+                self._outcomes[c.name], times[c.name], times[reference], lines[c.name], self._rig.machine
             )
         best = min(times, key=lambda n: (float(np.median(times[n])), n))
         share = 0.15 + 0.7 * sum(r[0] for r in _ROUNDS[: index + 1])
@@ -181,7 +180,7 @@ class _Search:
             self._tell(f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name)
             self._fresh([o.candidate for o in new], wanted.reference.candidate)
         for o in wanted.all():
-            self._outcomes[o.candidate.name] = replace(o, rejected=None)
+            self._outcomes[o.candidate.name] = replace(o, rejected=None)  # it may have been slower than what did not hold
         power = least_power(wanted.all(), wanted.fast)
         picks = picks_of({"fast": wanted.fast, "accurate": wanted.accurate, "low-power": power}, wanted.plain)
         return Choice(picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(wanted.fast), tuple(self._notes))
@@ -231,13 +230,7 @@ class _Search:
     def _fresh(self, new: Sequence[Candidate], reference: Candidate) -> None:
         """Measure in new processes, in turn with the fastest float one, and reject whom that contradicts."""
         contenders = sorted({c.name: c for c in (*new, reference)}.values(), key=lambda c: c.name)
-        key = self._log.key("fresh", [c.digest for c in contenders], _feeds_digest(self._lab.feeds))
-        lines = self._log.find(key)
-        if not all(c.name in lines and lines[c.name].fresh is not None for c in contenders):
-            found = self._lab.fresh(contenders)
-            conditions = self._lab.conditions()
-            lines = {n: self._log.add(key, "fresh", n, conditions, fresh=times) for n, times in found.items()}
-        times = {n: line.fresh for n, line in lines.items() if line.fresh is not None}
+        times = self._rig.fresh(contenders)
         base = times[reference.name]
         if base.failed is not None:
             self._say(reference, f"does not run: {base.failed}")
@@ -254,68 +247,13 @@ class _Search:
             if (why := contradiction(self._outcomes[c.name], None if plain_float else self._goal.max_rss_mb)) is not None:
                 self._say(c, why)
 
-    def _times(self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int) -> dict[str, Line]:
-        """One line each for those that run: from the log if the whole round is there, measured otherwise."""
-        key = self._round_key(index, candidates, seconds, fewest, most)
-        lines = self._log.find(key)
-        if not _whole(lines, candidates):
-            candidates = [c for c in candidates if self._open(c)]
-            key = self._round_key(index, candidates, seconds, fewest, most)
-            lines = self._log.find(key)
-        if _whole(lines, candidates):
-            return {c.name: lines[c.name] for c in candidates}
-        floats = {c.name for c in candidates if c.is_float}
-        runs = {c.name: _caller(self._engines[c.name], self._lab.feeds, i) for i, c in enumerate(candidates)}
-        times = interleave(
-            runs, seconds=max(_MIN_SECONDS, seconds), min_rounds=fewest, max_rounds=most, clock=self._lab.clock,
-            settled=lambda t: bool(floats) and settled(t, floats, self._goal.min_speedup),
-        )  # fmt: skip
-        conditions = self._lab.conditions()
-        return {
-            n: self._log.add(
-                key,
-                "timed",
-                n,
-                conditions,
-                round=index,
-                ms=tuple(round(float(x), 5) for x in t),
-                runtime=self._engines[n].runtime,
-            )
-            for n, t in times.items()
-        }
-
-    def _round_key(self, index: int, candidates: Sequence[Candidate], *settings: float) -> str:
-        return self._log.key("timed", index, settings, sorted(c.digest for c in candidates), _feeds_digest(self._lab.feeds))
-
-    def _verdict(self, what: What, c: Candidate, judge: Judging) -> Accuracy | None:
+    def _verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging) -> Accuracy | None:
         """None for a candidate that does not run: it is rejected."""
-        label = f"{c.graph.recipe}/{c.runtime}"
-        key = self._log.key(what, c.graph.digest, c.runtime, judge.digest, self._goal.max_drop)
-        line = self._log.find(key).get(label)
-        if line is not None and line.accuracy is not None:
-            return line.accuracy
-        if not self._open(c):
-            return None
         try:
-            accuracy = judge.judge(self._engines[c.name], limit=self._goal.max_drop)
+            return self._rig.verdict(what, c, judge, self._goal.max_drop)
         except EdgectlError as e:
             self._reject(c, f"does not run: {e.message}")
             return None
-        self._log.add(key, what, label, self._lab.conditions(), accuracy=accuracy)
-        return accuracy
-
-    def _open(self, c: Candidate) -> bool:
-        """Open a candidate and run it once; one that fails is rejected."""
-        if c.name in self._engines:
-            return True
-        try:
-            engine = self._lab.open(c)
-            self._engines[c.name] = engine
-            engine.run(self._lab.feeds[0])
-        except EdgectlError as e:
-            self._reject(c, f"does not run: {e.message}")
-            return False
-        return True
 
     def _say(self, c: Candidate, why: str) -> None:
         """Reject what the search itself had found good, and let the user hear it."""
@@ -324,8 +262,7 @@ class _Search:
 
     def _reject(self, c: Candidate, why: str) -> None:
         self._outcomes[c.name] = replace(self._outcomes[c.name], rejected=why)
-        if (engine := self._engines.pop(c.name, None)) is not None:
-            engine.close()
+        self._rig.drop(c)
 
 
 @dataclass(frozen=True)
@@ -356,32 +293,13 @@ def _by_time(o: Outcome) -> tuple[float, str]:
     return (o.measured.p50_ms if o.measured else 0.0, o.candidate.name)
 
 
-def _whole(lines: Mapping[str, Line], candidates: Sequence[Candidate]) -> bool:
-    """Whether a round is there for every candidate, pair by pair."""
-    counts = {len(lines[c.name].ms or ()) if c.name in lines else 0 for c in candidates}
-    return len(counts) == 1 and counts.pop() >= 3
-
-
-def _feeds_digest(feeds: Sequence[Feeds]) -> str:
-    sha = hashlib.sha256()
-    for f in feeds:
-        for name in sorted(f):
-            sha.update(name.encode() + np.ascontiguousarray(f[name]).tobytes())
-    return sha.hexdigest()
-
-
-def _caller(engine: Engine, feeds: Sequence[Feeds], start: int) -> Callable[[], object]:
-    turn = itertools.count(start)
-    return lambda: engine.run(feeds[next(turn) % len(feeds)])
-
-
-def _with_times(o: Outcome, times: Samples, reference: Samples, line: Line, lab: Lab) -> Outcome:
+def _with_times(o: Outcome, times: Samples, reference: Samples, line: Line, machine: str) -> Outcome:
     ratio = paired_ratio(times, reference)
     p50 = round(float(np.median(times)), 5)
     measured = Measured(
         p10_ms=round(float(np.percentile(times, 10)), 5), p50_ms=p50,
         p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5), n=len(times), ratio_to_float=round(ratio.median, 4),
-        machine=lab.machine, threads=o.candidate.settings.threads, runtime_version=line.runtime, conditions=line.conditions,
+        machine=machine, threads=o.candidate.settings.threads, runtime_version=line.runtime, conditions=line.conditions,
     )  # fmt: skip
     rounds = (*o.rounds, Round(line.round, len(times), p50, line.conditions))
     return replace(o, measured=measured, ratio=ratio, rounds=rounds)
