@@ -169,18 +169,24 @@ def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, s
 
 
 def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) -> list[VariantPlan]:
-    """The fast one, what is best at something else, and the float fallback."""
+    """The fast one, what is best at something else, and the float fallback.
+
+    A device tries the fallback last. Where the same float candidate is also the fast one and others ship beside it, it therefore comes
+    first as well, as a variant of its own: a few kilobytes, its files are shared.
+    """
     work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {choice.reason}")
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
-    plans = []
+    plans, fallback = [], _fallback(work, p, choice.fallback)
     for pick in choice.picks:
         o = pick.outcome
         if o.candidate.graph.precision == "int8" and o.accuracy is not None:
             _say_interval(work, p, o.candidate.name, o.accuracy)
-        if choice.fallback is None or o.candidate != choice.fallback.candidate:
+        is_fallback = choice.fallback is not None and o.candidate == choice.fallback.candidate
+        if not is_fallback or ("fast" in pick.roles and len(choice.picks) > 1):
             plans.append(_pick(work, p, family, pick))
-    roles = next((x.roles for x in choice.picks if choice.fallback and x.outcome.candidate == choice.fallback.candidate), ())
-    return [*plans, replace(_fallback(work, p, choice.fallback), roles=roles)]
+        else:
+            fallback = replace(fallback, roles=pick.roles)
+    return [*plans, fallback]
 
 
 def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> VariantPlan:

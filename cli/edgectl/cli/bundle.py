@@ -63,9 +63,10 @@ def inspect(
             | {
                 "manifest": v.digest,
                 "bytes": sum(d.size for d in v.manifest.layers),
+                "added_bytes": sum(d.size for d in added),
                 "layers": plain(reports[v.config.variant + "@" + v.config.profile]),
             }
-            for v in bundle.variants
+            for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)
         ],
     }
     out.result(value, shown)
