@@ -185,11 +185,11 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
     """Every round of every candidate, with the state of the machine, folded away."""
     rows = [
         [
-            c.name, str(i + 1), str(r.n), _number(r.p50_ms), f"{r.conditions.load:.2f}",
+            c.name, str(r.round + 1), str(r.n), _number(r.p50_ms), f"{r.conditions.load:.2f}",
             "-" if r.conditions.temperature_c is None else f"{r.conditions.temperature_c:.0f}",
             r.conditions.governor or r.conditions.power_mode or "-",
         ]
-        for c in candidates for i, r in enumerate(c.rounds)
+        for c in candidates for r in c.rounds
     ]  # fmt: skip
     if not rows:
         return ""

@@ -30,8 +30,9 @@ __all__ = ["CandidateReport", "Report", "RoundReport", "read_report", "report_of
 
 
 class RoundReport(Config):
-    """One round of one candidate: calls, median latency, and the state of the machine."""
+    """One round (from 0) of one candidate: calls, median latency, and the state of the machine."""
 
+    round: int
     n: int
     p50_ms: float
     conditions: Conditions
@@ -88,7 +89,7 @@ def _candidate(o: Outcome, choice: Choice) -> CandidateReport:
         chosen=c == choice.winner.candidate, drop=o.accuracy.drop if o.accuracy else None,
         accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None, rejected=o.rejected,
-        roles=_roles(c, choice), rounds=tuple(RoundReport(n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds),
+        roles=_roles(c, choice), rounds=tuple(RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds),
     )  # fmt: skip
 
 
