@@ -18,7 +18,7 @@ from edgectl.agent.journal import Deployment, Installed, Journal, Slot
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
 from edgectl.agent.trust import StaleTrust
-from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor
+from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.states import TERMINAL, State
@@ -46,6 +46,7 @@ class World:
     serving: Installed | EngineRef | None = None
     healthy: bool = True
     frozen: bool = False
+    roles: dict[str, Role] = field(default_factory=dict)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
     """What the record said when the deployer last told of a change: the record itself is written a moment before."""
@@ -60,7 +61,7 @@ class World:
     def boot(self) -> SlotDeployer:
         context = Context(
             journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
-            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(),
+            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles,
         )  # fmt: skip
         self.deployer = SlotDeployer("gate", context)
         return self.deployer
@@ -85,7 +86,12 @@ class World:
         return Descriptor(mediaType=MEDIA_INDEX, digest=digest, size=1)
 
     def fetch(
-        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[Progress], None],
+        role: Role | None = None,
     ) -> Fetched:
         self.calls.append("fetch")
         while "fetch" in self.hold and not self.hold["fetch"].is_set():
@@ -98,7 +104,7 @@ class World:
         v = bundle.variants[0]
         for digest in (v.digest, *(d.digest for d in v.descriptors())):
             self.store.put(digest, (bundle.blobs / hex_of(digest)).read_bytes())
-        i = Installed(release=release, bundle=bundle.digest, manifest=v.digest)
+        i = Installed(release=release, bundle=bundle.digest, manifest=v.digest, role=role)
         return Fetched(i, i, ())
 
     def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
@@ -173,6 +179,25 @@ def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None
     world.want("1", 3)
     assert world.ends(3) is State.COMMITTED
     assert world.active == "gate-detector@1"
+
+
+def test_another_role_in_the_configuration_deploys_the_release_again(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.stop()
+    world.roles["gate"] = "low-power"
+    world.seen.clear()
+    world.calls.clear()
+    world.boot()
+    world.start()
+    world.want("1", 1)  # the retained document, as it was
+    wait_until(lambda: State.COMMITTED in world.seen and "fetch" in world.calls, "the low-power variant is committed", 20)
+    assert world.journal.slot("gate").active == world.installed("1").model_copy(update={"role": "low-power"})
+    fetched = world.calls.count("fetch")
+    world.want("1", 2)
+    wait_until(lambda: world.told is not None and world.told.gen == 2, "the newer document is taken note of", 20)
+    assert world.calls.count("fetch") == fetched == 1
 
 
 @pytest.mark.parametrize(

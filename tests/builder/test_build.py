@@ -68,6 +68,18 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
     shares = [p.share for p in seen if isinstance(p, Progress)]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+    roles = [role for v in bundle.variants for role in v.config.roles]
+    assert {"fast", "accurate", "low-power"} == set(roles)
+    for v in bundle.variants:
+        if v.config.roles:
+            assert v.config.measured is not None
+            assert v.config.measured.fresh is not None
+            assert v.config.measured.fresh.runs == 3
+            assert v.config.expected_rss_mb == v.config.measured.fresh.rss_mb
+    info = inspect_bundle(out)
+    assert sum(v.added_bytes for v in info.variants) < info.total_bytes  # manifests and the index come on top
+    assert info.variants[0].added_bytes == info.variants[0].total_bytes
+    assert list(tmp_path.glob("*.tuning.jsonl")) == []
     rows = bench_bundle(out, seconds=0.1).rows
     assert all(r.latency is not None for r in rows), rows
     assert rows[-1].ratio is not None
@@ -256,6 +268,7 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("file", "task", "data"),
     [

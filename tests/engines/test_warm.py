@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from support_fleet import wait_until
 from tests.engines.conftest import MakeVariant
 
 from edgectl.core.errors import EngineError
@@ -66,9 +68,16 @@ def test_a_missing_blob_is_a_report(make_variant: MakeVariant) -> None:
 def test_a_hang_is_stopped(make_variant: MakeVariant, trt_double: Callable[..., None], tmp_path: Path) -> None:
     trt_double(hang=1)
     variant = make_variant(runtime="tensorrt")
-    report = warm_up(variant.blobs, variant.digest, timeout_s=5.0, cache=tmp_path / "cache")
+    cache = tmp_path / "cache"
+    report = warm_up(variant.blobs, variant.digest, timeout_s=5.0, cache=cache)
     assert not report.ok
     assert "more than 5 s" in (report.error or "")
+    assert list(cache.glob(".making-*")), "the compiler had begun"
+    # Its own child, the compiler, goes with it, though it has a session of its own.
+    wait_until(
+        lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(cache) in " ".join(p.info["cmdline"] or [])],
+        "no compiler is left",
+    )
 
 
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:

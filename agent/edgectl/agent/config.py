@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from edgectl.core.bundle import Role
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.link.config import BrokerConfig
@@ -42,6 +43,8 @@ class AgentConfig(Config):
     profile: Name | Literal["auto"] = "auto"
     labels: dict[str, str] = {}
     pipelines: dict[Name, PipelineConfig] = {}
+    roles: dict[Name, Role] = {}
+    """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
     telemetry_s: float = Field(default=10.0, ge=0.5, le=3600)
     stats_every_s: float = Field(default=2.0, ge=0.05, le=60)
     spool_mb: int = Field(default=50, ge=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from edgectl.agent.journal import Journal
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
 from edgectl.agent.trust import TrustStore
-from edgectl.core.bundle import Descriptor
+from edgectl.core.bundle import Descriptor, Role
 from edgectl.pipelines.worker_protocol import EngineRef
 
 __all__ = ["Context", "Fetch", "Pipelines", "WarmUp", "WarmUpReport"]
@@ -45,7 +45,12 @@ class Pipelines(Protocol):
 
 class Fetch(Protocol):
     def fetch(
-        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[Progress], None],
+        role: Role | None = None,
     ) -> Fetched: ...
 
 
@@ -67,4 +72,6 @@ class Context:
     warm_runs: int = 32
     engine_cache: Path | None = None
     """Folder of finalised engines: TensorRT plans, optimised files."""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    """Slot → which variant of a release it prefers; a slot that is not named takes the fast one."""
     clock: Callable[[], float] = time.monotonic

@@ -17,6 +17,7 @@ from edgectl.agent.fetch import Cancelled, Progress, variant_blobs
 from edgectl.agent.journal import Deployment, Installed, Slot
 from edgectl.agent.probation import judge
 from edgectl.agent.trust import StaleTrust
+from edgectl.core.bundle import Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import TERMINAL, State
@@ -147,13 +148,18 @@ class SlotDeployer:
     def _begin(self, gen: int, desired: DesiredSlot, _hold: bool) -> None:
         before = self._d.state if self._d else State.IDLE
         active = self._c.journal.slot(self.slot).active
-        event = Event.ALREADY if active is not None and active.bundle == desired.digest else Event.DESIRED
+        same = active is not None and active.bundle == desired.digest and active.role == self._role
+        event = Event.ALREADY if same else Event.DESIRED
         self._note = None
         self._held = False
         self._save(Deployment(self.slot, gen, step(before, event), desired))
 
+    @property
+    def _role(self) -> Role | None:
+        return self._c.roles.get(self.slot)
+
     def _news(self) -> bool:
-        """Whether the wish names another digest or attempt than the deployment on record."""
+        """Whether the wish names another digest or attempt than the deployment on record, or the configuration another role."""
         if self._wish is None:
             return False
         gen, desired, _ = self._wish
@@ -163,6 +169,9 @@ class SlotDeployer:
         if gen < d.gen:
             return False
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
+            return True
+        active = self._c.journal.slot(self.slot).active
+        if d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest and active.role != self._role:
             return True
         if gen > d.gen:  # the same wish in a newer document: only the generation and the policy are new
             self._d = replace(d, gen=gen, desired=desired)
@@ -255,7 +264,7 @@ class SlotDeployer:
             self._show("waiting for another download")
             self._guard(State.FETCHING)
         try:
-            fetched = self._c.fetcher.fetch(d.desired.release, index, self._cancelled(State.FETCHING), self._progress)
+            fetched = self._c.fetcher.fetch(d.desired.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
             # Saved before the lock is free, so that nobody tidies these blobs away.
             self._d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
             self._c.journal.save(self._d)

@@ -24,6 +24,7 @@ from edgectl.core.bundle import (
     Descriptor,
     Index,
     Manifest,
+    Role,
     Variant,
     select,
 )
@@ -96,9 +97,14 @@ class Fetcher:
     clock: Callable[[], float] = time.monotonic
 
     def fetch(
-        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[Progress], None],
+        role: Role | None = None,
     ) -> Fetched:
-        """Fetch what this machine needs of a bundle.
+        """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the ``role``.
 
         Raises :class:`IntegrityError` (what arrives is not what was signed), :class:`BundleError` (no variant fits, or the
         bundle is malformed), :class:`StorageError` (no space), :class:`Cancelled`.
@@ -122,14 +128,14 @@ class Fetcher:
             manifests = [_manifest(self.store, d) for d in candidates]
             session.get([m.config for m in manifests])
             variants = [Variant.open(self.store.blobs, d.digest) for d in candidates]
-            chosen = select(variants, self.machine.facts, profile=self.profile, runtimes=runtimes)
+            chosen = select(variants, self.machine.facts, profile=self.profile, runtimes=runtimes, role=role)
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             blobs = [d for v in wanted for d in v.descriptors()]
             self.store.check_space(sum(d.size for d in blobs if not self.store.has(d.digest)))
             session.get(blobs)
         return Fetched(
-            chosen=Installed(release=release, bundle=index.digest, manifest=chosen.digest),
+            chosen=Installed(release=release, bundle=index.digest, manifest=chosen.digest, role=role),
             fallback=None if fallback is None else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
             blobs=(index, *(d for d in candidates if d.digest in {v.digest for v in wanted}), *blobs),
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgectl.core.bundle import Role
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Message
@@ -38,6 +39,8 @@ class Installed(Message):
     release: str
     bundle: str
     manifest: str
+    role: Role | None = None
+    """What the device's configuration asked for when it was chosen."""
 
 
 @dataclass(frozen=True)

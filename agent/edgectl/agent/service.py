@@ -153,6 +153,7 @@ class _Agent:
             disk=threading.Lock(),
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
+            roles=config.roles,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         self._improver = Improver(

@@ -13,6 +13,7 @@ independent).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,12 @@ class Judge:
         self._top: list[int] = []
         self._outputs: dict[int, Outputs] = {}
         stride = 1
+        sha = hashlib.sha256(task.model_dump_json().encode())
         noise = _noise(samples[0].feeds) if self._decode is not None else []
         for i, s in enumerate(samples):
             outputs = reference.run(s.feeds)
+            for array in (*s.feeds.values(), *outputs.values()):
+                sha.update(np.ascontiguousarray(array).data)
             if i == 0:
                 size = sum(o.nbytes for o in outputs.values())
                 stride = max(1, math.ceil(size * len(samples) / _MAX_REFERENCE_BYTES))
@@ -86,6 +90,8 @@ class Judge:
                 self._top.append(_argmax(outputs))
         if self._decode is not None and not any(t.objects.any() for t in self._truth):
             self._metric, self._decode = "sqnr", None
+        self.digest = "sha256:" + sha.hexdigest()
+        """Of the samples, the reference's outputs and the task: two judges with one digest give the same verdicts."""
 
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy:
         """Run the candidate over the slice; with ``limit``, give up once it has certainly lost more than that.

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
+from edgectl.builder.candidates import Outcome
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
@@ -26,7 +27,6 @@ from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inp
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import Work, plan_variants
 from edgectl.builder.report import report_of
-from edgectl.builder.search import Outcome
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import UsageError
@@ -62,6 +62,7 @@ class VariantSummary:
     ratio_to_float: float | None
     engine_bytes: int
     fallback: bool
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ def build(
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
+
+    What is measured is kept beside it in ``OUT.tuning.jsonl`` until the bundle is whole: the same build, started again after it was
+    killed, goes on from there.
 
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: budget for measuring, all
     profiles together. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
@@ -137,7 +141,8 @@ def build(
             log.ran += [s.step for s in shrunk.steps]
             max_drop = max(0.0, max_drop - shrunk.drop)  # what is left of the budget for quantization
         table = _calibrate(graph, slices, notes, tell)
-        work = Work(graph, table, slices, task, machine, log, max_drop, notes, tell)
+        tuning = out.with_name(f"{out.name}.tuning.jsonl")
+        work = Work(graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning)
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
@@ -150,6 +155,7 @@ def build(
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
         contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
         digest = write_bundle(out, contents, name=release, version=version)
+        tuning.unlink(missing_ok=True)
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
@@ -260,4 +266,5 @@ def _summary(p: VariantPlan) -> VariantSummary:
     return VariantSummary(
         p.profile, p.variant, p.runtime, p.precision, p.accuracy.drop if p.accuracy else None,
         p.measured.p50_ms if p.measured else None, p.measured.ratio_to_float if p.measured else None, len(p.model), p.fallback,
+        p.roles,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 from edgectl.builder.inspect import BundleInfo, VariantInfo
 from edgectl.builder.report import CandidateReport
@@ -51,11 +52,17 @@ def render(info: BundleInfo) -> str:
         f"<header><h1>{escape(info.name)} {escape(info.version)}</h1>",
         f'<p class="dim">task {escape(info.task)} · {len(info.variants)} variants · {info.total_bytes:,} bytes</p>',
         f"<p><code>{escape(info.digest)}</code></p></header>",
-        _section("Variants", "In the order in which a device tries them.", _variants(info.variants)),
+        _section(
+            "Variants",
+            "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once.",
+            _variants(info.variants),
+        ),
+        _fresh(info.variants),
     ]
     for name, candidates in (info.report.groups if info.report else {}).items():
         parts.append(_latency(name, candidates))
         parts.append(_trade(name, candidates))
+        parts.append(_rounds(candidates))
     if info.report is None:
         parts.append(_section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>"))
     elif info.report.compression:
@@ -87,11 +94,55 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
         rows.append(
             [
                 v.profile, v.variant + (f" ({', '.join(flags)})" if flags else ""), v.runtime, v.recipe.get("precision", ""),
-                f"{v.engine_bytes:,}", _number(m.get("p50_ms", "")), _number(m.get("ratio_to_float", "")),
-                _number(v.accuracy.get("drop", "")), ", ".join(v.requires) or "nothing",
+                ", ".join(v.roles), f"{v.engine_bytes:,}", f"{v.added_bytes:,}", _number(m.get("p50_ms", "")),
+                _number(m.get("ratio_to_float", "")), _number(v.accuracy.get("drop", "")), ", ".join(v.requires).replace("|", " or ") or "nothing",
             ]
         )  # fmt: skip
-    return _table(["profile", "variant", "runtime", "precision", "#bytes", "#p50 ms", "#× float", "#drop", "needs"], rows)
+    return _table(
+        [
+            "profile",
+            "variant",
+            "runtime",
+            "precision",
+            "best at",
+            "#engine bytes",
+            "#adds",
+            "#p50 ms",
+            "#× float",
+            "#drop",
+            "needs",
+        ],
+        rows,
+    )
+
+
+def _fresh(variants: Sequence[VariantInfo]) -> str:
+    """What the variants did in new processes, in turn; empty if none was measured so."""
+    rows = []
+    for v in variants:
+        f = (v.measured or {}).get("fresh")
+        if f is not None:
+            interval = (
+                f"{f['ratio_to_float']:.3f} [{f['ratio_low']:.3f}, {f['ratio_high']:.3f}]"
+                if "ratio_to_float" in f
+                else "is float"
+            )
+            rows.append(
+                [
+                    f"{v.profile}/{v.variant}", f"{f['cold_start_s']:.3f}", f"{f['rss_mb']:.0f}", f"{f['cpu_ms']:.3f}",
+                    _number(f["p50_ms"]), _number(f.get("p95_ms", "-")), _number(f.get("p95_loaded_ms", "-")), interval, str(f["n"]),
+                ]
+            )  # fmt: skip
+    if not rows:
+        return ""
+    first = next(v.measured["fresh"] for v in variants if v.measured and "fresh" in v.measured)
+    about = (
+        f"Median of {first['runs']} new processes, in turn with the fastest float one. Cold start: open and first inference. CPU: processor "
+        f"time of all threads an inference, with {first['gap_ms']:g} ms of rest between two. Loaded: beside {first['busy']} process(es) "
+        "that only compute."
+    )
+    headers = ["variant", "#cold start s", "#memory MiB", "#CPU ms", "#p50 ms", "#p95 ms", "#p95 ms loaded", "× float", "#n"]
+    return _section("In processes of their own", about, _table(headers, rows))
 
 
 def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
@@ -99,7 +150,7 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
     measured = sorted((c for c in candidates if c.ratio and c.measured), key=lambda c: c.ratio[0] if c.ratio else 0.0)
     rows = [
         Range(
-            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (" · chosen" if c.chosen else f" · {c.rejected}" if c.rejected else ""),
+            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (f" · {', '.join(c.roles)}" if c.roles else f" · {c.rejected}" if c.rejected else ""),
             f"{c.name}: p50 {c.measured.p50_ms:.3f} ms, ratio {c.ratio[0]:.3f} [{c.ratio[1]:.3f}, {c.ratio[2]:.3f}], "
             f"n = {c.measured.n}{', ' + c.rejected if c.rejected else ''}",
         )
@@ -119,13 +170,31 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
 
 def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:
     dots = [
-        Dot(c.measured.p50_ms, c.drop, _kind(c), c.name if c.chosen else "", f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}")
+        Dot(c.measured.p50_ms, c.drop, _kind(c), f"{c.name} ({', '.join(c.roles)})" if c.roles else "", f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}")
         for c in candidates if c.measured and c.drop is not None
     ]  # fmt: skip
     if len(dots) < 2:
         return ""
     plot = scatter(dots, x="p50 latency, ms (logarithmic)", y="accuracy drop against float")
-    return _section(f"Accuracy against latency: {group}", "Lower left is better. The chosen candidate is named.", _KEY + plot)
+    return _section(
+        f"Accuracy against latency: {group}", "Lower left is better. What ships is named, with what it is best at.", _KEY + plot
+    )
+
+
+def _rounds(candidates: Sequence[CandidateReport]) -> str:
+    """Every round of every candidate, with the state of the machine, folded away."""
+    rows = [
+        [
+            c.name, str(r.round + 1), str(r.n), _number(r.p50_ms), f"{r.conditions.load:.2f}",
+            "-" if r.conditions.temperature_c is None else f"{r.conditions.temperature_c:.0f}",
+            r.conditions.governor or r.conditions.power_mode or "-",
+        ]
+        for c in candidates for r in c.rounds
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    table = _table(["candidate", "#round", "#calls", "#p50 ms", "#load", "#°C", "governor"], rows)
+    return f"<details><summary>{len(rows)} measurements and the state of the machine at each</summary>{table}</details>"
 
 
 def _kind(c: CandidateReport) -> str:
@@ -162,10 +231,15 @@ def _recipe(v: VariantInfo) -> str:
         ["session", ", ".join(f"{k} {value}" for k, value in s.items())],
         ["golden", f"{v.golden['samples']} samples; " + "; ".join(f"{n}: cosine ≥ {t['cosine']:.5f}, |error| ≤ {t['max_abs']:.3g}" for n, t in v.golden["tolerances"].items())],
         ["accuracy", ", ".join(f"{k} {value:.4f}" for k, value in v.accuracy.items()) or "not judged"],
-        ["measured", ", ".join(f"{k} {value}" for k, value in v.measured.items()) if v.measured else "not where it was built"],
+        ["measured", _measurement(v.measured) if v.measured else "not where it was built"],
         ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"], ["manifest", v.digest],
     ]  # fmt: skip
     return _section(f"Recipe: {v.profile}/{v.variant}", "", _table(["", ""], rows))
+
+
+def _measurement(m: dict[str, Any]) -> str:
+    conditions = ", ".join(f"{k} {x}" for k, x in m["conditions"].items())
+    return ", ".join(f"{k} {x}" for k, x in m.items() if not isinstance(x, dict)) + f"; {conditions}"
 
 
 def _origin(info: BundleInfo) -> str:

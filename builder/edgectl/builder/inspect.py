@@ -18,8 +18,10 @@ from edgectl.core.bundle import (
     LAYER_SBOM,
     MAX_JSON_BYTES,
     Bundle,
+    Descriptor,
     LayerReport,
     Variant,
+    added_blobs,
     read_bounded,
 )
 from edgectl.core.errors import BundleError
@@ -41,6 +43,12 @@ class VariantInfo:
     engine_bytes: int
     total_bytes: int
     """All blobs of this variant; blobs that variants share count in each."""
+    added_bytes: int
+    """What this variant adds to the bundle: its blobs that no variant before it has."""
+    added_engine_bytes: int
+    """The engine's part of that: 0 where a variant before it has the same file."""
+    roles: tuple[str, ...]
+    expected_rss_mb: float | None
     precisions: dict[str, int]
     """Precision → number of weighted and quantized nodes (empty for a float variant)."""
     layers: tuple[LayerReport, ...]
@@ -75,19 +83,21 @@ def inspect_bundle(root: Path) -> BundleInfo:
     manifests = {d.digest: d.size for d in bundle.index.manifests}
     return BundleInfo(
         bundle.digest, bundle.name, bundle.version, bundle.variants[0].config.task.name,
-        tuple(_variant(v) for v in bundle.variants),
+        tuple(_variant(v, added) for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)),
         sum(blobs.values()) + sum(manifests.values()) + len(bundle.index_bytes),
         next((r for v in bundle.variants if (r := read_report(v)) is not None), None),
     )  # fmt: skip
 
 
-def _variant(v: Variant) -> VariantInfo:
+def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
     c = v.config
     layers = _layers(v)
     sizes = {d.mediaType: d.size for d in v.manifest.layers}
     return VariantInfo(
         digest=v.digest, profile=c.profile, variant=c.variant, runtime=c.runtime, requires=c.requires, fallback=c.fallback,
         speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, 0), total_bytes=sum(d.size for d in v.descriptors()),
+        added_bytes=sum(d.size for d in added), added_engine_bytes=sum(d.size for d in added if d.mediaType == LAYER_ENGINE),
+        roles=c.roles, expected_rss_mb=c.expected_rss_mb,
         precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
         session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,
         measured=c.measured.model_dump(exclude_none=True) if c.measured else None,

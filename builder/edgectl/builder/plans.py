@@ -6,23 +6,27 @@ that its CPU can run.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 from onnx import ModelProto
 
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
 from edgectl.builder.half import half
+from edgectl.builder.lab import HostLab
 from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized, symmetric_ranges
-from edgectl.builder.search import Candidate, Choice, Outcome, search
+from edgectl.builder.search import Goal, search
+from edgectl.builder.tuning import TuningLog
 from edgectl.builder.variants import VariantPlan
 from edgectl.core.bundle import LAYER_RANGES, LayerReport, Precision, Recipe, Runtime, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
@@ -55,19 +59,21 @@ class Work:
     """The prepared graph, one for all families; filled when the first family comes up."""
     rungs: dict[str, Rungs] = field(default_factory=dict)
     """Kernel family → what the ladder gave; filled as families come up."""
-    judge_cache: list[Judge] = field(default_factory=list)
+    tuning: Path | None = None
+    """Where measurements are kept until the bundle is whole; None: nowhere."""
+    judge_cache: dict[str, Judge] = field(default_factory=dict)
 
-    def judges(self) -> tuple[Judge, Judge]:
-        """Of the search slice and of the confirmation slice."""
-        if not self.judge_cache:
-            self.tell("judge", 0.15, "float outputs of the search and confirmation slices", "")
+    def judge(self, which: Literal["search", "confirmation"]) -> Judge:
+        """The judge of a slice; made when it is first needed."""
+        if which not in self.judge_cache:
+            self.tell("judge", 0.15, f"float outputs of the {which} slice", "")
             reference = open_model(self.float_bytes, SessionSettings())
-            slices = (self.slices.search, self.slices.confirmation)
-            self.judge_cache.extend(Judge(self.task, samples, reference) for samples in slices)
+            samples = self.slices.search if which == "search" else self.slices.confirmation
+            self.judge_cache[which] = Judge(self.task, samples, reference)
             reference.close()
-        return self.judge_cache[0], self.judge_cache[1]
+        return self.judge_cache[which]
 
-    @property
+    @cached_property
     def float_bytes(self) -> bytes:
         return bytes(self.model.SerializeToString(deterministic=True))
 
@@ -113,7 +119,7 @@ def _rungs(work: Work, family: str) -> Rungs | None:
         if not work.basis:
             work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell
+            work.basis[0], spec, calibration, work.judge("search"), max_drop=_limit(work), tell=tell
         )  # fmt: skip
     return work.rungs[family]
 
@@ -142,77 +148,60 @@ class _Feeds(Sequence[Feeds]):
 
 def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, start: float, parts: int) -> Choice:
     recipes = {} if family is None else _recipes(work, family)
-    models = {"float": work.float_bytes, **{n: q.model.SerializeToString(deterministic=True) for n, q in recipes.items()}}
+    graphs = [Graph("float", work.float_bytes, "float32")]
+    graphs += [Graph(n, q.model.SerializeToString(deterministic=True), "int8") for n, q in recipes.items()]
     runtimes: list[Runtime] = [r for r in p.runtimes if r != "tensorrt" and r in work.machine.runtimes]
     cores = min(p.cpu.max_threads, work.machine.cores)
-    threads = [t for t in (1, 2, 4, 8) if t <= cores]
-    candidates = [
-        Candidate(
-            f"{recipe}/{runtime}/{t}", recipe, data, "float32" if recipe == "float" else "int8", runtime,
-            SessionSettings(threads=t, precision_hint="f32" if runtime == "openvino" else None),
-        )
-        for recipe, data in models.items() for runtime in runtimes for t in threads
-    ]  # fmt: skip
-    judge, confirm = work.judges()
+    bases = [
+        Candidate(g, r, SessionSettings(precision_hint="f32" if r == "openvino" else None)) for g in graphs for r in runtimes
+    ]
     rungs = None if family is None else _rungs(work, family)
     known: dict[tuple[str, Runtime], Accuracy] = {(n, "onnxruntime"): a for n, a in (rungs.judged if rungs else {}).items()}
-    feeds = [s.feeds for s in work.slices.search[:8]]
+    host = {"machine": work.machine.summary, "isa": " ".join(work.machine.isa), "memory_mb": str(work.machine.memory_mb)}
+    log = TuningLog(work.tuning, {**host, **work.machine.runtimes})
 
     def told(what: str, share: float, best: str) -> None:
         work.tell("search", 0.15 + 0.75 * (start + share / parts), what, best)
 
     return search(
-        candidates, feeds, judge, confirm, max_drop=_limit(work), min_speedup=p.min_speedup,
-        seconds=seconds, machine=work.machine.summary, known=known, progress=told,
+        bases, work.judge("search"), lambda: work.judge("confirmation"), Goal(_limit(work), p.min_speedup, p.limits.rss_mb),
+        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]]), log,
+        threads=[t for t in (2, 4, 8) if t <= cores], seconds=seconds, known=known, progress=told,
     )  # fmt: skip
 
 
 def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) -> list[VariantPlan]:
-    """The winner; if it needs OpenVINO, also the best that ONNX Runtime alone can run; and the float fallback."""
-    recipes = {} if family is None else _recipes(work, family)
+    """The fast one, what is best at something else, and the float fallback.
+
+    A device tries the fallback last. Where the same float candidate is also the fast one and others ship beside it, it therefore comes
+    first as well, as a variant of its own: a few kilobytes, its files are shared.
+    """
     work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {choice.reason}")
-    if choice.winner.accuracy is not None and choice.winner.candidate.precision == "int8":
-        _say_interval(work, p, choice.winner.candidate.name, choice.winner.accuracy)
-    picked = [choice.winner]
-    if choice.winner.candidate.runtime != "onnxruntime":
-        rest = [
-            o for o in choice.outcomes
-            if o.candidate.runtime == "onnxruntime" and o.measured and o.accuracy and o.accuracy.drop <= work.max_drop
-            and o.ratio and o.candidate.precision == "int8" and o.ratio.high <= 1 / p.min_speedup
-        ]  # fmt: skip
-        ranked = sorted(rest, key=lambda o: o.measured.p50_ms if o.measured else 0.0)
-        picked += list(itertools.islice(filter(None, (_confirmed(work, o) for o in ranked)), 1))
-    plans = []
-    for o in picked:
-        c = o.candidate
-        if c.precision == "float32" and c.runtime == "onnxruntime":
-            continue  # it is the fallback
-        arch = f"arch:{work.machine.arch}"
-        isa = _isa(p, work.machine, family) if c.precision == "int8" else ()
-        quantized = recipes.get(c.recipe)
-        plans.append(
-            VariantPlan(
-                profile=p.name, variant=f"{c.runtime}-{c.precision}", runtime=c.runtime, requires=(arch, *isa), model=c.model,
-                recipe=_FLOAT if quantized is None or family is None else _recipe(work, family, c.recipe, quantized),
-                precision=c.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
-                accuracy=o.accuracy, measured=o.measured,
-            )
-        )  # fmt: skip
-    floats = [
-        o for o in choice.outcomes if o.candidate.precision == "float32" and o.candidate.runtime == "onnxruntime" and o.measured
-    ]
-    best_float = min(floats, key=lambda o: (o.rejected is not None, o.measured.p50_ms if o.measured else 0.0), default=None)
-    plans.append(_fallback(work, p, best_float))
-    return plans
+    work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
+    plans, fallback = [], _fallback(work, p, choice.fallback)
+    for pick in choice.picks:
+        o = pick.outcome
+        if o.candidate.graph.precision == "int8" and o.accuracy is not None:
+            _say_interval(work, p, o.candidate.name, o.accuracy)
+        is_fallback = choice.fallback is not None and o.candidate == choice.fallback.candidate
+        if not is_fallback or ("fast" in pick.roles and len(choice.picks) > 1):
+            plans.append(_pick(work, p, family, pick))
+        else:
+            fallback = replace(fallback, roles=pick.roles)
+    return [*plans, fallback]
 
 
-def _confirmed(work: Work, o: Outcome) -> Outcome | None:
-    """The outcome with its accuracy on the confirmation slice; None if it does not hold the budget there."""
-    c = o.candidate
-    engine = open_model(c.model, c.settings, runtime=c.runtime)
-    accuracy = work.judges()[1].judge(engine)
-    engine.close()
-    return replace(o, accuracy=accuracy) if accuracy.drop <= _limit(work) else None
+def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> VariantPlan:
+    c = pick.outcome.candidate
+    quantized = None if family is None or c.is_float else _recipes(work, family)[c.graph.recipe]
+    isa = () if c.is_float else _isa(p, work.machine, family)
+    return VariantPlan(
+        profile=p.name, variant="-".join((c.runtime, c.graph.precision, *(() if "fast" in pick.roles else pick.roles[:1]))),
+        runtime=c.runtime, requires=(f"arch:{work.machine.arch}", *isa), model=c.graph.model,
+        recipe=_FLOAT if quantized is None or family is None else _recipe(work, family, c.graph.recipe, quantized),
+        precision=c.graph.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
+        accuracy=pick.outcome.accuracy, measured=pick.outcome.measured, roles=pick.roles,
+    )  # fmt: skip
 
 
 def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, ...]:
@@ -258,12 +247,12 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     best = _numerically_best(work, "trt-dla", p)
     if best is None:
         return []  # a note says why; DLA is worth its detour in int8 only
-    name, quantized, outcome = best
+    name, quantized, accuracy = best
     recipe = _recipe(work, "trt-dla", name, quantized).model_copy(update={"plan": "on-device"})
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     explicit = VariantPlan(
-        profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=outcome.candidate.model,
-        recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=outcome.accuracy,
+        profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=quantized.model.SerializeToString(deterministic=True),
+        recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
     )  # fmt: skip
     ranges = json.dumps(symmetric_ranges(quantized.model), separators=(",", ":"), sort_keys=True).encode()
     implicit = replace(
@@ -283,11 +272,11 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPl
             precision="float32", session=SessionSettings(), layers=_float_layers(work, "trt-gpu"),
         )  # fmt: skip
     else:
-        name, quantized, outcome = best
+        name, quantized, accuracy = best
         graph, recipe = quantized.model, _recipe(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
-            profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=outcome.candidate.model,
-            recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=outcome.accuracy,
+            profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=quantized.model.SerializeToString(deterministic=True),
+            recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
         )  # fmt: skip
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
@@ -309,7 +298,7 @@ def _halved(work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto)
     data = model.SerializeToString(deterministic=True)
     work.tell("confirm", 0.15, f"{plain.variant}: float16", "")
     engine = open_model(data, SessionSettings(optimization="disabled", threads=min(2, work.machine.cores)))
-    accuracy = work.judges()[1].judge(engine, limit=_limit(work))
+    accuracy = work.judge("confirmation").judge(engine, limit=_limit(work))
     engine.close()
     if accuracy.drop > _limit(work):
         work.notes.append(f"{p.name}: float16 loses {accuracy.drop:.4f}: what is not int8 stays float32")
@@ -335,13 +324,13 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     has_kernels = any(fact.partition("|")[0] in ("isa:dotprod", "isa:avx512_vnni", "isa:avx2") for fact in p.cpu.isa)
     best = _numerically_best(work, p.cpu.family, p) if p.cpu.family != "host" and has_kernels else None
     if best is not None:
-        name, quantized, outcome = best
+        name, quantized, accuracy = best
         plans.append(
             VariantPlan(
                 profile=p.name, variant="cpu-int8", runtime="onnxruntime", requires=(p.arch_requirement, *p.cpu.isa),
                 model=quantized.model.SerializeToString(deterministic=True), recipe=_recipe(work, p.cpu.family, name, quantized),
                 precision="int8", session=SessionSettings(threads=min(2, p.cpu.max_threads)), layers=quantized.layers,
-                accuracy=outcome.accuracy, fallback=p.gpu is not None,
+                accuracy=accuracy, fallback=p.gpu is not None,
             )
         )  # fmt: skip
         work.notes.append(f"{p.name}: {p.cpu.family} int8 was checked numerically here, and measured nowhere")
@@ -350,7 +339,7 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     return plans
 
 
-def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Outcome] | None:
+def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Accuracy] | None:
     """The int8 graph of a family that keeps least in float and holds the budget on the confirmation slice, too.
 
     Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this machine is.
@@ -366,17 +355,13 @@ def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Q
         data = quantized.model.SerializeToString(deterministic=True)
         try:
             engine = open_model(data, simulated)
-            confirmed = work.judges()[1].judge(engine, limit=limit)
+            confirmed = work.judge("confirmation").judge(engine, limit=limit)
             engine.close()
         except EdgectlError as e:
             raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
         if confirmed.drop <= limit:
             _say_interval(work, p, f"{family} int8 ({name})", confirmed)
-            return (
-                name,
-                quantized,
-                Outcome(Candidate(f"{name}/{family}", name, data, "int8", "onnxruntime", simulated), confirmed),
-            )
+            return name, quantized, confirmed
         lost = confirmed.drop
     work.notes.append(f"{p.name}: {family} int8 loses {lost:.4f}, more than {work.max_drop:g}: float instead")
     return None

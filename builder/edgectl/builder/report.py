@@ -10,13 +10,32 @@ from dataclasses import asdict
 
 from pydantic import Field
 
+from edgectl.builder.candidates import Candidate, Choice, Outcome
 from edgectl.builder.compress.run import CompressionStep
-from edgectl.builder.search import Choice, Outcome
-from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Measured, Precision, Runtime, Variant, read_bounded
+from edgectl.core.bundle import (
+    LAYER_REPORT,
+    MAX_JSON_BYTES,
+    Conditions,
+    Measured,
+    Precision,
+    Role,
+    Runtime,
+    Variant,
+    read_bounded,
+)
 from edgectl.core.errors import BundleError
 from edgectl.core.schema import Config, parse_json
 
-__all__ = ["CandidateReport", "Report", "read_report", "report_of"]
+__all__ = ["CandidateReport", "Report", "RoundReport", "read_report", "report_of"]
+
+
+class RoundReport(Config):
+    """One round (from 0) of one candidate: calls, median latency, and the state of the machine."""
+
+    round: int
+    n: int
+    p50_ms: float
+    conditions: Conditions
 
 
 class CandidateReport(Config):
@@ -34,6 +53,9 @@ class CandidateReport(Config):
     ratio: tuple[float, float, float] | None = None
     """Median of paired latency ratios to the fastest float candidate, and its 95 % interval."""
     rejected: str | None = None
+    roles: tuple[Role, ...] = ()
+    """What it ships as; empty if it does not ship."""
+    rounds: tuple[RoundReport, ...] = Field(default=(), max_length=100)
 
 
 class Report(Config):
@@ -46,7 +68,7 @@ class Report(Config):
 
 def report_of(choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = ()) -> Report:
     """What the layer says of a build."""
-    groups = {name: tuple(_candidate(o, o.candidate == c.winner.candidate) for o in c.outcomes) for name, c in choices.items()}
+    groups = {name: tuple(_candidate(o, c) for o in c.outcomes) for name, c in choices.items()}
     return Report(groups=groups, compression=tuple(asdict(s) for s in compression))
 
 
@@ -60,10 +82,16 @@ def read_report(variant: Variant) -> Report | None:
     )
 
 
-def _candidate(o: Outcome, chosen: bool) -> CandidateReport:
+def _candidate(o: Outcome, choice: Choice) -> CandidateReport:
     c = o.candidate
     return CandidateReport(
-        name=c.name, recipe=c.recipe, runtime=c.runtime, precision=c.precision, threads=c.settings.threads, chosen=chosen,
-        drop=o.accuracy.drop if o.accuracy else None, accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
+        name=c.name, recipe=c.graph.recipe, runtime=c.runtime, precision=c.graph.precision, threads=c.settings.threads,
+        chosen=c == choice.winner.candidate, drop=o.accuracy.drop if o.accuracy else None,
+        accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None, rejected=o.rejected,
+        roles=_roles(c, choice), rounds=tuple(RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds),
     )  # fmt: skip
+
+
+def _roles(c: Candidate, choice: Choice) -> tuple[Role, ...]:
+    return next((p.roles for p in choice.picks if p.outcome.candidate == c), ())

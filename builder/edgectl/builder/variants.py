@@ -29,6 +29,7 @@ from edgectl.core.bundle import (
     Measured,
     Precision,
     Recipe,
+    Role,
     Runtime,
     SessionSettings,
     TensorSpec,
@@ -89,6 +90,7 @@ class VariantPlan:
     """The graph whose outputs are golden, where the engine file alone does not say how it computes (implicit quantization)."""
     parts: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
     """More layers that the engine is made of: (media type, bytes)."""
+    roles: tuple[Role, ...] = ()
 
 
 def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
@@ -117,6 +119,8 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
             **plan.accuracy.values,
         },
         measured=plan.measured,
+        roles=plan.roles,
+        expected_rss_mb=plan.measured.fresh.rss_mb if plan.measured and plan.measured.fresh else None,
         speed_only=identity.speed_only and plan.precision != "float32",
         fallback=plan.fallback,
     )

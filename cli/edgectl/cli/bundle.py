@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
-from edgectl.core.bundle import LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, read_bounded
+from edgectl.core.bundle import LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, added_blobs, read_bounded
 from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
@@ -63,9 +63,10 @@ def inspect(
             | {
                 "manifest": v.digest,
                 "bytes": sum(d.size for d in v.manifest.layers),
+                "added_bytes": sum(d.size for d in added),
                 "layers": plain(reports[v.config.variant + "@" + v.config.profile]),
             }
-            for v in bundle.variants
+            for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)
         ],
     }
     out.result(value, shown)
@@ -86,17 +87,21 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], 
 def variants_table(bundle: Bundle) -> Table:
     """One row a variant, in the order of the index: the order in which a device tries them."""
     t = table(
-        "profile", "variant", "runtime", "precision", ">bytes", ">p50 ms", ">× float", "accuracy", "needs", title="variants"
-    )
-    for v in bundle.variants:
+        "profile", "variant", "runtime", "precision", "best at", ">bytes", ">adds", ">p50 ms", ">× float", ">MiB", "accuracy", "needs",
+        title="variants",
+    )  # fmt: skip
+    for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True):
         c = v.config
         m = c.measured
-        accuracy = ", ".join(f"{k} {value:.4f}" for k, value in c.accuracy.items())
+        a = c.accuracy
+        accuracy = f"drop {a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]" if "drop_high" in a else ""
         flags = " (fallback)" if c.fallback else ""
         speed_only = " SPEED ONLY" if c.speed_only else ""
         t.add_row(
-            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision, f"{sum(d.size for d in v.manifest.layers):,}",
+            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision, ", ".join(c.roles),
+            f"{sum(d.size for d in v.manifest.layers):,}", f"{sum(d.size for d in added):,}",
             "-" if m is None else f"{m.p50_ms:.2f}", "-" if m is None or m.ratio_to_float is None else f"{m.ratio_to_float:.2f}",
+            "-" if c.expected_rss_mb is None else f"{c.expected_rss_mb:.0f}",
             accuracy or "-", ", ".join(c.requires) or "nothing",
         )  # fmt: skip
     return t
@@ -112,7 +117,10 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
         t.add_row("kept in float", ", ".join(r.excluded))
     precisions = Counter(f"{row.op} {row.precision}" for row in report)
     t.add_row("layers", ", ".join(f"{n} × {what}" for what, n in sorted(precisions.items())) or "-")
-    t.add_row("session", f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, optimization {s.optimization}")
+    t.add_row(
+        "session",
+        f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, arena {'on' if s.arena else 'off'}, optimization {s.optimization}",
+    )
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
     t.add_row(
@@ -122,7 +130,22 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
     )
     if v.config.measured:
         m = v.config.measured
-        t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.load:.2f}, n = {m.n}")
+        t.add_row("measured on", f"{m.machine}, {m.runtime_version}, load {m.conditions.load:.2f}, n = {m.n}")
+        if m.fresh:
+            f = m.fresh
+            t.add_row(
+                f"{f.runs} new processes",
+                f"cold start {f.cold_start_s:.3f} s, {f.rss_mb:.0f} MiB, {f.cpu_ms:.2f} CPU ms an inference",
+            )
+            tail = [
+                f"{what} {x:.2f} ms"
+                for what, x in (("p95", f.p95_ms), (f"p95 beside {f.busy} busy", f.p95_loaded_ms))
+                if x is not None
+            ]
+            paired = (
+                [] if f.ratio_to_float is None else [f"{f.ratio_to_float:.3f} [{f.ratio_low:.3f}, {f.ratio_high:.3f}] × float"]
+            )
+            t.add_row("", ", ".join([f"p50 {f.p50_ms:.2f} ms", *tail, *paired]))
     return t
 
 

@@ -28,6 +28,12 @@ class Kind(str, enum.Enum):
     speech = "speech"
 
 
+class Role(str, enum.Enum):
+    fast = "fast"
+    accurate = "accurate"
+    low_power = "low-power"
+
+
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
     bundle: Annotated[
@@ -39,6 +45,7 @@ def run(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them at the end."""
@@ -67,6 +74,7 @@ def run(
         summary = run_stream(
             kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
             seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
+            role=None if role is None else role.value,
         )  # fmt: skip
 
     value = plain(summary) | {"records": events, "records_left_out": sum(summary.events.values()) - len(events)}

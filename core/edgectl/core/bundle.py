@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -28,8 +28,9 @@ from edgectl.core.task import TaskSpec
 __all__ = [
     "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
     "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
-    "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "Bundle", "Descriptor", "GoldenSpec", "Index", "LayerReport", "Manifest", "Measured",
-    "Precision", "Recipe", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Variant", "VariantConfig",
+    "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "ROLES", "Bundle", "Conditions", "Descriptor", "FreshRun", "GoldenSpec", "Index",
+    "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance",
+    "Variant", "VariantConfig", "added_blobs", "select",
 ]  # fmt: skip
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -61,6 +62,9 @@ MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
+Role = Literal["fast", "accurate", "low-power"]
+"""What a variant of a measured profile is best at; see :attr:`VariantConfig.roles`."""
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Descriptor(Message):
@@ -107,7 +111,9 @@ class SessionSettings(Config):
     provider: Literal["cpu", "cuda"] = "cpu"
     """ONNX Runtime: where the graph runs. ``cuda`` is an error where it is not there, never a quiet fall back to the CPU."""
     spinning: bool = False
+    """ONNX Runtime: its threads wait for each other busily inside a run; between runs they never do."""
     arena: bool = True
+    """ONNX Runtime keeps the memory of its activations between runs in an arena."""
     optimization: Literal["all", "disabled"] = "all"
     """``disabled`` only for a file that this very runtime already optimised; Q/DQ models need ``all``."""
     precision_hint: str | None = None
@@ -133,6 +139,44 @@ class Recipe(Config):
     """``on-device``: a TensorRT plan is compiled from this file by the finaliser on the device itself."""
 
 
+class Conditions(Config):
+    """The state of the machine at a measurement. What cannot be read there is None."""
+
+    load: float
+    """Average over one minute."""
+    temperature_c: float | None = None
+    """The hottest sensor."""
+    governor: str | None = None
+    """Of the first core's clock, e.g. ``performance``."""
+    power_mode: str | None = None
+    """Of a Jetson (``nvpmodel``)."""
+
+
+class FreshRun(Config):
+    """What an engine did in new processes, one after the other; the median of the processes where not said otherwise."""
+
+    runs: int
+    """Processes."""
+    cold_start_s: float
+    """Open the engine and run it once; loading the runtime's library is not in it."""
+    rss_mb: float
+    """Largest resident memory (MiB) of any of the processes, interpreter and runtime included."""
+    cpu_ms: float
+    """Processor time of all threads for one inference when there are ``gap_ms`` of rest between two: waiting busily shows here."""
+    gap_ms: float
+    p50_ms: float
+    p95_ms: float | None = None
+    """Of the samples of all processes; None if they are too few."""
+    p95_loaded_ms: float | None = None
+    """The same with ``busy`` processes beside it that do nothing but compute."""
+    busy: int
+    n: int
+    ratio_to_float: float | None = None
+    """Median of paired ratios to the fastest float candidate, in processes of their own, in turn. None for float itself."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
 class Measured(Config):
     """One measurement with its context; without the context the numbers mean nothing."""
 
@@ -143,9 +187,11 @@ class Measured(Config):
     ratio_to_float: float | None = None
     """Median of paired latency ratios against the float candidate, same machine, interleaved; < 1 is faster."""
     machine: str
-    load: float
     threads: int
     runtime_version: str
+    conditions: Conditions
+    fresh: FreshRun | None = None
+    """In processes of its own; only what ships is measured there."""
 
 
 class Tolerance(Config):
@@ -195,8 +241,12 @@ class VariantConfig(Config):
     """Metric → value on the validation slice, e.g. ``{"ap50_vs_float": 0.993, "drop": 0.004}``."""
     measured: Measured | None = None
     """None where the target is not the machine that built it."""
+    roles: tuple[Role, ...] = ()
+    """What this variant is the best of its profile at: ``fast`` (least latency), ``accurate`` (fastest that loses at most a tenth of
+    the accuracy budget), ``low-power`` (least processor time an inference). Empty where nothing was measured."""
     budget_ms: float | None = None
     expected_rss_mb: float | None = None
+    """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that was not measured."""
     speed_only: bool = False
     """Calibrated on random data: never for production."""
     fallback: bool = False
@@ -292,20 +342,40 @@ class Bundle:
         """Hash every blob. Returns bytes read; raises :class:`IntegrityError` naming the first wrong blob."""
         return sum(v.verify() for v in self.variants)
 
-    def select(self, facts: frozenset[str], *, profile: str | None = None, runtimes: Iterable[str] = ("onnxruntime",)) -> Variant:
+    def select(
+        self,
+        facts: frozenset[str],
+        *,
+        profile: str | None = None,
+        runtimes: Iterable[str] = ("onnxruntime",),
+        role: Role | None = None,
+    ) -> Variant:
         """The best variant for a machine: the first, in the order of the index, that it meets (see :func:`select`)."""
-        return select(self.variants, facts, profile=profile, runtimes=runtimes)
+        return select(self.variants, facts, profile=profile, runtimes=runtimes, role=role)
 
 
-def select(variants: Iterable[Variant], facts: frozenset[str], *, profile: str | None, runtimes: Iterable[str]) -> Variant:
+def select(
+    variants: Iterable[Variant],
+    facts: frozenset[str],
+    *,
+    profile: str | None,
+    runtimes: Iterable[str],
+    role: Role | None = None,
+) -> Variant:
     """The first variant whose runtime is there and whose ``requires`` the machine's ``facts`` cover.
 
-    Variants of ``profile`` are preferred; a ``fallback`` variant of another profile is taken last.
-    Raises :class:`BundleError` naming what each variant lacks.
+    A variant of ``profile`` that has the ``role`` goes first, even if it is the fallback; where none has it (nothing was measured for
+    that profile), the role says nothing. Then variants of ``profile`` are preferred; a ``fallback`` variant of another profile is
+    taken last. Raises :class:`BundleError` naming what each variant lacks.
     """
     known = list(variants)
     have = set(runtimes)
-    ranked = sorted(known, key=lambda v: (v.config.fallback, profile is not None and v.config.profile != profile))
+
+    def rank(v: Variant) -> tuple[bool, bool, bool]:
+        elsewhere = profile is not None and v.config.profile != profile
+        return (role is not None and (elsewhere or role not in v.config.roles), v.config.fallback, elsewhere)
+
+    ranked = sorted(known, key=rank)
     lacks = []
     for v in ranked:
         missing = [r for r in v.config.requires if not requirement_met(r, facts)]
@@ -318,6 +388,16 @@ def select(variants: Iterable[Variant], facts: frozenset[str], *, profile: str |
         f"no variant of this bundle runs on this machine ({platform.machine()}): {'; '.join(lacks)}",
         hint="build it with a profile that fits: `edgectl profiles probe` names one",
     )
+
+
+def added_blobs(variants: Iterable[Variant]) -> list[list[Descriptor]]:
+    """The blobs of each variant that none before it has: what it costs to have it in the bundle, too."""
+    seen: set[str] = set()
+    added = []
+    for v in variants:
+        added.append([d for d in v.descriptors() if d.digest not in seen])
+        seen |= {d.digest for d in v.descriptors()}
+    return added
 
 
 def requirement_met(requirement: str, facts: frozenset[str]) -> bool:

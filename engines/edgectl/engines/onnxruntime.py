@@ -44,6 +44,7 @@ class OnnxRuntimeEngine:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if settings.optimization == "all" else level.ORT_DISABLE_ALL
         options.log_severity_level = 3  # errors; they are raised as exceptions anyway
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs: half of the CPU time, or more
         if save_optimised is not None:
             options.optimized_model_filepath = str(save_optimised)
         provider = _PROVIDERS[settings.provider]

@@ -6,6 +6,7 @@ call by call, they see the same one, and the *ratio of neighbours* is stable whe
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -17,7 +18,18 @@ from numpy.typing import NDArray
 
 from edgectl.engines.base import Engine, Feeds
 
-__all__ = ["Latency", "Ratio", "Samples", "bench", "interleave", "load_1m", "paired_ratio", "percentile", "summarise"]
+__all__ = [
+    "Latency",
+    "Ratio",
+    "Samples",
+    "bench",
+    "interleave",
+    "load_1m",
+    "median_interval",
+    "paired_ratio",
+    "percentile",
+    "summarise",
+]
 
 # Percentile → fewest samples from which it is reported (DESIGN.md §8).
 _ENOUGH = {10: 20, 50: 10, 90: 64, 95: 130, 99: 662}
@@ -65,6 +77,15 @@ def paired_ratio(samples: Samples, reference: Samples, *, seed: int = 0) -> Rati
     return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))
 
 
+def median_interval(values: Samples) -> tuple[float, float]:
+    """The 95 % interval of a median from its order statistics (no resampling: cheap enough to ask again and again)."""
+    n = len(values)
+    reach = 0.98 * math.sqrt(n)  # 1.96 standard deviations of a binomial with p = 1/2
+    ordered = np.sort(values)
+    low, high = math.floor(n / 2 - reach) - 1, math.ceil(n / 2 + reach)
+    return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
+
+
 def interleave(
     runs: Mapping[str, Callable[[], object]],
     *,
@@ -73,8 +94,11 @@ def interleave(
     max_rounds: int = 2000,
     warm_up: int = 3,
     clock: Callable[[], int] = time.perf_counter_ns,
+    settled: Callable[[Mapping[str, Samples]], bool] | None = None,
 ) -> dict[str, Samples]:
     """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
+
+    ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything.
 
     The order is drawn anew for each round (the same draws every time), so that no candidate always runs in the cache that the
     same other one left. Rotating is not enough: the neighbours stay neighbours, and 0.06 ms models differ by a third for it.
@@ -88,6 +112,8 @@ def interleave(
     start = clock()
     for turn in range(max_rounds):
         if turn >= min_rounds and (clock() - start) / 1e9 >= seconds:
+            break
+        if settled is not None and turn and turn % min_rounds == 0 and settled({n: np.asarray(t) for n, t in times.items()}):
             break
         for name in rng.sample(names, len(names)):
             before = clock()

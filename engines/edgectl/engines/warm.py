@@ -7,7 +7,6 @@ prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError
-from edgectl.engines.child import answer, run_child
+from edgectl.engines.child import answer, peak_rss_mb, run_child
 from edgectl.engines.golden import check_golden, read_golden
 from edgectl.engines.open import open_engine
 from edgectl.engines.timing import bench
@@ -75,16 +74,10 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     return {
         "p50_ms": float(np.median(times)) if len(times) else None,
         "p90_ms": float(np.percentile(times, 90)) if len(times) >= 64 else None,
-        "rss_mb": _peak_rss_mb(),
+        "rss_mb": peak_rss_mb(),
         "runtime": engine.runtime,
         "worst_cosine": min(e.cosine for e in golden.outputs.values()),
     }
-
-
-def _peak_rss_mb() -> float | None:
-    """Of this program alone: ``getrusage`` would count the parent's memory before the exec, too."""
-    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(match[1]) / 1024 if match else None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.bundle import Bundle, Variant
+from edgectl.core.bundle import Bundle, Role, Variant
 from edgectl.core.errors import UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
@@ -65,18 +65,19 @@ def run_stream(
     runtimes: Sequence[str] = ("onnxruntime",),
     open_engine: EngineFactory = open_variant,
     variants: Mapping[str, Variant] | None = None,
+    role: Role | None = None,
     stream: str = "run",
 ) -> RunSummary:
     """Run until the source ends, ``seconds`` of it are over, or it fails.
 
-    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken, for the role
-    its task says.
-    ``variants`` (role → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
+    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken (``role``: the
+    one that is best at that), for the part of the pipeline that its task says.
+    ``variants`` (part → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
     second from this one, with the share that is done (0..1) where the source can tell its length. What they raise, and
     KeyboardInterrupt, stops in good order and is raised again. Raises :class:`EdgectlError`.
     """
     engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(
-        bundles, facts or frozenset(), runtimes
+        bundles, facts or frozenset(), runtimes, role
     )
     seen: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
@@ -133,12 +134,12 @@ def run_stream(
 
 
 def engine_slots(
-    bundles: Sequence[Bundle], facts: frozenset[str], runtimes: Sequence[str] = ("onnxruntime",)
+    bundles: Sequence[Bundle], facts: frozenset[str], runtimes: Sequence[str] = ("onnxruntime",), prefer: Role | None = None
 ) -> dict[str, EngineSlot]:
-    """Role → the variant of each bundle that fits this machine. Raises :class:`UsageError` for two bundles with one role."""
+    """Role in the pipeline (detector, vad, keyword) → the variant of each bundle that fits this machine. Raises :class:`UsageError` for two bundles with one role."""
     slots: dict[str, EngineSlot] = {}
     for bundle in bundles:
-        variant = bundle.select(facts, runtimes=runtimes)
+        variant = bundle.select(facts, runtimes=runtimes, role=prefer)
         role = role_of(variant)
         if role in slots:
             raise UsageError(f"two bundles are both for the role {role!r}", hint="give one bundle per role")

@@ -1,0 +1,135 @@
+"""What competes: a graph in a runtime with session settings, and what became of it.
+
+The space is kept small by rule. Every graph starts with one thread in every runtime; only what survives the first round is tried with
+more threads, and busy waiting only there (one thread has nobody to wait for); the arena is only taken from finalists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from edgectl.builder.accuracy import Accuracy
+from edgectl.core.bundle import Conditions, Measured, Precision, Role, Runtime, SessionSettings
+from edgectl.core.files import digest_of
+from edgectl.engines.timing import Ratio
+
+__all__ = ["SLOWER", "Candidate", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
+
+
+SLOWER = "slower"
+"""Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not to hold."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    recipe: str
+    """``float``, ``full``, ``no-head`` …; one name, one graph."""
+    model: bytes = field(repr=False)
+    precision: Precision
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.model)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the model."""
+
+    graph: Graph
+    runtime: Runtime
+    settings: SessionSettings
+
+    @property
+    def name(self) -> str:
+        s = self.settings
+        return (
+            f"{self.graph.recipe}/{self.runtime}/{s.threads}" + ("/spin" if s.spinning else "") + ("" if s.arena else "/no-arena")
+        )
+
+    @property
+    def is_float(self) -> bool:
+        return self.graph.precision == "float32"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides how it behaves."""
+        return digest_of(json.dumps([self.graph.digest, self.runtime, self.settings.model_dump()], sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
+class Round:
+    """How a candidate did in one round, and in what conditions."""
+
+    index: int
+    n: int
+    p50_ms: float
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a candidate: ``rejected`` says why it was not measured to the end, or not taken."""
+
+    candidate: Candidate
+    searched: Accuracy | None = None
+    """On the search slice."""
+    confirmed: Accuracy | None = None
+    """On the confirmation slice; only of quantized candidates that were to ship."""
+    measured: Measured | None = None
+    ratio: Ratio | None = None
+    """Against the fastest float candidate."""
+    rejected: str | None = None
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The figure to quote: from samples that chose nothing, where there is one."""
+        return self.confirmed or self.searched
+
+    @property
+    def possible(self) -> bool:
+        """Whether it was measured and nothing but speed speaks against it."""
+        return self.measured is not None and self.rejected in (None, SLOWER)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A candidate that ships, and what it is best at."""
+
+    outcome: Outcome
+    roles: tuple[Role, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    picks: tuple[Pick, ...]
+    """The winner first. No two of them are the same candidate."""
+    fallback: Outcome | None
+    """The best float candidate that needs nothing but ONNX Runtime; it may be a pick, too. None if float does not run there."""
+    outcomes: tuple[Outcome, ...]
+    reason: str
+    notes: tuple[str, ...] = ()
+    """What went against the search and was put right."""
+
+    @property
+    def winner(self) -> Outcome:
+        return self.picks[0].outcome
+
+
+def with_threads(c: Candidate, threads: Sequence[int]) -> Iterator[Candidate]:
+    """The same with more threads; in ONNX Runtime also with threads that wait busily for each other."""
+    for t in threads:
+        if t > c.settings.threads:
+            settings = c.settings.model_copy(update={"threads": t})
+            yield Candidate(c.graph, c.runtime, settings)
+            if c.runtime == "onnxruntime":
+                yield Candidate(c.graph, c.runtime, settings.model_copy(update={"spinning": True}))
+
+
+def without_arena(c: Candidate) -> Iterator[Candidate]:
+    if c.runtime == "onnxruntime" and c.settings.arena:
+        yield Candidate(c.graph, c.runtime, c.settings.model_copy(update={"arena": False}))

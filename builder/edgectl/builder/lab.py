@@ -1,0 +1,57 @@
+"""Where candidates are opened and measured. The search knows only :class:`Lab`; a test puts one with its own clock in its place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgectl.builder.candidates import Candidate
+from edgectl.core.bundle import Conditions
+from edgectl.engines.base import Engine, Feeds
+from edgectl.engines.conditions import read_conditions
+from edgectl.engines.fresh import Contender, FreshTimes, measure_fresh
+from edgectl.engines.open import open_model
+
+__all__ = ["HostLab", "Lab"]
+
+
+class Lab(Protocol):
+    machine: str
+    """For records; never a host name."""
+    feeds: Sequence[Feeds]
+    """What is run while the clock ticks."""
+
+    def open(self, c: Candidate) -> Engine:
+        """Raises :class:`EdgectlError` for a candidate that does not open."""
+        ...
+
+    def clock(self) -> int:
+        """Nanoseconds."""
+        ...
+
+    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
+        """Name → what it did in processes of its own, in turn with the others."""
+        ...
+
+    def conditions(self) -> Conditions: ...
+
+
+class HostLab:
+    """This machine."""
+
+    def __init__(self, machine: str, feeds: Sequence[Feeds]) -> None:
+        self.machine = machine
+        self.feeds = feeds
+
+    def open(self, c: Candidate) -> Engine:
+        return open_model(c.graph.model, c.settings, runtime=c.runtime)
+
+    def clock(self) -> int:
+        return time.perf_counter_ns()
+
+    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
+        return measure_fresh({c.name: Contender(c.graph.model, c.runtime, c.settings) for c in candidates}, self.feeds)
+
+    def conditions(self) -> Conditions:
+        return read_conditions()

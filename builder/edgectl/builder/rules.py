@@ -1,0 +1,145 @@
+"""What decides the search: times and drops in, an order out. Pure.
+
+A resource must earn its place: a second thread, busy waiting and an arena are charged to the latency before candidates are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from edgectl.builder.candidates import Candidate, Outcome, Pick
+from edgectl.core.bundle import ROLES, Role
+from edgectl.engines.timing import Samples, median_interval
+
+__all__ = [
+    "choose",
+    "contradiction",
+    "cost",
+    "eligible",
+    "frugal",
+    "is_accurate",
+    "kinds",
+    "least_power",
+    "picks_of",
+    "rank",
+    "settled",
+    "survivors",
+]
+
+_THREADS_WORTH = 0.9  # share of the time that twice the threads must come down to: a core on a device has other work
+_SPINNING_WORTH = 0.9
+_ARENA_WORTH = 0.99
+_RESOLUTION = 0.01  # of a ratio: what is closer is equal
+FINALISTS = 5
+LOW_POWER_SLOWER = 1.5  # × the latency of the fastest that the low-power variant may take
+_LOW_POWER_WORTH = 0.95  # of the processor time of the fastest
+ACCURATE_SHARE = 0.1  # of the accuracy budget
+
+
+def cost(o: Outcome) -> float:
+    """Latency in units of the fastest float candidate's, charged for what it takes to get it."""
+    assert o.ratio is not None
+    s = o.candidate.settings
+    worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_SPINNING_WORTH if s.spinning else 1.0)
+    return o.ratio.median / (worth * (_ARENA_WORTH if s.arena else 1.0))
+
+
+def kinds(c: Candidate) -> set[str]:
+    """What a candidate may be needed for although others are faster: each kind keeps its fastest to the last round."""
+    if c.is_float:
+        return {"float", f"float in {c.runtime}"}
+    return {f"int8 in {c.runtime}"} if c.runtime == "onnxruntime" else set()
+
+
+def frugal(c: Candidate) -> bool:
+    return c.settings.threads == 1 and not c.settings.spinning
+
+
+def is_accurate(o: Outcome, max_drop: float) -> bool:
+    """Whether it loses at most a tenth of the budget on every slice that it was judged on. Float has nothing to lose."""
+    known = [a for a in (o.searched, o.confirmed) if a is not None]
+    return o.candidate.is_float or (bool(known) and all(a.drop <= ACCURATE_SHARE * max_drop for a in known))
+
+
+def survivors(times: Mapping[str, Samples], of_kind: Mapping[str, Collection[str]]) -> set[str]:
+    """Of a round, at most :data:`FINALISTS` that are in the better half or may still be the best, and the fastest of each kind
+    (name → its kinds)."""
+    order = sorted(times, key=lambda n: (float(np.median(times[n])), n))
+    half = order[: max(2, (len(order) + 1) // 2)]
+    close = [n for n in order if median_interval(times[n] / times[order[0]])[0] <= 1 + _RESOLUTION]
+    best = {next(n for n in order if kind in of_kind[n]) for kind in set().union(*of_kind.values())}
+    return set((half if len(half) > len(close) else close)[:FINALISTS]) | best
+
+
+def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: float) -> bool:
+    """Whether more rounds would hardly change what is chosen: everyone's ratio to the fastest is known to 2 %, or clearly above 1;
+    and it is clear whether the fastest is ``min_speedup`` faster than float."""
+    order = sorted(times, key=lambda n: float(np.median(times[n])))
+    best = order[0]
+    for n in order[1:]:
+        low, high = median_interval(times[n] / times[best])
+        if low <= 1 + _RESOLUTION and high - low > 2 * _RESOLUTION:
+            return False
+    reference = next(n for n in order if n in floats)
+    low, high = median_interval(times[best] / times[reference])
+    return best in floats or high <= 1 / min_speedup or low > 1 / min_speedup
+
+
+def eligible(o: Outcome, min_speedup: float) -> bool:
+    """Whether a candidate may ship: float may; a quantized one only if the whole interval of its ratio to the fastest float one says
+    that it is ``min_speedup`` faster."""
+    return o.possible and (o.candidate.is_float or (o.ratio is not None and o.ratio.high <= 1 / min_speedup))
+
+
+def choose(outcomes: Iterable[Outcome], *, min_speedup: float) -> list[Outcome]:
+    """Best first, down to the best float one; quantized ones only if :func:`eligible`. Whoever was measured longer goes first: a short
+    look makes some candidate look better than it is. Raises StopIteration if there is no float one."""
+    order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=rank)
+    best_float = next(o for o in order if o.candidate.is_float)
+    return [*(o for o in order if not o.candidate.is_float and cost(o) <= cost(best_float)), best_float]
+
+
+def rank(o: Outcome) -> tuple[int, float, str]:
+    """Sorts by the last round that was reached, then by cost."""
+    return -max(r.index for r in o.rounds), cost(o), o.candidate.name
+
+
+def contradiction(o: Outcome, max_rss_mb: float | None) -> str | None:
+    """What new processes say against a quantized candidate or one of another runtime; None if nothing.
+
+    Slower than float there means: the whole interval of the paired ratio is above 1.
+    """
+    fresh = o.measured.fresh if o.measured else None
+    if fresh is None:
+        return None
+    if fresh.ratio_low is not None and fresh.ratio_low > 1 and not o.candidate.is_float:
+        return f"in processes of its own it takes {fresh.ratio_to_float:.2f} × the time of float"
+    if max_rss_mb is not None and fresh.rss_mb > max_rss_mb:
+        return f"takes {fresh.rss_mb:.0f} MiB of memory, {max_rss_mb:g} are allowed"
+    return None
+
+
+def least_power(among: Sequence[Outcome], fast: Outcome) -> Outcome:
+    """The one that takes least processor time an inference, if it is not much slower than ``fast`` and takes clearly less."""
+
+    def figures(o: Outcome) -> tuple[float, float]:
+        assert o.measured is not None
+        assert o.measured.fresh is not None
+        return o.measured.fresh.cpu_ms, o.measured.p50_ms
+
+    cpu, p50 = figures(fast)
+    low = [o for o in among if figures(o)[1] <= LOW_POWER_SLOWER * p50 and figures(o)[0] <= _LOW_POWER_WORTH * cpu]
+    return min(low, key=lambda o: (figures(o), o.candidate.name), default=fast)
+
+
+def picks_of(named: Mapping[Role, Outcome], plain: Outcome | None) -> tuple[Pick, ...]:
+    """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices that have ONNX Runtime alone."""
+    found: dict[str, tuple[Outcome, list[Role]]] = {}
+    for role in ROLES:
+        found.setdefault(named[role].candidate.name, (named[role], []))[1].append(role)
+        if role == "fast" and plain is not None:
+            found.setdefault(plain.candidate.name, (plain, []))[1].append(role)
+    return tuple(Pick(o, tuple(dict.fromkeys(roles))) for o, roles in found.values())

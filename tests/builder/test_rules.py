@@ -1,0 +1,128 @@
+"""What decides is pure: times in, an order out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgectl.builder.candidates import Candidate, Graph, Outcome, Round
+from edgectl.builder.rules import choose, contradiction, kinds, least_power, picks_of, settled, survivors
+from edgectl.core.bundle import Conditions, FreshRun, Measured, SessionSettings
+from edgectl.engines.timing import Ratio
+
+CALM = Conditions(load=0)
+
+
+def outcome(
+    name: str, p50_ms: float, *, precision: str = "int8", threads: int = 1, high: float | None = None, float_ms: float = 10.0,
+    cpu_ms: float | None = None, rss_mb: float = 50, fresh_low: float | None = None, reached: int = 2, runtime: str = "onnxruntime",
+) -> Outcome:  # fmt: skip
+    candidate = Candidate(Graph(name, b"", precision), runtime, SessionSettings(threads=threads))  # type: ignore[arg-type]
+    ratio = p50_ms / float_ms
+    fresh = FreshRun(
+        runs=3, cold_start_s=0.1, rss_mb=rss_mb, cpu_ms=cpu_ms or p50_ms, gap_ms=20, p50_ms=p50_ms, busy=1, n=132,
+        ratio_to_float=ratio, ratio_low=fresh_low or ratio,
+    )  # fmt: skip
+    measured = Measured(
+        p10_ms=p50_ms, p50_ms=p50_ms, n=100, machine="m", threads=threads, runtime_version="r", conditions=CALM, fresh=fresh
+    )
+    interval = Ratio(ratio, ratio * 0.99, high or ratio * 1.01, 100)
+    return Outcome(candidate, measured=measured, ratio=interval, rounds=(Round(reached, 100, p50_ms, CALM),))
+
+
+FLOAT = outcome("float", 10.0, precision="float32")
+
+
+def names(outcomes: list[Outcome]) -> list[str]:
+    return [o.candidate.graph.recipe for o in choose(outcomes, min_speedup=1.02)]
+
+
+def test_the_fastest_quantized_candidate_comes_first_and_float_is_the_last_resort() -> None:
+    assert names([FLOAT, outcome("a", 8.0), outcome("b", 5.0)]) == ["b", "a", "float"]
+
+
+def test_never_slower_than_float_not_even_perhaps() -> None:
+    assert names([FLOAT, outcome("slower", 12.0)]) == ["float"]
+    assert names([FLOAT, outcome("same", 9.9)]) == ["float"]
+    assert names([FLOAT, outcome("uncertain", 8.0, high=1.1)]) == ["float"]
+
+
+@pytest.mark.parametrize(("two_threads_ms", "first"), [(4.9, "one"), (4.4, "two")])
+def test_a_second_thread_must_be_worth_its_core(two_threads_ms: float, first: str) -> None:
+    assert names([FLOAT, outcome("one", 5.0), outcome("two", two_threads_ms, threads=2)])[0] == first
+
+
+def test_who_was_measured_longer_goes_before_who_looked_faster_for_a_moment() -> None:
+    assert names([FLOAT, outcome("lucky", 3.0, reached=0), outcome("sure", 5.0)]) == ["sure", "lucky", "float"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8), st.floats(1.0, 2.0))
+def test_whatever_the_times_no_slower_candidate_is_ever_before_float(times: list[float], speedup: float) -> None:
+    order = choose([FLOAT, *(outcome(f"c{i}", t) for i, t in enumerate(times))], min_speedup=speedup)
+    assert order[-1] is FLOAT
+    for o in order[:-1]:
+        assert o.measured is not None
+        assert o.measured.p50_ms * 1.01 <= 10.0 / speedup * 1.001
+
+
+def drawn(speeds: dict[str, float], n: int = 200, noise: float = 0.01) -> dict[str, np.ndarray]:
+    """Times on a machine that changes its speed from round to round, for all alike."""
+    rng = np.random.default_rng(0)
+    machine = rng.uniform(1, 3, n)
+    return {name: machine * s * rng.normal(1, noise, n) for name, s in speeds.items()}
+
+
+def test_a_round_keeps_the_better_half_the_close_ones_and_the_fastest_of_each_kind() -> None:
+    times = drawn({"best": 1.0, "close": 1.002, "third": 1.5, "fourth": 2.0, "slow": 3.0, "float": 9.0})
+    of_kind: dict[str, set[str]] = {n: set() for n in times} | {"float": {"float"}}
+    assert survivors(times, of_kind) == {"best", "close", "third", "float"}
+    assert survivors(times, of_kind | {"slow": {"int8"}, "fourth": {"int8"}}) == {"best", "close", "third", "fourth", "float"}
+    assert survivors({n: times[n] for n in ("best", "float")}, of_kind) == {"best", "float"}
+
+
+def test_at_most_five_go_on_for_their_speed() -> None:
+    times = drawn({f"c{i:02}": 1 + i / 1000 for i in range(30)})
+    assert survivors(times, {n: set() for n in times}) <= {f"c{i:02}" for i in range(12)}
+    assert len(survivors(times, {n: set() for n in times})) == 5
+
+
+def test_every_float_candidate_and_int8_in_onnxruntime_is_of_a_kind() -> None:
+    assert kinds(FLOAT.candidate) == {"float", "float in onnxruntime"}
+    assert kinds(outcome("a", 1).candidate) == {"int8 in onnxruntime"}
+    assert kinds(outcome("a", 1, runtime="openvino").candidate) == set()
+
+
+def test_a_round_is_over_when_the_order_is_clear() -> None:
+    assert settled(drawn({"best": 1.0, "other": 1.2, "float": 3.0}, 40), {"float"}, 1.02)
+    assert not settled(drawn({"best": 1.0, "other": 1.01, "float": 3.0}, 40, noise=0.2), {"float"}, 1.02)
+    assert settled(drawn({"best": 1.0, "other": 1.0, "float": 3.0}, 200, noise=0.005), {"float"}, 1.02)  # equal, and known to be
+
+
+def test_it_must_be_clear_whether_float_is_beaten() -> None:
+    assert not settled(drawn({"best": 0.975, "float": 1.0}, 40, noise=0.05), {"float"}, 1.02)
+    assert settled(drawn({"float": 1.0, "best": 1.5}, 40), {"float"}, 1.02)
+
+
+def test_new_processes_contradict_by_their_interval_and_by_memory() -> None:
+    assert contradiction(outcome("a", 5), 100) is None
+    assert "1.10 ×" in (contradiction(outcome("a", 11, fresh_low=1.01), 100) or "")
+    assert contradiction(outcome("a", 11, fresh_low=0.99), 100) is None
+    assert "120 MiB" in (contradiction(outcome("a", 5, rss_mb=120), 100) or "")
+    assert contradiction(outcome("a", 5, rss_mb=120), None) is None
+
+
+def test_low_power_is_the_least_processor_time_that_is_not_much_slower() -> None:
+    fast = outcome("fast", 4, threads=2, cpu_ms=8)
+    lean = outcome("lean", 5.9, cpu_ms=5.9)
+    assert least_power([fast, lean], fast) is lean
+    assert least_power([fast, outcome("too slow", 6.1, cpu_ms=1)], fast) is fast
+    assert least_power([fast, outcome("hardly less", 4, cpu_ms=7.7)], fast) is fast
+
+
+def test_a_candidate_ships_once_with_all_its_roles() -> None:
+    a, b, c = outcome("a", 4), outcome("b", 5), outcome("c", 6)
+    picks = picks_of({"fast": a, "accurate": b, "low-power": b}, None)
+    assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("accurate", "low-power"))]
+    picks = picks_of({"fast": a, "accurate": c, "low-power": b}, b)
+    assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("fast", "low-power")), (c, ("accurate",))]

@@ -1,0 +1,66 @@
+"""Which variant a machine takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgectl.core.bundle import (
+    Descriptor,
+    GoldenSpec,
+    Manifest,
+    Recipe,
+    Role,
+    TensorSpec,
+    Variant,
+    VariantConfig,
+    select,
+)
+from edgectl.core.errors import BundleError
+from edgectl.core.task import TaskSpec, TensorInput
+
+SPEC = (TensorSpec(name="x", shape=(1,), dtype="float32"),)
+
+
+def variant(name: str, profile: str = "cpu", **config: Any) -> Variant:
+    values = VariantConfig(
+        name="m", version="1", profile=profile, variant=name, task=TaskSpec(name="t", input=TensorInput()), inputs=SPEC, outputs=SPEC,
+        recipe=Recipe(family="float"), golden=GoldenSpec(samples=1, tolerances={}), **{"runtime": "onnxruntime", **config},
+    )  # fmt: skip
+    digest = "sha256:" + "0" * 64
+    return Variant(Path(), digest, Manifest(config=Descriptor(mediaType="c", digest=digest, size=1), layers=()), values)
+
+
+VARIANTS = (
+    variant("openvino-int8", runtime="openvino", roles=("fast",)),
+    variant("int8", roles=("fast", "low-power"), requires=("isa:avx2",)),
+    variant("float", roles=("accurate",), fallback=True),
+    variant("arm", profile="cpu-arm64", requires=("arch:aarch64",)),
+)
+
+
+def chosen(role: Role | None, facts: set[str], *runtimes: str, profile: str | None = "cpu") -> str:
+    return select(VARIANTS, frozenset(facts), profile=profile, runtimes=("onnxruntime", *runtimes), role=role).config.variant
+
+
+@pytest.mark.parametrize(
+    ("role", "with_openvino", "without"),
+    [
+        (None, "openvino-int8", "int8"),
+        ("fast", "openvino-int8", "int8"),
+        ("accurate", "float", "float"),
+        ("low-power", "int8", "int8"),
+    ],
+)
+def test_the_first_that_fits_or_the_one_of_the_role(role: Role | None, with_openvino: str, without: str) -> None:
+    assert chosen(role, {"isa:avx2"}, "openvino") == with_openvino
+    assert chosen(role, {"isa:avx2"}) == without
+
+
+def test_a_role_that_cannot_run_here_or_that_nobody_has_says_nothing() -> None:
+    assert chosen("low-power", set()) == "float"
+    assert chosen("low-power", {"arch:aarch64"}, profile="cpu-arm64") == "arm"
+    with pytest.raises(BundleError, match="needs isa:avx2"):
+        select(VARIANTS[:2], frozenset(), profile=None, runtimes=("onnxruntime",), role="fast")

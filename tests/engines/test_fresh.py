@@ -1,0 +1,123 @@
+"""Engines measured in new processes, for real but with a tiny model: what is reported, and what a failure costs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.conftest import small_model
+
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.errors import EngineError
+from edgectl.engines import fresh
+from edgectl.engines.child import Conversation
+from edgectl.engines.conditions import read_conditions
+from edgectl.engines.fresh import Contender, FreshTimes, measure_fresh, summarise_fresh
+
+FEEDS = [{"x": np.zeros((1, 3, 8, 8), np.float32)}, {"x": np.ones((1, 3, 8, 8), np.float32)}]
+
+
+def contender(model: bytes | None = None, **settings: object) -> Contender:
+    return Contender(small_model() if model is None else model, "onnxruntime", SessionSettings.model_validate(settings))
+
+
+def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() -> None:
+    found = measure_fresh({"a": contender(), "b": contender(arena=False), "bad": contender(b"no model")}, FEEDS, runs=2)
+    assert "cannot open" in (found["bad"].failed or "")
+    for name in ("a", "b"):
+        t = found[name]
+        assert t.failed is None
+        assert (len(t.cold_s), len(t.rss_mb), len(t.cpu_ms)) == (2, 2, 2)
+        assert len(t.ms) == len(t.loaded_ms) == len(found["a"].ms) >= 24
+        assert all(10 < mb < 1000 for mb in t.rss_mb)
+        assert min(*t.cold_s, *t.cpu_ms, *t.ms) > 0
+        assert t.busy >= 1
+
+
+def test_figures_are_medians_of_processes_and_percentiles_come_only_from_enough_samples() -> None:
+    ms = tuple(float(x) for x in range(1, 133))
+    times = FreshTimes((0.1, 0.5, 0.2), (50, 70, 60), (2, 9, 3), ms, tuple(2 * x for x in ms), busy=3)
+    run = summarise_fresh(times, FreshTimes((), (), (), tuple(2 * x for x in ms)))
+    assert (run.runs, run.cold_start_s, run.rss_mb, run.cpu_ms, run.busy, run.n) == (3, 0.2, 70, 3, 3, 132)
+    assert run.p95_ms == pytest.approx(125.45)
+    assert run.p95_loaded_ms == pytest.approx(250.9)
+    assert (run.ratio_to_float, run.ratio_low, run.ratio_high) == (0.5, 0.5, 0.5)
+    few = summarise_fresh(FreshTimes((0.1,), (50,), (2,), ms[:129], ms[:12]), None)
+    assert (few.p95_ms, few.p95_loaded_ms, few.ratio_to_float) == (None, None, None)
+
+
+def test_the_busy_processes_end_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = fresh.subprocess.Popen
+
+    def record(*args: object, **kwargs: object) -> object:
+        started.append(popen(*args, **kwargs))  # type: ignore[call-overload]
+        return started[-1]
+
+    monkeypatch.setattr(fresh.subprocess, "Popen", record)
+    with fresh._busy() as count:
+        assert len(started) == count >= 1
+        assert all(p.poll() is None for p in started)
+    assert all(p.returncode is not None for p in started)
+
+
+ECHO = """
+import os, sys, time
+from edgectl.engines.child import converse
+count = 0
+def handle(question):
+    global count
+    count += 1
+    os.write(1, b'noise of a library')
+    if question.get('do') == 'die': os.kill(os.getpid(), 9)
+    if question.get('do') == 'hang': time.sleep(60)
+    if question.get('do') == 'fail': raise ValueError('no')
+    if question.get('do') == 'leave': sys.stderr.write('out of memory'); sys.stderr.flush(); os._exit(3)
+    return {'count': count, **question}
+sys.exit(converse(handle))
+"""
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "echochild.py").write_text(ECHO)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    return "echochild"
+
+
+def test_a_child_keeps_its_state_between_questions(echo: str) -> None:
+    with Conversation(echo, [], what="the work") as child:
+        assert child.ask({"x": 1}, timeout_s=30) == {"ok": True, "count": 1, "x": 1}
+        with pytest.raises(EngineError, match="the work failed: ValueError: no"):
+            child.ask({"do": "fail"}, timeout_s=30)
+        assert child.ask({}, timeout_s=30)["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [("die", "died by SIGKILL"), ("hang", "took more than"), ("leave", "ended with 3 and no answer.*out of memory")],
+)
+def test_whatever_a_child_does_in_a_conversation_is_one_error(echo: str, do: str, says: str) -> None:
+    with Conversation(echo, [], what="the work") as child:
+        child.ask({}, timeout_s=30)
+        with pytest.raises(EngineError, match=says):
+            child.ask({"do": do}, timeout_s=0.5 if do == "hang" else 30)
+        with pytest.raises(EngineError):
+            child.ask({}, timeout_s=30)
+    assert child._process.returncode is not None
+
+
+def test_the_state_of_the_machine_is_read_where_it_tells(tmp_path: Path) -> None:
+    nothing = read_conditions(tmp_path)
+    assert (nothing.governor, nothing.power_mode) == (None, None)
+    for path, text in {
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n", "var/lib/nvpmodel/status": "pmode:0002\n",
+    }.items():  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    seen = read_conditions(tmp_path)
+    assert (seen.governor, seen.power_mode) == ("schedutil", "0002")
+    assert seen.load >= 0
