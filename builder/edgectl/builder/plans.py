@@ -111,7 +111,7 @@ def _rungs(work: Work, family: str) -> Rungs | None:
         if not work.basis:
             work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell
+            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell
         )  # fmt: skip
     return work.rungs[family]
 

@@ -44,7 +44,7 @@ def quantize(
 ) -> Quantized:
     """Write the int8 form of a canonical float model. The same arguments give the same bytes."""
     index = GraphIndex(model)
-    placement = place(index, family, ranges=table.ranges.keys(), exclude=exclude, chains=chains)
+    placement = place(index, family, ranges=table.ranges, exclude=exclude, chains=chains)
     writer = _Writer(index, placement, table, family, ranges)
     return Quantized(writer.write(), placement, tuple(writer.reports), ranges)
 
