@@ -25,6 +25,7 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.equalise import Equalise, chains
 from edgectl.builder.placement import WEIGHTED, heads, weighted_nodes
+from edgectl.builder.products import FORMS, dominate, rewrite
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import adopt, reconstruct
 from edgectl.builder.sensitivity import Part, outputs_of, rank_parts, sqnr_db
@@ -97,12 +98,13 @@ def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, sa
 
 
 def climb(
-    basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell
-) -> Rungs:
+    basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell,
+    also: Sequence[Family] = (),
+) -> Rungs:  # fmt: skip
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
     ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
-    can be measured.
+    can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too.
     """
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
@@ -126,7 +128,7 @@ def climb(
         tell(name)
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
-        lint.check(q.model, family)
+        lint.check(q.model, q.family)
         judged[name] = _judge(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         if judged[name].drop <= max_drop:
             made[name] = q
@@ -140,6 +142,11 @@ def climb(
                 attempt("no-head", alike(heads(index)))
         if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
+    for other in also:
+        attempt(other.name, _reconstructed(basis, other, samples))
+    if family.placement == "tensors" and dominate(basis.model):
+        for form in FORMS:
+            attempt(form, rewrite(basis.model, form, family))
     if not made and "full" in judged:
         parts = rank_parts(basis.model, alike, _some(samples, _PROXY_SAMPLES), timed=timed)
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from edgectl.builder.calibrate import Range
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex, attribute
 
-__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "weight_axis", "weighted_nodes"]
+__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "plain_product", "weight_axis", "weighted_nodes"]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVES = ("MaxPool", "Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Resize")  # fmt: skip
@@ -98,10 +100,8 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
     if weight.dtype != "float32" or n.input[0] not in ranges or n.input[0] in index.initializers:
         return "its input was not calibrated or its weight is not float32"
     if n.op_type in ("Gemm", "MatMul"):
-        if weight.ndim != 2 or attribute(n, "transA"):
-            return "not a plain matrix product"
-        if any(a.name in ("alpha", "beta") and a.f != 1.0 for a in n.attribute):
-            return "scaled matrix product"
+        if reason := plain_product(n, weight):
+            return reason
         shape = index.shape(n.input[0])
         if not family.quantize_gemv and (shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels):
             return "matrix-vector product"
@@ -113,6 +113,15 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
         channels_in, channels_out = weight.shape[1] * group, weight.shape[0]
         if min(channels_in, channels_out) < family.min_channels:
             return f"fewer than {family.min_channels} channels"
+    return ""
+
+
+def plain_product(n: NodeProto, weight: NDArray[np.generic]) -> str:
+    """Why a MatMul or Gemm is more than x · w + b; empty if it is just that."""
+    if weight.ndim != 2 or attribute(n, "transA"):
+        return "not a plain matrix product"
+    if any(a.name in ("alpha", "beta") and a.f != 1.0 for a in n.attribute):
+        return "scaled matrix product"
     return ""
 
 

@@ -111,7 +111,8 @@ def _rungs(work: Work, family: str) -> Rungs | None:
         if not work.basis:
             work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell
+            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell,
+            also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
         )  # fmt: skip
     return work.rungs[family]
 
@@ -191,7 +192,7 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
         plans.append(
             VariantPlan(
                 profile=p.name, variant=f"{c.runtime}-{c.precision}", runtime=c.runtime, requires=(arch, *isa), model=c.model,
-                recipe=_FLOAT if quantized is None or family is None else _recipe(work, family, c.recipe, quantized),
+                recipe=_FLOAT if quantized is None else _recipe(work, c.recipe, quantized),
                 precision=c.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
                 accuracy=o.accuracy, measured=o.measured,
             )
@@ -255,7 +256,7 @@ def _tensorrt(work: Work, p: DeviceProfile) -> list[VariantPlan]:
             )
         ]  # fmt: skip
     name, quantized, outcome = best
-    recipe = _recipe(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
+    recipe = _recipe(work, name, quantized).model_copy(update={"plan": "on-device"})
     return [
         VariantPlan(
             profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=requires,
@@ -278,7 +279,7 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
         plans.append(
             VariantPlan(
                 profile=p.name, variant="cpu-int8", runtime="onnxruntime", requires=(p.arch_requirement, *p.cpu.isa),
-                model=quantized.model.SerializeToString(deterministic=True), recipe=_recipe(work, p.cpu.family, name, quantized),
+                model=quantized.model.SerializeToString(deterministic=True), recipe=_recipe(work, name, quantized),
                 precision="int8", session=SessionSettings(threads=min(2, p.cpu.max_threads)), layers=quantized.layers,
                 accuracy=outcome.accuracy, fallback=p.gpu is not None,
             )
@@ -299,7 +300,9 @@ def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Q
         return None
     limit, lost = _limit(work), min(a.drop for a in rungs.judged.values())
     simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
-    order = sorted(rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop))
+    order = sorted(
+        rungs.recipes.items(), key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+    )
     for name, quantized in order:
         work.tell("confirm", 0.15, f"{family}: {name}", "")
         data = quantized.model.SerializeToString(deterministic=True)
@@ -330,11 +333,13 @@ def _say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) -
         )
 
 
-def _recipe(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:
-    spec = FAMILIES[family]
+def _recipe(work: Work, name: str, quantized: Quantized) -> Recipe:
+    spec = quantized.family
     basis = work.basis[0]
     return Recipe(
-        family=family, passes=(*work.log.ran, *basis.passes, f"quantize:{name}", "reconstruct"), precision="int8", activations=spec.activation,
-        weights="int8" if spec.weight_max == 127 else "int8 (7 bit)", excluded=tuple(sorted(quantized.placement.reasons)),
-        method=quantized.ranges, calibration=basis.table.digest, samples=basis.table.samples,
+        family=spec.name,
+        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(() if quantized.ranges is None else ("reconstruct",))),
+        precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
+        excluded=tuple(sorted(quantized.placement.reasons)),
+        method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),
     )  # fmt: skip

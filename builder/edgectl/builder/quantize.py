@@ -30,7 +30,9 @@ class Quantized:
     model: ModelProto
     placement: Placement
     layers: tuple[LayerReport, ...]
-    ranges: RangeKind = "minmax"
+    family: Family
+    """Whose kernels run it: not always the family that was asked for (OpenVINO's form, dynamic …)."""
+    ranges: RangeKind | None = None
 
 
 def quantize(
@@ -46,7 +48,7 @@ def quantize(
     index = GraphIndex(model)
     placement = place(index, family, ranges=table.ranges, exclude=exclude, chains=chains)
     writer = _Writer(index, placement, table, family, ranges)
-    return Quantized(writer.write(), placement, tuple(writer.reports), ranges)
+    return Quantized(writer.write(), placement, tuple(writer.reports), family, ranges)
 
 
 def activation_params(low: float, high: float, family: Family) -> tuple[np.float32, int]:
