@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from tests.builder.generated import mlp
 from tests.builder.imbalanced import imbalance, readout_net, top1
 
 from edgectl.builder.accuracy import Judge
@@ -58,6 +60,22 @@ def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fi
     assert basis.passes == ("equalise",)
     assert {r.precision for r in rungs.recipes["full"].layers} == {"int8"}
     assert top1(rungs.recipes["full"].model, test, labels) >= reference - 0.002
+
+
+def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
+    model = mlp(2, width=64)
+    rng = np.random.default_rng(0)
+    feeds: list[Feeds] = [{"x": rng.standard_normal((2, 64)).astype(np.float32)} for _ in range(12)]
+    family = FAMILIES["x86-vnni"]
+    table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
+    basis = prepare_basis(model, table, family, feeds, lambda what: None)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="mlp", input=TensorInput()), [Sample(f) for f in feeds], engine)
+    engine.close()
+    rungs = climb(basis, family, feeds, judge, max_drop=0.02, timed=False, tell=lambda what: None, also=[FAMILIES["openvino"]])
+    assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= rungs.judged.keys()
+    assert rungs.recipes["dynamic"].family.name == "dynamic"
+    assert rungs.judged["weights-8"].drop < rungs.judged["weights-4"].drop
 
 
 def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> None:
