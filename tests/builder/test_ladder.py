@@ -52,10 +52,10 @@ def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fi
     family = FAMILIES["x86-vnni"]
     calibration = train[:128]
     table = calibrate(model, calibration, data_digest="sha256:" + "0" * 64)
-    basis = prepare_basis(model, table, family, calibration, lambda what: None)
     engine = open_model(model.SerializeToString(), SessionSettings())
     judge = Judge(TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in train[128:628]], engine)
     engine.close()
+    basis = prepare_basis(model, table, family, calibration, judge, max_drop=0.01, tell=lambda what: None)
     rungs = climb(basis, family, calibration, judge, max_drop=0.01, timed=False, tell=lambda what: None)
     assert basis.passes == ("equalise",)
     assert {r.precision for r in rungs.recipes["full"].layers} == {"int8"}
@@ -68,10 +68,11 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     feeds: list[Feeds] = [{"x": rng.standard_normal((2, 64)).astype(np.float32)} for _ in range(12)]
     family = FAMILIES["x86-vnni"]
     table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
-    basis = prepare_basis(model, table, family, feeds, lambda what: None)
     engine = open_model(model.SerializeToString(), SessionSettings())
     judge = Judge(TaskSpec(name="mlp", input=TensorInput()), [Sample(f) for f in feeds], engine)
     engine.close()
+    basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.02, tell=lambda what: None)
+    assert basis.easy
     rungs = climb(basis, family, feeds, judge, max_drop=0.02, timed=False, tell=lambda what: None, also=[FAMILIES["openvino"]])
     assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= rungs.judged.keys()
     assert rungs.recipes["dynamic"].family.name == "dynamic"

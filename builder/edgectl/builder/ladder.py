@@ -40,6 +40,7 @@ _RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
 _PROXY_SAMPLES = 6
 _SMALL = 32  # weighted nodes up to which every structural alternative is tried
+_EASY_DB = 30.0  # a graph that holds the budget with this much needs no remedy; few samples alone would not tell
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
 
@@ -54,6 +55,8 @@ class Basis:
     table: CalibrationTable
     passes: tuple[str, ...]
     ranges: RangeKind
+    easy: bool = False
+    """Plain rounding lost so little that nothing else was tried."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,20 @@ class Rungs:
     parts: tuple[Part, ...]
 
 
-def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, samples: Sequence[Feeds], tell: Tell) -> Basis:
-    """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate."""
+def prepare_basis(
+    model: ModelProto,
+    table: CalibrationTable,
+    family: Family,
+    samples: Sequence[Feeds],
+    judge: Judge,
+    *,
+    max_drop: float,
+    tell: Tell,
+) -> Basis:
+    """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate.
+
+    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is left as it is.
+    """
     proxy = _some(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
@@ -76,6 +91,10 @@ def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, sa
 
     tell("ranges")
     kinds = sorted(RANGE_KINDS, key=plain, reverse=True)[:2]
+    if plain(kinds[0]) >= _EASY_DB:
+        simplest = quantize(model, table, family, ranges=kinds[0]).model
+        if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
+            return Basis(model, table, (), kinds[0], easy=True)
 
     def rebuilt(m: ModelProto, t: CalibrationTable, kind: RangeKind) -> float:
         q = quantize(m, t, family, ranges=kind)
@@ -111,9 +130,6 @@ def climb(
     made: dict[str, Quantized] = {}
     judged: dict[str, Accuracy] = {}
 
-    tell("reconstruct")
-    full = _reconstructed(basis, family, samples)
-
     @functools.cache
     def independent() -> Quantized:
         tell("reconstruct each layer alone")
@@ -122,7 +138,7 @@ def climb(
     def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
         """A variation of the graph with codes that do not depend on which layers before are int8."""
         q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
-        return adopt(q, independent())
+        return q if easy else adopt(q, independent())
 
     def attempt(name: str, q: Quantized) -> bool:
         tell(name)
@@ -135,7 +151,11 @@ def climb(
         return judged[name].drop <= max_drop
 
     parts: list[Part] = []
-    if attempt("full", full) or len(names) <= _SMALL:
+    easy = basis.easy and attempt("full", quantize(basis.model, basis.table, family, ranges=basis.ranges))
+    if not easy:
+        tell("reconstruct")
+        attempt("full", _reconstructed(basis, family, samples))
+    if "full" in made or len(names) <= _SMALL:
         if family.placement == "tensors":
             attempt("conv-only", alike((), False))
             if len(names) <= _SMALL:
@@ -143,7 +163,10 @@ def climb(
         if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
     for other in also:
-        attempt(other.name, _reconstructed(basis, other, samples))
+        attempt(
+            other.name,
+            quantize(basis.model, basis.table, other, ranges=basis.ranges) if easy else _reconstructed(basis, other, samples),
+        )
     if family.placement == "tensors" and dominate(basis.model):
         for form in FORMS:
             attempt(form, rewrite(basis.model, form, family))
@@ -167,19 +190,19 @@ def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[f
     Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first count that holds
     ends the climb. Then parts go back to int8 one at a time, most ``work`` first, while it still holds. What is returned holds.
     """
-    counts: list[int] = []
-    while not counts or counts[-1] < most:
-        counts.append(min(most, max(1, math.ceil(counts[-1] * 1.5)) if counts else 1))
-        if most < 1:
-            return None
+    if most < 1:
+        return None
+    counts = [1]
+    while counts[-1] < most:
+        counts.append(min(most, math.ceil(counts[-1] * 1.5)))
     first = next((c for c in counts if holds(range(c))), None)
     if first is None:
         return None
     kept = list(range(first))
     for i in sorted(kept, key=lambda i: -work[i]):
         fewer = [k for k in kept if k != i]
-        # the last count without its own last part did not hold
-        if fewer and fewer != list(range(first - 1)) and holds(fewer):
+        was_tried = fewer == list(range(len(fewer))) and len(fewer) in counts
+        if fewer and not was_tried and holds(fewer):
             kept = fewer
     return tuple(kept)
 

@@ -109,7 +109,9 @@ def _rungs(work: Work, family: str) -> Rungs | None:
             work.tell("quantize", 0.15, f"{family}: {what}", "")
 
         if not work.basis:
-            work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
+            work.basis.append(prepare_basis(
+                work.model, work.table, spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell
+            ))  # fmt: skip
         work.rungs[family] = climb(
             work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell,
             also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
@@ -338,7 +340,7 @@ def _recipe(work: Work, name: str, quantized: Quantized) -> Recipe:
     basis = work.basis[0]
     return Recipe(
         family=spec.name,
-        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(() if quantized.ranges is None else ("reconstruct",))),
+        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(("reconstruct",) if quantized.rebuilt else ())),
         precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
         excluded=tuple(sorted(quantized.placement.reasons)),
         method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),

@@ -33,6 +33,8 @@ class Quantized:
     family: Family
     """Whose kernels run it: not always the family that was asked for (OpenVINO's form, dynamic …)."""
     ranges: RangeKind | None = None
+    rebuilt: bool = False
+    """Whether codes and biases were reconstructed."""
 
 
 def quantize(

@@ -70,7 +70,7 @@ def reconstruct(
         cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
         want, seen = (np.concatenate([c[side] for c in cut], axis=1) for side in (0, 1))
         _refit(layer, by_name[n.name], stored, rough.makers, want, seen if compensate else want, family.weight_max)
-    return replace(quantized, model=changed)
+    return replace(quantized, model=changed, rebuilt=True)
 
 
 def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
@@ -86,7 +86,7 @@ def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
     for name, scale in scales.items():
         if name in mine and name in theirs and scale in theirs and mine[scale] == theirs[scale]:
             mine[name].CopyFrom(theirs[name])
-    return replace(quantized, model=changed)
+    return replace(quantized, model=changed, rebuilt=True)
 
 
 def _patched(n: NodeProto, index: GraphIndex) -> bool:
