@@ -40,7 +40,7 @@ _RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
 _PROXY_SAMPLES = 6
 _SMALL = 32  # weighted nodes up to which every structural alternative is tried
-_EASY_DB = 30.0  # a graph that holds the budget with this much needs no remedy; few samples alone would not tell
+_EASY_DB = 30.0  # with this much and the budget held, only the rounding is refined; few samples alone would not tell
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
 
@@ -56,7 +56,7 @@ class Basis:
     passes: tuple[str, ...]
     ranges: RangeKind
     easy: bool = False
-    """Plain rounding lost so little that nothing else was tried."""
+    """Plain rounding is so close already that one reconstruction is all that was added."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def prepare_basis(
 ) -> Basis:
     """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate.
 
-    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is left as it is.
+    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
     """
     proxy = _some(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
@@ -130,15 +130,20 @@ def climb(
     made: dict[str, Quantized] = {}
     judged: dict[str, Accuracy] = {}
 
+    tell("reconstruct")
+    full = _reconstructed(basis, family, samples)
+
     @functools.cache
     def independent() -> Quantized:
+        if basis.easy:
+            return full
         tell("reconstruct each layer alone")
         return _reconstructed(basis, family, samples, compensate=False)
 
     def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
         """A variation of the graph with codes that do not depend on which layers before are int8."""
         q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
-        return q if easy else adopt(q, independent())
+        return adopt(q, independent())
 
     def attempt(name: str, q: Quantized) -> bool:
         tell(name)
@@ -151,11 +156,7 @@ def climb(
         return judged[name].drop <= max_drop
 
     parts: list[Part] = []
-    easy = basis.easy and attempt("full", quantize(basis.model, basis.table, family, ranges=basis.ranges))
-    if not easy:
-        tell("reconstruct")
-        attempt("full", _reconstructed(basis, family, samples))
-    if "full" in made or len(names) <= _SMALL:
+    if attempt("full", full) or len(names) <= _SMALL:
         if family.placement == "tensors":
             attempt("conv-only", alike((), False))
             if len(names) <= _SMALL:
@@ -163,10 +164,7 @@ def climb(
         if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
     for other in also:
-        attempt(
-            other.name,
-            quantize(basis.model, basis.table, other, ranges=basis.ranges) if easy else _reconstructed(basis, other, samples),
-        )
+        attempt(other.name, _reconstructed(basis, other, samples))
     if family.placement == "tensors" and dominate(basis.model):
         for form in FORMS:
             attempt(form, rewrite(basis.model, form, family))
