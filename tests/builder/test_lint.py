@@ -15,6 +15,7 @@ from edgectl.builder.calibrate import calibrate
 from edgectl.builder.families import FAMILIES, QDQ
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.lint import check, lint
+from edgectl.builder.placement import WEIGHTED
 from edgectl.builder.products import rewrite
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
@@ -205,13 +206,14 @@ def test_tensorrt_has_no_matrix_vector_product_in_int8() -> None:
     assert any("a matrix-vector product in int8" in p for p in found)
 
 
-@settings(max_examples=25, deadline=None)
-@given(cnns(), st.sampled_from(sorted(QDQ)))
-def test_whatever_is_written_is_clean_runs_and_carries_int8(model: ModelProto, family: str) -> None:
+@settings(max_examples=60, deadline=None)
+@given(cnns(), st.sampled_from(sorted(QDQ)), st.booleans(), st.sets(st.integers(0, 12), max_size=3))
+def test_whatever_is_written_is_clean_runs_and_carries_int8(model: ModelProto, family: str, chains: bool, kept: set[int]) -> None:
     spec = FAMILIES[family]
     rng = np.random.default_rng(0)
     feeds = [{"image": rng.random((1, 3, 8, 8), np.float32)} for _ in range(2)]
-    q = quantize(model, calibrate(model, feeds, data_digest=DATA), spec)
+    exclude = [n.name for i, n in enumerate(model.graph.node) if i in kept and n.op_type in WEIGHTED]
+    q = quantize(model, calibrate(model, feeds, data_digest=DATA), spec, exclude=exclude, chains=chains)
     assert lint(q.model, spec) == []
     onnx.checker.check_model(q.model)
     engine = open_model(q.model.SerializeToString(), SessionSettings())

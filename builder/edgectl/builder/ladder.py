@@ -90,28 +90,26 @@ def prepare_basis(
         return sqnr_db(reference, outputs_of(quantize(model, table, family, ranges=kind).model, proxy))
 
     tell("ranges")
-    kinds = sorted(RANGE_KINDS, key=plain, reverse=True)[:2]
-    if plain(kinds[0]) >= _EASY_DB:
-        simplest = quantize(model, table, family, ranges=kinds[0]).model
+    kind = max(RANGE_KINDS, key=plain)
+    if plain(kind) >= _EASY_DB:
+        simplest = quantize(model, table, family, ranges=kind).model
         if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
-            return Basis(model, table, (), kinds[0], easy=True)
+            return Basis(model, table, (), kind, easy=True)
 
-    def rebuilt(m: ModelProto, t: CalibrationTable, kind: RangeKind) -> float:
+    def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
         q = quantize(m, t, family, ranges=kind)
         trial = reconstruct(q, m, family, _some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
     tell("reconstruct")
-    gain, kind = max((rebuilt(model, table, k), k) for k in kinds)
-    basis = Basis(model, table, (), kind)
+    basis, as_it_is = Basis(model, table, (), kind), rebuilt(model, table)
     peaks = _peaks(model, samples)
     if peaks:
         tell("equalise")
         equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
         if log.modified:
             again = calibrate(equal, samples, data_digest=table.data_digest)
-            best, kind = max((rebuilt(equal, again, k), k) for k in kinds)
-            if best > gain + _WORTH_DB:
+            if rebuilt(equal, again) > as_it_is + _WORTH_DB:
                 basis = Basis(equal, again, tuple(log.modified), kind)
     return basis
 
@@ -123,7 +121,8 @@ def climb(
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
     ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
-    can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too.
+    can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too,
+    where that of ``family`` or a variation of it holds.
     """
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
@@ -163,7 +162,7 @@ def climb(
                 attempt("no-head", alike(heads(index)))
         if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
-    for other in also:
+    for other in also if made else ():
         attempt(other.name, _reconstructed(basis, other, samples))
     if family.placement == "tensors" and dominate(basis.model):
         for form in FORMS:

@@ -216,11 +216,9 @@ def _shared_scales(
 
     known = set(tensors)
     for n in index.nodes:
-        if n.name not in chosen:
-            continue
-        if n.op_type in MOVES:
-            joined = [n.input[0], *n.output]
-        elif n.op_type == "Concat" and _alike([ranges[i] for i in n.input if i in known]):
+        if n.op_type in MOVES and _plain_move(n) and (n.name in chosen or {n.input[0], *n.output} <= known):
+            joined = [n.input[0], *n.output]  # the same values, whether it runs on codes or between two pairs
+        elif n.op_type == "Concat" and n.name in chosen and _alike([ranges[i] for i in n.input if i in known]):
             joined = [n.output[0], *(i for i in n.input if i in known)]
         else:
             continue

@@ -33,7 +33,7 @@ __all__ = ["ROWS", "adopt", "reconstruct"]
 Array = NDArray[np.float64]
 Patches = NDArray[np.float32]
 
-ROWS = 6144
+ROWS = 3072
 """Input patches that a layer is fitted on."""
 _MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
 _RIDGE = 0.01  # of the mean variance of an input
@@ -53,7 +53,7 @@ def reconstruct(
 
     ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples' noise.
     ``compensate``: each layer is fitted to the inputs that the quantized layers before it make; otherwise to the float ones, which
-    gives about 1 dB less, but codes that suit any variation of the graph (:func:`adopt`).
+    is a little worse, but gives codes that suit any variation of the graph (:func:`adopt`).
     """
     changed = ModelProto()
     changed.CopyFrom(quantized.model)
