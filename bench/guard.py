@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.builder.generated import adversarial, pictures
+from tests.builder.adversarial import adversarial, pictures
 
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.build import build

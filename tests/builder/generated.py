@@ -1,21 +1,50 @@
-"""Graphs that int8 does not like, drawn from a seed: SiLU chains, matrix-vector products, tiny channels, one channel 100 × the others,
-depth-wise convolutions. Every graph takes ``image`` [1, 3, size, size] and has one output."""
+"""Graphs drawn at random from the shapes that break quantizers: SiLU, residual adds, concats, depthwise and tiny layers, products."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from hypothesis import strategies as st
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["BLOCKS", "adversarial", "pictures"]
+__all__ = ["BLOCKS", "cnn", "cnns", "mlp"]
 
-BLOCKS = ("silu", "tiny", "loud", "depthwise", "residual")
+BLOCKS = ("plain", "silu", "residual", "concat", "depthwise", "tiny", "loud", "pool", "resize")
+_SIZE = 8
+
+
+def cnns() -> st.SearchStrategy[ModelProto]:
+    return st.builds(cnn, st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=5), st.integers(0, 999), st.booleans())
+
+
+def cnn(blocks: list[str], seed: int, classifier: bool) -> ModelProto:
+    """image [1, 3, 8, 8] → the blocks, 16 channels each → a map, or GlobalAveragePool → Gemm (a matrix-vector product) → out."""
+    net = _Net(seed)
+    x = net.relu(net.conv("image", 16, 3))
+    for block in blocks:
+        x = _block(net, block, x)
+    if classifier:
+        x = net.op("Flatten", [net.op("GlobalAveragePool", [x])])
+        out = net.op("Gemm", [x, net.weight((5, 16)), net.weight((5,))], transB=1)
+    else:
+        out = net.conv(x, 5, 1)
+    return net.model(out, "image", [1, 3, _SIZE, _SIZE])
+
+
+def mlp(rows: int, *, width: int = 48, layers: int = 2, seed: int = 0) -> ModelProto:
+    """x [rows, width] → layers of (MatMul, Relu, Gemm with a bias, residual Add) → out: what a transformer's feed-forward part does."""
+    net = _Net(seed)
+    x = "x"
+    for _ in range(layers):
+        hidden = net.op("Relu", [net.op("MatMul", [x, net.weight((width, 2 * width))])])
+        x = net.op("Add", [net.op("Gemm", [hidden, net.weight((width, 2 * width)), net.weight((width,))], transB=1), x])
+    return net.model(x, "x", [rows, width])
 
 
 class _Net:
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.nodes: list[onnx.NodeProto] = []
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[NodeProto] = []
         self.weights: list[TensorProto] = []
 
     def op(self, kind: str, inputs: list[str], **attributes: object) -> str:
@@ -23,58 +52,52 @@ class _Net:
         self.nodes.append(helper.make_node(kind, inputs, [out], name=f"{kind.lower()}{len(self.nodes)}", **attributes))
         return out
 
-    def const(self, value: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(value.astype(np.float32), f"w{len(self.weights)}"))
-        return self.weights[-1].name
+    def weight(self, shape: tuple[int, ...], gain: float = 1.0) -> str:
+        fan = max(1, int(np.prod(shape[1:])))
+        value = self.rng.standard_normal(shape) * gain * (2 / fan) ** 0.5
+        return self.constant(value.astype(np.float32))
 
-    def conv(self, x: str, inputs: int, outputs: int, *, k: int = 3, group: int = 1, loud: bool = False) -> str:
-        weight = self.rng.standard_normal((outputs, inputs // group, k, k)) * (2 / (inputs // group * k * k)) ** 0.5
+    def constant(self, value: np.ndarray) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def conv(self, x: str, out: int, k: int, *, inputs: int = 16, group: int = 1, loud: bool = False) -> str:
+        w = self.rng.standard_normal((out, (3 if x == "image" else inputs) // group, k, k)).astype(np.float32) * 0.3
         if loud:
-            weight[self.rng.integers(outputs)] *= 100
-        bias = self.rng.standard_normal(outputs) * 0.1
-        return self.op("Conv", [x, self.const(weight), self.const(bias)], pads=[k // 2] * 4, group=group)
+            w[0] *= 100
+        return self.op("Conv", [x, self.constant(w), self.weight((out,), 0.1)], pads=[k // 2] * 4, group=group)
 
-    def silu(self, x: str) -> str:
-        return self.op("Mul", [x, self.op("Sigmoid", [x])])
+    def relu(self, x: str) -> str:
+        return self.op("Relu", [x])
 
-
-def adversarial(seed: int, *, size: int = 12, channels: int = 16) -> ModelProto:
-    """Two to five blocks in any order, then a head: a convolution, or a matrix product with one row."""
-    rng = np.random.default_rng(seed)
-    n, x, c = _Net(rng), "image", 3
-    for block in rng.choice(BLOCKS, rng.integers(2, 6)):
-        if block == "silu":
-            x, c = n.silu(n.conv(x, c, channels)), channels
-        elif block == "tiny":
-            x, c = n.op("Relu", [n.conv(x, c, 2, k=1)]), 2
-        elif block == "loud":
-            x, c = n.op("Relu", [n.conv(x, c, channels, loud=True)]), channels
-        elif block == "depthwise":
-            x = n.op("Relu", [n.conv(x, c, c, group=c)])
-        else:
-            x = n.op("Add", [n.conv(n.op("Relu", [n.conv(x, c, c)]), c, c, k=1), x])
-    if rng.random() < 0.5:
-        x, shape = n.conv(x, c, 8, k=1), [1, 8, size, size]
-    else:
-        x = n.op("Flatten", [n.op("GlobalAveragePool", [x])])
-        x, shape = n.op("MatMul", [x, n.const(rng.standard_normal((c, 10)) / c**0.5)]), [1, 10]
-    graph = helper.make_graph(
-        n.nodes, f"adversarial{seed}", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, size, size])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)], n.weights,
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return onnx.shape_inference.infer_shapes(model)
+    def model(self, out: str, name: str, shape: list[int]) -> ModelProto:
+        graph = helper.make_graph(
+            self.nodes, "generated", [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)], self.weights,
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def pictures(count: int, *, seed: int = 0, size: int = 12) -> list[np.ndarray]:
-    """Smooth gradients with noise, [1, 3, size, size] in 0..1: neighbouring pixels are alike, as in a photo."""
-    rng = np.random.default_rng(seed)
-    ramp = np.linspace(0, 1, size, dtype=np.float32)
-    made = []
-    for _ in range(count):
-        a, b = rng.random((2, 1, 3, 1, 1))
-        made.append(
-            np.clip(a * ramp[:, None] + b * ramp + 0.1 * rng.standard_normal((1, 3, size, size)), 0, 1).astype(np.float32)
-        )
-    return made
+def _block(net: _Net, block: str, x: str) -> str:
+    if block == "silu":
+        y = net.conv(x, 16, 1)
+        return net.op("Mul", [y, net.op("Sigmoid", [y])])
+    if block == "residual":
+        return net.relu(net.op("Add", [net.conv(net.relu(net.conv(x, 16, 3)), 16, 1), x]))
+    if block == "concat":
+        y = net.op("Concat", [net.relu(net.conv(x, 16, 1)), x], axis=1)
+        return net.relu(net.conv(y, 16, 1, inputs=32))
+    if block == "depthwise":
+        return net.conv(net.relu(net.conv(x, 16, 3, group=16)), 16, 1)
+    if block == "tiny":
+        return net.relu(net.conv(net.conv(x, 2, 1), 16, 1, inputs=2))
+    if block == "loud":
+        return net.relu(net.conv(net.relu(net.conv(x, 16, 1, loud=True)), 16, 1))
+    if block == "pool":
+        return net.op("MaxPool", [x], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    if block == "resize":
+        scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+        return net.op("MaxPool", [net.op("Resize", [x, "", scales], mode="nearest")], kernel_shape=[2, 2], strides=[2, 2])
+    return net.relu(net.conv(x, 16, 3))

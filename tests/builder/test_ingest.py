@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tests.builder.conftest import Save, images, residual_net
 
+from edgectl.builder.build import prepare
+from edgectl.builder.calibrate import calibrate
+from edgectl.builder.families import FAMILIES
+from edgectl.builder.lint import lint
 from edgectl.builder.passes import ingest
 from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.quantize import quantize
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 
@@ -195,3 +200,17 @@ def test_a_small_file_that_asks_for_terabytes_is_refused_before_anything_is_allo
     with pytest.raises(ModelError, match="tensor bomb would have 1099511627776 elements"):
         check_sizes(read_model(save(model)))
     check_sizes(residual_net(batch="N"))
+
+
+def test_upsample_of_an_old_opset_becomes_a_resize_that_quantizes(save: Save) -> None:
+    model = residual_net(opset=9)
+    del model.graph.value_info[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"))
+    pool = next(i for i, n in enumerate(model.graph.node) if n.name == "pool")
+    model.graph.node.insert(pool, helper.make_node("Upsample", ["cat", "twice"], ["large"], name="up", mode="nearest"))
+    model.graph.node[pool + 1].CopyFrom(helper.make_node("MaxPool", ["large"], ["p"], kernel_shape=[4, 4], strides=[4, 4]))
+    graph, _, _ = prepare(save(model), TENSOR)
+    assert graph.opset_import[0].version == 17
+    assert "Resize" in {n.op_type for n in graph.graph.node}
+    q = quantize(graph, calibrate(graph, images(4), data_digest="sha256:" + "0" * 64), FAMILIES["x86-vnni"])
+    assert lint(q.model, q.family) == []

@@ -1,12 +1,14 @@
 """The escalation ladder: from plain int8 to what the accuracy budget allows, cheapest remedy first.
 
 Per-channel weights → the better range kind → cross-layer equalisation → reconstruction (rounding and biases) → the parts that
-cost most kept float, as few as the budget allows → float. Remedies are compared by SQNR, the number of float parts by the task's
-metric on the search slice; whoever ships is confirmed on another slice. Left out: speed (:mod:`edgectl.builder.search`).
+cost most per microsecond kept float, as few as the budget allows → float. Remedies are compared by SQNR, the number of float parts
+by the task's metric on the search slice; whoever ships is confirmed on another slice. Left out: which of the graphs that hold is
+fastest (:mod:`edgectl.builder.search`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +22,10 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import RANGE_KINDS, CalibrationTable, RangeKind, calibrate
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
+from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.equalise import Equalise, chains
-from edgectl.builder.placement import heads, weighted_nodes
+from edgectl.builder.placement import WEIGHTED, heads, weighted_nodes
+from edgectl.builder.products import FORMS, dominate, rewrite
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import adopt, reconstruct
 from edgectl.builder.sensitivity import Part, outputs_of, rank_parts, sqnr_db
@@ -30,11 +34,13 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Basis", "Rungs", "climb", "float_report", "prepare_basis", "smallest"]
+__all__ = ["Basis", "Rungs", "climb", "fewest", "float_report", "prepare_basis"]
 
-_RECONSTRUCT_SAMPLES = 8
+_RECONSTRUCT_SAMPLES = 16
+_TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
 _PROXY_SAMPLES = 6
 _SMALL = 32  # weighted nodes up to which every structural alternative is tried
+_EASY_DB = 30.0  # with this much and the budget held, only the rounding is refined; few samples alone would not tell
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
 
@@ -49,8 +55,8 @@ class Basis:
     table: CalibrationTable
     passes: tuple[str, ...]
     ranges: RangeKind
-    full: dict[str, Quantized]
-    """Kernel family → the whole graph in int8, as far as it was already written to choose the basis."""
+    easy: bool = False
+    """Plain rounding is so close already that one reconstruction is all that was added."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,21 @@ class Rungs:
     parts: tuple[Part, ...]
 
 
-def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, samples: Sequence[Feeds], tell: Tell) -> Basis:
-    """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate."""
-    proxy = samples[:: max(1, len(samples) // _PROXY_SAMPLES)]
+def prepare_basis(
+    model: ModelProto,
+    table: CalibrationTable,
+    family: Family,
+    samples: Sequence[Feeds],
+    judge: Judge,
+    *,
+    max_drop: float,
+    tell: Tell,
+) -> Basis:
+    """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate.
+
+    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
+    """
+    proxy = _some(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
     def plain(kind: RangeKind) -> float:
@@ -73,29 +91,38 @@ def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, sa
 
     tell("ranges")
     kind = max(RANGE_KINDS, key=plain)
+    if plain(kind) >= _EASY_DB:
+        simplest = quantize(model, table, family, ranges=kind).model
+        if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
+            return Basis(model, table, (), kind, easy=True)
 
-    def whole(m: ModelProto, t: CalibrationTable) -> tuple[float, Quantized]:
-        q = _reconstructed(m, t, family, samples, (), True, kind)
-        return sqnr_db(reference, outputs_of(q.model, proxy)), q
+    def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
+        q = quantize(m, t, family, ranges=kind)
+        trial = reconstruct(q, m, family, _some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
+        return sqnr_db(reference, outputs_of(trial.model, proxy))
 
     tell("reconstruct")
-    as_it_is = whole(model, table)
+    basis, as_it_is = Basis(model, table, (), kind), rebuilt(model, table)
     peaks = _peaks(model, samples)
     if peaks:
         tell("equalise")
-        equal, modified = Equalise(peaks).run(model)
-        if modified:
+        equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
+        if log.modified:
             again = calibrate(equal, samples, data_digest=table.data_digest)
-            equalised = whole(equal, again)
-            if equalised[0] > as_it_is[0] + _WORTH_DB:
-                return Basis(equal, again, ("equalise",), kind, {family.name: equalised[1]})
-    return Basis(model, table, (), kind, {family.name: as_it_is[1]})
+            if rebuilt(equal, again) > as_it_is + _WORTH_DB:
+                basis = Basis(equal, again, tuple(log.modified), kind)
+    return basis
 
 
-def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, tell: Tell) -> Rungs:
+def climb(
+    basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell,
+    also: Sequence[Family] = (),
+) -> Rungs:  # fmt: skip
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
-    ``judged`` then has the best that was reached.
+    ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
+    can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too,
+    where that of ``family`` or a variation of it holds.
     """
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
@@ -103,18 +130,25 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
     judged: dict[str, Accuracy] = {}
 
     tell("reconstruct")
-    full = basis.full.get(family.name) or _reconstructed(basis.model, basis.table, family, samples, (), True, basis.ranges)
+    full = _reconstructed(basis, family, samples)
+
+    @functools.cache
+    def independent() -> Quantized:
+        if basis.easy:
+            return full
+        tell("reconstruct each layer alone")
+        return _reconstructed(basis, family, samples, compensate=False)
 
     def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
-        """A variation of ``full`` with its codes: nearly as good as its own reconstruction, for nothing."""
+        """A variation of the graph with codes that do not depend on which layers before are int8."""
         q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
-        return adopt(q, full)
+        return adopt(q, independent())
 
     def attempt(name: str, q: Quantized) -> bool:
         tell(name)
-        if not any(r.precision == "int8" and r.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") for r in q.layers):
+        if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
-        lint.check(q.model, family)
+        lint.check(q.model, q.family)
         judged[name] = _judge(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         if judged[name].drop <= max_drop:
             made[name] = q
@@ -128,35 +162,46 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
                 attempt("no-head", alike(heads(index)))
         if 1 < len(names) <= _SMALL:
             attempt("no-first", alike(names[:1]))
-    proxy = samples[:: max(1, len(samples) // _PROXY_SAMPLES)]
+    for other in also if made else ():
+        attempt(other.name, _reconstructed(basis, other, samples))
+    if family.placement == "tensors" and dominate(basis.model):
+        for form in FORMS:
+            attempt(form, rewrite(basis.model, form, family))
     if not made and "full" in judged:
-        parts = rank_parts(basis.model, basis.table, family, proxy, ranges=basis.ranges)
+        parts = rank_parts(basis.model, alike, _some(samples, _PROXY_SAMPLES), timed=timed)
 
-        def holds(k: int) -> bool:
-            kept = [n for p in parts[:k] for n in p.nodes]
-            q = _reconstructed(basis.model, basis.table, family, samples, kept, True, basis.ranges)
-            return attempt(f"keep-{len(kept)}", q)
+        def holds(kept: Collection[int]) -> bool:
+            nodes = [n for i in kept for n in parts[i].nodes]
+            return attempt(f"keep-{len(nodes)}", alike(nodes))
 
-        most = _most(parts)
-        if most:
-            smallest(holds, 1, most)
+        kept = fewest(holds, _most(parts), [p.work for p in parts])
+        if kept is not None:
+            nodes = [n for i in kept for n in parts[i].nodes]
+            attempt(f"keep-{len(nodes)}-rebuilt", _reconstructed(basis, family, samples, exclude=nodes))
     return Rungs(_explained(made, parts), judged, tuple(parts))
 
 
-def smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The smallest number in ``low``..``high`` that holds, by bisection; None if even ``high`` does not.
+def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]) -> tuple[int, ...] | None:
+    """Few of the parts 0, 1 … that, kept float, hold; None if not even the first ``most`` do.
 
-    Accuracy on few samples is not monotone in what stays float: what is returned holds, a smaller one might too.
+    Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first count that holds
+    ends the climb. Then parts go back to int8 one at a time, most ``work`` first, while it still holds. What is returned holds.
     """
-    if not holds(high):
+    if most < 1:
         return None
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    counts = [1]
+    while counts[-1] < most:
+        counts.append(min(most, math.ceil(counts[-1] * 1.5)))
+    first = next((c for c in counts if holds(range(c))), None)
+    if first is None:
+        return None
+    kept = list(range(first))
+    for i in sorted(kept, key=lambda i: -work[i]):
+        fewer = [k for k in kept if k != i]
+        was_tried = fewer == list(range(len(fewer))) and len(fewer) in counts
+        if fewer and not was_tried and holds(fewer):
+            kept = fewer
+    return tuple(kept)
 
 
 def float_report(model: ModelProto, rungs: Rungs | None, max_drop: float, reason: str) -> tuple[LayerReport, ...]:
@@ -185,12 +230,16 @@ def _most(parts: Sequence[Part]) -> int:
     return k
 
 
+def _some(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
+    """At most ``count``, spread evenly."""
+    return samples[:: max(1, math.ceil(len(samples) / count))]
+
+
 def _reconstructed(
-    model: ModelProto, table: CalibrationTable, family: Family, samples: Sequence[Feeds], exclude: Collection[str],
-    whole: bool, ranges: RangeKind,
-) -> Quantized:  # fmt: skip
-    q = quantize(model, table, family, exclude=exclude, chains=whole, ranges=ranges)
-    return reconstruct(q, model, family, samples[:: max(1, math.ceil(len(samples) / _RECONSTRUCT_SAMPLES))])
+    basis: Basis, family: Family, samples: Sequence[Feeds], *, exclude: Collection[str] = (), compensate: bool = True
+) -> Quantized:
+    q = quantize(basis.model, basis.table, family, exclude=exclude, ranges=basis.ranges)
+    return reconstruct(q, basis.model, family, _some(samples, _RECONSTRUCT_SAMPLES), compensate=compensate)
 
 
 def _judge(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
@@ -234,7 +283,7 @@ def _peaks(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.
     rectified = {c.tensor: all(r.op_type == "Relu" for r, _ in index.readers[c.tensor]) for c in found}
     engine = open_model(watched.SerializeToString(), SessionSettings())
     peaks: dict[str, NDArray[np.float64]] = {}
-    for feeds in samples[:: max(1, len(samples) // _RECONSTRUCT_SAMPLES)]:
+    for feeds in _some(samples, _RECONSTRUCT_SAMPLES):
         for name, x in engine.run(feeds).items():
             channel = 1 if x.ndim > 2 else x.ndim - 1
             size = np.maximum(x, 0) if rectified[name] else np.abs(x)

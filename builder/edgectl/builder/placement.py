@@ -12,21 +12,26 @@ convolution, because convolution + add fuses and takes its int8 type from the sk
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
+from edgectl.builder.calibrate import Range
 from edgectl.builder.dla import refusal
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex, attribute
 
-__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "weight_axis", "weighted_nodes"]
+__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "plain_product", "weight_axis", "weighted_nodes"]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVES = ("MaxPool", "Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Resize")  # fmt: skip
 """Their output holds only values of their first input: same scale, same zero point."""
 _JOINS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "HardSwish", "HardSigmoid", "Pad")
+_ALIKE = 4.0
+"""Inputs of a concat share one scale if the widest range is at most this many times the narrowest: two of eight bits."""
 _ACTIVATIONS = ("Relu", "Clip")
 """Absorbed into the quantization of their output when they follow a quantized node."""
 
@@ -75,7 +80,7 @@ def heads(index: GraphIndex) -> frozenset[str]:
 
 
 def place(
-    index: GraphIndex, family: Family, *, ranges: Collection[str], exclude: Collection[str] = (), chains: bool = True
+    index: GraphIndex, family: Family, *, ranges: Mapping[str, Range], exclude: Collection[str] = (), chains: bool = True
 ) -> Placement:
     """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only (``conv-only``)."""
     reasons = {}
@@ -93,17 +98,15 @@ def place(
     return _by_tensors(index, seeds, ranges, reasons, exclude, chains)
 
 
-def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Collection[str]) -> str:
+def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str, Range]) -> str:
     """Why a weighted node cannot or should not be quantized in this family; empty if it should."""
     weight = index.weights(n.input[1])
     assert weight is not None
     if weight.dtype != "float32" or n.input[0] not in ranges or n.input[0] in index.initializers:
         return "its input was not calibrated or its weight is not float32"
     if n.op_type in ("Gemm", "MatMul"):
-        if weight.ndim != 2 or attribute(n, "transA"):
-            return "not a plain matrix product"
-        if any(a.name in ("alpha", "beta") and a.f != 1.0 for a in n.attribute):
-            return "scaled matrix product"
+        if reason := plain_product(n, weight):
+            return reason
         shape = index.shape(n.input[0])
         if not family.quantize_gemv and (shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels):
             return "matrix-vector product"
@@ -118,8 +121,17 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Collection[s
     return ""
 
 
+def plain_product(n: NodeProto, weight: NDArray[np.generic]) -> str:
+    """Why a MatMul or Gemm is more than x · w + b; empty if it is just that."""
+    if weight.ndim != 2 or attribute(n, "transA"):
+        return "not a plain matrix product"
+    if any(a.name in ("alpha", "beta") and a.f != 1.0 for a in n.attribute):
+        return "scaled matrix product"
+    return ""
+
+
 def _by_inputs(
-    index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Collection[str], reasons: dict[str, str]
+    index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Mapping[str, Range], reasons: dict[str, str]
 ) -> Placement:
     for name in heads(index) & {n.name for n in seeds}:
         reasons[name] = "head: its output is the graph's"
@@ -142,7 +154,7 @@ def _by_inputs(
 
 
 def _by_everything(
-    index: GraphIndex, seeds: list[NodeProto], ranges: Collection[str], reasons: dict[str, str], exclude: Collection[str]
+    index: GraphIndex, seeds: list[NodeProto], ranges: Mapping[str, Range], reasons: dict[str, str], exclude: Collection[str]
 ) -> Placement:
     """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too; the inputs of a concat share one scale."""
     fit = {n.name for n in seeds}
@@ -178,7 +190,7 @@ def _by_everything(
 def _by_tensors(
     index: GraphIndex,
     seeds: list[NodeProto],
-    ranges: Collection[str],
+    ranges: Mapping[str, Range],
     reasons: dict[str, str],
     exclude: Collection[str],
     chains: bool,
@@ -224,12 +236,42 @@ def _by_tensors(
             continue  # the pair goes behind the activation
         if made or any(n.name in chosen and n.op_type not in _ACTIVATIONS for n in readers):
             tensors.append(t)
-    root: dict[str, str] = {}
+    return Placement(frozenset(chosen), tuple(tensors), None, _shared_scales(index, chosen, tensors, ranges), reasons)
+
+
+def _shared_scales(
+    index: GraphIndex, chosen: Collection[str], tensors: Sequence[str], ranges: Mapping[str, Range]
+) -> dict[str, str]:
+    """Tensor → the one whose scale it shares: moves with their input; a concat with its inputs, if their ranges are alike.
+
+    A concat of different scales rounds every value once more; in a ShuffleNet that adds up from block to block.
+    """
+    parent: dict[str, str] = {}
+
+    def root(t: str) -> str:
+        while t in parent:
+            t = parent[t]
+        return t
+
+    known = set(tensors)
     for n in index.nodes:
-        if n.name in chosen and n.op_type in MOVES:
-            for o in n.output:
-                root[o] = root.get(n.input[0], n.input[0])
-    return Placement(frozenset(chosen), tuple(tensors), None, root, reasons)
+        if n.op_type in MOVES and _plain_move(n) and (n.name in chosen or {n.input[0], *n.output} <= known):
+            joined = [n.input[0], *n.output]  # the same values, whether it runs on codes or between two pairs
+        elif n.op_type == "Concat" and n.name in chosen and _alike([ranges[i] for i in n.input if i in known]):
+            joined = [n.output[0], *(i for i in n.input if i in known)]
+        else:
+            continue
+        first = root(joined[0])
+        for t in joined[1:]:
+            if root(t) != first:
+                parent[root(t)] = first
+    return {t: root(t) for t in parent}
+
+
+def _alike(ranges: Sequence[Range]) -> bool:
+    """A rectified tensor never shares with a signed one: its zero point must stay the lowest code, or its Relu is not absorbed."""
+    widths = [r.high - r.low for r in ranges]
+    return len({r.low >= 0 for r in ranges}) == 1 and max(widths) <= _ALIKE * min(widths)
 
 
 def _plain_move(n: NodeProto) -> bool:

@@ -117,9 +117,12 @@ def _rungs(work: Work, family: str) -> Rungs | None:
             work.tell("quantize", 0.15, f"{family}: {what}", "")
 
         if not work.basis:
-            work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
+            work.basis.append(prepare_basis(
+                work.model, work.table, spec, calibration, work.judge("search"), max_drop=_limit(work), tell=tell
+            ))  # fmt: skip
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judge("search"), max_drop=_limit(work), tell=tell
+            work.basis[0], spec, calibration, work.judge("search"), max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell,
+            also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
         )  # fmt: skip
     return work.rungs[family]
 
@@ -198,7 +201,7 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
     return VariantPlan(
         profile=p.name, variant="-".join((c.runtime, c.graph.precision, *(() if "fast" in pick.roles else pick.roles[:1]))),
         runtime=c.runtime, requires=(f"arch:{work.machine.arch}", *isa), model=c.graph.model,
-        recipe=_FLOAT if quantized is None or family is None else _recipe(work, family, c.graph.recipe, quantized),
+        recipe=_FLOAT if quantized is None or family is None else _recipe(work, c.graph.recipe, quantized),
         precision=c.graph.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
         accuracy=pick.outcome.accuracy, measured=pick.outcome.measured, roles=pick.roles,
     )  # fmt: skip
@@ -248,7 +251,7 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     if best is None:
         return []  # a note says why; DLA is worth its detour in int8 only
     name, quantized, accuracy = best
-    recipe = _recipe(work, "trt-dla", name, quantized).model_copy(update={"plan": "on-device"})
+    recipe = _recipe(work, name, quantized).model_copy(update={"plan": "on-device"})
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     explicit = VariantPlan(
         profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=quantized.model.SerializeToString(deterministic=True),
@@ -273,7 +276,7 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPl
         )  # fmt: skip
     else:
         name, quantized, accuracy = best
-        graph, recipe = quantized.model, _recipe(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
+        graph, recipe = quantized.model, _recipe(work, name, quantized).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
             profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=quantized.model.SerializeToString(deterministic=True),
             recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
@@ -328,7 +331,7 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
         plans.append(
             VariantPlan(
                 profile=p.name, variant="cpu-int8", runtime="onnxruntime", requires=(p.arch_requirement, *p.cpu.isa),
-                model=quantized.model.SerializeToString(deterministic=True), recipe=_recipe(work, p.cpu.family, name, quantized),
+                model=quantized.model.SerializeToString(deterministic=True), recipe=_recipe(work, name, quantized),
                 precision="int8", session=SessionSettings(threads=min(2, p.cpu.max_threads)), layers=quantized.layers,
                 accuracy=accuracy, fallback=p.gpu is not None,
             )
@@ -349,7 +352,9 @@ def _numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Q
         return None
     limit, lost = _limit(work), min(a.drop for a in rungs.judged.values())
     simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
-    order = sorted(rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop))
+    order = sorted(
+        rungs.recipes.items(), key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+    )
     for name, quantized in order:
         work.tell("confirm", 0.15, f"{family}: {name}", "")
         data = quantized.model.SerializeToString(deterministic=True)
@@ -376,11 +381,13 @@ def _say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) -
         )
 
 
-def _recipe(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:
-    spec = FAMILIES[family]
+def _recipe(work: Work, name: str, quantized: Quantized) -> Recipe:
+    spec = quantized.family
     basis = work.basis[0]
     return Recipe(
-        family=family, passes=(*work.log.ran, *basis.passes, f"quantize:{name}", "reconstruct"), precision="int8", activations=spec.activation,
-        weights="int8" if spec.weight_max == 127 else "int8 (7 bit)", excluded=tuple(sorted(quantized.placement.reasons)),
-        method=quantized.ranges, calibration=basis.table.digest, samples=basis.table.samples,
+        family=spec.name,
+        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(("reconstruct",) if quantized.rebuilt else ())),
+        precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
+        excluded=tuple(sorted(quantized.placement.reasons)),
+        method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),
     )  # fmt: skip

@@ -30,7 +30,11 @@ class Quantized:
     model: ModelProto
     placement: Placement
     layers: tuple[LayerReport, ...]
-    ranges: RangeKind = "minmax"
+    family: Family
+    """Whose kernels run it: not always the family that was asked for (OpenVINO's form, dynamic …)."""
+    ranges: RangeKind | None = None
+    rebuilt: bool = False
+    """Whether codes and biases were reconstructed."""
 
 
 def quantize(
@@ -44,9 +48,9 @@ def quantize(
 ) -> Quantized:
     """Write the int8 form of a canonical float model. The same arguments give the same bytes."""
     index = GraphIndex(model)
-    placement = place(index, family, ranges=table.ranges.keys(), exclude=exclude, chains=chains)
+    placement = place(index, family, ranges=table.ranges, exclude=exclude, chains=chains)
     writer = _Writer(index, placement, table, family, ranges)
-    return Quantized(writer.write(), placement, tuple(writer.reports), ranges)
+    return Quantized(writer.write(), placement, tuple(writer.reports), family, ranges)
 
 
 def _hand_over(graph: onnx.GraphProto, output: str) -> None:

@@ -1,6 +1,6 @@
 """Round weights so that each layer's *output* is right, not each weight: layer by layer from the input on, without labels.
 
-Every quantized layer sees the inputs that the layers before it, already quantized, really make. In closed form: the weights that
+Every quantized layer sees the inputs that the layers before it, already quantized, really make, if it is to. In closed form: the weights that
 reproduce the float layer's output from those inputs best (ridge regression); rounding one input at a time, each rounding
 error spread over the inputs not rounded yet (Frantar et al., *GPTQ*, 2023; Frantar & Alistarh, *Optimal Brain Compression*,
 2022); and the shift of the mean that is left goes into the bias (Nagel et al., *Data-Free Quantization*, 2019, section 4.2).
@@ -11,8 +11,9 @@ three axes, and ``auto_pad`` (they keep plain rounding).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,14 +28,16 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["adopt", "reconstruct"]
+__all__ = ["ROWS", "adopt", "reconstruct"]
 
 Array = NDArray[np.float64]
 Patches = NDArray[np.float32]
 
-_ROWS = 1536  # input patches that a layer is fitted on, over all samples
+ROWS = 3072
+"""Input patches that a layer is fitted on."""
 _MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
 _RIDGE = 0.01  # of the mean variance of an input
+_BLOCK = 32  # inputs whose rounding errors are spread over the rest in one product
 
 
 def reconstruct(
@@ -43,9 +46,15 @@ def reconstruct(
     family: Family,
     samples: Sequence[Feeds],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    rows: int = ROWS,
+    compensate: bool = True,
 ) -> Quantized:
-    """``quantized`` with better codes and biases; ``model`` is the float graph it was written from."""
+    """``quantized`` with better codes and biases; ``model`` is the float graph it was written from.
+
+    ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples' noise.
+    ``compensate``: each layer is fitted to the inputs that the quantized layers before it make; otherwise to the float ones, which
+    is a little worse, but gives codes that suit any variation of the graph (:func:`adopt`).
+    """
     changed = ModelProto()
     changed.CopyFrom(quantized.model)
     stored = {t.name: t for t in changed.graph.initializer}
@@ -55,14 +64,13 @@ def reconstruct(
     exact = _Walk(model, [n.input[0] for n in layers], samples)
     rough = _Walk(changed, [by_name[n.name].input[0] for n in layers], samples)
     rng = np.random.default_rng(0)
-    for i, n in enumerate(layers):
+    for n in layers:
         layer = _Layer.read(index, n)
-        rows = [layer.patches(a, b, max(1, _ROWS // len(samples)), rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
-        want, seen = (np.concatenate([r[side] for r in rows], axis=1) for side in (0, 1))
-        _refit(layer, by_name[n.name], stored, rough.makers, want, seen, family.weight_max)
-        if progress is not None:
-            progress(i + 1, len(layers))
-    return replace(quantized, model=changed)
+        count = math.ceil(rows / len(samples))
+        cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
+        want, seen = (np.concatenate([c[side] for c in cut], axis=1) for side in (0, 1))
+        _refit(layer, by_name[n.name], stored, rough.makers, want, seen if compensate else want, family.weight_max)
+    return replace(quantized, model=changed, rebuilt=True)
 
 
 def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
@@ -78,7 +86,7 @@ def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
     for name, scale in scales.items():
         if name in mine and name in theirs and scale in theirs and mine[scale] == theirs[scale]:
             mine[name].CopyFrom(theirs[name])
-    return replace(quantized, model=changed)
+    return replace(quantized, model=changed, rebuilt=True)
 
 
 def _patched(n: NodeProto, index: GraphIndex) -> bool:
@@ -177,11 +185,16 @@ def _round(weight: Array, scale: Array, want: Patches, seen: Patches, weight_max
     fitted = np.linalg.solve(hessian, cross @ weight.transpose(0, 2, 1)).transpose(0, 2, 1)
     upper = np.linalg.cholesky(np.linalg.inv(hessian)).transpose(0, 2, 1)
     codes = np.empty_like(fitted)
-    for j in range(inputs):
-        column = fitted[:, :, j : j + 1]
-        codes[:, :, j : j + 1] = np.clip(np.rint(column / scale), -weight_max, weight_max)
-        error = (column - codes[:, :, j : j + 1] * scale) / upper[:, j : j + 1, j : j + 1]
-        fitted[:, :, j + 1 :] -= error * upper[:, j : j + 1, j + 1 :]
+    for start in range(0, inputs, _BLOCK):
+        end = min(start + _BLOCK, inputs)
+        errors = np.empty((*fitted.shape[:2], end - start))
+        for j in range(start, end):
+            column = fitted[:, :, j : j + 1]
+            codes[:, :, j : j + 1] = np.clip(np.rint(column / scale), -weight_max, weight_max)
+            error = (column - codes[:, :, j : j + 1] * scale) / upper[:, j : j + 1, j : j + 1]
+            fitted[:, :, j + 1 : end] -= error * upper[:, j : j + 1, j + 1 : end]
+            errors[:, :, j - start : j - start + 1] = error
+        fitted[:, :, end:] -= errors @ upper[:, start:end, end:]
     return np.asarray(codes, np.float64)
 
 

@@ -1,41 +1,48 @@
-"""Which parts of a graph cost most when they are quantized: each part is quantized alone and the noise at the outputs measured.
+"""What each part of an int8 graph costs: it is put back to float alone, and the noise that goes and the time that comes are measured.
 
 Parts are runs of neighbouring weighted nodes, not single nodes: a float island in an int8 chain pays for two conversions and
-saves little noise, because its input and output are quantized anyway. The noise of parts adds up nearly enough to rank them and to
-say how many decibels keeping one float gains; whether that pays is for the search to measure.
+saves little noise, because its input and output are quantized anyway. Noise is relative to the signal at the worst output, each
+channel weighted by its amplitude: by power, four box coordinates outweigh the eighty class scores that decide.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgectl.builder.calibrate import CalibrationTable, RangeKind
-from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.placement import place, weighted_nodes
-from edgectl.builder.quantize import quantize
+from edgectl.builder.placement import weighted_nodes
+from edgectl.builder.quantize import Quantized
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.base import Feeds, Outputs
+from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model
+from edgectl.engines.timing import interleave
 
 __all__ = ["Part", "outputs_of", "rank_parts", "sqnr_db"]
 
 _PARTS = 14
+_TIMED_SECONDS = 1.5
+_PRICE_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
 class Part:
-    """``noise``: power at the worst output relative to the signal, with only these nodes in int8; ``work``: share of all MACs."""
+    """``noise``: power relative to the signal that keeping these nodes float takes away; ``work``: share of all MACs.
+
+    ``price``: share of the int8 graph's latency that it adds (0 at least); where nothing was timed, ``work``.
+    """
 
     nodes: tuple[str, ...]
     noise: float
     work: float
+    price: float
 
     @property
     def sqnr_db(self) -> float:
@@ -43,34 +50,38 @@ class Part:
 
 
 def rank_parts(
-    model: ModelProto,
-    table: CalibrationTable,
-    family: Family,
-    samples: Sequence[Feeds],
-    *,
-    ranges: RangeKind = "minmax",
-    progress: Callable[[int, int], None] | None = None,
+    model: ModelProto, without: Callable[[Collection[str]], Quantized], samples: Sequence[Feeds], *, timed: bool
 ) -> list[Part]:
-    """The parts, most noise per work first: the order in which keeping them float is worth most."""
+    """The parts of a graph, most noise per price first: the order in which keeping them float is worth most.
+
+    ``model``: the float graph; ``without(nodes)``: its int8 form with these nodes float. ``timed``: price by latency on this machine.
+    """
     index = GraphIndex(model)
-    every = [n.name for n in weighted_nodes(index)]
-    placed = place(index, family, ranges=table.ranges.keys()).nodes
-    fit = [n for n in every if n in placed]
+    full = without(())
+    fit = [n.name for n in weighted_nodes(index) if n.name in full.placement.nodes]
     size = max(1, math.ceil(len(fit) / _PARTS))
     # the first layers one by one: they see the raw input, read few channels and are often the worst of all
     cuts = [*range(min(2, len(fit))), *range(min(2, len(fit)), len(fit), size), len(fit)]
-    runs = [tuple(fit[a:b]) for a, b in itertools.pairwise(cuts)]
-    macs = {n: _macs(index, n) for n in fit}
-    total = max(1, sum(macs.values()))
+    runs = [tuple(fit[a:b]) for a, b in itertools.pairwise(cuts) if a < b]
+    engines = [open_model(q.SerializeToString(), SessionSettings()) for q in (full.model, *(without(r).model for r in runs))]
     reference = outputs_of(model, samples)
-    parts = []
-    for i, run in enumerate(runs):
-        alone = quantize(model, table, family, exclude=[n for n in every if n not in run], ranges=ranges)
-        noise = 10 ** (-sqnr_db(reference, outputs_of(alone.model, samples)) / 10)
-        parts.append(Part(run, noise, sum(macs[n] for n in run) / total))
-        if progress is not None:
-            progress(i + 1, len(runs))
-    return sorted(parts, key=lambda p: -p.noise / (p.work + 0.02))
+    noise = [10 ** (-sqnr_db(reference, [e.run(f) for f in samples]) / 10) for e in engines]
+    macs = {n: _macs(index, n) for n in fit}
+    work = [sum(macs[n] for n in run) / max(1, sum(macs.values())) for run in runs]
+    prices = _prices(engines, samples) if timed else work
+    for e in engines:
+        e.close()
+    parts = [Part(r, max(0.0, noise[0] - n), w, p) for r, n, w, p in zip(runs, noise[1:], work, prices, strict=True)]
+    return sorted(parts, key=lambda p: -p.noise / (p.price + _PRICE_FLOOR))
+
+
+def _prices(engines: Sequence[Engine], samples: Sequence[Feeds]) -> list[float]:
+    """Share of the first engine's latency that each of the others takes longer, in whole hundredths: noise must not reorder."""
+    calls = {str(i): functools.partial(e.run, samples[0]) for i, e in enumerate(engines)}
+    times = interleave(calls, seconds=_TIMED_SECONDS, min_rounds=8, max_rounds=60)
+    base = np.asarray(times["0"])
+    ratios = [float(np.median(np.asarray(times[str(i)]) / base)) for i in range(1, len(engines))]
+    return [max(0.0, round(r - 1, 2)) for r in ratios]
 
 
 def outputs_of(model: ModelProto, samples: Sequence[Feeds]) -> list[Outputs]:
@@ -81,17 +92,26 @@ def outputs_of(model: ModelProto, samples: Sequence[Feeds]) -> list[Outputs]:
 
 
 def sqnr_db(reference: list[Outputs], got: list[Outputs]) -> float:
-    """Signal to quantization noise of the worst output."""
+    """Signal to quantization noise of the worst output; −120 if something is not finite, at most 120."""
     worst = 120.0
     for name in reference[0]:
-        signal = sum(float(np.square(o[name].astype(np.float64)).sum()) for o in reference)
-        pairs = zip(reference, got, strict=True)
-        noise = sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for a, b in pairs)
-        if not math.isfinite(noise):
+        signal = sum(_power(o[name]) for o in reference)
+        noise = sum(_power(a[name].astype(np.float64) - b[name]) for a, b in zip(reference, got, strict=True))
+        if not np.all(np.isfinite(noise)):
             return -120.0
-        if noise and signal:
-            worst = min(worst, float(10 * np.log10(signal / noise)))
+        amplitude = np.sqrt(signal)
+        relative = float(np.sum(noise / np.maximum(amplitude, amplitude.max() * 1e-3 + 1e-30)) / max(amplitude.sum(), 1e-30))
+        if relative:
+            worst = min(worst, -10 * math.log10(relative))
     return worst
+
+
+def _power(x: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Per channel (axis 1) of a map; of a vector, in all: there the largest entry is the answer."""
+    square = np.square(x.astype(np.float64))
+    return np.asarray(
+        square.sum(axis=tuple(a for a in range(x.ndim) if a != 1)) if x.ndim > 2 else square.sum(keepdims=True).ravel()
+    )
 
 
 def _macs(index: GraphIndex, name: str) -> int:

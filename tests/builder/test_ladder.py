@@ -1,0 +1,105 @@
+"""The ladder on a trained classifier whose channels are 300 × apart, and the search for the fewest float parts."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from tests.builder.generated import mlp
+from tests.builder.imbalanced import imbalance, readout_net, top1
+
+from edgectl.builder.accuracy import Judge
+from edgectl.builder.calibrate import calibrate
+from edgectl.builder.data import Sample
+from edgectl.builder.families import FAMILIES
+from edgectl.builder.ladder import climb, fewest, prepare_basis
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.engines.base import Feeds
+from edgectl.engines.open import open_model
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: list[Feeds]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Feeds | None:
+        return next(self._left, None)
+
+
+def per_tensor(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> onnx.ModelProto:
+    """What a plain tool makes: min/max ranges and one scale for each weight."""
+    source, out = folder / "float.onnx", folder / "int8.onnx"
+    onnx.save(model, source)
+    quantize_static(
+        source, out, Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=False, activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    return onnx.load(out)
+
+
+def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fifth_of_one(tmp_path: Path) -> None:
+    balanced, train, test, labels = readout_net()
+    model = imbalance(balanced)
+    reference = top1(model, test, labels)
+    assert reference > 0.93
+    assert top1(balanced, test, labels) == reference
+    assert top1(per_tensor(model, train[:128], tmp_path), test, labels) < reference - 0.06
+
+    family = FAMILIES["x86-vnni"]
+    calibration = train[:128]
+    table = calibrate(model, calibration, data_digest="sha256:" + "0" * 64)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in train[128:628]], engine)
+    engine.close()
+    basis = prepare_basis(model, table, family, calibration, judge, max_drop=0.01, tell=lambda what: None)
+    rungs = climb(basis, family, calibration, judge, max_drop=0.01, timed=False, tell=lambda what: None)
+    assert basis.passes == ("equalise",)
+    assert {r.precision for r in rungs.recipes["full"].layers} == {"int8"}
+    assert top1(rungs.recipes["full"].model, test, labels) >= reference - 0.002
+
+
+def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
+    model = mlp(2, width=64)
+    rng = np.random.default_rng(0)
+    feeds: list[Feeds] = [{"x": rng.standard_normal((2, 64)).astype(np.float32)} for _ in range(12)]
+    family = FAMILIES["x86-vnni"]
+    table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="mlp", input=TensorInput()), [Sample(f) for f in feeds], engine)
+    engine.close()
+    basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.02, tell=lambda what: None)
+    assert basis.easy
+    rungs = climb(basis, family, feeds, judge, max_drop=0.02, timed=False, tell=lambda what: None, also=[FAMILIES["openvino"]])
+    assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= rungs.judged.keys()
+    assert rungs.recipes["dynamic"].family.name == "dynamic"
+    assert rungs.judged["weights-8"].drop < rungs.judged["weights-4"].drop
+
+
+def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> None:
+    tried: list[tuple[int, ...]] = []
+
+    def holds(kept: Collection[int]) -> bool:
+        tried.append(tuple(kept))
+        return {1, 4} <= set(kept)
+
+    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)
+    assert [len(t) for t in tried[:4]] == [1, 2, 3, 5]
+    assert tried[4] == (0, 1, 3, 4)  # the largest part goes back first
+    assert fewest(lambda kept: False, 8, [1] * 8) is None
+    assert fewest(lambda kept: True, 0, []) is None
+
+
+@given(st.integers(1, 12), st.sets(st.integers(0, 11), max_size=4))
+def test_what_fewest_returns_holds_and_every_part_of_it_is_needed(count: int, needed: set[int]) -> None:
+    def holds(kept: Collection[int]) -> bool:
+        return needed <= set(kept)
+
+    found = fewest(holds, count, [1.0] * count)
+    assert (found is None) == (not holds(range(count)))
+    if found is not None:
+        assert holds(found)
+        assert len(found) == max(1, len(needed))
