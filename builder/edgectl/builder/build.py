@@ -141,7 +141,7 @@ def build(
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
-            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random,
+            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
         if shrunk.steps:

@@ -14,6 +14,7 @@ from edgectl.builder.report import Report, read_report
 from edgectl.core.bundle import (
     LAYER_ENGINE,
     LAYER_LAYERS,
+    LAYER_PACKED,
     LAYER_PROVENANCE,
     LAYER_SBOM,
     MAX_JSON_BYTES,
@@ -39,6 +40,7 @@ class VariantInfo:
     fallback: bool
     speed_only: bool
     engine_bytes: int
+    """As it travels."""
     total_bytes: int
     """All blobs of this variant; blobs that variants share count in each."""
     precisions: dict[str, int]
@@ -87,7 +89,7 @@ def _variant(v: Variant) -> VariantInfo:
     sizes = {d.mediaType: d.size for d in v.manifest.layers}
     return VariantInfo(
         digest=v.digest, profile=c.profile, variant=c.variant, runtime=c.runtime, requires=c.requires, fallback=c.fallback,
-        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, 0), total_bytes=sum(d.size for d in v.descriptors()),
+        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)), total_bytes=sum(d.size for d in v.descriptors()),
         precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
         session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,
         measured=c.measured.model_dump(exclude_none=True) if c.measured else None,
