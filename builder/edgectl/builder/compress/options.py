@@ -10,7 +10,7 @@ from edgectl.core.errors import UsageError
 
 __all__ = ["CompressOptions", "Importance", "parse_options"]
 
-Importance = Literal["magnitude", "activation", "taylor"]
+Importance = Literal["magnitude", "activation", "taylor", "hessian"]
 
 
 @dataclass(frozen=True)

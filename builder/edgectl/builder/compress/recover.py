@@ -7,22 +7,23 @@ never trained on and decides which weights are kept. Pruned weights stay zero.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgectl.builder.compress.coupling import Coupling
 from edgectl.builder.compress.torchgraph import TorchGraph, unsupported
-from edgectl.builder.compress.weights import replace_weights, weights_of
+from edgectl.builder.compress.weights import replace_weights
 from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["recover", "taylor_scores", "trainable"]
+__all__ = ["recover", "taylor_damage", "trainable"]
 
 _BATCH = 16
 _BATCH_VALUES = 1 << 18  # large inputs come in smaller batches: more steps a minute teach more than smoother ones
@@ -100,30 +101,33 @@ def recover(
     return replace_weights(student, learner.weights()), before, best
 
 
-def taylor_scores(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """Convolution name → first-order Taylor importance of its output channels (mean square of weight × gradient, summed per filter).
+def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> dict[int, float]:
+    """Channel → first-order Taylor importance: mean square of weight × gradient, summed over the weights that read the channel.
 
     Without labels the gradient is that of the outputs along random directions: what moves the answer at all counts.
     """
     if reason := trainable(model):
         raise ModelError(
-            f"importance taylor cannot see through this model: {reason}", hint="--importance magnitude or activation"
+            f"importance taylor cannot see through this model: {reason}", hint="--importance magnitude, activation or hessian"
         )
     torch.manual_seed(0)
     graph = TorchGraph(model)
-    totals: dict[str, NDArray[np.float64]] = {}
-    names = {w.name: w.node.name for w in weights_of(GraphIndex(model)) if w.node.op_type == "Conv"}
+    parameters = graph.parameters_by_name()
+    damage: dict[int, float] = defaultdict(float)
     for feeds in samples:
         graph.zero_grad()
         outputs = graph(_batch([feeds]))
         sum(((o * torch.randn_like(o)).sum() / max(float(o.detach().std()), 1e-6) for o in outputs), torch.zeros(())).backward()
-        gradients = {graph._names[k]: p for k, p in graph.named_parameters() if p.grad is not None}
-        for weight, node in names.items():
-            p = gradients[weight]
+        moved: dict[int, float] = defaultdict(float)
+        for r in coupling.readers:
+            p = parameters[r.weight.name]
             assert p.grad is not None
-            score = (p.detach() * p.grad).flatten(1).sum(1).square().double().numpy()
-            totals[node] = totals.get(node, np.zeros_like(score)) + score
-    return totals
+            entries = (p.detach() * p.grad).movedim(r.weight.input_axis, 0).flatten(1).sum(1).double()
+            for c, value in zip(r.channels.tolist(), entries.tolist(), strict=True):
+                moved[c] += value
+        for c, value in moved.items():
+            damage[c] += value**2 / len(samples)
+    return damage
 
 
 def _batch(samples: Sequence[Feeds]) -> dict[str, torch.Tensor]:

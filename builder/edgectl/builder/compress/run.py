@@ -14,10 +14,13 @@ from onnx import ModelProto
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.compress.channel import channel_step, prune_channels
 from edgectl.builder.compress.cluster import share_weights
-from edgectl.builder.compress.importance import input_norms
+from edgectl.builder.compress.coupling import couple
+from edgectl.builder.compress.hessian import hessian_damage
+from edgectl.builder.compress.importance import channel_damage, input_norms
 from edgectl.builder.compress.magnitude import prune_two_of_four, prune_weights
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.compress.weights import macs, weights_of
+from edgectl.builder.compress.refit import refit
+from edgectl.builder.compress.weights import macs, weight_regions, weights_of
 from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack
@@ -29,6 +32,7 @@ from edgectl.engines.timing import interleave, paired_ratio
 __all__ = ["CompressionReport", "CompressionStep", "compress"]
 
 _SAMPLES = 16  # for importance; recovery takes them all
+_REFIT_SAMPLES = 64
 _SECONDS = 1.0  # of measuring a step
 
 
@@ -84,16 +88,28 @@ def compress(
     if options.channel:
         step = options.channel_step or channel_step()
         tell(f"pruning channels in steps of {step}", 0.1)
-        taylor = training.taylor_scores(now, some) if training is not None and options.importance == "taylor" else None
-        now, done, why = prune_channels(now, options.channel, step, None if taylor else norms(), taylor)
+        coupling = couple(now)
+        if training is not None and options.importance == "taylor":
+            damage = training.taylor_damage(now, coupling, some)
+        elif options.importance == "hessian":
+            damage = hessian_damage(now, coupling, some)
+        else:
+            damage = channel_damage(coupling, norms())
+        now, done, why = prune_channels(now, coupling, options.channel, step, damage)
         if not done:
             text = "; ".join(f"{n}: {r}" for n, r in list(why.items())[:4]) or "it has no convolutions"
             raise ModelError(f"no channel of this model can be pruned: {text}", hint="--prune magnitude or 2:4 take any graph")
         reasons |= why
-        removed = sum(a - b for a, b in done.values())
-        meter.add(
-            now, f"channel:{options.channel:g}/{step}", f"{removed} channels of {len(done)} convolutions; {len(why)} stay whole"
+        removed = sum(len(coupling.made[name]) - len(left) for name, left in done.items() if name in coupling.made)
+        meter.add(now, f"channel:{options.channel:g}/{step}", f"{removed} channels of {len(done)} layers; {len(why)} stay whole")
+        now = refit(
+            now,
+            model,
+            done,
+            samples[:: max(1, len(samples) // _REFIT_SAMPLES)],
+            progress=lambda share: tell("refitting the rest", 0.1 + 0.1 * share),
         )
+        meter.add(now, "refit", "the weights that are left, in closed form")
     if options.magnitude:
         tell("pruning weights", 0.2)
         now, zeros = prune_weights(now, options.magnitude, norms())
@@ -150,11 +166,10 @@ class _Meter:
         ratio = paired_ratio(times["after"], times["before"])
         before.close()
         after.close()
-        raw = [t.raw_data for t in model.graph.initializer if len(t.raw_data) >= 256]
         self.steps.append(
             CompressionStep(
                 step, drop, round(macs(model) / max(1, self._macs), 4), round(ratio.median, 4), round(ratio.low, 4), round(ratio.high, 4),
-                len(data), len(pack(data, raw)), round(time.monotonic() - self._since, 1), note,
+                len(data), len(pack(data, weight_regions(model))), round(time.monotonic() - self._since, 1), note,
             )
         )  # fmt: skip
         self._since = time.monotonic()

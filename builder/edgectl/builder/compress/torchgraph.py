@@ -68,9 +68,13 @@ class TorchGraph(torch.nn.Module):
                 values[name] = value
         return [values[o] for o in self._outputs]
 
+    def parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
+        """Initializer name → its parameter."""
+        return {self._names[k]: p for k, p in self.named_parameters()}
+
     def weights(self) -> dict[str, Floats]:
         """Initializer name → what it is now."""
-        return {self._names[k]: p.detach().numpy().copy() for k, p in self.named_parameters()}
+        return {name: p.detach().numpy().copy() for name, p in self.parameters_by_name().items()}
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
