@@ -193,7 +193,7 @@ def test_damaged_packs_are_one_error(data: st.DataObject) -> None:
     ("prune", "more", "says"),
     [
         (["channels:0.3"], {}, "not known"), (["channel:1.5"], {}, "share"), (["channel:x"], {}, "share"), (["channel:0.3/0"], {}, "step"),
-        (["2:4", "magnitude:0.5"], {}, "exclude"), ([], {"cluster": 1}, "2 to 256"), ([], {"recover_minutes": 1.0}, "nothing is compressed"),
+        (["2:4", "magnitude:0.5"], {}, "exclude"), ([], {"cluster": 1}, "2 to 256"),
         (["2:4"], {"importance": "luck"}, "luck"),
     ],
 )  # fmt: skip
@@ -235,12 +235,14 @@ def test_a_pruned_digits_cnn_is_taught_back_within_a_point() -> None:
     assert whole > 0.95
     judge = judge_of(model, tests[:300])
     small, report = compress(model, parse_options(["channel:0.5/8"]), samples, judge, max_drop=1.0)
-    [step] = report.steps
-    assert step.macs_ratio < 0.35
+    pruned, refitted = report.steps
+    assert pruned.macs_ratio < 0.35
+    assert refitted.drop < pruned.drop
     from edgectl.builder.compress.recover import recover
 
-    taught, before, after = recover(small, model, samples, seconds=0, steps=600)
-    assert after < before / 10
+    taught, lesson = recover(small, model, samples, seconds=0, steps=400)
+    assert lesson.steps == 400
+    assert lesson.after < lesson.before / 2
     assert macs(taught) == macs(small)
     assert whole - top1(taught, tests, labels) <= 0.01
 
@@ -253,7 +255,8 @@ def test_other_importances_and_sparse_recovery_keep_their_promise(importance: st
     asked = ["channel:0.25/8", "2:4"] if importance == "taylor" else ["magnitude:0.6"]
     options = parse_options(asked, importance=importance, recover_minutes=0.02, cluster=32)
     small, report = compress(model, options, samples, judge_of(model, tests[:300]), max_drop=1.0)
-    assert [s.step.split(":")[0] for s in report.steps] == [*(a.split(":")[0] for a in asked), "recover", "cluster"]
+    steps = [s.step.split(":")[0] for s in report.steps if s.step != "refit"]
+    assert steps == [*(a.split(":")[0] for a in asked), "recover", "cluster"]
     assert report.steps[-2].drop <= report.steps[-3].drop
     weight = GraphIndex(small).weights("w2")
     assert weight is not None

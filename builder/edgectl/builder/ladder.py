@@ -30,7 +30,7 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Basis", "Rungs", "climb", "float_report", "prepare_basis", "smallest"]
+__all__ = ["Basis", "Rungs", "Tune", "climb", "float_report", "prepare_basis", "smallest"]
 
 _RECONSTRUCT_SAMPLES = 8
 _PROXY_SAMPLES = 6
@@ -39,6 +39,7 @@ _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
 
 Tell = Callable[[str], None]
+Tune = Callable[[Quantized], Quantized]
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def prepare_basis(model: ModelProto, table: CalibrationTable, family: Family, sa
     return Basis(model, table, (), kind, {family.name: as_it_is[1]})
 
 
-def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, tell: Tell) -> Rungs:
+def climb(
+    basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, tell: Tell, tune: Tune | None = None
+) -> Rungs:  # fmt: skip
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
-    ``judged`` then has the best that was reached.
+    ``judged`` then has the best that was reached. ``tune`` trains the whole graph in int8, if that loses anything and as long as it helps.
     """
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
@@ -120,8 +123,15 @@ def climb(basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, 
             made[name] = q
         return judged[name].drop <= max_drop
 
+    fits = attempt("full", full)
+    if tune is not None and "full" in judged and judged["full"].drop > 0:
+        tuned = tune(full)
+        fits = attempt("full-tuned", tuned) or fits
+        worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
+        made.pop(worse, None)
+        full = tuned if worse == "full" else full
     parts: list[Part] = []
-    if attempt("full", full) or len(names) <= _SMALL:
+    if fits or len(names) <= _SMALL:
         if family.placement == "tensors":
             attempt("conv-only", alike((), False))
             if len(names) <= _SMALL:

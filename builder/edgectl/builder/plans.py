@@ -16,8 +16,8 @@ from onnx import ModelProto
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.data import Sample, Slices
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
+from edgectl.builder.families import FAMILIES, Family
+from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized
 from edgectl.builder.search import Candidate, Choice, Outcome, search
@@ -54,6 +54,8 @@ class Work:
     rungs: dict[str, Rungs] = field(default_factory=dict)
     """Kernel family → what the ladder gave; filled as families come up."""
     judge_cache: list[Judge] = field(default_factory=list)
+    recover_minutes: float = 0.0
+    """How long each family's int8 graph may be fine-tuned."""
 
     def judges(self) -> tuple[Judge, Judge]:
         """Of the search slice and of the confirmation slice."""
@@ -111,9 +113,29 @@ def _rungs(work: Work, family: str) -> Rungs | None:
         if not work.basis:
             work.basis.append(prepare_basis(work.model, work.table, spec, calibration, tell))
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell
+            work.basis[0], spec, calibration, work.judges()[0], max_drop=_limit(work), tell=tell, tune=_tune(work, spec, tell)
         )  # fmt: skip
     return work.rungs[family]
+
+
+def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | None:
+    """Fine-tuning of int8 for the minutes that were allowed; None if none were."""
+    if not work.recover_minutes:
+        return None
+    from edgectl.builder.compress.qat import fine_tune  # torch is there: compression asked for it before anything was measured
+
+    def tune(q: Quantized) -> Quantized:
+        samples = [s.feeds for s in work.slices.calibration]
+        taught, lesson = fine_tune(
+            q, work.basis[0].model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
+            decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
+        )  # fmt: skip
+        work.notes.append(
+            f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back error {lesson.before:.4f} → {lesson.after:.4f}"
+        )
+        return taught
+
+    return tune
 
 
 def _recipes(work: Work, family: str) -> dict[str, Quantized]:

@@ -25,11 +25,12 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 
-__all__ = ["CompressionReport", "CompressionStep", "compress"]
+__all__ = ["CompressionReport", "CompressionStep", "compress", "training"]
 
 _SAMPLES = 16  # for importance; recovery takes them all
 _REFIT_SAMPLES = 64
@@ -67,7 +68,7 @@ class CompressionReport:
 
 
 def compress(
-    model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float,
+    model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, decode: DecodeSpec | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
     """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``.
@@ -76,7 +77,7 @@ def compress(
     :class:`UsageError` if training was asked for without torch.
     """
     tell = progress or (lambda what, share: None)
-    training = _training() if options.recover_minutes or options.importance == "taylor" else None
+    torch_part = training() if options.recover_minutes or options.recover_steps or options.importance == "taylor" else None
     meter = _Meter(model, judge, samples[: min(8, len(samples))])
     reasons: dict[str, str] = {}
     some = list(samples[:: max(1, len(samples) // _SAMPLES)])
@@ -89,8 +90,8 @@ def compress(
         step = options.channel_step or channel_step()
         tell(f"pruning channels in steps of {step}", 0.1)
         coupling = couple(now)
-        if training is not None and options.importance == "taylor":
-            damage = training.taylor_damage(now, coupling, some)
+        if torch_part is not None and options.importance == "taylor":
+            damage = torch_part.taylor_damage(now, coupling, some)
         elif options.importance == "hessian":
             damage = hessian_damage(now, coupling, some)
         else:
@@ -123,14 +124,16 @@ def compress(
             "2:4",
             f"{zeros:.0%} of the weights are zero, {len(why)} nodes stay dense; sparse kernels need TensorRT on Ampere or later",
         )
-    if options.recover_minutes and training is not None:
+    if (options.recover_minutes or options.recover_steps) and torch_part is not None:
         tell("recovering", 0.3)
-        now, before, after = training.recover(
-            now, model, list(samples), seconds=options.recover_minutes * 60,
+        now, lesson = torch_part.recover(
+            now, model, list(samples), seconds=options.recover_minutes * 60, steps=options.recover_steps, decode=decode,
             progress=lambda share, error: tell(f"recovering: error {error:.4f}", 0.3 + 0.6 * share),
         )  # fmt: skip
         meter.add(
-            now, f"recover:{options.recover_minutes:g}", f"held-back error {before:.4f} → {after:.4f} of the outputs' variance"
+            now,
+            f"recover:{options.recover_steps or options.recover_minutes:g}",
+            f"{lesson.steps} steps; held-back error {lesson.before:.4f} → {lesson.after:.4f} of the outputs' variance",
         )
     if options.cluster:
         tell("sharing weights", 0.9)
@@ -175,7 +178,8 @@ class _Meter:
         self._since = time.monotonic()
 
 
-def _training() -> ModuleType:
+def training() -> ModuleType:
+    """:mod:`edgectl.builder.compress.recover`; :class:`UsageError` without torch."""
     try:
         from edgectl.builder.compress import recover
     except ImportError as e:
