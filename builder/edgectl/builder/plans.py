@@ -131,7 +131,7 @@ def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | Non
             decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
         )  # fmt: skip
         work.notes.append(
-            f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back error {lesson.before:.4f} → {lesson.after:.4f}"
+            f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back loss {lesson.before:.4f} → {lesson.after:.4f}"
         )
         return taught
 

@@ -1,8 +1,7 @@
 """Win back what compression cost, without labels: the float model teaches the compressed one on the calibration inputs.
 
 Pictures are mirrored, moved, brightened and mixed on the way, so that a hundred samples teach more than a hundred points; teacher and
-student see the same. What counts is each output channel's error in units of its own spread, and once more where the teacher
-reports something (:func:`~edgectl.builder.compress.attention.confidence`). The last eighth of the samples is never trained on and
+student see the same. What counts is said in :mod:`~edgectl.builder.compress.attention`. The last eighth of the samples is never trained on and
 decides which weights are kept. Pruned weights stay zero.
 """
 
@@ -45,7 +44,7 @@ _CLOSE = 1e-3  # how far the torch module may be from ONNX Runtime, of the outpu
 
 @dataclass(frozen=True)
 class Lesson:
-    """Steps taken, and the student's error on held-back samples before and after (mean square, of each output channel's variance)."""
+    """Steps taken, and the student's distance from the teacher on held-back samples before and after (:class:`Loss`; equal: 0)."""
 
     steps: int
     before: float
@@ -105,13 +104,14 @@ def teach(
     with torch.no_grad():
         truth = wise(validation)
         loss = Loss(wise({n: x[:: max(1, len(x) // _SPREAD)] for n, x in training.items()}), decode)
+    equal = loss(truth, truth).item()  # cross entropy is not zero where both agree
     optimizer = torch.optim.Adam([{**g, "lr": g["rate"]} for g in groups])
     answers: dict[int, list[torch.Tensor]] = {}
     repeat = max(1, _ANSWER_BYTES // max(1, _size(training) * sum(t[0].numel() * 4 for t in truth)))
 
     def error() -> float:
         with torch.no_grad():
-            return loss.plain(learner(validation), truth).item()
+            return loss(learner(validation), truth).item() - equal
 
     before = best = error()
     kept = {k: v.clone() for k, v in learner.state_dict().items()}

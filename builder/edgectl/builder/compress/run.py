@@ -133,7 +133,7 @@ def compress(
         meter.add(
             now,
             f"recover:{options.recover_steps or options.recover_minutes:g}",
-            f"{lesson.steps} steps; held-back error {lesson.before:.4f} → {lesson.after:.4f} of the outputs' variance",
+            f"{lesson.steps} steps; held-back loss {lesson.before:.4f} → {lesson.after:.4f}",
         )
     if options.cluster:
         tell("sharing weights", 0.9)
