@@ -65,13 +65,13 @@ def _choose(costs: Sequence[Array], work: _Work, share: float, step: int) -> NDA
     floor = np.asarray([_uniform(n, 1 - (1 - share) ** 2, step) for n in sizes.tolist()], np.int64)
     total = [np.concatenate([[0.0], np.cumsum(c)]) for c in costs]
     kept: NDArray[np.int64] = np.array(sizes)
-    while work.macs(kept) > target:
+    while (needed := work.macs(kept) - target) > 0:
         move = np.where(kept % step, kept % step, step)
         move = np.where(kept - move >= floor, move, 0)
         if not move.any():
             break
         price = np.asarray([t[n - k + m] - t[n - k] for t, n, k, m in zip(total, sizes, kept, move, strict=True)])
-        saved = work.savings(kept, move)
+        saved = np.minimum(work.savings(kept, move), needed)  # what is saved beyond the target is worth nothing
         cheapest = int(np.argmin(np.where(move > 0, price / np.maximum(saved, 1e-9), math.inf)))
         kept[cheapest] -= move[cheapest]
     return kept

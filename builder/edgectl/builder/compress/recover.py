@@ -32,7 +32,7 @@ __all__ = ["Lesson", "agree", "recover", "taylor_damage", "teach", "trainable"]
 
 _BATCH = 16
 _BATCH_VALUES = 1 << 18  # large inputs come in smaller batches: more steps a minute teach more than smoother ones
-_RATE = 1e-3
+_RATE = 2e-3
 _WARM_UP = 20  # steps
 _LOOK = 25  # steps from one look at the held-back samples to the next
 _SPREAD = 32  # samples from which the spread of the outputs is taken

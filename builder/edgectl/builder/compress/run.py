@@ -69,16 +69,17 @@ class CompressionReport:
 
 def compress(
     model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, decode: DecodeSpec | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] | None = None, each: Callable[[ModelProto], None] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
-    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``.
+    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``;
+    ``decode``: what recovery looks at in the outputs; ``each`` is shown the graph after every step.
 
     Raises :class:`ModelError` if the graph cannot be compressed as asked or the result loses more than ``max_drop``, and
     :class:`UsageError` if training was asked for without torch.
     """
     tell = progress or (lambda what, share: None)
     torch_part = training() if options.recover_minutes or options.recover_steps or options.importance == "taylor" else None
-    meter = _Meter(model, judge, samples[: min(8, len(samples))])
+    meter = _Meter(model, judge, each, samples[: min(8, len(samples))])
     reasons: dict[str, str] = {}
     some = list(samples[:: max(1, len(samples) // _SAMPLES)])
     now = model
@@ -151,13 +152,18 @@ def compress(
 class _Meter:
     """Judges and times each step against the model as it came."""
 
-    def __init__(self, model: ModelProto, judge: Judge, feeds: Sequence[Feeds]) -> None:
+    def __init__(
+        self, model: ModelProto, judge: Judge, each: Callable[[ModelProto], None] | None, feeds: Sequence[Feeds]
+    ) -> None:
+        self._each = each
         self._original, self._judge, self._feeds = model, judge, feeds
         self._macs = macs(model)
         self._since = time.monotonic()
         self.steps: list[CompressionStep] = []
 
     def add(self, model: ModelProto, step: str, note: str) -> None:
+        if self._each is not None:
+            self._each(model)
         data = model.SerializeToString(deterministic=True)
         before, after = open_model(self._original.SerializeToString(), SessionSettings()), open_model(data, SessionSettings())
         drop = self._judge.judge(after).drop
