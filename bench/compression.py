@@ -1,7 +1,7 @@
 """What each compression costs and gains on a trained model: the digits CNN of the tests (torch and scikit-learn needed).
 
     python bench/compression.py --steps 300
-    python bench/compression.py --detector yard --steps 2000
+    python bench/compression.py --detector yard --share 0.2/8 --steps 700
     python bench/compression.py --shapes
 
 Recovery is given in steps, so that the figures do not depend on how busy the machine is. Top-1 on test labels that nothing was trained or chosen on; latency as a paired ratio to the float model, one thread, interleaved.
@@ -44,17 +44,18 @@ from edgectl.pipelines.tasks import load_task
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="of recovery, where it is tried")
+    parser.add_argument("--steps", type=int, default=300, help="of recovery, where it is tried; 0: none")
     parser.add_argument("--scale", type=int, default=1, help="show each pixel of the digits as so many squared")
     parser.add_argument("--detector", choices=["yard", "road"], help="prune this reference detector instead")
     parser.add_argument("--share", default="0.3/8", help="of the detector's channels")
+    parser.add_argument("--importance", nargs="+", choices=get_args(Importance), default=["hessian"], help="for the detector")
     parser.add_argument("--shapes", action="store_true", help="channel pruning of shapes instead: speed only")
     args = parser.parse_args()
     print(f"{probe().summary}; load {load_1m()}")
     if args.shapes:
         speed()
     elif args.detector:
-        detector(args.detector, args.share, args.steps)
+        detector(args.detector, args.share, args.steps, args.importance)
     else:
         classifier(args.steps, args.scale)
 
@@ -83,7 +84,7 @@ def classifier(steps: int, scale: int) -> None:
             row(f"{name} | {s.step} | {top1(small, tests, labels):.4f}", s)
 
 
-def detector(name: str, share: str, steps: int) -> None:
+def detector(name: str, share: str, steps: int, importances: list[str]) -> None:
     """AP drop against what float is sure of, on pictures that nothing was trained on."""
     folder = Path(__file__).resolve().parents[1] / "models" / "edgectl" / "models"
     task = load_task(str(folder / f"{name}-detector.toml"))
@@ -98,10 +99,10 @@ def detector(name: str, share: str, steps: int) -> None:
         print(
             "| asked for | step | AP drop | MACs × | latency × | speed-up / MAC reduction | bytes | packed |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
         )
-        for importance in get_args(Importance):
+        for importance in importances:
             options = replace(
                 parse_options([f"channel:{share}"], importance=importance),
-                recover_steps=steps if importance == "hessian" else None,
+                recover_steps=steps or None,
             )
             _, report = compress(graph, options, samples, judge, max_drop=1.0, decode=task.decode)
             for s in report.steps:
