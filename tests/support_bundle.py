@@ -18,6 +18,7 @@ from edgectl.core.bundle import (
     ANNOTATION_VARIANT,
     LAYER_ENGINE,
     LAYER_GOLDEN,
+    LAYER_PACKED,
     MEDIA_CONFIG,
     MEDIA_INDEX,
     MEDIA_MANIFEST,
@@ -28,9 +29,11 @@ from edgectl.core.bundle import (
     Recipe,
     TensorSpec,
     Tolerance,
+    Unpacked,
     Variant,
     VariantConfig,
 )
+from edgectl.core.codebook import pack
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.core.transfer import chunk_hashes, chunks_digest
@@ -45,9 +48,14 @@ def make_bundle(
     profile: str = "cpu",
     requires: tuple[str, ...] = (),
     seed: int = 0,
+    packed: bool = False,
+    unpacked: Unpacked | None = None,
     **behaviour: Any,
 ) -> Path:
-    """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``."""
+    """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
+
+    ``packed``: the engine has few different words and travels packed; ``unpacked``: what the config says of it, right or wrong.
+    """
     blobs = root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -60,6 +68,16 @@ def make_bundle(
 
     header = json.dumps({"latency_ms": 5.0, **behaviour}).encode() + b"\n"
     engine = header + random.Random(f"{name}{version}{seed}").randbytes(size - len(header))
+    layer = put(engine, LAYER_ENGINE) if not packed else None
+    if layer is None:
+        words = bytes(
+            b
+            for w in random.Random(seed).choices([b"\0\0\x80?", b"\0\0\0@", b"\0\0\x80@"], k=(size - len(header)) // 4)
+            for b in w
+        )
+        engine = header + words
+        layer = put(pack(engine, [words]), LAYER_PACKED)
+        unpacked = unpacked or Unpacked(digest=digest_of(engine), size=len(engine))
     config = VariantConfig(
         name=name,
         version=version,
@@ -73,10 +91,11 @@ def make_bundle(
         outputs=(TensorSpec(name="y", shape=(1, 4), dtype="float32"),),
         golden=GoldenSpec(samples=1, tolerances={"y": Tolerance(cosine=0.99, max_abs=0.1)}),
         fallback=True,
+        unpacked=unpacked,
     )
     manifest = Manifest(
         config=put(config.model_dump_json().encode(), MEDIA_CONFIG),
-        layers=(put(engine, LAYER_ENGINE), put(b"golden of " + version.encode(), LAYER_GOLDEN)),
+        layers=(layer, put(b"golden of " + version.encode(), LAYER_GOLDEN)),
     )
     entry = put(
         manifest.encode(),

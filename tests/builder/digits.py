@@ -15,14 +15,18 @@ from edgectl.engines.open import open_model
 
 
 @functools.cache
-def digits() -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
-    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. Skips without torch or scikit-learn."""
+def digits(scale: int = 1) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
+    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. Skips without torch or scikit-learn.
+
+    ``scale``: each pixel is shown as ``scale`` × ``scale`` of them, and pooled again before the head.
+    """
     torch = pytest.importorskip("torch")
     datasets = pytest.importorskip("sklearn.datasets")
     from edgectl.builder.compress.torchgraph import TorchGraph
 
     x, y = datasets.load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    x = x.repeat(scale, 2).repeat(scale, 3)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order], y[order]
     rng = np.random.default_rng(1)
@@ -37,11 +41,11 @@ def digits() -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np
         ]
         last = f"r{i}"
     nodes += [
-        helper.make_node("MaxPool", [last], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("MaxPool", [last], ["p"], name="pool", kernel_shape=[2 * scale] * 2, strides=[2 * scale] * 2),
         helper.make_node("Flatten", ["p"], ["f"], name="flat"), helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
     ]  # fmt: skip
     graph = helper.make_graph(
-        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
+        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8 * scale, 8 * scale])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], [numpy_helper.from_array(v, n) for n, v in tensors.items()],
     )  # fmt: skip
     model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))

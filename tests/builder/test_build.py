@@ -14,12 +14,14 @@ from tests.builder.conftest import Save, residual_net
 from edgectl.builder import package
 from edgectl.builder.bench import bench_bundle
 from edgectl.builder.build import Progress, build
+from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.inspect import inspect_bundle
 from edgectl.core.bundle import (
     ANNOTATION_CHUNKS,
     CHUNK_SIZE,
     LAYER_CALIBRATION,
     LAYER_ENGINE,
+    LAYER_PACKED,
     LAYER_PROVENANCE,
     LAYER_RANGES,
     LAYER_SBOM,
@@ -291,3 +293,21 @@ def test_real_models_build_for_this_machine(shared: Path, tmp_path: Path, file: 
         assert s.drop is not None
         assert s.drop <= 0.1
         assert s.precision == "float32" or (s.ratio_to_float is not None and s.ratio_to_float < 1 / 1.02)
+
+
+def test_a_bundle_of_shared_weights_travels_packed_and_runs_here(save: Save, npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = CompressOptions(cluster=16)
+    model = save(residual_net(channels=64))
+    build(model, profiles=["cpu"], calibration=str(npz), out=out, max_drop=1.0, name="net", compression=options, **RUN)
+    bundle = Bundle(out)
+    bundle.verify()
+    fallback = bundle.variants[-1]
+    assert fallback.config.unpacked is not None
+    assert fallback.need(LAYER_PACKED).stat().st_size < 0.4 * fallback.config.unpacked.size
+    assert not (bundle.blobs / hex_of(fallback.config.unpacked.digest)).exists()
+    check_golden(open_engine(fallback), fallback)
+    assert warm_up(bundle.blobs, fallback.digest, runs=10, cache=tmp_path / "cache").ok
+    assert all(r.latency is not None for r in bench_bundle(out, seconds=0.1).rows)
+    [row] = [v for v in inspect_bundle(out).variants if v.fallback]
+    assert row.engine_bytes == fallback.need(LAYER_PACKED).stat().st_size

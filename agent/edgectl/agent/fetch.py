@@ -72,8 +72,8 @@ class Fetched:
 
 
 def variant_blobs(store: Path, installed: Iterable[Installed]) -> list[Descriptor]:
-    """Config and layers of installed variants. Raises :class:`BundleError` / :class:`IntegrityError`."""
-    return [d for i in installed for d in Variant.open(store, i.manifest).descriptors()]
+    """What lies on disk of installed variants: config, layers, decoded engines. Raises :class:`BundleError` / :class:`IntegrityError`."""
+    return [d for i in installed for d in Variant.open(store, i.manifest).installed()]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Fetcher:
     ) -> Fetched:
         """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the ``role``.
 
-        Raises :class:`IntegrityError` (what arrives is not what was signed), :class:`BundleError` (no variant fits, or the
+        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is not what was signed), :class:`BundleError` (no variant fits, or the
         bundle is malformed), :class:`StorageError` (no space), :class:`Cancelled`.
         """
         if index.size > MAX_INDEX_BYTES:
@@ -132,13 +132,21 @@ class Fetcher:
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             blobs = [d for v in wanted for d in v.descriptors()]
-            self.store.check_space(sum(d.size for d in blobs if not self.store.has(d.digest)))
+            self.store.check_space(sum(d.size for v in wanted for d in v.installed() if not self.store.has(d.digest)))
             session.get(blobs)
+        for v in wanted:
+            self._unpack(v)
         return Fetched(
             chosen=Installed(release=release, bundle=index.digest, manifest=chosen.digest, role=role),
             fallback=None if fallback is None else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
             blobs=(index, *(d for d in candidates if d.digest in {v.digest for v in wanted}), *blobs),
         )
+
+    def _unpack(self, variant: Variant) -> None:
+        """Decode a packed engine into the store: from here on it is a blob like any other, under the digest that was signed."""
+        unpacked = variant.config.unpacked
+        if unpacked is not None and not self.store.has(unpacked.digest):
+            self.store.put(unpacked.digest, variant.unpack())
 
     def _fallback(self, variants: Sequence[Variant]) -> Variant | None:
         """The CPU variant to fall back to, where the bundle has one for this machine."""

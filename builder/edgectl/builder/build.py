@@ -16,7 +16,7 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Outcome
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.compress.run import CompressionReport, compress
+from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
@@ -128,6 +128,9 @@ def build(
         if progress is not None:
             progress(Progress(stage, reached[0], message, best))
 
+    minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
+    if minutes_to_recover:
+        training()  # raises before the long work if torch is not there
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
     graph, inputs, log = prepare(model, task)
@@ -142,11 +145,13 @@ def build(
             max_drop = max(0.0, max_drop - shrunk.drop)  # what is left of the budget for quantization
         table = _calibrate(graph, slices, notes, tell)
         tuning = out.with_name(f"{out.name}.tuning.jsonl")
-        work = Work(graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning)
+        work = Work(
+            graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover
+        )
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
-            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random,
+            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
         if shrunk.steps:
@@ -217,7 +222,7 @@ def _compress(
     judge = Judge(task, slices.search, reference)
     reference.close()
     return compress(
-        graph, options, [s.feeds for s in slices.calibration], judge, max_drop=1.0 if slices.random else max_drop,
+        graph, options, [s.feeds for s in slices.calibration], judge, max_drop=1.0 if slices.random else max_drop, decode=task.decode,
         progress=lambda what, share: tell("compress", 0.02 + 0.03 * share, what, ""),
     )  # fmt: skip
 

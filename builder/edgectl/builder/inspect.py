@@ -14,6 +14,7 @@ from edgectl.builder.report import Report, read_report
 from edgectl.core.bundle import (
     LAYER_ENGINE,
     LAYER_LAYERS,
+    LAYER_PACKED,
     LAYER_PROVENANCE,
     LAYER_SBOM,
     MAX_JSON_BYTES,
@@ -41,6 +42,7 @@ class VariantInfo:
     fallback: bool
     speed_only: bool
     engine_bytes: int
+    """As it travels."""
     total_bytes: int
     """All blobs of this variant; blobs that variants share count in each."""
     added_bytes: int
@@ -95,8 +97,8 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
     sizes = {d.mediaType: d.size for d in v.manifest.layers}
     return VariantInfo(
         digest=v.digest, profile=c.profile, variant=c.variant, runtime=c.runtime, requires=c.requires, fallback=c.fallback,
-        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, 0), total_bytes=sum(d.size for d in v.descriptors()),
-        added_bytes=sum(d.size for d in added), added_engine_bytes=sum(d.size for d in added if d.mediaType == LAYER_ENGINE),
+        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)), total_bytes=sum(d.size for d in v.descriptors()),
+        added_bytes=sum(d.size for d in added), added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
         roles=c.roles, expected_rss_mb=c.expected_rss_mb,
         precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
         session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,

@@ -34,7 +34,7 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Basis", "Rungs", "climb", "fewest", "float_report", "prepare_basis"]
+__all__ = ["Basis", "Rungs", "Tune", "climb", "fewest", "float_report", "prepare_basis"]
 
 _RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
@@ -45,6 +45,7 @@ _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
 
 Tell = Callable[[str], None]
+Tune = Callable[[Quantized], Quantized]
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,14 @@ def prepare_basis(
 
 def climb(
     basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell,
-    also: Sequence[Family] = (),
+    also: Sequence[Family] = (), tune: Tune | None = None,
 ) -> Rungs:  # fmt: skip
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
     ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
     can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too,
-    where that of ``family`` or a variation of it holds.
+    where that of ``family`` or a variation of it holds. ``tune`` trains the whole graph in int8, if that
+    loses anything, and is kept if it loses less then.
     """
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
@@ -154,8 +156,15 @@ def climb(
             made[name] = q
         return judged[name].drop <= max_drop
 
+    fits = attempt("full", full)
+    if tune is not None and "full" in judged and judged["full"].drop > 0:
+        tuned = tune(full)
+        fits = attempt("full-tuned", tuned) or fits
+        worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
+        made.pop(worse, None)
+        full = tuned if worse == "full" else full
     parts: list[Part] = []
-    if attempt("full", full) or len(names) <= _SMALL:
+    if fits or len(names) <= _SMALL:
         if family.placement == "tensors":
             attempt("conv-only", alike((), False))
             if len(names) <= _SMALL:

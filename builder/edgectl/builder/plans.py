@@ -19,10 +19,10 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
 from edgectl.builder.data import Sample, Slices
-from edgectl.builder.families import FAMILIES
+from edgectl.builder.families import FAMILIES, Family
 from edgectl.builder.half import half
 from edgectl.builder.lab import HostLab
-from edgectl.builder.ladder import Basis, Rungs, climb, float_report, prepare_basis
+from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized, symmetric_ranges
 from edgectl.builder.search import Goal, search
@@ -62,6 +62,8 @@ class Work:
     tuning: Path | None = None
     """Where measurements are kept until the bundle is whole; None: nowhere."""
     judge_cache: dict[str, Judge] = field(default_factory=dict)
+    recover_minutes: float = 0.0
+    """How long each family's int8 graph may be fine-tuned."""
 
     def judge(self, which: Literal["search", "confirmation"]) -> Judge:
         """The judge of a slice; made when it is first needed."""
@@ -123,8 +125,29 @@ def _rungs(work: Work, family: str) -> Rungs | None:
         work.rungs[family] = climb(
             work.basis[0], spec, calibration, work.judge("search"), max_drop=_limit(work), timed=family == host_family(work.machine), tell=tell,
             also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
+            tune=_tune(work, spec, tell),
         )  # fmt: skip
     return work.rungs[family]
+
+
+def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | None:
+    """Fine-tuning of int8 for the minutes that were allowed; None if none were."""
+    if not work.recover_minutes:
+        return None
+    from edgectl.builder.compress.qat import fine_tune  # torch is there: compression asked for it before anything was measured
+
+    def tune(q: Quantized) -> Quantized:
+        samples = [s.feeds for s in work.slices.calibration]
+        taught, lesson = fine_tune(
+            q, work.basis[0].model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
+            decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
+        )  # fmt: skip
+        work.notes.append(
+            f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back loss {lesson.before:.4f} → {lesson.after:.4f}"
+        )
+        return taught
+
+    return tune
 
 
 def _recipes(work: Work, family: str) -> dict[str, Quantized]:

@@ -28,7 +28,7 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["ROWS", "adopt", "reconstruct"]
+__all__ = ["ROWS", "Layer", "Walk", "adopt", "patched", "reconstruct"]
 
 Array = NDArray[np.float64]
 Patches = NDArray[np.float32]
@@ -60,12 +60,12 @@ def reconstruct(
     stored = {t.name: t for t in changed.graph.initializer}
     by_name = {n.name: n for n in changed.graph.node}
     index = GraphIndex(model)
-    layers = [n for n in weighted_nodes(index) if n.name in quantized.placement.nodes and _patched(n, index)]
-    exact = _Walk(model, [n.input[0] for n in layers], samples)
-    rough = _Walk(changed, [by_name[n.name].input[0] for n in layers], samples)
+    layers = [n for n in weighted_nodes(index) if n.name in quantized.placement.nodes and patched(n, index)]
+    exact = Walk(model, [n.input[0] for n in layers], samples)
+    rough = Walk(changed, [by_name[n.name].input[0] for n in layers], samples)
     rng = np.random.default_rng(0)
     for n in layers:
-        layer = _Layer.read(index, n)
+        layer = Layer.read(index, n)
         count = math.ceil(rows / len(samples))
         cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
         want, seen = (np.concatenate([c[side] for c in cut], axis=1) for side in (0, 1))
@@ -89,7 +89,7 @@ def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
     return replace(quantized, model=changed, rebuilt=True)
 
 
-def _patched(n: NodeProto, index: GraphIndex) -> bool:
+def patched(n: NodeProto, index: GraphIndex) -> bool:
     """Whether the inputs of this node can be cut into patches here."""
     if n.op_type == "ConvTranspose" or any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in n.attribute):
         return False
@@ -97,7 +97,7 @@ def _patched(n: NodeProto, index: GraphIndex) -> bool:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """``weight``: (groups, outputs per group, inputs per group); ``kernel`` etc. for convolutions."""
 
     weight: Array
@@ -110,7 +110,7 @@ class _Layer:
     convolution: bool = False
 
     @classmethod
-    def read(cls, index: GraphIndex, n: NodeProto) -> _Layer:
+    def read(cls, index: GraphIndex, n: NodeProto) -> Layer:
         w = np.asarray(index.weights(n.input[1]), np.float64)
         if n.op_type != "Conv":
             transposed = not (n.op_type == "Gemm" and attribute(n, "transB"))
@@ -122,10 +122,10 @@ class _Layer:
             ints.get("strides", (1, 1)), ints.get("dilations", (1, 1)), ints.get("pads", (0, 0, 0, 0)), True,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def codes(self, weight: Array) -> NDArray[np.int8]:
+    def unflattened(self, weight: Array) -> Array:
         """Back into the shape of the initializer."""
         flat = weight.reshape(-1, weight.shape[-1])
-        return np.asarray((flat.T if self.transposed else flat).reshape(self.shape), np.int8)
+        return (flat.T if self.transposed else flat).reshape(self.shape)
 
     def patches(self, a: Patches, b: Patches, count: int, rng: np.random.Generator) -> tuple[Patches, Patches]:
         """The same ``count`` random input patches of two tensors, each (groups, count, inputs per group)."""
@@ -151,7 +151,7 @@ class _Layer:
 
 
 def _refit(
-    layer: _Layer,
+    layer: Layer,
     node: NodeProto,
     stored: dict[str, TensorProto],
     makers: dict[str, NodeProto],
@@ -169,7 +169,7 @@ def _refit(
         a, b = want - mean_want.astype(np.float32), seen - mean_seen.astype(np.float32)
         codes = _round(layer.weight, scale, a, b, weight_max)
         held = stored[dequantize.input[0]]
-        held.CopyFrom(numpy_helper.from_array(layer.codes(codes), held.name))
+        held.CopyFrom(numpy_helper.from_array(layer.unflattened(codes).astype(np.int8), held.name))
     if len(node.input) > 2 and node.input[2]:
         shift = layer.weight @ mean_want.transpose(0, 2, 1) - (codes * scale) @ mean_seen.transpose(0, 2, 1)
         _add(stored, makers, node.input[2], shift.reshape(-1))
@@ -209,7 +209,7 @@ def _add(stored: dict[str, TensorProto], makers: dict[str, NodeProto], bias: str
     held.CopyFrom(numpy_helper.from_array(np.clip(codes, -(2**31), 2**31 - 1).astype(np.int32), held.name))
 
 
-class _Walk:
+class Walk:
     """Computes a list of tensors one after the other, over all samples, each from the nearest ones that it computed before.
 
     So that a layer may be changed between its input and the next one's, at the cost of one inference in small pieces. A tensor

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 
 from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.compress.weights import weight_regions
 from edgectl.builder.data import Sample
 from edgectl.builder.package import VariantContent, provenance, sbom
 from edgectl.core.bundle import (
@@ -22,6 +24,7 @@ from edgectl.core.bundle import (
     LAYER_ENGINE,
     LAYER_GOLDEN,
     LAYER_LAYERS,
+    LAYER_PACKED,
     LAYER_PROVENANCE,
     LAYER_SBOM,
     GoldenSpec,
@@ -34,8 +37,10 @@ from edgectl.core.bundle import (
     SessionSettings,
     TensorSpec,
     Tolerance,
+    Unpacked,
     VariantConfig,
 )
+from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError
 from edgectl.core.files import digest_of
 from edgectl.core.task import TaskSpec
@@ -48,6 +53,7 @@ __all__ = ["Identity", "VariantPlan", "make_variant"]
 
 GOLDEN_SAMPLES = 2
 _NOISE_FACTOR = 4.0
+_WORTH_PACKING = 0.9  # of the bytes
 _FLOOR = 1e-3  # of the output's largest value
 _QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0}
 _IMPLICIT_SHARE = 2.0  # the device rounds by rules of its own: as far from the recorded graph as that is from float
@@ -69,6 +75,8 @@ class Identity:
     """Golden inputs are taken from these."""
     float_model: bytes = field(repr=False)
     speed_only: bool = False
+    packed: bool = False
+    """Weights were shared: engines travel packed where that is smaller."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,11 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
     golden = {f"in/{i}/{n}": a for i, s in enumerate(inputs) for n, a in s.feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}
     engine_digest = digest_of(plan.model)
-    layers = [(LAYER_ENGINE, plan.model), (LAYER_GOLDEN, write_npz(golden)), *plan.parts]
+    packed = _packed(plan.model) if identity.packed else None
+    if packed is not None:
+        config = config.model_copy(update={"unpacked": Unpacked(digest=engine_digest, size=len(plan.model))})
+    engine = (LAYER_ENGINE, plan.model) if packed is None else (LAYER_PACKED, packed)
+    layers = [engine, (LAYER_GOLDEN, write_npz(golden)), *plan.parts]
     layers.append(
         (LAYER_LAYERS, json.dumps([r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")).encode())
     )
@@ -140,6 +152,12 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
     layers.append((LAYER_PROVENANCE, provenance({plan.variant: engine_digest}, parameters, materials)))
     layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
     return VariantContent(config, (*layers, *extra))
+
+
+def _packed(model: bytes) -> bytes | None:
+    """The engine in the form of the weight-sharing codec; None if that saves less than a tenth."""
+    small = pack(model, weight_regions(onnx.load_from_string(model)))
+    return small if len(small) <= _WORTH_PACKING * len(model) else None
 
 
 def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[Outputs], dict[str, Tolerance]]:

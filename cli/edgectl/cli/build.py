@@ -38,11 +38,16 @@ def build(
         typer.Option(help="channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4; may be given more than once."),
     ] = None,
     importance: Annotated[
-        str, typer.Option(help="What pruning keeps: by magnitude, activation or taylor (needs torch).")
+        str, typer.Option(help="What pruning keeps: by magnitude, activation, hessian, or taylor (needs torch).")
     ] = "magnitude",
     cluster: Annotated[int, typer.Option(help="Share weights: at most this many values a tensor (k-means); 0: off.")] = 0,
     recover: Annotated[
-        float, typer.Option(min=0, max=1440, help="Minutes of training after pruning; the float model is the teacher, no labels.")
+        float,
+        typer.Option(
+            min=0,
+            max=1440,
+            help="Minutes of training after pruning, and of int8 that loses accuracy; float is the teacher, no labels.",
+        ),
     ] = 0.0,
     json: Json = False,
 ) -> None:

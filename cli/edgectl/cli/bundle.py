@@ -12,7 +12,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
-from edgectl.core.bundle import LAYER_LAYERS, MAX_JSON_BYTES, Bundle, LayerReport, Variant, added_blobs, read_bounded
+from edgectl.core.bundle import (
+    LAYER_LAYERS,
+    LAYER_PACKED,
+    MAX_JSON_BYTES,
+    Bundle,
+    LayerReport,
+    Variant,
+    added_blobs,
+    read_bounded,
+)
 from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
@@ -110,6 +119,9 @@ def variants_table(bundle: Bundle) -> Table:
 def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
     r, s = v.config.recipe, v.config.session
     t = table(f"{v.config.profile}/{v.config.variant}", "")
+    if v.config.unpacked is not None:
+        packed = next(d.size for d in v.manifest.layers if d.mediaType == LAYER_PACKED)
+        t.add_row("engine", f"travels packed in {packed:,} bytes, {v.config.unpacked.size:,} when decoded at installation")
     t.add_row("recipe", f"{r.family}: {', '.join(r.passes) or 'no passes'}")
     if r.activations:
         t.add_row("quantization", f"activations {r.activations}, weights {r.weights}, {r.method} over {r.samples} samples")

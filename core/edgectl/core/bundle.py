@@ -20,16 +20,17 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
+from edgectl.core.codebook import unpack
 from edgectl.core.errors import BundleError, IntegrityError
-from edgectl.core.files import digest_of, file_digest, hex_of
+from edgectl.core.files import atomic_write, digest_of, file_digest, hex_of
 from edgectl.core.schema import Config, Digest, Message, Name, parse_json
 from edgectl.core.task import TaskSpec
 
 __all__ = [
     "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
-    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
+    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PACKED", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
     "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "ROLES", "Bundle", "Conditions", "Descriptor", "FreshRun", "GoldenSpec", "Index",
-    "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance",
+    "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Unpacked",
     "Variant", "VariantConfig", "added_blobs", "select",
 ]  # fmt: skip
 
@@ -38,6 +39,8 @@ MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_CONFIG = "application/vnd.edgectl.variant.config.v1+json"
 LAYER_ENGINE = "application/vnd.edgectl.engine.v1.onnx"
 """The ONNX file that the runtime opens, or that the finaliser compiles (TensorRT)."""
+LAYER_PACKED = "application/vnd.edgectl.engine.v1.packed"
+"""In place of :data:`LAYER_ENGINE`: that file as :mod:`edgectl.core.codebook` packs it; see :class:`Unpacked`."""
 LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 """Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
@@ -201,6 +204,13 @@ class Tolerance(Config):
     max_abs: float
 
 
+class Unpacked(Config):
+    """The ONNX file that a packed engine layer decodes to. It is named here, in what was signed, and decoded at installation."""
+
+    digest: Digest
+    size: int = Field(ge=1, le=2 << 30)  # bytes
+
+
 class GoldenSpec(Config):
     """How many golden samples there are and how close a finalised engine must come, per output."""
 
@@ -249,6 +259,8 @@ class VariantConfig(Config):
     """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that was not measured."""
     speed_only: bool = False
     """Calibrated on random data: never for production."""
+    unpacked: Unpacked | None = None
+    """Set if, and only if, the engine travels packed."""
     fallback: bool = False
     """The CPU variant that any machine of the profile's architecture can run."""
 
@@ -279,10 +291,18 @@ class Variant:
             what="variant config",
             error=BundleError,
         )
+        kinds = {d.mediaType for d in manifest.layers} & {LAYER_ENGINE, LAYER_PACKED}
+        if (config.unpacked is not None) != (LAYER_PACKED in kinds) or len(kinds) > 1:
+            raise BundleError(f"the engine layer of variant {config.variant} is not what its config says: packed, or as it is")
         return cls(blobs, digest, manifest, config)
 
     def layer(self, media_type: str) -> Path | None:
-        """Path of the first layer of this type; None if the variant has none."""
+        """Path of the first layer of this type; None if the variant has none.
+
+        The engine of a packed variant: where :meth:`engine` of an installation puts it.
+        """
+        if media_type == LAYER_ENGINE and self.config.unpacked is not None:
+            return self.blobs / hex_of(self.config.unpacked.digest)
         for d in self.manifest.layers:
             if d.mediaType == media_type:
                 return self.blobs / hex_of(d.digest)
@@ -297,17 +317,55 @@ class Variant:
             )
         return path
 
+    def unpack(self) -> bytes:
+        """The ONNX file of a packed variant, decoded from its layer. The size that was signed bounds what is taken of memory.
+
+        Raises :class:`BundleError` if the layer is missing or too large, :class:`IntegrityError` if it decodes to anything else than the config says.
+        """
+        unpacked = self.config.unpacked
+        if unpacked is None:
+            raise BundleError(f"the engine of variant {self.config.variant} is not packed")
+        packed = read_bounded(self.need(LAYER_PACKED), unpacked.size + MAX_JSON_BYTES)
+        data = unpack(packed, max_bytes=unpacked.size)
+        if len(data) != unpacked.size or digest_of(data) != unpacked.digest:
+            raise IntegrityError(
+                f"the packed engine of variant {self.config.variant} decodes to something else than was signed",
+                hint="build the bundle again",
+            )
+        return data
+
+    def engine(self, folder: Path) -> Path:
+        """The ONNX file. Of a packed variant that is not installed (a bundle on a host) it is decoded into ``folder``, once."""
+        path = self.layer(LAYER_ENGINE)
+        if self.config.unpacked is None or (path is not None and path.is_file()):
+            return self.need(LAYER_ENGINE)
+        kept = folder / hex_of(self.config.unpacked.digest)
+        if not (kept.is_file() and file_digest(kept) == self.config.unpacked.digest):
+            atomic_write(kept, self.unpack())
+        return kept
+
     def descriptors(self) -> Iterator[Descriptor]:
         """Config and layers: every blob but the manifest itself."""
         yield self.manifest.config
         yield from self.manifest.layers
 
+    def installed(self) -> Iterator[Descriptor]:
+        """What lies on a device: :meth:`descriptors`, and the decoded engine if it came packed."""
+        yield from self.descriptors()
+        if (u := self.config.unpacked) is not None:
+            yield Descriptor(mediaType=LAYER_ENGINE, digest=u.digest, size=u.size)
+
     def verify(self) -> int:
-        """Hash every blob of this variant. Returns the bytes read; raises :class:`IntegrityError` at the first wrong one."""
+        """Hash every blob of this variant, and what a packed engine decodes to.
+
+        Returns the bytes read; raises :class:`IntegrityError` at the first wrong one.
+        """
         total = len(_read(self.blobs, self.digest))
         for d in self.descriptors():
             verify_blob(self.blobs / hex_of(d.digest), d)
             total += d.size
+        if self.config.unpacked is not None:
+            self.unpack()
         return total
 
 

@@ -20,6 +20,7 @@ __all__ = ["pack", "unpack"]
 _MAGIC = b"EDGCB1\n"
 _MAX_HEADER = 1 << 20
 _WORD = 4  # bytes of a weight
+_BLOCK = 1 << 18  # weights that are widened at a time; a multiple of 8, so that blocks start at whole bytes
 
 
 def pack(data: bytes, regions: Sequence[bytes]) -> bytes:
@@ -70,10 +71,14 @@ def unpack(packed: bytes, *, max_bytes: int) -> bytes:
             taken += offset - made
             book = np.frombuffer(body, "<u4", k, at)
             width = (count * _bits(k) + 7) // 8
-            indices = _wide(body[at + _WORD * k : at + _WORD * k + width], _bits(k), count)
-            if int(indices.max()) >= k:
-                raise ValueError("index")
-            pieces.append(book[indices].tobytes())
+            start = at + _WORD * k
+            for first in range(0, count, _BLOCK):
+                bits, many = _bits(k), min(_BLOCK, count - first)
+                begin = start + first * bits // 8
+                indices = _wide(body[begin : begin + (many * bits + 7) // 8], bits, many)
+                if int(indices.max()) >= k:
+                    raise ValueError("index")
+                pieces.append(book[indices].tobytes())
             at += _WORD * k + width
             made = offset + _WORD * count
         pieces.append(body[taken:inner])

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from edgectl.core.bundle import LAYER_ENGINE, LAYER_RANGES, Recipe, SessionSettings, Variant
+from edgectl.core.bundle import LAYER_RANGES, Recipe, SessionSettings, Variant
 from edgectl.core.errors import EdgectlError, ProfileError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
 from edgectl.device_profiles.catalogue import load_profile, profile_names
@@ -83,7 +83,7 @@ def finalise(
     cache holds what it held before.
     """
     started = time.monotonic()
-    model = variant.need(LAYER_ENGINE)
+    model = variant.engine(cache)
     runtime, provider = variant.config.runtime, variant.config.session.provider
     if runtime == "tensorrt":
         limits = limits or _limits(variant.config.profile)

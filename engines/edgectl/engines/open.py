@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
+from edgectl.core.bundle import SessionSettings, Variant
 from edgectl.core.errors import EngineError
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise import finalise
@@ -23,20 +24,22 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
     settings = variant.config.session
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
-    original = variant.need(LAYER_ENGINE)
-    path = original if cache is None else finalise(variant, cache).path
-    if variant.config.runtime != "tensorrt":
-        if path != original:
-            settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
-        return open_model(path, settings, runtime=variant.config.runtime)
     if cache is None:
-        raise EngineError(
-            f"variant {variant.config.variant} is compiled on the device and needs a folder for its plan",
-            hint="give a cache folder, or take the CPU fallback variant",
-        )
+        if variant.config.runtime == "tensorrt":
+            raise EngineError(
+                f"variant {variant.config.variant} is compiled on the device and needs a folder for its plan",
+                hint="give a cache folder, or take the CPU fallback variant",
+            )
+        with tempfile.TemporaryDirectory() as folder:  # for an engine that is still packed
+            return open_model(variant.engine(Path(folder)), settings, runtime=variant.config.runtime)
+    final = finalise(variant, cache)
+    if variant.config.runtime != "tensorrt":
+        if final.kind == "optimised":
+            settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
+        return open_model(final.path, settings, runtime=variant.config.runtime)
     from edgectl.engines.tensorrt import TensorRtEngine  # here: only devices with TensorRT load its module
 
-    return TensorRtEngine(path)
+    return TensorRtEngine(final.path)
 
 
 def open_model(model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime") -> Engine:

@@ -1,161 +1,121 @@
 """Structured pruning: whole channels go, so every runtime gets faster. At ONNX level, no training library.
 
-A convolution's channels can go where everything that they reach, up to the next convolutions or matrix products, treats channels
-one by one. Where they meet other branches (residual adds, concats, splits) or leave the graph, the convolution stays whole and
-the report says why.
+:mod:`~edgectl.builder.compress.coupling` says which channels go together. What is asked for is a share of every group's channels;
+the multiply-accumulates that this would save are saved where they cost least.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgectl.builder.compress.weights import Floats, Weight, replace_weights, weights_of
-from edgectl.builder.graph import GraphIndex, attribute
+from edgectl.builder.compress.coupling import Coupling, remove
+from edgectl.builder.graph import GraphIndex
+from edgectl.builder.placement import weighted_nodes
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 
-__all__ = ["Group", "channel_step", "groups_of", "prune_channels"]
+__all__ = ["channel_step", "prune_channels"]
 
-_EACH = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSwish", "HardSigmoid", "Tanh", "Elu", "Softplus", "Identity", "MaxPool", "AveragePool", "GlobalAveragePool")  # fmt: skip
-"""They compute each channel of their first input for itself."""
 _STEPS = (1, 2, 4, 8, 16)
 _TOLERANCE = 1.10  # latency per MAC against full vectors
 
-
-@dataclass
-class Group:
-    """Channels that live and die together: made by ``conv``, carried by ``depthwise``, read by ``consumers``."""
-
-    conv: Weight
-    depthwise: list[NodeProto] = field(default_factory=list)
-    consumers: list[tuple[Weight, int]] = field(default_factory=list)
-    """Weight and how many consecutive entries of its input axis one channel is (1; H·W after a flatten)."""
-
-    @property
-    def channels(self) -> int:
-        return int(self.conv.value.shape[0])
-
-
-def groups_of(model: ModelProto) -> tuple[list[Group], dict[str, str]]:
-    """What can be pruned, and for every other convolution the reason why not."""
-    index = GraphIndex(model)
-    weights = {w.node.name: w for w in weights_of(index)}
-    groups, reasons = [], {}
-    for w in weights.values():
-        if w.node.op_type != "Conv" or attribute(w.node, "group", 1) != 1:
-            continue
-        group = Group(w)
-        reason = _follow(index, weights, group)
-        if reason is None:
-            groups.append(group)
-        else:
-            reasons[w.node.name] = reason
-    return groups, reasons
-
-
-def _follow(index: GraphIndex, weights: Mapping[str, Weight], group: Group) -> str | None:
-    """Fill the group; None if its channels reach nothing but what can follow their removal."""
-    entries: dict[str, int] = {group.conv.node.output[0]: 1}  # tensor → entries a channel
-    queue, products = list(entries), []
-    while queue:
-        tensor = queue.pop()
-        if tensor in index.outputs or tensor in index.captured:
-            return "its channels are an output of the graph"
-        for node, slot in index.readers[tensor]:
-            out, times = node.output[0], entries[tensor]
-            if node.op_type == "Mul":
-                products.append(node)
-            elif node.op_type == "Conv" and slot == 0 and times == 1:
-                w = weights.get(node.name)
-                if w is None:
-                    return f"{node.name} shares its weight or computes it"
-                if attribute(node, "group", 1) == 1:
-                    group.consumers.append((w, 1))
-                    continue
-                if w.value.shape[:2] != (group.channels, 1):
-                    return f"{node.name} is a grouped convolution"
-                group.depthwise.append(node)
-            elif node.op_type in ("Gemm", "MatMul") and slot == 0 and node.name in weights and not attribute(node, "transA"):
-                w = weights[node.name]
-                if w.value.ndim != 2 or w.value.shape[w.input_axis] != group.channels * times:
-                    return f"{node.name} does not read channels along its input axis"
-                group.consumers.append((w, times))
-                continue
-            elif node.op_type in ("Flatten", "Reshape") and slot == 0:
-                before, after = index.shape(tensor), index.shape(out)
-                if node.op_type == "Reshape" or before is None or after is None or len(after) != 2 or after[0] != before[0]:
-                    return f"its channels meet {node.op_type} ({node.name})"
-                times = after[1] // group.channels
-            elif node.op_type not in _EACH or slot != 0:
-                return f"its channels meet {node.op_type} ({node.name})"
-            if out not in entries:
-                entries[out] = times
-                queue.append(out)
-    if any(i not in entries for node in products for i in node.input):
-        return f"its channels meet those of another branch at {products[0].name}"
-    return None if group.consumers else "nothing reads its channels"
+Array = NDArray[np.float64]
 
 
 def prune_channels(
-    model: ModelProto, share: float, step: int, norms: Mapping[str, NDArray[np.float64]] | None,
-    scores: Mapping[str, NDArray[np.float64]] | None = None,
-) -> tuple[ModelProto, dict[str, tuple[int, int]], dict[str, str]]:  # fmt: skip
-    """Remove the least important ``share`` of the channels of every group; what stays is a multiple of ``step``.
+    model: ModelProto, coupling: Coupling, share: float, step: int, damage: Mapping[int, float]
+) -> tuple[ModelProto, dict[str, NDArray[np.int64]], dict[str, str]]:
+    """Remove the channels whose ``damage`` (channel → what its removal costs, in any unit) per saved MAC is least.
 
-    ``norms``: of the channels that each weight reads (:func:`~edgectl.builder.compress.importance.input_norms`), or None for plain
-    magnitude; ``scores``: convolution name → importance of its channels, instead. Returns the graph, convolution → channels before
-    and after, and convolution → why it stayed whole.
+    As many MACs go as by removing ``share`` of every group; of each group at least half of that share's remainder stays, a
+    multiple of ``step`` channels. Returns the graph, layer → which of its channels are left, and layer → why it stayed whole.
     """
-    groups, reasons = groups_of(model)
-    values: dict[str, Floats] = {}
-    index = GraphIndex(model)
-    done: dict[str, tuple[int, int]] = {}
-
-    def current(name: str) -> Floats:
-        return values.get(name, np.asarray(index.weights(name), np.float32))
-
-    for g in groups:
-        keep = max(step, round(g.channels * (1 - share) / step) * step)
-        if keep >= g.channels:
-            reasons[g.conv.node.name] = f"{g.channels} channels do not shrink by {share:g} in steps of {step}"
-            continue
-        score = scores[g.conv.node.name] if scores and g.conv.node.name in scores else _score(g, norms)
-        kept = np.sort(np.argsort(-score, kind="stable")[:keep])
-        for node in (g.conv.node, *g.depthwise):
-            for name in node.input[1:]:
-                values[name] = current(name)[kept]
-        for w, times in g.consumers:
-            rows = (kept[:, None] * times + np.arange(times)).ravel()
-            values[w.name] = np.take(current(w.name), rows, axis=w.input_axis)
-        done[g.conv.node.name] = (g.channels, keep)
-    pruned = replace_weights(model, values)
-    for node in pruned.graph.node:  # a depthwise convolution has as many groups as channels
-        if any(node.name == d.name for g in groups if g.conv.node.name in done for d in g.depthwise):
-            channels = values[node.input[1]].shape[0]
-            next(a for a in node.attribute if a.name == "group").i = channels
-    del pruned.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(pruned, data_prop=True), done, reasons
+    groups = [g.channels[np.argsort([damage.get(int(c), 0.0) for c in g.channels], kind="stable")] for g in coupling.groups]
+    costs = [np.asarray([damage.get(int(c), 0.0) for c in g], np.float64) for g in groups]
+    kept = _choose(costs, _Work(model, coupling, groups), share, step)
+    gone = {int(c) for g, k in zip(groups, kept, strict=True) for c in g[: len(g) - k]}
+    dead = np.fromiter(gone, np.int64, len(gone))
+    done, reasons = {}, dict(coupling.reasons)
+    for name, channels in (*coupling.made.items(), *coupling.passed.items()):
+        left = np.flatnonzero(~np.isin(channels, dead))
+        if len(left) < len(channels):
+            done[name] = left
+        elif name not in reasons and name in coupling.made:
+            reasons[name] = (
+                f"its {len(channels)} channels cost more than others, or do not shrink by {share:g} in steps of {step}"
+            )
+    return remove(model, coupling, gone), done, reasons
 
 
-def _score(g: Group, norms: Mapping[str, NDArray[np.float64]] | None) -> NDArray[np.float64]:
-    """How strongly each channel reaches what reads it: its filter's norm, or the norm of what it was seen to carry."""
-    made = np.sqrt(np.square(g.conv.value.astype(np.float64)).reshape(g.channels, -1).sum(1))
-    total = np.zeros(g.channels)
-    for w, times in g.consumers:
-        square = np.square(np.moveaxis(w.value.astype(np.float64), w.input_axis, 0)).reshape(g.channels * times, -1).sum(1)
-        if norms is None:
-            total += square.reshape(g.channels, times).sum(1) * np.square(made)
-        else:
-            total += (square * np.square(norms[w.name])).reshape(g.channels, times).sum(1)
-    return np.asarray(np.sqrt(total), np.float64)
+def _uniform(size: int, share: float, step: int) -> int:
+    return min(size, max(step, round(size * (1 - share) / step) * step))
+
+
+def _choose(costs: Sequence[Array], work: _Work, share: float, step: int) -> NDArray[np.int64]:
+    """How many channels each group keeps."""
+    sizes = np.asarray([len(c) for c in costs], np.int64)
+    target = work.macs(np.asarray([_uniform(n, share, step) for n in sizes.tolist()], np.int64))
+    floor = np.asarray([_uniform(n, 1 - (1 - share) ** 2, step) for n in sizes.tolist()], np.int64)
+    total = [np.concatenate([[0.0], np.cumsum(c)]) for c in costs]
+    kept: NDArray[np.int64] = np.array(sizes)
+    while (needed := work.macs(kept) - target) > 0:
+        move = np.where(kept % step, kept % step, step)
+        move = np.where(kept - move >= floor, move, 0)
+        if not move.any():
+            break
+        price = np.asarray([t[n - k + m] - t[n - k] for t, n, k, m in zip(total, sizes, kept, move, strict=True)])
+        saved = np.minimum(work.savings(kept, move), needed)  # what is saved beyond the target is worth nothing
+        cheapest = int(np.argmin(np.where(move > 0, price / np.maximum(saved, 1e-9), math.inf)))
+        kept[cheapest] -= move[cheapest]
+    return kept
+
+
+class _Work:
+    """Multiply-accumulates as a function of how many channels each group keeps."""
+
+    def __init__(self, model: ModelProto, coupling: Coupling, groups: Sequence[NDArray[np.int64]]) -> None:
+        index = GraphIndex(model)
+        self._groups = groups
+        reads = {r.weight.node.name: r.channels for r in coupling.readers}
+        whole, into, out = [], [], []
+        for n in weighted_nodes(index):
+            known = index.shape(n.input[1])
+            across = index.shape(n.input[0] if n.op_type == "ConvTranspose" else n.output[0])
+            if known is None or across is None:
+                continue
+            whole.append(math.prod(known) * math.prod(across[2:] if n.op_type.startswith("Conv") else across[:-1]))
+            into.append(self._shares(reads.get(n.name)))
+            out.append(self._shares(coupling.made.get(n.name, coupling.passed.get(n.name))))
+        self._whole = np.asarray(whole, np.float64)
+        self._into, self._out = np.stack(into), np.stack(out)
+
+    def _shares(self, channels: NDArray[np.int64] | None) -> Array:
+        """Of one side of a layer: per group the share of one of its channels; last, the share that stays whatever happens."""
+        if channels is None or not len(channels):
+            return np.asarray([0.0] * len(self._groups) + [1.0])
+        parts = [float(np.isin(channels, g).mean()) for g in self._groups]
+        return np.asarray([p / len(g) for p, g in zip(parts, self._groups, strict=True)] + [1 - sum(parts)])
+
+    def _sides(self, kept: NDArray[np.int64]) -> tuple[Array, Array]:
+        known = np.append(kept, 1)
+        return self._into @ known, self._out @ known
+
+    def macs(self, kept: NDArray[np.int64]) -> float:
+        into, out = self._sides(kept)
+        return float(self._whole @ (into * out))
+
+    def savings(self, kept: NDArray[np.int64], move: NDArray[np.int64]) -> Array:
+        """What each group's move alone would save."""
+        into, out = self._sides(kept)
+        after = (into[:, None] - self._into[:, :-1] * move) * (out[:, None] - self._out[:, :-1] * move)
+        return np.asarray(float(self._whole @ (into * out)) - self._whole @ after, np.float64)
 
 
 def channel_step(*, seconds: float = 1.5, steps: Sequence[int] = _STEPS) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
+from edgectl.builder.compress.coupling import Coupling
 from edgectl.builder.compress.weights import Weight
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["input_norms", "scored"]
+__all__ = ["channel_damage", "input_norms", "scored"]
 
 
 def input_norms(model: ModelProto, weights: Sequence[Weight], samples: Iterable[Feeds]) -> dict[str, NDArray[np.float64]]:
@@ -37,6 +39,31 @@ def input_norms(model: ModelProto, weights: Sequence[Weight], samples: Iterable[
             sums[w.name] = sums.get(w.name, np.zeros_like(square)) + square
     engine.close()
     return {name: np.sqrt(total / max(1, count)) for name, total in sums.items()}
+
+
+def channel_damage(coupling: Coupling, norms: Mapping[str, NDArray[np.float64]] | None) -> dict[int, float]:
+    """Channel → the share of its readers' output energy that goes with it, summed over the readers.
+
+    Without ``norms`` (:func:`input_norms`) the energy of a channel is guessed from the weights that make it.
+    """
+    made: dict[int, float] = defaultdict(float)
+    if norms is None:
+        for (name, axis), channels in coupling.constants.items():
+            weight = coupling.weights.get(name)
+            if weight is not None and axis != weight.input_axis:
+                square = np.square(weight.value.astype(np.float64)).sum(
+                    axis=tuple(i for i in range(weight.value.ndim) if i != axis)
+                )
+                for c, s in zip(channels.tolist(), square.tolist(), strict=True):
+                    made[c] += s
+    damage: dict[int, float] = defaultdict(float)
+    for r in coupling.readers:
+        w, axis = r.weight.value.astype(np.float64), r.weight.input_axis
+        energy = np.square(w).sum(axis=tuple(i for i in range(w.ndim) if i != axis))
+        energy *= np.asarray([made[int(c)] for c in r.channels]) if norms is None else np.square(norms[r.weight.name])
+        for c, e in zip(r.channels.tolist(), (energy / max(float(energy.sum()), 1e-30)).tolist(), strict=True):
+            damage[c] += e
+    return damage
 
 
 def scored(w: Weight, norms: Mapping[str, NDArray[np.float64]] | None) -> NDArray[np.float64]:

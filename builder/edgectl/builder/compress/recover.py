@@ -1,33 +1,54 @@
 """Win back what compression cost, without labels: the float model teaches the compressed one on the calibration inputs.
 
-Inputs are mixed and disturbed on the way, so that a hundred samples teach more than a hundred points; the last eighth of them is
-never trained on and decides which weights are kept. Pruned weights stay zero.
+Pictures are mirrored, moved, brightened and mixed on the way, so that a hundred samples teach more than a hundred points; teacher and
+student see the same. What counts is said in :mod:`~edgectl.builder.compress.attention`. The last eighth of the samples is never trained on and
+decides which weights are kept. Pruned weights stay zero.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgectl.builder.compress.attention import Loss
+from edgectl.builder.compress.coupling import Coupling
 from edgectl.builder.compress.torchgraph import TorchGraph, unsupported
-from edgectl.builder.compress.weights import replace_weights, weights_of
+from edgectl.builder.compress.weights import replace_weights
 from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
+from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["recover", "taylor_scores", "trainable"]
+__all__ = ["Lesson", "agree", "recover", "taylor_damage", "teach", "trainable"]
 
 _BATCH = 16
 _BATCH_VALUES = 1 << 18  # large inputs come in smaller batches: more steps a minute teach more than smoother ones
 _RATE = 2e-3
+_WARM_UP = 20  # steps
+_LOOK = 25  # steps from one look at the held-back samples to the next
+_SPREAD = 32  # samples from which the spread of the outputs is taken
+_ANSWER_BYTES = 64 << 20  # of the teacher's answers that are remembered
+_PICTURE = 64  # edge from which a tensor of four axes is a picture whose content may move
+_MOVE = 0.15  # of its edge, at most half of it each way
 _CLOSE = 1e-3  # how far the torch module may be from ONNX Runtime, of the output's largest value
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Steps taken, and the student's distance from the teacher on held-back samples before and after (:class:`Loss`; equal: 0)."""
+
+    steps: int
+    before: float
+    after: float
 
 
 def trainable(model: ModelProto) -> str | None:
@@ -42,121 +63,156 @@ def trainable(model: ModelProto) -> str | None:
 
 def recover(
     student: ModelProto, teacher: ModelProto, samples: Sequence[Feeds], *, seconds: float, steps: int | None = None,
-    progress: Callable[[float, float], None] | None = None,
-) -> tuple[ModelProto, float, float]:  # fmt: skip
+    decode: DecodeSpec | None = None, progress: Callable[[float, float], None] | None = None,
+) -> tuple[ModelProto, Lesson]:  # fmt: skip
     """Train ``student`` to answer like ``teacher`` for ``seconds``, or for ``steps`` if that is given (then the result is the same
-    each time). ``progress(share, error)``.
+    each time). ``decode`` says where in the outputs detections are; ``progress(share, error)``.
 
-    Returns the student, and its error against the teacher on held-back samples before and after (mean square, of the output's
-    variance). Raises :class:`ModelError` for graphs that cannot be trained here.
+    Raises :class:`ModelError` for graphs that cannot be trained here.
     """
     for model in (student, teacher):
         if reason := trainable(model):
             raise ModelError(f"--recover cannot train this model: {reason}", hint="compress less, without --recover")
+    learner = TorchGraph(student)
+    agree(learner, student, samples[0], samples[1])
+    dead = {k: p == 0 for k, p in learner.named_parameters() if p.ndim > 1 and bool((p == 0).any())}
+
+    def mask() -> None:
+        for k, p in learner.named_parameters():
+            if k in dead:
+                p[dead[k]] = 0
+
+    groups = [{"params": list(learner.parameters()), "rate": _RATE}]
+    lesson = teach(learner, teacher, samples, groups, seconds=seconds, steps=steps, decode=decode, mask=mask, progress=progress)
+    return replace_weights(student, learner.weights()), lesson
+
+
+def teach(
+    learner: TorchGraph, teacher: ModelProto, samples: Sequence[Feeds], groups: list[dict[str, Any]], *, seconds: float,
+    steps: int | None, decode: DecodeSpec | None, mask: Callable[[], None] = lambda: None,
+    progress: Callable[[float, float], None] | None = None,
+) -> Lesson:  # fmt: skip
+    """Train ``learner`` in place and leave in it what did best on held-back samples. ``groups``: its parameters, each with a ``rate``.
+
+    The random batches repeat after a while, so that the teacher answers each but once.
+    """
     torch.manual_seed(0)
     inputs = _batch(samples)
-    count = len(samples)
-    held = max(2, count // 8)
-    training = {n: x[:-held] for n, x in inputs.items()}
-    validation = {n: x[-held:] for n, x in inputs.items()}
-    wise, learner = TorchGraph(teacher).eval(), TorchGraph(student)
-    _agree(learner, student, samples[0], samples[1])
+    held = max(2, len(samples) // 8)
+    training, validation = {n: x[:-held] for n, x in inputs.items()}, {n: x[-held:] for n, x in inputs.items()}
+    wise = TorchGraph(teacher).eval()
     with torch.no_grad():
         truth = wise(validation)
-        scales = [max(float(t.var()), 1e-12) for t in wise(training)]
-    dead = {k: p == 0 for k, p in learner.named_parameters() if p.ndim > 1 and bool((p == 0).any())}
-    optimizer = torch.optim.Adam(learner.parameters(), lr=_RATE)
+        loss = Loss(wise({n: x[:: max(1, len(x) // _SPREAD)] for n, x in training.items()}), decode)
+    equal = loss(truth, truth).item()  # cross entropy is not zero where both agree
+    optimizer = torch.optim.Adam([{**g, "lr": g["rate"]} for g in groups])
+    answers: dict[int, list[torch.Tensor]] = {}
+    repeat = max(1, _ANSWER_BYTES // max(1, _size(training) * sum(t[0].numel() * 4 for t in truth)))
 
     def error() -> float:
         with torch.no_grad():
-            return _loss(learner(validation), truth, scales).item()
+            return loss(learner(validation), truth).item() - equal
 
     before = best = error()
-    kept = learner.state_dict()
-    kept = {k: v.clone() for k, v in kept.items()}
-    start = time.monotonic()
-    step = 0
+    kept = {k: v.clone() for k, v in learner.state_dict().items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))  # threads that wait for a busy core cost more than they bring
+    start, step = time.monotonic(), 0
     while (share := step / steps if steps is not None else (time.monotonic() - start) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = _RATE * 0.5 * (1 + np.cos(np.pi * share)) + 1e-6
-        batch = _disturbed(training)
-        with torch.no_grad():
-            answers = wise(batch)
+            group["lr"] = group["rate"] * (min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + np.cos(np.pi * share)) + 1e-3)
+        number = step % repeat
+        batch = _disturbed(training, torch.Generator().manual_seed(number))
+        if number not in answers:
+            with torch.no_grad():
+                answers[number] = wise(batch)
         optimizer.zero_grad()
-        _loss(learner(batch), answers, scales).backward()
+        loss(learner(batch), answers[number]).backward()
         optimizer.step()
         with torch.no_grad():
-            for k, p in learner.named_parameters():
-                if k in dead:
-                    p[dead[k]] = 0
+            mask()
         step += 1
-        if step % 20 == 0:
+        if step % _LOOK == 0 or step == steps:
             now = error()
             if now < best:
                 best, kept = now, {k: v.clone() for k, v in learner.state_dict().items()}
             if progress is not None:
                 progress(min(1.0, share), best)
+    torch.set_num_threads(threads)
     learner.load_state_dict(kept)
-    return replace_weights(student, learner.weights()), before, best
+    return Lesson(step, before, best)
 
 
-def taylor_scores(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """Convolution name → first-order Taylor importance of its output channels (mean square of weight × gradient, summed per filter).
+def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> dict[int, float]:
+    """Channel → first-order Taylor importance: mean square of weight × gradient, summed over the weights that read the channel.
 
     Without labels the gradient is that of the outputs along random directions: what moves the answer at all counts.
     """
     if reason := trainable(model):
         raise ModelError(
-            f"importance taylor cannot see through this model: {reason}", hint="--importance magnitude or activation"
+            f"importance taylor cannot see through this model: {reason}", hint="--importance magnitude, activation or hessian"
         )
     torch.manual_seed(0)
     graph = TorchGraph(model)
-    totals: dict[str, NDArray[np.float64]] = {}
-    names = {w.name: w.node.name for w in weights_of(GraphIndex(model)) if w.node.op_type == "Conv"}
+    parameters = graph.parameters_by_name()
+    damage: dict[int, float] = defaultdict(float)
     for feeds in samples:
         graph.zero_grad()
         outputs = graph(_batch([feeds]))
         sum(((o * torch.randn_like(o)).sum() / max(float(o.detach().std()), 1e-6) for o in outputs), torch.zeros(())).backward()
-        gradients = {graph._names[k]: p for k, p in graph.named_parameters() if p.grad is not None}
-        for weight, node in names.items():
-            p = gradients[weight]
+        moved: dict[int, float] = defaultdict(float)
+        for r in coupling.readers:
+            p = parameters[r.weight.name]
             assert p.grad is not None
-            score = (p.detach() * p.grad).flatten(1).sum(1).square().double().numpy()
-            totals[node] = totals.get(node, np.zeros_like(score)) + score
-    return totals
+            entries = (p.detach() * p.grad).movedim(r.weight.input_axis, 0).flatten(1).sum(1).double()
+            for c, value in zip(r.channels.tolist(), entries.tolist(), strict=True):
+                moved[c] += value
+        for c, value in moved.items():
+            damage[c] += value**2 / len(samples)
+    return damage
 
 
 def _batch(samples: Sequence[Feeds]) -> dict[str, torch.Tensor]:
-    return {n: torch.from_numpy(np.concatenate([s[n] for s in samples])) for n in samples[0]}
+    """Pictures in the memory layout that torch convolves fastest."""
+    joined = {n: torch.from_numpy(np.concatenate([s[n] for s in samples])) for n in samples[0]}
+    return {n: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for n, x in joined.items()}
 
 
-def _disturbed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A random batch: half as it is, half mixed with another sample, all with a little noise."""
+def _size(inputs: Mapping[str, torch.Tensor]) -> int:
+    return max(4, min(_BATCH, _BATCH_VALUES // next(iter(inputs.values()))[0].numel()))
+
+
+def _disturbed(inputs: Mapping[str, torch.Tensor], random: torch.Generator) -> dict[str, torch.Tensor]:
+    """A random batch: half as it is, half mixed with another sample, all with a little noise. Pictures also mirrored, moved and
+    brightened or darkened, within the range of values they had."""
     first = next(iter(inputs.values()))
-    size = max(4, min(_BATCH, _BATCH_VALUES // first[0].numel()))
-    a, b = torch.randint(len(first), (2, size))
-    share = torch.where(torch.rand(size) < 0.5, torch.ones(size), torch.rand(size))
+    size = _size(inputs)
+    a, b = torch.randint(len(first), (2, size), generator=random)
+    share = torch.where(torch.rand(size, generator=random) < 0.5, 1.0, torch.rand(size, generator=random))
+    gain, flip = 0.8 + 0.4 * torch.rand(size, generator=random), bool(torch.rand((), generator=random) < 0.5)
+    down, right = (torch.rand(2, generator=random) - 0.5).tolist()
     mixed = {}
     for name, x in inputs.items():
-        s = share.reshape(-1, *[1] * (x.ndim - 1))
+        along = (-1, *[1] * (x.ndim - 1))
+        s = share.reshape(along)
         y = s * x[a] + (1 - s) * x[b]
-        mixed[name] = y + torch.randn_like(y) * 0.02 * x.std()
+        if x.ndim == 4 and min(x.shape[2:]) >= _PICTURE:
+            y = (y * gain.reshape(along)).clamp(float(x[a].min()), float(x[a].max()))
+            y = y.roll((round(down * _MOVE * x.shape[2]), round(right * _MOVE * x.shape[3])), (2, 3))
+            y = y.flip(3) if flip else y
+        mixed[name] = y + torch.randn(y.shape, generator=random) * 0.02 * x.std()
     return mixed
 
 
-def _loss(got: list[torch.Tensor], want: list[torch.Tensor], scales: Sequence[float]) -> torch.Tensor:
-    return torch.stack([(g - w).square().mean() / s for g, w, s in zip(got, want, scales, strict=True)]).sum()
-
-
-def _agree(graph: TorchGraph, model: ModelProto, *samples: Feeds) -> None:
+def agree(graph: TorchGraph, model: ModelProto, *samples: Feeds, close: float = _CLOSE) -> None:
     """The module computes, as a batch, what ONNX Runtime computes one by one; else it must not be trained."""
-    engine = open_model(model.SerializeToString(), SessionSettings())
+    engine = open_model(model.SerializeToString(), SessionSettings(optimization="disabled"))
     with torch.no_grad():
         got = graph(_batch(samples))
     for i, feeds in enumerate(samples):
         for (name, want), value in zip(engine.run(feeds).items(), got, strict=True):
             mine = value[i : i + 1].numpy()
-            if mine.shape != want.shape or np.abs(mine - want).max() > _CLOSE * max(float(np.abs(want).max()), 1e-6):
+            if mine.shape != want.shape or np.abs(mine - want).max() > close * max(float(np.abs(want).max()), 1e-6):
                 raise ModelError(
                     f"--recover cannot train this model: as a batch its output {name} differs from ONNX Runtime's",
                     hint="compress less, without --recover",

@@ -14,21 +14,26 @@ from onnx import ModelProto
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.compress.channel import channel_step, prune_channels
 from edgectl.builder.compress.cluster import share_weights
-from edgectl.builder.compress.importance import input_norms
+from edgectl.builder.compress.coupling import couple
+from edgectl.builder.compress.hessian import hessian_damage
+from edgectl.builder.compress.importance import channel_damage, input_norms
 from edgectl.builder.compress.magnitude import prune_two_of_four, prune_weights
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.compress.weights import macs, weights_of
+from edgectl.builder.compress.refit import refit
+from edgectl.builder.compress.weights import macs, weight_regions, weights_of
 from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 
-__all__ = ["CompressionReport", "CompressionStep", "compress"]
+__all__ = ["CompressionReport", "CompressionStep", "compress", "training"]
 
 _SAMPLES = 16  # for importance; recovery takes them all
+_REFIT_SAMPLES = 64
 _SECONDS = 1.0  # of measuring a step
 
 
@@ -63,17 +68,18 @@ class CompressionReport:
 
 
 def compress(
-    model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float,
-    progress: Callable[[str, float], None] | None = None,
+    model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, decode: DecodeSpec | None = None,
+    progress: Callable[[str, float], None] | None = None, each: Callable[[ModelProto], None] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
-    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``.
+    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``;
+    ``decode``: what recovery looks at in the outputs; ``each`` is shown the graph after every step.
 
     Raises :class:`ModelError` if the graph cannot be compressed as asked or the result loses more than ``max_drop``, and
     :class:`UsageError` if training was asked for without torch.
     """
     tell = progress or (lambda what, share: None)
-    training = _training() if options.recover_minutes or options.importance == "taylor" else None
-    meter = _Meter(model, judge, samples[: min(8, len(samples))])
+    torch_part = training() if options.recover_minutes or options.recover_steps or options.importance == "taylor" else None
+    meter = _Meter(model, judge, each, samples[: min(8, len(samples))])
     reasons: dict[str, str] = {}
     some = list(samples[:: max(1, len(samples) // _SAMPLES)])
     now = model
@@ -84,16 +90,28 @@ def compress(
     if options.channel:
         step = options.channel_step or channel_step()
         tell(f"pruning channels in steps of {step}", 0.1)
-        taylor = training.taylor_scores(now, some) if training is not None and options.importance == "taylor" else None
-        now, done, why = prune_channels(now, options.channel, step, None if taylor else norms(), taylor)
+        coupling = couple(now)
+        if torch_part is not None and options.importance == "taylor":
+            damage = torch_part.taylor_damage(now, coupling, some)
+        elif options.importance == "hessian":
+            damage = hessian_damage(now, coupling, some)
+        else:
+            damage = channel_damage(coupling, norms())
+        now, done, why = prune_channels(now, coupling, options.channel, step, damage)
         if not done:
             text = "; ".join(f"{n}: {r}" for n, r in list(why.items())[:4]) or "it has no convolutions"
             raise ModelError(f"no channel of this model can be pruned: {text}", hint="--prune magnitude or 2:4 take any graph")
         reasons |= why
-        removed = sum(a - b for a, b in done.values())
-        meter.add(
-            now, f"channel:{options.channel:g}/{step}", f"{removed} channels of {len(done)} convolutions; {len(why)} stay whole"
+        removed = sum(len(coupling.made[name]) - len(left) for name, left in done.items() if name in coupling.made)
+        meter.add(now, f"channel:{options.channel:g}/{step}", f"{removed} channels of {len(done)} layers; {len(why)} stay whole")
+        now = refit(
+            now,
+            model,
+            done,
+            samples[:: max(1, len(samples) // _REFIT_SAMPLES)],
+            progress=lambda share: tell("refitting the rest", 0.1 + 0.1 * share),
         )
+        meter.add(now, "refit", "the weights that are left, in closed form")
     if options.magnitude:
         tell("pruning weights", 0.2)
         now, zeros = prune_weights(now, options.magnitude, norms())
@@ -107,14 +125,16 @@ def compress(
             "2:4",
             f"{zeros:.0%} of the weights are zero, {len(why)} nodes stay dense; sparse kernels need TensorRT on Ampere or later",
         )
-    if options.recover_minutes and training is not None:
+    if (options.recover_minutes or options.recover_steps) and torch_part is not None:
         tell("recovering", 0.3)
-        now, before, after = training.recover(
-            now, model, list(samples), seconds=options.recover_minutes * 60,
+        now, lesson = torch_part.recover(
+            now, model, list(samples), seconds=options.recover_minutes * 60, steps=options.recover_steps, decode=decode,
             progress=lambda share, error: tell(f"recovering: error {error:.4f}", 0.3 + 0.6 * share),
         )  # fmt: skip
         meter.add(
-            now, f"recover:{options.recover_minutes:g}", f"held-back error {before:.4f} → {after:.4f} of the outputs' variance"
+            now,
+            f"recover:{options.recover_steps or options.recover_minutes:g}",
+            f"{lesson.steps} steps; held-back loss {lesson.before:.4f} → {lesson.after:.4f}",
         )
     if options.cluster:
         tell("sharing weights", 0.9)
@@ -132,13 +152,18 @@ def compress(
 class _Meter:
     """Judges and times each step against the model as it came."""
 
-    def __init__(self, model: ModelProto, judge: Judge, feeds: Sequence[Feeds]) -> None:
+    def __init__(
+        self, model: ModelProto, judge: Judge, each: Callable[[ModelProto], None] | None, feeds: Sequence[Feeds]
+    ) -> None:
+        self._each = each
         self._original, self._judge, self._feeds = model, judge, feeds
         self._macs = macs(model)
         self._since = time.monotonic()
         self.steps: list[CompressionStep] = []
 
     def add(self, model: ModelProto, step: str, note: str) -> None:
+        if self._each is not None:
+            self._each(model)
         data = model.SerializeToString(deterministic=True)
         before, after = open_model(self._original.SerializeToString(), SessionSettings()), open_model(data, SessionSettings())
         drop = self._judge.judge(after).drop
@@ -150,17 +175,17 @@ class _Meter:
         ratio = paired_ratio(times["after"], times["before"])
         before.close()
         after.close()
-        raw = [t.raw_data for t in model.graph.initializer if len(t.raw_data) >= 256]
         self.steps.append(
             CompressionStep(
                 step, drop, round(macs(model) / max(1, self._macs), 4), round(ratio.median, 4), round(ratio.low, 4), round(ratio.high, 4),
-                len(data), len(pack(data, raw)), round(time.monotonic() - self._since, 1), note,
+                len(data), len(pack(data, weight_regions(model))), round(time.monotonic() - self._since, 1), note,
             )
         )  # fmt: skip
         self._since = time.monotonic()
 
 
-def _training() -> ModuleType:
+def training() -> ModuleType:
+    """:mod:`edgectl.builder.compress.recover`; :class:`UsageError` without torch."""
     try:
         from edgectl.builder.compress import recover
     except ImportError as e:

@@ -1,6 +1,7 @@
 """A small float ONNX graph as a torch module, for training: the operators of convolutional networks and classifiers.
 
-Constant float weights of convolutions and matrix products become parameters; everything else is a constant. What it cannot do it
+Constant float weights of convolutions and matrix products become parameters, and so do the codes that a DequantizeLinear
+reads; everything else is a constant. Rounding passes gradients straight through. What it cannot do it
 names (:func:`unsupported`); nothing is approximated.
 """
 
@@ -47,15 +48,16 @@ class TorchGraph(torch.nn.Module):
         super().__init__()
         index = GraphIndex(model)
         trained = {name for n in weighted_nodes(index) for name in n.input[1:] if name in index.initializers}
+        codes = {n.input[0] for n in index.nodes if n.op_type == "DequantizeLinear" and n.input[0] in index.initializers}
         self._nodes = [(n.op_type, list(n.input), list(n.output), _attributes(n)) for n in index.nodes]
         self._inputs, self._outputs = index.inputs, index.outputs
         self._values: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         for i, name in enumerate(index.initializers):
             array = np.array(index.weights(name))
-            if name in trained and array.dtype == np.float32:
+            if (name in trained and array.dtype == np.float32) or name in codes:
                 self._names[f"w{i}"] = name
-                self.register_parameter(f"w{i}", torch.nn.Parameter(torch.from_numpy(array)))
+                self.register_parameter(f"w{i}", torch.nn.Parameter(torch.from_numpy(array.astype(np.float32))))
             else:
                 self._values[name] = torch.from_numpy(array)
 
@@ -68,9 +70,13 @@ class TorchGraph(torch.nn.Module):
                 values[name] = value
         return [values[o] for o in self._outputs]
 
+    def parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
+        """Initializer name → its parameter."""
+        return {self._names[k]: p for k, p in self.named_parameters()}
+
     def weights(self) -> dict[str, Floats]:
         """Initializer name → what it is now."""
-        return {self._names[k]: p.detach().numpy().copy() for k, p in self.named_parameters()}
+        return {name: p.detach().numpy().copy() for name, p in self.parameters_by_name().items()}
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -154,7 +160,30 @@ def _split(v: list[Any], a: dict[str, Any]) -> Any:
     return torch.chunk(v[0], a["num_outputs"], axis)
 
 
+def _quantize(v: list[Any], a: dict[str, Any]) -> Tensor:
+    limits = torch.iinfo(v[2].dtype)
+    axis = a.get("axis", 1)
+    return _rounded(v[0] / _along(v[1], v[0], axis) + _along(v[2], v[0], axis)).clamp(limits.min, limits.max)
+
+
+def _dequantize(v: list[Any], a: dict[str, Any]) -> Tensor:
+    codes = _rounded(v[0]) if isinstance(v[0], torch.nn.Parameter) else v[0]
+    axis = a.get("axis", 1)
+    y: Tensor = (codes - _along(v[2], codes, axis).float()) * _along(v[1], codes, axis)
+    return y
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x + (x.round() - x).detach()
+
+
+def _along(value: Tensor, like: Tensor, axis: int) -> Tensor:
+    """One value for all, or one along an axis."""
+    return value if value.ndim == 0 else value.reshape([-1 if i == axis % like.ndim else 1 for i in range(like.ndim)])
+
+
 _OPS: dict[str, Op] = {
+    "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
     "Conv": _conv, "MaxPool": _max_pool, "AveragePool": _average_pool, "Gemm": _gemm, "Reshape": _reshape, "Resize": _resize,
     "Clip": _clip, "Slice": _slice, "Split": _split,
     "MatMul": lambda v, a: v[0] @ v[1],

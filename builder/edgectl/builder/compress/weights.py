@@ -14,9 +14,10 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from edgectl.builder.graph import GraphIndex, attribute
 from edgectl.builder.placement import weighted_nodes
 
-__all__ = ["Floats", "Weight", "macs", "replace_weights", "weights_of"]
+__all__ = ["Floats", "Weight", "macs", "replace_weights", "weight_regions", "weights_of"]
 
 Floats = NDArray[np.float32]
+_REGION = 256  # bytes from which a codebook can pay
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def replace_weights(model: ModelProto, values: Mapping[str, Floats]) -> ModelPro
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
     del copy.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(copy, data_prop=True)
+
+
+def weight_regions(model: ModelProto) -> list[bytes]:
+    """The pieces of the serialised model that the weight-sharing codec looks at."""
+    return [t.raw_data for t in model.graph.initializer if len(t.raw_data) >= _REGION]
 
 
 def macs(model: ModelProto) -> int:
