@@ -46,6 +46,36 @@ def residual_net(*, channels: int = 16, seed: int = 0, opset: int = 17, batch: i
     return onnx.shape_inference.infer_shapes(model)
 
 
+def nms_net(*, seed: int = 0) -> ModelProto:
+    """image [1, 3, 16, 16] → Conv → 64 boxes (relative corners) and 2 class scores each → NonMaxSuppression → indices."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], name="body", strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="corner"),
+        helper.make_node("Sigmoid", ["c2"], ["s2"], name="unit"),
+        helper.make_node("Reshape", ["s2", "flat4"], ["b4"], name="flatten"),
+        helper.make_node("Transpose", ["b4"], ["boxes"], name="turn", perm=[0, 2, 1]),
+        helper.make_node("Conv", ["r1", "w3"], ["c3"], name="class"),
+        helper.make_node("Sigmoid", ["c3"], ["s3"], name="probability"),
+        helper.make_node("Reshape", ["s3", "flat2"], ["classes"], name="flatten_classes"),
+        helper.make_node("NonMaxSuppression", ["boxes", "classes", "many", "iou", "score"], ["picked"], name="nms"),
+    ]
+    weights = {
+        "w1": rng.standard_normal((16, 3, 3, 3)) * 0.3, "w2": rng.standard_normal((4, 16, 1, 1)) * 0.3,
+        "w3": rng.standard_normal((2, 16, 1, 1)) * 0.3, "iou": np.asarray([0.5]), "score": np.asarray([0.3]),
+    }  # fmt: skip
+    constants = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
+    constants += [numpy_helper.from_array(np.asarray(v, np.int64), n) for n, v in (("flat4", [1, 4, 64]), ("flat2", [1, 2, 64]), ("many", [100]))]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "nms", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("picked", TensorProto.INT64, ["k", 3])], constants,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
 def images(count: int, *, seed: int = 3, size: int = 32) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     return [{"image": rng.random((1, 3, size, size)).astype(np.float32)} for _ in range(count)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.builder.conftest import Save, residual_net
+from tests.builder.conftest import Save, nms_net, residual_net
 
 from edgectl.builder import package
 from edgectl.builder.bench import bench_bundle
@@ -29,7 +29,7 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.errors import DataError, EdgectlError, IntegrityError, ModelError, ProfileError, StorageError, UsageError
 from edgectl.core.files import digest_of, hex_of
-from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
@@ -143,6 +143,24 @@ def test_a_dla_profile_gets_explicit_and_implicit_int8_before_the_graphs_for_the
     near = check_golden(open_model(implicit.need(LAYER_ENGINE), implicit.config.session), implicit)
     assert near.outputs["out"].max_abs > 1e-5
     assert explicit.config.recipe.family == implicit.config.recipe.family == "trt-dla"
+
+
+def test_a_graph_with_nms_inside_is_built_without_it(tmp_path: Path) -> None:
+    boxes = TaskSpec(
+        name="boxes", input=ImageInput(width=16, height=16), labels=("a", "b"), metric="detection",
+        decode=DecodeSpec(kind="boxes-scores", score=0.05, box_unit="relative"),
+    )  # fmt: skip
+    model, pixels = nms_net(), np.random.default_rng(0).random((24, 3, 16, 16)).astype(np.float32)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(tmp_path / "c.npz", image=pixels)
+    report = build(
+        tmp_path / "model.onnx", profiles=["cpu-arm64"], calibration=str(tmp_path / "c.npz"), out=tmp_path / "out",
+        **{**RUN, "task": boxes},
+    )  # fmt: skip
+    assert any("cut off" in n for n in report.notes)
+    for v in Bundle(tmp_path / "out").variants:
+        assert [o.name for o in v.config.outputs] == ["boxes", v.config.task.decode.scores]
+        assert v.config.task.decode.boxes == "boxes"
 
 
 def test_provenance_and_sbom_name_what_went_in(save: Save, npz: Path, tmp_path: Path) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.builder.conftest import residual_net
 
+from edgectl.builder import route
 from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
-from edgectl.builder.data import Slices
+from edgectl.builder.data import Sample, Slices
+from edgectl.builder.package import write_bundle
 from edgectl.builder.passes.base import PassLog
-from edgectl.builder.plans import Work, _measured
-from edgectl.core.bundle import Role, SessionSettings
-from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.builder.plans import Work, _folded, _measured
+from edgectl.builder.variants import Identity, VariantPlan, make_variant
+from edgectl.core.bundle import Bundle, Measured, Recipe, Role, SessionSettings, TensorSpec
+from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
+from edgectl.engines.conditions import read_conditions
+from edgectl.engines.golden import check_golden
+from edgectl.engines.open import open_engine
+from edgectl.pipelines.preprocess import Preprocessor
 
 FLOAT = Graph("float", b"float", "float32")
 ONE = Outcome(Candidate(FLOAT, "onnxruntime", SessionSettings()))
@@ -50,3 +59,53 @@ def test_a_fast_fallback_beside_others_comes_first_as_well() -> None:
         ("onnxruntime-float32", ("fast", "accurate"), False), ("onnxruntime-float32-low-power", ("low-power",), False),
         ("cpu-float32", (), True),
     ]  # fmt: skip
+
+
+def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_device_fills_in_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "_WORTH", 1e9)  # here, today, it is
+    picture = ImageInput(width=32, height=32)
+    task, model = TaskSpec(name="plain", input=picture), residual_net()
+    bgr = [np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8) for i in range(8)]
+    samples = [Sample({"image": Preprocessor(picture)(p)[0].copy()}) for p in bgr]
+    work = Work(
+        model, None, Slices(samples, samples, samples, "sha256:" + "0" * 64), task, probe(), PassLog([]), 0.01, [], lambda *_: None,
+    )  # fmt: skip
+    measured = Measured(p10_ms=1, p50_ms=1, n=3, machine="m", threads=1, runtime_version="r", conditions=read_conditions())
+    plain = VariantPlan(
+        profile="cpu", variant="onnxruntime-float32", runtime="onnxruntime", requires=(), model=work.float_bytes,
+        recipe=Recipe(family="float"), precision="float32", session=SessionSettings(), measured=measured,
+    )  # fmt: skip
+    inside = _folded(work, plain)
+    assert inside.recipe.passes == ("fold-input",)
+    assert inside.measured is not None
+    assert inside.measured.route is not None
+    assert "takes pixels" in work.notes[0]
+    identity = Identity("n", "1", task, (), "sha256:" + "1" * 64, {}, None, samples, work.float_bytes)
+    write_bundle(tmp_path / "b", [make_variant(identity, p) for p in (inside, plain)], name="n", version="1")
+    first, second = Bundle(tmp_path / "b").variants
+    assert first.config.inputs == (TensorSpec(name="image", shape=(1, 32, 32, 3), dtype="uint8"),)
+    assert first.config.task.input == picture.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
+    assert second.config.task.input == picture
+    outputs = []
+    for v in (first, second):  # the device fills both in from the same picture
+        engine = open_engine(v)
+        check_golden(engine, v)
+        assert isinstance(v.config.task.input, ImageInput)
+        outputs.append(engine.run({"image": Preprocessor(v.config.task.input)(bgr[3])[0]})["out"])
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+
+
+def test_noise_and_graphs_that_take_no_pictures_are_left_as_they_are() -> None:
+    plan = VariantPlan(
+        profile="cpu", variant="v", runtime="onnxruntime", requires=(), model=b"", recipe=Recipe(family="float"),
+        precision="float32", session=SessionSettings(),
+    )  # fmt: skip
+    for task, random in (
+        (TaskSpec(name="t", input=TensorInput()), False),
+        (TaskSpec(name="t", input=ImageInput(width=32, height=32)), True),
+    ):
+        slices = Slices([], [], [], "sha256:" + "0" * 64, random=random)
+        work = Work(residual_net(), None, slices, task, probe(), PassLog([]), 0.01, [], lambda *_: None)
+        assert _folded(work, plan) is plan

@@ -24,6 +24,7 @@ from edgectl.builder.passes.base import PassLog, Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import Work, plan_variants
 from edgectl.builder.report import report_of
@@ -36,7 +37,7 @@ from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.open import open_model
 
-__all__ = ["BuildReport", "Progress", "VariantSummary", "build", "prepare"]
+__all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,13 @@ def build(
         training()  # raises before the long work if torch is not there
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
-    graph, inputs, log = prepare(model, task)
     notes: list[str] = []
+    source, task, was_cut = split_post(read_model(model), task)
+    if was_cut:
+        notes.append("NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task")
+    graph, inputs, log = canonical(source, task)
+    if was_cut:
+        log.ran.insert(0, "split")
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
@@ -179,11 +185,15 @@ def _release_name(text: str) -> str:
 
 
 def prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Read the model and run the passes, checked against its own outputs on made-up inputs.
+    """Read the model and bring it to the form that everything else works on: :func:`canonical`."""
+    return canonical(read_model(path), task)
+
+
+def canonical(original: ModelProto, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
+    """Run the passes, checked against the model's own outputs on made-up inputs.
 
     Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
     """
-    original = read_model(path)
     check_sizes(original)
     inputs = resolve_inputs(original, task)
     rng = np.random.default_rng(0)

@@ -15,18 +15,19 @@ from onnx import ModelProto
 
 from edgectl.builder.passes.base import Reference
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
-from edgectl.core.bundle import Runtime, SessionSettings, TensorSpec
+from edgectl.core.bundle import RouteGain, Runtime, SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model
-from edgectl.engines.timing import Ratio, Samples, interleave, paired_ratio
+from edgectl.engines.timing import interleave, paired_ratio
 from edgectl.pipelines.preprocess import Preprocessor
 
 __all__ = ["Folded", "PixelFed", "fold", "pixel_feeds", "pixels_of"]
 
 _WORTH = 0.98  # of the time: the whole interval of the ratio must lie below
 _MAX_ROUNDS = 600
+_COMPARED = 3  # pictures on which both must compute the same
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,7 @@ class Folded:
 
     model: bytes
     spec: ImageInput
-    route: Ratio
-    """Preprocessing and engine, against the same outside the graph."""
-    engine: Samples
-    """Latencies of the engine alone, seconds."""
-    engine_ratio: Ratio
-    """Of the engine alone, against the engine without preprocessing inside."""
+    gain: RouteGain
 
 
 def pixels_of(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8]:
@@ -96,7 +92,7 @@ def fold(
     step.ensures(folded)
     name = model.graph.input[0].name
     outside, inside = Preprocessor(spec), Preprocessor(inner)
-    if not _same(model, folded, {name: outside(pictures[0])[0]}, {name: inside(pictures[0])[0]}):
+    if not all(_same(model, folded, {name: outside(p)[0]}, {name: inside(p)[0]}) for p in pictures[:_COMPARED]):
         return None  # codes half-way between two steps may round the other way
     data = folded.SerializeToString(deterministic=True)
     try:
@@ -113,8 +109,7 @@ def fold(
     runs = {
         "outside": lambda: route(before, outside),
         "inside": lambda: route(after, inside),
-        "engine": lambda: before.run({name: outside.tensor}),
-        "folded engine": lambda: after.run({name: inside.tensor}),
+        "engine": lambda: after.run({name: inside.tensor}),
     }
     times = interleave(runs, seconds=seconds, min_rounds=20, max_rounds=_MAX_ROUNDS)
     before.close()
@@ -122,7 +117,11 @@ def fold(
     ratio = paired_ratio(times["inside"], times["outside"])
     if ratio.high > _WORTH:
         return None
-    return Folded(data, inner, ratio, times["folded engine"], paired_ratio(times["folded engine"], times["engine"]))
+    engine_ms = float(np.median(times["engine"]))
+    gain = RouteGain(
+        ratio=round(ratio.median, 4), low=round(ratio.low, 4), high=round(ratio.high, 4), engine_p50_ms=round(engine_ms, 5)
+    )
+    return Folded(data, inner, gain)
 
 
 def _same(

@@ -19,6 +19,7 @@ from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.compress.weights import weight_regions
 from edgectl.builder.data import Sample
 from edgectl.builder.package import VariantContent, provenance, sbom
+from edgectl.builder.route import pixel_feeds
 from edgectl.core.bundle import (
     LAYER_CALIBRATION,
     LAYER_ENGINE,
@@ -43,9 +44,9 @@ from edgectl.core.bundle import (
 from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError
 from edgectl.core.files import digest_of
-from edgectl.core.task import TaskSpec
+from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.core.tensors import write_npz
-from edgectl.engines.base import Outputs
+from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.golden import measure
 from edgectl.engines.open import open_model
 
@@ -100,11 +101,14 @@ class VariantPlan:
     parts: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
     """More layers that the engine is made of: (media type, bytes)."""
     roles: tuple[Role, ...] = ()
+    picture: ImageInput | None = None
+    """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
 
 
 def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
     """Record golden outputs and assemble the layers, ``extra`` ones (media type, bytes) last. Raises :class:`ModelError` if the graph does not reproduce itself."""
     inputs, outputs, tolerances = _golden(identity, plan)
+    task = identity.task if plan.picture is None else identity.task.model_copy(update={"input": plan.picture})
     config = VariantConfig(
         name=identity.name,
         version=identity.version,
@@ -112,10 +116,10 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
         variant=plan.variant,
         runtime=plan.runtime,
         requires=plan.requires,
-        task=identity.task,
+        task=task,
         recipe=plan.recipe,
         session=plan.session,
-        inputs=identity.inputs,
+        inputs=tuple(TensorSpec(name=n, shape=a.shape, dtype=str(a.dtype)) for n, a in inputs[0].items()),
         outputs=tuple(TensorSpec(name=n, shape=o.shape, dtype=str(o.dtype)) for n, o in outputs[0].items()),
         golden=GoldenSpec(samples=len(inputs), tolerances=tolerances),
         accuracy={}
@@ -133,7 +137,7 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
         speed_only=identity.speed_only and plan.precision != "float32",
         fallback=plan.fallback,
     )
-    golden = {f"in/{i}/{n}": a for i, s in enumerate(inputs) for n, a in s.feeds.items()}
+    golden = {f"in/{i}/{n}": a for i, feeds in enumerate(inputs) for n, a in feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}
     engine_digest = digest_of(plan.model)
     packed = _packed(plan.model) if identity.packed else None
@@ -160,19 +164,23 @@ def _packed(model: bytes) -> bytes | None:
     return small if len(small) <= _WORTH_PACKING * len(model) else None
 
 
-def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[Outputs], dict[str, Tolerance]]:
-    """Golden samples, the outputs of this graph on them, and the tolerance of each output."""
+def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Feeds], list[Outputs], dict[str, Tolerance]]:
+    """Golden inputs, the outputs of this graph on them, and the tolerance of each output."""
     count = min(GOLDEN_SAMPLES, len(identity.samples))
-    samples = [identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))] for i in range(count)]
+    plain = [identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))].feeds for i in range(count)]
+    inputs: list[Feeds] = list(plain)
+    if plan.picture is not None:
+        assert isinstance(identity.task.input, ImageInput)
+        inputs = [pixel_feeds(feeds, identity.task.input) for feeds in plain]
     graph = plan.golden or plan.model
-    golden = _run(graph, samples)
-    others = [_run(graph, samples, optimization="disabled")]
+    golden = _run(graph, inputs)
+    others = [_run(graph, inputs, optimization="disabled")]
     if plan.runtime == "openvino":
-        others.append(_run(plan.model, samples, runtime="openvino"))
+        others.append(_run(plan.model, inputs, runtime="openvino"))
     noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
     if plan.precision != "float32":
         share = _QUANTIZATION_SHARE[plan.runtime] if plan.golden is None else _IMPLICIT_SHARE
-        noise.append(_noise(golden, _run(identity.float_model, samples), share))
+        noise.append(_noise(golden, _run(identity.float_model, plain), share))
     tolerances = {}
     for name in golden[0]:
         largest = max(float(np.abs(o[name].astype(np.float64)).max(initial=0.0)) for o in golden)
@@ -181,7 +189,7 @@ def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Sample], list[O
         max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
         cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
         tolerances[name] = Tolerance(cosine=round(max(0.0, cosine), 6), max_abs=float(f"{max_abs:.4g}"))
-    return samples, golden, tolerances
+    return inputs, golden, tolerances
 
 
 def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[str, tuple[float, float]]:
@@ -196,9 +204,9 @@ def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[s
     return worst
 
 
-def _run(model: bytes, samples: Sequence[Sample], *, optimization: str = "all", runtime: str = "onnxruntime") -> list[Outputs]:
+def _run(model: bytes, inputs: Sequence[Feeds], *, optimization: str = "all", runtime: str = "onnxruntime") -> list[Outputs]:
     settings = SessionSettings.model_validate({"optimization": optimization})
     engine = open_model(model, settings, runtime=runtime)
-    outputs = [engine.run(s.feeds) for s in samples]
+    outputs = [engine.run(feeds) for feeds in inputs]
     engine.close()
     return outputs

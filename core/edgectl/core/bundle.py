@@ -30,7 +30,7 @@ __all__ = [
     "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
     "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PACKED", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
     "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "ROLES", "Bundle", "Conditions", "Descriptor", "FreshRun", "GoldenSpec", "Index",
-    "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Unpacked",
+    "LayerReport", "Manifest", "Measured", "Precision", "Recipe", "Role", "RouteGain", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Unpacked",
     "Variant", "VariantConfig", "added_blobs", "select",
 ]  # fmt: skip
 
@@ -180,6 +180,16 @@ class FreshRun(Config):
     ratio_high: float | None = None
 
 
+class RouteGain(Config):
+    """Preprocessing inside the graph against outside, from the picture to the outputs: paired ratio with its 95 % interval; < 1 is faster."""
+
+    ratio: float
+    low: float
+    high: float
+    engine_p50_ms: float
+    """Of the engine alone, which does more work then."""
+
+
 class Measured(Config):
     """One measurement with its context; without the context the numbers mean nothing."""
 
@@ -195,6 +205,8 @@ class Measured(Config):
     conditions: Conditions
     fresh: FreshRun | None = None
     """In processes of its own; only what ships is measured there."""
+    route: RouteGain | None = None
+    """The engine takes pixels. Every other figure here is of the same graph before its preprocessing was folded in."""
 
 
 class Tolerance(Config):
