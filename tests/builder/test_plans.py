@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from tests.builder.conftest import residual_net
 
-from edgectl.builder import route
+from edgectl.builder import plans, route
+from edgectl.builder.calibrate import calibrate
 from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.package import write_bundle
 from edgectl.builder.passes.base import PassLog
-from edgectl.builder.plans import Work, _folded, _measured
+from edgectl.builder.plans import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
-from edgectl.core.bundle import Bundle, Measured, Recipe, Role, SessionSettings, TensorSpec
+from edgectl.builder.work import Work
+from edgectl.core.bundle import Bundle, Measured, Recipe, Role, SessionSettings, TensorSpec, requirement_met
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
@@ -37,9 +39,9 @@ def variants(fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]) -> list[
         [], lambda *_: None,
     )  # fmt: skip
     choice = Choice(tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",))
-    plans = _measured(work, load_profile("cpu"), None, choice)
+    made = _measured(work, load_profile("cpu"), None, choice)
     assert [n.split(": ", 1)[1] for n in work.notes] == [f"{picks[0][0].candidate.name}: why", "one was left out"]
-    return [(p.variant, p.roles, p.fallback) for p in plans]
+    return [(p.variant, p.roles, p.fallback) for p in made]
 
 
 @pytest.mark.parametrize("first", [OTHER, TWO])
@@ -109,3 +111,33 @@ def test_noise_and_graphs_that_take_no_pictures_are_left_as_they_are() -> None:
         slices = Slices([], [], [], "sha256:" + "0" * 64, random=random)
         work = Work(residual_net(), None, slices, task, probe(), PassLog([]), 0.01, [], lambda *_: None)
         assert _folded(work, plan) is plan
+
+
+def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = ImageInput(width=32, height=32)
+    samples = [Sample({"image": np.random.default_rng(i).random((1, 3, 32, 32)).astype(np.float32)}) for i in range(4)]
+    model = residual_net(channels=32)
+    slices = Slices(samples, samples, samples, "sha256:" + "0" * 64, random=True)
+    table = calibrate(model, (s.feeds for s in samples), data_digest=slices.digest)
+    here = probe().model_copy(
+        update={"sm": "8.6", "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"), "arch": "x86_64"}
+    )
+    work = Work(model, table, slices, TaskSpec(name="plain", input=picture), here, PassLog([]), 0.01, [], lambda *_: None)
+    desktop = load_profile("desktop-gpu")
+    assert _has_cuda(desktop, here)
+    assert not _has_cuda(desktop, here.model_copy(update={"sm": "6.1"}))
+    assert not _has_cuda(desktop, here.model_copy(update={"providers": ("CPUExecutionProvider",)}))
+    assert not _has_cuda(load_profile("cpu"), here)
+    asked: list[Candidate] = []
+
+    def search(bases: Sequence[Candidate], *_: object, **__: object) -> Choice:
+        asked.extend(bases)
+        return Choice((Pick(Outcome(bases[-1]), ("fast",)),), None, (), "why", ())
+
+    monkeypatch.setattr(plans, "search", search)
+    [plan] = _on_cuda(work, desktop, _measure_cuda(work, desktop, 1.0, 0.0, 1))
+    assert [(c.graph.precision, c.settings.provider) for c in asked] == [("float32", "cuda"), ("float16", "cuda")]
+    assert plan.variant == "onnxruntime-cuda-float16"
+    assert {"arch:x86_64", desktop.sm_requirement, "provider:CUDA"} == set(plan.requires)
+    assert all(requirement_met(r, here.facts) for r in plan.requires)
+    assert not requirement_met("provider:CUDA", probe().facts) or "CUDAExecutionProvider" in probe().providers

@@ -26,9 +26,10 @@ from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.plans import Work, plan_variants
+from edgectl.builder.plans import plan_variants
 from edgectl.builder.report import report_of
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
+from edgectl.builder.work import Work
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import UsageError
 from edgectl.core.files import check_name, file_digest

@@ -59,6 +59,8 @@ class Machine(Config):
             facts.add(f"sm:{self.sm}")
         if self.jetson:
             facts.add("board:jetson")
+        if "CUDAExecutionProvider" in self.providers:
+            facts.add("provider:CUDA")
         if "tensorrt" in self.runtimes:
             facts.add(f"trt:{self.runtimes['tensorrt'].split('.')[0]}")
         return frozenset(facts)

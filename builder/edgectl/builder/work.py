@@ -1,0 +1,189 @@
+"""What every profile of one build starts from, and what the ladder gave for each kernel family: worked out once, when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from onnx import ModelProto
+
+from edgectl.builder.accuracy import Accuracy, Judge
+from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.data import Sample, Slices
+from edgectl.builder.families import FAMILIES, Family
+from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
+from edgectl.builder.passes.base import PassLog
+from edgectl.builder.quantize import Quantized
+from edgectl.core.bundle import LayerReport, Recipe, SessionSettings
+from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.task import TaskSpec
+from edgectl.device_profiles.probe import Machine, host_family
+from edgectl.device_profiles.schema import DeviceProfile
+from edgectl.engines.base import Feeds
+from edgectl.engines.open import open_model
+
+__all__ = ["Work", "float_layers", "limit_of", "numerically_best", "recipe_of", "recipes_of", "rungs_of", "say_interval"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every profile of one build starts from."""
+
+    model: ModelProto
+    table: CalibrationTable | None
+    slices: Slices
+    task: TaskSpec
+    machine: Machine
+    log: PassLog
+    max_drop: float
+    notes: list[str]
+    tell: Callable[[str, float, str, str], None]
+    basis: list[Basis] = field(default_factory=list)
+    """The prepared graph, one for all families; filled when the first family comes up."""
+    rungs: dict[str, Rungs] = field(default_factory=dict)
+    """Kernel family → what the ladder gave; filled as families come up."""
+    tuning: Path | None = None
+    """Where measurements are kept until the bundle is whole; None: nowhere."""
+    judge_cache: dict[str, Judge] = field(default_factory=dict)
+    recover_minutes: float = 0.0
+    """How long each family's int8 graph may be fine-tuned."""
+
+    def judge(self, which: Literal["search", "confirmation"]) -> Judge:
+        """The judge of a slice; made when it is first needed."""
+        if which not in self.judge_cache:
+            self.tell("judge", 0.15, f"float outputs of the {which} slice", "")
+            reference = open_model(self.float_bytes, SessionSettings())
+            samples = self.slices.search if which == "search" else self.slices.confirmation
+            self.judge_cache[which] = Judge(self.task, samples, reference)
+            reference.close()
+        return self.judge_cache[which]
+
+    @cached_property
+    def float_bytes(self) -> bytes:
+        return bytes(self.model.SerializeToString(deterministic=True))
+
+
+def rungs_of(work: Work, family: str) -> Rungs | None:
+    """What the ladder gave for a family; None where there is nothing to quantize. Each family is climbed once."""
+    if work.table is None:
+        return None
+    if family not in work.rungs:
+        spec = FAMILIES[family]
+        calibration = _Feeds(work.slices.calibration)
+
+        def tell(what: str) -> None:
+            work.tell("quantize", 0.15, f"{family}: {what}", "")
+
+        if not work.basis:
+            work.basis.append(prepare_basis(
+                work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell
+            ))  # fmt: skip
+        work.rungs[family] = climb(
+            work.basis[0], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
+            also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
+            tune=_tune(work, spec, tell),
+        )  # fmt: skip
+    return work.rungs[family]
+
+
+def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | None:
+    """Fine-tuning of int8 for the minutes that were allowed; None if none were."""
+    if not work.recover_minutes:
+        return None
+    from edgectl.builder.compress.qat import fine_tune  # torch is there: compression asked for it before anything was measured
+
+    def tune(q: Quantized) -> Quantized:
+        samples = [s.feeds for s in work.slices.calibration]
+        taught, lesson = fine_tune(
+            q, work.basis[0].model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
+            decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
+        )  # fmt: skip
+        work.notes.append(
+            f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back loss {lesson.before:.4f} → {lesson.after:.4f}"
+        )
+        return taught
+
+    return tune
+
+
+def recipes_of(work: Work, family: str) -> dict[str, Quantized]:
+    rungs = rungs_of(work, family)
+    return {} if rungs is None else rungs.recipes
+
+
+def limit_of(work: Work) -> float:
+    """Noise has no accuracy to lose."""
+    return 1.0 if work.slices.random else work.max_drop
+
+
+def float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
+    """Why each layer is float, for the families that were climbed."""
+    if work.table is None:
+        return float_report(work.model, None, work.max_drop, "float: see the notes of the build")
+    return float_report(work.model, work.rungs.get(family or ""), work.max_drop, "")
+
+
+def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Accuracy] | None:
+    """The int8 graph of a family that keeps least in float and holds the budget on the confirmation slice, too.
+
+    Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this machine is.
+    """
+    rungs = rungs_of(work, family)
+    if rungs is None or not rungs.judged:
+        return None
+    limit, lost = limit_of(work), min(a.drop for a in rungs.judged.values())
+    simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
+    order = sorted(
+        rungs.recipes.items(), key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+    )
+    for name, quantized in order:
+        work.tell("confirm", 0.15, f"{family}: {name}", "")
+        data = quantized.model.SerializeToString(deterministic=True)
+        try:
+            engine = open_model(data, simulated)
+            confirmed = work.judge("confirmation").judge(engine, limit=limit)
+            engine.close()
+        except EdgectlError as e:
+            raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
+        if confirmed.drop <= limit:
+            say_interval(work, p, f"{family} int8 ({name})", confirmed)
+            return name, quantized, confirmed
+        lost = confirmed.drop
+    work.notes.append(f"{p.name}: {family} int8 loses {lost:.4f}, more than {work.max_drop:g}: float instead")
+    return None
+
+
+def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) -> None:
+    """A budget that lies inside the interval is met as far as these samples can tell: the user hears it."""
+    if accuracy.high > work.max_drop and not work.slices.random:
+        work.notes.append(
+            f"{p.name}: {what} loses {accuracy.drop:.4f} on {accuracy.samples} samples, 95 % interval "
+            f"{accuracy.low:.4f} … {accuracy.high:.4f}: more data would tell it from the budget of {work.max_drop:g}"
+        )
+
+
+def recipe_of(work: Work, name: str, quantized: Quantized) -> Recipe:
+    spec = quantized.family
+    basis = work.basis[0]
+    return Recipe(
+        family=spec.name,
+        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(("reconstruct",) if quantized.rebuilt else ())),
+        precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
+        excluded=tuple(sorted(quantized.placement.reasons)),
+        method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Feeds(Sequence[Feeds]):
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        picked = self.samples[index]
+        return [s.feeds for s in picked] if isinstance(index, slice) else picked.feeds
