@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import ModelProto
 
 from edgectl.builder.accuracy import Accuracy, Judge
@@ -28,6 +29,7 @@ from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import plan_variants
 from edgectl.builder.report import report_of
+from edgectl.builder.slim import slim
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
@@ -163,6 +165,7 @@ def build(
         plans, choices = plan_variants(work, loaded, minutes * 60)
         if shrunk.steps:
             plans = [_with_compression(p, shrunk.drop) for p in plans]
+        plans = [_slimmed(p) for p in plans]
         tell("package", 0.92, "recording golden outputs")
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
         contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
@@ -276,6 +279,11 @@ def _with_compression(p: VariantPlan, drop: float) -> VariantPlan:
     """Judged so far against the compressed float graph: what compression lost comes on top. The sum is what the budget bounded."""
     known = p.accuracy or Accuracy(0.0, {})
     return replace(p, accuracy=Accuracy(round(known.drop + drop, 6), {"compression_drop": drop, **known.values}))
+
+
+def _slimmed(p: VariantPlan) -> VariantPlan:
+    """Without the names that nobody refers to; ranges of implicit quantization refer to tensors by name."""
+    return p if p.parts else replace(p, model=slim(onnx.load_from_string(p.model)).SerializeToString(deterministic=True))
 
 
 def _summary(p: VariantPlan) -> VariantSummary:
