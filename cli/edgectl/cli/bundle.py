@@ -13,10 +13,14 @@ from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
 from edgectl.core.bundle import (
+    LAYER_ENGINE,
+    LAYER_GOLDEN,
     LAYER_LAYERS,
     LAYER_PACKED,
+    LAYER_RANGES,
     MAX_JSON_BYTES,
     Bundle,
+    Descriptor,
     LayerReport,
     Variant,
     added_blobs,
@@ -25,6 +29,7 @@ from edgectl.core.bundle import (
 from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
+_KINDS = {LAYER_ENGINE: "engine", LAYER_PACKED: "engine", LAYER_GOLDEN: "golden samples", LAYER_RANGES: "ranges"}
 _LAYERS: TypeAdapter[tuple[LayerReport, ...]] = TypeAdapter(tuple[LayerReport, ...])
 
 
@@ -50,9 +55,9 @@ def inspect(
 
     def shown() -> RenderableType:
         parts: list[RenderableType] = [f"{bundle.name} {bundle.version}  {bundle.digest}", "", variants_table(bundle), ""]
-        for v in bundle.variants:
+        for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True):
             report = reports[v.config.variant + "@" + v.config.profile]
-            parts += [_recipe(v, report), ""]
+            parts += [_recipe(v, report, added, first=v is bundle.variants[0]), ""]
             if layers:
                 t = table("layer", "op", "precision", ">scale", ">SQNR dB", "reason")
                 for row in report:
@@ -116,7 +121,7 @@ def variants_table(bundle: Bundle) -> Table:
     return t
 
 
-def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
+def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor], *, first: bool) -> Table:
     r, s = v.config.recipe, v.config.session
     t = table(f"{v.config.profile}/{v.config.variant}", "")
     if v.config.unpacked is not None:
@@ -133,6 +138,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
         "session",
         f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, arena {'on' if s.arena else 'off'}, optimization {s.optimization}",
     )
+    t.add_row("adds", _added(added, first=first))
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
     t.add_row(
@@ -158,7 +164,22 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...]) -> Table:
                 [] if f.ratio_to_float is None else [f"{f.ratio_to_float:.3f} [{f.ratio_low:.3f}, {f.ratio_high:.3f}] × float"]
             )
             t.add_row("", ", ".join([f"p50 {f.p50_ms:.2f} ms", *tail, *paired]))
+        if m.route:
+            g = m.route
+            said = f"from the picture to the outputs {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] × preprocessing outside, engine p50 {g.engine_p50_ms:.2f} ms"
+            t.add_row("pixels in", said)
     return t
+
+
+def _added(added: list[Descriptor], *, first: bool) -> str:
+    """What a variant costs beside those before it, and why."""
+    sizes = Counter[str]()
+    for d in added:
+        sizes[_KINDS.get(d.mediaType, "reports")] += d.size
+    words = ", ".join(f"{kind} {size:,}" for kind, size in sizes.most_common()) or "nothing"
+    return f"{words} bytes" + (
+        ": one ONNX file shares no weights with another" if sizes["engine"] else "; its engine is another's, too"
+    )
 
 
 def _layer_report(v: Variant) -> tuple[LayerReport, ...]:
