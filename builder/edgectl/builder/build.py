@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def build(
             log.ran += [s.step for s in shrunk.steps]
             max_drop = max(0.0, max_drop - shrunk.drop)  # what is left of the budget for quantization
         table = _calibrate(graph, slices, notes, tell)
-        tuning = out.with_name(f"{out.name}.tuning.jsonl")
+        tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
             graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover
         )
@@ -170,7 +170,6 @@ def build(
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
         contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
         digest = write_bundle(out, contents, name=release, version=version)
-        tuning.unlink(missing_ok=True)
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
@@ -179,6 +178,17 @@ def build(
         source_bytes=model.stat().st_size, variants=tuple(_summary(p) for p in plans),
         candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)), compression=shrunk,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _tuning_log(path: Path) -> Iterator[Path]:
+    """Gone when the build ends, whole or with an error. A kill or Ctrl-C leaves it for the next try."""
+    try:
+        yield path
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
 
 
 def _release_name(text: str) -> str:
