@@ -52,7 +52,10 @@ def finalise(
     def shown() -> Table:
         t = table(f"{c.profile}/{c.variant}", "")
         t.add_row("engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}"))
-        t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
+        if made.key:
+            t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
+        else:
+            t.add_row("", "nothing is compiled for this runtime")
         t.add_row("key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-")
         if made.layers is not None:
             n = made.layers
@@ -63,7 +66,7 @@ def finalise(
         for note in made.notes:
             t.add_row("note", note)
         t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")
-        t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MB")
+        t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MiB")
         return t
 
     output.result(value, shown)
