@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
+from edgectl.cli.run import Role
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import GoldenError
 from edgectl.device_profiles.catalogue import load_profile
@@ -24,6 +25,7 @@ def finalise(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Device profile; default: the one that fits here.")
     ] = None,
+    role: Annotated[Role | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")] = None,
     level: Annotated[
         int | None,
         typer.Option(min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."),
@@ -37,7 +39,9 @@ def finalise(
 
     machine = probe()
     chosen = load_profile(profile) if profile else best_profile(machine)
-    variant = Bundle(path).select(machine.facts, profile=chosen.name, runtimes=machine.runtimes)
+    variant = Bundle(path).select(
+        machine.facts, profile=chosen.name, runtimes=machine.runtimes, role=None if role is None else role.value
+    )
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
     c = variant.config
     with output.progress() as update:
