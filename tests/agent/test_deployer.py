@@ -18,7 +18,7 @@ from edgectl.agent.journal import Deployment, Installed, Journal, Slot
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
 from edgectl.agent.trust import StaleTrust
-from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, Role
+from edgectl.core.bundle import LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor, Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.states import TERMINAL, State
@@ -62,6 +62,7 @@ class World:
         context = Context(
             journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
             frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles,
+            engine_cache=self.folder / "engines",
         )  # fmt: skip
         self.deployer = SlotDeployer("gate", context)
         return self.deployer
@@ -179,6 +180,20 @@ def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None
     world.want("1", 3)
     assert world.ends(3) is State.COMMITTED
     assert world.active == "gate-detector@1"
+
+
+def test_finalised_engines_go_with_the_last_release_that_needs_them(world: World) -> None:
+    cache = world.folder / "engines"
+    cache.mkdir()
+    engine = next(d for d in world.bundles["1"].variants[0].descriptors() if d.mediaType == LAYER_ENGINE)
+    mine, old = cache / f"{hex_of(engine.digest)[:16]}-00.plan", cache / "0123456789abcdef-00.plan"
+    for plan in (mine, old):
+        plan.write_bytes(b"plan")
+    world.start()
+    world.want("1", 1)
+    assert world.ends(1) is State.COMMITTED
+    wait_until(lambda: not old.exists(), "the plan of a model that is gone is removed", 20)
+    assert mine.exists()
 
 
 def test_another_role_in_the_configuration_deploys_the_release_again(world: World) -> None:

@@ -329,3 +329,31 @@ def test_a_bundle_of_shared_weights_travels_packed_and_runs_here(save: Save, npz
     assert all(r.latency is not None for r in bench_bundle(out, seconds=0.1).rows)
     [row] = [v for v in inspect_bundle(out).variants if v.fallback]
     assert row.engine_bytes == fallback.need(LAYER_PACKED).stat().st_size
+
+
+def test_the_command_says_in_json_what_it_built_and_what_competed(save: Save, npz: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from edgectl.cli.main import app
+
+    arguments = [
+        "-p",
+        "cpu",
+        "-t",
+        "tensor",
+        "-c",
+        str(npz),
+        "-o",
+        str(tmp_path / "out"),
+        "--minutes",
+        "0.05",
+        "--max-drop",
+        "0.5",
+    ]
+    result = CliRunner().invoke(app, ["build", str(save(residual_net())), *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["digest"] == Bundle(tmp_path / "out").digest
+    [outcomes] = said["candidates"].values()
+    assert {"float", "full"} <= {o["candidate"]["graph"]["recipe"] for o in outcomes}
+    assert all("model" not in o["candidate"]["graph"] for o in outcomes)

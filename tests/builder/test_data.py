@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.builder.conftest import residual_net
 from edgectl.builder.data import SampleStore, collect, random_samples, slice_samples
 from edgectl.builder.passes.shapes import resolve_inputs
 from edgectl.core.bundle import SessionSettings, TensorSpec
-from edgectl.core.errors import DataError, EdgectlError, UsageError
+from edgectl.core.errors import DataError, EdgectlError, StorageError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.engines.open import open_model
 from edgectl.pipelines.tasks import load_task
@@ -99,6 +100,16 @@ def test_data_that_does_not_fit_is_named(tmp_path: Path, engine, arrays: dict[st
         collect(str(tmp_path / "c.npz"), IMAGE, INPUTS, engine, tmp_path)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("slot", [0, 2, 3])  # one in each slice: what is only judged is looked at, too
+def test_a_value_that_is_not_finite_is_named(tmp_path: Path, engine, bad: float, slot: int) -> None:
+    data = np.zeros((8, 3, 32, 32), np.float32)
+    data[slot, 0, 5, 5] = bad
+    np.savez(tmp_path / "d.npz", image=data)
+    with pytest.raises(DataError, match=f"sample {slot + 1} is not finite"):
+        collect(str(tmp_path / "d.npz"), IMAGE, INPUTS, engine, tmp_path)
+
+
 def test_data_that_is_not_there_or_not_readable(tmp_path: Path, engine) -> None:
     (tmp_path / "noise.mp4").write_bytes(b"no video" * 100)
     (tmp_path / "bad.npz").write_bytes(b"no zip")
@@ -123,3 +134,12 @@ def test_silero_drives_its_own_state(shared: Path, tmp_path: Path) -> None:
     probabilities = [float(vad.run(s.feeds)["output"].item()) for s in store]
     assert min(probabilities) < 0.1  # speech and pauses, both
     assert max(probabilities) > 0.9
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        SampleStore(tmp_path).add({"x": np.zeros(1)})

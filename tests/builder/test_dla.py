@@ -97,3 +97,25 @@ def test_the_linter_finds_a_tensor_without_a_scale() -> None:
         if n.name == "add":
             n.input[1] = "r1"
     assert any("add: one of its inputs has no scale" in p for p in lint.lint(q, DLA))
+
+
+def test_what_the_gpu_moves_between_two_layers_of_the_accelerator_keeps_its_scale() -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    cut = {"starts": [0], "ends": [2], "axes": [1]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+            helper.make_node("Slice", ["a", *cut], ["b"], name="slice"),
+            helper.make_node("Relu", ["b"], ["y"], name="relu"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2, 8, 8))],
+        [numpy_helper.from_array(weight, "w"), *(numpy_helper.from_array(np.asarray(v), n) for n, v in cut.items())],
+    )
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    x = np.random.default_rng(1).normal(size=(4, 1, 4, 8, 8)).astype(np.float32)
+    q = quantize(model, calibrate(model, [{"x": one} for one in x], data_digest="sha256:" + "0" * 64), DLA)
+    assert refusal(GraphIndex(model), model.graph.node[1]) == "DLA has no Slice"
+    assert lint.lint(q.model, DLA) == []
+    assert symmetric_ranges(q.model)["a"] == symmetric_ranges(q.model)["b"]

@@ -13,12 +13,13 @@ from edgectl.core.errors import BundleError, ProfileError
 from edgectl.core.files import hex_of
 
 
-def bundle_of(root: Path, variant: Variant) -> Path:
-    """A bundle around one variant whose blobs are there already."""
+def bundle_of(root: Path, *variants: Variant) -> Path:
+    """A bundle around variants whose blobs are there already, in one folder."""
+    blobs = variants[0].blobs
     (root / "blobs").mkdir(parents=True)
-    (root / "blobs" / "sha256").symlink_to(variant.blobs)
-    size = (variant.blobs / hex_of(variant.digest)).stat().st_size
-    index = Index(manifests=(Descriptor(mediaType=MEDIA_MANIFEST, digest=variant.digest, size=size),))
+    (root / "blobs" / "sha256").symlink_to(blobs)
+    sizes = {v.digest: (blobs / hex_of(v.digest)).stat().st_size for v in variants}
+    index = Index(manifests=tuple(Descriptor(mediaType=MEDIA_MANIFEST, digest=d, size=s) for d, s in sizes.items()))
     (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (root / "index.json").write_bytes(index.encode())
     return root
@@ -60,3 +61,25 @@ def test_a_bundle_with_nothing_for_this_machine_is_one_sentence(make_variant: Ma
     root = bundle_of(tmp_path / "bundle", make_variant(requires=("isa:none",)))
     with pytest.raises(BundleError, match="needs isa:none"):
         CliRunner().invoke(app, ["finalise", str(root)], catch_exceptions=False)
+
+
+def test_the_role_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+    fast, lean = make_variant(roles=("fast",)), make_variant(roles=("low-power",))
+    root = bundle_of(tmp_path / "bundle", fast, lean)
+    keys = []
+    for more in ([], ["--role", "low-power"]):
+        result = CliRunner().invoke(
+            app, ["finalise", str(root), "-p", "cpu", "--cache", str(tmp_path / "cache"), "--json", *more]
+        )
+        assert result.exit_code == 0, result.output
+        keys.append(json.loads(result.stdout)["key"]["golden"])
+    assert keys == [fast.digest, lean.digest]
+
+
+def test_a_runtime_that_compiles_nothing_is_not_said_to_have_a_cache(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("openvino")
+    root = bundle_of(tmp_path / "bundle", make_variant(runtime="openvino"))
+    result = CliRunner().invoke(app, ["finalise", str(root), "--cache", str(tmp_path / "cache")])
+    assert result.exit_code == 0, result.output
+    assert "nothing is compiled for this runtime" in result.output
+    assert "cache in" not in result.output

@@ -22,6 +22,7 @@ from edgectl.core.errors import BundleError, EdgectlError, EngineError, Integrit
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
+from edgectl.engines.cache import forget_others
 from edgectl.pipelines.worker_protocol import EngineRef
 
 __all__ = ["SlotDeployer"]
@@ -458,6 +459,7 @@ class SlotDeployer:
             kept = self._c.journal.kept()
             blobs = {d.digest for d in variant_blobs(self._c.store.blobs, kept)} | {i.manifest for i in kept}
             freed = self._c.store.collect_garbage(blobs | {i.bundle for i in kept})
+            freed += forget_others(self._c.engine_cache, blobs) if self._c.engine_cache is not None else 0
             log.info("%s: freed %d bytes", self.slot, freed)
         except EdgectlError as e:
             log.warning("%s: nothing was tidied up: %s", self.slot, e.message)

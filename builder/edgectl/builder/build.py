@@ -33,7 +33,7 @@ from edgectl.builder.slim import slim
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.catalogue import load_profile
@@ -148,14 +148,32 @@ def build(
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
         shrunk = CompressionReport()
+        original = confirmed = None
         if compression:
+            original = graph
             graph, shrunk = _compress(graph, compression, slices, task, max_drop, tell)
             log.ran += [s.step for s in shrunk.steps]
-            max_drop = max(0.0, max_drop - shrunk.drop)  # what is left of the budget for quantization
+            if shrunk.steps:
+                confirmed = _confirmed(original, graph, slices, task, max_drop)
+            elif minutes_to_recover:
+                notes.append(
+                    "nothing was compressed: the minutes of recovery go to int8 graphs that lose something, if there are any"
+                )
         table = _calibrate(graph, slices, notes, tell)
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
-            graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover
+            graph,
+            table,
+            slices,
+            task,
+            machine,
+            log,
+            max_drop,
+            notes,
+            tell,
+            tuning=tuning,
+            recover_minutes=minutes_to_recover,
+            original=original,
         )
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
@@ -163,8 +181,8 @@ def build(
             samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
-        if shrunk.steps:
-            plans = [_with_compression(p, shrunk.drop) for p in plans]
+        if confirmed is not None:
+            plans = [_with_compression(p, confirmed) for p in plans]
         plans = [_slimmed(p) for p in plans]
         tell("package", 0.92, "recording golden outputs")
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
@@ -251,6 +269,22 @@ def _compress(
     )  # fmt: skip
 
 
+def _confirmed(original: ModelProto, compressed: ModelProto, slices: Slices, task: TaskSpec, max_drop: float) -> Accuracy:
+    """What compression cost, on samples that chose nothing. Raises :class:`ModelError` if that is more than the budget."""
+    reference = open_model(original.SerializeToString(), SessionSettings())
+    judge = Judge(task, slices.confirmation, reference)
+    reference.close()
+    engine = open_model(compressed.SerializeToString(), SessionSettings())
+    accuracy = judge.judge(engine)
+    engine.close()
+    if accuracy.drop > max_drop and not slices.random:
+        raise ModelError(
+            f"the compressed model loses {accuracy.drop:.4f} on samples that chose nothing, more than {max_drop:g}",
+            hint="prune less, recover longer (--recover), or allow more with --max-drop",
+        )
+    return accuracy
+
+
 def _calibrate(
     graph: ModelProto, slices: Slices, notes: list[str], tell: Callable[[str, float, str, str], None]
 ) -> CalibrationTable | None:
@@ -285,10 +319,10 @@ def _states_of(index: GraphIndex) -> list[str]:
     return [i for i in index.inputs if len(index.inputs) > 1 and index.is_float(i) and index.shape(i) in shapes - {(), None}]
 
 
-def _with_compression(p: VariantPlan, drop: float) -> VariantPlan:
-    """Judged so far against the compressed float graph: what compression lost comes on top. The sum is what the budget bounded."""
-    known = p.accuracy or Accuracy(0.0, {})
-    return replace(p, accuracy=Accuracy(round(known.drop + drop, 6), {"compression_drop": drop, **known.values}))
+def _with_compression(p: VariantPlan, confirmed: Accuracy) -> VariantPlan:
+    """Candidates were judged against the model as it came; a float variant loses what compression lost."""
+    known = confirmed if p.precision == "float32" or p.accuracy is None else p.accuracy
+    return replace(p, accuracy=replace(known, values={"compression_drop": confirmed.drop, **known.values}))
 
 
 def _slimmed(p: VariantPlan) -> VariantPlan:

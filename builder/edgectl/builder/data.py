@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import DataError, UsageError
+from edgectl.core.files import storage
 from edgectl.core.task import AudioInput, ImageInput, TaskSpec
 from edgectl.core.tensors import read_npz
 from edgectl.engines.base import Engine, Feeds
@@ -70,7 +71,8 @@ class SampleStore(Sequence[Sample]):
             for name, array in feeds.items():
                 codes = None if self._pixels is None else self._pixels.encode(array)
                 arrays[f"_{name}" if codes is None else f"p{name}"] = array if codes is None else codes
-            np.savez(path, **arrays)
+            with storage(str(path)):
+                np.savez(path, **arrays)
             self._kept.append((path, meta))
             if len(self._kept) >= 2 * self._limit:
                 for gone, _ in self._kept[1::2]:
@@ -173,8 +175,8 @@ def collect(
             f"task {task.name} cannot make inputs from {path.name}",
             hint="give an .npz with one array per input, samples along axis 0",
         )
-    for sample in source:
-        _check(sample.feeds, inputs)
+    for n, sample in enumerate(source, 1):
+        _check(n, sample.feeds, inputs)
         store.add(sample.feeds, sample.meta)
         if progress is not None:
             progress(len(store))
@@ -223,12 +225,14 @@ def _noise(spec: TensorSpec, task: TaskSpec, rng: np.random.Generator) -> NDArra
     return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 127, spec.shape), dtype)
 
 
-def _check(feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
+def _check(n: int, feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
     for spec in inputs:
         array = feeds.get(spec.name)
         if array is None or array.shape != spec.shape or array.dtype != spec.dtype:
             got = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
             raise DataError(f"the data gives {got} for input {spec.name}, which takes {spec.dtype}{list(spec.shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"input {spec.name} of sample {n} is not finite", hint="leave that sample out, or mend what made it")
 
 
 def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:

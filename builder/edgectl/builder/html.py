@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -66,9 +66,7 @@ def render(info: BundleInfo) -> str:
     if info.report is None:
         parts.append(_section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>"))
     elif info.report.compression:
-        keys = list(dict.fromkeys(k for row in info.report.compression for k in row))
-        rows = [[_number(row.get(k, "")) for k in keys] for row in info.report.compression]
-        parts.append(_section("Compression", "What each step did, cost and gained.", _table(keys, rows)))
+        parts.append(_compression(info.report.compression))
     parts += [_errors(v) for v in _distinct(info.variants) if v.layers]
     parts += [_recipe(v) for v in info.variants]
     parts.append(_origin(info))
@@ -197,18 +195,41 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
     return f"<details><summary>{len(rows)} measurements and the state of the machine at each</summary>{table}</details>"
 
 
+def _compression(steps: Sequence[Mapping[str, str | float]]) -> str:
+    """What each step did, cost and gained: the rows of :class:`edgectl.builder.compress.run.CompressionStep`."""
+
+    def figure(step: Mapping[str, str | float], key: str, form: str) -> str:
+        value = step.get(key)
+        return "-" if not isinstance(value, int | float) else format(value, form)
+
+    rows = [
+        [
+            str(s.get("step", "")), figure(s, "drop", ".4f"), figure(s, "macs_ratio", ".3f"),
+            f"{figure(s, 'latency_ratio', '.3f')} [{figure(s, 'latency_low', '.3f')}, {figure(s, 'latency_high', '.3f')}]",
+            figure(s, "bytes", ",.0f"), figure(s, "packed_bytes", ",.0f"), figure(s, "seconds", ".1f"), str(s.get("note", "")),
+        ]
+        for s in steps
+    ]  # fmt: skip
+    headers = ["step", "#drop", "#× MACs", "× latency", "#bytes", "#packed", "#s", ""]
+    return _section("Compression", "What each step did, cost and gained, against the model as it came.", _table(headers, rows))
+
+
 def _kind(c: CandidateReport) -> str:
     return "c" if c.rejected else "b" if c.precision == "float32" else "a"
 
 
 def _errors(v: VariantInfo) -> str:
-    """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the worst output."""
+    """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the worst output. Where that was
+    not measured (float, a graph that held the budget at once) only why layers are not int8."""
     rows = [
         Bar(r.node, r.sqnr_db, "a" if r.precision == "int8" else "b", f"{r.op} {r.precision}" + (f": {r.reason}" if r.reason else ""))
         for r in v.layers if r.sqnr_db is not None or (r.reason and r.precision != "int8")
     ]  # fmt: skip
-    if not rows:
-        return ""
+    if all(r.sqnr_db is None for r in v.layers):
+        reasons = Counter(r.reason for r in v.layers if r.reason and r.precision != "int8")
+        table = _table(["#layers", "not int8 because"], [[str(n), reason] for reason, n in reasons.most_common()])
+        about = "What each layer alone would cost was not measured."
+        return _section(f"Layers kept in float: {v.profile}/{v.variant}", about, table) if reasons else ""
     counts = ", ".join(f"{n} × {what}" for what, n in sorted(Counter(f"{r.op} {r.precision}" for r in v.layers).items()))
     body = '<p><span class="key a">runs in int8</span><span class="key b">kept in float, with the reason</span></p>'
     return _section(
@@ -226,7 +247,7 @@ def _recipe(v: VariantInfo) -> str:
     r, s = v.recipe, v.session
     rows = [
         ["family", r.get("family", "")], ["passes", ", ".join(r.get("passes", ())) or "none"],
-        ["quantization", f"activations {r['activations']}, weights {r['weights']}, {r['method']}, {r['samples']} samples" if r.get("activations") else "none"],
+        ["quantization", _quantization(r)],
         ["kept in float", ", ".join(r.get("excluded", ())) or "nothing"],
         ["session", ", ".join(f"{k} {value}" for k, value in s.items())],
         ["golden", f"{v.golden['samples']} samples; " + "; ".join(f"{n}: cosine ≥ {t['cosine']:.5f}, |error| ≤ {t['max_abs']:.3g}" for n, t in v.golden["tolerances"].items())],
@@ -235,6 +256,13 @@ def _recipe(v: VariantInfo) -> str:
         ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"], ["manifest", v.digest],
     ]  # fmt: skip
     return _section(f"Recipe: {v.profile}/{v.variant}", "", _table(["", ""], rows))
+
+
+def _quantization(r: Mapping[str, Any]) -> str:
+    if not r.get("activations"):
+        return "none"
+    scales = f"{r['method']}, {r['samples']} samples" if r.get("method") else "no calibrated scales"
+    return f"activations {r['activations']}, weights {r['weights']}, {scales}"
 
 
 def _measurement(m: dict[str, Any]) -> str:

@@ -33,7 +33,10 @@ def lint(model: ModelProto, family: Family) -> list[str]:
 def check(model: ModelProto, family: Family) -> None:
     """Raise :class:`ModelError` with the first broken rules."""
     if problems := lint(model, family):
-        raise ModelError(f"the {family.name} graph breaks {len(problems)} placement rules: {'; '.join(problems[:3])}")
+        raise ModelError(
+            f"the {family.name} graph breaks {len(problems)} placement rules: {'; '.join(problems[:3])}",
+            hint="this is a defect of edgectl, not of the model: report it; profiles of other kernel families may still build",
+        )
 
 
 def _opset(index: GraphIndex, family: Family) -> Iterator[str]:

@@ -156,7 +156,8 @@ def _by_inputs(
 def _by_everything(
     index: GraphIndex, seeds: list[NodeProto], ranges: Mapping[str, Range], reasons: dict[str, str], exclude: Collection[str]
 ) -> Placement:
-    """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too; the inputs of a concat share one scale."""
+    """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too. A concat shares one scale, and so does what only
+    moves values."""
     fit = {n.name for n in seeds}
     chosen: set[str] = set()
     tensors: set[str] = set()
@@ -166,6 +167,11 @@ def _by_everything(
         while t in root:
             t = root[t]
         return t
+
+    def share(first: str, *others: str) -> None:
+        for t in others:
+            if top(t) != top(first):
+                root[top(t)] = top(first)
 
     for n in index.nodes:
         data = [i for i in n.input if i and i not in index.initializers]
@@ -178,10 +184,11 @@ def _by_everything(
             continue
         chosen.add(n.name)
         tensors.update((*data, *n.output))
-        if n.op_type in MOVES or n.op_type == "Concat":
-            for t in (*data[1:], *n.output):
-                if top(t) != top(data[0]):
-                    root[top(t)] = top(data[0])
+        if n.op_type == "Concat":
+            share(*data, *n.output)
+    for n in index.nodes:
+        if n.op_type in MOVES and _plain_move(n) and {n.input[0], *n.output} <= tensors:
+            share(n.input[0], *n.output)  # also where the GPU moves them between two layers of DLA
     order = [*index.inputs, *(o for n in index.nodes for o in n.output)]
     flat = {t: top(t) for t in tensors if top(t) != t}
     return Placement(frozenset(chosen), tuple(t for t in order if t in tensors), None, flat, reasons)

@@ -40,6 +40,7 @@ def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float)
     """The variants of every profile, best first and the fallback last; families are measured once for all profiles."""
     family = host_family(work.machine)
     measured = {p.name for p in profiles if _measurable(p, work.machine)}
+    keys = {_key(p, family, work.machine) for p in profiles if p.name in measured}
     choices: dict[str, Choice] = {}
     plans: list[VariantPlan] = []
     for i, p in enumerate(profiles):
@@ -56,12 +57,18 @@ def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float)
         if p.name not in measured:
             plans += _unmeasured(work, p)
             continue
-        key = f"{family or 'float'}, at most {min(p.cpu.max_threads, work.machine.cores)} threads"
+        key = _key(p, family, work.machine)
         if key not in choices:
-            share = seconds / max(1, len(measured))
-            choices[key] = _measure(work, p, family, share, i / len(profiles), len(profiles))
+            choices[key] = _measure(work, p, family, seconds / len(keys), i / len(profiles), len(profiles))
         plans += _measured(work, p, family, choices[key])
     return plans, choices
+
+
+def _key(p: DeviceProfile, family: str | None, machine: Machine) -> str:
+    """Of all that a choice depends on: profiles that agree on it are measured once. People read it in the report."""
+    runtimes = " and ".join(r for r in p.runtimes if r != "tensorrt" and r in machine.runtimes)
+    threads = min(p.cpu.max_threads, machine.cores)
+    return f"{family or 'float'} in {runtimes}, at most {threads} threads and {p.limits.rss_mb} MiB, {p.min_speedup:g} × float"
 
 
 def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
@@ -160,7 +167,7 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
     return VariantPlan(
         profile=p.name, variant="-".join((c.runtime, c.graph.precision, *(() if "fast" in pick.roles else pick.roles[:1]))),
         runtime=c.runtime, requires=(f"arch:{work.machine.arch}", *isa), model=c.graph.model,
-        recipe=_FLOAT if quantized is None or family is None else recipe_of(work, c.graph.recipe, quantized),
+        recipe=_FLOAT if quantized is None or family is None else recipe_of(work, family, c.graph.recipe, quantized),
         precision=c.graph.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
         accuracy=pick.outcome.accuracy, measured=pick.outcome.measured, roles=pick.roles,
     )  # fmt: skip
@@ -221,7 +228,7 @@ def _unmeasured(work: Work, p: DeviceProfile) -> list[VariantPlan]:
         plans.append(
             VariantPlan(
                 profile=p.name, variant="cpu-int8", runtime="onnxruntime", requires=(p.arch_requirement, *p.cpu.isa),
-                model=quantized.model.SerializeToString(deterministic=True), recipe=recipe_of(work, name, quantized),
+                model=quantized.model.SerializeToString(deterministic=True), recipe=recipe_of(work, p.cpu.family, name, quantized),
                 precision="int8", session=SessionSettings(threads=min(2, p.cpu.max_threads)), layers=quantized.layers,
                 accuracy=accuracy, fallback=p.gpu is not None,
             )

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from edgectl.builder.half import half
 from edgectl.builder.quantize import symmetric_ranges
 from edgectl.builder.variants import VariantPlan
-from edgectl.builder.work import Work, float_layers, limit_of, numerically_best, recipe_of
+from edgectl.builder.work import Work, basis_of, float_layers, limit_of, numerically_best, recipe_of
 from edgectl.core.bundle import LAYER_RANGES, Precision, Recipe, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.open import open_model
@@ -37,7 +37,7 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     if best is None:
         return []  # a note says why; DLA is worth its detour in int8 only
     name, quantized, accuracy = best
-    recipe = recipe_of(work, name, quantized).model_copy(update={"plan": "on-device"})
+    recipe = recipe_of(work, "trt-dla", name, quantized).model_copy(update={"plan": "on-device"})
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     explicit = VariantPlan(
         profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=quantized.model.SerializeToString(deterministic=True),
@@ -46,7 +46,7 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     ranges = json.dumps(symmetric_ranges(quantized.model), separators=(",", ":"), sort_keys=True).encode()
     implicit = replace(
         explicit, variant="tensorrt-dla-int8-implicit", requires=(*fits, "trt:8|trt:10"),
-        model=work.basis[0].model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
+        model=basis_of(work, "trt-dla").model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
     )  # fmt: skip
     halved = _halved(work, p, explicit, quantized.model)
     return [replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit, implicit]
@@ -62,7 +62,7 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPl
         )  # fmt: skip
     else:
         name, quantized, accuracy = best
-        graph, recipe = quantized.model, recipe_of(work, name, quantized).model_copy(update={"plan": "on-device"})
+        graph, recipe = quantized.model, recipe_of(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
             profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=quantized.model.SerializeToString(deterministic=True),
             recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
@@ -82,13 +82,16 @@ def _halved(work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto)
     """The same with what is left in float computing in float16; None if that loses too much, or was never calibrated."""
     if work.table is None:
         return None
-    table = work.basis[0].table if work.basis else work.table
+    family = plain.recipe.family
+    table = work.table if family == "float" else basis_of(work, family).table
     model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
     data = model.SerializeToString(deterministic=True)
     work.tell("confirm", 0.15, f"{plain.variant}: float16", "")
     engine = open_model(data, SessionSettings(optimization="disabled", threads=min(2, work.machine.cores)))
-    accuracy = work.judge("confirmation").judge(engine, limit=limit_of(work))
-    engine.close()
+    try:
+        accuracy = work.judge("confirmation").judge(engine, limit=limit_of(work))
+    finally:
+        engine.close()
     if accuracy.drop > limit_of(work):
         work.notes.append(f"{p.name}: float16 loses {accuracy.drop:.4f}: what is not int8 stays float32")
         return None

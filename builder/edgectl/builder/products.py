@@ -49,6 +49,7 @@ def rewrite(model: ModelProto, form: Form, family: Family, *, exclude: Collectio
     del changed.graph.node[:]
     constants: dict[str, NDArray[np.generic]] = {}
     reports = []
+    weighted = {n.name for n in weighted_nodes(index)}
     for n in index.nodes:
         if n.name in chosen:
             weight = np.asarray(index.weights(n.input[1]), np.float32)
@@ -61,7 +62,7 @@ def rewrite(model: ModelProto, form: Form, family: Family, *, exclude: Collectio
             reports.append(LayerReport(node=n.name, op=n.op_type, precision="int8"))
         else:
             changed.graph.node.append(n)
-            if n in weighted_nodes(index):
+            if n.name in weighted:
                 reports.append(LayerReport(node=n.name, op=n.op_type, precision="float32", reason=f"not in the {form} form"))
     read = {i for n in changed.graph.node for i in n.input} | index.captured | {o.name for o in changed.graph.output}
     kept = [t for t in model.graph.initializer if t.name in read]

@@ -25,7 +25,17 @@ from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Work", "float_layers", "limit_of", "numerically_best", "recipe_of", "recipes_of", "rungs_of", "say_interval"]
+__all__ = [
+    "Work",
+    "basis_of",
+    "float_layers",
+    "limit_of",
+    "numerically_best",
+    "recipe_of",
+    "recipes_of",
+    "rungs_of",
+    "say_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,15 @@ class Work:
     max_drop: float
     notes: list[str]
     tell: Callable[[str, float, str, str], None]
-    basis: list[Basis] = field(default_factory=list)
-    """The prepared graph, one for all families; filled when the first family comes up."""
+    bases: dict[tuple[bool, str], Basis] = field(default_factory=dict)
+    """The prepared graph of families that take the same ranges; filled as they come up (:func:`basis_of`)."""
     rungs: dict[str, Rungs] = field(default_factory=dict)
     """Kernel family → what the ladder gave; filled as families come up."""
     tuning: Path | None = None
     """Where measurements are kept until the bundle is whole; None: nowhere."""
     judge_cache: dict[str, Judge] = field(default_factory=dict)
+    original: ModelProto | None = None
+    """The graph before compression: what every candidate is judged against. None: ``model`` itself."""
     recover_minutes: float = 0.0
     """How long each family's int8 graph may be fine-tuned."""
 
@@ -55,7 +67,7 @@ class Work:
         """The judge of a slice; made when it is first needed."""
         if which not in self.judge_cache:
             self.tell("judge", 0.15, f"float outputs of the {which} slice", "")
-            reference = open_model(self.float_bytes, SessionSettings())
+            reference = open_model((self.original or self.model).SerializeToString(), SessionSettings())
             samples = self.slices.search if which == "search" else self.slices.confirmation
             self.judge_cache[which] = Judge(self.task, samples, reference)
             reference.close()
@@ -77,12 +89,13 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
         def tell(what: str) -> None:
             work.tell("quantize", 0.15, f"{family}: {what}", "")
 
-        if not work.basis:
-            work.basis.append(prepare_basis(
+        key = (spec.symmetric, spec.placement)
+        if key not in work.bases:
+            work.bases[key] = prepare_basis(
                 work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell
-            ))  # fmt: skip
+            )
         work.rungs[family] = climb(
-            work.basis[0], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
+            work.bases[key], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
             also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
             tune=_tune(work, spec, tell),
         )  # fmt: skip
@@ -98,7 +111,7 @@ def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | Non
     def tune(q: Quantized) -> Quantized:
         samples = [s.feeds for s in work.slices.calibration]
         taught, lesson = fine_tune(
-            q, work.basis[0].model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
+            q, basis_of(work, family.name).model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
             decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
         )  # fmt: skip
         work.notes.append(
@@ -165,9 +178,16 @@ def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) ->
         )
 
 
-def recipe_of(work: Work, name: str, quantized: Quantized) -> Recipe:
+def basis_of(work: Work, family: str) -> Basis:
+    """What a family that was climbed is written from. Symmetric and asymmetric codes, chains and lone layers want other ranges."""
+    spec = FAMILIES[family]
+    return work.bases[spec.symmetric, spec.placement]
+
+
+def recipe_of(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:
+    """``family``: the one that was climbed; a candidate of another runtime's form shares its basis."""
     spec = quantized.family
-    basis = work.basis[0]
+    basis = basis_of(work, family)
     return Recipe(
         family=spec.name,
         passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(("reconstruct",) if quantized.rebuilt else ())),

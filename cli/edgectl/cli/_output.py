@@ -108,11 +108,12 @@ def table(*headers: str, title: str | None = None) -> Table:
 
 
 def plain(value: Any) -> Any:
-    """JSON types of dataclasses, pydantic models, enums, paths, mappings and sequences."""
+    """JSON types of dataclasses (without their fields of bytes), pydantic models, enums, paths, mappings and sequences."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {name: plain(v) for name, v in fields.items() if not isinstance(v, bytes)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

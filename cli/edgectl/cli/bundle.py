@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -26,6 +26,7 @@ from edgectl.core.bundle import (
     added_blobs,
     read_bounded,
 )
+from edgectl.core.errors import BundleError
 from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
@@ -129,15 +130,19 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
         t.add_row("engine", f"travels packed in {packed:,} bytes, {v.config.unpacked.size:,} when decoded at installation")
     t.add_row("recipe", f"{r.family}: {', '.join(r.passes) or 'no passes'}")
     if r.activations:
-        t.add_row("quantization", f"activations {r.activations}, weights {r.weights}, {r.method} over {r.samples} samples")
+        scales = f"{r.method} over {r.samples} samples" if r.method else "no calibrated scales"
+        t.add_row("quantization", f"activations {r.activations}, weights {r.weights}, {scales}")
     if r.excluded:
         t.add_row("kept in float", ", ".join(r.excluded))
     precisions = Counter(f"{row.op} {row.precision}" for row in report)
     t.add_row("layers", ", ".join(f"{n} × {what}" for what, n in sorted(precisions.items())) or "-")
-    t.add_row(
-        "session",
-        f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, arena {'on' if s.arena else 'off'}, optimization {s.optimization}",
-    )
+    if v.config.runtime == "onnxruntime":
+        t.add_row(
+            "session",
+            f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, arena {'on' if s.arena else 'off'}, optimization {s.optimization}",
+        )
+    elif v.config.runtime == "openvino":
+        t.add_row("session", f"{s.threads} thread(s), computes in {s.precision_hint or 'the precision that it chooses'}")
     t.add_row("adds", _added(added, first=first))
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
@@ -153,7 +158,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             f = m.fresh
             t.add_row(
                 f"{f.runs} new processes",
-                f"cold start {f.cold_start_s:.3f} s, {f.rss_mb:.0f} MiB, {f.cpu_ms:.2f} CPU ms an inference",
+                f"cold start {f.cold_start_s:.3f} s, {f.rss_mb:.0f} MiB, {f.cpu_ms:.2f} ms of processor time an inference",
             )
             tail = [
                 f"{what} {x:.2f} ms"
@@ -184,4 +189,9 @@ def _added(added: list[Descriptor], *, first: bool) -> str:
 
 def _layer_report(v: Variant) -> tuple[LayerReport, ...]:
     path: Any = v.layer(LAYER_LAYERS)
-    return () if path is None else _LAYERS.validate_json(read_bounded(path, MAX_JSON_BYTES))
+    if path is None:
+        return ()
+    try:
+        return _LAYERS.validate_json(read_bounded(path, MAX_JSON_BYTES))
+    except (ValidationError, RecursionError) as e:
+        raise BundleError(f"the layer report of {v.config.variant} is not valid", hint="build the bundle again") from e

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
+from edgectl.cli.run import Role
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import GoldenError
 from edgectl.device_profiles.catalogue import load_profile
@@ -24,6 +25,7 @@ def finalise(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Device profile; default: the one that fits here.")
     ] = None,
+    role: Annotated[Role | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")] = None,
     level: Annotated[
         int | None,
         typer.Option(min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."),
@@ -37,7 +39,9 @@ def finalise(
 
     machine = probe()
     chosen = load_profile(profile) if profile else best_profile(machine)
-    variant = Bundle(path).select(machine.facts, profile=chosen.name, runtimes=machine.runtimes)
+    variant = Bundle(path).select(
+        machine.facts, profile=chosen.name, runtimes=machine.runtimes, role=None if role is None else role.value
+    )
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
     c = variant.config
     with output.progress() as update:
@@ -52,7 +56,10 @@ def finalise(
     def shown() -> Table:
         t = table(f"{c.profile}/{c.variant}", "")
         t.add_row("engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}"))
-        t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
+        if made.key:
+            t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
+        else:
+            t.add_row("", "nothing is compiled for this runtime")
         t.add_row("key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-")
         if made.layers is not None:
             n = made.layers
@@ -63,7 +70,7 @@ def finalise(
         for note in made.notes:
             t.add_row("note", note)
         t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")
-        t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MB")
+        t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MiB")
         return t
 
     output.result(value, shown)

@@ -15,7 +15,7 @@ from edgectl.cli._output import Json, Output, plain, table
 if TYPE_CHECKING:
     from edgectl.pipelines.run import RunSummary
 
-__all__ = ["Kind", "describe", "run", "summary_view"]
+__all__ = ["Kind", "Role", "describe", "run", "summary_view"]
 
 
 MAX_RECORDS = 10_000

@@ -43,6 +43,7 @@ __all__ = ["QUICK_LEVEL", "Finalised", "finalise"]
 
 QUICK_LEVEL = 3
 _CHECK_TIMEOUT_S = 300.0
+_SIBLINGS = 6  # engines of one model that are kept for other variants: active and previous ones of a few roles
 _ANY_TENSORRT = TensorRtSpec(min="8.6", max="11.99")
 """For a variant whose profile is not one of those that ship with edgectl."""
 
@@ -208,11 +209,28 @@ class _Entry:
         return self.model if record["file"] == "original" else self.cache / str(record["file"])
 
     def invalidate(self) -> None:
-        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn write of this one."""
+        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn write of this one.
+
+        Those that other variants have of this model on this machine stay: other streams run them, or a rollback will.
+        """
+        siblings = self._siblings()
         with storage(str(self.cache)):
             for old in self.cache.glob(f"{self.stem.split('-')[0]}-*"):
-                old.unlink(missing_ok=True)
+                if not old.name.startswith(siblings):
+                    old.unlink(missing_ok=True)
             self.sweep()
+
+    def _siblings(self) -> tuple[str, ...]:
+        """Stems of the newest entries of this model that differ only in what is a variant's own."""
+        found: list[tuple[float, str]] = []
+        for path in self.cache.glob(f"{self.stem.split('-')[0]}-*.json"):
+            try:
+                known, written = json.loads(path.read_bytes()).get("key"), path.stat().st_mtime
+            except (OSError, ValueError, AttributeError):
+                continue
+            if path.stem != self.stem and isinstance(known, dict) and _of_machine(known) == _of_machine(self.key):
+                found.append((written, path.stem))
+        return tuple(stem for _, stem in sorted(found, reverse=True)[:_SIBLINGS])
 
     def sweep(self) -> None:
         """Remove what a killed finaliser of this model left."""
@@ -238,6 +256,10 @@ class _Entry:
 
     def record(self, **values: Any) -> None:
         atomic_write(self.cache / f"{self.stem}.json", json.dumps({"key": self.key, **values}).encode())
+
+
+def _of_machine(key: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in key.items() if k not in ("golden", "settings", "dla")}
 
 
 @dataclass(frozen=True)
