@@ -30,7 +30,8 @@ __all__ = ["Part", "outputs_of", "price", "rank_parts", "sqnr_db"]
 _PARTS = 14
 _TIMED_SECONDS = 1.5
 _PRICE_FLOOR = 0.01
-_DEAR = 3  # × its share of the MACs
+_CLEARLY = 3  # × or a third of its share of the MACs
+_UNSURE = 0.035  # share of the latency that the clock is off by on a busy machine
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def rank_parts(
 
 def price(work: float, slower: float) -> float:
     """What a part counts for that has a share ``work`` of the MACs and adds a share ``slower`` of the latency."""
-    if slower > 2 * work + 2 * _PRICE_FLOOR:
-        return work * _DEAR
-    return work / _DEAR if slower < work / 2 - 2 * _PRICE_FLOOR else work
+    if slower > work * _CLEARLY + 2 * _UNSURE:
+        return work * _CLEARLY
+    return work / _CLEARLY if slower < work / _CLEARLY - _UNSURE else work
 
 
 def _slower(engines: Sequence[Engine], samples: Sequence[Feeds]) -> list[float]:
