@@ -92,8 +92,9 @@ def prepare_basis(
         return sqnr_db(reference, outputs_of(quantize(model, table, family, ranges=kind).model, proxy))
 
     tell("ranges")
-    kind = max(RANGE_KINDS, key=plain)
-    if plain(kind) >= _EASY_DB:
+    sqnr = {kind: plain(kind) for kind in RANGE_KINDS}
+    kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
+    if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
         if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
             return Basis(model, table, (), kind, easy=True)
