@@ -195,7 +195,9 @@ class _Search:
         power = least_power(wanted.all(), fast)
         plain = wanted.plain if fast.candidate.runtime != "onnxruntime" else None
         picks = picks_of({"fast": fast, "accurate": wanted.accurate, "low-power": power}, plain)
-        return Choice(picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(fast), tuple(self._notes))
+        return Choice(
+            picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(fast, wanted.all()), tuple(self._notes)
+        )
 
     def _runoff(self, late: Sequence[Candidate], threads: Sequence[int]) -> None:
         """Measure candidates that an early round left out, and their other settings, as often as the finalists and in turn with them."""
@@ -242,10 +244,11 @@ class _Search:
             return None
         return self._outcomes[c.name]
 
-    def _reason(self, winner: Outcome) -> str:
-        quicker = quicker_with_more_threads(
-            winner, [o for o in self._outcomes.values() if _measured_to_the_end(o)], self._goal.min_speedup
-        )
+    def _reason(self, winner: Outcome, shipped: Sequence[Outcome]) -> str:
+        c = winner.candidate
+        others = [o for o in self._outcomes.values() if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)]
+        known = [*shipped, *(o for o in others if _measured_to_the_end(o))]
+        quicker = quicker_with_more_threads(winner, known, self._goal.min_speedup)
         return self._why(winner) + (f"; {quicker}" if quicker else "")
 
     def _why(self, winner: Outcome) -> str:
