@@ -1,8 +1,7 @@
 """What competes: a graph in a runtime with session settings, and what became of it.
 
 The space is kept small by rule. Every graph starts with one thread in every runtime; only what survives the first round is tried with
-more threads; the arena is only taken from finalists. Threads never wait busily: a device has other work, and here they would take
-the core from the candidate that is measured next.
+more threads; the arena is only taken from finalists. Threads never wait busily: a device has other work.
 """
 
 from __future__ import annotations
