@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.fresh import FreshTimes
 
 __all__ = ["Behaviour", "FakeJudge", "FakeLab", "base"]
+
+_GLANCE_CALLS = 24  # opening, warm-up and 20 timed ones
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Behaviour:
     rss_mb: float = 50.0
     scaling: float = 0.7
     """Share of the time that twice the threads take."""
-    spinning: float = 0.95
-    """Share of the time that busy waiting takes."""
+    glance: float = 1.0
+    """× the latency of the first calls: as many as the first round makes."""
     cpu: float = 1.0
     """Processor time of one inference, × latency × threads."""
 
@@ -55,6 +58,7 @@ class FakeLab:
         self.seed = seed
         self.now = 0
         self.opened: list[str] = []
+        self.calls: Counter[str] = Counter()
         self.fresh_calls = 0
 
     def of(self, c: Candidate) -> Behaviour:
@@ -63,7 +67,7 @@ class FakeLab:
     def ms(self, c: Candidate) -> float:
         """What a candidate really takes."""
         b, s = self.of(c), c.settings
-        return b.ms * b.scaling ** np.log2(s.threads) * (b.spinning if s.spinning else 1.0)
+        return float(b.ms * b.scaling ** np.log2(s.threads))
 
     def draws(self, c: Candidate, what: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, *f"{c.name}{what}".encode()])
@@ -86,7 +90,7 @@ class FakeLab:
         if b.fresh_fails:
             return FreshTimes(failed="it died by SIGSEGV")
         ms = self.ms(c) * b.fresh_factor * (1 + self.noise * self.draws(c, "fresh").standard_normal(132))
-        cpu = self.ms(c) * c.settings.threads * b.cpu * (1.5 if c.settings.spinning else 1.0)
+        cpu = self.ms(c) * c.settings.threads * b.cpu
         return FreshTimes((0.1,) * 3, (b.rss_mb,) * 3, (cpu,) * 3, tuple(ms), tuple(2 * ms), busy=1)
 
     def conditions(self) -> Conditions:
@@ -106,7 +110,10 @@ class _FakeEngine:
         self.rng = self.lab.draws(self.candidate, "timed")
 
     def run(self, feeds: Feeds) -> Outputs:
+        self.lab.calls[self.candidate.name] += 1
         ms = self.lab.ms(self.candidate) * (1 + self.lab.noise * self.rng.standard_normal())
+        if self.lab.calls[self.candidate.name] <= _GLANCE_CALLS:
+            ms *= self.lab.of(self.candidate).glance
         self.lab.now += round(ms * 1e6)
         return {}
 

@@ -297,7 +297,12 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tm
         ("silero-vad-16k.onnx", "silero-vad", "media/speech-60s.wav"),
     ],
 )
-def test_real_models_build_for_this_machine(shared: Path, tmp_path: Path, file: str, task: str, data: str) -> None:
+def test_real_models_build_for_this_machine(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, task: str, data: str
+) -> None:
+    monkeypatch.setattr("edgectl.builder.data.MAX_SAMPLES", 48)  # still spread over the whole clip
+    monkeypatch.setattr("edgectl.builder.ladder._EASY_DB", 10.0)  # no equalisation: test_ladder has it
+    monkeypatch.setattr("edgectl.engines.fresh._SECONDS", 0.1)
     report = build(
         shared / "models" / file, profiles=["cpu"], task=load_task(task), calibration=str(shared / data), out=tmp_path / "out",
         max_drop=0.1, minutes=0.02,

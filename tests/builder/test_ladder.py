@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -16,6 +17,7 @@ from edgectl.builder.calibrate import calibrate
 from edgectl.builder.data import Sample
 from edgectl.builder.families import FAMILIES
 from edgectl.builder.ladder import climb, fewest, prepare_basis
+from edgectl.builder.sensitivity import price
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.base import Feeds
@@ -79,6 +81,14 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     assert rungs.judged["weights-8"].drop < rungs.judged["weights-4"].drop
 
 
+def test_a_price_is_the_share_of_the_work_unless_the_clock_clearly_says_otherwise() -> None:
+    for noise in (-0.03, -0.01, 0.0, 0.01, 0.03):
+        assert price(0.1, 0.1 + noise) == 0.1
+        assert price(0.01, 0.01 + noise) == 0.01
+    assert price(0.1, 0.4) == pytest.approx(0.3)
+    assert price(0.3, 0.05) == pytest.approx(0.1)
+
+
 def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> None:
     tried: list[tuple[int, ...]] = []
 
@@ -86,20 +96,27 @@ def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> No
         tried.append(tuple(kept))
         return {1, 4} <= set(kept)
 
-    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)
+    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)  # the four largest of the first five were tried in int8 again
     assert [len(t) for t in tried[:4]] == [1, 2, 3, 5]
     assert tried[4] == (0, 1, 3, 4)  # the largest part goes back first
     assert fewest(lambda kept: False, 8, [1] * 8) is None
     assert fewest(lambda kept: True, 0, []) is None
 
 
-@given(st.integers(1, 12), st.sets(st.integers(0, 11), max_size=4))
-def test_what_fewest_returns_holds_and_every_part_of_it_is_needed(count: int, needed: set[int]) -> None:
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sets(st.integers(0, 11), max_size=4))
+def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(work: list[int], needed: set[int]) -> None:
+    tried = 0
+
     def holds(kept: Collection[int]) -> bool:
+        nonlocal tried
+        tried += 1
         return needed <= set(kept)
 
-    found = fewest(holds, count, [1.0] * count)
-    assert (found is None) == (not holds(range(count)))
+    found = fewest(holds, len(work), work)
+    assert (found is None) == (not needed <= set(range(len(work))))
     if found is not None:
-        assert holds(found)
-        assert len(found) == max(1, len(needed))
+        assert needed <= set(found)
+        first = next(c for c in (1, 2, 3, 5, 8, 12) if needed <= set(range(c)) or c >= len(work))
+        largest = sorted(range(min(first, len(work))), key=lambda i: -work[i])[:4]
+        assert len(found) == 1 or set(found) & set(largest) <= needed
+        assert tried <= 6 + 4

@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl.builder.candidates import Candidate, Graph, Outcome, Round
-from edgectl.builder.rules import choose, contradiction, kinds, least_power, picks_of, settled, survivors
+from edgectl.builder.rules import (
+    choose,
+    contradiction,
+    fastest,
+    kinds,
+    least_power,
+    picks_of,
+    quicker_with_more_threads,
+    settled,
+    soonest,
+    survivors,
+)
 from edgectl.core.bundle import Conditions, FreshRun, Measured, SessionSettings
 from edgectl.engines.timing import Ratio
 
@@ -15,13 +26,13 @@ CALM = Conditions(load=0)
 
 def outcome(
     name: str, p50_ms: float, *, precision: str = "int8", threads: int = 1, high: float | None = None, float_ms: float = 10.0,
-    cpu_ms: float | None = None, rss_mb: float = 50, fresh_low: float | None = None, reached: int = 2, runtime: str = "onnxruntime",
+    cpu_ms: float | None = None, rss_mb: float = 50, reached: int = 2, runtime: str = "onnxruntime",
 ) -> Outcome:  # fmt: skip
     candidate = Candidate(Graph(name, b"", precision), runtime, SessionSettings(threads=threads))  # type: ignore[arg-type]
     ratio = p50_ms / float_ms
     fresh = FreshRun(
         runs=3, cold_start_s=0.1, rss_mb=rss_mb, cpu_ms=cpu_ms or p50_ms, gap_ms=20, p50_ms=p50_ms, busy=1, n=132,
-        ratio_to_float=ratio, ratio_low=fresh_low or ratio,
+        ratio_to_float=ratio, ratio_low=ratio * 0.99,
     )  # fmt: skip
     measured = Measured(
         p10_ms=p50_ms, p50_ms=p50_ms, n=100, machine="m", threads=threads, runtime_version="r", conditions=CALM, fresh=fresh
@@ -104,12 +115,27 @@ def test_it_must_be_clear_whether_float_is_beaten() -> None:
     assert settled(drawn({"float": 1.0, "best": 1.5}, 40), {"float"}, 1.02)
 
 
-def test_new_processes_contradict_by_their_interval_and_by_memory() -> None:
-    assert contradiction(outcome("a", 5), 100) is None
-    assert "1.10 ×" in (contradiction(outcome("a", 11, fresh_low=1.01), 100) or "")
-    assert contradiction(outcome("a", 11, fresh_low=0.99), 100) is None
-    assert "120 MiB" in (contradiction(outcome("a", 5, rss_mb=120), 100) or "")
-    assert contradiction(outcome("a", 5, rss_mb=120), None) is None
+def test_new_processes_contradict_by_their_median_and_by_memory() -> None:
+    assert contradiction(outcome("a", 9.8), 1.02, 100) is None
+    assert "0.99 ×" in (contradiction(outcome("a", 9.9), 1.02, 100) or "")
+    assert contradiction(outcome("a", 9.9, precision="float32"), 1.02, 100) is None
+    assert "120 MiB" in (contradiction(outcome("a", 5, rss_mb=120), 1.02, 100) or "")
+    assert contradiction(outcome("a", 5, rss_mb=120), 1.02, None) is None
+
+
+def test_what_is_called_fast_has_the_least_median_of_all_that_take_no_more_threads() -> None:
+    fast, other, two = outcome("fast", 5.0), outcome("other", 4.99), outcome("two", 4.0, threads=2)
+    assert soonest(fast, [fast, other, two]) is other
+    assert soonest(fast, [two, outcome("same", 5.0)]) is fast
+    assert soonest(two, [fast, other]) is two
+    assert quicker_with_more_threads(fast, [other, two], 1.02) == "1 thread; two/onnxruntime/2 with 2 would be 1.25 × faster"
+    assert quicker_with_more_threads(fast, [other, outcome("unsure", 4.0, threads=2, high=1.0)], 1.02) == ""
+
+
+def test_the_reference_is_the_fastest_float_whatever_it_takes() -> None:
+    one, two = outcome("float", 10.0, precision="float32"), outcome("float", 9.5, precision="float32", threads=2)
+    assert fastest([one, two]) is two
+    assert fastest([one, outcome("float", 1.0, precision="float32", reached=0)]) is one
 
 
 def test_low_power_is_the_least_processor_time_that_is_not_much_slower() -> None:

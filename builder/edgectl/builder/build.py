@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import ModelProto
+from threadpoolctl import threadpool_limits
 
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
@@ -145,6 +146,9 @@ def build(
     if was_cut:
         log.ran.insert(0, "split")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            threadpool_limits(1, "blas")
+        )  # its products are small: threads that wait for each other cost 8 ×, and neighbours
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
         shrunk = CompressionReport()

@@ -1,7 +1,7 @@
 """What competes: a graph in a runtime with session settings, and what became of it.
 
 The space is kept small by rule. Every graph starts with one thread in every runtime; only what survives the first round is tried with
-more threads, and busy waiting only there (one thread has nobody to wait for); the arena is only taken from finalists.
+more threads; the arena is only taken from finalists. Threads never wait busily: a device has other work.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Candidate:
     @property
     def name(self) -> str:
         s = self.settings
-        return (
-            f"{self.graph.recipe}/{self.runtime}/{s.threads}" + ("/spin" if s.spinning else "") + ("" if s.arena else "/no-arena")
-        )
+        return f"{self.graph.recipe}/{self.runtime}/{s.threads}" + ("" if s.arena else "/no-arena")
 
     @property
     def is_float(self) -> bool:
@@ -121,13 +119,10 @@ class Choice:
 
 
 def with_threads(c: Candidate, threads: Sequence[int]) -> Iterator[Candidate]:
-    """The same with more threads; in ONNX Runtime also with threads that wait busily for each other."""
+    """The same with more threads."""
     for t in threads:
         if t > c.settings.threads:
-            settings = c.settings.model_copy(update={"threads": t})
-            yield Candidate(c.graph, c.runtime, settings)
-            if c.runtime == "onnxruntime":
-                yield Candidate(c.graph, c.runtime, settings.model_copy(update={"spinning": True}))
+            yield Candidate(c.graph, c.runtime, c.settings.model_copy(update={"threads": t}))
 
 
 def without_arena(c: Candidate) -> Iterator[Candidate]:

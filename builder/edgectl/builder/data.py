@@ -51,8 +51,8 @@ class SampleStore(Sequence[Sample]):
     So the kept ones are spread evenly whatever the length of the source is, which a stream does not say beforehand.
     """
 
-    def __init__(self, folder: Path, limit: int = MAX_SAMPLES, *, picture: ImageInput | None = None) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: Path, limit: int | None = None, *, picture: ImageInput | None = None) -> None:
+        self._folder, self._limit = folder, MAX_SAMPLES if limit is None else limit
         self._pixels = None if picture is None or picture.dtype != "float32" else _Pixels(picture)
         self._kept: list[tuple[Path, LetterboxMeta | None]] = []
         self._stride, self._seen = 1, 0

@@ -43,6 +43,7 @@ _SMALL = 32  # weighted nodes up to which every structural alternative is tried
 _EASY_DB = 30.0  # with this much and the budget held, only the rounding is refined; few samples alone would not tell
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
 _LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
+_TRIED_BACK = 4  # parts: those with the most work; each try is a run over the whole slice
 
 Tell = Callable[[str], None]
 Tune = Callable[[Quantized], Quantized]
@@ -91,8 +92,9 @@ def prepare_basis(
         return sqnr_db(reference, outputs_of(quantize(model, table, family, ranges=kind).model, proxy))
 
     tell("ranges")
-    kind = max(RANGE_KINDS, key=plain)
-    if plain(kind) >= _EASY_DB:
+    sqnr = {kind: plain(kind) for kind in RANGE_KINDS}
+    kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
+    if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
         if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
             return Basis(model, table, (), kind, easy=True)
@@ -102,15 +104,16 @@ def prepare_basis(
         trial = reconstruct(q, m, family, _some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
-    tell("reconstruct")
-    basis, as_it_is = Basis(model, table, (), kind), rebuilt(model, table)
+    basis = Basis(model, table, (), kind)
     peaks = _peaks(model, samples)
     if peaks:
         tell("equalise")
         equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
         if log.modified:
-            again = calibrate(equal, samples, data_digest=table.data_digest)
-            if rebuilt(equal, again) > as_it_is + _WORTH_DB:
+            few = _some(samples, _RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
+            before, after = (rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal))
+            if after > before + _WORTH_DB:
+                again = calibrate(equal, samples, data_digest=table.data_digest)
                 basis = Basis(equal, again, tuple(log.modified), kind)
     return basis
 
@@ -184,6 +187,8 @@ def climb(
             return attempt(f"keep-{len(nodes)}", alike(nodes))
 
         kept = fewest(holds, _most(parts), [p.work for p in parts])
+        for name in list(made)[1:-1]:
+            del made[name]  # the first has most float, the last least: what lies between is judged and measured for nothing
         if kept is not None:
             nodes = [n for i in kept for n in parts[i].nodes]
             attempt(f"keep-{len(nodes)}-rebuilt", _reconstructed(basis, family, samples, exclude=nodes))
@@ -194,7 +199,7 @@ def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[f
     """Few of the parts 0, 1 … that, kept float, hold; None if not even the first ``most`` do.
 
     Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first count that holds
-    ends the climb. Then parts go back to int8 one at a time, most ``work`` first, while it still holds. What is returned holds.
+    ends the climb. Then the parts with most ``work`` are tried in int8 again, one at a time. What is returned holds.
     """
     if most < 1:
         return None
@@ -205,7 +210,7 @@ def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[f
     if first is None:
         return None
     kept = list(range(first))
-    for i in sorted(kept, key=lambda i: -work[i]):
+    for i in sorted(kept, key=lambda i: -work[i])[:_TRIED_BACK]:
         fewer = [k for k in kept if k != i]
         was_tried = fewer == list(range(len(fewer))) and len(fewer) in counts
         if fewer and not was_tried and holds(fewer):

@@ -1,6 +1,6 @@
 """What decides the search: times and drops in, an order out. Pure.
 
-A resource must earn its place: a second thread, busy waiting and an arena are charged to the latency before candidates are compared.
+A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ __all__ = [
     "contradiction",
     "cost",
     "eligible",
+    "fastest",
     "frugal",
     "is_accurate",
     "kinds",
     "least_power",
     "picks_of",
+    "quicker_with_more_threads",
     "rank",
     "settled",
+    "soonest",
     "survivors",
 ]
 
 _THREADS_WORTH = 0.9  # share of the time that twice the threads must come down to: a core on a device has other work
-_SPINNING_WORTH = 0.9
 _ARENA_WORTH = 0.99
 _RESOLUTION = 0.01  # of a ratio: what is closer is equal
 FINALISTS = 5
@@ -43,8 +45,8 @@ def cost(o: Outcome) -> float:
     """Latency in units of the fastest float candidate's, charged for what it takes to get it."""
     assert o.ratio is not None
     s = o.candidate.settings
-    worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_SPINNING_WORTH if s.spinning else 1.0)
-    return o.ratio.median / (worth * (_ARENA_WORTH if s.arena else 1.0))
+    worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_ARENA_WORTH if s.arena else 1.0)
+    return o.ratio.median / worth
 
 
 def kinds(c: Candidate) -> set[str]:
@@ -55,7 +57,7 @@ def kinds(c: Candidate) -> set[str]:
 
 
 def frugal(c: Candidate) -> bool:
-    return c.settings.threads == 1 and not c.settings.spinning
+    return c.settings.threads == 1
 
 
 def is_accurate(o: Outcome, max_drop: float) -> bool:
@@ -107,15 +109,39 @@ def rank(o: Outcome) -> tuple[int, float, str]:
     return -max(r.index for r in o.rounds), cost(o), o.candidate.name
 
 
-def contradiction(o: Outcome, max_rss_mb: float | None) -> str | None:
+def fastest(outcomes: Iterable[Outcome]) -> Outcome:
+    """The least latency, whatever it takes; whoever was measured longer goes first. Raises ValueError if there is none."""
+    return min(outcomes, key=lambda o: (rank(o)[0], o.ratio.median if o.ratio else math.inf, o.candidate.name))
+
+
+def soonest(fast: Outcome, shipped: Iterable[Outcome]) -> Outcome:
+    """``fast``, or one that ships, too, takes no more threads and has a smaller median: what is called fast must be the fastest."""
+    rivals = (o for o in shipped if o.candidate.settings.threads <= fast.candidate.settings.threads)
+    return min((fast, *rivals), key=lambda o: o.measured.p50_ms if o.measured else math.inf)
+
+
+def quicker_with_more_threads(fast: Outcome, outcomes: Iterable[Outcome], min_speedup: float) -> str:
+    """What more threads would bring, for the report; empty if nothing."""
+    threads, p50 = fast.candidate.settings.threads, fast.measured.p50_ms if fast.measured else 0.0
+    more = [o for o in outcomes if o.candidate.settings.threads > threads and eligible(o, min_speedup)]
+    best = min(more, key=lambda o: o.measured.p50_ms if o.measured else math.inf, default=None)
+    if best is None or best.measured is None or best.measured.p50_ms >= p50:
+        return ""
+    return (
+        f"{threads} thread{'s' if threads > 1 else ''}; {best.candidate.name} with {best.candidate.settings.threads} would be "
+        f"{p50 / best.measured.p50_ms:.2f} × faster"
+    )
+
+
+def contradiction(o: Outcome, min_speedup: float, max_rss_mb: float | None) -> str | None:
     """What new processes say against a quantized candidate or one of another runtime; None if nothing.
 
-    Slower than float there means: the whole interval of the paired ratio is above 1.
+    A quantized one must be ``min_speedup`` faster there, too, by the median of its paired ratio.
     """
     fresh = o.measured.fresh if o.measured else None
     if fresh is None:
         return None
-    if fresh.ratio_low is not None and fresh.ratio_low > 1 and not o.candidate.is_float:
+    if fresh.ratio_to_float is not None and fresh.ratio_to_float > 1 / min_speedup and not o.candidate.is_float:
         return f"in processes of its own it takes {fresh.ratio_to_float:.2f} × the time of float"
     if max_rss_mb is not None and fresh.rss_mb > max_rss_mb:
         return f"takes {fresh.rss_mb:.0f} MiB of memory, {max_rss_mb:g} are allowed"

@@ -2,7 +2,8 @@
 
 Candidates are measured in turn, call by call, in rounds of successive halving: a short look at every graph in every runtime with one
 thread, a longer one at the better half with other settings, and the last until the order is clear. What is to ship is confirmed on
-samples that chose nothing, and in processes of its own, in turn with float; whoever does not hold there is replaced by the next.
+samples that chose nothing, and in processes of its own, in turn with float; whoever does not hold there is replaced by the next. One
+that a short look had left out comes back only through a runoff: measured again as long as the finalists, in turn with them.
 The rules are in :mod:`edgectl.builder.rules`; what measures is a :class:`~edgectl.builder.lab.Lab`.
 """
 
@@ -22,13 +23,16 @@ from edgectl.builder.rules import (
     choose,
     contradiction,
     eligible,
+    fastest,
     frugal,
     is_accurate,
     kinds,
     least_power,
     picks_of,
+    quicker_with_more_threads,
     rank,
     settled,
+    soonest,
     survivors,
 )
 from edgectl.builder.tuning import Line, TuningLog
@@ -41,6 +45,8 @@ __all__ = ["Goal", "search"]
 
 _ROUNDS = ((0.15, 20, 20), (0.25, 20, 40), (0.6, 20, 200))
 """Share of the time budget; fewest and most calls of each candidate (200: ± 0.7 % of a paired ratio)."""
+_LAST = len(_ROUNDS) - 1
+"""Of a runoff, too."""
 _ARENA_TRIED = 3  # finalists
 
 Tell = Callable[[str, float, str], None]
@@ -79,10 +85,10 @@ def search(
         for i, (share, fewest, most) in enumerate(_ROUNDS):
             if i == 1:
                 alive = s.add(alive, (n for c in alive for n in with_threads(c, threads)))
-            if i == 2:
+            if i == _LAST:
                 alive = s.add(alive, (n for c in s.fastest(alive, _ARENA_TRIED) for n in without_arena(c)))
             alive = s.round(i, alive, seconds * share, fewest, most)
-        return s.choice()
+        return s.choice(threads)
     finally:
         s.close()
 
@@ -97,6 +103,8 @@ class _Search:
         self._judged = judged
         self._outcomes: dict[str, Outcome] = {}
         self._confirmed: dict[tuple[str, Runtime], Accuracy | None] = {}
+        self._compared: dict[str, str] = {}
+        """Who was measured in processes of its own → the float candidate that it was compared with."""
         self._notes: list[str] = []
 
     def close(self) -> None:
@@ -137,7 +145,6 @@ class _Search:
 
     def round(self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int) -> list[Candidate]:
         """Measure all in turn and return who goes on; in the last round, all."""
-        last = index == len(_ROUNDS) - 1
         floats = {c.name for c in candidates if c.is_float}
         lines, failed = self._rig.times(
             index,
@@ -162,7 +169,7 @@ class _Search:
         best = min(times, key=lambda n: (float(np.median(times[n])), n))
         share = 0.15 + 0.7 * sum(r[0] for r in _ROUNDS[: index + 1])
         self._tell(f"measured {len(alive)} candidates", share, f"{best} {float(np.median(times[best])):.2f} ms")
-        if last:
+        if index == _LAST:
             return alive
         kept = survivors(times, {c.name: kinds(c) for c in alive})
         for c in alive:
@@ -170,20 +177,38 @@ class _Search:
                 self._reject(c, SLOWER)
         return [c for c in alive if c.name in kept]
 
-    def choice(self) -> Choice:
-        """Confirm what is to ship until all of it holds."""
+    def choice(self, threads: Sequence[int]) -> Choice:
+        """Measure and confirm what is to ship until all of it holds."""
         while True:
             wanted = self._wanted([o for o in self._outcomes.values() if o.possible])
-            new = [o for o in wanted.all() if o.measured is not None and o.measured.fresh is None]
-            if not new:
+            reference = wanted.reference.candidate.name
+            if late := [o.candidate for o in wanted.all() if not _measured_to_the_end(o)]:
+                self._runoff(late, threads)
+            elif new := [o.candidate for o in wanted.all() if self._compared.get(o.candidate.name) != reference]:
+                self._tell(f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name)
+                self._fresh(new, wanted.reference.candidate)
+            else:
                 break
-            self._tell(f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name)
-            self._fresh([o.candidate for o in new], wanted.reference.candidate)
         for o in wanted.all():
             self._outcomes[o.candidate.name] = replace(o, rejected=None)  # it may have been slower than what did not hold
-        power = least_power(wanted.all(), wanted.fast)
-        picks = picks_of({"fast": wanted.fast, "accurate": wanted.accurate, "low-power": power}, wanted.plain)
-        return Choice(picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(wanted.fast), tuple(self._notes))
+        fast = soonest(wanted.fast, wanted.all())
+        power = least_power(wanted.all(), fast)
+        plain = wanted.plain if fast.candidate.runtime != "onnxruntime" else None
+        picks = picks_of({"fast": fast, "accurate": wanted.accurate, "low-power": power}, plain)
+        return Choice(
+            picks, wanted.fallback, tuple(self._outcomes.values()), self._reason(fast, wanted.all()), tuple(self._notes)
+        )
+
+    def _runoff(self, late: Sequence[Candidate], threads: Sequence[int]) -> None:
+        """Measure candidates that an early round left out, and their other settings, as often as the finalists and in turn with them."""
+        finalists = [o for o in self._outcomes.values() if o.possible and _measured_to_the_end(o)]
+        others = [n for c in late for n in with_threads(c, threads)]
+        self.add([], (n for n in others if n.name not in self._outcomes))
+        others = [n for n in others if self._outcomes[n.name].rejected in (None, SLOWER)]
+        pool = {c.name: c for c in (*(o.candidate for o in finalists), *late, *others)}
+        calls = max((o.rounds[-1].n for o in finalists), default=_ROUNDS[_LAST][1])
+        self._tell(f"{', '.join(c.name for c in late)} again, in turn with the finalists", 0.85, "")
+        self.round(_LAST, list(pool.values()), 0.0, calls, calls)
 
     def _wanted(self, possible: Sequence[Outcome]) -> _Wanted:
         if not any(o.candidate.is_float for o in possible):
@@ -195,10 +220,9 @@ class _Search:
         assert accurate is not None
         plain = self._first(ranking, _in_ort_int8) if fast.candidate.runtime != "onnxruntime" else None
         lean = [o for o in possible if eligible(o, self._goal.min_speedup) and frugal(o.candidate)]
-        floats = [o for o in possible if o.candidate.is_float and o.candidate.runtime == "onnxruntime"]
-        return _Wanted(
-            fast, accurate, ranking[-1], plain, self._first(sorted(lean, key=rank), lambda o: True), min(floats, key=rank, default=None)
-        )  # fmt: skip
+        floats = [o for o in possible if o.candidate.is_float]
+        fallback = min((o for o in floats if o.candidate.runtime == "onnxruntime"), key=rank, default=None)
+        return _Wanted(fast, accurate, fastest(floats), plain, self._first(sorted(lean, key=rank), lambda o: True), fallback)
 
     def _first(self, order: Iterable[Outcome], fits: Callable[[Outcome], bool]) -> Outcome | None:
         """The first that fits and holds the budget on the confirmation slice (and fits what that says, too)."""
@@ -220,7 +244,14 @@ class _Search:
             return None
         return self._outcomes[c.name]
 
-    def _reason(self, winner: Outcome) -> str:
+    def _reason(self, winner: Outcome, shipped: Sequence[Outcome]) -> str:
+        c = winner.candidate
+        others = [o for o in self._outcomes.values() if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)]
+        known = [*shipped, *(o for o in others if _measured_to_the_end(o))]
+        quicker = quicker_with_more_threads(winner, known, self._goal.min_speedup)
+        return self._why(winner) + (f"; {quicker}" if quicker else "")
+
+    def _why(self, winner: Outcome) -> str:
         if winner.ratio is not None and not winner.candidate.is_float:
             return f"{1 / winner.ratio.median:.2f} × faster than float"
         if any(o.confirmed is not None and o.confirmed.drop > self._goal.max_drop for o in self._outcomes.values()):
@@ -231,6 +262,7 @@ class _Search:
         """Measure in new processes, in turn with the fastest float one, and reject whom that contradicts."""
         contenders = sorted({c.name: c for c in (*new, reference)}.values(), key=lambda c: c.name)
         times = self._rig.fresh(contenders)
+        self._compared |= {c.name: reference.name for c in new}
         base = times[reference.name]
         if base.failed is not None:
             self._say(reference, f"does not run: {base.failed}")
@@ -244,8 +276,13 @@ class _Search:
             fresh = summarise_fresh(times[c.name], None if c.name == reference.name else base)
             self._outcomes[c.name] = replace(o, measured=o.measured.model_copy(update={"fresh": fresh}))
             plain_float = c.is_float and c.runtime == "onnxruntime"  # it ships whatever it takes
-            if (why := contradiction(self._outcomes[c.name], None if plain_float else self._goal.max_rss_mb)) is not None:
+            limit = None if plain_float else self._goal.max_rss_mb
+            if (why := contradiction(self._outcomes[c.name], self._goal.min_speedup, limit)) is not None:
                 self._say(c, why)
+            elif c.is_float and fresh.ratio_high is not None and fresh.ratio_high < 1 and self._outcomes[reference.name].possible:
+                self._say(
+                    reference, f"in processes of its own it takes longer than {c.name} ({1 / (fresh.ratio_to_float or 1):.2f} ×)"
+                )
 
     def _verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging) -> Accuracy | None:
         """None for a candidate that does not run: it is rejected."""
@@ -272,7 +309,7 @@ class _Wanted:
     fast: Outcome
     accurate: Outcome
     reference: Outcome
-    """The best float one."""
+    """The fastest float one, whatever it takes: who is to ship is compared with it."""
     plain: Outcome | None
     """The best quantized one that ONNX Runtime alone can run, if ``fast`` is not in it."""
     lean: Outcome | None
@@ -285,6 +322,10 @@ class _Wanted:
         return list({o.candidate.name: o for o in each if o is not None}.values())
 
 
+def _measured_to_the_end(o: Outcome) -> bool:
+    return o.measured is not None and o.rounds[-1].index == _LAST
+
+
 def _in_ort_int8(o: Outcome) -> bool:
     return o.candidate.runtime == "onnxruntime" and not o.candidate.is_float
 
@@ -295,11 +336,13 @@ def _by_time(o: Outcome) -> tuple[float, str]:
 
 def _with_times(o: Outcome, times: Samples, reference: Samples, line: Line, machine: str) -> Outcome:
     ratio = paired_ratio(times, reference)
+    fresh = o.measured.fresh if o.measured else None
     p50 = round(float(np.median(times)), 5)
     measured = Measured(
         p10_ms=round(float(np.percentile(times, 10)), 5), p50_ms=p50,
         p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5), n=len(times), ratio_to_float=round(ratio.median, 4),
         machine=machine, threads=o.candidate.settings.threads, runtime_version=line.runtime, conditions=line.conditions,
+        fresh=fresh,
     )  # fmt: skip
     rounds = (*o.rounds, Round(line.round, len(times), p50, line.conditions))
     return replace(o, measured=measured, ratio=ratio, rounds=rounds)

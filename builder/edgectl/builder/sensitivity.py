@@ -25,18 +25,21 @@ from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave
 
-__all__ = ["Part", "outputs_of", "rank_parts", "sqnr_db"]
+__all__ = ["Part", "outputs_of", "price", "rank_parts", "sqnr_db"]
 
 _PARTS = 14
 _TIMED_SECONDS = 1.5
 _PRICE_FLOOR = 0.01
+_CLEARLY = 3  # × or a third of its share of the MACs
+_UNSURE = 0.035  # share of the latency that the clock is off by on a busy machine
 
 
 @dataclass(frozen=True)
 class Part:
     """``noise``: power relative to the signal that keeping these nodes float takes away; ``work``: share of all MACs.
 
-    ``price``: share of the int8 graph's latency that it adds (0 at least); where nothing was timed, ``work``.
+    ``price``: its share of the MACs, or a third or thrice of that where this machine clearly says so. Three steps, so that the order of
+    parts does not follow the noise of the clock and the same build gives the same graph.
     """
 
     nodes: tuple[str, ...]
@@ -68,20 +71,26 @@ def rank_parts(
     noise = [10 ** (-sqnr_db(reference, [e.run(f) for f in samples]) / 10) for e in engines]
     macs = {n: _macs(index, n) for n in fit}
     work = [sum(macs[n] for n in run) / max(1, sum(macs.values())) for run in runs]
-    prices = _prices(engines, samples) if timed else work
+    prices = [price(w, s) for w, s in zip(work, _slower(engines, samples), strict=True)] if timed else work
     for e in engines:
         e.close()
     parts = [Part(r, max(0.0, noise[0] - n), w, p) for r, n, w, p in zip(runs, noise[1:], work, prices, strict=True)]
     return sorted(parts, key=lambda p: -p.noise / (p.price + _PRICE_FLOOR))
 
 
-def _prices(engines: Sequence[Engine], samples: Sequence[Feeds]) -> list[float]:
-    """Share of the first engine's latency that each of the others takes longer, in whole hundredths: noise must not reorder."""
+def price(work: float, slower: float) -> float:
+    """What a part counts for that has a share ``work`` of the MACs and adds a share ``slower`` of the latency."""
+    if slower > work * _CLEARLY + 2 * _UNSURE:
+        return work * _CLEARLY
+    return work / _CLEARLY if slower < work / _CLEARLY - _UNSURE else work
+
+
+def _slower(engines: Sequence[Engine], samples: Sequence[Feeds]) -> list[float]:
+    """Share of the first engine's latency that each of the others takes longer."""
     calls = {str(i): functools.partial(e.run, samples[0]) for i, e in enumerate(engines)}
     times = interleave(calls, seconds=_TIMED_SECONDS, min_rounds=8, max_rounds=60)
     base = np.asarray(times["0"])
-    ratios = [float(np.median(np.asarray(times[str(i)]) / base)) for i in range(1, len(engines))]
-    return [max(0.0, round(r - 1, 2)) for r in ratios]
+    return [float(np.median(np.asarray(times[str(i)]) / base)) - 1 for i in range(1, len(engines))]
 
 
 def outputs_of(model: ModelProto, samples: Sequence[Feeds]) -> list[Outputs]:

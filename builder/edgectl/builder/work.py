@@ -67,7 +67,7 @@ class Work:
         """The judge of a slice; made when it is first needed."""
         if which not in self.judge_cache:
             self.tell("judge", 0.15, f"float outputs of the {which} slice", "")
-            reference = open_model((self.original or self.model).SerializeToString(), SessionSettings())
+            reference = open_model((self.original or self.model).SerializeToString(), SessionSettings(threads=2))
             samples = self.slices.search if which == "search" else self.slices.confirmation
             self.judge_cache[which] = Judge(self.task, samples, reference)
             reference.close()

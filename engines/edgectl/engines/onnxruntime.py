@@ -1,6 +1,6 @@
 """ONNX Runtime: the CPU engine everywhere, and the CUDA one where the settings ask for it.
 
-Threads are explicit, spinning is off unless measured otherwise, execution is sequential. A Q/DQ model needs full graph
+Threads are explicit, spinning is off unless the settings ask for it, execution is sequential. A Q/DQ model needs full graph
 optimisation (at a lower level its int8 kernels are not formed: 4 × slower), so that is the default.
 """
 
