@@ -30,9 +30,9 @@ from edgectl.engines.timing import Samples, paired_ratio, percentile
 
 __all__ = ["Contender", "FreshTimes", "measure_fresh", "summarise_fresh"]
 
-RUNS = 2  # each costs imports and an open a contender, as much as its inferences
+RUNS = 3  # each costs imports and an open a contender, as much as its inferences
 GAP_S = 0.02
-_CALLS = (16, 68)  # a process: fewest and most timed inferences; 2 × 68 are enough for a p95
+_CALLS = (16, 44)  # a process: fewest and most timed inferences; 3 × 44 are enough for a p95
 _SECONDS = 1.5  # what those may take a process
 _IN_TURN = 4  # inferences at a time
 _PACED = 6

@@ -6,6 +6,7 @@
 """
 
 import ctypes
+import functools
 import json
 import os
 import sys
@@ -115,27 +116,29 @@ class _Network:
     def __init__(self, flags):
         self.flags = flags
         self.model = None
-        self._layers, self._inputs = [], []
 
-    def parsed(self, model):
+    @functools.cached_property
+    def _tensors(self):
+        """Inputs, and the outputs of each node. Only implicit quantization looks: importing onnx takes a second."""
         import onnx
 
-        self.model = model
-        graph = onnx.load_from_string(model).graph
-        self._inputs = [_Tensor(i.name) for i in graph.input]
-        self._layers = [_Layer([_Tensor(o) for o in n.output]) for n in graph.node]
+        graph = onnx.load_from_string(self.model).graph
+        return [_Tensor(i.name) for i in graph.input], [_Layer([_Tensor(o) for o in n.output]) for n in graph.node]
 
-    num_layers = property(lambda self: len(self._layers))
-    num_inputs = property(lambda self: len(self._inputs))
+    num_layers = property(lambda self: len(self._tensors[1]))
+    num_inputs = property(lambda self: len(self._tensors[0]))
 
     def get_layer(self, index):
-        return self._layers[index]
+        return self._tensors[1][index]
 
     def get_input(self, index):
-        return self._inputs[index]
+        return self._tensors[0][index]
 
     def ranges(self):
-        tensors = [*self._inputs, *(layer.get_output(i) for layer in self._layers for i in range(layer.num_outputs))]
+        if "_tensors" not in vars(self):
+            return {}
+        inputs, layers = self._tensors
+        tensors = [*inputs, *(layer.get_output(i) for layer in layers for i in range(layer.num_outputs))]
         return {t.name: t.range for t in tensors if t.range is not None}
 
 
@@ -147,7 +150,7 @@ class OnnxParser:
         if "parse" in _faults:
             return False
         with open(path, "rb") as f:
-            self._network.parsed(f.read())
+            self._network.model = f.read()
         return True
 
     num_errors = 1
