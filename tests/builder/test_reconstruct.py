@@ -1,7 +1,9 @@
 """Rounding against the layer's output: closer to float than rounding to nearest, and the same graph."""
 
+import numpy as np
+import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.builder.conftest import images, residual_net
 
 from edgectl.builder import lint
@@ -42,3 +44,34 @@ def test_the_mean_of_every_channel_is_restored() -> None:
     assert sum(p.work for p in parts) == pytest.approx(1.0)
     assert parts[0].nodes == ("head",)
     assert parts[0].noise > 10 * sum(p.noise for p in parts[1:])
+
+
+def test_a_split_whose_parts_are_needed_at_different_times() -> None:
+    """One half feeds a layer, both are joined behind it (C2f of the YOLO family)."""
+    rng = np.random.default_rng(0)
+    weights = {"w1": (16, 3, 3, 3), "w2": (8, 8, 3, 3), "w3": (5, 24, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu"),
+        helper.make_node("Split", ["r1", "halves"], ["left", "right"], name="split", axis=1),
+        helper.make_node("Conv", ["right", "w2"], ["c2"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("Concat", ["left", "right", "c2"], ["all"], name="join", axis=1),
+        helper.make_node("Conv", ["all", "w3"], ["out"], name="head"),
+    ]
+    constants = [
+        numpy_helper.from_array((rng.standard_normal(shape) * 0.3).astype(np.float32), n) for n, shape in weights.items()
+    ]
+    graph = helper.make_graph(
+        nodes, "c2f", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 5, 32, 32])],
+        [*constants, numpy_helper.from_array(np.asarray([8, 8], np.int64), "halves")],
+    )  # fmt: skip
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    family = FAMILIES["x86-vnni"]
+    plain = quantize(model, calibrate(model, images(8), data_digest=DATA), family)
+    rebuilt = reconstruct(plain, model, family, images(8))
+    want = outputs_of(model, images(4, seed=9))
+    assert (
+        sqnr_db(want, outputs_of(rebuilt.model, images(4, seed=9)))
+        > sqnr_db(want, outputs_of(plain.model, images(4, seed=9))) - 0.5
+    )

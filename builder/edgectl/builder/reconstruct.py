@@ -277,7 +277,7 @@ class Walk:
         ]
         piece = helper.make_model(
             helper.make_graph(
-                nodes, "piece", inputs, [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
+                [_beside(n, set(reads)) for n in nodes], "piece", inputs, [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
                 [self._initializers[c] for c in sorted(constants)],
             ),
             opset_imports=list(self._model.opset_import), ir_version=self._model.ir_version, functions=list(self._model.functions),
@@ -286,3 +286,13 @@ class Walk:
         values = [np.asarray(engine.run(g)[target], np.float32) for g in given]
         engine.close()
         return values
+
+
+def _beside(node: NodeProto, known: set[str]) -> NodeProto:
+    """A node that makes a known tensor beside a needed one (Split): what is known is read as it was computed, under its own name."""
+    if not known.intersection(node.output):
+        return node
+    other = NodeProto()
+    other.CopyFrom(node)
+    other.output[:] = [f"{o}_again" if o in known else o for o in node.output]
+    return other
