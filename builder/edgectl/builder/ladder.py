@@ -81,7 +81,8 @@ def prepare_basis(
     max_drop: float,
     tell: Tell,
 ) -> Basis:
-    """Choose the range kind and whether to equalise, by the SQNR that reconstructed int8 has. ``samples`` calibrate.
+    """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the SQNR that reconstructed int8
+    has. ``samples`` calibrate.
 
     A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
     """
@@ -94,6 +95,12 @@ def prepare_basis(
     tell("ranges")
     sqnr = {kind: plain(kind) for kind in RANGE_KINDS}
     kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
+    if kind != "minmax":  # few samples speak for saturating outliers, and the metric may be made of them
+        judged = {
+            k: _judge(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
+            for k in ("minmax", kind)
+        }
+        kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
         if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
@@ -160,6 +167,8 @@ def climb(
         return judged[name].drop <= max_drop
 
     fits = attempt("full", full)
+    if not fits:  # a remedy is kept only if it helps: weights refitted to few samples may be the worse ones
+        fits = attempt("full-plain", quantize(basis.model, basis.table, family, ranges=basis.ranges))
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
         fits = attempt("full-tuned", tuned) or fits
