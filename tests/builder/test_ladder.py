@@ -8,15 +8,19 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from tests.builder.conftest import images, residual_net
 from tests.builder.generated import mlp
 from tests.builder.imbalanced import imbalance, readout_net, top1
 
+from edgectl.builder import ladder
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.calibrate import calibrate
 from edgectl.builder.data import Sample
 from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, fewest, prepare_basis
+from edgectl.builder.ladder import Basis, climb, fewest, prepare_basis
+from edgectl.builder.quantize import quantize
 from edgectl.builder.sensitivity import price
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
@@ -120,3 +124,25 @@ def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(
         largest = sorted(range(min(first, len(work))), key=lambda i: -work[i])[:4]
         assert len(found) == 1 or set(found) & set(largest) <= needed
         assert tried <= 6 + 4
+
+
+def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = residual_net(channels=32)
+    samples = images(24)
+    family = FAMILIES["x86-vnni"]
+    table = calibrate(model, samples, data_digest="sha256:" + "0" * 64)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="t", input=TensorInput()), [Sample(f) for f in images(8, seed=9)], engine)
+    engine.close()
+    spoilt = quantize(model, table, family)
+    for t in spoilt.model.graph.initializer:
+        if t.name == "point_weight_q":
+            t.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(t), t.name))
+    monkeypatch.setattr(ladder, "_reconstructed", lambda *_, **__: spoilt)
+    rungs = climb(
+        Basis(model, table, (), "minmax", easy=True), family, samples, judge, max_drop=0.01, timed=False, tell=lambda _: None
+    )
+    assert rungs.judged["full"].drop > 0.01
+    assert "full" not in rungs.recipes
+    assert rungs.judged["full-plain"].drop <= 0.01
+    assert "full-plain" in rungs.recipes
