@@ -10,8 +10,9 @@ import numpy as np
 
 from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.candidates import Candidate, Graph
-from edgectl.core.bundle import Conditions, SessionSettings, TensorSpec
+from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EngineError
+from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.fresh import FreshTimes
 

@@ -18,7 +18,8 @@ from edgectl.builder.passes.base import PassLog
 from edgectl.builder.plans import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work
-from edgectl.core.bundle import Bundle, Measured, Recipe, Role, SessionSettings, TensorSpec, requirement_met
+from edgectl.core.bundle import Bundle, Recipe, Role, SessionSettings, TensorSpec, requirement_met
+from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe

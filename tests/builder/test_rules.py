@@ -18,7 +18,8 @@ from edgectl.builder.rules import (
     soonest,
     survivors,
 )
-from edgectl.core.bundle import Conditions, FreshRun, Measured, SessionSettings
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.measured import Conditions, FreshRun, Measured
 from edgectl.engines.timing import Ratio
 
 CALM = Conditions(load=0)

@@ -17,7 +17,8 @@ from edgectl.builder import tuning
 from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.build import build
 from edgectl.builder.tuning import TuningLog
-from edgectl.core.bundle import Bundle, Conditions
+from edgectl.core.bundle import Bundle
+from edgectl.core.measured import Conditions
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.fresh import FreshTimes
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from edgectl.builder.accuracy import Accuracy
-from edgectl.core.bundle import Conditions, Measured, Precision, Role, Runtime, SessionSettings
+from edgectl.core.bundle import Precision, Role, Runtime, SessionSettings
 from edgectl.core.files import digest_of
+from edgectl.core.measured import Conditions, Measured
 from edgectl.engines.timing import Ratio
 
 __all__ = ["SLOWER", "Candidate", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edgectl.builder.candidates import Candidate
-from edgectl.core.bundle import Conditions
+from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.conditions import read_conditions
 from edgectl.engines.fresh import Contender, FreshTimes, measure_fresh

@@ -12,18 +12,9 @@ from pydantic import Field
 
 from edgectl.builder.candidates import Candidate, Choice, Outcome
 from edgectl.builder.compress.run import CompressionStep
-from edgectl.core.bundle import (
-    LAYER_REPORT,
-    MAX_JSON_BYTES,
-    Conditions,
-    Measured,
-    Precision,
-    Role,
-    Runtime,
-    Variant,
-    read_bounded,
-)
+from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Precision, Role, Runtime, Variant, read_bounded
 from edgectl.core.errors import BundleError
+from edgectl.core.measured import Conditions, Measured
 from edgectl.core.schema import Config, parse_json
 
 __all__ = ["CandidateReport", "Report", "RoundReport", "read_report", "report_of"]

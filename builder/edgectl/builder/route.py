@@ -15,8 +15,9 @@ from onnx import ModelProto
 
 from edgectl.builder.passes.base import Reference
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
-from edgectl.core.bundle import RouteGain, Runtime, SessionSettings, TensorSpec
+from edgectl.core.bundle import Runtime, SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.measured import RouteGain
 from edgectl.core.task import ImageInput
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model

@@ -36,8 +36,9 @@ from edgectl.builder.rules import (
     survivors,
 )
 from edgectl.builder.tuning import Line, TuningLog
-from edgectl.core.bundle import Measured, Runtime
+from edgectl.core.bundle import Runtime
 from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.measured import Measured
 from edgectl.engines.fresh import summarise_fresh
 from edgectl.engines.timing import Samples, paired_ratio, percentile
 

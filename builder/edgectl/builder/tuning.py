@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from edgectl.builder.accuracy import Accuracy
-from edgectl.core.bundle import Conditions
 from edgectl.core.files import digest_of, storage
+from edgectl.core.measured import Conditions
 from edgectl.core.schema import Digest, Message
 from edgectl.engines.fresh import FreshTimes
 

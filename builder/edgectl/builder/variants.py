@@ -30,7 +30,6 @@ from edgectl.core.bundle import (
     LAYER_SBOM,
     GoldenSpec,
     LayerReport,
-    Measured,
     Precision,
     Recipe,
     Role,
@@ -44,6 +43,7 @@ from edgectl.core.bundle import (
 from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError
 from edgectl.core.files import digest_of
+from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.core.tensors import write_npz
 from edgectl.engines.base import Feeds, Outputs

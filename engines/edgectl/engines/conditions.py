@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.core.bundle import Conditions
+from edgectl.core.measured import Conditions
 from edgectl.engines.timing import load_1m
 
 __all__ = ["read_conditions"]

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.core.bundle import FreshRun, SessionSettings
+from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
+from edgectl.core.measured import FreshRun
 from edgectl.core.tensors import read_npz, write_npz
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.child import Conversation, converse, peak_rss_mb
