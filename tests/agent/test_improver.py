@@ -90,7 +90,7 @@ def test_an_engine_that_was_replaced_meanwhile_is_not_opened_anew() -> None:
 
     w.improver.improve = improve
     w.at(0)
-    w.at(100)
+    assert w.at(100) is None
     assert w.calls == []
 
 

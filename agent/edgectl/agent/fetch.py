@@ -106,8 +106,8 @@ class Fetcher:
     ) -> Fetched:
         """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the ``role``.
 
-        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is not what was signed), :class:`BundleError` (no variant fits, or the
-        bundle is malformed), :class:`StorageError` (no space), :class:`Cancelled`.
+        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is not what was signed),
+        :class:`BundleError` (no variant fits, or the bundle is malformed), :class:`StorageError` (no space), :class:`Cancelled`.
         """
         if index.size > MAX_INDEX_BYTES:
             raise BundleError(f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}")

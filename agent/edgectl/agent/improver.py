@@ -64,8 +64,9 @@ class Improver:
             try:
                 if not self.improve(ref):
                     continue
-                if self.active(slot) == ref and not self._stop.is_set():
-                    self.refresh(slot, ref)
+                if self.active(slot) != ref or self._stop.is_set():
+                    return None  # the better plan lies in the cache for whoever opens this engine again
+                self.refresh(slot, ref)
             except EdgectlError as e:
                 log.warning("%s: the engine stays as it is: %s", slot, e.message)
                 return None

@@ -32,7 +32,7 @@ from edgectl.builder.plans import plan_variants
 from edgectl.builder.report import report_of
 from edgectl.builder.slim import slim
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
-from edgectl.builder.work import Work
+from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
@@ -146,39 +146,27 @@ def build(
     if was_cut:
         log.ran.insert(0, "split")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            threadpool_limits(1, "blas")
-        )  # its products are small: threads that wait for each other cost 8 ×, and neighbours
+        # The products are small: BLAS threads wait for each other longer than they multiply.
+        stack.enter_context(threadpool_limits(1, "blas"))
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
         shrunk = CompressionReport()
-        original = confirmed = None
+        original = None
         if compression:
             original = graph
             graph, shrunk = _compress(graph, compression, slices, task, max_drop, tell)
             log.ran += [s.step for s in shrunk.steps]
-            if shrunk.steps:
-                confirmed = _confirmed(original, graph, slices, task, max_drop)
-            elif minutes_to_recover:
+            if minutes_to_recover and not shrunk.steps:
                 notes.append(
                     "nothing was compressed: the minutes of recovery go to int8 graphs that lose something, if there are any"
                 )
         table = _calibrate(graph, slices, notes, tell)
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
-            graph,
-            table,
-            slices,
-            task,
-            machine,
-            log,
-            max_drop,
-            notes,
-            tell,
-            tuning=tuning,
-            recover_minutes=minutes_to_recover,
+            graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
             original=original,
-        )
+        )  # fmt: skip
+        confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
@@ -273,17 +261,16 @@ def _compress(
     )  # fmt: skip
 
 
-def _confirmed(original: ModelProto, compressed: ModelProto, slices: Slices, task: TaskSpec, max_drop: float) -> Accuracy:
+def _confirmed(work: Work) -> Accuracy:
     """What compression cost, on samples that chose nothing. Raises :class:`ModelError` if that is more than the budget."""
-    reference = open_model(original.SerializeToString(), SessionSettings())
-    judge = Judge(task, slices.confirmation, reference)
-    reference.close()
-    engine = open_model(compressed.SerializeToString(), SessionSettings())
-    accuracy = judge.judge(engine)
-    engine.close()
-    if accuracy.drop > max_drop and not slices.random:
+    engine = open_model(work.float_bytes, SessionSettings())
+    try:
+        accuracy = work.judge("confirmation").judge(engine)
+    finally:
+        engine.close()
+    if accuracy.drop > limit_of(work):
         raise ModelError(
-            f"the compressed model loses {accuracy.drop:.4f} on samples that chose nothing, more than {max_drop:g}",
+            f"the compressed model loses {accuracy.drop:.4f} on samples that chose nothing, more than {work.max_drop:g}",
             hint="prune less, recover longer (--recover), or allow more with --max-drop",
         )
     return accuracy

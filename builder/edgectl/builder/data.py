@@ -27,7 +27,7 @@ from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.speech.features import windows
 from edgectl.pipelines.speech.sources import read_audio
 
-__all__ = ["Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
+__all__ = ["Pixels", "Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
 
 MAX_SAMPLES = 512
 _MIN_SAMPLES = 8
@@ -53,7 +53,7 @@ class SampleStore(Sequence[Sample]):
 
     def __init__(self, folder: Path, limit: int | None = None, *, picture: ImageInput | None = None) -> None:
         self._folder, self._limit = folder, MAX_SAMPLES if limit is None else limit
-        self._pixels = None if picture is None or picture.dtype != "float32" else _Pixels(picture)
+        self._pixels = None if picture is None or picture.dtype != "float32" else Pixels(picture)
         self._kept: list[tuple[Path, LetterboxMeta | None]] = []
         self._stride, self._seen = 1, 0
 
@@ -102,7 +102,7 @@ class SampleStore(Sequence[Sample]):
         return array if self._pixels is None or name[0] != "p" else self._pixels.decode(array)
 
 
-class _Pixels:
+class Pixels:
     """A float picture as the uint8 pixels that it was made of: a quarter of the bytes, and the same values to the bit."""
 
     def __init__(self, spec: ImageInput) -> None:
@@ -117,8 +117,13 @@ class _Pixels:
         """The pixels; None if ``values`` is not exactly such a picture."""
         if values.ndim != 4 or values.shape[self._axis] != 3 or values.dtype != np.float32:
             return None
-        codes = np.clip(np.rint((values - self._zero) / self._step), 0, 255).astype(np.uint8)
+        codes = self.nearest(values)
         return codes if np.array_equal(self.decode(codes), values) else None
+
+    def nearest(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The pixels, each the nearest; ``values`` and they have the layout and the order of colours of the task's input."""
+        codes: NDArray[np.uint8] = np.clip(np.rint((values - self._zero) / self._step), 0, 255).astype(np.uint8)
+        return codes
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         planes = [np.take(t, np.take(codes, c, self._axis)) for c, t in enumerate(self._tables)]

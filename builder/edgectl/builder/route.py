@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgectl.builder.data import Pixels
 from edgectl.builder.passes.base import Reference
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
 from edgectl.core.bundle import Runtime, SessionSettings, TensorSpec
@@ -42,17 +43,20 @@ class Folded:
 
 def pixels_of(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8]:
     """The BGR picture (H, W, 3) that a float input was filled from; exact for what the preprocessing made."""
-    planes = tensor[0] if spec.layout == "NCHW" else np.moveaxis(tensor[0], 2, 0)
-    levels = [(p.astype(np.float64) * spec.std[c] + spec.mean[c]) / spec.scale for c, p in enumerate(planes)]
-    picture = np.clip(np.rint(np.stack(levels, axis=2)), 0, 255).astype(np.uint8)
+    picture = _inside(tensor, spec)[0]
     return np.ascontiguousarray(picture[:, :, ::-1] if spec.color == "rgb" else picture)
 
 
 def pixel_feeds(feeds: Feeds, spec: ImageInput) -> dict[str, NDArray[np.uint8]]:
     """The feeds of a folded graph, from those of the graph as it was. ``spec``: the task's input before the fold."""
     (name, tensor), *_ = feeds.items()
-    picture = pixels_of(np.asarray(tensor, np.float32), spec)
-    return {name: np.ascontiguousarray(picture[:, :, ::-1] if spec.color == "rgb" else picture)[None]}
+    return {name: _inside(np.asarray(tensor, np.float32), spec)}
+
+
+def _inside(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8]:
+    """(1, H, W, 3) in the task's order of colours: what a folded graph takes."""
+    codes = Pixels(spec).nearest(tensor)
+    return np.ascontiguousarray(np.moveaxis(codes, 1, 3) if spec.layout == "NCHW" else codes)
 
 
 class PixelFed:

@@ -157,8 +157,10 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
         data = quantized.model.SerializeToString(deterministic=True)
         try:
             engine = open_model(data, simulated)
-            confirmed = work.judge("confirmation").judge(engine, limit=limit)
-            engine.close()
+            try:
+                confirmed = work.judge("confirmation").judge(engine, limit=limit)
+            finally:
+                engine.close()
         except EdgectlError as e:
             raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
         if confirmed.drop <= limit:
