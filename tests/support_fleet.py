@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.wire import Conn, Policy, Reported, Telemetry, Topics
+from edgectl.core.trust import seal_desired
+from edgectl.core.wire import Conn, Desired, Policy, Reported, Telemetry, Topics
+from edgectl.fleet.ceremony import init_keys
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.config import ApiConfig, ControllerConfig
 from edgectl.fleet.enroll import write_enrolment
 from edgectl.fleet.publish import publish_bundle
 from edgectl.fleet.service import run_controller
-from edgectl.fleet.trust import init_keys
+from edgectl.fleet.signing import load_signers
 from edgectl.link.config import BrokerConfig
 from edgectl.link.mqtt import BrokerOptions, Link
 
@@ -139,6 +141,10 @@ class Fleet:
     def rollout(self, release: str, policy: Policy = POLICY, **options: Any) -> str:
         answer = self.client.start_rollout(release, "gate-detector", policy=policy.model_dump(), **options)
         return str(answer["id"])
+
+    def seal(self, device: str, desired: Desired) -> bytes:
+        """Signed by the director, past the controller."""
+        return seal_desired("home", device, desired, list(load_signers([self.keys / "director.pem"]).values()))
 
     def state_of(self, name: str, slot: str = "gate-detector") -> str | None:
         last = self.reported.get(name)

@@ -25,7 +25,6 @@ from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Fetcher, Machine
 from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
-from edgectl.agent.notify import notify, watchdog_interval_s
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
@@ -41,7 +40,6 @@ from edgectl.core.wire import (
     Command,
     Conn,
     ControllerState,
-    Desired,
     Failure,
     Reply,
     Reported,
@@ -49,6 +47,7 @@ from edgectl.core.wire import (
     Topics,
 )
 from edgectl.link.mqtt import Link
+from edgectl.link.notify import notify, watchdog_interval_s
 from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
 
 __all__ = ["AgentParts", "run_agent"]
@@ -109,7 +108,7 @@ class _Agent:
             root = config.root.read_bytes()
         except OSError as e:
             raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
-        self._trust = TrustStore(config.state_dir / "trust", root, self._journal)
+        self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20)
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
@@ -121,6 +120,7 @@ class _Agent:
         self._frozen = False
         self._refused: dict[str, ReportedSlot] = {}
         self._trouble: Failure | None = None
+        self._refusal: tuple[bytes, Failure] | None = None  # a desired document that was not accepted, and why
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -254,6 +254,8 @@ class _Agent:
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
+        if self._refusal is not None:  # newer root metadata may name the director who signed it
+            self._on_desired(self._refusal[0])
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
@@ -268,9 +270,14 @@ class _Agent:
             deployer.nudge()
 
     def _on_desired(self, payload: bytes) -> None:
-        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
-        if desired.gen < self._gen:
+        try:
+            desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
+        except TrustError as e:
+            log.warning("desired state is refused: %s", e.message)
+            self._refusal = payload, Failure(code="desired", detail=e.message)
+            self._wake.set()
             return
+        self._refusal = None
         self._gen = desired.gen
         self._refused = {}
         for slot, wish in desired.slots.items():
@@ -330,7 +337,9 @@ class _Agent:
 
     def _report(self) -> None:
         slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
-        states = (self._trouble, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
+        error = self._trouble or (self._refusal[1] if self._refusal else None)
+        clock = None if self._trust.clock_trusted else "untrusted"
+        states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
         now = time.monotonic()
         urgent = not self._last_states or states != self._last_states[0]
@@ -343,7 +352,8 @@ class _Agent:
             gen=self._gen,
             slots=slots,
             trust_version=self._trust.version,
-            error=self._trouble,
+            clock=clock,
+            error=error,
         )
         try:
             self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
@@ -354,6 +364,10 @@ class _Agent:
         self._reported_at = now
 
     def _telemetry(self, window_s: float) -> None:
+        try:
+            self._trust.save_time()
+        except StorageError as e:
+            log.error("%s", e.message)
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
             window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +18,12 @@ from pydantic import Field
 from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, Name, parse_json
-from edgectl.core.trust import release_name, target_path
+from edgectl.core.trust import release_name
 from edgectl.core.wire import (
+    MAX_GEN,
     MAX_MESSAGE_BYTES,
     Conn,
     ControllerState,
-    Desired,
     Policy,
     Reported,
     Telemetry,
@@ -45,7 +45,7 @@ from edgectl.fleet.rollout import (
     stop,
 )
 from edgectl.fleet.seeder import BlobSeeder
-from edgectl.fleet.trust import OnlineTrust
+from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
 
@@ -79,6 +79,7 @@ class Controller:
         self.inventory = Inventory(config.state_dir, config.database)
         self.blobs = BlobStore(config.state_dir / "blobs")
         self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
+        self.director = Director(config.fleet, self.trust, config.director or (config.keys,))
         self.latency = LatencyBook()
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
         self._lock = threading.RLock()
@@ -87,6 +88,7 @@ class Controller:
         self._freeze_file = config.state_dir / "frozen"
         self._frozen = self._freeze_file.exists()
         self._republish = False
+        self._warned_s = 0.0
         self._wake = threading.Event()
         death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
@@ -130,15 +132,27 @@ class Controller:
             self._publish_all()
         elif self.trust.renew():
             self._publish_trust()
+        self._warn_of_expiry(now_s)
         with self._lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
                 new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
 
+    def _warn_of_expiry(self, now_s: float) -> None:
+        """Once a day: root, targets and delegations are renewed by people, who want to know early."""
+        if now_s < self._warned_s + 86400:
+            return
+        self._warned_s = now_s
+        for e in self.trust.expiries(now_s):
+            if e.due:
+                log.warning(
+                    "%s metadata end in %.0f days: `edgectl keys renew %s`", e.role, (e.expires_s - now_s) / 86400, e.role
+                )
+
     # ---- for the API
 
-    def add_release(self, release: str, digest: str, targets: bytes) -> Release:
-        """Take a release whose blobs are here and whose signed targets name it.
+    def add_release(self, release: str, digest: str, files: Mapping[str, bytes]) -> Release:
+        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -147,22 +161,40 @@ class Controller:
         if not self.blobs.has(digest):
             raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
         closure = self.blobs.closure(digest)
-        current = self.trust.targets_bytes
-        if targets != current:
-            self.trust.accept(targets)
-        target = self.trust.targets.targets.get(target_path(release))
-        if target is None or f"sha256:{target.hashes.get('sha256')}" != digest:
+        new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
+        if new:
+            self.trust.accept(new)
+        named = [profiles for d, profiles in self.trust.names(release).values() if d == digest]
+        if not named:
             raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
-        profiles = target.custom.get("profiles", []) if target.custom else []
         known = self.inventory.releases().get(release)
         created = known.created_s if known else time.time()
-        found = Release(release, digest, tuple(str(p) for p in profiles), created)
+        found = Release(release, digest, named[0], created)
         self.inventory.save_release(found)
         self.inventory.log("release", release, f"published, {len(closure) + 1} blobs")
         self._publish_trust()
         for blob in (digest, *(d.digest for d in closure)):
             self.seeder.publish_pages(blob)
         return found
+
+    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> None:
+        """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
+
+        ``withdraw``: releases that the new targets no longer name; no device installs them from then on. Raises :class:`TrustError`.
+        """
+        gone = tuple(withdraw)
+        with self._lock:
+            new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
+            if new:
+                self.trust.accept(new, withdraw=gone)
+                self.director.refresh()
+                self.inventory.log("trust", self.config.fleet, f"accepted {', '.join(sorted(new))}")
+            for release in gone:
+                if not self.trust.names(release):
+                    self.inventory.drop_release(release)
+                    self.inventory.log("release", release, "withdrawn")
+        self._republish = True
+        self._wake.set()
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
@@ -277,7 +309,7 @@ class Controller:
 
     def _on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
-        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+        desired = self.director.open(device, payload)
         d = self._devices.get(device) or Device(device)
         if desired.gen > d.desired.gen:
             d.desired = desired
@@ -347,10 +379,12 @@ class Controller:
         else:
             slots[action.slot] = action.desired
         if slots != d.desired.slots:
-            gen = max(d.desired.gen, d.reported.gen if d.reported else 0) + 1
+            # A device at the last generation got there by a director's key that was stolen; it forgets that with the key.
+            known = d.reported.gen if d.reported and d.reported.gen < MAX_GEN else 0
+            gen = max(d.desired.gen, known) + 1
             d.desired = d.desired.model_copy(update={"gen": gen, "slots": slots})
             self._keep(d)
-        self._publish(self.topics.desired(d.name), d.desired)
+        self._publish_desired(d)
 
     def _publish_all(self) -> None:
         self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=self._frozen))
@@ -361,10 +395,13 @@ class Controller:
                 self.seeder.publish_pages(blob)
         for d in self.devices():
             if d.desired.gen:
-                self._publish(self.topics.desired(d.name), d.desired)
+                self._publish_desired(d)
 
     def _publish_trust(self) -> None:
         self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
+
+    def _publish_desired(self, d: Device) -> None:
+        self._link.publish(self.topics.desired(d.name), self.director.seal(d.name, d.desired), retain=True, timeout_s=10.0)
 
     def _publish(self, topic: str, message: Message) -> None:
         self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.agent.notify import notify, watchdog_interval_s
+from edgectl.link.notify import notify, watchdog_interval_s
 
 
 def test_systemd_hears_us_on_its_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
