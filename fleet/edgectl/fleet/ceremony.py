@@ -222,7 +222,7 @@ def sign(path: Path, folder: Path, *, more: Iterable[Path] = ()) -> Proposal:
     else:
         metadata = parse(read(path), Targets, str(path))
         in_force = folder / name
-        if in_force.is_file() and metadata.signed.version <= load(in_force, Targets).signed.version:
+        if in_force.is_file() and not _same(in_force, path) and metadata.signed.version <= load(in_force, Targets).signed.version:
             raise TrustError(f"{path} has version {metadata.signed.version}, {in_force} is not older", hint="propose it anew")
     return _propose(folder, name, metadata, more, handed=path)
 
@@ -320,18 +320,19 @@ def _propose(
     delegator: Targets | None = None,
     handed: Path | None = None,
 ) -> Proposal:
-    needed = _needed(folder, name, metadata, first, delegator)
+    needed = _needed(folder, name, metadata, first, delegator, handed)
     signers = load_signers([folder, *more])
     allowed = {keyid for _, who in needed for keyid in who.keys}
     add(metadata, [s for keyid, s in signers.items() if keyid in allowed])
     have = [(role, _valid(metadata, who), who.threshold) for role, who in needed]
     complete = all(n >= threshold for _, n, threshold in have)
     pending, final = handed or folder / "pending" / name, folder / name
-    changes = tuple(_changes(folder, metadata))
+    changes = tuple(_changes(folder, metadata, handed))
     atomic_write(final if complete else pending, metadata.to_bytes())
     if complete:
-        pending.unlink(missing_ok=True)
-        (folder / "pending" / name).unlink(missing_ok=True)
+        for done in (pending, folder / "pending" / name):
+            if not _same(done, final):
+                done.unlink(missing_ok=True)
         if name.endswith(".root.json") and first is None:
             _after_root(folder, more)
     told = tuple(f"{role} {min(n, threshold)} of {threshold}" for role, n, threshold in have)
@@ -339,14 +340,16 @@ def _propose(
 
 
 def _needed(
-    folder: Path, name: str, metadata: Metadata[Any], first: Root | None, delegator: Targets | None
+    folder: Path, name: str, metadata: Metadata[Any], first: Root | None, delegator: Targets | None, handed: Path | None
 ) -> list[tuple[str, Keys]]:
     """Every set of keys that has to sign ``name``."""
     if isinstance(metadata.signed, Root):
         own = _keys_of(metadata.signed, "root")
-        if first is not None or (metadata.signed.version == 1 and not roots_in(folder)):
+        # A file that was handed over may lie right beside the keys: that does not put it in force.
+        roots = {n: data for n, data in roots_in(folder).items() if handed is None or not _same(folder / n, handed)}
+        if first is not None or (metadata.signed.version == 1 and not roots):
             return [("root", own)]
-        before = _root(folder)
+        before = follow(roots)[-1].signed
         if metadata.signed.version != before.version + 1:
             raise TrustError(f"{name} does not follow root version {before.version}", hint="copy the roots between")
         return [("the root before", _keys_of(before, "root")), ("root", own)]
@@ -398,12 +401,17 @@ def _after_root(folder: Path, more: Iterable[Path]) -> None:
                 file.rename(folder / "retired" / file.name)
 
 
-def _changes(folder: Path, metadata: Metadata[Any]) -> Iterable[str]:
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def _changes(folder: Path, metadata: Metadata[Any], handed: Path | None) -> Iterable[str]:
     """For the people who are asked to sign."""
     new = metadata.signed
     yield f"version {new.version}, expires {new.expires:%Y-%m-%d}"
     if isinstance(new, Root):
-        before = _root(folder) if roots_in(folder) else None
+        roots = {n: data for n, data in roots_in(folder).items() if handed is None or not _same(folder / n, handed)}
+        before = follow(roots)[-1].signed if roots else None
         for role in ROLES:
             now, was = _keys_of(new, role), _keys_of(before, role) if before else Keys({}, 0)
             for keyid in now.keys.keys() - was.keys.keys():
