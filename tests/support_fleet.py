@@ -14,6 +14,7 @@ from typing import Any
 
 from edgectl.core.trust import seal_desired
 from edgectl.core.wire import Conn, Desired, Policy, Reported, Telemetry, Topics
+from edgectl.fleet.ca import CONTROLLER, FleetCa
 from edgectl.fleet.ceremony import init_keys
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.config import ApiConfig, ControllerConfig
@@ -22,7 +23,7 @@ from edgectl.fleet.publish import publish_bundle
 from edgectl.fleet.service import run_controller
 from edgectl.fleet.signing import load_signers
 from edgectl.link.config import BrokerConfig
-from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.mqtt import Link
 
 AGENT = Path(__file__).with_name("support_agent.py")
 POLICY = Policy(probation_s=0.5, min_inferences=130)
@@ -43,6 +44,8 @@ class Fleet:
     port: int
     api_port: int
     host: str = "127.0.0.1"
+    ca: FleetCa | None = None
+    """With one, everybody speaks TLS with a certificate of his own."""
     topics: Topics = field(default_factory=lambda: Topics("home"))
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     reported: dict[str, list[Reported]] = field(default_factory=dict)
@@ -53,8 +56,12 @@ class Fleet:
         self.keys = self.folder / "keys"
         if not self.keys.exists():
             init_keys(self.keys)
+        broker = BrokerConfig(host=self.host, port=self.port)
+        if self.ca is not None:
+            authority, cert, key = self.ca.issue_client(CONTROLLER).write(self.folder / "controller-tls", "controller")
+            broker = broker.model_copy(update={"tls": True, "ca": authority, "cert": cert, "key": key})
         self.config = ControllerConfig(
-            broker=BrokerConfig(host=self.host, port=self.port),
+            broker=broker,
             state_dir=self.folder / "controller",
             keys=self.keys,
             api=ApiConfig(port=self.api_port),
@@ -62,7 +69,7 @@ class Fleet:
         )
         self.stop_controller = threading.Event()
         self.controller: threading.Thread | None = None
-        self.spy = Link(BrokerOptions(self.host, self.port), "spy")
+        self.spy = Link(broker.options(), "spy")
         self.spy.subscribe(self.topics.any_reported, self._on_reported)
         self.spy.subscribe(self.topics.any_telemetry, self._on_telemetry)
         self.spy.subscribe(self.topics.any_conn, self._on_conn)
@@ -113,6 +120,7 @@ class Fleet:
             fleet=answer["fleet"],
             broker=answer["broker"],
             pipelines={"yard": pipeline},
+            certificate=self.ca.issue_client(name) if self.ca is not None else None,
             telemetry_s=1.0,
             stats_every_s=0.1,
             reserve_mb=1,

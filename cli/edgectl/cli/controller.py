@@ -21,8 +21,11 @@ def init(
     out: Annotated[Path, typer.Option("--out", "-o", help="The configuration file to write.")] = Path("controller.toml"),
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
-    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1:1883",
+    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API, on loopback.")] = 8765,
+    ca: Annotated[
+        Path | None, typer.Option(help="Folder that `edgectl broker ca` made: TLS, with a certificate of its own.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a configuration to start from."""
@@ -32,9 +35,15 @@ def init(
         raise UsageError(f"--broker {broker!r} is not HOST:PORT")
     if out.exists():
         raise UsageError(f"{out} is there already", hint="edit it, or give another --out")
+    tls = ""
+    if ca is not None:
+        from edgectl.fleet.ca import CONTROLLER, FleetCa
+
+        FleetCa(ca).issue_client(CONTROLLER).write(out.parent, "controller")
+        tls = 'tls = true\nca = "ca.crt"\ncert = "controller.crt"\nkey = "controller.key"\n'
     text = (
         f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = "{keys}"\n\n'
-        f'[broker]\nhost = "{host}"\nport = {broker_port or 1883}\n\n[api]\nport = {port}\n'
+        f'[broker]\nhost = "{host}"\nport = {broker_port or (8883 if tls else 1883)}\n{tls}\n[api]\nport = {port}\n'
     )
     atomic_write(out, text.encode())
     output.result({"config": out}, f"{out}\nnext: edgectl controller run --config {out}")

@@ -89,6 +89,7 @@ class Controller:
         self._frozen = self._freeze_file.exists()
         self._republish = False
         self._warned_s = 0.0
+        self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
         death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
@@ -133,6 +134,12 @@ class Controller:
         elif self.trust.renew():
             self._publish_trust()
         self._warn_of_expiry(now_s)
+        with self._lock:
+            forged = [self._devices[name] for name in self._overwritten]
+            self._overwritten.clear()
+        for d in forged:
+            if d.desired.gen:
+                self._publish_desired(d)
         with self._lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
                 new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
@@ -309,7 +316,14 @@ class Controller:
 
     def _on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
-        desired = self.director.open(device, payload)
+        try:
+            desired = self.director.open(device, payload)
+        except TrustError as e:
+            if device in self._devices:
+                self.inventory.log("trust", device, f"a desired state that is not ours was on the broker: {e.message}")
+                self._overwritten.add(device)
+                self._wake.set()
+            raise
         d = self._devices.get(device) or Device(device)
         if desired.gen > d.desired.gen:
             d.desired = desired
