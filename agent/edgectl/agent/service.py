@@ -47,7 +47,7 @@ from edgectl.core.wire import (
     Topics,
 )
 from edgectl.link.mqtt import Link
-from edgectl.link.notify import notify, watchdog_interval_s
+from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
 
 __all__ = ["AgentParts", "run_agent"]
@@ -183,8 +183,7 @@ class _Agent:
         if self._config.improve_after_s:
             self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
-        watchdog = watchdog_interval_s()
-        next_watchdog = time.monotonic()
+        watchdog = Watchdog()
         ready = False
         while not stop.is_set():
             self._wake.wait(0.2)
@@ -198,9 +197,8 @@ class _Agent:
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
-            if watchdog is not None and now >= next_watchdog and self._supervisor.progressing():
-                next_watchdog = now + watchdog
-                notify("WATCHDOG=1")
+            if self._supervisor.progressing():
+                watchdog.feed()
 
     def close(self) -> None:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""

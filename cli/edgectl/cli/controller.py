@@ -50,7 +50,11 @@ def init(
 
 
 @app.command("run")
-def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")], json: Json = False) -> None:
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")],
+    state: Annotated[Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")] = None,
+    json: Json = False,
+) -> None:
     """Run the controller until interrupted."""
     out = Output(json)
     from edgectl.cli._logging import log_to_stderr
@@ -59,6 +63,8 @@ def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.
     from edgectl.fleet.service import run_controller
 
     loaded = load_controller_config(config)
+    if state is not None:
+        loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
     out.say(
         f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}"

@@ -48,6 +48,7 @@ from edgectl.fleet.seeder import BlobSeeder
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
+from edgectl.link.notify import Watchdog
 
 __all__ = ["Controller", "RolloutRequest"]
 
@@ -91,6 +92,7 @@ class Controller:
         self._warned_s = 0.0
         self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
+        self.watchdog = Watchdog()
         death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
 
@@ -118,6 +120,7 @@ class Controller:
             except EdgectlError as e:
                 log.error("%s", e.message)
                 stop_event.wait(1.0)
+            self.watchdog.feed()
 
     def close(self) -> None:
         if self._link.is_up:
@@ -405,9 +408,11 @@ class Controller:
         self.trust.renew()
         self._publish_trust()
         for release in self.inventory.releases().values():
+            self.watchdog.feed()  # a large fleet takes its time
             for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
                 self.seeder.publish_pages(blob)
         for d in self.devices():
+            self.watchdog.feed()
             if d.desired.gen:
                 self._publish_desired(d)
 
