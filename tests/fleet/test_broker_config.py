@@ -34,6 +34,11 @@ FOREIGN = [
 PLAN = BrokerPlan("home", PurePosixPath("/etc/broker"))
 
 
+def peer_topics(device: str) -> list[str]:
+    artifact = T.broadcast(DIGEST).removesuffix("/b")
+    return [f"{artifact}/p/{device}", f"{artifact}/st/{device}"]
+
+
 def matches(pattern: str, topic: str) -> bool:
     """MQTT 3.1.1 §4.7, without ``#``, which no rule has."""
     parts, levels = pattern.split("/"), topic.split("/")
@@ -48,7 +53,10 @@ def test_rules_cover_what_a_device_does_and_nothing_else() -> None:
     assert all(may("read", t) and not may("write", t) for t in MAY_READ)
     assert all(may("write", t) and not may("read", t) for t in MAY_WRITE)
     assert not any(may(a, t) for a in ("read", "write") for t in FOREIGN)
-    assert [t for t in MAY_READ if may("write", t, peer_seeding=True)] == [T.broadcast(DIGEST), T.rounds(DIGEST)]
+    own, other = peer_topics("gate-1"), peer_topics("gate-2")
+    assert [t for t in (*MAY_READ, *own, *other) if may("write", t, peer_seeding=True)] == own
+    assert not any(may("write", t) for t in own)
+    assert may("read", T.need(DIGEST, "gate-2"), peer_seeding=True)
     assert not any("#" in r.topic for r in rules("home", peer_seeding=True))
 
 

@@ -52,9 +52,13 @@ def rules(fleet: str, *, peer_seeding: bool = False) -> list[Rule]:
     """Everything a device may do; what is not here it may not."""
     t = Topics(fleet).root
     reads = ["trust", "ctl", "a/+/m/+", "a/+/b", "a/+/st", f"a/+/r/{_DEVICE}", f"d/{_DEVICE}/desired", f"d/{_DEVICE}/cmd"]
+    reads += ["a/+/p/+", "a/+/st/+"]  # what peers send; nobody does unless the line below is there
     writes = [f"a/+/need/{_DEVICE}", *(f"d/{_DEVICE}/{leaf}" for leaf in ("conn", "reported", "rsp", "tele", "ev/+"))]
-    if peer_seeding:  # chunks are checked against signed hashes: a liar wastes bandwidth, he installs nothing
-        writes += ["a/+/b", "a/+/st"]
+    if (
+        peer_seeding
+    ):  # under its own name; chunks are checked against signed hashes, so a liar wastes bandwidth and installs nothing
+        reads.append("a/+/need/+")
+        writes += [f"a/+/p/{_DEVICE}", f"a/+/st/{_DEVICE}"]
     return [Rule("read", f"{t}/{x}") for x in reads] + [Rule("write", f"{t}/{x}") for x in writes]
 
 
