@@ -18,6 +18,7 @@ from support_fleet import POLICY, Fleet, wait_until
 from edgectl.core.bundle import Bundle
 from edgectl.core.wire import Desired, DesiredSlot
 from edgectl.fleet.ca import FleetCa
+from edgectl.fleet.ceremony import public_files, rotate, withdraw
 
 SLOT = "gate-detector"
 
@@ -48,7 +49,9 @@ def site(tmp_path: Path) -> Iterator[Fleet]:
         broker.wait(10)
 
 
-def test_release_reaches_a_device_over_mutual_tls_and_a_forged_wish_does_not(site: Fleet, tmp_path: Path) -> None:
+def test_release_reaches_a_device_over_mutual_tls_and_forged_wishes_do_not_with_old_keys_and_new(
+    site: Fleet, tmp_path: Path
+) -> None:
     client = site.start_controller()
     site.enroll("gate-1")
     assert (tmp_path / "gate-1" / "device.key").stat().st_mode & 0o777 == 0o600
@@ -71,3 +74,19 @@ def test_release_reaches_a_device_over_mutual_tls_and_a_forged_wish_does_not(sit
     (device,) = client.devices()
     assert device["desired"]["gen"] == serving.gen, "nor does the controller take it for its own word"
     assert device["reported"]["slots"][SLOT]["active"] == Bundle(v1).digest
+
+    # The director's and the release key are replaced while everything runs; v1 is withdrawn in passing.
+    old = site.seal("gate-1", rogue)
+    rotate(site.keys, "director")
+    rotate(site.keys, "targets")
+    client.accept_trust(public_files(site.keys))
+    v2 = make_bundle(tmp_path / "v2", version="2.0.0", size=300_000)
+    site.wait_rollout(site.rollout(site.publish(v2)), "done")
+    assert site.reported["gate-1"][-1].slots[SLOT].active == Bundle(v2).digest
+    client.accept_trust({"targets.json": withdraw(site.keys, "gate-detector@1.0.0")}, ["gate-detector@1.0.0"])
+    assert [r["release"] for r in client.releases()] == ["gate-detector@2.0.0"]
+    site.spy.publish(site.topics.desired("gate-1"), old, retain=True).wait(5)
+    wait_until(
+        lambda: any("signed by 0 of the 1 keys" in str(r.error) for r in site.reported["gate-1"]), "the old director is refused"
+    )
+    assert site.reported["gate-1"][-1].slots[SLOT].active == Bundle(v2).digest

@@ -83,6 +83,17 @@ def default_parts() -> AgentParts:
     return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
 
 
+@dataclass
+class _Refusal:
+    """A desired document that was not accepted. It is reported once at least, even where a good one follows on its heels."""
+
+    payload: bytes
+    why: Failure
+    reported: bool = False
+    mended: bool = False
+    """A good one was accepted since."""
+
+
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
@@ -120,7 +131,7 @@ class _Agent:
         self._frozen = False
         self._refused: dict[str, ReportedSlot] = {}
         self._trouble: Failure | None = None
-        self._refusal: tuple[bytes, Failure] | None = None  # a desired document that was not accepted, and why
+        self._refusal: _Refusal | None = None
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -252,8 +263,8 @@ class _Agent:
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
-        if self._refusal is not None:  # newer root metadata may name the director who signed it
-            self._on_desired(self._refusal[0])
+        if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
+            self._on_desired(self._refusal.payload)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
@@ -272,10 +283,11 @@ class _Agent:
             desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
         except TrustError as e:
             log.warning("desired state is refused: %s", e.message)
-            self._refusal = payload, Failure(code="desired", detail=e.message)
+            self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
             self._wake.set()
             return
-        self._refusal = None
+        if self._refusal is not None:
+            self._refusal.mended = True
         self._gen = desired.gen
         self._refused = {}
         for slot, wish in desired.slots.items():
@@ -335,7 +347,10 @@ class _Agent:
 
     def _report(self) -> None:
         slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
-        error = self._trouble or (self._refusal[1] if self._refusal else None)
+        refusal = self._refusal
+        if refusal is not None and refusal.mended and refusal.reported:
+            refusal = self._refusal = None
+        error = self._trouble or (refusal.why if refusal else None)
         clock = None if self._trust.clock_trusted else "untrusted"
         states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
@@ -360,6 +375,9 @@ class _Agent:
             return
         self._last_states = everything
         self._reported_at = now
+        if refusal is not None and not refusal.reported:
+            refusal.reported = True
+            self._wake.set()
 
     def _telemetry(self, window_s: float) -> None:
         try:
