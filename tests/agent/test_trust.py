@@ -17,7 +17,8 @@ from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError
 from edgectl.core.trust import decode_trust, encode_trust
-from edgectl.fleet.ceremony import init_keys, sign_release
+from edgectl.fleet.ceremony import init_keys
+from edgectl.fleet.releases import sign_release
 from edgectl.fleet.trust import OnlineTrust
 
 

@@ -322,6 +322,22 @@ def test_version_that_a_thief_drove_up_does_not_bind_the_new_keys(served: Device
     assert served.boot().check(RELEASE, DIGEST)
 
 
+def test_versions_and_lists_without_bounds_are_refused_though_they_are_signed(served: Device, repository: Repository) -> None:
+    """The online keys are stolen: the journal must not be filled or broken by what they sign."""
+    thief = copy.deepcopy(repository)
+    thief.timestamp.version = thief.snapshot.version = 2**70
+    with pytest.raises(TrustError, match="more than the 9007199254740991 allowed"):
+        served.store.update(thief.message())
+    thief = copy.deepcopy(repository)
+    thief.bump()
+    for i in range(600):
+        thief.delegated[f"x{i}"] = thief.targets
+        thief.signers[f"x{i}"] = []
+    files = {n: data for n, data in thief.files().items() if not n.startswith("x")}
+    with pytest.raises(TrustError, match=r"snapshot\.json lists 601 files"):
+        served.store.update(encode_trust(files))
+
+
 def test_refused_set_leaves_no_trace(served: Device, repository: Repository) -> None:
     """python-tuf would keep the newer timestamp and then refuse the older set that is in force."""
     half = copy.deepcopy(repository)
@@ -455,6 +471,25 @@ def test_controller_that_was_years_ahead_takes_its_word_back(served: Device, rep
     served.store.update(repository.message())
     assert served.store.clock_trusted
     assert served.boot().check(RELEASE, DIGEST)
+
+
+def test_time_that_a_thief_attested_goes_with_his_key(served: Device, repository: Repository) -> None:
+    thief = copy.deepcopy(repository)
+    thief.bump()
+    thief.signed_at_s = int(repository.now + 80 * DAY)
+    for role in (thief.timestamp, thief.snapshot):
+        role.expires = repository.at(85)
+    served.store.update(thief.message())
+    repository.timestamp.version = thief.timestamp.version
+    repository.bump()
+    repository.signed_at_s = None
+    with pytest.raises(StaleTrust, match="expired"):
+        served.store.update(repository.message())
+    repository.signed_at_s = int(repository.now)
+    repository.rotate("timestamp", "snapshot")
+    served.store.update(repository.message())
+    assert served.boot().clock_trusted
+    assert served.store.check(RELEASE, DIGEST)
 
 
 # ---- the director

@@ -18,7 +18,9 @@ from support_fleet import POLICY, Fleet, wait_until
 from edgectl.core.bundle import Bundle
 from edgectl.core.wire import Desired, DesiredSlot
 from edgectl.fleet.ca import FleetCa
-from edgectl.fleet.ceremony import public_files, rotate, withdraw
+from edgectl.fleet.ceremony import rotate
+from edgectl.fleet.keyfolder import public_files
+from edgectl.fleet.releases import withdraw
 
 SLOT = "gate-detector"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from edgectl.agent.journal import Journal
 from edgectl.agent.trust import TrustStore
@@ -20,19 +20,10 @@ from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import director_keys
 from edgectl.core.wire import Desired
-from edgectl.fleet.ceremony import (
-    KeySet,
-    delegate,
-    init_keys,
-    new_key,
-    public_files,
-    renew,
-    rotate,
-    sign,
-    sign_release,
-    status,
-    withdraw,
-)
+from edgectl.fleet.ceremony import KeySet, delegate, init_keys, new_key, renew, rotate, sign, status
+from edgectl.fleet.keyfolder import public_files
+from edgectl.fleet.releases import sign_release, withdraw
+from edgectl.fleet.signing import load_signers, signed
 from edgectl.fleet.trust import Director, OnlineTrust
 
 
@@ -192,6 +183,32 @@ def test_replaced_online_and_director_keys_reach_the_controller_first(site: Site
         Director("home", again, [site.keys / "retired"])
 
 
+def test_root_under_which_the_controller_could_not_work_is_refused_whole(site: Site) -> None:
+    init_keys(site.keys)
+    controller = site.controller()
+    director = Director("home", controller, [site.folder / "theirs"])
+    controller.check_root = director.check
+    rotate(site.keys, "director")
+    with pytest.raises(TrustError, match="1 of the director's keys have to sign"):
+        controller.accept(public_files(site.keys))
+    assert controller.root.version == 1
+    assert director.seal("gate-1", Desired(gen=1))
+
+
+def test_set_that_no_message_could_carry_is_refused_before_it_is_in_force(site: Site) -> None:
+    init_keys(site.keys)
+    controller = site.controller()
+    targets = Metadata[Targets].from_bytes((site.keys / "targets.json").read_bytes()).signed
+    targets.version += 1
+    for i in range(9000):
+        path = f"releases/gate/{i}"
+        targets.targets[path] = TargetFile(1000, {"sha256": f"{i:064x}"}, path)
+    data = signed(targets, load_signers([site.keys / "targets.pem"]).values())
+    with pytest.raises(TrustError, match="the signed metadata would have"):
+        controller.accept(data)
+    assert controller.targets.version == 1
+
+
 def test_team_signs_for_its_own_devices_only(site: Site, bundle: Bundle, tmp_path: Path) -> None:
     init_keys(site.keys)
     controller = site.controller()
@@ -295,8 +312,6 @@ def test_status_on_the_command_line_fails_when_something_has_expired(site: Site)
     assert {r["role"] for r in json.loads(good.stdout)["roles"]} == {"root", "targets", "online", "director"}
     ended = Metadata[Targets].from_bytes((site.keys / "targets.json").read_bytes())
     ended.signed.expires = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    from edgectl.fleet.signing import load_signers, signed
-
     (site.keys / "targets.json").write_bytes(signed(ended.signed, load_signers([site.keys / "targets.pem"]).values()))
     bad = keys("status")
     assert bad.returncode == 8

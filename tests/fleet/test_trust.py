@@ -10,7 +10,8 @@ from tuf.api.metadata import Targets
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import decode_trust
-from edgectl.fleet.ceremony import init_keys, sign_release
+from edgectl.fleet.ceremony import init_keys
+from edgectl.fleet.releases import sign_release
 from edgectl.fleet.signing import load_signers, signed
 from edgectl.fleet.trust import OnlineTrust
 

@@ -45,6 +45,8 @@ class TimeFloor:
         Attestations go up. One that goes down says that the controller's own clock was ahead before, and takes back what rested on
         it; nobody else can say so, because versions never go down and the signature is the controller's.
         """
+        if attested_s <= 0:
+            return self  # it does not say
         if attested_s < self.attested_s:
             return TimeFloor(attested_s, max(attested_s, built_s), steady_s)
         return replace(self, attested_s=attested_s, bound_s=max(self.at(steady_s), attested_s), steady_s=steady_s)

@@ -281,7 +281,7 @@ class _Agent:
     def _on_desired(self, payload: bytes) -> None:
         try:
             desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
-        except TrustError as e:
+        except (TrustError, ProtocolError) as e:
             log.warning("desired state is refused: %s", e.message)
             self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
             self._wake.set()

@@ -39,6 +39,9 @@ from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
 __all__ = ["StaleTrust", "TrustStore"]
 
 _TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
+_MAX_VERSION = (1 << 53) - 1
+_MAX_FILES = 512
+"""In a snapshot: each has a floor in the journal."""
 _SAVE_TIME_S = 3600.0
 """How much uptime a power cut may cost the attested time."""
 
@@ -223,7 +226,11 @@ class TrustStore:
 
     def _check_floors(self, v: _Verified, timestamp: Timestamp) -> None:
         """Everything here is signed; is it older than what this device has verified before?"""
+        if len(v.snapshot.meta) > _MAX_FILES:
+            raise TrustError(f"snapshot.json lists {len(v.snapshot.meta)} files, more than the {_MAX_FILES} allowed")
         for what, version, floor in self._versions(v, timestamp):
+            if version > _MAX_VERSION:
+                raise TrustError(f"{what} has version {version}, more than the {_MAX_VERSION} allowed")
             if version < (seen := self._journal.value(floor)):
                 raise TrustError(f"{what} has version {version}, this device has already seen {seen}")
 

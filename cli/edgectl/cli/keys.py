@@ -16,7 +16,7 @@ from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
-    from edgectl.fleet.ceremony import Proposal
+    from edgectl.fleet.keyfolder import Proposal
 
 app = typer.Typer(name="keys", help="The keys that sign releases.", no_args_is_help=True)
 
@@ -204,7 +204,7 @@ def publish(
 
 def signed_files(keys: Path) -> Mapping[str, bytes]:
     """What of a folder of keys is public and in force."""
-    from edgectl.fleet.ceremony import public_files
+    from edgectl.fleet.keyfolder import public_files
 
     return public_files(keys)
 

@@ -54,7 +54,7 @@ def withdraw(
 ) -> None:
     """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again."""
     out = Output(json)
-    from edgectl.fleet.ceremony import withdraw as sign_without
+    from edgectl.fleet.releases import withdraw as sign_without
 
     name = f"{delegation or 'targets'}.json"
     with _controller.client(url, token_file) as fleet:

@@ -81,6 +81,7 @@ class Controller:
         self.blobs = BlobStore(config.state_dir / "blobs")
         self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
         self.director = Director(config.fleet, self.trust, config.director or (config.keys,))
+        self.trust.check_root = self.director.check
         self.latency = LatencyBook()
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
         self._lock = threading.RLock()

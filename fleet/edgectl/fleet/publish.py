@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.files import hex_of
-from edgectl.fleet.ceremony import sign_release
 from edgectl.fleet.client import FleetClient
+from edgectl.fleet.releases import sign_release
 
 __all__ = ["publish_bundle"]
 

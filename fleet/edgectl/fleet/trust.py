@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,8 +20,8 @@ from edgectl.core.errors import TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import parse_json
 from edgectl.core.signed import is_signed
-from edgectl.core.trust import SIGNED_AT, director_keys, encode_trust, open_desired, seal_desired, target_path
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
+from edgectl.core.trust import MAX_TRUST_BYTES, SIGNED_AT, director_keys, encode_trust, open_desired, seal_desired, target_path
+from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
 from edgectl.fleet.signing import (
     EXPIRY,
     delegated_roles,
@@ -38,6 +38,8 @@ from edgectl.fleet.signing import (
 
 __all__ = ["Director", "Expiry", "OnlineTrust"]
 
+_ROOM_BYTES = 32 << 10
+"""For the growth of snapshot and timestamp."""
 _WARN = {"root": timedelta(days=60), "targets": timedelta(days=21)}
 """How long before their end root, and targets or delegations, are called for renewal: people have to find each other."""
 
@@ -66,13 +68,14 @@ class OnlineTrust:
         self._keys = keys
         self._lifetime = lifetime
         self._lock = threading.RLock()
+        self.check_root: Callable[[Root], None] = lambda _: None
+        """Raises :class:`TrustError` for a root that this controller cannot work under."""
         self._chain: list[Metadata[Root]] = []
         self._roots: dict[str, bytes] = {}
         self._follow({**roots_in(keys), **roots_in(folder)})
         given = {p.name: read(p) for p in keys.glob("*.json") if not p.name.endswith("root.json")}
         if not (folder / "targets.json").is_file():
-            self.accept(given if "targets.json" in given else {"targets.json": read(keys / "targets.json")})
-            return
+            self.accept({"targets.json": read(keys / "targets.json")})
         # A root that came with new keys, or targets that were copied here by hand, count when they are newer.
         newer = {n: data for n, data in given.items() if self._is_newer(n, data)}
         if newer or self._must_sign():
@@ -159,8 +162,10 @@ class OnlineTrust:
             chain, roots = self._chain, self._roots
             try:
                 self._follow({**self._roots, **{n: d for n, d in new.items() if n.endswith(".root.json")}})
+                self.check_root(self.root)
                 targets = self._checked_targets(new, tuple(withdraw))
                 delegated = self._checked_delegations(new, targets)
+                self._check_size(new)
             except TrustError:
                 self._chain, self._roots = chain, roots
                 raise
@@ -222,6 +227,16 @@ class OnlineTrust:
             raise TrustError(f"{unknown[0]} is not delegated by the targets", hint="`edgectl keys delegate` does")
         return found
 
+    def _check_size(self, new: Mapping[str, bytes]) -> None:
+        """A message that is too large could not be renewed either, and the whole fleet would install nothing any more."""
+        known = {p.name: read(p) for p in self._folder.glob("*.json")}
+        size = len(Trust(files={n: d.decode() for n, d in {**known, **self._roots, **new}.items()}).encode())
+        if size > MAX_TRUST_BYTES - _ROOM_BYTES:
+            raise TrustError(
+                f"the signed metadata would have {size} bytes, {MAX_TRUST_BYTES - _ROOM_BYTES} are possible",
+                hint="`edgectl release withdraw` what no device needs any more",
+            )
+
     @staticmethod
     def _check_lost(old: Targets, new: Targets, withdraw: tuple[str, ...]) -> None:
         allowed = {target_path(r) for r in withdraw}
@@ -280,15 +295,22 @@ class Director:
     def refresh(self) -> None:
         """Look again which keys the root names. Raises :class:`TrustError`."""
         root = self._trust.root
+        self._signers = self._found(root)
+        self._root_version = root.version
+
+    def check(self, root: Root) -> None:
+        """Raises :class:`TrustError` if we have too few of the keys that ``root`` names."""
+        self._found(root)
+
+    def _found(self, root: Root) -> list[CryptoSigner]:
         wanted = director_keys(root)
         signers = [] if wanted is None else [s for k, s in load_signers(self._places).items() if k in wanted.keys]
         if wanted is not None and len(signers) < wanted.threshold:
             raise TrustError(
                 f"{wanted.threshold} of the director's keys have to sign, {', '.join(map(str, self._places))} has {len(signers)}",
-                hint='copy director.pem to the controller, or name it: director = ["…"] in controller.toml',
+                hint='copy director.pem to the controller first, or name it: director = ["…"] in controller.toml',
             )
-        self._signers = signers
-        self._root_version = root.version
+        return signers
 
     def seal(self, device: str, desired: Desired) -> bytes:
         """The payload for the device's ``desired`` topic."""
