@@ -61,6 +61,7 @@ def status(
     with _controller.client(url, token_file) as fleet:
         found = fleet.devices()
         roles = fleet.trust()["roles"]
+        waiting = sorted(fleet.waiting())
     troubles = [
         {"device": d["name"], "clock": r.get("clock"), "error": (r.get("error") or {}).get("detail")}
         for d in found
@@ -72,10 +73,21 @@ def status(
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
         lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
+        if waiting:
+            lines.append(f"{len(waiting)} devices wait for an operator's signature: edgectl rollout approve")
         lines += [f"{r['role']} metadata: edgectl keys renew {r['role']}" for r in due]
         return Group("\n".join(lines), "", expiry_table(roles))
 
-    out.result({"devices": len(found), "online": sum(d["online"] for d in found), "troubles": troubles, "metadata": roles}, shown)
+    out.result(
+        {
+            "devices": len(found),
+            "online": sum(d["online"] for d in found),
+            "troubles": troubles,
+            "waiting": waiting,
+            "metadata": roles,
+        },
+        shown,
+    )
 
 
 @app.command("watch")

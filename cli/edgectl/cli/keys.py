@@ -41,6 +41,10 @@ def init(
     targets_keys: Annotated[int, typer.Option(min=0, max=16, help="Targets keys to make here.")] = 1,
     targets_threshold: Annotated[int, typer.Option(min=1, max=16, help="Targets keys that must sign a release.")] = 1,
     targets_key: Annotated[list[Path] | None, typer.Option(help="Public targets key that its owner hands over.")] = None,
+    director_threshold: Annotated[int, typer.Option(min=1, max=16, help="Director keys that must sign what a device runs.")] = 1,
+    director_key: Annotated[
+        list[Path] | None, typer.Option(help="Public director key of an operator, beside the controller's own.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make root, targets, online and director keys and the first root metadata."""
@@ -51,6 +55,7 @@ def init(
         out,
         root=KeySet(root_keys, root_threshold, tuple(root_key or ())),
         targets=KeySet(targets_keys, targets_threshold, tuple(targets_key or ())),
+        director=KeySet(1, director_threshold, tuple(director_key or ())),
     )
     waiting = sorted(p for p in (out / "pending").glob("*.json"))
     text = (

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageError, UsageError
 from edgectl.core.files import check_digest, check_name
-from edgectl.core.schema import Digest, Message, first_problem
+from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.controller import Controller, RolloutRequest
 from edgectl.fleet.rollout import Progress, RolloutSpec
@@ -46,6 +46,11 @@ class TrustRequest(Message):
     files: dict[str, str] = Field(max_length=512)
     """Newer roots, targets and delegations, by file name."""
     withdraw: tuple[str, ...] = ()
+
+
+class ApproveRequest(Message):
+    documents: dict[Name, str]
+    """Device → its signed desired document."""
 
 
 class EnrollRequest(Message):
@@ -103,6 +108,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
         await run_in_threadpool(controller.accept_trust, _bytes(r.files), r.withdraw)
         return JSONResponse(_trust(controller), status_code=201)
 
+    async def approve(request: Request) -> Response:
+        r = ApproveRequest.model_validate_json(await _body(request))
+        return JSONResponse(await run_in_threadpool(controller.approve, _bytes(r.documents)))
+
     async def start_rollout(request: Request) -> Response:
         r = RolloutRequest.model_validate_json(await _body(request))
         spec = await run_in_threadpool(controller.start_rollout, r)
@@ -138,6 +147,8 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
             Route("/v1/trust", get(lambda _: _trust(controller))),
             Route("/v1/trust", guarded(accept_trust), methods=["POST"]),
+            Route("/v1/waiting", get(lambda _: {d: p.decode() for d, p in controller.waiting().items()})),
+            Route("/v1/waiting", guarded(approve), methods=["POST"]),
             Route("/v1/latency", get(lambda _: _latency(controller))),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
             Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),

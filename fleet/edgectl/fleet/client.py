@@ -98,6 +98,14 @@ class FleetClient:
         """``op``: pause, resume, abort."""
         return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
 
+    def waiting(self) -> dict[str, bytes]:
+        """Device → its desired document that more of the director's keys have to sign."""
+        return {d: str(p).encode() for d, p in self._json("GET", "/waiting").items()}
+
+    def approve(self, documents: Mapping[str, bytes]) -> list[str]:
+        """Hand signed documents back; returns their devices."""
+        return list(self._json("POST", "/waiting", json={"documents": {d: p.decode() for d, p in documents.items()}}))
+
     # ---- devices
 
     def enroll(self, name: str) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class Controller:
         self._frozen = self._freeze_file.exists()
         self._republish = False
         self._warned_s = 0.0
+        self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
+        self._approved_folder = config.state_dir / "approved"
         self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
         self.watchdog = Watchdog()
@@ -244,6 +246,27 @@ class Controller:
             self.inventory.log("rollout", rollout, f"{op} by the operator")
             self._advance(spec, progress, new, actions)
             return new
+
+    def waiting(self) -> dict[str, bytes]:
+        """Device → its desired document, which needs the signature of more of the director's keys."""
+        with self._lock:
+            return dict(self._waiting)
+
+    def approve(self, documents: Mapping[str, bytes]) -> list[str]:
+        """Take documents back that operators have signed, and publish them. Returns the devices.
+
+        Raises :class:`TrustError` for the first that lacks a signature or is not what is wanted now.
+        """
+        with self._lock:
+            for device, payload in documents.items():
+                d = self._devices.get(device)
+                if d is None or self.director.open(device, payload) != d.desired:
+                    raise TrustError(f"this is not what is wanted of {device} now", hint="approve again")
+            for device, payload in documents.items():
+                atomic_write(self._approved_folder / f"{device}.json", payload)
+                self.inventory.log("trust", device, f"generation {self._devices[device].desired.gen} is approved")
+                self._publish_desired(self._devices[device])
+            return sorted(documents)
 
     def rollout(self, rollout: str) -> tuple[RolloutSpec, Progress]:
         found = self.inventory.rollouts().get(rollout)
@@ -421,7 +444,28 @@ class Controller:
         self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
 
     def _publish_desired(self, d: Device) -> None:
-        self._link.publish(self.topics.desired(d.name), self.director.seal(d.name, d.desired), retain=True, timeout_s=10.0)
+        """With every signature that it needs; without them it waits for :meth:`approve`, and the device for it."""
+        sealed = self.director.seal(d.name, d.desired)
+        payload = sealed.payload
+        if sealed.missing:
+            approved = self._approved(d)
+            if approved is None:
+                if self._waiting.get(d.name) != payload:
+                    self.inventory.log("trust", d.name, f"generation {d.desired.gen} waits for {sealed.missing} more signatures")
+                self._waiting[d.name] = payload
+                return
+            payload = approved
+        self._waiting.pop(d.name, None)
+        self._link.publish(self.topics.desired(d.name), payload, retain=True, timeout_s=10.0)
+
+    def _approved(self, d: Device) -> bytes | None:
+        """What operators have signed of what is wanted now."""
+        path = self._approved_folder / f"{d.name}.json"
+        try:
+            payload = path.read_bytes()
+            return payload if self.director.open(d.name, payload) == d.desired else None
+        except (OSError, EdgectlError):
+            return None
 
     def _publish(self, topic: str, message: Message) -> None:
         self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)

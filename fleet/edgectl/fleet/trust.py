@@ -36,7 +36,7 @@ from edgectl.fleet.signing import (
     verified,
 )
 
-__all__ = ["Director", "Expiry", "OnlineTrust"]
+__all__ = ["Director", "Expiry", "OnlineTrust", "Sealed"]
 
 _ROOM_BYTES = 32 << 10
 """For the growth of snapshot and timestamp."""
@@ -280,11 +280,23 @@ class OnlineTrust:
         atomic_write(timestamp_path, signed(timestamp, self._signers))
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A ``desired`` document for its topic."""
+
+    payload: bytes
+    missing: int = 0
+    """Signatures that other keys of the director have to add before a device obeys it."""
+
+
 class Director:
-    """Signs what each device is to run, where the root names a director; passes it on unsigned where it names none."""
+    """Signs what each device is to run, where the root names a director; passes it on unsigned where it names none.
+
+    With a threshold above the number of keys here, an operator adds his signature to each document (:meth:`Controller.approve`).
+    """
 
     def __init__(self, fleet: str, trust: OnlineTrust, keys: Iterable[Path]) -> None:
-        """``keys``: files or folders with the director's private keys. Raises :class:`TrustError` if they are too few."""
+        """``keys``: files or folders with the director's private keys. Raises :class:`TrustError` if there is none."""
         self._fleet = fleet
         self._trust = trust
         self._places = tuple(keys)
@@ -299,36 +311,41 @@ class Director:
         self._root_version = root.version
 
     def check(self, root: Root) -> None:
-        """Raises :class:`TrustError` if we have too few of the keys that ``root`` names."""
+        """Raises :class:`TrustError` if we have none of the keys that ``root`` names."""
         self._found(root)
+
+    def seal(self, device: str, desired: Desired) -> Sealed:
+        """The document with the signatures that we can give."""
+        if self._trust.root.version != self._root_version:
+            self.refresh()
+        wanted = director_keys(self._trust.root)
+        if wanted is None:
+            return Sealed(desired.encode())
+        payload = seal_desired(self._fleet, device, desired, self._signers)
+        return Sealed(payload, max(0, wanted.threshold - len(self._signers)))
+
+    def open(self, device: str, payload: bytes) -> Desired:
+        """Our own word that came back, from the broker or an operator, once enough have signed it.
+
+        Raises :class:`TrustError` / :class:`ProtocolError` if it is not ours: nobody is believed, because what we take for our own
+        word is what we sign next.
+        """
+        wanted = director_keys(self._trust.root)
+        if wanted is not None:
+            return open_desired(payload, wanted, self._fleet, device).model_copy(update={"fleet": None, "device": None})
+        if is_signed(payload):
+            raise TrustError("desired state is signed, and this fleet has no director")
+        return parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
 
     def _found(self, root: Root) -> list[CryptoSigner]:
         wanted = director_keys(root)
         signers = [] if wanted is None else [s for k, s in load_signers(self._places).items() if k in wanted.keys]
-        if wanted is not None and len(signers) < wanted.threshold:
+        if wanted is not None and not signers:
             raise TrustError(
-                f"{wanted.threshold} of the director's keys have to sign, {', '.join(map(str, self._places))} has {len(signers)}",
+                f"{', '.join(map(str, self._places))} has none of the {len(wanted.keys)} director's keys",
                 hint='copy director.pem to the controller first, or name it: director = ["…"] in controller.toml',
             )
         return signers
-
-    def seal(self, device: str, desired: Desired) -> bytes:
-        """The payload for the device's ``desired`` topic."""
-        if self._trust.root.version != self._root_version:
-            self.refresh()
-        return seal_desired(self._fleet, device, desired, self._signers) if self._signers else desired.encode()
-
-    def open(self, device: str, payload: bytes) -> Desired:
-        """Our own word that came back from the broker. Raises :class:`TrustError` / :class:`ProtocolError` if it is not ours.
-
-        The broker is not believed: what it says we wanted would be signed by us next.
-        """
-        wanted = director_keys(self._trust.root)
-        if wanted is not None:
-            return open_desired(payload, wanted, self._fleet, device)
-        if is_signed(payload):
-            raise TrustError("desired state is signed, and this fleet has no director")
-        return parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
 
 
 def _of_role(root: Root, signers: Mapping[str, CryptoSigner], keys: Path) -> list[CryptoSigner]:
