@@ -141,7 +141,8 @@ def test_power_cut_that_empties_what_is_kept_is_survived(world: World) -> None:
     release = world.release()
     message = world.online.message()
     world.device.update(message)
-    (world.folder / "device" / "trust.json").write_bytes(b"")
+    for name in ("trust.json", "time.json", "roots/2.root.json"):
+        (world.folder / "device" / name).write_bytes(b"")
     booted = world.boot()
     with pytest.raises(TrustError):
         booted.check(release, world.bundle.digest)

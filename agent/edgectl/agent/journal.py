@@ -177,10 +177,6 @@ class Journal:
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)", name, value
         )
 
-    def set_value(self, name: str, value: int) -> None:
-        """Set a counter that may go down (the attested time)."""
-        self._run("INSERT OR REPLACE INTO counters VALUES (?, ?)", name, value)
-
     # ---- SQLite
 
     def _save(self, d: Deployment) -> None:

@@ -2,8 +2,8 @@
 
 The set is verified again, whole and from the first root, at every question (a few milliseconds), so that metadata which expires in
 the meantime stops installs. python-tuf works in a folder that is thrown away afterwards: it would keep a newer timestamp of a set whose
-rest it refuses, and writes without fsync. What is kept is kept here: verified roots, the last good message, and in the journal the
-version floors and the time that is attested.
+rest it refuses, and writes without fsync. What is kept is kept here: verified roots, the last good message, the time that is attested, and
+in the journal the version floors.
 
 A version floor holds for the keys that signed it. When root metadata replace the keys of a role, a version that a thief drove up
 does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). Nothing here ever stops inference.
@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import Field
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater
@@ -31,7 +32,7 @@ from edgectl.agent.journal import Journal
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.errors import StorageError, TrustError
 from edgectl.core.files import atomic_write
-from edgectl.core.schema import parse_json
+from edgectl.core.schema import Message, parse_json
 from edgectl.core.signed import Keys
 from edgectl.core.trust import decode_trust, delegated_path, director_keys, keyset_id, open_desired, signed_at, target_path
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
@@ -64,6 +65,16 @@ class _Set(FetcherInterface):
         if name not in self._files:
             raise DownloadHTTPError(f"no {name} in the trust message", 404)
         return iter([self._files[name]])
+
+
+class _Attestation(Message):
+    """``time.json``: how late it is at least, and which timestamp says so."""
+
+    keys: str = ""
+    """Of the timestamp role (:func:`edgectl.core.trust.keyset_id`): another key's versions are others."""
+    version: int = 0
+    attested_s: float = Field(default=0.0, ge=0, le=1 << 40)
+    bound_s: float = Field(default=0.0, ge=0, le=1 << 40)
 
 
 @dataclass(frozen=True)
@@ -121,9 +132,13 @@ class TrustStore:
         with contextlib.suppress(TrustError):
             roots = {**decode_trust(self._message or b""), **roots}
         self._follow(roots)
-        saved, attested = journal.value("time:bound"), journal.value("time:attested")
-        self._time = TimeFloor(attested, max(float(saved), self._built_s), steady())
-        self._saved_s = self._time.bound_s
+        self._attestation = _Attestation()
+        with contextlib.suppress(TrustError, OSError):  # without it, time starts at the build of the agent
+            self._attestation = parse_json(
+                _Attestation, (folder / "time.json").read_bytes(), max_bytes=4096, what="time.json", error=TrustError
+            )
+        kept = self._attestation
+        self._time = TimeFloor(kept.attested_s, max(kept.bound_s, self._built_s), steady())
 
     # ---- questions
 
@@ -189,8 +204,8 @@ class TrustStore:
         """Keep how late it is at least, at most once an hour: after a power cut the device goes on from there."""
         with self._lock:
             now = self._time.at(self._steady())
-            if self._time.attested_s and now - self._saved_s >= _SAVE_TIME_S:
-                self._keep_time()
+            if self._attestation.version and now - self._attestation.bound_s >= _SAVE_TIME_S:
+                self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
 
     # ---- verification
 
@@ -240,11 +255,16 @@ class TrustStore:
             if version > self._journal.value(floor):
                 self._journal.raise_floor(floor, version)
         self.version = v.targets.version
-        newer = f"time:version:{keyset_id(_role_keys(v.root, Timestamp.type))}"
-        if timestamp.version > self._journal.value(newer):
+        if self._attests(timestamp):
             self._time = self._attested(timestamp)
-            self._keep_time()
-            self._journal.raise_floor(newer, timestamp.version)
+            self._keep_time(
+                _Attestation(
+                    keys=keyset_id(_role_keys(v.root, Timestamp.type)),
+                    version=timestamp.version,
+                    attested_s=self._time.attested_s,
+                    bound_s=self._time.at(self._steady()),
+                )
+            )
 
     def _versions(self, v: _Verified, timestamp: Timestamp) -> Iterator[tuple[str, int, str]]:
         """(what, its version, name of its floor). Targets and delegations are bound by the snapshot that lists them, as in TUF."""
@@ -256,8 +276,7 @@ class TrustStore:
 
     def _check_expiry(self, files: Mapping[str, bytes], delegates: list[str], timestamp: Timestamp) -> None:
         """Again, by the time that it is at least: python-tuf knows the wall clock only."""
-        newest = self._journal.value(f"time:version:{keyset_id(_role_keys(self._root, Timestamp.type))}")
-        floor = self._attested(timestamp) if timestamp.version > newest else self._time
+        floor = self._attested(timestamp) if self._attests(timestamp) else self._time
         now = datetime.fromtimestamp(min(floor.now(self._wall(), self._steady()), 253402300799), timezone.utc)
         expiries = {"root.json": self._root.expires, "timestamp.json": timestamp.expires}
         expiries["snapshot.json"] = _signed(files["snapshot.json"], Snapshot).expires
@@ -301,13 +320,17 @@ class TrustStore:
 
     # ---- time
 
+    def _attests(self, timestamp: Timestamp) -> bool:
+        """Whether this (verified) timestamp is newer than the one that the attested time is from."""
+        known = self._attestation
+        return known.keys != keyset_id(_role_keys(self._root, Timestamp.type)) or timestamp.version > known.version
+
     def _attested(self, timestamp: Timestamp) -> TimeFloor:
         return self._time.attest(signed_at(timestamp), self._steady(), built_s=self._built_s)
 
-    def _keep_time(self) -> None:
-        self._saved_s = self._time.at(self._steady())
-        self._journal.set_value("time:attested", int(self._time.attested_s))
-        self._journal.set_value("time:bound", int(self._saved_s))
+    def _keep_time(self, attestation: _Attestation) -> None:
+        atomic_write(self._folder / "time.json", attestation.encode())
+        self._attestation = attestation
 
 
 def _paths(release: str, profile: str | None) -> list[str]:

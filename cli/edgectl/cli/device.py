@@ -48,6 +48,8 @@ def enroll(
 
     with _controller.client(url, token_file) as fleet:
         granted = fleet.enroll(name)
+    if granted["broker"].get("tls") and authority is None:
+        output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")
     config = write_enrolment(
         out or Path(name),
         name,

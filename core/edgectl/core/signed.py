@@ -19,7 +19,7 @@ from securesystemslib.signer import Key, Signature, Signer
 
 from edgectl.core.errors import TrustError
 
-__all__ = ["Keys", "add_signatures", "is_signed", "open_signed", "seal", "signers_of"]
+__all__ = ["Keys", "add_signatures", "is_signed", "open_signed", "seal", "valid_signatures"]
 
 _MAX_SIGNATURES = 32
 
@@ -72,7 +72,7 @@ def open_signed(payload: bytes, allowed: Keys, *, max_bytes: int, what: str) -> 
     if len(payload) > max_bytes:
         raise TrustError(f"{what} has {len(payload)} bytes, more than the {max_bytes} allowed")
     signed, signatures = _parts(payload, what)
-    found = _verified(_canonical(signed, what), signatures, allowed)
+    found = valid_signatures(_canonical(signed, what), signatures, allowed)
     if len(found) < allowed.threshold:
         if not signatures:
             raise TrustError(f"{what} is not signed", hint="the root metadata of this fleet name a director, who signs it")
@@ -80,13 +80,8 @@ def open_signed(payload: bytes, allowed: Keys, *, max_bytes: int, what: str) -> 
     return signed
 
 
-def signers_of(payload: bytes, allowed: Keys) -> frozenset[str]:
-    """Ids of the keys among ``allowed`` that have signed the envelope. Raises :class:`TrustError` if it is none."""
-    signed, signatures = _parts(payload, "document")
-    return _verified(_canonical(signed, "document"), signatures, allowed)
-
-
-def _verified(data: bytes, signatures: Mapping[str, Signature], allowed: Keys) -> frozenset[str]:
+def valid_signatures(data: bytes, signatures: Mapping[str, Signature], allowed: Keys) -> frozenset[str]:
+    """Ids of the keys among ``allowed`` whose signature over ``data`` is right."""
     good = set()
     for keyid, signature in signatures.items():
         key = allowed.keys.get(keyid)

@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from edgectl.core.errors import TrustError
 from edgectl.core.files import atomic_write, storage
-from edgectl.core.signed import Keys
+from edgectl.core.signed import Keys, valid_signatures
 from edgectl.core.trust import director_keys
 from edgectl.fleet.signing import EXPIRY, add, delegated_roles, expires_in, follow, load, load_signers, read, roots_in, verified
 
@@ -60,7 +60,7 @@ def propose(
     signers = load_signers([folder, *more])
     allowed = {keyid for _, who in needed for keyid in who.keys}
     add(metadata, [s for keyid, s in signers.items() if keyid in allowed])
-    have = [(role, _valid(metadata, who), who.threshold) for role, who in needed]
+    have = [(role, len(valid_signatures(metadata.signed_bytes, metadata.signatures, who)), who.threshold) for role, who in needed]
     complete = all(n >= threshold for _, n, threshold in have)
     pending, final = handed or folder / "pending" / name, folder / name
     changes = tuple(_changes(folder, metadata, handed))
@@ -130,19 +130,6 @@ def _needed(
     except ValueError as e:
         raise TrustError(f"targets do not delegate to {role}", hint="`edgectl keys delegate` does") from e
     return [(role, Keys({k: parent.get_key(k) for k in found.keyids}, found.threshold))]
-
-
-def _valid(metadata: Metadata[Any], who: Keys) -> int:
-    data = metadata.signed_bytes
-    good = 0
-    for keyid, key in who.keys.items():
-        if keyid in metadata.signatures:
-            try:
-                key.verify_signature(metadata.signatures[keyid], data)
-                good += 1
-            except Exception:  # noqa: S112 - every reason means the same: it does not count
-                continue
-    return good
 
 
 def _after_root(folder: Path, more: Iterable[Path]) -> None:
