@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
 from edgectl.agent.journal import Journal
 from edgectl.agent.trust import TrustStore
@@ -242,6 +242,33 @@ def test_team_signs_for_its_own_devices_only(site: Site, bundle: Bundle, tmp_pat
     device.update(controller.message())
     with pytest.raises(TrustError, match="does not name"):
         device.check(release, bundle.digest)
+
+
+def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_back(site: Site) -> None:
+    init_keys(site.keys)
+    controller = site.controller()
+    delegate(site.keys, "team", ("cam",))
+    files = public_files(site.keys)
+    stranger = signed(Metadata[Targets].from_bytes(files["team.json"]).signed, load_signers([site.keys / "targets.pem"]).values())
+    with pytest.raises(TrustError, match="team metadata are not signed by the keys of this fleet"):
+        controller.accept(files | {"team.json": stranger})
+    assert "team.json" not in controller.files()
+    controller.accept(files)
+    delegate(site.keys, "team", ())
+    controller.accept({"targets.json": (site.keys / "targets.json").read_bytes()})
+    assert "team.json" not in controller.files()
+    snapshot = Metadata[Snapshot].from_bytes(controller.files()["snapshot.json"]).signed
+    assert snapshot.meta["team.json"].version == 1, "python-tuf's clients refuse a snapshot that forgets"
+
+
+def test_new_root_keys_have_to_sign_too(site: Site, tmp_path: Path) -> None:
+    init_keys(site.keys)
+    public = new_key(tmp_path / "new.pem")
+    half = rotate(site.keys, "root", KeySet(0, 1, (public,)))
+    assert (half.complete, half.signatures) == (False, ("the root before 1 of 1", "root 0 of 1"))
+    assert site.root().version == 1
+    assert sign(half.path, site.keys, more=[tmp_path / "new.pem"]).complete
+    assert site.root().version == 2
 
 
 def test_withdrawn_release_needs_a_word_to_the_controller(site: Site, bundle: Bundle) -> None:
