@@ -169,7 +169,7 @@ def climb(
         return judged[name].drop <= max_drop
 
     fits = attempt("full", full)
-    if not fits or (len(names) <= _SMALL and not basis.easy):  # weights refitted to few samples may be the worse ones
+    if not fits or len(names) <= _SMALL:  # weights refitted to few samples may be the worse ones
         fits = attempt("full-plain", quantize(basis.model, basis.table, family, ranges=basis.ranges)) or fits
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
