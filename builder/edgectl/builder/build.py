@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
@@ -153,7 +156,7 @@ def build(
     with contextlib.ExitStack() as stack:
         # The products are small: BLAS threads wait for each other longer than they multiply.
         stack.enter_context(threadpool_limits(1, "blas"))
-        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
+        spool = stack.enter_context(_spool())
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
         shrunk = CompressionReport()
         original = None
@@ -218,6 +221,20 @@ def _smaller(
         parameters={**identity.parameters, "max_drop": small.max_drop, "passes": list(small.log.ran)},
     )  # fmt: skip
     return [(its, p) for p in found]
+
+
+_SPOOL = "edgectl-samples-"
+
+
+@contextlib.contextmanager
+def _spool() -> Iterator[Path]:
+    """A folder for samples (hundreds of MiB), and the end of those that killed builds left."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*-*"):
+        pid = left.name.removeprefix(_SPOOL).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_SPOOL}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager
