@@ -21,7 +21,7 @@ from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import director_keys
 from edgectl.core.wire import Desired
 from edgectl.fleet.ceremony import KeySet, delegate, init_keys, new_key, renew, rotate, sign, status
-from edgectl.fleet.keyfolder import public_files
+from edgectl.fleet.keyfolder import public_files, take_newer
 from edgectl.fleet.releases import sign_release, withdraw
 from edgectl.fleet.signing import load_signers, signed
 from edgectl.fleet.trust import Director, OnlineTrust
@@ -259,6 +259,26 @@ def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_
     assert "team.json" not in controller.files()
     snapshot = Metadata[Snapshot].from_bytes(controller.files()["snapshot.json"]).signed
     assert snapshot.meta["team.json"].version == 1, "python-tuf's clients refuse a snapshot that forgets"
+
+
+def test_host_that_was_away_takes_what_others_signed_before_it_rotates(site: Site, bundle: Bundle, tmp_path: Path) -> None:
+    init_keys(site.keys)
+    away = tmp_path / "away"
+    shutil.copytree(site.keys, away)
+    controller = site.controller()
+    release, _ = sign_release(site.keys, bundle)
+    delegate(site.keys, "team", ("cam",))
+    renew(site.keys, "root")
+    controller.accept(public_files(site.keys))
+    assert sorted(take_newer(away, controller.files())) == ["2.root.json", "targets.json", "team.json"]
+    assert take_newer(away, controller.files()) == []
+    assert rotate(away, "targets").complete
+    controller.accept(public_files(away))
+    assert controller.names(release)["targets"][0] == bundle.digest
+    init_keys(tmp_path / "other")
+    with pytest.raises(TrustError, match="not signed by the keys of the root before it"):
+        take_newer(tmp_path / "other", controller.files())
+    assert not (tmp_path / "other" / "2.root.json").exists()
 
 
 def test_new_root_keys_have_to_sign_too(site: Site, tmp_path: Path) -> None:
