@@ -20,8 +20,8 @@ from edgectl.core.files import hex_of
 from edgectl.core.transfer import encode_frame
 from edgectl.core.wire import Topics
 from edgectl.fleet.blobs import BlobStore
-from edgectl.fleet.seeder import BlobSeeder
 from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.seeder import BlobSeeder
 
 TOPICS = Topics("home")
 

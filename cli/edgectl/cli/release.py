@@ -18,6 +18,13 @@ app = typer.Typer(name="release", help="Bundles under a name and version, signed
 def publish(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    delta_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME@VERSION", help="Devices that have this release fetch differences. Default: the one before it."
+        ),
+    ] = None,
+    no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -28,7 +35,13 @@ def publish(
     from edgectl.fleet.publish import publish_bundle
 
     with _controller.client(url, token_file) as fleet, out.progress() as update:
-        release = publish_bundle(fleet, bundle, keys, lambda done, total: update(f"uploading {bundle}", done / max(1, total)))
+        release = publish_bundle(
+            fleet,
+            bundle,
+            keys,
+            lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
+            delta_from="" if no_delta else delta_from,
+        )
     digest = Bundle(bundle).digest
     out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
 

@@ -40,6 +40,8 @@ class ReleaseRequest(Message):
     digest: Digest
     targets: str
     """The signed ``targets.json``."""
+    delta_from: str | None = None
+    """The release whose devices get differences; None: the one before; "": none."""
 
 
 class EnrollRequest(Message):
@@ -89,7 +91,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def add_release(request: Request) -> Response:
         r = ReleaseRequest.model_validate_json(await _body(request))
-        found = await run_in_threadpool(controller.add_release, r.release, r.digest, r.targets.encode())
+        found = await run_in_threadpool(controller.add_release, r.release, r.digest, r.targets.encode(), r.delta_from)
         return JSONResponse(dataclasses.asdict(found), status_code=201)
 
     async def start_rollout(request: Request) -> Response:

@@ -18,6 +18,8 @@ _BY_CODE: dict[str, type[EdgectlError]] = {
     name.removesuffix("Error").lower(): getattr(errors, name) for name in errors.__all__ if name != "EdgectlError"
 }
 
+_DELTA_TIMEOUT_S = 1800.0
+
 
 class FleetClient:
     """Every method raises :class:`LinkError` if the controller is not there, else the controller's own error."""
@@ -65,9 +67,10 @@ class FleetClient:
         """The controller's signed ``targets.json``."""
         return str(self._json("GET", "/trust")["targets"]).encode()
 
-    def add_release(self, release: str, digest: str, targets: bytes) -> dict[str, Any]:
-        body = {"release": release, "digest": digest, "targets": targets.decode()}
-        return dict(self._json("POST", "/releases", json=body))
+    def add_release(self, release: str, digest: str, targets: bytes, delta_from: str | None = None) -> dict[str, Any]:
+        """The controller makes differences before it answers: seconds a variant."""
+        body = {"release": release, "digest": digest, "targets": targets.decode(), "delta_from": delta_from}
+        return dict(self._json("POST", "/releases", json=body, timeout=_DELTA_TIMEOUT_S))
 
     def releases(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/releases"))

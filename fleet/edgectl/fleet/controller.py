@@ -18,6 +18,7 @@ from pydantic import Field
 from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, Name, parse_json
+from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name, target_path
 from edgectl.core.wire import (
     MAX_MESSAGE_BYTES,
@@ -44,10 +45,10 @@ from edgectl.fleet.rollout import (
     resume,
     stop,
 )
-from edgectl.fleet.seeder import BlobSeeder
 from edgectl.fleet.trust import OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
+from edgectl.link.seeder import BlobSeeder
 
 __all__ = ["Controller", "RolloutRequest"]
 
@@ -80,7 +81,7 @@ class Controller:
         self.blobs = BlobStore(config.state_dir / "blobs")
         self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
         self.latency = LatencyBook()
-        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
+        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
         self._lock = threading.RLock()
         self._devices = self.inventory.devices()
         self._epoch = int(time.time())
@@ -88,7 +89,7 @@ class Controller:
         self._frozen = self._freeze_file.exists()
         self._republish = False
         self._wake = threading.Event()
-        death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
+        death = self._state(online=False)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
 
     # ---- life
@@ -118,7 +119,7 @@ class Controller:
 
     def close(self) -> None:
         if self._link.is_up:
-            self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=False, freeze=self._frozen))
+            self._publish(self.topics.ctl, self._state(online=False))
         self.seeder.close()
         self._link.close()
         self.inventory.close()
@@ -137,8 +138,9 @@ class Controller:
 
     # ---- for the API
 
-    def add_release(self, release: str, digest: str, targets: bytes) -> Release:
-        """Take a release whose blobs are here and whose signed targets name it.
+    def add_release(self, release: str, digest: str, targets: bytes, delta_from: str | None = None) -> Release:
+        """Take a release whose blobs are here and whose signed targets name it. For devices that have the release ``delta_from`` (None:
+        the one of this name before it; "": none), make differences to its engines where they are clearly smaller.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -157,12 +159,25 @@ class Controller:
         known = self.inventory.releases().get(release)
         created = known.created_s if known else time.time()
         found = Release(release, digest, tuple(str(p) for p in profiles), created)
+        deltas = self._make_deltas(found, delta_from)
         self.inventory.save_release(found)
-        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs")
+        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
         self._publish_trust()
-        for blob in (digest, *(d.digest for d in closure)):
+        for blob in (digest, *(d.digest for d in closure), *(d.digest for d in deltas)):
             self.seeder.publish_pages(blob)
         return found
+
+    def _make_deltas(self, new: Release, delta_from: str | None) -> list[DeltaOffer]:
+        releases = self.inventory.releases()
+        if delta_from:
+            if delta_from not in releases:
+                raise UsageError(f"there is no release {delta_from}", hint="`edgectl release list` lists them")
+            return self.blobs.make_deltas(new.digest, releases[delta_from].digest)
+        name = new.release.partition("@")[0]
+        before = [r for r in releases.values() if r.release.partition("@")[0] == name and r.created_s < new.created_s]
+        if delta_from == "" or not before:
+            return []
+        return self.blobs.make_deltas(new.digest, max(before, key=lambda r: r.created_s).digest)
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
@@ -216,7 +231,7 @@ class Controller:
             self._freeze_file.unlink(missing_ok=True)
         self._frozen = frozen
         self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
-        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=frozen))
+        self._publish(self.topics.ctl, self._state(online=True))
 
     def enroll(self, device: str) -> dict[str, Any]:
         """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
@@ -352,13 +367,17 @@ class Controller:
             self._keep(d)
         self._publish(self.topics.desired(d.name), d.desired)
 
+    def _state(self, *, online: bool) -> ControllerState:
+        return ControllerState(epoch=self._epoch, online=online, freeze=self._frozen, peers=self.config.transfer.peers)
+
     def _publish_all(self) -> None:
-        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=self._frozen))
+        self._publish(self.topics.ctl, self._state(online=True))
         self.trust.renew()
         self._publish_trust()
         for release in self.inventory.releases().values():
             for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
-                self.seeder.publish_pages(blob)
+                for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
+                    self.seeder.publish_pages(digest)
         for d in self.devices():
             if d.desired.gen:
                 self._publish(self.topics.desired(d.name), d.desired)

@@ -14,9 +14,16 @@ __all__ = ["publish_bundle"]
 
 
 def publish_bundle(
-    client: FleetClient, bundle_dir: Path, keys: Path, progress: Callable[[int, int], None] = lambda _done, _total: None
+    client: FleetClient,
+    bundle_dir: Path,
+    keys: Path,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    delta_from: str | None = None,
 ) -> str:
     """Publish and return ``name@version``. ``progress``: (bytes done, bytes in all). Safe to repeat.
+
+    ``delta_from``: devices that have this release get differences; None: the release of this name before it; "": none.
 
     Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys), :class:`LinkError`.
     """
@@ -39,5 +46,5 @@ def publish_bundle(
 
         client.put_blob(digest, path, count)
     release, targets = sign_release(keys, bundle, client.targets())
-    client.add_release(release, bundle.digest, targets)
+    client.add_release(release, bundle.digest, targets, delta_from)
     return release
