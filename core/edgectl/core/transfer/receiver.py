@@ -38,6 +38,7 @@ class Receiver:
     _EVERY_CHUNKS = 64
     _EVERY_S = 2.0
     _SILENCE_S = 5.0
+    _BLIND_S = 1.0
     _MAX_REJECTS = 64
 
     def __init__(
@@ -68,7 +69,7 @@ class Receiver:
         if self.n <= 1:
             self.hashes = (bytes.fromhex(blob.digest.removeprefix("sha256:")),)[: self.n]
         # Retained pages come by themselves; ask for them only if they do not.
-        wait_s = 2.0 if self.hashes is None or blob.size <= INLINE_BYTES else 0.0
+        wait_s = 1.0 if self.hashes is None or blob.size <= INLINE_BYTES else 0.0
         self._speak_at = now + wait_s + self._random.uniform(0.05, 0.3)
 
     @property
@@ -117,7 +118,8 @@ class Receiver:
     def on_frame(
         self, frame: bytes, read: Callable[[int], bytes] | None = None, peer: str | None = None
     ) -> tuple[int, bytes] | None:
-        """``(index, data)`` of a chunk that is new and verified; None for one that is not needed.
+        """``(index, data)`` of a chunk that is new; None for one that is not needed. It is verified, unless the chunk list is not here
+        yet: such a chunk is worth keeping, but nothing counts it before it goes through :meth:`accept`.
 
         ``read`` gives a chunk that is already here, to take it out of a sum; without it sums are not used. ``peer``: the device
         that sent it. Raises :class:`IntegrityError` for a chunk that is not what its hash says, :class:`ProtocolError` for a
@@ -134,6 +136,8 @@ class Receiver:
                 self._peers[peer] += 1
             raise
         wanted = [i for i in found.indices if self.lacks(i)]
+        if self.hashes is None and found.indices == (*wanted,) and len(wanted) == 1 and len(found.data) == self._size_of(wanted[0]):
+            return wanted[0], found.data
         if self.hashes is None or len(wanted) != 1:
             return None
         (index,) = wanted
@@ -193,9 +197,11 @@ class Receiver:
             self._speak_at = now
         if now < self._speak_at or self.complete:
             return None
-        progress = self._fresh > 0
+        wait_s = self._EVERY_S if self._fresh else self._SILENCE_S
+        if self.hashes is None:
+            wait_s = self._BLIND_S
         self._fresh = 0
-        self._speak_at = now + (self._EVERY_S if progress else self._SILENCE_S) + self._random.uniform(0.0, 1.0)
+        self._speak_at = now + wait_s + self._random.uniform(0.0, 1.0)
         pages = self.hashes is None or self.blob.size <= INLINE_BYTES
         return self._need(pages=pages)
 

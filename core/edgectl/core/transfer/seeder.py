@@ -54,6 +54,8 @@ class _Device:
     missing: bytes
     seen: float
     round: int = 0
+    blind: bool = False
+    """It has no chunk list yet: it cannot say what it misses."""
     apart: bool = False
     told: bool = False
     """It knows that it is set apart."""
@@ -81,7 +83,7 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Plans the sends of one blob. Idle → collect 500 ms → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
+    """Plans the sends of one blob. Idle → collect 250 ms → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
 
     The first round is the union of what is missing. What is left after it is sent as sums of chunks that different devices miss:
     with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a time, so that the caller's window paces it.
@@ -95,24 +97,29 @@ class Seeder:
     limits: Limits = field(default_factory=Limits)
     sets_apart: bool = True
     """False for one that cannot reach a single device: then the tightest limit paces all."""
-    collect_s: float = 0.5
+    collect_s: float = 0.25
     settle_s: float = 1.5
     ttl_s: float = 20.0
+    _MAX_COLLECT_S = 1.0
+    _MAX_SETTLE_S = 8.0
     _BATCH = 128
     _WINDOW = 256
     _LAG = 1024
     _LAG_S = 10.0
     _DEADLOCK_S = 4.0
     _SPEAK_S = 2.0
+    _PAGES_S = 0.5
     rounds: int = 0
     sent: int = 0
     _devices: dict[str, _Device] = field(default_factory=dict)
     _plan_at: float | None = None
+    _began: float = 0.0
     _round_end: float = 0.0
     _first: bool = True
     """No round yet for those who are active now."""
     _sending: bool = False
     _pages: bool = False
+    _paged_at: float = -math.inf
     # the shared round
     _round: Iterator[Broadcast | Sum | Repair] = field(default_factory=lambda: iter(()))
     _ahead: Broadcast | Sum | Repair | None = None
@@ -148,6 +155,7 @@ class Seeder:
                 need.epoch, missing, now, start=missing, base=len(self._log), acked=len(self._log)
             )
         known.missing, known.seen, known.round = missing, now, need.round
+        known.blind = need.pages and self.size > CHUNK_SIZE
         if need.apart:
             known.apart = known.told = True
             known.due = not known.batch and (need.round >= known.batch_no or now >= known.batch_end + self.settle_s)
@@ -155,14 +163,27 @@ class Seeder:
             known.told = known.told and now < known.batch_end + self.settle_s  # the word may have been lost
         else:
             self._acknowledge(known, now)
-            if self._plan_at is None and not self._sending:
-                self._plan_at = now + self.collect_s
+            self._wait_for_others(now)
+
+    def _wait_for_others(self, now: float) -> None:
+        """While more devices join, or answer the last round, it pays to wait a little longer: what is sent now serves them, too."""
+        if self._sending:
+            return
+        if self._plan_at is None:
+            self._plan_at = self._began = now + self.collect_s
+        elif self._first:
+            self._plan_at = min(max(self._plan_at, now + self.collect_s), self._began + self._MAX_COLLECT_S)
+        else:
+            self._plan_at = min(max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S)
 
     def next(self, now: float) -> Broadcast | Sum | Repair | Marker | None:
         """The next thing to send, or None if there is nothing to do at ``now``."""
         if self._devices and now - self._spoke_at >= self._SPEAK_S:
             self._spoke_at = now
             return Marker(Round(round=self.rounds, sending=True))
+        if self._pages and now - self._paged_at >= self._PAGES_S:
+            self._pages, self._paged_at, self._spoke_at = False, now, now
+            return Marker(Round(round=self.rounds, sending=True), pages=True)
         self._turn += 1
         first, second = (self._next_apart, self._next_shared) if self._turn % 2 else (self._next_shared, self._next_apart)
         return first(now) or second(now)
@@ -172,6 +193,8 @@ class Seeder:
         times = [] if self._plan_at is None else [self._plan_at]
         if self._devices:
             times.append(self._spoke_at + self._SPEAK_S)
+        if self._pages:
+            times.append(self._paged_at + self._PAGES_S)
         if self._sending:
             ready = self._ready_at(self._ahead, now) if self._ahead else now
             times.append(ready if len(self._log) < self._limit else max(ready, self._progress_at + self._DEADLOCK_S))
@@ -200,15 +223,15 @@ class Seeder:
         if not self._devices:
             self._plan_at, self._first = None, True
             return None
-        together = [s for s in self._devices.values() if not s.apart]
+        together = [s for s in self._devices.values() if not (s.apart or s.blind)]
         if not together:
             self._plan_at = None
             return None
         if self._plan_at is None:
-            self._plan_at = now + self.collect_s
-        settling = self._round_end + self.settle_s == self._plan_at
-        if now >= self._plan_at or (settling and not self._first and all(map(self._is_fresh, together))):
-            return self._plan(now) or self._next_shared(now)
+            self._plan_at = self._began = now + self.collect_s
+        if now >= self._plan_at or (not self._first and all(map(self._is_fresh, together))):
+            self._plan(now)
+            return self._next_shared(now)
         return None
 
     def _end(self, now: float) -> Marker:
@@ -218,8 +241,8 @@ class Seeder:
         self._plan_at = now + self.settle_s
         return Marker(Round(round=self.rounds, sent=len(self._log)))
 
-    def _plan(self, now: float) -> Marker | None:
-        fresh = {d: s for d, s in self._devices.items() if self._is_fresh(s) and not s.apart}
+    def _plan(self, now: float) -> None:
+        fresh = {d: s for d, s in self._devices.items() if self._is_fresh(s) and not (s.apart or s.blind)}
         self._judge_speed(fresh)
         self._judge_rates(fresh)
         together = {d: s for d, s in fresh.items() if not s.apart}
@@ -235,10 +258,6 @@ class Seeder:
         self._round = _union(together, self.size) if alone else _sums(together, self.size)
         self._sending = bool(together)
         self._plan_at = None if self._sending else now + self.settle_s
-        if self._pages:
-            self._pages = False
-            return Marker(Round(round=self.rounds, sending=True), pages=True)
-        return None
 
     def _is_fresh(self, device: _Device) -> bool:
         """Whether a device spoke of the time after the last round. A need that crossed the last chunks on the way is not fresh;
@@ -283,7 +302,7 @@ class Seeder:
 
     def _judge_lag(self, now: float) -> None:
         for state in self._devices.values():
-            if state.apart or len(self._log) - state.base <= self._LAG:
+            if state.apart or state.blind or len(self._log) - state.base <= self._LAG:
                 state.lag_since = None
             elif state.lag_since is None:
                 state.lag_since = now
@@ -292,7 +311,7 @@ class Seeder:
         self._set_limit()
 
     def _set_limit(self) -> None:
-        bases = sorted((s.base for s in self._devices.values() if not s.apart), reverse=True)
+        bases = sorted((s.base for s in self._devices.values() if not (s.apart or s.blind)), reverse=True)
         self._limit = bases[(len(bases) - 1) // 2] + self._WINDOW if bases else math.inf
 
     def _judge_speed(self, devices: dict[str, _Device]) -> None:
