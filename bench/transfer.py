@@ -99,7 +99,9 @@ def devices_process(args: argparse.Namespace) -> None:
     """Prints ``ready``, waits for a line, lets all devices fetch at once, prints a line of JSON for each that is done."""
     index = Descriptor(mediaType=MEDIA_INDEX, digest=args.digest, size=args.size)
     options = BrokerOptions(args.host, args.port)
-    sys.setswitchinterval(0.05)  # a thread that waits for the interpreter asks again that often: hundreds of them, else 200 times a second
+    sys.setswitchinterval(
+        0.05
+    )  # a thread that waits for the interpreter asks again that often: hundreds of them, else 200 times a second
     if args.record:
         _record_writes(args.record)
 
@@ -193,7 +195,19 @@ class Run:
 
 
 def _child(folder: Path, host: str, port: int, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [*prefix, sys.executable, __file__, arguments[0], "--folder", folder, "--host", host, "--port", port, *arguments[1:]]
+    command = [
+        *prefix,
+        sys.executable,
+        __file__,
+        arguments[0],
+        "--folder",
+        folder,
+        "--host",
+        host,
+        "--port",
+        port,
+        *arguments[1:],
+    ]
     process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
@@ -283,12 +297,14 @@ def single(args: argparse.Namespace) -> None:
             began = go(device)
             (r,) = results(device)
             took = r["at"] - began
-            print(f"| {args.mb:g} | {n + 1} | **{took:.2f}** | {args.mb / took:.0f} | {run.counters()['cpu_s']:.1f}, {r['cpu_s']:.1f} |")
+            print(
+                f"| {args.mb:g} | {n + 1} | **{took:.2f}** | {args.mb / took:.0f} | {run.counters()['cpu_s']:.1f}, {r['cpu_s']:.1f} |"
+            )
 
 
 def herd(args: argparse.Namespace) -> None:
     """One device, then all at once, over a seeder's line of ``--rate`` bytes/s: what is tested is the protocol, not two cores."""
-    print(f"| devices | MB | seeder's line | s of the last | of the median |\n| --- | --- | --- | --- | --- |")
+    print("| devices | MB | seeder's line | s of the last | of the median |\n| --- | --- | --- | --- | --- |")
     for count in (1, args.devices):
         with prepared(args.mb, rate=args.rate) as run:
             per = -(-count // args.processes)
@@ -299,7 +315,9 @@ def herd(args: argparse.Namespace) -> None:
 
 
 def cut(args: argparse.Namespace) -> None:
-    print("| MB | verified before the cut | lost with what was not synced | verified data sent again |\n| --- | --- | --- | --- |")
+    print(
+        "| MB | verified before the cut | lost with what was not synced | verified data sent again |\n| --- | --- | --- | --- |"
+    )
     with prepared(args.mb) as run:
         record = run.folder / "record"
         device = run.devices(0, 1, record=record)
@@ -327,7 +345,9 @@ def cut(args: argparse.Namespace) -> None:
 
 
 def corrupt(args: argparse.Namespace) -> None:
-    print("| MB | devices | chunks with a flipped bit | refused | not needed any more | wrong bytes stored |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| MB | devices | chunks with a flipped bit | refused | not needed any more | wrong bytes stored |\n| --- | --- | --- | --- | --- | --- |"
+    )
     with prepared(args.mb, flip=args.share) as run:
         group = run.devices(0, 8)
         go(group)
@@ -412,7 +432,9 @@ def line(args: argparse.Namespace) -> None:
                 began = go(device)
                 (r,) = results(device)
                 took, ideal = r["at"] - began, run.engine.size * 8 / (args.mbit * 1e6)
-                print(f"| {args.mb:g} | {args.mbit} Mbit/s, {args.rtt_ms} ms | {took:.2f} | {ideal:.2f} | **{took / ideal:.3f}** |")
+                print(
+                    f"| {args.mb:g} | {args.mbit} Mbit/s, {args.rtt_ms} ms | {took:.2f} | {ideal:.2f} | **{took / ideal:.3f}** |"
+                )
                 break  # the relay's port stays taken
     finally:
         ip("ip", "netns", "del", space)
@@ -442,7 +464,18 @@ def main() -> None:
     common: dict[str, Any] = {"folder": Path(), "host": "", "port": 0}
     command("_seeder", seeder_process, rate=0, **common)
     command(
-        "_devices", devices_process, first=0, count=1, epoch=1, digest="", size=0, engine="", loss=0.0, flip=0.0, record=None or "", **common
+        "_devices",
+        devices_process,
+        first=0,
+        count=1,
+        epoch=1,
+        digest="",
+        size=0,
+        engine="",
+        loss=0.0,
+        flip=0.0,
+        record=None or "",
+        **common,
     )
     args = parser.parse_args()
     if getattr(args, "record", None):

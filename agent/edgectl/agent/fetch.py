@@ -395,8 +395,10 @@ class _Session:
                 self._resume(item)
                 self._offer(item)
         elif item.part is not None and (chunk := receiver.on_frame(payload, item.part.read, peer)):
-            if receiver.hashes is not None or not item.part.read(chunk[0]).strip(b"\0"):  # never over what may have been verified before
-                item.part.write(*chunk)
+            index, data = chunk
+            # Without the chunk list it is not verified: it may not replace what was, before a restart.
+            if receiver.hashes is not None or item.part.is_hole(index):
+                item.part.write(index, data)
 
     def _finish_if_complete(self, item: _Item) -> bool:
         if not item.receiver.complete:

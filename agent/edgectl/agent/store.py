@@ -152,6 +152,10 @@ class Part:
         at = index * CHUNK_SIZE
         return os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - at), at)
 
+    def is_hole(self, index: int) -> bool:
+        """Whether nothing was written there yet, as far as bytes tell."""
+        return not self.read(index).strip(b"\0")
+
     def write(self, index: int, data: bytes) -> None:
         with storage(str(self._path)):
             os.pwrite(self._file.fileno(), data, index * CHUNK_SIZE)

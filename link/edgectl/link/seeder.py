@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _BURST = 16  # sends of one blob before the next blob has its turn
 _WINDOW = 20
 _IDLE_S = 0.5
+_LISTEN_S = 0.5
 _MAX_GONE = 64
 _MAX_SEEDERS = 4096
 
@@ -100,6 +101,7 @@ class BlobSeeder:
         self._seeders: dict[str, Seeder] = {}
         self._gone: set[str] = set()
         self._found: dict[str, str] = {}
+        self._listening: dict[str, float] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._link = Link(broker, f"{peer.name}-seeder" if peer else "seeder", window=_WINDOW)
@@ -162,7 +164,7 @@ class BlobSeeder:
                 self._seeders[digest] = seeder
             seeder.on_need(device, need, now)
             if self._silence and seeder.active:
-                self._silence.wanted(digest, now)
+                self._silence.wanted(digest, device, int.from_bytes(need.bits(), "little").bit_count(), now)
 
     def _on_rounds(self, topic: str, _payload: bytes) -> None:
         """Somebody else seeds this blob."""
@@ -210,7 +212,7 @@ class BlobSeeder:
             self._link.publish(f"{self._topics.root}/a/{prefix}/st", Round(round=0, gone=True).encode(), timeout_s=10.0)
         wake_s = _IDLE_S
         for digest, seeder in active:
-            if self._silence and not self._silence.may_send(digest, time.monotonic()):
+            if self._peer and not self._announced(digest, self._peer):
                 wake_s = min(wake_s, 0.1)
                 continue
             try:
@@ -235,6 +237,20 @@ class BlobSeeder:
                     self._seeders.pop(digest, None)  # a blob that cannot be read must not hold up the others; needs come again
                 raise
         return wake_s
+
+    def _announced(self, digest: str, peer: Peer) -> bool:
+        """Whether it is our turn, and devices have had the time to listen to our topic since we said so."""
+        now = time.monotonic()
+        with self._lock:
+            if self._silence is None or not self._silence.may_send(digest, now):
+                self._listening.pop(digest, None)
+                return False
+            first = digest not in self._listening
+            since = self._listening.setdefault(digest, now)
+        if first:
+            marker = Round(round=0, sending=True, site=peer.site)
+            self._link.publish(self._topics.peer_rounds(digest, peer.name), marker.encode(), timeout_s=10.0)
+        return now - since >= _LISTEN_S
 
     def _send(self, digest: str, action: Broadcast | Sum | Repair | Marker) -> None:
         if isinstance(action, Marker):

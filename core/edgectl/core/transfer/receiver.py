@@ -136,7 +136,12 @@ class Receiver:
                 self._peers[peer] += 1
             raise
         wanted = [i for i in found.indices if self.lacks(i)]
-        if self.hashes is None and found.indices == (*wanted,) and len(wanted) == 1 and len(found.data) == self._size_of(wanted[0]):
+        if (
+            self.hashes is None
+            and found.indices == (*wanted,)
+            and len(wanted) == 1
+            and len(found.data) == self._size_of(wanted[0])
+        ):
             return wanted[0], found.data
         if self.hashes is None or len(wanted) != 1:
             return None
