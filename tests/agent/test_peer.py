@@ -137,9 +137,9 @@ def test_neither_switch_alone_makes_a_peer_and_none_serves_another_site(
     markers: list[str] = []
     site.spy.subscribe(f"{TOPICS.root}/a/+/st/+", lambda topic, _: markers.append(topic))
     need = Need.of([0], site.engine.size, epoch=1, site="yard")
-    for _ in range(20):  # far longer than the wait of a peer that may
+    for _ in range(12):  # longer than the wait of a peer that may
         site.spy.publish(TOPICS.need(site.engine.digest, "dev-2"), need.encode()).wait(5)
-        threading.Event().wait(0.05)
+        threading.Event().wait(0.1)
     assert markers == []
 
 
