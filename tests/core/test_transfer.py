@@ -331,3 +331,30 @@ def test_a_bitmap_that_does_not_fit_is_refused() -> None:
         Need.of([8], 9 * CHUNK_SIZE, epoch=1).model_copy(update={"size": 8 * CHUNK_SIZE}).indices()
     with pytest.raises(ProtocolError):
         Seeder(size=CHUNK_SIZE).on_need("a", Need.of([0], 2 * CHUNK_SIZE, epoch=1), 0.0)
+
+
+def test_what_a_peer_sends_counts_against_that_peer_only() -> None:
+    data = blob(3 * CHUNK_SIZE)
+    d = describe(data)
+    receiver = Receiver(d, 0.0, epoch=1, site="yard")
+    page = pages_of(d.digest, d.size, chunk_hashes(data))[0].encode()
+    assert receiver.on_page(page, "unknown") is None
+    assert receiver.hashes is None, "nobody announced that peer"
+    assert not receiver.on_round(Round(round=1, sending=True, site="road"), 0.0, "other")
+    for peer in ("bad", "good"):
+        assert receiver.on_round(Round(round=1, sending=True, site="yard"), 0.0, peer), "listen to it"
+        assert not receiver.on_round(Round(round=1, sending=True, site="yard"), 0.0, peer), "once"
+    wrong = pages_of(d.digest, d.size, chunk_hashes(blob(3 * CHUNK_SIZE, 9)))[0].encode()
+    for junk in (wrong, wrong, b"{}", b"junk"):
+        with pytest.raises(EdgectlError):
+            receiver.on_page(junk, "bad")
+    receiver.on_page(page, "good")
+    assert receiver.hashes is not None
+    for _ in range(4):
+        with pytest.raises(EdgectlError):
+            receiver.on_frame(encode_frame(d.digest, 0, bytes(CHUNK_SIZE)), None, "bad")
+    assert not receiver.trusts("bad")
+    assert receiver.on_frame(encode_frame(d.digest, 0, chunk_of(data, 0)), None, "bad") is None
+    assert receiver.on_frame(encode_frame(d.digest, 0, chunk_of(data, 0)), None, "good") is not None
+    assert receiver.rejected == 0
+    assert not receiver.hopeless

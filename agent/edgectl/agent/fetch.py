@@ -30,7 +30,7 @@ from edgectl.core.bundle import (
     select,
 )
 from edgectl.core.delta import apply_delta
-from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
+from edgectl.core.errors import BundleError, IntegrityError, ProtocolError, StorageError
 from edgectl.core.schema import parse_json
 from edgectl.core.transfer import DeltaOffer, Receiver, Round
 from edgectl.core.wire import Topics
@@ -318,6 +318,10 @@ class _Session:
         offer = min(usable, key=lambda d: d.size)
         if offer.digest in self._pending:
             return
+        try:
+            self._f.store.check_space(left + offer.size)
+        except StorageError:
+            return  # for the whole alone there is room
         item.held = True
         delta = self._item(
             Descriptor(mediaType=f"application/vnd.edgectl.delta.{offer.codec}", digest=offer.digest, size=offer.size)
@@ -326,8 +330,9 @@ class _Session:
         if self._f.store.has(offer.digest):
             self._end(delta)
             self._apply(delta)
-        elif not self._finish_if_complete(delta):
+        else:
             self._begin(delta)
+            self._finish(delta)
 
     def _give_up_delta(self, delta: _Item) -> None:
         """The whole blob comes instead. A difference is an offer that nobody signed: that it fails is no error of the release."""
@@ -365,6 +370,10 @@ class _Session:
                 except (IntegrityError, ProtocolError):
                     # Refused and asked for again; the receiver counts, and gives up when it is hopeless.
                     self._rejected += 1
+                except StorageError:
+                    if item.makes is None:
+                        raise
+                    self._give_up_delta(item)
 
     def _finish(self, item: _Item) -> None:
         if not self._finish_if_complete(item):
@@ -388,7 +397,7 @@ class _Session:
                 self._link.unsubscribe(self._f.topics.broadcast(item.blob.digest))
         elif kind == "page" or payload[:1] == b"{":
             had_hashes = receiver.hashes is not None
-            whole = receiver.on_page(payload)
+            whole = receiver.on_page(payload, peer)
             if whole is not None and item.part is not None:
                 item.part.write(0, whole)
             elif receiver.hashes is not None and not had_hashes:

@@ -91,28 +91,39 @@ class Receiver:
         """The pages to subscribe to, by exact topic: wildcards lose retained pages."""
         return list(range(max(1, (self.n + PAGE_HASHES - 1) // PAGE_HASHES)))
 
-    def on_page(self, data: bytes) -> bytes | None:
-        """Take one manifest page; returns the whole blob if it came inline and verified.
+    def on_page(self, data: bytes, peer: str | None = None) -> bytes | None:
+        """Take one manifest page; returns the whole blob if it came inline and verified. ``peer``: the device that sent it.
 
         Raises :class:`ProtocolError` / :class:`IntegrityError` for a page that does not fit; it is counted and forgotten.
         """
+        if peer is None:
+            return self._take_page(data, None)
+        if not self.trusts(peer) or (self._expected is None and self.n > 1):
+            return None  # a list that nothing proves comes from the controller only
+        try:
+            return self._take_page(data, peer)
+        except (ProtocolError, IntegrityError):
+            self._peers[peer] += 1
+            raise
+
+    def _take_page(self, data: bytes, peer: str | None) -> bytes | None:
         page = parse_json(ManifestPage, data, max_bytes=MAX_PAGE_BYTES, what="manifest page")
         pages = len(self.page_numbers())
         if (page.digest, page.size, page.pages) != (self.blob.digest, self.blob.size, pages) or page.page >= pages:
-            raise self._reject(ProtocolError, "manifest page does not describe the blob that was asked for")
+            raise self._reject(ProtocolError, "manifest page does not describe the blob that was asked for", peer)
         if page.inline is not None:
             whole = unbase64(page.inline, self.blob.size, "inline blob")
             if digest_of(whole) != self.blob.digest:
-                raise self._reject(IntegrityError, f"inline blob {self.blob.digest[:19]}… is corrupt")
+                raise self._reject(IntegrityError, f"inline blob {self.blob.digest[:19]}… is corrupt", peer)
             self._missing, self._left = bytearray(len(self._missing)), 0
             return whole
-        if page.page == 0:
+        if page.page == 0 and peer is None:
             self.deltas = tuple(d for d in page.deltas if d.size < self.blob.size)
         if self.hashes is None:
             count = min(PAGE_HASHES, self.n - page.page * PAGE_HASHES)
             self._pages[page.page] = unbase64(page.hashes, 32 * count, "manifest page")
             if len(self._pages) == pages:
-                self._assemble()
+                self._assemble(peer)
         return None
 
     def on_frame(
@@ -127,14 +138,18 @@ class Receiver:
         """
         if peer is not None and not self.trusts(peer):
             return None
+        if peer is None:
+            return self._take_frame(frame, read, None)
         try:
-            found = decode_frame(frame, self.blob.digest)
-            if any(i >= self.n for i in found.indices):
-                raise self._reject(ProtocolError, f"chunk {max(found.indices)} lies beyond the end of the blob", peer)
-        except ProtocolError:
-            if peer is not None:
-                self._peers[peer] += 1
+            return self._take_frame(frame, read, peer)
+        except (ProtocolError, IntegrityError):
+            self._peers[peer] += 1
             raise
+
+    def _take_frame(self, frame: bytes, read: Callable[[int], bytes] | None, peer: str | None) -> tuple[int, bytes] | None:
+        found = decode_frame(frame, self.blob.digest)
+        if any(i >= self.n for i in found.indices):
+            raise self._reject(ProtocolError, f"chunk {max(found.indices)} lies beyond the end of the blob", peer)
         wanted = [i for i in found.indices if self.lacks(i)]
         if (
             self.hashes is None
@@ -238,20 +253,18 @@ class Receiver:
     def _speak_soon(self, now: float) -> None:
         self._speak_at = min(self._speak_at, now + self._random.uniform(0.05, 0.25))
 
-    def _assemble(self) -> None:
+    def _assemble(self, peer: str | None) -> None:
         joined = b"".join(self._pages[i] for i in range(len(self._pages)))
         self._pages.clear()
         if self._expected is not None and digest_of(joined) != self._expected:
-            raise self._reject(IntegrityError, f"chunk list of blob {self.blob.digest[:19]}… is not the signed one")
+            raise self._reject(IntegrityError, f"chunk list of blob {self.blob.digest[:19]}… is not the signed one", peer)
         self.hashes = tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
         self._speak_at = 0.0  # now the frames can be used: ask at once
 
     def _reject(
         self, error: type[ProtocolError] | type[IntegrityError], text: str, peer: str | None = None
     ) -> ProtocolError | IntegrityError:
-        """Count it: against the peer that sent it, else against what we are fed as a whole."""
+        """What a peer sends counts against that peer only: it cannot make the fetch fail."""
         if peer is None:
             self.rejected += 1
-        elif error is IntegrityError:
-            self._peers[peer] += 1
         return error(text)
