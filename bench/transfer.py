@@ -118,7 +118,7 @@ def devices_process(args: argparse.Namespace) -> None:
         def progress(p: Progress) -> None:
             nonlocal rejected
             rejected = p.rejected
-            if p.total > MB and not first:  # the layers
+            if p.total > MB and p.done and not first:  # the layers
                 first.append(p.done)
 
         store = Store(args.folder / name, reserve=0)

@@ -83,7 +83,7 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Plans the sends of one blob. Idle → collect 250 ms → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
+    """Plans the sends of one blob. Idle → collect 200 ms → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
 
     The first round is the union of what is missing. What is left after it is sent as sums of chunks that different devices miss:
     with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a time, so that the caller's window paces it.
@@ -97,7 +97,7 @@ class Seeder:
     limits: Limits = field(default_factory=Limits)
     sets_apart: bool = True
     """False for one that cannot reach a single device: then the tightest limit paces all."""
-    collect_s: float = 0.25
+    collect_s: float = 0.2
     settle_s: float = 1.5
     ttl_s: float = 20.0
     _MAX_COLLECT_S = 1.0
