@@ -4,6 +4,7 @@
     edgectl build yard-detector.onnx … --out bundle-old; edgectl build tuned.onnx … --out bundle-new
     pip install bsdiff4                                                            # for the comparison only
     python bench/delta.py bundle-old bundle-new [bundle …]
+    python bench/delta.py --synthetic 24
     python bench/delta.py --plain yard-detector.onnx tuned.onnx [more.onnx …]     # the same weights, rounded plainly to int8
 
 Times are of one core; peak memory is what the process allocates above what it had, in a process of its own.
@@ -13,14 +14,18 @@ from __future__ import annotations
 
 import argparse
 import lzma
-import multiprocessing
 import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support_onnx import onnx_file
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.delta import apply_delta, make_delta
@@ -28,8 +33,11 @@ from edgectl.core.delta import apply_delta, make_delta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path, nargs="+")
+    parser.add_argument("old", type=Path, nargs="?")
+    parser.add_argument("new", type=Path, nargs="*")
+    parser.add_argument(
+        "--synthetic", type=int, default=0, metavar="MB", help="drawn int8 weights that move by 1 %% of their sd instead"
+    )
     parser.add_argument("--plain", action="store_true", help="ONNX files instead of bundles")
     parser.add_argument(
         "--anchored", action="store_true", help="with --plain: keep the old code where the weight moved by less than half a step"
@@ -39,6 +47,8 @@ def main() -> None:
         "| update | engine | full, bytes | full, xz | bsdiff4 | ours | make, s: bsdiff4, ours | apply, s: bsdiff4, ours | peak MiB of apply: bsdiff4, ours |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    if args.synthetic:
+        row("1 % of sd", f"int8, drawn, {args.synthetic} MB", *synthetic(args.synthetic))
     for path in args.new:
         pairs = plain(args.old, path, anchored=args.anchored) if args.plain else engines(args.old, path)
         for name, old, new in pairs:
@@ -82,6 +92,17 @@ def plain(old: Path, new: Path, *, anchored: bool) -> list[tuple[str, bytes, byt
     return [("int8, anchored" if anchored else "int8, plain", models[0].SerializeToString(), models[1].SerializeToString())]
 
 
+def synthetic(mb: int) -> tuple[bytes, bytes]:
+    """Forty layers of normal weights with a standard deviation of 30 steps."""
+    rng = np.random.default_rng(1)
+    old, new = {}, {}
+    for k in range(40):
+        w = rng.normal(0, 30, mb * 25_000).astype(np.float32)
+        moved = w + rng.normal(0, 0.3, w.size).astype(np.float32)
+        old[f"{k}"], new[f"{k}"] = (x.round().clip(-127, 127).astype(np.int8) for x in (w, moved))
+    return onnx_file(old), onnx_file(new)
+
+
 def row(update: str, engine: str, old: bytes, new: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -101,7 +122,7 @@ def row(update: str, engine: str, old: bytes, new: bytes) -> None:
             (folder / "theirs").write_bytes(theirs)
         except ImportError:
             pass
-        results = [measured(_apply_theirs, folder, new) if theirs else (float("nan"),) * 2, measured(_apply_ours, folder, new)]
+        results = [measured("theirs", folder, new) if theirs else (float("nan"),) * 2, measured("ours", folder, new)]
         size = len(new)
         print(
             f"| {update} | {engine} | {size} | {len(lzma.compress(new)) / size:.0%} | {f'{len(theirs) / size:.0%}' if theirs else '–'} "
@@ -111,37 +132,30 @@ def row(update: str, engine: str, old: bytes, new: bytes) -> None:
         )
 
 
-def _apply_ours(folder: Path, new: bytes) -> bool:
-    at = 0
-    for piece in apply_delta(folder / "old", folder / "ours", len(new)):
-        if new[at : at + len(piece)] != piece:
-            return False
-        at += len(piece)
-    return at == len(new)
+def measured(what: str, folder: Path, new: bytes) -> tuple[float, float]:
+    """Seconds, and MiB above what the interpreter with its imports has, of an application in a process of its own."""
+    (folder / "new").write_bytes(new)
+    command = [sys.executable, __file__, "--apply", what, str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, mib = map(float, result.stdout.split())
+    return seconds, mib
 
 
-def _apply_theirs(folder: Path, new: bytes) -> bool:
-    import bsdiff4
-
-    return bool(bsdiff4.patch((folder / "old").read_bytes(), (folder / "theirs").read_bytes()) == new)
-
-
-def measured(apply: Callable[[Path, bytes], bool], folder: Path, new: bytes) -> tuple[float, float]:
-    """Seconds and peak MiB in a new process."""
-    results: multiprocessing.Queue[tuple[float, float]] = multiprocessing.get_context("fork").Queue()
-
-    def run() -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.perf_counter()
-        assert apply(folder, new)
-        took = time.perf_counter() - started
-        results.put((took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    found = results.get(timeout=120)
-    process.join()
-    return found
+def apply(what: str, folder: Path) -> None:
+    size = (folder / "new").stat().st_size
+    if what == "theirs":
+        import bsdiff4
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    if what == "theirs":
+        bsdiff4.file_patch(str(folder / "old"), str(folder / "made"), str(folder / "theirs"))
+    else:
+        with (folder / "made").open("wb") as f:
+            f.writelines(apply_delta(folder / "old", folder / "ours", size))
+    took = time.perf_counter() - started
+    mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert file_digest(folder / "made") == file_digest(folder / "new")
+    print(f"{took} {mib}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,16 @@ def test_inline_blob_with_wrong_bytes_leaves_nothing(tmp_path: Path) -> None:
     assert not list(store.blobs.iterdir())
 
 
+def test_a_power_cut_takes_no_more_than_8_mib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_size))
+    part = Store(tmp_path).part(Descriptor(mediaType="x", digest=digest_of(b"x"), size=20 << 20))
+    for index in range((20 << 20) // CHUNK_SIZE):
+        part.write(index, bytes(CHUNK_SIZE))
+        assert (index + 1) * CHUNK_SIZE - max(synced, default=0) <= 8 << 20
+    part.close()
+
+
 def test_a_blob_beyond_32_bits_is_written_resumed_and_sent_at_its_offsets(tmp_path: Path) -> None:
     size = (4 << 30) + 100_000
     last = size // CHUNK_SIZE
