@@ -127,6 +127,26 @@ def test_one_slow_line_does_not_hold_the_others_and_is_served_at_its_own_speed()
     assert seeder.active == 0
 
 
+def test_a_slow_line_that_joins_late_does_not_hold_the_round() -> None:
+    n = 200
+    seeder = Seeder(size=n * CHUNK_SIZE)
+    for d in ("a", "b", "c"):
+        seeder.on_need(d, need(range(n), n), 0.0)
+    ends: list[float] = []
+
+    def on_send(now: float, action: object) -> None:
+        if isinstance(action, Broadcast) and action.index == 20:
+            seeder.on_need("slow", need(range(n), n, bps=MIB), now)
+            seeder.on_need("alike", need(range(n), n, bps=50 * MIB), now)
+        elif isinstance(action, Marker) and not action.device and not action.round.sending:
+            ends.append(now)
+
+    play(seeder, 2.0, on_send)
+    assert ends[0] < 1.0
+    told = seeder._devices
+    assert (told["slow"].apart, told["a"].apart) == (True, False)
+
+
 def test_two_limits_alike_pace_the_broadcast_together() -> None:
     seeder = Seeder(size=64 * CHUNK_SIZE)
     for d, bps in (("a", MIB), ("b", MIB * 3 // 2)):

@@ -119,6 +119,8 @@ class Round(Message):
     """No such blob: stop asking."""
     sending: bool = False
     """Not the end: the round goes on. Said so that other seeders keep silent and devices of the site can listen."""
+    every: int | None = Field(default=None, ge=16, le=4096)
+    """New chunks after which a device is to speak, where many listen."""
     site: Name | None = None
     """Of a peer that seeds: whom it serves."""
     apart: bool = False

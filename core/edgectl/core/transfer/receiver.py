@@ -58,6 +58,7 @@ class Receiver:
         """Smaller blobs from which this one can be made; from page 0, and no more than an offer."""
         self._epoch = epoch
         self._bps, self._site = bps, site
+        self._every = self._EVERY_CHUNKS
         self._round = 0
         self._random = random.Random(seed)  # noqa: S311 - jitter
         self._missing = bytearray(b"\xff" * (self.n // 8) + (bytes([(1 << self.n % 8) - 1]) if self.n % 8 else b""))
@@ -190,6 +191,7 @@ class Receiver:
             if not marker.sending:
                 self._speak_soon(now)
             return not known
+        self._every = marker.every or self._every
         self.gone |= marker.gone
         self.apart |= marker.apart
         if marker.apart or not (self.apart or marker.sending):
@@ -213,7 +215,7 @@ class Receiver:
 
     def poll(self, now: float) -> Need | None:
         """The need message to publish now, if it is time: every 64 chunks or 2 s, at round ends, after 5 s of silence."""
-        if self._fresh >= self._EVERY_CHUNKS:
+        if self._fresh >= self._every:
             self._speak_at = now
         if now < self._speak_at or self.complete:
             return None

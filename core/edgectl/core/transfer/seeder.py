@@ -18,6 +18,8 @@ from edgectl.core.transfer.messages import MAX_SUM, Need, Round, chunk_count, in
 __all__ = ["Broadcast", "Marker", "Repair", "Seeder", "Sum"]
 
 _REGION = 2048  # chunks; sums are formed inside a region, which bounds the work and keeps reads near each other
+_JUDGE_S = 2e-5  # a device: with very many, not after every need
+_MANY = 64  # devices from which on each speaks less often
 _LOOK_BACK = 128  # sums that a chunk is tried with
 
 
@@ -128,6 +130,7 @@ class Seeder:
     _gates: list[tuple[Bucket, int]] = field(default_factory=list)
     _limit: float = math.inf
     _progress_at: float = 0.0
+    _judged_at: float = -math.inf
     _spoke_at: float = -math.inf
     _turn: int = 0
 
@@ -154,6 +157,8 @@ class Seeder:
             known = self._devices[device] = _Device(
                 need.epoch, missing, now, start=missing, base=len(self._log), acked=len(self._log)
             )
+            if self._sending:  # its limits count from now on, or it is set apart
+                self._pace([d for d, s in self._devices.items() if not s.apart], now)
         known.missing, known.seen, known.round = missing, now, need.round
         known.blind = need.pages and self.size > CHUNK_SIZE
         if need.apart:
@@ -180,7 +185,7 @@ class Seeder:
         """The next thing to send, or None if there is nothing to do at ``now``."""
         if self._devices and now - self._spoke_at >= self._SPEAK_S:
             self._spoke_at = now
-            return Marker(Round(round=self.rounds, sending=True))
+            return Marker(Round(round=self.rounds, sending=True, every=192 if len(self._devices) > _MANY else None))
         if self._pages and now - self._paged_at >= self._PAGES_S:
             self._pages, self._paged_at, self._spoke_at = False, now, now
             return Marker(Round(round=self.rounds, sending=True), pages=True)
@@ -244,14 +249,13 @@ class Seeder:
     def _plan(self, now: float) -> None:
         fresh = {d: s for d, s in self._devices.items() if self._is_fresh(s) and not (s.apart or s.blind)}
         self._judge_speed(fresh)
-        self._judge_rates(fresh)
+        self._pace(fresh, now)
         together = {d: s for d, s in fresh.items() if not s.apart}
         for state in together.values():
             state.start, state.acked, state.base, state.lag_since = state.missing, 0, 0, None
             state.before = state.offered = state.left
         self._log = []
         self._ahead = None
-        self._gates = self.limits.buckets(together, now)
         self._progress_at = now
         self._set_limit()
         alone = self._first or len(together) <= 1  # at first others may be about to join: nothing is left to one alone
@@ -301,6 +305,9 @@ class Seeder:
         self._judge_lag(now)
 
     def _judge_lag(self, now: float) -> None:
+        if now - self._judged_at < _JUDGE_S * len(self._devices):
+            return
+        self._judged_at = now
         for state in self._devices.values():
             if state.apart or state.blind or len(self._log) - state.base <= self._LAG:
                 state.lag_since = None
@@ -322,13 +329,14 @@ class Seeder:
             for state in judged:
                 state.apart |= (state.before - state.left) / state.offered < 0.5
 
-    def _judge_rates(self, devices: Collection[str]) -> None:
+    def _pace(self, devices: Collection[str], now: float) -> None:
         """The tightest limit paces the broadcast, unless it is far below what the others take."""
         rates = sorted((self.limits.rate(d) for d in devices), reverse=True)
         if rates and self.sets_apart:
             median = rates[(len(rates) - 1) // 2]
             for d in devices:
                 self._devices[d].apart |= self.limits.rate(d) < median / 2
+        self._gates = self.limits.buckets([d for d in devices if not self._devices[d].apart], now)
 
     # ---- those who are set apart
 
