@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import random
+import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,32 @@ def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(tmp_path: 
     wrong = bytes(bad[: data.draw(st.integers(0, len(bad)))]) if data.draw(st.booleans()) else bytes(bad)
     with contextlib.suppress(ProtocolError):
         assert len(apply(tmp_path, old, wrong, len(new))) == len(new)
+
+
+numbers = st.integers(0, 2**64 - 1) | st.integers(0, 5000)
+segments = st.lists(st.tuples(st.integers(0, 5) | st.integers(0, 255), numbers, numbers), max_size=5)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=segments, fit=st.booleans(), old_size=st.integers(0, 3000), bomb=st.booleans())
+def test_forged_segments_are_refused_or_filled(
+    tmp_path: Path, table: list[tuple[int, int, int]], fit: bool, old_size: int, bomb: bool
+) -> None:
+    size = sum(s for _, _, s in table) if fit else 4000
+    packed = zlib.compress(b"".join(struct.pack(">BQQ", *s) for s in table))
+    flat = zlib.compressobj(9, zlib.DEFLATED, -15)
+    streams = [
+        flat.compress(bytes(1 << 20 if bomb else 100)) + flat.flush(),
+        *(lzma.compress(bytes(1 << 20 if bomb else 100), preset=0),) * 3,
+    ]
+    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *map(len, streams))
+    made = 0
+    (tmp_path / "old").write_bytes(bytes(old_size))
+    (tmp_path / "delta").write_bytes(b"edgectl-delta-1\n" + header + packed + b"".join(streams))
+    with contextlib.suppress(ProtocolError):
+        for piece in apply_delta(tmp_path / "old", tmp_path / "delta", size):
+            made += len(piece)
+    assert made <= min(size, 5 << 20)
 
 
 @given(st.binary(max_size=400))
