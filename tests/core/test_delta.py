@@ -82,6 +82,28 @@ def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(tmp_path: 
         assert len(apply(tmp_path, old, wrong, len(new))) == len(new)
 
 
+def forge(folder: Path, table: list[tuple[int, int, int]], size: int, old_size: int, content: int = 100) -> None:
+    packed = zlib.compress(b"".join(struct.pack(">BQQ", *s) for s in table))
+    flat = zlib.compressobj(9, zlib.DEFLATED, -15)
+    streams = [flat.compress(bytes(content)) + flat.flush(), *(lzma.compress(bytes(content), preset=0),) * 3]
+    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *map(len, streams))
+    (folder / "old").write_bytes(bytes(old_size))
+    (folder / "delta").write_bytes(b"edgectl-delta-1\n" + header + packed + b"".join(streams))
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [(1, 150, 51), (1, 2**63, 10), (4, 0, 7), (3, 0, 9), (255, 0, 9), (2, 201, 0)],
+    ids=["beyond the base", "far beyond", "half a number", "width 3", "width 255", "empty, beyond"],
+)
+def test_segment_that_the_base_does_not_have_is_refused(tmp_path: Path, segment: tuple[int, int, int]) -> None:
+    forge(tmp_path, [segment], segment[2], old_size=200)
+    with pytest.raises(ProtocolError, match="does not have"):
+        list(apply_delta(tmp_path / "old", tmp_path / "delta", segment[2]))
+    forge(tmp_path, [(1, 150, 50)], 50, old_size=200)
+    assert b"".join(apply_delta(tmp_path / "old", tmp_path / "delta", 50)) == bytes(50)
+
+
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 5000)
 segments = st.lists(st.tuples(st.integers(0, 5) | st.integers(0, 255), numbers, numbers), max_size=5)
 
@@ -92,16 +114,8 @@ def test_forged_segments_are_refused_or_filled(
     tmp_path: Path, table: list[tuple[int, int, int]], fit: bool, old_size: int, bomb: bool
 ) -> None:
     size = sum(s for _, _, s in table) if fit else 4000
-    packed = zlib.compress(b"".join(struct.pack(">BQQ", *s) for s in table))
-    flat = zlib.compressobj(9, zlib.DEFLATED, -15)
-    streams = [
-        flat.compress(bytes(1 << 20 if bomb else 100)) + flat.flush(),
-        *(lzma.compress(bytes(1 << 20 if bomb else 100), preset=0),) * 3,
-    ]
-    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *map(len, streams))
+    forge(tmp_path, table, size, old_size, 1 << 20 if bomb else 100)
     made = 0
-    (tmp_path / "old").write_bytes(bytes(old_size))
-    (tmp_path / "delta").write_bytes(b"edgectl-delta-1\n" + header + packed + b"".join(streams))
     with contextlib.suppress(ProtocolError):
         for piece in apply_delta(tmp_path / "old", tmp_path / "delta", size):
             made += len(piece)
