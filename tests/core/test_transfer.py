@@ -171,7 +171,7 @@ def test_what_different_devices_miss_goes_out_as_one_sum_and_the_rest_to_whom_it
     seeder = Seeder(size=10 * CHUNK_SIZE)
     for d in ("a", "b", "c"):
         seeder.on_need(d, Need.of(range(10), seeder.size, epoch=1), 0.0)
-    assert sends(seeder, 0.1) == [], "it collects first"
+    assert sends(seeder, 0.05) == [], "it collects first"
     first = sends(seeder, 0.6)
     assert first == [*map(Broadcast, range(10)), Marker(Round(round=1, sent=10))]
     seeder.on_need("a", Need.of([3, 5], seeder.size, epoch=1, round=1), 0.7)

@@ -85,7 +85,7 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Plans the sends of one blob. Idle → collect 200 ms → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
+    """Plans the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
 
     The first round is the union of what is missing. What is left after it is sent as sums of chunks that different devices miss:
     with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a time, so that the caller's window paces it.
@@ -99,7 +99,7 @@ class Seeder:
     limits: Limits = field(default_factory=Limits)
     sets_apart: bool = True
     """False for one that cannot reach a single device: then the tightest limit paces all."""
-    collect_s: float = 0.2
+    collect_s: float = 0.1
     settle_s: float = 1.5
     ttl_s: float = 20.0
     _MAX_COLLECT_S = 1.0
@@ -177,7 +177,7 @@ class Seeder:
         if self._plan_at is None:
             self._plan_at = self._began = now + self.collect_s
         elif self._first:
-            self._plan_at = min(max(self._plan_at, now + self.collect_s), self._began + self._MAX_COLLECT_S)
+            self._plan_at = min(max(self._plan_at, now + 2 * self.collect_s), self._began + self._MAX_COLLECT_S)
         else:
             self._plan_at = min(max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S)
 
