@@ -25,7 +25,6 @@ from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Fetcher, Machine
 from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
-from edgectl.agent.notify import notify, watchdog_interval_s
 from edgectl.agent.peer import PeerSeeder
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
@@ -42,7 +41,6 @@ from edgectl.core.wire import (
     Command,
     Conn,
     ControllerState,
-    Desired,
     Failure,
     Reply,
     Reported,
@@ -50,6 +48,7 @@ from edgectl.core.wire import (
     Topics,
 )
 from edgectl.link.mqtt import Link
+from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
 
 __all__ = ["AgentParts", "run_agent"]
@@ -85,6 +84,17 @@ def default_parts() -> AgentParts:
     return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
 
 
+@dataclass
+class _Refusal:
+    """A desired document that was not accepted. It is reported once at least, even where a good one follows on its heels."""
+
+    payload: bytes
+    why: Failure
+    reported: bool = False
+    mended: bool = False
+    """A good one was accepted since."""
+
+
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
@@ -110,7 +120,7 @@ class _Agent:
             root = config.root.read_bytes()
         except OSError as e:
             raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
-        self._trust = TrustStore(config.state_dir / "trust", root, self._journal)
+        self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
@@ -123,6 +133,7 @@ class _Agent:
         self._frozen = False
         self._refused: dict[str, ReportedSlot] = {}
         self._trouble: Failure | None = None
+        self._refusal: _Refusal | None = None
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -194,8 +205,7 @@ class _Agent:
         if self._config.improve_after_s:
             self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
-        watchdog = watchdog_interval_s()
-        next_watchdog = time.monotonic()
+        watchdog = Watchdog()
         ready = False
         while not stop.is_set():
             self._wake.wait(0.2)
@@ -209,9 +219,8 @@ class _Agent:
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
-            if watchdog is not None and now >= next_watchdog and self._supervisor.progressing():
-                next_watchdog = now + watchdog
-                notify("WATCHDOG=1")
+            if self._supervisor.progressing():
+                watchdog.feed()
 
     def close(self) -> None:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
@@ -266,6 +275,8 @@ class _Agent:
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
+        if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
+            self._on_desired(self._refusal.payload)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
@@ -281,9 +292,15 @@ class _Agent:
             deployer.nudge()
 
     def _on_desired(self, payload: bytes) -> None:
-        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
-        if desired.gen < self._gen:
+        try:
+            desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
+        except (TrustError, ProtocolError) as e:
+            log.warning("desired state is refused: %s", e.message)
+            self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
+            self._wake.set()
             return
+        if self._refusal is not None:
+            self._refusal.mended = True
         self._gen = desired.gen
         self._refused = {}
         for slot, wish in desired.slots.items():
@@ -343,7 +360,12 @@ class _Agent:
 
     def _report(self) -> None:
         slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
-        states = (self._trouble, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
+        refusal = self._refusal
+        if refusal is not None and refusal.mended and refusal.reported:
+            refusal = self._refusal = None
+        error = self._trouble or (refusal.why if refusal else None)
+        clock = None if self._trust.clock_trusted else "untrusted"
+        states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
         now = time.monotonic()
         urgent = not self._last_states or states != self._last_states[0]
@@ -356,7 +378,8 @@ class _Agent:
             gen=self._gen,
             slots=slots,
             trust_version=self._trust.version,
-            error=self._trouble,
+            clock=clock,
+            error=error,
         )
         try:
             self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
@@ -365,8 +388,15 @@ class _Agent:
             return
         self._last_states = everything
         self._reported_at = now
+        if refusal is not None and not refusal.reported:
+            refusal.reported = True
+            self._wake.set()
 
     def _telemetry(self, window_s: float) -> None:
+        try:
+            self._trust.save_time()
+        except StorageError as e:
+            log.error("%s", e.message)
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
             window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped

@@ -25,6 +25,8 @@ def publish(
         ),
     ] = None,
     no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
+    delegation: Annotated[str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -41,9 +43,32 @@ def publish(
             keys,
             lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
             delta_from="" if no_delta else delta_from,
+            delegation=delegation,
+            more=key or (),
         )
     digest = Bundle(bundle).digest
     out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
+
+
+@app.command("withdraw")
+def withdraw(
+    release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
+    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again."""
+    out = Output(json)
+    from edgectl.fleet.releases import withdraw as sign_without
+
+    name = f"{delegation or 'targets'}.json"
+    with _controller.client(url, token_file) as fleet:
+        data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, more=key or ())
+        fleet.accept_trust({name: data}, withdraw=[release])
+    out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
 
 
 @app.command("list")
