@@ -102,7 +102,7 @@ class Seeder:
     collect_s: float = 0.1
     settle_s: float = 1.5
     ttl_s: float = 20.0
-    _MAX_COLLECT_S = 1.0
+    _MAX_COLLECT_S = 1.5
     _MAX_SETTLE_S = 8.0
     _BATCH = 128
     _WINDOW = 256
@@ -177,7 +177,7 @@ class Seeder:
         if self._plan_at is None:
             self._plan_at = self._began = now + self.collect_s
         elif self._first:
-            self._plan_at = min(max(self._plan_at, now + 2 * self.collect_s), self._began + self._MAX_COLLECT_S)
+            self._plan_at = min(max(self._plan_at, now + 4 * self.collect_s), self._began + self._MAX_COLLECT_S)
         else:
             self._plan_at = min(max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S)
 
