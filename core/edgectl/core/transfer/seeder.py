@@ -153,7 +153,8 @@ class Seeder:
             return
         self.limits.heard(device, need, now)
         self._pages |= need.pages
-        if known is None or known.epoch != need.epoch:
+        new = known is None or known.epoch != need.epoch
+        if known is None or new:
             known = self._devices[device] = _Device(
                 need.epoch, missing, now, start=missing, base=len(self._log), acked=len(self._log)
             )
@@ -168,17 +169,17 @@ class Seeder:
             known.told = known.told and now < known.batch_end + self.settle_s  # the word may have been lost
         else:
             self._acknowledge(known, now)
-            self._wait_for_others(now)
+            self._wait_for_others(now, joined=new)
 
-    def _wait_for_others(self, now: float) -> None:
+    def _wait_for_others(self, now: float, *, joined: bool) -> None:
         """While more devices join, or answer the last round, it pays to wait a little longer: what is sent now serves them, too."""
         if self._sending:
             return
         if self._plan_at is None:
             self._plan_at = self._began = now + self.collect_s
-        elif self._first:
+        elif self._first and joined:
             self._plan_at = min(max(self._plan_at, now + 4 * self.collect_s), self._began + self._MAX_COLLECT_S)
-        else:
+        elif not self._first:
             self._plan_at = min(max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S)
 
     def next(self, now: float) -> Broadcast | Sum | Repair | Marker | None:
