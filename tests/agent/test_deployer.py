@@ -121,6 +121,9 @@ class World:
     def commit(self, slot: str) -> None:
         self.calls.append("commit")
 
+    def restart(self, slot: str) -> None:
+        self.calls.append("restart")
+
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):
             s = StreamStats(kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1))

@@ -20,7 +20,7 @@ from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.trust import StaleTrust
 from edgectl.core.bundle import Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
-from edgectl.core.histogram import Histogram
+from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.windows import is_open, opens_at
 from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 _TRUST_GRACE_S = 5.0
 """How long a ``desired`` may be ahead of the metadata that signs it: the two are separate messages."""
 
+
+_BASELINE_S = 60.0
+"""How long the engine before may take to show its latency, where it has not yet."""
 
 _CLOCK_SET_S = 1_600_000_000
 """Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
@@ -416,7 +419,7 @@ class SlotDeployer:
                 return Event.NOT_NOW
             self._guard(State.ACTIVATING)
             if slot.active is not None:
-                d = replace(d, baseline=self._c.live.of(self.slot, slot.active.bundle).latency.data())
+                d = replace(d, baseline=self._baseline(slot.active).data())
             # From here on the record says "new": a worker that starts now starts with it.
             self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=slot.active), d)
             self._d = d
@@ -427,6 +430,19 @@ class SlotDeployer:
         self._c.pipelines.ensure(self.slot, self._ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
         self._guard(State.ACTIVATING)
         return Event.ACTIVATED
+
+    def _baseline(self, active: Installed) -> Histogram:
+        """The latency of the engine before, on this device. Right after a start it has to be measured first, but not for ever."""
+        policy = self._deployment().desired.policy
+        while True:
+            latency = self._c.live.of(self.slot, active.bundle).latency
+            enough = latency.n >= MIN_SAMPLES[policy.percentile]
+            late = self._c.clock() - self._entered > _BASELINE_S
+            if enough or late or policy.max_latency_ratio is None or self._c.pipelines.idle(self.slot):
+                return latency
+            self._show("measuring the engine before")
+            self._guard(State.ACTIVATING)
+            self._pause(0.5)
 
     def _probation(self) -> Event:
         d = self._deployment()
@@ -496,8 +512,15 @@ class SlotDeployer:
         return slot
 
     def _serve(self, installed: Installed | None) -> None:
+        """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does not go on serving."""
         ref = self._ref(installed) if installed else None
-        self._c.pipelines.ensure(self.slot, ref, DEADLINE_S[State.ROLLING_BACK] * 0.45, lambda: self._stopping)
+        limit_s = DEADLINE_S[State.ROLLING_BACK] * 0.22
+        try:
+            self._c.pipelines.ensure(self.slot, ref, limit_s, lambda: self._stopping)
+        except EngineError as e:
+            log.warning("%s: %s; a new worker is started", self.slot, e.message)
+            self._c.pipelines.restart(self.slot)
+            self._c.pipelines.ensure(self.slot, ref, limit_s, lambda: self._stopping)
 
     def _degrade(self, error: Failure) -> None:
         """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""

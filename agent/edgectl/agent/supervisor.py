@@ -126,6 +126,11 @@ class Supervisor:
             for role in p.roles(slot):
                 p.send(Commit(role=role))
 
+    def restart(self, slot: str) -> None:
+        """Every stream that uses ``slot`` starts a new process with what the record says: what runs now must not go on."""
+        for p in self._using(slot):
+            p.restart()
+
     def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
         """Streams that run ``ref`` open it anew, because its file became a better one; they change over between two frames.
 
@@ -224,11 +229,14 @@ class _Pipeline:
             self._stopping = True
             self._changed.notify_all()
 
+    def restart(self) -> None:
+        with self._changed:
+            self._restart = True
+            self._changed.notify_all()
+
     def ensure(self, slot: str, ref: EngineRef | None, deadline: float, cancelled: Callable[[], bool]) -> None:
         if ref is None or self.engines() is None:
-            with self._changed:
-                self._restart = True  # the thread finds a slot empty and waits
-                self._changed.notify_all()
+            self.restart()  # the thread finds a slot empty and waits
             return
         for role in self.roles(slot):
             self._ensure_role(role, ref, deadline, cancelled)
