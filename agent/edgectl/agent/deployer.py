@@ -170,6 +170,7 @@ class SlotDeployer:
 
     def _rest(self) -> None:
         """Wait for a wish that is news, or for the engine that serves to crash."""
+        self._take_note()
         with self._wake:
             if not (self._news() or self._crashed):
                 self._c.wait(self._wake, 1.0)
@@ -207,13 +208,21 @@ class SlotDeployer:
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
             return True
         active = self._c.journal.slot(self.slot).active
-        if d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest and active.role != self._role:
-            return True
-        if gen > d.gen:  # the same wish in a newer document: only the generation and the policy are new
-            self._d = replace(d, gen=gen, desired=desired)
-            self._c.journal.save(self._d)
-            self._c.changed()
-        return False
+        ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
+        return ours and active is not None and active.role != self._role
+
+    def _take_note(self) -> None:
+        """The same wish in a newer document: only the generation and the policy are new."""
+        d = self._d
+        if self._wish is None or d is None or self._wish[0] <= d.gen or self._news():
+            return
+        newer = replace(d, gen=self._wish[0], desired=self._wish[1])
+        self._c.journal.save(newer)
+        with self._view:
+            self._d = newer
+        if self._working == (d.gen, d.state):
+            self._working = (newer.gen, newer.state)
+        self._c.changed()
 
     def _work(self, d: Deployment) -> None:
         """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again."""
@@ -344,8 +353,9 @@ class SlotDeployer:
         try:
             fetched = self._c.fetcher.fetch(d.desired.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
             # Saved before the lock is free, so that nobody tidies these blobs away.
-            self._d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
-            self._c.journal.save(self._d)
+            d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
+            self._c.journal.save(d)
+            self._d = d
         except Cancelled:
             self._guard(State.FETCHING)
             raise _Leave(Event.SUPERSEDED) from None
@@ -576,6 +586,7 @@ class SlotDeployer:
             self._c.changed()
 
     def _progress(self, p: Progress) -> None:
+        self._take_note()
         note = self._note
         if p.rejected:
             note = Failure(
@@ -601,6 +612,7 @@ class SlotDeployer:
 
     def _guard(self, state: State, extra_s: float = 0.0) -> None:
         """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish; TimeoutError past its deadline."""
+        self._take_note()
         if self._stopping or self._news():
             raise _Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
         if self._order == "cancel":
