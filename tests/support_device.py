@@ -124,6 +124,10 @@ class Device:
     """The highest version of signed metadata that the journal had accepted."""
     seen: list[tuple[int, int, State]] = field(default_factory=list)
     """(gen, attempt, state) as reported, repeats left out, over all starts."""
+    waits: list[tuple[State, str | None]] = field(default_factory=list)
+    """What it waited for: state and stage."""
+    waiting: Callable[[], None] | None = None
+    """Called whenever it waits."""
     serving: EngineRef | None = None
     standby: EngineRef | None = None
     repaired: bool = False
@@ -411,8 +415,12 @@ class Device:
         """Time passes; in states that last for days it passes faster."""
         self._report_frames()
         state = self.deployer.report().state
-        self.now_s += max(seconds, _FAST.get(state, 0.0))
-        self.wall_s += seconds
+        passes = max(seconds, _FAST.get(state, 0.0))
+        self.now_s += passes
+        self.wall_s += passes
+        self.waits.append((state, self.deployer.report().stage))
+        if self.waiting is not None:
+            self.waiting()
 
     def _changed(self) -> None:
         d = self.journal.deployment(SLOT)

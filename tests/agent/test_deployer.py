@@ -26,7 +26,7 @@ from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Frames, Policy, ShadowGate, StreamStats
 from edgectl.pipelines.worker_protocol import EngineRef, Shadowed, Stats
 
-POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50)
+POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50, max_latency_ratio=None)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,16 +53,21 @@ def test_cut_again_and_again_at_random_it_still_comes_to_an_end(kills: Kills, na
 # ---- the instrument itself
 
 
+def write_two_files(root: Path) -> None:
+    """Create, write, fsync, rename, fsync of the folder; create, write: the eighth operation is cut."""
+    atomic_write(root / "kept", b"k")
+    fd = os.open(root / "lost", os.O_RDWR | os.O_CREAT, 0o644)
+    os.pwrite(fd, b"x" * (3 * SECTOR), 0)
+    os.fsync(fd)
+
+
 def test_bytes_that_were_not_synced_may_be_lost_or_torn_and_synced_ones_never(tmp_path: Path) -> None:
     left = set()
     for seed in range(40):
         root, into = tmp_path / f"a{seed}", tmp_path / f"b{seed}"
         root.mkdir()
         with pytest.raises(PowerCut), Disk(root, random.Random(seed), cut_at=8, into=into):
-            atomic_write(root / "kept", b"k")  # create, write, fsync, rename, fsync of the folder
-            fd = os.open(root / "lost", os.O_RDWR | os.O_CREAT, 0o644)
-            os.pwrite(fd, b"x" * (3 * SECTOR), 0)
-            os.fsync(fd)
+            write_two_files(root)
         assert (into / "kept").read_bytes() == b"k"
         left.add((into / "lost").read_bytes() if (into / "lost").exists() else None)
     assert None in left, "the name may be missing"
@@ -73,10 +78,15 @@ def test_forgotten_fsync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """With the folder's fsync left out, some cut must leave the journal pointing at a blob that is not there."""
     monkeypatch.setattr("edgectl.agent.store.fsync_dir", lambda path: None)
     kills = Kills(tmp_path)
-    with pytest.raises(Violation):
+    length = kills.length("good")
+
+    def cut_often() -> None:
         for seed in range(200):
             chance = random.Random(seed)
-            kills.run("good", chance, [chance.randrange(1, kills.length("good") + 1)])
+            kills.run("good", chance, [chance.randrange(1, length + 1)])
+
+    with pytest.raises(Violation):
+        cut_often()
 
 
 # ---- the table: state × (error, kill, hang)
@@ -174,11 +184,14 @@ def test_end_of_the_process_in_a_state(device: Device, tmp_path: Path, state: St
                 disk.cut_at = len(disk.done) + 1 + later
             return d.resting
 
-        with pytest.raises(PowerCut), disk:
+        def deploy(d: Device = d, arm: Callable[[], bool] = arm) -> None:
             d.boot()
             d.want(version, 2, policy=policy)
             d.run(arm)
             d.run(lambda: False)
+
+        with pytest.raises(PowerCut), disk:
+            deploy()
         d.off()
         d.world.stale = False
         again = Device(into, device.world, now_s=d.now_s, seen=d.seen, floor=d.floor).boot()

@@ -210,7 +210,7 @@ class Journal:
         try:
             db = _connect(self._path)
             try:
-                return db, self._essentials(db) if not new or not mirrored else None
+                return db, self.essentials(db) if not new or not mirrored else None
             except BaseException:
                 db.close()
                 raise
@@ -271,21 +271,22 @@ class Journal:
             if self._volatile:
                 return
             try:
-                write_mirror(self._mirror, self._essentials(self._db))
+                write_mirror(self._mirror, self.essentials(self._db))
                 if self.notice is not None and self.notice.code == "mirror":
                     self.notice = None
             except StorageError as e:
                 log.error("%s", e.message)
                 self.notice = self.notice or Failure(code="mirror", detail=e.message, retryable=True)
 
-    def _essentials(self, db: sqlite3.Connection) -> Essentials:
+    @classmethod
+    def essentials(cls, db: sqlite3.Connection) -> Essentials:
         """Everything that the mirror keeps. Reads and parses every row of it."""
         counters = dict(db.execute("SELECT name, value FROM counters").fetchall())
         columns = "slot, gen, state, desired, installed, fallback, tries, error, baseline"
         deployments = [_deployment(*row) for row in db.execute(f"SELECT {columns} FROM deployments")]  # noqa: S608
         return Essentials(
             serial=counters.get(_SERIAL, 0),
-            slots=self._slots(db),
+            slots=cls._slots(db),
             deployments={d.slot: d for d in deployments},
             counters={n: v for n, v in counters.items() if n.startswith(_MIRRORED)},
             bad={digest: (attempt, code) for digest, attempt, code in db.execute("SELECT * FROM known_bad")},
