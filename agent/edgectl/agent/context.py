@@ -14,6 +14,7 @@ from edgectl.agent.fetch import Fetched, Progress
 from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.probation import LiveBook
+from edgectl.agent.records import Installed
 from edgectl.agent.store import Store
 from edgectl.agent.trust import TrustStore
 from edgectl.core.bundle import Descriptor, Role
@@ -88,3 +89,7 @@ class Context:
     """The device's local time, for maintenance windows."""
     wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
     """How a deployer waits, holding the condition, for at most so many seconds."""
+
+    def ref(self, installed: Installed) -> EngineRef:
+        """Where an installed engine lies, for the workers."""
+        return EngineRef(blobs=self.store.blobs, manifest=installed.manifest, release=installed.release, bundle=installed.bundle)

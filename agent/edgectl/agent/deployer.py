@@ -11,21 +11,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgectl.agent.boot import damage
 from edgectl.agent.context import Context
 from edgectl.agent.deployment import BEFORE_ACTIVATION, DEADLINE_S, TRIES, WORKING, Event, resume, step
 from edgectl.agent.fetch import Cancelled, Progress, variant_blobs
+from edgectl.agent.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
 from edgectl.agent.probation import judge, judge_shadow
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.trust import StaleTrust
+from edgectl.agent.wayback import WayBack
 from edgectl.core.bundle import Role
-from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
+from edgectl.core.errors import EdgectlError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.windows import is_open, opens_at
 from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.cache import forget_others
-from edgectl.pipelines.worker_protocol import EngineRef
 
 __all__ = ["SlotDeployer"]
 
@@ -40,15 +40,6 @@ _BASELINE_S = 60.0
 
 _CLOCK_SET_S = 1_600_000_000
 """Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
-
-
-class _Leave(Exception):
-    """The state ends for a reason that lies outside of it."""
-
-    def __init__(self, event: Event, code: str = "", detail: str = "", *, retryable: bool = False) -> None:
-        super().__init__(detail)
-        self.event = event
-        self.failure = Failure(code=code, detail=detail, retryable=retryable) if code else None
 
 
 class SlotDeployer:
@@ -69,6 +60,7 @@ class SlotDeployer:
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
+        self._way_back = WayBack(slot, context, lambda: self._stopping)
         self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
         self._working: tuple[int, State] | None = None
         self._entered = 0.0  # when the state that runs was entered
@@ -164,7 +156,7 @@ class SlotDeployer:
             work()
         except StorageError as e:
             log.error("%s: %s", self.slot, e.message)
-            self._note = _failure(e, retryable=True)
+            self._note = failure(e, retryable=True)
             self._c.changed()
             self._pause(5.0)
 
@@ -251,18 +243,18 @@ class SlotDeployer:
         self._after = None
         try:
             event = act[d.state]()
-        except _Leave as e:
+        except Leave as e:
             event, error = e.event, e.failure
         except TimeoutError:
             event = Event.TIMEOUT
             error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
         except StorageError as e:
-            if d.state not in _NEEDS_SPACE:
+            if d.state not in NEEDS_SPACE:
                 self._retry_or_end(d, e)
                 return
-            event, error = Event.NO_SPACE, _failure(e)
+            event, error = Event.NO_SPACE, failure(e)
         except EdgectlError as e:
-            event, error = _EVENT_OF[d.state](e), _failure(e)
+            event, error = EVENT_OF[d.state](e), failure(e)
         if self._stopping:
             return  # the state on disk is where the next start goes on
         self._next(self._d or d, event, error)
@@ -271,7 +263,7 @@ class SlotDeployer:
         """No release is to blame for a disk that takes nothing: the state is tried again, until its deadline."""
         if self._c.clock() - self._entered <= DEADLINE_S[d.state]:
             raise e
-        self._next(self._d or d, Event.TIMEOUT, _failure(e))
+        self._next(self._d or d, Event.TIMEOUT, failure(e))
 
     def _next(self, d: Deployment, event: Event, error: Failure | None) -> None:
         state = step(d.state, event)
@@ -300,12 +292,12 @@ class SlotDeployer:
                 self._c.trust.check(d.desired.release, d.desired.digest)
                 return Event.TRUSTED
             except StaleTrust as e:
-                self._note = _failure(e, retryable=True)
+                self._note = failure(e, retryable=True)
                 return Event.STALE
             except TrustError as e:
                 if self._c.clock() - self._entered > _TRUST_GRACE_S:
                     raise
-                self._show("waiting for signed metadata", note=_failure(e, retryable=True))
+                self._show("waiting for signed metadata", note=failure(e, retryable=True))
                 self._guard(State.NOTIFIED)
                 self._pause(0.5)
 
@@ -320,7 +312,7 @@ class SlotDeployer:
                     self._c.trust.check(d.desired.release, d.desired.digest)
                     return Event.TRUSTED
                 except StaleTrust as e:
-                    obstacle, note = "waiting for valid metadata", _failure(e, retryable=True)
+                    obstacle, note = "waiting for valid metadata", failure(e, retryable=True)
             self._show(obstacle, note=note)
             self._guard(State.DEFERRED)
             self._pause(1.0)
@@ -358,7 +350,7 @@ class SlotDeployer:
             self._d = d
         except Cancelled:
             self._guard(State.FETCHING)
-            raise _Leave(Event.SUPERSEDED) from None
+            raise Leave(Event.SUPERSEDED) from None
         finally:
             self._c.disk.release()
         return Event.FETCHED
@@ -410,7 +402,7 @@ class SlotDeployer:
             return Event.AGREES  # the same wish came again and does not ask for it any more
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
-        found = self._c.pipelines.shadow(self.slot, self._ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+        found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
         self._guard(State.SHADOW)
         for shadowed in found:
             verdict = judge_shadow(gate, shadowed)
@@ -437,7 +429,7 @@ class SlotDeployer:
         cancelled = self._cancelled(State.ACTIVATING)
         self._c.live.start_over(self.slot, installed.bundle)
         self._show("switching")
-        self._c.pipelines.ensure(self.slot, self._ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
+        self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
         self._guard(State.ACTIVATING)
         return Event.ACTIVATED
 
@@ -494,67 +486,43 @@ class SlotDeployer:
         d = self._deployment()
         slot = self._c.journal.slot(self.slot)
         if slot.active is not None and slot.active == d.installed:
-            slot = self._save_way_back(slot)
+            slot = self._way_back.save(slot)
         self._show("going back")
         try:
-            self._serve(slot.active)
+            self._way_back.serve(slot.active)
         except EngineError as e:
             if not ways_back(slot):
                 raise
             log.error("%s: %s", self.slot, e.message)
-            slot = self._save_way_back(slot)
+            slot = self._way_back.save(slot)
             self._show("going back to the golden engine")
-            self._serve(slot.active)
-            raise EngineError(f"{e.message}; {_named(slot.active)}") from e
+            self._way_back.serve(slot.active)
+            raise EngineError(f"{e.message}; {named(slot.active)}") from e
         return Event.RESTORED
-
-    def _save_way_back(self, slot: Slot, d: Deployment | None = None) -> Slot:
-        """Write down that the best whole engine behind the active one serves from now on; an empty slot if there never was one.
-
-        Raises :class:`EngineError` if there is none any more: then what serves goes on.
-        """
-        ways = [(way, damage(self._c.store, way)) for way in ways_back(slot)]
-        whole = [way for way, wrong in ways if wrong is None]
-        if ways and not whole:
-            raise EngineError(f"no engine to go back to is whole: {'; '.join(wrong for _, wrong in ways if wrong)}")
-        slot = Slot(active=whole[0] if whole else None, golden=slot.golden if slot.golden in whole else None)
-        self._c.journal.save_slot(self.slot, slot, d)
-        return slot
-
-    def _serve(self, installed: Installed | None) -> None:
-        """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does not go on serving."""
-        ref = self._ref(installed) if installed else None
-        limit_s = DEADLINE_S[State.ROLLING_BACK] * 0.22
-        try:
-            self._c.pipelines.ensure(self.slot, ref, limit_s, lambda: self._stopping)
-        except EngineError as e:
-            log.warning("%s: %s; a new worker is started", self.slot, e.message)
-            self._c.pipelines.restart(self.slot)
-            self._c.pipelines.ensure(self.slot, ref, limit_s, lambda: self._stopping)
 
     def _degrade(self, error: Failure) -> None:
         """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""
         d = self._d
         slot = self._c.journal.slot(self.slot)
-        if not any(damage(self._c.store, way) is None for way in ways_back(slot)):
-            self._note = _more(error, "there is no other engine; it is started again and again")
+        if not self._way_back.exists(slot):
+            self._note = more(error, "there is no other engine; it is started again and again")
             self._c.changed()
             return
         if d is None or d.state not in TERMINAL:  # a deployment on its way: what serves meanwhile is not its business
-            slot = self._save_way_back(slot)
+            slot = self._way_back.save(slot)
         else:
             if d.installed == slot.active and not error.retryable:
                 self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code)
-            after = d.at(step(d.state, Event.CRASH_LOOP), _more(error, "another one serves"))
-            slot = self._save_way_back(slot, after)
+            after = d.at(step(d.state, Event.CRASH_LOOP), more(error, "another one serves"))
+            slot = self._way_back.save(slot, after)
             with self._view:
                 self._d, self._stage, self._pct = after, None, None
-        self._note = _more(error, _named(slot.active))
+        self._note = more(error, named(slot.active))
         self._c.changed()
         try:
-            self._serve(slot.active)
+            self._way_back.serve(slot.active)
         except EngineError as e:
-            self._note = _failure(e)
+            self._note = failure(e)
             self._c.changed()
 
     # ---- helpers
@@ -562,9 +530,6 @@ class SlotDeployer:
     def _deployment(self) -> Deployment:
         assert self._d is not None
         return self._d
-
-    def _ref(self, i: Installed) -> EngineRef:
-        return EngineRef(blobs=self._c.store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
 
     def _fail(self, failure: Failure) -> None:
         """Keep the reason through the way back."""
@@ -614,12 +579,12 @@ class SlotDeployer:
         """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish; TimeoutError past its deadline."""
         self._take_note()
         if self._stopping or self._news():
-            raise _Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
+            raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
         if self._order == "cancel":
             self._order = None
-            raise _Leave(Event.CANCELED, "operator", "canceled by command")
+            raise Leave(Event.CANCELED, "operator", "canceled by command")
         if self._expired(state):
-            raise _Leave(Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True)
+            raise Leave(Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True)
         if self._c.clock() - self._entered > DEADLINE_S[state] + extra_s:
             raise TimeoutError
         if self._crashed and state in BEFORE_ACTIVATION:
@@ -645,45 +610,3 @@ class SlotDeployer:
             log.warning("%s: nothing was tidied up: %s", self.slot, e.message)
         finally:
             self._c.disk.release()
-
-
-def _named(installed: Installed | None) -> str:
-    return f"{installed.release} serves" if installed else "the slot is empty"
-
-
-def _more(f: Failure, more: str) -> Failure:
-    return f.model_copy(update={"detail": f"{f.detail}; {more}"})
-
-
-def _failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
-    retry = retryable or isinstance(e, StorageError | StaleTrust)
-    code = "trust" if isinstance(e, TrustError) else e.code
-    return Failure(code=code, detail=e.message[:1000], retryable=retry)
-
-
-def _fetch_event(e: EdgectlError) -> Event:
-    return Event.CORRUPT if isinstance(e, IntegrityError | TrustError) else Event.INCOMPATIBLE
-
-
-def _warm_event(e: EdgectlError) -> Event:
-    if isinstance(e, IntegrityError):
-        return Event.CORRUPT
-    return Event.INCOMPATIBLE if isinstance(e, BundleError) else Event.COLD
-
-
-_NEEDS_SPACE = frozenset({State.FETCHING, State.VERIFYING, State.WARMING})
-"""Where a full disk ends a deployment: what serves is untouched, and a raised attempt tries again."""
-
-_EVENT_OF: dict[State, Callable[[EdgectlError], Event]] = {
-    State.NOTIFIED: lambda _: Event.REFUSED,
-    State.DEFERRED: lambda _: Event.REFUSED,
-    State.FETCHING: _fetch_event,
-    State.VERIFYING: lambda _: Event.CORRUPT,
-    State.STAGED: lambda _: Event.TIMEOUT,
-    State.WARMING: _warm_event,
-    State.SHADOW: lambda _: Event.DISAGREES,
-    State.ACTIVATING: lambda _: Event.NOT_ACTIVATED,
-    State.PROBATION: lambda _: Event.UNHEALTHY,
-    State.ROLLING_BACK: lambda _: Event.NOT_RESTORED,
-}
-"""What an error means in a state."""
