@@ -52,6 +52,26 @@ def test_release_that_is_revoked_while_it_waits_is_rejected(device: Device) -> N
     assert "warming" not in path(device, 2)
 
 
+def test_engine_that_rots_while_it_is_held_is_never_started(device: Device) -> None:
+    device.frozen = True
+
+    def rots() -> None:
+        engine = device.store.path(list(device.world.bundles["2"].variants[0].descriptors())[1].digest)
+        engine.write_bytes(b"rotten")
+        device.frozen = False
+
+    device.waiting = rots
+    device.want("2", 2)
+    assert device.run() is State.FAILED
+    error = device.deployer.report().error
+    assert error is not None
+    assert "corrupt" in error.detail
+    assert "activating" not in path(device, 2)
+    device.waiting = None
+    device.want("2", 3, attempt=2)
+    assert device.run() is State.COMMITTED, "it is fetched again"
+
+
 def test_clock_that_was_never_set_opens_no_window(device: Device) -> None:
     device.wall_s = 100.0
     device.want("2", 2, policy=WINDOW)

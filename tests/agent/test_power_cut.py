@@ -202,6 +202,34 @@ def test_end_of_the_process_in_a_state(device: Device, tmp_path: Path, state: St
         again.off()
 
 
+@pytest.mark.parametrize(
+    ("at", "times", "end"), [("warm", 2, State.FAILED), ("shadow", 2, State.FAILED), ("ensure 2", 3, State.ROLLED_BACK)]
+)
+def test_machine_that_dies_in_the_same_place_each_time_gives_the_release_up(
+    device: Device, at: str, times: int, end: State
+) -> None:
+    """A GPU that takes the machine down with it: the count is on disk before the engine runs."""
+
+    def dies(what: str) -> None:
+        if what == at:
+            raise PowerCut
+
+    for n in range(10):
+        device.off()
+        device = Device(device.folder, device.world, now_s=device.now_s, seen=device.seen).boot()
+        device.effect = dies
+        device.want("2", 2, policy=GATED)
+        try:
+            device.run()
+        except PowerCut:
+            continue
+        assert (n, device.state) == (times, end)
+        device.check_rest()
+        device.off()
+        return
+    raise AssertionError("it never gives up")
+
+
 def test_slot_record_is_the_old_or_the_new_one_for_every_torn_log(tmp_path: Path, device: Device) -> None:
     """Every 512-byte step of the last transaction in SQLite's log, and of the database while it is written back."""
     one, two = (device.world.installed(v) for v in ("1", "2"))
