@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.wire import Conn, Policy, Reported, Telemetry, Topics
+from edgectl.core.trust import seal_desired
+from edgectl.core.wire import Conn, Desired, Policy, Reported, Telemetry, Topics
+from edgectl.fleet.ca import CONTROLLER, FleetCa
+from edgectl.fleet.ceremony import init_keys
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.config import ApiConfig, ControllerConfig
 from edgectl.fleet.enroll import write_enrolment
 from edgectl.fleet.publish import publish_bundle
 from edgectl.fleet.service import run_controller
-from edgectl.fleet.trust import init_keys
+from edgectl.fleet.signing import load_signers
 from edgectl.link.config import BrokerConfig
-from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.mqtt import Link
 
 AGENT = Path(__file__).with_name("support_agent.py")
 POLICY = Policy(probation_s=0.5, min_inferences=130)
@@ -41,6 +44,8 @@ class Fleet:
     port: int
     api_port: int
     host: str = "127.0.0.1"
+    ca: FleetCa | None = None
+    """With one, everybody speaks TLS with a certificate of his own."""
     topics: Topics = field(default_factory=lambda: Topics("home"))
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     reported: dict[str, list[Reported]] = field(default_factory=dict)
@@ -51,8 +56,12 @@ class Fleet:
         self.keys = self.folder / "keys"
         if not self.keys.exists():
             init_keys(self.keys)
+        broker = BrokerConfig(host=self.host, port=self.port)
+        if self.ca is not None:
+            authority, cert, key = self.ca.issue_client(CONTROLLER).write(self.folder / "controller-tls", "controller")
+            broker = broker.model_copy(update={"tls": True, "ca": authority, "cert": cert, "key": key})
         self.config = ControllerConfig(
-            broker=BrokerConfig(host=self.host, port=self.port),
+            broker=broker,
             state_dir=self.folder / "controller",
             keys=self.keys,
             api=ApiConfig(port=self.api_port),
@@ -60,7 +69,7 @@ class Fleet:
         )
         self.stop_controller = threading.Event()
         self.controller: threading.Thread | None = None
-        self.spy = Link(BrokerOptions(self.host, self.port), "spy")
+        self.spy = Link(broker.options(), "spy")
         self.spy.subscribe(self.topics.any_reported, self._on_reported)
         self.spy.subscribe(self.topics.any_telemetry, self._on_telemetry)
         self.spy.subscribe(self.topics.any_conn, self._on_conn)
@@ -111,6 +120,7 @@ class Fleet:
             fleet=answer["fleet"],
             broker=answer["broker"],
             pipelines={"yard": pipeline},
+            certificate=self.ca.issue_client(name) if self.ca is not None else None,
             telemetry_s=1.0,
             stats_every_s=0.1,
             reserve_mb=1,
@@ -139,6 +149,10 @@ class Fleet:
     def rollout(self, release: str, policy: Policy = POLICY, **options: Any) -> str:
         answer = self.client.start_rollout(release, "gate-detector", policy=policy.model_dump(), **options)
         return str(answer["id"])
+
+    def seal(self, device: str, desired: Desired) -> bytes:
+        """Signed by the director, past the controller."""
+        return seal_desired("home", device, desired, list(load_signers([self.keys / "director.pem"]).values()))
 
     def state_of(self, name: str, slot: str = "gate-detector") -> str | None:
         last = self.reported.get(name)

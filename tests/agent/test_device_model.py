@@ -215,5 +215,5 @@ class Anything(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-Anything.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Anything.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestAnything = Anything.TestCase

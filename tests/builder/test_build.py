@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tests.builder.conftest import Save, nms_net, residual_net
 
 from edgectl.builder import package
 from edgectl.builder.bench import bench_bundle
-from edgectl.builder.build import Progress, build
+from edgectl.builder.build import Progress, _spool, build
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.inspect import inspect_bundle
 from edgectl.core.bundle import (
@@ -362,3 +364,14 @@ def test_the_command_says_in_json_what_it_built_and_what_competed(save: Save, np
     [outcomes] = said["candidates"].values()
     assert {"float", "full"} <= {o["candidate"]["graph"]["recipe"] for o in outcomes}
     assert all("model" not in o["candidate"]["graph"] for o in outcomes)
+
+
+def test_samples_of_a_killed_build_go_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for pid in (gone.pid, os.getpid()):
+        (tmp_path / f"edgectl-samples-{pid}-x").mkdir()
+    with _spool() as own:
+        assert {p.name for p in tmp_path.iterdir()} == {f"edgectl-samples-{os.getpid()}-x", own.name}
+    assert [p.name for p in tmp_path.iterdir()] == [f"edgectl-samples-{os.getpid()}-x"]

@@ -36,7 +36,8 @@ def commands() -> list[tuple[str, ...]]:
 
 def test_the_nouns_of_the_design_are_there() -> None:
     wanted = {
-        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll",
+        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll", "device renew", "device revoke",
+        "broker ca", "broker config", "keys init", "keys rotate", "keys sign", "keys status", "keys renew", "fleet status",
         "agent run", "controller run", "release publish", "rollout start", "rollout status", "rollout pause", "rollout resume", "rollout abort",
         "fleet devices", "fleet watch", "models list", "models pull", "doctor", "demo surveillance", "demo driving", "demo speech",
     }  # fmt: skip
@@ -54,7 +55,8 @@ def test_commands_of_the_readme_exist() -> None:
     known = {" ".join(c) for c in commands()} | {"demo"}
     lines = [
         line.split("#")[0]
-        for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+        for page in ("README.md", "docs/security.md")
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text().replace("\\\n", ""), re.S)
         for line in block.splitlines()
     ]
     used = [shlex.split(line.strip().rstrip("&")) for line in lines if line.strip().startswith("edgectl ")]

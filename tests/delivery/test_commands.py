@@ -33,8 +33,9 @@ class Operator:
         return reply
 
 
-def test_lease_keeps_an_update_away_force_passes_it_and_both_are_on_record(gate: Fleet, tmp_path: Path) -> None:
+def test_lease_keeps_an_update_away_force_passes_it_cancel_takes_back_and_all_is_on_record(gate: Fleet, tmp_path: Path) -> None:
     ask = Operator(gate)
+    assert not ask("cancel").ok, "nothing is under way"
     refused = ask("lock")
     assert refused.error is not None
     assert "ttl_s" in refused.error.detail
@@ -52,12 +53,8 @@ def test_lease_keeps_an_update_away_force_passes_it_and_both_are_on_record(gate:
     assert ask("unlock").ok
     assert not ask("unlock").ok
 
-
-def test_cancel_takes_back_what_is_on_trial(gate: Fleet, tmp_path: Path) -> None:
-    ask = Operator(gate)
-    assert not ask("cancel").ok, "nothing is under way"
     before = gate.reported["gate-1"][-1].slots[SLOT].active
-    release = gate.publish(make_bundle(tmp_path / "v2", version="2.0.0"))
+    release = gate.publish(make_bundle(tmp_path / "v3", version="3.0.0"))
     rollout = gate.rollout(release, policy=POLICY.model_copy(update={"probation_s": 60.0}))
     wait_until(lambda: gate.state_of("gate-1") == "probation", "on trial")
     assert ask("cancel", slot=SLOT).ok

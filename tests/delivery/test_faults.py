@@ -27,10 +27,10 @@ def last(fleet: Fleet, device: str = "gate-1") -> Reported:
 
 
 def wish(fleet: Fleet, device: str, release: str, digest: str) -> None:
-    """Write ``desired`` past the controller, as somebody with access to the broker could."""
+    """Write ``desired`` past the controller, as somebody with the director's key and access to the broker could."""
     gen = last(fleet, device).gen + 100
     desired = Desired(gen=gen, slots={SLOT: DesiredSlot(release=release, digest=digest, policy=POLICY)})
-    fleet.spy.publish(fleet.topics.desired(device), desired.encode(), retain=True).wait(5)
+    fleet.spy.publish(fleet.topics.desired(device), fleet.seal(device, desired), retain=True).wait(5)
 
 
 def test_kill_in_the_middle_of_a_download_resumes_and_commits(gate: Fleet, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_broker_that_forgets_everything_and_a_replayed_wish_change_nothing(
         desired = Desired(
             gen=before.gen, slots={SLOT: DesiredSlot(release="gate-detector@1.0.0", digest=before.slots[SLOT].active or "")}
         )
-        gate.spy.publish(gate.topics.desired("gate-1"), desired.encode(), retain=True).wait(5)
+        gate.spy.publish(gate.topics.desired("gate-1"), gate.seal("gate-1", desired), retain=True).wait(5)
         bundle = make_bundle(tmp_path / "v2", version="2.0.0")
         gate.wait_rollout(gate.rollout(gate.publish(bundle)), "done")
         assert gate.history("gate-1").count("activating") == 2, "each release once"

@@ -62,7 +62,7 @@ def test_release_with_a_missing_blob_is_refused(fleet: Fleet, tmp_path: Path) ->
     bundle = Bundle(make_bundle(tmp_path / "b"))
     fleet.client.put_blob(bundle.digest, bundle.root / "index.json")
     with pytest.raises(BundleError):
-        fleet.client.add_release("gate-detector@1.0.0", bundle.digest, b"{}")
+        fleet.client.add_release("gate-detector@1.0.0", bundle.digest, {"targets.json": b"{}"})
     assert fleet.client.releases() == []
 
 

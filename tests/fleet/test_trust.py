@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
+from tuf.api.metadata import Targets
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import decode_trust
-from edgectl.fleet.trust import OnlineTrust, init_keys, sign_release
+from edgectl.fleet.ceremony import init_keys
+from edgectl.fleet.releases import sign_release
+from edgectl.fleet.signing import load_signers, signed
+from edgectl.fleet.trust import OnlineTrust
 
 
 def test_private_keys_are_for_the_owner_only_and_are_never_overwritten(tmp_path: Path) -> None:
@@ -26,16 +30,19 @@ def test_controller_needs_neither_root_nor_targets_key(tmp_path: Path) -> None:
     for name in ("root.pem", "targets.pem"):
         (tmp_path / "k" / name).unlink()
     trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    (tmp_path / "k" / "director.pem").unlink()
     assert set(decode_trust(trust.message())) == {"1.root.json", "snapshot.json", "targets.json", "timestamp.json"}
 
 
 def test_online_key_cannot_sign_releases(tmp_path: Path) -> None:
     init_keys(tmp_path / "k")
     trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
-    (tmp_path / "k" / "targets.pem").write_bytes((tmp_path / "k" / "online.pem").read_bytes())
-    _, forged = sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2000)))
-    with pytest.raises(TrustError, match="not signed by the key of this fleet"):
-        trust.accept(forged)
+    forged = Targets(version=2, expires=trust.targets.expires)
+    with pytest.raises(TrustError, match="not signed by the keys of this fleet"):
+        trust.accept(signed(forged, load_signers([tmp_path / "k" / "online.pem"]).values()))
+    (tmp_path / "k" / "targets.pem").unlink()
+    with pytest.raises(TrustError, match="needs more signatures: targets 0 of 1"):
+        sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2000)))
 
 
 def test_release_name_is_never_reused_for_other_bytes(tmp_path: Path) -> None:

@@ -72,4 +72,5 @@ def load_agent_config(path: Path) -> AgentConfig:
     except ValidationError as e:
         raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
     base = path.resolve().parent
-    return config.model_copy(update={"state_dir": base / config.state_dir, "root": base / config.root})
+    places = {"state_dir": base / config.state_dir, "root": base / config.root, "broker": config.broker.relative_to(base)}
+    return config.model_copy(update=places)

@@ -16,7 +16,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +161,15 @@ class Journal:
 
     def raise_floor(self, name: str, value: int) -> None:
         """Remember the highest version seen; it never goes down."""
+        self.raise_floors({name: value})
+
+    def raise_floors(self, floors: Mapping[str, int]) -> None:
+        """Several at once, all or none of them."""
         with self._lock:
-            if value <= self.value(name):
-                return
-            sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
-            self._write([(sql, (name, value))])
-            if name != "floor:clock":  # it rises with every look at the clock
+            higher = [(name, value) for name, value in floors.items() if value > self.value(name)]
+            if higher:
+                sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
+                self._write([(sql, item) for item in higher])
                 self._reflect()
 
     # ---- the freeze, leases, and who passed them

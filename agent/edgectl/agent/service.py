@@ -28,7 +28,6 @@ from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.lock import alone
-from edgectl.agent.notify import notify, watchdog_interval_s
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
@@ -44,7 +43,6 @@ from edgectl.core.wire import (
     Command,
     Conn,
     ControllerState,
-    Desired,
     Failure,
     Reply,
     Reported,
@@ -52,6 +50,7 @@ from edgectl.core.wire import (
     Topics,
 )
 from edgectl.link.mqtt import Link
+from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
 
 __all__ = ["AgentParts", "run_agent"]
@@ -61,6 +60,7 @@ log = logging.getLogger(__name__)
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
 _REFRESH_S = 120.0
+_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,17 @@ def default_parts() -> AgentParts:
 
     machine = probe()
     return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
+
+
+@dataclass
+class _Refusal:
+    """A desired document that was not accepted. It is reported once at least, even where a good one follows on its heels."""
+
+    payload: bytes
+    why: Failure
+    reported: bool = False
+    mended: bool = False
+    """A good one was accepted since."""
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
@@ -115,7 +126,7 @@ class _Agent:
             root = config.root.read_bytes()
         except OSError as e:
             raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
-        self._trust = TrustStore(config.state_dir / "trust", root, self._journal)
+        self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20)
         self._leases = Leases(self._journal)
         self._check_slots()
@@ -128,6 +139,9 @@ class _Agent:
         self._gen = 0
         self._frozen = self._journal.frozen
         self._refused: dict[str, ReportedSlot] = {}
+        self._refusal: _Refusal | None = None
+        self._unkept: bytes | None = None
+        """A desired document that a full disk keeps from being accepted."""
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -205,8 +219,8 @@ class _Agent:
         if self._config.improve_after_s:
             self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
-        watchdog = watchdog_interval_s()
-        next_watchdog = time.monotonic()
+        watchdog = Watchdog()
+        next_try = 0.0
         ready = False
         while not stop.is_set():
             self._wake.wait(0.2)
@@ -217,12 +231,15 @@ class _Agent:
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
                 next_window = now + self._config.telemetry_s
+            if self._unkept is not None and now >= next_try:
+                next_try = now + _RETRY_S
+                payload, self._unkept = self._unkept, None
+                self._on_desired(payload)
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
-            if watchdog is not None and now >= next_watchdog and self._supervisor.progressing():
-                next_watchdog = now + watchdog
-                notify("WATCHDOG=1")
+            if self._supervisor.progressing():
+                watchdog.feed()
 
     def close(self) -> None:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
@@ -276,6 +293,8 @@ class _Agent:
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
+        if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
+            self._on_desired(self._refusal.payload)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
@@ -294,9 +313,23 @@ class _Agent:
             deployer.nudge()
 
     def _on_desired(self, payload: bytes) -> None:
-        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
-        if desired.gen < self._gen:
+        try:
+            desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
+        except (TrustError, ProtocolError) as e:
+            log.warning("desired state is refused: %s", e.message)
+            self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
+            self._wake.set()
             return
+        except StorageError as e:  # the generation could not be written down: asked again until it can
+            log.error("desired state waits: %s", e.message)
+            self._unkept = payload
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            self._wake.set()
+            return
+        if self._refusal is not None:
+            self._refusal.mended = True
+        if self._trouble is not None and self._trouble.code == "storage":
+            self._trouble = None
         self._gen = desired.gen
         self._refused = {}
         for slot, wish in desired.slots.items():
@@ -384,8 +417,12 @@ class _Agent:
 
     def _report(self) -> None:
         slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
-        trouble = self._trouble or self._journal.notice
-        states = (trouble, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
+        refusal = self._refusal
+        if refusal is not None and refusal.mended and refusal.reported:
+            refusal = self._refusal = None
+        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice
+        clock = None if self._trust.clock_trusted else "untrusted"
+        states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
         now = time.monotonic()
         urgent = not self._last_states or states != self._last_states[0]
@@ -398,7 +435,8 @@ class _Agent:
             gen=self._gen,
             slots=slots,
             trust_version=self._trust.version,
-            error=trouble,
+            clock=clock,
+            error=error,
         )
         try:
             self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
@@ -407,8 +445,15 @@ class _Agent:
             return
         self._last_states = everything
         self._reported_at = now
+        if refusal is not None and not refusal.reported:
+            refusal.reported = True
+            self._wake.set()
 
     def _telemetry(self, window_s: float) -> None:
+        try:
+            self._trust.save_time()
+        except StorageError as e:
+            log.error("%s", e.message)
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
             window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped

@@ -1,31 +1,52 @@
 """What the device may install: python-tuf's client over the retained trust message, with version floors of our own.
 
-The set is verified again at every question (a few milliseconds), so that metadata which expires in the meantime stops installs.
-python-tuf keeps its files without fsync; after a power cut its floors may be gone, so ours lie in the journal.
-Nothing here ever stops inference.
+The set is verified again, whole and from the first root, at every question (a few milliseconds), so that metadata which expires in
+the meantime stops installs. python-tuf works in a folder that is thrown away afterwards: it would keep a newer timestamp of a set whose
+rest it refuses, and writes without fsync. What is kept is kept here: verified roots, the last good message, the time that is attested, and
+in the journal the version floors.
+
+A version floor holds for the keys that signed it. When root metadata replace the keys of a role, a version that a thief drove up
+does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). Nothing here ever stops inference.
 """
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import Field
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
+from edgectl.agent.clock import TimeFloor
 from edgectl.agent.journal import Journal
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.errors import StorageError, TrustError
-from edgectl.core.files import atomic_write, fsync_dir
-from edgectl.core.trust import decode_trust, target_path
+from edgectl.core.files import atomic_write
+from edgectl.core.schema import Message, parse_json
+from edgectl.core.signed import Keys
+from edgectl.core.trust import decode_trust, delegated_path, director_keys, keyset_id, open_desired, signed_at, target_path
+from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
 
 __all__ = ["StaleTrust", "TrustStore"]
 
-_FLOORS = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
+_TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
+_MAX_VERSION = (1 << 53) - 1
+_MAX_FILES = 512
+"""In a snapshot: each has a floor in the journal."""
+_SAVE_TIME_S = 3600.0
+"""How much uptime a power cut may cost the attested time."""
+
+T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
 
 
 class StaleTrust(TrustError):
@@ -35,7 +56,7 @@ class StaleTrust(TrustError):
 class _Set(FetcherInterface):
     """Serves metadata files from memory."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -46,34 +67,96 @@ class _Set(FetcherInterface):
         return iter([self._files[name]])
 
 
-class TrustStore:
-    """``folder`` keeps python-tuf's files and the last good message; ``root`` is the root metadata the device was enrolled with."""
+class _Attestation(Message):
+    """``time.json``: how late it is at least, and which timestamp says so."""
 
-    def __init__(self, folder: Path, root: bytes, journal: Journal, *, wall: Callable[[], float] = time.time) -> None:
-        """Raises :class:`TrustError` if ``root`` is not root metadata, :class:`StorageError` for the disk."""
+    keys: str = ""
+    """Of the timestamp role (:func:`edgectl.core.trust.keyset_id`): another key's versions are others."""
+    version: int = 0
+    attested_s: float = Field(default=0.0, ge=0, le=1 << 40)
+    bound_s: float = Field(default=0.0, ge=0, le=1 << 40)
+
+
+@dataclass(frozen=True)
+class _Verified:
+    files: Mapping[str, bytes]
+    root: Root
+    snapshot: Snapshot
+    targets: Targets
+    found: TargetFile | None = None
+
+
+class TrustStore:
+    """``folder`` keeps verified roots and the last good message; ``root`` is the root metadata the device was enrolled with."""
+
+    def __init__(
+        self,
+        folder: Path,
+        root: bytes,
+        journal: Journal,
+        *,
+        profile: str | None = None,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        built_s: float | None = None,
+    ) -> None:
+        """``profile``: whose delegated releases count; ``built_s``: when this agent was built, Unix time.
+
+        Raises :class:`TrustError` if ``root`` is not root metadata, :class:`StorageError` for the disk.
+        """
         self._folder = folder
-        self._root = root
         self._journal = journal
+        self._profile = profile
         self._wall = wall
-        self._lock = threading.Lock()
+        self._steady = steady
+        self._lock = threading.RLock()
         self._kept = folder / "trust.json"
+        self._built_s = Path(__file__).stat().st_mtime if built_s is None else built_s
         self.version: int | None = None
         """Version of the targets metadata that was last verified."""
         try:
-            (folder / "tuf").mkdir(parents=True, exist_ok=True)
+            (folder / "roots").mkdir(parents=True, exist_ok=True)
             self._message = self._kept.read_bytes() if self._kept.is_file() else None
-            Metadata[Root].from_bytes(root)
+            roots = {p.name: p.read_bytes() for p in (folder / "roots").glob("*.root.json")}
         except OSError as e:
             raise StorageError(f"the trust folder {folder} cannot be used: {e.strerror}") from e
-        except RepositoryError as e:
+        try:
+            enrolled = Metadata[Root].from_bytes(root)
+            enrolled.verify_delegate(Root.type, enrolled)
+            self._bootstrap, self._root = root, enrolled.signed
+        except (RepositoryError, ValueError, AttributeError) as e:
             raise TrustError(
                 f"the root metadata of this device is not valid: {e}", hint="enroll the device again and copy its root.json"
             ) from e
+        self._roots: dict[str, bytes] = {}
+        with contextlib.suppress(TrustError):
+            roots = {**decode_trust(self._message or b""), **roots}
+        self._follow(roots)
+        self._attestation = _Attestation()
+        with contextlib.suppress(TrustError, OSError):  # without it, time starts at the build of the agent
+            self._attestation = parse_json(
+                _Attestation, (folder / "time.json").read_bytes(), max_bytes=4096, what="time.json", error=TrustError
+            )
+        kept = self._attestation
+        self._time = TimeFloor(kept.attested_s, max(kept.bound_s, self._built_s), steady())
+
+    # ---- questions
+
+    @property
+    def director(self) -> Keys | None:
+        """Who signs ``desired`` documents; None where the root of this fleet names nobody."""
+        return director_keys(self._root)
+
+    @property
+    def clock_trusted(self) -> bool:
+        """False: the clock of this device is behind the time that is attested."""
+        return self._time.trusts(self._wall(), self._steady())
 
     def update(self, message: bytes) -> None:
         """Take a newer metadata set. Raises :class:`TrustError`; the set from before then stays in force."""
         with self._lock:
-            self._verify(message)
+            verified = self._verify(decode_trust(message))
+            self._raise_floors(verified)
             if message != self._message:
                 atomic_write(self._kept, message)
                 self._message = message
@@ -81,66 +164,184 @@ class TrustStore:
     def check(self, release: str, digest: str) -> Descriptor:
         """The descriptor (length, digest) of the index.json that signed targets name for ``release``.
 
-        Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if it does not name this digest.
+        A release of a delegation counts where it is for this device's profile. Raises :class:`StaleTrust` if there is no valid
+        set now, :class:`TrustError` if it does not name this digest.
         """
         with self._lock:
+            self._check_root_floor()
             if self._message is None:
                 raise StaleTrust("no signed metadata has reached this device yet", hint="is the controller running?")
-            target = self._target(self._verify(self._message), release)
+            target = self._verify(decode_trust(self._message), release).found
         if target is None:
             raise TrustError(f"signed metadata does not name release {release}", hint="publish the release with its keys")
         if target.hashes.get("sha256") != digest.removeprefix("sha256:"):
             raise TrustError(f"signed metadata names another digest for release {release} than {digest[:19]}…")
         return Descriptor(mediaType=MEDIA_INDEX, digest=digest, size=target.length)
 
-    def _verify(self, message: bytes) -> Updater:
-        files = decode_trust(message)
-        self._check_clock()
-        self._check_floors(files)
-        try:
-            updater = Updater(
-                str(self._folder / "tuf"), "mqtt://trust/", fetcher=_Set(files), bootstrap=self._root
-            )  # metadata only: targets come by our own transfer
-            updater.refresh()
-            fsync_dir(self._folder / "tuf")
-        except ExpiredMetadataError as e:
-            raise StaleTrust(f"signed metadata is expired: {e}", hint="renew it: the controller does while it runs") from e
-        except (RepositoryError, DownloadError) as e:
-            raise TrustError(f"signed metadata is not accepted: {e}") from e
-        except OSError as e:
-            raise StorageError(f"signed metadata cannot be kept: {e.strerror}") from e
-        self._check_same(files)
-        for name, role in _FLOORS.items():
-            version = Metadata[role].from_bytes(files[name]).signed.version  # type: ignore[valid-type]
-            self._journal.raise_floor(f"floor:{name}", version)
-            if name == "targets.json":
-                self.version = version
-        self._journal.raise_floor("floor:clock", int(self._wall()))
-        return updater
+    def accept_desired(self, payload: bytes, fleet: str, device: str) -> Desired:
+        """The wish in a ``desired`` message, if the director has signed it and its generation is not older than one seen before.
 
-    def _check_floors(self, files: dict[str, bytes]) -> None:
-        for name, role in _FLOORS.items():
+        A fleet whose root names no director takes unsigned documents: the root decides, and a device never goes back to an older
+        root. Raises :class:`TrustError` with the reason.
+        """
+        with self._lock:
+            self._check_root_floor()
+            director = self.director
+            if director is None:
+                desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+                floor = "floor:gen"
+            else:
+                desired = open_desired(payload, director, fleet, device)
+                floor = f"floor:gen:{keyset_id(director)}"
+            seen = self._journal.value(floor)
+            if desired.gen < seen:
+                raise TrustError(f"desired state has generation {desired.gen}, this device has already seen {seen}")
+            if desired.gen > seen:
+                self._journal.raise_floor(floor, desired.gen)
+            return desired
+
+    def save_time(self) -> None:
+        """Keep how late it is at least, at most once an hour: after a power cut the device goes on from there."""
+        with self._lock:
+            now = self._time.at(self._steady())
+            if self._attestation.version and now - self._attestation.bound_s >= _SAVE_TIME_S:
+                self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
+
+    # ---- verification
+
+    def _verify(self, files: dict[str, bytes], release: str | None = None) -> _Verified:
+        for name in _TOP:
             if name not in files:
                 raise TrustError(f"the trust message has no {name}")
+        if missing := [r for r in self._roots if r not in files]:
+            files = {**files, **{r: self._roots[r] for r in missing}}  # a controller that lost its oldest roots is no attack
+        paths = _paths(release, self._profile) if release is not None else []
+        try:
+            with tempfile.TemporaryDirectory(prefix="edgectl-tuf-") as scratch:
+                updater = Updater(scratch, "mqtt://trust/", fetcher=_Set(files), bootstrap=self._bootstrap)
+                try:
+                    updater.refresh()  # metadata only: targets come by our own transfer
+                finally:
+                    # Root goes first: keys that are revoked are revoked even where the rest of the set is old.
+                    self._follow({p.name: p.read_bytes() for p in (Path(scratch) / "root_history").iterdir()})
+                    self._check_root_floor()
+                found = next((t for p in paths if (t := updater.get_targetinfo(p)) is not None), None)
+                delegates = [p.name for p in Path(scratch).glob("*.json") if p.name not in _TOP and p.name != "root.json"]
+        except ExpiredMetadataError as e:
+            raise StaleTrust(f"signed metadata is expired: {e}", hint="renew it: the controller does while it runs") from e
+        except (RepositoryError, DownloadError, ValueError) as e:
+            raise TrustError(f"signed metadata is not accepted: {e}") from e
+        except OSError as e:
+            raise StorageError(f"signed metadata cannot be verified: {e.strerror}") from e
+        timestamp, snapshot = _signed(files["timestamp.json"], Timestamp), _signed(files["snapshot.json"], Snapshot)
+        verified = _Verified(files, self._root, snapshot, _signed(files["targets.json"], Targets), found)
+        self._check_floors(verified, timestamp)
+        self._check_expiry(files, delegates, timestamp)
+        return verified
+
+    def _check_floors(self, v: _Verified, timestamp: Timestamp) -> None:
+        """Everything here is signed; is it older than what this device has verified before?"""
+        if len(v.snapshot.meta) > _MAX_FILES:
+            raise TrustError(f"snapshot.json lists {len(v.snapshot.meta)} files, more than the {_MAX_FILES} allowed")
+        for what, version, floor in self._versions(v, timestamp):
+            if version > _MAX_VERSION:
+                raise TrustError(f"{what} has version {version}, more than the {_MAX_VERSION} allowed")
+            if version < (seen := self._journal.value(floor)):
+                raise TrustError(f"{what} has version {version}, this device has already seen {seen}")
+
+    def _raise_floors(self, v: _Verified) -> None:
+        timestamp = _signed(v.files["timestamp.json"], Timestamp)
+        self._journal.raise_floors({floor: version for _, version, floor in self._versions(v, timestamp)})
+        self.version = v.targets.version
+        if self._attests(timestamp):
+            self._time = self._attested(timestamp)
+            self._keep_time(
+                _Attestation(
+                    keys=keyset_id(_role_keys(v.root, Timestamp.type)),
+                    version=timestamp.version,
+                    attested_s=self._time.attested_s,
+                    bound_s=self._time.at(self._steady()),
+                )
+            )
+
+    def _versions(self, v: _Verified, timestamp: Timestamp) -> Iterator[tuple[str, int, str]]:
+        """(what, its version, name of its floor). Targets and delegations are bound by the snapshot that lists them, as in TUF."""
+        yield "timestamp.json", timestamp.version, f"floor:timestamp:{keyset_id(_role_keys(v.root, Timestamp.type))}"
+        snapshots = keyset_id(_role_keys(v.root, Snapshot.type))
+        yield "snapshot.json", v.snapshot.version, f"floor:snapshot:{snapshots}"
+        for name, meta in v.snapshot.meta.items():
+            yield name, meta.version, f"floor:meta:{snapshots}:{name}"
+
+    def _check_expiry(self, files: Mapping[str, bytes], delegates: list[str], timestamp: Timestamp) -> None:
+        """Again, by the time that it is at least: python-tuf knows the wall clock only."""
+        floor = self._attested(timestamp) if self._attests(timestamp) else self._time
+        now = datetime.fromtimestamp(min(floor.now(self._wall(), self._steady()), 253402300799), timezone.utc)
+        expiries = {"root.json": self._root.expires, "timestamp.json": timestamp.expires}
+        expiries["snapshot.json"] = _signed(files["snapshot.json"], Snapshot).expires
+        expiries |= {name: _signed(files[name], Targets).expires for name in ("targets.json", *delegates)}
+        for name, expires in expiries.items():
+            if expires <= now:
+                behind = "" if self.clock_trusted else "; the clock of this device is behind"
+                raise StaleTrust(
+                    f"signed metadata is expired: {name} ended {expires:%Y-%m-%d %H:%M}, it is at least {now:%Y-%m-%d %H:%M}{behind}",
+                    hint="renew it: the controller does while it runs",
+                )
+
+    # ---- roots
+
+    def _follow(self, roots: Mapping[str, bytes]) -> None:
+        """Go on from the current root as far as each next one is signed by the keys of the one before, and keep those."""
+        new = {}
+        while (name := f"{self._root.version + 1}.root.json") in roots:
             try:
-                version = Metadata[role].from_bytes(files[name]).signed.version  # type: ignore[valid-type]
-            except (RepositoryError, ValueError) as e:
-                raise TrustError(f"{name} is not signed metadata: {e}") from e
-            floor = self._journal.value(f"floor:{name}")
-            if version < floor:
-                raise TrustError(f"{name} has version {version}, this device has already seen {floor}")
+                after = Metadata[Root].from_bytes(roots[name])
+                self._root.verify_delegate(Root.type, after.signed_bytes, after.signatures)
+                after.signed.verify_delegate(Root.type, after.signed_bytes, after.signatures)
+                if after.signed.version != self._root.version + 1:
+                    break
+                director_keys(after.signed)
+            except (RepositoryError, ValueError, AttributeError, TrustError):
+                break
+            self._root = after.signed
+            new[name] = roots[name]
+        for name, content in new.items():
+            path = self._folder / "roots" / name
+            if not path.is_file() or path.read_bytes() != content:
+                atomic_write(path, content)
+        self._roots |= new
+        if new:
+            self._journal.raise_floor("floor:root", self._root.version)
 
-    def _check_same(self, files: dict[str, bytes]) -> None:
-        """python-tuf skips files whose version it has verified before; what it skipped is not verified by being there."""
-        for name in _FLOORS:
-            if (self._folder / "tuf" / name).read_bytes() != files[name]:
-                raise TrustError(f"{name} of the trust message is not the one that was verified")
+    def _check_root_floor(self) -> None:
+        if self._root.version < (seen := self._journal.value("floor:root")):
+            raise TrustError(f"the root metadata have version {self._root.version}, this device has already seen {seen}")
 
-    def _check_clock(self) -> None:
-        floor = self._journal.value("floor:clock")
-        if self._wall() < floor - 86400:
-            raise StaleTrust("the clock of this device went back by more than a day", hint="let it synchronise (NTP)")
+    # ---- time
 
-    @staticmethod
-    def _target(updater: Updater, release: str) -> TargetFile | None:
-        return updater.get_targetinfo(target_path(release))
+    def _attests(self, timestamp: Timestamp) -> bool:
+        """Whether this (verified) timestamp is newer than the one that the attested time is from."""
+        known = self._attestation
+        return known.keys != keyset_id(_role_keys(self._root, Timestamp.type)) or timestamp.version > known.version
+
+    def _attested(self, timestamp: Timestamp) -> TimeFloor:
+        return self._time.attest(signed_at(timestamp), self._steady(), built_s=self._built_s)
+
+    def _keep_time(self, attestation: _Attestation) -> None:
+        atomic_write(self._folder / "time.json", attestation.encode())
+        self._attestation = attestation
+
+
+def _paths(release: str, profile: str | None) -> list[str]:
+    return [target_path(release), *([delegated_path(profile, release)] if profile else [])]
+
+
+def _role_keys(root: Root, role: str) -> Keys:
+    found = root.get_delegated_role(role)
+    return Keys({k: root.get_key(k) for k in found.keyids}, found.threshold)
+
+
+def _signed(data: bytes, role: type[T]) -> T:
+    """Of bytes that were verified before."""
+    metadata = Metadata[T].from_bytes(data)
+    assert isinstance(metadata.signed, role)
+    return metadata.signed

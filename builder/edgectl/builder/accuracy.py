@@ -58,20 +58,32 @@ class Accuracy:
 class Judge:
     """The float model's answers on a slice, computed once; any candidate is then judged against them."""
 
-    def __init__(self, task: TaskSpec, samples: Sequence[Sample], reference: Engine) -> None:
-        self._samples = samples
+    def __init__(
+        self,
+        task: TaskSpec,
+        samples: Sequence[Sample],
+        reference: Engine,
+        *,
+        shown: tuple[TaskSpec, Sequence[Sample]] | None = None,
+    ) -> None:
+        """``shown``: the same pictures in another size and the task that says so, for candidates that do not take what the reference
+        takes. Their outputs have other shapes: :class:`ModelError` unless the metric is ``detection`` or ``top1``."""
+        self._samples = samples if shown is None else shown[1]
         self._metric = task.metric
         if self._metric == "detection" and any(s.meta is None for s in samples[:1]):
             self._metric = "sqnr"  # from an .npz: nothing says where the picture lies
         low = task.decode.model_copy(update={"score": task.decode.score * _LOW_SCORE})
-        self._decode = make_decoder(task.model_copy(update={"decode": low})) if self._metric == "detection" else None
+        decode = make_decoder(task.model_copy(update={"decode": low})) if self._metric == "detection" else None
+        self._decode = decode
+        if decode is not None and shown is not None:
+            self._decode = make_decoder(shown[0].model_copy(update={"decode": low}))
         self._threshold = task.decode.score
         self._truth: list[Truth] = []
         self._top: list[int] = []
         self._outputs: dict[int, Outputs] = {}
         stride = 1
-        sha = hashlib.sha256(task.model_dump_json().encode())
-        noise = _noise(samples[0].feeds) if self._decode is not None else []
+        sha = hashlib.sha256((task if shown is None else shown[0]).model_dump_json().encode())
+        noise = _noise(samples[0].feeds) if decode is not None else []
         for i, s in enumerate(samples):
             outputs = reference.run(s.feeds)
             for array in (*s.feeds.values(), *outputs.values()):
@@ -81,15 +93,19 @@ class Judge:
                 stride = max(1, math.ceil(size * len(samples) / _MAX_REFERENCE_BYTES))
                 if self._metric != "sqnr":  # there it only informs
                     stride = max(stride, math.ceil(len(samples) / _BLOCKS))
-            if i % stride == 0:
+            if i % stride == 0 and shown is None:
                 self._outputs[i] = outputs
-            if self._decode is not None and s.meta is not None:
-                copies = [self._decode(reference.run(_noisy(s.feeds, task, noise[(i + k) % len(noise)])), s.meta) for k in (0, 1)]
-                self._truth.append(truth(self._decode(outputs, s.meta), copies, self._threshold))
+            if decode is not None and s.meta is not None:
+                copies = [decode(reference.run(_noisy(s.feeds, task, noise[(i + k) % len(noise)])), s.meta) for k in (0, 1)]
+                self._truth.append(truth(decode(outputs, s.meta), copies, self._threshold))
             if self._metric == "top1":
                 self._top.append(_argmax(outputs))
         if self._decode is not None and not any(t.objects.any() for t in self._truth):
             self._metric, self._decode = "sqnr", None
+        if shown is not None and self._metric == "sqnr":
+            raise ModelError(
+                "nothing tells how good another size of picture is: only detections that float sees and classes can be compared"
+            )
         self.digest = "sha256:" + sha.hexdigest()
         """Of the samples, the reference's outputs and the task: two judges with one digest give the same verdicts."""
 
@@ -117,13 +133,13 @@ class Judge:
                 same.append(float(self._top[i] == _argmax(outputs)))
             last = i == len(self._samples) - 1
             if last or (limit is not None and i + 1 in (_GLANCE, 2 * _GLANCE)):
-                result = self._verdict(np.stack(sums), rows, same)
+                result = self._verdict(np.asarray(sums), rows, same)
                 if limit is not None and result.low > limit:
                     break
         return result
 
     def _verdict(self, sums: Sums, rows: list[Match], same: list[float]) -> Accuracy:
-        values = _signal(sums)
+        values = _signal(sums) if len(sums) else {}
         measure: Callable[[NDArray[np.float64]], float]
         if self._decode is not None:
             curve = _Curve(rows)

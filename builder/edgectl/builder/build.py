@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
-from edgectl.builder.candidates import Outcome
+from edgectl.builder.candidates import Choice, Outcome
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
@@ -28,9 +31,10 @@ from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.plans import plan_variants
+from edgectl.builder.plans import plan_smaller, plan_variants
 from edgectl.builder.report import report_of
 from edgectl.builder.slim import slim
+from edgectl.builder.smaller import SmallerInput, check_takes_picture, smaller_work
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
@@ -39,6 +43,7 @@ from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
@@ -100,6 +105,7 @@ def build(
     version: str = "1.0.0",
     random_calibration: bool = False,
     compression: CompressOptions | None = None,
+    smaller: SmallerInput | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
@@ -108,7 +114,7 @@ def build(
     killed, goes on from there.
 
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: budget for measuring, all
-    profiles together. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
+    profiles together; ``smaller``: half as long again for variants of a smaller picture. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError` or
     :class:`StorageError`; after any of them nothing is left at ``out`` that was not there before.
@@ -145,10 +151,12 @@ def build(
     graph, inputs, log = canonical(source, task)
     if was_cut:
         log.ran.insert(0, "split")
+    if smaller is not None:
+        check_takes_picture(task, inputs)
     with contextlib.ExitStack() as stack:
         # The products are small: BLAS threads wait for each other longer than they multiply.
         stack.enter_context(threadpool_limits(1, "blas"))
-        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgectl-samples-")))
+        spool = stack.enter_context(_spool())
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
         shrunk = CompressionReport()
         original = None
@@ -173,21 +181,60 @@ def build(
             samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
+        of_identity = [(identity, p) for p in plans]
+        if smaller is not None:
+            of_identity += _smaller(work, smaller, identity, loaded, plans, choices, minutes * 30)
         if confirmed is not None:
-            plans = [_with_compression(p, confirmed) for p in plans]
-        plans = [_slimmed(p) for p in plans]
+            of_identity = [(i, _with_compression(p, confirmed)) for i, p in of_identity]
+        of_identity = [(i, _slimmed(p)) for i, p in of_identity]
         tell("package", 0.92, "recording golden outputs")
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
-        contents = [make_variant(identity, p, extra=(report,) if p.measured or shrunk.steps else ()) for p in plans]
+        contents = [make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity]
         digest = write_bundle(out, contents, name=release, version=version)
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
     return BuildReport(
         digest=digest, out=out, name=release, version=version, seconds=time.monotonic() - started,
-        source_bytes=model.stat().st_size, variants=tuple(_summary(p) for p in plans),
+        source_bytes=model.stat().st_size, variants=tuple(_summary(p) for _, p in of_identity),
         candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)), compression=shrunk,
     )  # fmt: skip
+
+
+def _smaller(
+    work: Work, wanted: SmallerInput, identity: Identity, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan],
+    choices: dict[str, Choice], seconds: float,
+) -> list[tuple[Identity, VariantPlan]]:  # fmt: skip
+    """The variants of a smaller picture, each with what it starts from; a note says why there are none."""
+    try:
+        small = smaller_work(work, wanted)
+    except ModelError as e:
+        work.notes.append(f"no variant for a smaller picture: {e.message}")
+        return []
+    found, searched = plan_smaller(small, work, profiles, plans, seconds)
+    choices.update(searched)
+    (name,) = (i.name for i in identity.inputs)
+    shape = next(iter(small.slices.search[0].feeds.values())).shape
+    inputs = (TensorSpec(name=name, shape=shape, dtype="float32"),)
+    its = replace(
+        identity, task=small.task, inputs=inputs, table=small.table, samples=small.slices.confirmation, float_model=small.float_bytes,
+        parameters={**identity.parameters, "max_drop": small.max_drop, "passes": list(small.log.ran)},
+    )  # fmt: skip
+    return [(its, p) for p in found]
+
+
+_SPOOL = "edgectl-samples-"
+
+
+@contextlib.contextmanager
+def _spool() -> Iterator[Path]:
+    """A folder for samples (hundreds of MiB), and the end of those that killed builds left."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*-*"):
+        pid = left.name.removeprefix(_SPOOL).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_SPOOL}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

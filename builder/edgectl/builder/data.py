@@ -57,6 +57,11 @@ class SampleStore(Sequence[Sample]):
         self._kept: list[tuple[Path, LetterboxMeta | None]] = []
         self._stride, self._seen = 1, 0
 
+    @property
+    def full(self) -> bool:
+        """Whether as many are kept as will be used: a source without an end has given enough."""
+        return len(self._kept) >= self._limit
+
     def wants(self) -> bool:
         """Whether the next sample would be kept; call :meth:`skip` or :meth:`add` for each."""
         return self._seen % self._stride == 0
@@ -261,8 +266,9 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
     source = open_source(uri)
     preprocess = Preprocessor(spec)
     try:
-        source.open()
-        while True:
+        info = source.open()
+        endless = info.kind in ("live", "synth") and info.frames is None
+        while not (endless and store.full):
             try:
                 frame = source.read(_READ_TIMEOUT_S)
             except EndOfStream:

@@ -69,6 +69,7 @@ class Rungs:
     judged: dict[str, Accuracy]
     """Drop on the search slice in ONNX Runtime."""
     parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare_basis(
@@ -140,6 +141,7 @@ def climb(
     names = [n.name for n in weighted_nodes(index)]
     made: dict[str, Quantized] = {}
     judged: dict[str, Accuracy] = {}
+    notes: list[str] = []
 
     tell("reconstruct")
     full = _reconstructed(basis, family, samples)
@@ -167,8 +169,8 @@ def climb(
         return judged[name].drop <= max_drop
 
     fits = attempt("full", full)
-    if not fits:  # a remedy is kept only if it helps: weights refitted to few samples may be the worse ones
-        fits = attempt("full-plain", quantize(basis.model, basis.table, family, ranges=basis.ranges))
+    if not fits or len(names) <= _SMALL:  # weights refitted to few samples may be the worse ones
+        fits = attempt("full-plain", quantize(basis.model, basis.table, family, ranges=basis.ranges)) or fits
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
         fits = attempt("full-tuned", tuned) or fits
@@ -187,7 +189,10 @@ def climb(
         attempt(other.name, _reconstructed(basis, other, samples))
     if family.placement == "tensors" and dominate(basis.model):
         for form in FORMS:
-            attempt(form, rewrite(basis.model, form, family))
+            try:
+                attempt(form, rewrite(basis.model, form, family))
+            except ModelError as e:  # a runtime without that operator has the other candidates
+                notes.append(f"{form} was left out: {e.message}")
     if not made and "full" in judged:
         parts = rank_parts(basis.model, alike, _some(samples, _PROXY_SAMPLES), timed=timed)
 
@@ -201,7 +206,7 @@ def climb(
         if kept is not None:
             nodes = [n for i in kept for n in parts[i].nodes]
             attempt(f"keep-{len(nodes)}-rebuilt", _reconstructed(basis, family, samples, exclude=nodes))
-    return Rungs(_explained(made, parts), judged, tuple(parts))
+    return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes))
 
 
 def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from edgectl.builder.lab import HostLab
 from edgectl.builder.plans_tensorrt import tensorrt_plans
 from edgectl.builder.route import fold, pixels_of
 from edgectl.builder.search import Goal, search
+from edgectl.builder.smaller import WORTH, against
 from edgectl.builder.tuning import TuningLog
 from edgectl.builder.variants import VariantPlan
 from edgectl.builder.work import Work, float_layers, limit_of, numerically_best, recipe_of, recipes_of, rungs_of, say_interval
@@ -28,7 +29,7 @@ from edgectl.core.task import ImageInput
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
 
-__all__ = ["plan_variants"]
+__all__ = ["plan_smaller", "plan_variants"]
 
 _FLOAT = Recipe(family="float")
 _PICTURES = 8
@@ -62,6 +63,42 @@ def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float)
             choices[key] = _measure(work, p, family, seconds / len(keys), i / len(profiles), len(profiles))
         plans += _measured(work, p, family, choices[key])
     return plans, choices
+
+
+def plan_smaller(
+    small: Work, work: Work, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan], seconds: float
+) -> tuple[list[VariantPlan], dict[str, Choice]]:
+    """The winner of each profile for the smaller picture that ``small`` is about, where it is faster than the profile's fast variant.
+
+    ``plans``: those of ``work``. A TensorRT profile gets its graphs, checked numerically like those of full size.
+    """
+    family = host_family(small.machine)
+    choices: dict[str, Choice] = {}
+    found: list[VariantPlan] = []
+    for i, p in enumerate(profiles):
+        if "tensorrt" in p.runtimes:
+            found += [
+                replace(t, variant=f"{t.variant}-small-input", roles=("small-input",))
+                for t in tensorrt_plans(small, p)
+                if t.precision == "int8" or t.accuracy is not None
+            ]
+        if not _measurable(p, small.machine):
+            continue
+        key = f"{_key(p, family, small.machine)}, smaller picture"
+        if key not in choices:
+            choices[key] = _measure(small, p, family, seconds / len(profiles), i / len(profiles), len(profiles))
+        won = choices[key].winner
+        plan = _folded(small, _pick(small, p, family, Pick(won, ("small-input",))))
+        fast = next(f for f in plans if f.profile == p.name and ("fast" in f.roles or f.fallback))
+        ratio = against((plan, small), (fast, work))
+        time = f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f}) of the time of {fast.variant}"
+        lost = "" if plan.accuracy is None else f"; loses {plan.accuracy.drop:.4f}, {small.max_drop:g} are allowed"
+        if ratio.high > WORTH:
+            small.notes.append(f"{p.name}: a smaller picture brings too little: {time}")
+        else:
+            small.notes.append(f"{p.name}: {plan.variant}: {time}{lost}")
+            found.append(plan)
+    return found, choices
 
 
 def _key(p: DeviceProfile, family: str | None, machine: Machine) -> str:

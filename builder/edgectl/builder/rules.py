@@ -164,7 +164,7 @@ def least_power(among: Sequence[Outcome], fast: Outcome) -> Outcome:
 def picks_of(named: Mapping[Role, Outcome], plain: Outcome | None) -> tuple[Pick, ...]:
     """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices that have ONNX Runtime alone."""
     found: dict[str, tuple[Outcome, list[Role]]] = {}
-    for role in ROLES:
+    for role in (r for r in ROLES if r in named):
         found.setdefault(named[role].candidate.name, (named[role], []))[1].append(role)
         if role == "fast" and plain is not None:
             found.setdefault(plain.candidate.name, (plain, []))[1].append(role)

@@ -99,6 +99,7 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
             also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
             tune=_tune(work, spec, tell),
         )  # fmt: skip
+        work.notes.extend(f"{family}: {note}" for note in work.rungs[family].notes)
     return work.rungs[family]
 
 

@@ -14,7 +14,9 @@ app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help
 
 @app.command("run")
 def run(
-    config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")], json: Json = False
+    config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")],
+    state: Annotated[Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")] = None,
+    json: Json = False,
 ) -> None:
     """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
     out = Output(json)
@@ -24,6 +26,8 @@ def run(
     from edgectl.cli._signals import stop_event
 
     loaded = load_agent_config(config)
+    if state is not None:
+        loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
     out.say(f"device {loaded.name} of fleet {loaded.fleet}, broker {loaded.broker.host}:{loaded.broker.port}")
     run_agent(loaded, stop_event())

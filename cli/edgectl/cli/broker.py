@@ -1,14 +1,19 @@
-"""``edgectl broker``: the embedded MQTT broker."""
+"""``edgectl broker``: the embedded MQTT broker, and the files of one for production."""
 
 from __future__ import annotations
 
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
 from edgectl.cli._output import Json, Output
+from edgectl.core.errors import UsageError
+from edgectl.core.files import atomic_write, check_name
 
-app = typer.Typer(name="broker", help="An MQTT broker for one machine or a small site.", no_args_is_help=True)
+app = typer.Typer(
+    name="broker", help="An MQTT broker for one machine, and the files of one for production.", no_args_is_help=True
+)
 
 
 @app.command("run")
@@ -24,3 +29,64 @@ def run(
 
     out.say(f"broker on {host}:{port}; stop it with Ctrl-C")
     run_broker(host, port, stop_event())
+
+
+@app.command("ca")
+def ca(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = Path("ca"),
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
+    json: Json = False,
+) -> None:
+    """Make the certificate authority of a fleet: it says who may connect to the broker, and as whom."""
+    output = Output(json)
+    from edgectl.fleet.ca import FleetCa
+
+    FleetCa.create(out, _name(fleet))
+    output.result(
+        {"ca": out}, f"{out}: ca.key stays here, keep a copy offline\nnext: edgectl broker config mosquitto --host NAME"
+    )
+
+
+@app.command("config")
+def config(
+    kind: Annotated[str, typer.Argument(help="mosquitto, emqx or rabbitmq.")],
+    host: Annotated[list[str], typer.Option(help="Name or address by which clients reach the broker; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("broker"),
+    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8883,
+    listen: Annotated[str | None, typer.Option(help="Address to listen on; default: all.")] = None,
+    install: Annotated[str | None, typer.Option(help="Where the files will lie on the broker's machine; default: --out.")] = None,
+    state: Annotated[str, typer.Option(help="Where Mosquitto keeps its state.")] = "/var/lib/mosquitto",
+    memory_mb: Annotated[int, typer.Option(min=64, help="Memory that the broker may take, MiB.")] = 512,
+    peer_seeding: Annotated[bool, typer.Option("--peer-seeding", help="Devices may send chunks to each other, too.")] = False,
+    json: Json = False,
+) -> None:
+    """Write listener, TLS, access rules and limits of a production broker, with its certificate."""
+    output = Output(json)
+    from edgectl.fleet.broker_config import BrokerPlan, broker_files
+    from edgectl.fleet.ca import FleetCa
+
+    folder = PurePosixPath(install or str(out.resolve()))
+    plan = BrokerPlan(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
+    authority = FleetCa(ca)
+    files = broker_files(kind, plan, authority.clients())
+    for name, text in files.items():
+        atomic_write(out / name, text.encode())
+    if not (out / "server.key").exists():
+        authority.issue_server(host).write(out, "server")
+    atomic_write(out / "crl.pem", authority.crl)
+    told = {
+        "mosquitto": f"mosquitto -c {folder}/mosquitto.conf (server.key has to be readable by the user mosquitto)",
+        "emqx": f"include {folder}/emqx.conf in EMQX's own",
+        "rabbitmq": f"RABBITMQ_CONFIG_FILE={folder}/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE={folder}/enabled_plugins",
+    }[kind]
+    written = sorted(p for p in out.iterdir() if p.is_file())
+    output.result({"files": written}, "\n".join([*(str(p) for p in written), f"next: {told}"]))
+
+
+def _name(fleet: str) -> str:
+    try:
+        return check_name(fleet)
+    except ValueError as e:
+        raise UsageError(f"--fleet {e}") from e

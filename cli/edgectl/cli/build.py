@@ -49,6 +49,12 @@ def build(
             help="Minutes of training after pruning, and of int8 that loses accuracy; float is the teacher, no labels.",
         ),
     ] = 0.0,
+    smaller_input: Annotated[
+        str | None,
+        typer.Option(
+            help="Also a variant for a smaller picture, for devices that ask for it: FACTOR of the size, or FACTOR:DROP with the accuracy that it may lose."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
@@ -56,9 +62,11 @@ def build(
     from edgectl.builder.build import Progress
     from edgectl.builder.build import build as build_bundle
     from edgectl.builder.compress.options import parse_options
+    from edgectl.builder.smaller import parse_smaller
     from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
+    smaller = None if smaller_input is None else parse_smaller(smaller_input)
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 
@@ -78,6 +86,7 @@ def build(
             out=out or Path("out") / (name or model.stem),
             random_calibration=random_calibration,
             compression=compression,
+            smaller=smaller,
             progress=show,
         )
 
@@ -96,16 +105,20 @@ def build(
         for family, outcomes in report.candidates.items():
             measured = table(
                 "candidate",
+                ">rounds",
+                ">calls",
                 ">p50 ms",
                 ">× float",
                 "95 % interval",
                 ">drop",
                 "",
-                title=f"candidates for {family}, measured on this machine",
+                title=f"candidates for {family}, measured on this machine; × float: of the fastest float candidate in the last round that both were in",
             )
             for o in outcomes:
                 measured.add_row(
                     o.candidate.name,
+                    str(len(o.rounds)),
+                    "-" if o.measured is None else str(o.measured.n),
                     "-" if o.measured is None else f"{o.measured.p50_ms:.3f}",
                     "-" if o.ratio is None else f"{o.ratio.median:.3f}",
                     "-" if o.ratio is None else f"{o.ratio.low:.3f} … {o.ratio.high:.3f}",

@@ -21,8 +21,11 @@ def init(
     out: Annotated[Path, typer.Option("--out", "-o", help="The configuration file to write.")] = Path("controller.toml"),
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
-    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1:1883",
+    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API, on loopback.")] = 8765,
+    ca: Annotated[
+        Path | None, typer.Option(help="Folder that `edgectl broker ca` made: TLS, with a certificate of its own.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a configuration to start from."""
@@ -32,16 +35,26 @@ def init(
         raise UsageError(f"--broker {broker!r} is not HOST:PORT")
     if out.exists():
         raise UsageError(f"{out} is there already", hint="edit it, or give another --out")
+    tls = ""
+    if ca is not None:
+        from edgectl.fleet.ca import CONTROLLER, FleetCa
+
+        FleetCa(ca).issue_client(CONTROLLER).write(out.parent, "controller")
+        tls = 'tls = true\nca = "ca.crt"\ncert = "controller.crt"\nkey = "controller.key"\n'
     text = (
         f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = "{keys}"\n\n'
-        f'[broker]\nhost = "{host}"\nport = {broker_port or 1883}\n\n[api]\nport = {port}\n'
+        f'[broker]\nhost = "{host}"\nport = {broker_port or (8883 if tls else 1883)}\n{tls}\n[api]\nport = {port}\n'
     )
     atomic_write(out, text.encode())
     output.result({"config": out}, f"{out}\nnext: edgectl controller run --config {out}")
 
 
 @app.command("run")
-def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")], json: Json = False) -> None:
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")],
+    state: Annotated[Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")] = None,
+    json: Json = False,
+) -> None:
     """Run the controller until interrupted."""
     out = Output(json)
     from edgectl.cli._logging import log_to_stderr
@@ -50,6 +63,8 @@ def run(config: Annotated[Path, typer.Option("--config", "-c", help="controller.
     from edgectl.fleet.service import run_controller
 
     loaded = load_controller_config(config)
+    if state is not None:
+        loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
     out.say(
         f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from edgectl.cli import _controller
-from edgectl.cli._output import Json, Output
-from edgectl.core.errors import UsageError
+from edgectl.cli._output import Json, Output, table
+from edgectl.core.errors import TrustError, UsageError
+from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="device", help="Devices join the fleet.", no_args_is_help=True)
 
@@ -30,16 +33,23 @@ def enroll(
     ] = None,
     profile: Annotated[str, typer.Option(help="Device profile; auto: the probe of the device decides.")] = "auto",
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, for selecting devices in a rollout.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Folder that `edgectl broker ca` made: gives the device a certificate.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Make a device known to the controller and write the two files that it needs."""
+    """Make a device known to the controller and write the files that it needs."""
     output = Output(json)
+    from edgectl.fleet.ca import FleetCa
     from edgectl.fleet.enroll import write_enrolment
+
+    authority = FleetCa(ca) if ca is not None else None
 
     with _controller.client(url, token_file) as fleet:
         granted = fleet.enroll(name)
+    if granted["broker"].get("tls") and authority is None:
+        output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")
     config = write_enrolment(
         out or Path(name),
         name,
@@ -49,8 +59,82 @@ def enroll(
         pipelines=_pipelines(stream or [], slot or []),
         profile=profile,
         labels=dict(_pair(item, "--label") for item in label or []),
+        certificate=authority.issue_client(name, days=days) if authority is not None else None,
     )
-    output.result({"device": name, "config": config}, f"{config}\nnext, on the device: edgectl agent run --config {config.name}")
+    output.result(
+        {"device": name, "config": config},
+        f"{config}\nnext: copy {config.parent} to the device, and there: edgectl agent run --config {config.name}",
+    )
+
+
+@app.command("renew")
+def renew(
+    name: Annotated[str, typer.Argument(help="Name of the device.")],
+    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
+    json: Json = False,
+) -> None:
+    """Give a device a new key and certificate. The old one stays valid until it ends or is revoked."""
+    output = Output(json)
+    from edgectl.fleet.ca import FleetCa
+
+    authority = FleetCa(ca)
+    if name not in authority.clients():
+        raise UsageError(f"{name} has no valid certificate of this CA", hint=f"edgectl device enroll {name} --ca {ca}")
+    paths = authority.issue_client(name, days=days).write(out or Path(name), "device")
+    output.result(
+        {"device": name, "files": paths}, f"copy {', '.join(str(p) for p in paths)} to the device and restart its agent"
+    )
+
+
+@app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the device.")],
+    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
+    broker: Annotated[Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")] = None,
+    json: Json = False,
+) -> None:
+    """Take a device's access to the broker away, e.g. because it was stolen."""
+    output = Output(json)
+    from edgectl.fleet.ca import FleetCa
+
+    authority = FleetCa(ca)
+    count = authority.revoke(name)
+    if broker is not None:
+        atomic_write(broker / "crl.pem", authority.crl)
+    crl = (broker or ca) / "crl.pem"
+    output.result(
+        {"device": name, "revoked": count, "crl": crl},
+        f"{count} certificates of {name} are revoked in {crl}\n"
+        "next: copy it to the broker; Mosquitto: reload keeps the device out, restart throws it out where it is connected\n"
+        f"(RabbitMQ: rabbitmqctl delete_user {name}; EMQX: ban the user name)",
+    )
+
+
+@app.command("certificates")
+def certificates(
+    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"), json: Json = False
+) -> None:
+    """List the certificates that were given out. Exit 8 if one that is in use has expired."""
+    output = Output(json)
+    from edgectl.fleet.ca import FleetCa
+
+    issued = FleetCa(ca).issued()
+    now = time.time()
+
+    def shown() -> Table:
+        t = table("name", "for", "expires", "state")
+        for i in issued:
+            left = i.expires_s - now
+            state = "revoked" if i.revoked_s else "expired" if left <= 0 else "renew it" if left < 60 * 86400 else "valid"
+            t.add_row(i.name, "client" if i.client else "broker", time.strftime("%Y-%m-%d", time.gmtime(i.expires_s)), state)
+        return t
+
+    output.result(issued, shown)
+    newest = {(i.name, i.client): i for i in issued if i.revoked_s is None}
+    if over := [i.name for i in newest.values() if i.expires_s <= now]:
+        raise TrustError(f"the certificate of {over[0]} has expired", hint=f"edgectl device renew {over[0]}")
 
 
 def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]]:

@@ -6,12 +6,14 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
+from edgectl.cli.keys import expiry_table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
 
@@ -51,6 +53,44 @@ def devices(
         return t
 
     out.result(found, shown)
+
+
+@app.command("status")
+def status(
+    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+) -> None:
+    """One look: devices, what is wrong with them, and when signed metadata end."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        found = fleet.devices()
+        roles = fleet.trust()["roles"]
+        waiting = sorted(fleet.waiting())
+    troubles = [
+        {"device": d["name"], "clock": r.get("clock"), "error": (r.get("error") or {}).get("detail")}
+        for d in found
+        if (r := d.get("reported") or {}).get("error") or r.get("clock")
+    ]
+    due = [r for r in roles if r["due"]]
+
+    def shown() -> Group:
+        online = sum(d["online"] for d in found)
+        lines = [f"{online} of {len(found)} devices online"]
+        lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
+        if waiting:
+            lines.append(f"{len(waiting)} devices wait for an operator's signature: edgectl rollout approve")
+        lines += [f"{r['role']} metadata: edgectl keys renew {r['role']}" for r in due]
+        return Group("\n".join(lines), "", expiry_table(roles))
+
+    out.result(
+        {
+            "devices": len(found),
+            "online": sum(d["online"] for d in found),
+            "troubles": troubles,
+            "waiting": waiting,
+            "metadata": roles,
+        },
+        shown,
+    )
 
 
 @app.command("watch")

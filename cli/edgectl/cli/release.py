@@ -18,6 +18,8 @@ app = typer.Typer(name="release", help="Bundles under a name and version, signed
 def publish(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    delegation: Annotated[str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -28,9 +30,37 @@ def publish(
     from edgectl.fleet.publish import publish_bundle
 
     with _controller.client(url, token_file) as fleet, out.progress() as update:
-        release = publish_bundle(fleet, bundle, keys, lambda done, total: update(f"uploading {bundle}", done / max(1, total)))
+        release = publish_bundle(
+            fleet,
+            bundle,
+            keys,
+            lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
+            delegation=delegation,
+            more=key or (),
+        )
     digest = Bundle(bundle).digest
     out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
+
+
+@app.command("withdraw")
+def withdraw(
+    release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
+    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again."""
+    out = Output(json)
+    from edgectl.fleet.releases import withdraw as sign_without
+
+    name = f"{delegation or 'targets'}.json"
+    with _controller.client(url, token_file) as fleet:
+        data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, more=key or ())
+        fleet.accept_trust({name: data}, withdraw=[release])
+    out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
 
 
 @app.command("list")

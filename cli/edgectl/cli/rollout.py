@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from json import loads
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,6 +125,41 @@ def abort(
 ) -> None:
     """Stop a rollout; devices that have the release get back what they had."""
     _change(rollout, "abort", url, token_file, Output(json))
+
+
+@app.command("approve")
+def approve(
+    key: Annotated[list[Path], typer.Option(help="Private key of the director that you hold, or a folder of them.")],
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show what waits, sign nothing.")] = False,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Sign what waits for an operator, where more than the controller has to sign what a device is to run."""
+    out = Output(json)
+    from edgectl.core.signed import add_signatures
+    from edgectl.fleet.signing import load_signers
+
+    signers = list(load_signers(key).values())
+    with _controller.client(url, token_file) as fleet:
+        found = {d: p for d, p in sorted(fleet.waiting().items()) if not device or d in device}
+        wanted = [
+            {"device": d, "slot": slot, "release": wish["release"], "digest": wish["digest"]}
+            for d, p in found.items()
+            for slot, wish in sorted(loads(p)["signed"]["slots"].items())
+        ]
+        if not show and found:
+            fleet.approve({d: add_signatures(p, signers) for d, p in found.items()})
+
+    def shown() -> RenderableType:
+        t = table("device", "slot", "release", "digest")
+        for w in wanted:
+            t.add_row(w["device"], w["slot"], w["release"], w["digest"])
+        what = "wait" if show else "are approved"
+        return Group(t, "", f"{len(found)} documents {what}") if found else "nothing waits"
+
+    out.result({"approved": not show, "documents": wanted}, shown)
 
 
 def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> None:

@@ -32,6 +32,7 @@ class Role(str, enum.Enum):
     fast = "fast"
     accurate = "accurate"
     low_power = "low-power"
+    small_input = "small-input"
 
 
 def run(

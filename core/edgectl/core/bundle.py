@@ -65,7 +65,7 @@ MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
-Role = Literal["fast", "accurate", "low-power"]
+Role = Literal["fast", "accurate", "low-power", "small-input"]
 """What a variant of a measured profile is best at; see :attr:`VariantConfig.roles`."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -198,7 +198,7 @@ class VariantConfig(Config):
     """None where the target is not the machine that built it."""
     roles: tuple[Role, ...] = ()
     """What this variant is the best of its profile at: ``fast`` (least latency), ``accurate`` (fastest that loses at most a tenth of
-    the accuracy budget), ``low-power`` (least processor time an inference). Empty where nothing was measured."""
+    the accuracy budget), ``low-power`` (least processor time an inference), ``small-input`` (a smaller picture, with an accuracy budget of its own). Empty where nothing was measured."""
     budget_ms: float | None = None
     expected_rss_mb: float | None = None
     """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that was not measured."""
@@ -371,9 +371,10 @@ def select(
 
     A variant of ``profile`` that has the ``role`` goes first, even if it is the fallback; where none has it (nothing was measured for
     that profile), the role says nothing. Then variants of ``profile`` are preferred; a ``fallback`` variant of another profile is
-    taken last. Raises :class:`BundleError` naming what each variant lacks.
+    taken last. ``small-input`` variants have an accuracy budget of their own: nobody gets one who did not ask for it.
+    Raises :class:`BundleError` naming what each variant lacks.
     """
-    known = list(variants)
+    known = [v for v in variants if role == "small-input" or "small-input" not in v.config.roles]
     have = set(runtimes)
 
     def rank(v: Variant) -> tuple[bool, bool, bool]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.files import check_digest, check_name
 
-__all__ = ["Config", "Digest", "Message", "Name", "first_problem", "parse_json"]
+__all__ = ["Config", "Digest", "Message", "Name", "first_problem", "parse_json", "parse_object"]
 
 
 def _digest(text: str) -> str:
@@ -77,3 +77,11 @@ def parse_json(model: type[M], data: bytes, *, max_bytes: int, what: str, error:
         raise error(f"{what} is not valid: {first_problem(e)}") from e
     except (RecursionError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise error(f"{what} is not valid JSON") from e
+
+
+def parse_object(model: type[M], data: dict[str, Any], *, what: str, error: type[EdgectlError] = ProtocolError) -> M:
+    """The same for an object that was parsed before, where a signature was checked over this very object."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise error(f"{what} is not valid: {first_problem(e)}") from e

@@ -1,23 +1,44 @@
-"""The signed metadata set as one message, and what its targets mean (TUF 1.0; DESIGN.md §5).
+"""The signed metadata set as one message, and what its parts mean (TUF 1.0; DESIGN.md §5).
 
 A target ``releases/<name>/<version>`` has the length and sha256 of the bundle's ``index.json``; its custom field lists the
-profiles. Signing is the host's business (``edgectl.fleet.trust``), verifying the device's (``edgectl.agent.trust``).
+profiles. ``profiles/<profile>/releases/<name>/<version>`` is the same for the devices of one profile: targets delegate such paths,
+so that a team can sign for its devices only. Two fields of ours travel inside signed metadata: root names the *director*, whose
+signature every ``desired`` document needs, and timestamp says when it was signed.
+
+Signing is the host's business (``edgectl.fleet.trust``), verifying the device's (``edgectl.agent.trust``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
+from typing import Any
+
+from securesystemslib.signer import Key, SSlibKey
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Timestamp
 
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import check_name
-from edgectl.core.schema import parse_json
-from edgectl.core.wire import Trust
+from edgectl.core.schema import parse_json, parse_object
+from edgectl.core.signed import Keys, open_signed, seal
+from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
 
-__all__ = ["MAX_TRUST_BYTES", "decode_trust", "encode_trust", "release_name", "target_path"]
+__all__ = [
+    "DIRECTOR", "MAX_TRUST_BYTES", "SIGNED_AT", "decode_trust", "delegated_path", "delegation_paths", "director_keys", "encode_trust",
+    "keyset_id", "open_desired", "release_name", "role_name", "seal_desired", "set_director", "signed_at", "target_path",
+]  # fmt: skip
 
-MAX_TRUST_BYTES = 4 << 20
-_FILE = re.compile(r"([1-9][0-9]{0,8}\.root|timestamp|snapshot|targets)\.json\Z")
+MAX_TRUST_BYTES = 1 << 20
+"""About 4000 releases. Brokers are configured for it (:mod:`edgectl.fleet.broker_config`)."""
+
+DIRECTOR = "x-edgectl-director"
+"""Field of root metadata: ``{"keys": {keyid: key}, "threshold": n}``. TUF knows no fifth top-level role."""
+SIGNED_AT = "x-edgectl-signed-at"
+"""Field of timestamp metadata: Unix time of the signature, in whole seconds."""
+
+_FILE = re.compile(r"([1-9][0-9]{0,8}\.root|timestamp|snapshot|targets|[a-z0-9][a-z0-9-]{0,62})\.json\Z")
+_ROLE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 
 def encode_trust(files: Mapping[str, bytes]) -> bytes:
@@ -31,7 +52,7 @@ def decode_trust(data: bytes) -> dict[str, bytes]:
     """File name → exact bytes. Bounded; nothing is believed yet. Raises :class:`TrustError`."""
     trust = parse_json(Trust, data, max_bytes=MAX_TRUST_BYTES, what="trust message", error=TrustError)
     for name in trust.files:
-        if not _FILE.match(name):
+        if not _FILE.match(name) or name == "root.json":
             raise TrustError(f"trust message has a file {name[:60]!r} that no metadata set has")
     return {name: text.encode() for name, text in trust.files.items()}
 
@@ -51,3 +72,87 @@ def target_path(release: str) -> str:
         raise UsageError(f"{release[:80]!r} is not a release", hint="releases are called name@version")
     release_name(name, version)
     return f"releases/{name}/{version}"
+
+
+def delegated_path(profile: str, release: str) -> str:
+    """The TUF target of a release for the devices of one profile. Raises :class:`UsageError`."""
+    return f"profiles/{_profile(profile)}/{target_path(release)}"
+
+
+def delegation_paths(profiles: tuple[str, ...]) -> list[str]:
+    """The path patterns that a delegation for these profiles covers."""
+    return [f"profiles/{_profile(p)}/releases/*/*" for p in profiles]
+
+
+def role_name(text: str) -> str:
+    """``text`` if it may name a delegated role: it becomes a file name beside ``root.json``. Raises :class:`UsageError`."""
+    if not _ROLE.match(text) or text in TOP_LEVEL_ROLE_NAMES or text in ("online", "director"):
+        raise UsageError(f"{text[:80]!r} cannot name a delegation", hint="use a-z, 0-9 and '-'; not root, targets and the like")
+    return text
+
+
+def _profile(text: str) -> str:
+    try:
+        return check_name(text)
+    except ValueError as e:
+        raise UsageError(f"profile {e}") from e
+
+
+# ---- the director
+
+
+def set_director(root: Root, keys: list[Key], threshold: int) -> None:
+    """Name the keys whose signature ``desired`` documents need."""
+    root.unrecognized_fields[DIRECTOR] = {"keys": {k.keyid: k.to_dict() for k in keys}, "threshold": threshold}
+
+
+def director_keys(root: Root) -> Keys | None:
+    """The director that (verified) root metadata name; None: this fleet has none. Raises :class:`TrustError` if it is malformed."""
+    field = root.unrecognized_fields.get(DIRECTOR)
+    if field is None:
+        return None
+    try:
+        # The key is copied: from_dict takes the dictionary apart.
+        keys = {keyid: SSlibKey.from_dict(keyid, dict(key)) for keyid, key in field["keys"].items()}
+        threshold = field["threshold"]
+        if not (isinstance(threshold, int) and 1 <= threshold <= len(keys)):
+            raise ValueError(f"threshold {threshold!r} of {len(keys)} keys")
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise TrustError(f"the root metadata name a director that is none: {e}") from e
+    return Keys(keys, threshold)
+
+
+def seal_desired(fleet: str, device: str, desired: Desired, signers: list[Any]) -> bytes:
+    """The signed ``desired`` document of one device. ``signers``: the director's (:class:`securesystemslib.signer.Signer`)."""
+    document = desired.model_copy(update={"fleet": fleet, "device": device})
+    return seal(document.encode(), signers)
+
+
+def open_desired(payload: bytes, director: Keys, fleet: str, device: str) -> Desired:
+    """What the director wants of this very device. Whether its ``gen`` is news is for the caller to decide.
+
+    Raises :class:`TrustError`: not signed, signed by others, or meant for another device or fleet.
+    """
+    what = "desired state"
+    document = open_signed(payload, director, max_bytes=MAX_MESSAGE_BYTES, what=what)
+    if (document.get("fleet"), document.get("device")) != (fleet, device):
+        raise TrustError(f"desired state is for device {_short(document, 'device')} of fleet {_short(document, 'fleet')}")
+    return parse_object(Desired, document, what=what, error=TrustError)
+
+
+def _short(document: Mapping[str, Any], key: str) -> str:
+    return repr(document.get(key))[:80]
+
+
+# ---- helpers for version and time floors
+
+
+def keyset_id(keys: Keys) -> str:
+    """A short name for who may sign. A floor holds for these signers: who is replaced takes what he claimed with him."""
+    return hashlib.sha256("\n".join([str(keys.threshold), *sorted(keys.keys)]).encode()).hexdigest()[:16]
+
+
+def signed_at(timestamp: Timestamp) -> int:
+    """When (verified) timestamp metadata were signed, Unix seconds; 0 if they do not say."""
+    at = timestamp.unrecognized_fields.get(SIGNED_AT)
+    return at if isinstance(at, int) and 0 <= at < 1 << 40 else 0

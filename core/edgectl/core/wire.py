@@ -17,12 +17,15 @@ from edgectl.core.states import State
 from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
-    "ENGINE_STAGE", "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
+    "ENGINE_STAGE", "MAX_GEN", "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
     "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
 ]  # fmt: skip
 
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger JSON messages are refused before they are parsed (trust sets have their own bound)."""
+
+MAX_GEN = (1 << 53) - 1
+"""JSON and SQL keep integers up to here exactly."""
 
 ENGINE_STAGE = "engine"
 """The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in telemetry, where slots
@@ -158,9 +161,15 @@ class DesiredSlot(Message):
 
 
 class Desired(Message):
-    """What the fleet wants of a device. Retained; the highest ``gen`` wins."""
+    """What the fleet wants of a device. Retained; the highest ``gen`` wins.
 
-    gen: int = Field(ge=0)
+    Where the fleet's root metadata name a director, it travels signed (:func:`edgectl.core.trust.seal_desired`).
+    """
+
+    gen: int = Field(ge=0, le=MAX_GEN)
+    fleet: Name | None = None
+    device: Name | None = None
+    """Whom it is for; set in signed documents."""
     slots: dict[Name, DesiredSlot] = Field(default={}, max_length=64)
     hold: bool = False
     """True: fetch and stage, but do not activate."""
@@ -190,6 +199,8 @@ class Reported(Message):
     gen: int = Field(ge=0)
     slots: dict[Name, ReportedSlot] = Field(default={}, max_length=64)
     trust_version: int | None = None
+    clock: Literal["untrusted"] | None = None
+    """``untrusted``: the device's clock is behind the time that signed metadata attest."""
     error: Failure | None = None
     """What is wrong with the device as a whole, e.g. expired trust metadata."""
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageError, UsageError
 from edgectl.core.files import check_digest, check_name
-from edgectl.core.schema import Digest, Message, first_problem
+from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.controller import Controller, RolloutRequest
 from edgectl.fleet.rollout import Progress, RolloutSpec
@@ -38,8 +38,19 @@ _MAX_BODY = MAX_TRUST_BYTES + 65536
 class ReleaseRequest(Message):
     release: str
     digest: Digest
-    targets: str
-    """The signed ``targets.json``."""
+    files: dict[str, str] = Field(max_length=512)
+    """The signed ``targets.json``, or the file of a delegation, by name."""
+
+
+class TrustRequest(Message):
+    files: dict[str, str] = Field(max_length=512)
+    """Newer roots, targets and delegations, by file name."""
+    withdraw: tuple[str, ...] = ()
+
+
+class ApproveRequest(Message):
+    documents: dict[Name, str]
+    """Device → its signed desired document."""
 
 
 class EnrollRequest(Message):
@@ -89,8 +100,17 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def add_release(request: Request) -> Response:
         r = ReleaseRequest.model_validate_json(await _body(request))
-        found = await run_in_threadpool(controller.add_release, r.release, r.digest, r.targets.encode())
+        found = await run_in_threadpool(controller.add_release, r.release, r.digest, _bytes(r.files))
         return JSONResponse(dataclasses.asdict(found), status_code=201)
+
+    async def accept_trust(request: Request) -> Response:
+        r = TrustRequest.model_validate_json(await _body(request))
+        await run_in_threadpool(controller.accept_trust, _bytes(r.files), r.withdraw)
+        return JSONResponse(_trust(controller), status_code=201)
+
+    async def approve(request: Request) -> Response:
+        r = ApproveRequest.model_validate_json(await _body(request))
+        return JSONResponse(await run_in_threadpool(controller.approve, _bytes(r.documents)))
 
     async def start_rollout(request: Request) -> Response:
         r = RolloutRequest.model_validate_json(await _body(request))
@@ -125,7 +145,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
             Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
-            Route("/v1/trust", get(lambda _: {"targets": controller.trust.targets_bytes.decode()})),
+            Route("/v1/trust", get(lambda _: _trust(controller))),
+            Route("/v1/trust", guarded(accept_trust), methods=["POST"]),
+            Route("/v1/waiting", get(lambda _: {d: p.decode() for d, p in controller.waiting().items()})),
+            Route("/v1/waiting", guarded(approve), methods=["POST"]),
             Route("/v1/latency", get(lambda _: _latency(controller))),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
             Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),
@@ -171,6 +194,17 @@ async def _body(request: Request) -> bytes:
 
 def _error(status: int, e: EdgectlError) -> JSONResponse:
     return JSONResponse({"error": {"code": e.code, "message": e.message, "hint": e.hint}}, status_code=status)
+
+
+def _bytes(files: dict[str, str]) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _trust(controller: Controller) -> dict[str, Any]:
+    return {
+        "files": {name: data.decode() for name, data in controller.trust.files().items()},
+        "roles": [dataclasses.asdict(e) for e in controller.trust.expiries()],
+    }
 
 
 def _json(message: Message | None) -> Any:

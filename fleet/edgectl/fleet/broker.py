@@ -11,6 +11,7 @@ import logging
 import threading
 
 from edgectl.core.errors import LinkError, UsageError
+from edgectl.link.notify import Watchdog, notify
 
 __all__ = ["run_broker"]
 
@@ -35,10 +36,14 @@ def run_broker(host: str, port: int, stop: threading.Event, ready: threading.Eve
         await broker.start()
         if ready is not None:
             ready.set()
+        notify("READY=1")
+        watchdog = Watchdog()
         try:
             while not stop.is_set():
                 await asyncio.sleep(0.1)
+                watchdog.feed()  # from the loop that serves the clients
         finally:
+            notify("STOPPING=1")
             await broker.shutdown()
 
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,12 +61,22 @@ class FleetClient:
 
         self._send("PUT", f"/blobs/{digest}", content=pieces())
 
-    def targets(self) -> bytes:
-        """The controller's signed ``targets.json``."""
-        return str(self._json("GET", "/trust")["targets"]).encode()
+    def trust(self) -> dict[str, Any]:
+        """``files``: the controller's signed metadata by name; ``roles``: :class:`edgectl.fleet.trust.Expiry` as dictionaries."""
+        return dict(self._json("GET", "/trust"))
 
-    def add_release(self, release: str, digest: str, targets: bytes) -> dict[str, Any]:
-        body = {"release": release, "digest": digest, "targets": targets.decode()}
+    def signed_file(self, name: str) -> bytes | None:
+        """One file of the controller's signed metadata."""
+        found = self.trust()["files"].get(name)
+        return None if found is None else str(found).encode()
+
+    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> dict[str, Any]:
+        """Hand newer signed metadata over. Returns as :meth:`trust`."""
+        body = {"files": {n: d.decode() for n, d in files.items()}, "withdraw": list(withdraw)}
+        return dict(self._json("POST", "/trust", json=body))
+
+    def add_release(self, release: str, digest: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+        body = {"release": release, "digest": digest, "files": {n: d.decode() for n, d in files.items()}}
         return dict(self._json("POST", "/releases", json=body))
 
     def releases(self) -> list[dict[str, Any]]:
@@ -87,6 +97,14 @@ class FleetClient:
     def change_rollout(self, rollout: str, op: str) -> dict[str, Any]:
         """``op``: pause, resume, abort."""
         return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
+
+    def waiting(self) -> dict[str, bytes]:
+        """Device → its desired document that more of the director's keys have to sign."""
+        return {d: str(p).encode() for d, p in self._json("GET", "/waiting").items()}
+
+    def approve(self, documents: Mapping[str, bytes]) -> list[str]:
+        """Hand signed documents back; returns their devices."""
+        return list(self._json("POST", "/waiting", json={"documents": {d: p.decode() for d, p in documents.items()}}))
 
     # ---- devices
 

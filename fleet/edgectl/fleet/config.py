@@ -32,7 +32,9 @@ class ControllerConfig(Config):
     broker: BrokerConfig
     state_dir: Path
     keys: Path
-    """Folder with ``online.pem``, ``1.root.json`` and, at first, ``targets.json``."""
+    """Folder with ``online.pem``, ``director.pem``, every ``N.root.json`` and, at first, ``targets.json`` and delegations."""
+    director: tuple[Path, ...] = ()
+    """Files or folders with the director's private keys; none: the folder of ``keys``."""
     api: ApiConfig = ApiConfig()
     database: str | None = None
     """SQLAlchemy URL; None: SQLite in the state folder."""
@@ -53,4 +55,11 @@ def load_controller_config(path: Path) -> ControllerConfig:
     except ValidationError as e:
         raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
     base = path.resolve().parent
-    return config.model_copy(update={"state_dir": base / config.state_dir, "keys": base / config.keys})
+    return config.model_copy(
+        update={
+            "state_dir": base / config.state_dir,
+            "keys": base / config.keys,
+            "director": tuple(base / p for p in config.director),
+            "broker": config.broker.relative_to(base),
+        }
+    )

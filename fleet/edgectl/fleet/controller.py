@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +18,12 @@ from pydantic import Field
 from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, Name, parse_json
-from edgectl.core.trust import release_name, target_path
+from edgectl.core.trust import release_name
 from edgectl.core.wire import (
+    MAX_GEN,
     MAX_MESSAGE_BYTES,
     Conn,
     ControllerState,
-    Desired,
     Policy,
     Reported,
     Telemetry,
@@ -45,9 +45,10 @@ from edgectl.fleet.rollout import (
     stop,
 )
 from edgectl.fleet.seeder import BlobSeeder
-from edgectl.fleet.trust import OnlineTrust
+from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
+from edgectl.link.notify import Watchdog
 
 __all__ = ["Controller", "RolloutRequest"]
 
@@ -79,6 +80,8 @@ class Controller:
         self.inventory = Inventory(config.state_dir, config.database)
         self.blobs = BlobStore(config.state_dir / "blobs")
         self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
+        self.director = Director(config.fleet, self.trust, config.director or (config.keys,))
+        self.trust.check_root = self.director.check
         self.latency = LatencyBook()
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
         self._lock = threading.RLock()
@@ -87,7 +90,12 @@ class Controller:
         self._freeze_file = config.state_dir / "frozen"
         self._frozen = self._freeze_file.exists()
         self._republish = False
+        self._warned_s = 0.0
+        self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
+        self._approved_folder = config.state_dir / "approved"
+        self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
+        self.watchdog = Watchdog()
         death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
 
@@ -115,6 +123,7 @@ class Controller:
             except EdgectlError as e:
                 log.error("%s", e.message)
                 stop_event.wait(1.0)
+            self.watchdog.feed()
 
     def close(self) -> None:
         if self._link.is_up:
@@ -130,15 +139,33 @@ class Controller:
             self._publish_all()
         elif self.trust.renew():
             self._publish_trust()
+        self._warn_of_expiry(now_s)
+        with self._lock:
+            forged = [self._devices[name] for name in self._overwritten]
+            self._overwritten.clear()
+        for d in forged:
+            if d.desired.gen:
+                self._publish_desired(d)
         with self._lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
                 new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
 
+    def _warn_of_expiry(self, now_s: float) -> None:
+        """Once a day: root, targets and delegations are renewed by people, who want to know early."""
+        if now_s < self._warned_s + 86400:
+            return
+        self._warned_s = now_s
+        for e in self.trust.expiries(now_s):
+            if e.due:
+                log.warning(
+                    "%s metadata end in %.0f days: `edgectl keys renew %s`", e.role, (e.expires_s - now_s) / 86400, e.role
+                )
+
     # ---- for the API
 
-    def add_release(self, release: str, digest: str, targets: bytes) -> Release:
-        """Take a release whose blobs are here and whose signed targets name it.
+    def add_release(self, release: str, digest: str, files: Mapping[str, bytes]) -> Release:
+        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -147,22 +174,40 @@ class Controller:
         if not self.blobs.has(digest):
             raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
         closure = self.blobs.closure(digest)
-        current = self.trust.targets_bytes
-        if targets != current:
-            self.trust.accept(targets)
-        target = self.trust.targets.targets.get(target_path(release))
-        if target is None or f"sha256:{target.hashes.get('sha256')}" != digest:
+        new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
+        if new:
+            self.trust.accept(new)
+        named = [profiles for d, profiles in self.trust.names(release).values() if d == digest]
+        if not named:
             raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
-        profiles = target.custom.get("profiles", []) if target.custom else []
         known = self.inventory.releases().get(release)
         created = known.created_s if known else time.time()
-        found = Release(release, digest, tuple(str(p) for p in profiles), created)
+        found = Release(release, digest, named[0], created)
         self.inventory.save_release(found)
         self.inventory.log("release", release, f"published, {len(closure) + 1} blobs")
         self._publish_trust()
         for blob in (digest, *(d.digest for d in closure)):
             self.seeder.publish_pages(blob)
         return found
+
+    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> None:
+        """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
+
+        ``withdraw``: releases that the new targets no longer name; no device installs them from then on. Raises :class:`TrustError`.
+        """
+        gone = tuple(withdraw)
+        with self._lock:
+            new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
+            if new:
+                self.trust.accept(new, withdraw=gone)
+                self.director.refresh()
+                self.inventory.log("trust", self.config.fleet, f"accepted {', '.join(sorted(new))}")
+            for release in gone:
+                if not self.trust.names(release):
+                    self.inventory.drop_release(release)
+                    self.inventory.log("release", release, "withdrawn")
+        self._republish = True
+        self._wake.set()
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
@@ -201,6 +246,27 @@ class Controller:
             self.inventory.log("rollout", rollout, f"{op} by the operator")
             self._advance(spec, progress, new, actions)
             return new
+
+    def waiting(self) -> dict[str, bytes]:
+        """Device → its desired document, which needs the signature of more of the director's keys."""
+        with self._lock:
+            return dict(self._waiting)
+
+    def approve(self, documents: Mapping[str, bytes]) -> list[str]:
+        """Take documents back that operators have signed, and publish them. Returns the devices.
+
+        Raises :class:`TrustError` for the first that lacks a signature or is not what is wanted now.
+        """
+        with self._lock:
+            for device, payload in documents.items():
+                d = self._devices.get(device)
+                if d is None or self.director.open(device, payload) != d.desired:
+                    raise TrustError(f"this is not what is wanted of {device} now", hint="approve again")
+            for device, payload in documents.items():
+                atomic_write(self._approved_folder / f"{device}.json", payload)
+                self.inventory.log("trust", device, f"generation {self._devices[device].desired.gen} is approved")
+                self._publish_desired(self._devices[device])
+            return sorted(documents)
 
     def rollout(self, rollout: str) -> tuple[RolloutSpec, Progress]:
         found = self.inventory.rollouts().get(rollout)
@@ -277,7 +343,14 @@ class Controller:
 
     def _on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
-        desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+        try:
+            desired = self.director.open(device, payload)
+        except TrustError as e:
+            if device in self._devices:
+                self.inventory.log("trust", device, f"a desired state that is not ours was on the broker: {e.message}")
+                self._overwritten.add(device)
+                self._wake.set()
+            raise
         d = self._devices.get(device) or Device(device)
         if desired.gen > d.desired.gen:
             d.desired = desired
@@ -347,24 +420,52 @@ class Controller:
         else:
             slots[action.slot] = action.desired
         if slots != d.desired.slots:
-            gen = max(d.desired.gen, d.reported.gen if d.reported else 0) + 1
+            # A device at the last generation got there by a director's key that was stolen; it forgets that with the key.
+            known = d.reported.gen if d.reported and d.reported.gen < MAX_GEN else 0
+            gen = max(d.desired.gen, known) + 1
             d.desired = d.desired.model_copy(update={"gen": gen, "slots": slots})
             self._keep(d)
-        self._publish(self.topics.desired(d.name), d.desired)
+        self._publish_desired(d)
 
     def _publish_all(self) -> None:
         self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=self._frozen))
         self.trust.renew()
         self._publish_trust()
         for release in self.inventory.releases().values():
+            self.watchdog.feed()  # a large fleet takes its time
             for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
                 self.seeder.publish_pages(blob)
         for d in self.devices():
+            self.watchdog.feed()
             if d.desired.gen:
-                self._publish(self.topics.desired(d.name), d.desired)
+                self._publish_desired(d)
 
     def _publish_trust(self) -> None:
         self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
+
+    def _publish_desired(self, d: Device) -> None:
+        """With every signature that it needs; without them it waits for :meth:`approve`, and the device for it."""
+        sealed = self.director.seal(d.name, d.desired)
+        payload = sealed.payload
+        if sealed.missing:
+            approved = self._approved(d)
+            if approved is None:
+                if self._waiting.get(d.name) != payload:
+                    self.inventory.log("trust", d.name, f"generation {d.desired.gen} waits for {sealed.missing} more signatures")
+                self._waiting[d.name] = payload
+                return
+            payload = approved
+        self._waiting.pop(d.name, None)
+        self._link.publish(self.topics.desired(d.name), payload, retain=True, timeout_s=10.0)
+
+    def _approved(self, d: Device) -> bytes | None:
+        """What operators have signed of what is wanted now."""
+        path = self._approved_folder / f"{d.name}.json"
+        try:
+            payload = path.read_bytes()
+            return payload if self.director.open(d.name, payload) == d.desired else None
+        except (OSError, EdgectlError):
+            return None
 
     def _publish(self, topic: str, message: Message) -> None:
         self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)

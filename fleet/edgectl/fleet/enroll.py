@@ -1,4 +1,4 @@
-"""Write the two files with which a device joins a fleet: ``agent.toml`` and ``root.json``."""
+"""Write the files with which a device joins a fleet: ``agent.toml``, ``root.json`` and, with a CA, its key and certificate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write, check_name
+from edgectl.fleet.ca import Certificate
 
 __all__ = ["write_enrolment"]
 
@@ -23,11 +24,13 @@ def write_enrolment(
     pipelines: Mapping[str, Mapping[str, Any]] | None = None,
     profile: str = "auto",
     labels: Mapping[str, str] | None = None,
+    certificate: Certificate | None = None,
     **settings: Any,
 ) -> Path:
     """Write ``folder/agent.toml`` and ``folder/root.json``; returns the former. State goes to ``folder/state``.
 
     ``broker``: ``host``, ``port`` and TLS options; ``pipelines``: stream → ``kind``, ``source``, ``slots``, ``config``;
+    ``certificate``: written as ``device.key`` (0600), ``device.crt`` and ``ca.crt``, and named in ``[broker]``;
     ``settings``: other keys of ``agent.toml``. Raises :class:`UsageError` for a bad name.
     """
     try:
@@ -37,12 +40,16 @@ def write_enrolment(
         raise UsageError(str(e)) from e
     top = {"name": name, "fleet": fleet, "state_dir": "state", "root": "root.json", "profile": profile, **settings}
     lines = [f"{key} = {_toml(value)}" for key, value in top.items()]
+    if certificate is not None:
+        broker = {**broker, "tls": True, "ca": "ca.crt", "cert": "device.crt", "key": "device.key"}
     lines += ["", "[broker]", *(f"{key} = {_toml(value)}" for key, value in broker.items() if value is not None)]
     if labels:
         lines += ["", "[labels]", *(f"{_key(key)} = {_toml(value)}" for key, value in labels.items())]
     for stream, pipeline in (pipelines or {}).items():
         lines += ["", f"[pipelines.{_key(stream)}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in pipeline.items() if value is not None]
+    if certificate is not None:
+        certificate.write(folder, "device")
     atomic_write(folder / "root.json", root)
     atomic_write(folder / "agent.toml", ("\n".join(lines) + "\n").encode(), mode=0o600)  # it may hold a password
     return folder / "agent.toml"

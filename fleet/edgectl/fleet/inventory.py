@@ -148,6 +148,11 @@ class Inventory:
         values = {"release": r.release, "digest": r.digest, "profiles": ",".join(r.profiles), "created_s": r.created_s}
         self._replace(_releases, "release", values)
 
+    def drop_release(self, release: str) -> None:
+        """Forget a release that was withdrawn."""
+        with self._transaction() as db:
+            db.execute(delete(_releases).where(_releases.c.release == release))
+
     def rollouts(self, *, active: bool = False) -> dict[str, tuple[RolloutSpec, Progress]]:
         """Rollout id → spec and progress, oldest first."""
         query = select(_rollouts).order_by(_rollouts.c.created_s)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.files import hex_of
 from edgectl.fleet.client import FleetClient
-from edgectl.fleet.trust import sign_release
+from edgectl.fleet.releases import sign_release
 
 __all__ = ["publish_bundle"]
 
 
 def publish_bundle(
-    client: FleetClient, bundle_dir: Path, keys: Path, progress: Callable[[int, int], None] = lambda _done, _total: None
+    client: FleetClient,
+    bundle_dir: Path,
+    keys: Path,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    delegation: str | None = None,
+    more: Iterable[Path] = (),
 ) -> str:
     """Publish and return ``name@version``. ``progress``: (bytes done, bytes in all). Safe to repeat.
+
+    ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``more``: private keys that lie elsewhere.
 
     Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys), :class:`LinkError`.
     """
@@ -38,6 +46,7 @@ def publish_bundle(
             progress(done, total)
 
         client.put_blob(digest, path, count)
-    release, targets = sign_release(keys, bundle, client.targets())
-    client.add_release(release, bundle.digest, targets)
+    name = f"{delegation or 'targets'}.json"
+    release, targets = sign_release(keys, bundle, client.signed_file(name), delegation=delegation, more=more)
+    client.add_release(release, bundle.digest, {name: targets})
     return release

@@ -9,6 +9,7 @@ from edgectl.core.files import atomic_write
 from edgectl.fleet.api import ApiServer
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.controller import Controller
+from edgectl.link.notify import notify
 
 __all__ = ["run_controller"]
 
@@ -23,9 +24,11 @@ def run_controller(config: ControllerConfig, stop_event: threading.Event) -> Non
         api = ApiServer(controller, _token(config))
         controller.start()
         api.start()
+        notify("READY=1", f"STATUS=fleet {config.fleet}, API on {config.api.host}:{config.api.port}")
         try:
             controller.run(stop_event)
         finally:
+            notify("STOPPING=1")
             api.close()
     finally:
         controller.close()

@@ -1,207 +1,367 @@
-"""Signing: keys, release targets (on the host), snapshot and timestamp (by the controller).
+"""The controller's keys: snapshot and timestamp around what the holders of root and targets keys sign, and the director's signature.
 
-Folder of keys: ``root.pem`` and ``targets.pem`` stay with whoever releases; the controller gets ``online.pem`` and
-``1.root.json`` only. Who holds the controller or the broker can withhold metadata, not sign a release.
+The controller needs ``online.pem``, ``director.pem`` and the public files of a folder of keys. Who holds the controller or the broker
+can withhold metadata, and choose among signed releases; he cannot sign one (:mod:`edgectl.fleet.ceremony`).
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from datetime import datetime, timedelta, timezone
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from edgectl.core.bundle import Bundle
-from edgectl.core.errors import TrustError, UsageError
-from edgectl.core.files import atomic_write, storage
-from edgectl.core.trust import encode_trust, release_name, target_path
+from edgectl.core.errors import TrustError
+from edgectl.core.files import atomic_write
+from edgectl.core.schema import parse_json
+from edgectl.core.signed import is_signed
+from edgectl.core.trust import MAX_TRUST_BYTES, SIGNED_AT, director_keys, encode_trust, open_desired, seal_desired, target_path
+from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
+from edgectl.fleet.signing import (
+    EXPIRY,
+    delegated_roles,
+    expires_in,
+    follow,
+    load,
+    load_signers,
+    parse,
+    read,
+    roots_in,
+    signed,
+    verified,
+)
 
-__all__ = ["EXPIRY", "OnlineTrust", "init_keys", "sign_release"]
+__all__ = ["Director", "Expiry", "OnlineTrust", "Sealed"]
 
-EXPIRY = {
-    "root": timedelta(days=365),
-    "targets": timedelta(days=90),
-    "snapshot": timedelta(days=7),
-    "timestamp": timedelta(days=7),  # devices may be away for days
-}
-
-T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
-
-
-def init_keys(folder: Path) -> Path:
-    """Make root, targets and online keys, ``1.root.json`` and an empty ``targets.json``. Returns the root file.
-
-    Raises :class:`UsageError` if the folder has keys already: overwriting them would lock every enrolled device out.
-    """
-    if (folder / "1.root.json").exists():
-        raise UsageError(f"{folder} has keys already", hint="use them, or choose another folder")
-    with storage(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    signers = {name: CryptoSigner.generate_ed25519() for name in ("root", "targets", "online")}
-    for name, signer in signers.items():
-        atomic_write(folder / f"{name}.pem", signer.private_bytes, mode=0o600)
-    root = Root(version=1, expires=_in(EXPIRY["root"]), consistent_snapshot=False)
-    for role, key in (("root", "root"), ("targets", "targets"), ("snapshot", "online"), ("timestamp", "online")):
-        root.add_key(signers[key].public_key, role)
-    targets = Targets(version=1, expires=_in(EXPIRY["targets"]))
-    atomic_write(folder / "targets.json", _signed(targets, signers["targets"]))
-    atomic_write(folder / "1.root.json", _signed(root, signers["root"]))
-    return folder / "1.root.json"
+_ROOM_BYTES = 32 << 10
+"""For the growth of snapshot and timestamp."""
+_WARN = {"root": timedelta(days=60), "targets": timedelta(days=21)}
+"""How long before their end root, and targets or delegations, are called for renewal: people have to find each other."""
 
 
-def sign_release(keys: Path, bundle: Bundle, current: bytes | None = None) -> tuple[str, bytes]:
-    """Add a bundle to the signed targets. ``current``: the controller's ``targets.json``, taken where it is newer than ours.
+@dataclass(frozen=True)
+class Expiry:
+    """When one file of the set ends."""
 
-    Returns (``name@version``, new ``targets.json``), also written to ``keys``. A release name is never reused for other bytes:
-    :class:`TrustError`.
-    """
-    release = release_name(bundle.name, bundle.version)
-    root = _load(keys / "1.root.json", Root)
-    own = _load(keys / "targets.json", Targets)
-    if current is not None:
-        theirs = _verified(root, "targets", current, Targets)
-        own = theirs if theirs.signed.version > own.signed.version else own
-    targets = own.signed
-    path = target_path(release)
-    digest = bundle.digest.removeprefix("sha256:")
-    known = targets.targets.get(path)
-    if known is not None and known.hashes["sha256"] != digest:
-        raise TrustError(f"release {release} is already signed with other content", hint="give the new bundle a new version")
-    profiles = sorted({v.config.profile for v in bundle.variants})
-    targets.targets[path] = TargetFile(len(bundle.index_bytes), {"sha256": digest}, path, {"custom": {"profiles": profiles}})
-    targets.version += 1
-    targets.expires = _in(EXPIRY["targets"])
-    data = _signed(targets, _signer(keys / "targets.pem"))
-    atomic_write(keys / "targets.json", data)
-    return release, data
+    role: str
+    version: int
+    expires_s: float
+    """Unix time."""
+    due: bool
+    """It is time to renew it, or past it."""
 
 
 class OnlineTrust:
-    """The controller's part: accepts newer targets, signs snapshot and timestamp, renews them in time. Thread-safe.
+    """Accepts newer roots, targets and delegations, signs snapshot and timestamp, renews them in time. Thread-safe.
 
-    ``folder`` keeps the current set; ``keys`` has ``online.pem`` and ``1.root.json``.
+    ``folder`` keeps the current set; ``keys`` has ``online.pem``, the roots and, at first, ``targets.json`` and delegations.
     """
 
     def __init__(self, folder: Path, keys: Path, *, lifetime: timedelta = EXPIRY["timestamp"]) -> None:
         """Raises :class:`TrustError` if the keys are missing or do not belong to the root metadata."""
         self._folder = folder
+        self._keys = keys
         self._lifetime = lifetime
-        self._lock = threading.Lock()
-        self._signer = _signer(keys / "online.pem")
-        self._root = _load(keys / "1.root.json", Root)
-        self.root_bytes = _read(keys / "1.root.json")
-        if self._signer.public_key.keyid not in self._root.signed.roles["timestamp"].keyids:
-            raise TrustError(f"{keys / 'online.pem'} is not the key that 1.root.json names for the controller")
+        self._lock = threading.RLock()
+        self.check_root: Callable[[Root], None] = lambda _: None
+        """Raises :class:`TrustError` for a root that this controller cannot work under."""
+        self._chain: list[Metadata[Root]] = []
+        self._roots: dict[str, bytes] = {}
+        self._follow({**roots_in(keys), **roots_in(folder)})
+        given = {p.name: read(p) for p in keys.glob("*.json") if not p.name.endswith("root.json")}
         if not (folder / "targets.json").is_file():
-            self.accept(_read(keys / "targets.json"))
+            self.accept({"targets.json": read(keys / "targets.json")})
+        # A root that came with new keys, or targets that were copied here by hand, count when they are newer.
+        newer = {n: data for n, data in given.items() if self._is_newer(n, data)}
+        if newer or self._must_sign():
+            self.accept(newer)
         else:
             self.renew()
 
+    # ---- what is in force
+
+    @property
+    def root(self) -> Root:
+        return self._chain[-1].signed
+
+    @property
+    def root_bytes(self) -> bytes:
+        """The newest root: what a device is enrolled with."""
+        return self._roots[f"{self.root.version}.root.json"]
+
     @property
     def targets_bytes(self) -> bytes:
-        return _read(self._folder / "targets.json")
+        return read(self._folder / "targets.json")
 
     @property
     def targets(self) -> Targets:
-        return _load(self._folder / "targets.json", Targets).signed
+        return load(self._folder / "targets.json", Targets).signed
 
-    def accept(self, targets: bytes) -> None:
-        """Take newly signed targets and sign the set around them. Raises :class:`TrustError` for anything not newer and valid."""
+    def files(self) -> dict[str, bytes]:
+        """The whole set, by file name: all roots, timestamp, snapshot, targets, and the files of delegations in force."""
         with self._lock:
-            new = _verified(self._root, "targets", targets, Targets).signed
-            if (self._folder / "targets.json").is_file():
-                old = self.targets
-                if new.version <= old.version:
-                    raise TrustError(
-                        f"targets have version {new.version}, the controller has {old.version}", hint="publish again"
-                    )
-                if lost := sorted(set(old.targets) - set(new.targets)):
-                    raise TrustError(f"the new targets lack {lost[0]}, which the controller has", hint="publish again")
-            atomic_write(self._folder / "targets.json", targets)
-            self._sign(new.version)
+            names = ["timestamp.json", "snapshot.json", "targets.json"]
+            names += [f"{n}.json" for n in delegated_roles(self.targets) if (self._folder / f"{n}.json").is_file()]
+            return {**self._roots, **{n: read(self._folder / n) for n in names}}
+
+    def message(self) -> bytes:
+        """The retained trust message."""
+        return encode_trust(self.files())
+
+    def names(self, release: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Role → (digest, profiles) of each signed statement about ``release``."""
+        path = target_path(release)
+        found = {}
+        with self._lock:
+            roles = {"targets": self.targets}
+            roles |= {
+                n: load(self._folder / f"{n}.json", Targets).signed
+                for n in delegated_roles(self.targets)
+                if (self._folder / f"{n}.json").is_file()
+            }
+        for role, targets in roles.items():
+            for named, target in targets.targets.items():
+                if named == path or (role != "targets" and named.startswith("profiles/") and named.endswith(f"/{path}")):
+                    profiles = target.custom.get("profiles", []) if target.custom else []
+                    found[role] = (f"sha256:{target.hashes.get('sha256')}", tuple(str(p) for p in profiles))
+        return found
+
+    def expiries(self, now_s: float | None = None) -> list[Expiry]:
+        """Each file of the set and when it ends."""
+        now = time.time() if now_s is None else now_s
+        found = []
+        with self._lock:
+            sets: dict[str, tuple[int, datetime]] = {"root": (self.root.version, self.root.expires)}
+            for name, kind in (("targets", Targets), ("snapshot", Snapshot), ("timestamp", Timestamp)):
+                meta = load(self._folder / f"{name}.json", kind).signed  # type: ignore[type-var]
+                sets[name] = (meta.version, meta.expires)
+            for name in delegated_roles(self.targets):
+                if (self._folder / f"{name}.json").is_file():
+                    own = load(self._folder / f"{name}.json", Targets).signed
+                    sets[name] = (own.version, own.expires)
+        for role, (version, expires) in sets.items():
+            early = timedelta() if role in ("snapshot", "timestamp") else _WARN.get(role, _WARN["targets"])
+            ends = expires.timestamp()
+            found.append(Expiry(role, version, ends, ends - early.total_seconds() <= now))
+        return found
+
+    # ---- changes
+
+    def accept(self, files: Mapping[str, bytes] | bytes, *, withdraw: Iterable[str] = ()) -> None:
+        """Take newly signed roots, targets or delegations and sign the set around them. ``withdraw``: releases that may vanish.
+
+        All or nothing. Raises :class:`TrustError` for anything that is not newer and valid.
+        """
+        new = dict(files) if isinstance(files, Mapping) else {"targets.json": files}
+        with self._lock:
+            chain, roots = self._chain, self._roots
+            try:
+                self._follow({**self._roots, **{n: d for n, d in new.items() if n.endswith(".root.json")}})
+                self.check_root(self.root)
+                targets = self._checked_targets(new, tuple(withdraw))
+                delegated = self._checked_delegations(new, targets)
+                self._check_size(new)
+            except TrustError:
+                self._chain, self._roots = chain, roots
+                raise
+            for name, data in self._roots.items():
+                if name not in roots or not (self._folder / name).is_file():
+                    atomic_write(self._folder / name, data)
+            if "targets.json" in new:
+                atomic_write(self._folder / "targets.json", new["targets.json"])
+            for name in delegated:
+                atomic_write(self._folder / name, new[name])
+            self._sign()
 
     def renew(self) -> bool:
         """Sign anew if less than half of the lifetime is left. Returns whether there is a new set to publish."""
         with self._lock:
             path = self._folder / "timestamp.json"
-            left = _load(path, Timestamp).signed.expires - _in(timedelta()) if path.is_file() else timedelta()
+            left = load(path, Timestamp).signed.expires - expires_in(timedelta()) if path.is_file() else timedelta()
             if left > self._lifetime / 2:
                 return False
-            self._sign(self.targets.version)
+            self._sign()
             return True
 
-    def message(self) -> bytes:
-        """The retained trust message."""
-        with self._lock:
-            files = {n: _read(self._folder / n) for n in ("targets.json", "snapshot.json", "timestamp.json")}
-            return encode_trust({"1.root.json": self.root_bytes, **files})
+    # ---- under the lock
 
-    def _sign(self, targets_version: int) -> None:
-        snapshot = self._previous("snapshot.json", Snapshot) + 1
-        meta = {"targets.json": MetaFile(targets_version)}
-        atomic_write(
-            self._folder / "snapshot.json",
-            _signed(Snapshot(version=snapshot, expires=_in(self._lifetime), meta=meta), self._signer),
-        )
-        timestamp = self._previous("timestamp.json", Timestamp) + 1
-        atomic_write(
-            self._folder / "timestamp.json",
-            _signed(Timestamp(version=timestamp, expires=_in(self._lifetime), snapshot_meta=MetaFile(snapshot)), self._signer),
-        )
+    def _follow(self, roots: Mapping[str, bytes]) -> None:
+        """Check the chain of roots, and that we hold the keys that the newest one asks of us."""
+        ordered = dict(sorted(roots.items(), key=lambda item: int(item[0].split(".")[0])))
+        chain = follow(ordered)
+        self._signers = _of_role(chain[-1].signed, load_signers([self._keys]), self._keys)
+        self._chain, self._roots = chain, ordered
 
-    def _previous(self, name: str, role: type[T]) -> int:
+    def _checked_targets(self, new: Mapping[str, bytes], withdraw: tuple[str, ...]) -> Targets:
+        data = new.get("targets.json")
+        if data is None:  # a new root alone: what we have must still be signed by its keys
+            return verified(self.root, "targets", self.targets_bytes, Targets).signed
+        found = verified(self.root, "targets", data, Targets).signed
+        if (self._folder / "targets.json").is_file():
+            old = self.targets
+            if found.version <= old.version:
+                raise TrustError(f"targets have version {found.version}, the controller has {old.version}", hint="publish again")
+            self._check_lost(old, found, withdraw)
+        return found
+
+    def _checked_delegations(self, new: Mapping[str, bytes], targets: Targets) -> list[str]:
+        found = []
+        for role in delegated_roles(targets):
+            name = f"{role}.json"
+            path = self._folder / name
+            if name not in new:
+                continue
+            own = verified(targets, role, new[name], Targets).signed
+            if path.is_file() and new[name] != read(path):
+                old = load(path, Targets).signed
+                if own.version <= old.version:
+                    raise TrustError(f"{role} has version {own.version}, the controller has {old.version}", hint="publish again")
+            found.append(name)
+        unknown = [n for n in new if n != "targets.json" and not n.endswith(".root.json") and n not in found]
+        if unknown:
+            raise TrustError(f"{unknown[0]} is not delegated by the targets", hint="`edgectl keys delegate` does")
+        return found
+
+    def _check_size(self, new: Mapping[str, bytes]) -> None:
+        """A message that is too large could not be renewed either, and the whole fleet would install nothing any more."""
+        known = {p.name: read(p) for p in self._folder.glob("*.json")}
+        size = len(Trust(files={n: d.decode() for n, d in {**known, **self._roots, **new}.items()}).encode())
+        if size > MAX_TRUST_BYTES - _ROOM_BYTES:
+            raise TrustError(
+                f"the signed metadata would have {size} bytes, {MAX_TRUST_BYTES - _ROOM_BYTES} are possible",
+                hint="`edgectl release withdraw` what no device needs any more",
+            )
+
+    @staticmethod
+    def _check_lost(old: Targets, new: Targets, withdraw: tuple[str, ...]) -> None:
+        allowed = {target_path(r) for r in withdraw}
+        if lost := sorted(set(old.targets) - set(new.targets) - allowed):
+            raise TrustError(f"the new targets lack {lost[0]}, which the controller has", hint="publish again")
+
+    def _is_newer(self, name: str, data: bytes) -> bool:
         path = self._folder / name
-        return int(_load(path, role).signed.version) if path.is_file() else 0
+        if name in ("snapshot.json", "timestamp.json"):
+            return False
+        if not path.is_file():
+            return name == "targets.json" or name.removesuffix(".json") in delegated_roles(self.targets)
+        return data != read(path) and load(path, Targets).signed.version < _version(data)
+
+    def _must_sign(self) -> bool:
+        """Whether the online keys were replaced since the set was signed."""
+        try:
+            verified(self.root, "timestamp", read(self._folder / "timestamp.json"), Timestamp)
+            verified(self.root, "snapshot", read(self._folder / "snapshot.json"), Snapshot)
+        except TrustError:
+            return True
+        return any(not (self._folder / name).is_file() for name in self._roots)
+
+    def _sign(self) -> None:
+        snapshot_path, timestamp_path = self._folder / "snapshot.json", self._folder / "timestamp.json"
+        before = load(snapshot_path, Snapshot).signed if snapshot_path.is_file() else None
+        # What a snapshot has listed once it lists for ever (TUF 5.5.5), a delegation that was taken back too.
+        meta = dict(before.meta) if before else {}
+        for name in ("targets.json", *(f"{n}.json" for n in delegated_roles(self.targets))):
+            if (self._folder / name).is_file():
+                meta[name] = MetaFile(load(self._folder / name, Targets).signed.version)
+        snapshot = Snapshot(version=before.version + 1 if before else 1, expires=expires_in(self._lifetime), meta=meta)
+        atomic_write(snapshot_path, signed(snapshot, self._signers))
+        version = load(timestamp_path, Timestamp).signed.version + 1 if timestamp_path.is_file() else 1
+        timestamp = Timestamp(
+            version=version,
+            expires=expires_in(self._lifetime),
+            snapshot_meta=MetaFile(snapshot.version),
+            unrecognized_fields={SIGNED_AT: int(time.time())},
+        )
+        atomic_write(timestamp_path, signed(timestamp, self._signers))
 
 
-def _in(delta: timedelta) -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0) + delta
+@dataclass(frozen=True)
+class Sealed:
+    """A ``desired`` document for its topic."""
+
+    payload: bytes
+    missing: int = 0
+    """Signatures that other keys of the director have to add before a device obeys it."""
 
 
-def _signed(role: T, signer: CryptoSigner) -> bytes:
-    metadata: Metadata[T] = Metadata(role)
-    metadata.sign(signer)
-    return metadata.to_bytes()
+class Director:
+    """Signs what each device is to run, where the root names a director; passes it on unsigned where it names none.
+
+    With a threshold above the number of keys here, an operator adds his signature to each document (:meth:`Controller.approve`).
+    """
+
+    def __init__(self, fleet: str, trust: OnlineTrust, keys: Iterable[Path]) -> None:
+        """``keys``: files or folders with the director's private keys. Raises :class:`TrustError` if there is none."""
+        self._fleet = fleet
+        self._trust = trust
+        self._places = tuple(keys)
+        self._root_version = 0
+        self._signers: list[CryptoSigner] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again which keys the root names. Raises :class:`TrustError`."""
+        root = self._trust.root
+        self._signers = self._found(root)
+        self._root_version = root.version
+
+    def check(self, root: Root) -> None:
+        """Raises :class:`TrustError` if we have none of the keys that ``root`` names."""
+        self._found(root)
+
+    def seal(self, device: str, desired: Desired) -> Sealed:
+        """The document with the signatures that we can give."""
+        if self._trust.root.version != self._root_version:
+            self.refresh()
+        wanted = director_keys(self._trust.root)
+        if wanted is None:
+            return Sealed(desired.encode())
+        payload = seal_desired(self._fleet, device, desired, self._signers)
+        return Sealed(payload, max(0, wanted.threshold - len(self._signers)))
+
+    def open(self, device: str, payload: bytes) -> Desired:
+        """Our own word that came back, from the broker or an operator, once enough have signed it.
+
+        Raises :class:`TrustError` / :class:`ProtocolError` if it is not ours: nobody is believed, because what we take for our own
+        word is what we sign next.
+        """
+        wanted = director_keys(self._trust.root)
+        if wanted is not None:
+            return open_desired(payload, wanted, self._fleet, device).model_copy(update={"fleet": None, "device": None})
+        if is_signed(payload):
+            raise TrustError("desired state is signed, and this fleet has no director")
+        return parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+
+    def _found(self, root: Root) -> list[CryptoSigner]:
+        wanted = director_keys(root)
+        signers = [] if wanted is None else [s for k, s in load_signers(self._places).items() if k in wanted.keys]
+        if wanted is not None and not signers:
+            raise TrustError(
+                f"{', '.join(map(str, self._places))} has none of the {len(wanted.keys)} director's keys",
+                hint='copy director.pem to the controller first, or name it: director = ["…"] in controller.toml',
+            )
+        return signers
 
 
-def _signer(path: Path) -> CryptoSigner:
-    try:
-        return CryptoSigner(load_pem_private_key(_read(path), None))
-    except ValueError as e:
-        raise TrustError(f"{path} is not a private key in PEM form") from e
+def _of_role(root: Root, signers: Mapping[str, CryptoSigner], keys: Path) -> list[CryptoSigner]:
+    """Our keys for snapshot and timestamp."""
+    found = [s for k, s in signers.items() if k in root.roles["timestamp"].keyids]
+    if not found and not (keys / "online.pem").is_file() and not signers:
+        raise TrustError(f"cannot read {keys / 'online.pem'}: no such file", hint="`edgectl keys init` makes the keys")
+    for role in ("timestamp", "snapshot"):
+        r = root.roles[role]
+        if sum(s.public_key.keyid in r.keyids for s in found) < r.threshold:
+            raise TrustError(
+                f"{keys} has no online key that root version {root.version} names for the controller",
+                hint="copy the new online key to the controller's keys first",
+            )
+    return found
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise TrustError(f"cannot read {path}: {os.strerror(e.errno or 0)}", hint="`edgectl keys init` makes the keys") from e
-
-
-def _load(path: Path, role: type[T]) -> Metadata[T]:
-    return _parse(_read(path), role, str(path))
-
-
-def _parse(data: bytes, role: type[T], what: str) -> Metadata[T]:
-    try:
-        metadata = Metadata[T].from_bytes(data)
-    except (RepositoryError, ValueError) as e:
-        raise TrustError(f"{what} is not signed metadata: {e}") from e
-    if not isinstance(metadata.signed, role):
-        raise TrustError(f"{what} is {metadata.signed.type} metadata, not {role.type}")
-    return metadata
-
-
-def _verified(root: Metadata[Root], role: str, data: bytes, kind: type[T]) -> Metadata[T]:
-    metadata = _parse(data, kind, f"the {role} metadata")
-    try:
-        root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except RepositoryError as e:
-        raise TrustError(f"the {role} metadata is not signed by the key of this fleet") from e
-    return metadata
+def _version(data: bytes) -> int:
+    return int(parse(data, Targets, "a file of the keys folder").signed.version)

@@ -248,6 +248,10 @@ class Link:
         self._inbox_put(("", b""))  # on_up, in order with the messages
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if not self.is_up and self._refused is None:
+            # With TLS 1.3 a broker looks at the client's certificate after the handshake has succeeded for the client.
+            why = "; is the certificate of this fleet, valid and not revoked?" if self.broker.tls else ""
+            self._refused = f"it closed the connection{why}"
         self._up.clear()
         if not self._stopping.is_set():
             log.warning("%s: connection to the broker at %s is lost: %s", self.name, self.broker, reason)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 
-__all__ = ["notify", "watchdog_interval_s"]
+__all__ = ["Watchdog", "notify", "watchdog_interval_s"]
 
 
 def notify(*lines: str) -> None:
@@ -24,3 +26,19 @@ def watchdog_interval_s() -> float | None:
     """Half of what systemd allows between two ``WATCHDOG=1``; None if it does not watch."""
     us = os.environ.get("WATCHDOG_USEC", "")
     return int(us) / 2e6 if us.isdigit() and int(us) else None
+
+
+class Watchdog:
+    """Tells systemd that there is progress, as often as it wants to hear it. Not thread-safe: one loop feeds it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._every_s = watchdog_interval_s()
+        self._next_s = clock()
+
+    def feed(self) -> None:
+        """There was progress."""
+        now = self._clock()
+        if self._every_s is not None and now >= self._next_s:
+            self._next_s = now + self._every_s
+            notify("WATCHDOG=1")

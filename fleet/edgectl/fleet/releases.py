@@ -1,0 +1,102 @@
+"""Releases in signed targets, or in those of a delegation: name one, withdraw one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import TrustError, UsageError
+from edgectl.core.files import atomic_write
+from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
+from edgectl.fleet.keyfolder import own_targets, propose, root_of, targets_of
+from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, read, verified
+
+__all__ = ["sign_release", "withdraw"]
+
+
+def sign_release(
+    keys: Path, bundle: Bundle, current: bytes | None = None, *, delegation: str | None = None, more: Iterable[Path] = ()
+) -> tuple[str, bytes]:
+    """Add a bundle to the signed targets, or to those of a delegation. ``current``: the controller's file, taken where it is newer.
+
+    Returns (``name@version``, the new file), also written to ``keys``. A bundle that is named already changes nothing. Raises
+    :class:`TrustError`: a release name is never reused for other bytes; signatures are missing.
+    """
+    release = release_name(bundle.name, bundle.version)
+    role = delegation or "targets"
+    root = root_of(keys)
+    if current is not None:
+        _take_newer(keys, root, role, current)
+    targets = copy.deepcopy(own_targets(keys, role, must=True))
+    digest = bundle.digest.removeprefix("sha256:")
+    profiles = sorted({v.config.profile for v in bundle.variants})
+    paths = _paths(keys, root, role, release, profiles)
+    for path in paths:
+        known = targets.targets.get(path)
+        if known is not None and known.hashes["sha256"] != digest:
+            raise TrustError(f"release {release} is already signed with other content", hint="give the new bundle a new version")
+    if all(path in targets.targets for path in paths) and not targets.is_expired():
+        return release, read(keys / f"{role}.json")
+    for path in paths:
+        targets.targets[path] = _target(path, bundle, profiles)
+    return release, _publishable(keys, role, targets, more)
+
+
+def withdraw(
+    keys: Path, release: str, current: bytes | None = None, *, delegation: str | None = None, more: Iterable[Path] = ()
+) -> bytes:
+    """Sign targets without ``release``: no device installs it from then on, until newer targets name it again."""
+    role = delegation or "targets"
+    root = root_of(keys)
+    if current is not None:
+        _take_newer(keys, root, role, current)
+    targets = copy.deepcopy(own_targets(keys, role, must=True))
+    path = target_path(release)
+    gone = [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
+    if not gone:
+        raise UsageError(f"{role} do not name release {release}", hint="`edgectl release list` shows what is published")
+    for p in gone:
+        del targets.targets[p]
+    return _publishable(keys, role, targets, more)
+
+
+def _take_newer(folder: Path, root: Root, role: str, current: bytes) -> None:
+    """The controller's file where it is newer than ours: a second host may have published."""
+    theirs = verified(root if role == "targets" else targets_of(folder, root), role, current, Targets)
+    if theirs.signed.version > own_targets(folder, role).version:
+        atomic_write(folder / f"{role}.json", current)
+
+
+def _publishable(folder: Path, role: str, targets: Targets, more: Iterable[Path]) -> bytes:
+    targets.version += 1
+    targets.expires = expires_in(EXPIRY["targets"])
+    proposal = propose(folder, f"{role}.json", Metadata(targets), more)
+    if not proposal.complete:
+        raise TrustError(
+            f"{proposal.path} needs more signatures: {', '.join(proposal.signatures)}",
+            hint="hand it over for `edgectl keys sign`, then publish again",
+        )
+    return read(proposal.path)
+
+
+def _paths(folder: Path, root: Root, role: str, release: str, profiles: list[str]) -> list[str]:
+    """Where a release is named: once for every device, or once for each profile that the delegation is for."""
+    if role == "targets":
+        return [target_path(release)]
+    patterns = delegated_roles(targets_of(folder, root)).get(role, [])
+    found = [delegated_path(p, release) for p in profiles if any(d in patterns for d in delegation_paths((p,)))]
+    if not found:
+        raise TrustError(
+            f"delegation {role} is not for the profiles of {release} ({', '.join(profiles)})",
+            hint="build it for a profile of the delegation, or publish with the targets keys",
+        )
+    return found
+
+
+def _target(path: str, bundle: Bundle, profiles: list[str]) -> TargetFile:
+    digest = bundle.digest.removeprefix("sha256:")
+    return TargetFile(len(bundle.index_bytes), {"sha256": digest}, path, {"custom": {"profiles": profiles}})

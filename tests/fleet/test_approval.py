@@ -1,0 +1,60 @@
+"""A director of two keys: the controller's and an operator's. Neither alone makes a device run anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Broker, free_port
+from support_bundle import make_bundle
+from support_fleet import Fleet, wait_until
+
+from edgectl.core.errors import TrustError
+from edgectl.core.signed import add_signatures
+from edgectl.fleet.ceremony import KeySet, init_keys, new_key
+from edgectl.fleet.signing import load_signers
+
+
+@pytest.fixture
+def fleet(mosquitto: Broker, tmp_path: Path) -> Iterator[Fleet]:
+    public = new_key(tmp_path / "operator.pem")
+    init_keys(tmp_path / "keys", director=KeySet(1, 2, (public,)))
+    made = Fleet(tmp_path, mosquitto.port, free_port())
+    made.start_controller()
+    made.enroll("gate-1")
+    made.start_agent("gate-1")
+    yield made
+    made.close()
+
+
+def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fleet, tmp_path: Path) -> None:
+    rollout = fleet.rollout(fleet.publish(make_bundle(tmp_path / "v1", version="1.0.0")))
+    waiting = wait_until(fleet.client.waiting, "a document waits")
+    assert set(waiting) == {"gate-1"}
+    assert fleet.client.rollout(rollout)["members"]["gate-1"].get("outcome") != "committed"
+    with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
+        fleet.client.approve(waiting)
+    operator = list(load_signers([tmp_path / "operator.pem"]).values())
+    changed = waiting["gate-1"].replace(b'"gate-detector@1.0.0"', b'"gate-detector@6.6.6"')
+    with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
+        fleet.client.approve({"gate-1": add_signatures(changed, operator)})
+
+    command = [sys.executable, "-m", "edgectl.cli", "rollout", "approve", "--key", str(tmp_path / "operator.pem"), "--json"]
+    environment = {
+        **os.environ, "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
+    }  # fmt: skip
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
+    assert [d["release"] for d in json.loads(told.stdout)["documents"]] == ["gate-detector@1.0.0"]
+    fleet.wait_rollout(rollout, "done")
+    assert fleet.client.waiting() == {}
+
+    fleet.end_controller()
+    (tmp_path / "v1").rename(tmp_path / "gone")
+    client = fleet.start_controller()
+    wait_until(lambda: any(d["online"] for d in client.devices()), "the device is back")
+    assert client.waiting() == {}, "what was approved stays approved"
