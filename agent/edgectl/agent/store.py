@@ -14,9 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from edgectl.core.bundle import CHUNK_SIZE, Descriptor
-from edgectl.core.errors import IntegrityError, StorageError
+from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Variant
+from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
+from edgectl.core.schema import parse_json
 
 __all__ = ["Part", "Store"]
 
@@ -46,7 +47,8 @@ class Store:
         with storage(digest):
             data = self.path(digest).read_bytes() if self.path(digest).stat().st_size <= max_bytes else b""
         if digest_of(data) != digest:
-            self.path(digest).unlink()
+            with storage(digest):
+                self.path(digest).unlink()
             raise IntegrityError(f"stored blob {digest[:19]}… is corrupt")
         return data
 
@@ -62,9 +64,23 @@ class Store:
             path = self.path(d.digest)
             if not path.is_file():
                 raise IntegrityError(f"blob {d.digest[:19]}… is missing in the store")
-            if path.stat().st_size != d.size or file_digest(path) != d.digest:
-                path.unlink()
+            with storage(d.digest):
+                right = path.stat().st_size == d.size and file_digest(path) == d.digest
+                if not right:
+                    path.unlink()
+            if not right:
                 raise IntegrityError(f"stored blob {d.digest[:19]}… is corrupt")
+
+    def verify_variant(self, manifest: str) -> None:
+        """Hash everything of an installed variant, the manifest first. What is wrong is removed, so that it is fetched anew.
+
+        Raises :class:`IntegrityError` or :class:`BundleError` naming it.
+        """
+        if not self.has(manifest):
+            raise IntegrityError(f"manifest {manifest[:19]}… is missing in the store")
+        data = self.read(manifest, MAX_JSON_BYTES)
+        self.verify([parse_json(Manifest, data, max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError).config])
+        self.verify(Variant.open(self.blobs, manifest).installed())
 
     def check_space(self, needed: int) -> None:
         """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %."""
