@@ -16,8 +16,11 @@ from edgectl.pipelines.worker_protocol import (
     EngineRef,
     EventMessage,
     Fault,
+    Lease,
     Ready,
     Revert,
+    Shadow,
+    Shadowed,
     Start,
     Stats,
     Stop,
@@ -28,7 +31,7 @@ from edgectl.pipelines.worker_protocol import (
 )
 
 
-def say(message: Ready | Stats | Swapped | SwapFailed | Fault | EventMessage) -> None:
+def say(message: Ready | Stats | Swapped | SwapFailed | Shadowed | Lease | Fault | EventMessage) -> None:
     sys.stdout.buffer.write(message.encode() + b"\n")
     sys.stdout.buffer.flush()
 
@@ -47,6 +50,8 @@ def main() -> None:
             os.abort()
     say(Ready(seconds=0.01))
     say(EventMessage(event={"kind": "started"}))
+    if start.source == "busy://":
+        say(Lease(ttl_s=60.0, reason="it drives"))
     buffer = b""
     next_stats = time.monotonic() + start.stats_every_s
     while True:
@@ -72,6 +77,21 @@ def main() -> None:
                     else:
                         failure = Failure(code="engine", detail="the engine does not open")
                         say(SwapFailed(role=message.role, manifest=message.engine.manifest, error=failure))
+                elif isinstance(message, Shadow):
+                    told = behaviour_of(message.engine.blobs, message.engine.manifest)
+                    if told.get("shadow_crash"):
+                        os.abort()
+                    if not told.get("shadow_hang"):
+                        matched = int(50 * told.get("agreement", 1.0))
+                        numbers = {
+                            "frames": message.frames,
+                            "matched": matched,
+                            "found": 100,
+                            "errors": 0,
+                            "old_ms": 5.0,
+                            "new_ms": 5.0,
+                        }
+                        say(Shadowed(role=message.role, manifest=message.engine.manifest, **numbers))
                 elif isinstance(message, Revert):
                     engines[message.role] = standby.pop(message.role)
                 elif isinstance(message, Commit):

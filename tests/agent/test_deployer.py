@@ -15,6 +15,7 @@ from edgectl.agent.context import Context
 from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.fetch import Cancelled, Fetched, Progress
 from edgectl.agent.journal import Deployment, Installed, Journal, Slot
+from edgectl.agent.leases import Leases
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
 from edgectl.agent.trust import StaleTrust
@@ -22,10 +23,10 @@ from edgectl.core.bundle import LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor, R
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Frames, Policy, StreamStats
-from edgectl.pipelines.worker_protocol import EngineRef, Stats
+from edgectl.core.wire import DesiredSlot, Frames, Policy, ShadowGate, StreamStats
+from edgectl.pipelines.worker_protocol import EngineRef, Shadowed, Stats
 
-POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50)
+POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50, max_latency_ratio=None)
 
 
 @dataclass
@@ -47,6 +48,7 @@ class World:
     healthy: bool = True
     frozen: bool = False
     roles: dict[str, Role] = field(default_factory=dict)
+    shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
     """What the record said when the deployer last told of a change: the record itself is written a moment before."""
@@ -61,7 +63,7 @@ class World:
     def boot(self) -> SlotDeployer:
         context = Context(
             journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
-            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles,
+            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles, leases=Leases(self.journal),
             engine_cache=self.folder / "engines",
         )  # fmt: skip
         self.deployer = SlotDeployer("gate", context)
@@ -119,11 +121,24 @@ class World:
     def commit(self, slot: str) -> None:
         self.calls.append("commit")
 
+    def restart(self, slot: str) -> None:
+        self.calls.append("restart")
+
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):
             s = StreamStats(kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1))
             self.live.record("yard", Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"})
         return self.healthy
+
+    def shadow(
+        self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> list[Shadowed]:
+        self.enter("shadow")
+        return self.shadowed
+
+    def store_blobs(self, *versions: str) -> None:
+        for v in versions:
+            self.fetch(v, Descriptor(mediaType="x", digest=self.bundles[v].digest, size=1), lambda: False, lambda _: None)
 
     def start(self) -> None:
         self.deployer.thread.start()
@@ -373,9 +388,8 @@ def test_power_cut_in_any_state_ends_committed(world: World, state: State) -> No
     """What is on disk in that state; then a fresh start."""
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
     old, new = world.installed("1"), world.installed("2")
-    for version in ("1", "2"):
-        world.fetch("x", Descriptor(mediaType="x", digest=world.bundles[version].digest, size=1), lambda: False, lambda _: None)
-    fetched = state in (State.VERIFYING, State.STAGED, State.WARMING, State.ACTIVATING, State.PROBATION)
+    world.store_blobs("1", "2")
+    fetched = state not in (State.NOTIFIED, State.DEFERRED, State.FETCHING)
     d = Deployment("gate", 2, state, wish, new if fetched else None, None)
     switched = state is State.PROBATION
     world.journal.save_slot("gate", Slot(new, old) if switched else Slot(old), d)
@@ -388,6 +402,7 @@ def test_power_cut_in_any_state_ends_committed(world: World, state: State) -> No
 
 def test_power_cut_while_going_back_goes_back(world: World) -> None:
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    world.store_blobs("1", "2")
     for already in (False, True):
         slot = Slot(world.installed("1")) if already else Slot(world.installed("2"), world.installed("1"))
         world.journal.save_slot("gate", slot, Deployment("gate", 2, State.ROLLING_BACK, wish, world.installed("2")))
@@ -405,6 +420,7 @@ def test_power_cut_while_going_back_goes_back(world: World) -> None:
 def test_state_that_was_interrupted_too_often_is_given_up(world: World, state: State, tries: int, end: State) -> None:
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
     old, new = world.installed("1"), world.installed("2")
+    world.store_blobs("1", "2")
     slot = Slot(old) if state is State.WARMING else Slot(new, old)
     world.journal.save_slot("gate", slot, Deployment("gate", 2, state, wish, new, tries=tries))
     world.boot()

@@ -9,7 +9,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edgectl.agent.deployment import DEADLINE_S, RESUME, TABLE, TRIES, WORKING, Event, IllegalTransition, page, resume, step
+from edgectl.agent.deployment import (
+    BEFORE_ACTIVATION,
+    DEADLINE_S,
+    RESUME,
+    TABLE,
+    TRIES,
+    WORKING,
+    Event,
+    IllegalTransition,
+    page,
+    resume,
+    step,
+)
 from edgectl.core.states import TERMINAL, State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,10 +41,12 @@ def test_every_state_with_an_action_has_a_deadline_and_a_way_out_on_it() -> None
             assert (state, Event.TIMEOUT) in TABLE
 
 
-def test_every_state_before_activation_can_be_superseded_without_a_rollback() -> None:
-    before = {State.NOTIFIED, State.DEFERRED, State.FETCHING, State.VERIFYING, State.STAGED, State.WARMING}
-    assert {TABLE[s, Event.SUPERSEDED] for s in before} == {State.FAILED}
-    assert {TABLE[s, Event.SUPERSEDED] for s in (State.ACTIVATING, State.PROBATION)} == {State.ROLLING_BACK}
+def test_before_activation_a_deployment_is_dropped_and_afterwards_it_is_taken_back() -> None:
+    for event in (Event.SUPERSEDED, Event.CANCELED):
+        assert {TABLE[s, event] for s in BEFORE_ACTIVATION} == {State.CANCELED}
+        assert {TABLE[s, event] for s in (State.ACTIVATING, State.PROBATION)} == {State.ROLLING_BACK}
+    assert {TABLE[s, Event.EXPIRED] for s in BEFORE_ACTIVATION} == {State.EXPIRED}
+    assert {s for s in State if s in WORKING} == {*BEFORE_ACTIVATION, State.ACTIVATING, State.PROBATION, State.ROLLING_BACK}
 
 
 def test_success_comes_from_probation_only() -> None:

@@ -74,9 +74,3 @@ def test_writes_are_durable_by_setting(tmp_path: Path) -> None:
     assert j._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     assert j._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     j.close()
-
-
-def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "j.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(StorageError, match="journal cannot be used"):
-        Journal(tmp_path / "j.db")

@@ -17,8 +17,9 @@ from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
 from edgectl.agent.supervisor import Hooks, Supervisor, Timing
 from edgectl.core.bundle import Bundle
-from edgectl.core.errors import EngineError
-from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
+from edgectl.core.errors import EngineError, StorageError
+from edgectl.core.wire import ShadowGate
+from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
 
 WORKER = (sys.executable, str(Path(__file__).parents[1] / "support_worker.py"))
 TIMING = Timing(start_s=20, stop_s=3, steady_s=0.3, backoff_s=(0.05, 0.2), crashes=2)
@@ -37,11 +38,14 @@ class Bench:
     stats: queue.Queue[Stats] = field(default_factory=queue.Queue)
     events: queue.Queue[EventMessage] = field(default_factory=queue.Queue)
     loops: queue.Queue[str] = field(default_factory=queue.Queue)
+    leases: queue.Queue[Lease] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.folder / "j.db")
         self.config = PipelineConfig(kind="surveillance", source=self.source, slots={"detector": "gate"}, stall_s=0.6)
-        hooks = Hooks(lambda _, s: self.stats.put(s), lambda _, e: self.events.put(e), self.loops.put)
+        hooks = Hooks(
+            lambda _, s: self.stats.put(s), lambda _, e: self.events.put(e), self.loops.put, lambda _, le: self.leases.put(le)
+        )
         self.supervisor = Supervisor(
             {"yard": self.config}, self.engines.get, self.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING
         )
@@ -189,3 +193,48 @@ def test_an_engine_that_cannot_be_opened_anew_goes_on(bench: Bench, tmp_path: Pa
     with pytest.raises(EngineError, match="did not open the better engine"):
         bench.supervisor.refresh("gate", one, 15)
     bench.wait_served(one)
+
+
+def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(bench: Bench, tmp_path: Path) -> None:
+    one = ref(tmp_path, "1")
+    bench.activate(one)
+    other = ref(tmp_path, "2", agreement=0.5)
+    (told,) = bench.supervisor.shadow("gate", other, ShadowGate(frames=7), 15, lambda: False)
+    assert (told.frames, told.agreement) == (7, 0.5)
+    bench.wait_served(one)
+    with pytest.raises(EngineError, match="has not seen 7 frames"):
+        bench.supervisor.shadow("gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.3, lambda: False)
+    with pytest.raises(EngineError, match="ended while it ran the new engine beside"):
+        bench.supervisor.shadow("gate", ref(tmp_path, "4", shadow_crash=True), ShadowGate(), 15, lambda: False)
+    bench.wait_served(one)
+
+
+def test_restart_takes_what_the_record_says(bench: Bench, tmp_path: Path) -> None:
+    one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
+    bench.activate(one)
+    process = bench.supervisor._pipelines["yard"]._process
+    bench.engines["gate"] = two
+    bench.supervisor.restart("gate")
+    bench.wait_served(two)
+    assert bench.supervisor._pipelines["yard"]._process is not process
+
+
+@pytest.mark.parametrize("bench", ["busy://"], indirect=True)
+def test_pipeline_in_the_middle_of_something_says_so(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    assert bench.leases.get(timeout=10) == Lease(ttl_s=60.0, reason="it drives")
+
+
+def test_worker_is_started_although_the_journal_takes_no_count(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(bench.journal, "count", full)
+    bad = ref(tmp_path, "bad", crash=True)
+    bench.engines["gate"] = bad
+    assert bench.loops.get(timeout=20) == "yard", "counted in memory meanwhile"
+    good = ref(tmp_path, "good")
+    bench.activate(good)
+    bench.wait_served(good)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from conftest import Broker, start_mosquitto
 from support_bundle import make_bundle
 from support_fleet import POLICY, Fleet, wait_until
 
@@ -13,6 +14,7 @@ from edgectl.core.files import hex_of
 from edgectl.core.states import State
 from edgectl.core.transfer import encode_frame
 from edgectl.core.wire import Desired, DesiredSlot, Reported
+from edgectl.fleet.config import TransferConfig
 
 SLOT = "gate-detector"
 
@@ -63,6 +65,27 @@ def test_kill_in_activation_and_in_probation_ends_committed(gate: Fleet, tmp_pat
         gate.wait_rollout(rollout, "done")
         assert last(gate).slots[SLOT].state is State.COMMITTED
         assert last(gate).slots[SLOT].active == Bundle(bundle).digest
+
+
+def test_a_device_of_the_site_serves_when_the_controller_is_gone(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.config = fleet.config.model_copy(update={"transfer": TransferConfig(peers=True)})
+    fleet.start_controller()
+    fleet.enroll("gate-1", site="yard", seed_peers=True)
+    fleet.enroll("gate-2", site="yard")
+    fleet.start_agent("gate-1")
+    bundle = Bundle(make_bundle(tmp_path / "v1", size=1_000_000))
+    release = fleet.publish(bundle.root)
+    fleet.wait_rollout(fleet.rollout(release), "done")
+    fleet.end_controller()
+
+    peers: list[str] = []
+    fleet.spy.subscribe(f"{fleet.topics.root}/a/+/p/+", lambda topic, _: peers.append(topic.rsplit("/", 1)[1]))
+    fleet.start_agent("gate-2")
+    wait_until(lambda: fleet.reported.get("gate-2"), "gate-2 is there")
+    wish(fleet, "gate-2", release, bundle.digest)
+    wait_until(lambda: fleet.state_of("gate-2") == "committed", "gate-2 has it from gate-1")
+    assert set(peers) == {"gate-1"}
+    assert len(peers) < 2 * (1_000_000 // 65536 + 1)
 
 
 def test_corrupted_chunk_is_refused_with_a_reason_and_the_right_one_is_used(gate: Fleet, tmp_path: Path) -> None:
@@ -156,6 +179,13 @@ def test_freeze_a_restart_and_a_lost_database_of_the_controller(gate: Fleet, tmp
     wait_until(lambda: last(gate).slots[SLOT].stage == "frozen", "it waits before activation")
     assert gate.state_of("gate-1") == "staged"
     gate.end_controller()
+    gate.kill_agent("gate-1")
+    reports = len(gate.reported["gate-1"])
+    gate.start_agent("gate-1")
+    wait_until(
+        lambda: any(r.slots[SLOT].stage == "frozen" for r in gate.reported["gate-1"][reports:]),
+        "a device that starts while the controller is dead honours the freeze",
+    )
     gate.start_controller()
     seen = len(gate.telemetry["gate-1"])
     wait_until(lambda: len(gate.telemetry["gate-1"]) > seen + 1, "the device goes on for two windows")
@@ -171,3 +201,49 @@ def test_freeze_a_restart_and_a_lost_database_of_the_controller(gate: Fleet, tmp
     )
     assert device["desired"]["gen"] == last(gate).gen, "the generation goes on where it was"
     assert device["reported"]["slots"][SLOT]["state"] == "committed"
+
+
+def test_broker_that_forgets_everything_and_a_replayed_wish_change_nothing(
+    gate: Fleet, mosquitto: Broker, tmp_path: Path
+) -> None:
+    before = last(gate)
+    epoch = gate.conns["gate-1"][-1].epoch
+    mosquitto.process.kill()
+    mosquitto.process.wait(10)
+    seen, reports = len(gate.conns["gate-1"]), len(gate.reported["gate-1"])
+    again = start_mosquitto(mosquitto.folder, mosquitto.port)
+    try:
+        wait_until(lambda: gate.conns["gate-1"][seen:] and gate.reported["gate-1"][reports:], "the device tells everything again")
+        assert gate.conns["gate-1"][-1].epoch == epoch, "the same start"
+        assert last(gate).slots[SLOT] == before.slots[SLOT]
+        late = gate.conns["gate-1"][-1].model_copy(update={"online": False, "epoch": epoch - 1})
+        gate.spy.publish(gate.topics.conn("gate-1"), late.encode(), retain=True).wait(5)
+        desired = Desired(
+            gen=before.gen, slots={SLOT: DesiredSlot(release="gate-detector@1.0.0", digest=before.slots[SLOT].active or "")}
+        )
+        gate.spy.publish(gate.topics.desired("gate-1"), gate.seal("gate-1", desired), retain=True).wait(5)
+        bundle = make_bundle(tmp_path / "v2", version="2.0.0")
+        gate.wait_rollout(gate.rollout(gate.publish(bundle)), "done")
+        assert gate.history("gate-1").count("activating") == 2, "each release once"
+        (device,) = gate.client.devices()
+        assert device["online"], "a late will of an earlier start is no death"
+    finally:
+        again.process.terminate()
+        again.process.wait(10)
+
+
+def test_damaged_journal_and_engine_heal_without_anybody(gate: Fleet, tmp_path: Path) -> None:
+    state = tmp_path / "gate-1" / "state"
+    gate.stop_agent("gate-1")
+    (state / "journal.db").write_bytes(b"rubbish" * 1000)
+    engine = max((state / "store" / "blobs").iterdir(), key=lambda p: p.stat().st_size)
+    data = bytearray(engine.read_bytes())
+    data[len(data) // 2] ^= 1
+    engine.write_bytes(data)
+    reports = len(gate.reported["gate-1"])
+    gate.start_agent("gate-1")
+    wait_until(
+        lambda: any(r.error is not None and r.error.code == "journal" for r in gate.reported["gate-1"][reports:]), "it says so"
+    )
+    wait_until(lambda: gate.state_of("gate-1") == "committed" and last(gate).slots[SLOT].active, "fetched again and committed")
+    assert engine.read_bytes() != bytes(data)

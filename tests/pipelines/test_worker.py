@@ -28,8 +28,12 @@ from edgectl.pipelines.worker_protocol import (
     EngineRef,
     EventMessage,
     Fault,
+    Lease,
     Ready,
     Revert,
+    Shadow,
+    Shadowed,
+    ShadowFailed,
     Start,
     Stats,
     Stop,
@@ -254,3 +258,60 @@ def test_a_camera_that_is_away_is_an_outage_and_not_a_fault(worker: Process, tmp
     assert worker.end() == 0
     assert "secret" not in json.dumps([m.model_dump(mode="json") for m in worker.seen])
     assert "secret" not in (tmp_path / "worker.log").read_text()
+
+
+def test_swap_and_revert_lose_no_frame(worker: Process, tmp_path: Path) -> None:
+    """A live camera: only a newer frame may replace one that waits; nothing may go missing around three changes of the engine."""
+    worker.say(start(tmp_path, config={"budget_ms": 600_000}))
+    worker.hear(Ready)
+    new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
+    for message in (
+        Swap(role="detector", engine=ref(new, "yard@2")),
+        Revert(role="detector"),
+        Swap(role="detector", engine=ref(new, "yard@2")),
+    ):
+        worker.say(message)
+        if isinstance(message, Swap):
+            worker.hear(Swapped)
+        at = worker.hear(Stats).stats.frames.processed
+        worker.hear(Stats, lambda m, at=at: m.stats.frames.processed > at)  # type: ignore[misc]
+    worker.say(Stop())
+    assert worker.end() == 0
+    frames = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
+    assert set(frames.dropped) <= {"superseded", "shutdown"}
+    assert frames.captured == frames.processed + sum(frames.dropped.values()) + frames.in_flight
+
+
+def test_shadow_compares_on_the_same_frames_and_tells_only_numbers(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path, config={"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}}))
+    worker.hear(Ready)
+    for x, agreement in ((0.4, 1.0), (0.1, 0.0)):
+        other = make_variant(tmp_path / f"other{x}", box_task(), model_bytes(x), name=f"v{x}")
+        worker.say(Shadow(role="detector", engine=ref(other, "yard@2"), percent=50, frames=6))
+        told = worker.hear(Shadowed)
+        assert (told.frames, told.manifest, told.errors) == (6, other.digest, 0)
+        assert told.agreement == agreement
+        assert told.old_ms > 0
+        assert told.new_ms > 0
+    broken = make_variant(tmp_path / "broken", box_task(), b"this is no ONNX file")
+    worker.say(Shadow(role="detector", engine=ref(broken), percent=50, frames=6))
+    assert worker.hear(ShadowFailed).error.code in ("engine", "model")
+    worker.say(Shadow(role="detector", engine=ref(other), percent=50, frames=100_000))
+    worker.say(Swap(role="detector", engine=ref(other, "yard@3")))
+    assert "took another engine" in worker.hear(ShadowFailed).error.detail
+    worker.hear(Swapped)
+    worker.say(Stop())
+    assert worker.end() == 0
+    events = [m.event for m in worker.seen if isinstance(m, EventMessage)]
+    assert {e["releases"]["detector"] for e in events} <= {"yard@1", "yard@3"}, "nothing of what the shadow found goes anywhere"
+
+
+def test_event_takes_the_lease_that_the_configuration_asks_for(worker: Process, tmp_path: Path) -> None:
+    config = {
+        "zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}},
+        "rules": [{"id": "crowd", "occupancy": {"zone": "all", "high": 1, "low": 0}}],
+        "update_lock": {"on": ["crowd"], "seconds": 12},
+    }
+    worker.say(start(tmp_path, config=config))
+    lease = worker.hear(Lease)
+    assert (lease.ttl_s, lease.reason) == (12, "crowd was seen")

@@ -6,16 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from edgectl.agent.fetch import Fetched, Progress
 from edgectl.agent.journal import Journal
+from edgectl.agent.leases import Leases
 from edgectl.agent.probation import LiveBook
+from edgectl.agent.records import Installed
 from edgectl.agent.store import Store
 from edgectl.agent.trust import TrustStore
 from edgectl.core.bundle import Descriptor, Role
-from edgectl.pipelines.worker_protocol import EngineRef
+from edgectl.core.wire import ShadowGate
+from edgectl.pipelines.worker_protocol import EngineRef, Shadowed
 
 __all__ = ["Context", "Fetch", "Pipelines", "WarmUp", "WarmUpReport"]
 
@@ -40,7 +44,11 @@ class Pipelines(Protocol):
 
     def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None: ...
     def commit(self, slot: str) -> None: ...
+    def restart(self, slot: str) -> None: ...
     def idle(self, slot: str) -> bool: ...
+    def shadow(
+        self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> list[Shadowed]: ...
 
 
 class Fetch(Protocol):
@@ -69,9 +77,19 @@ class Context:
     changed: Callable[[], None]
     disk: threading.Lock
     """Held while blobs are fetched or tidied away."""
+    leases: Leases
     warm_runs: int = 32
     engine_cache: Path | None = None
     """Folder of finalised engines: TensorRT plans, optimised files."""
     roles: Mapping[str, Role] = field(default_factory=dict)
     """Slot → which variant of a release it prefers; a slot that is not named takes the fast one."""
     clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    local: Callable[[], datetime] = datetime.now
+    """The device's local time, for maintenance windows."""
+    wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
+    """How a deployer waits, holding the condition, for at most so many seconds."""
+
+    def ref(self, installed: Installed) -> EngineRef:
+        """Where an installed engine lies, for the workers."""
+        return EngineRef(blobs=self.store.blobs, manifest=installed.manifest, release=installed.release, bundle=installed.bundle)

@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgectl.agent.context import Context
-from edgectl.agent.deployment import DEADLINE_S, TRIES, WORKING, Event, resume, step
+from edgectl.agent.deployment import BEFORE_ACTIVATION, DEADLINE_S, TRIES, WORKING, Event, resume, step
 from edgectl.agent.fetch import Cancelled, Progress, variant_blobs
-from edgectl.agent.journal import Deployment, Installed, Slot
-from edgectl.agent.probation import judge
+from edgectl.agent.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
+from edgectl.agent.probation import judge, judge_shadow
+from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.trust import StaleTrust
+from edgectl.agent.wayback import WayBack
 from edgectl.core.bundle import Role
-from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
-from edgectl.core.histogram import Histogram
+from edgectl.core.errors import EdgectlError, EngineError, StorageError, TrustError
+from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import TERMINAL, State
+from edgectl.core.windows import is_open, opens_at
 from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.cache import forget_others
-from edgectl.pipelines.worker_protocol import EngineRef
 
 __all__ = ["SlotDeployer"]
 
@@ -33,8 +35,11 @@ _TRUST_GRACE_S = 5.0
 """How long a ``desired`` may be ahead of the metadata that signs it: the two are separate messages."""
 
 
-class _Superseded(Exception):
-    """A newer ``desired`` wants something else."""
+_BASELINE_S = 60.0
+"""How long the engine before may take to show its latency, where it has not yet."""
+
+_CLOCK_SET_S = 1_600_000_000
+"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
 
 
 class SlotDeployer:
@@ -49,12 +54,16 @@ class SlotDeployer:
         self._crashed = False
         self._order: str | None = None  # an operator's command: hold, release, rollback
         self._held = False
+        self._forced = False
+        self._after: Slot | None = None  # what the slot has once the state that runs is left
         self._d: Deployment | None = context.journal.deployment(slot)
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
+        self._way_back = WayBack(slot, context, lambda: self._stopping)
         self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
-        self._entered = 0.0
+        self._working: tuple[int, State] | None = None
+        self._entered = 0.0  # when the state that runs was entered
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
     # ---- from other threads
@@ -78,14 +87,20 @@ class SlotDeployer:
             self._wake.notify_all()
 
     def order(self, op: str) -> bool:
-        """``hold`` / ``release`` before activation, ``rollback`` in probation. False: not possible now."""
+        """``hold`` / ``release`` before activation, ``force`` past windows and leases, ``cancel``, ``rollback`` in probation.
+
+        False: not possible now.
+        """
         with self._wake:
+            state = self._d.state if self._d is not None else State.IDLE
             if op in ("hold", "release"):
                 self._held = op == "hold"
-            elif not self.on_trial:
-                return False
-            else:
+            elif op == "force" and state in BEFORE_ACTIVATION:
+                self._forced = True
+            elif (op == "cancel" and (state in BEFORE_ACTIVATION or self.on_trial)) or (op == "rollback" and self.on_trial):
                 self._order = op
+            else:
+                return False
             self._wake.notify_all()
             return True
 
@@ -119,30 +134,42 @@ class SlotDeployer:
     # ---- the thread
 
     def _run(self) -> None:
-        if self._d is not None and resume(self._d.state) is not self._d.state:
-            self._save(self._d.at(resume(self._d.state)))
+        self.recover()
         while not self._stopping:
-            try:
-                if self._d is not None and self._d.state in WORKING:
-                    self._work(self._d)
-                else:
-                    self._rest()
-            except StorageError as e:
-                # The journal cannot be written: nothing may be done until it can. Inference goes on.
-                log.error("%s: %s", self.slot, e.message)
-                self._note = _failure(e, retryable=True)
-                self._c.changed()
-                self._pause(5.0)
+            self.turn()
+
+    def recover(self) -> None:
+        """Once, before the first turn: what is on disk goes on where the table says."""
+        if self._d is not None and resume(self._d.state) is not self._d.state:
+            self._persistently(lambda d=self._d: self._save(d.at(resume(d.state))))  # type: ignore[misc]
+
+    def turn(self) -> None:
+        """One state, or one look for news."""
+        if self._d is not None and self._d.state in WORKING:
+            self._persistently(lambda d=self._d: self._work(d))  # type: ignore[misc]
+        else:
+            self._persistently(self._rest)
+
+    def _persistently(self, work: Callable[[], None]) -> None:
+        """The journal cannot be written: nothing may be done until it can. Inference goes on."""
+        try:
+            work()
+        except StorageError as e:
+            log.error("%s: %s", self.slot, e.message)
+            self._note = failure(e, retryable=True)
+            self._c.changed()
+            self._pause(5.0)
 
     def _rest(self) -> None:
-        """Wait for a wish that is news, or for the committed engine to crash."""
+        """Wait for a wish that is news, or for the engine that serves to crash."""
+        self._take_note()
         with self._wake:
             if not (self._news() or self._crashed):
-                self._wake.wait(1.0)
+                self._c.wait(self._wake, 1.0)
                 return
             wish, crashed, self._crashed = self._wish, self._crashed, False
-        if crashed and self._d is not None and self._d.state is State.COMMITTED:
-            self._degrade(Failure(code="crash_loop", detail="the committed engine did not survive"))
+        if crashed:
+            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
         elif wish is not None and self._news():
             self._begin(*wish)
 
@@ -152,7 +179,8 @@ class SlotDeployer:
         same = active is not None and active.bundle == desired.digest and active.role == self._role
         event = Event.ALREADY if same else Event.DESIRED
         self._note = None
-        self._held = False
+        self._held = self._forced = False
+        self._order = None
         self._save(Deployment(self.slot, gen, step(before, event), desired))
 
     @property
@@ -172,24 +200,34 @@ class SlotDeployer:
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
             return True
         active = self._c.journal.slot(self.slot).active
-        if d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest and active.role != self._role:
-            return True
-        if gen > d.gen:  # the same wish in a newer document: only the generation and the policy are new
-            self._d = replace(d, gen=gen, desired=desired)
-            self._c.journal.save(self._d)
-            self._c.changed()
-        return False
+        ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
+        return ours and active is not None and active.role != self._role
+
+    def _take_note(self) -> None:
+        """The same wish in a newer document: only the generation and the policy are new."""
+        d = self._d
+        if self._wish is None or d is None or self._wish[0] <= d.gen or self._news():
+            return
+        newer = replace(d, gen=self._wish[0], desired=self._wish[1])
+        self._c.journal.save(newer)
+        with self._view:
+            self._d = newer
+        if self._working == (d.gen, d.state):
+            self._working = (newer.gen, newer.state)
+        self._c.changed()
 
     def _work(self, d: Deployment) -> None:
-        """One state: count the try, act, save what came of it."""
-        self._entered = self._c.clock()
+        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again."""
         error: Failure | None = None
         limit = TRIES.get(d.state)
-        if limit is not None:
-            if d.tries >= limit:
+        if self._working != (d.gen, d.state):
+            if limit is not None and d.tries >= limit:
                 self._next(d, Event.TIMEOUT, Failure(code="tries", detail=f"{d.state.value} was interrupted {d.tries} times"))
                 return
-            self._save(replace(d, tries=d.tries + 1))
+            if limit is not None:
+                self._save(replace(d, tries=d.tries + 1))
+            self._working = (d.gen, d.state)
+            self._entered = self._c.clock()
         act: dict[State, Callable[[], Event]] = {
             State.NOTIFIED: self._notified,
             State.DEFERRED: self._deferred,
@@ -197,33 +235,49 @@ class SlotDeployer:
             State.VERIFYING: self._verifying,
             State.STAGED: self._staged,
             State.WARMING: self._warming,
+            State.SHADOW: self._shadow,
             State.ACTIVATING: self._activating,
             State.PROBATION: self._probation,
             State.ROLLING_BACK: self._rolling_back,
         }
+        self._after = None
         try:
             event = act[d.state]()
-        except _Superseded:
-            event, error = Event.SUPERSEDED, Failure(code="superseded", detail="a newer desired state came", retryable=True)
+        except Leave as e:
+            event, error = e.event, e.failure
         except TimeoutError:
             event = Event.TIMEOUT
             error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
+        except StorageError as e:
+            if d.state not in NEEDS_SPACE:
+                self._retry_or_end(d, e)
+                return
+            event, error = Event.NO_SPACE, failure(e)
         except EdgectlError as e:
-            event, error = _EVENT_OF[d.state](e), _failure(e)
+            event, error = EVENT_OF[d.state](e), failure(e)
         if self._stopping:
             return  # the state on disk is where the next start goes on
         self._next(self._d or d, event, error)
+
+    def _retry_or_end(self, d: Deployment, e: StorageError) -> None:
+        """No release is to blame for a disk that takes nothing: the state is tried again, until its deadline."""
+        if self._c.clock() - self._entered <= DEADLINE_S[d.state]:
+            raise e
+        self._next(self._d or d, Event.TIMEOUT, failure(e))
 
     def _next(self, d: Deployment, event: Event, error: Failure | None) -> None:
         state = step(d.state, event)
         log.info("%s: %s --%s--> %s", self.slot, d.state.value, event.value, state.value)
         if d.error is not None and d.state in (State.PROBATION, State.ROLLING_BACK):
             error = d.error  # the first cause, kept through the way back
-        given_up = state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD
+        given_up = state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD or event is Event.DISAGREES
         if given_up and (error is None or not error.retryable):
             self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code if error else event.value)
         self._note = None
-        self._save(d.at(state, error))
+        self._save(d.at(state, error), self._after)
+        self._working = None
+        if event is Event.HEALTHY:
+            self._c.pipelines.commit(self.slot)
         if state in TERMINAL:
             self._collect_garbage()
 
@@ -238,25 +292,49 @@ class SlotDeployer:
                 self._c.trust.check(d.desired.release, d.desired.digest)
                 return Event.TRUSTED
             except StaleTrust as e:
-                self._note = _failure(e, retryable=True)
+                self._note = failure(e, retryable=True)
                 return Event.STALE
             except TrustError as e:
                 if self._c.clock() - self._entered > _TRUST_GRACE_S:
                     raise
-                self._show("waiting for signed metadata", note=_failure(e, retryable=True))
+                self._show("waiting for signed metadata", note=failure(e, retryable=True))
                 self._guard(State.NOTIFIED)
                 self._pause(0.5)
 
     def _deferred(self) -> Event:
+        """Wait for valid metadata; with everything fetched, also for whoever says "not now"."""
         d = self._deployment()
         while True:
-            try:
-                self._c.trust.check(d.desired.release, d.desired.digest)
-                return Event.TRUSTED
-            except StaleTrust as e:
-                self._show("waiting for valid metadata", note=_failure(e, retryable=True))
-                self._guard(State.DEFERRED)
-                self._pause(1.0)
+            note = None
+            obstacle = self._obstacle() if d.installed is not None else None
+            if obstacle is None:
+                try:
+                    self._c.trust.check(d.desired.release, d.desired.digest)
+                    return Event.TRUSTED
+                except StaleTrust as e:
+                    obstacle, note = "waiting for valid metadata", failure(e, retryable=True)
+            self._show(obstacle, note=note)
+            self._guard(State.DEFERRED)
+            self._pause(1.0)
+
+    def _obstacle(self) -> str | None:
+        """Why nothing may be activated now."""
+        if self._c.frozen():
+            return "frozen"
+        if self._held or (self._wish is not None and self._wish[2]):
+            return "held"
+        if self._forced:
+            return None
+        lease = self._c.leases.holder()
+        if lease is not None:
+            return f"{lease.owner} says not now: {lease.reason or 'no reason given'}"
+        windows = self._deployment().desired.policy.windows
+        if not windows:
+            return None
+        if self._c.wall() < _CLOCK_SET_S:
+            return "the clock was never set: no maintenance window can open"
+        now = self._c.local()
+        return None if is_open(windows, now) else f"the maintenance window opens {opens_at(windows, now):%A %H:%M}"
 
     def _fetching(self) -> Event:
         d = self._deployment()
@@ -267,11 +345,12 @@ class SlotDeployer:
         try:
             fetched = self._c.fetcher.fetch(d.desired.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
             # Saved before the lock is free, so that nobody tidies these blobs away.
-            self._d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
-            self._c.journal.save(self._d)
+            d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
+            self._c.journal.save(d)
+            self._d = d
         except Cancelled:
             self._guard(State.FETCHING)
-            raise _Superseded from None
+            raise Leave(Event.SUPERSEDED) from None
         finally:
             self._c.disk.release()
         return Event.FETCHED
@@ -279,12 +358,15 @@ class SlotDeployer:
     def _verifying(self) -> Event:
         self._show("hashing")
         d = self._deployment()
-        self._c.store.verify(variant_blobs(self._c.store.blobs, [i for i in (d.installed, d.fallback) if i]))
+        for installed in filter(None, (d.installed, d.fallback)):
+            self._c.store.verify_variant(installed.manifest)
         return Event.VERIFIED
 
     def _staged(self) -> Event:
-        while self._c.frozen() or self._held or (self._wish is not None and self._wish[2]):
-            self._show("frozen" if self._c.frozen() else "held")
+        while obstacle := self._obstacle():
+            if obstacle not in ("frozen", "held"):
+                return Event.NOT_NOW
+            self._show(obstacle)
             self._guard(State.STAGED)
             self._pause(0.5)
         return Event.RELEASED
@@ -292,6 +374,8 @@ class SlotDeployer:
     def _warming(self) -> Event:
         d = self._deployment()
         assert d.installed is not None
+        self._show("hashing")
+        self._c.store.verify_variant(d.installed.manifest)  # it may have lain here for weeks
         self._show("warming up")
         report = self._c.warm_up(
             self._c.store.blobs,
@@ -306,33 +390,61 @@ class SlotDeployer:
         limit = d.desired.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
-        return Event.WARM
+        active = self._c.journal.slot(self.slot).active
+        compared = d.desired.policy.shadow is not None and active is not None and not self._c.pipelines.idle(self.slot)
+        return Event.OBSERVE if compared else Event.WARM
+
+    def _shadow(self) -> Event:
+        d = self._deployment()
+        gate = d.desired.policy.shadow
+        assert d.installed is not None
+        if gate is None:
+            return Event.AGREES  # the same wish came again and does not ask for it any more
+        self._show("running beside the old engine")
+        cancelled = self._cancelled(State.SHADOW)
+        found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+        self._guard(State.SHADOW)
+        for shadowed in found:
+            verdict = judge_shadow(gate, shadowed)
+            if verdict.outcome == "unhealthy":
+                raise EngineError(verdict.reason)
+            self._show(verdict.reason)
+        return Event.AGREES
 
     def _activating(self) -> Event:
-        while self._c.frozen():
-            self._show("frozen")
-            self._entered = self._c.clock()  # the deadline counts from the end of the freeze
-            self._guard(State.ACTIVATING)
-            self._pause(0.5)
         d = self._deployment()
         installed = d.installed
         assert installed is not None
-        self._crashed = False  # that was the engine before
-        cancelled = self._cancelled(State.ACTIVATING)
         slot = self._c.journal.slot(self.slot)
         if slot.active != installed:
+            if self._obstacle():
+                return Event.NOT_NOW
+            self._guard(State.ACTIVATING)
             if slot.active is not None:
-                d = replace(d, baseline=self._c.live.of(self.slot, slot.active.bundle).latency.data())
+                d = replace(d, baseline=self._baseline(slot.active).data())
             # From here on the record says "new": a worker that starts now starts with it.
             self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=slot.active), d)
             self._d = d
+            self._crashed = False  # that was the engine before
+        cancelled = self._cancelled(State.ACTIVATING)
         self._c.live.start_over(self.slot, installed.bundle)
         self._show("switching")
-        self._c.pipelines.ensure(
-            self.slot, self._ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, lambda: self._crashed or cancelled()
-        )
+        self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
         self._guard(State.ACTIVATING)
         return Event.ACTIVATED
+
+    def _baseline(self, active: Installed) -> Histogram:
+        """The latency of the engine before, on this device. Right after a start it has to be measured first, but not for ever."""
+        policy = self._deployment().desired.policy
+        while True:
+            latency = self._c.live.of(self.slot, active.bundle).latency
+            enough = latency.n >= MIN_SAMPLES[policy.percentile]
+            late = self._c.clock() - self._entered > _BASELINE_S
+            if enough or late or policy.max_latency_ratio is None or self._c.pipelines.idle(self.slot):
+                return latency
+            self._show("measuring the engine before")
+            self._guard(State.ACTIVATING)
+            self._pause(0.5)
 
     def _probation(self) -> Event:
         d = self._deployment()
@@ -365,37 +477,52 @@ class SlotDeployer:
     def _commit(self, why: str) -> Event:
         d = self._deployment()
         slot = self._c.journal.slot(self.slot)
-        self._c.journal.save_slot(self.slot, replace(slot, golden=d.fallback or slot.golden))
-        self._c.pipelines.commit(self.slot)
+        self._after = replace(slot, golden=d.fallback or slot.golden)
         self._show(why, pct=100.0)
         return Event.HEALTHY
 
     def _rolling_back(self) -> Event:
+        """The previous engine again; if it does not run either, the golden one, and the deployment ends DEGRADED."""
         d = self._deployment()
         slot = self._c.journal.slot(self.slot)
         if slot.active is not None and slot.active == d.installed:
-            slot = Slot(active=slot.previous, previous=None, golden=slot.golden)
-            self._c.journal.save_slot(self.slot, slot)
+            slot = self._way_back.save(slot)
         self._show("going back")
-        ref = self._ref(slot.active) if slot.active else None
-        self._c.pipelines.ensure(self.slot, ref, DEADLINE_S[State.ROLLING_BACK] * 0.8, lambda: self._stopping)
+        try:
+            self._way_back.serve(slot.active)
+        except EngineError as e:
+            if not ways_back(slot):
+                raise
+            log.error("%s: %s", self.slot, e.message)
+            slot = self._way_back.save(slot)
+            self._show("going back to the golden engine")
+            self._way_back.serve(slot.active)
+            raise EngineError(f"{e.message}; {named(slot.active)}") from e
         return Event.RESTORED
 
     def _degrade(self, error: Failure) -> None:
-        """The committed engine is lost: the previous one, else the golden one, else nothing."""
-        d = self._deployment()
+        """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""
+        d = self._d
         slot = self._c.journal.slot(self.slot)
-        instead = slot.previous or (slot.golden if slot.golden != slot.active else None)
-        if instead is None:
-            self._note = _more(error, "there is no other engine; it is started again and again")
+        if not self._way_back.exists(slot):
+            self._note = more(error, "there is no other engine; it is started again and again")
             self._c.changed()
             return
-        self._c.journal.save_slot(self.slot, Slot(active=instead, previous=None, golden=slot.golden))
-        self._next(d, Event.CRASH_LOOP, error)
+        if d is None or d.state not in TERMINAL:  # a deployment on its way: what serves meanwhile is not its business
+            slot = self._way_back.save(slot)
+        else:
+            if d.installed == slot.active and not error.retryable:
+                self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code)
+            after = d.at(step(d.state, Event.CRASH_LOOP), more(error, "another one serves"))
+            slot = self._way_back.save(slot, after)
+            with self._view:
+                self._d, self._stage, self._pct = after, None, None
+        self._note = more(error, named(slot.active))
+        self._c.changed()
         try:
-            self._c.pipelines.ensure(self.slot, self._ref(instead), DEADLINE_S[State.ROLLING_BACK], lambda: self._stopping)
+            self._way_back.serve(slot.active)
         except EngineError as e:
-            self._note = _failure(e)
+            self._note = failure(e)
             self._c.changed()
 
     # ---- helpers
@@ -404,15 +531,15 @@ class SlotDeployer:
         assert self._d is not None
         return self._d
 
-    def _ref(self, i: Installed) -> EngineRef:
-        return EngineRef(blobs=self._c.store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
-
     def _fail(self, failure: Failure) -> None:
         """Keep the reason through the way back."""
         self._d = replace(self._deployment(), error=failure)
 
-    def _save(self, d: Deployment) -> None:
-        self._c.journal.save(d)
+    def _save(self, d: Deployment, slot: Slot | None = None) -> None:
+        if slot is None:
+            self._c.journal.save(d)
+        else:
+            self._c.journal.save_slot(self.slot, slot, d)
         with self._view:
             self._d, self._stage, self._pct = d, None, None
         self._c.changed()
@@ -424,6 +551,7 @@ class SlotDeployer:
             self._c.changed()
 
     def _progress(self, p: Progress) -> None:
+        self._take_note()
         note = self._note
         if p.rejected:
             note = Failure(
@@ -435,21 +563,38 @@ class SlotDeployer:
         entered = self._entered
 
         def cancelled() -> bool:
-            return self._stopping or self._news() or self._c.clock() - entered > DEADLINE_S[state]
+            crashed = self._crashed and state not in BEFORE_ACTIVATION
+            over = self._c.clock() - entered > DEADLINE_S[state]
+            return self._stopping or crashed or self._order == "cancel" or over or self._expired(state) or self._news()
 
         return cancelled
 
+    def _expired(self, state: State) -> bool:
+        """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
+        until_s = self._deployment().desired.expires_s
+        now_s = self._c.wall()
+        return state in BEFORE_ACTIVATION and until_s is not None and now_s >= _CLOCK_SET_S and now_s > until_s
+
     def _guard(self, state: State, extra_s: float = 0.0) -> None:
-        """Leave the state if it must end: TimeoutError past its deadline, _Superseded for a newer wish or a stop."""
+        """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish; TimeoutError past its deadline."""
+        self._take_note()
         if self._stopping or self._news():
-            raise _Superseded
+            raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
+        if self._order == "cancel":
+            self._order = None
+            raise Leave(Event.CANCELED, "operator", "canceled by command")
+        if self._expired(state):
+            raise Leave(Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True)
         if self._c.clock() - self._entered > DEADLINE_S[state] + extra_s:
             raise TimeoutError
+        if self._crashed and state in BEFORE_ACTIVATION:
+            self._crashed = False
+            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
 
     def _pause(self, seconds: float) -> None:
         with self._wake:
             if not self._stopping:
-                self._wake.wait(seconds)
+                self._c.wait(self._wake, seconds)
 
     def _collect_garbage(self) -> None:
         """Keep what slots and deployments refer to. Failing to tidy up is not failing to deploy."""
@@ -465,33 +610,3 @@ class SlotDeployer:
             log.warning("%s: nothing was tidied up: %s", self.slot, e.message)
         finally:
             self._c.disk.release()
-
-
-def _more(f: Failure, more: str) -> Failure:
-    return f.model_copy(update={"detail": f"{f.detail}; {more}"})
-
-
-def _failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
-    retry = retryable or isinstance(e, StorageError | StaleTrust)
-    code = "trust" if isinstance(e, TrustError) else e.code
-    return Failure(code=code, detail=e.message[:1000], retryable=retry)
-
-
-def _fetch_event(e: EdgectlError) -> Event:
-    if isinstance(e, StorageError):
-        return Event.NO_SPACE
-    return Event.CORRUPT if isinstance(e, IntegrityError | TrustError) else Event.INCOMPATIBLE
-
-
-_EVENT_OF: dict[State, Callable[[EdgectlError], Event]] = {
-    State.NOTIFIED: lambda _: Event.REFUSED,
-    State.DEFERRED: lambda _: Event.REFUSED,
-    State.FETCHING: _fetch_event,
-    State.VERIFYING: lambda _: Event.CORRUPT,
-    State.STAGED: lambda _: Event.TIMEOUT,
-    State.WARMING: lambda e: Event.INCOMPATIBLE if isinstance(e, BundleError) else Event.COLD,
-    State.ACTIVATING: lambda _: Event.NOT_ACTIVATED,
-    State.PROBATION: lambda _: Event.UNHEALTHY,
-    State.ROLLING_BACK: lambda _: Event.NOT_RESTORED,
-}
-"""What an error means in a state."""

@@ -14,7 +14,9 @@ from enum import Enum
 from edgectl.core.errors import EdgectlError
 from edgectl.core.states import TERMINAL, State
 
-__all__ = ["DEADLINE_S", "RESUME", "TABLE", "TRIES", "WORKING", "Event", "IllegalTransition", "mermaid", "page", "resume", "step"]
+__all__ = [
+    "BEFORE_ACTIVATION", "DEADLINE_S", "RESUME", "TABLE", "TRIES", "WORKING", "Event", "IllegalTransition", "mermaid", "page", "resume", "step",
+]  # fmt: skip
 
 
 class Event(str, Enum):
@@ -36,25 +38,43 @@ class Event(str, Enum):
     VERIFIED = "verified"
     RELEASED = "released"
     """Neither ``hold`` nor the fleet's freeze switch is set."""
+    NOT_NOW = "not_now"
+    """The maintenance window is closed, somebody holds a lease, or the fleet is frozen: nothing was changed yet."""
     WARM = "warm"
     """The engine loads, reproduces its golden outputs and runs, in a child process."""
     COLD = "cold"
     """It does not."""
+    OBSERVE = "observe"
+    """It does, and the policy wants it compared with the old engine on live frames first."""
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    """On the same frames the two engines find different things, or the new one is too slow."""
     ACTIVATED = "activated"
     NOT_ACTIVATED = "not_activated"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     CRASH_LOOP = "crash_loop"
+    DAMAGED = "damaged"
+    """At the start of the agent, bytes of the active engine are not what was signed."""
     RESTORED = "restored"
     """The engine from before serves again (or the slot is empty again)."""
     NOT_RESTORED = "not_restored"
     SUPERSEDED = "superseded"
     """A newer ``desired`` wants something else."""
+    CANCELED = "canceled"
+    """An operator gives this deployment up."""
+    EXPIRED = "expired"
+    """The wish itself said how long it is good for."""
     TIMEOUT = "timeout"
     """The deadline of the state has passed."""
 
 
 _S, _E = State, Event
+
+BEFORE_ACTIVATION = (_S.NOTIFIED, _S.DEFERRED, _S.FETCHING, _S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW)
+"""Here nothing that serves has been touched: a deployment can simply be dropped."""
+
+_ENDS = tuple(state for state in State if state in TERMINAL)
 
 TABLE: dict[tuple[State, Event], State] = {
     (_S.IDLE, _E.DESIRED): _S.NOTIFIED,
@@ -62,61 +82,63 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.NOTIFIED, _E.TRUSTED): _S.FETCHING,
     (_S.NOTIFIED, _E.REFUSED): _S.REJECTED,
     (_S.NOTIFIED, _E.STALE): _S.DEFERRED,
-    (_S.NOTIFIED, _E.TIMEOUT): _S.FAILED,
-    (_S.NOTIFIED, _E.SUPERSEDED): _S.FAILED,
-    # Expired metadata blocks installs, never inference: wait for a newer set.
+    # Expired metadata blocks installs, never inference: wait for a newer set. So do a closed window, a lease and a freeze. Whatever it
+    # waited for, signatures and bytes are asked again afterwards: what lies in the store is not fetched twice.
     (_S.DEFERRED, _E.TRUSTED): _S.FETCHING,
     (_S.DEFERRED, _E.REFUSED): _S.REJECTED,
-    (_S.DEFERRED, _E.TIMEOUT): _S.FAILED,
-    (_S.DEFERRED, _E.SUPERSEDED): _S.FAILED,
     (_S.FETCHING, _E.FETCHED): _S.VERIFYING,
     (_S.FETCHING, _E.CORRUPT): _S.FAILED,
     (_S.FETCHING, _E.NO_SPACE): _S.FAILED,
     (_S.FETCHING, _E.INCOMPATIBLE): _S.REJECTED,
-    (_S.FETCHING, _E.TIMEOUT): _S.FAILED,
-    (_S.FETCHING, _E.SUPERSEDED): _S.FAILED,
     (_S.VERIFYING, _E.VERIFIED): _S.STAGED,
     (_S.VERIFYING, _E.CORRUPT): _S.FAILED,
-    (_S.VERIFYING, _E.TIMEOUT): _S.FAILED,
-    (_S.VERIFYING, _E.SUPERSEDED): _S.FAILED,
+    (_S.VERIFYING, _E.NO_SPACE): _S.FAILED,
     # `hold` and `freeze` keep it here.
     (_S.STAGED, _E.RELEASED): _S.WARMING,
-    (_S.STAGED, _E.TIMEOUT): _S.FAILED,
-    (_S.STAGED, _E.SUPERSEDED): _S.FAILED,
+    (_S.STAGED, _E.NOT_NOW): _S.DEFERRED,
     (_S.WARMING, _E.WARM): _S.ACTIVATING,
+    (_S.WARMING, _E.OBSERVE): _S.SHADOW,
+    (_S.WARMING, _E.NOT_NOW): _S.DEFERRED,
     (_S.WARMING, _E.COLD): _S.FAILED,
+    (_S.WARMING, _E.CORRUPT): _S.FAILED,
+    (_S.WARMING, _E.NO_SPACE): _S.FAILED,
     (_S.WARMING, _E.INCOMPATIBLE): _S.REJECTED,
-    (_S.WARMING, _E.TIMEOUT): _S.FAILED,
-    (_S.WARMING, _E.SUPERSEDED): _S.FAILED,
-    # From here on a newer wish goes through the way back.
+    (_S.SHADOW, _E.AGREES): _S.ACTIVATING,
+    (_S.SHADOW, _E.NOT_NOW): _S.DEFERRED,
+    (_S.SHADOW, _E.DISAGREES): _S.FAILED,
+    **{(state, _E.TIMEOUT): _S.FAILED for state in BEFORE_ACTIVATION},
+    (_S.DEFERRED, _E.TIMEOUT): _S.EXPIRED,
+    **{(state, _E.SUPERSEDED): _S.CANCELED for state in BEFORE_ACTIVATION},
+    **{(state, _E.CANCELED): _S.CANCELED for state in BEFORE_ACTIVATION},
+    **{(state, _E.EXPIRED): _S.EXPIRED for state in BEFORE_ACTIVATION},
+    # From here on whatever speaks against it goes through the way back; only before the switch can it still wait.
+    (_S.ACTIVATING, _E.NOT_NOW): _S.DEFERRED,
     (_S.ACTIVATING, _E.ACTIVATED): _S.PROBATION,
     (_S.ACTIVATING, _E.NOT_ACTIVATED): _S.ROLLING_BACK,
     (_S.ACTIVATING, _E.CRASH_LOOP): _S.ROLLING_BACK,
+    (_S.ACTIVATING, _E.DAMAGED): _S.ROLLING_BACK,
     (_S.ACTIVATING, _E.TIMEOUT): _S.ROLLING_BACK,
     (_S.ACTIVATING, _E.SUPERSEDED): _S.ROLLING_BACK,
+    (_S.ACTIVATING, _E.CANCELED): _S.ROLLING_BACK,
     (_S.PROBATION, _E.HEALTHY): _S.COMMITTED,
     (_S.PROBATION, _E.UNHEALTHY): _S.ROLLING_BACK,
     (_S.PROBATION, _E.CRASH_LOOP): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.DAMAGED): _S.ROLLING_BACK,
     (_S.PROBATION, _E.TIMEOUT): _S.ROLLING_BACK,
     (_S.PROBATION, _E.SUPERSEDED): _S.ROLLING_BACK,
+    (_S.PROBATION, _E.CANCELED): _S.ROLLING_BACK,
     (_S.ROLLING_BACK, _E.RESTORED): _S.ROLLED_BACK,
+    # The previous engine does not run either: the golden one serves, or what is left is tried again and again.
     (_S.ROLLING_BACK, _E.NOT_RESTORED): _S.DEGRADED,
     (_S.ROLLING_BACK, _E.TIMEOUT): _S.DEGRADED,
-    # A committed engine that cannot be kept alive gives way to the previous or the golden one.
-    (_S.COMMITTED, _E.CRASH_LOOP): _S.DEGRADED,
-    # The end of one deployment is the start of the next.
-    (_S.COMMITTED, _E.DESIRED): _S.NOTIFIED,
-    (_S.ROLLED_BACK, _E.DESIRED): _S.NOTIFIED,
-    (_S.DEGRADED, _E.DESIRED): _S.NOTIFIED,
-    (_S.REJECTED, _E.DESIRED): _S.NOTIFIED,
-    (_S.FAILED, _E.DESIRED): _S.NOTIFIED,
-    # What serves already needs no deployment.
-    (_S.IDLE, _E.ALREADY): _S.COMMITTED,
-    (_S.COMMITTED, _E.ALREADY): _S.COMMITTED,
-    (_S.ROLLED_BACK, _E.ALREADY): _S.COMMITTED,
-    (_S.DEGRADED, _E.ALREADY): _S.COMMITTED,
-    (_S.REJECTED, _E.ALREADY): _S.COMMITTED,
-    (_S.FAILED, _E.ALREADY): _S.COMMITTED,
+    # An engine that serves and cannot be kept alive, or has lost bytes, gives way to the previous or the golden one.
+    **{(state, _E.CRASH_LOOP): _S.DEGRADED for state in _ENDS},
+    **{(state, _E.DAMAGED): _S.DEGRADED for state in _ENDS},
+    # The wish for it still stands and no release is to blame: deploy it once more.
+    (_S.COMMITTED, _E.DAMAGED): _S.NOTIFIED,
+    # The end of one deployment is the start of the next; what serves already needs none.
+    **{(state, _E.DESIRED): _S.NOTIFIED for state in _ENDS},
+    **{(state, _E.ALREADY): _S.COMMITTED for state in (_S.IDLE, *_ENDS)},
 }
 
 RESUME: dict[State, State] = {
@@ -126,14 +148,15 @@ RESUME: dict[State, State] = {
     State.VERIFYING: State.VERIFYING,
     State.STAGED: State.STAGED,
     State.WARMING: State.WARMING,  # at most TRIES times
+    State.SHADOW: State.SHADOW,  # from its first frame, at most TRIES times: what the warm-up proved and cached outlives a power cut
     State.ACTIVATING: State.ACTIVATING,  # the slot record says which engine serves: old or new, never a mix
     State.PROBATION: State.PROBATION,  # at most TRIES times
-    **{terminal: terminal for terminal in TERMINAL},
+    **{end: end for end in _ENDS},
     State.IDLE: State.IDLE,
 }
 """State on disk → state to resume. What is not here goes to ROLLING_BACK."""
 
-TRIES: dict[State, int] = {State.WARMING: 2, State.ACTIVATING: 3, State.PROBATION: 3}
+TRIES: dict[State, int] = {State.WARMING: 2, State.SHADOW: 2, State.ACTIVATING: 3, State.PROBATION: 3}
 """How often a state may be entered (restarts included), counted on disk before the action; then it counts as TIMEOUT."""
 
 DEADLINE_S: dict[State, float] = {
@@ -143,6 +166,7 @@ DEADLINE_S: dict[State, float] = {
     State.VERIFYING: 600.0,
     State.STAGED: 30 * 86400.0,
     State.WARMING: 1800.0,  # a TensorRT plan may have to be compiled
+    State.SHADOW: 3600.0,  # a camera at 1 fps needs 17 min for 100 frames of 10 %
     State.ACTIVATING: 120.0,
     State.PROBATION: 300.0,  # besides four times the probation time of the policy
     State.ROLLING_BACK: 120.0,

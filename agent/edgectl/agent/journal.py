@@ -1,27 +1,38 @@
 """What the agent must not forget, in SQLite (WAL, synchronous=FULL: a returned write survives a power cut).
 
 Deployments, the engines of each slot (active, previous, golden), known-bad digests, version floors of signed metadata, the
-epoch, and crash counters. Each method is one transaction. What to write when is decided in :mod:`edgectl.agent.deployer`.
+epoch, the fleet's freeze, leases, who forced what, and crash counters. Each method is one transaction. What to write when is decided in
+:mod:`edgectl.agent.deployer`.
+
+A journal never stops a device. A damaged file is set aside and rebuilt from its mirror (:mod:`edgectl.agent.mirror`); on a disk that cannot
+be written the mirror is read into memory, so that what serves goes on serving, and every write fails until the disk takes it again.
+:attr:`Journal.notice` says what happened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.bundle import Role
+from pydantic import ValidationError
+
+from edgectl.agent.mirror import Essentials, merged, read_mirror, write_mirror
+from edgectl.agent.records import Deployment, Installed, Slot
 from edgectl.core.errors import StorageError
+from edgectl.core.files import fsync_dir, storage
 from edgectl.core.histogram import HistogramData
-from edgectl.core.schema import Message
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Failure
 
-__all__ = ["Deployment", "Installed", "Journal", "Slot"]
+__all__ = ["Deployment", "Installed", "Journal", "Slot", "check_file"]
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS slots (slot TEXT PRIMARY KEY, active TEXT, previous TEXT, golden TEXT);
@@ -30,74 +41,61 @@ CREATE TABLE IF NOT EXISTS deployments (
     installed TEXT, fallback TEXT, tries INTEGER NOT NULL, error TEXT, baseline TEXT);
 CREATE TABLE IF NOT EXISTS known_bad (digest TEXT PRIMARY KEY, attempt INTEGER NOT NULL, code TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, ttl_s REAL NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, wall_s REAL NOT NULL, what TEXT NOT NULL);
 """
 
+_SERIAL = "serial"
+_MIRRORED = ("epoch", "frozen", "floor:")
+"""Counters (or their prefixes) that the mirror keeps, too."""
+_AUDITED = 200  # entries kept
 
-class Installed(Message):
-    """An engine in the store: a variant (manifest digest) of a bundle."""
-
-    release: str
-    bundle: str
-    manifest: str
-    role: Role | None = None
-    """What the device's configuration asked for when it was chosen."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Which engines a slot has. ``previous`` and ``golden`` are kept on disk to go back to."""
-
-    active: Installed | None = None
-    previous: Installed | None = None
-    golden: Installed | None = None
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """One release on its way into one slot."""
-
-    slot: str
-    gen: int
-    state: State
-    desired: DesiredSlot
-    installed: Installed | None = None
-    """Known once the index was read."""
-    fallback: Installed | None = None
-    """The CPU variant of the same bundle."""
-    tries: int = 0
-    """How often ``state`` was entered."""
-    error: Failure | None = None
-    baseline: HistogramData | None = None
-    """Live engine latency of the engine before, on this device."""
-
-    def at(self, state: State, error: Failure | None = None) -> Deployment:
-        return replace(self, state=state, tries=0, error=error)
+Statement = tuple[str, tuple[object, ...]]
 
 
 class Journal:
     """Thread-safe; one connection, one writer."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create. Raises :class:`StorageError`."""
+        """Open or create, and mend. Raises :class:`StorageError` where there is neither a journal nor a mirror that can be read."""
         self._lock = threading.RLock()
-        with _errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            try:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_SCHEMA)
-            except sqlite3.DatabaseError:
-                self._db.close()
+        self._path = path
+        self._mirror = path.with_name(path.stem + ".mirror.json")
+        self.notice: Failure | None = None
+        """What was wrong with the file when it was opened, or with its mirror since."""
+        self._volatile = False
+        mirror = read_mirror(self._mirror)
+        found: Essentials | None = None
+        try:
+            with _errors():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db, found = self._open_or_set_aside(mirror is not None)
+        except StorageError as e:
+            if mirror is None:
                 raise
+            self._go_on_in_memory(e)
+        truth = merged(found, mirror)
+        if found is None or (truth.serial, truth.slots) != (found.serial, found.slots):
+            self._note_older(found)
+        if truth != found:
+            self._restore(truth)
+        if truth != mirror and not self._volatile:
+            self._reflect()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
+    @property
+    def volatile(self) -> bool:
+        """The disk cannot be written: what is read comes from the mirror, writes fail until they do not any more."""
+        return self._volatile
+
     def next_epoch(self) -> int:
         """Count this start of the agent."""
-        return self.count("epoch")
+        epoch = self.count("epoch")
+        self._reflect()
+        return epoch
 
     # ---- deployments and slots
 
@@ -105,36 +103,24 @@ class Journal:
         row = self._one(
             "SELECT gen, state, desired, installed, fallback, tries, error, baseline FROM deployments WHERE slot = ?", slot
         )
-        if row is None:
-            return None
-        gen, state, desired, installed, fallback, tries, error, baseline = row
-        return Deployment(
-            slot=slot,
-            gen=gen,
-            state=State(state),
-            desired=DesiredSlot.model_validate_json(desired),
-            installed=Installed.model_validate_json(installed) if installed else None,
-            fallback=Installed.model_validate_json(fallback) if fallback else None,
-            tries=tries,
-            error=Failure.model_validate_json(error) if error else None,
-            baseline=HistogramData.model_validate_json(baseline) if baseline else None,
-        )
+        return None if row is None else _deployment(slot, *row)
 
     def save(self, d: Deployment) -> None:
-        with self._transaction():
-            self._save(d)
+        self._write([_saved(d)])
 
     def slot(self, slot: str) -> Slot:
         row = self._one("SELECT active, previous, golden FROM slots WHERE slot = ?", slot)
-        return Slot(*(Installed.model_validate_json(v) if v else None for v in row)) if row else Slot()
+        return _slot(*row) if row else Slot()
+
+    def slots(self) -> dict[str, Slot]:
+        with self._lock, _errors():
+            return self._slots(self._db)
 
     def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
-        """Replace the engines of a slot and, in the same transaction, the deployment that caused it."""
-        with self._transaction():
-            values = [v.encode().decode() if v else None for v in (value.active, value.previous, value.golden)]
-            self._db.execute("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?)", (slot, *values))
-            if d is not None:
-                self._save(d)
+        """Change what a slot has and, in the same transaction, the deployment that caused it."""
+        serial = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
+        self._write([_slot_saved(slot, value), serial, *([_saved(d)] if d is not None else [])])
+        self._reflect()
 
     def kept(self) -> frozenset[Installed]:
         """Every engine that a slot or a deployment under way refers to; all other blobs may go."""
@@ -149,7 +135,8 @@ class Journal:
 
     def mark_bad(self, digest: str, attempt: int, code: str) -> None:
         """Block ``digest`` up to this attempt."""
-        self._run("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", digest, attempt, code)
+        self._write([("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (digest, attempt, code))])
+        self._reflect()
 
     def bad(self, digest: str, attempt: int) -> str | None:
         """Why this digest is blocked at this attempt; None if it is not."""
@@ -165,48 +152,180 @@ class Journal:
     def count(self, name: str) -> int:
         """Add one, durably, and return the new value (crash counters: called *before* the engine starts)."""
         with self._lock:
-            self._run("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", name)
+            self._write([("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (name,))])
             return self.value(name)
 
     def clear(self, name: str) -> None:
-        self._run("DELETE FROM counters WHERE name = ?", name)
+        if self.value(name):
+            self._write([("DELETE FROM counters WHERE name = ?", (name,))])
 
     def raise_floor(self, name: str, value: int) -> None:
         """Remember the highest version seen; it never goes down."""
-        self._run(
-            "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)", name, value
+        self.raise_floors({name: value})
+
+    def raise_floors(self, floors: Mapping[str, int]) -> None:
+        """Several at once, all or none of them."""
+        with self._lock:
+            higher = [(name, value) for name, value in floors.items() if value > self.value(name)]
+            if higher:
+                sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
+                self._write([(sql, item) for item in higher])
+                self._reflect()
+
+    # ---- the freeze, leases, and who passed them
+
+    @property
+    def frozen(self) -> bool:
+        """The fleet's kill switch as it was last heard: a device that starts while the controller is away still honours it."""
+        return bool(self.value("frozen"))
+
+    def set_frozen(self, frozen: bool) -> None:
+        if frozen != self.frozen:
+            self._write([("INSERT OR REPLACE INTO counters VALUES ('frozen', ?)", (int(frozen),))])
+            self._reflect()
+
+    def leases(self) -> list[tuple[str, float, str]]:
+        """(owner, seconds it lasts, reason) of each lease."""
+        with self._lock, _errors():
+            return self._db.execute("SELECT owner, ttl_s, reason FROM leases").fetchall()
+
+    def save_lease(self, owner: str, ttl_s: float, reason: str) -> None:
+        self._write([("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (owner, ttl_s, reason))])
+
+    def drop_lease(self, owner: str) -> None:
+        self._write([("DELETE FROM leases WHERE owner = ?", (owner,))])
+
+    def audit(self, wall_s: float, what: str) -> None:
+        """Keep who did what by hand; the last 200 entries stay."""
+        oldest = ("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (_AUDITED,))
+        self._write([("INSERT INTO audit (wall_s, what) VALUES (?, ?)", (wall_s, what)), oldest])
+
+    def audited(self) -> list[tuple[float, str]]:
+        """(Unix time, what) of the entries, oldest first."""
+        with self._lock, _errors():
+            return self._db.execute("SELECT wall_s, what FROM audit ORDER BY id").fetchall()
+
+    # ---- opening and mending
+
+    def _open_or_set_aside(self, mirrored: bool) -> tuple[sqlite3.Connection, Essentials | None]:
+        """A connection and what it knows; None where the file had to be replaced by a new one, which knows nothing."""
+        new = not self._path.exists()
+        try:
+            db = _connect(self._path)
+            try:
+                return db, self.essentials(db) if not new or not mirrored else None
+            except BaseException:
+                db.close()
+                raise
+        except (sqlite3.Error, ValidationError, ValueError) as e:
+            if isinstance(e, sqlite3.Error) and _is_of_the_disk(e, self._path):
+                raise
+            aside = self._set_aside()
+            what = "slots, version floors and the blocked releases come from its mirror" if mirrored else (
+                "its mirror is gone, too: version floors, blocked releases and what the slots had are lost; "
+                "the slots are filled again by the fleet's desired state"
+            )  # fmt: skip
+            why = str(e).splitlines()[0][:80]
+            detail = f"the journal was damaged ({why}) and lies at {aside.name}: {what}"
+            log.error("%s", detail)
+            self.notice = Failure(code="journal", detail=detail)
+            return _connect(self._path), None
+
+    def _set_aside(self) -> Path:
+        """The damaged files, for whoever wants to look; one generation is kept."""
+        aside = self._path.with_name(self._path.name + ".damaged")
+        with storage(str(self._path)):
+            os.replace(self._path, aside)  # first: beside a file of no bytes SQLite drops a log that was left
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            fsync_dir(self._path.parent)
+        return aside
+
+    def _note_older(self, found: Essentials | None) -> None:
+        if self.notice is None and found is not None:
+            detail = "the journal had lost its last changes of a slot; they come from its mirror"
+            log.error("%s", detail)
+            self.notice = Failure(code="journal", detail=detail)
+        elif self.notice is None:
+            self.notice = Failure(code="journal", detail="the journal was gone; slots and version floors come from its mirror")
+
+    def _go_on_in_memory(self, e: StorageError) -> None:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._db.executescript(_SCHEMA)
+        self._volatile = True
+        self.notice = Failure(
+            code="storage", detail=f"{e.message}; what serves goes on, nothing new is installed", retryable=True
         )
+        log.error("%s", self.notice.detail)
+
+    def _restore(self, e: Essentials) -> None:
+        rows: list[Statement] = [(f"DELETE FROM {t}", ()) for t in ("slots", "deployments", "known_bad")]  # noqa: S608
+        rows += [_slot_saved(name, s) for name, s in e.slots.items()]
+        rows += [_saved(d) for d in e.deployments.values()]
+        counters = {**e.counters, _SERIAL: e.serial}
+        rows += [("INSERT OR REPLACE INTO counters VALUES (?, ?)", item) for item in counters.items()]
+        rows += [("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (d, *why)) for d, why in e.bad.items()]
+        with self._lock, _errors():
+            self._commit(rows)
+
+    def _reflect(self) -> None:
+        """Bring the mirror up to date. Failing to is told, not raised: the journal has what was written."""
+        with self._lock:
+            if self._volatile:
+                return
+            try:
+                write_mirror(self._mirror, self.essentials(self._db))
+                if self.notice is not None and self.notice.code == "mirror":
+                    self.notice = None
+            except StorageError as e:
+                log.error("%s", e.message)
+                self.notice = self.notice or Failure(code="mirror", detail=e.message, retryable=True)
+
+    @classmethod
+    def essentials(cls, db: sqlite3.Connection) -> Essentials:
+        """Everything that the mirror keeps. Reads and parses every row of it."""
+        counters = dict(db.execute("SELECT name, value FROM counters").fetchall())
+        columns = "slot, gen, state, desired, installed, fallback, tries, error, baseline"
+        deployments = [_deployment(*row) for row in db.execute(f"SELECT {columns} FROM deployments")]  # noqa: S608
+        return Essentials(
+            serial=counters.get(_SERIAL, 0),
+            slots=cls._slots(db),
+            deployments={d.slot: d for d in deployments},
+            counters={n: v for n, v in counters.items() if n.startswith(_MIRRORED)},
+            bad={digest: (attempt, code) for digest, attempt, code in db.execute("SELECT * FROM known_bad")},
+        )
+
+    @staticmethod
+    def _slots(db: sqlite3.Connection) -> dict[str, Slot]:
+        return {name: _slot(*row) for name, *row in db.execute("SELECT slot, active, previous, golden FROM slots")}
 
     # ---- SQLite
 
-    def _save(self, d: Deployment) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                d.slot,
-                d.gen,
-                d.state.value,
-                d.desired.encode().decode(),
-                *(m.encode().decode() if m else None for m in (d.installed, d.fallback)),
-                d.tries,
-                *(m.encode().decode() if m else None for m in (d.error, d.baseline)),
-            ),
-        )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _write(self, statements: Sequence[Statement]) -> None:
         with self._lock, _errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+            if self._volatile:
+                self._wake_up()
+            self._commit(statements)
+
+    def _commit(self, statements: Sequence[Statement]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, values in statements:
+                self._db.execute(sql, values)
             self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
-    def _run(self, sql: str, *values: object) -> None:
-        with self._lock, _errors():
-            self._db.execute(sql, values)
+    def _wake_up(self) -> None:
+        """The disk may take writes again: then go on there. Raises ``sqlite3.Error`` while it does not."""
+        db, found = self._open_or_set_aside(True)
+        self._db.close()
+        self._db, self._volatile, self.notice = db, False, None
+        truth = merged(found, read_mirror(self._mirror))
+        if truth != found:
+            self._restore(truth)
 
     def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock, _errors():
@@ -214,9 +333,81 @@ class Journal:
             return row
 
 
+def check_file(path: Path) -> list[str]:
+    """What SQLite's own integrity check says of a journal, opened read-only; empty if it is whole or not there."""
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            return [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+        finally:
+            db.close()
+    except sqlite3.Error as e:
+        return [str(e)]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open, create, and look through every page. Raises ``sqlite3.Error``."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_SCHEMA)
+        problems = [str(row[0]) for row in db.execute("PRAGMA integrity_check(5)") if row[0] != "ok"]
+        if problems:
+            raise sqlite3.DatabaseError("; ".join(problems))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _is_of_the_disk(e: sqlite3.Error, path: Path) -> bool:
+    """The file may be whole, but it cannot be read or written now: nothing to set aside."""
+    text = str(e).lower()
+    if any(word in text for word in ("is full", "unable to open", "is locked")):
+        return True
+    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    return not writable or (isinstance(e, sqlite3.OperationalError) and "i/o error" in text)
+
+
+def _saved(d: Deployment) -> Statement:
+    texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
+    ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
+    values = (d.slot, d.gen, d.state.value, d.desired.encode().decode(), *texts, d.tries, *ends)
+    return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _slot_saved(slot: str, value: Slot) -> Statement:
+    texts = [v.encode().decode() if v else None for v in (value.active, value.previous, value.golden)]
+    return "INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?)", (slot, *texts)
+
+
+def _deployment(
+    slot: str, gen: int, state: str, desired: str, installed: str | None, fallback: str | None, tries: int, error: str | None,
+    baseline: str | None,
+) -> Deployment:  # fmt: skip
+    return Deployment(
+        slot=slot,
+        gen=gen,
+        state=State(state),
+        desired=DesiredSlot.model_validate_json(desired),
+        installed=Installed.model_validate_json(installed) if installed else None,
+        fallback=Installed.model_validate_json(fallback) if fallback else None,
+        tries=tries,
+        error=Failure.model_validate_json(error) if error else None,
+        baseline=HistogramData.model_validate_json(baseline) if baseline else None,
+    )
+
+
+def _slot(*texts: str | None) -> Slot:
+    return Slot(*(Installed.model_validate_json(v) if v else None for v in texts))
+
+
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as e:
-        raise StorageError(f"the agent's journal cannot be used: {e}", hint="free some disk space and restart the agent") from e
+    except (sqlite3.Error, OSError) as e:
+        raise StorageError(f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost") from e

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
-from edgectl.core.wire import ENGINE_STAGE, Policy
-from edgectl.pipelines.worker_protocol import Stats
+from edgectl.core.wire import ENGINE_STAGE, Policy, ShadowGate
+from edgectl.pipelines.worker_protocol import Shadowed, Stats
 
-__all__ = ["Live", "LiveBook", "Verdict", "judge"]
+__all__ = ["Live", "LiveBook", "Verdict", "judge", "judge_shadow"]
 
 _MIN_ERRORS = 3
 _KEPT = 3  # engines per slot in the book
@@ -64,6 +64,23 @@ def judge(policy: Policy, live: Live, baseline: Histogram | None, elapsed_s: flo
         return Verdict("wait", f"{elapsed_s:.0f} of {policy.probation_s:.0f} s")
     compared = f", {now_ms / before_ms:.2f} times the engine before" if before_ms else ""
     return Verdict("healthy", f"{p} latency {now_ms:.2f} ms over {n} inferences{compared}")
+
+
+def judge_shadow(gate: ShadowGate, shadowed: Shadowed) -> Verdict:
+    """Whether an engine that ran beside the old one, on the same frames, may take over."""
+    s = shadowed
+    if s.errors:
+        return Verdict("unhealthy", f"{s.errors} of {s.frames} inferences failed beside the old engine")
+    if s.agreement < gate.min_agreement:
+        return Verdict(
+            "unhealthy", f"the engines agree on {s.agreement:.1%} of what they find, {gate.min_agreement:.1%} are asked for"
+        )
+    ratio = s.new_ms / s.old_ms if s.old_ms > 0 else 0.0
+    if gate.max_latency_ratio is not None and ratio > gate.max_latency_ratio:
+        return Verdict(
+            "unhealthy", f"{ratio:.2f} times the old engine's latency on the same frames; {gate.max_latency_ratio:g} are allowed"
+        )
+    return Verdict("healthy", f"agreement {s.agreement:.1%} over {s.frames} frames, {ratio:.2f} times the old engine's latency")
 
 
 class LiveBook:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from edgectl.agent.boot import check_slots
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
 from edgectl.agent.deployer import SlotDeployer
@@ -25,6 +26,9 @@ from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Fetcher, Machine
 from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
+from edgectl.agent.leases import Leases
+from edgectl.agent.lock import alone
+from edgectl.agent.peer import PeerSeeder
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
@@ -48,7 +52,7 @@ from edgectl.core.wire import (
 )
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
-from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Stats
+from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
 
 __all__ = ["AgentParts", "run_agent"]
 
@@ -57,6 +61,7 @@ log = logging.getLogger(__name__)
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
 _REFRESH_S = 120.0
+_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,16 @@ class _Refusal:
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
-    Raises before anything runs: :class:`StorageError` (state folder), :class:`TrustError` (root metadata).
+    Raises before anything runs: :class:`UsageError` (another agent has the state folder), :class:`StorageError` (state folder, and
+    nothing in it to run), :class:`TrustError` (root metadata).
     A broker that is away is no error: the agent keeps trying and the pipelines keep running.
     """
-    agent = _Agent(config, parts or default_parts())
-    try:
-        agent.run(stop)
-    finally:
-        agent.close()
+    with alone(config.state_dir):
+        agent = _Agent(config, parts or default_parts())
+        try:
+            agent.run(stop)
+        finally:
+            agent.close()
 
 
 class _Agent:
@@ -112,7 +119,8 @@ class _Agent:
         self._config = config
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
-        self._epoch = self._journal.next_epoch()
+        self._trouble: Failure | None = None
+        self._epoch = self._count_start()
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
         try:
@@ -120,7 +128,10 @@ class _Agent:
         except OSError as e:
             raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
         self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
-        self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20)
+        quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
+        self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
+        self._leases = Leases(self._journal)
+        self._check_slots()
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
         self._collector = Collector(self._epoch)
@@ -128,10 +139,11 @@ class _Agent:
         self._wake = threading.Event()
         self._seq = 0
         self._gen = 0
-        self._frozen = False
+        self._frozen = self._journal.frozen
         self._refused: dict[str, ReportedSlot] = {}
-        self._trouble: Failure | None = None
         self._refusal: _Refusal | None = None
+        self._unkept: bytes | None = None
+        """A desired document that a full disk keeps from being accepted."""
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -142,15 +154,24 @@ class _Agent:
             config.pipelines,
             self._engine_of,
             self._journal,
-            Hooks(self._on_stats, self._on_event, self._on_crash_loop),
+            Hooks(self._on_stats, self._on_event, self._on_crash_loop, self._on_lease),
             command=parts.worker,
             stats_every_s=config.stats_every_s,
             timing=parts.timing,
             cache=engine_cache,
         )
         fetcher = Fetcher(
-            self._bulk_link, self._topics, config.name, self._epoch, self._store, parts.machine, profile=self._profile
+            self._bulk_link,
+            self._topics,
+            config.name,
+            self._epoch,
+            self._store,
+            parts.machine,
+            profile=self._profile,
+            bps=config.download_kb_s and config.download_kb_s * 1000,
+            site=config.site,
         )
+        self._peer = PeerSeeder(config, self._topics, self._store)
         context = Context(
             journal=self._journal,
             store=self._store,
@@ -162,6 +183,7 @@ class _Agent:
             frozen=lambda: self._frozen,
             changed=self._wake.set,
             disk=threading.Lock(),
+            leases=self._leases,
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
             roles=config.roles,
@@ -175,6 +197,20 @@ class _Agent:
             lambda slot, ref: self._supervisor.refresh(slot, ref, _REFRESH_S),
             config.improve_after_s,
         )
+
+    def _count_start(self) -> int:
+        try:
+            return self._journal.next_epoch()
+        except StorageError as e:
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            return self._journal.value("epoch") + 1
+
+    def _check_slots(self) -> None:
+        try:
+            check_slots(self._journal, self._store, self._config.slots)
+        except StorageError as e:
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            log.error("%s", e.message)
 
     def run(self, stop: threading.Event) -> None:
         t, name = self._topics, self._config.name
@@ -195,6 +231,7 @@ class _Agent:
             self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
         watchdog = Watchdog()
+        next_try = 0.0
         ready = False
         while not stop.is_set():
             self._wake.wait(0.2)
@@ -205,6 +242,10 @@ class _Agent:
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
                 next_window = now + self._config.telemetry_s
+            if self._unkept is not None and now >= next_try:
+                next_try = now + _RETRY_S
+                payload, self._unkept = self._unkept, None
+                self._on_desired(payload)
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
@@ -215,6 +256,7 @@ class _Agent:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
         notify("STOPPING=1")
         self._improver.stop()
+        self._peer.close()
         for deployer in self._deployers.values():
             deployer.stop()
         self._supervisor.close()
@@ -272,9 +314,14 @@ class _Agent:
 
     def _on_controller(self, payload: bytes) -> None:
         state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+        self._peer.allow(state.peers)
         if not state.online:
             return  # its will, written when it started: it says nothing about the freeze of now
         self._frozen = state.freeze
+        try:
+            self._journal.set_frozen(state.freeze)
+        except StorageError as e:
+            log.error("the freeze is known until the agent restarts: %s", e.message)
         for deployer in self._deployers.values():
             deployer.nudge()
 
@@ -286,8 +333,16 @@ class _Agent:
             self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
             self._wake.set()
             return
+        except StorageError as e:  # the generation could not be written down: asked again until it can
+            log.error("desired state waits: %s", e.message)
+            self._unkept = payload
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            self._wake.set()
+            return
         if self._refusal is not None:
             self._refusal.mended = True
+        if self._trouble is not None and self._trouble.code == "storage":
+            self._trouble = None
         self._gen = desired.gen
         self._refused = {}
         for slot, wish in desired.slots.items():
@@ -317,14 +372,39 @@ class _Agent:
         if command.op == "probe":
             return {"facts": sorted(self._machine.facts), "runtimes": sorted(self._machine.runtimes)}
         if command.op == "logs":
-            return {"events": list(self._events)}
+            return {"events": list(self._events), "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()]}
         if command.op == "measure":
             return {"health": health(self._config.state_dir)}
+        owner = command.owner or "operator"
+        if command.op in ("lock", "unlock"):
+            return self._lease(command, owner)
         chosen = [d for slot, d in self._deployers.items() if command.slot in (None, slot)]
         obeyed = [d.order(command.op) for d in chosen]  # every one, not up to the first
         if not any(obeyed):
             raise ProtocolError(f"{command.op} is not possible now")
+        if command.op in ("force", "cancel", "rollback"):
+            slots = ", ".join(sorted(d.slot for d, did in zip(chosen, obeyed, strict=True) if did))
+            self._audit(f"{owner}: {command.op} of {slots}: {command.reason or 'no reason given'}")
         return {"slots": sorted(d.slot for d in chosen)}
+
+    def _lease(self, command: Command, owner: str) -> dict[str, object]:
+        if command.op == "lock":
+            if command.ttl_s is None:
+                raise ProtocolError("a lease needs ttl_s, the seconds after which it runs out")
+            self._leases.take(owner, command.ttl_s, command.reason)
+        elif not self._leases.drop(owner):
+            raise ProtocolError(f"{owner} holds no lease")
+        self._audit(f"{owner}: {command.op}: {command.reason or 'no reason given'}")
+        for deployer in self._deployers.values():
+            deployer.nudge()
+        return {"owner": owner, "ttl_s": command.ttl_s if command.op == "lock" else 0}
+
+    def _audit(self, what: str) -> None:
+        log.warning("by hand: %s", what)
+        try:
+            self._journal.audit(time.time(), what)
+        except StorageError as e:
+            log.error("%s", e.message)
 
     # ---- from the workers (pipeline threads)
 
@@ -343,6 +423,9 @@ class _Agent:
         for d in new or slots:  # a new engine is the first suspect
             d.crash_loop()
 
+    def _on_lease(self, stream: str, lease: Lease) -> None:
+        self._leases.take(stream, lease.ttl_s, lease.reason)
+
     # ---- the caller's thread
 
     def _report(self) -> None:
@@ -350,7 +433,7 @@ class _Agent:
         refusal = self._refusal
         if refusal is not None and refusal.mended and refusal.reported:
             refusal = self._refusal = None
-        error = self._trouble or (refusal.why if refusal else None)
+        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice
         clock = None if self._trust.clock_trusted else "untrusted"
         states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))

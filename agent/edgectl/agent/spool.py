@@ -22,6 +22,8 @@ __all__ = ["Kind", "Row", "Spool"]
 
 log = logging.getLogger(__name__)
 
+_MEMORY_BYTES = 4 << 20
+
 Kind = Literal["event", "tele"]
 
 
@@ -46,6 +48,11 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = self._open(path)
+        except sqlite3.OperationalError as e:
+            # The disk is full or read-only, which says nothing about the file: inference must not wait for it.
+            log.error("the spool keeps nothing over a restart: %s", e)
+            self._max_bytes = min(max_bytes, _MEMORY_BYTES)
+            self._db = self._open(Path(":memory:"))
         except sqlite3.DatabaseError as e:
             log.warning("the spool is corrupt and starts anew: %s", e)
             with _errors():

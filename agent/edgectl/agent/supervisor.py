@@ -22,16 +22,20 @@ from pathlib import Path
 
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
-from edgectl.core.errors import EngineError, ProtocolError
-from edgectl.core.wire import Failure
+from edgectl.core.errors import EngineError, ProtocolError, StorageError
+from edgectl.core.wire import Failure, ShadowGate
 from edgectl.pipelines.worker_protocol import (
     MAX_LINE_BYTES,
     Commit,
     EngineRef,
     EventMessage,
     Fault,
+    Lease,
     Ready,
     Revert,
+    Shadow,
+    Shadowed,
+    ShadowFailed,
     Start,
     Stats,
     Stop,
@@ -71,6 +75,8 @@ class Hooks:
     event: Callable[[str, EventMessage], None]
     crash_loop: Callable[[str], None]
     """The engines of this stream do not survive."""
+    lease: Callable[[str, Lease], None] = lambda stream, lease: None
+    """The stream is in the middle of something."""
 
 
 class Supervisor:
@@ -120,6 +126,11 @@ class Supervisor:
             for role in p.roles(slot):
                 p.send(Commit(role=role))
 
+    def restart(self, slot: str) -> None:
+        """Every stream that uses ``slot`` starts a new process with what the record says: what runs now must not go on."""
+        for p in self._using(slot):
+            p.restart()
+
     def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
         """Streams that run ``ref`` open it anew, because its file became a better one; they change over between two frames.
 
@@ -128,6 +139,17 @@ class Supervisor:
         deadline = time.monotonic() + timeout_s
         for p in self._using(slot):
             p.refresh(slot, ref, deadline)
+
+    def shadow(
+        self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> list[Shadowed]:
+        """Let each stream that uses ``slot`` run ``ref`` beside its engine; one result a stream and role.
+
+        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        running = [p for p in self._using(slot) if p.engines() is not None]
+        return [found for p in running for found in p.shadow(slot, ref, gate, deadline, cancelled)]
 
     def idle(self, slot: str) -> bool:
         """No stream can run this slot's engine now: none uses it, or each lacks the engine of another slot."""
@@ -172,6 +194,10 @@ class _Pipeline:
     """Role → engine that the last process was started with: whose fault ``_fault`` may be."""
     _refused: dict[str, Failure] = field(default_factory=dict)
     """Role → why the last swap failed."""
+    _shadowed: dict[str, Shadowed | ShadowFailed] = field(default_factory=dict)
+    """Role → what came of running another engine beside it."""
+    _uncounted: int = 0
+    """Starts since the journal could last be written."""
     _fault: Failure | None = None
     _why: str | None = None
     """How the process before ended, for people."""
@@ -203,11 +229,14 @@ class _Pipeline:
             self._stopping = True
             self._changed.notify_all()
 
+    def restart(self) -> None:
+        with self._changed:
+            self._restart = True
+            self._changed.notify_all()
+
     def ensure(self, slot: str, ref: EngineRef | None, deadline: float, cancelled: Callable[[], bool]) -> None:
         if ref is None or self.engines() is None:
-            with self._changed:
-                self._restart = True  # the thread finds a slot empty and waits
-                self._changed.notify_all()
+            self.restart()  # the thread finds a slot empty and waits
             return
         for role in self.roles(slot):
             self._ensure_role(role, ref, deadline, cancelled)
@@ -227,6 +256,33 @@ class _Pipeline:
                     why = failure.detail or failure.code if failure is not None else "no answer in time"
                     raise EngineError(f"{self.stream} did not open the better engine: {why}")
             self.send(Commit(role=role))
+
+    def shadow(
+        self, slot: str, ref: EngineRef, gate: ShadowGate, deadline: float, cancelled: Callable[[], bool]
+    ) -> list[Shadowed]:
+        return [self._shadow_role(role, ref, gate, deadline, cancelled) for role in self.roles(slot)]
+
+    def _shadow_role(
+        self, role: str, ref: EngineRef, gate: ShadowGate, deadline: float, cancelled: Callable[[], bool]
+    ) -> Shadowed:
+        with self._changed:
+            while role not in self._serving:
+                self._wait_on(deadline, cancelled, "has no engine to compare with")
+            self._shadowed.pop(role, None)
+            process = self._process
+            self.send(Shadow(role=role, engine=ref, percent=gate.percent, frames=gate.frames))
+            while (answer := self._shadowed.pop(role, None)) is None or answer.manifest != ref.manifest:
+                if self._process is not process:
+                    raise EngineError(f"{self.stream} ended while it ran the new engine beside the old one")
+                self._wait_on(deadline, cancelled, f"has not seen {gate.frames} frames with both engines")
+        if isinstance(answer, ShadowFailed):
+            raise EngineError(f"{self.stream} could not compare the engines: {answer.error.detail or answer.error.code}")
+        return answer
+
+    def _wait_on(self, deadline: float, cancelled: Callable[[], bool], what: str) -> None:
+        if cancelled() or time.monotonic() > deadline:
+            raise EngineError(f"{self.stream} {what}")
+        self._changed.wait(0.2)
 
     def _ensure_role(self, role: str, ref: EngineRef, deadline: float, cancelled: Callable[[], bool]) -> None:
         asked: subprocess.Popen[bytes] | None = None
@@ -253,7 +309,7 @@ class _Pipeline:
                     raise EngineError(f"{self.stream} did not take the engine in time: {why}")
                 self._changed.wait(0.2)
 
-    def send(self, message: Start | Swap | Commit | Revert | Stop) -> None:
+    def send(self, message: Start | Swap | Shadow | Commit | Revert | Stop) -> None:
         """One line to the worker; a worker that is gone is the thread's business."""
         process = self._process
         if process is None or process.stdin is None:
@@ -277,19 +333,37 @@ class _Pipeline:
                 attempt = 0
                 continue
             counter = self._counter(engines)
-            starts = self.journal.count(counter)
+            starts = self._count(counter)
             if starts > self.timing.crashes:
                 self.hooks.crash_loop(self.stream)
             self._restart = False
             steady = self._work(engines, counter)
             if self._stopping or self._restart or (self._fault and self._fault.code in _OUTSIDE):
-                self.journal.clear(counter)
+                self._clear(counter)
             attempt = 0 if steady or self._restart else attempt + 1
             if not self._stopping and not self._restart:
                 low, high = self.timing.backoff_s
                 self._why = self._fault.detail if self._fault else "the worker ended"
                 self._set("restarting", self._why)
                 self._wait(random.uniform(low / 2, min(high, low * 2**attempt)))  # noqa: S311
+
+    def _count(self, counter: str) -> int:
+        """Starts in a row, this one counted, on disk before it happens; in memory while the disk takes nothing: inference goes on."""
+        try:
+            starts = self.journal.count(counter)
+        except StorageError as e:
+            log.error("%s: %s", self.stream, e.message)
+            self._uncounted += 1
+            return self.journal.value(counter) + self._uncounted
+        self._uncounted = 0
+        return starts
+
+    def _clear(self, counter: str) -> None:
+        self._uncounted = 0
+        try:
+            self.journal.clear(counter)
+        except StorageError as e:
+            log.error("%s: %s", self.stream, e.message)
 
     def _counter(self, engines: Mapping[str, EngineRef]) -> str:
         """Crash counts belong to a stream with these very engines."""
@@ -324,7 +398,7 @@ class _Pipeline:
             for line in self._lines(process, started):
                 self._handle(line, engines)
                 if not steady and self._serving and self._progress_at - started > self.timing.steady_s:
-                    self.journal.clear(counter)
+                    self._clear(counter)
                     steady = True
         except ProtocolError as e:
             self._fault = Failure(code="protocol", detail=e.message)
@@ -362,6 +436,8 @@ class _Pipeline:
                 self.state = ("running", None)
             elif isinstance(message, Swapped | SwapFailed):
                 self._answered(message)
+            elif isinstance(message, Shadowed | ShadowFailed):
+                self._shadowed[message.role] = message
             elif isinstance(message, Fault):
                 self._fault = message.error
             self._changed.notify_all()
@@ -372,6 +448,8 @@ class _Pipeline:
             self.hooks.stats(self.stream, message)
         elif isinstance(message, EventMessage):
             self.hooks.event(self.stream, message)
+        elif isinstance(message, Lease):
+            self.hooks.lease(self.stream, message)
 
     def _answered(self, message: Swapped | SwapFailed) -> None:
         role = message.role

@@ -251,9 +251,7 @@ class TrustStore:
 
     def _raise_floors(self, v: _Verified) -> None:
         timestamp = _signed(v.files["timestamp.json"], Timestamp)
-        for _, version, floor in self._versions(v, timestamp):
-            if version > self._journal.value(floor):
-                self._journal.raise_floor(floor, version)
+        self._journal.raise_floors({floor: version for _, version, floor in self._versions(v, timestamp)})
         self.version = v.targets.version
         if self._attests(timestamp):
             self._time = self._attested(timestamp)

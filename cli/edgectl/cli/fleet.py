@@ -24,6 +24,9 @@ _COLOUR = {
     "failed": "red",
     "rejected": "red",
     "degraded": "red",
+    "expired": "red",
+    "canceled": "yellow",
+    "deferred": "yellow",
 }
 
 

@@ -27,6 +27,7 @@ from edgectl.cli import (
     release,
     rollout,
     run,
+    store,
 )
 from edgectl.cli._output import Output
 from edgectl.cli._signals import follow_parent
@@ -66,7 +67,7 @@ app.command("bench")(bench.bench)
 app.command("finalise")(finalise.finalise)
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
-for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet):
+for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet, store):
     app.add_typer(_noun.app)
 app.add_typer(demo.app)
 

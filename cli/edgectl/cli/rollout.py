@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Group, RenderableType
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import RolloutError, UsageError
+from edgectl.core.schema import first_problem
+from edgectl.core.windows import Window
 
 app = typer.Typer(name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True)
 
@@ -33,6 +36,14 @@ def start(
     percentile: Annotated[int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")] = 95,
     max_latency_ratio: Annotated[float, typer.Option(min=0.01, help="Largest latency against the engine before.")] = 1.3,
     max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Largest latency in ms.")] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(help="When devices may activate it, in their local time: 'mon-fri 01:00-05:00'. They fetch it at any time."),
+    ] = None,
+    shadow: Annotated[
+        float | None, typer.Option(min=0.1, max=100, help="First run it beside the old engine on this percentage of frames.")
+    ] = None,
+    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")] = 0.9,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -44,7 +55,8 @@ def start(
         raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
     policy = {
         "probation_s": probation, "min_inferences": min_inferences, "percentile": percentile,
-        "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms,
+        "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms, "windows": _windows(window or []),
+        "shadow": None if shadow is None else {"percent": shadow, "min_agreement": min_agreement},
     }  # fmt: skip
     labels = dict(_label(text) for text in label or [])
     with _controller.client(url, token_file) as fleet:
@@ -168,6 +180,13 @@ def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
     for name, m in sorted(rollouts[0]["members"].items(), key=lambda item: (item[1]["wave"], item[0])):
         members.add_row(name, str(m["wave"]), m["outcome"], m.get("detail") or "")
     return Group(t, "", members)
+
+
+def _windows(texts: list[str]) -> list[str]:
+    try:
+        return list(TypeAdapter(tuple[Window, ...]).validate_python(texts))
+    except ValidationError as e:
+        raise UsageError(f"--window: {first_problem(e).partition(': ')[2]}") from e
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -20,7 +20,6 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from edgectl.core.codebook import unpack
 from edgectl.core.errors import BundleError, IntegrityError
 from edgectl.core.files import atomic_write, digest_of, file_digest, hex_of
 from edgectl.core.measured import Measured
@@ -268,6 +267,8 @@ class Variant:
 
         Raises :class:`BundleError` if the layer is missing or too large, :class:`IntegrityError` if it decodes to anything else than the config says.
         """
+        from edgectl.core.codebook import unpack  # numpy: an agent whose engines are not packed does without
+
         unpacked = self.config.unpacked
         if unpacked is None:
             raise BundleError(f"the engine of variant {self.config.variant} is not packed")

@@ -18,6 +18,7 @@ class State(str, Enum):
     VERIFYING = "verifying"
     STAGED = "staged"
     WARMING = "warming"
+    SHADOW = "shadow"
     ACTIVATING = "activating"
     PROBATION = "probation"
     COMMITTED = "committed"
@@ -26,7 +27,11 @@ class State(str, Enum):
     DEGRADED = "degraded"
     REJECTED = "rejected"
     FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
 
 
-TERMINAL = frozenset({State.COMMITTED, State.ROLLED_BACK, State.DEGRADED, State.REJECTED, State.FAILED})
+TERMINAL = frozenset({
+    State.COMMITTED, State.ROLLED_BACK, State.DEGRADED, State.REJECTED, State.FAILED, State.CANCELED, State.EXPIRED,
+})  # fmt: skip
 """Where a deployment has come to its end; only COMMITTED is success."""

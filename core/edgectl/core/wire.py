@@ -14,10 +14,11 @@ from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Digest, Message, Name
 from edgectl.core.states import State
+from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
     "ENGINE_STAGE", "MAX_GEN", "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
-    "Reported", "ReportedSlot", "StreamStats", "Telemetry", "Topics", "Trust",
+    "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
 ]  # fmt: skip
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -45,6 +46,8 @@ class Topics:
         self.any_event = f"{self.root}/d/+/ev/+"
         self.any_reply = f"{self.root}/d/+/rsp"
         self.any_need = f"{self.root}/a/+/need/+"
+        self.any_rounds = f"{self.root}/a/+/st"
+        self.any_peer_rounds = f"{self.root}/a/+/st/+"
 
     def conn(self, device: str) -> str:
         return self._device(device, "conn")
@@ -82,6 +85,16 @@ class Topics:
     def rounds(self, digest: str) -> str:
         return f"{self._artifact(digest)}/st"
 
+    def peer(self, digest: str, device: str) -> str:
+        """What a device of the site sends of this blob. Its name is in the topic, so that a broker can hold it to that."""
+        return f"{self._artifact(digest)}/p/{check_name(device)}"
+
+    def peer_rounds(self, digest: str, device: str) -> str:
+        return f"{self._artifact(digest)}/st/{check_name(device)}"
+
+    def any_peer(self, digest: str) -> str:
+        return f"{self._artifact(digest)}/st/+"
+
     def parse(self, topic: str) -> tuple[str, ...] | None:
         """The levels below the fleet root, or None for a topic of another fleet."""
         prefix = self.root + "/"
@@ -118,8 +131,21 @@ class Conn(Message):
     """On a death: the agent stopped in good order."""
 
 
+class ShadowGate(Message):
+    """Run the new engine beside the old one on some frames before it may take over; what it finds goes nowhere."""
+
+    percent: float = Field(default=10.0, gt=0, le=100)
+    """Share of frames that both engines get."""
+    frames: int = Field(default=100, ge=1, le=100_000)
+    """Frames that both must have had."""
+    min_agreement: float = Field(default=0.9, ge=0, le=1)
+    """Share of what either finds that both find: 2 × matched / (found by one + found by the other)."""
+    max_latency_ratio: float | None = Field(default=1.5, gt=0)
+    """Median latency against the old engine on the same frames; None: not judged."""
+
+
 class Policy(Message):
-    """How a device is to judge a new engine."""
+    """How a device is to judge a new engine, and when it may take it."""
 
     probation_s: float = Field(default=60.0, gt=0, le=7 * 86400)
     min_inferences: int = Field(default=130, ge=1, le=100_000_000)
@@ -129,6 +155,9 @@ class Policy(Message):
     max_latency_ms: float | None = Field(default=None, gt=0)
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     max_rss_mb: float | None = Field(default=None, gt=0)
+    windows: tuple[Window, ...] = Field(default=(), max_length=MAX_WINDOWS)
+    """When an engine may be activated, in the device's local time; it is fetched at any time. None: always."""
+    shadow: ShadowGate | None = None
 
 
 class DesiredSlot(Message):
@@ -139,6 +168,8 @@ class DesiredSlot(Message):
     attempt: int = Field(default=1, ge=1)
     """Raised to try a digest again that this device rolled back."""
     policy: Policy = Policy()
+    expires_s: float | None = None
+    """Unix time after which a device that has not begun to activate it need not any more."""
 
 
 class Desired(Message):
@@ -231,9 +262,16 @@ class Command(Message):
     """A request to a device. Ignored after ``deadline_s`` (Unix time)."""
 
     id: str = Field(max_length=64)
-    op: Literal["probe", "logs", "hold", "release", "rollback", "measure"]
+    op: Literal["probe", "logs", "hold", "release", "rollback", "measure", "cancel", "lock", "unlock", "force"]
+    """``cancel``: give up what is not activated yet, take back what is on trial. ``lock``: nothing is activated while the lease lasts.
+    ``force``: pass windows and leases once; the device writes down who asked."""
     slot: Name | None = None
     deadline_s: float
+    owner: Name | None = None
+    """Who asks: names the lease of ``lock`` and ``unlock``, and the entry that ``force`` leaves."""
+    ttl_s: float | None = Field(default=None, gt=0, le=86400)
+    """Seconds after which a lease that is not taken again runs out."""
+    reason: str = Field(default="", max_length=200)
 
 
 class Reply(Message):
@@ -248,6 +286,8 @@ class ControllerState(Message):
 
     epoch: int = Field(ge=0)
     online: bool
+    peers: bool = False
+    """Devices that are set up for it may seed their site. True of the will, too: a controller that is gone is when it counts."""
     freeze: bool = False
     """True stops every ACTIVATING within seconds."""
 

@@ -7,9 +7,11 @@ read is absent from ``facts``. Native runtimes are looked up, not imported (impo
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -143,9 +145,15 @@ def _runtimes() -> dict[str, str]:
 
 
 def _providers() -> tuple[str, ...]:
-    import onnxruntime  # here: a probe without ONNX Runtime still works
-
-    return tuple(onnxruntime.get_available_providers())
+    """What ONNX Runtime can use here, asked in a child: whoever probes need not carry the runtime from then on."""
+    code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
+    try:
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+        return tuple(json.loads(out.splitlines()[-1]))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as e:
+        raise ProfileError(
+            f"ONNX Runtime is installed and cannot be imported: {e}", hint="pip install --force-reinstall onnxruntime"
+        ) from e
 
 
 def _nvidia_smi() -> tuple[str | None, str | None, str | None]:

@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError
 from edgectl.engines.child import answer, peak_rss_mb, run_child
-from edgectl.engines.golden import check_golden, read_golden
-from edgectl.engines.open import open_engine
-from edgectl.engines.timing import bench
 
 __all__ = ["WarmReport", "warm_up"]
 
@@ -60,6 +55,12 @@ def warm_up(
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
+    import numpy as np  # here: whoever asks for a warm-up loads no runtime for it
+
+    from edgectl.engines.golden import check_golden, read_golden
+    from edgectl.engines.open import open_engine
+    from edgectl.engines.timing import bench
+
     parser = argparse.ArgumentParser(prog="edgectl.engines.warm")
     parser.add_argument("blobs", type=Path)
     parser.add_argument("manifest")

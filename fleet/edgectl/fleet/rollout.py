@@ -26,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _RISKY = frozenset({State.ACTIVATING, State.PROBATION, State.ROLLING_BACK})
-_FAILED = frozenset({State.FAILED, State.REJECTED, State.ROLLED_BACK, State.DEGRADED})
+_FAILED = TERMINAL - {State.COMMITTED}
 
 
 class RolloutState(str, Enum):
@@ -214,7 +214,10 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
         return m.model_copy(update={"outcome": Outcome.AWAY, "detail": "offline"})
     if m.outcome is Outcome.AWAY and view.online:
         return m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "detail": None})
-    if view.online and now_s - m.admitted_s > spec.deadline_s:
+    waits = (
+        mine and r is not None and r.state is State.DEFERRED
+    )  # for its window, a lease or fresh metadata: it says so, and for how long it may
+    if view.online and not waits and now_s - m.admitted_s > spec.deadline_s:
         return m.model_copy(update={"outcome": Outcome.FAILED, "detail": f"not committed within {spec.deadline_s:g} s"})
     return m
 

@@ -141,6 +141,14 @@ class SnapshotConfig(Config):
     """At most this many files; the oldest goes first."""
 
 
+class UpdateLock(Config):
+    """Events during which no other engine is wanted: each one keeps updates away for a while."""
+
+    on: tuple[str, ...] = Field(min_length=1)
+    """Ids of rules and zones."""
+    seconds: float = Field(default=30.0, gt=0, le=3600)
+
+
 class Annotate(Config):
     video: bool = True
     """Write an annotated MP4 if there is an output folder."""
@@ -196,6 +204,7 @@ class PipelineConfig(Config):
     annotate: Annotate = Annotate()
     tracklog: bool = False
     """Write every frame's tracks, for replaying the rules."""
+    update_lock: UpdateLock | None = None
     update_s: float = Field(default=30.0, gt=0, le=86400)
     """How often a tracked object is reported while nothing changes."""
     camera: CameraConfig = CameraConfig()
@@ -219,8 +228,10 @@ class PipelineConfig(Config):
             zone = r.loiter.zone if isinstance(r, LoiterConfig) else r.occupancy.zone if isinstance(r, OccupancyConfig) else None
             if zone is not None and zone not in self.zones:
                 raise ValueError(f"rule {r.id!r} names zone {zone!r}, which does not exist")
-        if unknown := set(self.snapshots.on) - set(ids) - set(self.zones):
-            raise ValueError(f"snapshots.on names {min(unknown)!r}, which is no rule or zone")
+        named = {"snapshots.on": self.snapshots.on, "update_lock.on": self.update_lock.on if self.update_lock else ()}
+        for setting, names in named.items():
+            if unknown := set(names) - set(ids) - set(self.zones):
+                raise ValueError(f"{setting} names {min(unknown)!r}, which is no rule or zone")
         return self
 
 

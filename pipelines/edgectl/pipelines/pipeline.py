@@ -14,6 +14,7 @@ from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
 from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.shadow import Shadowing
 from edgectl.pipelines.sinks import Record
 
 __all__ = ["EngineFactory", "EngineSlot", "Kind", "Pipeline", "PipelineArgs", "make_pipeline", "open_variant"]
@@ -89,6 +90,15 @@ class Pipeline(Protocol):
         """Open and warm up another engine, switch between two frames, keep the old one warm.
 
         Returns the longest time between two processed frames around the swap, in ms. On an error the old engine goes on.
+        """
+        ...
+
+    def shadow(
+        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+    ) -> None:
+        """Open another engine and run it beside the one of ``role`` on some of the next frames; ``done`` is called on another thread.
+
+        Raises :class:`UsageError` where this pipeline cannot compare engines.
         """
         ...
 

@@ -26,6 +26,7 @@ from edgectl.pipelines.frame import Frame, Stamp
 from edgectl.pipelines.labels import LabelMap
 from edgectl.pipelines.ledger import Ledger
 from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs
+from edgectl.pipelines.shadow import Shadow, Shadowing
 from edgectl.pipelines.sinks import (
     CallbackSink,
     JsonlSink,
@@ -91,6 +92,8 @@ class VideoPipeline:
         self._window_start = time.monotonic()
         self._window_processed = 0
         self._dropped_late = False
+        self._shadow: Shadow | None = None
+        self._shadow_lock = threading.Lock()
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ class VideoPipeline:
             del left
             self.ledger.drop("shutdown")
         self._sinks.close()
+        self._end_shadow("the stream has ended")
         self._engines.close()
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
@@ -209,6 +213,7 @@ class VideoPipeline:
     def _switch(self) -> None:
         """Take over another engine, if there is one, between two frames."""
         if self._engines.apply():
+            self._end_shadow("the stream took another engine")
             self._writer.releases = _releases(self._engines.slot)
 
     def _process(self, frame: Frame) -> None:
@@ -222,7 +227,8 @@ class VideoPipeline:
             prepared = time.monotonic_ns()
             outputs = detector.run()
             ran = time.monotonic_ns()
-            found = self._labels(detector.decode(outputs, meta))
+            raw = detector.decode(outputs, meta)
+            found = self._labels(raw)
             decoded = time.monotonic_ns()
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
@@ -237,6 +243,9 @@ class VideoPipeline:
         ):  # fmt: skip
             self.tracer.record(stage, ns)  # type: ignore[arg-type]
         self._finish(frame, tracks, events, done)
+        with self._shadow_lock:
+            if self._shadow is not None and self._shadow.step(frame, raw, ran - prepared):
+                self._shadow = None
 
     def _too_late(self, frame: Frame, now: int) -> bool:
         """Drop a frame that waited too long; never two in a row for the deadline, so that a slow engine still makes progress."""
@@ -297,6 +306,24 @@ class VideoPipeline:
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
     def swap(self, role: str, slot: EngineSlot) -> float:
+        return self._engines.switch(self._fitting(role, slot), slot)
+
+    def shadow(
+        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+    ) -> None:
+        shadow = Shadow(self._fitting(role, slot), percent, frames, done)
+        self._end_shadow("another engine is compared")
+        with self._shadow_lock:
+            self._shadow = shadow
+
+    def _end_shadow(self, why: str) -> None:
+        with self._shadow_lock:
+            shadow, self._shadow = self._shadow, None
+        if shadow is not None:
+            shadow.abandon(why)
+
+    def _fitting(self, role: str, slot: EngineSlot) -> Detector:
+        """Another detector, opened and warm, that finds the same things."""
         _check_role(role)
         detector = self._open(slot)
         running = self._engines.detector.labels
@@ -306,7 +333,7 @@ class VideoPipeline:
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
-        return self._engines.switch(detector, slot)
+        return detector
 
     def commit(self, role: str) -> None:
         _check_role(role)

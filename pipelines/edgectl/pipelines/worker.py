@@ -7,6 +7,7 @@ was sent.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import logging
@@ -26,16 +27,21 @@ from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
-from edgectl.pipelines.config import parse_config
+from edgectl.pipelines.config import UpdateLock, parse_config
 from edgectl.pipelines.pipeline import EngineFactory, EngineSlot, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.shadow import Shadowing
 from edgectl.pipelines.worker_protocol import (
     MAX_LINE_BYTES,
     Commit,
     EngineRef,
     EventMessage,
     Fault,
+    Lease,
     Ready,
     Revert,
+    Shadow,
+    Shadowed,
+    ShadowFailed,
     Start,
     Stats,
     Stop,
@@ -65,6 +71,7 @@ class Worker:
         self._taken = threading.Semaphore(8)
         self._finished = threading.Event()
         self._pipeline: Pipeline | None = None
+        self._lock: UpdateLock | None = None
 
     def run(self) -> int:
         """Until Stop, end of input or end of the stream. Returns the exit status."""
@@ -95,6 +102,7 @@ class Worker:
 
     def _start(self, start: Start) -> Pipeline:
         config = parse_config(start.config, what=f"the configuration of stream {start.stream}")
+        self._lock = config.update_lock
         engines = {role: _slot(ref) for role, ref in start.engines.items()}
         opener = self._open_engine or functools.partial(open_variant, cache=start.cache)
         pipeline = make_pipeline(
@@ -111,12 +119,28 @@ class Worker:
                 self._say(SwapFailed(role=command.role, manifest=command.engine.manifest, error=_failure(e)))
             else:
                 self._say(Swapped(role=command.role, manifest=command.engine.manifest, gap_ms=round(gap_ms, 3)))
+        elif isinstance(command, Shadow):
+            self._shadow(pipeline, command)
         elif isinstance(command, Commit):
             pipeline.commit(command.role)
         elif isinstance(command, Revert):
             pipeline.revert(command.role)
         else:
             raise ProtocolError("the stream is already started")
+
+    def _shadow(self, pipeline: Pipeline, command: Shadow) -> None:
+        role, manifest = command.role, command.engine.manifest
+
+        def done(result: Shadowing | EdgectlError) -> None:
+            if isinstance(result, EdgectlError):
+                self._say(ShadowFailed(role=role, manifest=manifest, error=_failure(result)))
+            else:
+                self._say(Shadowed(role=role, manifest=manifest, **dataclasses.asdict(result)))
+
+        try:
+            pipeline.shadow(role, _slot(command.engine), command.percent, command.frames, done)
+        except EdgectlError as e:
+            done(e)
 
     def _end(self, pipeline: Pipeline, stats: threading.Thread) -> int:
         self._finished.set()
@@ -193,6 +217,8 @@ class Worker:
 
     def _emit(self, record: Mapping[str, Any]) -> None:
         self._say(EventMessage(event=dict(record)))
+        if self._lock is not None and record.get("rule") in self._lock.on:
+            self._say(Lease(ttl_s=self._lock.seconds, reason=f"{record['rule']} was seen"))
 
     def _say(self, message: Message) -> None:
         data = message.encode() + b"\n"

@@ -5,7 +5,8 @@ frames), not by liveness. Standard output belongs to this protocol: the worker m
 a native library that prints cannot break it.
 
 Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of Swap, Commit,
-Revert, Stop; the worker sends Event, Stats and answers each Swap with Swapped or a SwapFailed (it keeps the old engine).
+Revert, Shadow, Stop; the worker sends Event, Stats, Lease and answers each Swap with Swapped or a SwapFailed (it keeps the old engine),
+each Shadow with Shadowed or ShadowFailed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from edgectl.core.schema import Message, Name, first_problem
 from edgectl.core.wire import Failure, StreamStats
 
 __all__ = [
-    "MAX_LINE_BYTES", "Commit", "EngineRef", "EventMessage", "Fault", "FromWorker", "Ready", "Revert", "Start", "Stats", "Stop",
-    "Swap", "SwapFailed", "Swapped", "ToWorker", "parse_from_worker", "parse_to_worker",
+    "MAX_LINE_BYTES", "Commit", "EngineRef", "EventMessage", "Fault", "FromWorker", "Lease", "Ready", "Revert", "Shadow", "ShadowFailed",
+    "Shadowed", "Start", "Stats", "Stop", "Swap", "SwapFailed", "Swapped", "ToWorker", "parse_from_worker", "parse_to_worker",
 ]  # fmt: skip
 
 MAX_LINE_BYTES = 1 << 20
@@ -60,6 +61,16 @@ class Swap(Message):
     op: Literal["swap"] = "swap"
     role: Name
     engine: EngineRef
+
+
+class Shadow(Message):
+    """Run another engine on some of the frames, after the one that serves; compare, and tell only that. One at a time."""
+
+    op: Literal["shadow"] = "shadow"
+    role: Name
+    engine: EngineRef
+    percent: float = Field(gt=0, le=100)
+    frames: int = Field(ge=1)
 
 
 class Commit(Message):
@@ -111,6 +122,41 @@ class SwapFailed(Message):
     error: Failure
 
 
+class Shadowed(Message):
+    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together, ``matched`` the pairs."""
+
+    op: Literal["shadowed"] = "shadowed"
+    role: Name
+    manifest: str
+    frames: int
+    matched: int
+    found: int
+    errors: int
+    old_ms: float
+    """Median engine time of the engine that serves, on the same frames."""
+    new_ms: float
+
+    @property
+    def agreement(self) -> float:
+        """1.0 where neither found anything."""
+        return 2 * self.matched / self.found if self.found else 1.0
+
+
+class ShadowFailed(Message):
+    op: Literal["shadow_failed"] = "shadow_failed"
+    role: Name
+    manifest: str
+    error: Failure
+
+
+class Lease(Message):
+    """The pipeline is in the middle of something: no other engine for ``ttl_s`` seconds. Said again while it lasts."""
+
+    op: Literal["lease"] = "lease"
+    ttl_s: float = Field(gt=0, le=3600)
+    reason: str = Field(default="", max_length=200)
+
+
 class Fault(Message):
     """The worker cannot go on and exits (source gone for good, engine broken, bad configuration)."""
 
@@ -118,8 +164,10 @@ class Fault(Message):
     error: Failure
 
 
-ToWorker: TypeAlias = Annotated[Start | Swap | Commit | Revert | Stop, Field(discriminator="op")]
-FromWorker: TypeAlias = Annotated[Ready | EventMessage | Stats | Swapped | SwapFailed | Fault, Field(discriminator="op")]
+ToWorker: TypeAlias = Annotated[Start | Swap | Shadow | Commit | Revert | Stop, Field(discriminator="op")]
+FromWorker: TypeAlias = Annotated[
+    Ready | EventMessage | Stats | Swapped | SwapFailed | Shadowed | ShadowFailed | Lease | Fault, Field(discriminator="op")
+]
 _TO: TypeAdapter[ToWorker] = TypeAdapter(ToWorker)
 _FROM: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)
 

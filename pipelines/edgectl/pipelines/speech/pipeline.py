@@ -24,6 +24,7 @@ from edgectl.pipelines.events import Event, EventWriter
 from edgectl.pipelines.frame import Stamp
 from edgectl.pipelines.ledger import Ledger
 from edgectl.pipelines.pipeline import EngineSlot, PipelineArgs
+from edgectl.pipelines.shadow import Shadowing
 from edgectl.pipelines.sinks import CallbackSink, JsonlSink, Output, Sink, SinkPool
 from edgectl.pipelines.speech.blocks import RATE, AudioBlock, AudioSource
 from edgectl.pipelines.speech.session import Role, SpeechSession
@@ -135,6 +136,14 @@ class SpeechPipeline:
                     lambda: self.ledger.frames().processed >= before + 3 or self._done.is_set(), deadline - time.monotonic()
                 )
             return self._longest_gap_ns / 1e6
+
+    def shadow(
+        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+    ) -> None:
+        raise UsageError(
+            "a speech pipeline cannot run two engines beside each other: they carry state from block to block",
+            hint="leave `shadow` out of the policy for its slots",
+        )
 
     def commit(self, role: str) -> None:
         self._role(role)

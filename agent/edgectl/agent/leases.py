@@ -1,0 +1,71 @@
+"""Who says "not now": a pipeline in the middle of something, or an operator. A lease that is not taken again runs out.
+
+Leases outlive a restart of the agent, each with its whole time from then on: wall clocks jump, and a device that has just started cannot
+know how long it was away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgectl.agent.journal import Journal
+from edgectl.core.errors import StorageError
+
+__all__ = ["Lease", "Leases"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lease:
+    owner: str
+    ttl_s: float
+    reason: str
+    until_s: float
+    """On the clock of :class:`Leases`."""
+
+
+class Leases:
+    """Thread-safe. ``clock``: monotonic seconds."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float] = time.monotonic) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held = {owner: Lease(owner, ttl_s, reason, clock() + ttl_s) for owner, ttl_s, reason in journal.leases()}
+
+    def take(self, owner: str, ttl_s: float, reason: str = "") -> None:
+        """Take or renew. Only a lease that is new or different is written to disk: renewals come every few seconds."""
+        with self._lock:
+            before = self._held.get(owner)
+            self._held[owner] = Lease(owner, ttl_s, reason, self._clock() + ttl_s)
+            if before is None or (before.ttl_s, before.reason) != (ttl_s, reason):
+                self._kept(lambda: self._journal.save_lease(owner, ttl_s, reason))
+
+    def drop(self, owner: str) -> bool:
+        """Give back. False: there was none."""
+        with self._lock:
+            if self._held.pop(owner, None) is None:
+                return False
+            self._kept(lambda: self._journal.drop_lease(owner))
+            return True
+
+    def holder(self) -> Lease | None:
+        """The lease that lasts longest; None while everybody agrees."""
+        with self._lock:
+            now = self._clock()
+            for owner in [o for o, lease in self._held.items() if lease.until_s <= now]:
+                del self._held[owner]
+                self._kept(lambda owner=owner: self._journal.drop_lease(owner))  # type: ignore[misc]
+            return max(self._held.values(), key=lambda lease: lease.until_s, default=None)
+
+    @staticmethod
+    def _kept(write: Callable[[], None]) -> None:
+        try:
+            write()
+        except StorageError as e:
+            log.warning("a lease is known until the agent restarts: %s", e.message)
