@@ -38,6 +38,7 @@ from conftest import free_port, start_mosquitto  # noqa: E402
 from support_agent import Machine  # noqa: E402
 from support_bundle import make_bundle  # noqa: E402
 
+from edgectl.agent import fetch  # noqa: E402
 from edgectl.agent.fetch import Fetcher, Progress  # noqa: E402
 from edgectl.agent.store import Part, Store  # noqa: E402
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor  # noqa: E402
@@ -104,11 +105,19 @@ def devices_process(args: argparse.Namespace) -> None:
     )  # a thread that waits for the interpreter asks again that often: hundreds of them, else 200 times a second
     if args.record:
         _record_writes(args.record)
+    resumed: dict[str, int] = {}
+    resume = fetch._Session._resume
+
+    def counted(self: Any, item: Any) -> None:
+        resume(self, item)
+        if item.blob.digest == args.engine:
+            resumed[self._f.device] = item.receiver.have
+
+    fetch._Session._resume = counted  # type: ignore[method-assign]
 
     def run(n: int) -> None:
         name = f"dev-{n}"
         links: list[RoughLink] = []
-        first: list[int] = []
         rejected = 0
 
         def open_link() -> Link:
@@ -118,8 +127,6 @@ def devices_process(args: argparse.Namespace) -> None:
         def progress(p: Progress) -> None:
             nonlocal rejected
             rejected = p.rejected
-            if p.total > MB and p.done and not first:  # the layers
-                first.append(p.done)
 
         store = Store(args.folder / name, reserve=0)
         fetcher = Fetcher(open_link, TOPICS, name, args.epoch, store, Machine())
@@ -127,7 +134,7 @@ def devices_process(args: argparse.Namespace) -> None:
         engine = store.path(args.engine)
         said = {
             "device": name, "at": time.monotonic(), "rejected": rejected, "flipped": sum(x.flipped for x in links),
-            "resumed": first[0] if first else 0, "right": file_digest(engine) == args.engine, "cpu_s": time.process_time(),
+            "resumed": resumed.get(name, 0) * CHUNK_SIZE, "right": file_digest(engine) == args.engine, "cpu_s": time.process_time(),
         }  # fmt: skip
         with lock:
             print(json.dumps(said), flush=True)

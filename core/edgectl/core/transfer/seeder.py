@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.errors import ProtocolError
 from edgectl.core.transfer.limits import Bucket, Limits
@@ -371,10 +369,10 @@ class Seeder:
 
 
 def _union(devices: dict[str, _Device], size: int) -> Iterator[Broadcast]:
-    union = np.zeros((chunk_count(size) + 7) // 8, np.uint8)
+    union = 0
     for state in devices.values():
-        union |= np.frombuffer(state.missing, np.uint8)
-    return map(Broadcast, indices_of(union.tobytes()))
+        union |= int.from_bytes(state.missing, "little")
+    return map(Broadcast, indices_of(union.to_bytes((chunk_count(size) + 7) // 8, "little")))
 
 
 def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | Repair]:
@@ -383,6 +381,8 @@ def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | 
     Greedy: a chunk joins the first sum that none of its devices waits for yet. What only one device misses, alone in its sum, goes to
     that device.
     """
+    import numpy as np  # only who seeds pays for it: the agent of a device does without
+
     names = list(devices)
     bits = np.stack([np.frombuffer(devices[d].missing, np.uint8) for d in names])
     for at in range(0, bits.shape[1], _REGION // 8):
