@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from edgectl.core.bundle import CHUNK_SIZE
@@ -190,11 +189,10 @@ def decode_frame(frame: bytes, digest: str) -> Frame:
 
 def sum_chunks(chunks: Sequence[bytes], size: int = CHUNK_SIZE) -> bytes:
     """XOR of chunks, each padded with zeros to ``size`` bytes."""
-    total = np.zeros(size, np.uint8)
+    total = 0
     for chunk in chunks:
-        part = np.frombuffer(chunk, np.uint8)[:size]
-        total[: len(part)] ^= part
-    return total.tobytes()
+        total ^= int.from_bytes(chunk[:size], "little")
+    return total.to_bytes(size, "little")
 
 
 def chunk_hashes(data: bytes) -> list[bytes]:
