@@ -258,7 +258,7 @@ class Seeder:
         self._progress_at = now
         self._set_limit()
         alone = self._first or len(together) <= 1  # at first others may be about to join: nothing is left to one alone
-        self._round = _union(together, self.size) if alone else _sums(together)
+        self._round = _union(together, self.size) if alone else _sums(together, self.size)
         self._sending = bool(together)
         self._plan_at = None if self._sending else now + self.settle_s
 
@@ -375,13 +375,13 @@ def _union(devices: dict[str, _Device], size: int) -> Iterator[Broadcast]:
     return map(Broadcast, indices_of(union.to_bytes((chunk_count(size) + 7) // 8, "little")))
 
 
-def _sums(devices: dict[str, _Device]) -> Iterator[Broadcast | Sum | Repair]:
+def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | Repair]:
     """Every missing chunk in a sum of which each device misses one at most, so that it can take the others out.
 
     Greedy: a chunk joins the first sum that none of its devices waits for yet. What only one device misses, alone in its sum, goes to
     that device.
     """
-    import numpy as np  # only who seeds pays for it; a device that fetches never gets here
+    import numpy as np  # only who seeds pays for it: the agent of a device does without
 
     names = list(devices)
     bits = np.stack([np.frombuffer(devices[d].missing, np.uint8) for d in names])
