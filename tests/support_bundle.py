@@ -50,11 +50,12 @@ def make_bundle(
     seed: int = 0,
     packed: bool = False,
     unpacked: Unpacked | None = None,
+    engine: bytes | None = None,
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
 
-    ``packed``: the engine has few different words and travels packed; ``unpacked``: what the config says of it, right or wrong.
+    ``engine``: these bytes instead. ``packed``: the engine has few different words and travels packed; ``unpacked``: what the config says of it, right or wrong.
     """
     blobs = root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
@@ -67,7 +68,7 @@ def make_bundle(
         return Descriptor(mediaType=media_type, digest=digest, size=len(data), annotations={**extra, **(annotations or {})})
 
     header = json.dumps({"latency_ms": 5.0, **behaviour}).encode() + b"\n"
-    engine = header + random.Random(f"{name}{version}{seed}").randbytes(size - len(header))
+    engine = engine or header + random.Random(f"{name}{version}{seed}").randbytes(size - len(header))
     layer = put(engine, LAYER_ENGINE) if not packed else None
     if layer is None:
         words = bytes(

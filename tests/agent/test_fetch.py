@@ -10,18 +10,19 @@ import pytest
 from conftest import Broker
 from support_agent import Machine
 from support_bundle import make_bundle
+from support_onnx import network, onnx_file, tuned
 
 from edgectl.agent.fetch import Cancelled, Fetcher, Progress, variant_blobs
 from edgectl.agent.journal import Installed
 from edgectl.agent.store import Store
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, LAYER_PACKED, MEDIA_INDEX, Bundle, Descriptor, Unpacked, Variant
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
-from edgectl.core.files import hex_of
-from edgectl.core.transfer import encode_frame
+from edgectl.core.files import digest_of, hex_of
+from edgectl.core.transfer import Receiver, encode_frame
 from edgectl.core.wire import Topics
 from edgectl.fleet.blobs import BlobStore
-from edgectl.fleet.seeder import BlobSeeder
 from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.seeder import BlobSeeder
 
 TOPICS = Topics("home")
 
@@ -40,6 +41,14 @@ class World:
         self.engine = next(d for d in self.bundle.variants[0].descriptors() if d.mediaType in (LAYER_ENGINE, LAYER_PACKED))
         self.progress: list[Progress] = []
 
+    def add(self, root: Path) -> Bundle:
+        """Another bundle at the controller; its pages are published by :meth:`seed`."""
+        bundle = Bundle(root)
+        for path in bundle.blobs.iterdir():
+            (self.blobs.folder / path.name).write_bytes(path.read_bytes())
+        (self.blobs.folder / hex_of(bundle.digest)).write_bytes(bundle.index_bytes)
+        return bundle
+
     def seed(self) -> None:
         self.seeder.start()
         for path in self.blobs.folder.iterdir():
@@ -48,9 +57,11 @@ class World:
     def fetcher(self, store: Store | None = None) -> Fetcher:
         return Fetcher(lambda: Link(self.options, "dev", queue_size=32), TOPICS, "dev", 1, store or self.store, Machine())
 
-    def fetch(self, cancelled: threading.Event | None = None) -> None:
+    def fetch(self, cancelled: threading.Event | None = None, bundle: Bundle | None = None) -> None:
         stop = cancelled or threading.Event()
-        self.fetcher().fetch("m@1", self.index, stop.is_set, self.progress.append)
+        b = bundle or self.bundle
+        index = Descriptor(mediaType=MEDIA_INDEX, digest=b.digest, size=len(b.index_bytes))
+        self.fetcher().fetch("m@1", index, stop.is_set, self.progress.append)
 
 
 @pytest.fixture
@@ -170,3 +181,103 @@ def test_packed_engine_that_decodes_to_what_nobody_signed_is_refused(tmp_path: P
         world.fetch()
     assert not world.store.has("sha256:" + "0" * 64)
     world.seeder.close()
+
+
+# ---- what is here already
+
+
+@pytest.fixture
+def pair(tmp_path: Path, mosquitto: Broker) -> Iterator[tuple[World, Bundle]]:
+    """A device that has a release, and a fine-tuned one at the controller, with differences."""
+    net = network(size=600_000)
+    net.pop("b")
+    world = World(tmp_path, mosquitto, 0, engine=onnx_file(net))
+    new = world.add(make_bundle(tmp_path / "new", version="2.0.0", engine=onnx_file(tuned(net))))
+    assert len(world.blobs.make_deltas(new.digest, world.bundle.digest)) == 1
+    world.seed()
+    world.fetch()
+    yield world, new
+    world.seeder.close()
+
+
+def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle]) -> None:
+    world, new = pair
+    before = world.seeder.counters.bytes
+    world.fetch(bundle=new)
+    Variant.open(world.store.blobs, new.variants[0].digest).verify()
+    assert world.seeder.counters.bytes - before < 0.3 * new.variants[0].need(LAYER_ENGINE).stat().st_size
+
+
+@pytest.mark.parametrize("harm", ["gone", "rubbish", "another", "base"])
+def test_difference_that_is_of_no_use_costs_only_the_detour(
+    pair: tuple[World, Bundle], harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, new = pair
+    (layer,) = (d for d in new.variants[0].descriptors() if d.mediaType == LAYER_ENGINE)
+    (offer,) = world.blobs.deltas(layer.digest)
+    if harm == "base":  # what a dying disk left of the old engine
+        old = world.store.path(offer.base)
+        old.write_bytes(old.read_bytes()[:-200] + b"\1" * 200)
+    elif harm == "gone":
+        world.blobs.path(offer.digest).unlink()
+        monkeypatch.setattr("edgectl.agent.fetch._PATIENCE_S", 1.0)
+        with Link(world.options, "tidy") as link:
+            link.connect()
+            link.publish(TOPICS.manifest(offer.digest, 0), b"", retain=True).wait(5)
+    else:  # a controller that lies: a blob whose digest is right, and that makes something else, or nothing
+        wrong = b"rubbish" * 20_000 if harm == "rubbish" else world.blobs.path(offer.digest).read_bytes()[:-2000] + bytes(2000)
+        lie = offer.model_copy(update={"digest": digest_of(wrong), "size": len(wrong)})
+        world.blobs.path(lie.digest).write_bytes(wrong)
+        monkeypatch.setattr(world.blobs, "deltas", lambda _: (lie,))
+        world.seeder.publish_pages(layer.digest)
+        monkeypatch.setattr(world.blobs, "deltas", lambda _: ())
+        world.seeder.publish_pages(lie.digest)
+    world.fetch(bundle=new)
+    Variant.open(world.store.blobs, new.variants[0].digest).verify()
+
+
+def test_chunks_that_another_stored_blob_has_are_not_sent(world: World) -> None:
+    data = (world.bundle.blobs / hex_of(world.engine.digest)).read_bytes()
+    old = data[: 10 * CHUNK_SIZE] + bytes(CHUNK_SIZE) + data[4 * CHUNK_SIZE : 6 * CHUNK_SIZE]
+    world.store.put(digest_of(old), old)
+    world.seed()
+    world.fetch()
+    world.store.verify(world.bundle.variants[0].descriptors())
+    sent = world.seeder.counters.broadcast_chunks + world.seeder.counters.repair_chunks
+    assert sent == -(-len(data) // CHUNK_SIZE) - 10
+
+
+def test_quota_is_said_before_the_first_layer(world: World) -> None:
+    world.seed()
+    world.store = Store(world.store.blobs.parent, reserve=0, quota=900_000)
+    with pytest.raises(StorageError, match="quota"):
+        world.fetch()
+    assert not world.store.has(world.engine.digest)
+    world.store = Store(world.store.blobs.parent, reserve=0, quota=1_100_000)
+    world.fetch()
+
+
+def test_several_blobs_at_a_time_share_the_line(world: World, tmp_path: Path) -> None:
+    other = world.add(make_bundle(tmp_path / "other", version="3.0.0", size=700_000))
+    world.seed()
+    fetchers = [threading.Thread(target=world.fetch, kwargs={"bundle": b}) for b in (world.bundle, other)]
+    for t in fetchers:
+        t.start()
+    for t in fetchers:
+        t.join(30)
+    for b in (world.bundle, other):
+        world.store.verify(b.variants[0].descriptors())
+
+
+def test_chunks_that_come_before_their_list_are_kept_but_not_believed(world: World) -> None:
+    receiver = Receiver(world.engine, 0.0, epoch=1)
+    data = (world.bundle.blobs / hex_of(world.engine.digest)).read_bytes()
+    assert receiver.on_frame(encode_frame(world.engine.digest, 2, data[2 * CHUNK_SIZE : 3 * CHUNK_SIZE])) is not None
+    assert receiver.on_frame(encode_frame(world.engine.digest, 2, b"short")) is None
+    assert receiver.have == 0
+    part = world.store.part(world.engine)
+    part.write(2, data[2 * CHUNK_SIZE : 3 * CHUNK_SIZE])
+    assert not part.is_hole(2)
+    assert part.is_hole(0)
+    assert part.is_hole(9)
+    part.close()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from edgectl.agent.store import Store
 from edgectl.core.bundle import CHUNK_SIZE, Descriptor
 from edgectl.core.errors import IntegrityError, StorageError
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.transfer import Broadcast, Need, Seeder, decode_frame, encode_frame
+from edgectl.fleet.blobs import BlobStore
 
 
 def describe(data: bytes) -> Descriptor:
@@ -70,3 +74,58 @@ def test_inline_blob_with_wrong_bytes_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError):
         store.put(digest_of(b"a"), b"b")
     assert not list(store.blobs.iterdir())
+
+
+def test_a_power_cut_takes_no_more_than_8_mib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_size))
+    part = Store(tmp_path).part(Descriptor(mediaType="x", digest=digest_of(b"x"), size=20 << 20))
+    for index in range((20 << 20) // CHUNK_SIZE):
+        part.write(index, bytes(CHUNK_SIZE))
+        assert (index + 1) * CHUNK_SIZE - max(synced, default=0) <= 8 << 20
+    part.close()
+
+
+def test_a_blob_beyond_32_bits_is_written_resumed_and_sent_at_its_offsets(tmp_path: Path) -> None:
+    size = (4 << 30) + 100_000
+    last = size // CHUNK_SIZE
+    d = Descriptor(mediaType="x", digest=digest_of(b"not hashed here"), size=size)
+    store = Store(tmp_path / "device", reserve=0)
+    part = store.part(d)
+    part.write(last - 1, b"a" * CHUNK_SIZE)
+    part.write(last, b"b" * (size % CHUNK_SIZE))
+    part.close()
+    again = store.part(d)
+    assert [(i, data[:1], len(data)) for i, data in again.chunks()] == [
+        (last - 1, b"a", CHUNK_SIZE),
+        (last, b"b", size % CHUNK_SIZE),
+    ]
+    again.close()
+    controller = BlobStore(tmp_path / "controller")
+    os.replace(tmp_path / "device" / "parts" / hex_of(d.digest), controller.path(d.digest))
+    seeder = Seeder(size=controller.size(d.digest))
+    seeder.on_need("dev", Need.parse(Need.of([0, last], size, epoch=1).encode()), 0.0)
+    sends = [s for s in iter(lambda: seeder.next(1.0), None) if isinstance(s, Broadcast)]
+    frames = [decode_frame(encode_frame(d.digest, s.index, controller.chunk(d.digest, s.index)), d.digest) for s in sends]
+    assert [(f.indices, f.data[:1], len(f.data)) for f in frames] == [
+        ((0,), b"\0", CHUNK_SIZE),
+        ((last,), b"b", size % CHUNK_SIZE),
+    ]
+
+
+def test_wanted_chunks_are_found_in_any_blob(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    chunks = [bytes([k]) * CHUNK_SIZE for k in range(4)]
+    store.put(digest_of(b"".join(chunks)), b"".join(chunks))
+    wanted = {sha256(chunks[2]).digest(), sha256(b"elsewhere").digest()}
+    assert list(store.chunks(wanted)) == [(sha256(chunks[2]).digest(), chunks[2])]
+    store.collect_garbage([])
+    assert list(store.chunks(wanted)) == []
+
+
+def test_quota_counts_what_is_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path, reserve=0, quota=1000)
+    store.put(digest_of(b"x" * 600), b"x" * 600)
+    store.check_space(400)
+    with pytest.raises(StorageError, match="quota"):
+        store.check_space(401)

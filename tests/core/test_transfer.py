@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -15,17 +16,20 @@ from edgectl.core.errors import EdgectlError, IntegrityError, ProtocolError
 from edgectl.core.files import digest_of
 from edgectl.core.transfer import (
     Broadcast,
+    Frame,
     Marker,
     Need,
     Receiver,
     Repair,
     Round,
     Seeder,
+    Sum,
     chunk_hashes,
     chunks_digest,
     decode_frame,
     encode_frame,
     pages_of,
+    sum_chunks,
 )
 
 
@@ -37,6 +41,16 @@ def describe(data: bytes, *, annotated: bool = True) -> Descriptor:
 
 def blob(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
+
+
+def chunk_of(data: bytes, index: int) -> bytes:
+    return data[index * CHUNK_SIZE : (index + 1) * CHUNK_SIZE]
+
+
+def frame_of(digest: str, data: bytes, send: Broadcast | Sum | Repair) -> bytes:
+    if isinstance(send, Sum):
+        return encode_frame(digest, send.indices, sum_chunks([chunk_of(data, i) for i in send.indices]))
+    return encode_frame(digest, send.index, chunk_of(data, send.index))
 
 
 @dataclass
@@ -92,9 +106,8 @@ def simulate(
                     if action.pages:
                         send(i, "page", pages[0])
                 continue
-            frame = encode_frame(d.digest, action.index, data[action.index * CHUNK_SIZE : (action.index + 1) * CHUNK_SIZE])
-            for i in targets if isinstance(action, Broadcast) else [int(action.device)]:
-                send(i, "chunk", frame)
+            for i in [int(action.device)] if isinstance(action, Repair) else targets:
+                send(i, "chunk", frame_of(d.digest, data, action))
         arrived = [f for f in flight if f[0] <= now]
         flight[:] = [f for f in flight if f[0] > now]
         for _, to, kind, payload in arrived:
@@ -106,7 +119,7 @@ def simulate(
                     x.receiver.on_page(payload)
                 elif kind == "round":
                     x.receiver.on_round(Round.model_validate_json(payload), now)
-                elif chunk := x.receiver.on_frame(payload):
+                elif chunk := x.receiver.on_frame(payload, partial(chunk_of, bytes(x.data))):
                     x.data[chunk[0] * CHUNK_SIZE : chunk[0] * CHUNK_SIZE + len(chunk[1])] = chunk[1]
             except (EdgectlError, ValueError):
                 x.rejected += 1
@@ -145,52 +158,60 @@ def test_one_percent_loss_costs_little() -> None:
     assert seeder.sent < 60 * 1.6, f"sent {seeder.sent} of 60"
 
 
-def test_rare_chunks_are_repaired_not_broadcast() -> None:
+def sends(seeder: Seeder, now: float, *, until: int = 10_000) -> list[Broadcast | Sum | Repair | Marker]:
+    """Everything that there is to send at ``now``, but the word that a round goes on."""
+    found: list[Broadcast | Sum | Repair | Marker] = []
+    while len(found) < until and (action := seeder.next(now)):
+        if not (isinstance(action, Marker) and action.round.sending and action.device is None):
+            found.append(action)
+    return found
+
+
+def test_what_different_devices_miss_goes_out_as_one_sum_and_the_rest_to_whom_it_concerns() -> None:
     seeder = Seeder(size=10 * CHUNK_SIZE)
     for d in ("a", "b", "c"):
         seeder.on_need(d, Need.of(range(10), seeder.size, epoch=1), 0.0)
-    assert seeder.next(0.1) is None, "it collects first"
-    seeder.next(0.6)
-    while not isinstance(seeder.next(0.6), Marker):
-        pass
-    seeder.on_need("a", Need.of([3], seeder.size, epoch=1, round=1), 0.7)
-    seeder.on_need("b", Need.of([3, 4], seeder.size, epoch=1, round=1), 0.7)
-    seeder.on_need("c", Need.of([], seeder.size, epoch=1, round=1), 0.7)
+    assert sends(seeder, 0.05) == [], "it collects first"
+    first = sends(seeder, 0.6)
+    assert first == [*map(Broadcast, range(10)), Marker(Round(round=1, sent=10))]
+    seeder.on_need("a", Need.of([3, 5], seeder.size, epoch=1, round=1), 0.7)
+    seeder.on_need("b", Need.of([3, 4, 6], seeder.size, epoch=1, round=1), 0.7)
+    assert sends(seeder, 0.71) == [], "c has not spoken yet"
+    seeder.on_need("c", Need.of([], seeder.size, epoch=1, round=1), 0.72)
     assert seeder.active == 2
-    assert seeder.next(0.71) is None
-    sends = [seeder.next(0.71) for _ in range(2)]
-    assert sends == [Broadcast(3), Repair("b", 4)]
+    assert sends(seeder, 0.73) == [Broadcast(3), Sum((4, 5)), Repair("b", 6), Marker(Round(round=2, sent=3))]
 
 
-def test_a_slow_device_moves_to_repair_and_does_not_slow_the_rest() -> None:
-    seeder = Seeder(size=300 * CHUNK_SIZE)
-    names = ["a", "b", "c", "slow"]
-    now = 0.0
-    for d in names:
-        seeder.on_need(d, Need.of(range(300), seeder.size, epoch=1), now)
-    now = 1.0
-    seeder.next(now)
-    while not isinstance(seeder.next(now), Marker):
-        pass
+def test_a_slow_device_is_set_apart_and_does_not_slow_the_rest() -> None:
+    seeder = Seeder(size=200 * CHUNK_SIZE)
+    for d in (names := ["a", "b", "c", "slow"]):
+        seeder.on_need(d, Need.of(range(200), seeder.size, epoch=1), 0.0)
+    assert len(sends(seeder, 1.0)) == 201
     for d in names[:3]:
-        seeder.on_need(d, Need.of([7], seeder.size, epoch=1, round=1), now + 0.1)
-    seeder.on_need("slow", Need.of(range(20, 300), seeder.size, epoch=1, round=1), now + 0.1)
-    seeder.next(now + 0.2)
-    sends = []
-    while not isinstance(action := seeder.next(now + 0.2), Marker):
-        sends.append(action)
-    assert [s for s in sends if isinstance(s, Broadcast)] == [Broadcast(7)]
-    repairs = [s for s in sends if isinstance(s, Repair)]
-    assert {r.device for r in repairs} == {"slow"}
-    assert len(repairs) == 128
+        seeder.on_need(d, Need.of([7], seeder.size, epoch=1, round=1), 1.1)
+    seeder.on_need("slow", Need.of(range(20, 200), seeder.size, epoch=1, round=1), 1.1)
+    found = sends(seeder, 1.2)
+    assert [s for s in found if isinstance(s, Broadcast)] == [Broadcast(7)]
+    (told,) = (m for m in found if isinstance(m, Marker) and m.round.apart)
+    assert told.device == "slow"
+    apart = {"apart": True, "round": told.round.round}
+    assert not [s for s in found if isinstance(s, Repair)], "it still hears the broadcast"
+    seeder.on_need("slow", Need.of(range(20, 200), seeder.size, epoch=1).model_copy(update=apart), 1.3)
+    found = sends(seeder, 1.3)
+    assert found[:-1] == [Repair("slow", i) for i in range(20, 148)]
+    end = found[-1]
+    assert isinstance(end, Marker)
+    seeder.on_need("slow", Need.of(range(84, 200), seeder.size, epoch=1).model_copy(update=apart), 1.4)
+    assert sends(seeder, 1.4) == [], "a need that crossed the batch on the way asks for nothing new"
+    now = Need.of([99, *range(148, 200)], seeder.size, epoch=1, round=end.round.round).model_copy(update={"apart": True})
+    seeder.on_need("slow", now, 1.5)
+    assert sends(seeder, 1.5)[:-1] == [Repair("slow", i) for i in (99, *range(148, 200))]
 
 
 def test_a_device_that_left_is_forgotten() -> None:
     seeder = Seeder(size=2 * CHUNK_SIZE)
     seeder.on_need("a", Need.of([0, 1], seeder.size, epoch=1), 0.0)
-    seeder.next(1.0)
-    while not isinstance(seeder.next(1.0), Marker):
-        pass
+    assert len(sends(seeder, 1.0)) == 3
     for t in range(2, 40):
         seeder.next(float(t))
     assert seeder.active == 0
@@ -201,8 +222,7 @@ def test_a_late_message_of_an_earlier_start_is_ignored() -> None:
     seeder = Seeder(size=4 * CHUNK_SIZE)
     seeder.on_need("a", Need.of([3], seeder.size, epoch=5), 0.0)
     seeder.on_need("a", Need.of([0, 1, 2], seeder.size, epoch=4), 0.1)
-    seeder.next(1.0)
-    assert seeder.next(1.0) == Broadcast(3)
+    assert sends(seeder, 1.0)[0] == Broadcast(3)
 
 
 def test_every_single_flipped_bit_of_a_chunk_is_refused() -> None:
@@ -248,8 +268,8 @@ def test_sizes_beyond_32_bits_survive() -> None:
     n = size // CHUNK_SIZE
     need = Need.of([0, n - 1], size, epoch=1)
     assert Need.parse(need.encode()).indices() == {0, n - 1}
-    index, data = decode_frame(encode_frame(digest_of(b"x"), n - 1, b"z"), digest_of(b"x"))
-    assert (index, data) == (n - 1, b"z")
+    frame = decode_frame(encode_frame(digest_of(b"x"), n - 1, b"z"), digest_of(b"x"))
+    assert frame == Frame((n - 1,), b"z")
 
 
 def test_small_blob_comes_inline_and_is_verified() -> None:
@@ -311,3 +331,30 @@ def test_a_bitmap_that_does_not_fit_is_refused() -> None:
         Need.of([8], 9 * CHUNK_SIZE, epoch=1).model_copy(update={"size": 8 * CHUNK_SIZE}).indices()
     with pytest.raises(ProtocolError):
         Seeder(size=CHUNK_SIZE).on_need("a", Need.of([0], 2 * CHUNK_SIZE, epoch=1), 0.0)
+
+
+def test_what_a_peer_sends_counts_against_that_peer_only() -> None:
+    data = blob(3 * CHUNK_SIZE)
+    d = describe(data)
+    receiver = Receiver(d, 0.0, epoch=1, site="yard")
+    page = pages_of(d.digest, d.size, chunk_hashes(data))[0].encode()
+    assert receiver.on_page(page, "unknown") is None
+    assert receiver.hashes is None, "nobody announced that peer"
+    assert not receiver.on_round(Round(round=1, sending=True, site="road"), 0.0, "other")
+    for peer in ("bad", "good"):
+        assert receiver.on_round(Round(round=1, sending=True, site="yard"), 0.0, peer), "listen to it"
+        assert not receiver.on_round(Round(round=1, sending=True, site="yard"), 0.0, peer), "once"
+    wrong = pages_of(d.digest, d.size, chunk_hashes(blob(3 * CHUNK_SIZE, 9)))[0].encode()
+    for junk in (wrong, wrong, b"{}", b"junk"):
+        with pytest.raises(EdgectlError):
+            receiver.on_page(junk, "bad")
+    receiver.on_page(page, "good")
+    assert receiver.hashes is not None
+    for _ in range(4):
+        with pytest.raises(EdgectlError):
+            receiver.on_frame(encode_frame(d.digest, 0, bytes(CHUNK_SIZE)), None, "bad")
+    assert not receiver.trusts("bad")
+    assert receiver.on_frame(encode_frame(d.digest, 0, chunk_of(data, 0)), None, "bad") is None
+    assert receiver.on_frame(encode_frame(d.digest, 0, chunk_of(data, 0)), None, "good") is not None
+    assert receiver.rejected == 0
+    assert not receiver.hopeless

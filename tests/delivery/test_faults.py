@@ -14,6 +14,7 @@ from edgectl.core.files import hex_of
 from edgectl.core.states import State
 from edgectl.core.transfer import encode_frame
 from edgectl.core.wire import Desired, DesiredSlot, Reported
+from edgectl.fleet.config import TransferConfig
 
 SLOT = "gate-detector"
 
@@ -64,6 +65,27 @@ def test_kill_in_activation_and_in_probation_ends_committed(gate: Fleet, tmp_pat
         gate.wait_rollout(rollout, "done")
         assert last(gate).slots[SLOT].state is State.COMMITTED
         assert last(gate).slots[SLOT].active == Bundle(bundle).digest
+
+
+def test_a_device_of_the_site_serves_when_the_controller_is_gone(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.config = fleet.config.model_copy(update={"transfer": TransferConfig(peers=True)})
+    fleet.start_controller()
+    fleet.enroll("gate-1", site="yard", seed_peers=True)
+    fleet.enroll("gate-2", site="yard")
+    fleet.start_agent("gate-1")
+    bundle = Bundle(make_bundle(tmp_path / "v1", size=1_000_000))
+    release = fleet.publish(bundle.root)
+    fleet.wait_rollout(fleet.rollout(release), "done")
+    fleet.end_controller()
+
+    peers: list[str] = []
+    fleet.spy.subscribe(f"{fleet.topics.root}/a/+/p/+", lambda topic, _: peers.append(topic.rsplit("/", 1)[1]))
+    fleet.start_agent("gate-2")
+    wait_until(lambda: fleet.reported.get("gate-2"), "gate-2 is there")
+    wish(fleet, "gate-2", release, bundle.digest)
+    wait_until(lambda: fleet.state_of("gate-2") == "committed", "gate-2 has it from gate-1")
+    assert set(peers) == {"gate-1"}
+    assert len(peers) < 2 * (1_000_000 // 65536 + 1)
 
 
 def test_corrupted_chunk_is_refused_with_a_reason_and_the_right_one_is_used(gate: Fleet, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet
+from support_onnx import network, onnx_file, tuned
 
-from edgectl.core.bundle import Bundle
+from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import BundleError, IntegrityError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import digest_of, hex_of
+from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.publish import publish_bundle
 
@@ -36,6 +38,26 @@ def test_publish_uploads_once_and_repeats_safely(fleet: Fleet, tmp_path: Path) -
     assert (found["release"], found["digest"], found["profiles"]) == (release, Bundle(bundle).digest, ["cpu"])
     with pytest.raises(TrustError, match="other content"):
         fleet.publish(make_bundle(tmp_path / "c", size=400_000))
+
+
+def test_release_is_published_with_differences_to_the_one_before_it(fleet: Fleet, tmp_path: Path) -> None:
+    net = network(size=200_000)
+    net.pop("b")
+    engines = [onnx_file(net), onnx_file(tuned(net, 1)), onnx_file(tuned(net, 2)), onnx_file(network(9, size=200_000))]
+    bundles = [make_bundle(tmp_path / f"{k}", version=f"{k}.0.0", engine=e) for k, e in enumerate(engines)]
+    first = fleet.publish(bundles[0])
+    fleet.publish(bundles[1])
+    publish_bundle(fleet.client, bundles[2], fleet.keys, delta_from=first)
+    fleet.publish(bundles[3])  # trained anew: nothing to gain
+    blobs = BlobStore(fleet.config.state_dir / "blobs")
+    layers = [next(d for d in Bundle(b).variants[0].descriptors() if d.mediaType == LAYER_ENGINE) for b in bundles]
+    offers = [blobs.deltas(layer.digest) for layer in layers]
+    assert [[o.base for o in found] for found in offers] == [[], [layers[0].digest], [layers[0].digest], []]
+    assert all(o.size == blobs.size(o.digest) < 0.4 * layers[1].size for found in offers for o in found)
+    publish_bundle(fleet.client, bundles[2], fleet.keys)  # again, now against the second: both are offered
+    assert {o.base for o in blobs.deltas(layers[2].digest)} == {layers[0].digest, layers[1].digest}
+    with pytest.raises(UsageError, match=r"no release gate-detector@7\.0\.0"):
+        publish_bundle(fleet.client, bundles[0], fleet.keys, delta_from="gate-detector@7.0.0")
 
 
 def test_bundle_with_one_flipped_byte_is_not_published(fleet: Fleet, tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ class AgentConfig(Config):
     spool_hours: float = Field(default=48.0, gt=0)
     reserve_mb: int = Field(default=64, ge=0)
     """Disk that downloads leave free."""
+    store_quota_mb: int | None = Field(default=None, ge=1)
+    """Disk that all blobs together may take (MiB); None: what the disk has."""
+    site: Name | None = None
+    """Devices of one site share its bandwidth and may seed each other."""
+    download_kb_s: int | None = Field(default=None, ge=8)
+    """kB/s (1000 bytes) of downloads at most; None: no limit."""
+    seed_peers: bool = False
+    """Seed this site while the controller does not, if the controller's ``[transfer] peers`` allows it."""
+    seed_kb_s: int = Field(default=1000, ge=8)
+    """kB/s that this device sends at most when it seeds."""
     warm_runs: int = Field(default=32, ge=1, le=10_000)
     improve_after_s: float = Field(default=900.0, ge=0)
     """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the best level. 0: never."""

@@ -7,10 +7,11 @@ commands), feeds what arrives, and writes what is verified. It can be killed any
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,15 +29,19 @@ from edgectl.core.bundle import (
     Variant,
     select,
 )
-from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
+from edgectl.core.errors import BundleError, IntegrityError, ProtocolError, StorageError
 from edgectl.core.schema import parse_json
-from edgectl.core.transfer import FRAME_BYTES, Receiver, Round
+from edgectl.core.transfer import DeltaOffer, Receiver, Round
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
 __all__ = ["Cancelled", "Fetched", "Fetcher", "Machine", "Progress", "variant_blobs"]
 
+log = logging.getLogger(__name__)
+
 _QUEUE = 64  # messages, at most 4 MiB of chunks
+_DELTA_SHARE = 0.75  # of what is missing: a difference that is larger is not worth the detour
+_PATIENCE_S = 15.0  # without a word about a difference, the whole is fetched
 
 
 class Cancelled(Exception):
@@ -81,6 +86,16 @@ class _Item:
     blob: Descriptor
     receiver: Receiver
     part: Part | None = None
+    makes: _Item | None = None
+    offer: DeltaOffer | None = None
+    """This is a difference, and that is what it makes."""
+    patience: float = 0.0
+    """Of a difference: when to fetch the whole instead, if nothing has come."""
+    held: bool = False
+    """A difference is on its way: ask for nothing meanwhile."""
+    offered: bool = False
+    apart: bool = False
+    topics: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -94,6 +109,9 @@ class Fetcher:
     store: Store
     machine: Machine
     profile: str | None = None
+    bps: int | None = None
+    """Bytes/s that this device wants to receive at most; None: no limit."""
+    site: str | None = None
     clock: Callable[[], float] = time.monotonic
 
     def fetch(
@@ -170,7 +188,8 @@ class _Session:
         self._link = link
         self._cancelled = cancelled
         self._progress = progress
-        self._inbox: queue.Queue[tuple[_Item, str, bytes]] = queue.Queue(_QUEUE)
+        self._inbox: queue.Queue[tuple[_Item, str, bytes, str | None]] = queue.Queue(_QUEUE)
+        self._pending: dict[str, _Item] = {}
         self._rejected = 0
         self._over = False
 
@@ -183,109 +202,213 @@ class _Session:
     def get(self, blobs: Iterable[Descriptor]) -> None:
         """Fetch every blob that the store does not have."""
         wanted = {d.digest: d for d in blobs if not self._f.store.has(d.digest)}
-        items = [self._item(d) for d in wanted.values()]
+        items = []
         try:
-            pending = {item.blob.digest: item for item in items if not self._finish_if_complete(item)}
-            for item in pending.values():
-                self._subscribe(item)
+            for d in wanted.values():
+                item = self._item(d)
+                items.append(item)
+                try:
+                    complete = self._finish_if_complete(item)
+                except IntegrityError:  # what an earlier run left; it is thrown away
+                    self._rejected, complete = self._rejected + 1, False
+                if not complete:
+                    self._begin(item)
             total = sum(i.blob.size for i in items)
             reported = -1.0
-            while pending:
+            while self._pending:
                 if self._cancelled():
                     raise Cancelled
-                self._receive(pending)
+                self._receive()
                 now = self._f.clock()
-                for item in list(pending.values()):
-                    if item.receiver.hopeless:
-                        raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
-                    if item.receiver.gone:
-                        raise IntegrityError(
-                            f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again"
-                        )
-                    if need := item.receiver.poll(now):
-                        self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=10.0)
+                for item in list(self._pending.values()):
+                    self._look_after(item, now)
                 done = sum(min(i.receiver.have * CHUNK_SIZE, i.blob.size) for i in items)
-                if now - reported > 0.2 or not pending:
+                if now - reported > 0.2 or not self._pending:
                     reported = now
                     self._progress(Progress(done, total, self._rejected))
         finally:
-            for item in items:
-                self._unsubscribe(item)
-                if item.part is not None:
-                    item.part.close()
+            for item in [*items, *self._pending.values()]:
+                self._end(item)
+
+    # ---- one blob
 
     def _item(self, blob: Descriptor) -> _Item:
-        seed = hash((self._f.device, blob.digest))
-        item = _Item(blob, Receiver(blob, self._f.clock(), epoch=self._f.epoch, seed=seed))
+        f = self._f
+        seed = hash((f.device, blob.digest))
+        item = _Item(blob, Receiver(blob, f.clock(), epoch=f.epoch, seed=seed, bps=f.bps, site=f.site))
         if blob.size:
-            item.part = self._f.store.part(blob)
+            item.part = f.store.part(blob)
             self._resume(item)
         return item
 
-    def _resume(self, item: _Item) -> None:
-        """Count what an earlier run wrote. Without a chunk list yet this is done again when the list is here."""
-        if item.part is not None and item.receiver.hashes is not None:
-            for index, data in item.part.chunks():
-                item.receiver.accept(index, data)
-
-    def _subscribe(self, item: _Item) -> None:
+    def _begin(self, item: _Item) -> None:
+        self._pending[item.blob.digest] = item
         topics, digest = self._f.topics, item.blob.digest
+        for topic, kind in (
+            (topics.broadcast(digest), "chunk"),
+            (topics.repair(digest, self._f.device), "chunk"),
+            (topics.rounds(digest), "round"),
+            (topics.any_peer(digest), "round"),
+            *((topics.manifest(digest, page), "page") for page in item.receiver.page_numbers()),
+        ):
+            self._subscribe(item, topic, kind)
 
-        def put(kind: str) -> Callable[[str, bytes], None]:
-            def handler(_topic: str, payload: bytes) -> None:
-                while not (self._over or self._cancelled()):
-                    try:
-                        self._inbox.put((item, kind, payload), timeout=0.5)
-                        return
-                    except queue.Full:
-                        continue  # the disk is slower than the network: TCP holds the broker back
-
-            return handler
-
-        self._link.subscribe(topics.broadcast(digest), put("chunk"))
-        self._link.subscribe(topics.repair(digest, self._f.device), put("chunk"))
-        self._link.subscribe(topics.rounds(digest), put("round"))
-        for page in item.receiver.page_numbers():
-            self._link.subscribe(topics.manifest(digest, page), put("page"))
-
-    def _unsubscribe(self, item: _Item) -> None:
-        topics, digest = self._f.topics, item.blob.digest
-        for topic in (topics.broadcast(digest), topics.repair(digest, self._f.device), topics.rounds(digest)):
+    def _end(self, item: _Item) -> None:
+        self._pending.pop(item.blob.digest, None)
+        for topic in item.topics:
             self._link.unsubscribe(topic)
-        for page in item.receiver.page_numbers():
-            self._link.unsubscribe(topics.manifest(digest, page))
+        item.topics.clear()
+        if item.part is not None:
+            item.part.close()
 
-    def _receive(self, pending: dict[str, _Item]) -> None:
+    def _look_after(self, item: _Item, now: float) -> None:
+        receiver = item.receiver
+        hopeless, gone = receiver.hopeless, receiver.gone
+        if item.makes is not None and (hopeless or gone or now > item.patience):
+            self._give_up_delta(item)
+        elif hopeless:
+            raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
+        elif gone:
+            raise IntegrityError(f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again")
+        elif not item.held and (need := receiver.poll(now)):
+            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=10.0)
+
+    def _subscribe(self, item: _Item, topic: str, kind: str) -> None:
+        def handler(arrived: str, payload: bytes) -> None:
+            levels = self._f.topics.parse(arrived) or ()
+            peer = levels[3] if len(levels) == 4 and levels[2] in ("p", "st") else None
+            while not (self._over or self._cancelled()):
+                try:
+                    self._inbox.put((item, kind, payload, peer), timeout=0.5)
+                    return
+                except queue.Full:
+                    continue  # the disk is slower than the network: TCP holds the broker back
+
+        item.topics.append(topic)
+        self._link.subscribe(topic, handler)
+
+    # ---- what is here already
+
+    def _resume(self, item: _Item) -> None:
+        """Count what an earlier run wrote, and copy what other stored blobs have. Without a chunk list yet this is done when it is here."""
+        receiver, part = item.receiver, item.part
+        if part is None or receiver.hashes is None:
+            return
+        for index, data in part.chunks():
+            receiver.accept(index, data)
+        if receiver.complete or receiver.n <= 1:
+            return
+        where: dict[bytes, list[int]] = {}
+        for index in receiver.missing:
+            where.setdefault(receiver.hashes[index], []).append(index)
+        for chunk_hash, data in self._f.store.chunks(where):
+            for index in where[chunk_hash]:
+                if receiver.accept(index, data):
+                    part.write(index, data)
+
+    def _offer(self, item: _Item) -> None:
+        """Fetch a difference instead, where one is offered whose base lies here and that is smaller than what is missing."""
+        receiver = item.receiver
+        left = (receiver.n - receiver.have) * CHUNK_SIZE
+        usable = [d for d in receiver.deltas if d.size <= left * _DELTA_SHARE and self._f.store.has(d.base)]
+        if item.offered or not usable:
+            return
+        item.offered = True
+        offer = min(usable, key=lambda d: d.size)
+        if offer.digest in self._pending:
+            return
+        try:
+            self._f.store.check_space(left + offer.size)
+        except StorageError:
+            return  # for the whole alone there is room
+        item.held = True
+        delta = self._item(
+            Descriptor(mediaType=f"application/vnd.edgectl.delta.{offer.codec}", digest=offer.digest, size=offer.size)
+        )
+        delta.makes, delta.offer, delta.patience = item, offer, self._f.clock() + _PATIENCE_S
+        if self._f.store.has(offer.digest):
+            self._end(delta)
+            self._apply(delta)
+        else:
+            self._begin(delta)
+            self._finish(delta)
+
+    def _give_up_delta(self, delta: _Item) -> None:
+        """The whole blob comes instead. A difference is an offer that nobody signed: that it fails is no error of the release."""
+        if delta.makes is not None:
+            delta.makes.held = False
+        self._end(delta)
+
+    def _apply(self, delta: _Item) -> None:
+        """Make the chunks of the whole from base and difference. Each is checked like one that arrived; the others are fetched."""
+        item, offer = delta.makes, delta.offer
+        if item is None or offer is None or item.part is None:
+            return
+        from edgectl.core.delta import apply_delta  # numpy: only a device that gets a difference pays for it
+
+        store, receiver = self._f.store, item.receiver
+        try:
+            for index, data in enumerate(apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)):
+                if receiver.lacks(index) and receiver.accept(index, data):
+                    item.part.write(index, data)
+        except (ProtocolError, IntegrityError) as e:
+            log.warning("the difference to blob %s… is of no use: %s", item.blob.digest[:19], e.message)
+        item.held = False
+
+    # ---- what arrives
+
+    def _receive(self) -> None:
         """Handle what has arrived, at most one queue's worth."""
         for n in range(_QUEUE):
             try:
-                item, kind, payload = self._inbox.get(timeout=0.05) if n == 0 else self._inbox.get_nowait()
+                item, kind, payload, peer = self._inbox.get(timeout=0.05) if n == 0 else self._inbox.get_nowait()
             except queue.Empty:
                 return
-            if item.blob.digest in pending:
+            if item.blob.digest in self._pending:
                 try:
-                    self._handle(item, kind, payload)
-                    if self._finish_if_complete(item):
-                        del pending[item.blob.digest]
-                        topic = self._f.topics.need(item.blob.digest, self._f.device)
-                        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
+                    self._handle(item, kind, payload, peer)
+                    self._finish(item)
                 except (IntegrityError, ProtocolError):
                     # Refused and asked for again; the receiver counts, and gives up when it is hopeless.
                     self._rejected += 1
+                except StorageError:
+                    if item.makes is None:
+                        raise
+                    self._give_up_delta(item)
 
-    def _handle(self, item: _Item, kind: str, payload: bytes) -> None:
+    def _finish(self, item: _Item) -> None:
+        if not self._finish_if_complete(item):
+            return
+        self._end(item)
+        for delta in [d for d in self._pending.values() if d.makes is item]:
+            self._end(delta)  # the whole was there first
+        topic = self._f.topics.need(item.blob.digest, self._f.device)
+        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
+        if item.makes is not None:
+            self._finish(item.makes)
+
+    def _handle(self, item: _Item, kind: str, payload: bytes, peer: str | None) -> None:
         receiver = item.receiver
-        if kind == "round":
-            receiver.on_round(parse_json(Round, payload, max_bytes=4096, what="round marker"), self._f.clock())
-        elif kind == "page":
+        item.patience = self._f.clock() + _PATIENCE_S
+        if kind == "round" or (kind == "chunk" and payload[:1] == b"{" and peer is None):
+            if receiver.on_round(Round.parse(payload), self._f.clock(), peer) and peer is not None:
+                self._subscribe(item, self._f.topics.peer(item.blob.digest, peer), "chunk")
+            if receiver.apart and not item.apart:
+                item.apart = True
+                self._link.unsubscribe(self._f.topics.broadcast(item.blob.digest))
+        elif kind == "page" or payload[:1] == b"{":
             had_hashes = receiver.hashes is not None
-            whole = receiver.on_page(payload)
+            whole = receiver.on_page(payload, peer)
             if whole is not None and item.part is not None:
                 item.part.write(0, whole)
             elif receiver.hashes is not None and not had_hashes:
                 self._resume(item)
-        elif len(payload) <= FRAME_BYTES and (chunk := receiver.on_frame(payload)) and item.part is not None:
-            item.part.write(*chunk)
+                self._offer(item)
+        elif item.part is not None and (chunk := receiver.on_frame(payload, item.part.read, peer)):
+            index, data = chunk
+            # Without the chunk list it is not verified: it may not replace what was, before a restart.
+            if receiver.hashes is not None or item.part.is_hole(index):
+                item.part.write(index, data)
 
     def _finish_if_complete(self, item: _Item) -> bool:
         if not item.receiver.complete:
@@ -299,4 +422,6 @@ class _Session:
             item.part.reset()
             item.receiver.forget(self._f.clock())
             raise
+        if item.makes is not None:
+            self._apply(item)
         return True

@@ -28,6 +28,7 @@ from edgectl.agent.improver import Improver
 from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.lock import alone
+from edgectl.agent.peer import PeerSeeder
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
@@ -127,7 +128,8 @@ class _Agent:
         except OSError as e:
             raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
         self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
-        self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20)
+        quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
+        self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
         self._check_slots()
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
@@ -159,8 +161,17 @@ class _Agent:
             cache=engine_cache,
         )
         fetcher = Fetcher(
-            self._bulk_link, self._topics, config.name, self._epoch, self._store, parts.machine, profile=self._profile
+            self._bulk_link,
+            self._topics,
+            config.name,
+            self._epoch,
+            self._store,
+            parts.machine,
+            profile=self._profile,
+            bps=config.download_kb_s and config.download_kb_s * 1000,
+            site=config.site,
         )
+        self._peer = PeerSeeder(config, self._topics, self._store)
         context = Context(
             journal=self._journal,
             store=self._store,
@@ -245,6 +256,7 @@ class _Agent:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
         notify("STOPPING=1")
         self._improver.stop()
+        self._peer.close()
         for deployer in self._deployers.values():
             deployer.stop()
         self._supervisor.close()
@@ -302,6 +314,7 @@ class _Agent:
 
     def _on_controller(self, payload: bytes) -> None:
         state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+        self._peer.allow(state.peers)
         if not state.online:
             return  # its will, written when it started: it says nothing about the freeze of now
         self._frozen = state.freeze

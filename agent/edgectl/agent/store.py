@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,11 +25,13 @@ _RESERVE = 64 << 20  # bytes that a download must leave free
 
 
 class Store:
-    def __init__(self, root: Path, *, reserve: int = _RESERVE) -> None:
-        """``reserve``: bytes of disk that no download may use up."""
+    def __init__(self, root: Path, *, reserve: int = _RESERVE, quota: int | None = None) -> None:
+        """``reserve``: bytes of disk that no download may use up; ``quota``: bytes that all blobs together may take."""
         self.blobs = root / "blobs"
         self._parts = root / "parts"
         self._reserve = reserve
+        self._quota = quota
+        self._chunks: dict[str, list[bytes]] = {}
         with storage(str(root)):
             self.blobs.mkdir(parents=True, exist_ok=True)
             self._parts.mkdir(exist_ok=True)
@@ -79,13 +83,41 @@ class Store:
         self.verify(Variant.open(self.blobs, manifest).installed())
 
     def check_space(self, needed: int) -> None:
-        """Raise :class:`StorageError` if ``needed`` bytes and the reserve do not fit; sooner here than at 80 %."""
+        """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %."""
+        if self._quota is not None:
+            used = sum(p.stat().st_size for p in self.blobs.iterdir())
+            if used + needed > self._quota:
+                raise StorageError(
+                    f"{needed >> 20} MiB are needed, and of the quota of {self._quota >> 20} MiB {used >> 20} MiB are in use",
+                    hint="raise store_quota_mb in agent.toml, or release smaller bundles",
+                )
         free = shutil.disk_usage(self.blobs).free
         if needed + self._reserve > free:
             raise StorageError(
                 f"{needed >> 20} MiB are needed and {free >> 20} MiB are free, of which {self._reserve >> 20} MiB stay reserved",
                 hint="free some space on the device; the rollout tries again with a raised attempt",
             )
+
+    def chunks(self, wanted: Collection[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """``(hash, data)`` of every wanted chunk (32-byte sha256) that some stored blob has, read from disk; the caller hashes it again.
+
+        Each blob is hashed once in the life of this object.
+        """
+        left = set(wanted)
+        for path in sorted(self.blobs.iterdir()):
+            if not left:
+                return
+            try:
+                with path.open("rb") as f:
+                    if path.name not in self._chunks:
+                        self._chunks[path.name] = [sha256(p).digest() for p in iter(partial(f.read, CHUNK_SIZE), b"")]
+                    hashes = self._chunks[path.name]
+                    for i, h in enumerate(hashes):
+                        if h in left:
+                            left.discard(h)
+                            yield h, os.pread(f.fileno(), CHUNK_SIZE, i * CHUNK_SIZE)
+            except OSError:
+                continue  # gone meanwhile, or unreadable: then it is fetched
 
     def part(self, d: Descriptor) -> Part:
         return Part(self, self._parts / hex_of(d.digest), d)
@@ -98,6 +130,7 @@ class Store:
             for folder in (self.blobs, self._parts):
                 for path in folder.iterdir():
                     if path.name not in names:
+                        self._chunks.pop(path.name, None)
                         freed += path.stat().st_size
                         path.unlink()
                 fsync_dir(folder)
@@ -119,10 +152,25 @@ class Part:
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
         """What a previous run left, chunk by chunk, unverified."""
-        for index in range((self._blob.size + CHUNK_SIZE - 1) // CHUNK_SIZE):
-            data = os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - index * CHUNK_SIZE), index * CHUNK_SIZE)
-            if data and any(data):  # holes read as zeros; an all-zero chunk costs 64 KiB more traffic, no correctness
+        fd, at = self._file.fileno(), 0
+        while at < self._blob.size:
+            try:
+                found = os.lseek(fd, at, os.SEEK_DATA)  # skips what was never written
+            except OSError:
+                return
+            index = max(at, found) // CHUNK_SIZE
+            if data := self.read(index):
                 yield index, data
+            at = (index + 1) * CHUNK_SIZE
+
+    def read(self, index: int) -> bytes:
+        """A chunk as it lies there; short or empty where nothing was written yet."""
+        at = index * CHUNK_SIZE
+        return os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - at), at)
+
+    def is_hole(self, index: int) -> bool:
+        """Whether nothing was written there yet, as far as bytes tell."""
+        return not self.read(index).strip(b"\0")
 
     def write(self, index: int, data: bytes) -> None:
         with storage(str(self._path)):

@@ -18,6 +18,13 @@ app = typer.Typer(name="release", help="Bundles under a name and version, signed
 def publish(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    delta_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME@VERSION", help="Devices that have this release fetch differences. Default: the one before it."
+        ),
+    ] = None,
+    no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
     delegation: Annotated[str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")] = None,
     key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
     url: _controller.Url = _controller.URL,
@@ -35,6 +42,7 @@ def publish(
             bundle,
             keys,
             lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
+            delta_from="" if no_delta else delta_from,
             delegation=delegation,
             more=key or (),
         )

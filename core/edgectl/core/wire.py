@@ -46,6 +46,8 @@ class Topics:
         self.any_event = f"{self.root}/d/+/ev/+"
         self.any_reply = f"{self.root}/d/+/rsp"
         self.any_need = f"{self.root}/a/+/need/+"
+        self.any_rounds = f"{self.root}/a/+/st"
+        self.any_peer_rounds = f"{self.root}/a/+/st/+"
 
     def conn(self, device: str) -> str:
         return self._device(device, "conn")
@@ -82,6 +84,16 @@ class Topics:
 
     def rounds(self, digest: str) -> str:
         return f"{self._artifact(digest)}/st"
+
+    def peer(self, digest: str, device: str) -> str:
+        """What a device of the site sends of this blob. Its name is in the topic, so that a broker can hold it to that."""
+        return f"{self._artifact(digest)}/p/{check_name(device)}"
+
+    def peer_rounds(self, digest: str, device: str) -> str:
+        return f"{self._artifact(digest)}/st/{check_name(device)}"
+
+    def any_peer(self, digest: str) -> str:
+        return f"{self._artifact(digest)}/st/+"
 
     def parse(self, topic: str) -> tuple[str, ...] | None:
         """The levels below the fleet root, or None for a topic of another fleet."""
@@ -274,6 +286,8 @@ class ControllerState(Message):
 
     epoch: int = Field(ge=0)
     online: bool
+    peers: bool = False
+    """Devices that are set up for it may seed their site. True of the will, too: a controller that is gone is when it counts."""
     freeze: bool = False
     """True stops every ACTIVATING within seconds."""
 

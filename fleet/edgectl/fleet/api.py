@@ -40,6 +40,8 @@ class ReleaseRequest(Message):
     digest: Digest
     files: dict[str, str] = Field(max_length=512)
     """The signed ``targets.json``, or the file of a delegation, by name."""
+    delta_from: str | None = None
+    """The release whose devices get differences; None: the one before; "": none."""
 
 
 class TrustRequest(Message):
@@ -100,7 +102,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def add_release(request: Request) -> Response:
         r = ReleaseRequest.model_validate_json(await _body(request))
-        found = await run_in_threadpool(controller.add_release, r.release, r.digest, _bytes(r.files))
+        found = await run_in_threadpool(controller.add_release, r.release, r.digest, _bytes(r.files), r.delta_from)
         return JSONResponse(dataclasses.asdict(found), status_code=201)
 
     async def accept_trust(request: Request) -> Response:

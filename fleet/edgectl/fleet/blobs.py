@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from edgectl.core.bundle import CHUNK_SIZE, MAX_INDEX_BYTES, MAX_JSON_BYTES, Descriptor, Index, Manifest, read_bounded
+from edgectl.core.bundle import (
+    CHUNK_SIZE,
+    LAYER_ENGINE,
+    MAX_INDEX_BYTES,
+    MAX_JSON_BYTES,
+    Descriptor,
+    Index,
+    Manifest,
+    Variant,
+    read_bounded,
+)
+from edgectl.core.delta import make_delta
 from edgectl.core.errors import BundleError, IntegrityError
-from edgectl.core.files import digest_of, hex_of, open_atomic, storage
-from edgectl.core.schema import parse_json
+from edgectl.core.files import atomic_write, digest_of, hex_of, open_atomic, storage
+from edgectl.core.schema import Message, parse_json
+from edgectl.core.transfer import DeltaOffer
 
 __all__ = ["BlobStore"]
+
+_KEEP_SHARE = 0.6
+"""Of the whole: a larger difference is not worth keeping."""
+_MAX_OFFERS = 8
+_MAX_DELTA_BLOB = 512 << 20  # bytes of a blob that is taken into memory to make a difference
+
+
+class _Offers(Message):
+    offers: tuple[DeltaOffer, ...] = ()
 
 
 class BlobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._deltas = folder.with_name(folder.name + "-deltas")
         self._hashes: dict[str, tuple[int, list[bytes]]] = {}
         with storage(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +70,20 @@ class BlobStore:
                 raise IntegrityError(f"blob {digest[:19]}… arrived corrupt", hint="upload it again")
         return size
 
+    def size(self, digest: str) -> int:
+        with storage(digest):
+            return self.path(digest).stat().st_size
+
     def chunk(self, digest: str, index: int) -> bytes:
-        with storage(digest), self.path(digest).open("rb") as f:
-            f.seek(index * CHUNK_SIZE)
-            return f.read(CHUNK_SIZE)
+        with storage(digest), self.path(digest).open("rb", buffering=0) as f:
+            return os.pread(f.fileno(), CHUNK_SIZE, index * CHUNK_SIZE)
+
+    def deltas(self, digest: str) -> tuple[DeltaOffer, ...]:
+        """The differences from which a device that has another blob can make this one."""
+        path = self._deltas / hex_of(digest)
+        if not path.is_file():
+            return ()
+        return parse_json(_Offers, path.read_bytes(), max_bytes=MAX_JSON_BYTES, what="list of differences").offers
 
     def hashes(self, digest: str) -> tuple[int, list[bytes]]:
         """Size in bytes, and the sha256 of every chunk. Remembered: a blob never changes."""
@@ -63,11 +96,49 @@ class BlobStore:
             self._hashes[digest] = f.tell(), found
         return self._hashes[digest]
 
+    def make_deltas(self, new: str, old: str) -> list[DeltaOffer]:
+        """Make the differences with which devices that run bundle ``old`` get bundle ``new``: one for each engine of which both have the
+        variant (profile and name), if it is clearly smaller. Returns those that were kept; they are offered from now on.
+
+        Raises :class:`BundleError` / :class:`IntegrityError` if a bundle is not here whole.
+        """
+        before = self._engines(old)
+        kept = []
+        for key, blob in self._engines(new).items():
+            base = before.get(key)
+            if base is None or base.digest == blob.digest or not CHUNK_SIZE <= blob.size <= _MAX_DELTA_BLOB >= base.size:
+                continue
+            known = self.deltas(blob.digest)
+            if any(d.base == base.digest for d in known):
+                continue
+            with storage(blob.digest):
+                data = make_delta(self.path(base.digest).read_bytes(), self.path(blob.digest).read_bytes())
+            if data is None or len(data) > _KEEP_SHARE * blob.size:
+                continue
+            offer = DeltaOffer(base=base.digest, digest=digest_of(data), size=len(data))
+            atomic_write(self.path(offer.digest), data)
+            atomic_write(self._deltas / hex_of(blob.digest), _Offers(offers=(offer, *known)[:_MAX_OFFERS]).encode())
+            kept.append(offer)
+        return kept
+
+    def _engines(self, index_digest: str) -> dict[tuple[str, str], Descriptor]:
+        """The engine layer of each variant, by profile and variant name."""
+        found = {}
+        self.closure(index_digest)
+        for d in self._index(index_digest).manifests:
+            variant = Variant.open(self.folder, d.digest)
+            for layer in variant.manifest.layers:
+                if layer.mediaType == LAYER_ENGINE:
+                    found[variant.config.profile, variant.config.variant] = layer
+        return found
+
+    def _index(self, digest: str) -> Index:
+        data = self._json(digest, MAX_INDEX_BYTES)
+        return parse_json(Index, data, max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError)
+
     def closure(self, index_digest: str) -> list[Descriptor]:
         """Every blob of a bundle but its index. Raises :class:`BundleError` / :class:`IntegrityError` if one is missing."""
-        index = parse_json(
-            Index, self._json(index_digest, MAX_INDEX_BYTES), max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError
-        )
+        index = self._index(index_digest)
         found: dict[str, Descriptor] = {}
         for d in index.manifests:
             manifest = parse_json(

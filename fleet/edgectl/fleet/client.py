@@ -18,6 +18,8 @@ _BY_CODE: dict[str, type[EdgectlError]] = {
     name.removesuffix("Error").lower(): getattr(errors, name) for name in errors.__all__ if name != "EdgectlError"
 }
 
+_DELTA_TIMEOUT_S = 1800.0
+
 
 class FleetClient:
     """Every method raises :class:`LinkError` if the controller is not there, else the controller's own error."""
@@ -75,9 +77,11 @@ class FleetClient:
         body = {"files": {n: d.decode() for n, d in files.items()}, "withdraw": list(withdraw)}
         return dict(self._json("POST", "/trust", json=body))
 
-    def add_release(self, release: str, digest: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-        body = {"release": release, "digest": digest, "files": {n: d.decode() for n, d in files.items()}}
-        return dict(self._json("POST", "/releases", json=body))
+    def add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> dict[str, Any]:
+        """The controller makes differences before it answers: seconds a variant."""
+        signed = {n: d.decode() for n, d in files.items()}
+        body = {"release": release, "digest": digest, "files": signed, "delta_from": delta_from}
+        return dict(self._json("POST", "/releases", json=body, timeout=_DELTA_TIMEOUT_S))
 
     def releases(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/releases"))

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
+from edgectl.core.transfer import Rates
 from edgectl.link.config import BrokerConfig
 
 if sys.version_info >= (3, 11):
@@ -16,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["ApiConfig", "ControllerConfig", "load_controller_config"]
+__all__ = ["ApiConfig", "ControllerConfig", "TransferConfig", "load_controller_config"]
 
 
 class ApiConfig(Config):
@@ -25,6 +26,24 @@ class ApiConfig(Config):
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=1, le=65535)
     max_blob_mb: int = Field(default=4096, ge=1)
+
+
+class TransferConfig(Config):
+    """``[transfer]``: kB/s (1000 bytes) that the seeder sends at most, and whether devices may help it. Without a number: no limit."""
+
+    total_kb_s: int | None = Field(default=None, ge=8)
+    site_kb_s: int | None = Field(default=None, ge=8)
+    """Into one site; what every device of it receives counts, see ``site_broker``."""
+    device_kb_s: int | None = Field(default=None, ge=8)
+    """To one device; it may ask for less in its ``agent.toml``."""
+    site_broker: bool = False
+    """Every site has a broker of its own, bridged to the controller's: a broadcast counts once a site."""
+    peers: bool = False
+    """Devices whose ``agent.toml`` says ``seed_peers = true`` may seed their site while the controller does not."""
+
+    def rates(self) -> Rates:
+        total, site, device = (n and n * 1000 for n in (self.total_kb_s, self.site_kb_s, self.device_kb_s))
+        return Rates(total=total, site=site, device=device, site_broker=self.site_broker)
 
 
 class ControllerConfig(Config):
@@ -36,6 +55,7 @@ class ControllerConfig(Config):
     director: tuple[Path, ...] = ()
     """Files or folders with the director's private keys; none: the folder of ``keys``."""
     api: ApiConfig = ApiConfig()
+    transfer: TransferConfig = TransferConfig()
     database: str | None = None
     """SQLAlchemy URL; None: SQLite in the state folder."""
     metadata_days: float = Field(default=7.0, gt=0, le=365)

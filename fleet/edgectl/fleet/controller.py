@@ -18,6 +18,7 @@ from pydantic import Field
 from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, Name, parse_json
+from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
 from edgectl.core.wire import (
     MAX_GEN,
@@ -44,11 +45,11 @@ from edgectl.fleet.rollout import (
     resume,
     stop,
 )
-from edgectl.fleet.seeder import BlobSeeder
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
+from edgectl.link.seeder import BlobSeeder
 
 __all__ = ["Controller", "RolloutRequest"]
 
@@ -83,7 +84,7 @@ class Controller:
         self.director = Director(config.fleet, self.trust, config.director or (config.keys,))
         self.trust.check_root = self.director.check
         self.latency = LatencyBook()
-        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs)
+        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
         self._lock = threading.RLock()
         self._devices = self.inventory.devices()
         self._epoch = int(time.time())
@@ -96,7 +97,7 @@ class Controller:
         self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
         self.watchdog = Watchdog()
-        death = ControllerState(epoch=self._epoch, online=False, freeze=self._frozen)
+        death = self._state(online=False)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
 
     # ---- life
@@ -127,7 +128,7 @@ class Controller:
 
     def close(self) -> None:
         if self._link.is_up:
-            self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=False, freeze=self._frozen))
+            self._publish(self.topics.ctl, self._state(online=False))
         self.seeder.close()
         self._link.close()
         self.inventory.close()
@@ -164,8 +165,9 @@ class Controller:
 
     # ---- for the API
 
-    def add_release(self, release: str, digest: str, files: Mapping[str, bytes]) -> Release:
-        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it.
+    def add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> Release:
+        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it. For devices
+        that have the release ``delta_from`` (None: the one of this name before it; "": none), make differences to its engines.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -183,12 +185,25 @@ class Controller:
         known = self.inventory.releases().get(release)
         created = known.created_s if known else time.time()
         found = Release(release, digest, named[0], created)
+        deltas = self._make_deltas(found, delta_from)
         self.inventory.save_release(found)
-        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs")
+        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
         self._publish_trust()
-        for blob in (digest, *(d.digest for d in closure)):
+        for blob in (digest, *(d.digest for d in closure), *(d.digest for d in deltas)):
             self.seeder.publish_pages(blob)
         return found
+
+    def _make_deltas(self, new: Release, delta_from: str | None) -> list[DeltaOffer]:
+        releases = self.inventory.releases()
+        if delta_from:
+            if delta_from not in releases:
+                raise UsageError(f"there is no release {delta_from}", hint="`edgectl release list` lists them")
+            return self.blobs.make_deltas(new.digest, releases[delta_from].digest)
+        name = new.release.partition("@")[0]
+        before = [r for r in releases.values() if r.release.partition("@")[0] == name and r.created_s < new.created_s]
+        if delta_from == "" or not before:
+            return []
+        return self.blobs.make_deltas(new.digest, max(before, key=lambda r: r.created_s).digest)
 
     def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> None:
         """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
@@ -282,7 +297,7 @@ class Controller:
             self._freeze_file.unlink(missing_ok=True)
         self._frozen = frozen
         self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
-        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=frozen))
+        self._publish(self.topics.ctl, self._state(online=True))
 
     def enroll(self, device: str) -> dict[str, Any]:
         """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
@@ -427,14 +442,18 @@ class Controller:
             self._keep(d)
         self._publish_desired(d)
 
+    def _state(self, *, online: bool) -> ControllerState:
+        return ControllerState(epoch=self._epoch, online=online, freeze=self._frozen, peers=self.config.transfer.peers)
+
     def _publish_all(self) -> None:
-        self._publish(self.topics.ctl, ControllerState(epoch=self._epoch, online=True, freeze=self._frozen))
+        self._publish(self.topics.ctl, self._state(online=True))
         self.trust.renew()
         self._publish_trust()
         for release in self.inventory.releases().values():
             self.watchdog.feed()  # a large fleet takes its time
             for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
-                self.seeder.publish_pages(blob)
+                for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
+                    self.seeder.publish_pages(digest)
         for d in self.devices():
             self.watchdog.feed()
             if d.desired.gen:

@@ -21,10 +21,12 @@ def publish_bundle(
     *,
     delegation: str | None = None,
     more: Iterable[Path] = (),
+    delta_from: str | None = None,
 ) -> str:
     """Publish and return ``name@version``. ``progress``: (bytes done, bytes in all). Safe to repeat.
 
     ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``more``: private keys that lie elsewhere.
+    ``delta_from``: devices that have this release get differences; None: the release of this name before it; "": none.
 
     Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys), :class:`LinkError`.
     """
@@ -48,5 +50,5 @@ def publish_bundle(
         client.put_blob(digest, path, count)
     name = f"{delegation or 'targets'}.json"
     release, targets = sign_release(keys, bundle, client.signed_file(name), delegation=delegation, more=more)
-    client.add_release(release, bundle.digest, {name: targets})
+    client.add_release(release, bundle.digest, {name: targets}, delta_from)
     return release
