@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from edgectl.core.bundle import CHUNK_SIZE
@@ -190,6 +189,8 @@ def decode_frame(frame: bytes, digest: str) -> Frame:
 
 def sum_chunks(chunks: Sequence[bytes], size: int = CHUNK_SIZE) -> bytes:
     """XOR of chunks, each padded with zeros to ``size`` bytes."""
+    import numpy as np  # here: an agent that gets every chunk plain does without
+
     total = np.zeros(size, np.uint8)
     for chunk in chunks:
         part = np.frombuffer(chunk, np.uint8)[:size]
