@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.errors import ProtocolError
 from edgectl.core.transfer.limits import Bucket, Limits
@@ -371,6 +369,8 @@ class Seeder:
 
 
 def _union(devices: dict[str, _Device], size: int) -> Iterator[Broadcast]:
+    import numpy as np  # here: only seeders need it, and devices import this package, too
+
     union = np.zeros((chunk_count(size) + 7) // 8, np.uint8)
     for state in devices.values():
         union |= np.frombuffer(state.missing, np.uint8)
@@ -384,6 +384,8 @@ def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | 
     that device.
     """
     names = list(devices)
+    import numpy as np
+
     bits = np.stack([np.frombuffer(devices[d].missing, np.uint8) for d in names])
     for at in range(0, bits.shape[1], _REGION // 8):
         region = np.unpackbits(bits[:, at : at + _REGION // 8], axis=1, bitorder="little")
