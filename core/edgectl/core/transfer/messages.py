@@ -189,13 +189,10 @@ def decode_frame(frame: bytes, digest: str) -> Frame:
 
 def sum_chunks(chunks: Sequence[bytes], size: int = CHUNK_SIZE) -> bytes:
     """XOR of chunks, each padded with zeros to ``size`` bytes."""
-    import numpy as np  # here: an agent that gets every chunk plain does without
-
-    total = np.zeros(size, np.uint8)
+    total = 0
     for chunk in chunks:
-        part = np.frombuffer(chunk, np.uint8)[:size]
-        total[: len(part)] ^= part
-    return total.tobytes()
+        total ^= int.from_bytes(chunk[:size], "little")
+    return total.to_bytes(size, "little")
 
 
 def chunk_hashes(data: bytes) -> list[bytes]:

@@ -369,12 +369,10 @@ class Seeder:
 
 
 def _union(devices: dict[str, _Device], size: int) -> Iterator[Broadcast]:
-    import numpy as np  # here: only seeders need it, and devices import this package, too
-
-    union = np.zeros((chunk_count(size) + 7) // 8, np.uint8)
+    union = 0
     for state in devices.values():
-        union |= np.frombuffer(state.missing, np.uint8)
-    return map(Broadcast, indices_of(union.tobytes()))
+        union |= int.from_bytes(state.missing, "little")
+    return map(Broadcast, indices_of(union.to_bytes((chunk_count(size) + 7) // 8, "little")))
 
 
 def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | Repair]:
@@ -383,9 +381,9 @@ def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | 
     Greedy: a chunk joins the first sum that none of its devices waits for yet. What only one device misses, alone in its sum, goes to
     that device.
     """
-    names = list(devices)
-    import numpy as np
+    import numpy as np  # only who seeds pays for it: the agent of a device does without
 
+    names = list(devices)
     bits = np.stack([np.frombuffer(devices[d].missing, np.uint8) for d in names])
     for at in range(0, bits.shape[1], _REGION // 8):
         region = np.unpackbits(bits[:, at : at + _REGION // 8], axis=1, bitorder="little")
