@@ -142,13 +142,14 @@ def test_journal_that_is_no_database_is_kept_aside_and_told(device: Device) -> N
 
 
 def test_journal_that_has_lost_its_last_changes_takes_them_from_the_mirror(device: Device, tmp_path: Path) -> None:
-    slot = device.journal.slot(SLOT)
+    slot, deployment = device.journal.slot(SLOT), device.journal.deployment(SLOT)
     device.off()
     old = Device(tmp_path / "old", device.world).boot()
     old.off()
     (device.folder / "journal.db").write_bytes((tmp_path / "old" / "journal.db").read_bytes())
     device.boot()
     assert device.journal.slot(SLOT) == slot
+    assert device.journal.deployment(SLOT) == deployment
     assert isinstance(device.journal.notice, Failure)
 
 
