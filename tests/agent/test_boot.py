@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_device import SLOT, Catalogue, Device
+from support_device import POLICY, SLOT, Catalogue, Device
 
 from edgectl.agent.journal import Slot
 from edgectl.agent.lock import alone, is_free
 from edgectl.core.errors import UsageError
 from edgectl.core.files import hex_of
 from edgectl.core.states import State
-from edgectl.core.wire import Failure
+from edgectl.core.wire import Failure, ShadowGate
 
 
 @pytest.fixture
@@ -195,3 +195,18 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="an agent is running"), alone(tmp_path):
             pass
     assert is_free(tmp_path)
+
+
+@pytest.mark.parametrize("state", [State.STAGED, State.WARMING, State.SHADOW, State.ACTIVATING], ids=lambda s: s.value)
+def test_next_engine_that_rots_while_the_device_is_off_never_serves(device: Device, state: State) -> None:
+    device.world.add("4", 3000)
+    device.want("4", 3, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))
+    device.run(lambda: device.state is state)
+    rot(device, "4", 2)
+    start_again(device)
+    device.run()
+    device.check_rest()
+    report = device.deployer.report()
+    assert report.error is None or report.error.retryable, "the disk is to blame, not the release"
+    served = "gate-detector@2" if state is State.ACTIVATING else "gate-detector@4"
+    assert (report.active_release, device.journal.bad(device.world.bundles["4"].digest, 1)) == (served, None)

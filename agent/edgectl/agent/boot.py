@@ -1,6 +1,6 @@
-"""Before any engine is started: is every active engine, byte for byte, what was verified when it was installed?
+"""Before any engine is started: is every active engine, and the one that is to follow it, byte for byte what was verified?
 
-One that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that it is fetched again, and a committed
+An active one that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that it is fetched again, and a committed
 deployment starts once more from the wish that still stands. Nobody has to come.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from edgectl.agent.deployment import TABLE, step
 from edgectl.agent.deployment import Event as E
-from edgectl.agent.deployment import step
 from edgectl.agent.journal import Journal
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.store import Store
@@ -40,16 +40,32 @@ def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> None:
     for name in slots:
         slot = journal.slot(name)
         why = damage(store, slot.active) if slot.active is not None else None
-        if why is None:
-            continue
-        whole = [way for way in ways_back(slot) if damage(store, way) is None]
-        instead = whole[0] if whole else None
-        says = f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
-        failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)
+        if why is not None:
+            _give_way(journal, store, name, slot, why)
+        _check_next(journal, store, name)
+
+
+def _give_way(journal: Journal, store: Store, name: str, slot: Slot, why: str) -> None:
+    whole = [way for way in ways_back(slot) if damage(store, way) is None]
+    instead = whole[0] if whole else None
+    says = f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
+    failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)
+    log.error("%s: %s", name, failure.detail)
+    golden = slot.golden if slot.golden in whole else None
+    d = journal.deployment(name)
+    journal.save_slot(name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure))
+
+
+def _check_next(journal: Journal, store: Store, name: str) -> None:
+    """The engine that is to be the next one was proved before the agent stopped; what has rotted since is fetched again."""
+    d = journal.deployment(name)
+    if d is None or d.installed in (None, journal.slot(name).active) or (d.state, E.DAMAGED) not in TABLE or d.state in TERMINAL:
+        return
+    assert d.installed is not None
+    if (why := damage(store, d.installed)) is not None:
+        failure = Failure(code="damaged", detail=f"the new engine is damaged ({why})", retryable=True)
         log.error("%s: %s", name, failure.detail)
-        golden = slot.golden if slot.golden in whole else None
-        d = journal.deployment(name)
-        journal.save_slot(name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure))
+        journal.save(d.at(step(d.state, E.DAMAGED), failure))
 
 
 def _after(d: Deployment, slot: Slot, failure: Failure) -> Deployment:
