@@ -23,7 +23,7 @@ from edgectl.core.bundle import LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor, R
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Frames, Policy, ShadowGate, StreamStats
+from edgectl.core.wire import DesiredSlot, Failure, Frames, Policy, ShadowGate, StreamStats
 from edgectl.pipelines.worker_protocol import EngineRef, Shadowed, Stats
 
 POLICY = Policy(probation_s=0.2, min_inferences=1, percentile=50, max_latency_ratio=None)
@@ -209,6 +209,32 @@ def test_finalised_engines_go_with_the_last_release_that_needs_them(world: World
     assert world.ends(1) is State.COMMITTED
     wait_until(lambda: not old.exists(), "the plan of a model that is gone is removed", 20)
     assert mine.exists()
+
+
+@pytest.mark.parametrize("switch", [False, True])
+def test_a_shared_plan_is_asked_for_where_the_policy_says_so_and_its_refusal_fails_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, switch: bool
+) -> None:
+    refusal = Failure(code="engine", detail="the shared plan does not open", retryable=True)
+    seen = []
+
+    def take(*_: object) -> Failure:
+        world.calls.append("take")
+        return refusal
+
+    def changed() -> None:
+        seen.append(world.deployer.report().error)
+
+    monkeypatch.setattr("edgectl.agent.deployer.take_shared_plan", take)
+    monkeypatch.setattr(world, "changed", lambda real=world.changed: (changed(), real()))
+    world.boot()
+    world.start()
+    policy = POLICY.model_copy(update={"shared_plans": switch})
+    wish = DesiredSlot(release="gate-detector@1", digest=world.bundles["1"].digest, policy=policy)
+    world.deployer.want(1, wish, False)
+    assert world.ends(1) is State.COMMITTED
+    assert [c for c in world.calls if c in ("take", "warm")] == (["take", "warm"] if switch else ["warm"])
+    assert (refusal in seen) == switch
 
 
 def test_another_role_in_the_configuration_deploys_the_release_again(world: World) -> None:

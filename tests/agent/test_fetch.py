@@ -93,6 +93,15 @@ def test_only_what_is_missing_on_disk_is_sent_again(world: World) -> None:
     assert world.seeder.counters.broadcast_chunks + world.seeder.counters.repair_chunks == chunks - 9
 
 
+@pytest.mark.parametrize("world", [3000], indirect=True)
+def test_one_blob_comes_alone_if_there_is_room_for_it(world: World, tmp_path: Path) -> None:
+    world.seed()
+    with pytest.raises(StorageError, match="quota"):
+        world.fetcher(Store(tmp_path / "small", reserve=0, quota=1000)).fetch_blob(world.engine, lambda: False, lambda _: None)
+    world.fetcher().fetch_blob(world.engine, lambda: False, world.progress.append)
+    assert [p.name for p in world.store.blobs.iterdir()] == [hex_of(world.engine.digest)]
+
+
 def test_cancel_stops_at_once_and_keeps_the_part(world: World) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
+from support_tuf import Repository
+from tuf.api.metadata import TargetFile
 
 from edgectl.agent.journal import Journal
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError
+from edgectl.core.files import digest_of
+from edgectl.core.plan import SharedPlan, plan_path
 from edgectl.core.trust import decode_trust, encode_trust
 from edgectl.fleet.ceremony import init_keys
-from edgectl.fleet.releases import sign_release
+from edgectl.fleet.releases import sign_plan, sign_release, withdraw
 from edgectl.fleet.trust import OnlineTrust
 
 
@@ -58,6 +62,49 @@ def test_signed_release_is_accepted_with_its_length(world: World) -> None:
     found = world.device.check(release, world.bundle.digest)
     assert (found.digest, found.size) == (world.bundle.digest, len(world.bundle.index_bytes))
     assert world.device.version == 2
+
+
+def plan(**more: object) -> SharedPlan:
+    key = {"tensorrt": "10.3.0.30", "sm": "8.7", "l4t": None, "golden": "sha256:" + "e" * 64, **more}
+    return SharedPlan(key=key, digest=digest_of(b"plan"), size=4, level=3)
+
+
+def test_a_plan_is_found_by_its_very_key_and_goes_with_its_release(world: World) -> None:
+    release = world.release()
+    world.online.accept(sign_plan(world.keys, release, plan(), world.online.targets_bytes))
+    world.device.update(world.online.message())
+    assert world.device.plan(plan().key) == plan()
+    assert world.device.plan(plan(sm="8.6").key) is None
+    assert world.online.plans() == [plan().digest]
+    targets = world.online.targets_bytes
+    assert sign_plan(world.keys, release, plan(), targets) == targets, "again changes nothing"
+    gone = withdraw(world.keys, release, targets)
+    with pytest.raises(TrustError, match="lack plans/"):
+        world.online.accept({"targets.json": gone}, withdraw=["other@1"])
+    world.online.accept({"targets.json": gone}, withdraw=[release])
+    world.device.update(world.online.message())
+    assert world.device.plan(plan().key) is None
+
+
+def test_a_plan_that_a_delegation_signs_or_that_lies_about_its_key_is_none(tmp_path: Path) -> None:
+    fleet = Repository()
+    path = plan_path(plan().key)
+    custom = {"key": plan().key, "level": 3, "release": "gate@1"}
+    fleet.delegate("team", paths=["plans/*"])
+    fleet.delegated["team"].targets[path] = TargetFile(4, {"sha256": "ab" * 32}, path, {"custom": custom})
+    journal = Journal(tmp_path / "j.db")
+    device = TrustStore(tmp_path, fleet.roots["1.root.json"], journal)
+    with pytest.raises(StaleTrust):
+        device.plan(plan().key)
+    device.update(fleet.message())
+    assert device.plan(plan().key) is None
+    for said in ({**custom, "key": plan(sm="8.6").key}, {}, "rubbish"):
+        fleet.targets.targets[path] = TargetFile(4, {"sha256": "ab" * 32}, path, {"custom": said})
+        fleet.bump("targets")
+        device.update(fleet.message())
+        with pytest.raises(TrustError, match="plan"):
+            device.plan(plan().key)
+    journal.close()
 
 
 def test_device_that_has_heard_nothing_waits(world: World) -> None:

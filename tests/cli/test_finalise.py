@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edgectl.cli.main import app
 from edgectl.core.bundle import MEDIA_MANIFEST, Descriptor, Index, Variant
-from edgectl.core.errors import BundleError, ProfileError
+from edgectl.core.errors import BundleError, ProfileError, UsageError
 from edgectl.core.files import hex_of
 
 
@@ -32,6 +32,10 @@ def test_it_makes_the_engine_once_and_proves_it_each_time(make_variant: MakeVari
         result = CliRunner().invoke(app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"])
         assert result.exit_code == 0, result.output
         said.append(json.loads(result.stdout))
+    with pytest.raises(UsageError, match="no TensorRT plan"):
+        CliRunner().invoke(
+            app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--export", "x"], catch_exceptions=False
+        )
     assert [s["made"] for s in said] == [True, False]
     assert said[0]["kind"] in ("optimised", "original")
     assert said[0]["key"] == said[1]["key"]
@@ -49,9 +53,15 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
     machine = probe()
     monkeypatch.setattr(command, "probe", lambda: machine.model_copy(update={"runtimes": {"tensorrt": "10.3.0"}}))
     arguments = ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"]
-    result = CliRunner().invoke(app, [*arguments, "-p", "jetson-orin", "--level", "5"])
+    result = CliRunner().invoke(app, [*arguments, "-p", "jetson-orin", "--level", "5", "--export", str(tmp_path / "handed")])
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
+    handed = json.loads((tmp_path / "handed" / "plan.json").read_text())
+    assert (handed["key"], handed["level"], handed["size"]) == (
+        said["key"],
+        5,
+        (tmp_path / "handed" / "engine.plan").stat().st_size,
+    )
     assert (said["kind"], said["level"], said["key"]["tensorrt"]) == ("plan", 5, "10.3.0.30")
     with pytest.raises(ProfileError, match="outside the range"):
         CliRunner().invoke(app, [*arguments, "-p", "jetson-xavier"], catch_exceptions=False)

@@ -9,15 +9,16 @@ import httpx
 import pytest
 from conftest import Broker, free_port
 from support_bundle import make_bundle
-from support_fleet import Fleet
+from support_fleet import Fleet, wait_until
 from support_onnx import network, onnx_file, tuned
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import BundleError, IntegrityError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import digest_of, hex_of
+from edgectl.engines.shared import hand_out
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.client import FleetClient
-from edgectl.fleet.publish import publish_bundle
+from edgectl.fleet.publish import publish_bundle, share_plan
 
 
 @pytest.fixture
@@ -58,6 +59,25 @@ def test_release_is_published_with_differences_to_the_one_before_it(fleet: Fleet
     assert {o.base for o in blobs.deltas(layers[2].digest)} == {layers[0].digest, layers[1].digest}
     with pytest.raises(UsageError, match=r"no release gate-detector@7\.0\.0"):
         publish_bundle(fleet.client, bundles[0], fleet.keys, delta_from="gate-detector@7.0.0")
+
+
+def test_a_plan_is_shared_for_a_published_bundle_only_and_offered_to_devices(fleet: Fleet, tmp_path: Path) -> None:
+    bundle, folder = make_bundle(tmp_path / "b"), tmp_path / "handed"
+    key = {"tensorrt": "10.3.0.30", "golden": Bundle(bundle).variants[0].digest}
+    (tmp_path / "compiled").write_bytes(b"PLAN" * 100)
+    plan = hand_out(tmp_path / "compiled", key, 3, folder)
+    with pytest.raises(UsageError, match="is not published"):
+        share_plan(fleet.client, bundle, folder, fleet.keys)
+    release = fleet.publish(bundle)
+    with pytest.raises(UsageError, match="not compiled from a variant"):
+        share_plan(fleet.client, make_bundle(tmp_path / "c", version="2.0.0"), folder, fleet.keys)
+    pages: list[str] = []
+    fleet.spy.subscribe(fleet.topics.manifest(plan.digest, 0), lambda topic, _: pages.append(topic))
+    assert share_plan(fleet.client, bundle, folder, fleet.keys) == (release, plan)
+    wait_until(lambda: pages, "the controller offers the plan")
+    (folder / "engine.plan").write_bytes(b"NALP" * 100)
+    with pytest.raises(IntegrityError, match="is not the plan"):
+        share_plan(fleet.client, bundle, folder, fleet.keys)
 
 
 def test_bundle_with_one_flipped_byte_is_not_published(fleet: Fleet, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class Fetch(Protocol):
         progress: Callable[[Progress], None],
         role: Role | None = None,
     ) -> Fetched: ...
+    def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from edgectl.agent.fetch import Cancelled, Progress, variant_blobs
 from edgectl.agent.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
 from edgectl.agent.probation import judge, judge_shadow
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
+from edgectl.agent.shared_plan import take_shared_plan
 from edgectl.agent.trust import StaleTrust
 from edgectl.agent.wayback import WayBack
 from edgectl.core.bundle import Role
@@ -376,7 +377,8 @@ class SlotDeployer:
         assert d.installed is not None
         self._show("hashing")
         self._c.store.verify_variant(d.installed.manifest)  # it may have lain here for weeks
-        self._show("warming up")
+        note = self._shared_plan(d.installed) if d.desired.policy.shared_plans and d.tries <= 1 else None
+        self._show("warming up", note=note)
         report = self._c.warm_up(
             self._c.store.blobs,
             d.installed.manifest,
@@ -393,6 +395,17 @@ class SlotDeployer:
         active = self._c.journal.slot(self.slot).active
         compared = d.desired.policy.shadow is not None and active is not None and not self._c.pipelines.idle(self.slot)
         return Event.OBSERVE if compared else Event.WARM
+
+    def _shared_plan(self, installed: Installed) -> Failure | None:
+        """Once: one that took the device down with it is not tried again. Its time is not the warm-up's, which may still have to compile."""
+        self._show("looking for a shared plan")
+        try:
+            note = take_shared_plan(self._c, installed.manifest, self._cancelled(State.WARMING), self._progress)
+        except Cancelled:
+            note = None
+        self._guard(State.WARMING)
+        self._entered = self._c.clock()
+        return note
 
     def _shadow(self) -> Event:
         d = self._deployment()

@@ -161,6 +161,14 @@ class Fetcher:
             blobs=(index, *(d for d in candidates if d.digest in {v.digest for v in wanted}), *blobs),
         )
 
+    def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None:
+        """Fetch one blob that lies in the store afterwards until somebody tidies up. Raises like :meth:`fetch`."""
+        self.store.check_space(0 if self.store.has(blob.digest) else blob.size)
+        with self.open_link() as link:
+            link.start()
+            with _Session(self, link, cancelled, progress) as session:
+                session.get([blob])
+
     def _unpack(self, variant: Variant) -> None:
         """Decode a packed engine into the store: from here on it is a blob like any other, under the digest that was signed."""
         unpacked = variant.config.unpacked

@@ -32,7 +32,8 @@ from edgectl.agent.journal import Journal
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.errors import StorageError, TrustError
 from edgectl.core.files import atomic_write
-from edgectl.core.schema import Message, parse_json
+from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
+from edgectl.core.schema import Message, parse_json, parse_object
 from edgectl.core.signed import Keys
 from edgectl.core.trust import decode_trust, delegated_path, director_keys, keyset_id, open_desired, signed_at, target_path
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
@@ -168,15 +169,29 @@ class TrustStore:
         set now, :class:`TrustError` if it does not name this digest.
         """
         with self._lock:
-            self._check_root_floor()
-            if self._message is None:
-                raise StaleTrust("no signed metadata has reached this device yet", hint="is the controller running?")
-            target = self._verify(decode_trust(self._message), release).found
+            target = self._verify(self._current(), release).found
         if target is None:
             raise TrustError(f"signed metadata does not name release {release}", hint="publish the release with its keys")
         if target.hashes.get("sha256") != digest.removeprefix("sha256:"):
             raise TrustError(f"signed metadata names another digest for release {release} than {digest[:19]}…")
         return Descriptor(mediaType=MEDIA_INDEX, digest=digest, size=target.length)
+
+    def plan(self, key: Mapping[str, object]) -> SharedPlan | None:
+        """The TensorRT plan that signed targets name for this very key; None if they name none. What a delegation says does not count.
+
+        Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if what is signed is no plan for this key.
+        """
+        with self._lock:
+            target = self._verify(self._current()).targets.targets.get(plan_path(key))
+        if target is None:
+            return None
+        said = parse_object(PlanStatement, target.custom or {}, what="a signed plan", error=TrustError)
+        if said.key != key:
+            raise TrustError("signed metadata names a plan under the path of another key")
+        try:
+            return SharedPlan(key=said.key, digest=f"sha256:{target.hashes.get('sha256')}", size=target.length, level=said.level)
+        except ValueError as e:
+            raise TrustError("signed metadata names a plan without its sha256") from e
 
     def accept_desired(self, payload: bytes, fleet: str, device: str) -> Desired:
         """The wish in a ``desired`` message, if the director has signed it and its generation is not older than one seen before.
@@ -208,6 +223,12 @@ class TrustStore:
                 self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
 
     # ---- verification
+
+    def _current(self) -> dict[str, bytes]:
+        self._check_root_floor()
+        if self._message is None:
+            raise StaleTrust("no signed metadata has reached this device yet", hint="is the controller running?")
+        return decode_trust(self._message)
 
     def _verify(self, files: dict[str, bytes], release: str | None = None) -> _Verified:
         for name in _TOP:

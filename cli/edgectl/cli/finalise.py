@@ -12,7 +12,7 @@ from rich.table import Table
 from edgectl.cli._output import Json, Output, plain, table
 from edgectl.cli.run import Role
 from edgectl.core.bundle import Bundle
-from edgectl.core.errors import GoldenError
+from edgectl.core.errors import GoldenError, UsageError
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import best_profile, probe
 
@@ -30,11 +30,16 @@ def finalise(
         int | None,
         typer.Option(min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="TensorRT: copy the plan and its key here, for `edgectl release share-plan`."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
     output = Output(json)
     from edgectl.engines.finalise import finalise as make_final
+    from edgectl.engines.shared import hand_out
     from edgectl.engines.warm import warm_up
 
     machine = probe()
@@ -51,6 +56,10 @@ def finalise(
         proof = warm_up(variant.blobs, variant.digest, cache=cache)
     if not proof.ok:
         raise GoldenError(f"{c.profile}/{c.variant} was finalised and is not usable: {proof.error}", hint="take another variant")
+    if export is not None:
+        if made.kind != "plan" or made.level is None:
+            raise UsageError(f"{c.profile}/{c.variant} has no TensorRT plan to export", hint="only TensorRT compiles one")
+        hand_out(made.path, made.key, made.level, export)
     value = {"profile": c.profile, "variant": c.variant, **plain(made), "golden": plain(proof)}
 
     def shown() -> Table:
@@ -67,6 +76,8 @@ def finalise(
                 "layers",
                 f"{n.total}: int8 {n.int8}, float16 {n.float16}, float32 {n.float32}, DLA {n.dla}, reformats {n.reformats}",
             )
+        if export is not None:
+            t.add_row("exported", f"{export}; next: edgectl release share-plan {path} {export}")
         for note in made.notes:
             t.add_row("note", note)
         t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")

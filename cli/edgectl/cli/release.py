@@ -71,6 +71,34 @@ def withdraw(
     out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
 
 
+@app.command("share-plan")
+def share(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the published bundle that the plan was compiled from.")],
+    plan: Annotated[Path, typer.Argument(help="Folder that `edgectl finalise --export` made on a device.")],
+    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Sign a compiled TensorRT plan for identical devices. They run its code: sign only what comes from a device that you trust."""
+    out = Output(json)
+    from edgectl.fleet.publish import share_plan
+
+    with _controller.client(url, token_file) as fleet:
+        release, shared = share_plan(fleet, bundle, plan, keys, more=key or ())
+
+    def shown() -> Table:
+        t = table("plan", "")
+        t.add_row("release", release)
+        t.add_row("digest", f"{shared.digest}, {shared.size} bytes")
+        for name, value in shared.key.items():
+            t.add_row(name, "-" if value in (None, "") else str(value))
+        return t
+
+    out.result({"release": release, **shared.model_dump()}, shown)
+
+
 @app.command("list")
 def list_releases(
     url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False

@@ -44,6 +44,12 @@ def start(
         float | None, typer.Option(min=0.1, max=100, help="First run it beside the old engine on this percentage of frames.")
     ] = None,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")] = 0.9,
+    shared_plans: Annotated[
+        bool,
+        typer.Option(
+            "--shared-plans", help="TensorRT: take a plan that `edgectl release share-plan` signed for just this device."
+        ),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -57,6 +63,7 @@ def start(
         "probation_s": probation, "min_inferences": min_inferences, "percentile": percentile,
         "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms, "windows": _windows(window or []),
         "shadow": None if shadow is None else {"percent": shadow, "min_agreement": min_agreement},
+        "shared_plans": shared_plans,
     }  # fmt: skip
     labels = dict(_label(text) for text in label or [])
     with _controller.client(url, token_file) as fleet:

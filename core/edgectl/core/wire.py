@@ -158,6 +158,8 @@ class Policy(Message):
     windows: tuple[Window, ...] = Field(default=(), max_length=MAX_WINDOWS)
     """When an engine may be activated, in the device's local time; it is fetched at any time. None: always."""
     shadow: ShadowGate | None = None
+    shared_plans: bool = False
+    """Take a compiled TensorRT plan that signed targets name for just this device, instead of compiling one."""
 
 
 class DesiredSlot(Message):

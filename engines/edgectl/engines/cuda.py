@@ -27,7 +27,7 @@ class Cuda(Protocol):
     stream: int
 
     def identity(self) -> dict[str, str]:
-        """``device``, ``sm`` and ``driver`` (CUDA driver API version): parts of the plan's cache key."""
+        """``device``, ``sm``, ``multiprocessors`` and ``driver`` (CUDA driver API version): parts of the plan's cache key."""
         ...
 
     def enter(self) -> None:
@@ -85,7 +85,9 @@ class _PyCuda:
 
     def identity(self) -> dict[str, str]:
         major, minor = self._device.compute_capability()
-        return {"device": self._device.name(), "sm": f"{major}.{minor}", "driver": str(self._driver.get_driver_version())}
+        count = self._device.get_attribute(self._driver.device_attribute.MULTIPROCESSOR_COUNT)
+        driver = str(self._driver.get_driver_version())
+        return {"device": self._device.name(), "sm": f"{major}.{minor}", "multiprocessors": str(count), "driver": driver}
 
     def enter(self) -> None:
         self._context.push()
@@ -128,7 +130,8 @@ class _CudaPython:
     def identity(self) -> dict[str, str]:
         p = self._call("cudaGetDeviceProperties", 0)
         name = p.name.decode() if isinstance(p.name, bytes) else str(p.name)
-        return {"device": name.rstrip("\0"), "sm": f"{p.major}.{p.minor}", "driver": str(self._call("cudaDriverGetVersion"))}
+        count, driver = str(p.multiProcessorCount), str(self._call("cudaDriverGetVersion"))
+        return {"device": name.rstrip("\0"), "sm": f"{p.major}.{p.minor}", "multiprocessors": count, "driver": driver}
 
     def enter(self) -> None:
         self._call("cudaSetDevice", 0)

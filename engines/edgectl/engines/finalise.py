@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -29,8 +30,9 @@ from typing import Any, Literal
 import onnxruntime as ort
 
 from edgectl.core.bundle import LAYER_RANGES, Recipe, SessionSettings, Variant
-from edgectl.core.errors import EdgectlError, ProfileError
-from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
+from edgectl.core.errors import EdgectlError, EngineError, IntegrityError, ProfileError
+from edgectl.core.files import atomic_write, file_digest, fsync_dir, storage
+from edgectl.core.plan import SharedPlan, key_hex
 from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import TensorRtSpec
@@ -39,7 +41,7 @@ from edgectl.engines.golden import check_golden
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 from edgectl.engines.plan_layers import PlanLayers
 
-__all__ = ["QUICK_LEVEL", "Finalised", "finalise"]
+__all__ = ["QUICK_LEVEL", "Finalised", "adopt_plan", "finalise", "missing_plan"]
 
 QUICK_LEVEL = 3
 _CHECK_TIMEOUT_S = 300.0
@@ -88,16 +90,7 @@ def finalise(
     runtime, provider = variant.config.runtime, variant.config.session.provider
     if runtime == "tensorrt":
         limits = limits or _limits(variant.config.profile)
-        key = _identity()
-        if not limits.covers(key["tensorrt"]):
-            raise ProfileError(
-                f"TensorRT {key['tensorrt']} is outside the range {limits.min} to {limits.max} of profile {variant.config.profile}",
-                hint="take the fallback variant, or a profile that covers it",
-            )
-        dla = (limits.dla_core or 0) if variant.config.recipe.family == "trt-dla" else None
-        if dla is not None:
-            key["dla"] = dla
-        entry = _Entry.of(variant, model, cache, key, "plan")
+        entry = _plan_entry(variant, model, cache, limits)
         known = entry.read()
         if known is not None and known["level"] >= (
             level or 0
@@ -108,7 +101,8 @@ def finalise(
         with _alone(cache, model):
             known = entry.read()
             if known is None or known["level"] < (level or 0):
-                wanted = _Wanted(limits, QUICK_LEVEL if level is None else level, timeout_s or limits.build_minutes * 60.0, dla)
+                most_s = timeout_s or limits.build_minutes * 60.0
+                wanted = _Wanted(limits, QUICK_LEVEL if level is None else level, most_s, entry.key.get("dla"))
                 return _compile(variant, entry, wanted, known).result(entry, started)
             return _Made(entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]).result(
                 entry, started
@@ -122,6 +116,55 @@ def finalise(
                 return _Made(_optimise(variant, entry), made=True).result(entry, started)
             return _Made(entry.path(known), made=False).result(entry, started)
     return Finalised(model, "original", False, time.monotonic() - started, {})
+
+
+def missing_plan(variant: Variant, cache: Path) -> dict[str, Any] | None:
+    """The whole key of the TensorRT plan that :func:`finalise` would have to compile here; None if the cache has it.
+
+    Raises :class:`ProfileError` and :class:`EngineError` like :func:`finalise`.
+    """
+    entry = _plan_entry(variant, variant.engine(cache), cache, _limits(variant.config.profile))
+    return entry.key if entry.read() is None else None
+
+
+def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> None:
+    """Take ``file``, which another device compiled under the same key, if it passes the check that a plan made here passes.
+
+    To deserialise a plan is to run it: the caller knows who vouches for its digest. A plan that the cache has by now stays. Raises
+    :class:`EngineError` (a plan for another key; it does not open), :class:`IntegrityError` (another digest), :class:`GoldenError`,
+    :class:`StorageError`; the cache then has no plan, and the next :func:`finalise` compiles one.
+    """
+    model = variant.engine(cache)
+    entry = _plan_entry(variant, model, cache, _limits(variant.config.profile))
+    if entry.key != plan.key:
+        raise EngineError("the shared plan is for another machine, TensorRT or model than this")
+    with _alone(cache, model):
+        if entry.read() is not None:
+            return
+        entry.invalidate()
+        with storage(str(cache)):
+            work = tempfile.TemporaryDirectory(dir=cache, prefix=entry.scratch)
+        with work as folder:
+            copy = Path(folder) / "plan"
+            with storage(str(file)):
+                shutil.copyfile(file, copy)
+                if file_digest(copy) != plan.digest:
+                    raise IntegrityError("the shared plan is not what was signed")
+            p50_ms, layers = _check(variant, copy)
+            entry.commit(copy, f"{entry.stem}-{plan.level}.{entry.suffix}", level=plan.level, p50_ms=p50_ms, layers=layers)
+
+
+def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> _Entry:
+    """Where the plan of a variant lies on this machine. Raises :class:`ProfileError` if its TensorRT is outside the limits."""
+    key = _identity()
+    if not limits.covers(key["tensorrt"]):
+        raise ProfileError(
+            f"TensorRT {key['tensorrt']} is outside the range {limits.min} to {limits.max} of profile {variant.config.profile}",
+            hint="take the fallback variant, or a profile that covers it",
+        )
+    if variant.config.recipe.family == "trt-dla":
+        key["dla"] = limits.dla_core or 0
+    return _Entry.of(variant, model, cache, key, "plan")
 
 
 def _limits(profile: str) -> TensorRtSpec:
@@ -158,7 +201,10 @@ def _alone(cache: Path, model: Path) -> Iterator[None]:
 
 
 def _identity() -> dict[str, Any]:
-    """Everything that a plan depends on beside the model: exact TensorRT build, device, driver, L4T, power mode."""
+    """Everything that a plan depends on beside the model: exact TensorRT build, device, driver, L4T, power mode.
+
+    Every Orin calls itself ``Orin``: the module and the number of multiprocessors tell a Nano from an AGX.
+    """
     found = run_child(
         "edgectl.engines.trt_compile", ["--identify"], timeout_s=120.0, what="looking at the TensorRT of this device"
     )
@@ -167,7 +213,8 @@ def _identity() -> dict[str, Any]:
         power = Path("/var/lib/nvpmodel/status").read_text().strip()
     except OSError:
         power = ""
-    return {**{k: found[k] for k in ("tensorrt", "device", "sm", "driver")}, "l4t": machine.l4t, "power": power}
+    named = ("tensorrt", "device", "sm", "multiprocessors", "driver")
+    return {**{k: found[k] for k in named}, "module": machine.jetson, "l4t": machine.l4t, "power": power}
 
 
 @dataclass(frozen=True)
@@ -184,7 +231,7 @@ class _Entry:
     @classmethod
     def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> _Entry:
         whole = {**key, "model": model.name, "golden": variant.digest}
-        stem = f"{model.name[:16]}-{hex_of(digest_of(json.dumps(whole, sort_keys=True).encode()))[:16]}"
+        stem = f"{model.name[:16]}-{key_hex(whole)[:16]}"
         return cls(cache, model, stem, suffix, whole, variant.config.recipe)
 
     @property
@@ -288,7 +335,7 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
         entry.sweep()
         work = tempfile.TemporaryDirectory(dir=entry.cache, prefix=entry.scratch)
     machine = {k: v for k, v in entry.key.items() if k not in ("model", "golden")}
-    timings = entry.cache / f"timings-{hex_of(digest_of(json.dumps(machine, sort_keys=True).encode()))[:16]}.bin"
+    timings = entry.cache / f"timings-{key_hex(machine)[:16]}.bin"
     with work as folder:
         plan = Path(folder) / "plan"
         run_child(

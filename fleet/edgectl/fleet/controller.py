@@ -454,6 +454,8 @@ class Controller:
             for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
                 for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
                     self.seeder.publish_pages(digest)
+        for digest in filter(self.blobs.has, self.trust.plans()):
+            self.seeder.publish_pages(digest)
         for d in self.devices():
             self.watchdog.feed()
             if d.desired.gen:

@@ -1,16 +1,20 @@
-"""From a bundle on disk to a release: verify, upload what is missing, sign, announce."""
+"""From a bundle on disk to a release, and from a compiled plan to one that devices share: verify, upload what is missing, sign, announce."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from edgectl.core.bundle import Bundle
-from edgectl.core.files import hex_of
+from edgectl.core.bundle import MAX_JSON_BYTES, Bundle, read_bounded
+from edgectl.core.errors import BundleError, IntegrityError, UsageError
+from edgectl.core.files import file_digest, hex_of, storage
+from edgectl.core.plan import PLAN_FILE, PLAN_JSON, SharedPlan
+from edgectl.core.schema import parse_json
+from edgectl.core.trust import release_name
 from edgectl.fleet.client import FleetClient
-from edgectl.fleet.releases import sign_release
+from edgectl.fleet.releases import sign_plan, sign_release
 
-__all__ = ["publish_bundle"]
+__all__ = ["publish_bundle", "share_plan"]
 
 
 def publish_bundle(
@@ -52,3 +56,30 @@ def publish_bundle(
     release, targets = sign_release(keys, bundle, client.signed_file(name), delegation=delegation, more=more)
     client.add_release(release, bundle.digest, {name: targets}, delta_from)
     return release
+
+
+def share_plan(
+    client: FleetClient, bundle_dir: Path, folder: Path, keys: Path, *, more: Iterable[Path] = ()
+) -> tuple[str, SharedPlan]:
+    """Sign and upload a plan that a device compiled from a bundle (``edgectl finalise --export``). Returns the release and the plan.
+
+    Raises :class:`BundleError` / :class:`IntegrityError` (the folder), :class:`UsageError` (a plan of another bundle, or of a release
+    that is not published), :class:`TrustError` (the keys), :class:`LinkError`.
+    """
+    file = folder / PLAN_FILE
+    data = read_bounded(folder / PLAN_JSON, MAX_JSON_BYTES)
+    plan = parse_json(SharedPlan, data, max_bytes=MAX_JSON_BYTES, what=PLAN_JSON, error=BundleError)
+    with storage(str(file)):
+        if file.stat().st_size != plan.size or file_digest(file) != plan.digest:
+            raise IntegrityError(f"{file} is not the plan that {PLAN_JSON} describes", hint="export it again")
+    bundle = Bundle(bundle_dir)
+    release = release_name(bundle.name, bundle.version)
+    if plan.key.get("golden") not in {v.digest for v in bundle.variants}:
+        raise UsageError(f"the plan in {folder} was not compiled from a variant of {release}", hint="give the bundle it is from")
+    if not any((r["release"], r["digest"]) == (release, bundle.digest) for r in client.releases()):
+        raise UsageError(f"{release} is not published", hint=f"`edgectl release publish {bundle_dir}` first")
+    if not client.has_blob(plan.digest):
+        client.put_blob(plan.digest, file)
+    targets = sign_plan(keys, release, plan, client.signed_file("targets.json"), more=more)
+    client.accept_trust({"targets.json": targets})
+    return release, plan

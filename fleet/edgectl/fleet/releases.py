@@ -1,4 +1,4 @@
-"""Releases in signed targets, or in those of a delegation: name one, withdraw one."""
+"""Releases in signed targets, or in those of a delegation: name one, withdraw one; name a compiled plan of one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
+from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
 from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
 from edgectl.fleet.keyfolder import own_targets, propose, root_of, take_newer, targets_of
-from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, read
+from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, plans_of, read
 
-__all__ = ["sign_release", "withdraw"]
+__all__ = ["sign_plan", "sign_release", "withdraw"]
 
 
 def sign_release(
@@ -57,9 +58,26 @@ def withdraw(
     gone = [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
     if not gone:
         raise UsageError(f"{role} do not name release {release}", hint="`edgectl release list` shows what is published")
-    for p in gone:
+    for p in [*gone, *(p for p, (of, _) in plans_of(targets).items() if of == release)]:
         del targets.targets[p]
     return _publishable(keys, role, targets, more)
+
+
+def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, more: Iterable[Path] = ()) -> bytes:
+    """Name a compiled plan in the signed targets, for the devices with its very key. Returns the new file, also written to ``keys``.
+
+    A plan that is named for the key already is replaced. Raises :class:`TrustError`: signatures are missing.
+    """
+    if current is not None:
+        take_newer(keys, {"targets.json": current})
+    targets = copy.deepcopy(own_targets(keys, "targets", must=True))
+    path = plan_path(plan.key)
+    custom = PlanStatement(key=plan.key, level=plan.level, release=release).model_dump()
+    target = TargetFile(plan.size, {"sha256": plan.digest.removeprefix("sha256:")}, path, {"custom": custom})
+    if targets.targets.get(path) == target and not targets.is_expired():
+        return read(keys / "targets.json")
+    targets.targets[path] = target
+    return _publishable(keys, "targets", targets, more)
 
 
 def _publishable(folder: Path, role: str, targets: Targets, more: Iterable[Path]) -> bytes:

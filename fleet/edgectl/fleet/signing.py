@@ -17,9 +17,11 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Delegations, Metadata, Root, Snapshot, Targets, Timestamp
 
 from edgectl.core.errors import TrustError
+from edgectl.core.plan import PLANS
 
 __all__ = [
-    "EXPIRY", "T", "add", "delegated_roles", "expires_in", "follow", "load", "load_public", "load_signers", "parse", "read", "roots_in", "signed", "verified",
+    "EXPIRY", "T", "add", "delegated_roles", "expires_in", "follow", "load", "load_public", "load_signers", "parse", "plans_of", "read", "roots_in",
+    "signed", "verified",
 ]  # fmt: skip
 
 EXPIRY = {
@@ -139,3 +141,12 @@ def delegated_roles(targets: Targets) -> dict[str, list[str]]:
     delegations: Delegations | None = targets.delegations
     roles = delegations.roles if delegations is not None else None
     return {name: list(role.paths or []) for name, role in (roles or {}).items()}
+
+
+def plans_of(targets: Targets) -> dict[str, tuple[str, str]]:
+    """Path of each compiled plan that targets name → (the release it belongs to, its digest)."""
+    return {
+        path: (str((t.custom or {}).get("release")), f"sha256:{t.hashes.get('sha256')}")
+        for path, t in targets.targets.items()
+        if path.startswith(PLANS)
+    }

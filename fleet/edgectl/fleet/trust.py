@@ -30,6 +30,7 @@ from edgectl.fleet.signing import (
     load,
     load_signers,
     parse,
+    plans_of,
     read,
     roots_in,
     signed,
@@ -130,6 +131,11 @@ class OnlineTrust:
                     profiles = target.custom.get("profiles", []) if target.custom else []
                     found[role] = (f"sha256:{target.hashes.get('sha256')}", tuple(str(p) for p in profiles))
         return found
+
+    def plans(self) -> list[str]:
+        """Digests of the compiled plans that targets name."""
+        with self._lock:
+            return [digest for _, digest in plans_of(self.targets).values()]
 
     def expiries(self, now_s: float | None = None) -> list[Expiry]:
         """Each file of the set and when it ends."""
@@ -239,7 +245,7 @@ class OnlineTrust:
 
     @staticmethod
     def _check_lost(old: Targets, new: Targets, withdraw: tuple[str, ...]) -> None:
-        allowed = {target_path(r) for r in withdraw}
+        allowed = {target_path(r) for r in withdraw} | {p for p, (release, _) in plans_of(old).items() if release in withdraw}
         if lost := sorted(set(old.targets) - set(new.targets) - allowed):
             raise TrustError(f"the new targets lack {lost[0]}, which the controller has", hint="publish again")
 

@@ -36,6 +36,10 @@ class _Context:
         assert _Context.depth >= 0
 
 
+class device_attribute:
+    MULTIPROCESSOR_COUNT = 16
+
+
 class Device:
     def __init__(self, index):
         assert index == 0
@@ -48,6 +52,10 @@ class Device:
 
     def name(self):
         return "Orin"
+
+    def get_attribute(self, attribute):
+        assert attribute == device_attribute.MULTIPROCESSOR_COUNT
+        return 8
 
 
 class _Memory:

@@ -41,7 +41,7 @@ def cudaStreamCreate():
 
 
 def cudaGetDeviceProperties(index):
-    return _OK, type("Properties", (), {"name": b"Orin\0", "major": 8, "minor": 7})()
+    return _OK, type("Properties", (), {"name": b"Orin\0", "major": 8, "minor": 7, "multiProcessorCount": 8})()
 
 
 def cudaDriverGetVersion():
