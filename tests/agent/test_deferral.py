@@ -52,6 +52,43 @@ def test_release_that_is_revoked_while_it_waits_is_rejected(device: Device) -> N
     assert "warming" not in path(device, 2)
 
 
+def test_release_that_is_withdrawn_while_the_fleet_is_frozen_never_starts(device: Device) -> None:
+    device.frozen = True
+
+    def withdrawn() -> None:
+        device.world.signed.discard("2")
+        device.frozen = False
+
+    device.waiting = withdrawn
+    device.want("2", 2)
+    assert device.run() is State.REJECTED
+    assert "warming" not in path(device, 2)
+
+
+@pytest.mark.parametrize("moment", ["warm", "shadow"])
+def test_release_that_is_withdrawn_while_it_is_tried_out_is_not_activated(device: Device, moment: str) -> None:
+    device.during[moment] = [lambda: device.world.signed.discard("2")]
+    device.want("2", 2, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))
+    if moment == "shadow":  # its frames are seen by an engine that was signed when it began
+        device._verified = lambda ref: None  # type: ignore[method-assign]
+    assert device.run() is State.REJECTED
+    assert device.serving is not None
+    assert device.serving.release == "gate-detector@1"
+    assert device.journal.slot(SLOT).active == device.world.installed("1")
+
+
+def test_metadata_that_expire_while_it_is_tried_out_make_it_wait(device: Device) -> None:
+    def expire() -> None:
+        device.world.stale = True
+
+    device.during["warm"] = [expire]
+    device.want("2", 2)
+    device.run(lambda: device.state is State.DEFERRED)
+    assert "probation" not in path(device, 2)
+    device.world.stale = False
+    assert device.run() is State.COMMITTED
+
+
 def test_engine_that_rots_while_it_is_held_is_never_started(device: Device) -> None:
     device.frozen = True
 

@@ -369,7 +369,18 @@ class SlotDeployer:
             self._show(obstacle)
             self._guard(State.STAGED)
             self._pause(0.5)
-        return Event.RELEASED
+        return self._still_signed() or Event.RELEASED
+
+    def _still_signed(self) -> Event | None:
+        """Metadata may have changed since the release was fetched, weeks ago: one that was withdrawn is refused, expired ones wait."""
+        d = self._deployment()
+        try:
+            self._c.trust.check(d.desired.release, d.desired.digest)
+        except StaleTrust:
+            return Event.NOT_NOW
+        except TrustError as e:
+            raise Leave(Event.REFUSED, "trust", e.message) from e
+        return None
 
     def _warming(self) -> Event:
         d = self._deployment()
@@ -400,6 +411,8 @@ class SlotDeployer:
         assert d.installed is not None
         if gate is None:
             return Event.AGREES  # the same wish came again and does not ask for it any more
+        if not_now := self._still_signed():
+            return not_now
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
         found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
@@ -422,6 +435,8 @@ class SlotDeployer:
             self._guard(State.ACTIVATING)
             if slot.active is not None:
                 d = replace(d, baseline=self._baseline(slot.active).data())
+            if not_now := self._still_signed():
+                return not_now
             # From here on the record says "new": a worker that starts now starts with it.
             self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=slot.active), d)
             self._d = d
