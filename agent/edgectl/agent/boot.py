@@ -7,18 +7,18 @@ deployment starts once more from the wish that still stands. Nobody has to come.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgectl.agent.deployment import Event as E
 from edgectl.agent.deployment import step
 from edgectl.agent.journal import Journal
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.store import Store
-from edgectl.core.errors import BundleError
+from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Failure
 
-__all__ = ["check_slots", "damage"]
+__all__ = ["Unkept", "check_slots", "damage"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def damage(store: Store, installed: Installed) -> str | None:
     """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is removed.
 
-    Raises :class:`StorageError` where the disk cannot be read.
+    Raises :class:`StorageError` where the disk cannot be read at all.
     """
     try:
         store.verify_variant(installed.manifest)
@@ -35,12 +35,30 @@ def damage(store: Store, installed: Installed) -> str | None:
     return None
 
 
-def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> None:
-    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError`."""
+@dataclass(frozen=True)
+class Unkept:
+    """A slot whose record still names a damaged engine, because the disk takes nothing: ``instead`` serves until it does."""
+
+    damaged: Installed
+    instead: Installed | None
+    error: StorageError
+
+
+def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> dict[str, Unkept]:
+    """Give every slot an active engine that is whole, or none; what of it could not be written down, by slot.
+
+    Raises :class:`StorageError` if a disk cannot be read; the slots that can are right then.
+    """
+    unkept: dict[str, Unkept] = {}
+    unread: StorageError | None = None
     for name in slots:
         slot = journal.slot(name)
-        why = damage(store, slot.active) if slot.active is not None else None
-        if why is None:
+        try:
+            why = damage(store, slot.active) if slot.active is not None else None
+        except StorageError as e:
+            unread = e
+            continue
+        if slot.active is None or why is None:
             continue
         whole = [way for way in ways_back(slot) if damage(store, way) is None]
         instead = whole[0] if whole else None
@@ -49,7 +67,13 @@ def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> None:
         log.error("%s: %s", name, failure.detail)
         golden = slot.golden if slot.golden in whole else None
         d = journal.deployment(name)
-        journal.save_slot(name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure))
+        try:
+            journal.save_slot(name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure))
+        except StorageError as e:
+            unkept[name] = Unkept(slot.active, instead, e)
+    if unread is not None:
+        raise unread
+    return unkept
 
 
 def _after(d: Deployment, slot: Slot, failure: Failure) -> Deployment:

@@ -19,8 +19,8 @@ from edgectl.agent.probation import judge, judge_shadow
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.trust import StaleTrust
 from edgectl.agent.wayback import WayBack
-from edgectl.core.bundle import Role
-from edgectl.core.errors import EdgectlError, EngineError, StorageError, TrustError
+from edgectl.core.bundle import Descriptor, Role
+from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.windows import is_open, opens_at
@@ -617,7 +617,7 @@ class SlotDeployer:
             return  # another slot is fetching; its own end tidies up
         try:
             kept = self._c.journal.kept()
-            blobs = {d.digest for d in variant_blobs(self._c.store.blobs, kept)} | {i.manifest for i in kept}
+            blobs = {d.digest for i in kept for d in self._blobs_of(i)} | {i.manifest for i in kept}
             freed = self._c.store.collect_garbage(blobs | {i.bundle for i in kept})
             freed += forget_others(self._c.engine_cache, blobs) if self._c.engine_cache is not None else 0
             log.info("%s: freed %d bytes", self.slot, freed)
@@ -625,3 +625,11 @@ class SlotDeployer:
             log.warning("%s: nothing was tidied up: %s", self.slot, e.message)
         finally:
             self._c.disk.release()
+
+    def _blobs_of(self, installed: Installed) -> list[Descriptor]:
+        """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for ever."""
+        try:
+            return variant_blobs(self._c.store.blobs, [installed])
+        except BundleError as e:
+            log.warning("%s: %s is not whole: %s", self.slot, installed.release, e.message)
+            return []

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.agent.boot import check_slots
+from edgectl.agent.boot import Unkept, check_slots
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
 from edgectl.agent.deployer import SlotDeployer
@@ -131,6 +131,7 @@ class _Agent:
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
+        self._unkept_slots: dict[str, Unkept] = {}
         self._check_slots()
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
@@ -207,7 +208,9 @@ class _Agent:
 
     def _check_slots(self) -> None:
         try:
-            check_slots(self._journal, self._store, self._config.slots)
+            self._unkept_slots = check_slots(self._journal, self._store, self._config.slots)
+            for unkept in self._unkept_slots.values():
+                raise unkept.error
         except StorageError as e:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             log.error("%s", e.message)
@@ -485,16 +488,19 @@ class _Agent:
 
     def _check_threads(self) -> None:
         """A thread that ended by a defect must not go unseen: the agent ends, and its next start resumes from the journal."""
-        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread]
+        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread, *self._supervisor.threads]
         if dead := [t.name for t in threads if not t.is_alive()]:
             raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
 
     def _is_ready(self) -> bool:
-        """Every pipeline that has its engines has made its first inference; one without is waiting for its first release."""
-        return all(state in ("running", "waiting") for state, _ in self._supervisor.states().values())
+        """Every pipeline has made its first inference, waits for its first release, or has been tried once: a camera that is not there
+        must not have systemd kill the others."""
+        return all(state != "starting" for state, _ in self._supervisor.states().values())
 
     def _engine_of(self, slot: str) -> EngineRef | None:
         i = self._journal.slot(slot).active
+        if (unkept := self._unkept_slots.get(slot)) is not None and i == unkept.damaged:
+            i = unkept.instead
         if i is None:
             return None
         return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)

@@ -7,6 +7,7 @@ Which engine a slot is to run is not decided here: ``engine_of`` says it, each t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -109,6 +110,11 @@ class Supervisor:
         for p in self._pipelines.values():
             if p.thread.ident is not None:
                 p.thread.join()
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """One a stream, from :meth:`start` to :meth:`close`."""
+        return [p.thread for p in self._pipelines.values()]
 
     def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
         """Make every stream that uses ``slot`` run ``ref``; None stops them. A running worker is swapped between two frames.
@@ -326,7 +332,12 @@ class _Pipeline:
     def _run(self) -> None:
         attempt = 0
         while not self._stopping:
-            engines = self.engines()
+            try:
+                engines = self.engines()
+            except StorageError as e:  # of the journal: nobody knows which engine, until it can be read
+                self._set("waiting", e.message)
+                self._wait(1.0)
+                continue
             if engines is None:
                 self._set("waiting", "a slot has no engine yet")
                 self._wait(1.0)
@@ -354,7 +365,9 @@ class _Pipeline:
         except StorageError as e:
             log.error("%s: %s", self.stream, e.message)
             self._uncounted += 1
-            return self.journal.value(counter) + self._uncounted
+            with contextlib.suppress(StorageError):
+                return self.journal.value(counter) + self._uncounted
+            return self._uncounted
         self._uncounted = 0
         return starts
 
@@ -376,7 +389,12 @@ class _Pipeline:
         self._fault = None
         self._launched = dict(engines)
         # A session of its own: Ctrl-C reaches the agent, which stops its workers in order.
-        process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        try:
+            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        except OSError as e:  # no memory, no process, no file left: the engine is not to blame
+            self._fault = Failure(code="storage", detail=f"a worker cannot be started: {e.strerror}", retryable=True)
+            log.error("%s: %s", self.stream, self._fault.detail)
+            return False
         self._process = process
         started = self._progress_at = time.monotonic()
         self._processed = -1
