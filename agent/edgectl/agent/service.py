@@ -487,7 +487,9 @@ class _Agent:
         self._sender.nudge()
 
     def _check_threads(self) -> None:
-        """A thread that ended by a defect must not go unseen: the agent ends, and its next start resumes from the journal."""
+        """A thread that ended by a defect, or a journal that rots, must not go unseen: the agent ends, and its next start mends and resumes."""
+        if self._journal.damaged:
+            raise StorageError("the journal was damaged while it was in use", hint="start the agent again: it mends it")
         threads = [d.thread for d in self._deployers.values()] + [self._sender.thread, *self._supervisor.threads]
         if dead := [t.name for t in threads if not t.is_alive()]:
             raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
