@@ -262,7 +262,7 @@ class Device:
 
     def _receive(self, blob: Descriptor, data: bytes, cancelled: Callable[[], bool]) -> None:
         """As the real fetcher does it, with frames that come as they like."""
-        if self.store.has(blob.digest):
+        if self.store.holds(blob):
             return
         part, receiver = self.store.part(blob), Receiver(blob, self.now_s, epoch=1)
         try:

@@ -93,6 +93,17 @@ def test_only_what_is_missing_on_disk_is_sent_again(world: World) -> None:
     assert world.seeder.counters.broadcast_chunks + world.seeder.counters.repair_chunks == chunks - 9
 
 
+def test_what_has_rotted_in_the_store_is_fetched_again_in_the_same_attempt(world: World) -> None:
+    world.seed()
+    world.fetch()
+    for digest in (world.bundle.digest, world.bundle.variants[0].digest, world.engine.digest):
+        data = bytearray(world.store.path(digest).read_bytes())
+        data[len(data) // 2] ^= 4
+        world.store.path(digest).write_bytes(data)
+    world.fetch()
+    assert Variant.open(world.store.blobs, world.bundle.variants[0].digest).verify() > 1_000_000
+
+
 def test_cancel_stops_at_once_and_keeps_the_part(world: World) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()

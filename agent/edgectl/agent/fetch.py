@@ -163,7 +163,7 @@ class Fetcher:
     def _unpack(self, variant: Variant) -> None:
         """Decode a packed engine into the store: from here on it is a blob like any other, under the digest that was signed."""
         unpacked = variant.config.unpacked
-        if unpacked is not None and not self.store.has(unpacked.digest):
+        if unpacked is not None and not self.store.holds(unpacked):
             self.store.put(unpacked.digest, variant.unpack())
 
     def _fallback(self, variants: Sequence[Variant]) -> Variant | None:
@@ -200,8 +200,8 @@ class _Session:
         self._over = True  # a handler that waits for room in the queue gives up, so that the link can be closed
 
     def get(self, blobs: Iterable[Descriptor]) -> None:
-        """Fetch every blob that the store does not have."""
-        wanted = {d.digest: d for d in blobs if not self._f.store.has(d.digest)}
+        """Fetch every blob that the store does not have, or has no longer as it was: what rotted there is not the release's fault."""
+        wanted = {d.digest: d for d in blobs if not self._f.store.holds(d)}
         items = []
         try:
             for d in wanted.values():

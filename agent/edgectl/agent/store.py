@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Variant
+from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Unpacked, Variant
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
 from edgectl.core.schema import parse_json
@@ -46,6 +46,15 @@ class Store:
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
 
+    def holds(self, d: Descriptor | Unpacked) -> bool:
+        """Whether a blob is there and, hashed again, right. A corrupt one is removed."""
+        if not self.has(d.digest):
+            return False
+        if self._is_right(d):
+            return True
+        self._corrupt(d.digest)
+        return False
+
     def read(self, digest: str, max_bytes: int) -> bytes:
         """A whole blob, hashed again. Raises :class:`IntegrityError`; the corrupt file is removed, so that it is fetched anew."""
         path = self.path(digest)
@@ -68,7 +77,7 @@ class Store:
             if not self._is_right(d):
                 raise self._corrupt(d.digest)
 
-    def _is_right(self, d: Descriptor) -> bool:
+    def _is_right(self, d: Descriptor | Unpacked) -> bool:
         path = self.path(d.digest)
         return bool(_readable(d.digest, lambda: path.stat().st_size == d.size and file_digest(path) == d.digest))
 
