@@ -29,9 +29,9 @@ from edgectl.core.bundle import (
     Variant,
     select,
 )
-from edgectl.core.errors import BundleError, IntegrityError, ProtocolError, StorageError
+from edgectl.core.errors import BundleError, IntegrityError, LinkError, ProtocolError, StorageError
 from edgectl.core.schema import parse_json
-from edgectl.core.transfer import DeltaOffer, Receiver, Round
+from edgectl.core.transfer import DeltaOffer, Need, Receiver, Round
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
@@ -270,8 +270,17 @@ class _Session:
             raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
         elif gone:
             raise IntegrityError(f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again")
-        elif not item.held and (need := receiver.poll(now)):
-            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=10.0)
+        elif not item.held and self._link.is_up and (need := receiver.poll(now)):
+            self._say(item, need)
+
+    def _say(self, item: _Item, need: Need) -> None:
+        """What is missing, now: while the broker is away it is not kept for later, and no deployment fails for that."""
+        if not self._link.is_up:
+            return
+        try:
+            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=1.0)
+        except LinkError as e:
+            log.info("a need is said later: %s", e.message)
 
     def _subscribe(self, item: _Item, topic: str, kind: str) -> None:
         def handler(arrived: str, payload: bytes) -> None:
@@ -382,8 +391,7 @@ class _Session:
         self._end(item)
         for delta in [d for d in self._pending.values() if d.makes is item]:
             self._end(delta)  # the whole was there first
-        topic = self._f.topics.need(item.blob.digest, self._f.device)
-        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
+        self._say(item, item.receiver.done())
         if item.makes is not None:
             self._finish(item.makes)
 
