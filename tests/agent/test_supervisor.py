@@ -16,7 +16,8 @@ from support_fleet import wait_until
 
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
-from edgectl.agent.supervisor import Hooks, Supervisor, Timing
+from edgectl.agent.pipeline import Hooks, Timing
+from edgectl.agent.supervisor import Supervisor
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import ShadowGate

@@ -29,10 +29,11 @@ from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.lock import alone
 from edgectl.agent.peer import PeerSeeder
+from edgectl.agent.pipeline import WORKER, Hooks, Timing
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
-from edgectl.agent.supervisor import WORKER, Hooks, Supervisor, Timing
+from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
