@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support_device import POLICY, SLOT, Catalogue, Device
 
+from edgectl.agent.commands import Commands
 from edgectl.agent.probation import judge_shadow
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import EngineError, ProtocolError
 from edgectl.core.states import State
-from edgectl.core.wire import ShadowGate
+from edgectl.core.wire import Command, ShadowGate
 from edgectl.pipelines.worker_protocol import Shadowed
 
 WINDOW = POLICY.model_copy(update={"windows": ("daily 03:00-04:00",)})
@@ -218,3 +219,17 @@ def test_engine_that_crashes_while_the_next_one_is_fetched_gives_way_at_once(dev
     assert active is not None
     assert active.release == "gate-detector@1", "the engine behind the one that crashed serves meanwhile"
     assert device.run() is State.COMMITTED
+
+
+def test_commands_take_no_more_leases_than_the_disk_should_hold(device: Device) -> None:
+    commands = Commands(device.folder, None, device.journal, device.leases, {}, [])  # type: ignore[arg-type]
+
+    def lock(owner: str) -> dict[str, object]:
+        return commands.obey(Command(id="1", op="lock", deadline_s=0, owner=owner, ttl_s=60))
+
+    for i in range(64):
+        lock(f"a{i}")
+    with pytest.raises(ProtocolError, match="others hold a lease"):
+        lock("one-more")
+    assert lock("a3"), "renewed"
+    assert len(device.journal.leases()) == 64

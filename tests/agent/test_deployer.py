@@ -355,6 +355,17 @@ def test_freeze_and_hold_stop_before_activation(world: World) -> None:
     assert world.ends(1) is State.COMMITTED
 
 
+def test_operators_hold_outlasts_a_newer_wish(world: World) -> None:
+    assert world.deployer.order("hold"), "also while nothing is under way"
+    world.start()
+    for gen, version in ((1, "1"), (2, "2")):
+        world.want(version, gen)
+        wait_until(lambda gen=gen: world.deployer.report().gen == gen and world.deployer.report().stage == "held", "held")
+    assert world.active is None
+    assert world.deployer.order("release")
+    assert world.ends(2) is State.COMMITTED
+
+
 def test_operator_takes_it_back_in_probation_only(world: World) -> None:
     world.start()
     world.want("1", 1)

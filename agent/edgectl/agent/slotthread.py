@@ -80,7 +80,7 @@ class SlotThread(ABC):
             self._wake.notify_all()
 
     def order(self, op: str) -> bool:
-        """``hold`` / ``release`` before activation, ``force`` past windows and leases, ``cancel``, ``rollback`` in probation.
+        """``hold`` until ``release`` (or a restart) whatever comes before activation, ``force`` past windows and leases, ``cancel``, ``rollback`` in probation.
 
         False: not possible now.
         """
@@ -172,7 +172,7 @@ class SlotThread(ABC):
         same = active is not None and active.bundle == desired.digest and active.role == self._role
         event = Event.ALREADY if same else Event.DESIRED
         self._note = None
-        self._held = self._forced = False
+        self._forced = False
         self._order = None
         self._save(Deployment(self.slot, gen, step(before, event), desired))
 
