@@ -144,12 +144,13 @@ class Device:
         if (kept := self.journal.value("floor:targets.json")) < self.floor:
             raise Violation(f"the version floor sank from {self.floor} to {kept}")
         self.store = Store(self.folder / "store", reserve=0)
-        with contextlib.suppress(StorageError):
-            check_slots(self.journal, self.store, (SLOT,))
+        over = check_slots(self.journal, self.store, (SLOT,)).passed_over.get(SLOT)
         self.frozen = self.frozen or self.journal.frozen
         self.live = LiveBook()
         self.leases = Leases(self.journal, lambda: self.now_s)
         active = self.journal.slot(SLOT).active
+        if over is not None:
+            active = over.instead
         if active is not None:
             self._start(self._ref(active))
         context = Context(

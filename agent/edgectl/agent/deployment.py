@@ -55,7 +55,7 @@ class Event(str, Enum):
     UNHEALTHY = "unhealthy"
     CRASH_LOOP = "crash_loop"
     DAMAGED = "damaged"
-    """At the start of the agent, bytes of the active engine are not what was signed."""
+    """At the start of the agent, bytes of an engine are not what was signed."""
     RESTORED = "restored"
     """The engine from before serves again (or the slot is empty again)."""
     NOT_RESTORED = "not_restored"
@@ -113,6 +113,8 @@ TABLE: dict[tuple[State, Event], State] = {
     **{(state, _E.SUPERSEDED): _S.CANCELED for state in BEFORE_ACTIVATION},
     **{(state, _E.CANCELED): _S.CANCELED for state in BEFORE_ACTIVATION},
     **{(state, _E.EXPIRED): _S.EXPIRED for state in BEFORE_ACTIVATION},
+    # What was whole when the agent stopped and is not when it starts is fetched again.
+    **{(state, _E.DAMAGED): _S.FETCHING for state in (_S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW)},
     # From here on whatever speaks against it goes through the way back; only before the switch can it still wait or be refused.
     (_S.ACTIVATING, _E.NOT_NOW): _S.DEFERRED,
     (_S.ACTIVATING, _E.REFUSED): _S.REJECTED,

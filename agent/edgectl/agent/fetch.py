@@ -29,6 +29,7 @@ from edgectl.core.bundle import (
     Variant,
     select,
 )
+from edgectl.core.delta import apply_delta
 from edgectl.core.errors import BundleError, IntegrityError, LinkError, ProtocolError, StorageError
 from edgectl.core.schema import parse_json
 from edgectl.core.transfer import DeltaOffer, Need, Receiver, Round
@@ -353,8 +354,6 @@ class _Session:
         item, offer = delta.makes, delta.offer
         if item is None or offer is None or item.part is None:
             return
-        from edgectl.core.delta import apply_delta  # numpy: only a device that gets a difference pays for it
-
         store, receiver = self._f.store, item.receiver
         try:
             for index, data in enumerate(apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)):

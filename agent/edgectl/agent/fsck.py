@@ -104,7 +104,8 @@ def repair(state_dir: Path) -> None:
                 if p.kind == "blob":
                     with storage(p.name):
                         next(store.blobs.glob(f"{p.name}*")).unlink()
-            check_slots(journal, store, tuple(before.slots))
+            if (trouble := check_slots(journal, store, tuple(before.slots)).trouble) is not None:
+                raise trouble
             for name in before.slots:
                 _forget_damaged_ways_back(journal, store, name)
             needed = _Needed(store.blobs, set())

@@ -51,6 +51,7 @@ _MIRRORED = ("epoch", "frozen", "floor:")
 _AUDITED = 200  # entries kept
 
 Statement = tuple[str, tuple[object, ...]]
+_NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
 
 
 class Journal:
@@ -108,7 +109,12 @@ class Journal:
         return None if row is None else _deployment(slot, *row)
 
     def save(self, d: Deployment) -> None:
-        self._write([_saved(d)])
+        """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come back as going on."""
+        if d.state not in TERMINAL:
+            self._write([_saved(d)])
+            return
+        self._write([_saved(d), _NEXT_SERIAL])
+        self._reflect()
 
     def slot(self, slot: str) -> Slot:
         row = self._one("SELECT active, previous, golden FROM slots WHERE slot = ?", slot)
@@ -120,8 +126,7 @@ class Journal:
 
     def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
         """Change what a slot has and, in the same transaction, the deployment that caused it."""
-        serial = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
-        self._write([_slot_saved(slot, value), serial, *([_saved(d)] if d is not None else [])])
+        self._write([_slot_saved(slot, value), _NEXT_SERIAL, *([_saved(d)] if d is not None else [])])
         self._reflect()
 
     def kept(self) -> frozenset[Installed]:

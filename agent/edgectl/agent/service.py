@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.agent.boot import Unkept, check_slots
+from edgectl.agent.boot import PassedOver, check_slots, damage
 from edgectl.agent.commands import Commands
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
@@ -134,8 +134,7 @@ class _Agent:
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
-        self._unkept_slots: dict[str, Unkept] = {}
-        self._check_slots()
+        self._passed_over = self._check_slots()
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
         self._collector = Collector(self._epoch)
@@ -210,14 +209,12 @@ class _Agent:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             return self._journal.value("epoch") + 1
 
-    def _check_slots(self) -> None:
-        try:
-            self._unkept_slots = check_slots(self._journal, self._store, self._config.slots)
-            for unkept in self._unkept_slots.values():
-                raise unkept.error
-        except StorageError as e:
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
-            log.error("%s", e.message)
+    def _check_slots(self) -> dict[str, PassedOver]:
+        checked = check_slots(self._journal, self._store, self._config.slots)
+        if checked.trouble is not None:
+            self._trouble = Failure(code="storage", detail=checked.trouble.message, retryable=True)
+            log.error("%s", checked.trouble.message)
+        return checked.passed_over
 
     def run(self, stop: threading.Event) -> None:
         t, name = self._topics, self._config.name
@@ -470,8 +467,11 @@ class _Agent:
 
     def _engine_of(self, slot: str) -> EngineRef | None:
         i = self._journal.slot(slot).active
-        if (unkept := self._unkept_slots.get(slot)) is not None and i == unkept.damaged:
-            i = unkept.instead
+        over = self._passed_over.get(slot)
+        if (
+            over is not None and i == over.damaged and damage(self._store, over.damaged) is not None
+        ):  # not fetched again meanwhile
+            i = over.instead
         if i is None:
             return None
         return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
