@@ -34,7 +34,7 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Basis", "Rungs", "Tune", "climb", "fewest", "float_report", "prepare_basis"]
+__all__ = ["Basis", "Rungs", "Tune", "climb", "fewest", "float_report", "judged_as", "prepare_basis"]
 
 _RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
@@ -98,13 +98,13 @@ def prepare_basis(
     kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
     if kind != "minmax":  # few samples speak for saturating outliers, and the metric may be made of them
         judged = {
-            k: _judge(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
+            k: judged_as(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
             for k in ("minmax", kind)
         }
         kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
-        if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
+        if judged_as(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
             return Basis(model, table, (), kind, easy=True)
 
     def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
@@ -163,7 +163,7 @@ def climb(
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
-        judged[name] = _judge(q.model, judge, max_drop, f"the {family.name} graph ({name})")
+        judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         if judged[name].drop <= max_drop:
             made[name] = q
         return judged[name].drop <= max_drop
@@ -270,7 +270,7 @@ def _reconstructed(
     return reconstruct(q, basis.model, family, _some(samples, _RECONSTRUCT_SAMPLES), compensate=compensate)
 
 
-def _judge(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
+def judged_as(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
     """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph optimisation."""
     try:
         engine = open_model(model.SerializeToString(), SessionSettings(threads=2))
