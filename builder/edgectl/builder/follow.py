@@ -1,8 +1,9 @@
 """Start from the release that this model fine-tunes: int8 codes move only as far as the weights did, so that the update is small.
 
 Reconstruction chooses codes that make up for each other's errors; when the weights move a little, it chooses anew everywhere. Here
-an engine of the release before is written again: its scales, its codes plus what moved between the two float models in steps of
-those scales, its biases plus what moved. Layers are paired by name, kind and shape. A layer without a partner is rounded plainly.
+an engine of the release before is written again: its scales, and the weights that its codes stand for plus what moved between the two
+float models, rounded with error feedback. Where nothing moved much, that is the old code. Layers are paired by name, kind and
+shape; one without a partner is reconstructed.
 
 What comes out is one more candidate, judged and measured like every other. Left out: engines that were equalised (their weights are
 not those of the float engine beside them), products without Q/DQ pairs (plain rounding, which is near already), pictures of another size.
@@ -10,7 +11,8 @@ not those of the float engine beside them), products without Q/DQ pairs (plain r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,19 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgectl.builder import lint
-from edgectl.builder.accuracy import Accuracy, Judge
+from edgectl.builder.accuracy import Judge
 from edgectl.builder.calibrate import RANGE_KINDS, CalibrationTable
-from edgectl.builder.families import QDQ, Family
+from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.ladder import Rungs, judged_as
+from edgectl.builder.ladder import RECONSTRUCT_SAMPLES, Rungs, judged_as, some
 from edgectl.builder.placement import weight_axis, weighted_nodes
 from edgectl.builder.quantize import Quantized, quantize
+from edgectl.builder.reconstruct import reconstruct
 from edgectl.builder.variants import VariantPlan
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, Variant
 from edgectl.core.delta import make_delta
 from edgectl.core.errors import BundleError, ModelError, UsageError
+from edgectl.engines.base import Feeds
 
 __all__ = ["PREFIX", "Former", "Release", "follow", "read_release", "update_notes", "with_followed"]
 
@@ -99,8 +103,8 @@ def _engine(v: Variant) -> bytes:
 
 
 def with_followed(
-    rungs: Rungs, release: Release, model: ModelProto, table: CalibrationTable, families: Collection[Family], judge: Judge, *,
-    max_drop: float, tell: Callable[[str], None],
+    rungs: Rungs, release: Release, model: ModelProto, table: CalibrationTable, families: Collection[Family],
+    samples: Sequence[Feeds], judge: Judge, *, max_drop: float, tell: Callable[[str], None],
 ) -> Rungs:  # fmt: skip
     """``rungs`` and one more graph for each engine of one of ``families`` that the release has, where it holds ``max_drop`` on the
     judge's slice. Notes say what came of it."""
@@ -113,41 +117,43 @@ def with_followed(
     elif not formers:
         notes.append(f"{release.name} has no int8 engine of this family: nothing follows it")
     for former in formers:
-        name = f"{PREFIX}{former.name}"
+        name, family = f"{PREFIX}{former.name}", known[former.recipe.family]
         tell(name)
         try:
-            q, accuracy = _tried(former, release, model, table, known[former.recipe.family], judge, max_drop)
+            q = _followed(former, release, model, table, family, some(samples, RECONSTRUCT_SAMPLES))
+            judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         except ModelError as e:
             notes.append(f"{former.name} of {release.name} cannot be followed: {e.message}")
             continue
-        judged[name] = accuracy
-        if accuracy.drop <= max_drop:
+        if judged[name].drop <= max_drop:
             recipes[name] = q
         else:
-            notes.append(f"{name} loses {accuracy.drop:.4f}, more than {max_drop:g}: the build goes on without it")
+            notes.append(f"{name} loses {judged[name].drop:.4f}, more than {max_drop:g}: the build goes on without it")
     return replace(rungs, recipes=recipes, judged=judged, notes=tuple(notes))
 
 
-def _tried(
-    former: Former, release: Release, model: ModelProto, table: CalibrationTable, family: Family, judge: Judge, max_drop: float
-) -> tuple[Quantized, Accuracy]:
+def _followed(
+    former: Former, release: Release, model: ModelProto, table: CalibrationTable, family: Family, samples: Sequence[Feeds]
+) -> Quantized:
     assert release.model is not None
     kind = next((k for k in RANGE_KINDS if k == former.recipe.method), None)
-    if kind is None or family.name not in QDQ:
-        raise ModelError("its codes were rounded plainly, without ranges: there is nothing to start from")
+    if kind is None:
+        raise ModelError(f"its ranges are of a kind that is not known here ({former.recipe.method})")
     if "equalise" in former.recipe.passes:
-        raise ModelError("it was equalised, and its float engine was not")
+        raise ModelError("it was equalised, and the float engine beside it was not")
     plain = quantize(model, table, family, exclude=former.recipe.excluded, chains=former.name != "conv-only", ranges=kind)
-    q, share = follow(plain, model, former.engine, release.model)
+    q, moved = follow(plain, model, former.engine, release.model)
+    share = _share(q, model, moved)
     if share < _PAIRED:
         raise ModelError(f"{share:.0%} of the weights have a partner there by name and shape, {_PAIRED:.0%} are needed")
+    q = reconstruct(q, model, family, samples, towards=moved)
     lint.check(q.model, family)
-    return q, judged_as(q.model, judge, max_drop, f"the {family.name} graph ({PREFIX}{former.name})")
+    return q
 
 
-def follow(plain: Quantized, model: ModelProto, engine: GraphIndex, before: GraphIndex) -> tuple[Quantized, float]:
-    """``plain``, written from ``model``, with the ranges and codes of ``engine``, moved by what moved since ``before``, the float
-    model of ``engine``. Also the share of quantized weights that had a partner.
+def follow(plain: Quantized, model: ModelProto, engine: GraphIndex, before: GraphIndex) -> tuple[Quantized, dict[str, Array]]:
+    """``plain``, written from ``model``, with the ranges of ``engine`` and its codes, moved by what moved since ``before``, the float
+    model of ``engine``. Also, by node name, the weights that were rounded to these codes: what :func:`reconstruct` does better.
 
     A range is kept if the new one exceeds it by at most 5 % of its width and fills three quarters of it. The scale of an output channel
     grows if a weight would no longer fit.
@@ -157,19 +163,25 @@ def follow(plain: Quantized, model: ModelProto, engine: GraphIndex, before: Grap
     now, written = GraphIndex(model), _Reader(GraphIndex(changed))
     old, was = _Reader(engine), _Reader(before)
     _keep_ranges(plain, now, written, old)
-    paired = total = 0
+    moved: dict[str, Array] = {}
     for n in weighted_nodes(now):
         if n.name not in plain.placement.nodes:
             continue
         weight = np.asarray(now.weights(n.input[1]), np.float64)
         partner = _partner(n, weight, old, was)
-        total += weight.size
         if partner is not None:
-            paired += weight.size
-            _move_weight(n, weight, partner, written, plain.family.weight_max)
-        _move_bias(n, now, written, old, was, partner is not None)
+            moved[n.name] = partner.codes * partner.scale + (weight - partner.weight)
+            _move_weight(n, moved[n.name], partner.scale, written, plain.family.weight_max)
+        _rescale_bias(n, now, written)
     layers = tuple(r if r.scale is None else r.model_copy(update=written.report(r.node)) for r in plain.layers)
-    return replace(plain, model=changed, layers=layers, followed=True), paired / max(1, total)
+    return replace(plain, model=changed, layers=layers, followed=True), moved
+
+
+def _share(q: Quantized, model: ModelProto, moved: Mapping[str, Array]) -> float:
+    """Of the quantized weights, those that had a partner."""
+    index = GraphIndex(model)
+    sizes = {n.name: math.prod(index.shape(n.input[1]) or ()) for n in weighted_nodes(index) if n.name in q.placement.nodes}
+    return sum(sizes[name] for name in moved) / max(1, sum(sizes.values()))
 
 
 def update_notes(release: Release, plans: Iterable[VariantPlan]) -> list[str]:
@@ -235,7 +247,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Partner:
-    """The same layer in the release before: its codes, their scales as a factor, and the float weight they stand for."""
+    """The same layer in the release before: its codes, their scales as a factor, and the float weight that they were chosen for."""
 
     codes: Array
     scale: Array
@@ -287,37 +299,26 @@ def _fits(new: tuple[float, int], former: tuple[float, int], codes: np.iinfo[Any
     return max(least - low, high - most) <= _SATURATE * width and high - low >= _WASTE * width
 
 
-def _move_weight(n: NodeProto, weight: Array, partner: _Partner, written: _Reader, weight_max: int) -> None:
+def _move_weight(n: NodeProto, weight: Array, scale: Array, written: _Reader, weight_max: int) -> None:
     dq = written.pair(n.name, 1)
     assert dq is not None
-    moved = weight - partner.weight
-    steps = partner.codes + np.rint(moved / partner.scale)
     others = tuple(i for i in range(weight.ndim) if i != weight_axis(n) % weight.ndim)
-    too_large = np.abs(steps).max(axis=others, keepdims=True) > weight_max + 1
-    value = partner.codes * partner.scale + moved
-    scale = np.where(too_large, np.abs(value).max(axis=others, keepdims=True) / weight_max, partner.scale)
-    steps = np.where(too_large, np.rint(value / scale), steps)
-    written.store(dq.input[0], np.clip(steps, -weight_max, weight_max).astype(np.int8))
+    largest = np.abs(weight).max(axis=others, keepdims=True)
+    scale = np.where(largest > (weight_max + 1) * scale, largest / weight_max, scale)
+    codes = np.clip(np.rint(weight / scale), -weight_max, weight_max)
+    written.store(dq.input[0], codes.astype(np.int8))
     written.store(dq.input[1], scale.reshape(-1).astype(np.float32))
 
 
-def _move_bias(n: NodeProto, now: GraphIndex, written: _Reader, old: _Reader, was: _Reader, paired: bool) -> None:
-    """What the engine had plus what moved; the model's own where the layer has no partner. Its scale follows the input's and the weight's."""
-    bias = now.weights(n.input[2]) if len(n.input) > 2 else None
-    if bias is None:
-        return
-    value = np.asarray(bias, np.float64)
-    before, codes = was.constant(n.name, 2), old.codes(n.name, 2)
-    had = old.constant(n.name, 2) if codes is None else codes[0] * codes[1]
-    if paired and before is not None and had is not None and had.shape == before.shape == value.shape:
-        value = had + (value - before)
+def _rescale_bias(n: NodeProto, now: GraphIndex, written: _Reader) -> None:
+    """The scale of a quantized bias is that of the input times that of the weight."""
     dq = written.pair(n.name, 2)
     if dq is None:
-        written.store(written.nodes[n.name].input[2], value.astype(np.float32))
         return
     x, w = written.range_of(written.pair(n.name, 0)), written.codes(n.name, 1)
     assert x is not None
     assert w is not None
     scale = (x[0] * w[1]).astype(np.float32)
+    codes = np.rint(np.asarray(now.weights(n.input[2]), np.float64) / scale)
     written.store(dq.input[1], scale)
-    written.store(dq.input[0], np.clip(np.rint(value / scale), -(2**31), 2**31 - 1).astype(np.int32))
+    written.store(dq.input[0], np.clip(codes, -(2**31), 2**31 - 1).astype(np.int32))

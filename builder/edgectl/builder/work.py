@@ -104,15 +104,9 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
         )  # fmt: skip
         if work.release is not None:
             rungs = with_followed(
-                rungs,
-                work.release,
-                work.model,
-                work.table,
-                [spec, *also],
-                work.judge("search"),
-                max_drop=limit_of(work),
-                tell=tell,
-            )
+                rungs, work.release, work.model, work.table, [spec, *also], calibration, work.judge("search"),
+                max_drop=limit_of(work), tell=tell,
+            )  # fmt: skip
         work.rungs[family] = rungs
         work.notes.extend(f"{family}: {note}" for note in work.rungs[family].notes)
     return work.rungs[family]
