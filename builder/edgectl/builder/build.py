@@ -197,9 +197,7 @@ def build(
         contents = [make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity]
         digest = write_bundle(out, contents, name=release, version=version)
     if former is not None:
-        notes.extend(
-            update_notes(former, (p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None))
-        )
+        notes += update_notes(former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None])
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")

@@ -12,7 +12,7 @@ not those of the float engine beside them), products without Q/DQ pairs (plain r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from edgectl.builder.reconstruct import reconstruct
 from edgectl.builder.variants import VariantPlan
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, Variant
 from edgectl.core.delta import make_delta
-from edgectl.core.errors import BundleError, ModelError, UsageError
+from edgectl.core.errors import BundleError, IntegrityError, ModelError, UsageError
 from edgectl.engines.base import Feeds
 
 __all__ = ["PREFIX", "Former", "Release", "follow", "read_release", "update_notes", "with_followed"]
@@ -83,6 +83,8 @@ def read_release(root: Path) -> Release:
         bundle = Bundle(root)
         bundle.verify()
         models = [(v, onnx.load_from_string(_engine(v))) for v in bundle.variants if "small-input" not in v.config.roles]
+    except IntegrityError:
+        raise
     except BundleError as e:
         raise UsageError(f"--follow: {e.message}", hint="give the folder of a bundle that `edgectl build` made") from e
     except DecodeError as e:
@@ -112,7 +114,9 @@ def with_followed(
     known = {f.name: f for f in families}
     formers = [f for f in release.formers if f.recipe.family in known]
     if release.model is None:
-        notes.append(f"{release.name} carries no float engine, so what moved is not known: nothing follows it")
+        notes.append(
+            f"{release.name} carries no float engine, so what moved is not known: nothing follows it (a CPU profile brings one)"
+        )
         formers = []
     elif not formers:
         notes.append(f"{release.name} has no int8 engine of this family: nothing follows it")
@@ -184,8 +188,8 @@ def _share(q: Quantized, model: ModelProto, moved: Mapping[str, Array]) -> float
     return sum(sizes[name] for name in moved) / max(1, sum(sizes.values()))
 
 
-def update_notes(release: Release, plans: Iterable[VariantPlan]) -> list[str]:
-    """What each variant that the release has, too, costs as a difference to it."""
+def update_notes(release: Release, plans: Sequence[VariantPlan]) -> list[str]:
+    """What each variant that the release has, too, costs as a difference to it, and what has no successor."""
     notes = []
     for p in plans:
         old = release.engines.get((p.profile, p.variant))
@@ -195,7 +199,10 @@ def update_notes(release: Release, plans: Iterable[VariantPlan]) -> list[str]:
                 f"{p.profile}: {p.variant} takes {len(made):,} bytes as a difference to {release.name}, "
                 f"{len(made) / len(p.model):.1%} of {len(p.model):,}"
             )
-    return notes
+    for profile, variant in release.engines.keys() - {(p.profile, p.variant) for p in plans}:
+        if profile in {p.profile for p in plans}:
+            notes.append(f"{profile}: {variant} of {release.name} has no successor: who runs it fetches another engine whole")
+    return sorted(notes)
 
 
 class _Reader:
