@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,10 @@ from pathlib import Path
 import pytest
 from support_device import POLICY, SLOT, Catalogue, Device
 
+from edgectl.agent.boot import PassedOver, check_slots
 from edgectl.agent.journal import Slot
 from edgectl.agent.lock import alone, is_free
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.files import hex_of
 from edgectl.core.states import State
 from edgectl.core.wire import Failure, ShadowGate
@@ -186,6 +189,56 @@ def test_lease_outlives_a_restart_and_runs_out(device: Device) -> None:
     assert device.now_s - began_s > 3600
     assert device.leases.holder() is None
     assert device.journal.leases() == []
+
+
+def test_damaged_engine_never_starts_although_nothing_can_be_written(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    rot(device, "2")
+    one, two = device.world.installed("1"), device.world.installed("2")
+
+    def read_only(*_: object) -> None:
+        raise StorageError("read-only file system")
+
+    monkeypatch.setattr(device.journal, "save_slot", read_only)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+    checked = check_slots(device.journal, device.store, ("other", SLOT))
+    assert checked.passed_over == {SLOT: PassedOver(damaged=two, instead=one)}
+    assert checked.trouble is not None
+
+
+def test_slot_that_cannot_be_read_does_not_keep_the_others_from_being_checked(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = device.store.verify_variant
+    device.journal.save_slot("a-first", Slot(device.world.installed("1")))
+    rot(device, "2")
+
+    def verify(manifest: str) -> None:
+        if manifest == device.world.installed("1").manifest and not checked:
+            checked.append(manifest)
+            raise StorageError("no such device")
+        real(manifest)
+
+    checked: list[str] = []
+    monkeypatch.setattr(device.store, "verify_variant", verify)
+    trouble = check_slots(device.journal, device.store, ("a-first", SLOT)).trouble
+    assert trouble is not None
+    assert trouble.message == "no such device"
+    assert device.journal.slot(SLOT).active == device.world.installed("1")
+
+
+def test_agent_that_started_before_the_disk_went_read_only_still_holds_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def read_only(path: object, flags: int, *more: int) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *more)  # type: ignore[arg-type]
+
+    with alone(tmp_path):
+        monkeypatch.setattr(os, "open", read_only)
+        assert not is_free(tmp_path)
 
 
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:

@@ -7,18 +7,18 @@ deployment starts once more from the wish that still stands. Nobody has to come.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgectl.agent.deployment import TABLE, step
 from edgectl.agent.deployment import Event as E
 from edgectl.agent.journal import Journal
 from edgectl.agent.records import Deployment, Installed, Slot, ways_back
 from edgectl.agent.store import Store
-from edgectl.core.errors import BundleError
+from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Failure
 
-__all__ = ["check_slots", "damage"]
+__all__ = ["Checked", "PassedOver", "check_slots", "damage"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def damage(store: Store, installed: Installed) -> str | None:
     """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is removed.
 
-    Raises :class:`StorageError` where the disk cannot be read.
+    Raises :class:`StorageError` where the disk cannot be read at all.
     """
     try:
         store.verify_variant(installed.manifest)
@@ -35,18 +35,41 @@ def damage(store: Store, installed: Installed) -> str | None:
     return None
 
 
-def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> None:
-    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError`."""
+@dataclass(frozen=True)
+class PassedOver:
+    """A slot's record still names a ``damaged`` engine, because the disk takes nothing: ``instead`` serves until it does."""
+
+    damaged: Installed
+    instead: Installed | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """``trouble``: the last thing that could not be read or written down."""
+
+    passed_over: dict[str, PassedOver]
+    trouble: StorageError | None
+
+
+def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Checked:
+    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal cannot be read."""
+    passed_over: dict[str, PassedOver] = {}
+    trouble: StorageError | None = None
     for name in slots:
         slot = journal.slot(name)
-        why = damage(store, slot.active) if slot.active is not None else None
-        if why is not None:
-            _give_way(journal, store, name, slot, why)
-        _check_next(journal, store, name)
+        try:
+            if slot.active is not None and (why := damage(store, slot.active)) is not None:
+                whole = [way for way in ways_back(slot) if damage(store, way) is None]
+                passed_over[name] = PassedOver(slot.active, whole[0] if whole else None)
+                _give_way(journal, name, slot, whole, why)
+                del passed_over[name]
+            _check_next(journal, store, name)
+        except StorageError as e:
+            trouble = e
+    return Checked(passed_over, trouble)
 
 
-def _give_way(journal: Journal, store: Store, name: str, slot: Slot, why: str) -> None:
-    whole = [way for way in ways_back(slot) if damage(store, way) is None]
+def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str) -> None:
     instead = whole[0] if whole else None
     says = f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
     failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)

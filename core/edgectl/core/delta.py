@@ -159,6 +159,8 @@ def _pieces(old: BinaryIO, delta: BinaryIO, size: int) -> Iterator[bytes]:
         if s.width not in _WIDTHS or (s.width and (s.old + s.size > old_size or s.size % s.width)):
             raise ProtocolError("the difference has a segment that its base does not have")
     at = delta.tell()
+    if at + sum(lengths) > os.fstat(delta.fileno()).st_size:
+        raise ProtocolError("the difference is shorter than it says")
     streams: dict[int, _Stream] = {}
     for width, length in zip(_WIDTHS, lengths, strict=True):
         decoder: _Decoder
