@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgectl.builder.candidates import Candidate, Graph, Outcome, Round
+from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick, Round
 from edgectl.builder.rules import (
     choose,
     contradiction,
@@ -15,6 +15,7 @@ from edgectl.builder.rules import (
     picks_of,
     quicker_with_more_threads,
     settled,
+    slower_followed,
     soonest,
     survivors,
 )
@@ -27,9 +28,9 @@ CALM = Conditions(load=0)
 
 def outcome(
     name: str, p50_ms: float, *, precision: str = "int8", threads: int = 1, high: float | None = None, float_ms: float = 10.0,
-    cpu_ms: float | None = None, rss_mb: float = 50, reached: int = 2, runtime: str = "onnxruntime",
+    cpu_ms: float | None = None, rss_mb: float = 50, reached: int = 2, runtime: str = "onnxruntime", followed: bool = False,
 ) -> Outcome:  # fmt: skip
-    candidate = Candidate(Graph(name, b"", precision), runtime, SessionSettings(threads=threads))  # type: ignore[arg-type]
+    candidate = Candidate(Graph(name, b"", precision, followed), runtime, SessionSettings(threads=threads))  # type: ignore[arg-type]
     ratio = p50_ms / float_ms
     fresh = FreshRun(
         runs=3, cold_start_s=0.1, rss_mb=rss_mb, cpu_ms=cpu_ms or p50_ms, gap_ms=20, p50_ms=p50_ms, busy=1, n=132,
@@ -153,3 +154,23 @@ def test_a_candidate_ships_once_with_all_its_roles() -> None:
     assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("accurate", "low-power"))]
     picks = picks_of({"fast": a, "accurate": c, "low-power": b}, b)
     assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("fast", "low-power")), (c, ("accurate",))]
+
+
+def test_what_follows_an_older_release_wins_among_equals_and_only_there() -> None:
+    near = outcome("follow-full", 5.05, followed=True)
+    assert names([FLOAT, outcome("full", 5.0), near]) == ["follow-full", "full", "float"]
+    assert names([FLOAT, outcome("full", 4.8), near]) == ["full", "follow-full", "float"]
+    assert soonest(near, [outcome("full", 5.0)]) is near
+    assert soonest(near, [faster := outcome("full", 4.8)]) is faster
+    assert names([FLOAT, outcome("follow-full", 9.9, followed=True)]) == ["float"]
+    assert kinds(near.candidate) == {"int8 in onnxruntime", "followed in onnxruntime"}
+
+
+def test_the_report_says_when_nothing_that_ships_follows() -> None:
+    fast, near = outcome("full", 4.0), outcome("follow-full", 5.0, followed=True)
+    choice = Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast, near), "")
+    assert slower_followed(choice).startswith(
+        "no variant follows the older release: follow-full/onnxruntime/1 takes 0.50 × the time of float, full/onnxruntime/1 0.40 ×"
+    )
+    assert slower_followed(Choice((Pick(near, ("fast",)),), FLOAT, (FLOAT, fast, near), "")) == ""
+    assert slower_followed(Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast), "")) == ""

@@ -23,6 +23,7 @@ from edgectl.builder.candidates import Choice, Outcome
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
+from edgectl.builder.follow import read_release, update_notes
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
 from edgectl.builder.passes.base import PassLog, Reference, run_passes
@@ -106,6 +107,7 @@ def build(
     random_calibration: bool = False,
     compression: CompressOptions | None = None,
     smaller: SmallerInput | None = None,
+    follow: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
@@ -116,8 +118,10 @@ def build(
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: budget for measuring, all
     profiles together; ``smaller``: half as long again for variants of a smaller picture. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
-    Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError` or
-    :class:`StorageError`; after any of them nothing is left at ``out`` that was not there before.
+    ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes (:mod:`edgectl.builder.follow`).
+
+    Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError`,
+    :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left at ``out`` that was not there before.
     """
     started = time.monotonic()
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
@@ -131,6 +135,7 @@ def build(
             hint="give --calibration a video, a folder of images or recordings, or an .npz of the model's inputs; "
             "--random-calibration builds a bundle that is good for measuring speed only",
         )
+    former = None if follow is None else read_release(follow)
 
     reached = [0.0]
 
@@ -172,7 +177,7 @@ def build(
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
             graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
-            original=original,
+            original=original, release=former,
         )  # fmt: skip
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
@@ -191,6 +196,8 @@ def build(
         report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
         contents = [make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity]
         digest = write_bundle(out, contents, name=release, version=version)
+    if former is not None:
+        notes += update_notes(former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None])
     tell("done", 1.0, f"{len(contents)} variants")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")

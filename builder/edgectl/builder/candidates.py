@@ -30,6 +30,8 @@ class Graph:
     """``float``, ``full``, ``no-head`` …; one name, one graph."""
     model: bytes = field(repr=False)
     precision: Precision
+    followed: bool = False
+    """Its codes are near those of an older release: an update takes few bytes."""
 
     @cached_property
     def digest(self) -> str:

@@ -34,9 +34,20 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["Basis", "Rungs", "Tune", "climb", "fewest", "float_report", "prepare_basis"]
+__all__ = [
+    "RECONSTRUCT_SAMPLES",
+    "Basis",
+    "Rungs",
+    "Tune",
+    "climb",
+    "fewest",
+    "float_report",
+    "judged_as",
+    "prepare_basis",
+    "some",
+]
 
-_RECONSTRUCT_SAMPLES = 16
+RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
 _PROXY_SAMPLES = 6
 _SMALL = 32  # weighted nodes up to which every structural alternative is tried
@@ -87,7 +98,7 @@ def prepare_basis(
 
     A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
     """
-    proxy = _some(samples, _PROXY_SAMPLES)
+    proxy = some(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
     def plain(kind: RangeKind) -> float:
@@ -98,18 +109,18 @@ def prepare_basis(
     kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
     if kind != "minmax":  # few samples speak for saturating outliers, and the metric may be made of them
         judged = {
-            k: _judge(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
+            k: judged_as(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
             for k in ("minmax", kind)
         }
         kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
-        if _judge(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
+        if judged_as(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
             return Basis(model, table, (), kind, easy=True)
 
     def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
         q = quantize(m, t, family, ranges=kind)
-        trial = reconstruct(q, m, family, _some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
+        trial = reconstruct(q, m, family, some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
     basis = Basis(model, table, (), kind)
@@ -118,7 +129,7 @@ def prepare_basis(
         tell("equalise")
         equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
         if log.modified:
-            few = _some(samples, _RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
+            few = some(samples, RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
             before, after = (rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal))
             if after > before + _WORTH_DB:
                 again = calibrate(equal, samples, data_digest=table.data_digest)
@@ -163,7 +174,7 @@ def climb(
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
-        judged[name] = _judge(q.model, judge, max_drop, f"the {family.name} graph ({name})")
+        judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         if judged[name].drop <= max_drop:
             made[name] = q
         return judged[name].drop <= max_drop
@@ -194,7 +205,7 @@ def climb(
             except ModelError as e:  # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
     if not made and "full" in judged:
-        parts = rank_parts(basis.model, alike, _some(samples, _PROXY_SAMPLES), timed=timed)
+        parts = rank_parts(basis.model, alike, some(samples, _PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in parts[i].nodes]
@@ -258,7 +269,7 @@ def _most(parts: Sequence[Part]) -> int:
     return k
 
 
-def _some(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
+def some(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
     """At most ``count``, spread evenly."""
     return samples[:: max(1, math.ceil(len(samples) / count))]
 
@@ -267,10 +278,10 @@ def _reconstructed(
     basis: Basis, family: Family, samples: Sequence[Feeds], *, exclude: Collection[str] = (), compensate: bool = True
 ) -> Quantized:
     q = quantize(basis.model, basis.table, family, exclude=exclude, ranges=basis.ranges)
-    return reconstruct(q, basis.model, family, _some(samples, _RECONSTRUCT_SAMPLES), compensate=compensate)
+    return reconstruct(q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate)
 
 
-def _judge(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
+def judged_as(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
     """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph optimisation."""
     try:
         engine = open_model(model.SerializeToString(), SessionSettings(threads=2))
@@ -311,7 +322,7 @@ def _peaks(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.
     rectified = {c.tensor: all(r.op_type == "Relu" for r, _ in index.readers[c.tensor]) for c in found}
     engine = open_model(watched.SerializeToString(), SessionSettings())
     peaks: dict[str, NDArray[np.float64]] = {}
-    for feeds in _some(samples, _RECONSTRUCT_SAMPLES):
+    for feeds in some(samples, RECONSTRUCT_SAMPLES):
         for name, x in engine.run(feeds).items():
             channel = 1 if x.ndim > 2 else x.ndim - 1
             size = np.maximum(x, 0) if rectified[name] else np.abs(x)

@@ -18,6 +18,7 @@ from edgectl.builder.half import half
 from edgectl.builder.lab import HostLab
 from edgectl.builder.plans_tensorrt import tensorrt_plans
 from edgectl.builder.route import fold, pixels_of
+from edgectl.builder.rules import slower_followed
 from edgectl.builder.search import Goal, search
 from edgectl.builder.smaller import WORTH, against
 from edgectl.builder.tuning import TuningLog
@@ -118,7 +119,7 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
 def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, start: float, parts: int) -> Choice:
     recipes = {} if family is None else recipes_of(work, family)
     graphs = [Graph("float", work.float_bytes, "float32")]
-    graphs += [Graph(n, q.model.SerializeToString(deterministic=True), "int8") for n, q in recipes.items()]
+    graphs += [Graph(n, q.model.SerializeToString(deterministic=True), "int8", q.followed) for n, q in recipes.items()]
     runtimes: list[Runtime] = [r for r in p.runtimes if r != "tensorrt" and r in work.machine.runtimes]
     cores = min(p.cpu.max_threads, work.machine.cores)
     bases = [
@@ -184,6 +185,8 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     """
     work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {choice.reason}")
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
+    if slower := slower_followed(choice):
+        work.notes.append(f"{p.name}: {slower}")
     plans, fallback = [], _fallback(work, p, choice.fallback)
     for pick in choice.picks:
         o = pick.outcome

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
+from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.half import half
 from edgectl.builder.quantize import symmetric_ranges
 from edgectl.builder.variants import VariantPlan
@@ -46,30 +47,31 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     ranges = json.dumps(symmetric_ranges(quantized.model), separators=(",", ":"), sort_keys=True).encode()
     implicit = replace(
         explicit, variant="tensorrt-dla-int8-implicit", requires=(*fits, "trt:8|trt:10"),
-        model=basis_of(work, "trt-dla").model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
+        model=basis_of(work, "trt-dla", quantized).model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
     )  # fmt: skip
-    halved = _halved(work, p, explicit, quantized.model)
+    halved = _halved(work, p, explicit, quantized.model, basis_of(work, "trt-dla", quantized).table)
     return [replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit, implicit]
 
 
 def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPlan]:
     best = numerically_best(work, "trt-gpu", p)
     if best is None:
-        graph, recipe = work.model, Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
+        graph, table, recipe = work.model, work.table, Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
         plain = VariantPlan(
             profile=p.name, variant="tensorrt-float32", runtime="tensorrt", requires=(), model=work.float_bytes, recipe=recipe,
             precision="float32", session=SessionSettings(), layers=float_layers(work, "trt-gpu"),
         )  # fmt: skip
     else:
         name, quantized, accuracy = best
-        graph, recipe = quantized.model, recipe_of(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
+        graph, table = quantized.model, basis_of(work, "trt-gpu", quantized).table
+        recipe = recipe_of(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
             profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=quantized.model.SerializeToString(deterministic=True),
             recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
         )  # fmt: skip
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
-    halved = _halved(work, p, plain, graph) if typed else None
+    halved = _halved(work, p, plain, graph, table) if typed else None
     if halved is None:
         return [replace(plain, requires=fits)]
     plans = [replace(halved, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
@@ -78,12 +80,12 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPl
     return plans
 
 
-def _halved(work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto) -> VariantPlan | None:
+def _halved(
+    work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto, table: CalibrationTable | None
+) -> VariantPlan | None:
     """The same with what is left in float computing in float16; None if that loses too much, or was never calibrated."""
-    if work.table is None:
+    if table is None:
         return None
-    family = plain.recipe.family
-    table = work.table if family == "float" else basis_of(work, family).table
     model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
     data = model.SerializeToString(deterministic=True)
     work.tell("confirm", 0.15, f"{plain.variant}: float16", "")

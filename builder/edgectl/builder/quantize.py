@@ -35,6 +35,8 @@ class Quantized:
     ranges: RangeKind | None = None
     rebuilt: bool = False
     """Whether codes and biases were reconstructed."""
+    followed: bool = False
+    """Whether they are those of an older release, moved (:mod:`edgectl.builder.follow`)."""
 
 
 def quantize(

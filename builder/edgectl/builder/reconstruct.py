@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,12 +48,14 @@ def reconstruct(
     *,
     rows: int = ROWS,
     compensate: bool = True,
+    towards: Mapping[str, Array] | None = None,
 ) -> Quantized:
     """``quantized`` with better codes and biases; ``model`` is the float graph it was written from.
 
     ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples' noise.
     ``compensate``: each layer is fitted to the inputs that the quantized layers before it make; otherwise to the float ones, which
     is a little worse, but gives codes that suit any variation of the graph (:func:`adopt`).
+    ``towards``: weights of some nodes, in the shape of their initializers, to be rounded as they are and not refitted.
     """
     changed = ModelProto()
     changed.CopyFrom(quantized.model)
@@ -69,7 +71,8 @@ def reconstruct(
         count = math.ceil(rows / len(samples))
         cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
         want, seen = (np.concatenate([c[side] for c in cut], axis=1) for side in (0, 1))
-        _refit(layer, by_name[n.name], stored, rough.makers, want, seen if compensate else want, family.weight_max)
+        fitted = None if towards is None or n.name not in towards else layer.flattened(towards[n.name])
+        _refit(layer, by_name[n.name], stored, rough.makers, want, seen if compensate else want, family.weight_max, fitted)
     return replace(quantized, model=changed, rebuilt=True)
 
 
@@ -122,6 +125,10 @@ class Layer:
             ints.get("strides", (1, 1)), ints.get("dilations", (1, 1)), ints.get("pads", (0, 0, 0, 0)), True,  # type: ignore[arg-type]
         )  # fmt: skip
 
+    def flattened(self, weight: Array) -> Array:
+        """From the shape of the initializer to that of :attr:`weight`."""
+        return (weight.T if self.transposed else weight).reshape(self.weight.shape)
+
     def unflattened(self, weight: Array) -> Array:
         """Back into the shape of the initializer."""
         flat = weight.reshape(-1, weight.shape[-1])
@@ -158,16 +165,20 @@ def _refit(
     want: Patches,
     seen: Patches,
     weight_max: int,
+    fitted: Array | None,
 ) -> None:
-    """Choose codes and bias of one layer from patches of its float (``want``) and its real (``seen``) inputs, and store them."""
+    """Choose codes and bias of one layer from patches of its float (``want``) and its real (``seen``) inputs, and store them.
+
+    ``fitted``: the weight to round; None: what fits best.
+    """
     dequantize = makers[node.input[1]]
     scale = np.asarray(numpy_helper.to_array(stored[dequantize.input[1]]), np.float64)
     scale = scale.reshape(layer.weight.shape[0], layer.weight.shape[1], 1)
     mean_want, mean_seen = (x.mean(axis=1, keepdims=True, dtype=np.float64) for x in (want, seen))
-    codes = np.clip(np.rint(layer.weight / scale), -weight_max, weight_max)
+    codes = np.clip(np.rint((layer.weight if fitted is None else fitted) / scale), -weight_max, weight_max)
     if layer.weight.shape[2] <= _MAX_INPUTS:
         a, b = want - mean_want.astype(np.float32), seen - mean_seen.astype(np.float32)
-        codes = _round(layer.weight, scale, a, b, weight_max)
+        codes = _round(layer.weight, scale, a, b, weight_max, fitted)
         held = stored[dequantize.input[0]]
         held.CopyFrom(numpy_helper.from_array(layer.unflattened(codes).astype(np.int8), held.name))
     if len(node.input) > 2 and node.input[2]:
@@ -175,14 +186,20 @@ def _refit(
         _add(stored, makers, node.input[2], shift.reshape(-1))
 
 
-def _round(weight: Array, scale: Array, want: Patches, seen: Patches, weight_max: int) -> Array:
-    """Codes (groups, outputs, inputs) for which ``seen @ codes.T * scale`` is close to ``want @ weight.T``; both are centred."""
+def _round(weight: Array, scale: Array, want: Patches, seen: Patches, weight_max: int, fitted: Array | None) -> Array:
+    """Codes (groups, outputs, inputs) for which ``seen @ codes.T * scale`` is close to ``want @ weight.T``; both are centred.
+
+    Given ``fitted``: close to ``seen @ fitted.T``.
+    """
     n, inputs = seen.shape[1], weight.shape[2]
     hessian = np.asarray(seen.transpose(0, 2, 1) @ seen, np.float64) / n
     ridge = _RIDGE * hessian.trace(axis1=1, axis2=2)[:, None, None] / inputs + 1e-12
     hessian = hessian + ridge * np.eye(inputs)
-    cross = np.asarray(seen.transpose(0, 2, 1) @ want, np.float64) / n + ridge * np.eye(inputs)
-    fitted = np.linalg.solve(hessian, cross @ weight.transpose(0, 2, 1)).transpose(0, 2, 1)
+    if fitted is not None:
+        fitted = fitted.copy()
+    else:
+        cross = np.asarray(seen.transpose(0, 2, 1) @ want, np.float64) / n + ridge * np.eye(inputs)
+        fitted = np.linalg.solve(hessian, cross @ weight.transpose(0, 2, 1)).transpose(0, 2, 1)
     upper = np.linalg.cholesky(np.linalg.inv(hessian)).transpose(0, 2, 1)
     codes = np.empty_like(fitted)
     for start in range(0, inputs, _BLOCK):

@@ -1,6 +1,7 @@
 """What decides the search: times and drops in, an order out. Pure.
 
-A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared.
+A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared. A graph that
+follows an older release wins among equals.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from edgectl.builder.candidates import Candidate, Outcome, Pick
+from edgectl.builder.candidates import Candidate, Choice, Outcome, Pick
 from edgectl.core.bundle import ROLES, Role
 from edgectl.engines.timing import Samples, median_interval
 
@@ -28,6 +29,7 @@ __all__ = [
     "quicker_with_more_threads",
     "rank",
     "settled",
+    "slower_followed",
     "soonest",
     "survivors",
 ]
@@ -35,6 +37,7 @@ __all__ = [
 _THREADS_WORTH = 0.9  # share of the time that twice the threads must come down to: a core on a device has other work
 _ARENA_WORTH = 0.99
 _RESOLUTION = 0.01  # of a ratio: what is closer is equal
+_SMALL_UPDATE_WORTH = 0.97  # of the time: one graph with other codes was measured 2 % apart
 FINALISTS = 5
 LOW_POWER_SLOWER = 1.5  # × the latency of the fastest that the low-power variant may take
 _LOW_POWER_WORTH = 0.95  # of the processor time of the fastest
@@ -46,13 +49,19 @@ def cost(o: Outcome) -> float:
     assert o.ratio is not None
     s = o.candidate.settings
     worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_ARENA_WORTH if s.arena else 1.0)
-    return o.ratio.median / worth
+    return o.ratio.median / worth * _preference(o)
+
+
+def _preference(o: Outcome) -> float:
+    return _SMALL_UPDATE_WORTH if o.candidate.graph.followed else 1.0
 
 
 def kinds(c: Candidate) -> set[str]:
     """What a candidate may be needed for although others are faster: each kind keeps its fastest to the last round."""
     if c.is_float:
         return {"float", f"float in {c.runtime}"}
+    if c.graph.followed:
+        return {f"int8 in {c.runtime}", f"followed in {c.runtime}"}
     return {f"int8 in {c.runtime}"} if c.runtime == "onnxruntime" else set()
 
 
@@ -115,9 +124,10 @@ def fastest(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def soonest(fast: Outcome, shipped: Iterable[Outcome]) -> Outcome:
-    """``fast``, or one that ships, too, takes no more threads and has a smaller median: what is called fast must be the fastest."""
+    """``fast``, or one that ships, too, takes no more threads and has a smaller median: what is called fast must be the fastest.
+    One that follows an older release keeps its place among equals."""
     rivals = (o for o in shipped if o.candidate.settings.threads <= fast.candidate.settings.threads)
-    return min((fast, *rivals), key=lambda o: o.measured.p50_ms if o.measured else math.inf)
+    return min((fast, *rivals), key=lambda o: o.measured.p50_ms * _preference(o) if o.measured else math.inf)
 
 
 def quicker_with_more_threads(fast: Outcome, outcomes: Iterable[Outcome], min_speedup: float) -> str:
@@ -130,6 +140,22 @@ def quicker_with_more_threads(fast: Outcome, outcomes: Iterable[Outcome], min_sp
     return (
         f"{threads} thread{'s' if threads > 1 else ''}; {best.candidate.name} with {best.candidate.settings.threads} would be "
         f"{p50 / best.measured.p50_ms:.2f} × faster"
+    )
+
+
+def slower_followed(choice: Choice) -> str:
+    """What speaks against the graphs that follow an older release, if none of them ships; empty if one does or there are none."""
+    followed = [o for o in choice.outcomes if o.candidate.graph.followed and o.ratio is not None]
+    if not followed or any(p.outcome.candidate.graph.followed for p in choice.picks):
+        return ""
+    best = min(followed, key=rank)
+    ratio, winner = best.ratio, choice.winner
+    assert ratio is not None
+    why = best.rejected or "it is slower"
+    fast = 1.0 if winner.ratio is None else winner.ratio.median
+    return (
+        f"no variant follows the older release: {best.candidate.name} takes {ratio.median:.2f} × the time of float, "
+        f"{winner.candidate.name} {fast:.2f} × ({why})"
     )
 
 

@@ -14,6 +14,7 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES, Family
+from edgectl.builder.follow import PREFIX, Release, with_followed
 from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized
@@ -62,6 +63,8 @@ class Work:
     """The graph before compression: what every candidate is judged against. None: ``model`` itself."""
     recover_minutes: float = 0.0
     """How long each family's int8 graph may be fine-tuned."""
+    release: Release | None = None
+    """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not matter."""
 
     def judge(self, which: Literal["search", "confirmation"]) -> Judge:
         """The judge of a slice; made when it is first needed."""
@@ -94,11 +97,17 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
             work.bases[key] = prepare_basis(
                 work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell
             )
-        work.rungs[family] = climb(
+        also = [FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else []
+        rungs = climb(
             work.bases[key], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
-            also=[FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else [],
-            tune=_tune(work, spec, tell),
+            also=also, tune=_tune(work, spec, tell),
         )  # fmt: skip
+        if work.release is not None:
+            rungs = with_followed(
+                rungs, work.release, work.model, work.table, [spec, *also], calibration, work.judge("search"),
+                max_drop=limit_of(work), tell=tell,
+            )  # fmt: skip
+        work.rungs[family] = rungs
         work.notes.extend(f"{family}: {note}" for note in work.rungs[family].notes)
     return work.rungs[family]
 
@@ -112,7 +121,7 @@ def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | Non
     def tune(q: Quantized) -> Quantized:
         samples = [s.feeds for s in work.slices.calibration]
         taught, lesson = fine_tune(
-            q, basis_of(work, family.name).model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
+            q, basis_of(work, family.name, q).model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
             decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
         )  # fmt: skip
         work.notes.append(
@@ -151,7 +160,8 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
     limit, lost = limit_of(work), min(a.drop for a in rungs.judged.values())
     simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
     order = sorted(
-        rungs.recipes.items(), key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+        rungs.recipes.items(),
+        key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), not r[1].followed, rungs.judged[r[0]].drop),
     )
     for name, quantized in order:
         work.tell("confirm", 0.15, f"{family}: {name}", "")
@@ -181,8 +191,13 @@ def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) ->
         )
 
 
-def basis_of(work: Work, family: str) -> Basis:
-    """What a family that was climbed is written from. Symmetric and asymmetric codes, chains and lone layers want other ranges."""
+def basis_of(work: Work, family: str, quantized: Quantized) -> Basis:
+    """What a graph of a family that was climbed is written from. Symmetric and asymmetric codes, chains and lone layers want other
+    ranges; what follows an older release is never equalised."""
+    if quantized.followed:
+        assert work.table is not None
+        assert quantized.ranges is not None
+        return Basis(work.model, work.table, (), quantized.ranges)
     spec = FAMILIES[family]
     return work.bases[spec.symmetric, spec.placement]
 
@@ -190,10 +205,10 @@ def basis_of(work: Work, family: str) -> Basis:
 def recipe_of(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:
     """``family``: the one that was climbed; a candidate of another runtime's form shares its basis."""
     spec = quantized.family
-    basis = basis_of(work, family)
+    basis = basis_of(work, family, quantized)
+    codes = ("follow",) if quantized.followed else ("reconstruct",) if quantized.rebuilt else ()
     return Recipe(
-        family=spec.name,
-        passes=(*work.log.ran, *basis.passes, f"quantize:{name}", *(("reconstruct",) if quantized.rebuilt else ())),
+        family=spec.name, passes=(*work.log.ran, *basis.passes, f"quantize:{name.removeprefix(PREFIX)}", *codes),
         precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
         excluded=tuple(sorted(quantized.placement.reasons)),
         method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),

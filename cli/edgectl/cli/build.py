@@ -55,6 +55,12 @@ def build(
             help="Also a variant for a smaller picture, for devices that ask for it: FACTOR of the size, or FACTOR:DROP with the accuracy that it may lose."
         ),
     ] = None,
+    follow: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
@@ -87,6 +93,7 @@ def build(
             random_calibration=random_calibration,
             compression=compression,
             smaller=smaller,
+            follow=follow,
             progress=show,
         )
 
