@@ -144,6 +144,13 @@ def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_not
     assert np.flatnonzero(grew != 1).tolist() == [3]
     value = after["point_weight_q"][3] * after["point_weight_scale"][3]
     assert np.abs(value - moved["point"][3]).max() <= after["point_weight_scale"][3]
+    np.testing.assert_allclose(after["point_bias_scale"], after["r1_scale"] * after["point_weight_scale"], rtol=1e-6)
+    np.testing.assert_allclose(
+        after["point_bias_q"] * after["point_bias_scale"], np.asarray(GraphIndex(new).weights("b2")), atol=1e-4
+    )
+    given = moved["point"].copy()
+    reconstruct(q, new, X86, FEEDS, towards=moved)
+    assert np.array_equal(moved["point"], given)
 
 
 def test_a_new_head_is_built_anew_and_the_rest_follows() -> None:
