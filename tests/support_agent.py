@@ -12,8 +12,8 @@ from pathlib import Path
 from support_bundle import behaviour_of
 
 from edgectl.agent.config import load_agent_config
+from edgectl.agent.pipeline import Timing
 from edgectl.agent.service import AgentParts, run_agent
-from edgectl.agent.supervisor import Timing
 
 
 @dataclass(frozen=True)

@@ -144,12 +144,13 @@ class Device:
         if (kept := self.journal.value("floor:targets.json")) < self.floor:
             raise Violation(f"the version floor sank from {self.floor} to {kept}")
         self.store = Store(self.folder / "store", reserve=0)
-        with contextlib.suppress(StorageError):
-            check_slots(self.journal, self.store, (SLOT,))
+        over = check_slots(self.journal, self.store, (SLOT,)).passed_over.get(SLOT)
         self.frozen = self.frozen or self.journal.frozen
         self.live = LiveBook()
         self.leases = Leases(self.journal, lambda: self.now_s)
         active = self.journal.slot(SLOT).active
+        if over is not None:
+            active = over.instead
         if active is not None:
             self._start(self._ref(active))
         context = Context(
@@ -262,7 +263,7 @@ class Device:
 
     def _receive(self, blob: Descriptor, data: bytes, cancelled: Callable[[], bool]) -> None:
         """As the real fetcher does it, with frames that come as they like."""
-        if self.store.has(blob.digest):
+        if self.store.holds(blob):
             return
         part, receiver = self.store.part(blob), Receiver(blob, self.now_s, epoch=1)
         try:

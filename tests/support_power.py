@@ -74,7 +74,8 @@ class _File:
 class _Raw(io.RawIOBase):
     """What ``os.fdopen`` gives, but through ``os.write``, where it can be seen."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, disk: Disk, fd: int) -> None:
+        self._disk = disk
         self._fd = fd
 
     def fileno(self) -> int:
@@ -84,12 +85,14 @@ class _Raw(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        return os.write(self._fd, bytes(data))
+        """What the garbage collector flushes after a cut reaches no disk: its number may be another file's by then."""
+        return len(bytes(data)) if self._disk.over else os.write(self._fd, bytes(data))
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            os.close(self._fd)
+            if not self._disk.over:
+                os.close(self._fd)
 
 
 class Disk:
@@ -109,6 +112,8 @@ class Disk:
         ``kill``: only the process dies, as by SIGKILL: the operating system still writes all that was handed to it.
         """
         self.kill = kill
+        self.over = False
+        """The cut has happened."""
         self.root = str(root)
         self.chance = chance or random.Random(0)
         self.cut_at = cut_at
@@ -143,6 +148,7 @@ class Disk:
 
     def cut(self, sqlite: dict[str, bytes] | None = None) -> None:
         assert self.into is not None
+        self.over = True
         self._leave(self.into, sqlite)
         raise PowerCut
 
@@ -308,7 +314,7 @@ class Disk:
 
     def _os_fdopen(self, fd: int, mode: str = "r", *a: Any, **kw: Any) -> Any:
         if fd in self._open and mode == "wb":
-            return io.BufferedWriter(_Raw(fd))
+            return io.BufferedWriter(_Raw(self, fd))
         return _REAL["fdopen"](fd, mode, *a, **kw)
 
     def __enter__(self) -> Disk:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_device import SLOT, Catalogue, Device
+from support_device import POLICY, SLOT, Catalogue, Device
 
+from edgectl.agent.boot import PassedOver, check_slots
 from edgectl.agent.journal import Slot
 from edgectl.agent.lock import alone, is_free
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.files import hex_of
 from edgectl.core.states import State
-from edgectl.core.wire import Failure
+from edgectl.core.wire import Failure, ShadowGate
 
 
 @pytest.fixture
@@ -142,13 +145,14 @@ def test_journal_that_is_no_database_is_kept_aside_and_told(device: Device) -> N
 
 
 def test_journal_that_has_lost_its_last_changes_takes_them_from_the_mirror(device: Device, tmp_path: Path) -> None:
-    slot = device.journal.slot(SLOT)
+    slot, deployment = device.journal.slot(SLOT), device.journal.deployment(SLOT)
     device.off()
     old = Device(tmp_path / "old", device.world).boot()
     old.off()
     (device.folder / "journal.db").write_bytes((tmp_path / "old" / "journal.db").read_bytes())
     device.boot()
     assert device.journal.slot(SLOT) == slot
+    assert device.journal.deployment(SLOT) == deployment
     assert isinstance(device.journal.notice, Failure)
 
 
@@ -187,6 +191,56 @@ def test_lease_outlives_a_restart_and_runs_out(device: Device) -> None:
     assert device.journal.leases() == []
 
 
+def test_damaged_engine_never_starts_although_nothing_can_be_written(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    rot(device, "2")
+    one, two = device.world.installed("1"), device.world.installed("2")
+
+    def read_only(*_: object) -> None:
+        raise StorageError("read-only file system")
+
+    monkeypatch.setattr(device.journal, "save_slot", read_only)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+    checked = check_slots(device.journal, device.store, ("other", SLOT))
+    assert checked.passed_over == {SLOT: PassedOver(damaged=two, instead=one)}
+    assert checked.trouble is not None
+
+
+def test_slot_that_cannot_be_read_does_not_keep_the_others_from_being_checked(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = device.store.verify_variant
+    device.journal.save_slot("a-first", Slot(device.world.installed("1")))
+    rot(device, "2")
+
+    def verify(manifest: str) -> None:
+        if manifest == device.world.installed("1").manifest and not checked:
+            checked.append(manifest)
+            raise StorageError("no such device")
+        real(manifest)
+
+    checked: list[str] = []
+    monkeypatch.setattr(device.store, "verify_variant", verify)
+    trouble = check_slots(device.journal, device.store, ("a-first", SLOT)).trouble
+    assert trouble is not None
+    assert trouble.message == "no such device"
+    assert device.journal.slot(SLOT).active == device.world.installed("1")
+
+
+def test_agent_that_started_before_the_disk_went_read_only_still_holds_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def read_only(path: object, flags: int, *more: int) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *more)  # type: ignore[arg-type]
+
+    with alone(tmp_path):
+        monkeypatch.setattr(os, "open", read_only)
+        assert not is_free(tmp_path)
+
+
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
     assert is_free(tmp_path)
     with alone(tmp_path):
@@ -194,3 +248,18 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="an agent is running"), alone(tmp_path):
             pass
     assert is_free(tmp_path)
+
+
+@pytest.mark.parametrize("state", [State.STAGED, State.WARMING, State.SHADOW, State.ACTIVATING], ids=lambda s: s.value)
+def test_next_engine_that_rots_while_the_device_is_off_never_serves(device: Device, state: State) -> None:
+    device.world.add("4", 3000)
+    device.want("4", 3, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))
+    device.run(lambda: device.state is state)
+    rot(device, "4", 2)
+    start_again(device)
+    device.run()
+    device.check_rest()
+    report = device.deployer.report()
+    assert report.error is None or report.error.retryable, "the disk is to blame, not the release"
+    served = "gate-detector@2" if state is State.ACTIVATING else "gate-detector@4"
+    assert (report.active_release, device.journal.bad(device.world.bundles["4"].digest, 1)) == (served, None)

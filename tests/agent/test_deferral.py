@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support_device import POLICY, SLOT, Catalogue, Device
 
+from edgectl.agent.commands import Commands
 from edgectl.agent.probation import judge_shadow
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import EngineError, ProtocolError
 from edgectl.core.states import State
-from edgectl.core.wire import ShadowGate
+from edgectl.core.wire import Command, ShadowGate
 from edgectl.pipelines.worker_protocol import Shadowed
 
 WINDOW = POLICY.model_copy(update={"windows": ("daily 03:00-04:00",)})
@@ -50,6 +51,43 @@ def test_release_that_is_revoked_while_it_waits_is_rejected(device: Device) -> N
     device.world.signed.discard("2")
     assert device.run() is State.REJECTED
     assert "warming" not in path(device, 2)
+
+
+def test_release_that_is_withdrawn_while_the_fleet_is_frozen_never_starts(device: Device) -> None:
+    device.frozen = True
+
+    def withdrawn() -> None:
+        device.world.signed.discard("2")
+        device.frozen = False
+
+    device.waiting = withdrawn
+    device.want("2", 2)
+    assert device.run() is State.REJECTED
+    assert "warming" not in path(device, 2)
+
+
+@pytest.mark.parametrize("moment", ["warm", "shadow"])
+def test_release_that_is_withdrawn_while_it_is_tried_out_is_not_activated(device: Device, moment: str) -> None:
+    device.during[moment] = [lambda: device.world.signed.discard("2")]
+    device.want("2", 2, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))
+    if moment == "shadow":  # its frames are seen by an engine that was signed when it began
+        device._verified = lambda ref: None  # type: ignore[method-assign]
+    assert device.run() is State.REJECTED
+    assert device.serving is not None
+    assert device.serving.release == "gate-detector@1"
+    assert device.journal.slot(SLOT).active == device.world.installed("1")
+
+
+def test_metadata_that_expire_while_it_is_tried_out_make_it_wait(device: Device) -> None:
+    def expire() -> None:
+        device.world.stale = True
+
+    device.during["warm"] = [expire]
+    device.want("2", 2)
+    device.run(lambda: device.state is State.DEFERRED)
+    assert "probation" not in path(device, 2)
+    device.world.stale = False
+    assert device.run() is State.COMMITTED
 
 
 def test_engine_that_rots_while_it_is_held_is_never_started(device: Device) -> None:
@@ -181,3 +219,17 @@ def test_engine_that_crashes_while_the_next_one_is_fetched_gives_way_at_once(dev
     assert active is not None
     assert active.release == "gate-detector@1", "the engine behind the one that crashed serves meanwhile"
     assert device.run() is State.COMMITTED
+
+
+def test_commands_take_no_more_leases_than_the_disk_should_hold(device: Device) -> None:
+    commands = Commands(device.folder, None, device.journal, device.leases, {}, [])  # type: ignore[arg-type]
+
+    def lock(owner: str) -> dict[str, object]:
+        return commands.obey(Command(id="1", op="lock", deadline_s=0, owner=owner, ttl_s=60))
+
+    for i in range(64):
+        lock(f"a{i}")
+    with pytest.raises(ProtocolError, match="others hold a lease"):
+        lock("one-more")
+    assert lock("a3"), "renewed"
+    assert len(device.journal.leases()) == 64

@@ -21,7 +21,7 @@ from edgectl.agent.store import Store
 from edgectl.agent.trust import StaleTrust
 from edgectl.core.bundle import LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor, Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
-from edgectl.core.files import hex_of
+from edgectl.core.files import digest_of, hex_of
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Frames, Policy, ShadowGate, StreamStats
 from edgectl.pipelines.worker_protocol import EngineRef, Shadowed, Stats
@@ -355,6 +355,17 @@ def test_freeze_and_hold_stop_before_activation(world: World) -> None:
     assert world.ends(1) is State.COMMITTED
 
 
+def test_operators_hold_outlasts_a_newer_wish(world: World) -> None:
+    assert world.deployer.order("hold"), "also while nothing is under way"
+    world.start()
+    for gen, version in ((1, "1"), (2, "2")):
+        world.want(version, gen)
+        wait_until(lambda gen=gen: world.deployer.report().gen == gen and world.deployer.report().stage == "held", "held")
+    assert world.active is None
+    assert world.deployer.order("release")
+    assert world.ends(2) is State.COMMITTED
+
+
 def test_operator_takes_it_back_in_probation_only(world: World) -> None:
     world.start()
     world.want("1", 1)
@@ -427,3 +438,16 @@ def test_state_that_was_interrupted_too_often_is_given_up(world: World, state: S
     world.start()
     assert world.ends(2) is end
     assert world.active == "gate-detector@1"
+
+
+def test_engine_that_has_rotted_behind_the_active_one_keeps_nothing_else_on_the_disk(world: World) -> None:
+    world.start()
+    for gen, version in ((1, "1"), (2, "2")):
+        world.want(version, gen)
+        world.ends(gen)
+    world.store.path(world.installed("2").manifest).write_bytes(b"rotten")
+    unneeded = world.store.path(digest_of(b"left over"))
+    unneeded.write_bytes(b"left over")
+    world.want("3", 3)
+    assert world.ends(3) is State.COMMITTED
+    wait_until(lambda: not unneeded.exists(), "it is tidied away")

@@ -6,12 +6,13 @@ serves from the first commit on. Whatever happened, once everybody leaves the de
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support_device import POLICY, SLOT, Catalogue, Device, Violation
@@ -215,5 +216,14 @@ class Anything(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-Anything.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+_MORE = int(os.environ.get("EDGECTL_MODEL_EXAMPLES", "0"))
+"""The default run draws the same 20 walks each time; this many others are drawn if it is set. Shrinking one takes minutes: not here."""
+Anything.TestCase.settings = settings(
+    max_examples=_MORE or 20,
+    derandomize=not _MORE,
+    database=None,
+    stateful_step_count=25,
+    deadline=None,
+    phases=(Phase.generate,),
+)
 TestAnything = Anything.TestCase

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Broker
+from conftest import Broker, free_port
 from support_agent import Machine
 from support_bundle import make_bundle
 from support_onnx import network, onnx_file, tuned
@@ -93,11 +94,32 @@ def test_only_what_is_missing_on_disk_is_sent_again(world: World) -> None:
     assert world.seeder.counters.broadcast_chunks + world.seeder.counters.repair_chunks == chunks - 9
 
 
+def test_what_has_rotted_in_the_store_is_fetched_again_in_the_same_attempt(world: World) -> None:
+    world.seed()
+    world.fetch()
+    for digest in (world.bundle.digest, world.bundle.variants[0].digest, world.engine.digest):
+        data = bytearray(world.store.path(digest).read_bytes())
+        data[len(data) // 2] ^= 4
+        world.store.path(digest).write_bytes(data)
+    world.fetch()
+    assert Variant.open(world.store.blobs, world.bundle.variants[0].digest).verify() > 1_000_000
+
+
 def test_cancel_stops_at_once_and_keeps_the_part(world: World) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(Cancelled):
         world.fetch(stop)  # nobody seeds
+
+
+def test_broker_that_is_away_for_long_fails_no_fetch(world: World) -> None:
+    away = BrokerOptions("127.0.0.1", free_port())
+    fetcher = world.fetcher()
+    fetcher.open_link = lambda: Link(away, "dev", window=2)
+    now = itertools.count(step=5.0)
+    fetcher.clock = lambda: next(now)
+    with pytest.raises(Cancelled):
+        fetcher.fetch("m@1", world.index, lambda: fetcher.clock() > 600, world.progress.append)
 
 
 @pytest.mark.parametrize("world", [50_000], indirect=True)

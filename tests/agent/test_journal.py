@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.agent.journal import Deployment, Installed, Journal, Slot
+from edgectl.agent.journal import Deployment, Installed, Journal, Slot, check_file
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
@@ -74,3 +75,31 @@ def test_writes_are_durable_by_setting(tmp_path: Path) -> None:
     assert j._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     assert j._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     j.close()
+
+
+def test_journal_that_rots_while_it_is_in_use_says_so_and_is_mended_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path)
+    journal.save_slot("gate", Slot(A))
+    journal.raise_floor("floor:root", 7)
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as f:
+        f.seek(4096)
+        f.write(b"\xeb" * (path.stat().st_size - 4096))
+    journal._db.execute("PRAGMA shrink_memory")
+    with pytest.raises(StorageError):
+        journal.save_slot("gate", Slot())
+    assert journal.damaged
+    journal.close()
+    again = Journal(path)
+    assert (again.slot("gate"), again.value("floor:root"), again.damaged) == (Slot(A), 7, False)
+    again.close()
+
+
+def test_whatever_has_rotted_is_a_finding_and_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    Journal(path).close()
+    whole = path.read_bytes()
+    for seed in range(30):  # some of them make SQLite quote what is no text
+        path.write_bytes(whole[:4000] + random.Random(seed).randbytes(3000) + whole[7000:])
+        assert check_file(path)

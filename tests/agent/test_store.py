@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_corrupt_blob_is_found_named_and_removed(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="corrupt"):
         store.verify([d])
     assert not store.has(d.digest), "so that it is fetched anew"
+
+
+def test_blob_on_a_lost_sector_is_corrupt_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, data = Store(tmp_path), b"engine"
+    store.put(digest_of(data), data)
+
+    def lost(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("edgectl.agent.store.file_digest", lost)
+    with pytest.raises(IntegrityError, match="corrupt"):
+        store.verify([describe(data)])
+    assert not store.has(digest_of(data)), "it is fetched again"
 
 
 def test_download_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:

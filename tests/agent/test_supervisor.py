@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import sys
 import threading
@@ -15,7 +16,8 @@ from support_fleet import wait_until
 
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
-from edgectl.agent.supervisor import Hooks, Supervisor, Timing
+from edgectl.agent.pipeline import Hooks, Timing
+from edgectl.agent.supervisor import Supervisor
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import ShadowGate
@@ -237,4 +239,41 @@ def test_worker_is_started_although_the_journal_takes_no_count(
     assert bench.loops.get(timeout=20) == "yard", "counted in memory meanwhile"
     good = ref(tmp_path, "good")
     bench.activate(good)
+    bench.wait_served(good)
+
+
+def test_machine_that_can_start_no_process_is_no_end_of_the_stream(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Semaphore(0)
+
+    def no_memory(*_: object, **__: object) -> None:
+        tried.release()
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    good = ref(tmp_path, "good")
+    with monkeypatch.context() as patched:
+        patched.setattr("subprocess.Popen", no_memory)
+        bench.engines["gate"] = good
+        for _ in range(5):  # more often than a crash loop takes
+            assert tried.acquire(timeout=20)
+    bench.wait_served(good)
+    assert bench.loops.empty(), "no engine is to blame"
+
+
+def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_path: Path) -> None:
+    asked = threading.Semaphore(0)
+    good = ref(tmp_path, "good")
+
+    class Unreadable(dict[str, EngineRef]):
+        def get(self, *_: object) -> EngineRef:
+            asked.release()
+            raise StorageError("the agent's journal cannot be used")
+
+    pipeline = bench.supervisor._pipelines["yard"]
+    pipeline.engine_of = Unreadable().get
+    for _ in range(2):
+        assert asked.acquire(timeout=20)
+    bench.engines["gate"] = good
+    pipeline.engine_of = bench.engines.get
     bench.wait_served(good)

@@ -82,11 +82,13 @@ def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(tmp_path: 
         assert len(apply(tmp_path, old, wrong, len(new))) == len(new)
 
 
-def forge(folder: Path, table: list[tuple[int, int, int]], size: int, old_size: int, content: int = 100) -> None:
+def forge(
+    folder: Path, table: list[tuple[int, int, int]], size: int, old_size: int, content: int = 100, lengths: tuple[int, ...] = ()
+) -> None:
     packed = zlib.compress(b"".join(struct.pack(">BQQ", *s) for s in table))
     flat = zlib.compressobj(9, zlib.DEFLATED, -15)
     streams = [flat.compress(bytes(content)) + flat.flush(), *(lzma.compress(bytes(content), preset=0),) * 3]
-    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *map(len, streams))
+    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *(lengths or map(len, streams)))
     (folder / "old").write_bytes(bytes(old_size))
     (folder / "delta").write_bytes(b"edgectl-delta-1\n" + header + packed + b"".join(streams))
 
@@ -102,6 +104,13 @@ def test_segment_that_the_base_does_not_have_is_refused(tmp_path: Path, segment:
         list(apply_delta(tmp_path / "old", tmp_path / "delta", segment[2]))
     forge(tmp_path, [(1, 150, 50)], 50, old_size=200)
     assert b"".join(apply_delta(tmp_path / "old", tmp_path / "delta", 50)) == bytes(50)
+
+
+@pytest.mark.parametrize("width", [0, 1])
+def test_streams_that_are_said_to_be_endless_are_refused(tmp_path: Path, width: int) -> None:
+    forge(tmp_path, [(width, 0, 50)], 50, old_size=200, lengths=(2**64 - 1,) * 4)
+    with pytest.raises(ProtocolError, match="shorter than it says"):
+        list(apply_delta(tmp_path / "old", tmp_path / "delta", 50))
 
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 5000)

@@ -72,3 +72,11 @@ def test_messages_survive_the_wire_and_ignore_what_newer_versions_add() -> None:
     reported = Reported(epoch=1, seq=2, gen=3, slots={"gate-detector": ReportedSlot(state=State.PROBATION, digest=DIGEST)})
     assert b'"state":"probation"' in reported.encode()
     assert parse_json(Reported, reported.encode(), max_bytes=10_000, what="reported") == reported
+
+
+@pytest.mark.parametrize("field", ["gen", "attempt"])
+def test_no_number_of_a_wish_is_more_than_the_journal_can_write(field: str) -> None:
+    slot = {"release": "m@1", "digest": DIGEST, "attempt": 1 << 63 if field == "attempt" else 1}
+    document = {"gen": 1 << 63 if field == "gen" else 1, "slots": {"gate": slot}}
+    with pytest.raises(ProtocolError, match="less than or equal"):
+        parse_json(Desired, json.dumps(document).encode(), max_bytes=1000, what="desired state")

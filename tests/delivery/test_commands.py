@@ -50,6 +50,8 @@ def test_lease_keeps_an_update_away_force_passes_it_cancel_takes_back_and_all_is
     gate.wait_rollout(rollout, "done")
     audit = [what for _, what in ask("logs").result["audit"]]
     assert audit == ["anna: lock: night shift", f"anna: force of {SLOT}: security fix"]
+    events = ask("logs").result["events"]
+    assert [(e["stream"], e["kind"]) for e in events][-1:] == [("yard", "started")]
     assert ask("unlock").ok
     assert not ask("unlock").ok
 

@@ -123,7 +123,7 @@ def test_expired_metadata_blocks_installs_but_not_inference_until_it_is_renewed(
 
     time.sleep(5)  # the metadata has to expire: four seconds of wall time, there is no event for it
     wait_until(expired, "the install waits")
-    assert any("deferred" in e and "expired" in e for e in errors_of(fleet, "gate-1"))
+    wait_until(lambda: any("deferred" in e and "expired" in e for e in errors_of(fleet, "gate-1")), "it says why")
     seen = len(fleet.telemetry["gate-1"])
     wait_until(lambda: len(fleet.telemetry["gate-1"]) > seen + 1, "telemetry goes on")
     assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet
 from support_onnx import network, onnx_file, tuned
+from typer.testing import CliRunner
 
+from edgectl.cli.main import app
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import BundleError, IntegrityError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.wire import ControllerState
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.publish import publish_bundle
@@ -136,3 +140,14 @@ def test_taken_port_is_one_sentence(fleet: Fleet) -> None:
 
     with pytest.raises(LinkError, match="cannot listen"):
         run_controller(fleet.config.model_copy(update={"state_dir": fleet.folder / "other"}), fleet.stop_controller)
+
+
+def test_freeze_is_told_to_the_fleet_and_taken_back(fleet: Fleet) -> None:
+    told: queue.Queue[bool] = queue.Queue()
+    fleet.spy.subscribe(fleet.topics.ctl, lambda _, payload: told.put(ControllerState.model_validate_json(payload).freeze))
+    assert told.get(timeout=10) is False
+    controller = ["--controller", f"http://127.0.0.1:{fleet.api_port}", "--token-file", str(fleet.config.state_dir / "token")]
+    for more, frozen in (([], True), (["--off"], False)):
+        result = CliRunner().invoke(app, ["fleet", "freeze", *more, *controller])
+        assert result.exit_code == 0, result.output
+        assert told.get(timeout=10) is frozen

@@ -35,8 +35,7 @@ PLAN = BrokerPlan("home", PurePosixPath("/etc/broker"))
 
 
 def peer_topics(device: str) -> list[str]:
-    artifact = T.broadcast(DIGEST).removesuffix("/b")
-    return [f"{artifact}/p/{device}", f"{artifact}/st/{device}"]
+    return [T.peer(DIGEST, device), T.peer_rounds(DIGEST, device)]
 
 
 def matches(pattern: str, topic: str) -> bool:

@@ -142,8 +142,7 @@ def _own(device: str) -> list[str]:
 
 
 def test_device_says_only_what_is_its_own(site: Site) -> None:
-    artifact = T.broadcast(DIGEST).removesuffix("/b")
-    foreign = [f"{artifact}/p/gate-1", f"{artifact}/st/gate-1", T.trust, T.ctl, T.manifest(DIGEST, 0), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
+    foreign = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1"), T.trust, T.ctl, T.manifest(DIGEST, 0), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
                T.desired("gate-1"), T.desired("gate-2"), T.command("gate-2"), "edgectl/1/away/d/gate-1/reported", "other"]  # fmt: skip
     with Client(site, CONTROLLER) as controller, Client(site, "gate-1") as device:
         controller.subscribe("#")
@@ -238,11 +237,10 @@ def test_peers_send_chunks_only_where_that_is_switched_on(site: Site) -> None:
     site.start()
     with Client(site, CONTROLLER) as controller, Client(site, "gate-1") as device:
         controller.subscribe(f"{T.root}/#")
-        artifact = T.broadcast(DIGEST).removesuffix("/b")
-        own = [f"{artifact}/p/gate-1", f"{artifact}/st/gate-1"]
+        own = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1")]
         for topic in (
-            f"{artifact}/p/gate-2",
-            f"{artifact}/st/gate-2",
+            T.peer(DIGEST, "gate-2"),
+            T.peer_rounds(DIGEST, "gate-2"),
             T.broadcast(DIGEST),
             T.rounds(DIGEST),
             T.manifest(DIGEST, 0),

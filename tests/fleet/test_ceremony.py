@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
 from edgectl.agent.journal import Journal
 from edgectl.agent.trust import TrustStore
@@ -21,7 +21,7 @@ from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import director_keys
 from edgectl.core.wire import Desired
 from edgectl.fleet.ceremony import KeySet, delegate, init_keys, new_key, renew, rotate, sign, status
-from edgectl.fleet.keyfolder import public_files
+from edgectl.fleet.keyfolder import public_files, take_newer
 from edgectl.fleet.releases import sign_release, withdraw
 from edgectl.fleet.signing import load_signers, signed
 from edgectl.fleet.trust import Director, OnlineTrust
@@ -242,6 +242,53 @@ def test_team_signs_for_its_own_devices_only(site: Site, bundle: Bundle, tmp_pat
     device.update(controller.message())
     with pytest.raises(TrustError, match="does not name"):
         device.check(release, bundle.digest)
+
+
+def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_back(site: Site) -> None:
+    init_keys(site.keys)
+    controller = site.controller()
+    delegate(site.keys, "team", ("cam",))
+    files = public_files(site.keys)
+    stranger = signed(Metadata[Targets].from_bytes(files["team.json"]).signed, load_signers([site.keys / "targets.pem"]).values())
+    with pytest.raises(TrustError, match="team metadata are not signed by the keys of this fleet"):
+        controller.accept(files | {"team.json": stranger})
+    assert "team.json" not in controller.files()
+    controller.accept(files)
+    delegate(site.keys, "team", ())
+    controller.accept({"targets.json": (site.keys / "targets.json").read_bytes()})
+    assert "team.json" not in controller.files()
+    snapshot = Metadata[Snapshot].from_bytes(controller.files()["snapshot.json"]).signed
+    assert snapshot.meta["team.json"].version == 1, "python-tuf's clients refuse a snapshot that forgets"
+
+
+def test_host_that_was_away_takes_what_others_signed_before_it_rotates(site: Site, bundle: Bundle, tmp_path: Path) -> None:
+    init_keys(site.keys)
+    away = tmp_path / "away"
+    shutil.copytree(site.keys, away)
+    controller = site.controller()
+    release, _ = sign_release(site.keys, bundle)
+    delegate(site.keys, "team", ("cam",))
+    renew(site.keys, "root")
+    controller.accept(public_files(site.keys))
+    assert sorted(take_newer(away, controller.files())) == ["2.root.json", "targets.json", "team.json"]
+    assert take_newer(away, controller.files()) == []
+    assert rotate(away, "targets").complete
+    controller.accept(public_files(away))
+    assert controller.names(release)["targets"][0] == bundle.digest
+    init_keys(tmp_path / "other")
+    with pytest.raises(TrustError, match="not signed by the keys of the root before it"):
+        take_newer(tmp_path / "other", controller.files())
+    assert not (tmp_path / "other" / "2.root.json").exists()
+
+
+def test_new_root_keys_have_to_sign_too(site: Site, tmp_path: Path) -> None:
+    init_keys(site.keys)
+    public = new_key(tmp_path / "new.pem")
+    half = rotate(site.keys, "root", KeySet(0, 1, (public,)))
+    assert (half.complete, half.signatures) == (False, ("the root before 1 of 1", "root 0 of 1"))
+    assert site.root().version == 1
+    assert sign(half.path, site.keys, more=[tmp_path / "new.pem"]).complete
+    assert site.root().version == 2
 
 
 def test_withdrawn_release_needs_a_word_to_the_controller(site: Site, bundle: Bundle) -> None:

@@ -39,7 +39,7 @@ class Event(str, Enum):
     RELEASED = "released"
     """Neither ``hold`` nor the fleet's freeze switch is set."""
     NOT_NOW = "not_now"
-    """The maintenance window is closed, somebody holds a lease, or the fleet is frozen: nothing was changed yet."""
+    """The maintenance window is closed, somebody holds a lease, the fleet is frozen, or the metadata expired: nothing was changed yet."""
     WARM = "warm"
     """The engine loads, reproduces its golden outputs and runs, in a child process."""
     COLD = "cold"
@@ -55,7 +55,7 @@ class Event(str, Enum):
     UNHEALTHY = "unhealthy"
     CRASH_LOOP = "crash_loop"
     DAMAGED = "damaged"
-    """At the start of the agent, bytes of the active engine are not what was signed."""
+    """At the start of the agent, bytes of an engine are not what was signed."""
     RESTORED = "restored"
     """The engine from before serves again (or the slot is empty again)."""
     NOT_RESTORED = "not_restored"
@@ -96,6 +96,7 @@ TABLE: dict[tuple[State, Event], State] = {
     # `hold` and `freeze` keep it here.
     (_S.STAGED, _E.RELEASED): _S.WARMING,
     (_S.STAGED, _E.NOT_NOW): _S.DEFERRED,
+    (_S.STAGED, _E.REFUSED): _S.REJECTED,
     (_S.WARMING, _E.WARM): _S.ACTIVATING,
     (_S.WARMING, _E.OBSERVE): _S.SHADOW,
     (_S.WARMING, _E.NOT_NOW): _S.DEFERRED,
@@ -105,14 +106,18 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.WARMING, _E.INCOMPATIBLE): _S.REJECTED,
     (_S.SHADOW, _E.AGREES): _S.ACTIVATING,
     (_S.SHADOW, _E.NOT_NOW): _S.DEFERRED,
+    (_S.SHADOW, _E.REFUSED): _S.REJECTED,
     (_S.SHADOW, _E.DISAGREES): _S.FAILED,
     **{(state, _E.TIMEOUT): _S.FAILED for state in BEFORE_ACTIVATION},
     (_S.DEFERRED, _E.TIMEOUT): _S.EXPIRED,
     **{(state, _E.SUPERSEDED): _S.CANCELED for state in BEFORE_ACTIVATION},
     **{(state, _E.CANCELED): _S.CANCELED for state in BEFORE_ACTIVATION},
     **{(state, _E.EXPIRED): _S.EXPIRED for state in BEFORE_ACTIVATION},
-    # From here on whatever speaks against it goes through the way back; only before the switch can it still wait.
+    # What was whole when the agent stopped and is not when it starts is fetched again.
+    **{(state, _E.DAMAGED): _S.FETCHING for state in (_S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW)},
+    # From here on whatever speaks against it goes through the way back; only before the switch can it still wait or be refused.
     (_S.ACTIVATING, _E.NOT_NOW): _S.DEFERRED,
+    (_S.ACTIVATING, _E.REFUSED): _S.REJECTED,
     (_S.ACTIVATING, _E.ACTIVATED): _S.PROBATION,
     (_S.ACTIVATING, _E.NOT_ACTIVATED): _S.ROLLING_BACK,
     (_S.ACTIVATING, _E.CRASH_LOOP): _S.ROLLING_BACK,

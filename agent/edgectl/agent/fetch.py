@@ -29,9 +29,10 @@ from edgectl.core.bundle import (
     Variant,
     select,
 )
-from edgectl.core.errors import BundleError, IntegrityError, ProtocolError, StorageError
+from edgectl.core.delta import apply_delta
+from edgectl.core.errors import BundleError, IntegrityError, LinkError, ProtocolError, StorageError
 from edgectl.core.schema import parse_json
-from edgectl.core.transfer import DeltaOffer, Receiver, Round
+from edgectl.core.transfer import DeltaOffer, Need, Receiver, Round
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
@@ -163,7 +164,7 @@ class Fetcher:
     def _unpack(self, variant: Variant) -> None:
         """Decode a packed engine into the store: from here on it is a blob like any other, under the digest that was signed."""
         unpacked = variant.config.unpacked
-        if unpacked is not None and not self.store.has(unpacked.digest):
+        if unpacked is not None and not self.store.holds(unpacked):
             self.store.put(unpacked.digest, variant.unpack())
 
     def _fallback(self, variants: Sequence[Variant]) -> Variant | None:
@@ -200,8 +201,8 @@ class _Session:
         self._over = True  # a handler that waits for room in the queue gives up, so that the link can be closed
 
     def get(self, blobs: Iterable[Descriptor]) -> None:
-        """Fetch every blob that the store does not have."""
-        wanted = {d.digest: d for d in blobs if not self._f.store.has(d.digest)}
+        """Fetch every blob that the store does not have, or has no longer as it was: what rotted there is not the release's fault."""
+        wanted = {d.digest: d for d in blobs if not self._f.store.holds(d)}
         items = []
         try:
             for d in wanted.values():
@@ -270,8 +271,17 @@ class _Session:
             raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
         elif gone:
             raise IntegrityError(f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again")
-        elif not item.held and (need := receiver.poll(now)):
-            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=10.0)
+        elif not item.held and self._link.is_up and (need := receiver.poll(now)):
+            self._say(item, need)
+
+    def _say(self, item: _Item, need: Need) -> None:
+        """What is missing, now: while the broker is away it is not kept for later, and no deployment fails for that."""
+        if not self._link.is_up:
+            return
+        try:
+            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=1.0)
+        except LinkError as e:
+            log.info("a need is said later: %s", e.message)
 
     def _subscribe(self, item: _Item, topic: str, kind: str) -> None:
         def handler(arrived: str, payload: bytes) -> None:
@@ -344,8 +354,6 @@ class _Session:
         item, offer = delta.makes, delta.offer
         if item is None or offer is None or item.part is None:
             return
-        from edgectl.core.delta import apply_delta  # numpy: only a device that gets a difference pays for it
-
         store, receiver = self._f.store, item.receiver
         try:
             for index, data in enumerate(apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)):
@@ -382,8 +390,7 @@ class _Session:
         self._end(item)
         for delta in [d for d in self._pending.values() if d.makes is item]:
             self._end(delta)  # the whole was there first
-        topic = self._f.topics.need(item.blob.digest, self._f.device)
-        self._link.publish(topic, item.receiver.done().encode(), timeout_s=10.0)
+        self._say(item, item.receiver.done())
         if item.makes is not None:
             self._finish(item.makes)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgectl.agent.boot import check_slots
+from edgectl.agent.boot import check_slots, damage
 from edgectl.agent.journal import Journal, check_file
 from edgectl.agent.lock import alone
 from edgectl.agent.mirror import Essentials, merged, read_mirror
@@ -88,7 +88,8 @@ def check(state_dir: Path) -> Report:
 
 
 def repair(state_dir: Path) -> None:
-    """Mend the journal, give every slot a whole engine, remove what is corrupt or unneeded; what is missing is fetched again.
+    """Mend the journal, give every slot a whole engine, remove what is corrupt or unneeded. An active engine that is missing is
+    fetched again; a previous or golden one that is not whole is forgotten.
 
     Raises :class:`UsageError` while an agent runs on the folder.
     """
@@ -103,13 +104,25 @@ def repair(state_dir: Path) -> None:
                 if p.kind == "blob":
                     with storage(p.name):
                         next(store.blobs.glob(f"{p.name}*")).unlink()
-            check_slots(journal, store, tuple(before.slots))
+            if (trouble := check_slots(journal, store, tuple(before.slots)).trouble) is not None:
+                raise trouble
+            for name in before.slots:
+                _forget_damaged_ways_back(journal, store, name)
             needed = _Needed(store.blobs, set())
             needed.blobs_of(journal.kept())
             store.collect_garbage(f"sha256:{name}" for name in needed.names)
             forget_others(state_dir / "engines", [f"sha256:{name}" for name in needed.names])
         finally:
             journal.close()
+
+
+def _forget_damaged_ways_back(journal: Journal, store: Store, name: str) -> None:
+    """What is not whole is no way back; the next release brings new ones."""
+    slot = journal.slot(name)
+    ways = (slot.previous, slot.golden)
+    previous, golden = (way if way is not None and damage(store, way) is None else None for way in ways)
+    if (previous, golden) != ways:
+        journal.save_slot(name, Slot(slot.active, previous, golden))
 
 
 class _Needed:

@@ -51,6 +51,7 @@ _MIRRORED = ("epoch", "frozen", "floor:")
 _AUDITED = 200  # entries kept
 
 Statement = tuple[str, tuple[object, ...]]
+_NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
 
 
 class Journal:
@@ -63,11 +64,13 @@ class Journal:
         self._mirror = path.with_name(path.stem + ".mirror.json")
         self.notice: Failure | None = None
         """What was wrong with the file when it was opened, or with its mirror since."""
+        self.damaged = False
+        """The file was found damaged while it was in use: nothing can be relied on any more until it is opened, and mended, anew."""
         self._volatile = False
         mirror = read_mirror(self._mirror)
         found: Essentials | None = None
         try:
-            with _errors():
+            with self._errors():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db, found = self._open_or_set_aside(mirror is not None)
         except StorageError as e:
@@ -106,25 +109,29 @@ class Journal:
         return None if row is None else _deployment(slot, *row)
 
     def save(self, d: Deployment) -> None:
-        self._write([_saved(d)])
+        """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come back as going on."""
+        if d.state not in TERMINAL:
+            self._write([_saved(d)])
+            return
+        self._write([_saved(d), _NEXT_SERIAL])
+        self._reflect()
 
     def slot(self, slot: str) -> Slot:
         row = self._one("SELECT active, previous, golden FROM slots WHERE slot = ?", slot)
         return _slot(*row) if row else Slot()
 
     def slots(self) -> dict[str, Slot]:
-        with self._lock, _errors():
+        with self._lock, self._errors():
             return self._slots(self._db)
 
     def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
         """Change what a slot has and, in the same transaction, the deployment that caused it."""
-        serial = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
-        self._write([_slot_saved(slot, value), serial, *([_saved(d)] if d is not None else [])])
+        self._write([_slot_saved(slot, value), _NEXT_SERIAL, *([_saved(d)] if d is not None else [])])
         self._reflect()
 
     def kept(self) -> frozenset[Installed]:
         """Every engine that a slot or a deployment under way refers to; all other blobs may go."""
-        with self._lock, _errors():
+        with self._lock, self._errors():
             slots = self._db.execute("SELECT active, previous, golden FROM slots").fetchall()
             deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
         found = [v for row in slots for v in row]
@@ -186,7 +193,7 @@ class Journal:
 
     def leases(self) -> list[tuple[str, float, str]]:
         """(owner, seconds it lasts, reason) of each lease."""
-        with self._lock, _errors():
+        with self._lock, self._errors():
             return self._db.execute("SELECT owner, ttl_s, reason FROM leases").fetchall()
 
     def save_lease(self, owner: str, ttl_s: float, reason: str) -> None:
@@ -202,7 +209,7 @@ class Journal:
 
     def audited(self) -> list[tuple[float, str]]:
         """(Unix time, what) of the entries, oldest first."""
-        with self._lock, _errors():
+        with self._lock, self._errors():
             return self._db.execute("SELECT wall_s, what FROM audit ORDER BY id").fetchall()
 
     # ---- opening and mending
@@ -265,7 +272,7 @@ class Journal:
         counters = {**e.counters, _SERIAL: e.serial}
         rows += [("INSERT OR REPLACE INTO counters VALUES (?, ?)", item) for item in counters.items()]
         rows += [("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (d, *why)) for d, why in e.bad.items()]
-        with self._lock, _errors():
+        with self._lock, self._errors():
             self._commit(rows)
 
     def _reflect(self) -> None:
@@ -302,7 +309,7 @@ class Journal:
     # ---- SQLite
 
     def _write(self, statements: Sequence[Statement]) -> None:
-        with self._lock, _errors():
+        with self._lock, self._errors():
             if self._volatile:
                 self._wake_up()
             self._commit(statements)
@@ -327,8 +334,16 @@ class Journal:
         if truth != found:
             self._restore(truth)
 
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as e:
+            self.damaged |= any(word in str(e) for word in ("malformed", "not a database"))
+            raise StorageError(f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost") from e
+
     def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
-        with self._lock, _errors():
+        with self._lock, self._errors():
             row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
             return row
 
@@ -345,6 +360,8 @@ def check_file(path: Path) -> list[str]:
             db.close()
     except sqlite3.Error as e:
         return [str(e)]
+    except UnicodeDecodeError:  # of SQLite's own words: it quotes names of tables that are no text any more
+        return ["the names of its tables are damaged"]
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -403,11 +420,3 @@ def _deployment(
 
 def _slot(*texts: str | None) -> Slot:
     return Slot(*(Installed.model_validate_json(v) if v else None for v in texts))
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as e:
-        raise StorageError(f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost") from e

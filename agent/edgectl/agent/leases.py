@@ -38,6 +38,11 @@ class Leases:
         self._lock = threading.Lock()
         self._held = {owner: Lease(owner, ttl_s, reason, clock() + ttl_s) for owner, ttl_s, reason in journal.leases()}
 
+    @property
+    def owners(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._held)
+
     def take(self, owner: str, ttl_s: float, reason: str = "") -> None:
         """Take or renew. Only a lease that is new or different is written to disk: renewals come every few seconds."""
         with self._lock:

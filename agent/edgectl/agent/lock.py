@@ -42,9 +42,11 @@ def is_free(state_dir: Path) -> bool:
 
 
 def _open(state_dir: Path) -> int:
-    """A file to lock; the folder itself where the disk takes no new file."""
-    try:
-        return os.open(state_dir / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError:
-        with storage(str(state_dir)):
-            return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A file to lock, also where it can only be read; the folder itself where the disk takes no new file."""
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # the same file: whoever came before the disk went read-only holds it
+        try:
+            return os.open(state_dir / _NAME, flags | os.O_CLOEXEC, 0o644)
+        except OSError:
+            continue
+    with storage(str(state_dir)):
+        return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -22,12 +22,12 @@ _MAX_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Essentials:
-    """``serial`` counts the changes of slots: of two copies, the one with the higher serial knows the later engines."""
+    """``serial`` counts the changes of slots and the ends of deployments: of two copies, the one with the higher serial knows more."""
 
     serial: int = 0
     slots: dict[str, Slot] = field(default_factory=dict)
     deployments: dict[str, Deployment] = field(default_factory=dict)
-    """As they were at the last change of a slot: a deployment found here goes on from there, and repeats what it did since."""
+    """As they were at that change: a deployment found here goes on from there, and repeats what it did since."""
     counters: dict[str, int] = field(default_factory=dict)
     """Epoch, version floors, the freeze: see :mod:`edgectl.agent.journal`."""
     bad: dict[str, tuple[int, str]] = field(default_factory=dict)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.agent.boot import check_slots
+from edgectl.agent.boot import PassedOver, check_slots, damage
+from edgectl.agent.commands import Commands
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
 from edgectl.agent.deployer import SlotDeployer
@@ -29,10 +30,11 @@ from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.lock import alone
 from edgectl.agent.peer import PeerSeeder
+from edgectl.agent.pipeline import WORKER, Hooks, Timing
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
-from edgectl.agent.supervisor import WORKER, Hooks, Supervisor, Timing
+from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
@@ -60,6 +62,7 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
+_LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
 _REFRESH_S = 120.0
 _RETRY_S = 5.0
 
@@ -131,11 +134,11 @@ class _Agent:
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
-        self._check_slots()
+        self._passed_over = self._check_slots()
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
         self._collector = Collector(self._epoch)
-        self._events: deque[dict[str, object]] = deque(maxlen=256)
+        self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
         self._seq = 0
         self._gen = 0
@@ -189,6 +192,7 @@ class _Agent:
             roles=config.roles,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
+        self._commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
         self._improver = Improver(
             config.slots,
             self._engine_of,
@@ -205,12 +209,12 @@ class _Agent:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             return self._journal.value("epoch") + 1
 
-    def _check_slots(self) -> None:
-        try:
-            check_slots(self._journal, self._store, self._config.slots)
-        except StorageError as e:
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
-            log.error("%s", e.message)
+    def _check_slots(self) -> dict[str, PassedOver]:
+        checked = check_slots(self._journal, self._store, self._config.slots)
+        if checked.trouble is not None:
+            self._trouble = Failure(code="storage", detail=checked.trouble.message, retryable=True)
+            log.error("%s", checked.trouble.message)
+        return checked.passed_over
 
     def run(self, stop: threading.Event) -> None:
         t, name = self._topics, self._config.name
@@ -363,48 +367,10 @@ class _Agent:
         if command.deadline_s < time.time():
             return
         try:
-            reply = Reply(id=command.id, ok=True, result=self._obey(command))
+            reply = Reply(id=command.id, ok=True, result=self._commands.obey(command))
         except EdgectlError as e:
             reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message))
         self._link.publish(self._topics.reply(self._config.name), reply.encode())
-
-    def _obey(self, command: Command) -> dict[str, object]:
-        if command.op == "probe":
-            return {"facts": sorted(self._machine.facts), "runtimes": sorted(self._machine.runtimes)}
-        if command.op == "logs":
-            return {"events": list(self._events), "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()]}
-        if command.op == "measure":
-            return {"health": health(self._config.state_dir)}
-        owner = command.owner or "operator"
-        if command.op in ("lock", "unlock"):
-            return self._lease(command, owner)
-        chosen = [d for slot, d in self._deployers.items() if command.slot in (None, slot)]
-        obeyed = [d.order(command.op) for d in chosen]  # every one, not up to the first
-        if not any(obeyed):
-            raise ProtocolError(f"{command.op} is not possible now")
-        if command.op in ("force", "cancel", "rollback"):
-            slots = ", ".join(sorted(d.slot for d, did in zip(chosen, obeyed, strict=True) if did))
-            self._audit(f"{owner}: {command.op} of {slots}: {command.reason or 'no reason given'}")
-        return {"slots": sorted(d.slot for d in chosen)}
-
-    def _lease(self, command: Command, owner: str) -> dict[str, object]:
-        if command.op == "lock":
-            if command.ttl_s is None:
-                raise ProtocolError("a lease needs ttl_s, the seconds after which it runs out")
-            self._leases.take(owner, command.ttl_s, command.reason)
-        elif not self._leases.drop(owner):
-            raise ProtocolError(f"{owner} holds no lease")
-        self._audit(f"{owner}: {command.op}: {command.reason or 'no reason given'}")
-        for deployer in self._deployers.values():
-            deployer.nudge()
-        return {"owner": owner, "ttl_s": command.ttl_s if command.op == "lock" else 0}
-
-    def _audit(self, what: str) -> None:
-        log.warning("by hand: %s", what)
-        try:
-            self._journal.audit(time.time(), what)
-        except StorageError as e:
-            log.error("%s", e.message)
 
     # ---- from the workers (pipeline threads)
 
@@ -414,7 +380,10 @@ class _Agent:
         self._collector.record(stream, in_slots(stats, slot_of))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
-        payload = json.dumps({"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}).encode()
+        event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
+        payload = json.dumps(event).encode()
+        if len(payload) <= _LOGGED_BYTES:
+            self._events.append(event)
         self._put("event", self._topics.event(self._config.name, stream), payload)
 
     def _on_crash_loop(self, stream: str) -> None:
@@ -484,17 +453,25 @@ class _Agent:
         self._sender.nudge()
 
     def _check_threads(self) -> None:
-        """A thread that ended by a defect must not go unseen: the agent ends, and its next start resumes from the journal."""
-        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread]
+        """A thread that ended by a defect, or a journal that rots, must not go unseen: the agent ends, and its next start mends and resumes."""
+        if self._journal.damaged:
+            raise StorageError("the journal was damaged while it was in use", hint="start the agent again: it mends it")
+        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread, *self._supervisor.threads]
         if dead := [t.name for t in threads if not t.is_alive()]:
             raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
 
     def _is_ready(self) -> bool:
-        """Every pipeline that has its engines has made its first inference; one without is waiting for its first release."""
-        return all(state in ("running", "waiting") for state, _ in self._supervisor.states().values())
+        """Every pipeline has made its first inference, waits for its first release, or has been tried once: a camera that is not there
+        must not have systemd kill the others."""
+        return all(state != "starting" for state, _ in self._supervisor.states().values())
 
     def _engine_of(self, slot: str) -> EngineRef | None:
         i = self._journal.slot(slot).active
+        over = self._passed_over.get(slot)
+        if (
+            over is not None and i == over.damaged and damage(self._store, over.damaged) is not None
+        ):  # not fetched again meanwhile
+            i = over.instead
         if i is None:
             return None
         return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)

@@ -6,20 +6,24 @@ survive a power cut; what is in them is believed only after it was hashed again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Variant
+from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Unpacked, Variant
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
 from edgectl.core.schema import parse_json
 
 __all__ = ["Part", "Store"]
+
+T = TypeVar("T")
 
 _RESERVE = 64 << 20  # bytes that a download must leave free
 
@@ -42,14 +46,21 @@ class Store:
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
 
+    def holds(self, d: Descriptor | Unpacked) -> bool:
+        """Whether a blob is there and, hashed again, right. A corrupt one is removed."""
+        if not self.has(d.digest):
+            return False
+        if self._is_right(d):
+            return True
+        self._corrupt(d.digest)
+        return False
+
     def read(self, digest: str, max_bytes: int) -> bytes:
         """A whole blob, hashed again. Raises :class:`IntegrityError`; the corrupt file is removed, so that it is fetched anew."""
-        with storage(digest):
-            data = self.path(digest).read_bytes() if self.path(digest).stat().st_size <= max_bytes else b""
-        if digest_of(data) != digest:
-            with storage(digest):
-                self.path(digest).unlink()
-            raise IntegrityError(f"stored blob {digest[:19]}… is corrupt")
+        path = self.path(digest)
+        data = _readable(digest, lambda: path.read_bytes() if path.stat().st_size <= max_bytes else None)
+        if data is None or digest_of(data) != digest:
+            raise self._corrupt(digest)
         return data
 
     def put(self, digest: str, data: bytes) -> None:
@@ -61,15 +72,20 @@ class Store:
     def verify(self, blobs: Iterable[Descriptor]) -> None:
         """Hash every blob once more, from disk. A wrong one is removed and named in :class:`IntegrityError`."""
         for d in blobs:
-            path = self.path(d.digest)
-            if not path.is_file():
+            if not self.has(d.digest):
                 raise IntegrityError(f"blob {d.digest[:19]}… is missing in the store")
-            with storage(d.digest):
-                right = path.stat().st_size == d.size and file_digest(path) == d.digest
-                if not right:
-                    path.unlink()
-            if not right:
-                raise IntegrityError(f"stored blob {d.digest[:19]}… is corrupt")
+            if not self._is_right(d):
+                raise self._corrupt(d.digest)
+
+    def _is_right(self, d: Descriptor | Unpacked) -> bool:
+        path = self.path(d.digest)
+        return bool(_readable(d.digest, lambda: path.stat().st_size == d.size and file_digest(path) == d.digest))
+
+    def _corrupt(self, digest: str) -> IntegrityError:
+        """Removed where the disk allows it, so that it is fetched anew."""
+        with contextlib.suppress(OSError):
+            self.path(digest).unlink()
+        return IntegrityError(f"stored blob {digest[:19]}… is corrupt")
 
     def verify_variant(self, manifest: str) -> None:
         """Hash everything of an installed variant, the manifest first. What is wrong is removed, so that it is fetched anew.
@@ -84,14 +100,14 @@ class Store:
 
     def check_space(self, needed: int) -> None:
         """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %."""
-        if self._quota is not None:
-            used = sum(p.stat().st_size for p in self.blobs.iterdir())
-            if used + needed > self._quota:
-                raise StorageError(
-                    f"{needed >> 20} MiB are needed, and of the quota of {self._quota >> 20} MiB {used >> 20} MiB are in use",
-                    hint="raise store_quota_mb in agent.toml, or release smaller bundles",
-                )
-        free = shutil.disk_usage(self.blobs).free
+        with storage("the blob store"):
+            used = sum(p.stat().st_size for p in self.blobs.iterdir()) if self._quota is not None else 0
+            free = shutil.disk_usage(self.blobs).free
+        if self._quota is not None and used + needed > self._quota:
+            raise StorageError(
+                f"{needed >> 20} MiB are needed, and of the quota of {self._quota >> 20} MiB {used >> 20} MiB are in use",
+                hint="raise store_quota_mb in agent.toml, or release smaller bundles",
+            )
         if needed + self._reserve > free:
             raise StorageError(
                 f"{needed >> 20} MiB are needed and {free >> 20} MiB are free, of which {self._reserve >> 20} MiB stay reserved",
@@ -137,6 +153,17 @@ class Store:
         return freed
 
 
+def _readable(digest: str, read: Callable[[], T]) -> T | None:
+    """What ``read`` returns; None where a sector is lost (EIO), which is how a worn-out flash corrupts a file."""
+    with storage(digest):
+        try:
+            return read()
+        except OSError as e:
+            if e.errno != errno.EIO:
+                raise
+            return None
+
+
 class Part:
     """A blob on its way. Chunks are written in any order; :meth:`finish` proves the whole and renames it."""
 
@@ -166,7 +193,8 @@ class Part:
     def read(self, index: int) -> bytes:
         """A chunk as it lies there; short or empty where nothing was written yet."""
         at = index * CHUNK_SIZE
-        return os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - at), at)
+        with storage(str(self._path)):
+            return os.pread(self._file.fileno(), min(CHUNK_SIZE, self._blob.size - at), at)
 
     def is_hole(self, index: int) -> bool:
         """Whether nothing was written there yet, as far as bytes tell."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -74,15 +77,24 @@ def config(
     for name, text in files.items():
         atomic_write(out / name, text.encode())
     if not (out / "server.key").exists():
-        authority.issue_server(host).write(out, "server")
+        _, _, key = authority.issue_server(host).write(out, "server")
+        _give_to_group(key, kind)
     atomic_write(out / "crl.pem", authority.crl)
     told = {
-        "mosquitto": f"mosquitto -c {folder}/mosquitto.conf (server.key has to be readable by the user mosquitto)",
+        "mosquitto": f"mosquitto -c {folder}/mosquitto.conf (as root it becomes the user mosquitto, who has to be able to read server.key)",
         "emqx": f"include {folder}/emqx.conf in EMQX's own",
         "rabbitmq": f"RABBITMQ_CONFIG_FILE={folder}/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE={folder}/enabled_plugins",
     }[kind]
     written = sorted(p for p in out.iterdir() if p.is_file())
     output.result({"files": written}, "\n".join([*(str(p) for p in written), f"next: {told}"]))
+
+
+def _give_to_group(key: Path, group: str) -> None:
+    """Let the broker read its key where that can be done here: as root, with the broker installed. Its group is called as it is."""
+    if os.getuid() == 0:
+        with contextlib.suppress(LookupError, OSError):
+            shutil.chown(key, group=group)
+            key.chmod(0o640)
 
 
 def _name(fleet: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from json import dumps
+from os.path import relpath
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +44,7 @@ def init(
         FleetCa(ca).issue_client(CONTROLLER).write(out.parent, "controller")
         tls = 'tls = true\nca = "ca.crt"\ncert = "controller.crt"\nkey = "controller.key"\n'
     text = (
-        f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = "{keys}"\n\n'
+        f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = {dumps(relpath(keys, out.parent))}\n\n'
         f'[broker]\nhost = "{host}"\nport = {broker_port or (8883 if tls else 1883)}\n{tls}\n[api]\nport = {port}\n'
     )
     atomic_write(out, text.encode())

@@ -93,6 +93,22 @@ def status(
     )
 
 
+@app.command("freeze")
+def freeze(
+    off: Annotated[bool, typer.Option("--off", help="Let devices activate again.")] = False,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Stop every device within seconds from activating another engine; what runs goes on. Kept by the devices over restarts."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        fleet.freeze(not off)
+    out.result(
+        {"freeze": not off}, "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
+    )
+
+
 @app.command("watch")
 def watch(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")] = None,

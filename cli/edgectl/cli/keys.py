@@ -192,6 +192,23 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
         )
 
 
+@app.command("fetch")
+def fetch(
+    keys: Keys = KEYS,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Take what others have signed and published since, before keys are rotated or delegated on this host."""
+    output = Output(json)
+    from edgectl.fleet.keyfolder import take_newer
+
+    with _controller.client(url, token_file) as fleet:
+        files = {name: text.encode() for name, text in fleet.trust()["files"].items()}
+    taken = take_newer(keys, files)
+    output.result({"taken": taken}, "\n".join(taken) or "this host has the newest")
+
+
 @app.command("publish")
 def publish(
     keys: Keys = KEYS,

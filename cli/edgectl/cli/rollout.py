@@ -20,6 +20,9 @@ from edgectl.core.windows import Window
 
 app = typer.Typer(name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True)
 
+_MEDIAN_RATIO = 1.5
+"""Of the gates that compare medians, in shadow and between the rollout's windows; a looser `--max-latency-ratio` loosens them, too."""
+
 Id = Annotated[str, typer.Argument(help="Id of the rollout; `edgectl rollout status` lists them.")]
 
 
@@ -56,12 +59,21 @@ def start(
     policy = {
         "probation_s": probation, "min_inferences": min_inferences, "percentile": percentile,
         "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms, "windows": _windows(window or []),
-        "shadow": None if shadow is None else {"percent": shadow, "min_agreement": min_agreement},
+        "shadow": None if shadow is None else {
+            "percent": shadow, "min_agreement": min_agreement, "max_latency_ratio": max(_MEDIAN_RATIO, max_latency_ratio),
+        },
     }  # fmt: skip
     labels = dict(_label(text) for text in label or [])
     with _controller.client(url, token_file) as fleet:
         rollout = fleet.start_rollout(
-            release, slot, policy=policy, labels=labels, devices=device or [], canary=canary, soak_s=soak
+            release,
+            slot,
+            policy=policy,
+            labels=labels,
+            devices=device or [],
+            canary=canary,
+            soak_s=soak,
+            max_latency_ratio=max(_MEDIAN_RATIO, max_latency_ratio),
         )
         if wait:
             with out.progress() as update:

@@ -165,7 +165,7 @@ class DesiredSlot(Message):
     """``name@version``, a path in signed targets."""
     digest: Digest
     """Bundle digest: sha256 of its index.json."""
-    attempt: int = Field(default=1, ge=1)
+    attempt: int = Field(default=1, ge=1, le=MAX_GEN)
     """Raised to try a digest again that this device rolled back."""
     policy: Policy = Policy()
     expires_s: float | None = None

@@ -78,7 +78,11 @@ def broker_files(broker: str, plan: BrokerPlan, devices: Iterable[str] = ()) -> 
 
 def _mosquitto(p: BrokerPlan) -> dict[str, str]:
     acl = [f"# Who may do what, by common name. Written by `edgectl broker config mosquitto`.\nuser {CONTROLLER}"]
-    acl += [f"topic readwrite {Topics(p.fleet).root}/#", ""]
+    acl += [
+        f"topic readwrite {Topics(p.fleet).root}/#",
+        "",
+        "# Mosquitto warns of patterns without %u: they are meant, for every device.",
+    ]
     acl += [f"pattern {r.access} {r.topic.replace(_DEVICE, '%u')}" for r in rules(p.fleet, peer_seeding=p.peer_seeding)]
     conf = f"""\
 # Mosquitto 2.0 or later, for fleet {p.fleet}. Written by `edgectl broker config mosquitto`.

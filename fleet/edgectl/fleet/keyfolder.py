@@ -7,7 +7,7 @@ keys (``*.pem``) as lie on this host. Keys are found by their id, whatever their
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,18 @@ from edgectl.core.signed import Keys, valid_signatures
 from edgectl.core.trust import director_keys
 from edgectl.fleet.signing import EXPIRY, add, delegated_roles, expires_in, follow, load, load_signers, read, roots_in, verified
 
-__all__ = ["ROLES", "Proposal", "keys_of", "own_targets", "propose", "public_files", "root_of", "same", "targets_of"]
+__all__ = [
+    "ROLES",
+    "Proposal",
+    "keys_of",
+    "own_targets",
+    "propose",
+    "public_files",
+    "root_of",
+    "same",
+    "take_newer",
+    "targets_of",
+]
 
 ROLES = ("root", "targets", "online", "director")
 """``online`` signs snapshot and timestamp."""
@@ -44,6 +55,35 @@ def public_files(folder: Path) -> dict[str, bytes]:
     targets = targets_of(folder, root_of(folder))
     names = ["targets.json", *(f"{n}.json" for n in delegated_roles(targets))]
     return {**roots_in(folder), **{n: read(folder / n) for n in names if (folder / n).is_file()}}
+
+
+def take_newer(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Put roots, targets and delegations of the controller in force where they are newer than ours. Returns the files' names.
+
+    Raises :class:`TrustError` for what the keys of this folder's fleet have not signed.
+    """
+    taken = []
+    roots = {**{n: d for n, d in files.items() if n.endswith(".root.json")}, **roots_in(folder)}
+    ordered = dict(sorted(roots.items(), key=lambda item: int(item[0].split(".")[0])))
+    root = follow(ordered)[-1].signed
+    newer = {n: d for n, d in ordered.items() if not (folder / n).is_file()}
+    for name in ("targets.json", *sorted(files.keys() - ordered.keys() - {"targets.json", "snapshot.json", "timestamp.json"})):
+        if name not in files:
+            continue
+        role = name.removesuffix(".json")
+        theirs = verified(root if role == "targets" else targets_of(folder, root), role, files[name], Targets).signed
+        if theirs.version > own_targets(folder, role).version:
+            newer[name] = files[name]
+        if role == "targets":  # delegations are looked up in it
+            taken += _put(folder, newer)
+            newer = {}
+    return taken + _put(folder, newer)
+
+
+def _put(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    for name, data in files.items():
+        atomic_write(folder / name, data)
+    return list(files)
 
 
 def propose(

@@ -10,10 +10,9 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
-from edgectl.core.files import atomic_write
 from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
-from edgectl.fleet.keyfolder import own_targets, propose, root_of, targets_of
-from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, read, verified
+from edgectl.fleet.keyfolder import own_targets, propose, root_of, take_newer, targets_of
+from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, read
 
 __all__ = ["sign_release", "withdraw"]
 
@@ -30,7 +29,7 @@ def sign_release(
     role = delegation or "targets"
     root = root_of(keys)
     if current is not None:
-        _take_newer(keys, root, role, current)
+        take_newer(keys, {f"{role}.json": current})
     targets = copy.deepcopy(own_targets(keys, role, must=True))
     digest = bundle.digest.removeprefix("sha256:")
     profiles = sorted({v.config.profile for v in bundle.variants})
@@ -51,9 +50,8 @@ def withdraw(
 ) -> bytes:
     """Sign targets without ``release``: no device installs it from then on, until newer targets name it again."""
     role = delegation or "targets"
-    root = root_of(keys)
     if current is not None:
-        _take_newer(keys, root, role, current)
+        take_newer(keys, {f"{role}.json": current})
     targets = copy.deepcopy(own_targets(keys, role, must=True))
     path = target_path(release)
     gone = [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
@@ -62,13 +60,6 @@ def withdraw(
     for p in gone:
         del targets.targets[p]
     return _publishable(keys, role, targets, more)
-
-
-def _take_newer(folder: Path, root: Root, role: str, current: bytes) -> None:
-    """The controller's file where it is newer than ours: a second host may have published."""
-    theirs = verified(root if role == "targets" else targets_of(folder, root), role, current, Targets)
-    if theirs.signed.version > own_targets(folder, role).version:
-        atomic_write(folder / f"{role}.json", current)
 
 
 def _publishable(folder: Path, role: str, targets: Targets, more: Iterable[Path]) -> bytes:

@@ -1,0 +1,84 @@
+"""What an operator may ask of a device by a command, and who asked: kept where it overrides what the fleet wished."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgectl.agent.deployer import SlotDeployer
+from edgectl.agent.fetch import Machine
+from edgectl.agent.journal import Journal
+from edgectl.agent.leases import Leases
+from edgectl.agent.telemetry import health
+from edgectl.core.errors import ProtocolError, StorageError
+from edgectl.core.wire import Command
+
+__all__ = ["Commands"]
+
+log = logging.getLogger(__name__)
+
+_MAX_LEASES = 64
+"""Commands are not signed: whoever can send them shall not fill the disk."""
+
+
+class Commands:
+    """``events``: the last ones of the pipelines."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        machine: Machine,
+        journal: Journal,
+        leases: Leases,
+        deployers: Mapping[str, SlotDeployer],
+        events: Sequence[Mapping[str, object]],
+    ) -> None:
+        self._state_dir = state_dir
+        self._machine = machine
+        self._journal = journal
+        self._leases = leases
+        self._deployers = deployers
+        self._events = events
+
+    def obey(self, command: Command) -> dict[str, object]:
+        """Do it, and return the reply's ``result``. Raises :class:`EdgectlError`: it is not possible now, or not a whole command."""
+        if command.op == "probe":
+            return {"facts": sorted(self._machine.facts), "runtimes": sorted(self._machine.runtimes)}
+        if command.op == "logs":
+            return {"events": list(self._events), "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()]}
+        if command.op == "measure":
+            return {"health": health(self._state_dir)}
+        owner = command.owner or "operator"
+        if command.op in ("lock", "unlock"):
+            return self._lease(command, owner)
+        chosen = [d for slot, d in self._deployers.items() if command.slot in (None, slot)]
+        obeyed = [d.order(command.op) for d in chosen]  # every one, not up to the first
+        if not any(obeyed):
+            raise ProtocolError(f"{command.op} is not possible now")
+        if command.op in ("force", "cancel", "rollback"):
+            slots = ", ".join(sorted(d.slot for d, did in zip(chosen, obeyed, strict=True) if did))
+            self._audit(f"{owner}: {command.op} of {slots}: {command.reason or 'no reason given'}")
+        return {"slots": sorted(d.slot for d in chosen)}
+
+    def _lease(self, command: Command, owner: str) -> dict[str, object]:
+        if command.op == "lock":
+            if command.ttl_s is None:
+                raise ProtocolError("a lease needs ttl_s, the seconds after which it runs out")
+            if len(self._leases.owners - {owner}) >= _MAX_LEASES:
+                raise ProtocolError(f"{_MAX_LEASES} others hold a lease already")
+            self._leases.take(owner, command.ttl_s, command.reason)
+        elif not self._leases.drop(owner):
+            raise ProtocolError(f"{owner} holds no lease")
+        self._audit(f"{owner}: {command.op}: {command.reason or 'no reason given'}")
+        for deployer in self._deployers.values():
+            deployer.nudge()
+        return {"owner": owner, "ttl_s": command.ttl_s if command.op == "lock" else 0}
+
+    def _audit(self, what: str) -> None:
+        log.warning("by hand: %s", what)
+        try:
+            self._journal.audit(time.time(), what)
+        except StorageError as e:
+            log.error("%s", e.message)

@@ -1,0 +1,384 @@
+"""Drives one slot through the deployment table: write the state, act, write the result. What a state does is in :mod:`edgectl.agent.deployer`.
+
+Here are the thread, the wishes and orders that reach it from other threads, what is saved and shown, and when a state has to be left.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+
+from edgectl.agent.context import Context
+from edgectl.agent.deployment import BEFORE_ACTIVATION, DEADLINE_S, TRIES, WORKING, Event, resume, step
+from edgectl.agent.fetch import Progress, variant_blobs
+from edgectl.agent.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
+from edgectl.agent.records import Deployment, Installed, Slot
+from edgectl.agent.wayback import WayBack
+from edgectl.core.bundle import Descriptor, Role
+from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
+from edgectl.core.states import TERMINAL, State
+from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
+from edgectl.engines.cache import forget_others
+
+__all__ = ["CLOCK_SET_S", "SlotThread"]
+
+log = logging.getLogger(__name__)
+
+CLOCK_SET_S = 1_600_000_000
+"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
+
+
+class SlotThread(ABC):
+    """One slot, one thread ``deploy-<slot>``."""
+
+    def __init__(self, slot: str, context: Context) -> None:
+        self.slot = slot
+        self._c = context
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._wish: tuple[int, DesiredSlot, bool] | None = None  # gen, what, hold
+        self._crashed = False
+        self._order: str | None = None  # an operator's command: hold, release, rollback
+        self._held = False
+        self._forced = False
+        self._after: Slot | None = None  # what the slot has once the state that runs is left
+        self._d: Deployment | None = context.journal.deployment(slot)
+        self._stage: str | None = None
+        self._pct: float | None = None
+        self._note: Failure | None = None
+        self._way_back = WayBack(slot, context, lambda: self._stopping)
+        self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
+        self._working: tuple[int, State] | None = None
+        self._entered = 0.0  # when the state that runs was entered
+        self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
+
+    @abstractmethod
+    def _act(self, state: State) -> Event:
+        """Do the work of the state, and say what came of it. Raises :class:`Leave`, ``TimeoutError``, :class:`EdgectlError`."""
+
+    # ---- from other threads
+
+    def want(self, gen: int, desired: DesiredSlot, hold: bool) -> None:
+        """A ``desired`` document; older generations are ignored."""
+        with self._wake:
+            if self._wish is None or gen >= self._wish[0]:
+                self._wish = (gen, desired, hold)
+                self._wake.notify_all()
+
+    @property
+    def on_trial(self) -> bool:
+        """A new engine is being activated or in probation."""
+        return self._d is not None and self._d.state in (State.ACTIVATING, State.PROBATION)
+
+    def crash_loop(self) -> None:
+        """The engine of this slot does not survive."""
+        with self._wake:
+            self._crashed = True
+            self._wake.notify_all()
+
+    def order(self, op: str) -> bool:
+        """``hold`` until ``release`` (or a restart) whatever comes before activation, ``force`` past windows and leases, ``cancel``, ``rollback`` in probation.
+
+        False: not possible now.
+        """
+        with self._wake:
+            state = self._d.state if self._d is not None else State.IDLE
+            if op in ("hold", "release"):
+                self._held = op == "hold"
+            elif op == "force" and state in BEFORE_ACTIVATION:
+                self._forced = True
+            elif (op == "cancel" and (state in BEFORE_ACTIVATION or self.on_trial)) or (op == "rollback" and self.on_trial):
+                self._order = op
+            else:
+                return False
+            self._wake.notify_all()
+            return True
+
+    def nudge(self) -> None:
+        """Something outside changed (trust, freeze): look again."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+
+    def report(self) -> ReportedSlot:
+        with self._view:
+            d, stage, pct, note = self._d, self._stage, self._pct, self._note
+        slot = self._c.journal.slot(self.slot)
+        return ReportedSlot(
+            state=d.state if d else State.IDLE,
+            gen=d.gen if d else 0,
+            release=d.desired.release if d else None,
+            digest=d.desired.digest if d else None,
+            stage=stage,
+            pct=pct,
+            active=slot.active.bundle if slot.active else None,
+            active_release=slot.active.release if slot.active else None,
+            previous=slot.previous.bundle if slot.previous else None,
+            error=(d.error if d else None) or note,
+        )
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        self.recover()
+        while not self._stopping:
+            self.turn()
+
+    def recover(self) -> None:
+        """Once, before the first turn: what is on disk goes on where the table says."""
+        if self._d is not None and resume(self._d.state) is not self._d.state:
+            self._persistently(lambda d=self._d: self._save(d.at(resume(d.state))))  # type: ignore[misc]
+
+    def turn(self) -> None:
+        """One state, or one look for news."""
+        if self._d is not None and self._d.state in WORKING:
+            self._persistently(lambda d=self._d: self._work(d))  # type: ignore[misc]
+        else:
+            self._persistently(self._rest)
+
+    def _persistently(self, work: Callable[[], None]) -> None:
+        """The journal cannot be written: nothing may be done until it can. Inference goes on."""
+        try:
+            work()
+        except StorageError as e:
+            log.error("%s: %s", self.slot, e.message)
+            self._note = failure(e, retryable=True)
+            self._c.changed()
+            self._pause(5.0)
+
+    def _rest(self) -> None:
+        """Wait for a wish that is news, or for the engine that serves to crash."""
+        self._take_note()
+        with self._wake:
+            if not (self._news() or self._crashed):
+                self._c.wait(self._wake, 1.0)
+                return
+            wish, crashed, self._crashed = self._wish, self._crashed, False
+        if crashed:
+            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
+        elif wish is not None and self._news():
+            self._begin(*wish)
+
+    def _begin(self, gen: int, desired: DesiredSlot, _hold: bool) -> None:
+        before = self._d.state if self._d else State.IDLE
+        active = self._c.journal.slot(self.slot).active
+        same = active is not None and active.bundle == desired.digest and active.role == self._role
+        event = Event.ALREADY if same else Event.DESIRED
+        self._note = None
+        self._forced = False
+        self._order = None
+        self._save(Deployment(self.slot, gen, step(before, event), desired))
+
+    @property
+    def _role(self) -> Role | None:
+        return self._c.roles.get(self.slot)
+
+    def _news(self) -> bool:
+        """Whether the wish names another digest or attempt than the deployment on record, or the configuration another role."""
+        if self._wish is None:
+            return False
+        gen, desired, _ = self._wish
+        d = self._d
+        if d is None:
+            return True
+        if gen < d.gen:
+            return False
+        if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
+            return True
+        active = self._c.journal.slot(self.slot).active
+        ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
+        return ours and active is not None and active.role != self._role
+
+    def _take_note(self) -> None:
+        """The same wish in a newer document: only the generation and the policy are new."""
+        d = self._d
+        if self._wish is None or d is None or self._wish[0] <= d.gen or self._news():
+            return
+        newer = replace(d, gen=self._wish[0], desired=self._wish[1])
+        self._c.journal.save(newer)
+        with self._view:
+            self._d = newer
+        if self._working == (d.gen, d.state):
+            self._working = (newer.gen, newer.state)
+        self._c.changed()
+
+    def _work(self, d: Deployment) -> None:
+        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again."""
+        error: Failure | None = None
+        limit = TRIES.get(d.state)
+        if self._working != (d.gen, d.state):
+            if limit is not None and d.tries >= limit:
+                self._next(d, Event.TIMEOUT, Failure(code="tries", detail=f"{d.state.value} was interrupted {d.tries} times"))
+                return
+            if limit is not None:
+                self._save(replace(d, tries=d.tries + 1))
+            self._working = (d.gen, d.state)
+            self._entered = self._c.clock()
+        self._after = None
+        try:
+            event = self._act(d.state)
+        except Leave as e:
+            event, error = e.event, e.failure
+        except TimeoutError:
+            event = Event.TIMEOUT
+            error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
+        except StorageError as e:
+            if d.state not in NEEDS_SPACE:
+                self._retry_or_end(d, e)
+                return
+            event, error = Event.NO_SPACE, failure(e)
+        except EdgectlError as e:
+            event, error = EVENT_OF[d.state](e), failure(e)
+        if self._stopping:
+            return  # the state on disk is where the next start goes on
+        self._next(self._d or d, event, error)
+
+    def _retry_or_end(self, d: Deployment, e: StorageError) -> None:
+        """No release is to blame for a disk that takes nothing: the state is tried again, until its deadline."""
+        if self._c.clock() - self._entered <= DEADLINE_S[d.state]:
+            raise e
+        self._next(self._d or d, Event.TIMEOUT, failure(e))
+
+    def _next(self, d: Deployment, event: Event, error: Failure | None) -> None:
+        state = step(d.state, event)
+        log.info("%s: %s --%s--> %s", self.slot, d.state.value, event.value, state.value)
+        if d.error is not None and d.state in (State.PROBATION, State.ROLLING_BACK):
+            error = d.error  # the first cause, kept through the way back
+        given_up = state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD or event is Event.DISAGREES
+        if given_up and (error is None or not error.retryable):
+            self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code if error else event.value)
+        self._note = None
+        self._save(d.at(state, error), self._after)
+        self._working = None
+        if event is Event.HEALTHY:
+            self._c.pipelines.commit(self.slot)
+        if state in TERMINAL:
+            self._collect_garbage()
+
+    # ---- on the way
+
+    def _degrade(self, error: Failure) -> None:
+        """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""
+        d = self._d
+        slot = self._c.journal.slot(self.slot)
+        if not self._way_back.exists(slot):
+            self._note = more(error, "there is no other engine; it is started again and again")
+            self._c.changed()
+            return
+        if d is None or d.state not in TERMINAL:  # a deployment on its way: what serves meanwhile is not its business
+            slot = self._way_back.save(slot)
+        else:
+            if d.installed == slot.active and not error.retryable:
+                self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code)
+            after = d.at(step(d.state, Event.CRASH_LOOP), more(error, "another one serves"))
+            slot = self._way_back.save(slot, after)
+            with self._view:
+                self._d, self._stage, self._pct = after, None, None
+        self._note = more(error, named(slot.active))
+        self._c.changed()
+        try:
+            self._way_back.serve(slot.active)
+        except EngineError as e:
+            self._note = failure(e)
+            self._c.changed()
+
+    # ---- helpers
+
+    def _deployment(self) -> Deployment:
+        assert self._d is not None
+        return self._d
+
+    def _fail(self, failure: Failure) -> None:
+        """Keep the reason through the way back."""
+        self._d = replace(self._deployment(), error=failure)
+
+    def _save(self, d: Deployment, slot: Slot | None = None) -> None:
+        if slot is None:
+            self._c.journal.save(d)
+        else:
+            self._c.journal.save_slot(self.slot, slot, d)
+        with self._view:
+            self._d, self._stage, self._pct = d, None, None
+        self._c.changed()
+
+    def _show(self, stage: str, *, pct: float | None = None, note: Failure | None = None) -> None:
+        if (stage, pct, note) != (self._stage, self._pct, self._note):
+            with self._view:
+                self._stage, self._pct, self._note = stage, pct, note
+            self._c.changed()
+
+    def _progress(self, p: Progress) -> None:
+        self._take_note()
+        note = self._note
+        if p.rejected:
+            note = Failure(
+                code="integrity", detail=f"{p.rejected} chunks were not what was signed; asked for again", retryable=True
+            )
+        self._show("fetching", pct=100.0 * p.done / p.total if p.total else 100.0, note=note)
+
+    def _cancelled(self, state: State) -> Callable[[], bool]:
+        entered = self._entered
+
+        def cancelled() -> bool:
+            crashed = self._crashed and state not in BEFORE_ACTIVATION
+            over = self._c.clock() - entered > DEADLINE_S[state]
+            return self._stopping or crashed or self._order == "cancel" or over or self._expired(state) or self._news()
+
+        return cancelled
+
+    def _expired(self, state: State) -> bool:
+        """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
+        until_s = self._deployment().desired.expires_s
+        now_s = self._c.wall()
+        return state in BEFORE_ACTIVATION and until_s is not None and now_s >= CLOCK_SET_S and now_s > until_s
+
+    def _guard(self, state: State, extra_s: float = 0.0) -> None:
+        """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish; TimeoutError past its deadline."""
+        self._take_note()
+        if self._stopping or self._news():
+            raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
+        if self._order == "cancel":
+            self._order = None
+            raise Leave(Event.CANCELED, "operator", "canceled by command")
+        if self._expired(state):
+            raise Leave(Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True)
+        if self._c.clock() - self._entered > DEADLINE_S[state] + extra_s:
+            raise TimeoutError
+        if self._crashed and state in BEFORE_ACTIVATION:
+            self._crashed = False
+            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
+
+    def _pause(self, seconds: float) -> None:
+        with self._wake:
+            if not self._stopping:
+                self._c.wait(self._wake, seconds)
+
+    def _collect_garbage(self) -> None:
+        """Keep what slots and deployments refer to. Failing to tidy up is not failing to deploy."""
+        if not self._c.disk.acquire(blocking=False):
+            return  # another slot is fetching; its own end tidies up
+        try:
+            kept = self._c.journal.kept()
+            blobs = {d.digest for i in kept for d in self._blobs_of(i)} | {i.manifest for i in kept}
+            freed = self._c.store.collect_garbage(blobs | {i.bundle for i in kept})
+            freed += forget_others(self._c.engine_cache, blobs) if self._c.engine_cache is not None else 0
+            log.info("%s: freed %d bytes", self.slot, freed)
+        except EdgectlError as e:
+            log.warning("%s: nothing was tidied up: %s", self.slot, e.message)
+        finally:
+            self._c.disk.release()
+
+    def _blobs_of(self, installed: Installed) -> list[Descriptor]:
+        """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for ever."""
+        try:
+            return variant_blobs(self._c.store.blobs, [installed])
+        except BundleError as e:
+            log.warning("%s: %s is not whole: %s", self.slot, installed.release, e.message)
+            return []
