@@ -10,23 +10,29 @@ import pytest
 from onnx import ModelProto, numpy_helper
 from tests.builder.conftest import Save, images, residual_net
 
+from edgectl.builder import plans
 from edgectl.builder.accuracy import Judge
 from edgectl.builder.build import BuildReport, build
 from edgectl.builder.calibrate import CalibrationTable, calibrate
-from edgectl.builder.data import Sample
+from edgectl.builder.candidates import Candidate
+from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
 from edgectl.builder.follow import Former, Release, follow, read_release, update_notes, with_followed
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ladder import Rungs
+from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import reconstruct
 from edgectl.builder.sensitivity import outputs_of, sqnr_db
 from edgectl.builder.slim import slim
 from edgectl.builder.variants import VariantPlan
+from edgectl.builder.work import Work
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, SessionSettings
 from edgectl.core.delta import make_delta
 from edgectl.core.errors import IntegrityError, UsageError
 from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.device_profiles.catalogue import load_profile
+from edgectl.device_profiles.probe import probe
 from edgectl.engines.open import open_model
 
 X86 = FAMILIES["x86-vnni"]
@@ -126,6 +132,10 @@ def test_a_range_is_kept_unless_it_is_outgrown_or_hardly_used() -> None:
         names = [t for t in plain.placement.tensors if t != "image"]
         assert {t.name: t for t in q.model.graph.initializer}["image_scale"] == was["image_scale"]
         now = {t.name: t for t in q.model.graph.initializer}
+        value = {n: numpy_helper.to_array(t) for n, t in now.items()}
+        x, w, b = (value[f"{n}_scale"] for n in ("r1", "point_weight", "point_bias"))
+        np.testing.assert_allclose(b, x * w, rtol=1e-6)  # the kernel adds products of codes to codes of the bias
+        np.testing.assert_allclose(value["point_bias_q"] * b, np.asarray(GraphIndex(base).weights("b2")), atol=1e-4)
         return [now[f"{t}_scale"] == was[f"{t}_scale"] for t in names]
 
     assert all(scales(1.02))
@@ -144,6 +154,9 @@ def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_not
     assert np.flatnonzero(grew != 1).tolist() == [3]
     value = after["point_weight_q"][3] * after["point_weight_scale"][3]
     assert np.abs(value - moved["point"][3]).max() <= after["point_weight_scale"][3]
+    given = moved["point"].copy()
+    reconstruct(q, new, X86, FEEDS, towards=moved)
+    assert np.array_equal(moved["point"], given)
 
 
 def test_a_new_head_is_built_anew_and_the_rest_follows() -> None:
@@ -234,3 +247,17 @@ def test_a_variant_without_a_successor_is_named() -> None:
     assert update_notes(release, [plan]) == [
         "cpu: openvino-int8 of net@1 has no successor: who runs it fetches another engine whole"
     ]
+
+
+def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = residual_net()
+    q = followed(base, release_of(base, rebuilt(base).model)).recipes["follow-full"]
+    work = Work(
+        base, table_of(base), Slices([], [], [], "sha256:" + "0" * 64), TENSOR, probe(), PassLog([]), 0.01, [], lambda *_: None,
+        rungs={"x86-vnni": Rungs({"full": rebuilt(base), "follow-full": q}, {}, ())},
+    )  # fmt: skip
+    searched: list[Candidate] = []
+    monkeypatch.setattr(plans, "_search", lambda work, p, bases, *_: searched.extend(bases))
+    plans._measure(work, load_profile("cpu"), "x86-vnni", 1.0, 0.0, 1)
+    assert {c.graph.recipe for c in searched} == {"float", "full", "follow-full"}
+    assert {c.graph.recipe for c in searched if c.graph.followed} == {"follow-full"}

@@ -38,7 +38,7 @@ def test_certificate_names_its_device_and_may_do_nothing_but_connect(ca: FleetCa
 def test_device_without_a_clock_can_check_the_broker(ca: FleetCa) -> None:
     server = of(ca.issue_server(["broker.lan", "10.0.0.2"]).cert)
     for cert in (server, of(ca.certificate)):
-        assert cert.not_valid_before_utc.year == 2000
+        assert cert.not_valid_before_utc.timestamp() == 0, "where a clock without a battery begins"
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["broker.lan"]
     assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.2"]

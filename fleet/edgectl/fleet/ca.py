@@ -29,8 +29,8 @@ __all__ = ["CONTROLLER", "Certificate", "FleetCa", "Issued"]
 CONTROLLER = "Controller"
 """The controller's common name. No device can be called so: names of devices have no capitals."""
 
-_ALWAYS = datetime(2000, 1, 1, tzinfo=timezone.utc)
-"""Start of the CA's and the broker's certificate: a device whose clock has not been set checks them, too."""
+_ALWAYS = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""Start of the CA's and the broker's certificate: a device whose clock has not been set, and counts from here, checks them, too."""
 _CA_DAYS, _SERVER_DAYS = 20 * 365, 5 * 365
 
 
