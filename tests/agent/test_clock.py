@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.agent.clock import TOLERANCE_S, TimeFloor
+from edgectl.agent.clock import RELEASED_S, TOLERANCE_S, TimeFloor
 
 YEAR = 365 * 86400.0
 _STEP = st.tuples(st.sampled_from(["wait", "attest", "reboot", "wall"]), st.floats(0, YEAR), st.floats(-40 * YEAR, 40 * YEAR))
@@ -47,3 +49,7 @@ def test_signer_who_takes_his_word_back_moves_the_bound_down_but_not_below_the_b
     assert floor.attest(1.9e9, 100.0, built_s=1.0).at(200.0) == 1.9e9 + 100
     assert floor.attest(1.0e9, 100.0, built_s=1.5e9).at(100.0) == 1.5e9
     assert floor.attest(0, 100.0, built_s=1.0) == floor, "one who says nothing takes nothing back"
+
+
+def test_release_time_is_not_later_than_now_nor_older_than_the_code() -> None:
+    assert 1_793_000_000 < RELEASED_S < time.time(), "a release from the future would block every install"

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["TOLERANCE_S", "TimeFloor"]
+__all__ = ["RELEASED_S", "TOLERANCE_S", "TimeFloor"]
 
 TOLERANCE_S = 300.0
 """Clocks of device and controller may differ by this much before the device's is called untrusted."""
+
+RELEASED_S = 1_793_491_200.0
+"""No clock is right that says it is earlier than this code: 2026-11-01, moved on with each release. Not the time of a file, which
+whatever clock the device was installed under has set."""
 
 
 @dataclass(frozen=True)

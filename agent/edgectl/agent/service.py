@@ -6,6 +6,7 @@ telemetry sender, and two of the control link. The bulk link exists only while s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -339,6 +340,9 @@ class _Agent:
             return
         except StorageError as e:  # the generation could not be written down: asked again until it can
             log.error("desired state waits: %s", e.message)
+            with contextlib.suppress(StorageError):
+                if self._spool.give_way():
+                    log.warning("the telemetry that waited was thrown away to make room")
             self._unkept = payload
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             self._wake.set()

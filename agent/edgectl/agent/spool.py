@@ -23,6 +23,10 @@ __all__ = ["Kind", "Row", "Spool"]
 log = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 4 << 20
+_LOG_PAGES = 64
+"""Pages of the write-ahead log before they go into the file: the log is on top of ``max_bytes``."""
+_WORTH_GIVING = 256 << 10
+"""Bytes of the files below which throwing them away helps nobody."""
 
 Kind = Literal["event", "tele"]
 
@@ -42,17 +46,13 @@ class Spool:
     def __init__(self, path: Path, *, max_bytes: int = 50 << 20, max_age_s: float = 48 * 3600.0) -> None:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
+        self._path = path
         self._lock = threading.Lock()
         self.dropped = 0
         """Rows given up since this start."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = self._open(path)
-        except sqlite3.OperationalError as e:
-            # The disk is full or read-only, which says nothing about the file: inference must not wait for it.
-            log.error("the spool keeps nothing over a restart: %s", e)
-            self._max_bytes = min(max_bytes, _MEMORY_BYTES)
-            self._db = self._open(Path(":memory:"))
+            self._db = self._open_or_memory()
         except sqlite3.DatabaseError as e:
             log.warning("the spool is corrupt and starts anew: %s", e)
             with _errors():
@@ -62,6 +62,15 @@ class Spool:
                 self._db = self._open(path)
         self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[0]
 
+    def _open_or_memory(self) -> sqlite3.Connection:
+        try:
+            return self._open(self._path)
+        except sqlite3.OperationalError as e:
+            # The disk is full or read-only, which says nothing about the file: inference must not wait for it.
+            log.error("the spool keeps nothing over a restart: %s", e)
+            self._max_bytes = min(self._max_bytes, _MEMORY_BYTES)
+            return self._open(Path(":memory:"))
+
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -69,6 +78,7 @@ class Spool:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, created REAL, topic TEXT, payload BLOB)"
             )
@@ -103,8 +113,24 @@ class Spool:
     def delete(self, row: Row) -> None:
         """The broker has acknowledged it."""
         with self._lock, _errors():
-            if self._db.execute("DELETE FROM spool WHERE id = ?", (row.id,)).rowcount:
+            if self._db.execute("DELETE FROM spool WHERE id = ? AND created = ?", (row.id, row.created_s)).rowcount:
                 self._bytes -= len(row.payload)
+
+    def give_way(self) -> bool:
+        """Throw away all that waits, files included, so that what the device must not forget finds room. False: there is little to give.
+
+        Deleting rows would not do: on a full disk that takes room first. What is lost is counted in :attr:`dropped`.
+        """
+        files = [self._path, *(self._path.with_name(self._path.name + s) for s in ("-wal", "-shm"))]
+        with self._lock, _errors():
+            if sum(f.stat().st_size for f in files if f.is_file()) < _WORTH_GIVING:
+                return False
+            self.dropped += int(self._db.execute("SELECT count(*) FROM spool").fetchone()[0])
+            self._db.close()
+            for f in files:
+                f.unlink(missing_ok=True)
+            self._db, self._bytes = self._open_or_memory(), 0
+        return True
 
     def close(self) -> None:
         with self._lock:

@@ -27,7 +27,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Time
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
-from edgectl.agent.clock import TimeFloor
+from edgectl.agent.clock import RELEASED_S, TimeFloor
 from edgectl.agent.journal import Journal
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.errors import StorageError, TrustError
@@ -99,7 +99,7 @@ class TrustStore:
         profile: str | None = None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-        built_s: float | None = None,
+        built_s: float = RELEASED_S,
     ) -> None:
         """``profile``: whose delegated releases count; ``built_s``: when this agent was built, Unix time.
 
@@ -112,7 +112,7 @@ class TrustStore:
         self._steady = steady
         self._lock = threading.RLock()
         self._kept = folder / "trust.json"
-        self._built_s = Path(__file__).stat().st_mtime if built_s is None else built_s
+        self._built_s = built_s
         self.version: int | None = None
         """Version of the targets metadata that was last verified."""
         try:
