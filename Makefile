@@ -12,7 +12,7 @@ test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest
 
 quicktest: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow' --ignore tests/delivery
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

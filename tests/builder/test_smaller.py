@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.builder.conftest import Save, residual_net
 
+from edgectl.builder import plans
 from edgectl.builder.build import build
 from edgectl.builder.data import Sample
 from edgectl.builder.smaller import Shrunk, SmallerInput, parse_smaller
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
-from edgectl.core.task import ImageInput
+from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
@@ -50,25 +52,29 @@ def test_option_that_makes_no_sense_is_refused(text: str) -> None:
         parse_smaller(text)
 
 
-@pytest.mark.slow
-def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(tmp_path: Path) -> None:
-    r = reference("yard-detector")
+def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
+    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "WORTH", 1e9)  # here, today, it is
+    task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     build(
-        r.model, profiles=["cpu"], task=load_task(str(r.task)), calibration="synth://yard?seed=1&paced=0&fps=1&seconds=32", out=tmp_path / "b",
-        minutes=0.05, max_drop=1.0, smaller=SmallerInput(0.5, 1.0),
+        save(residual_net()), profiles=["cpu", "jetson-orin"], task=task, calibration=None, random_calibration=True, out=tmp_path / "b",
+        minutes=0.02, smaller=SmallerInput(0.5),
     )  # fmt: skip
     bundle, machine = Bundle(tmp_path / "b"), probe()
     bundle.verify()
     small = bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role="small-input")
     spec = small.config.task.input
     assert isinstance(spec, ImageInput)
-    assert (spec.width, spec.height) == (160, 96)
+    assert (spec.width, spec.height) == (16, 16)
     assert small.config.roles == ("small-input",)
     engine = open_engine(small)
+    assert engine.inputs[0].shape == (1, 3, 16, 16)
     check_golden(engine, small)
     engine.close()
     for role in (None, "fast", "accurate", "low-power"):
         assert "small-input" not in bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role=role).config.roles
+    assert "tensorrt-int8-float16-small-input" in {v.config.variant for v in bundle.variants}
 
 
 def test_model_that_takes_no_picture_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from edgectl.models import reference
 pytest.importorskip("openvino")
 
 SIGNALLED = """
-import os, signal, sys
+import os, signal, sys, time
 from edgectl.engines.open import open_model
 from edgectl.engines.signal_stack import SS_DISABLE, current_signal_stack
 from edgectl.models import reference
@@ -29,7 +29,8 @@ del second, third
 assert current_signal_stack().flags == SS_DISABLE, "OpenVINO's signal stack is still set"
 try:
     os.kill(os.getpid(), signal.SIGINT)
-    signal.pause()
+    while True:  # not pause(): another thread may get the signal, and then nothing wakes this one
+        time.sleep(0.01)
 except KeyboardInterrupt:
     sys.exit(7)
 """
