@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl.agent.spool import Spool
+from edgectl.core.errors import StorageError
 
 
 def topics(spool: Spool) -> list[str]:
@@ -84,6 +87,24 @@ def test_spool_gives_its_files_up_and_goes_on(tmp_path: Path) -> None:
     spool.delete(before)  # its acknowledgement comes late, and the new file counts from one again
     assert [r.payload for r in spool.oldest(9)] == [b"after"]
     assert not spool.give_way(), "there is nothing to gain"
+    spool.close()
+
+
+def test_files_that_cannot_be_removed_do_not_end_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    for i in range(8):
+        spool.put("tele", "t", bytes(100_000), float(i))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "unlink", refuse)
+        with pytest.raises(StorageError):
+            spool.give_way()
+    spool.put("tele", "t", b"after", 9.0)
+    assert spool.oldest(20)[-1].payload == b"after"
+    assert (spool.size, spool.dropped) == (800_005, 0)
     spool.close()
 
 

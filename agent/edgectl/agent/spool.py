@@ -125,11 +125,15 @@ class Spool:
         with self._lock, _errors():
             if sum(f.stat().st_size for f in files if f.is_file()) < _WORTH_GIVING:
                 return False
-            self.dropped += int(self._db.execute("SELECT count(*) FROM spool").fetchone()[0])
+            waited = int(self._db.execute("SELECT count(*) FROM spool").fetchone()[0])
             self._db.close()
-            for f in files:
-                f.unlink(missing_ok=True)
-            self._db, self._bytes = self._open_or_memory(), 0
+            try:
+                for f in files:
+                    f.unlink(missing_ok=True)
+            finally:  # a disk that is read-only gives nothing, and telemetry has to go on all the same
+                self._db = self._open_or_memory()
+                self._bytes, left = self._db.execute("SELECT coalesce(sum(length(payload)), 0), count(*) FROM spool").fetchone()
+                self.dropped += max(0, waited - left)
         return True
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli import _controller
+from edgectl.cli._keys import KEYS, Keys, More
 from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import TrustError, UsageError
 
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from edgectl.fleet.keyfolder import Proposal
 
 app = typer.Typer(name="keys", help="The keys that sign releases.", no_args_is_help=True)
-
-Keys = Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")]
-More = Annotated[
-    list[Path] | None, typer.Option("--key", help="A private key, or a folder of them, on another medium; may be repeated.")
-]
-KEYS = Path("keys")
 
 _SOON_S = {"root": 60 * 86400.0}
 _SOON_DEFAULT_S = 21 * 86400.0

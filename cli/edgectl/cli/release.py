@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from edgectl.cli import _controller
+from edgectl.cli._keys import KEYS, Keys, More
 from edgectl.cli._output import Json, Output, table
 
 app = typer.Typer(name="release", help="Bundles under a name and version, signed.", no_args_is_help=True)
@@ -17,7 +18,7 @@ app = typer.Typer(name="release", help="Bundles under a name and version, signed
 @app.command("publish")
 def publish(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    keys: Keys = KEYS,
     delta_from: Annotated[
         str | None,
         typer.Option(
@@ -26,7 +27,7 @@ def publish(
     ] = None,
     no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
     delegation: Annotated[str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")] = None,
-    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -53,9 +54,9 @@ def publish(
 @app.command("withdraw")
 def withdraw(
     release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
-    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
+    keys: Keys = KEYS,
     delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
-    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -75,8 +76,8 @@ def withdraw(
 def share(
     bundle: Annotated[Path, typer.Argument(help="Folder of the published bundle that the plan was compiled from.")],
     plan: Annotated[Path, typer.Argument(help="Folder that `edgectl finalise --export` made on a device.")],
-    keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
-    key: Annotated[list[Path] | None, typer.Option(help="A private key, or a folder of them, on another medium.")] = None,
+    keys: Keys = KEYS,
+    key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
