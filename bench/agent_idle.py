@@ -94,8 +94,8 @@ def measure(process: psutil.Process, seconds: float) -> dict[str, object]:
     return {
         "seconds": round(took, 1),
         "cpu_of_a_core": round((after.user + after.system - before.user - before.system) / took, 4),
-        "rss_mb": round(memory.rss / 2**20, 1),
-        "uss_mb": round(memory.uss / 2**20, 1),
+        "rss_mb": round(memory.rss / 1e6, 1),
+        "uss_mb": round(memory.uss / 1e6, 1),
         "threads": process.num_threads(),
         "heavy": sorted({h for h in HEAVY for m in maps if h in m.lower()}),
     }

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -22,13 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def commands() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
 
-    def walk(command: object, path: tuple[str, ...]) -> None:
-        inner = getattr(command, "commands", None)
-        if inner is None:
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        if not hasattr(command, "list_commands"):
             found.append(path)
             return
-        for name, child in inner.items():
-            walk(child, (*path, name))
+        for name in command.list_commands(None):
+            walk(command.get_command(None, name), (*path, name))
 
     walk(get_command(app), ())
     return found

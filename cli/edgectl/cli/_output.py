@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from edgectl.core.errors import EdgectlError
+
+if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives for months and shows nothing
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 __all__ = ["Json", "Output", "plain", "table"]
 
@@ -34,12 +35,23 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        Output.current = self
+
+    # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
+
+    @cached_property
+    def stdout(self) -> Console:
+        from rich.console import Console
+
         # A pipe has no width: tables must not be cut to 80 columns there.
         width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
-        # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
-        self.stdout = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        Output.current = self
+        return Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    @cached_property
+    def stderr(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def result(self, value: Any, text: RenderableType | Callable[[], RenderableType] | None = None) -> None:
         """The result of the command: ``value`` as JSON, or ``text`` (built only when it is shown)."""
@@ -77,6 +89,8 @@ class Output:
 
             yield quiet
             return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self.stderr, transient=True) as bar:
             task = bar.add_task("", total=1.0)
@@ -91,6 +105,8 @@ class Output:
 
     def fail(self, error: EdgectlError) -> None:
         """One sentence on what is wrong and the next step; on stdout as ``{"error": …}`` with ``--json``."""
+        from rich.text import Text
+
         if self.as_json:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
@@ -101,6 +117,8 @@ class Output:
 
 def table(*headers: str, title: str | None = None) -> Table:
     """A table in the house's looks; headers that start with ``>`` are numbers and aligned right."""
+    from rich.table import Table
+
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
         made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgectl.cli._output import Json, Output
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help=True)
 
@@ -19,7 +22,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
-    out = Output(json)
+    Output(json)
     from edgectl.agent.config import load_agent_config
     from edgectl.agent.service import run_agent
     from edgectl.cli._logging import log_to_stderr
@@ -29,5 +32,5 @@ def run(
     if state is not None:
         loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
-    out.say(f"device {loaded.name} of fleet {loaded.fleet}, broker {loaded.broker.host}:{loaded.broker.port}")
+    log.info("device %s of fleet %s, broker %s:%d", loaded.name, loaded.fleet, loaded.broker.host, loaded.broker.port)
     run_agent(loaded, stop_event())

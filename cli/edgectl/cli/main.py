@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
-from edgectl.cli import (
-    agent,
-    bench,
-    broker,
-    build,
-    bundle,
-    controller,
-    demo,
-    device,
-    doctor,
-    finalise,
-    fleet,
-    keys,
-    models,
-    profiles,
-    release,
-    rollout,
-    run,
-    store,
-)
 from edgectl.cli._output import Output
 from edgectl.cli._signals import follow_parent
 from edgectl.core.errors import EdgectlError, UsageError
@@ -38,8 +21,40 @@ __all__ = ["app", "main"]
 # Typer brings a copy of click from 0.20 on and needs click itself before: this is the one that it raises.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+_COMMANDS = (
+    "build", "bench", "finalise", "run", "doctor", "bundle", "profiles", "models", "keys", "broker", "device", "agent", "controller",
+    "release", "rollout", "fleet", "store", "demo",
+)  # fmt: skip
+"""In the order of the help. The file of that name has a group ``app``, or one command of the file's name."""
+
+
+class _Commands(TyperGroup):
+    """Imports the file of the command that is asked for: the agent, which shares a small device with its pipelines, carries no other."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            self.commands.update({name: self._load(name) for name in _COMMANDS})  # what a misspelt name is compared with
+            return None
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = self._load(cmd_name)
+        return self.commands[cmd_name]
+
+    @staticmethod
+    def _load(name: str) -> Any:
+        file = import_module(f"edgectl.cli.{name}")
+        if hasattr(file, "app"):
+            return get_group(file.app)
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(getattr(file, name))
+        return get_command(alone)
+
+
 app = typer.Typer(
     name="edgectl",
+    cls=_Commands,
     help="Take a trained ONNX model from a workstation to a fleet of cameras, cars and voice devices, and keep it honest there.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -60,16 +75,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-app.command("build")(build.build)
-app.command("bench")(bench.bench)
-app.command("finalise")(finalise.finalise)
-app.command("run")(run.run)
-app.command("doctor")(doctor.doctor)
-for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet, store):
-    app.add_typer(_noun.app)
-app.add_typer(demo.app)
 
 
 _EXTRAS = {
