@@ -28,7 +28,11 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     assert inventory.devices() == {"cam": device}
     assert inventory.releases() == {"m@1": Release("m@1", D, ("cpu", "jetson-orin"), 1.0)}
     assert inventory.rollouts(active=True) == {"r1": (spec, progress)}
-    inventory.save_rollout(spec, progress.model_copy(update={"state": RolloutState.DONE}))
+    done = progress.model_copy(update={"state": RolloutState.DONE})
+    inventory.save_rollout(spec, done)
+    assert inventory.rollouts(active=True) == {"r1": (spec, done)}, "a device is not through yet"
+    committed = {"cam": progress.members["cam"].model_copy(update={"outcome": Outcome.COMMITTED})}
+    inventory.save_rollout(spec, done.model_copy(update={"members": committed}))
     assert inventory.rollouts(active=True) == {}
     assert [e.text for e in inventory.events()] == ["began"]
     inventory.close()

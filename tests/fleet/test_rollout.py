@@ -58,11 +58,11 @@ class Sim:
         self.log += actions
         return actions
 
-    def report(self, name: str, state: State, digest: str = NEW, error: str | None = None) -> None:
+    def report(self, name: str, state: State, digest: str = NEW, error: str | None = None, *, retryable: bool = False) -> None:
         v = self.views[name]
         wish = v.desired["gate"]
         active = digest if state in (State.COMMITTED, State.PROBATION) else OLD
-        failure = Failure(code="health", detail=error) if error else None
+        failure = Failure(code="health", detail=error, retryable=retryable) if error else None
         r = ReportedSlot(state=state, gen=v.gen, release=wish.release, digest=wish.digest, active=active, error=failure)
         self.views[name] = replace(v, reported={"gate": r}, seen_s=self.now)
 
@@ -250,3 +250,74 @@ def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(n: int, c
         assert sim.progress.state is RolloutState.STOPPED
     if sim.progress.state is RolloutState.STOPPED:
         assert all(v.desired["gate"] == BEFORE for v in sim.views.values())
+
+
+def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as_failed() -> None:
+    spec = SPEC.model_copy(update={"retries": 2, "retry_after_s": 100.0, "max_canary_failures": 1})
+    sim = Sim(3, spec)
+    first, other = sorted(a.device for a in sim.step())
+    sim.report(other, State.COMMITTED)
+    sim.report(first, State.FAILED, error="the disk is full", retryable=True)
+    for attempt, wait_s in ((2, 100), (3, 200)):
+        assert sim.step() == []
+        assert sim.progress.members[first].outcome is Outcome.RETRYING
+        assert sim.step(dt=wait_s - 2) == [], "the wave waits for it"
+        [again] = sim.step(dt=3)
+        assert (again.device, again.desired and again.desired.attempt) == (first, attempt), "an end that was reported stays one"
+        sim.step()
+        assert sim.progress.members[first].outcome is Outcome.ADMITTED, "what it said before is about the attempt before"
+        sim.report(first, State.FAILED, error="the disk is full", retryable=True)
+    sim.step()
+    assert sim.progress.members[first].outcome is Outcome.FAILED
+    assert sim.progress.state is RolloutState.RUNNING
+
+
+@pytest.mark.parametrize(("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)])
+def test_what_speaks_against_the_release_is_not_tried_again(state: State, retryable: bool) -> None:
+    sim = Sim(2)
+    [a, _] = sim.step()
+    sim.report(a.device, state, error="it disagrees", retryable=retryable)
+    sim.step()
+    assert sim.progress.members[a.device].outcome is Outcome.FAILED
+
+
+def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back() -> None:
+    sim = Sim(4, SPEC.model_copy(update={"soak_s": 0}))
+    sim.step()
+    away = next(n for n in sim.views if n not in sim.admitted)
+    for _ in range(6):
+        for name, v in sim.views.items():
+            if name in sim.admitted and name != away:
+                sim.report(name, State.COMMITTED)
+            elif name == away:
+                sim.views[name] = replace(v, online=False)
+        sim.step(dt=700)
+    assert sim.progress.state is RolloutState.DONE
+    assert sim.progress.members[away].outcome is Outcome.AWAY
+    assert sim.progress.unfinished
+    sim.views[away] = replace(sim.views[away], online=True)
+    sim.report(away, State.FAILED, error="no time", retryable=True)
+    sim.step()
+    assert sim.progress.members[away].outcome is Outcome.RETRYING
+    [again] = sim.step(dt=301)
+    assert again.device == away
+    sim.report(away, State.COMMITTED)
+    sim.step()
+    assert sim.progress.members[away].outcome is Outcome.COMMITTED
+    assert not sim.progress.unfinished
+
+
+def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
+    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    [canary] = sim.step()
+    sim.report(canary.device, State.COMMITTED)
+    away = next(n for n in sim.views if n != canary.device)
+    sim.views[away] = replace(sim.views[away], online=False, seen_s=0.0)
+    for _ in range(4):
+        sim.step(dt=700)
+    assert sim.progress.state is RolloutState.DONE
+    assert sim.progress.unfinished
+    sim.views[away] = replace(sim.views[away], desired={"gate": BEFORE})
+    assert sim.step() == []
+    assert sim.progress.members[away].outcome is Outcome.SUPERSEDED
+    assert not sim.progress.unfinished

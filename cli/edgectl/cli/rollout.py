@@ -47,6 +47,9 @@ def start(
         float | None, typer.Option(min=0.1, max=100, help="First run it beside the old engine on this percentage of frames.")
     ] = None,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")] = 0.9,
+    retries: Annotated[
+        int, typer.Option(min=0, max=20, help="How often a device is asked again that had no space or no time to fetch it.")
+    ] = 3,
     shared_plans: Annotated[
         bool,
         typer.Option(
@@ -81,6 +84,7 @@ def start(
             canary=canary,
             soak_s=soak,
             max_latency_ratio=max(_MEDIAN_RATIO, max_latency_ratio),
+            retries=retries,
         )
         if wait:
             with out.progress() as update:

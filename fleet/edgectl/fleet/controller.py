@@ -70,6 +70,7 @@ class RolloutRequest(Message):
     max_canary_failures: int = Field(default=0, ge=0)
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     max_latency_ratio: float | None = 1.5
+    retries: int = Field(default=3, ge=0, le=20)
     rollback: bool = True
 
 
@@ -237,11 +238,15 @@ class Controller:
                         f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}",
                         hint=f"wait for it, or `edgectl rollout abort {spec.id}`",
                     )
-            earlier = [s for s, _ in known.values() if s.slot == request.slot and s.digest == release.digest]
+            asked = [
+                s.attempt + max((m.tries for m in p.members.values()), default=0)
+                for s, p in known.values()
+                if s.slot == request.slot and s.digest == release.digest
+            ]
             spec = RolloutSpec(
                 id=f"{request.slot}-{len(known) + 1}",
                 digest=release.digest,
-                attempt=1 + len(earlier),
+                attempt=1 + max(asked, default=0),
                 **request.model_dump(),
             )
             self.inventory.save_rollout(spec, Progress())

@@ -75,6 +75,8 @@ _events = Table(
     Column("text", Text, nullable=False),
 )
 _MAX_EVENTS = 10_000
+_STRAGGLERS = "stragglers"
+"""In the column ``state``: a rollout that is done, and some device has not come back yet."""
 
 
 @dataclass
@@ -154,10 +156,10 @@ class Inventory:
             db.execute(delete(_releases).where(_releases.c.release == release))
 
     def rollouts(self, *, active: bool = False) -> dict[str, tuple[RolloutSpec, Progress]]:
-        """Rollout id → spec and progress, oldest first."""
+        """Rollout id → spec and progress, oldest first. ``active``: only those with a device that has to be looked after."""
         query = select(_rollouts).order_by(_rollouts.c.created_s)
         if active:
-            query = query.where(_rollouts.c.state.in_([s.value for s in ACTIVE]))
+            query = query.where(_rollouts.c.state.in_([*(s.value for s in ACTIVE), _STRAGGLERS]))
         return {
             r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in self._all(query)
         }
@@ -169,7 +171,7 @@ class Inventory:
             "id": spec.id,
             "spec": spec.encode().decode(),
             "progress": progress.encode().decode(),
-            "state": progress.state.value,
+            "state": _STRAGGLERS if progress.unfinished and progress.state not in ACTIVE else progress.state.value,
             "created_s": created,
         }
         self._replace(_rollouts, "id", values)

@@ -27,6 +27,9 @@ __all__ = [
 
 _RISKY = frozenset({State.ACTIVATING, State.PROBATION, State.ROLLING_BACK})
 _FAILED = TERMINAL - {State.COMMITTED}
+_AGAIN = frozenset({State.FAILED, State.EXPIRED})
+"""Ends before anything was activated: where the device says that it was not the release's fault, it is worth another try."""
+_MAX_BACKOFF_S = 6 * 3600.0
 
 
 class RolloutState(str, Enum):
@@ -44,11 +47,18 @@ ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLL
 class Outcome(str, Enum):
     WAITING = "waiting"
     ADMITTED = "admitted"
+    RETRYING = "retrying"
+    """It could not, for a reason that passes (no space, no time); it is asked again."""
     COMMITTED = "committed"
     FAILED = "failed"
     AWAY = "away"
     """Offline; it takes the release when it is back, and nobody waits for it."""
     RESTORED = "restored"
+    SUPERSEDED = "superseded"
+    """Another release took the slot before the device was back."""
+
+
+_OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY})
 
 
 class RolloutSpec(Message):
@@ -76,6 +86,10 @@ class RolloutSpec(Message):
     max_canary_failures: int = Field(default=0, ge=0)
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     max_latency_ratio: float | None = Field(default=1.5, gt=0)
+    retries: int = Field(default=3, ge=0, le=20)
+    """How often a device is asked again that could not fetch or store the release."""
+    retry_after_s: float = Field(default=300.0, gt=0)
+    """Until the first of them; each takes twice as long as the one before, at most 6 h."""
     rollback: bool = True
     """On failure, devices that already have the release get back what they had."""
 
@@ -84,6 +98,10 @@ class Member(Message):
     wave: int
     outcome: Outcome = Outcome.WAITING
     admitted_s: float | None = None
+    tries: int = 0
+    """How often it was asked again."""
+    retry_s: float | None = None
+    """When it is asked again."""
     before: DesiredSlot | None = None
     detail: str | None = None
 
@@ -94,6 +112,12 @@ class Progress(Message):
     wave: int = 0
     wave_done_s: float | None = None
     members: dict[str, Member] = {}
+
+    @property
+    def unfinished(self) -> bool:
+        """Somebody still has to be looked after: also when a rollout is done, those who are not back yet."""
+        stragglers = self.state is RolloutState.DONE and any(m.outcome in _OPEN for m in self.members.values())
+        return self.state in ACTIVE or stragglers
 
 
 @dataclass(frozen=True)
@@ -138,6 +162,8 @@ def plan(
     spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float, evidence: Evidence | None = None
 ) -> tuple[Progress, list[SetSlot]]:
     """One step. Returns the new progress and what to write; the same input gives the same answer."""
+    if progress.state is RolloutState.DONE and progress.unfinished:
+        return _stragglers(spec, progress, views, now_s)
     if progress.state not in ACTIVE:
         return progress, []
     if progress.state is RolloutState.ROLLING_BACK:
@@ -148,7 +174,7 @@ def plan(
     if reason := _gate(spec, progress, evidence):
         return stop(spec, progress, reason)
     current = [m for m in members.values() if m.wave == progress.wave]
-    if all(m.outcome not in (Outcome.WAITING, Outcome.ADMITTED) for m in current) and members:
+    if all(m.outcome not in (Outcome.WAITING, Outcome.ADMITTED, Outcome.RETRYING) for m in current) and members:
         return _next_wave(spec, progress, now_s), []
     if progress.state is RolloutState.PAUSED:
         return progress, []
@@ -206,6 +232,9 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
         return m.model_copy(update={"outcome": Outcome.COMMITTED, "detail": r.stage})
     if r is not None and mine and r.state in _FAILED:
         why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
+        if r.state in _AGAIN and r.error is not None and r.error.retryable and m.tries < spec.retries:
+            wait_s = min(spec.retry_after_s * 2**m.tries, _MAX_BACKOFF_S)
+            return m.model_copy(update={"outcome": Outcome.RETRYING, "retry_s": now_s + wait_s, "detail": why})
         return m.model_copy(update={"outcome": Outcome.FAILED, "detail": why})
     gone_s = 0.0 if view.online else now_s - max(view.seen_s, m.admitted_s)
     if r is not None and mine and r.state in _RISKY and gone_s > spec.lost_s:
@@ -255,15 +284,42 @@ def _next_wave(spec: RolloutSpec, progress: Progress, now_s: float) -> Progress:
 def _admit(
     spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float
 ) -> tuple[Progress, list[SetSlot]]:
-    wish = DesiredSlot(release=spec.release, digest=spec.digest, attempt=spec.attempt, policy=spec.policy)
     members, actions = dict(progress.members), []
     for name in order(members, spec.release):
         m = members[name]
         if m.wave == progress.wave and m.outcome is Outcome.WAITING:
             before = views[name].desired.get(spec.slot) if name in views else None
             members[name] = m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "before": before})
-            actions.append(SetSlot(name, spec.slot, wish))
-    return progress.model_copy(update={"members": members}), actions
+            actions.append(SetSlot(name, spec.slot, _wish(spec, m)))
+    progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
+    return progress, actions + again
+
+
+def _wish(spec: RolloutSpec, m: Member) -> DesiredSlot:
+    return DesiredSlot(release=spec.release, digest=spec.digest, attempt=spec.attempt + m.tries, policy=spec.policy)
+
+
+def _ask_again(spec: RolloutSpec, progress: Progress, now_s: float) -> tuple[Progress, list[SetSlot]]:
+    """Who waits for another try gets the same wish with a raised attempt: an end that a device has reported stays one."""
+    due = {n: m for n, m in progress.members.items() if m.outcome is Outcome.RETRYING and now_s >= (m.retry_s or 0.0)}
+    again = {
+        n: m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "tries": m.tries + 1, "retry_s": None})
+        for n, m in due.items()
+    }
+    actions = [SetSlot(n, spec.slot, _wish(spec, m)) for n, m in again.items()]
+    return progress.model_copy(update={"members": {**progress.members, **again}}), actions
+
+
+def _stragglers(
+    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float
+) -> tuple[Progress, list[SetSlot]]:
+    """Look after who was away when the rollout was done. No gate is asked any more, and nothing is taken back from the others."""
+    members = {n: _judged(spec, m, views.get(n), now_s) for n, m in progress.members.items()}
+    for name, m in members.items():
+        wish, ours = views[name].desired.get(spec.slot) if name in views else None, _wish(spec, m)
+        if m.outcome in _OPEN and name in views and (wish is None or (wish.digest, wish.attempt) != (ours.digest, ours.attempt)):
+            members[name] = m.model_copy(update={"outcome": Outcome.SUPERSEDED, "detail": None})
+    return _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
 
 
 def _going_back(progress: Progress, views: Mapping[str, DeviceView], slot: str) -> Progress:
