@@ -15,7 +15,7 @@ from support_onnx import network, onnx_file, tuned
 
 from edgectl.agent.fetch import Cancelled, Fetcher, Progress, variant_blobs
 from edgectl.agent.journal import Installed
-from edgectl.agent.store import Store
+from edgectl.agent.store import Part, Store
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, LAYER_PACKED, MEDIA_INDEX, Bundle, Descriptor, Unpacked, Variant
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import digest_of, hex_of
@@ -119,6 +119,28 @@ def test_cancel_stops_at_once_and_keeps_the_part(world: World) -> None:
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(Cancelled):
         world.fetch(stop)  # nobody seeds
+
+
+def test_cancel_is_heard_while_what_lies_there_is_hashed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = world.store.part(world.engine)
+    data = (world.bundle.blobs / hex_of(world.engine.digest)).read_bytes()
+    for i in range(10):
+        part.write(i, data[i * CHUNK_SIZE : (i + 1) * CHUNK_SIZE])
+    part.close()
+    world.seed()
+    stop, hashed, chunks = threading.Event(), [], Part.chunks
+
+    def cancelled_meanwhile(self: Part) -> Iterator[tuple[int, bytes]]:
+        for index, chunk in chunks(self):
+            hashed.append(index)
+            if index == 3:
+                stop.set()
+            yield index, chunk
+
+    monkeypatch.setattr(Part, "chunks", cancelled_meanwhile)
+    with pytest.raises(Cancelled):
+        world.fetch(stop)
+    assert hashed == [0, 1, 2, 3]
 
 
 def test_broker_that_is_away_for_long_fails_no_fetch(world: World) -> None:

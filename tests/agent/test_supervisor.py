@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import queue
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,14 +17,15 @@ import pytest
 from support_bundle import make_bundle
 from support_fleet import wait_until
 
+from edgectl.agent import pipeline
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
-from edgectl.agent.pipeline import Hooks, Timing
+from edgectl.agent.pipeline import Hooks, Pipeline, Timing
 from edgectl.agent.supervisor import Supervisor
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import ShadowGate
-from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
+from edgectl.pipelines.worker_protocol import Commit, EngineRef, EventMessage, Lease, Stats
 
 WORKER = (sys.executable, str(Path(__file__).parents[1] / "support_worker.py"))
 TIMING = Timing(start_s=20, stop_s=3, steady_s=0.3, backoff_s=(0.05, 0.2), crashes=2)
@@ -277,3 +281,17 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
     bench.engines["gate"] = good
     pipeline.engine_of = bench.engines.get
     bench.wait_served(good)
+
+
+def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_SEND_S", 0.05)
+    hooks = Hooks(lambda *_: None, lambda *_: None, lambda _: None)
+    deaf = Pipeline("deaf", bench.config, lambda _: None, bench.journal, hooks, WORKER, 1.0, TIMING, None)
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        deaf._process = process
+        while process.poll() is None:
+            deaf.send(Commit(role="x" * 60))
+        assert process.returncode == -signal.SIGKILL
+        deaf.send(Commit(role="detector"))

@@ -225,8 +225,7 @@ class _Session:
             total = sum(i.blob.size for i in items)
             reported = -1.0
             while self._pending:
-                if self._cancelled():
-                    raise Cancelled
+                self._go_on()
                 self._receive()
                 now = self._f.clock()
                 for item in list(self._pending.values()):
@@ -239,6 +238,11 @@ class _Session:
             for item in [*items, *self._pending.values()]:
                 self._end(item)
 
+    def _go_on(self) -> None:
+        """Between two chunks, whatever is done with them: gigabytes take their time."""
+        if self._cancelled():
+            raise Cancelled
+
     # ---- one blob
 
     def _item(self, blob: Descriptor) -> _Item:
@@ -247,7 +251,11 @@ class _Session:
         item = _Item(blob, Receiver(blob, f.clock(), epoch=f.epoch, seed=seed, bps=f.bps, site=f.site))
         if blob.size:
             item.part = f.store.part(blob)
-            self._resume(item)
+            try:
+                self._resume(item)
+            except BaseException:
+                item.part.close()
+                raise
         return item
 
     def _begin(self, item: _Item) -> None:
@@ -313,6 +321,7 @@ class _Session:
         if part is None or receiver.hashes is None:
             return
         for index, data in part.chunks():
+            self._go_on()
             receiver.accept(index, data)
         if receiver.complete or receiver.n <= 1:
             return
@@ -320,6 +329,7 @@ class _Session:
         for index in receiver.missing:
             where.setdefault(receiver.hashes[index], []).append(index)
         for chunk_hash, data in self._f.store.chunks(where):
+            self._go_on()
             for index in where[chunk_hash]:
                 if receiver.accept(index, data):
                     part.write(index, data)
@@ -365,6 +375,7 @@ class _Session:
         store, receiver = self._f.store, item.receiver
         try:
             for index, data in enumerate(apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)):
+                self._go_on()
                 if receiver.lacks(index) and receiver.accept(index, data):
                     item.part.write(index, data)
         except (ProtocolError, IntegrityError) as e:

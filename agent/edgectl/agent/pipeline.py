@@ -53,6 +53,8 @@ WORKER = (sys.executable, "-m", "edgectl.pipelines.worker")
 
 _OUTSIDE = frozenset({"source", "link", "storage"})
 """Fault codes that no engine is to blame for: started again, not counted."""
+_SEND_S = 2.0
+"""A pipe holds many lines: whoever lets it fill up and does not read for this long does nothing else, either."""
 
 
 @dataclass(frozen=True)
@@ -219,14 +221,17 @@ class Pipeline:
                 self._changed.wait(0.2)
 
     def send(self, message: Start | Swap | Shadow | Commit | Revert | Stop) -> None:
-        """One line to the worker; a worker that is gone is the thread's business."""
+        """One line to the worker; a worker that is gone is the thread's business. One that hangs and does not read is killed: who
+        waits for it holds what the thread needs to notice."""
         process = self._process
         if process is None or process.stdin is None:
             return
         try:
             with self._send_lock:
-                process.stdin.write(message.encode() + b"\n")
-                process.stdin.flush()
+                _write_all(process.stdin.fileno(), message.encode() + b"\n", _SEND_S)
+        except TimeoutError:
+            log.warning("%s: the worker does not read; it is killed", self.stream)
+            process.kill()
         except (OSError, ValueError):
             log.info("%s: the worker does not read any more", self.stream)
 
@@ -298,6 +303,8 @@ class Pipeline:
             self._fault = Failure(code="storage", detail=f"a worker cannot be started: {e.strerror}", retryable=True)
             log.error("%s: %s", self.stream, self._fault.detail)
             return False
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
         self._process = process
         started = self._progress_at = time.monotonic()
         self._processed = -1
@@ -420,3 +427,12 @@ class Pipeline:
         with self._changed:
             if not self._stopping:
                 self._changed.wait(seconds)
+
+
+def _write_all(fd: int, data: bytes, timeout_s: float) -> None:
+    """To a pipe that does not block. Raises ``TimeoutError``, ``OSError``."""
+    left, deadline = memoryview(data), time.monotonic() + timeout_s
+    while left:
+        if not select.select([], [fd], [], max(0.0, deadline - time.monotonic()))[1]:
+            raise TimeoutError
+        left = left[os.write(fd, left) :]
