@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.errors import IntegrityError, StorageError
-from edgectl.core.files import atomic_write, check_name, digest_of, file_digest, hex_of, open_atomic
+from edgectl.core.files import atomic_write, check_name, digest_of, file_digest, forget_unfinished, hex_of, open_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -64,3 +66,16 @@ def test_what_is_no_name_becomes_no_topic(bad: str) -> None:
 @pytest.mark.parametrize("good", ["a", "gate-1", "yolo.8_2", "a" * 64])
 def test_names(good: str) -> None:
     assert check_name(good) == good
+
+
+def test_what_a_power_cut_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    code = "import os; from pathlib import Path; from edgectl.core import files; os.replace = lambda *_: os._exit(1); files.atomic_write(Path('blob'), b'x')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(".blob.")
+    kept = {"blob", ".hidden", ".bashrc.d", "part.12345678", ".blob.folder12"}
+    for name in kept - {".blob.folder12"}:
+        (tmp_path / name).touch()
+    (tmp_path / ".blob.folder12").mkdir()
+    forget_unfinished(tmp_path, tmp_path / "not there")
+    assert {p.name for p in tmp_path.iterdir()} == kept

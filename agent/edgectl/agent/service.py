@@ -39,6 +39,7 @@ from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
+from edgectl.core.files import forget_unfinished
 from edgectl.core.schema import parse_json
 from edgectl.core.states import State
 from edgectl.core.transfer import FRAME_BYTES
@@ -111,6 +112,7 @@ def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | No
     A broker that is away is no error: the agent keeps trying and the pipelines keep running.
     """
     with alone(config.state_dir):
+        forget_unfinished(config.state_dir, config.state_dir / "trust")
         agent = _Agent(config, parts or default_parts())
         try:
             agent.run(stop)

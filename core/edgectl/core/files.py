@@ -23,6 +23,7 @@ __all__ = [
     "check_name",
     "digest_of",
     "file_digest",
+    "forget_unfinished",
     "fsync_dir",
     "hex_of",
     "open_atomic",
@@ -31,6 +32,8 @@ __all__ = [
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z")
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\Z")
+"""How :func:`open_atomic` calls its temporary files."""
 
 
 def digest_of(data: bytes | memoryview) -> str:
@@ -127,3 +130,12 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` with ``data``, durably and whole."""
     with open_atomic(path, mode=mode) as f:
         f.write(data)
+
+
+def forget_unfinished(*folders: Path) -> None:
+    """Remove the temporary files that a power cut or SIGKILL left in ``folders``, which nobody else may be writing to. What a disk does
+    not let go stays: it is in nobody's way."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for path in [p for p in folder.iterdir() if _UNFINISHED.match(p.name) and p.is_file()]:
+                path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 
-from edgectl.core.files import atomic_write
+from edgectl.core.files import atomic_write, forget_unfinished
 from edgectl.fleet.api import ApiServer
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.controller import Controller
@@ -19,6 +19,8 @@ def run_controller(config: ControllerConfig, stop_event: threading.Event) -> Non
 
     Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
     """
+    state = config.state_dir
+    forget_unfinished(state, *(state / name for name in ("trust", "approved", "blobs", "blobs-deltas")))
     controller = Controller(config)
     try:
         api = ApiServer(controller, _token(config))
