@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 from tests.builder.conftest import Save, images, residual_net
@@ -17,7 +18,7 @@ from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Candidate
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
-from edgectl.builder.follow import Former, Release, follow, read_release, update_notes, with_followed
+from edgectl.builder.follow import Former, Release, follow, near, read_release, update_notes, with_followed, with_near_floats
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ladder import Rungs
 from edgectl.builder.passes.base import PassLog
@@ -217,6 +218,57 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(s
         size = len(make_delta(old, new) or b"")
         assert f"cpu-arm64: cpu-int8 takes {size:,} bytes as a difference to net@{i}" in " ".join(reports[i + 1].notes)
         assert size < 0.5 * len(new)
+
+
+def test_float_weights_keep_the_low_bits_that_they_had_and_move_by_less_than_their_noise() -> None:
+    base = changed(residual_net(channels=32), lambda _, w: np.where(np.abs(w) < 0.2 * w.std(), 0, w))
+    old = slim(base).SerializeToString()
+    moved = changed(tuned(base), lambda name, w: np.where(GraphIndex(base).weights(name) == 0, 0, w))
+    new = moved.SerializeToString()
+    found = near(new, old)
+    before, after = (GraphIndex(onnx.load_from_string(data)) for data in (new, found))
+    for name in before.initializers:
+        a, b = before.weights(name), after.weights(name)
+        assert a is not None
+        assert b is not None
+        assert ((a == 0) == (b == 0)).all()
+        assert (np.abs(b - a) <= np.abs(a) * 2.0**-9).all()
+    assert len(make_delta(old, found) or b"") < 0.6 * len(make_delta(old, new) or b"")
+    assert near(found, old) == found
+    narrow = GraphIndex(residual_net(channels=16))
+    beside = GraphIndex(onnx.load_from_string(near(new, narrow.model.SerializeToString())))
+    for name in before.initializers:
+        same = narrow.shape(name) == before.shape(name)
+        assert np.array_equal(before.weights(name), beside.weights(name)) != same, (
+            "weights of another shape are nobody's partners"
+        )
+
+
+def float_plan(model: ModelProto) -> VariantPlan:
+    return VariantPlan(
+        profile="cpu", variant="cpu-float32", runtime="onnxruntime", requires=(), model=model.SerializeToString(),
+        recipe=Recipe(family="float", passes=("ingest",)), precision="float32", session=SessionSettings(), fallback=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("max_drop", [0.05, 1e-9])
+def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_nothing(max_drop: float) -> None:
+    base = residual_net(channels=32)
+    plan, other = float_plan(tuned(base)), replace(float_plan(tuned(base)), variant="another")
+    release = replace(release_of(base, base), engines={("cpu", "cpu-float32"): base.SerializeToString()})
+    reference = open_model(plan.model, SessionSettings())
+    judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
+    reference.close()
+    notes: list[str] = []
+    made, untouched = with_near_floats(release, [plan, other], lambda: judge, TENSOR, max_drop=max_drop, notes=notes)
+    assert untouched == other
+    if max_drop < 1e-6:
+        assert made == plan
+        assert "it ships as it is" in notes[0]
+    else:
+        assert made.recipe.passes == ("ingest", "near")
+        assert made.model == near(plan.model, base.SerializeToString()) != plan.model
+        assert notes == []
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_the_work(save: Save, npz: Path, tmp_path: Path) -> None:

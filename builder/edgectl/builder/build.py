@@ -23,7 +23,7 @@ from edgectl.builder.candidates import Choice, Outcome
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
-from edgectl.builder.follow import read_release, update_notes
+from edgectl.builder.follow import read_release, update_notes, with_near_floats
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
 from edgectl.builder.passes.base import PassLog, Reference, run_passes
@@ -186,6 +186,8 @@ def build(
             samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
+        if former is not None and not identity.packed:  # weights that are shared stay shared
+            plans = with_near_floats(former, plans, lambda: work.judge("confirmation"), task, max_drop=max_drop, notes=notes)
         of_identity = [(identity, p) for p in plans]
         if smaller is not None:
             of_identity += _smaller(work, smaller, identity, loaded, plans, choices, minutes * 30)

@@ -7,6 +7,9 @@ shape; one without a partner is reconstructed.
 
 What comes out is one more candidate, judged and measured like every other. Left out: engines that were equalised (their weights are
 not those of the float engine beside them), products without Q/DQ pairs (plain rounding, which is near already), pictures of another size.
+
+Float engines ship beside them, and are several times as large. There (:func:`near`) each weight is rounded to a number whose low bits are
+those of the weight before, so that only the high ones travel.
 """
 
 from __future__ import annotations
@@ -32,19 +35,25 @@ from edgectl.builder.ladder import RECONSTRUCT_SAMPLES, Rungs, judged_as, some
 from edgectl.builder.placement import weight_axis, weighted_nodes
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import reconstruct
+from edgectl.builder.route import PixelFed
 from edgectl.builder.variants import VariantPlan
-from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, Variant
+from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, SessionSettings, Variant
 from edgectl.core.delta import make_delta
 from edgectl.core.errors import BundleError, IntegrityError, ModelError, UsageError
+from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Feeds
+from edgectl.engines.open import open_model
 
-__all__ = ["PREFIX", "Former", "Release", "follow", "read_release", "update_notes", "with_followed"]
+__all__ = ["PREFIX", "Former", "Release", "follow", "near", "read_release", "update_notes", "with_followed", "with_near_floats"]
 
 PREFIX = "follow-"
 """Of the names of candidates."""
 _SATURATE = 0.05  # of the old range: what a tensor may exceed it by and still keep its scale
 _WASTE = 0.75  # of the old range: what a tensor must fill to keep its scale
 _PAIRED = 0.5  # of the weights: with fewer the update is hardly smaller
+_KEPT_BITS = 15
+"""Of the 23 that a float32's fraction has: a weight is off by at most 2⁻⁹ of itself, all of them together by 60 dB: 20 dB below int8."""
+_NEAR_SHARE = 0.1  # of the accuracy budget: what that may cost
 
 Array = NDArray[np.float64]
 
@@ -188,6 +197,64 @@ def _share(q: Quantized, model: ModelProto, moved: Mapping[str, Array]) -> float
     return sum(sizes[name] for name in moved) / max(1, sum(sizes.values()))
 
 
+def with_near_floats(
+    release: Release, plans: Sequence[VariantPlan], judge: Callable[[], Judge], task: TaskSpec, *, max_drop: float,
+    notes: list[str],
+) -> list[VariantPlan]:  # fmt: skip
+    """``plans``, with the float32 engines that the release has, too, near to those (:func:`near`), where that costs at most a tenth of
+    ``max_drop`` on the judge's slice."""
+    found = []
+    for p in plans:
+        old = release.engines.get((p.profile, p.variant))
+        model = near(p.model, old) if p.precision == "float32" and old is not None and not p.parts else p.model
+        if model == p.model:
+            found.append(p)
+            continue
+        engine = open_model(model, SessionSettings())
+        if p.picture is not None and isinstance(task.input, ImageInput):
+            engine = PixelFed(engine, task.input)
+        accuracy = judge().judge(engine)
+        engine.close()
+        if accuracy.drop > max_drop * _NEAR_SHARE:
+            notes.append(f"{p.profile}: {p.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is")
+            found.append(p)
+            continue
+        recipe = p.recipe.model_copy(update={"passes": (*p.recipe.passes, "near")})
+        found.append(replace(p, model=model, recipe=recipe, accuracy=None if p.accuracy is None else accuracy))
+    return found
+
+
+def near(new: bytes, old: bytes) -> bytes:
+    """``new`` (an ONNX file) with each float32 weight at the nearest number whose low 15 bits are those of its partner in ``old``.
+
+    Partners are the constants of one shape at one input of nodes of one name and kind. Zeros stay zeros, and nothing becomes subnormal.
+    """
+    changed = onnx.load_from_string(new)
+    index, was = GraphIndex(changed), _Reader(GraphIndex(onnx.load_from_string(old)))
+    done: set[str] = set()
+    for n in index.nodes:
+        for i, name in enumerate(n.input):
+            tensor = index.initializers.get(name)
+            if tensor is None or name in done or tensor.data_type != onnx.TensorProto.FLOAT:
+                continue
+            partner = was.tensor(n, i)
+            if partner is None or partner.dtype != np.float32 or partner.shape != tuple(tensor.dims):
+                continue
+            done.add(name)
+            value = _on_lattice(numpy_helper.to_array(tensor), partner.astype(np.float32))
+            tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return bytes(changed.SerializeToString(deterministic=True)) if done else new
+
+
+def _on_lattice(new: NDArray[np.float32], old: NDArray[np.float32]) -> NDArray[np.float32]:
+    a, b = (np.ascontiguousarray(x).view(np.uint32).astype(np.int64) for x in (new, old))
+    step = 1 << _KEPT_BITS
+    bits = b + np.rint((a - b) / step).astype(np.int64) * step
+    found = (bits & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    usable = np.isfinite(found) & (np.abs(found - new) <= np.abs(new) * 2.0 ** (_KEPT_BITS - 24)) & (new != 0)
+    return np.where(usable, found, new)
+
+
 def update_notes(release: Release, plans: Sequence[VariantPlan]) -> list[str]:
     """What each variant that the release has, too, costs as a difference to it, and what has no successor."""
     notes = []
@@ -226,6 +293,13 @@ class _Reader:
         dq = self.pair(node, i)
         found = None if dq is None else (self._number(dq.input[0]), self._number(dq.input[1]))
         return None if found is None or found[0] is None or found[1] is None else (found[0], found[1])
+
+    def tensor(self, like: NodeProto, i: int) -> NDArray[np.generic] | None:
+        """The constant, as it is stored, at an input of the node that has the name and kind of ``like``."""
+        found = self.nodes.get(like.name)
+        if found is None or found.op_type != like.op_type or len(found.input) <= i:
+            return None
+        return self.index.weights(found.input[i])
 
     def constant(self, node: str, i: int) -> Array | None:
         """The value of a constant that is stored as float."""

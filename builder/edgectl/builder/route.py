@@ -65,7 +65,7 @@ class PixelFed:
     def __init__(self, engine: Engine, spec: ImageInput) -> None:
         self._engine, self._spec = engine, spec
         shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
-        self.inputs = (TensorSpec(name=engine.inputs[0].name, shape=shape, dtype="float32"),)
+        self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name=engine.inputs[0].name, shape=shape, dtype="float32"),)
         self.outputs, self.runtime = engine.outputs, engine.runtime
 
     def run(self, feeds: Feeds) -> Outputs:
