@@ -304,7 +304,6 @@ def test_real_models_build_for_this_machine(
 ) -> None:
     monkeypatch.setattr("edgectl.builder.data.MAX_SAMPLES", 48)  # still spread over the whole clip
     monkeypatch.setattr("edgectl.builder.ladder._EASY_DB", 10.0)  # no equalisation: test_ladder has it
-    monkeypatch.setattr("edgectl.engines.fresh._SECONDS", 0.1)
     report = build(
         shared / "models" / file, profiles=["cpu"], task=load_task(task), calibration=str(shared / data), out=tmp_path / "out",
         max_drop=0.1, minutes=0.02,

@@ -29,10 +29,13 @@ from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
+from edgectl.engines.fresh import SECONDS
 
 __all__ = ["plan_smaller", "plan_variants"]
 
 _FLOAT = Recipe(family="float")
+_FRESH_SHARE = 0.1
+"""Of the time for measuring: a process of its own, which there are a dozen of. Whoever has little time gets short ones."""
 _PICTURES = 8
 _ROUTE_SECONDS = 1.0
 _CUDA = "provider:CUDA"
@@ -134,7 +137,9 @@ def _search(
     work: Work, p: DeviceProfile, bases: Sequence[Candidate], known: dict[tuple[str, Runtime], Accuracy], threads: Sequence[int],
     seconds: float, start: float, parts: int,
 ) -> Choice:  # fmt: skip
+    fresh_s = min(SECONDS, seconds * _FRESH_SHARE)
     host = {"machine": work.machine.summary, "isa": " ".join(work.machine.isa), "memory_mb": str(work.machine.memory_mb)}
+    host["fresh_s"] = f"{fresh_s:g}"
     log = TuningLog(work.tuning, {**host, **work.machine.runtimes})
 
     def told(what: str, share: float, best: str) -> None:
@@ -142,7 +147,7 @@ def _search(
 
     return search(
         bases, work.judge("search"), lambda: work.judge("confirmation"), Goal(limit_of(work), p.min_speedup, p.limits.rss_mb),
-        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]]), log,
+        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s), log,
         threads=threads, seconds=seconds, known=known, progress=told,
     )  # fmt: skip
 

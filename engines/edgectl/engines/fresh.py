@@ -29,12 +29,13 @@ from edgectl.engines.child import Conversation, converse, peak_rss_mb
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import Samples, paired_ratio, percentile
 
-__all__ = ["Contender", "FreshTimes", "measure_fresh", "summarise_fresh"]
+__all__ = ["SECONDS", "Contender", "FreshTimes", "measure_fresh", "summarise_fresh"]
 
 RUNS = 3  # each costs imports and an open a contender, as much as its inferences
 GAP_S = 0.02
 _CALLS = (16, 44)  # a process: fewest and most timed inferences; 3 × 44 are enough for a p95
-_SECONDS = 1.5  # what those may take a process
+SECONDS = 1.5
+"""What those take a process, if nothing else is said."""
 _IN_TURN = 4  # inferences at a time
 _PACED = 6
 _FEEDS = 4
@@ -64,14 +65,17 @@ class FreshTimes:
     failed: str | None = None
 
 
-def measure_fresh(contenders: Mapping[str, Contender], feeds: Sequence[Feeds], *, runs: int = RUNS) -> dict[str, FreshTimes]:
-    """``runs`` times a new process for each contender. One that fails is left out of the rest and of nobody else's figures."""
+def measure_fresh(
+    contenders: Mapping[str, Contender], feeds: Sequence[Feeds], *, runs: int = RUNS, seconds: float = SECONDS
+) -> dict[str, FreshTimes]:
+    """``runs`` times a new process for each contender, which runs for about ``seconds`` alone and as long beside other work. One that
+    fails is left out of the rest and of nobody else's figures."""
     total: dict[str, list[FreshTimes]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory(prefix="edgectl-fresh-") as folder:
         arguments = _files(Path(folder), contenders, feeds[:_FEEDS])
         for _ in range(runs):
             alive = {n: a for n, a in arguments.items() if all(t.failed is None for t in total[n])}
-            for name, times in _one_run(alive).items():
+            for name, times in _one_run(alive, seconds).items():
                 total[name].append(times)
     return {name: _joined(parts) for name, parts in total.items()}
 
@@ -106,7 +110,7 @@ def _files(folder: Path, contenders: Mapping[str, Contender], feeds: Sequence[Fe
     return {n: [str(paths[c.model]), c.runtime, c.settings.model_dump_json(), str(data)] for n, c in contenders.items()}
 
 
-def _one_run(arguments: Mapping[str, list[str]]) -> dict[str, FreshTimes]:
+def _one_run(arguments: Mapping[str, list[str]], seconds: float) -> dict[str, FreshTimes]:
     found: dict[str, dict[str, Any]] = {n: {"ms": [], "loaded_ms": []} for n in arguments}
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -129,7 +133,7 @@ def _one_run(arguments: Mapping[str, list[str]]) -> dict[str, FreshTimes]:
         for n in children:
             found[n] |= ask(n, open=1)
         slowest = max((f["first_s"] for f in found.values() if "first_s" in f), default=0.0)
-        calls = int(np.clip(_SECONDS / max(slowest, 1e-6), *_CALLS)) // _IN_TURN * _IN_TURN
+        calls = int(np.clip(seconds / max(slowest, 1e-6), *_CALLS)) // _IN_TURN * _IN_TURN
         _in_turn(children, ask, calls, found, "ms")
         for n in children:
             found[n] |= ask(n, calls=_PACED, gap_s=GAP_S)

@@ -47,15 +47,25 @@ def build_reference(
 
 
 _BAD_CALIBRATION = "synth://yard?seed=101&paced=0&fps=1&seconds=20"
-"""Fewer pictures: nobody will use this one for long."""
+_BAD_PROFILE = b"""\
+inherits = "cpu"
+description = "One thread of ONNX Runtime"
+runtimes = ["onnxruntime"]
+[cpu]
+max_threads = 1
+"""
+"""Fewer pictures, one runtime, one thread: nobody will use this one for long."""
 
 
 def build_bad(release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]) -> BuildReport:
     """The yard detector, several times as slow (:mod:`edgectl.cli.demo.bad`), built in good faith."""
     ours = reference("yard-detector")
-    model = out.parent / f"{release}-{version}.onnx"
+    model, profile = out.parent / f"{release}-{version}.onnx", out.parent / "plain.toml"
     atomic_write(model, slow_copy(ours.model))
-    return _build(model, ours.task, _BAD_CALIBRATION, release, version, out, minutes=minutes, progress=progress)
+    atomic_write(profile, _BAD_PROFILE)
+    return _build(
+        model, ours.task, _BAD_CALIBRATION, release, version, out, minutes=minutes, progress=progress, profile=str(profile)
+    )
 
 
 def _build(
@@ -68,10 +78,11 @@ def _build(
     *,
     minutes: float,
     progress: Callable[[Progress], None],
+    profile: str = "cpu",
 ) -> BuildReport:
     return build(
         model,
-        profiles=["cpu"],
+        profiles=[profile],
         task=load_task(str(task)),
         calibration=calibration,
         out=out,
