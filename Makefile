@@ -8,8 +8,11 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/edgectl demo
 
+# Two at a time, a file each: most tests wait for something, and the files share nothing.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 test: $(VENV)/.dev lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 quicktest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m 'not slow' --ignore tests/delivery
