@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     DelegatedRole,
@@ -115,6 +117,11 @@ class Repository:
         """The retained message; ``targets=…`` puts other bytes in the place of ``targets.json``, None leaves the file out."""
         files: dict[str, Any] = self.files() | {f"{n}.json": data for n, data in replaced.items()}
         return encode_trust({n: data for n, data in files.items() if data is not None})
+
+
+def keys_in(file: Path) -> list[CryptoSigner]:
+    """The private key of a file of `edgectl keys`, without a passphrase."""
+    return [CryptoSigner(load_pem_private_key(file.read_bytes(), None))]
 
 
 def sign(signed: Any, signers: list[CryptoSigner]) -> bytes:

@@ -64,13 +64,14 @@ def enroll(
 ) -> None:
     """Make a device known to the controller and write the files that it needs."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
     from edgectl.fleet.enroll import write_enrolment
 
     if csr is not None and ca is None:
         raise UsageError("--csr needs the CA that is asked", hint="give its folder with --ca")
     folder = out or Path(name)
-    authority = FleetCa(ca) if ca is not None else None
+    authority = FleetCa(ca, ask) if ca is not None else None
     asked = _read_request(csr, folder, name)
     with _controller.client(url, token_file) as fleet:
         granted = fleet.enroll(name)
@@ -105,9 +106,10 @@ def renew(
 ) -> None:
     """Give a device a new certificate, and a new key unless it has its own. The old one stays valid until it ends or is revoked."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
-    authority = FleetCa(ca)
+    authority = FleetCa(ca, ask)
     if name not in authority.clients():
         raise UsageError(f"{name} has no valid certificate of this CA", hint=f"edgectl device enroll {name} --ca {ca}")
     folder = out or Path(name)
@@ -132,9 +134,10 @@ def revoke(
 ) -> None:
     """Take a device's access to the broker away, e.g. because it was stolen."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
-    authority = FleetCa(ca)
+    authority = FleetCa(ca, ask)
     count = authority.revoke(name)
     if broker is not None:
         atomic_write(broker / "crl.pem", authority.crl)

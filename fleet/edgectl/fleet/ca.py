@@ -18,13 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
 
@@ -32,6 +26,7 @@ from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import atomic_write, check_name, storage
 from edgectl.core.schema import Config, first_problem
 from edgectl.fleet.csr import requested_key
+from edgectl.fleet.pkcs8 import Ask, nobody, open_private, private_pem
 
 __all__ = ["CONTROLLER", "Certificate", "FleetCa", "Issued"]
 
@@ -84,11 +79,12 @@ class Certificate:
 
 
 class FleetCa:
-    def __init__(self, folder: Path) -> None:
-        """Open. Raises :class:`TrustError` if there is no CA."""
+    def __init__(self, folder: Path, ask: Ask = nobody) -> None:
+        """Open. ``ask``: for the passphrase of ``ca.key``, once something has to be signed. Raises :class:`TrustError` if there is no CA."""
         self.folder = folder
+        self._ask = ask
         try:
-            key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+            self._pem = (folder / "ca.key").read_bytes()
             self._cert = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
             book = folder / "issued.json"
             self._book = _Book.model_validate_json(book.read_bytes()) if book.is_file() else _Book()
@@ -97,13 +93,11 @@ class FleetCa:
         except (ValueError, TypeError, UnsupportedAlgorithm) as e:
             what = first_problem(e) if isinstance(e, ValidationError) else str(e)
             raise TrustError(f"{folder} is not the folder of a CA: {what}", hint="`edgectl broker ca` makes a CA") from e
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TrustError(f"{folder / 'ca.key'} is not an EC key", hint="`edgectl broker ca` makes a CA")
-        self._key = key
+        self._key = self._private(None)
 
     @classmethod
-    def create(cls, folder: Path, fleet: str) -> FleetCa:
-        """Make a CA. Raises :class:`UsageError` if there is one: another would lock every device out."""
+    def create(cls, folder: Path, fleet: str, passphrase: bytes | None = None) -> FleetCa:
+        """Make a CA; ``passphrase``: of ``ca.key``. Raises :class:`UsageError` if there is one: another would lock every device out."""
         if (folder / "ca.key").exists():
             raise UsageError(f"{folder} has a CA already", hint="use it, or choose another folder")
         check_name(fleet)
@@ -121,8 +115,9 @@ class FleetCa:
             .sign(key, SHA256())
         )
         atomic_write(folder / "ca.crt", cert.public_bytes(Encoding.PEM))
-        atomic_write(folder / "ca.key", _pem(key), mode=0o600)
+        atomic_write(folder / "ca.key", private_pem(key, passphrase), mode=0o600)
         made = cls(folder)
+        made._key = key
         made._write_crl(made._book)
         return made
 
@@ -233,11 +228,11 @@ class FleetCa:
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
         )
         if alternatives is not None:
             builder = builder.add_extension(alternatives, critical=False)
-        cert = builder.sign(self._key, SHA256())
+        cert = builder.sign(self._signing_key(), SHA256())
         client = use == ExtendedKeyUsageOID.CLIENT_AUTH
         serial, ends = str(cert.serial_number), int(end.timestamp())
         entry = Issued(serial=serial, name=name, client=client, expires_s=ends, key=_key_id(key), own_key=own_key)
@@ -245,8 +240,22 @@ class FleetCa:
         self._write_book(self._book.model_copy(update={"issued": (*self._book.issued, entry)}))
         return cert.public_bytes(Encoding.PEM)
 
+    def _signing_key(self) -> ec.EllipticCurvePrivateKey:
+        if self._key is None:
+            self._key = self._private(self._ask)
+        if self._key is None:
+            raise UsageError("nothing is signed without the CA's key", hint="give its passphrase")
+        return self._key
+
+    def _private(self, ask: Ask | None) -> ec.EllipticCurvePrivateKey | None:
+        path = self.folder / "ca.key"
+        key = open_private(path, self._pem, ask)
+        if key is not None and not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TrustError(f"{path} is not an EC key", hint="`edgectl broker ca` makes a CA")
+        return key
+
     def _certificate(self, key: ec.EllipticCurvePrivateKey | None, cert: bytes) -> Certificate:
-        return Certificate(None if key is None else _pem(key), cert, self.certificate)
+        return Certificate(None if key is None else private_pem(key), cert, self.certificate)
 
     def _write_crl(self, book: _Book) -> None:
         number = book.crl_number + 1
@@ -258,14 +267,14 @@ class FleetCa:
             # way to the broker who could withhold a newer one: it is copied there.
             .next_update(self._cert.not_valid_after_utc)
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
         )
         for i in book.issued:
             if i.revoked_s is not None:
                 at = datetime.fromtimestamp(i.revoked_s, timezone.utc)
                 entry = x509.RevokedCertificateBuilder().serial_number(int(i.serial)).revocation_date(at).build()
                 builder = builder.add_revoked_certificate(entry)
-        crl = builder.sign(self._key, SHA256())
+        crl = builder.sign(self._signing_key(), SHA256())
         self._write_book(book.model_copy(update={"crl_number": number}))
         atomic_write(self.folder / "crl.pem", crl.public_bytes(Encoding.PEM))
 
@@ -313,7 +322,3 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
 
 def _key_id(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
