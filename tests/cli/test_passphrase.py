@@ -36,6 +36,12 @@ def edgectl(line: str) -> Any:
     return json.loads(result.stdout)
 
 
+def text(line: str) -> str:
+    result = CliRunner().invoke(app, line.split())
+    assert result.exception is None, result.exception
+    return " ".join(str(result.output).split())
+
+
 @pytest.fixture
 def passphrase_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "passphrase"
@@ -154,6 +160,16 @@ def test_file_that_will_not_do_is_one_sentence(passphrase_file: Path, content: s
     with pytest.raises(UsageError, match=says):
         edgectl("keys new ann.pem --passphrase")
     assert not Path("ann.pem").exists()
+
+
+def test_what_a_passphrase_hides_or_lacks_is_said(passphrase_file: Path) -> None:
+    edgectl("keys init --passphrase")
+    Path("keys/root.pub").unlink()
+    assert "root.pem has a passphrase and no root.pub beside it" in text("keys status")
+    said = "keys here have passphrases, the new ones have none"
+    assert said in text("keys rotate targets")
+    assert said not in text("keys rotate targets --passphrase")
+    assert said not in text("keys rotate online")
 
 
 def test_new_passphrase_is_long_enough_and_typed_twice(typing: Callable[..., list[str]]) -> None:

@@ -115,6 +115,8 @@ def rotate(
     from edgectl.fleet.ceremony import KeySet
     from edgectl.fleet.ceremony import rotate as rotate_keys
 
+    if count and role not in ("online", "director"):
+        _note_open(output, keys, passphrase)
     wanted = KeySet(count, threshold, tuple(public or ()), _choose(passphrase))
     proposal = rotate_keys(keys, role, wanted, revoke=revoke or (), ring=key_ring(key))
     _tell(output, [proposal], keys)
@@ -177,6 +179,7 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     """Show roles, keys and expiries of a folder. Exit 8 if something has expired."""
     output = Output(json)
     from edgectl.fleet.ceremony import status as status_of
+    from edgectl.fleet.keyring import KeyRing
 
     now = datetime.now(timezone.utc)
     found = status_of(keys)
@@ -203,6 +206,9 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     output.result({"roles": rows, "pending": pending}, shown)
     for p in pending:
         output.say(f"waits for signatures: {p}")
+    for file in KeyRing().lying_in(keys):
+        if file.keyid is None:
+            output.say(f"{file.path} has a passphrase and no {file.public.name} beside it: whose it is cannot be told")
     expired = [s.role for s in found if (left := s.left_s(now)) is not None and left <= 0]
     if expired:
         raise TrustError(
@@ -267,6 +273,14 @@ def left_text(role: str, left_s: float | None) -> Text:
     soon = role not in ("snapshot", "timestamp") and left_s < _SOON_S.get(role, _SOON_DEFAULT_S)
     days = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s / 3600:.0f} hours"
     return Text(f"{days}, renew it" if soon else days, "yellow" if soon else "")
+
+
+def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
+    """New keys with less protection than those that they come beside are worth a word."""
+    from edgectl.fleet.keyring import KeyRing
+
+    if not passphrase and any(f.locked for f in KeyRing().lying_in(keys)):
+        output.say("keys here have passphrases, the new ones have none: `edgectl keys passphrase FILE` gives them one")
 
 
 def _choose(passphrase: bool) -> bytes | None:
