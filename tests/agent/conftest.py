@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_trust import Device
-from support_tuf import DIGEST, RELEASE, Repository
+from support_tuf import DIGEST, RELEASE, Device, Repository
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_trust import Device
-from support_tuf import DIGEST, RELEASE, Repository, sign
+from support_tuf import DIGEST, RELEASE, Device, Repository, sign
 from tuf.api.metadata import MetaFile
 
 from edgectl.agent.trust import TrustStore

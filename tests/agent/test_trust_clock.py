@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from support_trust import DAY, Device
-from support_tuf import DIGEST, RELEASE, Repository
+from support_tuf import DAY, DIGEST, RELEASE, Device, Repository
 
 from edgectl.agent.trust import StaleTrust
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from support_trust import Device
-from support_tuf import DIGEST, OTHER, RELEASE, Repository
+from support_tuf import DIGEST, OTHER, RELEASE, Device, Repository
 
 from edgectl.core.errors import TrustError
 from edgectl.core.trust import seal_desired, set_director

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from support_trust import Device
-from support_tuf import DIGEST, RELEASE, Repository, sign
+from support_tuf import DIGEST, RELEASE, Device, Repository, sign
 
 from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import TrustError

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from support_trust import DAY, Device
-from support_tuf import DIGEST, OTHER, RELEASE, Repository, sign
+from support_tuf import DAY, DIGEST, OTHER, RELEASE, Device, Repository, sign
 
 from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import TrustError

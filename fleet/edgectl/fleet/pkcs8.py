@@ -71,17 +71,18 @@ def open_private(path: Path, pem: bytes, ask: Ask | None) -> PrivateKeyTypes | N
         raise TrustError(
             f"{path} is not a private key in PEM form", hint="give a .pem file of `edgectl keys`, or the ca.key of a CA"
         ) from e
-    for wrong in range(TRIES if ask is not None else 0):
-        given = ask(path, wrong) if ask is not None else None
-        if not given:
+    if ask is None:
+        return None
+    for wrong in range(TRIES):
+        if not (given := ask(path, wrong)):
             return None
         try:
             return load_pem_private_key(pem, given)
-        except (ValueError, UnsupportedAlgorithm):
+        except ValueError:
             continue
-    if ask is not None:
-        raise TrustError(f"that is not the passphrase of {path}")
-    return None
+        except UnsupportedAlgorithm as e:
+            raise TrustError(f"{path} is encrypted in a way that cannot be read here: {e}") from e
+    raise TrustError(f"that is not the passphrase of {path}")
 
 
 def _der(tag: int, content: bytes) -> bytes:
