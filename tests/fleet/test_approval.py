@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,9 @@ from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet, wait_until
 from support_tuf import keys_in
+from typer.testing import CliRunner
 
+from edgectl.cli.main import app
 from edgectl.core.errors import TrustError
 from edgectl.core.signed import add_signatures
 from edgectl.fleet.ceremony import KeySet, init_keys, new_key
@@ -46,20 +45,22 @@ def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fl
         fleet.client.approve({"gate-1": add_signatures(changed, operator)})
 
     environment = {
-        **os.environ, "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
+        "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
     }  # fmt: skip
 
     def approve(*options: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "edgectl.cli", "rollout", "approve", *options, "--json"]
-        told = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
-        return dict(json.loads(told.stdout))
+        result = CliRunner().invoke(app, ["rollout", "approve", *options, "--json"], env=environment)
+        if result.exception is not None:
+            raise result.exception
+        return dict(json.loads(result.stdout))
 
     shown = approve("--show")
     (wish,) = shown["documents"]
     assert (shown["approved"], wish["release"], wish["replaces"]) == (False, "gate-detector@1.0.0", "nothing")
     assert any(term.startswith("probation s") for term in wish["terms"]), "a rollout of a test is in a hurry, and says so"
     assert set(fleet.client.waiting()) == {"gate-1"}
-    assert "none of them is a key of the director" in approve("--key", str(tmp_path / "keys" / "root.pem"))["error"]["message"]
+    with pytest.raises(TrustError, match="none of them is a key of the director"):
+        approve("--key", str(tmp_path / "keys" / "root.pem"))
     assert approve("--key", str(tmp_path / "operator.pem"))["documents"] == [wish]
     fleet.wait_rollout(rollout, "done")
     assert fleet.client.waiting() == {}
