@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from support_bundle import make_bundle
 
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.wire import Desired
@@ -17,6 +19,7 @@ from edgectl.fleet.ca import FleetCa
 from edgectl.fleet.ceremony import KeySet, delegate, init_keys, new_key, renew, rotate, sign, status
 from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.pkcs8 import TRIES, open_private, private_pem
+from edgectl.fleet.publish import publish_bundle
 from edgectl.fleet.trust import Director, OnlineTrust
 
 SECRET = b"correct horse battery"
@@ -227,6 +230,50 @@ def test_passphrase_is_changed_and_the_key_is_not(tmp_path: Path) -> None:
         KeyRing(ask=Owner(None)).change_passphrase(tmp_path / "root.pem", None)
     KeyRing(ask=Owner()).change_passphrase(tmp_path / "root.pem", None)
     assert renew(tmp_path, "root").complete
+
+
+class Upload:
+    """A controller that notes in which order it is spoken to."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def signed_file(self, name: str) -> None:
+        return None
+
+    def has_blob(self, digest: str) -> bool:
+        return False
+
+    def put_blob(self, digest: str, path: Path, progress: object) -> None:
+        self.said.append("upload")
+
+    def add_release(self, *_: object) -> None:
+        self.said.append("release")
+
+
+@pytest.mark.parametrize(("delegation", "file"), [(None, "targets.pem"), ("team", "team.pem")])
+@pytest.mark.usefixtures("cheap")
+def test_publishing_asks_before_it_uploads_and_not_again(tmp_path: Path, delegation: str | None, file: str) -> None:
+    keys = tmp_path / "keys"
+    init_keys(keys, targets=KeySet(passphrase=SECRET))
+    delegate(keys, "team", ("cpu",), KeySet(passphrase=SECRET), ring=Owner().ring())
+    bundle = make_bundle(tmp_path / "b", size=200_000)
+    owner = Owner()
+    client: Any = Upload(owner.asked)
+    publish_bundle(client, bundle, keys, delegation=delegation, ring=owner.ring())
+    assert owner.asked[:2] == [file, "upload"]
+    assert owner.asked[-1] == "release"
+    assert owner.asked.count(file) == 1
+    owner = Owner()
+    client = Upload(owner.asked)
+    publish_bundle(client, bundle, keys, delegation=delegation, ring=owner.ring())
+    assert file not in owner.asked, "it is signed already"
+    make_bundle(tmp_path / "c", size=200_001)
+    owner = Owner()
+    client = Upload(owner.asked)
+    with pytest.raises(TrustError, match="already signed with other content"):
+        publish_bundle(client, tmp_path / "c", keys, delegation=delegation, ring=owner.ring())
+    assert owner.asked == [], "found out before an upload"
 
 
 # ---- services and the CA
