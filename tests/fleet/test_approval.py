@@ -18,6 +18,7 @@ from edgectl.cli.main import app
 from edgectl.core.errors import TrustError
 from edgectl.core.signed import add_signatures
 from edgectl.fleet.ceremony import KeySet, init_keys, new_key
+from edgectl.fleet.keyring import KeyRing
 
 
 @pytest.fixture
@@ -44,7 +45,11 @@ def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fl
     with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
         fleet.client.approve({"gate-1": add_signatures(changed, operator)})
 
+    KeyRing().change_passphrase(tmp_path / "operator.pem", lambda: b"of the operator")
+    (tmp_path / "passphrase").write_bytes(b"of the operator")
+    (tmp_path / "passphrase").chmod(0o600)
     environment = {
+        "EDGECTL_PASSPHRASE_FILE": str(tmp_path / "passphrase"),
         "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
     }  # fmt: skip
 
