@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def make_bundle(
     *,
     size: int = 300_000,
     profile: str = "cpu",
+    variant: str = "float",
     requires: tuple[str, ...] = (),
     seed: int = 0,
     packed: bool = False,
@@ -83,7 +85,7 @@ def make_bundle(
         name=name,
         version=version,
         profile=profile,
-        variant="float",
+        variant=variant,
         runtime="onnxruntime",
         requires=requires,
         task=TaskSpec(name="tensor", input=TensorInput()),
@@ -101,7 +103,7 @@ def make_bundle(
     entry = put(
         manifest.encode(),
         MEDIA_MANIFEST,
-        {ANNOTATION_PROFILE: profile, ANNOTATION_VARIANT: "float", ANNOTATION_RUNTIME: "onnxruntime"},
+        {ANNOTATION_PROFILE: profile, ANNOTATION_VARIANT: variant, ANNOTATION_RUNTIME: "onnxruntime"},
     )
     index = Index(
         mediaType=MEDIA_INDEX,
@@ -110,6 +112,17 @@ def make_bundle(
     )
     (root / "index.json").write_bytes(index.encode())
     (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return root
+
+
+def join_bundles(root: Path, *parts: Path) -> Path:
+    """One bundle of the variants of several, all of one name and version. Returns ``root``."""
+    shutil.copytree(parts[0], root)
+    for part in parts[1:]:
+        shutil.copytree(part / "blobs", root / "blobs", dirs_exist_ok=True)
+    indices = [Index.model_validate_json((part / "index.json").read_bytes()) for part in parts]
+    whole = indices[0].model_copy(update={"manifests": tuple(m for i in indices for m in i.manifests)})
+    (root / "index.json").write_bytes(whole.encode())
     return root
 
 

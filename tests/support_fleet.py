@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support_tuf import keys_in
+
 from edgectl.core.trust import seal_desired
 from edgectl.core.wire import Conn, Desired, Policy, Reported, Telemetry, Topics
 from edgectl.fleet.ca import CONTROLLER, FleetCa
@@ -21,7 +23,6 @@ from edgectl.fleet.config import ApiConfig, ControllerConfig
 from edgectl.fleet.enroll import write_enrolment
 from edgectl.fleet.publish import publish_bundle
 from edgectl.fleet.service import run_controller
-from edgectl.fleet.signing import load_signers
 from edgectl.link.config import BrokerConfig
 from edgectl.link.mqtt import Link
 
@@ -152,7 +153,7 @@ class Fleet:
 
     def seal(self, device: str, desired: Desired) -> bytes:
         """Signed by the director, past the controller."""
-        return seal_desired("home", device, desired, list(load_signers([self.keys / "director.pem"]).values()))
+        return seal_desired("home", device, desired, keys_in(self.keys / "director.pem"))
 
     def state_of(self, name: str, slot: str = "gate-detector") -> str | None:
         last = self.reported.get(name)

@@ -261,6 +261,21 @@ def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle]) ->
     assert world.seeder.counters.bytes - before < 0.3 * new.variants[0].need(LAYER_ENGINE).stat().st_size
 
 
+def test_device_takes_the_difference_whose_base_it_has(pair: tuple[World, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    world, new = pair
+    (layer,) = (d for d in new.variants[0].descriptors() if d.mediaType == LAYER_ENGINE)
+    (mine,) = world.blobs.deltas(layer.digest)
+    others = [
+        mine.model_copy(update={"base": digest_of(b"%d" % k), "digest": digest_of(b"d%d" % k), "size": 70_000}) for k in range(7)
+    ]
+    monkeypatch.setattr(world.blobs, "deltas", lambda digest: (*others, mine) if digest == layer.digest else ())
+    world.seeder.publish_pages(layer.digest)
+    before = world.seeder.counters.bytes
+    world.fetch(bundle=new)
+    Variant.open(world.store.blobs, new.variants[0].digest).verify()
+    assert world.seeder.counters.bytes - before < 0.3 * layer.size
+
+
 @pytest.mark.parametrize("harm", ["gone", "rubbish", "another", "base"])
 def test_difference_that_is_of_no_use_costs_only_the_detour(
     pair: tuple[World, Bundle], harm: str, monkeypatch: pytest.MonkeyPatch

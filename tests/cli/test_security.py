@@ -120,3 +120,45 @@ def test_broker_controller_and_device_get_their_files() -> None:
         edgectl("broker config hivemq --host b")
     with pytest.raises(TrustError, match=r"cannot read none/ca\.key"):
         edgectl("broker config emqx --host b --ca none")
+
+
+class _Controller:
+    """What `device enroll` asks of a controller."""
+
+    def __enter__(self) -> _Controller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def enroll(self, name: str) -> dict[str, Any]:
+        return {"fleet": "home", "broker": {"host": "b", "port": 8883, "tls": True}, "root": "{}"}
+
+
+def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl.cli._controller.client", lambda url, token_file: _Controller())
+    edgectl("broker ca")
+    assert edgectl("device request gate-1 --out etc") == {
+        "device": "gate-1", "key": "etc/device.key", "request": "etc/device.csr", "new": True,
+    }  # fmt: skip
+    edgectl("device enroll gate-1 --ca ca --csr etc/device.csr")
+    assert sorted(p.name for p in Path("gate-1").iterdir()) == ["agent.toml", "ca.crt", "device.crt", "root.json"]
+    for file in Path("gate-1").iterdir():
+        file.rename(Path("etc") / file.name)
+    assert load_agent_config(Path("etc/agent.toml")).broker.options().tls.context()  # type: ignore[union-attr]
+    assert "its own" in text("device certificates")
+    with pytest.raises(UsageError, match="made its own key"):
+        edgectl("device renew gate-1")
+    assert not Path("gate-1/device.key").exists()
+    assert "was there and stays" in text("device request gate-1 --out etc")
+    assert [Path(p).name for p in edgectl("device renew gate-1 --csr etc/device.csr")["files"]] == ["ca.crt", "device.crt"]
+    with pytest.raises(UsageError, match="--csr needs the CA"):
+        edgectl("device enroll gate-1 --csr etc/device.csr")
+    Path("gate-1/device.key").write_text("of somebody")
+    with pytest.raises(UsageError, match="is not the key of the certificate request"):
+        edgectl("device enroll gate-1 --ca ca --csr etc/device.csr")
+    assert len(edgectl("device certificates")) == 2, "what is refused is not in the book"
+    assert edgectl("device revoke gate-1")["revoked"] == 2
+    with pytest.raises(TrustError, match="was revoked with gate-1"):
+        edgectl("device enroll gate-1 --ca ca --csr etc/device.csr --out again")
+    assert not Path("again").exists()

@@ -16,6 +16,7 @@ from edgectl.core.errors import EdgectlError, IntegrityError, ProtocolError
 from edgectl.core.files import digest_of
 from edgectl.core.transfer import (
     Broadcast,
+    DeltaOffer,
     Frame,
     Marker,
     Need,
@@ -256,10 +257,12 @@ def test_a_blob_of_many_pages_is_assembled_in_any_order() -> None:
     size = 2100 * CHUNK_SIZE - 5
     d = Descriptor(mediaType="x", digest=digest_of(b"x"), size=size, annotations={ANNOTATION_CHUNKS: chunks_digest(hashes)})
     receiver = Receiver(d, 0.0, epoch=1)
-    pages = pages_of(d.digest, size, hashes)
+    offers = tuple(DeltaOffer(base=digest_of(b"%d" % k), digest=digest_of(b"d%d" % k), size=size - k - 1) for k in range(8))
+    pages = pages_of(d.digest, size, hashes, deltas=offers)
     assert [p.page for p in pages] == receiver.page_numbers()
     for page in reversed(pages):
         receiver.on_page(page.encode())
+    assert receiver.deltas == offers, "a full page has room for as many as there may be"
     assert receiver.hashes == tuple(hashes)
 
 

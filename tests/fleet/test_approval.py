@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Broker, free_port
 from support_bundle import make_bundle
 from support_fleet import Fleet, wait_until
+from support_tuf import keys_in
+from typer.testing import CliRunner
 
+from edgectl.cli.main import app
 from edgectl.core.errors import TrustError
 from edgectl.core.signed import add_signatures
 from edgectl.fleet.ceremony import KeySet, init_keys, new_key
-from edgectl.fleet.signing import load_signers
+from edgectl.fleet.keyring import KeyRing
 
 
 @pytest.fixture
@@ -39,17 +40,33 @@ def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fl
     assert fleet.client.rollout(rollout)["members"]["gate-1"].get("outcome") != "committed"
     with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
         fleet.client.approve(waiting)
-    operator = list(load_signers([tmp_path / "operator.pem"]).values())
+    operator = keys_in(tmp_path / "operator.pem")
     changed = waiting["gate-1"].replace(b'"gate-detector@1.0.0"', b'"gate-detector@6.6.6"')
     with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
         fleet.client.approve({"gate-1": add_signatures(changed, operator)})
 
-    command = [sys.executable, "-m", "edgectl.cli", "rollout", "approve", "--key", str(tmp_path / "operator.pem"), "--json"]
+    KeyRing().change_passphrase(tmp_path / "operator.pem", lambda: b"of the operator")
+    (tmp_path / "passphrase").write_bytes(b"of the operator")
+    (tmp_path / "passphrase").chmod(0o600)
     environment = {
-        **os.environ, "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
+        "EDGECTL_PASSPHRASE_FILE": str(tmp_path / "passphrase"),
+        "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
     }  # fmt: skip
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
-    assert [d["release"] for d in json.loads(told.stdout)["documents"]] == ["gate-detector@1.0.0"]
+
+    def approve(*options: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, ["rollout", "approve", *options, "--json"], env=environment)
+        if result.exception is not None:
+            raise result.exception
+        return dict(json.loads(result.stdout))
+
+    shown = approve("--show")
+    (wish,) = shown["documents"]
+    assert (shown["approved"], wish["release"], wish["replaces"]) == (False, "gate-detector@1.0.0", "nothing")
+    assert any(term.startswith("probation s") for term in wish["terms"]), "a rollout of a test is in a hurry, and says so"
+    assert set(fleet.client.waiting()) == {"gate-1"}
+    with pytest.raises(TrustError, match="none of them is a key of the director"):
+        approve("--key", str(tmp_path / "keys" / "root.pem"))
+    assert approve("--key", str(tmp_path / "operator.pem"))["documents"] == [wish]
     fleet.wait_rollout(rollout, "done")
     assert fleet.client.waiting() == {}
 

@@ -19,6 +19,7 @@ import pytest
 from conftest import free_port
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgectl.agent.identity import make_request
 from edgectl.core.errors import LinkError
 from edgectl.core.wire import Topics
 from edgectl.fleet.broker_config import BrokerPlan, broker_files
@@ -139,6 +140,16 @@ def _own(device: str) -> list[str]:
         T.event(device, "yard"),
         T.need(DIGEST, device),
     ]
+
+
+def test_device_connects_with_a_key_that_it_made_itself(site: Site) -> None:
+    key, csr, _ = make_request(site.folder / "own", "own-1")
+    ca, cert = site.ca.issue_client("own-1", request=csr.read_bytes()).write(site.folder / "out", "device")
+    site.names["own-1"] = Tls(ca, cert, key)
+    with Client(site, CONTROLLER) as controller, Client(site, "own-1") as device:
+        device.subscribe(T.desired("own-1"))
+        controller.publish(T.desired("own-1"))
+        assert device.drain(T.desired("own-1")) == []
 
 
 def test_device_says_only_what_is_its_own(site: Site) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -96,3 +97,13 @@ def test_book_knows_every_serial_number_before_it_is_handed_out(ca: FleetCa) -> 
     (entry,) = FleetCa(ca.folder).issued()
     assert (int(entry.serial), entry.name, entry.revoked_s) == (cert.serial_number, "gate-1", None)
     assert entry.expires_s > time.time()
+
+
+def test_book_of_an_older_ca_is_read(ca: FleetCa) -> None:
+    ca.issue_client("gate-1")
+    book = json.loads((ca.folder / "issued.json").read_text())
+    for entry in book["issued"]:
+        del entry["key"], entry["own_key"]
+    (ca.folder / "issued.json").write_text(json.dumps(book))
+    assert FleetCa(ca.folder).clients() == ("gate-1",)
+    assert not FleetCa(ca.folder).makes_own_key("gate-1")

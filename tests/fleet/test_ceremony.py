@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
+from support_tuf import keys_in
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
 from edgectl.agent.journal import Journal
@@ -22,8 +23,9 @@ from edgectl.core.trust import director_keys
 from edgectl.core.wire import Desired
 from edgectl.fleet.ceremony import KeySet, delegate, init_keys, new_key, renew, rotate, sign, status
 from edgectl.fleet.keyfolder import public_files, take_newer
+from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.releases import sign_release, withdraw
-from edgectl.fleet.signing import load_signers, signed
+from edgectl.fleet.signing import signed
 from edgectl.fleet.trust import Director, OnlineTrust
 
 
@@ -87,7 +89,7 @@ def test_root_of_three_people_is_in_force_when_two_have_signed(site: Site, tmp_p
     first = sign(hers, people[0].parent)
     assert (first.complete, first.signatures) == (False, ("root 1 of 2",))
     assert any("root: new key" in change for change in first.changes), "she sees what she signs"
-    second = sign(hers, site.keys, more=[people[2]])
+    second = sign(hers, site.keys, ring=KeyRing([people[2]]))
     assert second.complete
     assert second.path == site.keys / "1.root.json"
     assert not pending.exists()
@@ -108,7 +110,7 @@ def test_release_waits_until_enough_targets_keys_have_signed(site: Site, tmp_pat
         sign_release(site.keys, bundle)
     with pytest.raises(TrustError, match="not signed by the keys of this fleet"):
         controller.accept((site.keys / "pending" / "targets.json").read_bytes())
-    assert sign(site.keys / "pending" / "targets.json", site.keys, more=[safe]).complete
+    assert sign(site.keys / "pending" / "targets.json", site.keys, ring=KeyRing([safe])).complete
     release, data = sign_release(site.keys, bundle)
     controller.accept(data)
     assert release in ("gate-detector@1.0.0",)
@@ -203,7 +205,7 @@ def test_set_that_no_message_could_carry_is_refused_before_it_is_in_force(site: 
     for i in range(9000):
         path = f"releases/gate/{i}"
         targets.targets[path] = TargetFile(1000, {"sha256": f"{i:064x}"}, path)
-    data = signed(targets, load_signers([site.keys / "targets.pem"]).values())
+    data = signed(targets, keys_in(site.keys / "targets.pem"))
     with pytest.raises(TrustError, match="the signed metadata would have"):
         controller.accept(data)
     assert controller.targets.version == 1
@@ -249,7 +251,7 @@ def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_
     controller = site.controller()
     delegate(site.keys, "team", ("cam",))
     files = public_files(site.keys)
-    stranger = signed(Metadata[Targets].from_bytes(files["team.json"]).signed, load_signers([site.keys / "targets.pem"]).values())
+    stranger = signed(Metadata[Targets].from_bytes(files["team.json"]).signed, keys_in(site.keys / "targets.pem"))
     with pytest.raises(TrustError, match="team metadata are not signed by the keys of this fleet"):
         controller.accept(files | {"team.json": stranger})
     assert "team.json" not in controller.files()
@@ -287,7 +289,7 @@ def test_new_root_keys_have_to_sign_too(site: Site, tmp_path: Path) -> None:
     half = rotate(site.keys, "root", KeySet(0, 1, (public,)))
     assert (half.complete, half.signatures) == (False, ("the root before 1 of 1", "root 0 of 1"))
     assert site.root().version == 1
-    assert sign(half.path, site.keys, more=[tmp_path / "new.pem"]).complete
+    assert sign(half.path, site.keys, ring=KeyRing([tmp_path / "new.pem"])).complete
     assert site.root().version == 2
 
 
@@ -359,7 +361,7 @@ def test_status_on_the_command_line_fails_when_something_has_expired(site: Site)
     assert {r["role"] for r in json.loads(good.stdout)["roles"]} == {"root", "targets", "online", "director"}
     ended = Metadata[Targets].from_bytes((site.keys / "targets.json").read_bytes())
     ended.signed.expires = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    (site.keys / "targets.json").write_bytes(signed(ended.signed, load_signers([site.keys / "targets.pem"]).values()))
+    (site.keys / "targets.json").write_bytes(signed(ended.signed, keys_in(site.keys / "targets.pem")))
     bad = keys("status")
     assert bad.returncode == 8
     assert "targets expired" in bad.stderr

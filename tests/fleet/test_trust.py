@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support_bundle import make_bundle
+from support_tuf import keys_in
 from tuf.api.metadata import Targets
 
 from edgectl.core.bundle import Bundle
@@ -12,7 +13,7 @@ from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import decode_trust
 from edgectl.fleet.ceremony import init_keys
 from edgectl.fleet.releases import sign_release
-from edgectl.fleet.signing import load_signers, signed
+from edgectl.fleet.signing import signed
 from edgectl.fleet.trust import OnlineTrust
 
 
@@ -39,7 +40,7 @@ def test_online_key_cannot_sign_releases(tmp_path: Path) -> None:
     trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
     forged = Targets(version=2, expires=trust.targets.expires)
     with pytest.raises(TrustError, match="not signed by the keys of this fleet"):
-        trust.accept(signed(forged, load_signers([tmp_path / "k" / "online.pem"]).values()))
+        trust.accept(signed(forged, keys_in(tmp_path / "k" / "online.pem")))
     (tmp_path / "k" / "targets.pem").unlink()
     with pytest.raises(TrustError, match="needs more signatures: targets 0 of 1"):
         sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2000)))

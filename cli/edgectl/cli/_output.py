@@ -32,6 +32,7 @@ class Output:
     """Made by every command first: ``out = Output(json)``."""
 
     current: Output | None = None
+    _bar: Progress | None = None
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -94,6 +95,7 @@ class Output:
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self.stderr, transient=True) as bar:
             task = bar.add_task("", total=1.0)
+            self._bar = bar
 
             def update(what: str, fraction: float | None) -> None:
                 if fraction is None:
@@ -101,7 +103,23 @@ class Output:
                 else:
                     bar.update(task, description=what, completed=min(1.0, fraction), total=1.0)
 
-            yield update
+            try:
+                yield update
+            finally:
+                self._bar = None
+
+    @classmethod
+    @contextmanager
+    def paused(cls) -> Iterator[None]:
+        """Leave the terminal to whoever asks something there: no progress bar is drawn meanwhile."""
+        bar = cls.current._bar if cls.current is not None else None
+        if bar is not None:
+            bar.stop()
+        try:
+            yield
+        finally:
+            if bar is not None:
+                bar.start()
 
     def fail(self, error: EdgectlError) -> None:
         """One sentence on what is wrong and the next step; on stdout as ``{"error": …}`` with ``--json``."""

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edgectl.cli._keys import NewPassphrase
 from edgectl.cli._output import Json, Output
 from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write, check_name
@@ -38,13 +39,15 @@ def run(
 def ca(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = Path("ca"),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
+    passphrase: NewPassphrase = False,
     json: Json = False,
 ) -> None:
     """Make the certificate authority of a fleet: it says who may connect to the broker, and as whom."""
     output = Output(json)
+    from edgectl.cli import _passphrase
     from edgectl.fleet.ca import FleetCa
 
-    FleetCa.create(out, _name(fleet))
+    FleetCa.create(out, _name(fleet), _passphrase.choose() if passphrase else None)
     output.result(
         {"ca": out}, f"{out}: ca.key stays here, keep a copy offline\nnext: edgectl broker config mosquitto --host NAME"
     )
@@ -67,12 +70,13 @@ def config(
 ) -> None:
     """Write listener, TLS, access rules and limits of a production broker, with its certificate."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.broker_config import BrokerPlan, broker_files
     from edgectl.fleet.ca import FleetCa
 
     folder = PurePosixPath(install or str(out.resolve()))
     plan = BrokerPlan(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
-    authority = FleetCa(ca)
+    authority = FleetCa(ca, ask)
     files = broker_files(kind, plan, authority.clients())
     for name, text in files.items():
         atomic_write(out / name, text.encode())

@@ -39,9 +39,10 @@ def init(
         raise UsageError(f"{out} is there already", hint="edit it, or give another --out")
     tls = ""
     if ca is not None:
+        from edgectl.cli._passphrase import ask
         from edgectl.fleet.ca import CONTROLLER, FleetCa
 
-        FleetCa(ca).issue_client(CONTROLLER).write(out.parent, "controller")
+        FleetCa(ca, ask).issue_client(CONTROLLER).write(out.parent, "controller")
         tls = 'tls = true\nca = "ca.crt"\ncert = "controller.crt"\nkey = "controller.key"\n'
     text = (
         f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = {dumps(relpath(keys, out.parent))}\n\n'
@@ -60,8 +61,10 @@ def run(
     """Run the controller until interrupted."""
     out = Output(json)
     from edgectl.cli._logging import log_to_stderr
+    from edgectl.cli._passphrase import ask_file
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.config import load_controller_config
+    from edgectl.fleet.keyring import KeyRing
     from edgectl.fleet.service import run_controller
 
     loaded = load_controller_config(config)
@@ -71,4 +74,4 @@ def run(
     out.say(
         f"controller of fleet {loaded.fleet}: API on http://{loaded.api.host}:{loaded.api.port}, token in {loaded.state_dir / 'token'}"
     )
-    run_controller(loaded, stop_event())
+    run_controller(loaded, stop_event(), KeyRing(ask=ask_file))

@@ -16,11 +16,33 @@ from edgectl.core.files import atomic_write
 
 app = typer.Typer(name="device", help="Devices join the fleet.", no_args_is_help=True)
 
+Csr = Annotated[
+    Path | None, typer.Option(help="device.csr that `edgectl device request` made: the certificate is for the key on the device.")
+]
+
+
+@app.command("request")
+def request(
+    name: Annotated[str, typer.Argument(help="Name of the device: a-z, 0-9, '.', '_' and '-'.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")] = None,
+    json: Json = False,
+) -> None:
+    """On the device: make its key, which stays there, and ask for a certificate. A key that is there already is kept."""
+    output = Output(json)
+    from edgectl.agent.identity import make_request
+
+    key, csr, new = make_request(out or Path(name), name)
+    output.result(
+        {"device": name, "key": key, "request": csr, "new": new},
+        f"{key} {'stays here' if new else 'was there and stays'}\nnext: copy {csr} to the operator, and there: "
+        f"edgectl device {'enroll' if new else 'renew'} {name} --ca ca --csr {csr.name}",
+    )
+
 
 @app.command("enroll")
 def enroll(
     name: Annotated[str, typer.Argument(help="Name of the device: a-z, 0-9, '.', '_' and '-'.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for agent.toml and root.json; default: NAME.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the device's files; default: NAME.")] = None,
     stream: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,6 +56,7 @@ def enroll(
     profile: Annotated[str, typer.Option(help="Device profile; auto: the probe of the device decides.")] = "auto",
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, for selecting devices in a rollout.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Folder that `edgectl broker ca` made: gives the device a certificate.")] = None,
+    csr: Csr = None,
     days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -41,17 +64,21 @@ def enroll(
 ) -> None:
     """Make a device known to the controller and write the files that it needs."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
     from edgectl.fleet.enroll import write_enrolment
 
-    authority = FleetCa(ca) if ca is not None else None
-
+    if csr is not None and ca is None:
+        raise UsageError("--csr needs the CA that is asked", hint="give its folder with --ca")
+    folder = out or Path(name)
+    authority = FleetCa(ca, ask) if ca is not None else None
+    asked = _read_request(csr, folder, name)
     with _controller.client(url, token_file) as fleet:
         granted = fleet.enroll(name)
     if granted["broker"].get("tls") and authority is None:
         output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")
     config = write_enrolment(
-        out or Path(name),
+        folder,
         name,
         root=granted["root"].encode(),
         fleet=granted["fleet"],
@@ -59,11 +86,12 @@ def enroll(
         pipelines=_pipelines(stream or [], slot or []),
         profile=profile,
         labels=dict(_pair(item, "--label") for item in label or []),
-        certificate=authority.issue_client(name, days=days) if authority is not None else None,
+        certificate=authority.issue_client(name, days=days, request=asked) if authority is not None else None,
     )
     output.result(
         {"device": name, "config": config},
-        f"{config}\nnext: copy {config.parent} to the device, and there: edgectl agent run --config {config.name}",
+        f"{config}\nnext: copy {config.parent} to the device{', beside device.key' if asked else ''}, and there: "
+        f"edgectl agent run --config {config.name}",
     )
 
 
@@ -72,17 +100,26 @@ def renew(
     name: Annotated[str, typer.Argument(help="Name of the device.")],
     ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")] = None,
+    csr: Csr = None,
     days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
     json: Json = False,
 ) -> None:
-    """Give a device a new key and certificate. The old one stays valid until it ends or is revoked."""
+    """Give a device a new certificate, and a new key unless it has its own. The old one stays valid until it ends or is revoked."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
-    authority = FleetCa(ca)
+    authority = FleetCa(ca, ask)
     if name not in authority.clients():
         raise UsageError(f"{name} has no valid certificate of this CA", hint=f"edgectl device enroll {name} --ca {ca}")
-    paths = authority.issue_client(name, days=days).write(out or Path(name), "device")
+    folder = out or Path(name)
+    asked = _read_request(csr, folder, name)
+    if asked is None and authority.makes_own_key(name):
+        raise UsageError(
+            f"{name} made its own key: give the request for its certificate",
+            hint=f"`edgectl device request {name}` on the device, then renew with --csr device.csr",
+        )
+    paths = authority.issue_client(name, days=days, request=asked).write(folder, "device")
     output.result(
         {"device": name, "files": paths}, f"copy {', '.join(str(p) for p in paths)} to the device and restart its agent"
     )
@@ -97,9 +134,10 @@ def revoke(
 ) -> None:
     """Take a device's access to the broker away, e.g. because it was stolen."""
     output = Output(json)
+    from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
-    authority = FleetCa(ca)
+    authority = FleetCa(ca, ask)
     count = authority.revoke(name)
     if broker is not None:
         atomic_write(broker / "crl.pem", authority.crl)
@@ -124,17 +162,30 @@ def certificates(
     now = time.time()
 
     def shown() -> Table:
-        t = table("name", "for", "expires", "state")
+        t = table("name", "for", "key", "expires", "state")
         for i in issued:
             left = i.expires_s - now
             state = "revoked" if i.revoked_s else "expired" if left <= 0 else "renew it" if left < 60 * 86400 else "valid"
-            t.add_row(i.name, "client" if i.client else "broker", time.strftime("%Y-%m-%d", time.gmtime(i.expires_s)), state)
+            end = time.strftime("%Y-%m-%d", time.gmtime(i.expires_s))
+            t.add_row(i.name, "client" if i.client else "broker", "its own" if i.own_key else "made here", end, state)
         return t
 
     output.result(issued, shown)
     newest = {(i.name, i.client): i for i in issued if i.revoked_s is None}
     if over := [i.name for i in newest.values() if i.expires_s <= now]:
         raise TrustError(f"the certificate of {over[0]} has expired", hint=f"edgectl device renew {over[0]}")
+
+
+def _read_request(csr: Path | None, folder: Path, name: str) -> bytes | None:
+    """Looked at before anything is asked of the controller or written into the CA's book."""
+    from edgectl.fleet.csr import read_request
+    from edgectl.fleet.enroll import check_folder
+
+    if csr is None:
+        return None
+    data = read_request(csr)
+    check_folder(folder, data, name)
+    return data
 
 
 def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli import _controller
-from edgectl.cli._keys import KEYS, Keys, More
+from edgectl.cli._keys import KEYS, Keys, More, NewPassphrase, key_ring
 from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import TrustError, UsageError
 
@@ -40,16 +40,18 @@ def init(
     director_key: Annotated[
         list[Path] | None, typer.Option(help="Public director key of an operator, beside the controller's own.")
     ] = None,
+    passphrase: NewPassphrase = False,
     json: Json = False,
 ) -> None:
     """Make root, targets, online and director keys and the first root metadata."""
     output = Output(json)
     from edgectl.fleet.ceremony import KeySet, init_keys
 
+    secret = _choose(passphrase)
     root = init_keys(
         out,
-        root=KeySet(root_keys, root_threshold, tuple(root_key or ())),
-        targets=KeySet(targets_keys, targets_threshold, tuple(targets_key or ())),
+        root=KeySet(root_keys, root_threshold, tuple(root_key or ()), secret),
+        targets=KeySet(targets_keys, targets_threshold, tuple(targets_key or ()), secret),
         director=KeySet(1, director_threshold, tuple(director_key or ())),
     )
     waiting = sorted(p for p in (out / "pending").glob("*.json"))
@@ -67,13 +69,31 @@ def init(
 
 
 @app.command("new")
-def new(path: Annotated[Path, typer.Argument(help="File for the private key, e.g. alice.pem.")], json: Json = False) -> None:
+def new(
+    path: Annotated[Path, typer.Argument(help="File for the private key, e.g. alice.pem.")],
+    passphrase: NewPassphrase = False,
+    json: Json = False,
+) -> None:
     """Make one key, on the machine of its owner; its public half (.pub) is what is handed over."""
     output = Output(json)
     from edgectl.fleet.ceremony import new_key
 
-    public = new_key(path)
+    public = new_key(path, _choose(passphrase))
     output.result({"private": path, "public": public}, f"{path} stays with its owner; hand over {public}")
+
+
+@app.command("passphrase")
+def change_passphrase(
+    path: Annotated[Path, typer.Argument(help="A private key: a .pem file, or the ca.key of `edgectl broker ca`.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Write it without a passphrase.")] = False,
+    json: Json = False,
+) -> None:
+    """Give a private key a passphrase, another one, or none. The key stays the same: nothing has to be signed anew."""
+    output = Output(json)
+    from edgectl.cli import _passphrase
+
+    key_ring(None).change_passphrase(path, None if remove else _passphrase.choose)
+    output.result({"private": path, "passphrase": not remove}, f"{path} has {'no' if remove else 'a new'} passphrase")
 
 
 @app.command("rotate")
@@ -87,6 +107,7 @@ def rotate(
         list[str] | None, typer.Option(help="Id (or its beginning) of a key that goes; without it, all of the role go.")
     ] = None,
     key: More = None,
+    passphrase: NewPassphrase = False,
     json: Json = False,
 ) -> None:
     """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a stolen key is revoked."""
@@ -94,7 +115,10 @@ def rotate(
     from edgectl.fleet.ceremony import KeySet
     from edgectl.fleet.ceremony import rotate as rotate_keys
 
-    proposal = rotate_keys(keys, role, KeySet(count, threshold, tuple(public or ())), revoke=revoke or (), more=key or ())
+    if count and role not in ("online", "director"):
+        _note_open(output, keys, passphrase)
+    wanted = KeySet(count, threshold, tuple(public or ()), _choose(passphrase))
+    proposal = rotate_keys(keys, role, wanted, revoke=revoke or (), ring=key_ring(key))
     _tell(output, [proposal], keys)
 
 
@@ -108,6 +132,7 @@ def delegate(
     public: Annotated[list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the delegation back.")] = False,
     key: More = None,
+    passphrase: NewPassphrase = False,
     json: Json = False,
 ) -> None:
     """Let a team sign releases for the devices of some profiles, and for no others."""
@@ -117,8 +142,8 @@ def delegate(
 
     if remove == bool(profile):
         raise UsageError("give at least one --profile, or --remove")
-    wanted = KeySet(0 if public and count == 1 else count, threshold, tuple(public or ()))
-    _tell(output, delegate_to(keys, name, tuple(profile or ()), wanted, more=key or ()), keys)
+    wanted = KeySet(0 if public and count == 1 else count, threshold, tuple(public or ()), _choose(passphrase))
+    _tell(output, delegate_to(keys, name, tuple(profile or ()), wanted, ring=key_ring(key)), keys)
 
 
 @app.command("renew")
@@ -132,7 +157,7 @@ def renew(
     output = Output(json)
     from edgectl.fleet.ceremony import renew as renew_role
 
-    _tell(output, [renew_role(keys, role, more=key or ())], keys)
+    _tell(output, [renew_role(keys, role, ring=key_ring(key))], keys)
 
 
 @app.command("sign")
@@ -146,7 +171,7 @@ def sign(
     output = Output(json)
     from edgectl.fleet.ceremony import sign as sign_file
 
-    _tell(output, [sign_file(path, keys, more=key or ())], keys)
+    _tell(output, [sign_file(path, keys, ring=key_ring(key))], keys)
 
 
 @app.command("status")
@@ -154,6 +179,7 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     """Show roles, keys and expiries of a folder. Exit 8 if something has expired."""
     output = Output(json)
     from edgectl.fleet.ceremony import status as status_of
+    from edgectl.fleet.keyring import KeyRing
 
     now = datetime.now(timezone.utc)
     found = status_of(keys)
@@ -180,6 +206,9 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     output.result({"roles": rows, "pending": pending}, shown)
     for p in pending:
         output.say(f"waits for signatures: {p}")
+    for file in KeyRing().lying_in(keys):
+        if file.keyid is None:
+            output.say(f"{file.path} has a passphrase and no {file.public.name} beside it: whose it is cannot be told")
     expired = [s.role for s in found if (left := s.left_s(now)) is not None and left <= 0]
     if expired:
         raise TrustError(
@@ -244,6 +273,20 @@ def left_text(role: str, left_s: float | None) -> Text:
     soon = role not in ("snapshot", "timestamp") and left_s < _SOON_S.get(role, _SOON_DEFAULT_S)
     days = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s / 3600:.0f} hours"
     return Text(f"{days}, renew it" if soon else days, "yellow" if soon else "")
+
+
+def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
+    """New keys with less protection than those that they come beside are worth a word."""
+    from edgectl.fleet.keyring import KeyRing
+
+    if not passphrase and any(f.locked for f in KeyRing().lying_in(keys)):
+        output.say("keys here have passphrases, the new ones have none: `edgectl keys passphrase FILE` gives them one")
+
+
+def _choose(passphrase: bool) -> bytes | None:
+    from edgectl.cli import _passphrase
+
+    return _passphrase.choose() if passphrase else None
 
 
 def _tell(output: Output, proposals: list[Proposal], keys: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from edgectl.cli import _controller
-from edgectl.cli._keys import KEYS, Keys, More
+from edgectl.cli._keys import KEYS, Keys, More, key_ring
 from edgectl.cli._output import Json, Output, table
 
 app = typer.Typer(name="release", help="Bundles under a name and version, signed.", no_args_is_help=True)
@@ -45,7 +45,7 @@ def publish(
             lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
             delta_from="" if no_delta else delta_from,
             delegation=delegation,
-            more=key or (),
+            ring=key_ring(key),
         )
     digest = Bundle(bundle).digest
     out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
@@ -67,7 +67,7 @@ def withdraw(
 
     name = f"{delegation or 'targets'}.json"
     with _controller.client(url, token_file) as fleet:
-        data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, more=key or ())
+        data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, ring=key_ring(key))
         fleet.accept_trust({name: data}, withdraw=[release])
     out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
 
@@ -87,7 +87,7 @@ def share(
     from edgectl.fleet.publish import share_plan
 
     with _controller.client(url, token_file) as fleet:
-        release, shared = share_plan(fleet, bundle, plan, keys, more=key or ())
+        release, shared = share_plan(fleet, bundle, plan, keys, ring=key_ring(key))
 
     def shown() -> Table:
         t = table("plan", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Group, RenderableType
 
 from edgectl.cli import _controller
+from edgectl.cli._keys import key_ring
 from edgectl.cli._output import Json, Output, table
-from edgectl.core.errors import RolloutError, UsageError
+from edgectl.core.errors import RolloutError, TrustError, UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.windows import Window
 
@@ -152,7 +152,9 @@ def abort(
 
 @app.command("approve")
 def approve(
-    key: Annotated[list[Path], typer.Option(help="Private key of the director that you hold, or a folder of them.")],
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Private key of the director that you hold, or a folder of them; not with --show.")
+    ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show what waits, sign nothing.")] = False,
     url: _controller.Url = _controller.URL,
@@ -162,27 +164,31 @@ def approve(
     """Sign what waits for an operator, where more than the controller has to sign what a device is to run."""
     out = Output(json)
     from edgectl.core.signed import add_signatures
-    from edgectl.fleet.signing import load_signers
+    from edgectl.fleet.approval import check_known, consequences, director_in, missing_from
 
-    signers = list(load_signers(key).values())
+    if not show and not key:
+        raise UsageError("nothing is signed without a key", hint="--key operator.pem; --show only shows what waits")
     with _controller.client(url, token_file) as fleet:
+        reported = {d["name"]: d["reported"] for d in fleet.devices()}
         found = {d: p for d, p in sorted(fleet.waiting().items()) if not device or d in device}
-        wanted = [
-            {"device": d, "slot": slot, "release": wish["release"], "digest": wish["digest"]}
-            for d, p in found.items()
-            for slot, wish in sorted(loads(p)["signed"]["slots"].items())
-        ]
+        told = [c for d, p in found.items() for c in consequences(d, p, reported.get(d))]
         if not show and found:
+            check_known(told)
+            director = director_in(fleet.trust()["files"])
+            signers = key_ring(key).signers(missing_from(p, director, d) for d, p in found.items())
+            if not signers:
+                raise TrustError(f"{', '.join(map(str, key or ()))}: none of them is a key of the director")
             fleet.approve({d: add_signatures(p, signers) for d, p in found.items()})
 
     def shown() -> RenderableType:
-        t = table("device", "slot", "release", "digest")
-        for w in wanted:
-            t.add_row(w["device"], w["slot"], w["release"], w["digest"])
+        t = table("device", "slot", "release", "in place of", "terms", "digest")
+        for c in told:
+            t.add_row(c.device, c.slot or "-", c.release or "-", c.replaces or "-", "\n".join(c.terms) or "as usual", c.digest)
         what = "wait" if show else "are approved"
-        return Group(t, "", f"{len(found)} documents {what}") if found else "nothing waits"
+        fleets = ", ".join(sorted({c.fleet for c in told}))
+        return Group(t, "", f"{len(found)} documents of fleet {fleets} {what}") if found else "nothing waits"
 
-    out.result({"approved": not show, "documents": wanted}, shown)
+    out.result({"approved": not show, "documents": told}, shown)
 
 
 def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> None:

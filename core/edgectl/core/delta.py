@@ -31,7 +31,7 @@ from typing import BinaryIO, Protocol
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.errors import ProtocolError
 
-__all__ = ["apply_delta", "make_delta", "tensor_spans"]
+__all__ = ["Span", "apply_delta", "common_bytes", "make_delta", "tensor_spans"]
 
 _MAGIC = b"edgectl-delta-1\n"
 _HEADER = struct.Struct(">QQII4Q")
@@ -48,7 +48,9 @@ _WIDTH_OF = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 9: 1, 10: 2, 12: 4, 16: 2}
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
+    """Where a tensor's numbers are in an ONNX file."""
+
     offset: int
     size: int
     kind: tuple[int, ...]
@@ -98,7 +100,12 @@ def make_delta(old: bytes, new: bytes) -> bytes | None:
     return _MAGIC + header + table + b"".join(streams)
 
 
-def _pairs(old: Sequence[_Span], new: Sequence[_Span]) -> list[tuple[_Span, _Span]]:
+def common_bytes(old: Sequence[Span], new: Sequence[Span]) -> int:
+    """Bytes of the new file's tensors that :func:`make_delta` would pair with one of the old file: an upper bound of what it can save."""
+    return sum(b.size for _, b in _pairs(old, new))
+
+
+def _pairs(old: Sequence[Span], new: Sequence[Span]) -> list[tuple[Span, Span]]:
     """Tensors of one type and shape, in the order of both files."""
     matcher = SequenceMatcher(None, [s.kind for s in old], [s.kind for s in new], autojunk=False)
     return [(old[m.a + i], new[m.b + i]) for m in matcher.get_matching_blocks() for i in range(m.size)]
@@ -299,7 +306,7 @@ def _gaps(size: int, segments: Sequence[_Segment]) -> list[tuple[int, int]]:
 # ---- where the tensors of an ONNX file are (protobuf, onnx.proto3: ModelProto.graph = 7, GraphProto.initializer = 5)
 
 
-def tensor_spans(data: bytes) -> list[_Span]:
+def tensor_spans(data: bytes) -> list[Span]:
     """The raw data of all initializers of some size, in the order of the file. Raises :class:`ProtocolError`: this is no ONNX file."""
     spans = []
     for number, start, end, _ in _fields(data, 0, len(data)):
@@ -311,7 +318,7 @@ def tensor_spans(data: bytes) -> list[_Span]:
     return spans
 
 
-def _tensor(data: bytes, start: int, end: int) -> _Span | None:
+def _tensor(data: bytes, start: int, end: int) -> Span | None:
     dims: list[int] = []
     kind, raw = 0, None
     for number, first, last, value in _fields(data, start, end):
@@ -325,7 +332,7 @@ def _tensor(data: bytes, start: int, end: int) -> _Span | None:
             raw = first, last - first
     if raw is None or raw[1] < _MIN_TENSOR or kind not in _WIDTH_OF or raw[1] % _WIDTH_OF[kind]:
         return None
-    return _Span(raw[0], raw[1], (kind, raw[1], *dims))
+    return Span(raw[0], raw[1], (kind, raw[1], *dims))
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int | None]]:

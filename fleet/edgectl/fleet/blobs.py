@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from edgectl.core.bundle import (
@@ -18,8 +19,8 @@ from edgectl.core.bundle import (
     Variant,
     read_bounded,
 )
-from edgectl.core.delta import make_delta
-from edgectl.core.errors import BundleError, IntegrityError
+from edgectl.core.delta import Span, common_bytes, make_delta, tensor_spans
+from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
 from edgectl.core.files import atomic_write, digest_of, hex_of, open_atomic, storage
 from edgectl.core.schema import Message, parse_json
 from edgectl.core.transfer import DeltaOffer
@@ -30,6 +31,13 @@ _KEEP_SHARE = 0.6
 """Of the whole: a larger difference is not worth keeping."""
 _MAX_OFFERS = 8
 _MAX_DELTA_BLOB = 512 << 20  # bytes of a blob that is taken into memory to make a difference
+_MAX_OTHERS = 3
+"""Bases for one engine, beside its namesake."""
+_MAX_OTHER_BYTES = 256 << 20
+"""Of all engines of a bundle that differences from such bases are made for: ten seconds."""
+
+_Engines = dict[tuple[str, str], Descriptor]
+"""By profile and variant name."""
 
 
 class _Offers(Message):
@@ -97,17 +105,16 @@ class BlobStore:
         return self._hashes[digest]
 
     def make_deltas(self, new: str, old: str) -> list[DeltaOffer]:
-        """Make the differences with which devices that run bundle ``old`` get bundle ``new``: one for each engine of which both have the
-        variant (profile and name), if it is clearly smaller. Returns those that were kept; they are offered from now on.
+        """Make the differences with which devices that run bundle ``old`` get bundle ``new``. Returns those that were kept; they are
+        offered from now on, each to the devices that have its base.
+
+        Each new engine gets one from its namesake (profile and variant), and from the engines of the same profile that have most in
+        common with it: a variant may have been renamed, or a device may change to another one. Kept is what is clearly smaller.
 
         Raises :class:`BundleError` / :class:`IntegrityError` if a bundle is not here whole.
         """
-        before = self._engines(old)
         kept = []
-        for key, blob in self._engines(new).items():
-            base = before.get(key)
-            if base is None or base.digest == blob.digest or not CHUNK_SIZE <= blob.size <= _MAX_DELTA_BLOB >= base.size:
-                continue
+        for blob, base in _worth_trying(self._engines(new), self._engines(old), self._common()):
             known = self.deltas(blob.digest)
             if any(d.base == base.digest for d in known):
                 continue
@@ -121,7 +128,19 @@ class BlobStore:
             kept.append(offer)
         return kept
 
-    def _engines(self, index_digest: str) -> dict[tuple[str, str], Descriptor]:
+    def _common(self) -> Callable[[Descriptor, Descriptor], float]:
+        """Which share of an engine's bytes is in tensors that a base has, too. Each file is read once."""
+        spans: dict[str, list[Span]] = {}
+
+        def of(d: Descriptor) -> list[Span]:
+            if d.digest not in spans:
+                with storage(d.digest), suppress(ProtocolError):
+                    spans[d.digest] = tensor_spans(self.path(d.digest).read_bytes())
+            return spans.setdefault(d.digest, [])  # none: it is no ONNX file
+
+        return lambda blob, base: common_bytes(of(base), of(blob)) / blob.size
+
+    def _engines(self, index_digest: str) -> _Engines:
         """The engine layer of each variant, by profile and variant name."""
         found = {}
         self.closure(index_digest)
@@ -159,3 +178,26 @@ class BlobStore:
         if digest_of(data) != digest:
             raise IntegrityError(f"blob {digest[:19]}… is corrupt")
         return data
+
+
+def _worth_trying(
+    new: _Engines, old: _Engines, common: Callable[[Descriptor, Descriptor], float]
+) -> list[tuple[Descriptor, Descriptor]]:
+    """(engine, base) of the differences to make: every engine with its namesake, then the best of the others, within bounds."""
+    found: dict[tuple[str, str], tuple[Descriptor, Descriptor]] = {}
+    others = []
+    for (profile, variant), blob in new.items():
+        bases = {base.digest: base for (p, _), base in old.items() if p == profile and base.size <= _MAX_DELTA_BLOB}
+        if blob.digest in bases or not CHUNK_SIZE <= blob.size <= _MAX_DELTA_BLOB:
+            continue
+        namesake = old.get((profile, variant))
+        if namesake is not None and bases.pop(namesake.digest, None) is not None:
+            found[blob.digest, namesake.digest] = blob, namesake
+        ranked = sorted(((common(blob, base), blob, base) for base in bases.values()), key=lambda r: -r[0])
+        others += [r for r in ranked if r[0] >= 1 - _KEEP_SHARE][:_MAX_OTHERS]
+    left = _MAX_OTHER_BYTES
+    for _, blob, base in sorted(others, key=lambda r: -r[0]):
+        if (blob.digest, base.digest) not in found and blob.size <= left:
+            found[blob.digest, base.digest] = blob, base
+            left -= blob.size
+    return list(found.values())

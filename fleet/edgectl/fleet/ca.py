@@ -2,10 +2,12 @@
 
 The common name of a certificate is the name the broker knows its holder by: the device's own, or :data:`CONTROLLER`. Keys are EC P-256.
 What a folder of the CA holds: ``ca.key`` (stays here), ``ca.crt``, ``issued.json`` (who got which serial number), ``crl.pem``.
+A device that makes its own key hands a request in (:mod:`edgectl.fleet.csr`); the others get one with their certificate.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,13 +18,15 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
 
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import atomic_write, check_name, storage
 from edgectl.core.schema import Config, first_problem
+from edgectl.fleet.csr import requested_key
+from edgectl.fleet.pkcs8 import Ask, nobody, open_private, private_pem
 
 __all__ = ["CONTROLLER", "Certificate", "FleetCa", "Issued"]
 
@@ -45,6 +49,10 @@ class Issued(Config):
     expires_s: int
     """Unix time."""
     revoked_s: int | None = None
+    key: str | None = None
+    """sha256 (hex) of the public key (SubjectPublicKeyInfo). None: an older CA did not write it down."""
+    own_key: bool = False
+    """The private key was never here: the device made it."""
 
 
 class _Book(Config):
@@ -54,27 +62,29 @@ class _Book(Config):
 
 @dataclass(frozen=True)
 class Certificate:
-    """PEM files of a new certificate. ``key`` is not kept by the CA."""
+    """PEM files of a new certificate. ``key`` is not kept by the CA; None: it was never here."""
 
-    key: bytes
+    key: bytes | None
     cert: bytes
     ca: bytes
 
-    def write(self, folder: Path, name: str) -> tuple[Path, Path, Path]:
-        """``ca.crt``, ``<name>.crt`` and ``<name>.key`` (0600). The key is written last: what is there is complete."""
-        paths = folder / "ca.crt", folder / f"{name}.crt", folder / f"{name}.key"
-        atomic_write(paths[0], self.ca)
-        atomic_write(paths[1], self.cert)
-        atomic_write(paths[2], self.key, mode=0o600)
-        return paths
+    def write(self, folder: Path, name: str) -> tuple[Path, ...]:
+        """``ca.crt``, ``<name>.crt`` and, if it was made here, ``<name>.key`` (0600), last: what is there is complete."""
+        atomic_write(folder / "ca.crt", self.ca)
+        atomic_write(folder / f"{name}.crt", self.cert)
+        if self.key is None:
+            return folder / "ca.crt", folder / f"{name}.crt"
+        atomic_write(folder / f"{name}.key", self.key, mode=0o600)
+        return folder / "ca.crt", folder / f"{name}.crt", folder / f"{name}.key"
 
 
 class FleetCa:
-    def __init__(self, folder: Path) -> None:
-        """Open. Raises :class:`TrustError` if there is no CA."""
+    def __init__(self, folder: Path, ask: Ask = nobody) -> None:
+        """Open. ``ask``: for the passphrase of ``ca.key``, once something has to be signed. Raises :class:`TrustError` if there is no CA."""
         self.folder = folder
+        self._ask = ask
         try:
-            key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+            self._pem = (folder / "ca.key").read_bytes()
             self._cert = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
             book = folder / "issued.json"
             self._book = _Book.model_validate_json(book.read_bytes()) if book.is_file() else _Book()
@@ -83,19 +93,17 @@ class FleetCa:
         except (ValueError, TypeError, UnsupportedAlgorithm) as e:
             what = first_problem(e) if isinstance(e, ValidationError) else str(e)
             raise TrustError(f"{folder} is not the folder of a CA: {what}", hint="`edgectl broker ca` makes a CA") from e
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TrustError(f"{folder / 'ca.key'} is not an EC key", hint="`edgectl broker ca` makes a CA")
-        self._key = key
+        self._key = self._private(None)
 
     @classmethod
-    def create(cls, folder: Path, fleet: str) -> FleetCa:
-        """Make a CA. Raises :class:`UsageError` if there is one: another would lock every device out."""
+    def create(cls, folder: Path, fleet: str, passphrase: bytes | None = None) -> FleetCa:
+        """Make a CA; ``passphrase``: of ``ca.key``. Raises :class:`UsageError` if there is one: another would lock every device out."""
         if (folder / "ca.key").exists():
             raise UsageError(f"{folder} has a CA already", hint="use it, or choose another folder")
         check_name(fleet)
         with storage(str(folder)):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _new_key()
         name = _name(f"edgectl fleet {fleet}")
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         usage = _usage(key_cert_sign=True, crl_sign=True)
@@ -107,8 +115,9 @@ class FleetCa:
             .sign(key, SHA256())
         )
         atomic_write(folder / "ca.crt", cert.public_bytes(Encoding.PEM))
-        atomic_write(folder / "ca.key", _pem(key), mode=0o600)
+        atomic_write(folder / "ca.key", private_pem(key, passphrase), mode=0o600)
         made = cls(folder)
+        made._key = key
         made._write_crl(made._book)
         return made
 
@@ -121,14 +130,24 @@ class FleetCa:
         """The current revocation list (PEM)."""
         return (self.folder / "crl.pem").read_bytes()
 
-    def issue_client(self, name: str, *, days: int = 730) -> Certificate:
-        """A certificate with which ``name`` (a device, or :data:`CONTROLLER`) connects. Older ones of the name stay valid."""
+    def issue_client(self, name: str, *, days: int = 730, request: bytes | None = None) -> Certificate:
+        """A certificate with which ``name`` (a device, or :data:`CONTROLLER`) connects. Older ones of the name stay valid.
+
+        ``request``: for the key of this PKCS#10 request (PEM); None: for a new one. Raises :class:`UsageError` for a bad name,
+        :class:`TrustError` for a bad request and for a key that another name has or that was revoked.
+        """
         if name != CONTROLLER:
             try:
                 check_name(name)
             except ValueError as e:
                 raise UsageError(str(e)) from e
-        return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, _now() - timedelta(days=1), days)
+        start = _now() - timedelta(days=1)
+        if request is None:
+            made = _new_key()
+            return self._certificate(made, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, made.public_key()))
+        key = requested_key(request, name)
+        own = self._check_known(_key_id(key), name)
+        return self._certificate(None, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, key, own_key=own))
 
     def issue_server(self, hosts: Iterable[str], *, days: int = _SERVER_DAYS) -> Certificate:
         """The broker's certificate for the names and addresses by which clients reach it."""
@@ -138,7 +157,11 @@ class FleetCa:
                 "a broker's certificate needs at least one name or address", hint="--host broker.lan --host 10.0.0.2"
             )
         alternatives = x509.SubjectAlternativeName([_alternative(h) for h in names])
-        return self._issue(names[0][:64], ExtendedKeyUsageOID.SERVER_AUTH, _ALWAYS, days, alternatives)
+        key = _new_key()
+        cert = self._issue(
+            names[0][:64], ExtendedKeyUsageOID.SERVER_AUTH, _ALWAYS, days, key.public_key(), alternatives=alternatives
+        )
+        return self._certificate(key, cert)
 
     def revoke(self, name: str) -> int:
         """Revoke every certificate of ``name`` and write ``crl.pem``. Returns how many. Raises :class:`UsageError` if there is none."""
@@ -151,6 +174,11 @@ class FleetCa:
         self._write_crl(self._book.model_copy(update={"issued": issued}))
         return len(fresh)
 
+    def makes_own_key(self, name: str) -> bool:
+        """Whether the newest certificate of ``name`` is for a key that never was here."""
+        mine = [i for i in self._book.issued if i.name == name and i.client]
+        return bool(mine) and mine[-1].own_key
+
     def issued(self) -> tuple[Issued, ...]:
         """Everything that was ever given out, oldest first."""
         return self._book.issued
@@ -161,34 +189,73 @@ class FleetCa:
         good = (i for i in self._book.issued if i.client and i.revoked_s is None and i.expires_s > now)
         return tuple(sorted({i.name for i in good} - {CONTROLLER}))
 
+    def _check_known(self, key: str, name: str) -> bool:
+        """A revoked key would let whoever stole it back in; one key for two devices is that of an image that was copied with its key.
+
+        Returns whether the key was never here.
+        """
+        mine = [i for i in self._book.issued if i.key == key]
+        for i in mine:
+            if i.revoked_s is not None:
+                raise TrustError(
+                    f"the key of this certificate request was revoked with {i.name}",
+                    hint=f"remove device.key on the device, then `edgectl device request {name}` there",
+                )
+            if i.name != name:
+                raise TrustError(
+                    f"the key of this certificate request is that of {i.name}",
+                    hint=f"each device makes its own: `edgectl device request {name}`",
+                )
+        return all(i.own_key for i in mine)
+
     def _issue(
         self,
         name: str,
         use: x509.ObjectIdentifier,
         start: datetime,
         days: int,
+        key: ec.EllipticCurvePublicKey,
+        *,
+        own_key: bool = False,
         alternatives: x509.SubjectAlternativeName | None = None,
-    ) -> Certificate:
+    ) -> bytes:
         if not 1 <= days <= _CA_DAYS:
             raise UsageError(f"{days} days: 1 to {_CA_DAYS}")
-        key = ec.generate_private_key(ec.SECP256R1())
         end = min(_now() + timedelta(days=days), self._cert.not_valid_after_utc)
         builder = (
-            _builder(_name(name), self._cert.subject, key.public_key(), start, end)
+            _builder(_name(name), self._cert.subject, key, start, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
         )
         if alternatives is not None:
             builder = builder.add_extension(alternatives, critical=False)
-        cert = builder.sign(self._key, SHA256())
+        cert = builder.sign(self._signing_key(), SHA256())
         client = use == ExtendedKeyUsageOID.CLIENT_AUTH
-        entry = Issued(serial=str(cert.serial_number), name=name, client=client, expires_s=int(end.timestamp()))
+        serial, ends = str(cert.serial_number), int(end.timestamp())
+        entry = Issued(serial=serial, name=name, client=client, expires_s=ends, key=_key_id(key), own_key=own_key)
         # Written down before it is handed out: what is not in the book cannot be revoked.
         self._write_book(self._book.model_copy(update={"issued": (*self._book.issued, entry)}))
-        return Certificate(_pem(key), cert.public_bytes(Encoding.PEM), self.certificate)
+        return cert.public_bytes(Encoding.PEM)
+
+    def _signing_key(self) -> ec.EllipticCurvePrivateKey:
+        if self._key is None:
+            self._key = self._private(self._ask)
+        if self._key is None:
+            raise UsageError("nothing is signed without the CA's key", hint="give its passphrase")
+        return self._key
+
+    def _private(self, ask: Ask | None) -> ec.EllipticCurvePrivateKey | None:
+        path = self.folder / "ca.key"
+        key = open_private(path, self._pem, ask)
+        if key is not None and not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TrustError(f"{path} is not an EC key", hint="`edgectl broker ca` makes a CA")
+        return key
+
+    def _certificate(self, key: ec.EllipticCurvePrivateKey | None, cert: bytes) -> Certificate:
+        return Certificate(None if key is None else private_pem(key), cert, self.certificate)
 
     def _write_crl(self, book: _Book) -> None:
         number = book.crl_number + 1
@@ -200,14 +267,14 @@ class FleetCa:
             # way to the broker who could withhold a newer one: it is copied there.
             .next_update(self._cert.not_valid_after_utc)
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
         )
         for i in book.issued:
             if i.revoked_s is not None:
                 at = datetime.fromtimestamp(i.revoked_s, timezone.utc)
                 entry = x509.RevokedCertificateBuilder().serial_number(int(i.serial)).revocation_date(at).build()
                 builder = builder.add_revoked_certificate(entry)
-        crl = builder.sign(self._key, SHA256())
+        crl = builder.sign(self._signing_key(), SHA256())
         self._write_book(book.model_copy(update={"crl_number": number}))
         atomic_write(self.folder / "crl.pem", crl.public_bytes(Encoding.PEM))
 
@@ -249,5 +316,9 @@ def _alternative(host: str) -> x509.GeneralName:
         raise UsageError(f"{host!r} is neither a host name nor an address") from e
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _key_id(key: ec.EllipticCurvePublicKey) -> str:
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

@@ -1,27 +1,27 @@
 """The key ceremony on the hosts of those who hold keys: make, rotate, delegate, renew, sign by hand-over.
 
-Each works on a folder of keys (:mod:`edgectl.fleet.keyfolder`) with the private keys in it and those on other media (``more``).
+Each works on a folder of keys (:mod:`edgectl.fleet.keyfolder`) with the private keys in it and those of a ``ring``: on other media, and
+with passphrases. Without one, the keys of the folder that have none.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from securesystemslib.signer import CryptoSigner, Key
+from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from edgectl.core.errors import TrustError, UsageError
-from edgectl.core.files import atomic_write, storage
+from edgectl.core.files import storage
 from edgectl.core.trust import delegation_paths, role_name, set_director
-from edgectl.fleet.keyfolder import ROLES, Proposal, keys_of, own_targets, propose, root_of, same, targets_of
-from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, load, load_public, load_signers, parse, read
+from edgectl.fleet.keyfolder import ROLES, Proposal, keys_of, own_targets, propose, root_of, same, targets_of, unlock
+from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, load, load_public, parse, read
 
 __all__ = ["KeySet", "RoleStatus", "delegate", "init_keys", "new_key", "renew", "rotate", "sign", "status"]
 
@@ -33,6 +33,8 @@ class KeySet:
     new: int = 1
     threshold: int = 1
     public: tuple[Path, ...] = ()
+    passphrase: bytes | None = field(default=None, repr=False)
+    """Of the new keys; None: their files have none."""
 
     def check(self, role: str) -> None:
         """Raises :class:`UsageError`."""
@@ -72,29 +74,27 @@ def init_keys(
     sets = {"root": root, "targets": targets, "online": KeySet(), "director": director}
     for role, wanted in sets.items():
         wanted.check(role)
+        for path in wanted.public:
+            load_public(path)  # all of them, before a key is made that would be left over
     with storage(str(folder)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = Root(version=1, expires=expires_in(EXPIRY["root"]), consistent_snapshot=False)
+    ring = KeyRing()
     for role, wanted in sets.items():
-        _set_keys(new, role, _make(folder, role, wanted), wanted.threshold)
+        _set_keys(new, role, _make(ring, folder, role, wanted), wanted.threshold)
     # Targets first: should anything fail, there is no root yet, and init can be run again.
-    propose(folder, "targets.json", Metadata(Targets(version=1, expires=expires_in(EXPIRY["targets"]))), (), new)
-    return propose(folder, "1.root.json", Metadata(new), (), new).path
+    propose(folder, "targets.json", Metadata(Targets(version=1, expires=expires_in(EXPIRY["targets"]))), ring, new)
+    return propose(folder, "1.root.json", Metadata(new), ring, new).path
 
 
-def new_key(path: Path) -> Path:
+def new_key(path: Path, passphrase: bytes | None = None) -> Path:
     """Make a private key at ``path`` and its public half beside it (``.pub``), which is returned."""
-    public = path.with_suffix(".pub")
-    if path.exists() or public.exists():
-        raise UsageError(f"{path} or {public} is there already", hint="choose another name")
-    key = Ed25519PrivateKey.generate()
-    atomic_write(path, CryptoSigner(key).private_bytes, mode=0o600)
-    atomic_write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return public
+    KeyRing().make(path, passphrase)
+    return path.with_suffix(".pub")
 
 
 def rotate(
-    folder: Path, role: str, keys: KeySet = KeySet(), *, revoke: Iterable[str] = (), more: Iterable[Path] = ()
+    folder: Path, role: str, keys: KeySet = KeySet(), *, revoke: Iterable[str] = (), ring: KeyRing | None = None
 ) -> Proposal:
     """Root N+1 with other keys for ``role``; ``revoke``: only these (prefixes of key ids) go, else all of the role's.
 
@@ -112,13 +112,15 @@ def rotate(
     kept = [key for keyid, key in old.keys.items() if keyid not in gone]
     if not 1 <= keys.threshold <= len(kept) + keys.new + len(keys.public):
         raise UsageError(f"{role}: a threshold of {keys.threshold} with {len(kept) + keys.new + len(keys.public)} keys")
-    made = _make(folder, role, keys, f"-v{new.version}")
+    ring = ring or KeyRing()
+    unlock(folder, "root", ring)  # before a key is made that would be left over
+    made = _make(ring, folder, role, keys, f"-v{new.version}")
     _set_keys(new, role, [*kept, *made], keys.threshold)
-    return propose(folder, f"{new.version}.root.json", Metadata(new), more)
+    return propose(folder, f"{new.version}.root.json", Metadata(new), ring)
 
 
 def delegate(
-    folder: Path, name: str, profiles: tuple[str, ...], keys: KeySet = KeySet(), *, more: Iterable[Path] = ()
+    folder: Path, name: str, profiles: tuple[str, ...], keys: KeySet = KeySet(), *, ring: KeyRing | None = None
 ) -> list[Proposal]:
     """Let other keys sign releases for devices of these profiles; again with the same ``name`` replaces keys and profiles.
 
@@ -128,11 +130,13 @@ def delegate(
     new = copy.deepcopy(targets_of(folder, root_of(folder)))
     delegations = new.delegations or Delegations({}, {})
     roles = delegations.roles or {}
+    ring = ring or KeyRing()
+    unlock(folder, "targets", ring)
     made: list[Key] = []
     known = roles.pop(name, None)
     if profiles:
         keys.check(name)
-        made = _make(folder, name, keys, f"-v{new.version + 1}" if known else "")
+        made = _make(ring, folder, name, keys, f"-v{new.version + 1}" if known else "")
         roles[name] = DelegatedRole(name, [k.keyid for k in made], keys.threshold, True, delegation_paths(profiles))
     elif known is None:
         raise UsageError(f"there is no delegation {name}", hint="`edgectl keys status` lists them")
@@ -141,31 +145,31 @@ def delegate(
     new.delegations = Delegations({k: v for k, v in all_keys.items() if k in used}, roles)
     new.version += 1
     new.expires = expires_in(EXPIRY["targets"])
-    proposals = [propose(folder, "targets.json", Metadata(new), more)]
+    proposals = [propose(folder, "targets.json", Metadata(new), ring)]
     if profiles:
         own = own_targets(folder, name)
         own.version += 1
         own.expires = expires_in(EXPIRY["targets"])
-        proposals.append(propose(folder, f"{name}.json", Metadata(own), more, delegator=new))
+        proposals.append(propose(folder, f"{name}.json", Metadata(own), ring, delegator=new))
     return proposals
 
 
-def renew(folder: Path, role: str, *, more: Iterable[Path] = ()) -> Proposal:
+def renew(folder: Path, role: str, *, ring: KeyRing | None = None) -> Proposal:
     """The same metadata with a later expiry: ``root``, ``targets`` or a delegation. Snapshot and timestamp renew with the controller."""
     if role == "root":
         root = copy.deepcopy(root_of(folder))
         root.version += 1
         root.expires = expires_in(EXPIRY["root"])
-        return propose(folder, f"{root.version}.root.json", Metadata(root), more)
+        return propose(folder, f"{root.version}.root.json", Metadata(root), ring)
     if role in ROLES and role != "targets":
         raise UsageError(f"{role} is nothing that is renewed by hand", hint="renew root, targets or a delegation")
     targets = copy.deepcopy(own_targets(folder, role, must=True))
     targets.version += 1
     targets.expires = expires_in(EXPIRY["targets"])
-    return propose(folder, f"{role}.json", Metadata(targets), more)
+    return propose(folder, f"{role}.json", Metadata(targets), ring)
 
 
-def sign(path: Path, folder: Path, *, more: Iterable[Path] = ()) -> Proposal:
+def sign(path: Path, folder: Path, *, ring: KeyRing | None = None) -> Proposal:
     """Add what signatures the keys here can give to a partly signed file; put it in force in ``folder`` when it is complete.
 
     Raises :class:`TrustError` if it does not follow what is in force in ``folder``.
@@ -180,13 +184,13 @@ def sign(path: Path, folder: Path, *, more: Iterable[Path] = ()) -> Proposal:
         in_force = folder / name
         if in_force.is_file() and not same(in_force, path) and metadata.signed.version <= load(in_force, Targets).signed.version:
             raise TrustError(f"{path} has version {metadata.signed.version}, {in_force} is not older", hint="propose it anew")
-    return propose(folder, name, metadata, more, handed=path)
+    return propose(folder, name, metadata, ring, handed=path)
 
 
 def status(folder: Path) -> list[RoleStatus]:
     """Root, targets, director, online and delegations, as they are in force here."""
     root = root_of(folder)
-    here = set(load_signers([folder]))
+    here = {file.keyid for file in KeyRing().lying_in(folder)}
     found = []
     for role in ROLES:
         keys = keys_of(root, role)
@@ -210,15 +214,11 @@ def status(folder: Path) -> list[RoleStatus]:
     return found
 
 
-def _make(folder: Path, role: str, wanted: KeySet, suffix: str = "") -> list[Key]:
+def _make(ring: KeyRing, folder: Path, role: str, wanted: KeySet, suffix: str = "") -> list[Key]:
     keys = [load_public(path) for path in wanted.public]
     for i in range(wanted.new):
         path = folder / f"{role}{suffix}{f'-{i + 1}' if wanted.new > 1 else ''}.pem"
-        signer = CryptoSigner.generate_ed25519()
-        if path.exists():
-            raise UsageError(f"{path} is there already", hint="was a rotation begun before? see `pending/`")
-        atomic_write(path, signer.private_bytes, mode=0o600)
-        keys.append(signer.public_key)
+        keys.append(ring.make(path, wanted.passphrase))
     return keys
 
 

@@ -33,6 +33,7 @@ from edgectl.core.wire import (
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.inventory import Device, Inventory, Release
+from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.rollout import (
     ACTIVE,
     DeviceView,
@@ -75,14 +76,16 @@ class RolloutRequest(Message):
 
 
 class Controller:
-    def __init__(self, config: ControllerConfig) -> None:
-        """Open database, blobs and keys. Raises :class:`StorageError` / :class:`TrustError`."""
+    def __init__(self, config: ControllerConfig, ring: KeyRing | None = None) -> None:
+        """Open database, blobs and keys; ``ring`` opens those that have a passphrase. Raises :class:`StorageError` / :class:`TrustError`."""
         self.config = config
         self.topics = Topics(config.fleet)
         self.inventory = Inventory(config.state_dir, config.database)
         self.blobs = BlobStore(config.state_dir / "blobs")
-        self.trust = OnlineTrust(config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days))
-        self.director = Director(config.fleet, self.trust, config.director or (config.keys,))
+        self.trust = OnlineTrust(
+            config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days), ring=ring
+        )
+        self.director = Director(config.fleet, self.trust, config.director or (config.keys,), ring)
         self.trust.check_root = self.director.check
         self.latency = LatencyBook()
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())

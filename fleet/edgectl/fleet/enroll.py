@@ -7,11 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write, check_name
 from edgectl.fleet.ca import Certificate
+from edgectl.fleet.csr import requested_key
 
-__all__ = ["write_enrolment"]
+__all__ = ["check_folder", "write_enrolment"]
+
+
+def check_folder(folder: Path, request: bytes, name: str) -> None:
+    """Raises :class:`UsageError` if ``folder`` has a ``device.key`` that is not the requested one's: copied to the device, it would
+    replace the key that the certificate is for.
+    """
+    path = folder / "device.key"
+    if not path.exists():
+        return
+    try:
+        key = load_pem_private_key(path.read_bytes(), None).public_key()
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if key != requested_key(request, name):
+        raise UsageError(f"{path} is not the key of the certificate request", hint="remove it, or choose another --out")
 
 
 def write_enrolment(
@@ -30,7 +49,7 @@ def write_enrolment(
     """Write ``folder/agent.toml`` and ``folder/root.json``; returns the former. State goes to ``folder/state``.
 
     ``broker``: ``host``, ``port`` and TLS options; ``pipelines``: stream → ``kind``, ``source``, ``slots``, ``config``;
-    ``certificate``: written as ``device.key`` (0600), ``device.crt`` and ``ca.crt``, and named in ``[broker]``;
+    ``certificate``: written as ``device.crt``, ``ca.crt`` and, unless the device has it, ``device.key`` (0600), and named in ``[broker]``;
     ``settings``: other keys of ``agent.toml``. Raises :class:`UsageError` for a bad name.
     """
     try:

@@ -18,7 +18,8 @@ from edgectl.core.errors import TrustError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.signed import Keys, valid_signatures
 from edgectl.core.trust import director_keys
-from edgectl.fleet.signing import EXPIRY, add, delegated_roles, expires_in, follow, load, load_signers, read, roots_in, verified
+from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.signing import EXPIRY, add, delegated_roles, expires_in, follow, load, read, roots_in, verified
 
 __all__ = [
     "ROLES",
@@ -31,6 +32,7 @@ __all__ = [
     "same",
     "take_newer",
     "targets_of",
+    "unlock",
 ]
 
 ROLES = ("root", "targets", "online", "director")
@@ -90,16 +92,18 @@ def propose(
     folder: Path,
     name: str,
     metadata: Metadata[Any],
-    more: Iterable[Path],
+    ring: KeyRing | None,
     first: Root | None = None,
     *,
     delegator: Targets | None = None,
     handed: Path | None = None,
 ) -> Proposal:
+    """Sign ``name`` with the keys that are here, as far as signatures are missing, and write it where it then belongs."""
     needed = _needed(folder, name, metadata, first, delegator, handed)
-    signers = load_signers([folder, *more])
-    allowed = {keyid for _, who in needed for keyid in who.keys}
-    add(metadata, [s for keyid, s in signers.items() if keyid in allowed])
+    ring = ring or KeyRing()
+    valid = [valid_signatures(metadata.signed_bytes, metadata.signatures, who) for _, who in needed]
+    missing = [(who.keys.keys() - good, who.threshold - len(good)) for (_, who), good in zip(needed, valid, strict=True)]
+    add(metadata, ring.signers(missing, folder))
     have = [(role, len(valid_signatures(metadata.signed_bytes, metadata.signatures, who)), who.threshold) for role, who in needed]
     complete = all(n >= threshold for _, n, threshold in have)
     pending, final = handed or folder / "pending" / name, folder / name
@@ -110,9 +114,16 @@ def propose(
             if not same(done, final):
                 done.unlink(missing_ok=True)
         if name.endswith(".root.json") and first is None:
-            _after_root(folder, more)
+            _after_root(folder, ring)
     told = tuple(f"{role} {min(n, threshold)} of {threshold}" for role, n, threshold in have)
     return Proposal(final if complete else pending, complete, told, changes)
+
+
+def unlock(folder: Path, role: str, ring: KeyRing) -> None:
+    """Ask now for the passphrases that signing root, targets or a delegation will need: not after minutes of work, or half of it."""
+    root = root_of(folder)
+    who = keys_of(root, role) if role in ROLES else _delegate_of(targets_of(folder, root), role)
+    ring.signers([(who.keys.keys(), who.threshold)], folder)
 
 
 def root_of(folder: Path) -> Root:
@@ -164,15 +175,18 @@ def _needed(
         if first is None and not roots_in(folder) and pending.is_file():
             first = load(pending, Root).signed
         return [("targets", keys_of(first or root_of(folder), "targets"))]
-    parent = delegator or targets_of(folder, root_of(folder))
+    return [(role, _delegate_of(delegator or targets_of(folder, root_of(folder)), role))]
+
+
+def _delegate_of(targets: Targets, role: str) -> Keys:
     try:
-        found = parent.get_delegated_role(role)
+        found = targets.get_delegated_role(role)
     except ValueError as e:
         raise TrustError(f"targets do not delegate to {role}", hint="`edgectl keys delegate` does") from e
-    return [(role, Keys({k: parent.get_key(k) for k in found.keyids}, found.threshold))]
+    return Keys({k: targets.get_key(k) for k in found.keyids}, found.threshold)
 
 
-def _after_root(folder: Path, more: Iterable[Path]) -> None:
+def _after_root(folder: Path, ring: KeyRing) -> None:
     """New root metadata are in force: sign targets anew if other keys have to, and put private keys aside that nobody needs."""
     root = root_of(folder)
     path = folder / "targets.json"
@@ -183,14 +197,16 @@ def _after_root(folder: Path, more: Iterable[Path]) -> None:
             targets = load(path, Targets).signed
             targets.version += 1
             targets.expires = expires_in(EXPIRY["targets"])
-            propose(folder, "targets.json", Metadata(targets), more)
+            propose(folder, "targets.json", Metadata(targets), ring)
     delegations = load(path, Targets).signed.delegations if path.is_file() else None
     used = {k for role in ROLES for k in keys_of(root, role).keys} | set(delegations.keys if delegations else ())
-    for file in sorted(folder.glob("*.pem")):
-        if not set(load_signers([file])) & used:
+    for key in ring.lying_in(folder):
+        if key.keyid is not None and key.keyid not in used:
             with storage(str(folder)):
                 (folder / "retired").mkdir(mode=0o700, exist_ok=True)
-                file.rename(folder / "retired" / file.name)
+                for file in (key.path, key.public):
+                    if file.exists():
+                        file.rename(folder / "retired" / file.name)
 
 
 def _changes(folder: Path, metadata: Metadata[Any], handed: Path | None) -> Iterable[str]:

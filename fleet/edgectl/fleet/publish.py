@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from edgectl.core.bundle import MAX_JSON_BYTES, Bundle, read_bounded
@@ -12,7 +12,8 @@ from edgectl.core.plan import PLAN_FILE, PLAN_JSON, SharedPlan
 from edgectl.core.schema import parse_json
 from edgectl.core.trust import release_name
 from edgectl.fleet.client import FleetClient
-from edgectl.fleet.releases import sign_plan, sign_release
+from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.releases import sign_plan, sign_release, unlock_release
 
 __all__ = ["publish_bundle", "share_plan"]
 
@@ -24,18 +25,21 @@ def publish_bundle(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     *,
     delegation: str | None = None,
-    more: Iterable[Path] = (),
+    ring: KeyRing | None = None,
     delta_from: str | None = None,
 ) -> str:
     """Publish and return ``name@version``. ``progress``: (bytes done, bytes in all). Safe to repeat.
 
-    ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``more``: private keys that lie elsewhere.
+    ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``ring``: the private keys beside those of ``keys``.
     ``delta_from``: devices that have this release get differences; None: the release of this name before it; "": none.
 
     Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys), :class:`LinkError`.
     """
     bundle = Bundle(bundle_dir)
     bundle.verify()
+    ring = ring or KeyRing()
+    name = f"{delegation or 'targets'}.json"
+    unlock_release(keys, bundle, client.signed_file(name), ring, delegation=delegation)
     files = {d: bundle.blobs / hex_of(d) for v in bundle.variants for d in (v.digest, *(x.digest for x in v.descriptors()))}
     files[bundle.digest] = bundle_dir / "index.json"
     total = sum(path.stat().st_size for path in files.values())
@@ -52,14 +56,13 @@ def publish_bundle(
             progress(done, total)
 
         client.put_blob(digest, path, count)
-    name = f"{delegation or 'targets'}.json"
-    release, targets = sign_release(keys, bundle, client.signed_file(name), delegation=delegation, more=more)
+    release, targets = sign_release(keys, bundle, client.signed_file(name), delegation=delegation, ring=ring)
     client.add_release(release, bundle.digest, {name: targets}, delta_from)
     return release
 
 
 def share_plan(
-    client: FleetClient, bundle_dir: Path, folder: Path, keys: Path, *, more: Iterable[Path] = ()
+    client: FleetClient, bundle_dir: Path, folder: Path, keys: Path, *, ring: KeyRing | None = None
 ) -> tuple[str, SharedPlan]:
     """Sign and upload a plan that a device compiled from a bundle (``edgectl finalise --export``). Returns the release and the plan.
 
@@ -80,6 +83,6 @@ def share_plan(
         raise UsageError(f"{release} is not published", hint=f"`edgectl release publish {bundle_dir}` first")
     if not client.has_blob(plan.digest):
         client.put_blob(plan.digest, file)
-    targets = sign_plan(keys, release, plan, client.signed_file("targets.json"), more=more)
+    targets = sign_plan(keys, release, plan, client.signed_file("targets.json"), ring=ring)
     client.accept_trust({"targets.json": targets})
     return release, plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
@@ -12,20 +11,34 @@ from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
 from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
-from edgectl.fleet.keyfolder import own_targets, propose, root_of, take_newer, targets_of
+from edgectl.fleet.keyfolder import own_targets, propose, root_of, take_newer, targets_of, unlock
+from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, plans_of, read
 
-__all__ = ["sign_plan", "sign_release", "withdraw"]
+__all__ = ["sign_plan", "sign_release", "unlock_release", "withdraw"]
 
 
 def sign_release(
-    keys: Path, bundle: Bundle, current: bytes | None = None, *, delegation: str | None = None, more: Iterable[Path] = ()
+    keys: Path, bundle: Bundle, current: bytes | None = None, *, delegation: str | None = None, ring: KeyRing | None = None
 ) -> tuple[str, bytes]:
     """Add a bundle to the signed targets, or to those of a delegation. ``current``: the controller's file, taken where it is newer.
 
     Returns (``name@version``, the new file), also written to ``keys``. A bundle that is named already changes nothing. Raises
     :class:`TrustError`: a release name is never reused for other bytes; signatures are missing.
     """
+    release, role, targets = _naming(keys, bundle, current, delegation)
+    return release, read(keys / f"{role}.json") if targets is None else _publishable(keys, role, targets, ring)
+
+
+def unlock_release(keys: Path, bundle: Bundle, current: bytes | None, ring: KeyRing, *, delegation: str | None = None) -> None:
+    """Find out whether :func:`sign_release` can do its work, and ask for the passphrases that it needs. Raises as it does."""
+    _, role, targets = _naming(keys, bundle, current, delegation)
+    if targets is not None:
+        unlock(keys, role, ring)
+
+
+def _naming(keys: Path, bundle: Bundle, current: bytes | None, delegation: str | None) -> tuple[str, str, Targets | None]:
+    """Release, role, and the role's targets with the bundle in them; None where they name it already."""
     release = release_name(bundle.name, bundle.version)
     role = delegation or "targets"
     root = root_of(keys)
@@ -40,14 +53,14 @@ def sign_release(
         if known is not None and known.hashes["sha256"] != digest:
             raise TrustError(f"release {release} is already signed with other content", hint="give the new bundle a new version")
     if all(path in targets.targets for path in paths) and not targets.is_expired():
-        return release, read(keys / f"{role}.json")
+        return release, role, None
     for path in paths:
         targets.targets[path] = _target(path, bundle, profiles)
-    return release, _publishable(keys, role, targets, more)
+    return release, role, targets
 
 
 def withdraw(
-    keys: Path, release: str, current: bytes | None = None, *, delegation: str | None = None, more: Iterable[Path] = ()
+    keys: Path, release: str, current: bytes | None = None, *, delegation: str | None = None, ring: KeyRing | None = None
 ) -> bytes:
     """Sign targets without ``release``: no device installs it from then on, until newer targets name it again."""
     role = delegation or "targets"
@@ -60,10 +73,10 @@ def withdraw(
         raise UsageError(f"{role} do not name release {release}", hint="`edgectl release list` shows what is published")
     for p in [*gone, *(p for p, (of, _) in plans_of(targets).items() if of == release)]:
         del targets.targets[p]
-    return _publishable(keys, role, targets, more)
+    return _publishable(keys, role, targets, ring)
 
 
-def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, more: Iterable[Path] = ()) -> bytes:
+def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, ring: KeyRing | None = None) -> bytes:
     """Name a compiled plan in the signed targets, for the devices with its very key. Returns the new file, also written to ``keys``.
 
     A plan that is named for the key already is replaced. Raises :class:`TrustError`: signatures are missing.
@@ -77,13 +90,13 @@ def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None 
     if targets.targets.get(path) == target and not targets.is_expired():
         return read(keys / "targets.json")
     targets.targets[path] = target
-    return _publishable(keys, "targets", targets, more)
+    return _publishable(keys, "targets", targets, ring)
 
 
-def _publishable(folder: Path, role: str, targets: Targets, more: Iterable[Path]) -> bytes:
+def _publishable(folder: Path, role: str, targets: Targets, ring: KeyRing | None) -> bytes:
     targets.version += 1
     targets.expires = expires_in(EXPIRY["targets"])
-    proposal = propose(folder, f"{role}.json", Metadata(targets), more)
+    proposal = propose(folder, f"{role}.json", Metadata(targets), ring)
     if not proposal.complete:
         raise TrustError(
             f"{proposal.path} needs more signatures: {', '.join(proposal.signatures)}",

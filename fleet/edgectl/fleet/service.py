@@ -9,19 +9,20 @@ from edgectl.core.files import atomic_write, forget_unfinished
 from edgectl.fleet.api import ApiServer
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.controller import Controller
+from edgectl.fleet.keyring import KeyRing
 from edgectl.link.notify import notify
 
 __all__ = ["run_controller"]
 
 
-def run_controller(config: ControllerConfig, stop_event: threading.Event) -> None:
-    """Run controller, seeder and API until ``stop_event`` is set.
+def run_controller(config: ControllerConfig, stop_event: threading.Event, ring: KeyRing | None = None) -> None:
+    """Run controller, seeder and API until ``stop_event`` is set. ``ring`` opens keys that have a passphrase.
 
     Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
     """
     state = config.state_dir
     forget_unfinished(state, *(state / name for name in ("trust", "approved", "blobs", "blobs-deltas")))
-    controller = Controller(config)
+    controller = Controller(config, ring)
     try:
         api = ApiServer(controller, _token(config))
         controller.start()

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from securesystemslib.exceptions import UnsupportedLibraryError
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Delegations, Metadata, Root, Snapshot, Targets, Timestamp
@@ -20,7 +19,7 @@ from edgectl.core.errors import TrustError
 from edgectl.core.plan import PLANS
 
 __all__ = [
-    "EXPIRY", "T", "add", "delegated_roles", "expires_in", "follow", "load", "load_public", "load_signers", "parse", "plans_of", "read", "roots_in",
+    "EXPIRY", "T", "add", "delegated_roles", "expires_in", "follow", "load", "load_public", "parse", "plans_of", "read", "roots_in",
     "signed", "verified",
 ]  # fmt: skip
 
@@ -81,21 +80,6 @@ def signed(role: T, signers: Iterable[CryptoSigner]) -> bytes:
 def add(metadata: Metadata[T], signers: Iterable[CryptoSigner]) -> None:
     for signer in signers:
         metadata.sign(signer, append=True)
-
-
-def load_signers(places: Iterable[Path]) -> dict[str, CryptoSigner]:
-    """Key id → private key of every ``*.pem`` in the folders, and of the files, among ``places``. Raises :class:`TrustError`."""
-    files = [f for place in places for f in (sorted(place.glob("*.pem")) if place.is_dir() else [place])]
-    found = {}
-    for file in files:
-        try:
-            signer = CryptoSigner(load_pem_private_key(read(file), None))
-        except (ValueError, TypeError, UnsupportedAlgorithm, UnsupportedLibraryError) as e:
-            raise TrustError(
-                f"{file} is not a private key in PEM form without a passphrase", hint="`edgectl keys new FILE` makes one"
-            ) from e
-        found[signer.public_key.keyid] = signer
-    return found
 
 
 def load_public(path: Path) -> Key:

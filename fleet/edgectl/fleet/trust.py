@@ -22,13 +22,13 @@ from edgectl.core.schema import parse_json
 from edgectl.core.signed import is_signed
 from edgectl.core.trust import MAX_TRUST_BYTES, SIGNED_AT, director_keys, encode_trust, open_desired, seal_desired, target_path
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
+from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.signing import (
     EXPIRY,
     delegated_roles,
     expires_in,
     follow,
     load,
-    load_signers,
     parse,
     plans_of,
     read,
@@ -63,11 +63,14 @@ class OnlineTrust:
     ``folder`` keeps the current set; ``keys`` has ``online.pem``, the roots and, at first, ``targets.json`` and delegations.
     """
 
-    def __init__(self, folder: Path, keys: Path, *, lifetime: timedelta = EXPIRY["timestamp"]) -> None:
-        """Raises :class:`TrustError` if the keys are missing or do not belong to the root metadata."""
+    def __init__(
+        self, folder: Path, keys: Path, *, lifetime: timedelta = EXPIRY["timestamp"], ring: KeyRing | None = None
+    ) -> None:
+        """``ring``: opens keys that have a passphrase. Raises :class:`TrustError` if the keys are missing or do not belong to the root metadata."""
         self._folder = folder
         self._keys = keys
         self._lifetime = lifetime
+        self._ring = ring or KeyRing()
         self._lock = threading.RLock()
         self.check_root: Callable[[Root], None] = lambda _: None
         """Raises :class:`TrustError` for a root that this controller cannot work under."""
@@ -200,7 +203,7 @@ class OnlineTrust:
         """Check the chain of roots, and that we hold the keys that the newest one asks of us."""
         ordered = dict(sorted(roots.items(), key=lambda item: int(item[0].split(".")[0])))
         chain = follow(ordered)
-        self._signers = _of_role(chain[-1].signed, load_signers([self._keys]), self._keys)
+        self._signers = _of_role(chain[-1].signed, self._ring, self._keys)
         self._chain, self._roots = chain, ordered
 
     def _checked_targets(self, new: Mapping[str, bytes], withdraw: tuple[str, ...]) -> Targets:
@@ -301,11 +304,12 @@ class Director:
     With a threshold above the number of keys here, an operator adds his signature to each document (:meth:`Controller.approve`).
     """
 
-    def __init__(self, fleet: str, trust: OnlineTrust, keys: Iterable[Path]) -> None:
-        """``keys``: files or folders with the director's private keys. Raises :class:`TrustError` if there is none."""
+    def __init__(self, fleet: str, trust: OnlineTrust, keys: Iterable[Path], ring: KeyRing | None = None) -> None:
+        """``keys``: files or folders with the director's private keys; ``ring``: opens those that have a passphrase. Raises :class:`TrustError` if there is none."""
         self._fleet = fleet
         self._trust = trust
         self._places = tuple(keys)
+        self._ring = ring or KeyRing()
         self._root_version = 0
         self._signers: list[CryptoSigner] = []
         self.refresh()
@@ -345,7 +349,7 @@ class Director:
 
     def _found(self, root: Root) -> list[CryptoSigner]:
         wanted = director_keys(root)
-        signers = [] if wanted is None else [s for k, s in load_signers(self._places).items() if k in wanted.keys]
+        signers = [] if wanted is None else self._ring.signers([(wanted.keys, wanted.threshold)], *self._places)
         if wanted is not None and not signers:
             raise TrustError(
                 f"{', '.join(map(str, self._places))} has none of the {len(wanted.keys)} director's keys",
@@ -354,13 +358,13 @@ class Director:
         return signers
 
 
-def _of_role(root: Root, signers: Mapping[str, CryptoSigner], keys: Path) -> list[CryptoSigner]:
+def _of_role(root: Root, ring: KeyRing, keys: Path) -> list[CryptoSigner]:
     """Our keys for snapshot and timestamp."""
-    found = [s for k, s in signers.items() if k in root.roles["timestamp"].keyids]
-    if not found and not (keys / "online.pem").is_file() and not signers:
+    roles = [root.roles[name] for name in ("timestamp", "snapshot")]
+    found = ring.signers([(r.keyids, r.threshold) for r in roles], keys)
+    if not found and not (keys / "online.pem").is_file() and not ring.lying_in(keys):
         raise TrustError(f"cannot read {keys / 'online.pem'}: no such file", hint="`edgectl keys init` makes the keys")
-    for role in ("timestamp", "snapshot"):
-        r = root.roles[role]
+    for r in roles:
         if sum(s.public_key.keyid in r.keyids for s in found) < r.threshold:
             raise TrustError(
                 f"{keys} has no online key that root version {root.version} names for the controller",

@@ -1,0 +1,31 @@
+"""A repository in memory, and a device enrolled with its root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support_tuf import DIGEST, RELEASE, Device, Repository
+
+
+@pytest.fixture
+def repository() -> Repository:
+    made = Repository()
+    made.name(RELEASE)
+    return made
+
+
+@pytest.fixture
+def device(tmp_path: Path, repository: Repository) -> Iterator[Device]:
+    made = Device(tmp_path, repository)
+    yield made
+    made.journal.close()
+
+
+@pytest.fixture
+def served(device: Device, repository: Repository) -> Device:
+    """A device that has verified the first set."""
+    device.store.update(repository.message())
+    assert device.store.check(RELEASE, DIGEST).size == 100
+    return device
