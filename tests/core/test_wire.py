@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from edgectl.core.errors import ProtocolError
 from edgectl.core.schema import parse_json
 from edgectl.core.states import State
-from edgectl.core.wire import Conn, Desired, DesiredSlot, Message, Reported, ReportedSlot, StreamStats, Telemetry, Topics, Trust
+from edgectl.core.wire import (
+    Conn,
+    Desired,
+    DesiredSlot,
+    Message,
+    Policy,
+    Reported,
+    ReportedSlot,
+    ShadowGate,
+    StreamStats,
+    Telemetry,
+    Topics,
+    Trust,
+)
 
 DIGEST = "sha256:" + "ab" * 32
 MESSAGES: list[type[Message]] = [Conn, Desired, Reported, Telemetry, Trust, StreamStats]
@@ -80,3 +93,10 @@ def test_no_number_of_a_wish_is_more_than_the_journal_can_write(field: str) -> N
     document = {"gen": 1 << 63 if field == "gen" else 1, "slots": {"gate": slot}}
     with pytest.raises(ProtocolError, match="less than or equal"):
         parse_json(Desired, json.dumps(document).encode(), max_bytes=1000, what="desired state")
+
+
+def test_what_is_not_judged_is_not_judged_by_the_default_on_the_other_side() -> None:
+    policy = Policy(max_latency_ratio=None, shadow=ShadowGate(max_latency_ratio=None))
+    wish = Desired(gen=1, slots={"gate": DesiredSlot(release="m@1", digest="sha256:" + "a" * 64, policy=policy)})
+    assert Desired.model_validate_json(wish.encode()) == wish
+    assert b"max_latency_ms" not in wish.encode(), "what is nothing by default is left out"

@@ -21,6 +21,7 @@ from edgectl.core.errors import EdgectlError
 
 if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives for months and shows nothing
     from rich.console import Console, RenderableType
+    from rich.progress import Progress
     from rich.table import Table
 
 __all__ = ["Json", "Output", "plain", "table"]

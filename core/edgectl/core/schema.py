@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.files import check_digest, check_name
 
-__all__ = ["Config", "Digest", "Message", "Name", "first_problem", "parse_json", "parse_object"]
+__all__ = ["Config", "Digest", "Message", "Name", "Terms", "first_problem", "parse_json", "parse_object"]
 
 
 def _digest(text: str) -> str:
@@ -41,6 +41,16 @@ class Message(BaseModel):
     def encode(self) -> bytes:
         """Compact JSON, UTF-8; absent optional fields are left out."""
         return self.model_dump_json(exclude_none=True, by_alias=True).encode()
+
+
+class Terms(Message):
+    """A message in which None says something, e.g. "not judged": it is written out wherever the default is something else."""
+
+    @model_serializer(mode="wrap")
+    def _with_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        fields = type(self).model_fields.items()
+        return {**found, **{name: None for name, f in fields if f.default is not None and getattr(self, name) is None}}
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
-from edgectl.core.schema import Digest, Message, Name
+from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import State
 from edgectl.core.windows import MAX_WINDOWS, Window
 
@@ -131,7 +131,7 @@ class Conn(Message):
     """On a death: the agent stopped in good order."""
 
 
-class ShadowGate(Message):
+class ShadowGate(Terms):
     """Run the new engine beside the old one on some frames before it may take over; what it finds goes nowhere."""
 
     percent: float = Field(default=10.0, gt=0, le=100)
@@ -144,7 +144,7 @@ class ShadowGate(Message):
     """Median latency against the old engine on the same frames; None: not judged."""
 
 
-class Policy(Message):
+class Policy(Terms):
     """How a device is to judge a new engine, and when it may take it."""
 
     probation_s: float = Field(default=60.0, gt=0, le=7 * 86400)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from edgectl.core.errors import RolloutError
 from edgectl.core.histogram import Histogram
-from edgectl.core.schema import Digest, Message, Name
+from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Policy, ReportedSlot
 from edgectl.fleet.gates import failure_gate, latency_gate
@@ -61,7 +61,7 @@ class Outcome(str, Enum):
 _OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY})
 
 
-class RolloutSpec(Message):
+class RolloutSpec(Terms):
     """What is wanted. Times in seconds."""
 
     id: str
