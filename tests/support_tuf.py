@@ -6,8 +6,10 @@ It is both sides of an attack: an honest signer (:meth:`Repository.message`) and
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner
@@ -23,11 +25,15 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgectl.core.trust import SIGNED_AT, delegated_path, delegation_paths, encode_trust, set_director, target_path
+from edgectl.agent.journal import Journal
+from edgectl.agent.trust import TrustStore
+from edgectl.core.trust import SIGNED_AT, delegated_path, delegation_paths, encode_trust, seal_desired, set_director, target_path
+from edgectl.core.wire import Desired, DesiredSlot
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
 RELEASE = "gate@1"
+DAY = 86400.0
 
 
 class Repository:
@@ -115,6 +121,43 @@ class Repository:
         """The retained message; ``targets=…`` puts other bytes in the place of ``targets.json``, None leaves the file out."""
         files: dict[str, Any] = self.files() | {f"{n}.json": data for n, data in replaced.items()}
         return encode_trust({n: data for n, data in files.items() if data is not None})
+
+
+class Device:
+    """The trust store of a device with clocks of its own."""
+
+    def __init__(self, folder: Path, repository: Repository, profile: str | None = "cam") -> None:
+        self.folder = folder
+        self.root = repository.roots["1.root.json"]
+        self.wall = repository.now
+        self.steady = 1000.0
+        self.profile = profile
+        self.journal = Journal(folder / "journal.db")
+        self.store = self.boot()
+
+    def boot(self) -> TrustStore:
+        """Start again: from here on, what is not on disk is forgotten."""
+        self.store = TrustStore(
+            self.folder / "trust", self.root, self.journal, profile=self.profile,
+            wall=lambda: self.wall, steady=lambda: self.steady, built_s=1.0,
+        )  # fmt: skip
+        return self.store
+
+    def lose_files(self) -> None:
+        """A power cut takes everything but the journal."""
+        shutil.rmtree(self.folder / "trust")
+        self.boot()
+
+    def sleep(self, days: float, *, clock: bool = True) -> None:
+        self.steady += days * DAY
+        self.wall += days * DAY if clock else 0.0
+
+    def desired(self, gen: int, *signers: CryptoSigner, fleet: str = "home", device: str = "gate-1") -> bytes:
+        wish = Desired(gen=gen, slots={"gate": DesiredSlot(release=RELEASE, digest=DIGEST)})
+        return seal_desired(fleet, device, wish, list(signers))
+
+    def wants(self, payload: bytes) -> Desired:
+        return self.store.accept_desired(payload, "home", "gate-1")
 
 
 def sign(signed: Any, signers: list[CryptoSigner]) -> bytes:

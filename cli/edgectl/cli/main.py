@@ -17,7 +17,7 @@ from edgectl.cli import (
     bundle,
     controller,
     demo,
-    device,
+    device_commands,
     doctor,
     finalise,
     fleet,
@@ -67,7 +67,7 @@ app.command("bench")(bench.bench)
 app.command("finalise")(finalise.finalise)
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
-for _noun in (bundle, profiles, models, keys, broker, device, agent, controller, release, rollout, fleet, store):
+for _noun in (bundle, profiles, models, keys, broker, device_commands, agent, controller, release, rollout, fleet, store):
     app.add_typer(_noun.app)
 app.add_typer(demo.app)
 
