@@ -58,8 +58,8 @@ class Commands:
         chosen = [d for slot, d in sorted(self._deployers.items()) if command.slot in (None, slot)]
         obeyed = [d.slot for d in chosen if d.order(command.op)]  # every one, not up to the first
         if not obeyed:
-            states = ", ".join(f"{d.slot} is {d.report().state.value}" for d in chosen)
-            raise UsageError(f"{command.op} is not possible now: {states or 'this device has no slots'}")
+            states = ", ".join(f"{d.slot}: {d.report().state.value}" for d in chosen)
+            raise UsageError(f"{command.op} is not possible now ({states or 'this device has no slots'})")
         self._audit(f"{owner}: {command.op} of {', '.join(obeyed)}: {command.reason or 'no reason given'}")
         return {"slots": obeyed}
 

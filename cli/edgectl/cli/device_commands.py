@@ -30,9 +30,9 @@ _DAY_S = 86400.0
 
 def _duration(text: str) -> float:
     """``90s``, ``30m``, ``1h30m``, ``2h`` → seconds."""
-    if not re.fullmatch(r"(\d{1,6}[smhd])+", text):
+    if not re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
         raise typer.BadParameter(f"{text!r} is not a time like 30m, 2h or 1h30m")
-    seconds = float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text)))
+    seconds = float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text)))
     if not 0 < seconds <= _DAY_S:
         raise typer.BadParameter("a lease lasts at most 24 hours, and more than none; take it again before it runs out")
     return seconds
@@ -322,7 +322,7 @@ def _ask(name: str, op: Op, answer: type[A], url: str, token_file: Path, wait: f
     except ValueError as e:
         raise UsageError(str(e)) from e
     with _controller.client(url, token_file) as fleet:
-        result = fleet.command(name, op, wait_s=wait, **options)
+        result = fleet.command(name, op, wait_s=wait, **{"owner": _login(), **options})
     return parse_object(answer, result, what=f"the answer of {name}", error=ProtocolError)
 
 

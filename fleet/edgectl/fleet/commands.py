@@ -16,7 +16,7 @@ from pydantic import Field
 
 from edgectl.core.errors import EdgectlError, LinkError, ProtocolError
 from edgectl.core.schema import Message, Name, parse_json
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Command, Op, Reply, Topics
+from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, Op, Reply, Topics
 from edgectl.fleet.inventory import Inventory
 from edgectl.fleet.trust import Director
 from edgectl.link.mqtt import Link
@@ -95,8 +95,11 @@ class Commander:
         except EdgectlError as e:
             self._inventory.log("command", device, f"{request.op}: {e.message}")
             raise
-        why = reply.error.detail or reply.error.code if reply.error else "no reason given"
-        self._inventory.log("command", device, f"{request.op}: {'done' if reply.ok else f'refused: {why}'}")
+        if not reply.ok:
+            why = reply.error.detail or reply.error.code if reply.error else "no reason given"
+            self._inventory.log("command", device, f"{request.op}: refused: {why}")
+        elif request.op not in READ_ONLY:
+            self._inventory.log("command", device, f"{request.op}: done")
         return reply
 
     def on_reply(self, device: str, payload: bytes) -> None:
