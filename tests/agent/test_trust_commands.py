@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 from support_tuf import DAY, Device, Repository
 
@@ -237,14 +240,57 @@ def test_stolen_broker_can_neither_freeze_nor_unfreeze(device: Device, repositor
     assert not hear(device, state(1002, False, *director))
 
 
+@pytest.mark.parametrize("cut_at", [1, 2])
 def test_freeze_and_its_number_are_kept_together_or_not_at_all(
-    device: Device, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    device: Device, repository: Repository, monkeypatch: pytest.MonkeyPatch, cut_at: int
 ) -> None:
     director = repository.signers["director"]
-    with monkeypatch.context() as cut:
-        cut.setattr(device.journal, "_commit", lambda _: (_ for _ in ()).throw(OSError("power cut")))
-        assert not hear(device, state(5, True, *director))
+    commit, commits = device.journal._commit, itertools.count(1)
+
+    def cut(statements: Any) -> None:
+        if next(commits) >= cut_at:
+            raise OSError("power cut")
+        commit(statements)
+
+    with monkeypatch.context() as power:
+        power.setattr(device.journal, "_commit", cut)
+        device.store.accept_state(state(5, True, *director), "home")
     device.boot()
-    assert device.store.heard == 0, "no floor without the freeze that raised it"
+    assert (device.journal.frozen, device.store.heard) in ((False, 0), (True, 5))
     assert hear(device, state(5, True, *director))
     assert device.boot().heard == 5
+
+
+# ---- any bytes
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["signed", "signatures", "keyid", "epoch", "online", "freeze", "seq", "op"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(payload=st.binary(max_size=60) | _JSON.map(lambda v: json.dumps(v).encode()) | st.just(b"[" * 90_000))
+def test_any_bytes_change_nothing(device: Device, payload: bytes) -> None:
+    with pytest.raises((TrustError, ProtocolError)):
+        device.store.open_command(payload, "home", "gate-1")
+    with contextlib.suppress(TrustError, ProtocolError):
+        assert device.store.accept_state(payload, "home").freeze is None
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_flipped_bit_is_refused_or_means_the_same(device: Device, repository: Repository, data: st.DataObject) -> None:
+    asked = command(device, op="lock", ttl_s=1.5, owner="anna")
+    good = bytearray(sealed(asked, *repository.signers["director"]))
+    at = data.draw(st.integers(0, len(good) - 1))
+    good[at] ^= 1 << data.draw(st.integers(0, 7))
+    with contextlib.suppress(TrustError):
+        found = device.store.open_command(bytes(good), "home", "gate-1")
+        assert found.model_copy(update={"type": None, "fleet": None, "device": None}) == asked

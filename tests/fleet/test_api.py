@@ -259,14 +259,15 @@ def test_only_the_device_itself_answers_and_only_with_an_answer(fleet: Fleet, he
     def answer() -> None:
         command = heard.get(timeout=10)
         good = Reply(id=command, ok=True, result={"facts": ["cpu"], "runtimes": []})
+        lie = good.model_copy(update={"result": {"facts": ["lie"]}})
         for device, payload in (
-            ("gate-2", good.encode()),
-            ("gate-1", good.model_copy(update={"id": "guess"}).encode()),
+            ("gate-2", lie.encode()),
+            ("gate-1", lie.model_copy(update={"id": "guess"}).encode()),
             ("gate-1", b"{"),
             ("gate-1", good.encode().replace(b"[]", b"[NaN]")),
             ("gate-1", good.encode().replace(b"[]", b'["' + b"x" * 300_000 + b'"]')),
             ("gate-1", good.encode()),
-            ("gate-1", Reply(id=command, ok=True, result={"facts": "late"}).encode()),
+            ("gate-1", lie.encode()),
         ):
             fleet.spy.publish(fleet.topics.reply(device), payload)
 

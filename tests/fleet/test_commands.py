@@ -1,18 +1,21 @@
-"""Numbers of what the director's keys sign: they rise whatever clocks, restarts and lying devices do."""
+"""Numbers of what the director's keys sign rise whatever clocks, restarts and lying devices do; commands leave in their order."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgectl.core.errors import StorageError
-from edgectl.core.wire import MAX_GEN
-from edgectl.fleet.commands import Numbers
+from edgectl.core.errors import LinkError, StorageError
+from edgectl.core.wire import MAX_COMMAND_S, MAX_GEN, Command, Reply, Topics
+from edgectl.fleet.commands import MAX_WAIT_S, Commander, CommandRequest, Numbers
 from edgectl.fleet.inventory import Inventory
 
 YEAR_S = 365 * 86400.0
@@ -74,3 +77,82 @@ def test_number_that_cannot_be_kept_is_not_used(new: Callable[[], Inventory], mo
         with pytest.raises(StorageError):
             numbers.next(NOW_S)
     assert numbers.next(NOW_S) == first + 1
+
+
+# ---- sending
+
+
+class Link:
+    """Remembers what is published; the device answers at once."""
+
+    broker = "127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.sent: list[Command] = []
+        self.used = threading.Event()
+        self.answer: Callable[[Command], None] = lambda _: None
+
+    def publish(self, topic: str, payload: bytes, *, timeout_s: float) -> None:
+        assert topic == "edgectl/1/home/d/gate-1/cmd"
+        self.sent.append(Command.model_validate_json(payload))
+        self.used.set()
+        self.answer(self.sent[-1])
+
+
+class Director:
+    """Signs nothing; the first command is slow, so that others could overtake it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._first = True
+
+    def seal_command(self, _device: str, command: Command) -> bytes:
+        if self._first:
+            self._first = False
+            self._link.used.wait(0.3)
+        return command.encode()
+
+
+@pytest.fixture
+def link() -> Link:
+    return Link()
+
+
+@pytest.fixture
+def commander(tmp_path: Path, link: Link) -> Iterator[Commander]:
+    inventory = Inventory(tmp_path)
+    made = Commander(Topics("home"), Director(link), Numbers(inventory), inventory, link)  # type: ignore[arg-type]
+    link.answer = lambda c: made.on_reply("gate-1", Reply(id=c.id, ok=True, result={"op": c.op}).encode())
+    yield made
+    inventory.close()
+
+
+def test_command_lives_for_the_wait_and_what_clocks_may_differ(commander: Commander, link: Link) -> None:
+    before_s = time.time()
+    assert commander.send("gate-1", CommandRequest(op="probe", wait_s=MAX_WAIT_S)).result == {"op": "probe"}
+    (sent,) = link.sent
+    assert before_s <= sent.deadline_s - MAX_WAIT_S - 300 <= time.time() + 1
+    assert sent.deadline_s < sent.seq / 1000 + MAX_COMMAND_S
+
+
+def test_nothing_is_kept_for_a_broker_that_is_away(commander: Commander, link: Link) -> None:
+    link.is_up = False
+    with pytest.raises(LinkError, match=r"not connected to the broker at 127\.0\.0\.1:1"):
+        commander.send("gate-1", CommandRequest(op="force", owner="anna", slot="gate", reason="fix"))
+    assert link.sent == []
+    told = [(e.subject, e.text) for e in commander._inventory.events()]
+    assert told == [
+        ("gate-1", "anna: force of gate: fix"),
+        ("gate-1", "force: the controller is not connected to the broker at 127.0.0.1:1"),
+    ]
+
+
+def test_commands_of_many_operators_leave_in_the_order_of_their_numbers(commander: Commander, link: Link) -> None:
+    with ThreadPoolExecutor(2) as operators:
+        replies = list(operators.map(lambda _: commander.send("gate-1", CommandRequest(op="probe")), range(4)))
+    assert all(r.ok for r in replies)
+    numbers = [c.seq for c in link.sent]
+    assert numbers == sorted(set(numbers))
+    assert len({c.id for c in link.sent}) == 4
+    assert commander._waiting == {}

@@ -276,7 +276,7 @@ class TrustStore:
             self._check_root_floor()
             director = self.director
             floors = {}
-            if director is not None and is_signed(payload):
+            if director is not None and len(payload) <= MAX_MESSAGE_BYTES and is_signed(payload):
                 state = open_state(payload, director, fleet)
                 floor = _state_floor(director)
                 if state.seq < (seen := self._seen(floor)):
@@ -285,10 +285,10 @@ class TrustStore:
                 floors[floor] = state.seq
             else:
                 state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
-            if not state.online or (director is not None and not floors):
+            if not state.online or state.freeze is None or (director is not None and not floors):
                 return state.model_copy(update={"freeze": None})
             try:
-                self._journal.set_frozen(bool(state.freeze), floors)
+                self._journal.set_frozen(state.freeze, floors)
             except StorageError as e:
                 log.error("the freeze is known until the agent restarts: %s", e.message)
             return state

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from edgectl.core import errors
-from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, UsageError
+from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustError, UsageError
 
 __all__ = ["FleetClient"]
 
@@ -124,7 +124,9 @@ class FleetClient:
         reply = self._json("POST", f"/devices/{name}/commands", json=body, timeout=2 * wait_s + 30)
         if not reply["ok"]:
             error = reply.get("error") or {"code": "", "detail": "it gave no reason"}
-            raise _BY_CODE.get(error["code"], ProtocolError)(f"{name} refuses: {error['detail'] or error['code']}")
+            kind = _BY_CODE.get(error["code"], ProtocolError)
+            hint = "compare the clocks of device and controller; a number that was too low is right the next time"
+            raise kind(f"{name} refuses: {error['detail'] or error['code']}", hint=hint if kind is TrustError else None)
         return dict(reply["result"])
 
     def devices(self) -> list[dict[str, Any]]:

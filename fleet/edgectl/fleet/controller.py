@@ -349,7 +349,9 @@ class Controller:
         d = self._devices.get(device) or Device(device)
         if d.reported is not None and (reported.epoch, reported.seq) <= (d.reported.epoch, d.reported.seq):
             return
-        self._behind |= self._numbers.heard(reported.heard, time.time())
+        if self._numbers.heard(reported.heard, time.time()):
+            self.inventory.log("trust", device, f"has seen number {reported.heard}, above ours: numbers go on there")
+            self._behind = True
         before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
         d.reported, d.seen_s = reported, time.time()
         self._keep(d)
