@@ -56,7 +56,7 @@ def test_commands_of_the_readme_exist() -> None:
     known = {" ".join(c) for c in commands()} | {"demo"}
     lines = [
         line.split("#")[0]
-        for page in ("README.md", "docs/security.md")
+        for page in ("README.md", "docs/security.md", "docs/device.md")
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text().replace("\\\n", ""), re.S)
         for line in block.splitlines()
     ]

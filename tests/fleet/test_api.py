@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ from edgectl.core.errors import (
     UsageError,
 )
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.signed import is_signed
 from edgectl.core.trust import director_keys, open_state
 from edgectl.core.wire import MAX_GEN, Conn, ControllerState, Failure, Reply, Reported
 from edgectl.engines.shared import hand_out
@@ -182,7 +184,12 @@ class Director:
         keys = director_keys(follow(roots_in(fleet.keys))[-1].signed)
         assert keys is not None
         self.said: queue.Queue[ControllerState] = queue.Queue()
-        fleet.spy.subscribe(fleet.topics.ctl, lambda _, payload: self.said.put(open_state(payload, keys, "home")))
+        self._keys = keys
+        fleet.spy.subscribe(fleet.topics.ctl, self._hear)
+
+    def _hear(self, _topic: str, payload: bytes) -> None:
+        if is_signed(payload):  # the good-bye is not
+            self.said.put(open_state(payload, self._keys, "home"))
 
     def next(self) -> ControllerState:
         return self.said.get(timeout=10)
@@ -191,12 +198,23 @@ class Director:
 def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None:
     director = Director(fleet)
     last = director.next()
-    assert last.freeze is False
+    assert last.freeze is None, "a controller that was never told does not say"
     for more, frozen in (([], True), (["--off"], False)):
         result = CliRunner().invoke(app, ["fleet", "freeze", *more, *where(fleet)])
         assert result.exit_code == 0, result.output
         said = director.next()
         assert (said.freeze, said.online, said.seq > last.seq) == (frozen, True, True)
+        last = said
+    for frozen in (True, False, None):
+        if frozen is None:  # installed anew
+            shutil.rmtree(fleet.config.state_dir)
+        else:
+            fleet.client.freeze(frozen)
+            director.next()
+        fleet.end_controller()
+        fleet.start_controller()
+        said = director.next()
+        assert (said.freeze, said.seq > last.seq) == (frozen, True)
         last = said
 
 

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
-from edgectl.core.files import atomic_write
+from edgectl.core.files import atomic_write, storage
 from edgectl.core.schema import parse_json
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
@@ -71,8 +72,8 @@ class Controller:
         self._lock = threading.RLock()
         self._devices = self.inventory.devices()
         self._epoch = int(time.time())
-        self._freeze_file = config.state_dir / "frozen"
-        self._frozen = self._freeze_file.exists()
+        self._freeze_file = config.state_dir / "freeze"
+        self._frozen = _freeze_in(self._freeze_file)
         self._republish = False
         self._warned_s = 0.0
         self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
@@ -283,10 +284,7 @@ class Controller:
     def freeze(self, frozen: bool) -> None:
         """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart."""
         with self._lock:
-            if frozen:
-                atomic_write(self._freeze_file, b"")
-            else:
-                self._freeze_file.unlink(missing_ok=True)
+            atomic_write(self._freeze_file, b"on" if frozen else b"off")
             self._frozen = frozen
             self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
             self._publish_state()
@@ -504,6 +502,12 @@ class Controller:
                 epoch=self._epoch, online=True, peers=self.config.transfer.peers, freeze=self._frozen, seq=number
             )
             self._link.publish(self.topics.ctl, self.director.seal_state(state), retain=True, timeout_s=10.0)
+
+
+def _freeze_in(path: Path) -> bool | None:
+    """What was ordered last; None where nobody knows: then the controller does not say, and devices stay as they are."""
+    with storage(str(path)):
+        return {b"on": True, b"off": False}.get(path.read_bytes()) if path.is_file() else None
 
 
 def _since(seen_s: float) -> str:
