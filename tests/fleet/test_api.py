@@ -206,12 +206,12 @@ def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None
         assert (said.freeze, said.online, said.seq > last.seq) == (frozen, True, True)
         last = said
     for frozen in (True, False, None):
-        if frozen is None:  # installed anew
-            shutil.rmtree(fleet.config.state_dir)
-        else:
+        if frozen is not None:
             fleet.client.freeze(frozen)
             director.next()
         fleet.end_controller()
+        if frozen is None:  # installed anew
+            shutil.rmtree(fleet.config.state_dir)
         fleet.start_controller()
         said = director.next()
         assert (said.freeze, said.seq > last.seq) == (frozen, True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -121,7 +122,7 @@ class FleetClient:
         What the device refuses is raised with the device's own kind of error.
         """
         body = {"op": op, "wait_s": wait_s, **options}
-        reply = self._json("POST", f"/devices/{name}/commands", json=body, timeout=2 * wait_s + 30)
+        reply = self._json("POST", f"/devices/{quote(name, safe='')}/commands", json=body, timeout=2 * wait_s + 30)
         if not reply["ok"]:
             error = reply.get("error") or {"code": "", "detail": "it gave no reason"}
             kind = _BY_CODE.get(error["code"], ProtocolError)

@@ -86,7 +86,7 @@ class Controller:
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
         self._numbers = Numbers(self.inventory)
         self._behind = False
-        """A device has seen a higher number than the last state that was published."""
+        """The last state that was published is not the newest, or below a number that a device has seen."""
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
 
     # ---- life
@@ -496,12 +496,13 @@ class Controller:
     def _publish_state(self) -> None:
         """Under the lock: the number rises in the order in which states are published."""
         with self._lock:
-            self._behind = False
+            self._behind = True  # until it is handed over: the next tick tries again
             number = self._numbers.next(time.time())
             state = ControllerState(
                 epoch=self._epoch, online=True, peers=self.config.transfer.peers, freeze=self._frozen, seq=number
             )
             self._link.publish(self.topics.ctl, self.director.seal_state(state), retain=True, timeout_s=10.0)
+            self._behind = False
 
 
 def _freeze_in(path: Path) -> bool | None:
