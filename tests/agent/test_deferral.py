@@ -10,7 +10,7 @@ from support_device import POLICY, SLOT, Catalogue, Device
 
 from edgectl.agent.commands import Commands
 from edgectl.agent.probation import judge_shadow
-from edgectl.core.errors import EngineError, ProtocolError
+from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.states import State
 from edgectl.core.wire import Command, ShadowGate
 from edgectl.pipelines.worker_protocol import Shadowed
@@ -229,7 +229,7 @@ def test_commands_take_no_more_leases_than_the_disk_should_hold(device: Device) 
 
     for i in range(64):
         lock(f"a{i}")
-    with pytest.raises(ProtocolError, match="others hold a lease"):
+    with pytest.raises(UsageError, match="others hold a lease"):
         lock("one-more")
     assert lock("a3"), "renewed"
     assert len(device.journal.leases()) == 64

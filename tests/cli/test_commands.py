@@ -36,7 +36,8 @@ def commands() -> list[tuple[str, ...]]:
 
 def test_the_nouns_of_the_design_are_there() -> None:
     wanted = {
-        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll", "device renew", "device revoke",
+        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll", "device renew", "device revoke", "device lock", "device unlock", "device hold", "device release",
+        "device force", "device cancel", "device rollback", "device probe", "device logs", "device health", "fleet events",
         "broker ca", "broker config", "keys init", "keys rotate", "keys sign", "keys status", "keys renew", "fleet status",
         "agent run", "controller run", "release publish", "rollout start", "rollout status", "rollout pause", "rollout resume", "rollout abort",
         "fleet devices", "fleet watch", "models list", "models pull", "doctor", "demo surveillance", "demo driving", "demo speech",
@@ -55,7 +56,7 @@ def test_commands_of_the_readme_exist() -> None:
     known = {" ".join(c) for c in commands()} | {"demo"}
     lines = [
         line.split("#")[0]
-        for page in ("README.md", "docs/security.md")
+        for page in ("README.md", "docs/security.md", "docs/device.md")
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text().replace("\\\n", ""), re.S)
         for line in block.splitlines()
     ]

@@ -13,11 +13,14 @@ from edgectl.core.errors import ProtocolError
 from edgectl.core.schema import parse_json
 from edgectl.core.states import State
 from edgectl.core.wire import (
+    Command,
     Conn,
+    ControllerState,
     Desired,
     DesiredSlot,
     Message,
     Policy,
+    Reply,
     Reported,
     ReportedSlot,
     ShadowGate,
@@ -28,7 +31,7 @@ from edgectl.core.wire import (
 )
 
 DIGEST = "sha256:" + "ab" * 32
-MESSAGES: list[type[Message]] = [Conn, Desired, Reported, Telemetry, Trust, StreamStats]
+MESSAGES: list[type[Message]] = [Conn, Desired, Reported, Telemetry, Trust, StreamStats, Command, Reply, ControllerState]
 
 
 def test_topics_follow_the_design() -> None:
@@ -57,7 +60,13 @@ def test_a_name_cannot_become_another_topic(name: str) -> None:
             st.none() | st.integers() | st.text(max_size=5),
             lambda c: (
                 st.lists(c, max_size=3)
-                | st.dictionaries(st.sampled_from(["gen", "epoch", "slots", "seq", "files", "online"]), c, max_size=4)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["gen", "epoch", "slots", "seq", "files", "online", "id", "op", "deadline_s", "ok", "result"]
+                    ),
+                    c,
+                    max_size=4,
+                )
             ),
         ).map(lambda v: json.dumps(v).encode()),
     )

@@ -62,6 +62,8 @@ def test_release_reaches_a_device_over_mutual_tls_and_forged_wishes_do_not_with_
     done = site.wait_rollout(site.rollout(site.publish(v1)), "done")
     assert {m["outcome"] for m in done["members"].values()} == {"committed"}
 
+    assert client.command("gate-1", "probe")["facts"] == ["arch:test"], "the access rules let a command and its answer pass"
+
     # Whoever holds the broker can write where the controller writes; he has not the director's key.
     serving = site.reported["gate-1"][-1]
     rogue = Desired(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,13 +19,25 @@ from typer.testing import CliRunner
 
 from edgectl.cli.main import app
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
-from edgectl.core.errors import BundleError, IntegrityError, LinkError, RolloutError, TrustError, UsageError
+from edgectl.core.errors import (
+    BundleError,
+    IntegrityError,
+    LinkError,
+    ProtocolError,
+    RolloutError,
+    StorageError,
+    TrustError,
+    UsageError,
+)
 from edgectl.core.files import digest_of, hex_of
-from edgectl.core.wire import ControllerState
+from edgectl.core.signed import is_signed
+from edgectl.core.trust import director_keys, open_state
+from edgectl.core.wire import MAX_GEN, Conn, ControllerState, Failure, Reply, Reported
 from edgectl.engines.shared import hand_out
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.publish import publish_bundle, share_plan
+from edgectl.fleet.signing import follow, roots_in
 
 
 @pytest.fixture
@@ -162,12 +177,132 @@ def test_taken_port_is_one_sentence(fleet: Fleet) -> None:
         run_controller(fleet.config.model_copy(update={"state_dir": fleet.folder / "other"}), fleet.stop_controller)
 
 
-def test_freeze_is_told_to_the_fleet_and_taken_back(fleet: Fleet) -> None:
-    told: queue.Queue[bool] = queue.Queue()
-    fleet.spy.subscribe(fleet.topics.ctl, lambda _, payload: told.put(ControllerState.model_validate_json(payload).freeze))
-    assert told.get(timeout=10) is False
-    controller = ["--controller", f"http://127.0.0.1:{fleet.api_port}", "--token-file", str(fleet.config.state_dir / "token")]
+class Director:
+    """What the controller publishes on ``ctl``, opened as a device opens it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        keys = director_keys(follow(roots_in(fleet.keys))[-1].signed)
+        assert keys is not None
+        self.said: queue.Queue[ControllerState] = queue.Queue()
+        self._keys = keys
+        fleet.spy.subscribe(fleet.topics.ctl, self._hear)
+
+    def _hear(self, _topic: str, payload: bytes) -> None:
+        if is_signed(payload):  # the good-bye is not
+            self.said.put(open_state(payload, self._keys, "home"))
+
+    def next(self) -> ControllerState:
+        return self.said.get(timeout=10)
+
+
+def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None:
+    director = Director(fleet)
+    last = director.next()
+    assert last.freeze is None, "a controller that was never told does not say"
     for more, frozen in (([], True), (["--off"], False)):
-        result = CliRunner().invoke(app, ["fleet", "freeze", *more, *controller])
+        result = CliRunner().invoke(app, ["fleet", "freeze", *more, *where(fleet)])
         assert result.exit_code == 0, result.output
-        assert told.get(timeout=10) is frozen
+        said = director.next()
+        assert (said.freeze, said.online, said.seq > last.seq) == (frozen, True, True)
+        last = said
+    for frozen in (True, False, None):
+        if frozen is not None:
+            fleet.client.freeze(frozen)
+            director.next()
+        fleet.end_controller()
+        if frozen is None:  # installed anew
+            shutil.rmtree(fleet.config.state_dir)
+        fleet.start_controller()
+        said = director.next()
+        assert (said.freeze, said.seq > last.seq) == (frozen, True)
+        last = said
+
+
+def test_numbers_go_on_where_devices_have_seen_them_after_a_clock_that_was_ahead_and_a_lost_database(fleet: Fleet) -> None:
+    director = Director(fleet)
+    now_ms = director.next().seq
+    for heard, believed in ((now_ms + 86_400_000, True), (now_ms - 5, False), (MAX_GEN, False)):
+        report = Reported(epoch=1, seq=heard, gen=0, heard=heard)
+        fleet.spy.publish(fleet.topics.reported("gate-9"), report.encode(), retain=True).wait(5)
+        if believed:
+            assert director.next().seq == heard + 1, "told again at once: the device did not take the one before"
+    fleet.client.freeze(True)
+    assert director.next().seq == now_ms + 86_400_002
+
+
+# ---- commands
+
+
+def where(fleet: Fleet) -> list[str]:
+    return ["--controller", f"http://127.0.0.1:{fleet.api_port}", "--token-file", str(fleet.config.state_dir / "token")]
+
+
+@pytest.fixture
+def heard(fleet: Fleet) -> queue.Queue[str]:
+    """Ids of the commands to gate-1, which is connected."""
+    ids: queue.Queue[str] = queue.Queue()
+    fleet.spy.subscribe(fleet.topics.command("gate-1"), lambda _, payload: ids.put(json.loads(payload)["signed"]["id"]))
+    fleet.spy.publish(fleet.topics.conn("gate-1"), Conn(epoch=1, online=True).encode(), retain=True).wait(5)
+    wait_until(lambda: any(d["online"] for d in fleet.client.devices()), "gate-1 is there")
+    return ids
+
+
+def test_devices_that_cannot_answer_are_one_sentence_each(fleet: Fleet, heard: queue.Queue[str]) -> None:
+    fleet.client.enroll("gate-2")
+    with pytest.raises(UsageError, match="there is no device gate-7"):
+        fleet.client.command("gate-7", "probe")
+    with pytest.raises(LinkError, match="gate-2 is not connected and never was"):
+        fleet.client.command("gate-2", "probe")
+    with pytest.raises(LinkError, match=r"gate-1 did not answer within 0\.1 s; it may still obey until \d\d:\d\d:\d\d UTC"):
+        fleet.client.command("gate-1", "probe", wait_s=0.1, owner="anna")
+    for wrong in (
+        {"op": "explode"},
+        {"op": "lock", "ttl_s": 1e9},
+        {"op": "force", "slot": "../x"},
+        {"op": "probe", "wait_s": 61},
+    ):
+        with pytest.raises(UsageError, match="the request is not valid"):
+            fleet.client.command("gate-1", wrong.pop("op"), **wrong)  # type: ignore[arg-type]
+    fleet.spy.publish(fleet.topics.conn("gate-1"), Conn(epoch=1, online=False).encode(), retain=True).wait(5)
+    wait_until(lambda: not any(d["online"] for d in fleet.client.devices()), "gate-1 is gone")
+    with pytest.raises(LinkError, match="gate-1 is not connected; its last word came"):
+        fleet.client.command("gate-1", "probe")
+    told = [(e["subject"], e["text"]) for e in fleet.client.events() if e["kind"] == "command"]
+    assert told[0] == ("gate-1", "anna: probe")
+    assert told[1][1].startswith("probe: gate-1 did not answer")
+    assert heard.qsize() == len(told) // 2 == 1, "nothing is sent to who is away"
+
+
+def test_only_the_device_itself_answers_and_only_with_an_answer(fleet: Fleet, heard: queue.Queue[str]) -> None:
+    def answer() -> None:
+        command = heard.get(timeout=10)
+        good = Reply(id=command, ok=True, result={"facts": ["cpu"], "runtimes": []})
+        lie = good.model_copy(update={"result": {"facts": ["lie"]}})
+        for device, payload in (
+            ("gate-2", lie.encode()),
+            ("gate-1", lie.model_copy(update={"id": "guess"}).encode()),
+            ("gate-1", b"{"),
+            ("gate-1", good.encode().replace(b"[]", b"[NaN]")),
+            ("gate-1", good.encode().replace(b"[]", b'["' + b"x" * 300_000 + b'"]')),
+            ("gate-1", good.encode()),
+            ("gate-1", lie.encode()),
+        ):
+            fleet.spy.publish(fleet.topics.reply(device), payload)
+
+    with ThreadPoolExecutor(1) as device:
+        done = device.submit(answer)
+        assert fleet.client.command("gate-1", "probe") == {"facts": ["cpu"], "runtimes": []}
+        done.result(10)
+
+
+def test_what_a_device_refuses_is_raised_as_its_own_error(fleet: Fleet, heard: queue.Queue[str]) -> None:
+    for code, kind in (("trust", TrustError), ("storage", StorageError), ("unheard-of", ProtocolError)):
+
+        def answer(code: str = code) -> None:
+            error = Failure(code=code, detail="not today")
+            fleet.spy.publish(fleet.topics.reply("gate-1"), Reply(id=heard.get(timeout=10), ok=False, error=error).encode())
+
+        with ThreadPoolExecutor(1) as device:
+            device.submit(answer)
+            with pytest.raises(kind, match="gate-1 refuses: not today"):
+                fleet.client.command("gate-1", "hold")

@@ -12,7 +12,7 @@ from edgectl.agent.fetch import Machine
 from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.telemetry import health
-from edgectl.core.errors import ProtocolError, StorageError
+from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.wire import Command
 
 __all__ = ["Commands"]
@@ -20,7 +20,7 @@ __all__ = ["Commands"]
 log = logging.getLogger(__name__)
 
 _MAX_LEASES = 64
-"""Commands are not signed: whoever can send them shall not fill the disk."""
+"""Whoever can send commands shall not fill the disk with them."""
 
 
 class Commands:
@@ -53,24 +53,25 @@ class Commands:
         owner = command.owner or "operator"
         if command.op in ("lock", "unlock"):
             return self._lease(command, owner)
-        chosen = [d for slot, d in self._deployers.items() if command.slot in (None, slot)]
-        obeyed = [d.order(command.op) for d in chosen]  # every one, not up to the first
-        if not any(obeyed):
-            raise ProtocolError(f"{command.op} is not possible now")
-        if command.op in ("force", "cancel", "rollback"):
-            slots = ", ".join(sorted(d.slot for d, did in zip(chosen, obeyed, strict=True) if did))
-            self._audit(f"{owner}: {command.op} of {slots}: {command.reason or 'no reason given'}")
-        return {"slots": sorted(d.slot for d in chosen)}
+        if command.slot is not None and command.slot not in self._deployers:
+            raise UsageError(f"this device has no slot {command.slot}; it has {', '.join(sorted(self._deployers))}")
+        chosen = [d for slot, d in sorted(self._deployers.items()) if command.slot in (None, slot)]
+        obeyed = [d.slot for d in chosen if d.order(command.op)]  # every one, not up to the first
+        if not obeyed:
+            states = ", ".join(f"{d.slot}: {d.report().state.value}" for d in chosen)
+            raise UsageError(f"{command.op} is not possible now ({states or 'this device has no slots'})")
+        self._audit(f"{owner}: {command.op} of {', '.join(obeyed)}: {command.reason or 'no reason given'}")
+        return {"slots": obeyed}
 
     def _lease(self, command: Command, owner: str) -> dict[str, object]:
         if command.op == "lock":
             if command.ttl_s is None:
-                raise ProtocolError("a lease needs ttl_s, the seconds after which it runs out")
+                raise UsageError("a lease needs ttl_s, the seconds after which it runs out")
             if len(self._leases.owners - {owner}) >= _MAX_LEASES:
-                raise ProtocolError(f"{_MAX_LEASES} others hold a lease already")
+                raise UsageError(f"{_MAX_LEASES} others hold a lease already")
             self._leases.take(owner, command.ttl_s, command.reason)
         elif not self._leases.drop(owner):
-            raise ProtocolError(f"{owner} holds no lease")
+            raise UsageError(f"{owner} holds no lease; who does: {', '.join(sorted(self._leases.owners)) or 'nobody'}")
         self._audit(f"{owner}: {command.op}: {command.reason or 'no reason given'}")
         for deployer in self._deployers.values():
             deployer.nudge()

@@ -18,6 +18,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -173,11 +174,7 @@ class Journal:
     def raise_floors(self, floors: Mapping[str, int]) -> None:
         """Several at once, all or none of them."""
         with self._lock:
-            higher = [(name, value) for name, value in floors.items() if value > self.value(name)]
-            if higher:
-                sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
-                self._write([(sql, item) for item in higher])
-                self._reflect()
+            self._keep(self._higher(floors))
 
     # ---- the freeze, leases, and who passed them
 
@@ -186,10 +183,13 @@ class Journal:
         """The fleet's kill switch as it was last heard: a device that starts while the controller is away still honours it."""
         return bool(self.value("frozen"))
 
-    def set_frozen(self, frozen: bool) -> None:
-        if frozen != self.frozen:
-            self._write([("INSERT OR REPLACE INTO counters VALUES ('frozen', ?)", (int(frozen),))])
-            self._reflect()
+    def set_frozen(self, frozen: bool, floors: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Keep the freeze and, in the same transaction, the floors of what said so."""
+        with self._lock:
+            rows = self._higher(floors)
+            if frozen != self.frozen:
+                rows.append(("INSERT OR REPLACE INTO counters VALUES ('frozen', ?)", (int(frozen),)))
+            self._keep(rows)
 
     def leases(self) -> list[tuple[str, float, str]]:
         """(owner, seconds it lasts, reason) of each lease."""
@@ -307,6 +307,15 @@ class Journal:
         return {name: _slot(*row) for name, *row in db.execute("SELECT slot, active, previous, golden FROM slots")}
 
     # ---- SQLite
+
+    def _higher(self, floors: Mapping[str, int]) -> list[Statement]:
+        sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
+        return [(sql, (name, value)) for name, value in floors.items() if value > self.value(name)]
+
+    def _keep(self, rows: Sequence[Statement]) -> None:
+        if rows:
+            self._write(rows)
+            self._reflect()
 
     def _write(self, statements: Sequence[Statement]) -> None:
         with self._lock, self._errors():

@@ -40,14 +40,10 @@ from edgectl.agent.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.trust import StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished
-from edgectl.core.schema import parse_json
 from edgectl.core.states import State
 from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import (
-    MAX_MESSAGE_BYTES,
-    Command,
     Conn,
-    ControllerState,
     Failure,
     Reply,
     Reported,
@@ -150,6 +146,8 @@ class _Agent:
         self._refusal: _Refusal | None = None
         self._unkept: bytes | None = None
         """A desired document that a full disk keeps from being accepted."""
+        self._unheard: bytes | None = None
+        """A state of the controller that was refused: newer root metadata may name who signed it."""
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -314,21 +312,25 @@ class _Agent:
             self._trouble = Failure(code="trust", detail=e.message)
         if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
             self._on_desired(self._refusal.payload)
+        if self._unheard is not None:
+            _guarded(self._on_controller)(self._topics.ctl, self._unheard)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
         self._wake.set()
 
     def _on_controller(self, payload: bytes) -> None:
-        state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
-        self._peer.allow(state.peers)
-        if not state.online:
-            return  # its will, written when it started: it says nothing about the freeze of now
-        self._frozen = state.freeze
         try:
-            self._journal.set_frozen(state.freeze)
-        except StorageError as e:
-            log.error("the freeze is known until the agent restarts: %s", e.message)
+            state = self._trust.accept_state(payload, self._config.fleet)
+        except (TrustError, ProtocolError):
+            self._unheard = payload
+            self._last_states = ()  # tell the number that was seen: the controller goes on there
+            raise
+        self._peer.allow(state.peers)
+        if state.freeze is None:
+            return
+        self._unheard = None
+        self._frozen = state.freeze
         for deployer in self._deployers.values():
             deployer.nudge()
 
@@ -369,13 +371,13 @@ class _Agent:
         self._wake.set()
 
     def _on_command(self, payload: bytes) -> None:
-        command = parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
-        if command.deadline_s < time.time():
-            return
+        command = self._trust.open_command(payload, self._config.fleet, self._config.name)
         try:
+            self._trust.admit(command)
             reply = Reply(id=command.id, ok=True, result=self._commands.obey(command))
         except EdgectlError as e:
-            reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message))
+            reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message[:1024]))
+            self._last_states = ()  # tell the number that was seen: the controller goes on there
         self._link.publish(self._topics.reply(self._config.name), reply.encode())
 
     # ---- from the workers (pipeline threads)
@@ -424,6 +426,7 @@ class _Agent:
             slots=slots,
             trust_version=self._trust.version,
             clock=clock,
+            heard=self._trust.heard,
             error=error,
         )
         try:

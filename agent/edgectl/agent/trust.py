@@ -12,6 +12,7 @@ does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). No
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import threading
 import time
@@ -34,11 +35,23 @@ from edgectl.core.errors import StorageError, TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
 from edgectl.core.schema import Message, parse_json, parse_object
-from edgectl.core.signed import Keys
-from edgectl.core.trust import decode_trust, delegated_path, director_keys, keyset_id, open_desired, signed_at, target_path
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
+from edgectl.core.signed import Keys, is_signed
+from edgectl.core.trust import (
+    decode_trust,
+    delegated_path,
+    director_keys,
+    keyset_id,
+    open_command,
+    open_desired,
+    open_state,
+    signed_at,
+    target_path,
+)
+from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, ControllerState, Desired
 
 __all__ = ["StaleTrust", "TrustStore"]
+
+log = logging.getLogger(__name__)
 
 _TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
 _MAX_VERSION = (1 << 53) - 1
@@ -115,6 +128,8 @@ class TrustStore:
         self._built_s = built_s
         self.version: int | None = None
         """Version of the targets metadata that was last verified."""
+        self._unkept: dict[str, int] = {}
+        """Floors that the journal may not have taken: they hold until the agent ends."""
         try:
             (folder / "roots").mkdir(parents=True, exist_ok=True)
             self._message = self._kept.read_bytes() if self._kept.is_file() else None
@@ -145,7 +160,7 @@ class TrustStore:
 
     @property
     def director(self) -> Keys | None:
-        """Who signs ``desired`` documents; None where the root of this fleet names nobody."""
+        """Who signs ``desired`` documents, commands and freezes; None where the root of this fleet names nobody."""
         return director_keys(self._root)
 
     @property
@@ -215,12 +230,87 @@ class TrustStore:
                 self._journal.raise_floor(floor, desired.gen)
             return desired
 
+    def open_command(self, payload: bytes, fleet: str, device: str) -> Command:
+        """The command in a message, if one of the director's keys has signed it for this device; :meth:`admit` says whether to obey it.
+
+        A fleet whose root names no director sends them unsigned. Raises :class:`TrustError` or :class:`ProtocolError`.
+        """
+        with self._lock:
+            self._check_root_floor()
+            director = self.director
+            if director is None:
+                return parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
+            return open_command(payload, director, fleet, device)
+
+    def admit(self, command: Command) -> None:
+        """Let a command that was opened pass once, and only in time. Its number is on disk when this returns; a command that changes
+        nothing does not wait for a disk that takes nothing.
+
+        Raises :class:`TrustError` (too late, or not above the numbers seen), :class:`StorageError`.
+        """
+        with self._lock:
+            now_s = self._time.now(self._wall(), self._steady())
+            if command.deadline_s < now_s:
+                raise TrustError(f"the command ended at {_utc(command.deadline_s)}, the clock here says {_utc(now_s)}")
+            director = self.director
+            if director is None:
+                return
+            floor = _command_floor(director)
+            seen = self._seen(floor)
+            if command.seq <= seen:
+                raise TrustError(f"the command has number {command.seq}, this device has already seen {seen}")
+            self._unkept[floor] = command.seq
+            try:
+                self._journal.raise_floor(floor, command.seq)
+            except StorageError:
+                if command.op not in READ_ONLY:
+                    raise
+
+    def accept_state(self, payload: bytes, fleet: str) -> ControllerState:
+        """What the controller says of itself. Its ``freeze`` is one that counts and is in the journal, else None: an unsigned state says
+        nothing about it where root names a director, and that of a controller that is gone nowhere.
+
+        Raises :class:`TrustError` (signed, but not by the director, or older than one seen before) or :class:`ProtocolError`.
+        """
+        with self._lock:
+            self._check_root_floor()
+            director = self.director
+            floors = {}
+            if director is not None and len(payload) <= MAX_MESSAGE_BYTES and is_signed(payload):
+                state = open_state(payload, director, fleet)
+                floor = _state_floor(director)
+                if state.seq < (seen := self._seen(floor)):
+                    raise TrustError(f"the controller state has number {state.seq}, this device has already seen {seen}")
+                self._unkept[floor] = state.seq
+                floors[floor] = state.seq
+            else:
+                state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+            if not state.online or state.freeze is None or (director is not None and not floors):
+                return state.model_copy(update={"freeze": None})
+            try:
+                self._journal.set_frozen(state.freeze, floors)
+            except StorageError as e:
+                log.error("the freeze is known until the agent restarts: %s", e.message)
+            return state
+
+    @property
+    def heard(self) -> int:
+        """The highest number among what the director's keys have signed."""
+        with self._lock:
+            director = self.director
+            if director is None:
+                return 0
+            return max(self._seen(_command_floor(director)), self._seen(_state_floor(director)))
+
     def save_time(self) -> None:
         """Keep how late it is at least, at most once an hour: after a power cut the device goes on from there."""
         with self._lock:
             now = self._time.at(self._steady())
             if self._attestation.version and now - self._attestation.bound_s >= _SAVE_TIME_S:
                 self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
+
+    def _seen(self, floor: str) -> int:
+        return max(self._journal.value(floor), self._unkept.get(floor, 0))
 
     # ---- verification
 
@@ -350,6 +440,18 @@ class TrustStore:
     def _keep_time(self, attestation: _Attestation) -> None:
         atomic_write(self._folder / "time.json", attestation.encode())
         self._attestation = attestation
+
+
+def _command_floor(director: Keys) -> str:
+    return f"floor:cmd:{keyset_id(director)}"
+
+
+def _state_floor(director: Keys) -> str:
+    return f"floor:ctl:{keyset_id(director)}"
+
+
+def _utc(at_s: float) -> str:
+    return datetime.fromtimestamp(max(0.0, min(at_s, 253402300799)), timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _paths(release: str, profile: str | None) -> list[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives 
     from rich.progress import Progress
     from rich.table import Table
 
-__all__ = ["Json", "Output", "plain", "table"]
+__all__ = ["Json", "Output", "plain", "printable", "table"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -129,7 +129,7 @@ class Output:
         if self.as_json:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
-        self.stderr.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+        self.stderr.print(Text.assemble(("error: ", "bold red"), printable(error.message)), soft_wrap=True)
         if error.hint:
             self.stderr.print(Text.assemble(("next: ", "bold"), error.hint), soft_wrap=True)
 
@@ -142,6 +142,11 @@ def table(*headers: str, title: str | None = None) -> Table:
     for header in headers:
         made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
     return made
+
+
+def printable(text: str) -> str:
+    """What a device said, without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def plain(value: Any) -> Any:

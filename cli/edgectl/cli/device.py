@@ -1,4 +1,4 @@
-"""``edgectl device``: devices join the fleet."""
+"""``edgectl device``: devices join the fleet. What is said to one that did: :mod:`edgectl.cli.device_commands`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import atomic_write
 
-app = typer.Typer(name="device", help="Devices join the fleet.", no_args_is_help=True)
+app = typer.Typer(name="device", help="Devices join the fleet, and are spoken to.", no_args_is_help=True)
 
 Csr = Annotated[
     Path | None, typer.Option(help="device.csr that `edgectl device request` made: the certificate is for the key on the device.")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli import _controller
-from edgectl.cli._output import Json, Output, table
+from edgectl.cli._output import Json, Output, printable, table
 from edgectl.cli.keys import expiry_table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
@@ -40,15 +40,16 @@ def devices(
         found = fleet.devices()
 
     def shown() -> Table:
-        t = table("device", "online", "profile", "slot", "state", "active", "error")
+        t = table("device", "online", "profile", "slot", "state", "active", "note")
         for d in found:
             slots = (d.get("reported") or {}).get("slots") or {"-": None}
             for name, s in sorted(slots.items()):
-                error = ((s or {}).get("error") or {}).get("detail", "")
                 state = (s or {}).get("state", "-")
+                waits = (s or {}).get("stage") if state in ("deferred", "staged") else None
+                note = ((s or {}).get("error") or {}).get("detail") or waits or ""
                 profile = (d.get("conn") or {}).get("profile") or "-"
                 t.add_row(
-                    d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", error
+                    d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", note
                 )
         return t
 
@@ -107,6 +108,29 @@ def freeze(
     out.result(
         {"freeze": not off}, "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
     )
+
+
+@app.command("events")
+def events(
+    about: Annotated[str | None, typer.Option(help="Only of this device, rollout or release.")] = None,
+    last: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 50,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """What happened, and who asked for it: rollouts, states of devices, commands, freezes, keys."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        found = [e for e in fleet.events() if about is None or e["subject"].partition("/")[0] == about][-last:]
+
+    def shown() -> Table:
+        t = table("when", "kind", "about", "what")
+        for e in found:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(e["wall_s"]))
+            t.add_row(when, e["kind"], e["subject"], printable(e["text"]))
+        return t
+
+    out.result(found, shown)
 
 
 @app.command("watch")

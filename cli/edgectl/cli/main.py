@@ -26,6 +26,8 @@ _COMMANDS = (
     "release", "rollout", "fleet", "store", "demo",
 )  # fmt: skip
 """In the order of the help. The file of that name has a group ``app``, or one command of the file's name."""
+_LAST_FILE = {"device": "device_commands"}
+"""Of groups that have several: it imports the others, which add to the same ``app``."""
 
 
 class _Commands(TyperGroup):
@@ -44,7 +46,7 @@ class _Commands(TyperGroup):
 
     @staticmethod
     def _load(name: str) -> Any:
-        file = import_module(f"edgectl.cli.{name}")
+        file = import_module(f"edgectl.cli.{_LAST_FILE.get(name, name)}")
         if hasattr(file, "app"):
             return get_group(file.app)
         alone = typer.Typer(add_completion=False)

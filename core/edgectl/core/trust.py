@@ -3,7 +3,7 @@
 A target ``releases/<name>/<version>`` has the length and sha256 of the bundle's ``index.json``; its custom field lists the
 profiles. ``profiles/<profile>/releases/<name>/<version>`` is the same for the devices of one profile: targets delegate such paths,
 so that a team can sign for its devices only. Two fields of ours travel inside signed metadata: root names the *director*, whose
-signature every ``desired`` document needs, and timestamp says when it was signed.
+signature every ``desired`` document, command and freeze needs, and timestamp says when it was signed.
 
 Signing is the host's business (``edgectl.fleet.trust``), verifying the device's (``edgectl.agent.trust``).
 """
@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from securesystemslib.signer import Key, SSlibKey
+from securesystemslib.signer import Key, Signer, SSlibKey
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Timestamp
 
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import check_name
 from edgectl.core.schema import parse_json, parse_object
 from edgectl.core.signed import Keys, open_signed, seal
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
+from edgectl.core.wire import MAX_COMMAND_S, MAX_MESSAGE_BYTES, Command, ControllerState, Desired, Trust
 
 __all__ = [
     "DIRECTOR", "MAX_TRUST_BYTES", "SIGNED_AT", "decode_trust", "delegated_path", "delegation_paths", "director_keys", "encode_trust",
-    "keyset_id", "open_desired", "release_name", "role_name", "seal_desired", "set_director", "signed_at", "target_path",
+    "keyset_id", "open_command", "open_desired", "open_state", "release_name", "role_name", "seal_command", "seal_desired", "seal_state", "set_director",
+    "signed_at", "target_path",
 ]  # fmt: skip
 
 MAX_TRUST_BYTES = 1 << 20
@@ -122,8 +124,8 @@ def director_keys(root: Root) -> Keys | None:
     return Keys(keys, threshold)
 
 
-def seal_desired(fleet: str, device: str, desired: Desired, signers: list[Any]) -> bytes:
-    """The signed ``desired`` document of one device. ``signers``: the director's (:class:`securesystemslib.signer.Signer`)."""
+def seal_desired(fleet: str, device: str, desired: Desired, signers: Sequence[Signer]) -> bytes:
+    """The signed ``desired`` document of one device. ``signers``: the director's."""
     document = desired.model_copy(update={"fleet": fleet, "device": device})
     return seal(document.encode(), signers)
 
@@ -133,11 +135,54 @@ def open_desired(payload: bytes, director: Keys, fleet: str, device: str) -> Des
 
     Raises :class:`TrustError`: not signed, signed by others, or meant for another device or fleet.
     """
-    what = "desired state"
+    return parse_object(
+        Desired, _addressed(payload, director, "desired state", None, fleet, device), what="desired state", error=TrustError
+    )
+
+
+# What follows can hold, take back and stop, never install: one of the director's keys is enough, whatever its threshold, so that whoever
+# is on duty can stop a fleet. The type keeps each document from being read as another.
+
+
+def seal_command(fleet: str, device: str, command: Command, signers: Sequence[Signer]) -> bytes:
+    """The signed command to one device. ``signers``: at least one of the director's."""
+    return seal(command.model_copy(update={"type": "command", "fleet": fleet, "device": device}).encode(), signers)
+
+
+def open_command(payload: bytes, director: Keys, fleet: str, device: str) -> Command:
+    """A command to this very device that one of the director's keys has signed. Whether it is in time, and news, is for the caller to decide.
+
+    Raises :class:`TrustError`, also for one that may wait longer than :data:`MAX_COMMAND_S`.
+    """
+    document = _addressed(payload, replace(director, threshold=1), "command", "command", fleet, device)
+    command = parse_object(Command, document, what="command", error=TrustError)
+    if command.deadline_s > command.seq / 1000 + MAX_COMMAND_S:
+        raise TrustError(f"the command may be obeyed for longer than {MAX_COMMAND_S} s after its signature")
+    return command
+
+
+def seal_state(fleet: str, state: ControllerState, signers: Sequence[Signer]) -> bytes:
+    """The signed state of the controller, with the freeze. ``signers``: at least one of the director's."""
+    return seal(state.model_copy(update={"type": "controller", "fleet": fleet}).encode(), signers)
+
+
+def open_state(payload: bytes, director: Keys, fleet: str) -> ControllerState:
+    """The controller's state that one of the director's keys has signed. Whether its ``seq`` is news is for the caller to decide.
+
+    Raises :class:`TrustError`.
+    """
+    document = _addressed(payload, replace(director, threshold=1), "controller state", "controller", fleet, None)
+    return parse_object(ControllerState, document, what="controller state", error=TrustError)
+
+
+def _addressed(payload: bytes, director: Keys, what: str, kind: str | None, fleet: str, device: str | None) -> dict[str, Any]:
     document = open_signed(payload, director, max_bytes=MAX_MESSAGE_BYTES, what=what)
+    if document.get("type") != kind:
+        raise TrustError(f"{what} is signed as something else: {_short(document, 'type')}")
     if (document.get("fleet"), document.get("device")) != (fleet, device):
-        raise TrustError(f"desired state is for device {_short(document, 'device')} of fleet {_short(document, 'fleet')}")
-    return parse_object(Desired, document, what=what, error=TrustError)
+        to = f"device {_short(document, 'device')} of " if device is not None else ""
+        raise TrustError(f"{what} is for {to}fleet {_short(document, 'fleet')}")
+    return document
 
 
 def _short(document: Mapping[str, Any], key: str) -> str:

@@ -17,8 +17,8 @@ from edgectl.core.states import State
 from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
-    "ENGINE_STAGE", "MAX_GEN", "MAX_MESSAGE_BYTES", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure", "Frames", "Policy", "Reply",
-    "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
+    "ENGINE_STAGE", "MAX_COMMAND_S", "MAX_GEN", "MAX_MESSAGE_BYTES", "READ_ONLY", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure",
+    "Frames", "Op", "Policy", "Reply", "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
 ]  # fmt: skip
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -26,6 +26,9 @@ MAX_MESSAGE_BYTES = 256 * 1024
 
 MAX_GEN = (1 << 53) - 1
 """JSON and SQL keep integers up to here exactly."""
+
+MAX_COMMAND_S = 3600
+"""How long a signed command may wait to be obeyed."""
 
 ENGINE_STAGE = "engine"
 """The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in telemetry, where slots
@@ -215,6 +218,8 @@ class Reported(Message):
     trust_version: int | None = None
     clock: Literal["untrusted"] | None = None
     """``untrusted``: the device's clock is behind the time that signed metadata attest."""
+    heard: int = Field(default=0, ge=0, le=MAX_GEN)
+    """The highest ``seq`` among what the director's keys have signed: a controller that lost its database goes on there."""
     error: Failure | None = None
     """What is wrong with the device as a whole, e.g. expired trust metadata."""
 
@@ -260,20 +265,34 @@ class Telemetry(Message):
     replay: bool = False
 
 
+Op = Literal["probe", "logs", "hold", "release", "rollback", "measure", "cancel", "lock", "unlock", "force"]
+READ_ONLY: frozenset[Op] = frozenset({"probe", "logs", "measure"})
+"""Commands that leave everything as it is."""
+
+
 class Command(Message):
-    """A request to a device. Ignored after ``deadline_s`` (Unix time)."""
+    """A request to a device. Ignored after ``deadline_s`` (Unix time).
+
+    Where the fleet's root metadata name a director, it travels signed by one of its keys (:func:`edgectl.core.trust.seal_command`).
+    """
 
     id: str = Field(max_length=64)
-    op: Literal["probe", "logs", "hold", "release", "rollback", "measure", "cancel", "lock", "unlock", "force"]
+    op: Op
     """``cancel``: give up what is not activated yet, take back what is on trial. ``lock``: nothing is activated while the lease lasts.
     ``force``: pass windows and leases once; the device writes down who asked."""
     slot: Name | None = None
     deadline_s: float
     owner: Name | None = None
-    """Who asks: names the lease of ``lock`` and ``unlock``, and the entry that ``force`` leaves."""
+    """Who asks: names the lease of ``lock`` and ``unlock``, and the entry that the device keeps."""
     ttl_s: float | None = Field(default=None, gt=0, le=86400)
     """Seconds after which a lease that is not taken again runs out."""
     reason: str = Field(default="", max_length=200)
+    type: Literal["command"] | None = None
+    fleet: Name | None = None
+    device: Name | None = None
+    """Whom it is for; set in signed ones, as is ``type``."""
+    seq: int = Field(default=0, ge=0, le=MAX_GEN)
+    """Of signed ones: Unix time in ms, or one more than the last. A device obeys only what is above all that it has seen."""
 
 
 class Reply(Message):
@@ -284,14 +303,23 @@ class Reply(Message):
 
 
 class ControllerState(Message):
-    """Retained, and the will: is a controller there, and is the fleet frozen."""
+    """Retained, and the will: is a controller there, and is the fleet frozen.
+
+    Where the fleet's root metadata name a director, it travels signed by one of its keys (:func:`edgectl.core.trust.seal_state`); the will does
+    not: it is written before anybody can know the freeze of then.
+    """
 
     epoch: int = Field(ge=0)
     online: bool
     peers: bool = False
     """Devices that are set up for it may seed their site. True of the will, too: a controller that is gone is when it counts."""
-    freeze: bool = False
-    """True stops every ACTIVATING within seconds."""
+    freeze: bool | None = None
+    """True stops every ACTIVATING within seconds. None: it does not say."""
+    type: Literal["controller"] | None = None
+    fleet: Name | None = None
+    """Set in signed ones, as is ``type``."""
+    seq: int = Field(default=0, ge=0, le=MAX_GEN)
+    """As that of :class:`Command`. A device goes back to no older one."""
 
 
 class Trust(Message):

@@ -25,14 +25,16 @@ from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageEr
 from edgectl.core.files import check_digest, check_name
 from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
-from edgectl.fleet.controller import Controller, RolloutRequest
-from edgectl.fleet.rollout import Progress, RolloutSpec
+from edgectl.fleet.commands import CommandRequest
+from edgectl.fleet.controller import Controller
+from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
 
 __all__ = ["ApiServer", "make_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _MAX_BODY = MAX_TRUST_BYTES + 65536
+_STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
 
 
 class ReleaseRequest(Message):
@@ -80,8 +82,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
             except ValueError as e:
                 return _error(422, UsageError(str(e)))
             except EdgectlError as e:
-                status = 409 if isinstance(e, RolloutError) else 507 if isinstance(e, StorageError) else 400
-                return _error(status, e)
+                return _error(next((status for kind, status in _STATUS.items() if isinstance(e, kind)), 400), e)
 
         return call
 
@@ -130,6 +131,11 @@ def make_app(controller: Controller, token: str) -> Starlette:
         name = check_name(EnrollRequest.model_validate_json(await _body(request)).name)
         return JSONResponse(await run_in_threadpool(controller.enroll, name), status_code=201)
 
+    async def command(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        r = CommandRequest.model_validate_json(await _body(request))
+        return JSONResponse(_json(await run_in_threadpool(controller.command, device, r)))
+
     async def freeze(request: Request) -> Response:
         r = FreezeRequest.model_validate_json(await _body(request))
         await run_in_threadpool(controller.freeze, r.freeze)
@@ -143,6 +149,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/releases", guarded(add_release), methods=["POST"]),
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
+            Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
             Route("/v1/rollouts", get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()])),
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from edgectl.core import errors
-from edgectl.core.errors import EdgectlError, LinkError, UsageError
+from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustError, UsageError
 
 __all__ = ["FleetClient"]
 
@@ -89,7 +90,7 @@ class FleetClient:
     # ---- rollouts
 
     def start_rollout(self, release: str, slot: str, **options: Any) -> dict[str, Any]:
-        """``options``: the other fields of :class:`edgectl.fleet.controller.RolloutRequest`."""
+        """``options``: the other fields of :class:`edgectl.fleet.rollout.RolloutRequest`."""
         return dict(self._json("POST", "/rollouts", json={"release": release, "slot": slot, **options}))
 
     def rollouts(self) -> list[dict[str, Any]]:
@@ -114,6 +115,20 @@ class FleetClient:
 
     def enroll(self, name: str) -> dict[str, Any]:
         return dict(self._json("POST", "/devices", json={"name": name}))
+
+    def command(self, name: str, op: str, *, wait_s: float = 10.0, **options: Any) -> dict[str, Any]:
+        """Ask a device, and return the ``result`` of its answer. ``options``: the other fields of :class:`edgectl.fleet.commands.CommandRequest`.
+
+        What the device refuses is raised with the device's own kind of error.
+        """
+        body = {"op": op, "wait_s": wait_s, **options}
+        reply = self._json("POST", f"/devices/{quote(name, safe='')}/commands", json=body, timeout=2 * wait_s + 30)
+        if not reply["ok"]:
+            error = reply.get("error") or {"code": "", "detail": "it gave no reason"}
+            kind = _BY_CODE.get(error["code"], ProtocolError)
+            hint = "compare the clocks of device and controller; a number that was too low is right the next time"
+            raise kind(f"{name} refuses: {error['detail'] or error['code']}", hint=hint if kind is TrustError else None)
+        return dict(reply["result"])
 
     def devices(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/devices"))

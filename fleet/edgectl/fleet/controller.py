@@ -11,13 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
-from edgectl.core.files import atomic_write
-from edgectl.core.schema import Message, Name, parse_json
+from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
+from edgectl.core.files import atomic_write, storage
+from edgectl.core.schema import parse_json
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
 from edgectl.core.wire import (
@@ -25,12 +24,13 @@ from edgectl.core.wire import (
     MAX_MESSAGE_BYTES,
     Conn,
     ControllerState,
-    Policy,
+    Reply,
     Reported,
     Telemetry,
     Topics,
 )
 from edgectl.fleet.blobs import BlobStore
+from edgectl.fleet.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.inventory import Device, Inventory, Release
 from edgectl.fleet.keyring import KeyRing
@@ -39,6 +39,7 @@ from edgectl.fleet.rollout import (
     DeviceView,
     Evidence,
     Progress,
+    RolloutRequest,
     RolloutSpec,
     SetSlot,
     pause,
@@ -52,27 +53,9 @@ from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
 from edgectl.link.seeder import BlobSeeder
 
-__all__ = ["Controller", "RolloutRequest"]
+__all__ = ["Controller"]
 
 log = logging.getLogger(__name__)
-
-
-class RolloutRequest(Message):
-    """What ``edgectl rollout start`` asks for; the rest of :class:`RolloutSpec` has defaults."""
-
-    release: str
-    slot: Name
-    policy: Policy = Policy()
-    labels: dict[str, str] = {}
-    devices: tuple[Name, ...] = ()
-    canary: int = Field(default=1, ge=1)
-    soak_s: float = Field(default=0.0, ge=0)
-    deadline_s: float = Field(default=24 * 3600.0, gt=0)
-    max_canary_failures: int = Field(default=0, ge=0)
-    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
-    max_latency_ratio: float | None = 1.5
-    retries: int = Field(default=3, ge=0, le=20)
-    rollback: bool = True
 
 
 class Controller:
@@ -92,8 +75,8 @@ class Controller:
         self._lock = threading.RLock()
         self._devices = self.inventory.devices()
         self._epoch = int(time.time())
-        self._freeze_file = config.state_dir / "frozen"
-        self._frozen = self._freeze_file.exists()
+        self._freeze_file = config.state_dir / "freeze"
+        self._frozen = _freeze_in(self._freeze_file)
         self._republish = False
         self._warned_s = 0.0
         self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
@@ -101,8 +84,13 @@ class Controller:
         self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
         self._wake = threading.Event()
         self.watchdog = Watchdog()
-        death = self._state(online=False)
-        self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, death.encode()), queue_size=65536)
+        # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
+        self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
+        self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
+        self._numbers = Numbers(self.inventory)
+        self._behind = False
+        """The last state that was published is not the newest, or below a number that a device has seen."""
+        self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
 
     # ---- life
 
@@ -113,6 +101,7 @@ class Controller:
             (t.any_reported, self._on_reported),
             (t.any_telemetry, self._on_telemetry),
             (f"{t.root}/d/+/desired", self._on_desired),
+            (t.any_reply, self._commander.on_reply),
         ):
             self._link.subscribe(topic, self._guarded(handler))
         self._link.on_up = self._on_up
@@ -132,7 +121,7 @@ class Controller:
 
     def close(self) -> None:
         if self._link.is_up:
-            self._publish(self.topics.ctl, self._state(online=False))
+            self._link.publish(self.topics.ctl, self._death.encode(), retain=True, timeout_s=10.0)
         self.seeder.close()
         self._link.close()
         self.inventory.close()
@@ -144,6 +133,8 @@ class Controller:
             self._publish_all()
         elif self.trust.renew():
             self._publish_trust()
+        if self._behind and self._link.is_up:
+            self._publish_state()
         self._warn_of_expiry(now_s)
         with self._lock:
             forged = [self._devices[name] for name in self._overwritten]
@@ -299,13 +290,26 @@ class Controller:
 
     def freeze(self, frozen: bool) -> None:
         """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart."""
-        if frozen:
-            atomic_write(self._freeze_file, b"")
-        else:
-            self._freeze_file.unlink(missing_ok=True)
-        self._frozen = frozen
-        self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
-        self._publish(self.topics.ctl, self._state(online=True))
+        with self._lock:
+            atomic_write(self._freeze_file, b"on" if frozen else b"off")
+            self._frozen = frozen
+            self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
+            self._publish_state()
+
+    def command(self, device: str, request: CommandRequest) -> Reply:
+        """Ask a device to do something now, and wait for its answer; what it refuses is an answer, too.
+
+        Raises :class:`UsageError` for a device that nobody knows, :class:`LinkError` for one that is away or does not answer in time.
+        """
+        with self._lock:
+            known = self._devices.get(device)
+            if known is None:
+                raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
+            if known.conn is None or not known.conn.online:
+                raise LinkError(
+                    f"{device} is not connected{_since(known.seen_s)}", hint="commands are not kept for later: try again"
+                )
+        return self._commander.send(device, request)
 
     def enroll(self, device: str) -> dict[str, Any]:
         """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
@@ -350,6 +354,9 @@ class Controller:
         d = self._devices.get(device) or Device(device)
         if d.reported is not None and (reported.epoch, reported.seq) <= (d.reported.epoch, d.reported.seq):
             return
+        if self._numbers.heard(reported.heard, time.time()):
+            self.inventory.log("trust", device, f"has seen number {reported.heard}, above ours: numbers go on there")
+            self._behind = True
         before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
         d.reported, d.seen_s = reported, time.time()
         self._keep(d)
@@ -450,11 +457,8 @@ class Controller:
             self._keep(d)
         self._publish_desired(d)
 
-    def _state(self, *, online: bool) -> ControllerState:
-        return ControllerState(epoch=self._epoch, online=online, freeze=self._frozen, peers=self.config.transfer.peers)
-
     def _publish_all(self) -> None:
-        self._publish(self.topics.ctl, self._state(online=True))
+        self._publish_state()
         self.trust.renew()
         self._publish_trust()
         for release in self.inventory.releases().values():
@@ -496,5 +500,23 @@ class Controller:
         except (OSError, EdgectlError):
             return None
 
-    def _publish(self, topic: str, message: Message) -> None:
-        self._link.publish(topic, message.encode(), retain=True, timeout_s=10.0)
+    def _publish_state(self) -> None:
+        """Under the lock: the number rises in the order in which states are published."""
+        with self._lock:
+            self._behind = True  # until it is handed over: the next tick tries again
+            number = self._numbers.next(time.time())
+            state = ControllerState(
+                epoch=self._epoch, online=True, peers=self.config.transfer.peers, freeze=self._frozen, seq=number
+            )
+            self._link.publish(self.topics.ctl, self.director.seal_state(state), retain=True, timeout_s=10.0)
+            self._behind = False
+
+
+def _freeze_in(path: Path) -> bool | None:
+    """What was ordered last; None where nobody knows: then the controller does not say, and devices stay as they are."""
+    with storage(str(path)):
+        return {b"on": True, b"off": False}.get(path.read_bytes()) if path.is_file() else None
+
+
+def _since(seen_s: float) -> str:
+    return f"; its last word came {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(seen_s))}" if seen_s else " and never was"

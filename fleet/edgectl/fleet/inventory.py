@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Float,
@@ -73,6 +74,12 @@ _events = Table(
     Column("kind", String(32), nullable=False),
     Column("subject", String(200), nullable=False),
     Column("text", Text, nullable=False),
+)
+_numbers = Table(
+    "numbers",
+    _meta,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
 )
 _MAX_EVENTS = 10_000
 _STRAGGLERS = "stragglers"
@@ -175,6 +182,14 @@ class Inventory:
             "created_s": created,
         }
         self._replace(_rollouts, "id", values)
+
+    def number(self, name: str) -> int:
+        """A number that was kept; 0 if there is none."""
+        found = self._all(select(_numbers.c.value).where(_numbers.c.name == name))
+        return int(found[0].value) if found else 0
+
+    def keep_number(self, name: str, value: int) -> None:
+        self._replace(_numbers, "name", {"name": name, "value": value})
 
     def log(self, kind: str, subject: str, text: str) -> None:
         """Append to the audit log, which is bounded."""

@@ -21,7 +21,7 @@ from edgectl.core.wire import DesiredSlot, Policy, ReportedSlot
 from edgectl.fleet.gates import failure_gate, latency_gate
 
 __all__ = [
-    "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutSpec", "RolloutState", "SetSlot", "order", "pause",
+    "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutRequest", "RolloutSpec", "RolloutState", "SetSlot", "order", "pause",
     "plan", "resume", "stop",
 ]  # fmt: skip
 
@@ -61,28 +61,21 @@ class Outcome(str, Enum):
 _OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY})
 
 
-class RolloutSpec(Terms):
-    """What is wanted. Times in seconds."""
+class RolloutRequest(Terms):
+    """What ``edgectl rollout start`` asks for. Times in seconds."""
 
-    id: str
     release: str
-    digest: Digest
     slot: Name
     policy: Policy = Policy()
     labels: dict[str, str] = {}
     """Only devices with all of these labels."""
     devices: tuple[Name, ...] = ()
     """Only these devices; empty: all that have the slot."""
-    attempt: int = Field(default=1, ge=1)
     canary: int = Field(default=1, ge=1)
     soak_s: float = Field(default=0.0, ge=0)
     """Time between the last commit of the canary and the rest."""
     deadline_s: float = Field(default=24 * 3600.0, gt=0)
     """From admission to COMMITTED, while online."""
-    lost_s: float = Field(default=90.0, gt=0)
-    """Gone for this long in the middle of an activation counts as a failure."""
-    away_s: float = Field(default=600.0, gt=0)
-    """Offline for this long before an activation: nobody waits for it."""
     max_canary_failures: int = Field(default=0, ge=0)
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     max_latency_ratio: float | None = Field(default=1.5, gt=0)
@@ -92,6 +85,18 @@ class RolloutSpec(Terms):
     """Until the first of them; each takes twice as long as the one before, at most 6 h."""
     rollback: bool = True
     """On failure, devices that already have the release get back what they had."""
+
+
+class RolloutSpec(RolloutRequest):
+    """What is wanted, as the planner takes it."""
+
+    id: str
+    digest: Digest
+    attempt: int = Field(default=1, ge=1)
+    lost_s: float = Field(default=90.0, gt=0)
+    """Gone for this long in the middle of an activation counts as a failure."""
+    away_s: float = Field(default=600.0, gt=0)
+    """Offline for this long before an activation: nobody waits for it."""
 
 
 class Member(Message):

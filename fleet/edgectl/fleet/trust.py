@@ -19,9 +19,19 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from edgectl.core.errors import TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import parse_json
-from edgectl.core.signed import is_signed
-from edgectl.core.trust import MAX_TRUST_BYTES, SIGNED_AT, director_keys, encode_trust, open_desired, seal_desired, target_path
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, Trust
+from edgectl.core.signed import Keys, is_signed
+from edgectl.core.trust import (
+    MAX_TRUST_BYTES,
+    SIGNED_AT,
+    director_keys,
+    encode_trust,
+    open_desired,
+    seal_command,
+    seal_desired,
+    seal_state,
+    target_path,
+)
+from edgectl.core.wire import MAX_MESSAGE_BYTES, Command, ControllerState, Desired, Trust
 from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.signing import (
     EXPIRY,
@@ -299,7 +309,7 @@ class Sealed:
 
 
 class Director:
-    """Signs what each device is to run, where the root names a director; passes it on unsigned where it names none.
+    """Signs what each device is to run, commands and the freeze, where the root names a director; passes them on unsigned where it names none.
 
     With a threshold above the number of keys here, an operator adds his signature to each document (:meth:`Controller.approve`).
     """
@@ -326,13 +336,19 @@ class Director:
 
     def seal(self, device: str, desired: Desired) -> Sealed:
         """The document with the signatures that we can give."""
-        if self._trust.root.version != self._root_version:
-            self.refresh()
-        wanted = director_keys(self._trust.root)
+        wanted = self._wanted()
         if wanted is None:
             return Sealed(desired.encode())
         payload = seal_desired(self._fleet, device, desired, self._signers)
         return Sealed(payload, max(0, wanted.threshold - len(self._signers)))
+
+    def seal_command(self, device: str, command: Command) -> bytes:
+        """One key of the director's is enough for a command: it installs nothing."""
+        return command.encode() if self._wanted() is None else seal_command(self._fleet, device, command, self._signers)
+
+    def seal_state(self, state: ControllerState) -> bytes:
+        """The freeze with it, for which one key is enough, too."""
+        return state.encode() if self._wanted() is None else seal_state(self._fleet, state, self._signers)
 
     def open(self, device: str, payload: bytes) -> Desired:
         """Our own word that came back, from the broker or an operator, once enough have signed it.
@@ -346,6 +362,12 @@ class Director:
         if is_signed(payload):
             raise TrustError("desired state is signed, and this fleet has no director")
         return parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
+
+    def _wanted(self) -> Keys | None:
+        """Who has to sign today."""
+        if self._trust.root.version != self._root_version:
+            self.refresh()
+        return director_keys(self._trust.root)
 
     def _found(self, root: Root) -> list[CryptoSigner]:
         wanted = director_keys(root)
