@@ -234,8 +234,9 @@ class TrustStore:
         for name in _TOP:
             if name not in files:
                 raise TrustError(f"the trust message has no {name}")
-        if missing := [r for r in self._roots if r not in files]:
-            files = {**files, **{r: self._roots[r] for r in missing}}  # a controller that lost its oldest roots is no attack
+        # Of roots that were verified before, ours count and not those of the message: keys that were replaced since could sign others, and
+        # lead from the enrolled root to keys of their own. A controller that lost its oldest roots is no attack, either.
+        files = {**files, **self._roots}
         paths = _paths(release, self._profile) if release is not None else []
         try:
             with tempfile.TemporaryDirectory(prefix="edgectl-tuf-") as scratch:
