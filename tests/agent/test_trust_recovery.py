@@ -10,8 +10,8 @@ import pytest
 from support_tuf import DIGEST, RELEASE, Repository
 
 from edgectl.agent.journal import Journal
-from edgectl.agent.trust import TrustStore
-from edgectl.core.errors import TrustError
+from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.core.errors import StorageError, TrustError
 
 
 class Device:
@@ -61,3 +61,34 @@ def test_root_keys_that_were_replaced_cannot_fork_the_chain_of_roots(device: Dev
     repository.bump("targets")
     device.store.update(repository.message())
     assert device.store.check(RELEASE, DIGEST), "the fleet's own set still counts"
+
+
+def test_floors_of_a_set_that_no_disk_took_make_the_older_one_wait_and_not_refuse(
+    device: Device, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.store.update(repository.message())
+    repository.bump("targets")
+
+    def full(path: Path, data: bytes) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as m:
+        m.setattr("edgectl.agent.trust.atomic_write", full)
+        with pytest.raises(StorageError):
+            device.store.update(repository.message())
+    device.boot()
+    with pytest.raises(StaleTrust, match="already seen 2"):
+        device.store.check(RELEASE, DIGEST)
+    device.store.update(repository.message())
+    assert device.store.check(RELEASE, DIGEST)
+
+
+def test_root_that_came_before_the_power_cut_makes_the_set_from_before_wait(device: Device, repository: Repository) -> None:
+    device.store.update(repository.message())
+    old = (device.folder / "trust" / "trust.json").read_bytes()
+    repository.rotate("timestamp")
+    repository.bump()
+    device.store.update(repository.message())
+    (device.folder / "trust" / "trust.json").write_bytes(old)
+    with pytest.raises(StaleTrust, match="timestamp was signed by 0/1 keys"):
+        device.boot().check(RELEASE, DIGEST)

@@ -169,7 +169,7 @@ class TrustStore:
         set now, :class:`TrustError` if it does not name this digest.
         """
         with self._lock:
-            target = self._verify(self._current(), release).found
+            target = self._in_force(release).found
         if target is None:
             raise TrustError(f"signed metadata does not name release {release}", hint="publish the release with its keys")
         if target.hashes.get("sha256") != digest.removeprefix("sha256:"):
@@ -182,7 +182,7 @@ class TrustStore:
         Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if what is signed is no plan for this key.
         """
         with self._lock:
-            target = self._verify(self._current()).targets.targets.get(plan_path(key))
+            target = self._in_force().targets.targets.get(plan_path(key))
         if target is None:
             return None
         said = parse_object(PlanStatement, target.custom or {}, what="a signed plan", error=TrustError)
@@ -223,6 +223,17 @@ class TrustStore:
                 self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
 
     # ---- verification
+
+    def _in_force(self, release: str | None = None) -> _Verified:
+        """The kept set, verified as of now. Raises :class:`StaleTrust` if it does not count any more: a power cut may come between what is
+        known of a newer set (its root, its version floors) and that set itself, and no release is to blame for it.
+        """
+        try:
+            return self._verify(self._current(), release)
+        except StaleTrust:
+            raise
+        except TrustError as e:
+            raise StaleTrust(f"the signed metadata kept here do not count any more: {e.message}", hint=e.hint) from e
 
     def _current(self) -> dict[str, bytes]:
         self._check_root_floor()
