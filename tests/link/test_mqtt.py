@@ -128,6 +128,15 @@ def test_window_bounds_outstanding_publishes_while_the_broker_is_away() -> None:
     link.close()
 
 
+def test_topic_that_is_none_takes_no_place_in_the_window() -> None:
+    link = Link(BrokerOptions("127.0.0.1", free_port()), "dev", window=2)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="wildcard"):
+            link.publish("t/#", b"", timeout_s=0.0)
+    link.publish("t/1", b"", timeout_s=0.0)
+    link.close()
+
+
 def test_handler_that_fails_does_not_stop_the_others(mosquitto: Broker, caplog: pytest.LogCaptureFixture) -> None:
     with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
         link.subscribe("bad", lambda _t, _p: 1 / 0)  # type: ignore[arg-type, return-value]

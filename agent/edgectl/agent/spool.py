@@ -116,6 +116,13 @@ class Spool:
             if self._db.execute("DELETE FROM spool WHERE id = ? AND created = ?", (row.id, row.created_s)).rowcount:
                 self._bytes -= len(row.payload)
 
+    def drop(self, row: Row) -> None:
+        """It is no message any more: give it up, and count it."""
+        with self._lock, _errors():
+            if self._db.execute("DELETE FROM spool WHERE id = ?", (row.id,)).rowcount:
+                self._bytes -= len(row.payload)
+                self.dropped += 1
+
     def give_way(self) -> bool:
         """Throw away all that waits, files included, so that what the device must not forget finds room. False: there is little to give.
 

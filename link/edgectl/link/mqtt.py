@@ -196,7 +196,11 @@ class Link:
             if not wait or self._stopping.is_set() or (deadline is not None and time.monotonic() > deadline):
                 raise LinkError(f"{self._window_size} messages wait for an answer of the broker at {self.broker}")
         # Without a connection paho keeps the message and sends it later; only its return code says otherwise.
-        mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        try:
+            mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        except BaseException:  # a topic that is none: no answer will come for it
+            self._window.release()
+            raise
         return self._handle(mid, acknowledged=False)
 
     def close(self, *, drain_s: float = 2.0) -> None:
