@@ -285,6 +285,36 @@ def test_error_in_a_state_ends_where_the_table_says_and_the_old_engine_stays(
     assert world.ends(3) is State.COMMITTED, "an update after a failure works"
 
 
+@pytest.mark.parametrize(
+    ("where", "end"),
+    [
+        ("check", "rejected"),
+        ("fetch", "rejected"),
+        ("warm", "failed"),
+        ("shadow", "failed"),
+        ("ensure gate-detector@2", "rolled_back"),
+    ],
+)
+def test_defect_of_the_agent_costs_a_release_and_not_the_device(world: World, where: str, end: str) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail[where] = KeyError("nobody thought of it")  # type: ignore[assignment]
+    world.healthy = where != "shadow"  # there is a stream to compare on
+    policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
+    world.deployer.want(2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False)
+    assert world.ends(2).value == end
+    report = world.deployer.report()
+    assert report.error is not None
+    assert report.error.code == "defect"
+    assert "KeyError: 'nobody thought of it'" in report.error.detail
+    assert world.active == "gate-detector@1"
+    del world.fail[where]
+    world.healthy = True
+    world.want("3", 3)
+    assert world.ends(3) is State.COMMITTED
+
+
 def test_lost_way_back_is_degraded(world: World) -> None:
     world.start()
     world.want("1", 1)
@@ -313,6 +343,48 @@ def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
     del world.fail["check"]
     world.deployer.nudge()
     assert world.ends(1) is State.COMMITTED
+
+
+@pytest.mark.parametrize(("error", "end"), [(StaleTrust("expired"), State.DEFERRED), (TrustError("withdrawn"), State.REJECTED)])
+def test_device_that_comes_back_in_the_middle_of_a_download_asks_the_metadata_first(
+    world: World, error: TrustError, end: State
+) -> None:
+    wish = DesiredSlot(release="gate-detector@1", digest=world.bundles["1"].digest, policy=POLICY)
+    world.journal.save(Deployment("gate", 1, State.FETCHING, wish))
+    world.fail["check"] = error
+    world.boot()
+    world.start()
+    wait_until(lambda: end in world.seen, end.value, 20)
+    assert "fetch" not in world.calls
+    if end is State.DEFERRED:  # and goes on by itself once there are newer ones
+        del world.fail["check"]
+        world.deployer.nudge()
+        assert world.ends(1) is State.COMMITTED
+
+
+@pytest.mark.parametrize("where", ["shadow", "ensure gate-detector@2"])
+@pytest.mark.parametrize("ended_by", ["newer wish", "operator"])
+def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(world: World, where: str, ended_by: str) -> None:
+    """The pipelines give up as they were told to, and say so with an error of theirs."""
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.hold[where], world.fail[where] = threading.Event(), EngineError("yard has not seen 100 frames with both engines")
+    policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
+    world.healthy = where != "shadow"
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy)
+    world.deployer.want(2, wish, False)
+    wait_until(lambda: where in world.calls, "the trial", 20)
+    if ended_by == "operator":
+        assert world.deployer.order("cancel")
+    world.healthy = True
+    world.want("3", 3) if ended_by == "newer wish" else None
+    world.hold.pop(where).set()
+    end = State.CANCELED if where == "shadow" else State.ROLLED_BACK
+    wait_until(lambda: end in world.seen, end.value, 20)
+    assert world.ends(2 if ended_by == "operator" else 3) is (end if ended_by == "operator" else State.COMMITTED)
+    if where == "shadow" or ended_by == "newer wish":
+        assert world.journal.bad(wish.digest, 1) is None
 
 
 def test_newer_wish_preempts_a_download(world: World) -> None:

@@ -116,7 +116,7 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
     spool.put("tele", "t/tele", Telemetry(epoch=1, seq=2, window_s=1).encode(), 1e9)
     other = sqlite3.connect(tmp_path / "s.db")
     with other:
-        other.execute(f"UPDATE spool SET {column} = ? WHERE id = 1", (value,))  # noqa: S608
+        other.execute(f"UPDATE spool SET {column} = ? WHERE id = 1", (value,))
     other.close()
     received: list[bytes] = []
     with Link(BrokerOptions(mosquitto.host, mosquitto.port), "watcher") as watcher, Link(watcher.broker, "dev") as link:

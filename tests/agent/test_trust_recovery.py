@@ -24,7 +24,13 @@ class Device:
 
     def boot(self) -> TrustStore:
         self.store = TrustStore(
-            self.folder / "trust", self.root, self.journal, profile="cam", wall=lambda: self.wall, steady=lambda: 1000.0, built_s=1.0
+            self.folder / "trust",
+            self.root,
+            self.journal,
+            profile="cam",
+            wall=lambda: self.wall,
+            steady=lambda: 1000.0,
+            built_s=1.0,
         )
         return self.store
 
@@ -44,7 +50,9 @@ def device(tmp_path: Path, repository: Repository) -> Iterator[Device]:
 
 
 @pytest.mark.parametrize("booted", [False, True], ids=["running", "after a start"])
-def test_root_keys_that_were_replaced_cannot_fork_the_chain_of_roots(device: Device, repository: Repository, booted: bool) -> None:
+def test_root_keys_that_were_replaced_cannot_fork_the_chain_of_roots(
+    device: Device, repository: Repository, booted: bool
+) -> None:
     thief = copy.deepcopy(repository)  # has every key of version 1, and signs a version 2 of his own
     repository.rotate("root", "targets", "snapshot", "timestamp")
     repository.bump("targets")

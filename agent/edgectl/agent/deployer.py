@@ -108,7 +108,12 @@ class SlotDeployer(SlotThread):
 
     def _fetching(self) -> Event:
         d = self._deployment()
-        index = self._c.trust.check(d.desired.release, d.desired.digest)
+        try:
+            index = self._c.trust.check(d.desired.release, d.desired.digest)
+        except StaleTrust as e:
+            raise Leave(Event.STALE, "trust", e.message, retryable=True) from e
+        except TrustError as e:
+            raise Leave(Event.REFUSED, "trust", e.message) from e
         while not self._c.disk.acquire(timeout=0.5):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
@@ -197,8 +202,10 @@ class SlotDeployer(SlotThread):
             return not_now
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
-        found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
-        self._guard(State.SHADOW)
+        try:
+            found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+        finally:
+            self._guard(State.SHADOW)  # first: an engine is not to blame for what ended the comparison from outside
         for shadowed in found:
             verdict = judge_shadow(gate, shadowed)
             if verdict.outcome == "unhealthy":
@@ -226,8 +233,10 @@ class SlotDeployer(SlotThread):
         cancelled = self._cancelled(State.ACTIVATING)
         self._c.live.start_over(self.slot, installed.bundle)
         self._show("switching")
-        self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
-        self._guard(State.ACTIVATING)
+        try:
+            self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
+        finally:
+            self._guard(State.ACTIVATING)  # first: an engine is not to blame for what ended the switch from outside
         return Event.ACTIVATED
 
     def _baseline(self, active: Installed) -> Histogram:

@@ -236,6 +236,11 @@ class SlotThread(ABC):
             event, error = Event.NO_SPACE, failure(e)
         except EdgectlError as e:
             event, error = EVENT_OF[d.state](e), failure(e)
+        except Exception as e:
+            # A defect of ours. With this thread the agent would end, and every start would come back to it: rather this release does not come.
+            log.exception("%s: %s failed in a way that nobody thought of", self.slot, d.state.value)
+            defect = EdgectlError(f"a defect of the agent in {d.state.value}: {type(e).__name__}: {e}")
+            event, error = EVENT_OF[d.state](defect), Failure(code="defect", detail=defect.message[:1000])
         if self._stopping:
             return  # the state on disk is where the next start goes on
         self._next(self._d or d, event, error)
