@@ -71,6 +71,10 @@ class LatencyBook:
             self._engines.pop(next(iter(self._engines)))
         return True
 
+    def forget(self, device: str) -> None:
+        """A device counts its messages anew: its next one is not late. What it measured stays."""
+        self._seen.pop(device, None)
+
     def stream(self, device: str, stream: str) -> Histogram:
         """Engine latency over the last windows of the engine that serves now."""
         return Histogram.merged(self._windows.get((device, stream), ()))
