@@ -159,5 +159,30 @@ def test_payload_over_the_bound_is_dropped_and_counted(mosquitto: Broker) -> Non
 
 
 def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:
+    options = BrokerOptions("127.0.0.1", 8883, tls=Tls(ca=tmp_path / "absent.pem"))
     with pytest.raises(LinkError, match="TLS"):
-        Link(BrokerOptions("127.0.0.1", 8883, tls=Tls(ca=tmp_path / "absent.pem")), "a")
+        Link(options, "a").connect()
+    with pytest.raises(LinkError, match="TLS"):
+        options.check()
+
+
+def test_link_that_runs_for_ever_waits_for_tls_files_that_are_not_right_yet(
+    mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device whose key has rotted, or is just being replaced, goes on without a broker and not without its agent."""
+    tried = queue.Queue[None]()
+
+    def rotten(_: Tls) -> None:
+        tried.put(None)
+        raise LinkError("cannot use the TLS files: PEM lib")
+
+    monkeypatch.setattr(Tls, "context", rotten)
+    with Link(BrokerOptions("127.0.0.1", mosquitto.port, tls=Tls()), "a") as link:
+        link.start()
+        for _ in range(2):
+            tried.get(timeout=10)
+        link.broker = BrokerOptions("127.0.0.1", mosquitto.port)  # as a file that is right now
+        deadline = time.monotonic() + 20
+        while not link.is_up and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert link.is_up

@@ -80,7 +80,8 @@ class RolloutRequest(Message):
 
 class Controller:
     def __init__(self, config: ControllerConfig) -> None:
-        """Open database, blobs and keys. Raises :class:`StorageError` / :class:`TrustError`."""
+        """Open database, blobs and keys. Raises :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (TLS files)."""
+        config.broker.options().check()
         self.config = config
         self.topics = Topics(config.fleet)
         self.inventory = Inventory(config.state_dir, config.database)

@@ -70,6 +70,11 @@ class BrokerOptions:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
+    def check(self) -> None:
+        """Raises :class:`LinkError` if the TLS files cannot be used: for who had better not start then."""
+        if self.tls is not None:
+            self.tls.context()
+
 
 class Handle:
     """One publish on its way to the broker."""
@@ -127,8 +132,7 @@ class Link:
         )
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password)
-        if broker.tls is not None:
-            self._client.tls_set_context(broker.tls.context())
+        self._secured = broker.tls is None
         if will is not None:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.max_inflight_messages_set(0)  # the window above is the bound
@@ -154,12 +158,17 @@ class Link:
         return self._up.is_set()
 
     def start(self) -> None:
-        """Connect in the background and keep trying for ever."""
+        """Connect in the background and keep trying for ever, also while the TLS files cannot be used: they may be mended meanwhile."""
         for thread in self._threads:
             thread.start()
 
     def connect(self, timeout_s: float = 5.0) -> None:
         """Start, and wait for the first connection. Raises :class:`LinkError`, and the link is closed, if there is none."""
+        try:
+            self._secure()
+        except LinkError:
+            self.close(drain_s=0)
+            raise
         self.start()
         deadline = time.monotonic() + timeout_s
         while not self._up.wait(0.02):
@@ -226,18 +235,28 @@ class Link:
         attempt = 0
         while not self._stopping.is_set():
             try:
+                self._secure()
                 self._client.connect(self.broker.host, self.broker.port, _KEEPALIVE_S)
                 while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
                     if self.is_up:
                         attempt = 0
             except (OSError, ValueError) as e:
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            except LinkError as e:
+                if self._refused != e.message:
+                    log.error("%s: %s", self.name, e.message)
+                self._refused = e.message
             self._up.clear()
             attempt += 1
             low, high = _BACKOFF_S
             self._stopping.wait(random.uniform(0, min(high, low * 2**attempt)))  # noqa: S311
         self._client.loop(0.1)  # the DISCONNECT packet
         self._inbox_put(None)
+
+    def _secure(self) -> None:
+        if not self._secured and self.broker.tls is not None:
+            self._client.tls_set_context(self.broker.tls.context())
+            self._secured = True
 
     def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
