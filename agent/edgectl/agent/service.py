@@ -146,8 +146,12 @@ class _Agent:
         self._frozen = self._journal.frozen
         self._refused: dict[str, ReportedSlot] = {}
         self._refusal: _Refusal | None = None
+        self._documents = threading.RLock()
+        """Held while one is judged: what comes again later must not overtake what came since."""
         self._unkept: bytes | None = None
         """A desired document that a full disk keeps from being accepted."""
+        self._untrusted: bytes | None = None
+        """A metadata set that a full disk, or a clock that is ahead, keeps from being accepted."""
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
@@ -247,10 +251,9 @@ class _Agent:
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
                 next_window = now + self._config.telemetry_s
-            if self._unkept is not None and now >= next_try:
+            if now >= next_try:
                 next_try = now + _RETRY_S
-                payload, self._unkept = self._unkept, None
-                self._on_desired(payload)
+                self._try_again()
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
@@ -303,15 +306,24 @@ class _Agent:
         self._sender.nudge()
 
     def _on_trust(self, payload: bytes) -> None:
+        with self._documents:
+            self._take_trust(payload)
+
+    def _take_trust(self, payload: bytes) -> None:
+        self._untrusted = None
         try:
             self._trust.update(payload)
             self._trouble = None
-        except StaleTrust as e:
+        except StaleTrust as e:  # a clock that is ahead becomes right some day, and the set does not come again by itself
+            self._untrusted = payload
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
+        except StorageError as e:
+            self._untrusted = payload
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
         if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
-            self._on_desired(self._refusal.payload)
+            self._take_desired(self._refusal.payload)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
@@ -331,6 +343,26 @@ class _Agent:
             deployer.nudge()
 
     def _on_desired(self, payload: bytes) -> None:
+        with self._documents:
+            self._take_desired(payload)
+
+    def _try_again(self) -> None:
+        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest on them."""
+        with self._documents:
+            if (trust := self._untrusted) is not None:
+                try:
+                    self._trust.update(trust)
+                except (StaleTrust, StorageError):
+                    log.debug("the metadata set still waits")  # why was told when it came
+                except TrustError:
+                    self._untrusted = None
+                else:
+                    self._take_trust(trust)
+            if (wish := self._unkept) is not None:
+                self._take_desired(wish)
+
+    def _take_desired(self, payload: bytes) -> None:
+        self._unkept = None
         try:
             desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
         except (TrustError, ProtocolError) as e:
