@@ -96,3 +96,28 @@ def test_set_that_waits_is_forgotten_when_a_newer_one_came(boot: Callable[[], _A
     agent._try_again()
     assert agent._trouble is None
     assert agent._trust.version == 2
+
+
+@pytest.mark.parametrize("damage", ["rotten", "gone"])
+def test_root_metadata_that_rot_cost_no_device_its_agent(
+    boot: Callable[[], _Agent], repository: Repository, tmp_path: Path, damage: str
+) -> None:
+    root = tmp_path / "root.json"
+
+    def rot() -> None:
+        root.write_bytes(root.read_bytes().replace(b"2", b"3", 1)) if damage == "rotten" else root.unlink()
+
+    whole = root.read_bytes()
+    rot()
+    with pytest.raises(TrustError, match="root.json" if damage == "gone" else "root metadata of this device is not valid"):
+        boot()
+    root.write_bytes(whole)
+    agent = boot()
+    agent._on_trust(repository.message())
+    assert agent._trust.notice is None
+    rot()
+    agent = boot()
+    assert agent._trust.check(RELEASE, DIGEST)
+    assert "the copy that was kept of it counts" in (agent._trust.notice or "")
+    root.write_bytes(whole)
+    assert boot()._trust.notice is None

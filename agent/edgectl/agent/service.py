@@ -127,11 +127,7 @@ class _Agent:
         self._epoch = self._count_start()
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
-        try:
-            root = config.root.read_bytes()
-        except OSError as e:
-            raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
-        self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
+        self._trust = self._open_trust()
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
@@ -213,6 +209,21 @@ class _Agent:
         except StorageError as e:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             return self._journal.value("epoch") + 1
+
+    def _open_trust(self) -> TrustStore:
+        folder, unreadable = self._config.state_dir / "trust", None
+        try:
+            root = self._config.root.read_bytes()
+        except OSError as e:  # then the copy counts that the store has kept
+            root, unreadable = b"", e
+        try:
+            return TrustStore(folder, root, self._journal, profile=self._profile)
+        except TrustError:
+            if unreadable is None:
+                raise
+            raise TrustError(
+                f"cannot read {self._config.root}: {unreadable.strerror}", hint="`edgectl device enroll NAME` writes it"
+            ) from unreadable
 
     def _check_slots(self) -> dict[str, PassedOver]:
         checked = check_slots(self._journal, self._store, self._config.slots)
@@ -439,6 +450,8 @@ class _Agent:
         if refusal is not None and refusal.mended and refusal.reported:
             refusal = self._refusal = None
         error = self._trouble or (refusal.why if refusal else None) or self._journal.notice
+        if error is None and self._trust.notice is not None:
+            error = Failure(code="trust", detail=self._trust.notice[:1000])
         clock = None if self._trust.clock_trusted else "untrusted"
         states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
