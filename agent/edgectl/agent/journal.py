@@ -81,7 +81,14 @@ class Journal:
         if found is None or (truth.serial, truth.slots) != (found.serial, found.slots):
             self._note_older(found)
         if truth != found:
-            self._restore(truth)
+            try:
+                self._restore(truth)
+            except StorageError as e:
+                if mirror is None or self._volatile:
+                    raise
+                self._db.close()
+                self._go_on_in_memory(e)
+                self._restore(truth)
         if truth != mirror and not self._volatile:
             self._reflect()
 
@@ -328,11 +335,17 @@ class Journal:
     def _wake_up(self) -> None:
         """The disk may take writes again: then go on there. Raises ``sqlite3.Error`` while it does not."""
         db, found = self._open_or_set_aside(True)
-        self._db.close()
-        self._db, self._volatile, self.notice = db, False, None
-        truth = merged(found, read_mirror(self._mirror))
-        if truth != found:
-            self._restore(truth)
+        before, self._db = self._db, db
+        try:
+            truth = merged(found, read_mirror(self._mirror))
+            if truth != found:
+                self._restore(truth)
+        except BaseException:  # what was read into memory goes on: a journal without it would be taken for the truth
+            self._db = before
+            db.close()
+            raise
+        before.close()
+        self._volatile, self.notice = False, None
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
