@@ -522,6 +522,29 @@ def test_power_cut_while_going_back_goes_back(world: World) -> None:
         world.stop()
 
 
+@pytest.mark.parametrize("switched", [False, True])
+def test_state_of_a_newer_agent_goes_back_to_what_served_and_costs_the_journal_nothing(world: World, switched: bool) -> None:
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    old, new = world.installed("1"), world.installed("2")
+    world.store_blobs("1", "2")
+    world.journal.save_slot("gate", Slot(new, old) if switched else Slot(old), Deployment("gate", 2, State.SHADOW, wish, new))
+    world.journal.raise_floor("floor:root", 7)
+    world.journal._db.execute("UPDATE deployments SET state = 'dreaming'")
+    world.journal.close()
+    world.journal = Journal(world.folder / "j.db")
+    assert world.journal.notice is None
+    assert world.journal.value("floor:root") == 7
+    assert world.journal.kept() == {old, new}
+    world.boot()
+    world.start()
+    assert world.ends(2) is State.ROLLED_BACK
+    assert world.active == "gate-detector@1"
+    report = world.deployer.report()
+    assert report.error is not None
+    assert "no state 'dreaming'" in report.error.detail
+    assert world.journal.bad(wish.digest, 1) is None, "no release is to blame"
+
+
 @pytest.mark.parametrize(
     ("state", "tries", "end"),
     [(State.WARMING, 2, State.FAILED), (State.ACTIVATING, 3, State.ROLLED_BACK), (State.PROBATION, 3, State.ROLLED_BACK)],

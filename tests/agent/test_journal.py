@@ -106,7 +106,9 @@ def test_whatever_has_rotted_is_a_finding_and_no_traceback(tmp_path: Path) -> No
         assert check_file(path)
 
 
-def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It can be read, but what the mirror knows better cannot be written into it; later a part of the writes succeeds."""
     path = tmp_path / "j.db"
     journal = Journal(path)

@@ -49,6 +49,7 @@ _SERIAL = "serial"
 _MIRRORED = ("epoch", "frozen", "floor:")
 """Counters (or their prefixes) that the mirror keeps, too."""
 _AUDITED = 200  # entries kept
+_OVER = frozenset(state.value for state in TERMINAL)
 
 Statement = tuple[str, tuple[object, ...]]
 _NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
@@ -142,7 +143,7 @@ class Journal:
             slots = self._db.execute("SELECT active, previous, golden FROM slots").fetchall()
             deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
         found = [v for row in slots for v in row]
-        found += [v for state, *row in deployments if State(state) not in TERMINAL for v in row]
+        found += [v for state, *row in deployments if state not in _OVER for v in row]
         return frozenset(Installed.model_validate_json(v) for v in found if v)
 
     # ---- known bad
@@ -418,15 +419,19 @@ def _deployment(
     slot: str, gen: int, state: str, desired: str, installed: str | None, fallback: str | None, tries: int, error: str | None,
     baseline: str | None,
 ) -> Deployment:  # fmt: skip
+    try:
+        at, why = State(state), Failure.model_validate_json(error) if error else None
+    except ValueError:  # a newer agent was here: whatever it meant, what served before it serves again
+        at, why = State.ROLLING_BACK, Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True)
     return Deployment(
         slot=slot,
         gen=gen,
-        state=State(state),
+        state=at,
         desired=DesiredSlot.model_validate_json(desired),
         installed=Installed.model_validate_json(installed) if installed else None,
         fallback=Installed.model_validate_json(fallback) if fallback else None,
         tries=tries,
-        error=Failure.model_validate_json(error) if error else None,
+        error=why,
         baseline=HistogramData.model_validate_json(baseline) if baseline else None,
     )
 

@@ -485,6 +485,7 @@ class _Agent:
             self._trust.save_time()
         except StorageError as e:
             log.error("%s", e.message)
+        self._leases.tidy()
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
             window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped
