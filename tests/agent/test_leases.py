@@ -27,7 +27,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def test_lease_runs_out_on_a_device_that_is_switched_off_each_night(journal: Journal) -> None:
     Leases(journal, Clock()).take("shift-lead", DAY, "stocktaking")
-    for day in range(4):
+    days = 0
+    while days < 10:
         clock = Clock()
         leases = Leases(journal, clock)
         held = leases.holder()
@@ -37,7 +38,8 @@ def test_lease_runs_out_on_a_device_that_is_switched_off_each_night(journal: Jou
         while clock.now_s < 10 * 3600:  # a working day
             clock.now_s += 60
             leases.tidy()
-    assert day == 3, "24 hours of running are three working days"
+        days += 1
+    assert days == 3, "24 hours of running are three working days"
     assert journal.leases() == []
 
 

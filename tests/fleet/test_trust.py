@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 from support_bundle import make_bundle
 from tuf.api.metadata import Targets
 
+from edgectl.agent.journal import Journal
+from edgectl.agent.trust import TrustStore
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.trust import decode_trust
@@ -87,6 +91,25 @@ def test_metadata_is_renewed_at_half_of_its_life_and_after_a_restart(tmp_path: P
     assert trust.message() == before
     short = OnlineTrust(tmp_path / "online", tmp_path / "k", lifetime=timedelta(days=30))
     assert short.message() != before, "seven days are less than half of thirty"
+
+
+def test_controller_that_lost_its_folder_goes_on_above_what_devices_have_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_keys(tmp_path / "k")
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    for version in ("1", "2", "3"):
+        bundle = Bundle(make_bundle(tmp_path / version, version=version, size=2000))
+        trust.accept(sign_release(tmp_path / "k", bundle)[1])
+    journal = Journal(tmp_path / "j.db")
+    device = TrustStore(tmp_path / "device", trust.root_bytes, journal)
+    device.update(trust.message())
+    shutil.rmtree(tmp_path / "online")
+    later = time.time() + 60
+    monkeypatch.setattr("edgectl.fleet.trust.time.time", lambda: later)
+    device.update(OnlineTrust(tmp_path / "online", tmp_path / "k").message())
+    assert device.version == 4
+    journal.close()
 
 
 def test_missing_keys_say_how_to_make_them(tmp_path: Path) -> None:

@@ -274,11 +274,10 @@ class OnlineTrust:
         for name in ("targets.json", *(f"{n}.json" for n in delegated_roles(self.targets))):
             if (self._folder / name).is_file():
                 meta[name] = MetaFile(load(self._folder / name, Targets).signed.version)
-        snapshot = Snapshot(version=before.version + 1 if before else 1, expires=expires_in(self._lifetime), meta=meta)
+        snapshot = Snapshot(version=_next_version(before), expires=expires_in(self._lifetime), meta=meta)
         atomic_write(snapshot_path, signed(snapshot, self._signers))
-        version = load(timestamp_path, Timestamp).signed.version + 1 if timestamp_path.is_file() else 1
         timestamp = Timestamp(
-            version=version,
+            version=_next_version(load(timestamp_path, Timestamp).signed if timestamp_path.is_file() else None),
             expires=expires_in(self._lifetime),
             snapshot_meta=MetaFile(snapshot.version),
             unrecognized_fields={SIGNED_AT: int(time.time())},
@@ -367,6 +366,12 @@ def _of_role(root: Root, signers: Mapping[str, CryptoSigner], keys: Path) -> lis
                 hint="copy the new online key to the controller's keys first",
             )
     return found
+
+
+def _next_version(before: Snapshot | Timestamp | None) -> int:
+    """Above the one before, and above whatever was signed earlier: a controller that lost its folder, or is back from an old backup, does not
+    know how far it had come, and devices refuse what is older than they have seen."""
+    return max(before.version + 1 if before else 1, int(time.time()))
 
 
 def _version(data: bytes) -> int:
