@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from edgectl.agent.journal import Journal
 from edgectl.core.errors import StorageError
@@ -81,13 +82,10 @@ class Leases:
             for owner in [o for o, lease in self._held.items() if lease.until_s <= now]:
                 del self._held[owner]
                 self._kept(lambda owner=owner: self._journal.drop_lease(owner))  # type: ignore[misc]
-            for owner, lease in self._held.items():
+            for lease in list(self._held.values()):
                 if now - lease.saved_s >= _SAVE_S:
-                    self._held[owner] = replace(lease, saved_s=now)
-                    left_s = lease.until_s - now
-                    self._kept(
-                        lambda owner=owner, left_s=left_s, lease=lease: self._journal.save_lease(owner, left_s, lease.reason)
-                    )  # type: ignore[misc]
+                    self._held[lease.owner] = replace(lease, saved_s=now)
+                    self._kept(partial(self._journal.save_lease, lease.owner, lease.until_s - now, lease.reason))
 
     @staticmethod
     def _kept(write: Callable[[], None]) -> None:
