@@ -382,7 +382,9 @@ class Controller:
 
     def _on_telemetry(self, device: str, payload: bytes) -> None:
         telemetry = parse_json(Telemetry, payload, max_bytes=MAX_MESSAGE_BYTES, what="telemetry")
-        if self.latency.add(device, telemetry) and not telemetry.replay and device in self._devices:
+        if device not in self._devices:
+            return  # its birth comes first
+        if self.latency.add(device, telemetry) and not telemetry.replay:
             self._devices[device].seen_s = time.time()
 
     def _on_desired(self, device: str, payload: bytes) -> None:
