@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from conftest import Broker, free_port, start_mosquitto
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker import run_broker
-from edgectl.link.mqtt import BrokerOptions, Link, Tls
+from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
@@ -156,6 +158,42 @@ def test_payload_over_the_bound_is_dropped_and_counted(mosquitto: Broker) -> Non
         link.publish("t", b"small")
         assert inbox.get(timeout=5) == ("t", b"small")
         assert link.dropped == 1
+
+
+def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
+    inbox = _Inbox(4096, 8 << 20)
+    waiting = 0
+    while True:
+        try:
+            inbox.put_nowait(("t", bytes(1 << 20)))
+        except queue.Full:
+            break
+        waiting += 1
+    assert 7 <= waiting <= 9
+    for _ in range(waiting):
+        inbox.get_nowait()
+    for i in range(4096):
+        inbox.put_nowait(("t", b"small") if i else None)
+    with pytest.raises(queue.Full):
+        inbox.put_nowait(None)
+
+
+def test_packet_without_end_is_not_collected() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Link(BrokerOptions("127.0.0.1", server.getsockname()[1]), "a")
+        link.start()
+        client, _ = server.accept()
+        with client:
+            client.settimeout(20)
+            client.recv(4096)
+            client.sendall(b"\x20\x02\x00\x00")
+            client.sendall(b"\x30\xff\xff\xff\x7f\x00\x01t")
+            sent = 0
+            with contextlib.suppress(OSError):  # it hangs up
+                while sent < 200 << 20:
+                    sent += client.send(bytes(1 << 20))
+        link.close(drain_s=0)
+    assert sent < 100 << 20
 
 
 def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
+_CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
 _LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
 _REFRESH_S = 120.0
 _RETRY_S = 5.0
@@ -151,7 +152,8 @@ class _Agent:
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
-        self._link = Link(config.broker.options(), config.name, will=(self._topics.conn(config.name), death.encode()), window=20)
+        will = (self._topics.conn(config.name), death.encode())
+        self._link = Link(config.broker.options(), config.name, will=will, window=20, queue_bytes=_CONTROL_BYTES)
         self._sender = Sender(self._spool, self._link)
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(

@@ -35,6 +35,8 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_MAX_PACKET_BYTES = 16 << 20
+"""paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
 _BACK_PRESSURE_S = 5.0
 """How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a message."""
 
@@ -92,6 +94,30 @@ class Handle:
         return self._acknowledged.wait(timeout_s)
 
 
+class _Inbox(queue.Queue[tuple[str, bytes] | None]):
+    """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of several."""
+
+    def __init__(self, size: int, size_bytes: int) -> None:
+        self._places = 0
+        self._place_bytes = max(1, size_bytes // size)
+        super().__init__(size)
+
+    def _qsize(self) -> int:
+        return self._places
+
+    def _put(self, item: tuple[str, bytes] | None) -> None:
+        self._places += self._cost(item)
+        super()._put(item)
+
+    def _get(self) -> tuple[str, bytes] | None:
+        item: tuple[str, bytes] | None = super()._get()
+        self._places -= self._cost(item)
+        return item
+
+    def _cost(self, item: tuple[str, bytes] | None) -> int:
+        return 1 + (len(item[1]) // self._place_bytes if item is not None else 0)
+
+
 class Link:
     """Subscribe first, then :meth:`start` (retries for ever) or :meth:`connect` (fails fast)."""
 
@@ -103,12 +129,13 @@ class Link:
         will: tuple[str, bytes] | None = None,
         window: int = 20,
         queue_size: int = 4096,
+        queue_bytes: int = 64 << 20,
         max_payload: int = 4 << 20,
     ) -> None:
         """``will``: (topic, payload), published retained by the broker when this connection is lost.
 
-        ``window``: outstanding publishes; ``queue_size``: messages received and not handled yet; larger payloads than
-        ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
+        ``window``: outstanding publishes; ``queue_size``, ``queue_bytes``: messages received and not handled yet, in number and all together;
+        larger payloads than ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
         """
         self.broker = broker
         self.name = name
@@ -122,7 +149,7 @@ class Link:
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
         self._handles_lock = threading.Lock()  # never held while paho is called: it calls back under a lock of its own
-        self._inbox: queue.Queue[tuple[str, bytes] | None] = queue.Queue(queue_size)
+        self._inbox = _Inbox(queue_size, queue_bytes)
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._refused: str | None = None
@@ -240,6 +267,8 @@ class Link:
                 while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
                     if self.is_up:
                         attempt = 0
+                    if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
+                        raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
             except (OSError, ValueError) as e:
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             except LinkError as e:
