@@ -334,8 +334,9 @@ def test_unsigned_is_rejected_after_a_moment_of_grace(world: World, monkeypatch:
     assert "fetch" not in world.calls
 
 
-def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
-    world.fail["check"] = StaleTrust("expired")
+@pytest.mark.parametrize("error", [StaleTrust("expired"), StorageError("signed metadata cannot be verified: no space left")])
+def test_stale_metadata_defers_until_it_is_fresh(world: World, error: EdgectlError) -> None:
+    world.fail["check"] = error
     world.start()
     world.want("1", 1)
     wait_until(lambda: State.DEFERRED in world.seen, "deferred")
@@ -345,9 +346,16 @@ def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
     assert world.ends(1) is State.COMMITTED
 
 
-@pytest.mark.parametrize(("error", "end"), [(StaleTrust("expired"), State.DEFERRED), (TrustError("withdrawn"), State.REJECTED)])
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (StaleTrust("expired"), State.DEFERRED),
+        (StorageError("no space left for a moment"), State.DEFERRED),
+        (TrustError("withdrawn"), State.REJECTED),
+    ],
+)
 def test_device_that_comes_back_in_the_middle_of_a_download_asks_the_metadata_first(
-    world: World, error: TrustError, end: State
+    world: World, error: EdgectlError, end: State
 ) -> None:
     wish = DesiredSlot(release="gate-detector@1", digest=world.bundles["1"].digest, policy=POLICY)
     world.journal.save(Deployment("gate", 1, State.FETCHING, wish))

@@ -210,6 +210,21 @@ def test_newer_word_of_ours_on_the_broker_is_put_back_where_an_older_one_was_wri
     assert wish.gen == 9
 
 
+def test_older_word_of_ours_that_somebody_replays_is_written_over(world: World) -> None:
+    world.born("d0")
+    world.rollout("1")
+    world.tick()
+    old = world.wire.retained[T.desired("d0")]
+    world.controller.change_rollout("gate-1", "abort")
+    world.tick()
+    newest = world.wire.retained[T.desired("d0")]
+    assert newest != old
+    world.wire.retained[T.desired("d0")] = old
+    world.hears(T.desired("d0"), old)
+    world.tick()
+    assert world.wire.retained[T.desired("d0")] == newest
+
+
 # ---- what devices say
 
 

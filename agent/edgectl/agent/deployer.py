@@ -18,7 +18,7 @@ from edgectl.agent.records import Installed, ways_back
 from edgectl.agent.shared_plan import take_shared_plan
 from edgectl.agent.slotthread import CLOCK_SET_S, SlotThread
 from edgectl.agent.trust import StaleTrust
-from edgectl.core.errors import EngineError, TrustError
+from edgectl.core.errors import EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State
 from edgectl.core.windows import is_open, opens_at
@@ -61,7 +61,7 @@ class SlotDeployer(SlotThread):
             try:
                 self._c.trust.check(d.desired.release, d.desired.digest)
                 return Event.TRUSTED
-            except StaleTrust as e:
+            except (StaleTrust, StorageError) as e:  # a disk that takes nothing now is no reason to give a release up
                 self._note = failure(e, retryable=True)
                 return Event.STALE
             except TrustError as e:
@@ -110,8 +110,8 @@ class SlotDeployer(SlotThread):
         d = self._deployment()
         try:
             index = self._c.trust.check(d.desired.release, d.desired.digest)
-        except StaleTrust as e:
-            raise Leave(Event.STALE, "trust", e.message, retryable=True) from e
+        except (StaleTrust, StorageError) as e:
+            raise Leave(Event.STALE, failure(e).code, e.message, retryable=True) from e
         except TrustError as e:
             raise Leave(Event.REFUSED, "trust", e.message) from e
         while not self._c.disk.acquire(timeout=0.5):

@@ -402,6 +402,8 @@ class Controller:
             d.desired = desired
             self._keep(d)
             self._unsent.add(device)  # we may have written an older one over it meanwhile
+        elif desired.gen < d.desired.gen:
+            self._unsent.add(device)  # ours, but not what we want now: a device that asks the broker must not get it
 
     def _guarded(self, handler: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
         def handle(topic: str, payload: bytes) -> None:

@@ -35,6 +35,7 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_RECEIVE_BYTES = 1 << 17
 _MAX_PACKET_BYTES = 16 << 20
 """paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
 _BACK_PRESSURE_S = 5.0
@@ -163,6 +164,10 @@ class Link:
         if will is not None:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.max_inflight_messages_set(0)  # the window above is the bound
+        receive = (
+            self._client._sock_recv
+        )  # asked for the rest of a packet, and a hundred times before it is seen how long that is
+        self._client._sock_recv = lambda size: receive(min(size, _RECEIVE_BYTES))  # type: ignore[method-assign, assignment]
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
@@ -275,6 +280,9 @@ class Link:
                 if self._refused != e.message:
                     log.error("%s: %s", self.name, e.message)
                 self._refused = e.message
+            except Exception as e:  # of the client library, over what a broker sent: this thread must not end
+                log.exception("%s: the connection to the broker at %s failed", self.name, self.broker)
+                self._refused = str(e)
             self._up.clear()
             attempt += 1
             low, high = _BACKOFF_S
