@@ -114,10 +114,11 @@ def test_root_metadata_that_rot_cost_no_device_its_agent(
     root.write_bytes(whole)
     agent = boot()
     agent._on_trust(repository.message())
-    assert agent._trust.notice is None
+    assert agent._root_notice is None
     rot()
     agent = boot()
     assert agent._trust.check(RELEASE, DIGEST)
-    assert "the copy that was kept of it counts" in (agent._trust.notice or "")
+    assert agent._root_notice is not None
+    assert "the copy that was kept of it counts" in agent._root_notice.detail
     root.write_bytes(whole)
-    assert boot()._trust.notice is None
+    assert boot()._root_notice is None

@@ -37,7 +37,7 @@ from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
 from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.agent.trust import ENROLLED, StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
 from edgectl.core.schema import parse_json
 from edgectl.core.states import State
@@ -128,6 +128,7 @@ class _Agent:
         self._epoch = self._count_start()
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
+        self._root_notice: Failure | None = None
         self._trust = self._open_trust()
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
@@ -213,19 +214,21 @@ class _Agent:
             return self._journal.value("epoch") + 1
 
     def _open_trust(self) -> TrustStore:
-        folder, unreadable = self._config.state_dir / "trust", None
+        """Root metadata that have rotted since a start before must not cost the device its agent: a copy was kept then."""
+        folder, hint = self._config.state_dir / "trust", "`edgectl device enroll NAME` writes it"
         try:
-            root = self._config.root.read_bytes()
-        except OSError as e:  # then the copy counts that the store has kept
-            root, unreadable = b"", e
+            return TrustStore(folder, self._config.root.read_bytes(), self._journal, profile=self._profile)
+        except OSError as e:
+            why = TrustError(f"cannot read {self._config.root}: {e.strerror}", hint=hint)
+        except TrustError as e:
+            why = e
         try:
-            return TrustStore(folder, root, self._journal, profile=self._profile)
-        except TrustError:
-            if unreadable is None:
-                raise
-            raise TrustError(
-                f"cannot read {self._config.root}: {unreadable.strerror}", hint="`edgectl device enroll NAME` writes it"
-            ) from unreadable
+            store = TrustStore(folder, (folder / ENROLLED).read_bytes(), self._journal, profile=self._profile)
+        except (OSError, TrustError):
+            raise why from None
+        self._root_notice = Failure(code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts")
+        log.error("%s", self._root_notice.detail)
+        return store
 
     def _check_slots(self) -> dict[str, PassedOver]:
         checked = check_slots(self._journal, self._store, self._config.slots)
@@ -451,9 +454,7 @@ class _Agent:
         refusal = self._refusal
         if refusal is not None and refusal.mended and refusal.reported:
             refusal = self._refusal = None
-        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice
-        if error is None and self._trust.notice is not None:
-            error = Failure(code="trust", detail=self._trust.notice[:1000])
+        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice or self._root_notice
         clock = None if self._trust.clock_trusted else "untrusted"
         states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))

@@ -12,7 +12,6 @@ does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). No
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 import threading
 import time
@@ -39,9 +38,10 @@ from edgectl.core.signed import Keys
 from edgectl.core.trust import decode_trust, delegated_path, director_keys, keyset_id, open_desired, signed_at, target_path
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired
 
-__all__ = ["StaleTrust", "TrustStore"]
+__all__ = ["ENROLLED", "StaleTrust", "TrustStore"]
 
-log = logging.getLogger(__name__)
+ENROLLED = "enrolled.json"
+"""The copy that is kept of the root metadata of the enrolment."""
 
 _TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
 _MAX_VERSION = (1 << 53) - 1
@@ -124,9 +124,17 @@ class TrustStore:
             roots = {p.name: p.read_bytes() for p in (folder / "roots").glob("*.root.json")}
         except OSError as e:
             raise StorageError(f"the trust folder {folder} cannot be used: {e.strerror}") from e
-        self.notice: str | None = None
-        """What was wrong with the root metadata of the enrolment."""
-        self._bootstrap, self._root = self._enrolled(root)
+        try:
+            enrolled = Metadata[Root].from_bytes(root)
+            enrolled.verify_delegate(Root.type, enrolled)
+            self._bootstrap, self._root = root, enrolled.signed
+        except (RepositoryError, ValueError, AttributeError) as e:
+            raise TrustError(
+                f"the root metadata of this device is not valid: {e}", hint="enroll the device again and copy its root.json"
+            ) from e
+        with contextlib.suppress(OSError, StorageError):
+            if not (folder / ENROLLED).is_file() or (folder / ENROLLED).read_bytes() != root:
+                atomic_write(folder / ENROLLED, root)
         self._roots: dict[str, bytes] = {}
         with contextlib.suppress(TrustError):
             roots = {**decode_trust(self._message or b""), **roots}
@@ -321,26 +329,6 @@ class TrustStore:
 
     # ---- roots
 
-    def _enrolled(self, root: bytes) -> tuple[bytes, Root]:
-        """The root metadata of the enrolment, or the copy that was kept of them: a file that has rotted must not cost the device its agent."""
-        kept = self._folder / "enrolled.json"
-        try:
-            found = _own_root(root)
-        except (RepositoryError, ValueError, AttributeError) as e:
-            hint = "enroll the device again and copy its root.json"
-            try:
-                root = kept.read_bytes()
-                found = _own_root(root)
-            except (OSError, RepositoryError, ValueError, AttributeError):
-                raise TrustError(f"the root metadata of this device is not valid: {e}", hint=hint) from e
-            self.notice = f"the root metadata of this device is not valid ({e}); the copy that was kept of it counts; {hint}"
-            log.error("%s", self.notice)
-            return root, found
-        with contextlib.suppress(OSError, StorageError):
-            if not kept.is_file() or kept.read_bytes() != root:
-                atomic_write(kept, root)
-        return root, found
-
     def _follow(self, roots: Mapping[str, bytes]) -> None:
         """Go on from the current root as far as each next one is signed by the keys of the one before, and keep those."""
         new = {}
@@ -385,13 +373,6 @@ class TrustStore:
 
 def _paths(release: str, profile: str | None) -> list[str]:
     return [target_path(release), *([delegated_path(profile, release)] if profile else [])]
-
-
-def _own_root(data: bytes) -> Root:
-    """Root metadata that their own keys have signed. Raises what python-tuf raises."""
-    metadata = Metadata[Root].from_bytes(data)
-    metadata.verify_delegate(Root.type, metadata)
-    return metadata.signed
 
 
 def _role_keys(root: Root, role: str) -> Keys:
