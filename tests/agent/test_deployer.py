@@ -395,6 +395,51 @@ def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(world: Worl
         assert world.journal.bad(wish.digest, 1) is None
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("where", ["fetching", "staged"])
+def test_release_that_the_fleet_takes_back_is_not_activated_where_it_was_the_first(
+    world: World, where: str, restarted: bool
+) -> None:
+    """A rollout that stops gives each device what it had: this one had nothing, so its slot is gone from the document."""
+    if where == "fetching":
+        world.hold["fetch"] = threading.Event()
+    world.frozen = True
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: world.deployer.report().state.value == where and (where == "staged" or "fetch" in world.calls), where, 20)
+    if restarted:
+        world.stop()
+        world.hold.clear()
+        world.boot()
+    world.deployer.want_nothing(2)
+    if restarted:
+        world.start()
+    assert wait_until(lambda: world.deployer.report().state is State.CANCELED, "canceled", 20)
+    world.frozen = False
+    world.hold.clear()
+    world.want("1", 1)  # late
+    world.want("2", 3)
+    assert world.ends(3) is State.COMMITTED
+    assert "ensure gate-detector@1" not in world.calls
+
+
+def test_release_that_is_wanted_again_comes_and_one_that_serves_stays_when_nothing_is_wanted(world: World) -> None:
+    world.frozen = True
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: world.deployer.report().state is State.STAGED, "staged", 20)
+    world.deployer.want_nothing(2)
+    wait_until(lambda: world.deployer.report().state is State.CANCELED, "canceled", 20)
+    world.frozen = False
+    world.want("1", 3)
+    assert world.ends(3) is State.COMMITTED
+    world.deployer.want_nothing(4)
+    world.want("1", 5)
+    wait_until(lambda: world.journal.deployment("gate").gen == 5, "the newer document is noted", 20)  # type: ignore[union-attr]
+    assert world.seen.count(State.COMMITTED) == 1
+    assert world.active == "gate-detector@1"
+
+
 def test_newer_wish_preempts_a_download(world: World) -> None:
     world.hold["fetch"] = threading.Event()
     world.start()

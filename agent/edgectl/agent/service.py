@@ -401,6 +401,8 @@ class _Agent:
             self._trouble = None
         self._gen = desired.gen
         self._refused = {}
+        for slot in self._deployers.keys() - desired.slots.keys():
+            self._deployers[slot].want_nothing(desired.gen)
         for slot, wish in desired.slots.items():
             if slot in self._deployers:
                 self._deployers[slot].want(desired.gen, wish, desired.hold)

@@ -31,6 +31,9 @@ CLOCK_SET_S = 1_600_000_000
 """Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
 
 
+_UNWANTED = "unwanted"
+
+
 class SlotThread(ABC):
     """One slot, one thread ``deploy-<slot>``."""
 
@@ -40,6 +43,7 @@ class SlotThread(ABC):
         self._wake = threading.Condition()
         self._stopping = False
         self._wish: tuple[int, DesiredSlot, bool] | None = None  # gen, what, hold
+        self._unwanted = -1  # the generation that did not speak of this slot any more
         self._crashed = False
         self._order: str | None = None  # an operator's command: hold, release, rollback
         self._held = False
@@ -64,8 +68,15 @@ class SlotThread(ABC):
     def want(self, gen: int, desired: DesiredSlot, hold: bool) -> None:
         """A ``desired`` document; older generations are ignored."""
         with self._wake:
+            if gen >= max(self._unwanted, self._wish[0] if self._wish else 0):
+                self._wish, self._unwanted = (gen, desired, hold), -1
+                self._wake.notify_all()
+
+    def want_nothing(self, gen: int) -> None:
+        """A ``desired`` document that does not speak of this slot: what is on its way is given up, what serves or is on trial stays."""
+        with self._wake:
             if self._wish is None or gen >= self._wish[0]:
-                self._wish = (gen, desired, hold)
+                self._wish, self._unwanted = None, max(gen, self._unwanted)
                 self._wake.notify_all()
 
     @property
@@ -190,6 +201,8 @@ class SlotThread(ABC):
             return True
         if gen < d.gen:
             return False
+        if gen > d.gen and d.state is State.CANCELED and d.error is not None and d.error.code == _UNWANTED:
+            return True  # it is wanted again
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
             return True
         active = self._c.journal.slot(self.slot).active
@@ -334,9 +347,13 @@ class SlotThread(ABC):
         def cancelled() -> bool:
             crashed = self._crashed and state not in BEFORE_ACTIVATION
             over = self._c.clock() - entered > DEADLINE_S[state]
-            return self._stopping or crashed or self._order == "cancel" or over or self._expired(state) or self._news()
+            given_up = self._order == "cancel" or self._is_unwanted(state)
+            return self._stopping or crashed or given_up or over or self._expired(state) or self._news()
 
         return cancelled
+
+    def _is_unwanted(self, state: State) -> bool:
+        return state in BEFORE_ACTIVATION and self._deployment().gen <= self._unwanted
 
     def _expired(self, state: State) -> bool:
         """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
@@ -349,6 +366,8 @@ class SlotThread(ABC):
         self._take_note()
         if self._stopping or self._news():
             raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
+        if self._is_unwanted(state):
+            raise Leave(Event.CANCELED, _UNWANTED, "the fleet wants nothing of this slot any more", retryable=True)
         if self._order == "cancel":
             self._order = None
             raise Leave(Event.CANCELED, "operator", "canceled by command")
