@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class World:
     healthy: bool = True
     frozen: bool = False
     roles: dict[str, Role] = field(default_factory=dict)
+    made_room: threading.Event = field(default_factory=threading.Event)
     shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
@@ -64,7 +66,7 @@ class World:
         context = Context(
             journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
             frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles, leases=Leases(self.journal),
-            engine_cache=self.folder / "engines",
+            engine_cache=self.folder / "engines", make_room=self.made_room.set,
         )  # fmt: skip
         self.deployer = SlotDeployer("gate", context)
         return self.deployer
@@ -526,6 +528,28 @@ def test_operator_takes_it_back_in_probation_only(world: World) -> None:
     world.want("2", 2)
     wait_until(lambda: world.deployer.report().state is State.PROBATION, "probation")
     assert world.deployer.order("rollback")
+    assert world.ends(2) is State.ROLLED_BACK
+    assert world.active == "gate-detector@1"
+
+
+def test_way_back_finds_room_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.healthy = False
+    world.want("2", 2)
+    wait_until(lambda: world.deployer.report().state is State.PROBATION, "probation", 20)
+    real = world.journal._commit
+
+    def full(statements: list[tuple[str, tuple[object, ...]]]) -> None:
+        if not world.made_room.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        real(statements)
+
+    monkeypatch.setattr(world.journal, "_commit", full)
+    assert world.deployer.order("rollback"), "once: it counts, although it cannot be written down yet"
+    wait_until(world.made_room.is_set, "somebody gives way", 20)
+    world.deployer.nudge()
     assert world.ends(2) is State.ROLLED_BACK
     assert world.active == "gate-detector@1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support_agent import parts
@@ -122,3 +123,14 @@ def test_root_metadata_that_rot_cost_no_device_its_agent(
     assert "the copy that was kept of it counts" in agent._root_notice.detail
     root.write_bytes(whole)
     assert boot()._root_notice is None
+
+
+def test_telemetry_gives_way_on_a_full_disk_only(boot: Callable[[], _Agent], monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = boot()
+    for i in range(40):
+        agent._spool.put("tele", "t", bytes(20_000), 1.7e9 + i)
+    agent._make_room()
+    assert agent._spool.size == 800_000
+    monkeypatch.setattr("edgectl.agent.service.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    agent._make_room()
+    assert agent._spool.size == 0

@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import deque
@@ -66,6 +67,7 @@ _BULK_QUEUE = 32  # chunks
 _CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
 _LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
 _REFRESH_S = 120.0
+_FULL_BYTES = 1 << 20  # of disk, below which a journal may not find room
 _RETRY_S = 5.0
 
 
@@ -194,6 +196,7 @@ class _Agent:
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
             roles=config.roles,
+            make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         self._commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
@@ -344,6 +347,12 @@ class _Agent:
             deployer.nudge()
         self._last_states = ()
         self._wake.set()
+
+    def _make_room(self) -> None:
+        """What a deployment has to write down, a way back before all, is worth more than the telemetry that waits. On a full disk only."""
+        with contextlib.suppress(StorageError, OSError):
+            if shutil.disk_usage(self._config.state_dir).free < _FULL_BYTES and self._spool.give_way():
+                log.warning("the telemetry that waited was thrown away to make room")
 
     def _on_controller(self, payload: bytes) -> None:
         state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")

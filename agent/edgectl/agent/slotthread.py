@@ -56,6 +56,7 @@ class SlotThread(ABC):
         self._way_back = WayBack(slot, context, lambda: self._stopping)
         self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
         self._working: tuple[int, State] | None = None
+        self._came: tuple[Event, Failure | None] | None = None  # what came of the state that runs, until it is written down
         self._entered = 0.0  # when the state that runs was entered
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
@@ -162,6 +163,7 @@ class SlotThread(ABC):
             log.error("%s: %s", self.slot, e.message)
             self._note = failure(e, retryable=True)
             self._c.changed()
+            self._c.make_room()
             self._pause(5.0)
 
     def _rest(self) -> None:
@@ -223,8 +225,8 @@ class SlotThread(ABC):
         self._c.changed()
 
     def _work(self, d: Deployment) -> None:
-        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again."""
-        error: Failure | None = None
+        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again: an
+        order that was obeyed, or a crash that was seen, counts once there is room to write it down."""
         limit = TRIES.get(d.state)
         if self._working != (d.gen, d.state):
             if limit is not None and d.tries >= limit:
@@ -232,8 +234,17 @@ class SlotThread(ABC):
                 return
             if limit is not None:
                 self._save(replace(d, tries=d.tries + 1))
-            self._working = (d.gen, d.state)
+            self._working, self._came = (d.gen, d.state), None
             self._entered = self._c.clock()
+        if self._came is None:
+            self._came = self._outcome(d)
+        if self._stopping:
+            return  # the state on disk is where the next start goes on
+        self._next(self._d or d, *self._came)
+
+    def _outcome(self, d: Deployment) -> tuple[Event, Failure | None]:
+        """Act, and say what came of it."""
+        error: Failure | None = None
         self._after = None
         try:
             event = self._act(d.state)
@@ -243,10 +254,12 @@ class SlotThread(ABC):
             event = Event.TIMEOUT
             error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
         except StorageError as e:
-            if d.state not in NEEDS_SPACE:
-                self._retry_or_end(d, e)
-                return
-            event, error = Event.NO_SPACE, failure(e)
+            if d.state in NEEDS_SPACE:
+                event, error = Event.NO_SPACE, failure(e)
+            elif self._c.clock() - self._entered <= DEADLINE_S[d.state]:
+                raise  # no release is to blame for a disk that takes nothing: the state is tried again
+            else:
+                event, error = Event.TIMEOUT, failure(e)
         except EdgectlError as e:
             event, error = EVENT_OF[d.state](e), failure(e)
         except Exception as e:
@@ -254,15 +267,7 @@ class SlotThread(ABC):
             log.exception("%s: %s failed in a way that nobody thought of", self.slot, d.state.value)
             defect = EdgectlError(f"a defect of the agent in {d.state.value}: {type(e).__name__}: {e}")
             event, error = EVENT_OF[d.state](defect), Failure(code="defect", detail=defect.message[:1000])
-        if self._stopping:
-            return  # the state on disk is where the next start goes on
-        self._next(self._d or d, event, error)
-
-    def _retry_or_end(self, d: Deployment, e: StorageError) -> None:
-        """No release is to blame for a disk that takes nothing: the state is tried again, until its deadline."""
-        if self._c.clock() - self._entered <= DEADLINE_S[d.state]:
-            raise e
-        self._next(self._d or d, Event.TIMEOUT, failure(e))
+        return event, error
 
     def _next(self, d: Deployment, event: Event, error: Failure | None) -> None:
         state = step(d.state, event)
@@ -274,7 +279,7 @@ class SlotThread(ABC):
             self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code if error else event.value)
         self._note = None
         self._save(d.at(state, error), self._after)
-        self._working = None
+        self._working = self._came = None
         if event is Event.HEALTHY:
             self._c.pipelines.commit(self.slot)
         if state in TERMINAL:
