@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class World:
     healthy: bool = True
     frozen: bool = False
     roles: dict[str, Role] = field(default_factory=dict)
+    made_room: threading.Event = field(default_factory=threading.Event)
     shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
@@ -64,7 +66,7 @@ class World:
         context = Context(
             journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
             frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles, leases=Leases(self.journal),
-            engine_cache=self.folder / "engines",
+            engine_cache=self.folder / "engines", make_room=self.made_room.set,
         )  # fmt: skip
         self.deployer = SlotDeployer("gate", context)
         return self.deployer
@@ -285,6 +287,36 @@ def test_error_in_a_state_ends_where_the_table_says_and_the_old_engine_stays(
     assert world.ends(3) is State.COMMITTED, "an update after a failure works"
 
 
+@pytest.mark.parametrize(
+    ("where", "end"),
+    [
+        ("check", "rejected"),
+        ("fetch", "rejected"),
+        ("warm", "failed"),
+        ("shadow", "failed"),
+        ("ensure gate-detector@2", "rolled_back"),
+    ],
+)
+def test_defect_of_the_agent_costs_a_release_and_not_the_device(world: World, where: str, end: str) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail[where] = KeyError("nobody thought of it")  # type: ignore[assignment]
+    world.healthy = where != "shadow"  # there is a stream to compare on
+    policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
+    world.deployer.want(2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False)
+    assert world.ends(2).value == end
+    report = world.deployer.report()
+    assert report.error is not None
+    assert report.error.code == "defect"
+    assert "KeyError: 'nobody thought of it'" in report.error.detail
+    assert world.active == "gate-detector@1"
+    del world.fail[where]
+    world.healthy = True
+    world.want("3", 3)
+    assert world.ends(3) is State.COMMITTED
+
+
 def test_lost_way_back_is_degraded(world: World) -> None:
     world.start()
     world.want("1", 1)
@@ -304,8 +336,9 @@ def test_unsigned_is_rejected_after_a_moment_of_grace(world: World, monkeypatch:
     assert "fetch" not in world.calls
 
 
-def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
-    world.fail["check"] = StaleTrust("expired")
+@pytest.mark.parametrize("error", [StaleTrust("expired"), StorageError("signed metadata cannot be verified: no space left")])
+def test_stale_metadata_defers_until_it_is_fresh(world: World, error: EdgectlError) -> None:
+    world.fail["check"] = error
     world.start()
     world.want("1", 1)
     wait_until(lambda: State.DEFERRED in world.seen, "deferred")
@@ -313,6 +346,100 @@ def test_stale_metadata_defers_until_it_is_fresh(world: World) -> None:
     del world.fail["check"]
     world.deployer.nudge()
     assert world.ends(1) is State.COMMITTED
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (StaleTrust("expired"), State.DEFERRED),
+        (StorageError("no space left for a moment"), State.DEFERRED),
+        (TrustError("withdrawn"), State.REJECTED),
+    ],
+)
+def test_device_that_comes_back_in_the_middle_of_a_download_asks_the_metadata_first(
+    world: World, error: EdgectlError, end: State
+) -> None:
+    wish = DesiredSlot(release="gate-detector@1", digest=world.bundles["1"].digest, policy=POLICY)
+    world.journal.save(Deployment("gate", 1, State.FETCHING, wish))
+    world.fail["check"] = error
+    world.boot()
+    world.start()
+    wait_until(lambda: end in world.seen, end.value, 20)
+    assert "fetch" not in world.calls
+    if end is State.DEFERRED:  # and goes on by itself once there are newer ones
+        del world.fail["check"]
+        world.deployer.nudge()
+        assert world.ends(1) is State.COMMITTED
+
+
+@pytest.mark.parametrize("where", ["shadow", "ensure gate-detector@2"])
+@pytest.mark.parametrize("ended_by", ["newer wish", "operator"])
+def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(world: World, where: str, ended_by: str) -> None:
+    """The pipelines give up as they were told to, and say so with an error of theirs."""
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.hold[where], world.fail[where] = threading.Event(), EngineError("yard has not seen 100 frames with both engines")
+    policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
+    world.healthy = where != "shadow"
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy)
+    world.deployer.want(2, wish, False)
+    wait_until(lambda: where in world.calls, "the trial", 20)
+    if ended_by == "operator":
+        assert world.deployer.order("cancel")
+    world.healthy = True
+    world.want("3", 3) if ended_by == "newer wish" else None
+    world.hold.pop(where).set()
+    end = State.CANCELED if where == "shadow" else State.ROLLED_BACK
+    wait_until(lambda: end in world.seen, end.value, 20)
+    assert world.ends(2 if ended_by == "operator" else 3) is (end if ended_by == "operator" else State.COMMITTED)
+    if where == "shadow" or ended_by == "newer wish":
+        assert world.journal.bad(wish.digest, 1) is None
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("where", ["fetching", "staged"])
+def test_release_that_the_fleet_takes_back_is_not_activated_where_it_was_the_first(
+    world: World, where: str, restarted: bool
+) -> None:
+    """A rollout that stops gives each device what it had: this one had nothing, so its slot is gone from the document."""
+    if where == "fetching":
+        world.hold["fetch"] = threading.Event()
+    world.frozen = True
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: world.deployer.report().state.value == where and (where == "staged" or "fetch" in world.calls), where, 20)
+    if restarted:
+        world.stop()
+        world.hold.clear()
+        world.boot()
+    world.deployer.want_nothing(2)
+    if restarted:
+        world.start()
+    assert wait_until(lambda: world.deployer.report().state is State.CANCELED, "canceled", 20)
+    world.frozen = False
+    world.hold.clear()
+    world.want("1", 1)  # late
+    world.want("2", 3)
+    assert world.ends(3) is State.COMMITTED
+    assert "ensure gate-detector@1" not in world.calls
+
+
+def test_release_that_is_wanted_again_comes_and_one_that_serves_stays_when_nothing_is_wanted(world: World) -> None:
+    world.frozen = True
+    world.start()
+    world.want("1", 1)
+    wait_until(lambda: world.deployer.report().state is State.STAGED, "staged", 20)
+    world.deployer.want_nothing(2)
+    wait_until(lambda: world.deployer.report().state is State.CANCELED, "canceled", 20)
+    world.frozen = False
+    world.want("1", 3)
+    assert world.ends(3) is State.COMMITTED
+    world.deployer.want_nothing(4)
+    world.want("1", 5)
+    wait_until(lambda: world.journal.deployment("gate").gen == 5, "the newer document is noted", 20)  # type: ignore[union-attr]
+    assert world.seen.count(State.COMMITTED) == 1
+    assert world.active == "gate-detector@1"
 
 
 def test_newer_wish_preempts_a_download(world: World) -> None:
@@ -405,6 +532,28 @@ def test_operator_takes_it_back_in_probation_only(world: World) -> None:
     assert world.active == "gate-detector@1"
 
 
+def test_way_back_finds_room_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.healthy = False
+    world.want("2", 2)
+    wait_until(lambda: world.deployer.report().state is State.PROBATION, "probation", 20)
+    real = world.journal._commit
+
+    def full(statements: list[tuple[str, tuple[object, ...]]]) -> None:
+        if not world.made_room.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        real(statements)
+
+    monkeypatch.setattr(world.journal, "_commit", full)
+    assert world.deployer.order("rollback"), "once: it counts, although it cannot be written down yet"
+    wait_until(world.made_room.is_set, "somebody gives way", 20)
+    world.deployer.nudge()
+    assert world.ends(2) is State.ROLLED_BACK
+    assert world.active == "gate-detector@1"
+
+
 def test_crash_loop_of_a_committed_engine_brings_the_previous_one_back(world: World) -> None:
     world.start()
     for gen, version in ((1, "1"), (2, "2")):
@@ -448,6 +597,29 @@ def test_power_cut_while_going_back_goes_back(world: World) -> None:
         assert world.ends(2) is State.ROLLED_BACK
         assert world.active == "gate-detector@1"
         world.stop()
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_state_of_a_newer_agent_goes_back_to_what_served_and_costs_the_journal_nothing(world: World, switched: bool) -> None:
+    wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
+    old, new = world.installed("1"), world.installed("2")
+    world.store_blobs("1", "2")
+    world.journal.save_slot("gate", Slot(new, old) if switched else Slot(old), Deployment("gate", 2, State.SHADOW, wish, new))
+    world.journal.raise_floor("floor:root", 7)
+    world.journal._db.execute("UPDATE deployments SET state = 'dreaming'")
+    world.journal.close()
+    world.journal = Journal(world.folder / "j.db")
+    assert world.journal.notice is None
+    assert world.journal.value("floor:root") == 7
+    assert world.journal.kept() == {old, new}
+    world.boot()
+    world.start()
+    assert world.ends(2) is State.ROLLED_BACK
+    assert world.active == "gate-detector@1"
+    report = world.deployer.report()
+    assert report.error is not None
+    assert "no state 'dreaming'" in report.error.detail
+    assert world.journal.bad(wish.digest, 1) is None, "no release is to blame"
 
 
 @pytest.mark.parametrize(

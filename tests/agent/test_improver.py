@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgectl.agent.improver import Improver
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import EngineError, StorageError
 from edgectl.pipelines.worker_protocol import EngineRef
 
 
@@ -100,3 +100,16 @@ def test_the_thread_ends_when_it_is_told_to() -> None:
     w.improver.stop()
     w.improver.thread.join(10)
     assert not w.improver.thread.is_alive()
+
+
+def test_journal_that_cannot_be_read_now_ends_no_thread() -> None:
+    w = World()
+
+    def unreadable(slot: str) -> EngineRef | None:
+        raise StorageError("the agent's journal cannot be used: disk I/O error")
+
+    w.improver.active = unreadable
+    assert w.at(0) is None
+    assert w.at(200) is None
+    w.improver.active = w.active.get
+    assert w.at(201) == "a-slot"

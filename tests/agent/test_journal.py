@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,3 +104,40 @@ def test_whatever_has_rotted_is_a_finding_and_no_traceback(tmp_path: Path) -> No
     for seed in range(30):  # some of them make SQLite quote what is no text
         path.write_bytes(whole[:4000] + random.Random(seed).randbytes(3000) + whole[7000:])
         assert check_file(path)
+
+
+def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be read, but what the mirror knows better cannot be written into it; later a part of the writes succeeds."""
+    path = tmp_path / "j.db"
+    journal = Journal(path)
+    journal.save_slot("s", Slot(A))
+    journal.close()
+    older = path.read_bytes()
+    journal = Journal(path)
+    journal.save_slot("s", Slot(B, A))
+    journal.raise_floor("floor:root", 7)
+    journal.close()
+    path.write_bytes(older)
+    real = Journal._commit
+
+    def full(self: Journal, statements: list[object]) -> None:
+        if self._db.execute("PRAGMA database_list").fetchone()[2]:  # a file
+            raise sqlite3.OperationalError("database or disk is full")
+        real(self, statements)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as m:
+        m.setattr(Journal, "_commit", full)
+        journal = Journal(path)
+        assert journal.volatile
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                journal.raise_floor("floor:x", 1)
+            assert (journal.slot("s"), journal.value("floor:root"), journal.volatile) == (Slot(B, A), 7, True)
+    journal.raise_floor("floor:x", 1)
+    assert (journal.slot("s"), journal.value("floor:root"), journal.volatile) == (Slot(B, A), 7, False)
+    journal.close()
+    again = Journal(path)
+    assert (again.slot("s"), again.value("floor:root")) == (Slot(B, A), 7)
+    again.close()

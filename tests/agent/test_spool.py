@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from edgectl.agent.spool import Spool
 from edgectl.core.errors import StorageError
+
+NOW = 1.7e9
 
 
 def topics(spool: Spool) -> list[str]:
@@ -42,9 +45,20 @@ def test_events_go_first_and_are_dropped_last(tmp_path: Path) -> None:
 
 def test_old_messages_go_by_age(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db", max_age_s=10)
-    spool.put("event", "old", b"x", 0.0)
-    spool.put("event", "new", b"x", 11.0)
+    spool.put("event", "old", b"x", NOW)
+    spool.put("event", "new", b"x", NOW + 11.0)
     assert topics(spool) == ["new"]
+    spool.close()
+
+
+def test_what_was_written_before_the_clock_was_set_does_not_go_when_it_is(tmp_path: Path) -> None:
+    """A device without a battery for its clock was offline: the time comes back with the network, just before the events can go."""
+    spool = Spool(tmp_path / "s.db", max_age_s=10, max_bytes=100)
+    spool.put("event", "offline", b"x", 3600.0)
+    spool.put("event", "now", b"x", NOW)
+    assert topics(spool) == ["offline", "now"]
+    spool.put("event", "much", b"x" * 99, NOW + 1)
+    assert topics(spool) == ["much"] or topics(spool) == ["now", "much"], "it counts against the bytes as ever"
     spool.close()
 
 
@@ -56,6 +70,39 @@ def test_corrupt_database_is_moved_aside(tmp_path: Path) -> None:
     assert topics(spool) == ["e"]
     assert (tmp_path / "s.corrupt").read_bytes().startswith(b"rubbish")
     spool.close()
+
+
+def test_corrupt_database_on_a_disk_that_takes_nothing_stops_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash at its end corrupts files first and goes read-only then."""
+    path = tmp_path / "s.db"
+    path.write_bytes(b"rubbish" * 1000)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    spool = Spool(path)
+    spool.put("event", "e", b"x", 0.0)
+    assert topics(spool) == ["e"]
+    spool.close()
+
+
+def test_page_that_has_rotted_in_the_middle_stops_no_agent(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    spool = Spool(path)
+    for i in range(300):
+        spool.put("tele", f"t{i}", bytes(300), NOW)
+    spool._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    spool.close()
+    whole = path.read_bytes()
+    for page in range(1, len(whole) // 4096):
+        path.write_bytes(whole[: page * 4096] + b"\xeb" * 4096 + whole[(page + 1) * 4096 :])
+        for suffix in ("-wal", "-shm", "-journal"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        spool = Spool(path)
+        spool.put("event", "after", b"x", NOW)
+        assert "after" in topics(spool)
+        spool.close()
 
 
 @settings(max_examples=20, deadline=None)

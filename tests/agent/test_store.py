@@ -4,6 +4,7 @@ import errno
 import os
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,28 @@ def test_blob_on_a_lost_sector_is_corrupt_and_removed(tmp_path: Path, monkeypatc
 def test_download_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="stay reserved"):
         Store(tmp_path).check_space(1 << 60)
+
+
+def test_download_that_was_cut_off_needs_room_for_its_rest_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, chunk = 64 << 20, bytes(range(256)) * 256
+    store = Store(tmp_path, reserve=1 << 20, quota=65 << 20)
+    blob = Descriptor(mediaType="x", digest=digest_of(b"some other engine"), size=size)
+    part = store.part(blob)
+    for index in range(0, 960, 2):  # half of it, with holes: what is on disk counts, not how long the file is
+        part.write(index, chunk)
+    os.fsync(part._file.fileno())
+    part.close()
+
+    def free(megabytes: int) -> None:
+        monkeypatch.setattr("edgectl.agent.store.shutil.disk_usage", lambda _: SimpleNamespace(free=megabytes << 20))
+
+    free(40)
+    store.check_space(size, begun=[blob])
+    free(30)
+    with pytest.raises(StorageError, match="64 MiB are needed"):
+        store.check_space(size, begun=[blob])
+    with pytest.raises(StorageError, match="of the quota"):
+        store.check_space(size + (2 << 20), begun=[blob])
 
 
 def test_garbage_is_what_nobody_refers_to(tmp_path: Path) -> None:

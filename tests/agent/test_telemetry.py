@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,35 @@ def test_spooled_messages_arrive_once_the_broker_is_there_and_are_marked_as_late
     spool.close()
     broker.process.terminate()
     broker.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("payload", b'{"epoch": 1, "seq"'), ("payload", b"\xff\xfe"), ("topic", "t/#"), ("topic", ""), ("created", "yesterday")],
+)
+def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
+    mosquitto: Broker, tmp_path: Path, column: str, value: object
+) -> None:
+    """A sender that ends takes the agent with it, and the next start would find the same row."""
+    spool = Spool(tmp_path / "s.db")
+    spool.put("tele", "t/tele", Telemetry(epoch=1, seq=1, window_s=1).encode(), 1e9)
+    spool.put("tele", "t/tele", Telemetry(epoch=1, seq=2, window_s=1).encode(), 1e9)
+    other = sqlite3.connect(tmp_path / "s.db")
+    with other:
+        other.execute(f"UPDATE spool SET {column} = ? WHERE id = 1", (value,))
+    other.close()
+    received: list[bytes] = []
+    with Link(BrokerOptions(mosquitto.host, mosquitto.port), "watcher") as watcher, Link(watcher.broker, "dev") as link:
+        watcher.subscribe("t/#", lambda _topic, payload: received.append(payload))
+        watcher.connect()
+        link.connect()
+        sender = Sender(spool, link, wall=lambda: 1e9 + 500)
+        sender.thread.start()
+        wait_until(lambda: received, "the one behind it arrives")
+        wait_until(lambda: not spool.oldest(1), "both left the spool")
+        sender.stop()
+        sender.thread.join(10)
+    assert [Telemetry.model_validate_json(p).seq for p in received] == [2]
+    assert spool.dropped == 1
+    assert spool.size == 0 or column == "payload", "what a rotten row says of its size is not what was counted"
+    spool.close()

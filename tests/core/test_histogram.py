@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -88,3 +89,12 @@ def test_a_million_values_stay_exact_in_number() -> None:
         h.record(v)
     assert h.n == len(us)
     assert h.quantile_us(0.99) == pytest.approx(np.quantile(us, 0.99), rel=0.0109)
+
+
+@pytest.mark.parametrize("bad", [{"counts": [1 << 53]}, {"zero": 1 << 53}, {"counts": [10**400]}])
+def test_counts_that_no_float_holds_are_refused(bad: dict[str, object]) -> None:
+    """They would end whoever asks for a percentile of them."""
+    with pytest.raises(ProtocolError, match="out of range"):
+        parse_json(HistogramData, json.dumps(bad).encode(), max_bytes=10_000, what="histogram")
+    most = Histogram.merged([Histogram.of(HistogramData(counts=((1 << 53) - 1,) * 100))] * 100)
+    assert most.percentile_ms(95)

@@ -321,3 +321,27 @@ def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
     assert sim.step() == []
     assert sim.progress.members[away].outcome is Outcome.SUPERSEDED
     assert not sim.progress.unfinished
+
+
+def test_device_that_cannot_go_back_does_not_keep_the_slot_busy_for_ever() -> None:
+    """What it had before was withdrawn: it says so, and goes on with what it has."""
+    sim = Sim(2, SPEC.model_copy(update={"canary": 2}))
+    sim.step()
+    stopped, actions = stop(SPEC, sim.progress, "aborted by the operator")
+    assert len(actions) == 2
+    for name, v in sim.views.items():
+        back = ReportedSlot(state=State.COMMITTED, gen=3, release="m@1", digest=OLD, active=OLD)
+        if name == "d1":
+            why = Failure(code="trust", detail="signed metadata does not name release m@1")
+            back = ReportedSlot(state=State.REJECTED, gen=2, release="m@1", digest=OLD, active=NEW, error=why)
+        sim.views[name] = replace(v, gen=3, reported={"gate": back})
+    going, _ = plan(SPEC, stopped, sim.views, sim.now)
+    assert going.state is RolloutState.ROLLING_BACK, "that was its word on an earlier document"
+    sim.views["d1"] = replace(sim.views["d1"], gen=2)
+    over, _ = plan(SPEC, going, sim.views, sim.now)
+    assert over.state is RolloutState.STOPPED
+    assert over.members["d0"].outcome is Outcome.RESTORED
+    assert over.members["d1"].outcome is Outcome.STRANDED
+    assert over.reason == (
+        "aborted by the operator; 1 could not take back what was before (d1: rejected: signed metadata does not name release m@1)"
+    )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,10 +11,13 @@ from support_bundle import make_bundle
 from support_tuf import keys_in
 from tuf.api.metadata import Targets
 
+from edgectl.agent.journal import Journal
+from edgectl.agent.trust import TrustStore
 from edgectl.core.bundle import Bundle
-from edgectl.core.errors import TrustError, UsageError
+from edgectl.core.errors import StorageError, TrustError, UsageError
+from edgectl.core.files import atomic_write
 from edgectl.core.trust import decode_trust
-from edgectl.fleet.ceremony import init_keys
+from edgectl.fleet.ceremony import delegate, init_keys, renew
 from edgectl.fleet.releases import sign_release
 from edgectl.fleet.signing import signed
 from edgectl.fleet.trust import OnlineTrust
@@ -88,6 +94,65 @@ def test_metadata_is_renewed_at_half_of_its_life_and_after_a_restart(tmp_path: P
     assert trust.message() == before
     short = OnlineTrust(tmp_path / "online", tmp_path / "k", lifetime=timedelta(days=30))
     assert short.message() != before, "seven days are less than half of thirty"
+
+
+def test_controller_that_lost_its_folder_goes_on_above_what_devices_have_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_keys(tmp_path / "k")
+    trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
+    for version in ("1", "2", "3"):
+        bundle = Bundle(make_bundle(tmp_path / version, version=version, size=2000))
+        trust.accept(sign_release(tmp_path / "k", bundle)[1])
+    journal = Journal(tmp_path / "j.db")
+    device = TrustStore(tmp_path / "device", trust.root_bytes, journal)
+    device.update(trust.message())
+    shutil.rmtree(tmp_path / "online")
+    later = time.time() + 60
+    monkeypatch.setattr("edgectl.fleet.trust.time.time", lambda: later)
+    device.update(OnlineTrust(tmp_path / "online", tmp_path / "k").message())
+    assert device.version == 4
+    journal.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_set_is_consistent_again_whatever_write_it_was_cut_off_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """Targets that the snapshot does not list, or a snapshot that the timestamp does not, are refused by every device."""
+    init_keys(tmp_path / "k")
+    delegate(tmp_path / "k", "team", ("cam",))
+    shutil.copytree(tmp_path / "k", tmp_path / "copied")  # what the controller has of it
+    OnlineTrust(tmp_path / "online", tmp_path / "copied")
+    _, targets = sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", size=2000)))
+    renew(tmp_path / "k", "team")
+    new = {"targets.json": targets, "team.json": (tmp_path / "k" / "team.json").read_bytes()}
+    cut_off = 0
+    for writes in range(6):
+        folder = tmp_path / f"cut-{writes}"
+        shutil.copytree(tmp_path / "online", folder)
+        trust = OnlineTrust(folder, tmp_path / "copied")
+        left = iter(range(writes))
+
+        def write(path: Path, data: bytes, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise StorageError("the disk is full")
+            atomic_write(path, data)
+
+        with monkeypatch.context() as m:
+            m.setattr("edgectl.fleet.trust.atomic_write", write)
+            try:
+                trust.accept(new)
+            except StorageError:
+                cut_off += 1
+        if restarted:
+            trust = OnlineTrust(folder, tmp_path / "copied")
+        else:
+            trust.renew()
+        journal = Journal(folder / "j.db")
+        TrustStore(folder / "device", trust.root_bytes, journal).update(trust.message())
+        journal.close()
+    assert cut_off == 4
 
 
 def test_missing_keys_say_how_to_make_them(tmp_path: Path) -> None:

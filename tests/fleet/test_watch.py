@@ -82,3 +82,29 @@ def test_after_a_swap_the_row_speaks_of_the_engine_that_serves_now() -> None:
         book.add("cam", telemetry(seq, ms=ms, digest=digest))
     assert book.stream("cam", "yard").percentile_ms(90) == pytest.approx(5, rel=0.02)
     assert book.engine("gate", D).n == 200
+
+
+def test_device_that_makes_names_up_fills_no_memory_and_crowds_nobody_out() -> None:
+    book = LatencyBook()
+    book.add("honest", telemetry(1))
+    h = Histogram()
+    h.record(1000)
+    for seq in range(1, 8):
+        streams = {
+            f"s{seq}-{i}": StreamStats(kind="x", slots={f"{seq}-{i}-{k}": D for k in range(100)}, stages={"engine": h.data()})
+            for i in range(64)
+        }
+        book.add("liar", Telemetry(epoch=1, seq=seq, window_s=1, streams=streams))
+    assert book.engine("gate", D).n == 100
+    assert len(book.engines()) <= 33
+    assert book.stream("liar", "s1-0").n == 0
+    assert book.stream("liar", "s7-0").n == 1
+
+
+def test_engines_of_many_devices_all_count() -> None:
+    book = LatencyBook()
+    devices, message = [f"d{i}" for i in range(5000)], telemetry(1)
+    for device in devices:
+        book.add(device, message)
+    assert book.engine("gate", D).n == 500_000
+    assert book.engine("gate", D, frozenset(devices[:10])).n == 1000

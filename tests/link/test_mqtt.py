@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from conftest import Broker, free_port, start_mosquitto
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker import run_broker
-from edgectl.link.mqtt import BrokerOptions, Link, Tls
+from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
@@ -128,6 +130,15 @@ def test_window_bounds_outstanding_publishes_while_the_broker_is_away() -> None:
     link.close()
 
 
+def test_topic_that_is_none_takes_no_place_in_the_window() -> None:
+    link = Link(BrokerOptions("127.0.0.1", free_port()), "dev", window=2)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="wildcard"):
+            link.publish("t/#", b"", timeout_s=0.0)
+    link.publish("t/1", b"", timeout_s=0.0)
+    link.close()
+
+
 def test_handler_that_fails_does_not_stop_the_others(mosquitto: Broker, caplog: pytest.LogCaptureFixture) -> None:
     with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
         link.subscribe("bad", lambda _t, _p: 1 / 0)  # type: ignore[arg-type, return-value]
@@ -149,6 +160,87 @@ def test_payload_over_the_bound_is_dropped_and_counted(mosquitto: Broker) -> Non
         assert link.dropped == 1
 
 
+def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
+    inbox = _Inbox(4096, 8 << 20)
+    waiting = 0
+    while True:
+        try:
+            inbox.put_nowait(("t", bytes(1 << 20)))
+        except queue.Full:
+            break
+        waiting += 1
+    assert 7 <= waiting <= 9
+    for _ in range(waiting):
+        inbox.get_nowait()
+    for i in range(4096):
+        inbox.put_nowait(("t", b"small") if i else None)
+    with pytest.raises(queue.Full):
+        inbox.put_nowait(None)
+
+
+def test_connection_outlives_a_fault_of_the_client_library(mosquitto: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
+        inbox = listen(link, "t")
+        link.connect()
+        real, faults = link._client.loop, iter([KeyError("of a packet that nobody thought of")])
+
+        def loop(timeout: float) -> object:
+            if fault := next(faults, None):
+                raise fault
+            return real(timeout)
+
+        monkeypatch.setattr(link._client, "loop", loop)
+        while next(faults, None):
+            time.sleep(0.01)
+        deadline = time.monotonic() + 20
+        while inbox.empty() and time.monotonic() < deadline:
+            link.publish("t", b"after", timeout_s=1.0).wait(1.0)
+        assert inbox.get(timeout=1) == ("t", b"after")
+
+
+def test_packet_without_end_is_not_collected() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Link(BrokerOptions("127.0.0.1", server.getsockname()[1]), "a")
+        link.start()
+        client, _ = server.accept()
+        with client:
+            client.settimeout(20)
+            client.recv(4096)
+            client.sendall(b"\x20\x02\x00\x00")
+            client.sendall(b"\x30\xff\xff\xff\x7f\x00\x01t")
+            sent = 0
+            with contextlib.suppress(OSError):  # it hangs up
+                while sent < 200 << 20:
+                    sent += client.send(bytes(1 << 20))
+        link.close(drain_s=0)
+    assert sent < 64 << 20
+
+
 def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:
+    options = BrokerOptions("127.0.0.1", 8883, tls=Tls(ca=tmp_path / "absent.pem"))
     with pytest.raises(LinkError, match="TLS"):
-        Link(BrokerOptions("127.0.0.1", 8883, tls=Tls(ca=tmp_path / "absent.pem")), "a")
+        Link(options, "a").connect()
+    with pytest.raises(LinkError, match="TLS"):
+        options.check()
+
+
+def test_link_that_runs_for_ever_waits_for_tls_files_that_are_not_right_yet(
+    mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device whose key has rotted, or is just being replaced, goes on without a broker and not without its agent."""
+    tried = queue.Queue[None]()
+
+    def rotten(_: Tls) -> None:
+        tried.put(None)
+        raise LinkError("cannot use the TLS files: PEM lib")
+
+    monkeypatch.setattr(Tls, "context", rotten)
+    with Link(BrokerOptions("127.0.0.1", mosquitto.port, tls=Tls()), "a") as link:
+        link.start()
+        for _ in range(2):
+            tried.get(timeout=10)
+        link.broker = BrokerOptions("127.0.0.1", mosquitto.port)  # as a file that is right now
+        deadline = time.monotonic() + 20
+        while not link.is_up and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert link.is_up

@@ -88,6 +88,8 @@ class Context:
     wall: Callable[[], float] = time.time
     local: Callable[[], datetime] = datetime.now
     """The device's local time, for maintenance windows."""
+    make_room: Callable[[], object] = lambda: None
+    """Called when the disk does not take what a deployment has to write down."""
     wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
     """How a deployer waits, holding the condition, for at most so many seconds."""
 

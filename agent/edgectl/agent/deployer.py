@@ -18,7 +18,7 @@ from edgectl.agent.records import Installed, ways_back
 from edgectl.agent.shared_plan import take_shared_plan
 from edgectl.agent.slotthread import CLOCK_SET_S, SlotThread
 from edgectl.agent.trust import StaleTrust
-from edgectl.core.errors import EngineError, TrustError
+from edgectl.core.errors import EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State
 from edgectl.core.windows import is_open, opens_at
@@ -61,7 +61,7 @@ class SlotDeployer(SlotThread):
             try:
                 self._c.trust.check(d.desired.release, d.desired.digest)
                 return Event.TRUSTED
-            except StaleTrust as e:
+            except (StaleTrust, StorageError) as e:  # a disk that takes nothing now is no reason to give a release up
                 self._note = failure(e, retryable=True)
                 return Event.STALE
             except TrustError as e:
@@ -108,7 +108,12 @@ class SlotDeployer(SlotThread):
 
     def _fetching(self) -> Event:
         d = self._deployment()
-        index = self._c.trust.check(d.desired.release, d.desired.digest)
+        try:
+            index = self._c.trust.check(d.desired.release, d.desired.digest)
+        except (StaleTrust, StorageError) as e:
+            raise Leave(Event.STALE, failure(e).code, e.message, retryable=True) from e
+        except TrustError as e:
+            raise Leave(Event.REFUSED, "trust", e.message) from e
         while not self._c.disk.acquire(timeout=0.5):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
@@ -197,8 +202,10 @@ class SlotDeployer(SlotThread):
             return not_now
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
-        found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
-        self._guard(State.SHADOW)
+        try:
+            found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+        finally:
+            self._guard(State.SHADOW)  # first: an engine is not to blame for what ended the comparison from outside
         for shadowed in found:
             verdict = judge_shadow(gate, shadowed)
             if verdict.outcome == "unhealthy":
@@ -226,8 +233,10 @@ class SlotDeployer(SlotThread):
         cancelled = self._cancelled(State.ACTIVATING)
         self._c.live.start_over(self.slot, installed.bundle)
         self._show("switching")
-        self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
-        self._guard(State.ACTIVATING)
+        try:
+            self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
+        finally:
+            self._guard(State.ACTIVATING)  # first: an engine is not to blame for what ended the switch from outside
         return Event.ACTIVATED
 
     def _baseline(self, active: Installed) -> Histogram:

@@ -86,6 +86,9 @@ TABLE: dict[tuple[State, Event], State] = {
     # waited for, signatures and bytes are asked again afterwards: what lies in the store is not fetched twice.
     (_S.DEFERRED, _E.TRUSTED): _S.FETCHING,
     (_S.DEFERRED, _E.REFUSED): _S.REJECTED,
+    # A device may have been off for weeks in the middle of it.
+    (_S.FETCHING, _E.STALE): _S.DEFERRED,
+    (_S.FETCHING, _E.REFUSED): _S.REJECTED,
     (_S.FETCHING, _E.FETCHED): _S.VERIFYING,
     (_S.FETCHING, _E.CORRUPT): _S.FAILED,
     (_S.FETCHING, _E.NO_SPACE): _S.FAILED,

@@ -151,7 +151,8 @@ class Fetcher:
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             blobs = [d for v in wanted for d in v.descriptors()]
-            self.store.check_space(sum(d.size for v in wanted for d in v.installed() if not self.store.has(d.digest)))
+            lacking = {d.digest: d for v in wanted for d in v.installed() if not self.store.has(d.digest)}.values()
+            self.store.check_space(sum(d.size for d in lacking), begun=lacking)
             session.get(blobs)
         for v in wanted:
             self._unpack(v)
@@ -163,7 +164,7 @@ class Fetcher:
 
     def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None:
         """Fetch one blob that lies in the store afterwards until somebody tidies up. Raises like :meth:`fetch`."""
-        self.store.check_space(0 if self.store.has(blob.digest) else blob.size)
+        self.store.check_space(0 if self.store.has(blob.digest) else blob.size, begun=[blob])
         with self.open_link() as link:
             link.start()
             with _Session(self, link, cancelled, progress) as session:

@@ -57,11 +57,11 @@ class Improver:
         if now - self._idle_since < self.after_s:
             return None
         for slot in self.slots:
-            ref = self.active(slot)
-            if ref is None or ref.manifest in self._done:
-                continue
-            self._done.add(ref.manifest)
             try:
+                ref = self.active(slot)
+                if ref is None or ref.manifest in self._done:
+                    continue
+                self._done.add(ref.manifest)
                 if not self.improve(ref):
                     continue
                 if self.active(slot) != ref or self._stop.is_set():
@@ -76,4 +76,7 @@ class Improver:
 
     def _run(self) -> None:
         while not self._stop.wait(min(_LOOK_S, self.after_s)):
-            self.step()
+            try:
+                self.step()
+            except EdgectlError as e:  # the journal cannot be read now
+                log.warning("no engine is improved: %s", e.message)

@@ -50,6 +50,7 @@ _SERIAL = "serial"
 _MIRRORED = ("epoch", "frozen", "floor:")
 """Counters (or their prefixes) that the mirror keeps, too."""
 _AUDITED = 200  # entries kept
+_OVER = frozenset(state.value for state in TERMINAL)
 
 Statement = tuple[str, tuple[object, ...]]
 _NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
@@ -82,7 +83,14 @@ class Journal:
         if found is None or (truth.serial, truth.slots) != (found.serial, found.slots):
             self._note_older(found)
         if truth != found:
-            self._restore(truth)
+            try:
+                self._restore(truth)
+            except StorageError as e:
+                if mirror is None or self._volatile:
+                    raise
+                self._db.close()
+                self._go_on_in_memory(e)
+                self._restore(truth)
         if truth != mirror and not self._volatile:
             self._reflect()
 
@@ -136,7 +144,7 @@ class Journal:
             slots = self._db.execute("SELECT active, previous, golden FROM slots").fetchall()
             deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
         found = [v for row in slots for v in row]
-        found += [v for state, *row in deployments if State(state) not in TERMINAL for v in row]
+        found += [v for state, *row in deployments if state not in _OVER for v in row]
         return frozenset(Installed.model_validate_json(v) for v in found if v)
 
     # ---- known bad
@@ -337,11 +345,17 @@ class Journal:
     def _wake_up(self) -> None:
         """The disk may take writes again: then go on there. Raises ``sqlite3.Error`` while it does not."""
         db, found = self._open_or_set_aside(True)
-        self._db.close()
-        self._db, self._volatile, self.notice = db, False, None
-        truth = merged(found, read_mirror(self._mirror))
-        if truth != found:
-            self._restore(truth)
+        before, self._db = self._db, db
+        try:
+            truth = merged(found, read_mirror(self._mirror))
+            if truth != found:
+                self._restore(truth)
+        except BaseException:  # what was read into memory goes on: a journal without it would be taken for the truth
+            self._db = before
+            db.close()
+            raise
+        before.close()
+        self._volatile, self.notice = False, None
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -414,15 +428,19 @@ def _deployment(
     slot: str, gen: int, state: str, desired: str, installed: str | None, fallback: str | None, tries: int, error: str | None,
     baseline: str | None,
 ) -> Deployment:  # fmt: skip
+    try:
+        at, why = State(state), Failure.model_validate_json(error) if error else None
+    except ValueError:  # a newer agent was here: whatever it meant, what served before it serves again
+        at, why = State.ROLLING_BACK, Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True)
     return Deployment(
         slot=slot,
         gen=gen,
-        state=State(state),
+        state=at,
         desired=DesiredSlot.model_validate_json(desired),
         installed=Installed.model_validate_json(installed) if installed else None,
         fallback=Installed.model_validate_json(fallback) if fallback else None,
         tries=tries,
-        error=Failure.model_validate_json(error) if error else None,
+        error=why,
         baseline=HistogramData.model_validate_json(baseline) if baseline else None,
     )
 

@@ -38,7 +38,7 @@ def failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
 
 
 def _fetch_event(e: EdgectlError) -> Event:
-    return Event.CORRUPT if isinstance(e, IntegrityError | TrustError) else Event.INCOMPATIBLE
+    return Event.CORRUPT if isinstance(e, IntegrityError) else Event.INCOMPATIBLE
 
 
 def _warm_event(e: EdgectlError) -> Event:

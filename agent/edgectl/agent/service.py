@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import deque
@@ -37,7 +38,7 @@ from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
 from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.agent.trust import ENROLLED, StaleTrust, TrustStore
 from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished
 from edgectl.core.states import State
@@ -60,8 +61,10 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
+_CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
 _LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
 _REFRESH_S = 120.0
+_FULL_BYTES = 1 << 20  # of disk, below which a journal may not find room
 _RETRY_S = 5.0
 
 
@@ -125,11 +128,8 @@ class _Agent:
         self._epoch = self._count_start()
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
-        try:
-            root = config.root.read_bytes()
-        except OSError as e:
-            raise TrustError(f"cannot read {config.root}: {e.strerror}", hint="`edgectl device enroll NAME` writes it") from e
-        self._trust = TrustStore(config.state_dir / "trust", root, self._journal, profile=self._profile)
+        self._root_notice: Failure | None = None
+        self._trust = self._open_trust()
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
@@ -144,14 +144,19 @@ class _Agent:
         self._frozen = self._journal.frozen
         self._refused: dict[str, ReportedSlot] = {}
         self._refusal: _Refusal | None = None
+        self._documents = threading.RLock()
+        """Held while one is judged: what comes again later must not overtake what came since."""
         self._unkept: bytes | None = None
         """A desired document that a full disk keeps from being accepted."""
         self._unheard: bytes | None = None
         """A state of the controller that was refused: newer root metadata may name who signed it."""
+        self._untrusted: bytes | None = None
+        """A metadata set that a full disk, or a clock that is ahead, keeps from being accepted."""
         self._last_states: tuple[object, ...] = ()
         self._reported_at = 0.0
         death = Conn(epoch=self._epoch, online=False)
-        self._link = Link(config.broker.options(), config.name, will=(self._topics.conn(config.name), death.encode()), window=20)
+        will = (self._topics.conn(config.name), death.encode())
+        self._link = Link(config.broker.options(), config.name, will=will, window=20, queue_bytes=_CONTROL_BYTES)
         self._sender = Sender(self._spool, self._link)
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
@@ -191,6 +196,7 @@ class _Agent:
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
             roles=config.roles,
+            make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         self._commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
@@ -209,6 +215,23 @@ class _Agent:
         except StorageError as e:
             self._trouble = Failure(code="storage", detail=e.message, retryable=True)
             return self._journal.value("epoch") + 1
+
+    def _open_trust(self) -> TrustStore:
+        """Root metadata that have rotted since a start before must not cost the device its agent: a copy was kept then."""
+        folder, hint = self._config.state_dir / "trust", "`edgectl device enroll NAME` writes it"
+        try:
+            return TrustStore(folder, self._config.root.read_bytes(), self._journal, profile=self._profile)
+        except OSError as e:
+            why = TrustError(f"cannot read {self._config.root}: {e.strerror}", hint=hint)
+        except TrustError as e:
+            why = e
+        try:
+            store = TrustStore(folder, (folder / ENROLLED).read_bytes(), self._journal, profile=self._profile)
+        except (OSError, TrustError):
+            raise why from None
+        self._root_notice = Failure(code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts")
+        log.error("%s", self._root_notice.detail)
+        return store
 
     def _check_slots(self) -> dict[str, PassedOver]:
         checked = check_slots(self._journal, self._store, self._config.slots)
@@ -247,10 +270,9 @@ class _Agent:
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
                 next_window = now + self._config.telemetry_s
-            if self._unkept is not None and now >= next_try:
+            if now >= next_try:
                 next_try = now + _RETRY_S
-                payload, self._unkept = self._unkept, None
-                self._on_desired(payload)
+                self._try_again()
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
@@ -303,21 +325,36 @@ class _Agent:
         self._sender.nudge()
 
     def _on_trust(self, payload: bytes) -> None:
+        with self._documents:
+            self._take_trust(payload)
+
+    def _take_trust(self, payload: bytes) -> None:
+        self._untrusted = None
         try:
             self._trust.update(payload)
             self._trouble = None
-        except StaleTrust as e:
+        except StaleTrust as e:  # a clock that is ahead becomes right some day, and the set does not come again by itself
+            self._untrusted = payload
             self._trouble = Failure(code="expired", detail=e.message, retryable=True)
         except TrustError as e:
             self._trouble = Failure(code="trust", detail=e.message)
+        except StorageError as e:
+            self._untrusted = payload
+            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
         if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
-            self._on_desired(self._refusal.payload)
+            self._take_desired(self._refusal.payload)
         if self._unheard is not None:
             _guarded(self._on_controller)(self._topics.ctl, self._unheard)
         for deployer in self._deployers.values():
             deployer.nudge()
         self._last_states = ()
         self._wake.set()
+
+    def _make_room(self) -> None:
+        """What a deployment has to write down, a way back before all, is worth more than the telemetry that waits. On a full disk only."""
+        with contextlib.suppress(StorageError, OSError):
+            if shutil.disk_usage(self._config.state_dir).free < _FULL_BYTES and self._spool.give_way():
+                log.warning("the telemetry that waited was thrown away to make room")
 
     def _on_controller(self, payload: bytes) -> None:
         try:
@@ -335,6 +372,26 @@ class _Agent:
             deployer.nudge()
 
     def _on_desired(self, payload: bytes) -> None:
+        with self._documents:
+            self._take_desired(payload)
+
+    def _try_again(self) -> None:
+        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest on them."""
+        with self._documents:
+            if (trust := self._untrusted) is not None:
+                try:
+                    self._trust.update(trust)
+                except (StaleTrust, StorageError):
+                    log.debug("the metadata set still waits")  # why was told when it came
+                except TrustError:
+                    self._untrusted = None
+                else:
+                    self._take_trust(trust)
+            if (wish := self._unkept) is not None:
+                self._take_desired(wish)
+
+    def _take_desired(self, payload: bytes) -> None:
+        self._unkept = None
         try:
             desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
         except (TrustError, ProtocolError) as e:
@@ -357,6 +414,8 @@ class _Agent:
             self._trouble = None
         self._gen = desired.gen
         self._refused = {}
+        for slot in self._deployers.keys() - desired.slots.keys():
+            self._deployers[slot].want_nothing(desired.gen)
         for slot, wish in desired.slots.items():
             if slot in self._deployers:
                 self._deployers[slot].want(desired.gen, wish, desired.hold)
@@ -410,7 +469,7 @@ class _Agent:
         refusal = self._refusal
         if refusal is not None and refusal.mended and refusal.reported:
             refusal = self._refusal = None
-        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice
+        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice or self._root_notice
         clock = None if self._trust.clock_trusted else "untrusted"
         states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
@@ -445,6 +504,7 @@ class _Agent:
             self._trust.save_time()
         except StorageError as e:
             log.error("%s", e.message)
+        self._leases.tidy()
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
             window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped

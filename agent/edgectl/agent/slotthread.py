@@ -31,6 +31,9 @@ CLOCK_SET_S = 1_600_000_000
 """Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
 
 
+_UNWANTED = "unwanted"
+
+
 class SlotThread(ABC):
     """One slot, one thread ``deploy-<slot>``."""
 
@@ -40,6 +43,7 @@ class SlotThread(ABC):
         self._wake = threading.Condition()
         self._stopping = False
         self._wish: tuple[int, DesiredSlot, bool] | None = None  # gen, what, hold
+        self._unwanted = -1  # the generation that did not speak of this slot any more
         self._crashed = False
         self._order: str | None = None  # an operator's command: hold, release, rollback
         self._held = False
@@ -52,6 +56,7 @@ class SlotThread(ABC):
         self._way_back = WayBack(slot, context, lambda: self._stopping)
         self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
         self._working: tuple[int, State] | None = None
+        self._came: tuple[Event, Failure | None] | None = None  # what came of the state that runs, until it is written down
         self._entered = 0.0  # when the state that runs was entered
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
@@ -64,8 +69,15 @@ class SlotThread(ABC):
     def want(self, gen: int, desired: DesiredSlot, hold: bool) -> None:
         """A ``desired`` document; older generations are ignored."""
         with self._wake:
+            if gen >= max(self._unwanted, self._wish[0] if self._wish else 0):
+                self._wish, self._unwanted = (gen, desired, hold), -1
+                self._wake.notify_all()
+
+    def want_nothing(self, gen: int) -> None:
+        """A ``desired`` document that does not speak of this slot: what is on its way is given up, what serves or is on trial stays."""
+        with self._wake:
             if self._wish is None or gen >= self._wish[0]:
-                self._wish = (gen, desired, hold)
+                self._wish, self._unwanted = None, max(gen, self._unwanted)
                 self._wake.notify_all()
 
     @property
@@ -151,6 +163,7 @@ class SlotThread(ABC):
             log.error("%s: %s", self.slot, e.message)
             self._note = failure(e, retryable=True)
             self._c.changed()
+            self._c.make_room()
             self._pause(5.0)
 
     def _rest(self) -> None:
@@ -190,6 +203,8 @@ class SlotThread(ABC):
             return True
         if gen < d.gen:
             return False
+        if gen > d.gen and d.state is State.CANCELED and d.error is not None and d.error.code == _UNWANTED:
+            return True  # it is wanted again
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
             return True
         active = self._c.journal.slot(self.slot).active
@@ -210,8 +225,8 @@ class SlotThread(ABC):
         self._c.changed()
 
     def _work(self, d: Deployment) -> None:
-        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again."""
-        error: Failure | None = None
+        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again: an
+        order that was obeyed, or a crash that was seen, counts once there is room to write it down."""
         limit = TRIES.get(d.state)
         if self._working != (d.gen, d.state):
             if limit is not None and d.tries >= limit:
@@ -219,8 +234,17 @@ class SlotThread(ABC):
                 return
             if limit is not None:
                 self._save(replace(d, tries=d.tries + 1))
-            self._working = (d.gen, d.state)
+            self._working, self._came = (d.gen, d.state), None
             self._entered = self._c.clock()
+        if self._came is None:
+            self._came = self._outcome(d)
+        if self._stopping:
+            return  # the state on disk is where the next start goes on
+        self._next(self._d or d, *self._came)
+
+    def _outcome(self, d: Deployment) -> tuple[Event, Failure | None]:
+        """Act, and say what came of it."""
+        error: Failure | None = None
         self._after = None
         try:
             event = self._act(d.state)
@@ -230,21 +254,20 @@ class SlotThread(ABC):
             event = Event.TIMEOUT
             error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
         except StorageError as e:
-            if d.state not in NEEDS_SPACE:
-                self._retry_or_end(d, e)
-                return
-            event, error = Event.NO_SPACE, failure(e)
+            if d.state in NEEDS_SPACE:
+                event, error = Event.NO_SPACE, failure(e)
+            elif self._c.clock() - self._entered <= DEADLINE_S[d.state]:
+                raise  # no release is to blame for a disk that takes nothing: the state is tried again
+            else:
+                event, error = Event.TIMEOUT, failure(e)
         except EdgectlError as e:
             event, error = EVENT_OF[d.state](e), failure(e)
-        if self._stopping:
-            return  # the state on disk is where the next start goes on
-        self._next(self._d or d, event, error)
-
-    def _retry_or_end(self, d: Deployment, e: StorageError) -> None:
-        """No release is to blame for a disk that takes nothing: the state is tried again, until its deadline."""
-        if self._c.clock() - self._entered <= DEADLINE_S[d.state]:
-            raise e
-        self._next(self._d or d, Event.TIMEOUT, failure(e))
+        except Exception as e:
+            # A defect of ours. With this thread the agent would end, and every start would come back to it: rather this release does not come.
+            log.exception("%s: %s failed in a way that nobody thought of", self.slot, d.state.value)
+            defect = EdgectlError(f"a defect of the agent in {d.state.value}: {type(e).__name__}: {e}")
+            event, error = EVENT_OF[d.state](defect), Failure(code="defect", detail=defect.message[:1000])
+        return event, error
 
     def _next(self, d: Deployment, event: Event, error: Failure | None) -> None:
         state = step(d.state, event)
@@ -256,7 +279,7 @@ class SlotThread(ABC):
             self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code if error else event.value)
         self._note = None
         self._save(d.at(state, error), self._after)
-        self._working = None
+        self._working = self._came = None
         if event is Event.HEALTHY:
             self._c.pipelines.commit(self.slot)
         if state in TERMINAL:
@@ -329,9 +352,13 @@ class SlotThread(ABC):
         def cancelled() -> bool:
             crashed = self._crashed and state not in BEFORE_ACTIVATION
             over = self._c.clock() - entered > DEADLINE_S[state]
-            return self._stopping or crashed or self._order == "cancel" or over or self._expired(state) or self._news()
+            given_up = self._order == "cancel" or self._is_unwanted(state)
+            return self._stopping or crashed or given_up or over or self._expired(state) or self._news()
 
         return cancelled
+
+    def _is_unwanted(self, state: State) -> bool:
+        return state in BEFORE_ACTIVATION and self._deployment().gen <= self._unwanted
 
     def _expired(self, state: State) -> bool:
         """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
@@ -344,6 +371,8 @@ class SlotThread(ABC):
         self._take_note()
         if self._stopping or self._news():
             raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
+        if self._is_unwanted(state):
+            raise Leave(Event.CANCELED, _UNWANTED, "the fleet wants nothing of this slot any more", retryable=True)
         if self._order == "cancel":
             self._order = None
             raise Leave(Event.CANCELED, "operator", "canceled by command")

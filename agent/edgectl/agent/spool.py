@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 20
 _LOG_PAGES = 64
 """Pages of the write-ahead log before they go into the file: the log is on top of ``max_bytes``."""
+_CLOCK_SET_S = 1_600_000_000  # earlier wall times mean that the clock was never set
 _WORTH_GIVING = 256 << 10
 """Bytes of the files below which throwing them away helps nobody."""
 
@@ -51,25 +52,33 @@ class Spool:
         self.dropped = 0
         """Rows given up since this start."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = self._open_somehow()
+        self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[0]
+
+    def _open_somehow(self) -> sqlite3.Connection:
         try:
-            self._db = self._open_or_memory()
+            return self._open_or_memory()
         except sqlite3.DatabaseError as e:
             log.warning("the spool is corrupt and starts anew: %s", e)
-            with _errors():
-                os.replace(path, path.with_suffix(".corrupt"))
+            try:
+                os.replace(self._path, self._path.with_suffix(".corrupt"))
                 for suffix in ("-wal", "-shm"):
-                    path.with_name(path.name + suffix).unlink(missing_ok=True)
-                self._db = self._open(path)
-        self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[0]
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+                return self._open_or_memory()
+            except (OSError, sqlite3.DatabaseError) as after:
+                return self._in_memory(after)
 
     def _open_or_memory(self) -> sqlite3.Connection:
         try:
             return self._open(self._path)
         except sqlite3.OperationalError as e:
-            # The disk is full or read-only, which says nothing about the file: inference must not wait for it.
-            log.error("the spool keeps nothing over a restart: %s", e)
-            self._max_bytes = min(self._max_bytes, _MEMORY_BYTES)
-            return self._open(Path(":memory:"))
+            return self._in_memory(e)
+
+    def _in_memory(self, e: Exception) -> sqlite3.Connection:
+        """The disk is full or read-only: inference must not wait for it."""
+        log.error("the spool keeps nothing over a restart: %s", e)
+        self._max_bytes = min(self._max_bytes, _MEMORY_BYTES)
+        return self._open(Path(":memory:"))
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
@@ -82,7 +91,8 @@ class Spool:
             db.execute(
                 "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, created REAL, topic TEXT, payload BLOB)"
             )
-            db.execute("SELECT count(*) FROM spool").fetchone()
+            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
         except sqlite3.DatabaseError:
             db.close()
             raise
@@ -116,6 +126,13 @@ class Spool:
             if self._db.execute("DELETE FROM spool WHERE id = ? AND created = ?", (row.id, row.created_s)).rowcount:
                 self._bytes -= len(row.payload)
 
+    def drop(self, row: Row) -> None:
+        """It is no message any more: give it up, and count it."""
+        with self._lock, _errors():
+            if self._db.execute("DELETE FROM spool WHERE id = ?", (row.id,)).rowcount:
+                self._bytes -= len(row.payload)
+                self.dropped += 1
+
     def give_way(self) -> bool:
         """Throw away all that waits, files included, so that what the device must not forget finds room. False: there is little to give.
 
@@ -141,7 +158,9 @@ class Spool:
             self._db.close()
 
     def _shrink(self, now_s: float) -> None:
-        old = self._db.execute("SELECT id, length(payload) FROM spool WHERE created < ?", (now_s - self._max_age_s,))
+        # What was written before the clock was set has no age: it must not go at the very moment at which the network, and the time, are back.
+        sql = "SELECT id, length(payload) FROM spool WHERE created < ? AND created >= ?"
+        old = self._db.execute(sql, (now_s - self._max_age_s, _CLOCK_SET_S))
         for row_id, size in old.fetchall():
             self._drop(row_id, size)
         for kind in ("tele", "event"):

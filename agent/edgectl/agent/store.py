@@ -98,11 +98,14 @@ class Store:
         self.verify([parse_json(Manifest, data, max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError).config])
         self.verify(Variant.open(self.blobs, manifest).installed())
 
-    def check_space(self, needed: int) -> None:
-        """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %."""
+    def check_space(self, needed: int, *, begun: Iterable[Descriptor] = ()) -> None:
+        """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %.
+
+        ``begun``: blobs among them whose part files may be here already: what of them lies on the disk needs no room again.
+        """
         with storage("the blob store"):
             used = sum(p.stat().st_size for p in self.blobs.iterdir()) if self._quota is not None else 0
-            free = shutil.disk_usage(self.blobs).free
+            free = shutil.disk_usage(self.blobs).free + sum(map(self._begun, {d.digest: d for d in begun}.values()))
         if self._quota is not None and used + needed > self._quota:
             raise StorageError(
                 f"{needed >> 20} MiB are needed, and of the quota of {self._quota >> 20} MiB {used >> 20} MiB are in use",
@@ -113,6 +116,13 @@ class Store:
                 f"{needed >> 20} MiB are needed and {free >> 20} MiB are free, of which {self._reserve >> 20} MiB stay reserved",
                 hint="free some space on the device; the rollout tries again with a raised attempt",
             )
+
+    def _begun(self, d: Descriptor) -> int:
+        """Bytes that the part file of a blob takes on the disk; it has holes where nothing came yet."""
+        try:
+            return min(d.size, (self._parts / hex_of(d.digest)).stat().st_blocks * 512)
+        except FileNotFoundError:
+            return 0
 
     def chunks(self, wanted: Collection[bytes]) -> Iterator[tuple[bytes, bytes]]:
         """``(hash, data)`` of every wanted chunk (32-byte sha256) that some stored blob has, read from disk; the caller hashes it again.

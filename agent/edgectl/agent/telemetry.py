@@ -16,7 +16,7 @@ from edgectl.agent.spool import Row, Spool
 from edgectl.core.errors import EdgectlError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
-from edgectl.link.mqtt import Link
+from edgectl.link.mqtt import Handle, Link
 from edgectl.pipelines.worker_protocol import Stats
 
 __all__ = ["Collector", "Sender", "health", "in_slots"]
@@ -155,7 +155,13 @@ class Sender:
     def _send(self) -> bool:
         """One batch; False if there was nothing to send. What is not acknowledged stays for the next round."""
         rows = self._spool.oldest(_IN_FLIGHT)
-        sent = [(row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)) for row in rows]
+        sent: list[tuple[Row, Handle]] = []
+        for row in rows:
+            try:
+                sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
+            except (ValueError, TypeError) as e:  # no checksum guards what lies here, and an older agent may have written it
+                log.warning("what the spool has as %r cannot be sent and is dropped: %s", row.topic, e)
+                self._spool.drop(row)
         for row, handle in sent:
             if handle.wait(10.0):
                 self._spool.delete(row)

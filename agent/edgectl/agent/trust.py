@@ -49,7 +49,10 @@ from edgectl.core.trust import (
 )
 from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, ControllerState, Desired
 
-__all__ = ["StaleTrust", "TrustStore"]
+__all__ = ["ENROLLED", "StaleTrust", "TrustStore"]
+
+ENROLLED = "enrolled.json"
+"""The copy that is kept of the root metadata of the enrolment."""
 
 log = logging.getLogger(__name__)
 
@@ -144,10 +147,14 @@ class TrustStore:
             raise TrustError(
                 f"the root metadata of this device is not valid: {e}", hint="enroll the device again and copy its root.json"
             ) from e
+        with contextlib.suppress(OSError, StorageError):
+            if not (folder / ENROLLED).is_file() or (folder / ENROLLED).read_bytes() != root:
+                atomic_write(folder / ENROLLED, root)
         self._roots: dict[str, bytes] = {}
         with contextlib.suppress(TrustError):
             roots = {**decode_trust(self._message or b""), **roots}
-        self._follow(roots)
+        with contextlib.suppress(StorageError):  # what could not be written is written when the next set comes
+            self._follow(roots)
         self._attestation = _Attestation()
         with contextlib.suppress(TrustError, OSError):  # without it, time starts at the build of the agent
             self._attestation = parse_json(
@@ -184,7 +191,7 @@ class TrustStore:
         set now, :class:`TrustError` if it does not name this digest.
         """
         with self._lock:
-            target = self._verify(self._current(), release).found
+            target = self._in_force(release).found
         if target is None:
             raise TrustError(f"signed metadata does not name release {release}", hint="publish the release with its keys")
         if target.hashes.get("sha256") != digest.removeprefix("sha256:"):
@@ -197,7 +204,7 @@ class TrustStore:
         Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if what is signed is no plan for this key.
         """
         with self._lock:
-            target = self._verify(self._current()).targets.targets.get(plan_path(key))
+            target = self._in_force().targets.targets.get(plan_path(key))
         if target is None:
             return None
         said = parse_object(PlanStatement, target.custom or {}, what="a signed plan", error=TrustError)
@@ -314,6 +321,17 @@ class TrustStore:
 
     # ---- verification
 
+    def _in_force(self, release: str | None = None) -> _Verified:
+        """The kept set, verified as of now. Raises :class:`StaleTrust` if it does not count any more: a power cut may come between what is
+        known of a newer set (its root, its version floors) and that set itself, and no release is to blame for it.
+        """
+        try:
+            return self._verify(self._current(), release)
+        except StaleTrust:
+            raise
+        except TrustError as e:
+            raise StaleTrust(f"the signed metadata kept here do not count any more: {e.message}", hint=e.hint) from e
+
     def _current(self) -> dict[str, bytes]:
         self._check_root_floor()
         if self._message is None:
@@ -324,8 +342,9 @@ class TrustStore:
         for name in _TOP:
             if name not in files:
                 raise TrustError(f"the trust message has no {name}")
-        if missing := [r for r in self._roots if r not in files]:
-            files = {**files, **{r: self._roots[r] for r in missing}}  # a controller that lost its oldest roots is no attack
+        # Of roots that were verified before, ours count and not those of the message: keys that were replaced since could sign others, and
+        # lead from the enrolled root to keys of their own. A controller that lost its oldest roots is no attack, either.
+        files = {**files, **self._roots}
         paths = _paths(release, self._profile) if release is not None else []
         try:
             with tempfile.TemporaryDirectory(prefix="edgectl-tuf-") as scratch:

@@ -18,6 +18,7 @@ __all__ = ["MIN_SAMPLES", "SCALE", "Histogram", "HistogramData"]
 
 SCALE = 5
 _PER_OCTAVE = 1 << SCALE
+_MAX_COUNT = (1 << 53) - 1  # what a peer says has to fit a float: quantiles are fractions of it
 _MAX_INDEX = 36 * _PER_OCTAVE  # 2^36 µs: 19 hours
 MIN_SAMPLES = {50.0: 7, 90.0: 64, 95.0: 130, 99.0: 662, 99.9: 6636}
 """Samples below which a percentile is not reported (LoadGen early stopping, 99 % confidence, one over-latency sample)."""
@@ -36,7 +37,7 @@ class HistogramData(Message):
 
     @model_validator(mode="after")
     def _counts_are_counts(self) -> HistogramData:
-        if any(c < 0 for c in self.counts) or self.offset + len(self.counts) > _MAX_INDEX + 1:
+        if any(not 0 <= c <= _MAX_COUNT for c in (self.zero, *self.counts)) or self.offset + len(self.counts) > _MAX_INDEX + 1:
             raise ValueError("histogram counts are out of range")
         return self
 

@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
-from edgectl.core.files import atomic_write, storage
+from edgectl.core.files import atomic_write, check_name, storage
 from edgectl.core.schema import parse_json
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
@@ -24,6 +25,7 @@ from edgectl.core.wire import (
     MAX_MESSAGE_BYTES,
     Conn,
     ControllerState,
+    Desired,
     Reply,
     Reported,
     Telemetry,
@@ -57,10 +59,17 @@ __all__ = ["Controller"]
 
 log = logging.getLogger(__name__)
 
+_BELIEVED_GEN = MAX_GEN // 2
+"""Generations that a device claims to have seen count up to here."""
+
 
 class Controller:
     def __init__(self, config: ControllerConfig, ring: KeyRing | None = None) -> None:
-        """Open database, blobs and keys; ``ring`` opens those that have a passphrase. Raises :class:`StorageError` / :class:`TrustError`."""
+        """Open database, blobs and keys; ``ring`` opens those that have a passphrase.
+
+        Raises :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (TLS files).
+        """
+        config.broker.options().check()
         self.config = config
         self.topics = Topics(config.fleet)
         self.inventory = Inventory(config.state_dir, config.database)
@@ -81,7 +90,9 @@ class Controller:
         self._warned_s = 0.0
         self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
         self._approved_folder = config.state_dir / "approved"
-        self._overwritten: set[str] = set()  # devices whose desired document somebody else wrote
+        self._unsent: set[str] = set()  # devices whose desired document the broker has not, or has from somebody else
+        self._trust_unsent = False
+        self._former: dict[str, int] = {}  # devices that count their starts anew: how far they had come before
         self._wake = threading.Event()
         self.watchdog = Watchdog()
         # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
@@ -112,6 +123,10 @@ class Controller:
         while not stop_event.is_set():
             self._wake.wait(self.config.tick_s)
             self._wake.clear()
+            if not self.seeder.alive:
+                raise EdgectlError(
+                    "the thread that sends chunks has ended unexpectedly", hint="see the log; start the controller again"
+                )
             try:
                 self.tick(time.time())
             except EdgectlError as e:
@@ -130,22 +145,23 @@ class Controller:
         """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
         if self._republish and self._link.is_up:
             self._republish = False
-            self._publish_all()
-        elif self.trust.renew():
+            try:
+                self._publish_all()
+            except EdgectlError:
+                self._republish = True  # from the start: what came out of it nobody knows
+                raise
+        self._trust_unsent |= self.trust.renew()
+        if self._trust_unsent and self._link.is_up:
             self._publish_trust()
         if self._behind and self._link.is_up:
             self._publish_state()
         self._warn_of_expiry(now_s)
-        with self._lock:
-            forged = [self._devices[name] for name in self._overwritten]
-            self._overwritten.clear()
-        for d in forged:
-            if d.desired.gen:
-                self._publish_desired(d)
+        self._publish_unsent()
         with self._lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
                 new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
+        self._publish_unsent()
 
     def _warn_of_expiry(self, now_s: float) -> None:
         """Once a day: root, targets and delegations are renewed by people, who want to know early."""
@@ -259,7 +275,8 @@ class Controller:
                 new = {"pause": pause, "resume": resume}[op](progress)
             self.inventory.log("rollout", rollout, f"{op} by the operator")
             self._advance(spec, progress, new, actions)
-            return new
+        self._wake.set()
+        return new
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""
@@ -342,7 +359,14 @@ class Controller:
         conn = parse_json(Conn, payload, max_bytes=MAX_MESSAGE_BYTES, what="birth or death")
         d = self._devices.get(device) or Device(device)
         if d.conn is not None and conn.epoch < d.conn.epoch:
-            return  # the death of an earlier start
+            if not conn.online:
+                return  # the death of an earlier start
+            # It counts its starts anew: another disk, or an old image of this one. What it said before is over.
+            self._former[device] = d.conn.epoch
+            self.latency.forget(device)
+            self.inventory.log("device", device, f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced")
+        if not conn.online and self._is_former(d, conn.epoch):
+            return
         if not conn.online and d.conn is not None:
             conn = d.conn.model_copy(update={"online": False, "clean": conn.clean, "epoch": conn.epoch})
         if conn != d.conn:
@@ -353,6 +377,10 @@ class Controller:
         reported = parse_json(Reported, payload, max_bytes=MAX_MESSAGE_BYTES, what="report")
         d = self._devices.get(device) or Device(device)
         if d.reported is not None and (reported.epoch, reported.seq) <= (d.reported.epoch, d.reported.seq):
+            born = d.conn.epoch if d.conn is not None else None
+            if not (reported.epoch == born != d.reported.epoch):
+                return
+        if self._is_former(d, reported.epoch):
             return
         if self._numbers.heard(reported.heard, time.time()):
             self.inventory.log("trust", device, f"has seen number {reported.heard}, above ours: numbers go on there")
@@ -366,9 +394,15 @@ class Controller:
                 self.inventory.log("state", f"{device}/{slot}", f"{r.release or '-'} {r.state.value}{detail}")
         self._wake.set()
 
+    def _is_former(self, d: Device, epoch: int) -> bool:
+        """Of a start from before the device began to count anew."""
+        return d.conn is not None and d.conn.epoch < epoch <= self._former.get(d.name, -1)
+
     def _on_telemetry(self, device: str, payload: bytes) -> None:
         telemetry = parse_json(Telemetry, payload, max_bytes=MAX_MESSAGE_BYTES, what="telemetry")
-        if self.latency.add(device, telemetry) and not telemetry.replay and device in self._devices:
+        if device not in self._devices:
+            return  # its birth comes first
+        if self.latency.add(device, telemetry) and not telemetry.replay:
             self._devices[device].seen_s = time.time()
 
     def _on_desired(self, device: str, payload: bytes) -> None:
@@ -378,13 +412,16 @@ class Controller:
         except TrustError as e:
             if device in self._devices:
                 self.inventory.log("trust", device, f"a desired state that is not ours was on the broker: {e.message}")
-                self._overwritten.add(device)
+                self._unsent.add(device)
                 self._wake.set()
             raise
         d = self._devices.get(device) or Device(device)
         if desired.gen > d.desired.gen:
             d.desired = desired
             self._keep(d)
+            self._unsent.add(device)  # we may have written an older one over it meanwhile
+        elif desired.gen < d.desired.gen:
+            self._unsent.add(device)  # ours, but not what we want now: a device that asks the broker must not get it
 
     def _guarded(self, handler: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
         def handle(topic: str, payload: bytes) -> None:
@@ -392,8 +429,11 @@ class Controller:
             if levels is None or not payload:
                 return
             try:
+                device = check_name(levels[1])  # who is called otherwise could not be answered: names become topics
                 with self._lock:
-                    handler(levels[1], payload)
+                    handler(device, payload)
+            except ValueError as e:
+                log.warning("%s: %s", topic, e)
             except EdgectlError as e:
                 log.warning("%s: %s", topic, e.message)
 
@@ -434,47 +474,77 @@ class Controller:
         )
 
     def _advance(self, spec: RolloutSpec, old: Progress, new: Progress, actions: list[SetSlot]) -> None:
-        if new != old:
-            self.inventory.save_rollout(spec, new)
+        """Written down in one transaction with the wishes that follow from it: a step is taken whole or not at all. They are published
+        until the broker has them."""
+        wishes: dict[str, Desired] = {}
         for action in actions:
-            self._set_slot(action)
+            d = self._devices[action.device]
+            if (wish := self._wish(d, action)) != d.desired:
+                wishes[d.name] = wish
+        if new != old or wishes:
+            self.inventory.save_rollout(spec, new, [replace(self._devices[name], desired=wish) for name, wish in wishes.items()])
+        for name, wish in wishes.items():
+            self._devices[name].desired = wish
+        self._unsent.update(action.device for action in actions)
         if new.state is not old.state:
             self.inventory.log("rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}")
             log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
 
-    def _set_slot(self, action: SetSlot) -> None:
-        d = self._devices[action.device]
+    def _wish(self, d: Device, action: SetSlot) -> Desired:
+        """What is wanted of a device after this action."""
         slots = dict(d.desired.slots)
         if action.desired is None:
             slots.pop(action.slot, None)
         else:
             slots[action.slot] = action.desired
-        if slots != d.desired.slots:
-            # A device at the last generation got there by a director's key that was stolen; it forgets that with the key.
-            known = d.reported.gen if d.reported and d.reported.gen < MAX_GEN else 0
-            gen = max(d.desired.gen, known) + 1
-            d.desired = d.desired.model_copy(update={"gen": gen, "slots": slots})
-            self._keep(d)
-        self._publish_desired(d)
+        if slots == d.desired.slots:
+            return d.desired
+        # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
+        # that with the key). At the very last generation a document may still change: devices take the same one again.
+        known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
+        return d.desired.model_copy(update={"gen": min(MAX_GEN, max(d.desired.gen, known) + 1), "slots": slots})
 
     def _publish_all(self) -> None:
+        """What devices need to go on first, then what there is to fetch. A release that is not whole here holds up nothing else."""
         self._publish_state()
         self.trust.renew()
         self._publish_trust()
-        for release in self.inventory.releases().values():
-            self.watchdog.feed()  # a large fleet takes its time
-            for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
-                for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
-                    self.seeder.publish_pages(digest)
-        for digest in filter(self.blobs.has, self.trust.plans()):
-            self.seeder.publish_pages(digest)
         for d in self.devices():
             self.watchdog.feed()
             if d.desired.gen:
                 self._publish_desired(d)
+        for release in self.inventory.releases().values():
+            self.watchdog.feed()  # a large fleet takes its time
+            try:
+                for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
+                    for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
+                        self.seeder.publish_pages(digest)
+            except LinkError:
+                raise
+            except EdgectlError as e:
+                log.error("release %s cannot be offered: %s", release.release, e.message)
+        for digest in filter(self.blobs.has, self.trust.plans()):
+            self.seeder.publish_pages(digest)
+
+    def _publish_unsent(self) -> None:
+        """Desired documents that the broker has not taken yet."""
+        with self._lock:
+            waiting = [self._devices[name] for name in sorted(self._unsent & self._devices.keys())]
+        for d in waiting:
+            if not self._link.is_up:
+                return  # once it is, everything is published
+            self._unsent.discard(d.name)
+            try:
+                if d.desired.gen:
+                    self._publish_desired(d)
+            except EdgectlError:
+                self._unsent.add(d.name)
+                raise
 
     def _publish_trust(self) -> None:
+        self._trust_unsent = True
         self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
+        self._trust_unsent = False
 
     def _publish_desired(self, d: Device) -> None:
         """With every signature that it needs; without them it waits for :meth:`approve`, and the device for it."""

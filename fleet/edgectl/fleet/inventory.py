@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,8 @@ class Inventory:
         return found
 
     def save_device(self, d: Device) -> None:
-        values = {
-            "name": d.name,
-            "conn": d.conn.encode().decode() if d.conn else None,
-            "reported": d.reported.encode().decode() if d.reported else None,
-            "desired": d.desired.encode().decode(),
-            "seen_s": d.seen_s,
-        }
-        self._replace(_devices, "name", values)
+        with self._transaction() as db:
+            _replace(db, _devices, "name", _device_values(d))
 
     def releases(self) -> dict[str, Release]:
         rows = self._all(select(_releases).order_by(_releases.c.created_s))
@@ -155,7 +149,8 @@ class Inventory:
 
     def save_release(self, r: Release) -> None:
         values = {"release": r.release, "digest": r.digest, "profiles": ",".join(r.profiles), "created_s": r.created_s}
-        self._replace(_releases, "release", values)
+        with self._transaction() as db:
+            _replace(db, _releases, "release", values)
 
     def drop_release(self, release: str) -> None:
         """Forget a release that was withdrawn."""
@@ -171,7 +166,8 @@ class Inventory:
             r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in self._all(query)
         }
 
-    def save_rollout(self, spec: RolloutSpec, progress: Progress) -> None:
+    def save_rollout(self, spec: RolloutSpec, progress: Progress, devices: Iterable[Device] = ()) -> None:
+        """``devices``: those whose desired document changes with this step, all in one transaction."""
         known = self._all(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id))
         created = known[0].created_s if known else time.time()
         values = {
@@ -181,7 +177,10 @@ class Inventory:
             "state": _STRAGGLERS if progress.unfinished and progress.state not in ACTIVE else progress.state.value,
             "created_s": created,
         }
-        self._replace(_rollouts, "id", values)
+        with self._transaction() as db:
+            _replace(db, _rollouts, "id", values)
+            for d in devices:
+                _replace(db, _devices, "name", _device_values(d))
 
     def number(self, name: str) -> int:
         """A number that was kept; 0 if there is none."""
@@ -189,7 +188,8 @@ class Inventory:
         return int(found[0].value) if found else 0
 
     def keep_number(self, name: str, value: int) -> None:
-        self._replace(_numbers, "name", {"name": name, "value": value})
+        with self._transaction() as db:
+            _replace(db, _numbers, "name", {"name": name, "value": value})
 
     def log(self, kind: str, subject: str, text: str) -> None:
         """Append to the audit log, which is bounded."""
@@ -204,11 +204,6 @@ class Inventory:
         rows = self._all(select(_events).order_by(_events.c.id.desc()).limit(limit))
         return [Event(r.wall_s, r.kind, r.subject, r.text) for r in reversed(rows)]
 
-    def _replace(self, table: Table, key: str, values: Mapping[str, object]) -> None:
-        with self._transaction() as db:
-            db.execute(delete(table).where(table.c[key] == values[key]))
-            db.execute(insert(table).values(**values))
-
     def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._transaction() as db:
             return db.execute(query).all()
@@ -221,3 +216,18 @@ class Inventory:
                     yield db
             except SQLAlchemyError as e:
                 raise StorageError(f"the fleet database cannot be used: {e}") from e
+
+
+def _replace(db: Connection, table: Table, key: str, values: Mapping[str, object]) -> None:
+    db.execute(delete(table).where(table.c[key] == values[key]))
+    db.execute(insert(table).values(**values))
+
+
+def _device_values(d: Device) -> dict[str, object]:
+    return {
+        "name": d.name,
+        "conn": d.conn.encode().decode() if d.conn else None,
+        "reported": d.reported.encode().decode() if d.reported else None,
+        "desired": d.desired.encode().decode(),
+        "seen_s": d.seen_s,
+    }

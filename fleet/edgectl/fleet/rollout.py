@@ -56,6 +56,8 @@ class Outcome(str, Enum):
     RESTORED = "restored"
     SUPERSEDED = "superseded"
     """Another release took the slot before the device was back."""
+    STRANDED = "stranded"
+    """It was to go back, and did not take what it had before either: somebody has to look at it."""
 
 
 _OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY})
@@ -328,20 +330,27 @@ def _stragglers(
 
 
 def _going_back(progress: Progress, views: Mapping[str, DeviceView], slot: str) -> Progress:
-    """Wait until every online device that was touched runs what it had before; then the rollout is stopped."""
-    members = {
-        name: m.model_copy(update={"outcome": Outcome.RESTORED}) if _is_back(m, views.get(name), slot) else m
-        for name, m in progress.members.items()
-    }
-    touched = (name for name, m in members.items() if m.admitted_s is not None and m.outcome is not Outcome.RESTORED)
+    """Wait until every online device that was touched runs what it had before, or has given that up; then the rollout is stopped."""
+    members = {name: _back(m, views.get(name), slot) for name, m in progress.members.items()}
+    touched = (
+        name for name, m in members.items() if m.admitted_s is not None and m.outcome not in (Outcome.RESTORED, Outcome.STRANDED)
+    )
     waiting = any(name in views and views[name].online for name in touched)
     state = RolloutState.ROLLING_BACK if waiting else RolloutState.STOPPED
-    return progress.model_copy(update={"members": members, "state": state})
+    reason = progress.reason
+    if not waiting and (lost := sorted(name for name, m in members.items() if m.outcome is Outcome.STRANDED)):
+        reason = f"{reason}; {len(lost)} could not take back what was before ({lost[0]}: {members[lost[0]].detail})"
+    return progress.model_copy(update={"members": members, "state": state, "reason": reason})
 
 
-def _is_back(m: Member, view: DeviceView | None, slot: str) -> bool:
-    """A device that had nothing before has nothing to go back to: it only has to come to an end."""
+def _back(m: Member, view: DeviceView | None, slot: str) -> Member:
+    """What became of a member since the release was taken back. One that had nothing before only has to come to an end."""
     r = view.reported.get(slot) if view else None
-    if m.admitted_s is None or r is None:
-        return False
-    return r.active == m.before.digest and r.state in TERMINAL if m.before else r.state in TERMINAL
+    if m.admitted_s is None or view is None or r is None or r.state not in TERMINAL:
+        return m
+    if m.before is None or r.active == m.before.digest:
+        return m.model_copy(update={"outcome": Outcome.RESTORED})
+    if r.digest == m.before.digest and r.gen >= view.gen:  # this is its last word on it: what was before may be withdrawn by now
+        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
+        return m.model_copy(update={"outcome": Outcome.STRANDED, "detail": why})
+    return m

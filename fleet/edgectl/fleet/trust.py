@@ -84,6 +84,8 @@ class OnlineTrust:
         self._lock = threading.RLock()
         self.check_root: Callable[[Root], None] = lambda _: None
         """Raises :class:`TrustError` for a root that this controller cannot work under."""
+        self._unsigned = False
+        """Files were changed, and the set around them was not signed anew yet."""
         self._chain: list[Metadata[Root]] = []
         self._roots: dict[str, bytes] = {}
         self._follow({**roots_in(keys), **roots_in(folder)})
@@ -188,6 +190,7 @@ class OnlineTrust:
             except TrustError:
                 self._chain, self._roots = chain, roots
                 raise
+            self._unsigned = True
             for name, data in self._roots.items():
                 if name not in roots or not (self._folder / name).is_file():
                     atomic_write(self._folder / name, data)
@@ -198,11 +201,11 @@ class OnlineTrust:
             self._sign()
 
     def renew(self) -> bool:
-        """Sign anew if less than half of the lifetime is left. Returns whether there is a new set to publish."""
+        """Sign anew if less than half of the lifetime is left, or a change was cut off before its end. Returns whether there is a new set to publish."""
         with self._lock:
             path = self._folder / "timestamp.json"
             left = load(path, Timestamp).signed.expires - expires_in(timedelta()) if path.is_file() else timedelta()
-            if left > self._lifetime / 2:
+            if left > self._lifetime / 2 and not self._unsigned:
                 return False
             self._sign()
             return True
@@ -271,11 +274,14 @@ class OnlineTrust:
         return data != read(path) and load(path, Targets).signed.version < _version(data)
 
     def _must_sign(self) -> bool:
-        """Whether the online keys were replaced since the set was signed."""
+        """Whether the online keys were replaced since the set was signed, or a power cut came before it was."""
         try:
-            verified(self.root, "timestamp", read(self._folder / "timestamp.json"), Timestamp)
-            verified(self.root, "snapshot", read(self._folder / "snapshot.json"), Snapshot)
+            timestamp = verified(self.root, "timestamp", read(self._folder / "timestamp.json"), Timestamp).signed
+            snapshot = verified(self.root, "snapshot", read(self._folder / "snapshot.json"), Snapshot).signed
         except TrustError:
+            return True
+        listed = {name: meta.version for name, meta in snapshot.meta.items()}
+        if timestamp.snapshot_meta.version != snapshot.version or listed | self._listed() != listed:
             return True
         return any(not (self._folder / name).is_file() for name in self._roots)
 
@@ -284,19 +290,22 @@ class OnlineTrust:
         before = load(snapshot_path, Snapshot).signed if snapshot_path.is_file() else None
         # What a snapshot has listed once it lists for ever (TUF 5.5.5), a delegation that was taken back too.
         meta = dict(before.meta) if before else {}
-        for name in ("targets.json", *(f"{n}.json" for n in delegated_roles(self.targets))):
-            if (self._folder / name).is_file():
-                meta[name] = MetaFile(load(self._folder / name, Targets).signed.version)
-        snapshot = Snapshot(version=before.version + 1 if before else 1, expires=expires_in(self._lifetime), meta=meta)
+        meta |= {name: MetaFile(version) for name, version in self._listed().items()}
+        snapshot = Snapshot(version=_next_version(before), expires=expires_in(self._lifetime), meta=meta)
         atomic_write(snapshot_path, signed(snapshot, self._signers))
-        version = load(timestamp_path, Timestamp).signed.version + 1 if timestamp_path.is_file() else 1
         timestamp = Timestamp(
-            version=version,
+            version=_next_version(load(timestamp_path, Timestamp).signed if timestamp_path.is_file() else None),
             expires=expires_in(self._lifetime),
             snapshot_meta=MetaFile(snapshot.version),
             unrecognized_fields={SIGNED_AT: int(time.time())},
         )
         atomic_write(timestamp_path, signed(timestamp, self._signers))
+        self._unsigned = False
+
+    def _listed(self) -> dict[str, int]:
+        """The files that a snapshot lists, and their versions."""
+        names = ("targets.json", *(f"{n}.json" for n in delegated_roles(self.targets)))
+        return {n: load(self._folder / n, Targets).signed.version for n in names if (self._folder / n).is_file()}
 
 
 @dataclass(frozen=True)
@@ -393,6 +402,12 @@ def _of_role(root: Root, ring: KeyRing, keys: Path) -> list[CryptoSigner]:
                 hint="copy the new online key to the controller's keys first",
             )
     return found
+
+
+def _next_version(before: Snapshot | Timestamp | None) -> int:
+    """Above the one before, and above whatever was signed earlier: a controller that lost its folder, or is back from an old backup, does not
+    know how far it had come, and devices refuse what is older than they have seen."""
+    return max(before.version + 1 if before else 1, int(time.time()))
 
 
 def _version(data: bytes) -> int:

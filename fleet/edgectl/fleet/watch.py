@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
@@ -12,7 +13,8 @@ from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
 __all__ = ["LatencyBook", "Row", "rows"]
 
 _WINDOWS = 30
-_ENGINES = 4096
+_ENGINES = 32  # of one device: whoever makes names up crowds out nobody but himself
+_SLOTS = 64  # of one stream
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,22 @@ class Row:
     error: str | None
 
 
+@dataclass
+class _Windows:
+    """The last ones of a stream, all of the engines in ``serving`` (slot → digest)."""
+
+    serving: dict[str, str]
+    last: deque[Histogram] = field(default_factory=lambda: deque(maxlen=_WINDOWS))
+
+
 class LatencyBook:
-    """Telemetry of the whole fleet: the last windows of each stream, and totals per (slot, engine)."""
+    """Telemetry of the whole fleet: the last windows of each stream, and totals per (slot, engine). Bounded for each device."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, str], deque[Histogram]] = {}
-        self._serving: dict[tuple[str, str], dict[str, str]] = {}
-        self._engines: dict[tuple[str, str, str], Histogram] = {}
+        self._windows: dict[str, dict[str, _Windows]] = {}
+        """Device → stream → …: those of its last message."""
+        self._engines: dict[str, dict[tuple[str, str], Histogram]] = {}
+        """Device → (slot, engine) → …: those it used last."""
         self._seen: dict[str, tuple[int, int]] = {}
         self.latest: dict[str, Telemetry] = {}
 
@@ -57,35 +68,44 @@ class LatencyBook:
                 return False
             self._seen[device] = (t.epoch, t.seq)
             self.latest[device] = t
+            before = self._windows.get(device, {})
+            self._windows[device] = {stream: before.get(stream, _Windows({})) for stream in t.streams}
+        totals = self._engines.setdefault(device, {})
         for stream, s in t.streams.items():
             engines = {name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE}
             if engines and not t.replay:
-                if self._serving.get((device, stream)) != s.slots:  # another engine: its latency is not the old one's
-                    self._serving[device, stream] = s.slots
-                    self._windows[device, stream] = deque(maxlen=_WINDOWS)
-                self._windows[device, stream].append(Histogram.merged(engines.values()))
-            for slot, digest in s.slots.items():
+                if self._windows[device][stream].serving != s.slots:  # another engine: its latency is not the old one's
+                    self._windows[device][stream] = _Windows(s.slots)
+                self._windows[device][stream].last.append(Histogram.merged(engines.values()))
+            for slot, digest in islice(s.slots.items(), _SLOTS):
                 if window := engines.get(f"{ENGINE_STAGE}:{slot}") or engines.get(ENGINE_STAGE):
-                    self._engines.setdefault((device, slot, digest), Histogram()).merge(window)
-        while len(self._engines) > _ENGINES:
-            self._engines.pop(next(iter(self._engines)))
+                    total = totals.pop((slot, digest), None) or Histogram()
+                    total.merge(window)
+                    totals[slot, digest] = total
+        while len(totals) > _ENGINES:
+            totals.pop(next(iter(totals)))
         return True
+
+    def forget(self, device: str) -> None:
+        """A device counts its messages anew: its next one is not late. What it measured stays."""
+        self._seen.pop(device, None)
 
     def stream(self, device: str, stream: str) -> Histogram:
         """Engine latency over the last windows of the engine that serves now."""
-        return Histogram.merged(self._windows.get((device, stream), ()))
+        windows = self._windows.get(device, {}).get(stream)
+        return Histogram.merged(windows.last if windows else ())
 
     def engine(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
         """Engine latency of one bundle in one slot, over all (or these) devices."""
-        return Histogram.merged(
-            h for (d, s, e), h in self._engines.items() if s == slot and e == digest and (devices is None or d in devices)
-        )
+        of = self._engines if devices is None else devices & self._engines.keys()
+        return Histogram.merged(h for d in of if (h := self._engines[d].get((slot, digest))) is not None)
 
     def engines(self) -> dict[tuple[str, str], Histogram]:
         """(slot, digest) → latency over the fleet."""
         total: dict[tuple[str, str], Histogram] = {}
-        for (_, slot, digest), h in self._engines.items():
-            total.setdefault((slot, digest), Histogram()).merge(h)
+        for mine in self._engines.values():
+            for key, h in mine.items():
+                total.setdefault(key, Histogram()).merge(h)
         return total
 
 

@@ -35,6 +35,9 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_RECEIVE_BYTES = 1 << 17
+_MAX_PACKET_BYTES = 16 << 20
+"""paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
 _BACK_PRESSURE_S = 5.0
 """How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a message."""
 
@@ -70,6 +73,11 @@ class BrokerOptions:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
+    def check(self) -> None:
+        """Raises :class:`LinkError` if the TLS files cannot be used: for who had better not start then."""
+        if self.tls is not None:
+            self.tls.context()
+
 
 class Handle:
     """One publish on its way to the broker."""
@@ -87,6 +95,30 @@ class Handle:
         return self._acknowledged.wait(timeout_s)
 
 
+class _Inbox(queue.Queue[tuple[str, bytes] | None]):
+    """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of several."""
+
+    def __init__(self, size: int, size_bytes: int) -> None:
+        self._places = 0
+        self._place_bytes = max(1, size_bytes // size)
+        super().__init__(size)
+
+    def _qsize(self) -> int:
+        return self._places
+
+    def _put(self, item: tuple[str, bytes] | None) -> None:
+        self._places += self._cost(item)
+        super()._put(item)
+
+    def _get(self) -> tuple[str, bytes] | None:
+        item: tuple[str, bytes] | None = super()._get()
+        self._places -= self._cost(item)
+        return item
+
+    def _cost(self, item: tuple[str, bytes] | None) -> int:
+        return 1 + (len(item[1]) // self._place_bytes if item is not None else 0)
+
+
 class Link:
     """Subscribe first, then :meth:`start` (retries for ever) or :meth:`connect` (fails fast)."""
 
@@ -98,12 +130,13 @@ class Link:
         will: tuple[str, bytes] | None = None,
         window: int = 20,
         queue_size: int = 4096,
+        queue_bytes: int = 64 << 20,
         max_payload: int = 4 << 20,
     ) -> None:
         """``will``: (topic, payload), published retained by the broker when this connection is lost.
 
-        ``window``: outstanding publishes; ``queue_size``: messages received and not handled yet; larger payloads than
-        ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
+        ``window``: outstanding publishes; ``queue_size``, ``queue_bytes``: messages received and not handled yet, in number and all together;
+        larger payloads than ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
         """
         self.broker = broker
         self.name = name
@@ -117,7 +150,7 @@ class Link:
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
         self._handles_lock = threading.Lock()  # never held while paho is called: it calls back under a lock of its own
-        self._inbox: queue.Queue[tuple[str, bytes] | None] = queue.Queue(queue_size)
+        self._inbox = _Inbox(queue_size, queue_bytes)
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._refused: str | None = None
@@ -127,11 +160,14 @@ class Link:
         )
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password)
-        if broker.tls is not None:
-            self._client.tls_set_context(broker.tls.context())
+        self._secured = broker.tls is None
         if will is not None:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.max_inflight_messages_set(0)  # the window above is the bound
+        receive = (
+            self._client._sock_recv
+        )  # asked for the rest of a packet, and a hundred times before it is seen how long that is
+        self._client._sock_recv = lambda size: receive(min(size, _RECEIVE_BYTES))  # type: ignore[method-assign, assignment]
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
@@ -154,12 +190,17 @@ class Link:
         return self._up.is_set()
 
     def start(self) -> None:
-        """Connect in the background and keep trying for ever."""
+        """Connect in the background and keep trying for ever, also while the TLS files cannot be used: they may be mended meanwhile."""
         for thread in self._threads:
             thread.start()
 
     def connect(self, timeout_s: float = 5.0) -> None:
         """Start, and wait for the first connection. Raises :class:`LinkError`, and the link is closed, if there is none."""
+        try:
+            self._secure()
+        except LinkError:
+            self.close(drain_s=0)
+            raise
         self.start()
         deadline = time.monotonic() + timeout_s
         while not self._up.wait(0.02):
@@ -196,7 +237,11 @@ class Link:
             if not wait or self._stopping.is_set() or (deadline is not None and time.monotonic() > deadline):
                 raise LinkError(f"{self._window_size} messages wait for an answer of the broker at {self.broker}")
         # Without a connection paho keeps the message and sends it later; only its return code says otherwise.
-        mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        try:
+            mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        except BaseException:  # a topic that is none: no answer will come for it
+            self._window.release()
+            raise
         return self._handle(mid, acknowledged=False)
 
     def close(self, *, drain_s: float = 2.0) -> None:
@@ -222,18 +267,33 @@ class Link:
         attempt = 0
         while not self._stopping.is_set():
             try:
+                self._secure()
                 self._client.connect(self.broker.host, self.broker.port, _KEEPALIVE_S)
                 while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
                     if self.is_up:
                         attempt = 0
+                    if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
+                        raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
             except (OSError, ValueError) as e:
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            except LinkError as e:
+                if self._refused != e.message:
+                    log.error("%s: %s", self.name, e.message)
+                self._refused = e.message
+            except Exception as e:  # of the client library, over what a broker sent: this thread must not end
+                log.exception("%s: the connection to the broker at %s failed", self.name, self.broker)
+                self._refused = str(e)
             self._up.clear()
             attempt += 1
             low, high = _BACKOFF_S
             self._stopping.wait(random.uniform(0, min(high, low * 2**attempt)))  # noqa: S311
         self._client.loop(0.1)  # the DISCONNECT packet
         self._inbox_put(None)
+
+    def _secure(self) -> None:
+        if not self._secured and self.broker.tls is not None:
+            self._client.tls_set_context(self.broker.tls.context())
+            self._secured = True
 
     def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgectl.core.errors import EdgectlError
+from edgectl.core.files import check_name
 from edgectl.core.schema import Message
 from edgectl.core.transfer import (
     INLINE_BYTES,
@@ -115,6 +116,11 @@ class BlobSeeder:
         self._link.start()
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs, or is still to be started."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def close(self) -> None:
         self._stop.set()
         self._wake.set()
@@ -140,6 +146,7 @@ class BlobSeeder:
             return
         _, prefix, _, device = levels
         try:
+            check_name(device)  # who is called otherwise could not be answered: names become topics
             need = Need.parse(payload)
             if self._peer and (need.site != self._peer.site or device == self._peer.name or not self._peer.allowed()):
                 return
@@ -150,8 +157,8 @@ class BlobSeeder:
                 with self._lock:
                     if len(self._gone) < _MAX_GONE:
                         self._gone.add(prefix)
-        except EdgectlError as e:
-            log.warning("need of %s is ignored: %s", device, e.message)
+        except (EdgectlError, ValueError) as e:
+            log.warning("need of %s is ignored: %s", device[:80], e)
         self._wake.set()
 
     def _take(self, digest: str, device: str, need: Need, now: float) -> None:
