@@ -182,16 +182,16 @@ def test_connection_outlives_a_fault_of_the_client_library(mosquitto: Broker, mo
     with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
         inbox = listen(link, "t")
         link.connect()
-        real, faults = link._client.loop, iter([KeyError("of a packet that nobody thought of")])
+        real, raised = link._client.loop, threading.Event()
 
         def loop(timeout: float) -> object:
-            if fault := next(faults, None):
-                raise fault
+            if not raised.is_set():
+                raised.set()
+                raise KeyError("of a packet that nobody thought of")
             return real(timeout)
 
         monkeypatch.setattr(link._client, "loop", loop)
-        while next(faults, None):
-            time.sleep(0.01)
+        assert raised.wait(10)
         deadline = time.monotonic() + 20
         while inbox.empty() and time.monotonic() < deadline:
             link.publish("t", b"after", timeout_s=1.0).wait(1.0)
