@@ -27,6 +27,7 @@ class Warm:
     ok: bool
     p50_ms: float | None = None
     error: str | None = None
+    code: str | None = None
 
 
 def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:

@@ -103,6 +103,7 @@ class Warm:
     ok: bool = True
     p50_ms: float | None = 1.0
     error: str | None = None
+    code: str | None = None
 
 
 @dataclass

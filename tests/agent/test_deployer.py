@@ -17,6 +17,7 @@ from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.fetch import Cancelled, Fetched, Progress
 from edgectl.agent.journal import Deployment, Installed, Journal, Slot
 from edgectl.agent.leases import Leases
+from edgectl.agent.pipeline import Interrupted
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
 from edgectl.agent.trust import StaleTrust
@@ -35,6 +36,7 @@ class Warm:
     ok: bool = True
     p50_ms: float | None = 1.0
     error: str | None = None
+    code: str | None = None
 
 
 @dataclass
@@ -50,6 +52,7 @@ class World:
     frozen: bool = False
     roles: dict[str, Role] = field(default_factory=dict)
     made_room: threading.Event = field(default_factory=threading.Event)
+    warm: Warm = field(default_factory=Warm)
     shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
@@ -114,7 +117,7 @@ class World:
 
     def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
         self.enter("warm")
-        return Warm()
+        return self.warm
 
     def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
         self.enter(f"ensure {ref.release if ref else None}")
@@ -282,6 +285,9 @@ def test_error_in_a_state_ends_where_the_table_says_and_the_old_engine_stays(
     report = world.deployer.report()
     assert report.error is not None
     assert report.error.detail == error.message
+    assert report.error.retryable is isinstance(error, IntegrityError | StorageError), (
+        "bytes and disks are not the release's fault"
+    )
     del world.fail[where]
     world.want("3", 3)
     assert world.ends(3) is State.COMMITTED, "an update after a failure works"
@@ -649,3 +655,46 @@ def test_engine_that_has_rotted_behind_the_active_one_keeps_nothing_else_on_the_
     world.want("3", 3)
     assert world.ends(3) is State.COMMITTED
     wait_until(lambda: not unneeded.exists(), "it is tidied away")
+
+
+def test_camera_that_goes_away_while_engines_are_compared_speaks_against_neither(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.fail["shadow"] = Interrupted("yard ended while it ran the new engine beside the old one")
+    world.healthy = False  # there is a stream to compare on
+    policy = POLICY.model_copy(update={"shadow": ShadowGate()})
+    world.deployer.want(2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False)
+    wait_until(lambda: world.calls.count("shadow") >= 2, "it is compared again", 20)
+    assert State.DEFERRED in world.seen
+    del world.fail["shadow"]
+    world.healthy = True
+    assert world.ends(2) is State.COMMITTED
+
+
+def test_warm_up_without_room_is_no_fault_of_the_engine(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    world.warm = Warm(ok=False, code="storage", error="the disk is full while writing the plan")
+    world.want("2", 2)
+    assert world.ends(2) is State.FAILED
+    report = world.deployer.report()
+    assert report.error is not None
+    assert report.error.retryable
+    world.warm = Warm()
+    world.want("2", 3, attempt=2)
+    assert world.ends(3) is State.COMMITTED
+
+
+def test_what_came_of_a_release_that_took_too_long_is_kept_for_the_next_try(world: World) -> None:
+    world.start()
+    world.want("1", 1)
+    world.ends(1)
+    part = world.store.blobs / ("0" * 64)
+    for gen, error, left in ((2, TimeoutError(), True), (3, StorageError("disk full"), False)):
+        part.write_bytes(b"half of it")
+        world.fail["fetch"] = error  # type: ignore[assignment]
+        world.want("2", gen, attempt=gen)
+        assert world.ends(gen) is State.FAILED
+        wait_until(lambda left=left: part.exists() is left, "room is made where it is needed", 20)

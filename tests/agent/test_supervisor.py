@@ -20,11 +20,11 @@ from support_fleet import wait_until
 from edgectl.agent import pipeline
 from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
-from edgectl.agent.pipeline import Hooks, Pipeline, Timing
+from edgectl.agent.pipeline import Hooks, Interrupted, Pipeline, Timing
 from edgectl.agent.supervisor import Supervisor
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
-from edgectl.core.wire import ShadowGate
+from edgectl.core.wire import Failure, ShadowGate
 from edgectl.pipelines.worker_protocol import Commit, EngineRef, EventMessage, Lease, Stats
 
 WORKER = (sys.executable, str(Path(__file__).parents[1] / "support_worker.py"))
@@ -295,3 +295,15 @@ def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(bench: Ben
             deaf.send(Commit(role="x" * 60))
         assert process.returncode == -signal.SIGKILL
         deaf.send(Commit(role="detector"))
+
+
+@pytest.mark.parametrize(("code", "outside"), [("source", True), ("storage", True), ("crash", False), ("stalled", False)])
+def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
+    bench: Bench, tmp_path: Path, code: str, outside: bool
+) -> None:
+    stream = bench.supervisor._pipelines["yard"]
+    bench.activate(ref(tmp_path, "1"))
+    stream._fault = Failure(code=code, detail="because")
+    with pytest.raises(EngineError) as e:
+        bench.supervisor.shadow("gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.1, lambda: False)
+    assert isinstance(e.value, Interrupted) is outside

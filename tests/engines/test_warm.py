@@ -1,5 +1,7 @@
 """The warm-up child for real: what it reports, and that nothing it does reaches the caller."""
 
+import errno
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from support_fleet import wait_until
 from tests.engines.conftest import MakeVariant
 
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.files import hex_of
 from edgectl.engines.child import run_child
 from edgectl.engines.warm import warm_up
@@ -111,3 +113,12 @@ def test_a_library_that_prints_cannot_break_the_answer(tmp_path: Path, monkeypat
     body = "import os, sys\nfrom edgectl.engines.child import answer\ndef work():\n os.write(1, b'noise')\n return {'x': 1}\nsys.exit(answer(work))"
     child(tmp_path, monkeypatch, body)
     assert run_child("childmodule", [], timeout_s=30, what="the work") == {"ok": True, "x": 1}
+
+
+def test_a_machine_without_room_for_a_process_is_not_the_engines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(StorageError, match="no process can be started"):
+        run_child("childmodule", [], timeout_s=30, what="the work")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from edgectl.agent.deployment import DEADLINE_S, Event
 from edgectl.agent.fetch import Cancelled
 from edgectl.agent.outcomes import Leave, failure, named
+from edgectl.agent.pipeline import Interrupted
 from edgectl.agent.probation import judge, judge_shadow
 from edgectl.agent.records import Installed, ways_back
 from edgectl.agent.shared_plan import take_shared_plan
@@ -173,7 +174,8 @@ class SlotDeployer(SlotThread):
         )
         self._guard(State.WARMING)
         if not report.ok:
-            raise EngineError(report.error or "the engine failed its warm-up")
+            kind = StorageError if report.code == "storage" else EngineError
+            raise kind(report.error or "the engine failed its warm-up")
         limit = d.desired.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
@@ -204,6 +206,8 @@ class SlotDeployer(SlotThread):
         cancelled = self._cancelled(State.SHADOW)
         try:
             found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+        except Interrupted as e:
+            raise Leave(Event.NOT_NOW, e.code, e.message, retryable=True) from e
         finally:
             self._guard(State.SHADOW)  # first: an engine is not to blame for what ended the comparison from outside
         for shadowed in found:

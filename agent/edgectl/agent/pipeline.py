@@ -45,7 +45,7 @@ from edgectl.pipelines.worker_protocol import (
     parse_from_worker,
 )
 
-__all__ = ["WORKER", "Hooks", "Pipeline", "Timing"]
+__all__ = ["WORKER", "Hooks", "Interrupted", "Pipeline", "Timing"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,10 @@ _OUTSIDE = frozenset({"source", "link", "storage"})
 """Fault codes that no engine is to blame for: started again, not counted."""
 _SEND_S = 2.0
 """A pipe holds many lines: whoever lets it fill up and does not read for this long does nothing else, either."""
+
+
+class Interrupted(EngineError):
+    """A stream could not go on with an engine for a reason that the engine is not to blame for: its camera is gone, the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class Pipeline:
             self.send(Shadow(role=role, engine=ref, percent=gate.percent, frames=gate.frames))
             while (answer := self._shadowed.pop(role, None)) is None or answer.manifest != ref.manifest:
                 if self._process is not process:
-                    raise EngineError(f"{self.stream} ended while it ran the new engine beside the old one")
+                    raise self._blamed("ended while it ran the new engine beside the old one")
                 self._wait_on(deadline, cancelled, f"has not seen {gate.frames} frames with both engines")
         if isinstance(answer, ShadowFailed):
             raise EngineError(f"{self.stream} could not compare the engines: {answer.error.detail or answer.error.code}")
@@ -192,8 +196,12 @@ class Pipeline:
 
     def _wait_on(self, deadline: float, cancelled: Callable[[], bool], what: str) -> None:
         if cancelled() or time.monotonic() > deadline:
-            raise EngineError(f"{self.stream} {what}")
+            raise self._blamed(what)
         self._changed.wait(0.2)
+
+    def _blamed(self, what: str) -> EngineError:
+        outside = self._fault is not None and self._fault.code in _OUTSIDE
+        return (Interrupted if outside else EngineError)(f"{self.stream} {what}")
 
     def _ensure_role(self, role: str, ref: EngineRef, deadline: float, cancelled: Callable[[], bool]) -> None:
         asked: subprocess.Popen[bytes] | None = None

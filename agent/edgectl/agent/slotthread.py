@@ -261,7 +261,8 @@ class SlotThread(ABC):
             else:
                 event, error = Event.TIMEOUT, failure(e)
         except EdgectlError as e:
-            event, error = EVENT_OF[d.state](e), failure(e)
+            event = EVENT_OF[d.state](e)
+            error = failure(e, retryable=event is Event.CORRUPT)  # what the hash refuses is never the release's fault
         except Exception as e:
             # A defect of ours. With this thread the agent would end, and every start would come back to it: rather this release does not come.
             log.exception("%s: %s failed in a way that nobody thought of", self.slot, d.state.value)
@@ -282,7 +283,8 @@ class SlotThread(ABC):
         self._working = self._came = None
         if event is Event.HEALTHY:
             self._c.pipelines.commit(self.slot)
-        if state in TERMINAL:
+        late = d.state is State.FETCHING and event is Event.TIMEOUT  # what came so far is there when the controller asks again
+        if state in TERMINAL and not late:
             self._collect_garbage()
 
     # ---- on the way

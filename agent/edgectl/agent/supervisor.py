@@ -90,7 +90,8 @@ class Supervisor:
     ) -> list[Shadowed]:
         """Let each stream that uses ``slot`` run ``ref`` beside its engine; one result a stream and role.
 
-        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time.
+        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time; :class:`Interrupted` if that is
+        nothing that an engine does.
         """
         deadline = time.monotonic() + timeout_s
         running = [p for p in self._using(slot) if p.engines() is not None]

@@ -44,11 +44,15 @@ def run_child(
     Raises :class:`EngineError`: took longer than ``timeout_s`` or more resident memory than ``memory_mb`` MiB (the whole group is
     killed; memory of the GPU is not counted unless it is the machine's own, as on a Jetson), died by a signal, said nothing that is
     JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).
+    Raises :class:`StorageError` if the machine has no room for a process.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as e:
+        raise StorageError(f"{what}: no process can be started: {e.strerror}", hint="free memory or processes") from e
     try:
         out, err = _watched(process, timeout_s, memory_mb, what)
     except BaseException:
