@@ -13,6 +13,7 @@ import queue
 import shlex
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ include "{files}/emqx.conf"
         wait_until(answers, "EMQX starts", 90)
 
     def stop(self) -> None:
-        if self.process is not None:
+        if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(60)
 
@@ -127,9 +128,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("emqx")
     made = Site(folder, shlex.split(command), FleetCa.create(folder / "ca", "home"))
     made.ca.issue_server(["127.0.0.1", "localhost"]).write(folder / "broker", "server")
-    made.start()
-    yield made
-    made.stop()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 def test_device_says_only_what_is_its_own(site: Site) -> None:
@@ -189,6 +192,22 @@ def test_nobody_without_a_certificate_of_this_fleet_comes_in(site: Site, tmp_pat
             Link(BrokerOptions("127.0.0.1", site.port, tls=tls), "x").connect()
 
 
+def test_slow_reader_loses_what_is_above_the_bounds_and_stays_connected(site: Site) -> None:
+    bound = 20 + 256  # in flight, and queued
+    with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
+        assert device.subscribe(T.broadcast(DIGEST))
+        assert device.subscribe(T.ctl)
+        reads = threading.Event()
+        device.client.on_message = lambda _c, _d, m: device.got.put(m.topic if reads.wait(30) else "nobody let it read")
+        sent = [controller.client.publish(T.broadcast(DIGEST), bytes(1024), 1) for _ in range(bound + 100)]
+        for message in sent:
+            message.wait_for_publish(10)
+        reads.set()
+        wait_until(lambda: device.got.qsize() >= bound, "it gets what was kept for it")
+        controller.publish(T.ctl)
+        assert device.drain(T.ctl) == [T.broadcast(DIGEST)] * bound
+
+
 def test_largest_trust_message_is_kept_through_a_restart_and_a_larger_one_is_refused(site: Site) -> None:
     with site.client(CONTROLLER) as controller:
         controller.publish(T.trust, bytes(MAX_TRUST_BYTES), retain=True)
@@ -242,7 +261,7 @@ def test_revoked_device_is_banned_by_name_and_thrown_out_by_client_id(site: Site
         site.link("gate-9").connect()
 
 
-def test_releases_reach_a_device(site: Site, tmp_path: Path) -> None:
+def test_releases_reach_a_device_also_after_a_restart_of_the_broker(site: Site, tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, site.port, free_port(), ca=site.ca)
     try:
         fleet.start_controller()
@@ -250,8 +269,11 @@ def test_releases_reach_a_device(site: Site, tmp_path: Path) -> None:
         fleet.start_agent("gate-5")
         for version in ("1.0.0", "2.0.0"):
             bundle = make_bundle(tmp_path / version, version=version, size=20_000_000)
-            done = fleet.wait_rollout(fleet.rollout(fleet.publish(bundle)), "done")
+            done = fleet.wait_rollout(fleet.rollout(fleet.publish(bundle)), "done", timeout_s=90)
             assert {m["outcome"] for m in done["members"].values()} == {"committed"}
+            if version == "1.0.0":
+                site.stop()
+                site.start()
     finally:
         fleet.close()
 
