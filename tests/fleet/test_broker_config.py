@@ -78,7 +78,14 @@ def test_emqx_says_the_same_in_its_own_words() -> None:
     assert [(verb[v], t.replace("${username}", "{device}")) for v, t in said] == [(r.access, r.topic) for r in rules("home")]
     assert acl.rstrip().endswith("{deny, all}.")
     conf = broker_files("emqx", PLAN)["emqx.conf"]
-    for line in ("verify = verify_peer", "fail_if_no_peer_cert = true", "peer_cert_as_username = cn", "no_match = deny"):
+    for line in (
+        "verify = verify_peer",
+        "fail_if_no_peer_cert = true",
+        "peer_cert_as_username = cn",
+        "no_match = deny",
+        "deny_action = disconnect",
+        "backend.storage_type = disc",
+    ):
         assert line in conf
     assert conf.count("{") == conf.count("}")
 

@@ -14,20 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import paho.mqtt.client as paho
 import pytest
 from conftest import free_port
-from paho.mqtt.enums import CallbackAPIVersion
+from support_broker import DIGEST, Client, T, own_topics
 
 from edgectl.agent.identity import make_request
 from edgectl.core.errors import LinkError
-from edgectl.core.wire import Topics
 from edgectl.fleet.broker_config import BrokerPlan, broker_files
 from edgectl.fleet.ca import CONTROLLER, FleetCa
 from edgectl.link.mqtt import BrokerOptions, Link, Tls
-
-T = Topics("home")
-DIGEST = "sha256:" + "ab" * 32
 
 
 @dataclass
@@ -75,6 +70,9 @@ class Site:
             self.names[name] = Tls(ca, cert, key)
         return self.names[name]
 
+    def client(self, name: str, **options: str) -> Client:
+        return Client(self.port, self.identity(name), **options)
+
     def link(self, name: str) -> Link:
         return Link(BrokerOptions("127.0.0.1", self.port, tls=self.identity(name)), name)
 
@@ -91,62 +89,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.stop()
 
 
-class Client:
-    """Raw paho: says what the broker answered, which our own link has no use for."""
-
-    def __init__(self, site: Site, name: str, *, client_id: str = "", tls: Tls | None = None) -> None:
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311)
-        self.client.tls_set_context((tls or site.identity(name)).context())
-        self.got: queue.Queue[str] = queue.Queue()
-        self.up: queue.Queue[bool] = queue.Queue()
-        self.granted: queue.Queue[bool] = queue.Queue()
-        self.client.on_connect = lambda _c, _d, _f, reason, _p: self.up.put(not reason.is_failure)
-        self.client.on_subscribe = lambda _c, _d, _m, reasons, _p: self.granted.put(not reasons[0].is_failure)
-        self.client.on_message = lambda _c, _d, m: self.got.put(m.topic)
-        self.client.connect("127.0.0.1", site.port)
-        self.client.loop_start()
-        assert self.up.get(timeout=10)
-
-    def subscribe(self, topic: str) -> None:
-        self.client.subscribe(topic, 1)
-        self.granted.get(timeout=10)  # mosquitto grants every filter and filters each message
-
-    def publish(self, topic: str) -> None:
-        """Until the broker has answered; 3.1.1 has no words for a refusal."""
-        self.client.publish(topic, b"x", 1).wait_for_publish(10)
-
-    def drain(self, last: str) -> list[str]:
-        """Topics received before ``last``."""
-        found = []
-        while (topic := self.got.get(timeout=10)) != last:
-            found.append(topic)
-        return found
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-        self.client._reset_sockets(sockpair_only=True)
-
-
-def _own(device: str) -> list[str]:
-    return [
-        T.conn(device),
-        T.reported(device),
-        T.reply(device),
-        T.telemetry(device),
-        T.event(device, "yard"),
-        T.need(DIGEST, device),
-    ]
-
-
 def test_device_connects_with_a_key_that_it_made_itself(site: Site) -> None:
     key, csr, _ = make_request(site.folder / "own", "own-1")
     ca, cert = site.ca.issue_client("own-1", request=csr.read_bytes()).write(site.folder / "out", "device")
     site.names["own-1"] = Tls(ca, cert, key)
-    with Client(site, CONTROLLER) as controller, Client(site, "own-1") as device:
+    with site.client(CONTROLLER) as controller, site.client("own-1") as device:
         device.subscribe(T.desired("own-1"))
         controller.publish(T.desired("own-1"))
         assert device.drain(T.desired("own-1")) == []
@@ -155,19 +102,19 @@ def test_device_connects_with_a_key_that_it_made_itself(site: Site) -> None:
 def test_device_says_only_what_is_its_own(site: Site) -> None:
     foreign = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1"), T.trust, T.ctl, T.manifest(DIGEST, 0), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
                T.desired("gate-1"), T.desired("gate-2"), T.command("gate-2"), "edgectl/1/away/d/gate-1/reported", "other"]  # fmt: skip
-    with Client(site, CONTROLLER) as controller, Client(site, "gate-1") as device:
+    with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         controller.subscribe("#")
-        for topic in (*_own("gate-2"), *foreign, *_own("gate-1")):
+        for topic in (*own_topics("gate-2"), *foreign, *own_topics("gate-1")):
             device.publish(topic)
         controller.publish(T.ctl)
-        assert controller.drain(T.ctl) == _own("gate-1")
+        assert controller.drain(T.ctl) == own_topics("gate-1")
 
 
 def test_device_sees_only_what_is_for_it(site: Site) -> None:
     mine = [T.trust, T.ctl, T.manifest(DIGEST, 3), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
             T.desired("gate-1"), T.command("gate-1")]  # fmt: skip
-    others = [T.desired("gate-2"), T.command("gate-2"), T.repair(DIGEST, "gate-2"), *_own("gate-2"), *_own("gate-1")]
-    with Client(site, CONTROLLER) as controller, Client(site, "gate-1") as device:
+    others = [T.desired("gate-2"), T.command("gate-2"), T.repair(DIGEST, "gate-2"), *own_topics("gate-2"), *own_topics("gate-1")]
+    with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         device.subscribe("#")
         device.subscribe(T.desired("gate-2"))
         for topic in (*others, *mine):
@@ -176,7 +123,7 @@ def test_device_sees_only_what_is_for_it(site: Site) -> None:
 
 
 def test_lie_about_the_client_id_or_the_user_name_changes_nothing(site: Site) -> None:
-    with Client(site, CONTROLLER) as controller, Client(site, "gate-1", client_id="gate-2") as liar:
+    with site.client(CONTROLLER) as controller, site.client("gate-1", client_id="gate-2") as liar:
         liar.subscribe("#")
         controller.publish(T.desired("gate-2"))
         liar.publish(T.reported("gate-2"))
@@ -184,7 +131,7 @@ def test_lie_about_the_client_id_or_the_user_name_changes_nothing(site: Site) ->
         assert liar.drain(T.desired("gate-1")) == []
     options = BrokerOptions("127.0.0.1", site.port, username=CONTROLLER, password="x", tls=site.identity("gate-1"))
     heard: queue.Queue[str] = queue.Queue()
-    with Client(site, CONTROLLER) as controller, Link(options, "liar") as link:
+    with site.client(CONTROLLER) as controller, Link(options, "liar") as link:
         link.subscribe("#", lambda topic, _: heard.put(topic))
         link.connect()
         link.publish(T.telemetry("gate-1"), b"x").wait(10)
@@ -219,12 +166,12 @@ def test_broker_under_another_name_is_not_believed(site: Site, tmp_path: Path) -
 
 def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: Site) -> None:
     assert site.process is not None
-    with Client(site, CONTROLLER) as controller, Client(site, "gate-9") as revoked:
+    with site.client(CONTROLLER) as controller, site.client("gate-9") as revoked:
         controller.subscribe(T.telemetry("gate-9"))
         site.ca.revoke("gate-9")
         site.write()
         site.process.send_signal(signal.SIGHUP)
-        with Client(site, "gate-1"):
+        with site.client("gate-1"):
             pass  # the broker has gone round its loop, where it looks at the signal
         with pytest.raises(LinkError, match="not revoked"):
             site.link("gate-9").connect()
@@ -246,7 +193,7 @@ def test_peers_send_chunks_only_where_that_is_switched_on(site: Site) -> None:
     site.peer_seeding = True
     site.write()
     site.start()
-    with Client(site, CONTROLLER) as controller, Client(site, "gate-1") as device:
+    with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         controller.subscribe(f"{T.root}/#")
         own = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1")]
         for topic in (

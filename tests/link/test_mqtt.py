@@ -244,3 +244,25 @@ def test_link_that_runs_for_ever_waits_for_tls_files_that_are_not_right_yet(
         while not link.is_up and time.monotonic() < deadline:
             time.sleep(0.02)
         assert link.is_up
+
+
+def test_refused_subscription_is_told_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker may open its door before its access rules are there. Mosquitto grants every filter, so this one is played."""
+    monkeypatch.setattr("edgectl.link.mqtt._ASK_AGAIN_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server, Link(BrokerOptions(*server.getsockname()), "late") as link:
+        got = listen(link, "ours")
+        link.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            connection.recv(1024)
+            connection.sendall(b"\x20\x02\x00\x00")
+            for granted in (0x80, 0x01):
+                asked = connection.recv(1024)
+                assert asked[0] == 0x82
+                connection.sendall(b"\x90\x03" + asked[2:4] + bytes([granted]))
+            connection.sendall(b"\x30\x07\x00\x04ours!")
+            assert got.get(timeout=10) == ("ours", b"!")
+            assert "refuses ours" in caplog.text

@@ -122,7 +122,7 @@ log_type notice
 def _emqx(p: BrokerPlan) -> dict[str, str]:
     bind = f"{p.host or '0.0.0.0'}:{p.port}"  # noqa: S104 - a broker listens to its network; TLS and certificates are asked of everybody
     conf = f"""\
-# EMQX 5, for fleet {p.fleet}. Include it from emqx.conf, or append it. Written by `edgectl broker config emqx`.
+# EMQX 5.1 or later, for fleet {p.fleet}. Include it from emqx.conf, or append it. Written by `edgectl broker config emqx`.
 listeners.tcp.default.enable = false
 listeners.ws.default.enable = false
 listeners.wss.default.enable = false
@@ -149,9 +149,16 @@ mqtt {{
 }}
 force_shutdown.max_heap_size = "64MB"
 
+# Retained messages outlive a restart.
+retainer {{
+  max_payload_size = "1MB"
+  backend.storage_type = disc
+}}
+
 authorization {{
   no_match = deny
-  deny_action = ignore
+  # EMQX listens before it has read the rules, and refuses everything until then. Who is ignored would stay connected and hear nothing.
+  deny_action = disconnect
   sources = [{{ type = file, enable = true, path = "{p.folder}/acl.conf" }}]
 }}
 """

@@ -38,6 +38,8 @@ _KEEPALIVE_S = 30
 _RECEIVE_BYTES = 1 << 17
 _MAX_PACKET_BYTES = 16 << 20
 """paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
+_ASK_AGAIN_S = 30.0
+"""After a subscription was refused: a broker that is just starting may not have its access rules yet."""
 _BACK_PRESSURE_S = 5.0
 """How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a message."""
 
@@ -154,6 +156,9 @@ class Link:
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._refused: str | None = None
+        self._asked: dict[int, list[str]] = {}
+        """Packet id → the filters of a subscription that is not answered yet."""
+        self._ask_again: float | None = None
         # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the other client off.
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=f"{name[:40]}-{secrets.token_hex(8)}", protocol=paho.MQTTv311
@@ -172,6 +177,7 @@ class Link:
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
         self._client.on_publish = self._published
+        self._client.on_subscribe = self._subscribed
         # With a write hook, publish() on other threads only queues and wakes the loop; it never touches the socket.
         self._client.on_socket_register_write = lambda *_: None
         self._threads = (
@@ -217,7 +223,7 @@ class Link:
         with self._lock:
             self._subscriptions[topic_filter] = handler
         if self.is_up:
-            self._client.subscribe(topic_filter, 1)
+            self._ask([topic_filter])
 
     def unsubscribe(self, topic_filter: str) -> None:
         with self._lock:
@@ -272,6 +278,8 @@ class Link:
                 while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
                     if self.is_up:
                         attempt = 0
+                    if self._ask_again is not None and time.monotonic() > self._ask_again:
+                        self._ask_for_all()
                     if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
                         raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
             except (OSError, ValueError) as e:
@@ -300,12 +308,32 @@ class Link:
             self._refused = str(reason)
             return
         self._refused = None
-        with self._lock:
-            filters = [(f, 1) for f in self._subscriptions]
-        if filters:
-            client.subscribe(filters)
+        self._ask_for_all()
         self._up.set()
         self._inbox_put(("", b""))  # on_up, in order with the messages
+
+    def _ask_for_all(self) -> None:
+        with self._lock:
+            self._asked.clear()
+            self._ask_again = None
+            filters = list(self._subscriptions)
+        if filters:
+            self._ask(filters)
+
+    def _ask(self, filters: list[str]) -> None:
+        mid = self._client.subscribe([(f, 1) for f in filters])[1]
+        with self._lock:
+            if mid is not None:
+                self._asked[mid] = filters
+
+    def _subscribed(self, _client: paho.Client, _data: Any, mid: int, reasons: list[Any], _properties: Any) -> None:
+        with self._lock:
+            filters = self._asked.pop(mid, [])
+        if not any(r.is_failure for r in reasons):
+            return
+        self._ask_again = time.monotonic() + _ASK_AGAIN_S
+        refused = [f for f, r in zip(filters, reasons, strict=False) if r.is_failure]
+        log.error("%s: the broker at %s refuses %s; asked again later", self.name, self.broker, ", ".join(refused) or "a topic")
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not self.is_up and self._refused is None:
