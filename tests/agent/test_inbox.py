@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -175,6 +176,30 @@ def test_freeze_outlives_a_restart_and_an_older_word(agent: Agent, repository: R
     assert agent.inbox.frozen
     assert agent.reports_again()
     assert agent.reports[-1].heard == 1001, "the controller goes on there"
+
+
+def test_state_that_comes_while_an_older_one_is_judged_again_has_the_last_word(
+    agent: Agent, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.rotate("director")
+    director = repository.signers["director"]
+    with pytest.raises(TrustError):
+        agent.inbox.on_controller(state(True, 5, director))
+    newer = threading.Thread(target=lambda: agent.inbox.on_controller(state(False, 6, director)))
+    accept = agent.device.store.accept_state
+
+    def overtaken(payload: bytes, fleet: str) -> ControllerState:
+        accepted = accept(payload, fleet)
+        if accepted.seq == 5:
+            newer.start()
+            newer.join(0.1)
+        return accepted
+
+    monkeypatch.setattr(agent.device.store, "accept_state", overtaken)
+    agent.inbox.on_trust(repository.message())
+    newer.join()
+    assert not agent.inbox.frozen
+    assert not agent.device.journal.frozen
 
 
 def test_policy_on_peers_is_handed_on_signed_or_not(agent: Agent, repository: Repository) -> None:

@@ -63,7 +63,7 @@ class Inbox:
         self._allow_peers = allow_peers
         self._make_room = make_room
         self._lock = threading.RLock()
-        """Held while a document is judged: what comes again later must not overtake what came since."""
+        """Held while one is judged, commands aside: what comes again later must not overtake what came since."""
         self.frozen = frozen
         """Nothing may be activated now."""
         self.gen = 0
@@ -135,17 +135,18 @@ class Inbox:
 
     def on_controller(self, payload: bytes) -> None:
         """Raises :class:`TrustError` or :class:`ProtocolError`."""
-        try:
-            state = self._trust.accept_state(payload, self._topics.fleet)
-        except (TrustError, ProtocolError):
-            self._unheard = payload
-            self._reporter.again()  # tell the number that was seen: the controller goes on there
-            raise
-        self._allow_peers(state.peers)
-        if state.freeze is None:
-            return
-        self._unheard = None
-        self.frozen = state.freeze
+        with self._lock:
+            try:
+                state = self._trust.accept_state(payload, self._topics.fleet)
+            except (TrustError, ProtocolError):
+                self._unheard = payload
+                self._reporter.again()  # tell the number that was seen: the controller goes on there
+                raise
+            self._allow_peers(state.peers)
+            if state.freeze is None:
+                return
+            self._unheard = None
+            self.frozen = state.freeze
         for deployer in self._deployers.values():
             deployer.nudge()
 
