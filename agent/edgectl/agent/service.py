@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.agent.boot import PassedOver, check_slots, damage
+from edgectl.agent.boot import check_slots, damage
 from edgectl.agent.commands import Commands
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.context import Context, WarmUp
@@ -28,29 +28,23 @@ from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Fetcher, Machine
 from edgectl.agent.improver import Improver
+from edgectl.agent.inbox import Inbox
 from edgectl.agent.journal import Journal
 from edgectl.agent.leases import Leases
 from edgectl.agent.lock import alone
 from edgectl.agent.peer import PeerSeeder
 from edgectl.agent.pipeline import WORKER, Hooks, Timing
 from edgectl.agent.probation import LiveBook
+from edgectl.agent.reporter import Reporter
 from edgectl.agent.spool import Spool
 from edgectl.agent.store import Store
 from edgectl.agent.supervisor import Supervisor
 from edgectl.agent.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.trust import ENROLLED, StaleTrust, TrustStore
-from edgectl.core.errors import EdgectlError, ProtocolError, StorageError, TrustError
+from edgectl.agent.trust import ENROLLED, TrustStore
+from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished
-from edgectl.core.states import State
 from edgectl.core.transfer import FRAME_BYTES
-from edgectl.core.wire import (
-    Conn,
-    Failure,
-    Reply,
-    Reported,
-    ReportedSlot,
-    Topics,
-)
+from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
@@ -59,7 +53,6 @@ __all__ = ["AgentParts", "run_agent"]
 
 log = logging.getLogger(__name__)
 
-_REPORT_S = 0.5  # progress is reported at most this often; a new state at once
 _BULK_QUEUE = 32  # chunks
 _CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
 _LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
@@ -92,17 +85,6 @@ def default_parts() -> AgentParts:
     return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
 
 
-@dataclass
-class _Refusal:
-    """A desired document that was not accepted. It is reported once at least, even where a good one follows on its heels."""
-
-    payload: bytes
-    why: Failure
-    reported: bool = False
-    mended: bool = False
-    """A good one was accepted since."""
-
-
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
@@ -124,8 +106,7 @@ class _Agent:
         self._config = config
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
-        self._trouble: Failure | None = None
-        self._epoch = self._count_start()
+        self._epoch, uncounted = _count_start(self._journal)
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
         self._root_notice: Failure | None = None
@@ -133,27 +114,17 @@ class _Agent:
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
-        self._passed_over = self._check_slots()
+        checked = check_slots(self._journal, self._store, config.slots)
+        self._passed_over = checked.passed_over
         self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
         self._live = LiveBook()
         self._collector = Collector(self._epoch)
         self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
-        self._seq = 0
-        self._gen = 0
-        self._frozen = self._journal.frozen
-        self._refused: dict[str, ReportedSlot] = {}
-        self._refusal: _Refusal | None = None
-        self._documents = threading.RLock()
-        """Held while one is judged: what comes again later must not overtake what came since."""
-        self._unkept: bytes | None = None
-        """A desired document that a full disk keeps from being accepted."""
-        self._unheard: bytes | None = None
-        """A state of the controller that was refused: newer root metadata may name who signed it."""
-        self._untrusted: bytes | None = None
-        """A metadata set that a full disk, or a clock that is ahead, keeps from being accepted."""
-        self._last_states: tuple[object, ...] = ()
-        self._reported_at = 0.0
+        self._reporter = Reporter(self._epoch, self._trust, self._send_report, self._wake.set)
+        for trouble in filter(None, (uncounted, checked.trouble)):
+            log.error("%s", trouble.message)
+            self._reporter.storage_fails(trouble)
         death = Conn(epoch=self._epoch, online=False)
         will = (self._topics.conn(config.name), death.encode())
         self._link = Link(config.broker.options(), config.name, will=will, window=20, queue_bytes=_CONTROL_BYTES)
@@ -189,7 +160,7 @@ class _Agent:
             warm_up=parts.warm_up,
             pipelines=self._supervisor,
             live=self._live,
-            frozen=lambda: self._frozen,
+            frozen=lambda: self._inbox.frozen,
             changed=self._wake.set,
             disk=threading.Lock(),
             leases=self._leases,
@@ -199,7 +170,19 @@ class _Agent:
             make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
-        self._commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
+        commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
+        self._inbox = Inbox(
+            self._topics,
+            config.name,
+            self._trust,
+            self._deployers,
+            self._reporter,
+            frozen=self._journal.frozen,
+            obey=commands.obey,
+            reply=self._send_reply,
+            allow_peers=self._peer.allow,
+            make_room=self._drop_telemetry,
+        )
         self._improver = Improver(
             config.slots,
             self._engine_of,
@@ -208,13 +191,6 @@ class _Agent:
             lambda slot, ref: self._supervisor.refresh(slot, ref, _REFRESH_S),
             config.improve_after_s,
         )
-
-    def _count_start(self) -> int:
-        try:
-            return self._journal.next_epoch()
-        except StorageError as e:
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
-            return self._journal.value("epoch") + 1
 
     def _open_trust(self) -> TrustStore:
         """Root metadata that have rotted since a start before must not cost the device its agent: a copy was kept then."""
@@ -233,22 +209,9 @@ class _Agent:
         log.error("%s", self._root_notice.detail)
         return store
 
-    def _check_slots(self) -> dict[str, PassedOver]:
-        checked = check_slots(self._journal, self._store, self._config.slots)
-        if checked.trouble is not None:
-            self._trouble = Failure(code="storage", detail=checked.trouble.message, retryable=True)
-            log.error("%s", checked.trouble.message)
-        return checked.passed_over
-
     def run(self, stop: threading.Event) -> None:
-        t, name = self._topics, self._config.name
-        for topic, handler in (
-            (t.trust, self._on_trust),
-            (t.ctl, self._on_controller),
-            (t.desired(name), self._on_desired),
-            (t.command(name), self._on_command),
-        ):
-            self._link.subscribe(topic, _guarded(handler))
+        for topic, handler in self._inbox.handlers.items():
+            self._link.subscribe(topic, handler)
         self._link.on_up = self._on_up
         self._link.start()
         self._supervisor.start()
@@ -272,7 +235,7 @@ class _Agent:
                 next_window = now + self._config.telemetry_s
             if now >= next_try:
                 next_try = now + _RETRY_S
-                self._try_again()
+                self._inbox.try_again()
             if not ready and self._is_ready():
                 ready = True
                 notify("READY=1", "STATUS=running")
@@ -305,7 +268,7 @@ class _Agent:
         working = any(d.report().state in WORKING for d in self._deployers.values())
         return working or psutil.getloadavg()[0] > (psutil.cpu_count() or 1)
 
-    # ---- from the broker (dispatcher thread: nothing here waits)
+    # ---- from the link (dispatcher thread: nothing here waits)
 
     def _on_up(self) -> None:
         c = self._config
@@ -320,124 +283,25 @@ class _Agent:
             streams={stream: p.kind for stream, p in c.pipelines.items()},
         )
         self._link.publish(self._topics.conn(c.name), birth.encode(), retain=True)
-        self._last_states = ()  # report again: the broker may have lost what it retained
-        self._wake.set()
+        self._reporter.again()  # the broker may have lost what it retained
         self._sender.nudge()
 
-    def _on_trust(self, payload: bytes) -> None:
-        with self._documents:
-            self._take_trust(payload)
+    def _send_reply(self, reply: Reply) -> None:
+        self._link.publish(self._topics.reply(self._config.name), reply.encode())
 
-    def _take_trust(self, payload: bytes) -> None:
-        self._untrusted = None
-        try:
-            self._trust.update(payload)
-            self._trouble = None
-        except StaleTrust as e:  # a clock that is ahead becomes right some day, and the set does not come again by itself
-            self._untrusted = payload
-            self._trouble = Failure(code="expired", detail=e.message, retryable=True)
-        except TrustError as e:
-            self._trouble = Failure(code="trust", detail=e.message)
-        except StorageError as e:
-            self._untrusted = payload
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
-        if self._refusal is not None and not self._refusal.mended:  # newer root metadata may name the director who signed it
-            self._take_desired(self._refusal.payload)
-        if self._unheard is not None:
-            _guarded(self._on_controller)(self._topics.ctl, self._unheard)
-        for deployer in self._deployers.values():
-            deployer.nudge()
-        self._last_states = ()
-        self._wake.set()
+    # ---- a full disk (any thread)
 
     def _make_room(self) -> None:
-        """What a deployment has to write down, a way back before all, is worth more than the telemetry that waits. On a full disk only."""
-        with contextlib.suppress(StorageError, OSError):
-            if shutil.disk_usage(self._config.state_dir).free < _FULL_BYTES and self._spool.give_way():
+        """For what a deployment has to write down, a way back before all. On a full disk only."""
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(self._config.state_dir).free < _FULL_BYTES:
+                self._drop_telemetry()
+
+    def _drop_telemetry(self) -> None:
+        """What the device must not forget is worth more than the telemetry that waits."""
+        with contextlib.suppress(StorageError):
+            if self._spool.give_way():
                 log.warning("the telemetry that waited was thrown away to make room")
-
-    def _on_controller(self, payload: bytes) -> None:
-        try:
-            state = self._trust.accept_state(payload, self._config.fleet)
-        except (TrustError, ProtocolError):
-            self._unheard = payload
-            self._last_states = ()  # tell the number that was seen: the controller goes on there
-            raise
-        self._peer.allow(state.peers)
-        if state.freeze is None:
-            return
-        self._unheard = None
-        self._frozen = state.freeze
-        for deployer in self._deployers.values():
-            deployer.nudge()
-
-    def _on_desired(self, payload: bytes) -> None:
-        with self._documents:
-            self._take_desired(payload)
-
-    def _try_again(self) -> None:
-        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest on them."""
-        with self._documents:
-            if (trust := self._untrusted) is not None:
-                try:
-                    self._trust.update(trust)
-                except (StaleTrust, StorageError):
-                    log.debug("the metadata set still waits")  # why was told when it came
-                except TrustError:
-                    self._untrusted = None
-                else:
-                    self._take_trust(trust)
-            if (wish := self._unkept) is not None:
-                self._take_desired(wish)
-
-    def _take_desired(self, payload: bytes) -> None:
-        self._unkept = None
-        try:
-            desired = self._trust.accept_desired(payload, self._config.fleet, self._config.name)
-        except (TrustError, ProtocolError) as e:
-            log.warning("desired state is refused: %s", e.message)
-            self._refusal = _Refusal(payload, Failure(code="desired", detail=e.message))
-            self._wake.set()
-            return
-        except StorageError as e:  # the generation could not be written down: asked again until it can
-            log.error("desired state waits: %s", e.message)
-            with contextlib.suppress(StorageError):
-                if self._spool.give_way():
-                    log.warning("the telemetry that waited was thrown away to make room")
-            self._unkept = payload
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
-            self._wake.set()
-            return
-        if self._refusal is not None:
-            self._refusal.mended = True
-        if self._trouble is not None and self._trouble.code == "storage":
-            self._trouble = None
-        self._gen = desired.gen
-        self._refused = {}
-        for slot in self._deployers.keys() - desired.slots.keys():
-            self._deployers[slot].want_nothing(desired.gen)
-        for slot, wish in desired.slots.items():
-            if slot in self._deployers:
-                self._deployers[slot].want(desired.gen, wish, desired.hold)
-            else:
-                self._refused[slot] = ReportedSlot(
-                    state=State.REJECTED,
-                    gen=desired.gen,
-                    release=wish.release,
-                    digest=wish.digest,
-                    error=Failure(code="no_slot", detail=f"this device has no slot {slot}"),
-                )
-        self._wake.set()
-
-    def _on_command(self, payload: bytes) -> None:
-        command = self._trust.open_command(payload, self._config.fleet, self._config.name)
-        try:
-            self._trust.admit(command)
-            reply = Reply(id=command.id, ok=True, result=self._commands.obey(command))
-        except EdgectlError as e:
-            reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message[:1024]))
-            self._last_states = ()  # tell the number that was seen: the controller goes on there
-        self._link.publish(self._topics.reply(self._config.name), reply.encode())
 
     # ---- from the workers (pipeline threads)
 
@@ -465,39 +329,16 @@ class _Agent:
     # ---- the caller's thread
 
     def _report(self) -> None:
-        slots = {**self._refused, **{slot: d.report() for slot, d in self._deployers.items()}}
-        refusal = self._refusal
-        if refusal is not None and refusal.mended and refusal.reported:
-            refusal = self._refusal = None
-        error = self._trouble or (refusal.why if refusal else None) or self._journal.notice or self._root_notice
-        clock = None if self._trust.clock_trusted else "untrusted"
-        states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
-        everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
-        now = time.monotonic()
-        urgent = not self._last_states or states != self._last_states[0]
-        if everything == self._last_states or not (urgent or now - self._reported_at >= _REPORT_S) or not self._link.is_up:
+        if not self._link.is_up:
             return
-        self._seq += 1
-        reported = Reported(
-            epoch=self._epoch,
-            seq=self._seq,
-            gen=self._gen,
-            slots=slots,
-            trust_version=self._trust.version,
-            clock=clock,
-            heard=self._trust.heard,
-            error=error,
-        )
-        try:
-            self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
-        except EdgectlError as e:
-            log.info("the report waits: %s", e.message)
-            return
-        self._last_states = everything
-        self._reported_at = now
-        if refusal is not None and not refusal.reported:
+        refusal = self._inbox.refusal
+        error = self._reporter.trouble or (refusal.why if refusal else None) or self._journal.notice or self._root_notice
+        slots = {**self._inbox.without_slot, **{slot: d.report() for slot, d in self._deployers.items()}}
+        if self._reporter.report(self._inbox.gen, slots, error) and refusal is not None:
             refusal.reported = True
-            self._wake.set()
+
+    def _send_report(self, reported: Reported) -> None:
+        self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
 
     def _telemetry(self, window_s: float) -> None:
         try:
@@ -514,10 +355,9 @@ class _Agent:
     def _put(self, kind: str, topic: str, payload: bytes) -> None:
         try:
             self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
-            if self._trouble is not None and self._trouble.code == "storage":
-                self._trouble = None
+            self._reporter.storage_works()
         except StorageError as e:
-            self._trouble = Failure(code="storage", detail=e.message, retryable=True)
+            self._reporter.storage_fails(e)
             log.error("%s", e.message)
         self._sender.nudge()
 
@@ -550,20 +390,16 @@ class _Agent:
         return Link(self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17))
 
 
+def _count_start(journal: Journal) -> tuple[int, StorageError | None]:
+    """The epoch of this start, and why it could not be written down."""
+    try:
+        return journal.next_epoch(), None
+    except StorageError as e:
+        return journal.value("epoch") + 1, e
+
+
 def _version() -> str:
     try:
         return importlib.metadata.version("edgectl")
     except importlib.metadata.PackageNotFoundError:
         return "checkout"
-
-
-def _guarded(handler: Callable[[bytes], None]) -> Callable[[str, bytes], None]:
-    """A message that does not parse is logged and forgotten: the sender is at fault, and the device goes on."""
-
-    def handle(topic: str, payload: bytes) -> None:
-        try:
-            handler(payload)
-        except EdgectlError as e:
-            log.warning("%s: %s", topic, e.message)
-
-    return handle
