@@ -1,94 +1,34 @@
-"""The controller without a broker: what it makes of what devices say, and what is left when a step is cut off in the middle."""
+"""The controller without a broker: what is left when a step is cut off in the middle, and what threads do to each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from support_bundle import make_bundle
+from support_controller import DIGEST, T, World
+from support_tuf import keys_in
 
+from edgectl.core.bundle import Bundle
 from edgectl.core.errors import BundleError, LinkError, StorageError
-from edgectl.core.states import State
-from edgectl.core.wire import MAX_GEN, Conn, Desired, Message, Reported, ReportedSlot, Telemetry, Topics
-from edgectl.fleet.ceremony import init_keys
-from edgectl.fleet.config import ControllerConfig
-from edgectl.fleet.controller import Controller, RolloutRequest
+from edgectl.core.files import hex_of
+from edgectl.core.histogram import Histogram
+from edgectl.core.signed import add_signatures
+from edgectl.core.wire import Frames, StreamStats, Telemetry, Trust
+from edgectl.fleet.ceremony import KeySet, new_key
 from edgectl.fleet.inventory import Release
+from edgectl.fleet.releases import sign_release
 from edgectl.fleet.rollout import Outcome
-from edgectl.link.config import BrokerConfig
-
-T = Topics("home")
-DIGEST = {v: "sha256:" + v * 64 for v in "123"}
-
-
-class Wire:
-    """A broker that keeps what is retained; ``takes`` messages, then it is full."""
-
-    def __init__(self) -> None:
-        self.is_up = True
-        self.takes = 10_000
-        self.retained: dict[str, bytes] = {}
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> None:
-        if not self.takes:
-            raise LinkError("20 messages wait for an answer of the broker")
-        self.takes -= 1
-        self.retained[topic] = payload
-
-    def close(self) -> None:
-        pass
-
-
-class World:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        init_keys(folder / "keys")
-        self.wire = Wire()
-        self.offered: list[str] = []
-        self.now = 1000.0
-        self.boot()
-
-    def boot(self) -> Controller:
-        config = ControllerConfig(
-            broker=BrokerConfig(host="127.0.0.1"), state_dir=self.folder / "state", keys=self.folder / "keys"
-        )
-        self.controller = Controller(config)
-        self.controller._link = self.wire  # type: ignore[assignment]
-        self.controller.seeder.publish_pages = self.offered.append  # type: ignore[method-assign]
-        return self.controller
-
-    def hears(self, topic: str, message: Message | bytes) -> None:
-        c = self.controller
-        handlers: dict[str, Callable[[str, bytes], None]] = {
-            "conn": c._on_conn, "reported": c._on_reported, "tele": c._on_telemetry, "desired": c._on_desired,
-        }  # fmt: skip
-        payload = message if isinstance(message, bytes) else message.encode()
-        c._guarded(handlers[topic.rsplit("/", 1)[-1]])(topic, payload)
-
-    def born(self, device: str, epoch: int = 1) -> None:
-        self.hears(T.conn(device), Conn(epoch=epoch, online=True, slots=("gate",)))
-
-    def reports(self, device: str, epoch: int, seq: int, gen: int = 0, state: State = State.COMMITTED) -> None:
-        slot = ReportedSlot(state=state, gen=gen)
-        self.hears(T.reported(device), Reported(epoch=epoch, seq=seq, gen=gen, slots={"gate": slot}))
-
-    def rollout(self, version: str, *devices: str) -> str:
-        release = f"gate@{version}"
-        self.controller.inventory.save_release(Release(release, DIGEST[version], (), self.now))
-        return self.controller.start_rollout(RolloutRequest(release=release, slot="gate", devices=devices, canary=9)).id
-
-    def tick(self) -> None:
-        self.now += 1
-        self.controller.tick(self.now)
-
-    def told(self, device: str) -> Desired | None:
-        payload = self.wire.retained.get(T.desired(device))
-        return None if payload is None else self.controller.director.open(device, payload)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path, monkeypatch)
     yield world
     world.controller.inventory.close()
 
@@ -140,7 +80,7 @@ def test_wish_that_was_saved_and_not_published_is_published_after_a_start(world:
     world.controller.inventory.close()
     world.boot()
     world.wire.is_up = True
-    world.controller._on_up()
+    world.wire.on_up()
     world.tick()
     assert world.told("d0") is not None
 
@@ -160,10 +100,10 @@ def test_release_that_is_not_whole_here_keeps_no_wish_from_a_broker_that_forgot(
 
     monkeypatch.setattr(world.controller.blobs, "closure", closure)
     world.wire.retained.clear()
-    world.controller._on_up()
+    world.wire.on_up()
     world.tick()
     assert world.told("d0") is not None
-    assert world.offered == [DIGEST["2"]]
+    assert world.seeder.offered == [DIGEST["2"]]
 
 
 def test_everything_is_published_again_although_the_broker_went_away_in_the_middle(world: World) -> None:
@@ -173,13 +113,56 @@ def test_everything_is_published_again_although_the_broker_went_away_in_the_midd
     world.tick()
     world.controller.inventory.drop_release("gate@1")
     world.wire.retained.clear()
-    world.controller._on_up()
+    world.wire.on_up()
     world.wire.takes = 3
     with pytest.raises(LinkError):
         world.tick()
     world.wire.takes = 100
     world.tick()
     assert all(world.told(f"d{i}") for i in range(3))
+
+
+def test_what_was_not_read_in_the_middle_keeps_nothing_from_being_published_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.born("d0")
+    world.rollout("1")
+    world.tick()
+    monkeypatch.setattr(world.controller.blobs, "closure", lambda _: [])
+
+    def fails(*_: object, **__: object) -> None:
+        raise StorageError("the disk does not answer")
+
+    for method in ("releases", "rollouts"):
+        world.wire.retained.clear()
+        world.seeder.offered.clear()
+        world.wire.on_up()
+        with monkeypatch.context() as m:
+            m.setattr(world.controller.inventory, method, fails)
+            with pytest.raises(StorageError):
+                world.tick()
+        if method == "releases":
+            world.tick()
+        assert {T.ctl, T.trust, T.desired("d0")} <= world.wire.retained.keys(), "also while no rollout can go on"
+        assert world.seeder.offered == [DIGEST["1"]]
+
+
+def test_release_is_told_and_offered_although_the_broker_was_full(world: World, tmp_path: Path) -> None:
+    bundle = Bundle(make_bundle(tmp_path / "b"))
+    release, targets = sign_release(tmp_path / "keys", bundle, None)
+    blobs = {p.name: p for p in (bundle.root / "blobs" / "sha256").iterdir()} | {
+        hex_of(bundle.digest): bundle.root / "index.json"
+    }
+    for name, path in blobs.items():
+        shutil.copy(path, world.controller.blobs.path(f"sha256:{name}"))
+    world.wire.takes = 0
+    world.controller.add_release(release, bundle.digest, {"targets.json": targets})
+    with pytest.raises(LinkError):
+        world.tick()
+    world.wire.takes = 100
+    world.tick()
+    assert json.loads(Trust.model_validate_json(world.wire.retained[T.trust]).files["targets.json"]) == json.loads(targets)
+    assert sorted(world.seeder.offered) == sorted(f"sha256:{name}" for name in blobs)
 
 
 def test_renewed_metadata_that_the_broker_did_not_take_are_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +184,7 @@ def test_newer_word_of_ours_on_the_broker_is_put_back_where_an_older_one_was_wri
     older = world.controller._devices["d0"].desired
     newer = older.model_copy(update={"gen": 9})
     payload = world.controller.director.seal("d0", newer).payload
-    world.controller._on_up()
+    world.wire.on_up()
     world.tick()
     world.hears(T.desired("d0"), payload)
     world.tick()
@@ -225,74 +208,86 @@ def test_older_word_of_ours_that_somebody_replays_is_written_over(world: World) 
     assert world.wire.retained[T.desired("d0")] == newest
 
 
-# ---- what devices say
+# ---- threads
 
 
-def test_device_with_another_disk_counts_its_starts_anew_and_is_heard(world: World) -> None:
-    world.born("d0", epoch=57)
-    world.reports("d0", 57, 900)
-    world.controller.latency.add("d0", Telemetry(epoch=57, seq=5, window_s=1))
-    world.hears(T.conn("d0"), Conn(epoch=57, online=False))
-    world.born("d0", epoch=1)
-    world.reports("d0", 1, 1, state=State.IDLE)
-    d = world.controller._devices["d0"]
-    assert d.conn is not None
-    assert (d.conn.online, d.conn.epoch) == (True, 1)
-    assert d.reported is not None
-    assert d.reported.slots["gate"].state is State.IDLE
-    assert world.controller.latency.add("d0", Telemetry(epoch=1, seq=1, window_s=1))
-    world.hears(T.conn("d0"), Conn(epoch=57, online=False))
-    assert d.conn.online, "the will of the disk that was taken out comes late"
-    world.reports("d0", 57, 901)
-    assert d.reported.epoch == 1
-    world.hears(T.conn("d0"), Conn(epoch=1, online=False))
-    assert world.controller._devices["d0"].conn.online is False  # type: ignore[union-attr]
+def test_devices_are_heard_while_the_broker_does_not_answer(world: World) -> None:
+    """Their handlers must never wait for the broker: it may be waiting for them to read."""
+    world.born("d0")
+    world.rollout("1")
+    epochs = itertools.count(2)
+    heard: list[str] = []
+    with ThreadPoolExecutor(1) as dispatcher:
+
+        def takes_its_time(topic: str) -> None:
+            if not wait([dispatcher.submit(world.born, "d0", next(epochs))], timeout=5).done:
+                raise LinkError("nothing is heard meanwhile")
+            heard.append(topic)
+
+        world.wire.on_publish = takes_its_time
+        world.wire.on_up()
+        world.tick()
+        world.controller.freeze(True)
+    assert heard == [T.ctl, T.trust, T.desired("d0"), T.ctl]
 
 
-def test_late_death_and_late_report_of_an_earlier_start_are_ignored(world: World) -> None:
-    world.born("d0", epoch=5)
-    world.reports("d0", 5, 3)
-    world.hears(T.conn("d0"), Conn(epoch=4, online=False))
-    world.reports("d0", 4, 99, state=State.FAILED)
-    d = world.controller._devices["d0"]
-    assert d.conn is not None
-    assert d.conn.online
-    assert d.reported is not None
-    assert d.reported.slots["gate"].state is State.COMMITTED
+def test_latency_is_asked_while_telemetry_comes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def telemetry(seq: int) -> Telemetry:
+        h = Histogram()
+        h.record(5000.0)
+        s = StreamStats(kind="k", slots={"gate": DIGEST[str(seq)]}, stages={"engine": h.data()}, frames=Frames(), fps=1.0)
+        return Telemetry(epoch=1, seq=seq, window_s=1, streams={"yard": s})
+
+    world.born("d0")
+    world.born("d1")
+    world.hears(T.telemetry("d0"), telemetry(1))
+    merge = Histogram.merge
+    with ThreadPoolExecutor(1) as dispatcher:
+        meanwhile: list[Future[None]] = []
+
+        def slow(self: Histogram, other: Histogram) -> None:
+            if not meanwhile:
+                meanwhile.append(dispatcher.submit(world.hears, T.telemetry("d1"), telemetry(2)))
+                wait(meanwhile, timeout=0.2)
+            merge(self, other)
+
+        monkeypatch.setattr(Histogram, "merge", slow)
+        assert set(world.controller.engines()) == {("gate", DIGEST["1"])}
+        meanwhile[0].result(10)
+    assert len(world.controller.engines()) == 2
 
 
-@pytest.mark.parametrize("name", ["UPPER", "a b", "x" * 65, "..", "ä"])
-def test_device_whose_name_is_none_is_ignored(world: World, name: str) -> None:
-    """It could not be answered: the first rollout would end the controller, and every start of it after that."""
-    world.hears(f"{T.root}/d/{name}/conn", Conn(epoch=1, online=True, slots=("gate",)))
+def test_approved_document_that_the_broker_did_not_take_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch, KeySet(1, 2, (new_key(tmp_path / "operator.pem"),)))
     world.born("d0")
     world.rollout("1")
     world.tick()
-    assert set(world.controller._devices) == {"d0"}
-
-
-def test_device_that_lies_about_its_generation_costs_the_controller_nothing(world: World) -> None:
-    world.born("d0")
-    for seq, version in ((1, "1"), (2, "2"), (3, "3")):
-        world.reports("d0", 1, seq, gen=MAX_GEN - 1)
-        rollout = world.rollout(version)
+    assert world.told("d0") is None
+    documents = {d: add_signatures(p, keys_in(tmp_path / "operator.pem")) for d, p in world.controller.waiting().items()}
+    world.wire.takes = 0
+    assert world.controller.approve(documents) == ["d0"]
+    assert world.controller.waiting() == {}
+    with pytest.raises(LinkError):
         world.tick()
-        world.controller.change_rollout(rollout, "abort")
-        world.tick()
-        world.born("d0", epoch=1 + seq)
-        world.hears(T.conn("d0"), Conn(epoch=1 + seq, online=False))  # the rollout ends without it
-        world.tick()
-        world.born("d0", epoch=1 + seq)
+    world.wire.takes = 100
+    world.tick()
+    assert world.wire.retained[T.desired("d0")] == documents["d0"]
     world.controller.inventory.close()
-    world.boot()  # reads every document back
-    assert world.controller._devices["d0"].desired.gen < 100
 
 
-def test_last_generation_of_all_is_used_again(world: World) -> None:
-    world.born("d0")
-    world.controller._devices["d0"].desired = Desired(gen=MAX_GEN)
-    world.rollout("1")
+def test_freeze_that_the_broker_did_not_take_is_told_later(world: World) -> None:
+    world.wire.takes = 0
+    with pytest.raises(LinkError):
+        world.controller.freeze(True)
+    world.wire.takes = 100
     world.tick()
-    wish = world.told("d0")
-    assert wish is not None
-    assert (wish.gen, wish.slots["gate"].release) == (MAX_GEN, "gate@1")
+    assert json.loads(world.wire.retained[T.ctl])["signed"]["freeze"] is True
+
+
+def test_controller_ends_although_the_broker_takes_no_good_bye(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(world.seeder, "close", lambda: ended.append("seeder"))
+    monkeypatch.setattr(world.wire, "close", lambda: ended.append("link"))
+    world.wire.takes = 0
+    world.controller.close()
+    assert ended == ["seeder", "link"]

@@ -246,5 +246,5 @@ def _latency(controller: Controller) -> list[dict[str, Any]]:
             "n": h.n,
             **{f"p{p:g}_ms": h.percentile_ms(p) for p in (50.0, 90.0, 95.0, 99.0)},
         }
-        for (slot, digest), h in sorted(controller.latency.engines().items())
+        for (slot, digest), h in sorted(controller.engines().items())
     ]

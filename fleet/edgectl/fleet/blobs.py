@@ -173,6 +173,11 @@ class BlobStore:
                 found[blob.digest] = blob
         return list(found.values())
 
+    def offered(self, index_digest: str) -> list[str]:
+        """What devices may fetch of a bundle: all its blobs, and the differences to them. Raises like :meth:`closure`."""
+        blobs = [index_digest, *(d.digest for d in self.closure(index_digest))]
+        return [*blobs, *(offer.digest for blob in blobs for offer in self.deltas(blob))]
+
     def _json(self, digest: str, max_bytes: int) -> bytes:
         data = read_bounded(self.path(digest), max_bytes)
         if digest_of(data) != digest:

@@ -2,6 +2,11 @@
 
 :class:`Controller` is what the API talks to; every public method is thread-safe. Rules are in :mod:`edgectl.fleet.rollout`.
 What cannot be rebuilt is written to the database before it is published.
+
+Threads: the one of :meth:`Controller.run` ticks and hands messages to the broker; API calls come on any other; what devices say comes on
+the dispatcher thread of the link (:mod:`edgectl.fleet.devices`). Locks: what is decided about devices and rollouts is decided under
+``Devices.lock``. Trust, inventory and numbers have locks of their own, which may be taken under it and never the other way round. Nobody
+waits for the broker under any of these (:mod:`edgectl.fleet.publisher`): the dispatcher thread would wait with him.
 """
 
 from __future__ import annotations
@@ -9,36 +14,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
-from edgectl.core.files import atomic_write, check_name, storage
-from edgectl.core.schema import parse_json
+from edgectl.core.files import atomic_write, storage
+from edgectl.core.histogram import Histogram
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
-from edgectl.core.wire import (
-    MAX_GEN,
-    MAX_MESSAGE_BYTES,
-    Conn,
-    ControllerState,
-    Desired,
-    Reply,
-    Reported,
-    Telemetry,
-    Topics,
-)
+from edgectl.core.wire import MAX_GEN, ControllerState, Desired, Reply, Topics
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.countersign import Countersignatures
+from edgectl.fleet.devices import Devices, from_device
 from edgectl.fleet.inventory import Device, Inventory, Release
 from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.publisher import Publisher
 from edgectl.fleet.rollout import (
     ACTIVE,
-    DeviceView,
     Evidence,
     Progress,
     RolloutRequest,
@@ -81,40 +78,42 @@ class Controller:
         self.trust.check_root = self.director.check
         self.latency = LatencyBook()
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
-        self._lock = threading.RLock()
-        self._devices = self.inventory.devices()
+        self.watchdog = Watchdog()
         self._epoch = int(time.time())
         self._freeze_file = config.state_dir / "freeze"
         self._frozen = _freeze_in(self._freeze_file)
-        self._republish = False
         self._warned_s = 0.0
-        self._waiting: dict[str, bytes] = {}  # desired documents that operators have to sign, too
-        self._approved_folder = config.state_dir / "approved"
-        self._unsent: set[str] = set()  # devices whose desired document the broker has not, or has from somebody else
-        self._trust_unsent = False
-        self._former: dict[str, int] = {}  # devices that count their starts anew: how far they had come before
         self._wake = threading.Event()
-        self.watchdog = Watchdog()
+        self._republish = False
+        """The broker may have lost everything, or other keys have to sign it."""
         # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
         self._numbers = Numbers(self.inventory)
-        self._behind = False
-        """The last state that was published is not the newest, or below a number that a device has seen."""
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
+        self._countersignatures = Countersignatures(config.state_dir / "approved", self.director, self.inventory)
+        self._publisher = Publisher(
+            self._link,
+            self.topics,
+            state=self._state,
+            trust=self.trust.message,
+            desired=self._countersignatures.seal,
+            pages=self.seeder.publish_pages,
+        )
+        self._devices = Devices(self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake)
 
     # ---- life
 
     def start(self) -> None:
         t = self.topics
-        for topic, handler in (
-            (t.any_conn, self._on_conn),
-            (t.any_reported, self._on_reported),
-            (t.any_telemetry, self._on_telemetry),
-            (f"{t.root}/d/+/desired", self._on_desired),
+        for topic, handle in (
+            (t.any_conn, self._devices.on_conn),
+            (t.any_reported, self._devices.on_reported),
+            (t.any_telemetry, self._devices.on_telemetry),
+            (f"{t.root}/d/+/desired", self._devices.on_desired),
             (t.any_reply, self._commander.on_reply),
         ):
-            self._link.subscribe(topic, self._guarded(handler))
+            self._link.subscribe(topic, from_device(t, handle))
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
@@ -136,7 +135,10 @@ class Controller:
 
     def close(self) -> None:
         if self._link.is_up:
-            self._link.publish(self.topics.ctl, self._death.encode(), retain=True, timeout_s=10.0)
+            try:
+                self._link.publish(self.topics.ctl, self._death.encode(), retain=True, timeout_s=10.0)
+            except LinkError as e:
+                log.warning("devices are not told that the controller ends: %s", e.message)
         self.seeder.close()
         self._link.close()
         self.inventory.close()
@@ -144,24 +146,51 @@ class Controller:
     def tick(self, now_s: float) -> None:
         """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
         if self._republish and self._link.is_up:
-            self._republish = False
-            try:
-                self._publish_all()
-            except EdgectlError:
-                self._republish = True  # from the start: what came out of it nobody knows
-                raise
-        self._trust_unsent |= self.trust.renew()
-        if self._trust_unsent and self._link.is_up:
-            self._publish_trust()
-        if self._behind and self._link.is_up:
-            self._publish_state()
+            self._mark_all()
+        self._publisher.publish(self.watchdog.feed)
+        if self.trust.renew():
+            self._publisher.trust_changed()
         self._warn_of_expiry(now_s)
-        self._publish_unsent()
-        with self._lock:
+        with self._devices.lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
-                new, actions = plan(spec, progress, self._views(), now_s, self._evidence(spec, progress))
+                new, actions = plan(spec, progress, self._devices.views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
-        self._publish_unsent()
+        self._publisher.publish(self.watchdog.feed)
+
+    def _on_up(self) -> None:
+        self._republish = True
+        self._wake.set()
+
+    def _mark_all(self) -> None:
+        """Have everything published again. A release that is not whole here holds up nothing else."""
+        self._republish = False
+        try:
+            self._publisher.state_changed()
+            self._publisher.trust_changed()
+            with self._devices.lock:
+                for d in self._devices.all():
+                    self._publisher.tell(d.name, d.desired)
+            for release in self.inventory.releases().values():
+                self.watchdog.feed()  # a large fleet takes its time
+                try:
+                    self._publisher.offer(self.blobs.offered(release.digest))
+                except EdgectlError as e:
+                    log.error("release %s cannot be offered: %s", release.release, e.message)
+            self._publisher.offer(filter(self.blobs.has, self.trust.plans()))
+        except EdgectlError:
+            self._republish = True
+            raise
+
+    def _state(self) -> bytes:
+        """What devices are told of us, with the next number."""
+        state = ControllerState(
+            epoch=self._epoch,
+            online=True,
+            peers=self.config.transfer.peers,
+            freeze=self._frozen,
+            seq=self._numbers.next(time.time()),
+        )
+        return self.director.seal_state(state)
 
     def _warn_of_expiry(self, now_s: float) -> None:
         """Once a day: root, targets and delegations are renewed by people, who want to know early."""
@@ -190,6 +219,7 @@ class Controller:
         new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
         if new:
             self.trust.accept(new)
+        self._publisher.trust_changed()
         named = [profiles for d, profiles in self.trust.names(release).values() if d == digest]
         if not named:
             raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
@@ -197,11 +227,13 @@ class Controller:
         created = known.created_s if known else time.time()
         found = Release(release, digest, named[0], created)
         deltas = self._make_deltas(found, delta_from)
+        offered = self.blobs.offered(digest)
+        for blob in offered:
+            self.blobs.hashes(blob)  # remembered: on this thread nobody waits for a large one
         self.inventory.save_release(found)
         self.inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
-        self._publish_trust()
-        for blob in (digest, *(d.digest for d in closure), *(d.digest for d in deltas)):
-            self.seeder.publish_pages(blob)
+        self._publisher.offer(offered)
+        self._wake.set()
         return found
 
     def _make_deltas(self, new: Release, delta_from: str | None) -> list[DeltaOffer]:
@@ -222,7 +254,7 @@ class Controller:
         ``withdraw``: releases that the new targets no longer name; no device installs them from then on. Raises :class:`TrustError`.
         """
         gone = tuple(withdraw)
-        with self._lock:
+        with self._devices.lock:
             new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
             if new:
                 self.trust.accept(new, withdraw=gone)
@@ -237,7 +269,7 @@ class Controller:
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
-        with self._lock:
+        with self._devices.lock:
             release = self.inventory.releases().get(request.release)
             if release is None:
                 raise UsageError(f"there is no release {request.release}", hint="`edgectl release publish DIR` publishes one")
@@ -266,7 +298,7 @@ class Controller:
 
     def change_rollout(self, rollout: str, op: str) -> Progress:
         """``pause``, ``resume`` or ``abort`` (which takes the release back). Raises :class:`RolloutError`."""
-        with self._lock:
+        with self._devices.lock:
             spec, progress = self.rollout(rollout)
             actions: list[SetSlot] = []
             if op == "abort":
@@ -280,24 +312,25 @@ class Controller:
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""
-        with self._lock:
-            return dict(self._waiting)
+        return self._countersignatures.waiting()
 
     def approve(self, documents: Mapping[str, bytes]) -> list[str]:
-        """Take documents back that operators have signed, and publish them. Returns the devices.
+        """Take documents back that operators have signed, to be published. Returns the devices.
 
         Raises :class:`TrustError` for the first that lacks a signature or is not what is wanted now.
         """
-        with self._lock:
+        with self._devices.lock:
+            wanted: dict[str, Desired] = {}
             for device, payload in documents.items():
                 d = self._devices.get(device)
                 if d is None or self.director.open(device, payload) != d.desired:
                     raise TrustError(f"this is not what is wanted of {device} now", hint="approve again")
-            for device, payload in documents.items():
-                atomic_write(self._approved_folder / f"{device}.json", payload)
-                self.inventory.log("trust", device, f"generation {self._devices[device].desired.gen} is approved")
-                self._publish_desired(self._devices[device])
-            return sorted(documents)
+                wanted[device] = d.desired
+            for device, desired in wanted.items():
+                self._countersignatures.take(device, documents[device], desired.gen)
+                self._publisher.tell(device, desired)
+        self._wake.set()
+        return sorted(wanted)
 
     def rollout(self, rollout: str) -> tuple[RolloutSpec, Progress]:
         found = self.inventory.rollouts().get(rollout)
@@ -307,18 +340,19 @@ class Controller:
 
     def freeze(self, frozen: bool) -> None:
         """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart."""
-        with self._lock:
+        with self._devices.lock:
             atomic_write(self._freeze_file, b"on" if frozen else b"off")
             self._frozen = frozen
+            self._publisher.state_changed()
             self.inventory.log("fleet", self.config.fleet, "frozen" if frozen else "released")
-            self._publish_state()
+        self._publisher.publish_state()  # at once: a tick may be at work on much else
 
     def command(self, device: str, request: CommandRequest) -> Reply:
         """Ask a device to do something now, and wait for its answer; what it refuses is an answer, too.
 
         Raises :class:`UsageError` for a device that nobody knows, :class:`LinkError` for one that is away or does not answer in time.
         """
-        with self._lock:
+        with self._devices.lock:
             known = self._devices.get(device)
             if known is None:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
@@ -330,10 +364,8 @@ class Controller:
 
     def enroll(self, device: str) -> dict[str, Any]:
         """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
-        with self._lock:
-            known = self._devices.setdefault(device, Device(device))
-            self.inventory.save_device(known)
-            self.inventory.log("device", device, "enrolled")
+        self._devices.enroll(device)
+        self.inventory.log("device", device, "enrolled")
         broker = self.config.broker
         return {
             "fleet": self.config.fleet,
@@ -342,124 +374,18 @@ class Controller:
         }
 
     def devices(self) -> list[Device]:
-        with self._lock:
-            return sorted(self._devices.values(), key=lambda d: d.name)
+        return self._devices.all()
 
     def rows(self) -> list[Row]:
-        with self._lock:
-            return rows({d.name: (d.conn, d.reported) for d in self._devices.values()}, self.latency)
+        with self._devices.lock:
+            return rows({d.name: (d.conn, d.reported) for d in self._devices.all()}, self.latency)
 
-    # ---- from the broker (dispatcher thread)
-
-    def _on_up(self) -> None:
-        self._republish = True
-        self._wake.set()
-
-    def _on_conn(self, device: str, payload: bytes) -> None:
-        conn = parse_json(Conn, payload, max_bytes=MAX_MESSAGE_BYTES, what="birth or death")
-        d = self._devices.get(device) or Device(device)
-        if d.conn is not None and conn.epoch < d.conn.epoch:
-            if not conn.online:
-                return  # the death of an earlier start
-            # It counts its starts anew: another disk, or an old image of this one. What it said before is over.
-            self._former[device] = d.conn.epoch
-            self.latency.forget(device)
-            self.inventory.log("device", device, f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced")
-        if not conn.online and self._is_former(d, conn.epoch):
-            return
-        if not conn.online and d.conn is not None:
-            conn = d.conn.model_copy(update={"online": False, "clean": conn.clean, "epoch": conn.epoch})
-        if conn != d.conn:
-            d.conn, d.seen_s = conn, time.time()
-            self._keep(d)
-
-    def _on_reported(self, device: str, payload: bytes) -> None:
-        reported = parse_json(Reported, payload, max_bytes=MAX_MESSAGE_BYTES, what="report")
-        d = self._devices.get(device) or Device(device)
-        if d.reported is not None and (reported.epoch, reported.seq) <= (d.reported.epoch, d.reported.seq):
-            born = d.conn.epoch if d.conn is not None else None
-            if not (reported.epoch == born != d.reported.epoch):
-                return
-        if self._is_former(d, reported.epoch):
-            return
-        if self._numbers.heard(reported.heard, time.time()):
-            self.inventory.log("trust", device, f"has seen number {reported.heard}, above ours: numbers go on there")
-            self._behind = True
-        before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
-        d.reported, d.seen_s = reported, time.time()
-        self._keep(d)
-        for slot, r in reported.slots.items():
-            if r.state is not before.get(slot):
-                detail = f": {r.error.detail or r.error.code}" if r.error else ""
-                self.inventory.log("state", f"{device}/{slot}", f"{r.release or '-'} {r.state.value}{detail}")
-        self._wake.set()
-
-    def _is_former(self, d: Device, epoch: int) -> bool:
-        """Of a start from before the device began to count anew."""
-        return d.conn is not None and d.conn.epoch < epoch <= self._former.get(d.name, -1)
-
-    def _on_telemetry(self, device: str, payload: bytes) -> None:
-        telemetry = parse_json(Telemetry, payload, max_bytes=MAX_MESSAGE_BYTES, what="telemetry")
-        if device not in self._devices:
-            return  # its birth comes first
-        if self.latency.add(device, telemetry) and not telemetry.replay:
-            self._devices[device].seen_s = time.time()
-
-    def _on_desired(self, device: str, payload: bytes) -> None:
-        """Our own word, retained: after a lost database this is where the generation goes on."""
-        try:
-            desired = self.director.open(device, payload)
-        except TrustError as e:
-            if device in self._devices:
-                self.inventory.log("trust", device, f"a desired state that is not ours was on the broker: {e.message}")
-                self._unsent.add(device)
-                self._wake.set()
-            raise
-        d = self._devices.get(device) or Device(device)
-        if desired.gen > d.desired.gen:
-            d.desired = desired
-            self._keep(d)
-            self._unsent.add(device)  # we may have written an older one over it meanwhile
-        elif desired.gen < d.desired.gen:
-            self._unsent.add(device)  # ours, but not what we want now: a device that asks the broker must not get it
-
-    def _guarded(self, handler: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
-        def handle(topic: str, payload: bytes) -> None:
-            levels = self.topics.parse(topic)
-            if levels is None or not payload:
-                return
-            try:
-                device = check_name(levels[1])  # who is called otherwise could not be answered: names become topics
-                with self._lock:
-                    handler(device, payload)
-            except ValueError as e:
-                log.warning("%s: %s", topic, e)
-            except EdgectlError as e:
-                log.warning("%s: %s", topic, e.message)
-
-        return handle
+    def engines(self) -> dict[tuple[str, str], Histogram]:
+        """(slot, digest) → latency over the fleet."""
+        with self._devices.lock:
+            return self.latency.engines()
 
     # ---- under the lock
-
-    def _keep(self, d: Device) -> None:
-        self._devices[d.name] = d
-        self.inventory.save_device(d)
-
-    def _views(self) -> dict[str, DeviceView]:
-        return {
-            d.name: DeviceView(
-                name=d.name,
-                online=d.conn.online,
-                seen_s=d.seen_s,
-                slots=frozenset(d.conn.slots),
-                labels=d.conn.labels,
-                desired=d.desired.slots,
-                reported=d.reported.slots if d.reported else {},
-                gen=d.desired.gen,
-            )
-            for d in self._devices.values()
-            if d.conn is not None
-        }
 
     def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
         """Latency before and after, over the same devices; None while nobody had another engine before."""
@@ -476,110 +402,35 @@ class Controller:
     def _advance(self, spec: RolloutSpec, old: Progress, new: Progress, actions: list[SetSlot]) -> None:
         """Written down in one transaction with the wishes that follow from it: a step is taken whole or not at all. They are published
         until the broker has them."""
-        wishes: dict[str, Desired] = {}
+        changed = []
         for action in actions:
             d = self._devices[action.device]
-            if (wish := self._wish(d, action)) != d.desired:
-                wishes[d.name] = wish
-        if new != old or wishes:
-            self.inventory.save_rollout(spec, new, [replace(self._devices[name], desired=wish) for name, wish in wishes.items()])
-        for name, wish in wishes.items():
-            self._devices[name].desired = wish
-        self._unsent.update(action.device for action in actions)
+            if (wish := _wish(d, action)) != d.desired:
+                changed.append(replace(d, desired=wish))
+        if new != old or changed:
+            self.inventory.save_rollout(spec, new, changed)
+        for d in changed:
+            self._devices[d.name].desired = d.desired
+        for action in actions:
+            self._publisher.tell(action.device, self._devices[action.device].desired)
         if new.state is not old.state:
             self.inventory.log("rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}")
             log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
 
-    def _wish(self, d: Device, action: SetSlot) -> Desired:
-        """What is wanted of a device after this action."""
-        slots = dict(d.desired.slots)
-        if action.desired is None:
-            slots.pop(action.slot, None)
-        else:
-            slots[action.slot] = action.desired
-        if slots == d.desired.slots:
-            return d.desired
-        # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
-        # that with the key). At the very last generation a document may still change: devices take the same one again.
-        known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
-        return d.desired.model_copy(update={"gen": min(MAX_GEN, max(d.desired.gen, known) + 1), "slots": slots})
 
-    def _publish_all(self) -> None:
-        """What devices need to go on first, then what there is to fetch. A release that is not whole here holds up nothing else."""
-        self._publish_state()
-        self.trust.renew()
-        self._publish_trust()
-        for d in self.devices():
-            self.watchdog.feed()
-            if d.desired.gen:
-                self._publish_desired(d)
-        for release in self.inventory.releases().values():
-            self.watchdog.feed()  # a large fleet takes its time
-            try:
-                for blob in (release.digest, *(d.digest for d in self.blobs.closure(release.digest))):
-                    for digest in (blob, *(offer.digest for offer in self.blobs.deltas(blob))):
-                        self.seeder.publish_pages(digest)
-            except LinkError:
-                raise
-            except EdgectlError as e:
-                log.error("release %s cannot be offered: %s", release.release, e.message)
-        for digest in filter(self.blobs.has, self.trust.plans()):
-            self.seeder.publish_pages(digest)
-
-    def _publish_unsent(self) -> None:
-        """Desired documents that the broker has not taken yet."""
-        with self._lock:
-            waiting = [self._devices[name] for name in sorted(self._unsent & self._devices.keys())]
-        for d in waiting:
-            if not self._link.is_up:
-                return  # once it is, everything is published
-            self._unsent.discard(d.name)
-            try:
-                if d.desired.gen:
-                    self._publish_desired(d)
-            except EdgectlError:
-                self._unsent.add(d.name)
-                raise
-
-    def _publish_trust(self) -> None:
-        self._trust_unsent = True
-        self._link.publish(self.topics.trust, self.trust.message(), retain=True, timeout_s=10.0)
-        self._trust_unsent = False
-
-    def _publish_desired(self, d: Device) -> None:
-        """With every signature that it needs; without them it waits for :meth:`approve`, and the device for it."""
-        sealed = self.director.seal(d.name, d.desired)
-        payload = sealed.payload
-        if sealed.missing:
-            approved = self._approved(d)
-            if approved is None:
-                if self._waiting.get(d.name) != payload:
-                    self.inventory.log("trust", d.name, f"generation {d.desired.gen} waits for {sealed.missing} more signatures")
-                self._waiting[d.name] = payload
-                return
-            payload = approved
-        self._waiting.pop(d.name, None)
-        self._link.publish(self.topics.desired(d.name), payload, retain=True, timeout_s=10.0)
-
-    def _approved(self, d: Device) -> bytes | None:
-        """What operators have signed of what is wanted now."""
-        path = self._approved_folder / f"{d.name}.json"
-        try:
-            payload = path.read_bytes()
-            return payload if self.director.open(d.name, payload) == d.desired else None
-        except (OSError, EdgectlError):
-            return None
-
-    def _publish_state(self) -> None:
-        """Under the lock: the number rises in the order in which states are published."""
-        with self._lock:
-            self._behind = True  # until it is handed over: the next tick tries again
-            number = self._numbers.next(time.time())
-            state = ControllerState(
-                epoch=self._epoch, online=True, peers=self.config.transfer.peers, freeze=self._frozen, seq=number
-            )
-            self._link.publish(self.topics.ctl, self.director.seal_state(state), retain=True, timeout_s=10.0)
-            self._behind = False
+def _wish(d: Device, action: SetSlot) -> Desired:
+    """What is wanted of a device after this action."""
+    slots = dict(d.desired.slots)
+    if action.desired is None:
+        slots.pop(action.slot, None)
+    else:
+        slots[action.slot] = action.desired
+    if slots == d.desired.slots:
+        return d.desired
+    # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
+    # that with the key). At the very last generation a document may still change: devices take the same one again.
+    known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
+    return d.desired.model_copy(update={"gen": min(MAX_GEN, max(d.desired.gen, known) + 1), "slots": slots})
 
 
 def _freeze_in(path: Path) -> bool | None:
