@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -307,3 +307,17 @@ def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
     with pytest.raises(EngineError) as e:
         bench.supervisor.shadow("gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.1, lambda: False)
     assert isinstance(e.value, Interrupted) is outside
+
+
+def test_worker_that_runs_another_engine_than_it_was_told_is_started_again_with_the_right_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
+    bench.activate(one)
+    stream = bench.supervisor._pipelines["yard"]
+    stream.timing = replace(TIMING, disagrees_s=0.2)
+    before = stream._process
+    bench.engines["gate"] = two  # what is on record
+    stream._serving["detector"] = two  # what a word that was lost would leave behind
+    bench.wait_served(two)
+    assert stream._process is not before

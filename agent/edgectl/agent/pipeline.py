@@ -69,6 +69,8 @@ class Timing:
     stop_s: float = 5.0
     steady_s: float = 30.0
     """Progress for this long clears the crash count."""
+    disagrees_s: float = 5.0
+    """A worker whose statistics name another engine than it was told, for this long, is started again."""
     backoff_s: tuple[float, float] = (1.0, 60.0)
     crashes: int = 3
 
@@ -119,6 +121,8 @@ class Pipeline:
     _process: subprocess.Popen[bytes] | None = None
     _progress_at: float = 0.0
     _processed: int = -1
+    _disagrees_at: float | None = None
+    """Since when the worker names another engine than it was told."""
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
@@ -316,6 +320,7 @@ class Pipeline:
         self._process = process
         started = self._progress_at = time.monotonic()
         self._processed = -1
+        self._disagrees_at = None
         c = self.config
         self.send(
             Start(
@@ -378,6 +383,7 @@ class Pipeline:
                 self._fault = message.error
             self._changed.notify_all()
         if isinstance(message, Stats):
+            self._compare(message)
             if message.stats.frames.processed > self._processed:
                 self._processed = message.stats.frames.processed
                 self._progress_at = time.monotonic()
@@ -386,6 +392,19 @@ class Pipeline:
             self.hooks.event(self.stream, message)
         elif isinstance(message, Lease):
             self.hooks.lease(self.stream, message)
+
+    def _compare(self, message: Stats) -> None:
+        """What a worker says it runs is what counts on screens and in gates; it has to be what is on record."""
+        named = message.stats.slots
+        with self._changed:
+            wrong = [role for role, ref in self._serving.items() if named.get(role, ref.bundle) != ref.bundle]
+        if not wrong:
+            self._disagrees_at = None
+            return
+        now = time.monotonic()
+        self._disagrees_at = now if self._disagrees_at is None else self._disagrees_at
+        if now - self._disagrees_at > self.timing.disagrees_s:
+            raise ProtocolError(f"the worker runs another engine of {', '.join(wrong)} than it was told")
 
     def _answered(self, message: Swapped | SwapFailed) -> None:
         role = message.role
