@@ -168,7 +168,7 @@ class FleetCa:
         now = int(_now().timestamp())
         mine = [i for i in self._book.issued if i.name == name and i.client]
         if not mine:
-            raise UsageError(f"this CA has issued no certificate to {name}", hint="see issued.json in its folder")
+            raise UsageError(f"this CA has issued no certificate to {name}", hint="`edgectl device certificates` lists them")
         fresh = [i for i in mine if i.revoked_s is None]
         issued = tuple(i.model_copy(update={"revoked_s": now}) if i in fresh else i for i in self._book.issued)
         self._write_crl(self._book.model_copy(update={"issued": issued}))
