@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives 
     from rich.progress import Progress
     from rich.table import Table
 
-__all__ = ["Json", "Output", "plain", "printable", "table"]
+__all__ = ["Json", "Output", "outcomes", "plain", "printable", "table"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -147,6 +148,12 @@ def table(*headers: str, title: str | None = None) -> Table:
     for header in headers:
         made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
     return made
+
+
+def outcomes(rollout: Mapping[str, Any]) -> str:
+    """How far the devices of a rollout are, in a few words."""
+    found = Counter(m["outcome"] for m in rollout["members"].values())
+    return ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())) or "-"
 
 
 def printable(text: str) -> str:

@@ -47,7 +47,22 @@ Wait = Annotated[float, typer.Option("--timeout", min=0.1, max=60, help="Seconds
 
 
 _NOT_SHOWN = frozenset(
-    {"wall_s", "time", "t_s", "stream", "type", "epoch", "schema", "id", "seq", "clock", "latency_ms", "releases", "box", "frame_size"}
+    {
+        "wall_s",
+        "time",
+        "t_s",
+        "stream",
+        "type",
+        "epoch",
+        "schema",
+        "id",
+        "seq",
+        "clock",
+        "latency_ms",
+        "releases",
+        "box",
+        "frame_size",
+    }
 )
 """Of an event in a table; ``--json`` has all of it."""
 
