@@ -93,7 +93,7 @@ def main() -> None:
                         }
                         say(Shadowed(role=message.role, manifest=message.engine.manifest, **numbers))
                 elif isinstance(message, Revert):
-                    engines[message.role] = standby.pop(message.role)
+                    engines[message.role] = standby.pop(message.role, engines[message.role])  # as HotSwap.revert
                 elif isinstance(message, Commit):
                     standby.pop(message.role, None)
             continue

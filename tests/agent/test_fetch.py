@@ -253,12 +253,14 @@ def pair(tmp_path: Path, mosquitto: Broker) -> Iterator[tuple[World, Bundle]]:
     world.seeder.close()
 
 
-def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle]) -> None:
+def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     world, new = pair
     before = world.seeder.counters.bytes
     world.fetch(bundle=new)
     Variant.open(world.store.blobs, new.variants[0].digest).verify()
     assert world.seeder.counters.bytes - before < 0.3 * new.variants[0].need(LAYER_ENGINE).stat().st_size
+    assert "came as a difference of" in caplog.text, "an operator can see it"
 
 
 def test_device_takes_the_difference_whose_base_it_has(pair: tuple[World, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,17 @@ def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Pa
     assert bench.supervisor._pipelines["yard"]._process is process
 
 
+def test_engine_that_was_unloaded_is_loaded_again_when_it_is_wanted_back(bench: Bench, tmp_path: Path) -> None:
+    one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
+    bench.activate(one)
+    bench.activate(two)
+    bench.supervisor.commit("gate")
+    bench.wait_served(two)
+    bench.activate(one)
+    bench.stats = queue.Queue()
+    bench.wait_served(one)
+
+
 def test_refused_swap_says_why_and_the_old_engine_goes_on(bench: Bench, tmp_path: Path) -> None:
     one = ref(tmp_path, "1")
     bench.activate(one)

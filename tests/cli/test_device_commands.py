@@ -92,25 +92,25 @@ def test_orders_name_the_slots_that_obeyed(controller: Controller, op: str, word
 
 
 def test_questions_are_answered_in_tables(controller: Controller) -> None:
-    controller.result = {"facts": ["arch:aarch64"], "runtimes": ["tensorrt"]}
+    controller.result = {"facts": ["arch:aarch64", "runtime:tensorrt"], "runtimes": ["tensorrt"]}
     assert run("device", "probe", "gate-1").split() == ["fact", "arch:aarch64", "runtime:tensorrt"]
     controller.result = {"health": {"load1": 0.5, "disk_free_mb": 12345.6}}
     assert "12,345.6" in run("device", "health", "gate-1")
     assert json.loads(run("device", "health", "gate-1", "--json"))["health"] == {"load1": 0.5, "disk_free_mb": 12345.6}
     controller.result = {"events": [], "audit": []}
     assert run("device", "logs", "gate-1") == "nothing was done by hand\n\nno events yet\n"
-    event = {"wall_s": AT_S, "epoch": 3, "stream": "yard", "kind": "zone", "zone": "gate-in", "ids": [7]}
+    event = {"wall_s": AT_S, "epoch": 3, "stream": "yard", "type": "zone", "seq": 9, "schema": "x", "zone": "gate-in", "ids": [7]}
     controller.result = {"events": [event, {}, {"wall_s": "noon"}], "audit": [[AT_S, "anna: force of gate: fix"]]}
     said = run("device", "logs", "gate-1")
     assert f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(AT_S))}  anna: force of gate: fix" in said
-    assert 'yard    zone   {"zone": "gate-in", "ids": [7]}' in said
+    assert 'yard    zone   "zone": "gate-in", "ids": [7]' in said
     assert [op for _, op, _ in controller.asked] == ["probe", "measure", "measure", "logs", "logs"]
     assert all(options["owner"] == "site-anna.b" for _, _, options in controller.asked), "who asks is on record"
 
 
 def test_device_that_lies_cannot_write_to_the_terminal_or_send_another_shape(controller: Controller) -> None:
     nasty = "\x1b]0;owned\x07\x9b2J"
-    controller.result = {"events": [{"stream": nasty, "kind": nasty, nasty: nasty}], "audit": [[AT_S, nasty]]}
+    controller.result = {"events": [{"stream": nasty, "type": nasty, nasty: nasty}], "audit": [[AT_S, nasty]]}
     for said in (run("device", "logs", "gate-1"), run("fleet", "events")):
         assert not any(c in said for c in "\x1b\x07\x9b")
     for op, wrong in (

@@ -62,6 +62,17 @@ def test_an_error_is_one_sentence_and_the_next_step(capsys: pytest.CaptureFixtur
     assert captured.err.splitlines() == ["error: there is no [thing]", "next: pip install 'edgectl[thing]'"]
 
 
+def test_failure_after_a_result_leaves_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(True)
+    out.result({"sound": False})
+    out.fail(UsageError("it is damaged"))
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"sound": False}
+    assert captured.err == "error: it is damaged\n"
+    Output(True).fail(UsageError("no result"))
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == "no result"
+
+
 def test_tables_are_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     t = table("name", ">value")
     t.add_row("x" * 60, "1")

@@ -123,6 +123,9 @@ def test_broker_controller_and_device_get_their_files() -> None:
 
 
 class _Controller:
+    def __init__(self) -> None:
+        self.enrolled: list[str] = []
+
     """What `device enroll` asks of a controller."""
 
     def __enter__(self) -> _Controller:
@@ -132,11 +135,13 @@ class _Controller:
         pass
 
     def enroll(self, name: str) -> dict[str, Any]:
+        self.enrolled.append(name)
         return {"fleet": "home", "broker": {"host": "b", "port": 8883, "tls": True}, "root": "{}"}
 
 
 def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgectl.cli._controller.client", lambda url, token_file: _Controller())
+    controller = _Controller()
+    monkeypatch.setattr("edgectl.cli._controller.client", lambda url, token_file: controller)
     edgectl("broker ca")
     assert edgectl("device request gate-1 --out etc") == {
         "device": "gate-1", "key": "etc/device.key", "request": "etc/device.csr", "new": True,
@@ -162,3 +167,8 @@ def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(TrustError, match="was revoked with gate-1"):
         edgectl("device enroll gate-1 --ca ca --csr etc/device.csr --out again")
     assert not Path("again").exists()
+    with pytest.raises(TrustError, match="not for gate-2"):
+        edgectl("device enroll gate-2 --ca ca --csr etc/device.csr")
+    with pytest.raises(UsageError, match=r"agent\.toml is there already"):
+        edgectl("device enroll gate-1 --ca ca --out etc")
+    assert controller.enrolled == ["gate-1"], "the controller hears of no device whose request is refused"

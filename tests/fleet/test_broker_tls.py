@@ -164,7 +164,7 @@ def test_broker_under_another_name_is_not_believed(site: Site, tmp_path: Path) -
         other.stop()
 
 
-def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: Site) -> None:
+def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     assert site.process is not None
     with site.client(CONTROLLER) as controller, site.client("gate-9") as revoked:
         controller.subscribe(T.telemetry("gate-9"))
@@ -175,6 +175,7 @@ def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: 
             pass  # the broker has gone round its loop, where it looks at the signal
         with pytest.raises(LinkError, match="not revoked"):
             site.link("gate-9").connect()
+        assert "does not take the connection: it closed the connection; is the certificate" in caplog.text
         with site.link("gate-1") as good:
             good.connect()
         revoked.publish(T.telemetry("gate-9"))

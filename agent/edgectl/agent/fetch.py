@@ -381,6 +381,8 @@ class _Session:
                     item.part.write(index, data)
         except (ProtocolError, IntegrityError) as e:
             log.warning("the difference to blob %s… is of no use: %s", item.blob.digest[:19], e.message)
+        else:
+            log.info("blob %s… of %d bytes came as a difference of %d", item.blob.digest[:19], item.blob.size, offer.size)
         item.held = False
 
     # ---- what arrives

@@ -66,9 +66,11 @@ class Supervisor:
             p.ensure(slot, ref, deadline, cancelled)
 
     def commit(self, slot: str) -> None:
-        """The old engine may be unloaded."""
+        """The old engine may be unloaded. To go back to it is a switch like any other from then on."""
         for p in self._using(slot):
             for role in p.roles(slot):
+                with p._changed:  # first: a worker that has unloaded an engine has nothing to revert to
+                    p._standby.pop(role, None)
                 p.send(Commit(role=role))
 
     def restart(self, slot: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives 
     from rich.progress import Progress
     from rich.table import Table
 
-__all__ = ["Json", "Output", "plain", "printable", "table"]
+__all__ = ["Json", "Output", "outcomes", "plain", "printable", "table"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -34,6 +35,7 @@ class Output:
 
     current: Output | None = None
     _bar: Progress | None = None
+    _told = False  # whether stdout has its JSON
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -58,6 +60,7 @@ class Output:
     def result(self, value: Any, text: RenderableType | Callable[[], RenderableType] | None = None) -> None:
         """The result of the command: ``value`` as JSON, or ``text`` (built only when it is shown)."""
         if self.as_json:
+            self._told = True
             sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
             sys.stdout.flush()
         elif text is not None:
@@ -66,6 +69,7 @@ class Output:
     def line(self, value: Any, text: RenderableType) -> None:
         """One of many results of a command that goes on: a JSON line, or a line of text."""
         if self.as_json:
+            self._told = True
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
             sys.stdout.flush()
         else:
@@ -123,10 +127,12 @@ class Output:
                 bar.start()
 
     def fail(self, error: EdgectlError) -> None:
-        """One sentence on what is wrong and the next step; on stdout as ``{"error": …}`` with ``--json``."""
+        """One sentence on what is wrong and the next step; with ``--json`` on stdout as ``{"error": …}``, too, unless a result stands
+        there already: two objects are not JSON, and the exit code says that it is not good.
+        """
         from rich.text import Text
 
-        if self.as_json:
+        if self.as_json and not self._told:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
         self.stderr.print(Text.assemble(("error: ", "bold red"), printable(error.message)), soft_wrap=True)
@@ -142,6 +148,12 @@ def table(*headers: str, title: str | None = None) -> Table:
     for header in headers:
         made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
     return made
+
+
+def outcomes(rollout: Mapping[str, Any]) -> str:
+    """How far the devices of a rollout are, in a few words."""
+    found = Counter(m["outcome"] for m in rollout["members"].values())
+    return ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())) or "-"
 
 
 def printable(text: str) -> str:

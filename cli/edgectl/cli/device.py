@@ -72,7 +72,14 @@ def enroll(
         raise UsageError("--csr needs the CA that is asked", hint="give its folder with --ca")
     folder = out or Path(name)
     authority = FleetCa(ca, ask) if ca is not None else None
+    if (folder / "agent.toml").exists():
+        raise UsageError(
+            f"{folder / 'agent.toml'} is there already",
+            hint=f"`edgectl device renew {name}` makes a new certificate; to enroll it anew, give another --out",
+        )
     asked = _read_request(csr, folder, name)
+    if authority is not None:
+        authority.check_client(name, asked)
     with _controller.client(url, token_file) as fleet:
         granted = fleet.enroll(name)
     if granted["broker"].get("tls") and authority is None:
@@ -90,7 +97,8 @@ def enroll(
     )
     output.result(
         {"device": name, "config": config},
-        f"{config}\nnext: copy {config.parent} to the device{', beside device.key' if asked else ''}, and there: "
+        f"{config}\nnext: {'' if stream else f'name its cameras in {config} ([pipelines.NAME], docs/configuration.md), '}"
+        f"copy {config.parent} to the device{', beside device.key' if asked else ''}, and there: "
         f"edgectl agent run --config {config.name}",
     )
 
@@ -144,8 +152,8 @@ def revoke(
     crl = (broker or ca) / "crl.pem"
     output.result(
         {"device": name, "revoked": count, "crl": crl},
-        f"{count} certificates of {name} are revoked in {crl}\n"
-        "next: copy it to the broker; Mosquitto: reload keeps the device out, restart throws it out where it is connected\n"
+        f"certificates of {name} that are revoked now: {count}, in {crl}\n"
+        "next: copy it to the broker if it runs elsewhere; Mosquitto: reload keeps the device out, restart throws it out where it is connected\n"
         f"(RabbitMQ: rabbitmqctl delete_user {name}; EMQX: ban the user name)",
     )
 

@@ -46,6 +46,27 @@ For = Annotated[float, typer.Option("--for", parser=_duration, metavar="TIME", h
 Wait = Annotated[float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the device's answer.")]
 
 
+_NOT_SHOWN = frozenset(
+    {
+        "wall_s",
+        "time",
+        "t_s",
+        "stream",
+        "type",
+        "epoch",
+        "schema",
+        "id",
+        "seq",
+        "clock",
+        "latency_ms",
+        "releases",
+        "box",
+        "frame_size",
+    }
+)
+"""Of an event in a table; ``--json`` has all of it."""
+
+
 class _Probe(Message):
     facts: tuple[str, ...]
     runtimes: tuple[str, ...]
@@ -176,7 +197,7 @@ def force(
     _order(
         name,
         "force",
-        "{slots} of {name}: windows and leases are passed once",
+        "{slots} of {name}: windows and leases are passed once; a hold or the freeze is not",
         Output(json),
         url,
         token_file,
@@ -253,7 +274,7 @@ def probe(
 
     def shown() -> Table:
         t = table("fact")
-        for fact in (*found.facts, *(f"runtime:{r}" for r in found.runtimes)):
+        for fact in dict.fromkeys((*found.facts, *(f"runtime:{r}" for r in found.runtimes))):
             t.add_row(printable(fact))
         return t
 
@@ -278,8 +299,8 @@ def logs(
             by_hand.add_row(_when(at_s), printable(what))
         events = table("when", "stream", "event", "more")
         for event in found.events:
-            rest = {k: v for k, v in event.items() if k not in ("wall_s", "stream", "kind", "epoch")}
-            cells = (event.get("stream"), event.get("kind"), js.dumps(rest, ensure_ascii=False) if rest else "")
+            rest = {k: v for k, v in event.items() if k not in _NOT_SHOWN}
+            cells = (event.get("stream", "-"), event.get("type", "-"), js.dumps(rest, ensure_ascii=False)[1:-1] if rest else "")
             events.add_row(_when(event.get("wall_s")), *(printable(str(c)) for c in cells))
         return Group(by_hand if found.audit else "nothing was done by hand", "", events if found.events else "no events yet")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli import _controller
-from edgectl.cli._output import Json, Output, printable, table
+from edgectl.cli._output import Json, Output, outcomes, printable, table
 from edgectl.cli.keys import expiry_table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
@@ -28,6 +29,7 @@ _COLOUR = {
     "canceled": "yellow",
     "deferred": "yellow",
 }
+_BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 
 
 @app.command("devices")
@@ -60,23 +62,39 @@ def devices(
 def status(
     url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
 ) -> None:
-    """One look: devices, what is wrong with them, and when signed metadata end."""
+    """One look: devices, what is wrong with them or waits, rollouts under way, and when signed metadata end."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
         found = fleet.devices()
         roles = fleet.trust()["roles"]
         waiting = sorted(fleet.waiting())
+        rollouts = [r for r in fleet.rollouts() if r["state"] in ("running", "paused", "rolling_back")]
     troubles = [
         {"device": d["name"], "clock": r.get("clock"), "error": (r.get("error") or {}).get("detail")}
         for d in found
         if (r := d.get("reported") or {}).get("error") or r.get("clock")
     ]
+    slots = [
+        {
+            "device": d["name"],
+            "slot": name,
+            "state": s["state"],
+            "why": (s.get("error") or {}).get("detail") or s.get("stage") or "",
+        }
+        for d in found
+        for name, s in sorted(((d.get("reported") or {}).get("slots") or {}).items())
+        if s["state"] in _BAD or s["state"] == "deferred"
+    ]
+    held_back = Counter(s["why"] or "not now" for s in slots if s["state"] == "deferred")
     due = [r for r in roles if r["due"]]
 
     def shown() -> Group:
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
         lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
+        lines += [printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}") for s in slots if s["state"] in _BAD]
+        lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
+        lines += [f"rollout {r['id']} of {r['release']} is {r['state']}: {outcomes(r)}" for r in rollouts]
         if waiting:
             lines.append(f"{len(waiting)} devices wait for an operator's signature: edgectl rollout approve")
         lines += [f"{r['role']} metadata: edgectl keys renew {r['role']}" for r in due]
@@ -87,6 +105,8 @@ def status(
             "devices": len(found),
             "online": sum(d["online"] for d in found),
             "troubles": troubles,
+            "slots": slots,
+            "rollouts": [{"id": r["id"], "release": r["release"], "state": r["state"]} for r in rollouts],
             "waiting": waiting,
             "metadata": roles,
         },

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 
 from edgectl.cli import _controller
 from edgectl.cli._keys import key_ring
-from edgectl.cli._output import Json, Output, table
+from edgectl.cli._output import Json, Output, outcomes, table
 from edgectl.core.errors import RolloutError, TrustError, UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.windows import Window
@@ -86,6 +86,11 @@ def start(
             max_latency_ratio=max(_MEDIAN_RATIO, max_latency_ratio),
             retries=retries,
         )
+        if not _meant(fleet.devices(), slot, labels, device or []):
+            out.say(
+                f"no device that this controller knows has slot {slot}{' and the labels' if labels else ''}: the rollout waits for one\n"
+                f"next: `edgectl fleet devices` shows the slots; `edgectl rollout abort {rollout['id']}` ends it"
+            )
         if wait:
             with out.progress() as update:
                 while rollout["state"] in ("running", "paused", "rolling_back"):
@@ -96,7 +101,8 @@ def start(
                     update(
                         f"{rollout['state']}: {', '.join(f'{n} {o}' for o, n in sorted(done.items()))}", done["committed"] / total
                     )
-    out.result(rollout, lambda: _shown([rollout]))
+    following = f"next: edgectl rollout status {rollout['id']}"
+    out.result(rollout, lambda: _shown([rollout]) if wait else Group(_shown([rollout]), following))
     if wait and rollout["state"] != "done":
         raise RolloutError(
             f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}"
@@ -200,15 +206,19 @@ def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> No
 def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
     t = table("id", "release", "slot", "state", "wave", "devices", "reason")
     for r in rollouts:
-        done = Counter(m["outcome"] for m in r["members"].values())
-        devices = ", ".join(f"{n} {outcome}" for outcome, n in sorted(done.items()))
-        t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), devices or "-", r.get("reason") or "")
-    if len(rollouts) != 1:
+        t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), outcomes(r), r.get("reason") or "")
+    if len(rollouts) != 1 or not rollouts[0]["members"]:
         return t
     members = table("device", "wave", "outcome", "detail")
     for name, m in sorted(rollouts[0]["members"].items(), key=lambda item: (item[1]["wave"], item[0])):
         members.add_row(name, str(m["wave"]), m["outcome"], m.get("detail") or "")
     return Group(t, "", members)
+
+
+def _meant(devices: list[dict[str, Any]], slot: str, labels: dict[str, str], only: list[str]) -> int:
+    """How many devices a rollout has to do with, as far as they are known now."""
+    conns = [d.get("conn") or {} for d in devices if not only or d["name"] in only]
+    return sum(slot in c.get("slots", ()) and labels.items() <= c.get("labels", {}).items() for c in conns)
 
 
 def _windows(texts: list[str]) -> list[str]:

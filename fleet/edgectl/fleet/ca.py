@@ -136,18 +136,27 @@ class FleetCa:
         ``request``: for the key of this PKCS#10 request (PEM); None: for a new one. Raises :class:`UsageError` for a bad name,
         :class:`TrustError` for a bad request and for a key that another name has or that was revoked.
         """
+        asked = self.check_client(name, request)
+        start = _now() - timedelta(days=1)
+        if asked is None:
+            made = _new_key()
+            return self._certificate(made, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, made.public_key()))
+        key, own = asked
+        return self._certificate(None, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, key, own_key=own))
+
+    def check_client(self, name: str, request: bytes | None) -> tuple[ec.EllipticCurvePublicKey, bool] | None:
+        """What :meth:`issue_client` would refuse, before anything is done. Returns the requested key, if there is a request, and
+        whether it never was here.
+        """
         if name != CONTROLLER:
             try:
                 check_name(name)
             except ValueError as e:
                 raise UsageError(str(e)) from e
-        start = _now() - timedelta(days=1)
         if request is None:
-            made = _new_key()
-            return self._certificate(made, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, made.public_key()))
+            return None
         key = requested_key(request, name)
-        own = self._check_known(_key_id(key), name)
-        return self._certificate(None, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, key, own_key=own))
+        return key, self._check_known(_key_id(key), name)
 
     def issue_server(self, hosts: Iterable[str], *, days: int = _SERVER_DAYS) -> Certificate:
         """The broker's certificate for the names and addresses by which clients reach it."""
@@ -168,7 +177,7 @@ class FleetCa:
         now = int(_now().timestamp())
         mine = [i for i in self._book.issued if i.name == name and i.client]
         if not mine:
-            raise UsageError(f"this CA has issued no certificate to {name}", hint="see issued.json in its folder")
+            raise UsageError(f"this CA has issued no certificate to {name}", hint="`edgectl device certificates` lists them")
         fresh = [i for i in mine if i.revoked_s is None]
         issued = tuple(i.model_copy(update={"revoked_s": now}) if i in fresh else i for i in self._book.issued)
         self._write_crl(self._book.model_copy(update={"issued": issued}))

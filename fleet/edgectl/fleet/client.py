@@ -158,7 +158,8 @@ class FleetClient:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as e:
             raise LinkError(
-                f"the controller at {self._url} does not answer: {e}", hint="start it with `edgectl controller run`"
+                f"the controller at {self._url} does not answer: {e}",
+                hint="is `edgectl controller run` running there? --controller or EDGECTL_CONTROLLER name another",
             ) from e
         if response.is_success or (missing_ok and response.status_code == 404):
             return response

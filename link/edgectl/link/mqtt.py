@@ -340,8 +340,13 @@ class Link:
             # With TLS 1.3 a broker looks at the client's certificate after the handshake has succeeded for the client.
             why = "; is the certificate of this fleet, valid and not revoked?" if self.broker.tls else ""
             self._refused = f"it closed the connection{why}"
+        refused = not self.is_up
         self._up.clear()
-        if not self._stopping.is_set():
+        if self._stopping.is_set():
+            return
+        if refused:
+            log.warning("%s: the broker at %s does not take the connection: %s", self.name, self.broker, self._refused)
+        else:
             log.warning("%s: connection to the broker at %s is lost: %s", self.name, self.broker, reason)
 
     def _published(self, _client: paho.Client, _data: Any, mid: int, *_: Any) -> None:
