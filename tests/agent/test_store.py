@@ -89,7 +89,7 @@ def test_download_that_was_cut_off_needs_room_for_its_rest_only(tmp_path: Path, 
     free(40)
     store.check_space(size, begun=[blob])
     free(30)
-    with pytest.raises(StorageError, match="64 MiB are needed"):
+    with pytest.raises(StorageError, match=r"64\.0 MiB are needed"):
         store.check_space(size, begun=[blob])
     with pytest.raises(StorageError, match="of the quota"):
         store.check_space(size + (2 << 20), begun=[blob])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +21,14 @@ MEMBERS = {"gate-1": {"wave": 0, "outcome": "committed"}, "gate-3": {"wave": 1, 
 
 
 class Controller:
+    said: ClassVar[dict[str, Any]] = {"freeze": None, "connected": True}
+
+    def state(self) -> dict[str, Any]:
+        return self.said
+
+    def freeze(self, frozen: bool) -> dict[str, Any]:
+        return {**self.said, "freeze": frozen}
+
     def __enter__(self) -> Controller:
         return self
 
@@ -67,6 +75,18 @@ def test_status_names_what_failed_what_waits_and_what_goes_on() -> None:
     told = json.loads(run("fleet status --json"))
     assert [s["device"] for s in told["slots"]] == ["gate-2", "gate-3", "gate-4"]
     assert told["rollouts"] == [{"id": "gate-2", "release": "m@2", "state": "running"}]
+
+
+def test_controller_without_a_broker_says_that_what_it_knows_is_old_and_that_a_freeze_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run("fleet freeze").startswith("the fleet is frozen")
+    monkeypatch.setattr(Controller, "said", {"freeze": True, "connected": False})
+    said = run("fleet status").splitlines()
+    assert said[0] == "the controller does not reach the broker: what follows is what it heard last"
+    assert said[2] == "the fleet is frozen: edgectl fleet freeze --off"
+    assert json.loads(run("fleet status --json"))["connected"] is False
+    assert run("fleet freeze").startswith("kept, and not sent yet")
 
 
 @pytest.mark.parametrize("words", ["--slot gaet", "--slot gate --label site=south", "--slot gate --device gate-9"])

@@ -207,7 +207,7 @@ def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None
         last = said
     for frozen in (True, False, None):
         if frozen is not None:
-            fleet.client.freeze(frozen)
+            assert fleet.client.freeze(frozen) == fleet.client.state() == {"freeze": frozen, "connected": True}
             director.next()
         fleet.end_controller()
         if frozen is None:  # installed anew

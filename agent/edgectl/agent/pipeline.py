@@ -174,7 +174,13 @@ class Pipeline:
                 if failure is not None or role in self._asked:
                     why = failure.detail or failure.code if failure is not None else "no answer in time"
                     raise EngineError(f"{self.stream} did not open the better engine: {why}")
-            self.send(Commit(role=role))
+            self.commit(role)
+
+    def commit(self, role: str) -> None:
+        """The old engine may be unloaded; to go back to it is a switch like any other from then on."""
+        with self._changed:  # forgotten first: a worker that has unloaded it has nothing to revert to
+            self._standby.pop(role, None)
+        self.send(Commit(role=role))
 
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, deadline: float, cancelled: Callable[[], bool]

@@ -252,7 +252,8 @@ class SlotThread(ABC):
             event, error = e.event, e.failure
         except TimeoutError:
             event = Event.TIMEOUT
-            error = Failure(code="timeout", detail=f"{d.state.value} took too long", retryable=True)
+            last = f" ({self._stage})" if self._stage else ""
+            error = Failure(code="timeout", detail=f"{d.state.value} took too long{last}", retryable=True)
         except StorageError as e:
             if d.state in NEEDS_SPACE:
                 event, error = Event.NO_SPACE, failure(e)

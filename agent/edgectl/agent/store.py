@@ -108,12 +108,12 @@ class Store:
             free = shutil.disk_usage(self.blobs).free + sum(map(self._begun, {d.digest: d for d in begun}.values()))
         if self._quota is not None and used + needed > self._quota:
             raise StorageError(
-                f"{needed >> 20} MiB are needed, and of the quota of {self._quota >> 20} MiB {used >> 20} MiB are in use",
+                f"{_mib(needed)} are needed, and of the quota of {_mib(self._quota)} {_mib(used)} are in use",
                 hint="raise store_quota_mb in agent.toml, or release smaller bundles",
             )
         if needed + self._reserve > free:
             raise StorageError(
-                f"{needed >> 20} MiB are needed and {free >> 20} MiB are free, of which {self._reserve >> 20} MiB stay reserved",
+                f"{_mib(needed)} are needed and {_mib(free)} are free, of which {_mib(self._reserve)} stay reserved",
                 hint="free some space on the device; the rollout tries again with a raised attempt",
             )
 
@@ -161,6 +161,10 @@ class Store:
                         path.unlink()
                 fsync_dir(folder)
         return freed
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _readable(digest: str, read: Callable[[], T]) -> T | None:

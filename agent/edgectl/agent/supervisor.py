@@ -14,7 +14,7 @@ from edgectl.agent.config import PipelineConfig
 from edgectl.agent.journal import Journal
 from edgectl.agent.pipeline import WORKER, Hooks, Pipeline, Timing
 from edgectl.core.wire import ShadowGate
-from edgectl.pipelines.worker_protocol import Commit, EngineRef, Shadowed
+from edgectl.pipelines.worker_protocol import EngineRef, Shadowed
 
 __all__ = ["Supervisor"]
 
@@ -69,9 +69,7 @@ class Supervisor:
         """The old engine may be unloaded. To go back to it is a switch like any other from then on."""
         for p in self._using(slot):
             for role in p.roles(slot):
-                with p._changed:  # first: a worker that has unloaded an engine has nothing to revert to
-                    p._standby.pop(role, None)
-                p.send(Commit(role=role))
+                p.commit(role)
 
     def restart(self, slot: str) -> None:
         """Every stream that uses ``slot`` starts a new process with what the record says: what runs now must not go on."""

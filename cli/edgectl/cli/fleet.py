@@ -68,6 +68,7 @@ def status(
         found = fleet.devices()
         roles = fleet.trust()["roles"]
         waiting = sorted(fleet.waiting())
+        controller = fleet.state()
         rollouts = [r for r in fleet.rollouts() if r["state"] in ("running", "paused", "rolling_back")]
     troubles = [
         {"device": d["name"], "clock": r.get("clock"), "error": (r.get("error") or {}).get("detail")}
@@ -91,6 +92,10 @@ def status(
     def shown() -> Group:
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
+        if not controller["connected"]:
+            lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
+        if controller["freeze"]:
+            lines.append("the fleet is frozen: edgectl fleet freeze --off")
         lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
         lines += [printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}") for s in slots if s["state"] in _BAD]
         lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
@@ -102,6 +107,7 @@ def status(
 
     out.result(
         {
+            **controller,
             "devices": len(found),
             "online": sum(d["online"] for d in found),
             "troubles": troubles,
@@ -124,10 +130,11 @@ def freeze(
     """Stop every device within seconds from activating another engine; what runs goes on. Kept by the devices over restarts."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
-        fleet.freeze(not off)
-    out.result(
-        {"freeze": not off}, "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
-    )
+        state = fleet.freeze(not off)
+    said = "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
+    if not state["connected"]:
+        said = "kept, and not sent yet: the controller does not reach the broker; devices hear of it when it does"
+    out.result(state, said)
 
 
 @app.command("events")

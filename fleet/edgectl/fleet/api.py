@@ -139,7 +139,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
     async def freeze(request: Request) -> Response:
         r = FreezeRequest.model_validate_json(await _body(request))
         await run_in_threadpool(controller.freeze, r.freeze)
-        return JSONResponse({"freeze": r.freeze})
+        return JSONResponse(_state(controller))
 
     return Starlette(
         routes=[
@@ -162,6 +162,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
             Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
+            Route("/v1/freeze", get(lambda _: _state(controller))),
             Route("/v1/freeze", guarded(freeze), methods=["POST"]),
         ]
     )
@@ -218,6 +219,10 @@ def _trust(controller: Controller) -> dict[str, Any]:
 
 def _json(message: Message | None) -> Any:
     return json.loads(message.encode()) if message is not None else None
+
+
+def _state(controller: Controller) -> dict[str, Any]:
+    return {"freeze": controller.frozen, "connected": controller.connected}
 
 
 def _rollout(spec: RolloutSpec, progress: Progress) -> dict[str, Any]:

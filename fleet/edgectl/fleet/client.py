@@ -147,8 +147,13 @@ class FleetClient:
         """What the seeder has sent since it started."""
         return dict(self._json("GET", "/transfer"))
 
-    def freeze(self, frozen: bool) -> None:
-        self._json("POST", "/freeze", json={"freeze": frozen})
+    def freeze(self, frozen: bool) -> dict[str, Any]:
+        """Order it. Returns what :meth:`state` does."""
+        return dict(self._json("POST", "/freeze", json={"freeze": frozen}))
+
+    def state(self) -> dict[str, Any]:
+        """``freeze``: as ordered last, None if nobody knows; ``connected``: whether the controller reaches the broker."""
+        return dict(self._json("GET", "/freeze"))
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return self._send(method, path, **options).json()

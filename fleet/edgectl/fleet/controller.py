@@ -338,8 +338,19 @@ class Controller:
             raise RolloutError(f"there is no rollout {rollout}", hint="`edgectl rollout status` lists them")
         return found
 
+    @property
+    def frozen(self) -> bool | None:
+        """As it was ordered last; None where nobody knows."""
+        return self._frozen
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker hears us now. While it does not, what is known of devices is from before."""
+        return self._link.is_up
+
     def freeze(self, frozen: bool) -> None:
-        """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart."""
+        """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart; what a broker that is away
+        does not take is sent when it is back (:attr:`connected`)."""
         with self._devices.lock:
             atomic_write(self._freeze_file, b"on" if frozen else b"off")
             self._frozen = frozen
