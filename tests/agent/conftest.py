@@ -1,4 +1,4 @@
-"""A repository in memory, and a device enrolled with its root."""
+"""A repository in memory, a device enrolled with its root; a slot and what its deployer calls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support_deployer import World
 from support_tuf import DIGEST, RELEASE, Device, Repository
 
 
@@ -29,3 +30,11 @@ def served(device: Device, repository: Repository) -> Device:
     device.store.update(repository.message())
     assert device.store.check(RELEASE, DIGEST).size == 100
     return device
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.stop()
+    world.journal.close()
