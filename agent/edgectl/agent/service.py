@@ -204,6 +204,7 @@ class _Agent:
         try:
             store = TrustStore(folder, (folder / ENROLLED).read_bytes(), self._journal, profile=self._profile)
         except (OSError, TrustError):
+            self._journal.close()
             raise why from None
         self._root_notice = Failure(code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts")
         log.error("%s", self._root_notice.detail)
