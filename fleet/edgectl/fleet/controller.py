@@ -69,7 +69,6 @@ class Controller:
         config.broker.options().check()
         self.config = config
         self.topics = Topics(config.fleet)
-        self.inventory = Inventory(config.state_dir, config.database)
         self.blobs = BlobStore(config.state_dir / "blobs")
         self.trust = OnlineTrust(
             config.state_dir / "trust", config.keys, lifetime=timedelta(days=config.metadata_days), ring=ring
@@ -89,6 +88,7 @@ class Controller:
         # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
         self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
+        self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
         self._numbers = Numbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
         self._countersignatures = Countersignatures(config.state_dir / "approved", self.director, self.inventory)
