@@ -50,7 +50,7 @@ def requested_key(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
             raise TrustError("the certificate request is for a key that is not EC P-256", hint=_HINT)
         genuine = csr.is_signature_valid
         asked = [a.value for a in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
         raise TrustError("this is not a certificate request (PKCS#10) in PEM form", hint=_HINT) from e
     if not genuine:
         raise TrustError("the certificate request is not signed with the key that it is for", hint=_HINT)
