@@ -19,6 +19,7 @@ import errno
 import io
 import os
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from typing import Any
 __all__ = ["Disk", "PowerCut"]
 
 SECTOR = 512
+_SQLITE = re.compile(r"\.db(-[a-z]+)?(\.damaged[^/]*)?\Z")
+"""Not: a temporary file whose random end begins with db."""
 _REAL = {
     n: getattr(os, n)
     for n in ("open", "close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "unlink", "fdopen")
@@ -134,7 +137,7 @@ class Disk:
 
     @staticmethod
     def _is_sqlite(path: str) -> bool:
-        return ".db" in os.path.basename(path)
+        return _SQLITE.search(path) is not None
 
     # ---- the cut
 
