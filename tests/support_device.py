@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from support_bundle import behaviour_of, make_bundle
+from support_deployer import Warm
 
 from edgectl.agent.boot import check_slots, damage
 from edgectl.agent.context import Context
@@ -96,14 +97,6 @@ class _Trust:
 
     def check(self, release: str, digest: str) -> Descriptor:
         return self.device.check_trust(release, digest)
-
-
-@dataclass
-class Warm:
-    ok: bool = True
-    p50_ms: float | None = 1.0
-    error: str | None = None
-    code: str | None = None
 
 
 @dataclass

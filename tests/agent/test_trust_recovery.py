@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_tuf import DIGEST, RELEASE, Repository
+from support_tuf import DIGEST, RELEASE, Device, Repository
 
-from edgectl.agent.journal import Journal
-from edgectl.agent.trust import StaleTrust, TrustStore
+from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import StorageError, TrustError
-
-
-class Device:
-    def __init__(self, folder: Path, repository: Repository) -> None:
-        self.folder = folder
-        self.root = repository.roots["1.root.json"]
-        self.wall = repository.now
-        self.journal = Journal(folder / "journal.db")
-        self.store = self.boot()
-
-    def boot(self) -> TrustStore:
-        self.store = TrustStore(
-            self.folder / "trust",
-            self.root,
-            self.journal,
-            profile="cam",
-            wall=lambda: self.wall,
-            steady=lambda: 1000.0,
-            built_s=1.0,
-        )
-        return self.store
-
-
-@pytest.fixture
-def repository() -> Repository:
-    made = Repository()
-    made.name(RELEASE)
-    return made
-
-
-@pytest.fixture
-def device(tmp_path: Path, repository: Repository) -> Iterator[Device]:
-    made = Device(tmp_path, repository)
-    yield made
-    made.journal.close()
 
 
 @pytest.mark.parametrize("booted", [False, True], ids=["running", "after a start"])

@@ -14,6 +14,7 @@ those of the weight before, so that only the high ones travel.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -213,8 +214,8 @@ def with_near_floats(
         engine = open_model(model, SessionSettings())
         if p.picture is not None and isinstance(task.input, ImageInput):
             engine = PixelFed(engine, task.input)
-        accuracy = judge().judge(engine)
-        engine.close()
+        with contextlib.closing(engine):
+            accuracy = judge().judge(engine)
         if accuracy.drop > max_drop * _NEAR_SHARE:
             notes.append(f"{p.profile}: {p.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is")
             found.append(p)
