@@ -14,9 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgectl.builder.build import build
 from edgectl.models import reference
-from edgectl.pipelines.tasks import load_task
 
 YARD = "synth://yard?seed=5&paced=0&fps=2&seconds=8"
 
@@ -33,24 +31,6 @@ def assert_refused(run: subprocess.CompletedProcess[str], code: int, words: str)
     sentences = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1, run.stderr
     assert words in sentences[0]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real bundle of the yard detector, built once."""
-    ours = reference("yard-detector")
-    out = tmp_path_factory.mktemp("bundle") / "yard"
-    build(
-        ours.model,
-        profiles=["cpu"],
-        task=load_task(str(ours.task)),
-        calibration=YARD,
-        out=out,
-        minutes=0.02,
-        name="yard",
-        max_drop=0.5,
-    )
-    return out
 
 
 def unknown_operator(path: Path) -> None:

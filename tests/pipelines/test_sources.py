@@ -309,3 +309,19 @@ def test_an_interrupt_ends_the_wait_for_a_camera() -> None:
     source.interrupt()
     with pytest.raises(EndOfStream):
         source.read(60)
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa#ss", "pa/s@s"])
+def test_a_password_that_ends_the_address_before_its_time_is_told_how_to_be_written(password: str) -> None:
+    with pytest.raises(SourceError, match="its host or its port cannot be read") as e:
+        open_source(f"rtsp://admin:{password}@cam7/sub")
+    assert "%2F" in (e.value.hint or "")
+    assert password not in e.value.message
+
+
+@pytest.mark.parametrize("uri", ["rtsp:/admin:secret@cam7/sub", "rtsp:admin:secret@cam7/sub", "admin:secret@cam7/sub"])
+def test_an_address_without_its_slashes_is_no_file_and_is_not_repeated_with_its_password(uri: str) -> None:
+    with pytest.raises(SourceError, match="there is no file") as e:
+        open_source(uri)
+    assert "rtsp://" in (e.value.hint or "")
+    assert "secret" not in e.value.message

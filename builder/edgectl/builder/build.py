@@ -42,6 +42,7 @@ from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
+from edgectl.core.uri import redact
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import DeviceProfile
@@ -292,7 +293,7 @@ def _data(
     def read(uri: str, folder: str) -> SampleStore:
         (spool / folder).mkdir()
         return collect(
-            uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{uri}: {n} samples", "")
+            uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{redact(uri)}: {n} samples", "")
         )
 
     try:

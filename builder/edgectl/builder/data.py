@@ -21,6 +21,7 @@ from edgectl.core.errors import DataError, UsageError
 from edgectl.core.files import storage
 from edgectl.core.task import AudioInput, ImageInput, TaskSpec
 from edgectl.core.tensors import read_npz
+from edgectl.core.uri import redact
 from edgectl.engines.base import Engine, Feeds
 from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
 from edgectl.pipelines.sources import EndOfStream, open_source
@@ -191,7 +192,7 @@ def collect(
         if progress is not None:
             progress(len(store))
     if len(store) < _MIN_SAMPLES:
-        raise DataError(f"{uri} gives {len(store)} samples; at least {_MIN_SAMPLES} are needed", hint="give more data")
+        raise DataError(f"{redact(uri)} gives {len(store)} samples; at least {_MIN_SAMPLES} are needed", hint="give more data")
     return store
 
 
@@ -274,7 +275,7 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
             except EndOfStream:
                 return
             if frame is None:
-                raise DataError(f"{uri} gave no frame for {_READ_TIMEOUT_S:g} s", hint="calibrate from a recording")
+                raise DataError(f"{redact(uri)} gave no frame for {_READ_TIMEOUT_S:g} s", hint="calibrate from a recording")
             if store.wants():
                 tensor, meta = preprocess(frame)
                 yield Sample({inputs[0].name: tensor}, meta)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 
+from edgectl.core.uri import RedactingFormatter
+
 __all__ = ["log_to_stderr"]
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Send every logger's records to stderr as ``LEVEL name: message``; the journal adds the time."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel
 
 from edgectl.core.errors import EdgectlError
+from edgectl.core.uri import redact_text, redact_values
 
 if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives for months and shows nothing
     from rich.console import Console, RenderableType
@@ -61,24 +62,24 @@ class Output:
         """The result of the command: ``value`` as JSON, or ``text`` (built only when it is shown)."""
         if self.as_json:
             self._told = True
-            sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(redact_values(plain(value)), indent=2, allow_nan=False) + "\n")
             sys.stdout.flush()
         elif text is not None:
-            self.stdout.print(text() if callable(text) else text)
+            self.stdout.print(_shown(text() if callable(text) else text))
 
     def line(self, value: Any, text: RenderableType) -> None:
         """One of many results of a command that goes on: a JSON line, or a line of text."""
         if self.as_json:
             self._told = True
-            sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(redact_values(plain(value)), allow_nan=False) + "\n")
             sys.stdout.flush()
         else:
-            self.stdout.print(text)
+            self.stdout.print(_shown(text))
 
     def say(self, message: str) -> None:
         """Talk: what is going on. Silent with ``--json``."""
         if not self.as_json:
-            self.stderr.print(message)
+            self.stderr.print(redact_text(message))
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float | None], None]]:
@@ -134,10 +135,15 @@ class Output:
 
         if self.as_json and not self._told:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
-            sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
-        self.stderr.print(Text.assemble(("error: ", "bold red"), printable(error.message)), soft_wrap=True)
+            sys.stdout.write(json.dumps({"error": redact_values(body)}, indent=2) + "\n")
+        self.stderr.print(Text.assemble(("error: ", "bold red"), printable(redact_text(error.message))), soft_wrap=True)
         if error.hint:
-            self.stderr.print(Text.assemble(("next: ", "bold"), error.hint), soft_wrap=True)
+            self.stderr.print(Text.assemble(("next: ", "bold"), redact_text(error.hint)), soft_wrap=True)
+
+
+def _shown(text: RenderableType) -> RenderableType:
+    """Plain text without credentials; tables and panels are made of names and numbers, and of texts that passed an outlet before."""
+    return redact_text(text) if isinstance(text, str) else text
 
 
 def table(*headers: str, title: str | None = None) -> Table:

@@ -13,6 +13,7 @@ from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import atomic_write
+from edgectl.core.uri import redact_text
 
 app = typer.Typer(name="device", help="Devices join the fleet, and are spoken to.", no_args_is_help=True)
 
@@ -204,7 +205,7 @@ def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]
     for i, text in enumerate(streams):
         kind, source = _pair(text, "--stream")
         if kind not in ("surveillance", "driving", "speech"):
-            raise UsageError(f"--stream {text!r}: the kind is surveillance, driving or speech")
+            raise UsageError(f"--stream {redact_text(text)!r}: the kind is surveillance, driving or speech")
         name = kind if kind not in found else f"{kind}-{i + 1}"
         role = "keyword" if kind == "speech" else "detector"
         role, slot = _pair(slots[i], "--slot") if i < len(slots) else (role, f"{name}-{role}")
@@ -215,5 +216,5 @@ def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]
 def _pair(text: str, option: str) -> tuple[str, str]:
     key, sep, value = text.partition("=")
     if not (sep and key and value):
-        raise UsageError(f"{option} {text!r} is not KEY=VALUE")
+        raise UsageError(f"{option} {redact_text(text)!r} is not KEY=VALUE")
     return key, value

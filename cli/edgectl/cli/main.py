@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -12,9 +13,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
+from edgectl.cli._argv import hide_credentials
 from edgectl.cli._output import Output
 from edgectl.cli._signals import follow_parent
 from edgectl.core.errors import EdgectlError, UsageError
+from edgectl.core.uri import redact_tracebacks
 
 __all__ = ["app", "main"]
 
@@ -95,6 +98,8 @@ _EXTRAS = {
 
 def main() -> None:
     """Entry point: known errors become one sentence, a next step and their exit code; SIGTERM stops in good order, as Ctrl-C does."""
+    hide_credentials()
+    redact_tracebacks()
     signal.signal(signal.SIGTERM, _terminated)
     follow_parent()
     try:
@@ -113,6 +118,13 @@ def main() -> None:
         _fail(UsageError(e.format_message().rstrip(".").replace("Value error, ", ""), hint=_help_of(e)))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except Exception as e:
+        if os.environ.get("EDGECTL_DEBUG"):
+            raise
+        what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+        _fail(
+            EdgectlError(f"this is a defect of edgectl: {what}", hint="EDGECTL_DEBUG=1 shows where; please report it with that")
+        )
 
 
 def _fail(e: EdgectlError) -> NoReturn:

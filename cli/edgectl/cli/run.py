@@ -40,7 +40,16 @@ def run(
     bundle: Annotated[
         list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")
     ],
-    source: Annotated[str, typer.Option("--source", "-s", help="A file, rtsp://, v4l2://, mic:// or synth:// URI.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            "-s",
+            envvar="EDGECTL_SOURCE",
+            show_envvar=False,
+            help="A file, rtsp://, v4l2://, mic:// or synth:// URI. One with a password: set EDGECTL_SOURCE instead, which no shell keeps.",
+        ),
+    ],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")
     ] = None,

@@ -6,14 +6,15 @@ Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lo
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import State
+from edgectl.core.uri import redact_text
 from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
@@ -114,7 +115,7 @@ class Failure(Message):
     """Why something did not work: ``code`` for programs, ``detail`` for people."""
 
     code: str = Field(max_length=64)
-    detail: str = Field(default="", max_length=1024)
+    detail: Annotated[str, AfterValidator(redact_text)] = Field(default="", max_length=1024)
     retryable: bool = False
 
 

@@ -18,7 +18,7 @@ class BrokerConfig(Config):
     host: str
     port: int = Field(default=1883, ge=1, le=65535)
     username: str | None = None
-    password: str | None = None
+    password: str | None = Field(default=None, repr=False)
     tls: bool = False
     ca: Path | None = None
     cert: Path | None = None

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgectl.core.uri import redact_values
 from edgectl.pipelines.frame import Stamp
 
 __all__ = ["SCHEMA", "Event", "EventType", "EventWriter"]
@@ -75,4 +76,5 @@ class EventWriter:
             record["latency_ms"] = round((now_ns - stamp.avail_ns) / 1e6, 3)
         if self.releases:
             record["releases"] = dict(self.releases)
-        return {**record, **event.data}
+        data: dict[str, Any] = redact_values(event.data)
+        return {**record, **data}

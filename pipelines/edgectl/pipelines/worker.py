@@ -26,6 +26,7 @@ import psutil
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.schema import Message
+from edgectl.core.uri import RedactingFormatter, redact_tracebacks
 from edgectl.core.wire import Failure
 from edgectl.pipelines.config import UpdateLock, parse_config
 from edgectl.pipelines.pipeline import EngineFactory, EngineSlot, Pipeline, PipelineArgs, make_pipeline, open_variant
@@ -244,7 +245,10 @@ def main() -> int:
     """Move file descriptor 1 aside, so that a library that prints cannot break the protocol, and serve."""
     answers = os.dup(1)
     os.dup2(2, 1)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    redact_tracebacks()
     sys.setswitchinterval(0.0005)  # a thread that computes in Python must not hold up a frame for 5 ms
     cv2.setNumThreads(1)
     worker = Worker(sys.stdin.buffer, answers)

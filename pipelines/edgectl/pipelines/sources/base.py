@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from edgectl.core.errors import SourceError
 from edgectl.core.schema import Config, first_problem
+from edgectl.core.uri import redact
 from edgectl.pipelines.frame import Frame
 
 __all__ = [
@@ -108,12 +109,3 @@ def parse_options(model: type[O], query: str, uri: str) -> O:
     except ValidationError as e:
         known = ", ".join(model.model_fields) or "none"
         raise SourceError(f"source {redact(uri)}: {first_problem(e)}", hint=f"parameters: {known}") from e
-
-
-def redact(uri: str) -> str:
-    """``uri`` without user name and password: for messages and events."""
-    scheme, sep, rest = uri.partition("://")
-    if not sep:
-        return uri
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from edgectl.core.errors import SourceError
+from edgectl.core.uri import redact
 from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, FileOptions, NoOptions, Source, SynthOptions, parse_options
 from edgectl.pipelines.sources.file import FileSource
 from edgectl.pipelines.sources.images import ImagesSource
@@ -22,6 +23,9 @@ from edgectl.pipelines.sources.live import LiveSource
 from edgectl.pipelines.sources.synth import SynthSource
 
 __all__ = ["open_source"]
+
+
+_NO_FILE = "check the path of the source; the address of a camera begins with rtsp://"
 
 
 def open_source(uri: str, *, patient: bool = False) -> Source:
@@ -33,6 +37,7 @@ def open_source(uri: str, *, patient: bool = False) -> Source:
         raise SourceError("the source URI is too long or has a NUL in it")
     scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
     if scheme in ("rtsp", "rtsps"):
+        _check_authority(uri)
         return LiveSource(uri, uri, patient=patient)
     if scheme == "v4l2":
         parts = urlsplit(uri)
@@ -48,11 +53,25 @@ def open_source(uri: str, *, patient: bool = False) -> Source:
         parse_options(NoOptions, query, uri)
         return ImagesSource(path)
     if not path.exists():
-        raise SourceError(f"there is no file {path}", hint="check the path of the source")
+        raise SourceError(f"there is no file {redact(uri)}", hint=_NO_FILE)
     options = parse_options(FileOptions, query, uri)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagesSource(path)
     return FileSource(path, options)
+
+
+def _check_authority(uri: str) -> None:
+    """Raises :class:`SourceError` where a password was written as it is, and ends the authority (RFC 3986 §3.2) before its time."""
+    try:
+        host = urlsplit(uri).hostname
+        _ = urlsplit(uri).port
+    except ValueError:
+        host = None
+    if not host:
+        raise SourceError(
+            f"{redact(uri)} is not the address of a camera: its host or its port cannot be read",
+            hint="in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and : as %3A",
+        )
 
 
 def _split_path(uri: str, *, is_uri: bool) -> tuple[Path, str]:

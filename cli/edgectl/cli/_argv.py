@@ -1,0 +1,43 @@
+"""What `ps` shows of this process: its arguments without credentials.
+
+``edgectl run --source rtsp://user:password@cam/`` is what people type, and on Linux every user of the machine may read the arguments of
+every process. The kernel reads them from this process's own memory, so they are written over there as soon as it runs. What a shell
+keeps in its history it keeps: ``EDGECTL_SOURCE`` in the environment is the way without any trace.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edgectl.core.uri import has_credentials, redact_text
+
+__all__ = ["hide_credentials"]
+
+
+def hide_credentials() -> bool:
+    """Write over what must not be shown; True if something was. Where the kernel does not say where the arguments lie, nothing happens."""
+    if not any(has_credentials(argument) for argument in sys.argv[1:]):
+        return False
+    import ctypes  # here: almost no call needs it
+
+    try:
+        # The fields behind the command's name, which may have blanks and brackets in it: proc(5), arg_start and arg_end.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+    except (OSError, ValueError, IndexError):
+        return False
+    if not 0 < start < end <= start + (1 << 22):
+        return False
+    shown = hidden(ctypes.string_at(start, end - start))
+    ctypes.memmove(start, shown, end - start)
+    return True
+
+
+def hidden(arguments: bytes) -> bytes:
+    """NUL-terminated arguments as they may be shown, in just as many bytes: what is shorter is filled up with NULs behind the last."""
+    shown = [
+        redact_text(argument.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        for argument in arguments.split(b"\0")
+    ]
+    return b"\0".join(shown)[: len(arguments)].ljust(len(arguments), b"\0")
