@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from edgectl.core.errors import UsageError
 from edgectl.device_profiles import probe as module
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import Machine, best_profile, host_family, missing_facts, probe
@@ -55,3 +56,18 @@ def test_the_most_specific_profile_that_fits_is_taken(changes: dict[str, object]
 def test_a_gpu_without_a_working_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert module._nvidia_smi() == (None, None, None)
+
+
+def test_an_emulated_machine_has_no_instructions_of_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor : 0\nmodel name : AMD EPYC\nflags : fpu avx2 avx512_vnni\n")
+    emulated = probe(tmp_path)
+    assert (emulated.arch, emulated.isa) == ("aarch64", ())
+
+
+def test_no_runtime_is_a_sentence_with_the_extra() -> None:
+    with pytest.raises(UsageError, match="no inference runtime") as e:
+        machine(runtimes={}).require_runtime()
+    assert "edgectl[cpu]" in (e.value.hint or "")
+    machine().require_runtime()

@@ -76,12 +76,13 @@ class AgentParts:
 
 
 def default_parts() -> AgentParts:
-    """This machine's facts, and the warm-up in a child process."""
+    """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime is installed."""
     from edgectl.device_profiles.probe import best_profile, probe
     from edgectl.engines.improve import improve
     from edgectl.engines.warm import warm_up
 
     machine = probe()
+    machine.require_runtime()
     return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
 
 

@@ -6,19 +6,23 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli._output import Json, Output, table
+from edgectl.device_profiles.probe import RUNTIME_HINT
 
-__all__ = ["Check", "doctor"]
+if TYPE_CHECKING:
+    from edgectl.device_profiles.probe import Machine
+
+__all__ = ["Check", "doctor", "runtime_check"]
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,76 @@ def _python(_: Path) -> Iterator[Check]:
 
 
 def _engine(_: Path) -> Iterator[Check]:
-    """One real inference, not an import: a broken ONNX Runtime imports well."""
+    """How the runtime is installed, then one real inference: a broken ONNX Runtime imports well."""
+    from edgectl.core.errors import ProfileError
+    from edgectl.device_profiles.probe import probe, runtime_distributions
+
+    names = runtime_distributions().get("onnxruntime", ())
+    if len(names) != 1:
+        yield from _installed(names)
+        return
+    try:
+        machine = probe()
+    except ProfileError as e:
+        yield Check("runtime", "broken", e.message, f"pip install --force-reinstall {names[0]}")
+        return
+    cuda = _inference("cuda") if "CUDAExecutionProvider" in machine.providers else None
+    yield runtime_check(machine, cuda)
+    failure = _inference("cpu")
+    step = f"pip install --force-reinstall {names[0]}" if failure else ""
+    yield Check("onnxruntime", "broken" if failure else "ok", failure or "a reference model ran on the CPU", step)
+
+
+def _installed(names: Sequence[str]) -> Iterator[Check]:
+    if not names:
+        yield Check("runtime", "missing", "no inference runtime: needed for build, run, bench and agent run", RUNTIME_HINT)
+    if len(names) > 1:
+        step = f"pip uninstall -y {' '.join(names)}, then pip install 'edgectl[cpu]' or 'edgectl[gpu]'"
+        yield Check("runtime", "broken", f"{' and '.join(names)} write the same files: the last one installed wins", step)
+
+
+def runtime_check(machine: Machine, cuda: str | None) -> Check:
+    """What there is to say of the one installed ONNX Runtime. ``cuda``: what an inference on the GPU failed with; "" if it ran, None if it
+    was not tried (the installed ONNX Runtime has no CUDA provider).
+    """
+    name = machine.distributions["onnxruntime"][0]
+    found = f"{name} {machine.runtimes['onnxruntime']}"
+    if machine.jetson is not None and "CUDAExecutionProvider" not in machine.providers:
+        step = "install NVIDIA's onnxruntime-gpu for this JetPack in its place, if CUDA is wanted beside TensorRT"
+        return Check("runtime", "missing", f"{found} of the package index has no CUDA on a Jetson", step)
+    if cuda == "":
+        return Check("runtime", "ok", f"{found}: a reference model ran on the GPU")
+    if "gpu" in name or cuda is not None:
+        if machine.gpu is None:
+            step = f"pip uninstall -y {name}, then pip install 'edgectl[cpu]'; or mend the driver, if there is a GPU"
+            return Check("runtime", "broken", f"{found} is for an NVIDIA GPU, and nvidia-smi finds none", step)
+        why = cuda or "it has no CUDA provider"
+        return Check(
+            "runtime", "broken", f"{found} cannot use {machine.gpu}: {why}", "install the CUDA and cuDNN that it asks for"
+        )
+    if machine.gpu is not None:
+        step = f"pip uninstall -y {name}, then pip install 'edgectl[gpu]'"
+        return Check("runtime", "missing", f"{found} leaves {machine.gpu} unused", step)
+    return Check("runtime", "ok", found)
+
+
+def _inference(provider: Literal["cpu", "cuda"]) -> str:
+    """Run a reference model once; what it failed with, "" if it ran."""
     import numpy as np
 
+    from edgectl.core.bundle import SessionSettings
     from edgectl.core.errors import EdgectlError
     from edgectl.engines.open import open_model
     from edgectl.models import references
 
     try:
-        engine = open_model(references()[0].model.read_bytes())
+        engine = open_model(references()[0].model.read_bytes(), SessionSettings(provider=provider))
         spec = engine.inputs[0]
         engine.run({spec.name: np.zeros(spec.shape, dtype=spec.dtype)})
         engine.close()
-        yield Check("onnxruntime", "ok", f"{engine.runtime}: a reference model ran")
     except EdgectlError as e:
-        yield Check("onnxruntime", "broken", e.message, e.hint or "install onnxruntime again")
+        return e.message
+    return ""
 
 
 def _video(_: Path) -> Iterator[Check]:
@@ -96,7 +155,10 @@ def _optional(_: Path) -> Iterator[Check]:
         ("amqtt", "amqtt", "broker", "edgectl broker run"),
     ):
         if importlib.util.find_spec(module) is None:
-            yield Check(module, "missing", f"needed for {use}", f"pip install 'edgectl[{extra}]'")
+            step = f"pip install 'edgectl[{extra}]'"
+            if module == "tensorrt" and Path("/etc/nv_tegra_release").exists():
+                step = "JetPack has it: apt-get install python3-libnvinfer, and a venv made with --system-site-packages"
+            yield Check(module, "missing", f"needed for {use}", step)
             continue
         try:
             yield Check(module, "ok", version(package))
@@ -139,10 +201,14 @@ def _devices(_: Path) -> Iterator[Check]:
 
 
 def _machine(_: Path) -> Iterator[Check]:
+    from edgectl.core.errors import ProfileError
     from edgectl.device_profiles.probe import best_profile, probe
 
-    machine = probe()
-    yield Check("machine", "ok", f"{machine.summary}; profile {best_profile(machine).name}")
+    try:
+        machine = probe()
+        yield Check("machine", "ok", f"{machine.summary}; profile {best_profile(machine).name}")
+    except ProfileError as e:
+        yield Check("machine", "broken", e.message, e.hint or "")
 
 
 _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (

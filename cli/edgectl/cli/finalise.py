@@ -43,6 +43,7 @@ def finalise(
     from edgectl.engines.warm import warm_up
 
     machine = probe()
+    machine.require_runtime()
     chosen = load_profile(profile) if profile else best_profile(machine)
     variant = Bundle(path).select(
         machine.facts, profile=chosen.name, runtimes=machine.runtimes, role=None if role is None else role.value

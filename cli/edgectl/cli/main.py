@@ -92,6 +92,8 @@ _EXTRAS = {
     "httpx": "fleet",
     "amqtt": "broker",
     "torch": "compress",
+    "threadpoolctl": "builder",
+    "openvino": "openvino",
 }
 """What a device does not install, and the extra that brings it."""
 
@@ -107,10 +109,7 @@ def main() -> None:
     except EdgectlError as e:
         _fail(e)
     except ModuleNotFoundError as e:
-        extra = _EXTRAS.get((e.name or "").split(".")[0])
-        if extra is None:
-            raise
-        _fail(UsageError(f"this command needs {e.name}, which is not installed", hint=f"pip install 'edgectl[{extra}]'"))
+        _fail(_lacking(e))
     except _ClickException as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             e.show()
@@ -125,6 +124,19 @@ def main() -> None:
         _fail(
             EdgectlError(f"this is a defect of edgectl: {what}", hint="EDGECTL_DEBUG=1 shows where; please report it with that")
         )
+
+
+def _lacking(e: ModuleNotFoundError) -> EdgectlError:
+    module = (e.name or "").split(".")[0]
+    if module == "onnxruntime":
+        from edgectl.device_profiles.probe import RUNTIME_HINT
+
+        return UsageError("this command needs an inference runtime, and none is installed", hint=RUNTIME_HINT)
+    if module in _EXTRAS:
+        return UsageError(
+            f"this command needs {module}, which is not installed", hint=f"pip install 'edgectl[{_EXTRAS[module]}]'"
+        )
+    return EdgectlError(f"edgectl is not whole: {e}", hint="install it again: pip install --force-reinstall edgectl")
 
 
 def _fail(e: EdgectlError) -> NoReturn:

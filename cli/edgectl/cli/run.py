@@ -76,6 +76,7 @@ def run(
             output.stdout.print(describe(event))
 
     machine = probe()
+    machine.require_runtime()
     with output.progress() as update:
 
         def moving(stats: StreamStats, share: float | None) -> None:

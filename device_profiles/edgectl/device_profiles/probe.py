@@ -18,12 +18,12 @@ from typing import Literal
 import psutil
 
 from edgectl.core.bundle import requirement_met
-from edgectl.core.errors import ProfileError
+from edgectl.core.errors import ProfileError, UsageError
 from edgectl.core.schema import Config
 from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.schema import DeviceProfile
 
-__all__ = ["Machine", "best_profile", "host_family", "missing_facts", "probe"]
+__all__ = ["RUNTIME_HINT", "Machine", "best_profile", "host_family", "missing_facts", "probe", "runtime_distributions"]
 
 # /proc/cpuinfo flag → fact. Only what decides between kernels.
 _ISA = {
@@ -31,8 +31,13 @@ _ISA = {
     "avx512_bf16": "avx512_bf16", "asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16",
 }  # fmt: skip
 _TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-_RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",),
-             "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}  # fmt: skip
+_ISA_ARCH = {fact: "aarch64" if fact in ("neon", "dotprod", "i8mm", "bf16") else "x86_64" for fact in _ISA.values()}
+_RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
+"""By the name of the module: several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``, NVIDIA's for Jetson …)."""
+
+
+RUNTIME_HINT = "pip install 'edgectl[cpu]', or 'edgectl[gpu]' on a machine with an NVIDIA GPU (one of them); a Jetson takes NVIDIA's onnxruntime-gpu"
+"""The next step where no runtime is installed."""
 
 
 class Machine(Config):
@@ -45,6 +50,8 @@ class Machine(Config):
     memory_mb: int
     runtimes: dict[str, str]
     """Runtime → version, for those that are installed."""
+    distributions: dict[str, tuple[str, ...]] = {}
+    """Runtime → the installed distributions that bring its module; two of them overwrite each other's files."""
     providers: tuple[str, ...] = ()
     """Execution providers of the installed ONNX Runtime."""
     jetson: str | None = None
@@ -67,6 +74,11 @@ class Machine(Config):
             facts.add(f"trt:{self.runtimes['tensorrt'].split('.')[0]}")
         return frozenset(facts)
 
+    def require_runtime(self) -> None:
+        """Raises :class:`UsageError` where no inference runtime is installed: what runs anywhere needs ONNX Runtime."""
+        if "onnxruntime" not in self.runtimes:
+            raise UsageError("no inference runtime is installed here, so no engine can run", hint=RUNTIME_HINT)
+
     @property
     def summary(self) -> str:
         """One line for measurement records: never a host name."""
@@ -82,14 +94,18 @@ def probe(root: Path = Path("/")) -> Machine:
     tegra = next((sm for chip, sm in _TEGRA_SM.items() if chip in compatible), None)
     gpu, sm, driver = _nvidia_smi() if tegra is None else ("Tegra", tegra, None)
     release = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / "etc/nv_tegra_release"))
-    runtimes = _runtimes()
+    distributions = runtime_distributions()
+    runtimes = {runtime: importlib.metadata.version(names[0]) for runtime, names in distributions.items()}
+    arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     return Machine(
-        arch={"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine()),
+        arch=arch,
         cpu=_field(cpuinfo, "model name") or model or platform.processor() or "unknown CPU",
-        isa=tuple(sorted(fact for flag, fact in _ISA.items() if flag in flags)),
+        # Emulated (qemu-user), a process of one architecture reads the host's /proc/cpuinfo, which is of another.
+        isa=tuple(sorted(fact for flag, fact in _ISA.items() if flag in flags and _ISA_ARCH[fact] == arch)),
         cores=len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1,
         memory_mb=psutil.virtual_memory().total >> 20,
         runtimes=runtimes,
+        distributions=distributions,
         providers=_providers() if "onnxruntime" in runtimes else (),
         jetson=model if "Jetson" in model or tegra else None,
         l4t=f"{release[1]}.{release[2]}" if release else None,
@@ -132,16 +148,14 @@ def best_profile(machine: Machine) -> DeviceProfile:
     return max(fitting, key=specificity)
 
 
-def _runtimes() -> dict[str, str]:
-    found = {}
-    for runtime, distributions in _RUNTIMES.items():
-        for d in distributions:
-            try:
-                found[runtime] = importlib.metadata.version(d)
-                break
-            except importlib.metadata.PackageNotFoundError:
-                continue
-    return found
+def runtime_distributions() -> dict[str, tuple[str, ...]]:
+    """Runtime → distributions, the one whose name is the module's first. A module that no distribution brings is not installed."""
+    found: dict[str, set[str]] = {
+        r: set(names) for r, names in importlib.metadata.packages_distributions().items() if r in _RUNTIMES
+    }
+    for distribution in importlib.metadata.distributions(name="tensorrt"):  # JetPack's does not list its files
+        found.setdefault("tensorrt", {distribution.metadata["Name"]})
+    return {r: tuple(sorted(found[r], key=lambda name: (name != r, name))) for r in _RUNTIMES if r in found}
 
 
 def _providers() -> tuple[str, ...]:
@@ -152,7 +166,7 @@ def _providers() -> tuple[str, ...]:
         return tuple(json.loads(out.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as e:
         raise ProfileError(
-            f"ONNX Runtime is installed and cannot be imported: {e}", hint="pip install --force-reinstall onnxruntime"
+            f"ONNX Runtime is installed and cannot be imported: {e}", hint="`edgectl doctor` looks at how it is installed"
         ) from e
 
 

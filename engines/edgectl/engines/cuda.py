@@ -65,7 +65,8 @@ def open_cuda() -> Cuda:
                 f"the CUDA device cannot be opened: {e}", hint="check the driver with nvidia-smi or tegrastats"
             ) from e
     raise EngineError(
-        f"neither pycuda nor cuda-python is installed ({'; '.join(problems)})", hint="pip install 'edgectl[tensorrt]'"
+        f"neither pycuda nor cuda-python is installed ({'; '.join(problems)})",
+        hint="pip install 'edgectl[tensorrt]' (pycuda) or 'edgectl[cuda-graphs]' (cuda-python)",
     )
 
 

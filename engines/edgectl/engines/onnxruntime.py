@@ -52,7 +52,7 @@ class OnnxRuntimeEngine:
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"this ONNX Runtime ({ort.__version__}) has no {provider}",
-                hint="install onnxruntime-gpu, or take a variant for the CPU",
+                hint="on a machine with an NVIDIA GPU: pip uninstall onnxruntime, then pip install 'edgectl[gpu]'; else take a variant for the CPU",
             )
         if settings.provider == "cuda":
             # Nodes without a CUDA kernel (shape arithmetic) may run on the CPU; the check below refuses a quiet full fallback.

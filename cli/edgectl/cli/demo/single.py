@@ -38,6 +38,7 @@ def run_single(kind: str, folder: Path, seconds: float, out: Output) -> None:
             out.stdout.print(describe(event))
 
     machine = probe()
+    machine.require_runtime()
     source = device.source + ("&" if "?" in device.source else "?") + f"paced=0&seconds={seconds:g}"
     result = run_stream(
         cast(Literal["surveillance", "driving", "speech"], kind), [Bundle(report.out)], source, parse_config(device.config),
