@@ -58,6 +58,14 @@ class Repository:
         self.signed_at_s: int | None = int(self.now)
         self.publish_root()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Repository:
+        """Another repository with the same keys; older releases of cryptography do not copy them."""
+        other = object.__new__(type(self))
+        for name, value in vars(self).items():
+            keys = name == "signers"
+            setattr(other, name, {role: list(signers) for role, signers in value.items()} if keys else copy.deepcopy(value, memo))
+        return other
+
     def at(self, days: float) -> datetime:
         return datetime.fromtimestamp(int(self.now), timezone.utc) + timedelta(days=days)
 
