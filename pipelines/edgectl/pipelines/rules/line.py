@@ -2,6 +2,7 @@
 
 A track has a side once it is farther than ``band_px`` from the line. It has crossed when it stays on the other side for
 ``hold_s`` and its way went through the segment, not around its ends. One crossing needs the other side again to count anew.
+An end that lies at the frame's edge is no end: there is no way around it, and a box that the edge cuts off has its foot on it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.pipelines.config import LineConfig
 from edgectl.pipelines.events import Event
-from edgectl.pipelines.rules.base import describe, pixels, wanted
+from edgectl.pipelines.rules.base import at_edge, describe, pixels, wanted
 from edgectl.pipelines.tracker import Tracks
 
 __all__ = ["LineRule"]
@@ -72,7 +74,7 @@ class LineRule:
             elif side:
                 if walk.pending is None:
                     walk.pending = t
-                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], a, b)
+                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], *self._ends(a, b))
                 walk.seen += 1
                 walk.about = describe(tracks, int(row), self._labels)
                 if t - walk.pending >= self._config.hold_s - 1e-9:
@@ -90,6 +92,12 @@ class LineRule:
     def restore(self, state: dict[str, Any]) -> None:
         self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
         self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
+
+    def _ends(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The ends of the segment in pixels, far outside where they lie at the frame's edge."""
+        x1, y1, x2, y2 = self._config.line
+        far = 1e3 * (b - a)
+        return (a - far if at_edge(x1, y1) else a), (b + far if at_edge(x2, y2) else b)
 
     def _crossing(self, side: int, t: float, about: dict[str, Any]) -> Event:
         direction = "in" if side > 0 else "out"
