@@ -1,8 +1,8 @@
 """Multi-object tracking in seconds: ByteTrack's two stages over a batched Kalman filter that knows the time between frames.
 
 Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty. High-score
-detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A pair of different classes
-never matches. Left out: appearance (re-identification).
+detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
+model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`. Left out: appearance (re-identification).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.decode import Detections
+from edgectl.pipelines.doubles import one_label_each
 
 __all__ = ["TrackConfig", "Tracker", "Tracks"]
 
@@ -28,7 +29,8 @@ class TrackConfig(Config):
     """Seconds, never frames."""
 
     confirm_s: float = Field(default=0.15, ge=0, le=60)
-    """A track must be seen over this time, and twice, before anyone hears of it."""
+    """A track must be seen over this time, and twice, before anyone hears of it; but at once where pictures come more than
+    ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
     """How long a track is carried on without being seen."""
     high: float = Field(default=0.5, ge=0, le=1)
@@ -36,6 +38,9 @@ class TrackConfig(Config):
     low: float = Field(default=0.1, ge=0, le=1)
     """Scores from here only keep known tracks alive."""
     min_iou: float = Field(default=0.2, ge=0, le=1)
+    one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
+    """Boxes of different labels that overlap by so much are one object, whose label is what most of its scores say. None: each label
+    is an object of its own, and a track never changes its label."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TrackConfig:
@@ -71,6 +76,11 @@ _MEASURE = 0.05
 _ACCELERATION = 1.0  # per s^1.5
 _DRIFT = 0.15  # per s^0.5
 _START_SPEED = 1.0  # per s
+
+_OTHER_LABEL_IOU = 0.5
+"""What a detection of another label must overlap with a track to go on with it: half the object, as for low scores."""
+_OTHER_LABEL_WORTH = 0.8
+"""A detection of the track's own label is preferred up to this ratio of overlaps."""
 
 
 class _Filter:
@@ -125,8 +135,10 @@ class _Filter:
 class Tracker:
     """State of one stream. Time must grow from call to call."""
 
-    def __init__(self, config: TrackConfig | None = None) -> None:
+    def __init__(self, config: TrackConfig | None = None, *, period_s: float | None = None) -> None:
+        """``period_s``: between two frames, where the source tells."""
         self.config = config or TrackConfig()
+        self._at_once = period_s is not None and period_s > self.config.lost_s
         self.reset()
 
     def reset(self) -> None:
@@ -141,6 +153,7 @@ class Tracker:
         self._first: F64 = np.empty(0)
         self._last: F64 = np.empty(0)
         self._hits = np.empty(0, np.int64)
+        self._votes: F64 = np.empty((0, 1))  # score by class, since the start
 
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
         """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
@@ -156,6 +169,8 @@ class Tracker:
         if previous is not None:
             self._filter.predict(t - previous)
         self._t = t
+        if self.config.one_object_iou is not None:
+            found = one_label_each(found, self.config.one_object_iou)
         z = _cxcywh(found.xyxy)
         detected = found.xyxy.astype(np.float64)
         high = found.score >= self.config.high
@@ -169,8 +184,12 @@ class Tracker:
             if len(boxes) and len(detected)
             else np.zeros((len(boxes), len(detected)))
         )
-        similarity[self._cls[:, None] != found.cls[None, :]] = 0
-        weighted = similarity * found.score[None, :]
+        other = self._cls[:, None] != found.cls[None, :]
+        mixed = np.zeros_like(similarity)
+        if self.config.one_object_iou is not None:
+            mixed = np.where(other & (similarity >= _OTHER_LABEL_IOU), _OTHER_LABEL_WORTH * similarity, 0)
+        similarity[other] = 0
+        weighted = (similarity + mixed) * found.score[None, :]
         free = np.ones(len(boxes), np.bool_)
         open_ = np.ones(len(detected), np.bool_)
         pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
@@ -188,6 +207,7 @@ class Tracker:
         self._score[r] = found.score[c]
         self._last[r] = t
         self._hits[r] += 1
+        self._vote(r, found, c)
         self._expire(t)
         self._start(found, z, t, high & open_, detected)
         self._confirm(t)
@@ -202,15 +222,16 @@ class Tracker:
         if keep.all():
             return
         self._filter.keep(keep)
-        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits"):
+        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
-        """New tracks from unmatched high scores, unless one of that class is already there."""
+        """New tracks from unmatched high scores, unless one of that class (or, where labels mix, any) is already there."""
         if candidates.any() and len(self._ids):
             current = self._last == t
             overlap = _iou(self._filter.boxes()[current], detected)
-            overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
+            if self.config.one_object_iou is None:
+                overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
             candidates = candidates & ~(overlap > 0.7).any(axis=0)
         n = int(candidates.sum())
         if not n:
@@ -222,9 +243,26 @@ class Tracker:
         self._first = np.concatenate([self._first, np.full(n, t)])
         self._last = np.concatenate([self._last, np.full(n, t)])
         self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
+        self._votes = np.concatenate([self._votes, np.zeros((n, self._votes.shape[1]))])
+        self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
+
+    def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
+        """Each detection votes for its label with its score; a track bears the label that has most, and keeps it in a tie."""
+        if not len(rows):
+            return
+        cls = found.cls[columns]
+        if (missing := int(cls.max()) + 1 - self._votes.shape[1]) > 0:
+            self._votes = np.pad(self._votes, ((0, 0), (0, missing)))
+        self._votes[rows, cls] += found.score[columns]
+        votes = self._votes[rows]
+        mine = votes[np.arange(len(rows)), self._cls[rows]]
+        best = votes.argmax(axis=1)
+        self._cls[rows] = np.where(votes.max(axis=1) > mine, best, self._cls[rows])
 
     def _confirm(self, t: float) -> None:
         ripe = (self._ids == 0) & (self._hits >= 2) & (t - self._first >= self.config.confirm_s - 1e-9)
+        if self._at_once:
+            ripe = self._ids == 0
         n = int(ripe.sum())
         self._ids[ripe] = np.arange(self._next, self._next + n)
         self._next += n
