@@ -10,13 +10,14 @@ from pydantic import Field, ValidationError
 
 from edgectl.core.errors import SourceError
 from edgectl.core.schema import Config, first_problem
-from edgectl.pipelines.frame import Frame
+from edgectl.pipelines.frame import Frame, Notice
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
     "FileOptions",
+    "ImagesOptions",
     "NoOptions",
     "Source",
     "SourceInfo",
@@ -30,7 +31,11 @@ MAX_PIXELS = 8192 * 8192
 
 
 class EndOfStream(Exception):
-    """The source has no more frames."""
+    """The source has no more frames. ``notice``: how it ended, where that is its own doing and not ours."""
+
+    def __init__(self, notice: Notice | None = None) -> None:
+        super().__init__("the source has no more frames" if notice is None else notice.reason)
+        self.notice = notice
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Source(Protocol):
 
     decode_errors: int
     """Frames that arrived and could not be decoded, since ``open``."""
+    corrupt_frames: int
+    """Frames that were decoded and are known to be damaged, since ``open``. None of them is handed on."""
     outage: str | None
     """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
 
@@ -62,7 +69,7 @@ class Source(Protocol):
         ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The next frame, or None after ``timeout_s`` without one. Raises :class:`EndOfStream`, SourceError, DataError."""
+        """The next frame, or None after ``timeout_s`` (or a damaged frame) without one. Raises :class:`EndOfStream`, SourceError, DataError."""
         ...
 
     def interrupt(self) -> None:
@@ -83,6 +90,11 @@ class FileOptions(Config):
     loop: bool = False
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Pace, if other than the file's own."""
+
+
+class ImagesOptions(Config):
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """The pictures are a film with this many a second. None: they are single pictures, each one for itself."""
 
 
 class SynthOptions(Config):

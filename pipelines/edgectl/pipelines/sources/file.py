@@ -6,12 +6,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
+from edgectl.pipelines.sources.clock import MediaClock
 from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.sources.video import Decoded, VideoReader
+from edgectl.pipelines.sources.picture import Picture
+from edgectl.pipelines.sources.video import VideoReader
 
 __all__ = ["FileSource"]
+
+_CUT_NS = 500_000_000
+"""A file that ends this much before its container says is cut short."""
 
 
 class FileSource:
@@ -19,30 +24,33 @@ class FileSource:
         self._path = path
         self._options = options
         self._reader: VideoReader | None = None
-        self._frames: Iterator[Decoded] | None = None
+        self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
-        self._pending: Decoded | None = None
+        self._pending: Picture | None = None
         self._seq = 0
-        self._last_ns = -1
-        self._round_ns = 0
+        self._codec_changes = 0
+        self._tilted = False
+        self._last_pts_ns: int | None = None
         self._period_ns = 40_000_000
         self.decode_errors = 0
+        self.corrupt_frames = 0
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
         self._reader = reader = VideoReader(str(self._path), self._path.name)
         self._frames = reader.frames()
         try:
-            self._pending = next(self._frames)  # proves that it decodes, before anything is built on it
+            self._pending = first = self._next(self._frames, reader)  # proves that it decodes, before anything is built on it
         except BaseException:
             self.close()
             raise
         fps = self._options.fps or reader.fps or 25.0
         self._period_ns = round(1e9 / fps)
+        self._clock = MediaClock(self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected)
         if self._options.paced:
             self._pacer = Pacer(fps)
         frames = None if self._options.loop else reader.count
-        return SourceInfo(str(self._path), "file", reader.width, reader.height, fps, self._options.paced, frames)
+        return SourceInfo(str(self._path), "file", first.width, first.height, fps, self._options.paced, frames)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
@@ -54,17 +62,18 @@ class FileSource:
             due_ns = self._pacer.wait(self._seq, timeout_s)
             if due_ns is None:
                 return None
-        planes, fmt, width, height, pts = self._pending
-        self._pending = None
+        picture, self._pending = self._pending, None
         now = time.monotonic_ns()
+        t_ns, notices = self._clock.step(picture.pts_ns)
+        self._last_pts_ns = picture.pts_ns
+        pts_s = None if picture.pts_ns is None else picture.pts_ns / 1e9
         if due_ns is not None:
-            stamp = Stamp(self._seq, due_ns, now, pts, time.time_ns() - now, "synthetic")
+            stamp = Stamp(self._seq, due_ns, now, pts_s, time.time_ns() - now, "synthetic")
         else:
-            t_ns = self._round_ns + (round(pts * 1e9) if pts is not None else self._seq * self._period_ns)
-            self._last_ns = max(t_ns, self._last_ns + 1)  # containers with broken times must not stop the trackers' clock
-            stamp = Stamp(self._seq, self._last_ns, now, pts, None, "pts")
+            stamp = Stamp(self._seq, t_ns, now, pts_s, None, "pts")
         self._seq += 1
-        return Frame(stamp, width, height, fmt, planes)
+        notices += self._about(picture, self._reader)
+        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices)
 
     def interrupt(self) -> None:
         if self._pacer is not None:
@@ -75,14 +84,32 @@ class FileSource:
             self._reader.close()
         self._reader = self._frames = self._pending = None
 
-    def _next(self, frames: Iterator[Decoded], reader: VideoReader) -> Decoded:
+    def _next(self, frames: Iterator[Picture | None], reader: VideoReader) -> Picture:
         item = next(frames, None)
-        self.decode_errors = reader.errors
+        self.decode_errors, self.corrupt_frames = reader.errors, reader.corrupt
         if item is not None:
             return item
         if not self._options.loop:
-            raise EndOfStream
+            raise EndOfStream(self._ending(reader))
         reader.rewind()
-        self._round_ns = self._last_ns + self._period_ns
+        self._clock.join()
         self._frames = reader.frames()
-        return next(self._frames)
+        return self._next(self._frames, reader)
+
+    def _about(self, picture: Picture, reader: VideoReader) -> tuple[Notice, ...]:
+        found: tuple[Notice, ...] = ()
+        if reader.codec_changes != self._codec_changes:
+            self._codec_changes = reader.codec_changes
+            found += (Notice("source", "codec_changed", data={"codec": reader.codec}),)
+        if picture.tilted and not self._tilted:
+            self._tilted = True
+            found += (Notice("picture", "rotation_unsupported", False),)
+        return found
+
+    def _ending(self, reader: VideoReader) -> Notice:
+        """A whole file has ended; one whose container promised more is cut short."""
+        if reader.end_ns is not None and self._last_pts_ns is not None:
+            missing_ns = reader.end_ns - self._last_pts_ns - self._period_ns
+            if missing_ns > max(_CUT_NS, 3 * self._period_ns):
+                return Notice("source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)})
+        return Notice("source", "ended", False, "start")
