@@ -214,14 +214,14 @@ def test_a_camera_whose_times_restart_says_so_and_keeps_its_own_clock(tmp_path: 
 
 
 def test_a_camera_that_sends_damage_alone_leaves_its_reader_in_control(tmp_path: Path) -> None:
-    """Each damaged frame comes back as None, so that the silence can be told; the old reader waited inside for a good one."""
+    """A read comes back in its time whatever arrives, so that the silence can be told."""
     clean = write_h264(tmp_path / "c.mp4", frames=60, size=(320, 192), gop=20, detail=4)
     path = damage(clean, tmp_path / "x.mp4", 20)
     source = LiveSource("v4l2:///dev/video0", str(path), format="mp4")
     source.open()
     nothing = 0
     while source.outage is None:
-        nothing += source.read(1) is None and source.outage is None
+        nothing += source.read(0) is None and source.outage is None
     source.close()
     assert source.corrupt_frames > 0
     assert nothing >= source.corrupt_frames + source.decode_errors

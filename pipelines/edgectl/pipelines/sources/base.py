@@ -69,7 +69,7 @@ class Source(Protocol):
         ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The next frame, or None after ``timeout_s`` (or a damaged frame) without one. Raises :class:`EndOfStream`, SourceError, DataError."""
+        """The next frame, or None after ``timeout_s`` without one. Raises :class:`EndOfStream`, SourceError, DataError."""
         ...
 
     def interrupt(self) -> None:

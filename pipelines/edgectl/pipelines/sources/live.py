@@ -87,18 +87,22 @@ class LiveSource:
                 self._failed(e)
                 return None
         assert self._frames is not None
-        try:
-            picture = next(self._frames, _END)
-            if picture is _END:
-                raise SourceError(f"{self._what} ended", retryable=True) from EOFError("end of stream")
-        except (SourceError, DataError) as e:
-            if self._closed.is_set():
-                raise EndOfStream from e
-            self._failed(e)
-            return None
-        self._count()
-        if not isinstance(picture, Picture):
-            return None  # a damaged one
+        deadline = time.monotonic() + timeout_s
+        picture: Picture | None = None
+        while picture is None:
+            try:
+                item = next(self._frames, _END)
+                if item is _END:
+                    raise SourceError(f"{self._what} ended", retryable=True) from EOFError("end of stream")
+            except (SourceError, DataError) as e:
+                if self._closed.is_set():
+                    raise EndOfStream from e
+                self._failed(e)
+                return None
+            self._count()
+            picture = item if isinstance(item, Picture) else None
+            if picture is None and time.monotonic() >= deadline:
+                return None  # nothing but damage
         now = max(time.monotonic_ns(), self._last_ns + 1)
         self._last_ns = now
         if self.outage is not None:
