@@ -100,7 +100,21 @@ def summary_view(summary: RunSummary) -> RenderableType:
 
 def describe(event: dict[str, Any]) -> Text:
     """One line of text for an event."""
-    known = {"schema", "id", "type", "stream", "seq", "t_s", "start_s", "time", "clock", "phase", "rule", "latency_ms", "releases"}
+    known = {
+        "schema",
+        "id",
+        "type",
+        "stream",
+        "seq",
+        "t_s",
+        "start_s",
+        "time",
+        "clock",
+        "phase",
+        "rule",
+        "latency_ms",
+        "releases",
+    }
     rest = {k: v for k, v in event.items() if k not in known}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgectl.pipelines.frame import Notice
 
-__all__ = ["MediaClock"]
+__all__ = ["BestTime", "MediaClock"]
 
 _S = 1_000_000_000
 _JUMP_NS = 10 * _S
@@ -131,3 +131,24 @@ class MediaClock:
             data["not_told"] = told.left_out
         self._told[reason] = _Told(t)
         return (Notice("clock", reason, data=data),)
+
+
+class BestTime:
+    """Presentation time, or decoding time where the container's presentation times are less in order (AVI has none of its own).
+
+    FFmpeg's own guess (``best_effort_timestamp``), which PyAV does not hand out.
+    """
+
+    def __init__(self) -> None:
+        self._last_pts: int | None = None
+        self._last_dts: int | None = None
+        self._faulty_pts = self._faulty_dts = 0
+
+    def of(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._faulty_dts += self._last_dts is not None and dts <= self._last_dts
+        if pts is not None:
+            self._faulty_pts += self._last_pts is not None and pts <= self._last_pts
+        self._last_dts = pts if dts is None else dts
+        self._last_pts = dts if pts is None else pts
+        return pts if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts) else dts

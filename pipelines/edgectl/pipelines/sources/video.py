@@ -1,14 +1,13 @@
 """PyAV behind files and cameras: demux and decode. No threads, no pacing, no reconnect here.
 
-What FFmpeg knows to be damaged is counted, never handed on: packets that do not decode, and pictures that it flags as corrupt, that are
-built on such, or that come before the first key frame: they are smeared or grey. Left out: what a picture's numbers mean (:mod:`.picture`).
+What is damaged is counted, never handed on (:mod:`.damage`). Left out: what a picture's numbers mean (:mod:`.picture`) and what its
+time does to the clock (:mod:`.clock`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,8 @@ import av.logging
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
+from edgectl.pipelines.sources.clock import BestTime
+from edgectl.pipelines.sources.damage import Damage, Doubt
 from edgectl.pipelines.sources.picture import Picture, picture_of
 from edgectl.pipelines.sources.transport import PACKET, changed_table
 
@@ -27,22 +28,12 @@ av.logging.set_level(None)  # FFmpeg's own lines go nowhere: what matters become
 
 _MAX_BAD = 250
 """Undecodable packets in a row after which a source is broken rather than damaged."""
-_SUSPECT = 12
-_SUSPECT_EMPTY = 48
-"""Packets in a row that do not decode, or give no picture, after which a transport stream may have gone over to another codec."""
-_LEAD_IN = 25
-"""Packets before them, in which the old tables lie: they come every half second at least."""
 _MAX_SEARCH = 32 << 20
-_BLIND_START = frozenset({"mpeg4", "h263", "h263p", "h263i", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1", "wmv1", "wmv2"})
-"""Decoders that show grey pictures before the first key frame without a word; the others hold them back or flag them."""
+"""Bytes that are searched for the tables of another codec."""
 _MODERN = frozenset({"hevc", "vp9", "av1", "libdav1d", "vvc"})
 """Decoders that find damage with several threads, too, and need them for large pictures."""
-_ONE_EACH = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Codecs whose packets are one picture each."""
-_MAX_SMEAR = 250
-"""Pictures after which damage is believed to be gone from a stream without key frames: it refreshes bit by bit."""
-_MAX_BLIND = 600
-"""Pictures after which a stream is taken to have no key frames at all (it refreshes bit by bit)."""
+_TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
 def reason_of(e: BaseException) -> str:
@@ -58,10 +49,6 @@ def reason_of(e: BaseException) -> str:
         return "unreachable"
     names = {c.__name__ for c in type(e).__mro__}
     return next((code for code, known in table if names & set(known)), "invalid")
-
-
-_TS_DISCONT = 0x0200
-"""AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
 class VideoReader:
@@ -108,58 +95,33 @@ class VideoReader:
 
         What is damaged is counted and left out. With ``low_delay``, None stands in its place, so that the reader stays in control.
         """
-        bad = empty = shown = 0
-        owed = 0  # pictures that packets without an error still stand for
-        hurt = self.errors + self.corrupt
-        recent: deque[int | None] = deque(maxlen=_LEAD_IN + _SUSPECT_EMPTY)  # where the last packets lie in the file
-        seen_key = self.codec not in _BLIND_START
-        smear = _Smear()
-        best = _BestTime()
-        packets = self._packets()
+        packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+        errors, corrupt = self.errors, self.corrupt  # of decoders before this one
         while (packet := next(packets, None)) is not None:
-            switched = False
-            last = not packet.size  # nothing in it: the decoder gives what it still holds
-            recent.append(packet.pos)
-            pictures: Sequence[Any] = ()
-            try:
-                pictures = packet.decode()
-                owed += not last
-            except (av.error.FFmpegError, OSError, ValueError) as e:
-                self.errors += 1
-                bad += 1
-                if packet.is_keyframe:
-                    smear.hurt(packet.pts)
-                if bad >= _MAX_BAD:
-                    raise DataError(f"{self.what} does not decode: {bad} packets in a row are damaged") from e
-            if not last:
-                bad, empty = (0, 0) if pictures else (bad, empty + 1)
-            doubtful = bad == _SUSPECT or empty == _SUSPECT_EMPTY or (last and (bad or empty))
-            if doubtful and (held := self._follow_codec(recent)) is not None:
-                self.errors -= bad  # they are read again, by the decoder that knows them
-                bad = empty = 0
-                owed = len(held)
-                recent.clear()
-                switched = True
-                packets, pictures = self._packets(), [*pictures, *held]
-            owed -= len(pictures)
-            if last and owed > 0 and self.errors + self.corrupt > hurt and self.codec in _ONE_EACH:
-                self.errors += owed  # the decoder swallowed them: what they are built on is lost
-            if not pictures and self._low_delay:
-                yield None
-            for picture in pictures:
-                shown += 1
+            pictures, error = _decode(packet)
+            damage.packet(packet, len(pictures), error is not None)
+            doubtful = doubt.packet(packet, len(pictures), error is not None)
+            if doubt.bad >= _MAX_BAD:
+                raise DataError(f"{self.what} does not decode: {doubt.bad} packets in a row are damaged") from error
+            held = self._follow_codec(doubt.places) if doubtful else None
+            for picture in (*pictures, *(held or ())):
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
                     raise DataError(f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported")
-                seen_key = seen_key or bool(picture.key_frame) or shown > _MAX_BLIND
-                if smear.on(picture) or not seen_key:
-                    self.corrupt += 1
-                    if self._low_delay:
-                        yield None
-                    continue
-                self.delivered += 1
-                yield picture_of(picture, best.of(picture.pts, picture.dts))
-            if switched:
-                smear, best, seen_key = _Smear(), _BestTime(), self.codec not in _BLIND_START
+                whole = damage.whole(picture)
+                self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
+                if whole:
+                    self.delivered += 1
+                    yield picture_of(picture, best.of(picture.pts, picture.dts))
+                elif self._low_delay:
+                    yield None
+            if held is not None:
+                damage.errors -= doubt.bad  # they are read again, by the decoder that knows them
+            self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
+            if held is not None:
+                packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+                errors, corrupt = self.errors, self.corrupt
+            if not pictures and self._low_delay:
+                yield None
         if not self.delivered:
             raise DataError(
                 f"{self.what} is not a video that can be decoded: it has no whole frame", hint="check it with `ffprobe`"
@@ -232,15 +194,14 @@ class VideoReader:
             except (av.error.FFmpegError, OSError) as e:
                 raise SourceError(f"reading {self.what} failed: {_said(e)}", retryable=True) from e
 
-    def _follow_codec(self, recent: Sequence[int | None]) -> Sequence[Any] | None:
+    def _follow_codec(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Go over to another codec if there is one: two recordings in one transport stream.
 
         PyAV keeps the decoder that it opened first, whatever the tables of the stream announce later; so the file is opened again
-        at the tables that announce another. ``recent``: bytes where the last packets lie. Returns the pictures that the old decoder
+        at the tables that announce another. ``places``: bytes where the last packets lie. Returns the pictures that the old decoder
         still held, or None where the codec is the same.
         """
         container, stream, skipped, delivered = self._container, self._stream, self._skipped, self.delivered
-        places = [p for p in recent if p is not None]
         if container.format.name != "mpegts" or "://" in self._url or not places:
             return None
         try:
@@ -262,52 +223,11 @@ class VideoReader:
         return held
 
 
-class _BestTime:
-    """Presentation time, or decoding time where the container's presentation times are less in order (AVI has none of its own).
-
-    FFmpeg's own guess (``best_effort_timestamp``), which PyAV does not hand out.
-    """
-
-    def __init__(self) -> None:
-        self._last_pts: int | None = None
-        self._last_dts: int | None = None
-        self._faulty_pts = self._faulty_dts = 0
-
-    def of(self, pts: int | None, dts: int | None) -> int | None:
-        if dts is not None:
-            self._faulty_dts += self._last_dts is not None and dts <= self._last_dts
-        if pts is not None:
-            self._faulty_pts += self._last_pts is not None and pts <= self._last_pts
-        self._last_dts = pts if dts is None else dts
-        self._last_pts = dts if pts is None else pts
-        return pts if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts) else dts
-
-
-class _Smear:
-    """What is built on a damaged key frame is damaged all over, up to the next clean one: FFmpeg flags the first picture alone.
-
-    Damage in other pictures stays local, and is left out only where it is flagged: to look away for longer would be worse.
-    """
-
-    def __init__(self) -> None:
-        self._from_pts: int | None = None
-        self._left = 0
-
-    def hurt(self, pts: int | None) -> None:
-        """The key frame of ``pts`` is lost or damaged."""
-        self._from_pts = pts
-        self._left = _MAX_SMEAR
-
-    def on(self, picture: Any) -> bool:
-        """Whether the next picture is damaged."""
-        if picture.is_corrupt:
-            if picture.key_frame:
-                self.hurt(picture.pts)
-            return True
-        if not self._left or (picture.pts is not None and self._from_pts is not None and picture.pts < self._from_pts):
-            return False
-        self._left = 0 if picture.key_frame else self._left - 1
-        return self._left > 0
+def _decode(packet: Any) -> tuple[Sequence[Any], Exception | None]:
+    try:
+        return packet.decode(), None
+    except (av.error.FFmpegError, OSError, ValueError) as e:
+        return (), e
 
 
 def _said(e: BaseException) -> str:
