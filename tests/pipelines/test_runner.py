@@ -400,6 +400,17 @@ def test_one_picture_is_one_answer(tmp_path: Path, single: bool) -> None:
     assert {e["type"] for e in rig.events} == {"detections", "capability"}
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+def test_a_still_picture_in_a_videos_format_is_one_answer_too(tmp_path: Path, name: str) -> None:
+    rig = Rig(tmp_path, str(write_h264(tmp_path / name, frames=1)))
+    rig.run_to_the_end()
+    assert [(e["type"], e.get("found"), e.get("reason")) for e in rig.events] == [
+        ("detections", {"person": 1}, None),
+        ("capability", None, "ended"),
+    ]
+    assert rig.frames().processed == 1
+
+
 def test_a_picture_without_objects_says_so(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60, 3), np.uint8))
     rig = Rig(tmp_path, str(tmp_path / "x.png"))

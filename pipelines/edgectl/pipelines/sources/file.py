@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
@@ -26,7 +28,8 @@ class FileSource:
         self._reader: VideoReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
-        self._pending: Picture | None = None
+        self._pending: deque[Picture] = deque()
+        self._end = False  # nothing comes behind what is pending
         self._seq = 0
         self._codec_changes = 0
         self._tilted = False
@@ -39,30 +42,36 @@ class FileSource:
     def open(self) -> SourceInfo:
         self._reader = reader = VideoReader(str(self._path), self._path.name)
         self._frames = reader.frames()
+        options = self._options
+        fps = options.fps or reader.fps or 25.0
+        self._period_ns = round(1e9 / fps)
+        self._clock = MediaClock(self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected)
         try:
-            self._pending = first = self._next(self._frames, reader)  # proves that it decodes, before anything is built on it
+            first = self._next(self._frames, reader)  # proves that it decodes, before anything is built on it
+            self._pending.append(first)
+            still = not (options.loop or options.paced) and self._has_no_other(first, self._frames, reader)
         except BaseException:
             self.close()
             raise
-        fps = self._options.fps or reader.fps or 25.0
-        self._period_ns = round(1e9 / fps)
-        self._clock = MediaClock(self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected)
-        if self._options.paced:
+        if options.paced:
             self._pacer = Pacer(fps)
-        frames = None if self._options.loop else reader.count
-        return SourceInfo(str(self._path), "file", first.width, first.height, fps, self._options.paced, frames)
+        kind: Literal["images", "file"] = "images" if still else "file"
+        frames = None if options.loop else reader.count
+        return SourceInfo(str(self._path), kind, first.width, first.height, fps, options.paced, frames)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
             raise EndOfStream
-        if self._pending is None:
-            self._pending = self._next(self._frames, self._reader)
+        if not self._pending:
+            if self._end:
+                raise EndOfStream(self._ending(self._reader, self._last_pts_ns))
+            self._pending.append(self._next(self._frames, self._reader))
         due_ns = None
         if self._pacer is not None:
             due_ns = self._pacer.wait(self._seq, timeout_s)
             if due_ns is None:
                 return None
-        picture, self._pending = self._pending, None
+        picture = self._pending.popleft()
         now = time.monotonic_ns()
         t_ns, notices = self._clock.step(picture.pts_ns)
         self._last_pts_ns = picture.pts_ns
@@ -73,7 +82,8 @@ class FileSource:
             stamp = Stamp(self._seq, t_ns, now, pts_s, None, "pts")
         self._seq += 1
         notices += self._about(picture, self._reader)
-        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices)
+        name = self._path.name
+        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices, name)
 
     def interrupt(self) -> None:
         if self._pacer is not None:
@@ -82,7 +92,16 @@ class FileSource:
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-        self._reader = self._frames = self._pending = None
+        self._reader = self._frames = None
+        self._pending.clear()
+
+    def _has_no_other(self, first: Picture, frames: Iterator[Picture | None], reader: VideoReader) -> bool:
+        """Whether there is one picture alone, and was never meant to be more: a still picture in a video's format (AVIF, GIF)."""
+        try:
+            self._pending.append(self._next(frames, reader))
+        except EndOfStream:
+            self._end = True
+        return self._end and self._ending(reader, first.pts_ns).reason == "ended"
 
     def _next(self, frames: Iterator[Picture | None], reader: VideoReader) -> Picture:
         item = next(frames, None)
@@ -90,7 +109,7 @@ class FileSource:
         if item is not None:
             return item
         if not self._options.loop:
-            raise EndOfStream(self._ending(reader))
+            raise EndOfStream(self._ending(reader, self._last_pts_ns))
         reader.rewind()
         self._clock.join()
         self._frames = reader.frames()
@@ -106,10 +125,10 @@ class FileSource:
             found += (Notice("picture", "rotation_unsupported", False),)
         return found
 
-    def _ending(self, reader: VideoReader) -> Notice:
+    def _ending(self, reader: VideoReader, last_pts_ns: int | None) -> Notice:
         """A whole file has ended; one whose container promised more is cut short."""
-        if reader.end_ns is not None and self._last_pts_ns is not None:
-            missing_ns = reader.end_ns - self._last_pts_ns - self._period_ns
+        if reader.end_ns is not None and last_pts_ns is not None:
+            missing_ns = reader.end_ns - last_pts_ns - self._period_ns
             if missing_ns > max(_CUT_NS, 3 * self._period_ns):
                 return Notice("source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)})
         return Notice("source", "ended", False, "start")
