@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import DataError, EdgectlError
 from edgectl.pipelines import capture as capture_module
 from edgectl.pipelines.capture import Capture
 from edgectl.pipelines.events import Event
@@ -86,6 +86,22 @@ class Taken:
 def test_the_end_of_a_source_is_told_with_its_reason_at_the_time_of_its_last_frame() -> None:
     taken = Taken(Scripted(frame(0), frame(0.1, 9), end=Notice("source", "truncated", False, "start")))
     assert taken.told == [("truncated", "start", False, 0.1)]
+
+
+def test_a_source_that_fails_is_told_before_the_stream_ends_of_it() -> None:
+    def fail() -> None:
+        raise DataError("x does not decode")
+
+    told: list[tuple[str, bool, str]] = []
+    failed: list[EdgectlError] = []
+    ledger = Ledger()
+    capture = Capture("s", Scripted(frame(0), "corrupt", fail), ledger, target_fps=None, seconds=None, failed=failed.append)
+    capture.open()
+    capture.deliver(Fifo(10), lambda e, s: told.append((e.data["reason"], e.data["available"], e.data["detail"])))
+    assert capture.join(10)
+    assert told == [("failed", False, "x does not decode")]
+    assert [e.message for e in failed] == ["x does not decode"]
+    assert ledger.frames().dropped == {"corrupt": 1}
 
 
 def test_damage_at_the_very_end_is_booked() -> None:

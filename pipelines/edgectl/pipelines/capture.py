@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.flow import Handover
 from edgectl.pipelines.frame import Frame, Notice, Stamp
@@ -107,6 +107,11 @@ class Capture:
             self._opened.set()
             self._go.wait()
             self._read_all()
+        except (SourceError, DataError) as e:
+            if self._handover is not None:
+                self._book_damaged()
+                self._tell(Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now())
+            raise
         finally:
             self._source.close()
             if self._handover is not None:
