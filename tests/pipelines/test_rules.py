@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pipelines.support import tracks
+from pipelines.support import detections, tracks
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import PipelineConfig, parse_config
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.tracker import Tracker, Tracks
 
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(
@@ -327,3 +327,30 @@ def test_an_end_inside_the_picture_can_be_walked_around() -> None:
     r = rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 0.9, 0.5, 0.3]}]}))
     events = [e for i in range(21) for e in r.step(tracks((1, 300 + 20 * i, 1000)), i / 10)]
     assert of(events, "line_crossing") == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("height", [80, 200, 400])
+def test_a_box_that_stands_on_the_line_and_trembles_is_no_traffic(seed: int, height: int) -> None:
+    """Twelve pixels of noise on every edge, two minutes, through the tracker as in life."""
+    rng = np.random.default_rng(seed)
+    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    n = 0
+    for i in range(15 * 120):
+        box = np.array([640 - height / 5, 200, 640 + height / 5, 200 + height]) + rng.normal(0, 12, 4)
+        found = detections((*box.tolist(), 0.9, 0))
+        n += len(of(r.step(tracker.update(found, i / 15, 1280, 720), i / 15), "line_crossing"))
+    assert n <= 1
+
+
+@pytest.mark.parametrize("speed", [40, 160, 320])
+def test_a_walk_over_the_line_counts_once_however_much_it_trembles(speed: float) -> None:
+    rng = np.random.default_rng(4)
+    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    n = 0
+    for i in range(int(15 * 1000 / speed)):
+        x = 140 + speed * i / 15
+        box = np.array([x - 40, 200, x + 40, 400]) + rng.normal(0, 6, 4)
+        found = detections((*box.tolist(), 0.9, 0))
+        n += len(of(r.step(tracker.update(found, i / 15, 1280, 720), i / 15), "line_crossing"))
+    assert n == 1
