@@ -369,6 +369,51 @@ def clock_time(place: Place) -> Outcome:
     return Outcome(bool(places and times and not seconds), " | ".join(lines))
 
 
+def through_tracker(boxes: Any, fps: float) -> int:
+    """Crossings of a line in the middle of 1280 × 720 by one box per frame (None: the frame was dropped)."""
+    from edgectl.pipelines.config import parse_config
+    from edgectl.pipelines.decode import Detections
+    from edgectl.pipelines.rules import RuleSet
+    from edgectl.pipelines.tracker import Tracker
+
+    tracker, rules = Tracker(), RuleSet(parse_config({"rules": [{"id": "mid", "line": [0.5, 1.0, 0.5, 0.0]}]}), ("person",))
+    crossings = 0
+    for i, box in enumerate(boxes):
+        if box is not None:
+            xyxy = np.clip(np.array([box], np.float32), 0, [1280, 720, 1280, 720]).astype(np.float32)
+            found = (
+                Detections(xyxy, np.array([0.9], np.float32), np.zeros(1, np.int32))
+                if np.ptp(xyxy[0, ::2]) > 2
+                else Detections.none()
+            )
+            events = rules.step(tracker.update(found, i / fps, 1280, 720), i / fps)
+            crossings += sum(e.type == "line_crossing" for e in events)
+    return crossings
+
+
+def standing(place: Place) -> Outcome:
+    rates = []
+    for height in (80, 200, 400):
+        rng = np.random.default_rng(height)
+        still = np.array([640 - height / 5, 200, 640 + height / 5, 200 + height])
+        rates.append(through_tracker((still + rng.normal(0, 12, 4) for _ in range(15 * 60 * 5)), 15) / 5)
+    return Outcome(max(rates) < 0.5, f"boxes of 80, 200 and 400 px: {rates} crossings a minute")
+
+
+def fast(place: Place) -> Outcome:
+    hits = {}
+    for drops in (0.3, 0.5, 0.7):
+        hits[drops] = 0
+        for seed in range(30):
+            rng = np.random.default_rng(seed)
+            walk: list[Any] = []
+            for i in range(75):  # 2 s across the picture, and 3 s of an empty one
+                x = 1280 * i / 30
+                walk.append(None if rng.random() < drops else np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4))
+            hits[drops] += through_tracker(walk, 15) == 1
+    return Outcome(hits[0.7] >= 20, f"counted once in {list(hits.values())} of 30 runs at 30, 50 and 70 % drops")
+
+
 CHECKS: dict[str, Check] = {
     "`base.mp4`": base,
     "`timestamps-restart.ts`": restart,
@@ -382,6 +427,8 @@ CHECKS: dict[str, Check] = {
     "colours of formats that cameras send, against ffmpeg": formats,
     "a recording that is cut short": cut_short,
     "one object that a model gives two labels": two_labels,
+    "a standing box on the line with 12 px of noise": standing,
+    "an object that crosses the picture in 2 s at 70 % drops": fast,
     "`kill -9` while the annotated video is written": killed,
     "the terminal shows a clock time, or the place in a recording": clock_time,
 }

@@ -144,6 +144,32 @@ def test_a_low_score_keeps_a_track_but_starts_none() -> None:
         assert out.seen.all()
 
 
+@pytest.mark.parametrize(("drops", "least"), [(0.3, 19), (0.5, 19), (0.7, 15)])
+def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_most_frames_gone(drops: float, least: int) -> None:
+    """Boxes that do not touch: 43 pixels a frame, 80 wide, three of ten frames left."""
+    whole = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        tracker, ids, seen = Tracker(), set(), []
+        for i in range(30):
+            x = 1280 * i / 30
+            if rng.random() >= drops:
+                box = np.clip(np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4), 0, [1280, 720, 1280, 720])
+                out = tracker.update(detections((*box.tolist(), 0.9, 0)), i / 15, 1280, 720)
+                ids |= set(out.ids.tolist())
+                seen.append(bool(out.seen.any()))
+        whole += ids == {1} and seen[-1]
+    assert whole >= least
+
+
+def test_in_a_crowd_no_leap_is_guessed() -> None:
+    """Two that may have come to the same place: neither is taken for it."""
+    tracker = Tracker(TrackConfig(confirm_s=0.0))
+    tracker.update(detections((100, 100, 140, 200, 0.9, 0), (260, 100, 300, 200, 0.9, 0)), 0.0, 640, 360)
+    out = tracker.update(detections((180, 100, 220, 200, 0.9, 0)), 0.5, 640, 360)
+    assert len(out) == 0
+
+
 def test_one_object_with_two_labels_is_one_track() -> None:
     tracker = Tracker()
     rng = np.random.default_rng(2)

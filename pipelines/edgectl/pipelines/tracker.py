@@ -77,6 +77,12 @@ _ACCELERATION = 1.0  # per s^1.5
 _DRIFT = 0.15  # per s^0.5
 _START_SPEED = 1.0  # per s
 
+_LEAP_HITS = 3
+_LEAP_SPEED = 4.0  # box heights per s
+_LEAP_MOST = 1.5  # box heights
+_LEAP_SIZE = 0.3  # of the logarithm of width and height
+"""What something fast can do between two of its first sightings."""
+
 _OTHER_LABEL_IOU = 0.5
 """What a detection of another label must overlap with a track to go on with it: half the object, as for low scores."""
 _OTHER_LABEL_WORTH = 0.8
@@ -202,6 +208,8 @@ class Tracker:
             r, c = _assign(values, rows & free, columns & open_, least)
             free[r], open_[c] = False, False
             pairs.append((r, c))
+        pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t))
+        open_[pairs[-1][1]] = False
         r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
         self._filter.update(r, z[c])
         self._score[r] = found.score[c]
@@ -212,6 +220,28 @@ class Tracker:
         self._start(found, z, t, high & open_, detected)
         self._confirm(t)
         return self._tracks(t, width, height)
+
+    def _leaps(
+        self, boxes: F64, detected: F64, free: B, open_: B, cls: NDArray[np.int32], t: float
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Pairs of tracks whose speed nobody knows yet with detections that they can have come to.
+
+        Where frames are missing, the second box of something fast does not touch the first one. A pair must be of one class and size,
+        within reach, and the only choice for both: in a crowd nothing is guessed.
+        """
+        rows, columns = np.nonzero(free & (self._hits <= _LEAP_HITS))[0], np.nonzero(open_)[0]
+        if not len(rows) or not len(columns):
+            return np.empty(0, np.intp), np.empty(0, np.intp)
+        a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
+        height = np.maximum(a[..., 3], 1.0)
+        reach = np.minimum(_LEAP_MOST, _LEAP_SPEED * (t - self._last[rows]))[:, None] * height
+        near = np.hypot(b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]) <= reach
+        ratio = b[..., 2:] / np.maximum(a[..., 2:], 1.0)
+        fits = near & (np.abs(np.log(np.maximum(ratio, 1e-3))) <= _LEAP_SIZE).all(axis=-1)
+        fits &= self._cls[rows][:, None] == cls[columns][None, :]
+        only = fits & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0, keepdims=True) == 1)
+        r, c = np.nonzero(only)
+        return rows[r], columns[c]
 
     def _unseen_s(self, t: float) -> F64:
         return t - self._last
