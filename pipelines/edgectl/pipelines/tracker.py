@@ -8,6 +8,7 @@ model that calls one object two things is believed to see one object: see :attr:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import lap
 import numpy as np
@@ -340,6 +341,6 @@ def _overlap(a: F64, b: F64) -> F64:
     return out
 
 
-def _cxcywh(xyxy: NDArray[np.float32]) -> F64:
+def _cxcywh(xyxy: NDArray[np.floating[Any]]) -> F64:
     b = xyxy.astype(np.float64)
     return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)

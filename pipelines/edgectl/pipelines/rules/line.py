@@ -95,7 +95,8 @@ class LineRule:
                 if t - walk.pending >= self._config.hold_s - 1e-9:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
-                    self._walks[int(tracks.ids[row])] = _Walk(side, *(points[row] / size).tolist(), recent=walk.recent)
+                    x, y = (points[row] / size).tolist()
+                    self._walks[int(tracks.ids[row])] = _Walk(side, x, y, recent=walk.recent)
             else:  # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
         return events
