@@ -79,6 +79,7 @@ _DRIFT = 0.15  # per s^0.5
 _START_SPEED = 1.0  # per s
 
 _LEAP_HITS = 3
+_LEAP_AFTER_S = 0.1
 _LEAP_SPEED = 4.0  # box heights per s
 _LEAP_MOST = 1.5  # box heights
 _LEAP_SIZE = 0.3  # of the logarithm of width and height
@@ -230,7 +231,8 @@ class Tracker:
         Where frames are missing, the second box of something fast does not touch the first one. A pair must be of one class and size,
         within reach, and the only choice for both: in a crowd nothing is guessed.
         """
-        rows, columns = np.nonzero(free & (self._hits <= _LEAP_HITS))[0], np.nonzero(open_)[0]
+        young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
+        rows, columns = np.nonzero(free & young)[0], np.nonzero(open_)[0]
         if not len(rows) or not len(columns):
             return np.empty(0, np.intp), np.empty(0, np.intp)
         a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
