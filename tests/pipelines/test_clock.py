@@ -75,6 +75,13 @@ def test_a_pause_is_kept_where_times_do_not_jump_by_design_and_told() -> None:
     assert told == [(30, "clock_paused")]
 
 
+def test_time_that_damaged_pictures_took_has_passed() -> None:
+    clock = MediaClock(P, jumps_expected=True)
+    run(clock, stretch(0, 10))
+    assert clock.step(20 * S, missed=190) == (20 * S, ())
+    assert [n.reason for n in clock.step(60 * S)[1]] == ["clock_jumped"]
+
+
 def test_a_picture_a_minute_is_a_slow_clock_and_no_jump() -> None:
     times, told = run(MediaClock(60 * S, jumps_expected=True), [i * 60 * S for i in range(10)])
     assert times == [i * 60 * S for i in range(10)]

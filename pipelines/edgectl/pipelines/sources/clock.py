@@ -57,8 +57,11 @@ class MediaClock:
         """What comes next begins a new count on purpose (a loop, a camera connected again): it follows without a word."""
         self._joining = True
 
-    def step(self, pts_ns: int | None) -> tuple[int, tuple[Notice, ...]]:
-        """``pts_ns`` of the next picture → strictly growing time from about 0 on, and what is to be told before it."""
+    def step(self, pts_ns: int | None, missed: int = 0) -> tuple[int, tuple[Notice, ...]]:
+        """``pts_ns`` of the next picture → strictly growing time from about 0 on, and what is to be told before it.
+
+        ``missed``: damaged pictures that were left out before it: the time that they took has passed.
+        """
         timeless = pts_ns is None or pts_ns == self._pts_ns
         self._stuck = self._stuck + 1 if timeless else 0
         self._pts_ns = pts_ns
@@ -67,7 +70,7 @@ class MediaClock:
             t = 0 if last is None else last + self._period_ns
             notices = self._lose(t)
         else:
-            t, notices = self._place(pts_ns, last)
+            t, notices = self._place(pts_ns, last, 2 * missed * self._period_ns)
         self._last_ns = t
         return t, notices
 
@@ -77,7 +80,7 @@ class MediaClock:
         self._lost = True
         return (Notice("clock", "clock_missing", False, "start", {"period_s": round(self._period_ns / _S, 6)}),)
 
-    def _place(self, pts_ns: int, last: int | None) -> tuple[int, tuple[Notice, ...]]:
+    def _place(self, pts_ns: int, last: int | None, missed_ns: int) -> tuple[int, tuple[Notice, ...]]:
         found: tuple[Notice, ...] = ()
         if self._lost:
             # What was counted meanwhile stands; the container's times go on from there.
@@ -103,8 +106,8 @@ class MediaClock:
                 return last + self._crumb(), found + self._tell("clock_unordered", step, last)
             t = self._bridge(step, last)
             return t, found + self._tell("clock_restarted", step - self._period_ns, t)
-        if step > max(_JUMP_NS, _JUMP_PERIODS * self._period_ns):
-            if step > self._bridge_ns:
+        if step > max(_JUMP_NS, _JUMP_PERIODS * self._period_ns) + missed_ns:
+            if step > self._bridge_ns + missed_ns:
                 t = self._bridge(step, last)
                 return t, found + self._tell("clock_jumped", step - self._period_ns, t)
             return t, (*found, Notice("clock", "clock_paused", data={"pause_s": round(step / _S, 3)}))

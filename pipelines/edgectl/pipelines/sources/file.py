@@ -31,6 +31,7 @@ class FileSource:
         self._pending: deque[Picture] = deque()
         self._end = False  # nothing comes behind what is pending
         self._seq = 0
+        self._damaged = 0
         self._codec_changes = 0
         self._tilted = False
         self._last_pts_ns: int | None = None
@@ -73,7 +74,9 @@ class FileSource:
                 return None
         picture = self._pending.popleft()
         now = time.monotonic_ns()
-        t_ns, notices = self._clock.step(picture.pts_ns)
+        damaged = self.decode_errors + self.corrupt_frames
+        t_ns, notices = self._clock.step(picture.pts_ns, damaged - self._damaged)
+        self._damaged = damaged
         self._last_pts_ns = picture.pts_ns
         pts_s = None if picture.pts_ns is None else picture.pts_ns / 1e9
         if due_ns is not None:

@@ -50,6 +50,7 @@ class LiveSource:
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
         self._tilted = False
+        self._damaged = 0
         self._closed = threading.Event()
         self._attempt = 0
         self._retry_at = 0.0
@@ -135,7 +136,9 @@ class LiveSource:
     def _watch(self, picture: Picture) -> tuple[Notice, ...]:
         notices: tuple[Notice, ...] = ()
         if self._clock is not None:
-            notices = self._clock.step(picture.pts_ns)[1]
+            damaged = self.decode_errors + self.corrupt_frames
+            notices = self._clock.step(picture.pts_ns, damaged - self._damaged)[1]
+            self._damaged = damaged
         if picture.tilted and not self._tilted:
             self._tilted = True
             notices += (Notice("picture", "rotation_unsupported", False),)
