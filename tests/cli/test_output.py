@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgectl.cli._output import Output, plain, table
+from edgectl.cli.run import describe
 from edgectl.core.errors import UsageError
 from edgectl.core.states import State
 from edgectl.core.wire import Frames
@@ -81,3 +83,19 @@ def test_tables_are_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert "x" * 60 in captured.out
     assert "edgectl[builder]" in captured.out
+
+
+def test_an_event_of_a_recording_is_shown_with_its_place_and_a_live_one_with_the_time_of_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    event = {"type": "zone", "phase": "enter", "t_s": 7384.5674, "time": None, "clock": "pts"}
+    assert describe(event).plain.startswith("2:03:04.567  zone enter")
+    assert describe(event | {"t_s": 0.0}).plain.startswith("0:00:00.000  ")
+    assert describe(event | {"t_s": 59.9999}).plain.startswith("0:01:00.000  ")
+    live = describe(event | {"t_s": 1758.65, "time": 1_795_878_000.25, "clock": "arrival"}).plain
+    assert live.startswith("2026-11-28 16:00:00.250  zone enter")
+    assert "1758" not in live
+    monkeypatch.undo()
+    time.tzset()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -173,3 +174,38 @@ class OracleEngine(BoxEngine):
                 x1, y1, x2, y2 = np.clip((box + self._rng.normal(0, 1, 4)) / size, 0, 1)
                 found.append((float(x1), float(y1), float(x2), float(y2), 0.9, int(cls)))
         return found
+
+
+def write_h264(
+    path: Path,
+    *,
+    frames: int = 40,
+    size: tuple[int, int] = (160, 96),
+    fps: int = 10,
+    codec: str = "libx264",
+    gop: int = 10,
+    start: int = 0,
+    options: dict[str, str] | None = None,
+    detail: int = 16,
+) -> Path:
+    """A clip in which a bright square walks to the right over a fixed pattern; its format follows from the name of ``path``.
+
+    ``detail``: pixels of the pattern's grain. The finer, the more bits, and the surer a decoder finds that some are wrong.
+    """
+    rng = np.random.default_rng(5)
+    grain = rng.integers(40, 200, (max(2, size[1] // detail), max(2, size[0] // detail), 3), dtype=np.uint8)
+    ground = np.asarray(cv2.resize(grain, size, interpolation=cv2.INTER_CUBIC))
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.gop_size = gop
+        for i in range(frames):
+            image = ground.copy()
+            x = (start + i) * 3 % (size[0] - 20)
+            image[30:50, x : x + 20] = 250
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pipelines.support import tracks
+from pipelines.support import detections, tracks
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import PipelineConfig, parse_config
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.tracker import Tracker, Tracks
 
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(
@@ -234,3 +234,123 @@ def test_the_same_tracks_give_the_same_events(seed: int) -> None:
 def test_a_class_that_the_model_does_not_know_is_named(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="dragon"):
         RuleSet(parse_config(bad), LABELS)
+
+
+def box_tracks(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (1000, 1000)) -> Tracks:
+    """Tracks 1, 2, … with these boxes, xyxy, clipped to the frame as a detector's are."""
+    n = len(boxes)
+    xyxy = np.clip(np.array(boxes, np.float32).reshape(n, 4), 0, [*size, *size]).astype(np.float32)
+    return Tracks(np.arange(1, n + 1), xyxy, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), np.ones(n, np.bool_), *size)
+
+
+WHOLE = [0, 0, 1, 0, 1, 1, 0, 1]
+CUT_OFF = {
+    "bottom": (400, 700, 500, 1400),
+    "top": (400, -300, 500, 0.5),
+    "left": (-300, 400, 2, 500),
+    "right": (998, 400, 1400, 500),
+    "corner": (900, 900, 1400, 1400),
+}
+
+
+@pytest.mark.parametrize("anchor", ["bottom_center", "center"])
+@pytest.mark.parametrize("edge", CUT_OFF)
+def test_a_box_that_the_frames_edge_cuts_off_is_in_a_zone_that_touches_it(edge: str, anchor: str) -> None:
+    config = parse_config(
+        {
+            "zones": {"all": {"polygon": WHOLE, "anchor": anchor}},
+            "rules": [
+                {"id": "lurk", "loiter": {"zone": "all", "seconds": 1}},
+                {"id": "crowd", "occupancy": {"zone": "all", "high": 1}},
+            ],
+        }
+    )
+    r = rules(config)
+    events = [e for i in range(20) for e in r.step(box_tracks(CUT_OFF[edge]), i / 10)]
+    assert [(e.phase, e.t_s) for e in of(events, "zone")] == [("enter", 0.2)]
+    assert [e.phase for e in of(events, "occupancy")] == ["start"]
+    assert [e.phase for e in of(events, "loitering")] == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("polygon", "edge"),
+    [
+        ([0.2, 0.5, 0.8, 0.5, 0.8, 1, 0.2, 1], "bottom"),
+        ([0.2, 0.5, 0.8, 0.5, 0.8, 0.995, 0.2, 0.995], "bottom"),  # drawn by hand
+        ([0.2, 0.5, 0.8, 0.5, 0.8, 1.3, 0.2, 1.3], "bottom"),
+        ([0.2, 0, 0.8, 0, 0.8, 0.5, 0.2, 0.5], "top"),
+        ([0, 0.2, 0.5, 0.2, 0.5, 0.8, 0, 0.8], "left"),
+        ([0.5, 0.2, 1, 0.2, 1, 0.8, 0.5, 0.8], "right"),
+        ([0.5, 0.4, 1, 1, 0, 1], "bottom"),
+    ],
+)
+def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(polygon: list[float], edge: str) -> None:
+    r = rules(parse_config({"zones": {"z": {"polygon": polygon}}}))
+    (zone,) = r.zones
+    for i in range(5):
+        r.step(box_tracks(CUT_OFF[edge], (100, 30, 140, 100), (560, 560, 600, 603)), i / 10)
+    assert 1 in zone.inside
+    assert 2 not in zone.inside
+    # The borders inside the picture keep their hysteresis: 3 px deep is not deep enough.
+    r = rules(parse_config({"zones": {"z": {"polygon": [0, 0.6, 1, 0.6, 1, 1, 0, 1]}}}))
+    for i in range(5):
+        r.step(box_tracks((560, 560, 600, 603)), i / 10)
+    assert r.zones[0].inside == {}
+
+
+def test_a_zone_outside_the_picture_and_a_thin_one_at_its_edge_are_still_zones() -> None:
+    for polygon in ([1.1, 0, 1.4, 0, 1.4, 1, 1.1, 1], [0.2, 0.992, 0.8, 0.992, 0.8, 0.998, 0.2, 0.998]):
+        r = rules(parse_config({"zones": {"z": {"polygon": polygon}}}))
+        for i in range(5):
+            r.step(box_tracks((400, 100, 440, 300)), i / 10)
+        assert r.zones[0].inside == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ([0.5, 0.99, 0.5, 0.3], [(x, 1000.0) for x in range(300, 720, 20)]),
+        ([0.5, 0.3, 0.5, 0.995], [(x, 1000.0) for x in range(300, 720, 20)]),
+        ([0.3, 0.995, 0.7, 0.2], [(x, 1000.0) for x in range(100, 720, 20)]),
+        ([0.5, 0.01, 0.5, 0.6], [(x, 0.0) for x in range(300, 720, 20)]),
+        ([0.01, 0.5, 0.6, 0.5], [(0.0, y) for y in range(300, 720, 20)]),
+        ([0.99, 0.5, 0.4, 0.5], [(1000.0, y) for y in range(300, 720, 20)]),
+    ],
+)
+def test_there_is_no_way_around_the_end_of_a_line_at_the_frames_edge(line: list[float], path: list[tuple[float, float]]) -> None:
+    r = rules(parse_config({"rules": [{"id": "gate", "line": line}]}))
+    events = [e for i, (x, y) in enumerate(path) for e in r.step(tracks((1, x, y)), i / 10)]
+    assert len(of(events, "line_crossing")) == 1
+
+
+def test_an_end_inside_the_picture_can_be_walked_around() -> None:
+    r = rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 0.9, 0.5, 0.3]}]}))
+    events = [e for i in range(21) for e in r.step(tracks((1, 300 + 20 * i, 1000)), i / 10)]
+    assert of(events, "line_crossing") == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("height", [80, 200, 400])
+def test_a_box_that_stands_on_the_line_and_trembles_is_no_traffic(seed: int, height: int) -> None:
+    """Twelve pixels of noise on every edge, two minutes, through the tracker as in life."""
+    rng = np.random.default_rng(seed)
+    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    n = 0
+    for i in range(15 * 120):
+        box = np.array([640 - height / 5, 200, 640 + height / 5, 200 + height]) + rng.normal(0, 12, 4)
+        found = detections((*box.tolist(), 0.9, 0))
+        n += len(of(r.step(tracker.update(found, i / 15, 1280, 720), i / 15), "line_crossing"))
+    assert n <= 1
+
+
+@pytest.mark.parametrize("speed", [40, 160, 320])
+def test_a_walk_over_the_line_counts_once_however_much_it_trembles(speed: float) -> None:
+    rng = np.random.default_rng(4)
+    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    n = 0
+    for i in range(int(15 * 1000 / speed)):
+        x = 140 + speed * i / 15
+        box = np.array([x - 40, 200, x + 40, 400]) + rng.normal(0, 6, 4)
+        found = detections((*box.tolist(), 0.9, 0))
+        n += len(of(r.step(tracker.update(found, i / 15, 1280, 720), i / 15), "line_crossing"))
+    assert n == 1

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pipelines.support import BoxEngine, box_task, make_variant, write_clip
+from pipelines.support import BoxEngine, box_task, make_variant, write_clip, write_h264
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, SourceError, UsageError
@@ -96,7 +97,9 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
         ("tracked_object", "new"),
         ("zone", "enter"),
         ("tracked_object", "update"),
+        ("capability", "start"),
     ]
+    assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")
     assert rig.events[0]["releases"] == {"detector": "yard@1"}
     assert rig.events[0]["time"] is None
     assert rig.engines[0].closed.is_set()
@@ -348,3 +351,93 @@ def test_frames_of_several_sizes_do_not_disturb(tmp_path: Path) -> None:
     rig = Rig(tmp_path, str(tmp_path), {"track": {"lost_s": 5}})
     rig.run_to_the_end()
     assert rig.frames().processed == 9
+
+
+def test_what_becomes_of_a_source_stands_in_the_events_in_the_order_of_the_frames(tmp_path: Path) -> None:
+    part = write_h264(tmp_path / "part.ts", frames=30)
+    other = write_h264(tmp_path / "other.ts", frames=30, size=(96, 64))
+    path = tmp_path / "whole.ts"
+    path.write_bytes(part.read_bytes() + part.read_bytes() + other.read_bytes())
+    runs = []
+    for name in ("a", "b"):
+        rig = Rig(tmp_path / name, str(path), {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+        rig.run_to_the_end()
+        told = [(e["seq"], e["name"], e["reason"], e["available"]) for e in rig.events if e["type"] == "capability"]
+        assert told == [
+            (30, "clock", "clock_restarted", True),
+            (60, "clock", "clock_restarted", True),
+            (60, "picture", "size_changed", True),
+            (90, "source", "ended", False),
+        ]
+        assert [e["seq"] for e in rig.events] == sorted(e["seq"] for e in rig.events)
+        runs.append([{k: v for k, v in e.items() if k != "latency_ms"} for e in rig.events])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_one_picture_is_one_answer(tmp_path: Path, single: bool) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg"):
+        cv2.imwrite(str(folder / name), np.full((40, 60, 3), 90, np.uint8))
+    config = {
+        "zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}, "left": {"polygon": [0, 0, 0.3, 0, 0.3, 1, 0, 1]}},
+        "rules": [
+            {"id": "crowd", "occupancy": {"zone": "all", "high": 1}},
+            {"id": "few", "occupancy": {"zone": "all", "high": 2}},
+        ],
+    }
+    rig = Rig(tmp_path, str(folder / "a.jpg" if single else folder), config, out=True)
+    rig.run_to_the_end()
+    found = [e for e in rig.events if e["type"] == "detections"]
+    assert [e["picture"] for e in found] == (["a.jpg"] if single else ["a.jpg", "b.png"])
+    for event in found:
+        assert event["found"] == {"person": 1}
+        (one,) = event["objects"]
+        assert (one["label"], one["box"], one["zones"]) == ("person", [24.0, 12.0, 36.0, 32.0], ["all"])
+        assert event["zones"] == {"all": 1, "left": 0}
+        assert event["over"] == ["crowd"]
+    assert {e["type"] for e in rig.events} == {"detections", "capability"}
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+def test_a_still_picture_in_a_videos_format_is_one_answer_too(tmp_path: Path, name: str) -> None:
+    rig = Rig(tmp_path, str(write_h264(tmp_path / name, frames=1)))
+    rig.run_to_the_end()
+    assert [(e["type"], e.get("found"), e.get("reason")) for e in rig.events] == [
+        ("detections", {"person": 1}, None),
+        ("capability", None, "ended"),
+    ]
+    assert rig.frames().processed == 1
+
+
+def test_a_picture_without_objects_says_so(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60, 3), np.uint8))
+    rig = Rig(tmp_path, str(tmp_path / "x.png"))
+    rig.boxes_at = lambda _: []
+    rig.run_to_the_end()
+    (event,) = [e for e in rig.events if e["type"] == "detections"]
+    assert (event["found"], event["objects"]) == ({}, [])
+
+
+def test_a_folder_with_a_rate_is_a_film(tmp_path: Path) -> None:
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), np.full((40, 60, 3), i, np.uint8))
+    rig = Rig(tmp_path, f"{tmp_path}?fps=10")
+    rig.run_to_the_end()
+    assert [(e["type"], e["t_s"]) for e in rig.events if e["type"] != "capability"] == [("tracked_object", 0.2)]
+
+
+def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) -> None:
+    """A picture every ten seconds: nobody is seen twice in the same place."""
+    path = write_h264(tmp_path / "x.mkv", frames=6, fps=1)
+    rig = Rig(tmp_path, str(path), {"flow": {"target_fps": 0.4}})
+    at = iter([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
+
+    def elsewhere(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
+        x = next(at)
+        return [(x, 0.1, x + 0.05, 0.3, 0.9, 0)]
+
+    rig.boxes_at = elsewhere
+    rig.run_to_the_end()
+    assert sum((e["type"], e.get("phase")) == ("tracked_object", "new") for e in rig.events) == rig.frames().processed > 1

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import av
+import av.error
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +39,15 @@ from edgectl.pipelines.sinks import (
     read_tracks,
 )
 from edgectl.pipelines.sinks.tracklog import encode_tracks
+
+
+def playable(path: Path) -> int:
+    """Frames that a reader gets out of a video before it finds something wrong."""
+    n = 0
+    with av.open(str(path)) as video, contextlib.suppress(av.error.FFmpegError):
+        for _ in video.decode(video=0):
+            n += 1
+    return n
 
 
 def frame(seq: int, size: tuple[int, int] = (64, 48), fps: float = 10) -> Frame:
@@ -103,7 +117,7 @@ def test_a_camera_that_changes_its_format_keeps_its_proportions_in_the_video(tmp
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_disk_that_fills_up_leaves_whole_lines_and_no_half_video(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path: Path) -> None:
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
@@ -119,7 +133,8 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_no_half_video(tmp_path: Pat
         assert all("the disk is full" in str(e) for e in pool.errors.values())
         lines = (tmp_path / "e.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == [str(i) for i in range(len(lines))]
-        assert [p.name for p in tmp_path.iterdir()] == ["e.jsonl"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["e.jsonl", "v.mp4"]
+        assert playable(tmp_path / "v.mp4") > 0
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
@@ -185,18 +200,58 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     sink.close()
 
 
-def test_a_video_keeps_capture_time_and_appears_when_whole(tmp_path: Path) -> None:
+def test_a_video_keeps_capture_time(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     sink = VideoSink(path, Annotate(), 10)
     for i in (0, 1, 2, 7, 8):  # five frames were lost in between
         sink.write(Output((), frame(i), draw=lambda image: image.fill(200)))
-    assert not path.exists()
     sink.close()
     with av.open(str(path)) as video:
         frames = list(video.decode(video=0))
     assert [round(float(f.time or 0), 2) for f in frames] == [0, 0.1, 0.2, 0.7, 0.8]
     assert abs(float(frames[0].to_ndarray(format="gray").mean()) - 200) < 8
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from edgectl.pipelines.config import Annotate
+from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.sinks import Output, VideoSink
+sink = VideoSink(Path(sys.argv[1]), Annotate(), 10)
+rng = np.random.default_rng(0)
+for i in range(int(sys.argv[2])):
+    image = rng.integers(0, 256, (96, 160, 3), dtype=np.uint8)
+    sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("frames", [25, 100])
+def test_of_a_process_that_is_killed_all_but_the_last_second_of_video_plays(tmp_path: Path, frames: int) -> None:
+    path = tmp_path / "v.mp4"
+    done = subprocess.run([sys.executable, "-c", WRITER, str(path), str(frames)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+    assert playable(path) >= frames - 11
+    reader = cv2.VideoCapture(str(path))
+    assert reader.isOpened()
+    assert sum(1 for _ in iter(lambda: reader.read()[0], False)) >= frames - 11
+    reader.release()
+
+
+def test_a_video_that_was_finished_has_an_index_to_seek_by(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    sink = VideoSink(path, Annotate(), 10)
+    for i in range(50):
+        sink.write(Output((), frame(i)))
+    sink.close()
+    with av.open(str(path)) as video:
+        assert video.streams.video[0].frames == 50
+        video.seek(4_000_000)
+        assert 2 < float(next(video.decode(video=0)).time or 0) <= 4
 
 
 def test_a_wide_video_is_made_smaller_and_a_slow_one_slower(tmp_path: Path) -> None:

@@ -144,8 +144,93 @@ def test_a_low_score_keeps_a_track_but_starts_none() -> None:
         assert out.seen.all()
 
 
-def test_another_class_in_the_same_place_is_another_object() -> None:
-    tracker = Tracker(TrackConfig(confirm_s=0.1))
+@pytest.mark.parametrize(("drops", "least"), [(0.3, 19), (0.5, 19), (0.7, 15)])
+def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_most_frames_gone(drops: float, least: int) -> None:
+    """Boxes that do not touch: 43 pixels a frame, 80 wide, three of ten frames left."""
+    whole = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        tracker, ids, seen = Tracker(), set(), []
+        for i in range(30):
+            x = 1280 * i / 30
+            if rng.random() >= drops:
+                box = np.clip(np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4), 0, [1280, 720, 1280, 720])
+                out = tracker.update(detections((*box.tolist(), 0.9, 0)), i / 15, 1280, 720)
+                ids |= set(out.ids.tolist())
+                seen.append(bool(out.seen.any()))
+        whole += ids == {1} and seen[-1]
+    assert whole >= least
+
+
+def test_in_a_crowd_no_leap_is_guessed() -> None:
+    """Two that may have come to the same place: neither is taken for it."""
+    tracker = Tracker(TrackConfig(confirm_s=0.0))
+    tracker.update(detections((100, 100, 140, 200, 0.9, 0), (260, 100, 300, 200, 0.9, 0)), 0.0, 640, 360)
+    out = tracker.update(detections((180, 100, 220, 200, 0.9, 0)), 0.5, 640, 360)
+    assert len(out) == 0
+
+
+def test_one_object_with_two_labels_is_one_track() -> None:
+    tracker = Tracker()
+    rng = np.random.default_rng(2)
+    ids, labels = set(), set()
+    for f in range(60):
+        x = 20.0 + 5 * f
+        a, b = rng.normal(0, 1.5, (2, 4))
+        rows = [
+            (x + a[0], 100 + a[1], x + 60 + a[2], 180 + a[3], 0.8, 0),
+            (x + b[0], 100 + b[1], x + 60 + b[2], 180 + b[3], 0.7, 1),
+        ]
+        out = tracker.update(detections(*rows), f / 10, 640, 360)
+        ids |= set(out.ids.tolist())
+        labels |= set(out.cls.tolist())
+    assert (ids, labels) == ({1}, {0})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_label_that_flickers_is_voted_on_and_the_track_goes_on(seed: int) -> None:
+    """Car in two frames of three, truck in the third: one track, a car."""
+    tracker = Tracker()
+    rng = np.random.default_rng(seed)
+    ids, last = set(), -1
+    for f in range(90):
+        x = 20.0 + 5 * f
+        jitter = rng.normal(0, 1.5, 4)
+        row = (x + jitter[0], 100 + jitter[1], x + 60 + jitter[2], 180 + jitter[3], 0.8, int(f % 3 == 2))
+        out = tracker.update(detections(row), f / 10, 640, 360)
+        ids |= set(out.ids.tolist())
+        last = int(out.cls[0]) if len(out) else last
+    assert (ids, last) == ({1}, 0)
+
+
+def test_a_rider_and_a_bicycle_are_two_objects() -> None:
+    tracker = Tracker()
+    for f in range(20):
+        x = 20.0 + 5 * f
+        out = tracker.update(detections((x, 60, x + 50, 180, 0.8, 0), (x - 20, 110, x + 70, 190, 0.8, 1)), f / 10, 640, 360)
+    assert out.ids.tolist() == [1, 2]
+    assert sorted(out.cls.tolist()) == [0, 1]
+
+
+def test_a_person_who_walks_past_a_car_stays_a_person() -> None:
+    tracker = Tracker()
+    for f in range(60):
+        x = 10.0 + 6 * f
+        out = tracker.update(detections((150, 90, 290, 180, 0.9, 1), (x, 100, x + 40, 190, 0.8, 0)), f / 10, 640, 360)
+    assert out.ids.tolist() == [1, 2]
+    assert out.cls[out.xyxy[:, 0] > 300].tolist() == [0]
+
+
+def test_pictures_far_apart_need_no_second_look() -> None:
+    slow = Tracker(period_s=5.0)
+    assert slow.update(detections((10, 10, 50, 90, 0.9, 0)), 0.0, 640, 360).ids.tolist() == [1]
+    assert slow.update(detections((500, 10, 540, 90, 0.9, 0)), 5.0, 640, 360).ids.tolist() == [2]
+    usual = Tracker(period_s=0.1)
+    assert usual.update(detections((10, 10, 50, 90, 0.9, 0)), 0.0, 100, 100).ids.tolist() == []
+
+
+def test_where_labels_do_not_mix_another_class_in_the_same_place_is_another_object() -> None:
+    tracker = Tracker(TrackConfig(confirm_s=0.1, one_object_iou=None))
     for t in range(4):
         out = tracker.update(detections((10, 10, 50, 90, 0.9, 0), (12, 10, 50, 90, 0.9, 1)), t / 10, 100, 100)
     assert sorted(out.cls.tolist()) == [0, 1]

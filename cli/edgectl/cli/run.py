@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,11 +110,33 @@ def summary_view(summary: RunSummary) -> RenderableType:
 
 def describe(event: dict[str, Any]) -> Text:
     """One line of text for an event."""
-    known = {"schema", "id", "type", "stream", "seq", "t_s", "time", "clock", "phase", "rule", "latency_ms", "releases"}
+    known = {
+        "schema",
+        "id",
+        "type",
+        "stream",
+        "seq",
+        "t_s",
+        "start_s",
+        "time",
+        "clock",
+        "phase",
+        "rule",
+        "latency_ms",
+        "releases",
+    }
     rest = {k: v for k, v in event.items() if k not in known}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
-    return Text.assemble((f"{event['t_s']:9.2f} s  ", "dim"), (what, "bold"), "  ", details)
+    return Text.assemble((f"{_when(event)}  ", "dim"), (what, "bold"), "  ", details)
+
+
+def _when(event: dict[str, Any]) -> str:
+    """Local date and time of something live; the place in the recording, h:mm:ss.mmm, of something that has no time of day."""
+    if event.get("time") is not None:
+        return datetime.fromtimestamp(event["time"]).astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+    ms = max(0, round(event["t_s"] * 1000))
+    return f"{ms // 3_600_000}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
-"""The capture thread of a video stream: owns the source, books every frame, hands it over.
+"""The capture thread of a video stream: owns the source, books every frame, hands it over, and tells what becomes of the source.
 
-Left out: what happens to a frame afterwards. A camera that goes away is told once, and once more when it is back.
+Left out: what happens to a frame afterwards. A source that goes away is told once, and once more when it is back; so is one that
+ends, restarts its clock, changes its size or stands still.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from edgectl.core.errors import EdgectlError
+from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.flow import Handover
-from edgectl.pipelines.frame import Frame
+from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.ledger import Ledger
 from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
 from edgectl.pipelines.threads import stream_thread
+from edgectl.pipelines.watch import PictureWatch
 
 __all__ = ["Capture"]
 
 _POLL_S = 0.2
+_STALLED_S = 12.0
+"""A source whose ``read`` has not come back for so long hangs in a native call. Longer than a camera's own time-outs."""
 
 
 class Capture:
@@ -52,7 +56,11 @@ class Capture:
         self._handover: Handover[Frame] | None = None
         self._gate_next_s: float | None = None
         self._first_s: float | None = None
-        self._damaged = 0
+        self._decode_errors = self._corrupt = 0
+        self._watch = PictureWatch()
+        self._last: Stamp | None = None
+        self._telling = threading.Lock()
+        self._reading_since: float | None = None
 
     def open(self) -> SourceInfo:
         """Start the thread and let it open the source, which belongs to it. Raises what the source raises; nothing runs then."""
@@ -64,10 +72,20 @@ class Capture:
         assert self._error is not None
         raise self._error
 
-    def deliver(self, handover: Handover[Frame], say: Callable[[Event], None]) -> None:
-        """Begin to read. The hand-over is closed at the end of the source. ``say`` takes the events of an outage."""
+    def deliver(self, handover: Handover[Frame], say: Callable[[Event, Stamp], None]) -> None:
+        """Begin to read. The hand-over is closed at the end of the source.
+
+        ``say`` takes what is to be told of the source, before the frame of the stamp is handed over; stamps without a frame have
+        the number of the next one.
+        """
         self._handover, self._say = handover, say
         self._go.set()
+
+    def look_after(self) -> None:
+        """Tell of a source that hangs. From another thread, now and then."""
+        since = self._reading_since
+        if since is not None and time.monotonic() - since > _STALLED_S:
+            self._tell_outage("stalled")
 
     def stop(self) -> None:
         """Read no more. Returns at once."""
@@ -89,6 +107,11 @@ class Capture:
             self._opened.set()
             self._go.wait()
             self._read_all()
+        except (SourceError, DataError) as e:
+            if self._handover is not None:
+                self._book_damaged()
+                self._tell(Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now())
+            raise
         finally:
             self._source.close()
             if self._handover is not None:
@@ -107,33 +130,68 @@ class Capture:
         deadline = time.monotonic() + self._seconds if self._seconds is not None and self._info.realtime else None
         while not self._stop.is_set() and (deadline is None or time.monotonic() < deadline):
             try:
-                frame = self._source.read(_POLL_S)
-            except EndOfStream:
+                frame = self._read()
+            except EndOfStream as e:
+                self._book_damaged()
+                if e.notice is not None and not self._stop.is_set():
+                    self._tell(e.notice, self._now())
                 return
-            self._book_damaged(self._source.decode_errors)
-            self._tell_outage(self._source.outage)
-            if frame is not None:
-                if deadline is None and self._over(frame.stamp.t_s):
-                    return
-                self._hand_over(frame)
+            self._book_damaged()
+            if frame is None:
+                self._tell_outage(self._source.outage or ("corrupt" if self._watch.blind(self._now().t_s) else self.outage))
+                continue
+            if deadline is None and self._over(frame.stamp.t_s):
+                return
+            if self._watch.blind(frame.stamp.t_s) and self.outage is None and self._last is not None:
+                self._tell_outage("corrupt", self._last)  # a file: it is known only now how long it took
+            self._tell_outage(None, frame.stamp)
+            pictures = self._watch.good(frame) if self._info.kind != "images" else ()
+            for notice in (*frame.notices, *pictures):
+                self._tell(notice, frame.stamp)
+            self._last = frame.stamp
+            self._hand_over(frame)
+
+    def _read(self) -> Frame | None:
+        self._reading_since = time.monotonic()
+        try:
+            return self._source.read(_POLL_S)
+        finally:
+            self._reading_since = None
 
     def _over(self, t_s: float) -> bool:
         if self._first_s is None:
             self._first_s = t_s
         return self._seconds is not None and t_s - self._first_s >= self._seconds - 1e-6
 
-    def _book_damaged(self, total: int) -> None:
-        if new := total - self._damaged:
-            self._damaged = total
-            self._ledger.capture(new)
-            self._ledger.drop("decode_error", new)
+    def _book_damaged(self) -> None:
+        errors, corrupt = self._source.decode_errors, self._source.corrupt_frames
+        for cause, new in (("decode_error", errors - self._decode_errors), ("corrupt", corrupt - self._corrupt)):
+            if new:
+                self._ledger.capture(new)
+                self._ledger.drop(cause, new)  # type: ignore[arg-type]
+        self._decode_errors, self._corrupt = errors, corrupt
+        self._watch.damaged(errors + corrupt)
 
-    def _tell_outage(self, outage: str | None) -> None:
+    def _tell_outage(self, outage: str | None, stamp: Stamp | None = None) -> None:
         """One ``capability`` event when the source goes away, one when it is back."""
-        if (outage is None) != (self.outage is None):
-            data = {"name": "source", "available": outage is None, "reason": outage or self.outage}
-            self._say(Event("capability", time.monotonic(), "end" if outage is None else "start", None, data))
-        self.outage = outage
+        with self._telling:
+            before, self.outage = self.outage, outage
+        if (outage is None) != (before is None):
+            reason = str(outage or before)
+            self._tell(Notice("source", reason, outage is None, "end" if outage is None else "start"), stamp or self._now())
+
+    def _tell(self, notice: Notice, stamp: Stamp) -> None:
+        data = {"name": notice.name, "available": notice.available, "reason": notice.reason, **notice.data}
+        self._say(Event("capability", stamp.t_s, notice.phase, None, data), stamp)
+
+    def _now(self) -> Stamp:
+        """The time of something that has no frame: the clock's, or where a recording has come to."""
+        assert self._info is not None
+        now = time.monotonic_ns()
+        seq = 0 if self._last is None else self._last.seq + 1
+        if self._info.realtime:
+            return Stamp(seq, now, now, None, time.time_ns() - now, "arrival")
+        return Stamp(seq, 0 if self._last is None else self._last.t_ns, now, None, None, "pts")
 
     def _hand_over(self, frame: Frame) -> None:
         assert self._handover is not None

@@ -21,7 +21,7 @@ SCHEMA = "edgectl.event/1"
 
 EventType = Literal[
     "tracked_object", "line_crossing", "zone", "loitering", "occupancy", "lane_departure", "collision_warning", "capability",
-    "speech_start", "speech_end", "keyword", "inference_failed",
+    "speech_start", "speech_end", "keyword", "inference_failed", "detections",
 ]  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClockQuality", "Frame", "Stamp", "i420_to_bgr"]
+from edgectl.pipelines.colour import VIDEO, Colour, to_bgr
+
+__all__ = ["ClockQuality", "Frame", "Notice", "Stamp"]
 
 ClockQuality = Literal["sensor", "rtcp", "pts", "arrival", "synthetic"]
 """How good ``Stamp.t_ns`` is: exposure time from the sensor or sender, the container's time, arrival here, or made by us."""
@@ -39,9 +41,25 @@ class Stamp:
         return self.t_ns / 1e9
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a reader of the events must know about the source. It becomes a ``capability`` event before those of its frame."""
+
+    name: Literal["source", "clock", "picture"]
+    reason: str
+    """A code, e.g. ``clock_restarted``."""
+    available: bool = True
+    phase: Literal["start", "end"] | None = None
+    """Of something that lasts; None for what happened in one moment."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
 @dataclass(slots=True)
 class Frame:
-    """``I420``: planes Y (H, W), U and V (⌈H/2⌉, ⌈W/2⌉), limited range; ``BGR``: one plane (H, W, 3). uint8, rows may be strided.
+    """``I420``: planes Y (H, W), U and V of sizes of their own, whose colours are ``colour``; ``BGR``: one plane (H, W, 3).
+
+    uint8, upright (a rotation in the metadata is already done), rows may be strided.
 
     Do not write into planes: they may belong to the decoder.
     """
@@ -53,6 +71,11 @@ class Frame:
     planes: tuple[NDArray[np.uint8], ...]
     sensors: Mapping[str, float] = field(default_factory=dict)
     """What the source measured at the same time, e.g. ``speed_mps``."""
+    colour: Colour = VIDEO
+    notices: tuple[Notice, ...] = ()
+    """What happened to the source between the frame before and this one."""
+    name: str = ""
+    """The picture's file, where each has its own."""
     _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @classmethod
@@ -67,16 +90,5 @@ class Frame:
     def bgr(self) -> NDArray[np.uint8]:
         """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not write into it."""
         if self._bgr is None:
-            self._bgr = self.planes[0] if self.fmt == "BGR" else i420_to_bgr(self.planes)
+            self._bgr = self.planes[0] if self.fmt == "BGR" else to_bgr(self.planes, self.colour)
         return self._bgr
-
-
-def i420_to_bgr(planes: tuple[NDArray[np.uint8], ...], buffer: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """Y, U, V planes of even width and height to BGR (BT.601 limited range, OpenCV's only conversion)."""
-    height, width = planes[0].shape
-    packed = np.empty(height * width * 3 // 2, np.uint8) if buffer is None else buffer
-    at = 0
-    for plane in planes:
-        packed[at : at + plane.size].reshape(plane.shape)[:] = plane
-        at += plane.size
-    return cv2.cvtColor(packed.reshape(height * 3 // 2, width), cv2.COLOR_YUV2BGR_I420)

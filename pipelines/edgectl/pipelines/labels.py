@@ -9,6 +9,7 @@ import numpy as np
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import PipelineConfig
 from edgectl.pipelines.decode import Detections
+from edgectl.pipelines.doubles import without_doubles
 
 __all__ = ["LabelMap"]
 
@@ -37,19 +38,4 @@ class LabelMap:
         cls = self._to[found.cls]
         keep = np.nonzero(cls >= 0)[0]
         found = Detections(found.xyxy[keep], found.score[keep], cls[keep])
-        return _without_doubles(found) if self._merged and len(found) > 1 else found
-
-
-def _without_doubles(found: Detections, iou: float = 0.55) -> Detections:
-    """One object that the model called both car and truck is one box once both are vehicles (best score first)."""
-    area = (found.xyxy[:, 2:] - found.xyxy[:, :2]).prod(axis=1)
-    corner = np.minimum(found.xyxy[:, None, 2:], found.xyxy[None, :, 2:]) - np.maximum(
-        found.xyxy[:, None, :2], found.xyxy[None, :, :2]
-    )
-    shared = np.maximum(corner, 0).prod(axis=2)
-    same = (shared > iou * (area[:, None] + area[None, :] - shared)) & (found.cls[:, None] == found.cls[None, :])
-    keep: list[int] = []
-    for i in range(len(found)):
-        if not same[i, keep].any():
-            keep.append(i)
-    return found.select(np.array(keep))
+        return without_doubles(found) if self._merged and len(found) > 1 else found

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgectl.core.errors import DataError
 from edgectl.core.task import ImageInput
-from edgectl.pipelines.frame import Frame, i420_to_bgr
+from edgectl.pipelines.colour import VIDEO, Colour, to_bgr
+from edgectl.pipelines.frame import Frame
 
 __all__ = ["LetterboxMeta", "Preprocessor", "unletterbox"]
 
@@ -66,14 +67,14 @@ class Preprocessor:
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> tuple[NDArray[Any], LetterboxMeta]:
         """Preprocess a frame, or a BGR image (H, W, 3) uint8. Raises :class:`DataError` for anything else."""
         if isinstance(frame, Frame):
-            planes, width, height = frame.planes, frame.width, frame.height
+            planes, width, height, colour = frame.planes, frame.width, frame.height, frame.colour
         else:
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
                 raise DataError(f"an image must be (H, W, 3) uint8 BGR, not {frame.shape} {frame.dtype}")
-            planes, width, height = (frame,), frame.shape[1], frame.shape[0]
+            planes, width, height, colour = (frame,), frame.shape[1], frame.shape[0], VIDEO
         if self._plan_key != (width, height):
             self._plan(width, height)
-        self._fill(self._resized(planes))
+        self._fill(self._resized(planes, colour))
         return self.tensor, self._meta
 
     def _plan(self, width: int, height: int) -> None:
@@ -98,15 +99,15 @@ class Preprocessor:
         self._packed = np.empty(fitted_h * fitted_w * 3 // 2, np.uint8)
         self._plan_key = (width, height)
 
-    def _resized(self, planes: tuple[NDArray[np.uint8], ...]) -> NDArray[np.uint8]:
+    def _resized(self, planes: tuple[NDArray[np.uint8], ...], colour: Colour) -> NDArray[np.uint8]:
         """BGR at the fitted size (uint8)."""
         h, w = self._small.shape[:2]
         if len(planes) == 1:
             if planes[0].shape == self._small.shape:
                 return planes[0]
             return cv2.resize(planes[0], (w, h), dst=self._small, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
-        if w % 2 or h % 2:  # I420 cannot have an odd size: a rare input, converted at full size
-            return cv2.resize(i420_to_bgr(planes), (w, h), dst=self._small, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+        if colour != VIDEO or w % 2 or h % 2:  # OpenCV has no conversion for these; I420 cannot have an odd size
+            return to_bgr(tuple(cv2.resize(p, (w, h), interpolation=cv2.INTER_LINEAR) for p in planes), colour)  # type: ignore[misc]
         at = 0
         for plane, (pw, ph) in zip(planes, ((w, h), (w // 2, h // 2), (w // 2, h // 2)), strict=True):
             part = self._packed[at : at + pw * ph].reshape(ph, pw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ from edgectl.pipelines.sinks import (
     snapshot_name,
 )
 from edgectl.pipelines.sources import SourceInfo, open_source
+from edgectl.pipelines.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.swap import HotSwap
 from edgectl.pipelines.threads import stream_thread
 from edgectl.pipelines.trace import Tracer
@@ -81,6 +83,7 @@ class VideoPipeline:
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
         self.expected: int | None = None
+        self._notices: deque[tuple[Event, Stamp]] = deque()
         self._writer = EventWriter(args.stream, releases=_releases(self._slot))
         self._error: EdgectlError | None = None
         self._stop = threading.Event()
@@ -118,7 +121,7 @@ class VideoPipeline:
             self._window_start = time.monotonic()
             self._started = True
             self._engine.start()
-            self._capture.deliver(self._handover, self._say_outage)
+            self._capture.deliver(self._handover, self._hear)
             undo.pop_all()
 
     def wait(self, timeout_s: float) -> bool:
@@ -160,8 +163,13 @@ class VideoPipeline:
         latest = info.realtime if mode == "auto" else mode == "latest"
         self._handover: Handover[Frame] = LatestSlot() if latest else Fifo()
         self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
-        self._analyser = self._make_analyser(self._labels.labels, info)
-        self._tracker = Tracker(self._config.track)
+        self._analyser: Analyser
+        self._tracker: Tracker | StillObjects
+        if info.kind == "images":
+            self._analyser, self._tracker = StillAnalyser(self._config, self._labels.labels), StillObjects(self._config.track)
+        else:
+            self._analyser = self._make_analyser(self._labels.labels, info)
+            self._tracker = Tracker(self._config.track, period_s=_period_s(info, self._config.flow.target_fps))
         self._sinks = SinkPool(
             self._args.stream, self._make_sinks(info), wait=not latest, written=lambda ns: self.tracer.record("publish", ns)
         )
@@ -193,21 +201,34 @@ class VideoPipeline:
             self._handover.close()
         self._done.set()
 
-    def _say_outage(self, event: Event) -> None:
-        now = time.monotonic_ns()
-        stamp = Stamp(-1, now, now, None, time.time_ns() - now, "arrival")
-        self._sinks.offer(Output((self._writer.record(event, stamp),)))
+    def _hear(self, event: Event, stamp: Stamp) -> None:
+        """What becomes of the source, from the capture thread: told by the engine thread, in the order of the frames."""
+        self._notices.append((event, stamp))
+
+    def _tell(self, heard: int) -> None:
+        """Give out the first ``heard`` of what was heard of the source."""
+        for _ in range(heard):
+            event, stamp = self._notices.popleft()
+            self._sinks.offer(Output((self._writer.record(event, stamp),)))
 
     # -- engine thread ----------------------------------------------------------------------------------------------------
 
     def _engine_loop(self) -> None:
         while not self._stop.is_set():
             self._switch()
+            self._capture.look_after()
+            heard, finished = len(self._notices), self._handover.finished
             frame = self._handover.take(_POLL_S)
             if frame is not None:
+                seq = frame.stamp.seq
+                self._tell(sum(1 for _, stamp in list(self._notices) if stamp.seq <= seq))
                 self._process(frame)
-            elif self._handover.finished:
-                break
+            else:
+                # What was heard before nothing was found belongs behind every frame that came before it.
+                self._tell(heard)
+                if finished:
+                    break
+        self._tell(len(self._notices))
         self._done.set()
 
     def _switch(self) -> None:
@@ -369,6 +390,12 @@ class VideoPipeline:
 
     def totals(self) -> dict[str, Histogram]:
         return self.tracer.totals()
+
+
+def _period_s(info: SourceInfo, target_fps: float | None) -> float | None:
+    """Seconds between two frames that are looked at, as far as the source tells."""
+    rates = [fps for fps in (info.fps, target_fps) if fps]
+    return 1 / min(rates) if rates else None
 
 
 def _check_role(role: str) -> None:

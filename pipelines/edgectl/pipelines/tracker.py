@@ -1,13 +1,14 @@
 """Multi-object tracking in seconds: ByteTrack's two stages over a batched Kalman filter that knows the time between frames.
 
 Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty. High-score
-detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A pair of different classes
-never matches. Left out: appearance (re-identification).
+detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
+model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`. Left out: appearance (re-identification).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import lap
 import numpy as np
@@ -16,6 +17,7 @@ from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.decode import Detections
+from edgectl.pipelines.doubles import one_label_each
 
 __all__ = ["TrackConfig", "Tracker", "Tracks"]
 
@@ -28,7 +30,8 @@ class TrackConfig(Config):
     """Seconds, never frames."""
 
     confirm_s: float = Field(default=0.15, ge=0, le=60)
-    """A track must be seen over this time, and twice, before anyone hears of it."""
+    """A track must be seen over this time, and twice, before anyone hears of it; but at once where pictures come more than
+    ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
     """How long a track is carried on without being seen."""
     high: float = Field(default=0.5, ge=0, le=1)
@@ -36,6 +39,9 @@ class TrackConfig(Config):
     low: float = Field(default=0.1, ge=0, le=1)
     """Scores from here only keep known tracks alive."""
     min_iou: float = Field(default=0.2, ge=0, le=1)
+    one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
+    """Boxes of different labels that overlap by so much are one object, whose label is what most of its scores say. None: each label
+    is an object of its own, and a track never changes its label."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TrackConfig:
@@ -71,6 +77,18 @@ _MEASURE = 0.05
 _ACCELERATION = 1.0  # per s^1.5
 _DRIFT = 0.15  # per s^0.5
 _START_SPEED = 1.0  # per s
+
+_LEAP_HITS = 3
+_LEAP_AFTER_S = 0.1
+_LEAP_SPEED = 4.0  # box heights per s
+_LEAP_MOST = 1.5  # box heights
+_LEAP_SIZE = 0.3  # of the logarithm of width and height
+"""What something fast can do between two of its first sightings."""
+
+_OTHER_LABEL_IOU = 0.5
+"""What a detection of another label must overlap with a track to go on with it: half the object, as for low scores."""
+_OTHER_LABEL_WORTH = 0.8
+"""A detection of the track's own label is preferred up to this ratio of overlaps."""
 
 
 class _Filter:
@@ -125,8 +143,10 @@ class _Filter:
 class Tracker:
     """State of one stream. Time must grow from call to call."""
 
-    def __init__(self, config: TrackConfig | None = None) -> None:
+    def __init__(self, config: TrackConfig | None = None, *, period_s: float | None = None) -> None:
+        """``period_s``: between two frames, where the source tells."""
         self.config = config or TrackConfig()
+        self._at_once = period_s is not None and period_s > self.config.lost_s
         self.reset()
 
     def reset(self) -> None:
@@ -141,6 +161,7 @@ class Tracker:
         self._first: F64 = np.empty(0)
         self._last: F64 = np.empty(0)
         self._hits = np.empty(0, np.int64)
+        self._votes: F64 = np.empty((0, 1))  # score by class, since the start
 
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
         """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
@@ -156,6 +177,8 @@ class Tracker:
         if previous is not None:
             self._filter.predict(t - previous)
         self._t = t
+        if self.config.one_object_iou is not None:
+            found = one_label_each(found, self.config.one_object_iou)
         z = _cxcywh(found.xyxy)
         detected = found.xyxy.astype(np.float64)
         high = found.score >= self.config.high
@@ -169,8 +192,12 @@ class Tracker:
             if len(boxes) and len(detected)
             else np.zeros((len(boxes), len(detected)))
         )
-        similarity[self._cls[:, None] != found.cls[None, :]] = 0
-        weighted = similarity * found.score[None, :]
+        other = self._cls[:, None] != found.cls[None, :]
+        mixed = np.zeros_like(similarity)
+        if self.config.one_object_iou is not None:
+            mixed = np.where(other & (similarity >= _OTHER_LABEL_IOU), _OTHER_LABEL_WORTH * similarity, 0)
+        similarity[other] = 0
+        weighted = (similarity + mixed) * found.score[None, :]
         free = np.ones(len(boxes), np.bool_)
         open_ = np.ones(len(detected), np.bool_)
         pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
@@ -183,15 +210,41 @@ class Tracker:
             r, c = _assign(values, rows & free, columns & open_, least)
             free[r], open_[c] = False, False
             pairs.append((r, c))
+        pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t))
+        open_[pairs[-1][1]] = False
         r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
         self._filter.update(r, z[c])
         self._score[r] = found.score[c]
         self._last[r] = t
         self._hits[r] += 1
+        self._vote(r, found, c)
         self._expire(t)
         self._start(found, z, t, high & open_, detected)
         self._confirm(t)
         return self._tracks(t, width, height)
+
+    def _leaps(
+        self, boxes: F64, detected: F64, free: B, open_: B, cls: NDArray[np.int32], t: float
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Pairs of tracks whose speed nobody knows yet with detections that they can have come to.
+
+        Where frames are missing, the second box of something fast does not touch the first one. A pair must be of one class and size,
+        within reach, and the only choice for both: in a crowd nothing is guessed.
+        """
+        young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
+        rows, columns = np.nonzero(free & young)[0], np.nonzero(open_)[0]
+        if not len(rows) or not len(columns):
+            return np.empty(0, np.intp), np.empty(0, np.intp)
+        a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
+        height = np.maximum(a[..., 3], 1.0)
+        reach = np.minimum(_LEAP_MOST, _LEAP_SPEED * (t - self._last[rows]))[:, None] * height
+        near = np.hypot(b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]) <= reach
+        ratio = b[..., 2:] / np.maximum(a[..., 2:], 1.0)
+        fits = near & (np.abs(np.log(np.maximum(ratio, 1e-3))) <= _LEAP_SIZE).all(axis=-1)
+        fits &= self._cls[rows][:, None] == cls[columns][None, :]
+        only = fits & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0, keepdims=True) == 1)
+        r, c = np.nonzero(only)
+        return rows[r], columns[c]
 
     def _unseen_s(self, t: float) -> F64:
         return t - self._last
@@ -202,15 +255,16 @@ class Tracker:
         if keep.all():
             return
         self._filter.keep(keep)
-        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits"):
+        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
-        """New tracks from unmatched high scores, unless one of that class is already there."""
+        """New tracks from unmatched high scores, unless one of that class (or, where labels mix, any) is already there."""
         if candidates.any() and len(self._ids):
             current = self._last == t
             overlap = _iou(self._filter.boxes()[current], detected)
-            overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
+            if self.config.one_object_iou is None:
+                overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
             candidates = candidates & ~(overlap > 0.7).any(axis=0)
         n = int(candidates.sum())
         if not n:
@@ -222,9 +276,26 @@ class Tracker:
         self._first = np.concatenate([self._first, np.full(n, t)])
         self._last = np.concatenate([self._last, np.full(n, t)])
         self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
+        self._votes = np.concatenate([self._votes, np.zeros((n, self._votes.shape[1]))])
+        self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
+
+    def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
+        """Each detection votes for its label with its score; a track bears the label that has most, and keeps it in a tie."""
+        if not len(rows):
+            return
+        cls = found.cls[columns]
+        if (missing := int(cls.max()) + 1 - self._votes.shape[1]) > 0:
+            self._votes = np.pad(self._votes, ((0, 0), (0, missing)))
+        self._votes[rows, cls] += found.score[columns]
+        votes = self._votes[rows]
+        mine = votes[np.arange(len(rows)), self._cls[rows]]
+        best = votes.argmax(axis=1)
+        self._cls[rows] = np.where(votes.max(axis=1) > mine, best, self._cls[rows])
 
     def _confirm(self, t: float) -> None:
         ripe = (self._ids == 0) & (self._hits >= 2) & (t - self._first >= self.config.confirm_s - 1e-9)
+        if self._at_once:
+            ripe = self._ids == 0
         n = int(ripe.sum())
         self._ids[ripe] = np.arange(self._next, self._next + n)
         self._next += n
@@ -272,6 +343,6 @@ def _overlap(a: F64, b: F64) -> F64:
     return out
 
 
-def _cxcywh(xyxy: NDArray[np.float32]) -> F64:
+def _cxcywh(xyxy: NDArray[np.floating[Any]]) -> F64:
     b = xyxy.astype(np.float64)
     return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)

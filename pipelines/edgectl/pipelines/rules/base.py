@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.tracker import Tracks
 
-__all__ = ["Rule", "describe", "pixels", "wanted"]
+__all__ = ["EDGE", "Rule", "at_edge", "describe", "pixels", "wanted"]
+
+EDGE = 0.01
+"""What is drawn so near to the frame's edge (relative to the frame) is meant to reach it."""
 
 
 class Rule(Protocol):
@@ -31,6 +34,11 @@ class Rule(Protocol):
 def pixels(flat: Sequence[float], width: int, height: int) -> NDArray[np.float64]:
     """Relative x, y, x, y, … as points (N, 2) in pixels."""
     return np.array(flat, np.float64).reshape(-1, 2) * [width, height]
+
+
+def at_edge(x: float, y: float) -> bool:
+    """Whether a point, relative to the frame, lies at the frame's edge or beyond."""
+    return min(x, y) <= EDGE or max(x, y) >= 1 - EDGE
 
 
 def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:

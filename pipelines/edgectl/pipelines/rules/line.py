@@ -1,23 +1,32 @@
 """Line crossing with a dead band and a hold time, counted in and out per class.
 
-A track has a side once it is farther than ``band_px`` from the line. It has crossed when it stays on the other side for
+A track has a side once it is farther than ``band_px`` from the line, or than it wobbles: a box that stands on the line and trembles by
+more than the band is no traffic. How much it wobbles is what its last seconds leave over from a steady walk. It has crossed when it stays on the other side for
 ``hold_s`` and its way went through the segment, not around its ends. One crossing needs the other side again to count anew.
+An end that lies at the frame's edge is no end: there is no way around it, and a box that the edge cuts off has its foot on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.pipelines.config import LineConfig
 from edgectl.pipelines.events import Event
-from edgectl.pipelines.rules.base import describe, pixels, wanted
+from edgectl.pipelines.rules.base import at_edge, describe, pixels, wanted
 from edgectl.pipelines.tracker import Tracks
 
 __all__ = ["LineRule"]
+
+_WOBBLE_S = 3.0
+_WOBBLE_SAMPLES = 48
+"""The stretch over which wobble is measured, and how many sightings of it are kept."""
+_WOBBLES = 2.5
+"""Standard deviations of its own wobble that a track must be away from the line."""
 
 
 @dataclass
@@ -34,6 +43,8 @@ class _Walk:
     about: dict[str, Any] | None = None
     seen: int = 0
     """Sightings on the other side."""
+    recent: list[list[float]] = field(default_factory=list)
+    """Time and distance from the line (pixels) over the last seconds."""
 
 
 class LineRule:
@@ -46,6 +57,7 @@ class LineRule:
         self._labels = labels
         self._classes = wanted(config.classes, labels)
         self._walks: dict[int, _Walk] = {}
+        self._size: tuple[int, int] | None = None
 
     def step(self, tracks: Tracks, t: float) -> list[Event]:
         events: list[Event] = []
@@ -60,25 +72,31 @@ class LineRule:
         points = tracks.anchor(self._config.anchor).astype(np.float64)
         offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length  # y is down: > 0 is right
         size = np.array([tracks.width, tracks.height], np.float64)
+        if self._size not in (None, (tracks.width, tracks.height)):  # pixels are other pixels now
+            for walk in self._walks.values():
+                walk.recent.clear()
+        self._size = (tracks.width, tracks.height)
         for row in np.nonzero(tracks.seen)[0]:
             if int(tracks.cls[row]) not in self._classes:
                 continue
             walk = self._walks.setdefault(int(tracks.ids[row]), _Walk())
             d = float(offset[row])
-            side = 0 if abs(d) <= self._config.band_px else 1 if d > 0 else -1
+            height = float(tracks.xyxy[row, 3] - tracks.xyxy[row, 1])
+            side = 0 if abs(d) <= self._band(walk, d, t, height) else 1 if d > 0 else -1
             if side and walk.side in (0, side):
                 walk.side, (walk.x, walk.y) = side, (points[row] / size).tolist()
                 walk.pending, walk.crossed, walk.about, walk.seen = None, False, None, 0
             elif side:
                 if walk.pending is None:
                     walk.pending = t
-                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], a, b)
+                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], *self._ends(a, b))
                 walk.seen += 1
                 walk.about = describe(tracks, int(row), self._labels)
                 if t - walk.pending >= self._config.hold_s - 1e-9:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
-                    self._walks[int(tracks.ids[row])] = _Walk(side, *(points[row] / size).tolist())
+                    x, y = (points[row] / size).tolist()
+                    self._walks[int(tracks.ids[row])] = _Walk(side, x, y, recent=walk.recent)
             else:  # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
         return events
@@ -90,6 +108,24 @@ class LineRule:
     def restore(self, state: dict[str, Any]) -> None:
         self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
         self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
+
+    def _band(self, walk: _Walk, d: float, t: float, height: float) -> float:
+        """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at most half its height."""
+        recent = walk.recent
+        if not recent or t - recent[-1][0] >= _WOBBLE_S / _WOBBLE_SAMPLES - 1e-9:
+            recent.append([t, d])
+        while t - recent[0][0] > _WOBBLE_S:
+            recent.pop(0)
+        band, most = self._config.band_px, height / 2
+        if abs(d) <= band or abs(d) > most or len(recent) < 4:
+            return band
+        return max(band, min(most, _WOBBLES * _wobble(recent)))
+
+    def _ends(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The ends of the segment in pixels, far outside where they lie at the frame's edge."""
+        x1, y1, x2, y2 = self._config.line
+        far = 1e3 * (b - a)
+        return (a - far if at_edge(x1, y1) else a), (b + far if at_edge(x2, y2) else b)
 
     def _crossing(self, side: int, t: float, about: dict[str, Any]) -> Event:
         direction = "in" if side > 0 else "out"
@@ -107,3 +143,11 @@ def _through(p: Any, q: Any, a: Any, b: Any) -> bool:
 
     way = q - p
     return cross(way, a - p) * cross(way, b - p) <= 0
+
+
+def _wobble(recent: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of distances from the straight line through them over time (least squares)."""
+    t, d = np.array(recent, np.float64).T
+    t, d = t - t.mean(), d - d.mean()
+    rest = d - t * (t @ d) / max(t @ t, 1e-9)
+    return float(np.sqrt(rest @ rest / (len(t) - 2)))

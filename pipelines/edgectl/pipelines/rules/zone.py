@@ -1,4 +1,8 @@
-"""Presence in a polygon, with hysteresis in pixels and seconds."""
+"""Presence in a polygon, with hysteresis in pixels and seconds.
+
+A zone that touches the frame's edge goes on beyond it. A box is cut off there, and so its foot lies on the edge however far outside the
+object stands: that edge is no border of the zone, and nobody is less deep in it for being near.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgectl.pipelines.config import ZoneConfig
 from edgectl.pipelines.events import Event
-from edgectl.pipelines.rules.base import describe, pixels, wanted
+from edgectl.pipelines.rules.base import EDGE, describe, wanted
 from edgectl.pipelines.tracker import Tracks
 
 __all__ = ["Stay", "ZoneRule"]
@@ -45,7 +49,8 @@ class ZoneRule:
         self._classes = wanted(config.classes, labels)
         self._size = (0, 0)
         self._polygon: Any = None
-        self._boundary: Any = None
+        self._border: Any = None
+        """What of the polygon's outline does not run along the frame's edge."""
 
     @property
     def inside(self) -> dict[int, Stay]:
@@ -82,6 +87,13 @@ class ZoneRule:
                     events.append(self._event("leave", t, {**about, "reason": "left", "dwell_s": _s(dwell)}))
         return events
 
+    def holds(self, tracks: Tracks) -> NDArray[np.bool_]:
+        """Which objects (N,) lie in the zone in this very picture, without hysteresis; the state is left alone."""
+        wanted_class = np.isin(tracks.cls, sorted(self._classes))
+        if not len(tracks):
+            return wanted_class
+        return wanted_class & (self._depth(tracks.anchor(self._config.anchor), tracks.width, tracks.height) > 0)
+
     def snapshot(self) -> dict[str, Any]:
         return {"stays": {str(i): asdict(s) for i, s in self.stays.items()}}
 
@@ -104,12 +116,13 @@ class ZoneRule:
 
     def _depth(self, points: NDArray[np.float32], width: int, height: int) -> NDArray[np.float64]:
         if self._size != (width, height):
-            self._polygon = shapely.Polygon(pixels(self._config.polygon, width, height))
-            shapely.prepare(self._polygon)
-            self._boundary = self._polygon.exterior
+            self._polygon, self._border = _in_frame(self._config.polygon, width, height)
             self._size = (width, height)
-        within = shapely.contains_xy(self._polygon, points[:, 0], points[:, 1])
-        distance: NDArray[np.float64] = shapely.distance(self._boundary, shapely.points(points.astype(np.float64)))
+        points = np.clip(points.astype(np.float64), 0, [width, height])
+        within = shapely.intersects_xy(self._polygon, points[:, 0], points[:, 1])
+        if self._border.is_empty:  # the zone is the whole picture
+            return np.where(within, np.inf, -np.inf)
+        distance: NDArray[np.float64] = shapely.distance(self._border, shapely.points(points))
         return np.where(within, distance, -distance)
 
     def _event(self, phase: str, t: float, data: dict[str, Any]) -> Event:
@@ -118,3 +131,17 @@ class ZoneRule:
 
 def _s(seconds: float) -> float:
     return round(seconds, 3)
+
+
+def _in_frame(flat: Sequence[float], width: int, height: int) -> tuple[Any, Any]:
+    """The part of a zone that can be seen, in pixels, and its border without what lies along the frame's edge."""
+    corners = np.array(flat, np.float64).reshape(-1, 2)
+    corners = np.where(np.abs(corners) <= EDGE, 0.0, np.where(np.abs(corners - 1) <= EDGE, 1.0, corners))
+    drawn = shapely.Polygon(corners * [width, height])
+    frame = shapely.box(0, 0, width, height)
+    if not drawn.is_valid or drawn.intersection(frame).area <= 0:  # it lies outside: nobody is ever in it
+        drawn = shapely.Polygon(np.array(flat, np.float64).reshape(-1, 2) * [width, height])
+    seen = drawn.intersection(frame)
+    polygon = seen if seen.area > 0 else drawn
+    shapely.prepare(polygon)
+    return polygon, polygon.boundary.difference(frame.boundary.buffer(0.25))

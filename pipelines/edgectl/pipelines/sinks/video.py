@@ -1,9 +1,11 @@
-"""The annotated video: H.264 (or MPEG-4 where FFmpeg has no H.264 encoder) in an MP4 with the times of the frames."""
+"""The annotated video: H.264 (or MPEG-4 where FFmpeg has no H.264 encoder) in an MP4 with the times of the frames.
+
+It is written in fragments of a second, each of which stands for itself: of a process that is killed, all but the last second plays.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,12 +23,17 @@ from edgectl.pipelines.sinks.base import Output
 
 __all__ = ["VideoSink"]
 
-_ENCODERS = (("libx264", {"preset": "veryfast", "crf": "25"}), ("mpeg4", {"qscale": "4"}))
+# No look-ahead: a frame is in the file soon after it was seen.
+_ENCODERS = (("libx264", {"preset": "veryfast", "crf": "25", "tune": "zerolatency"}), ("mpeg4", {"qscale": "4"}))
+# Fragments while it is written; on a good end FFmpeg 7.1 and later makes a plain MP4 of them, with an index to seek by.
+_FLAGS = "hybrid_fragmented" if av.library_versions["libavformat"] >= (61, 7) else "empty_moov"
+_CONTAINER = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}  # µs
+_KEY_EVERY_S = 2
 _TIME_BASE = Fraction(1, 1000)
 
 
 class VideoSink:
-    """``path`` appears when the video is whole; until then it is ``.<name>.part``."""
+    """Starts ``path`` anew with the first frame. It can be played at any time, also while it is being written."""
 
     name = "video"
     pictures = True
@@ -35,7 +42,6 @@ class VideoSink:
         self.path = path
         self._config = config
         self._fps = min(fps, config.fps or fps)
-        self._part = path.with_name(f".{path.name}.part")
         self._container: av.container.OutputContainer | None = None
         self._size = (0, 0)
         self._first_ns = 0
@@ -64,16 +70,10 @@ class VideoSink:
     def close(self) -> None:
         if self._container is None:
             return
-        try:
-            with self._wrapped("finish"), contextlib.closing(self._container):
-                self._mux(None)
-            with storage(str(self.path)):
-                os.replace(self._part, self.path)
-        except StorageError:
-            self._part.unlink(missing_ok=True)
-            raise
-        finally:
-            self._container = None
+        container, stream, self._container = self._container, self._stream, None
+        with self._wrapped("finish"), contextlib.closing(container):
+            for packet in stream.encode(None):
+                container.mux(packet)
 
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, self._config.max_width / width)
@@ -85,12 +85,13 @@ class VideoSink:
             raise StorageError(
                 "this FFmpeg has no MP4 video encoder", hint="turn the annotated video off: annotate: {video: false}"
             )
-        self._container = av.open(str(self._part), "w", format="mp4")
+        self._container = av.open(str(self.path), "w", format="mp4", options=_CONTAINER)
         stream = self._container.add_stream(encoder, rate=max(1, round(self._fps)), options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
         stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = max(1, round(_KEY_EVERY_S * self._fps))
         self._stream = stream
 
     @contextlib.contextmanager
@@ -101,7 +102,7 @@ class VideoSink:
         except av.error.FFmpegError as e:  # those that are no OSError
             raise StorageError(f"cannot {what} {self.path}: {e}", hint="check the disk") from e
 
-    def _mux(self, picture: av.VideoFrame | None) -> None:
+    def _mux(self, picture: av.VideoFrame) -> None:
         assert self._container is not None
         for packet in self._stream.encode(picture):
             self._container.mux(packet)

@@ -11,13 +11,14 @@ from pydantic import Field, ValidationError
 from edgectl.core.errors import SourceError
 from edgectl.core.schema import Config, first_problem
 from edgectl.core.uri import redact
-from edgectl.pipelines.frame import Frame
+from edgectl.pipelines.frame import Frame, Notice
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
     "FileOptions",
+    "ImagesOptions",
     "NoOptions",
     "Source",
     "SourceInfo",
@@ -31,7 +32,11 @@ MAX_PIXELS = 8192 * 8192
 
 
 class EndOfStream(Exception):
-    """The source has no more frames."""
+    """The source has no more frames. ``notice``: how it ended, where that is its own doing and not ours."""
+
+    def __init__(self, notice: Notice | None = None) -> None:
+        super().__init__("the source has no more frames" if notice is None else notice.reason)
+        self.notice = notice
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Source(Protocol):
 
     decode_errors: int
     """Frames that arrived and could not be decoded, since ``open``."""
+    corrupt_frames: int
+    """Frames that were decoded and are known to be damaged, since ``open``. None of them is handed on."""
     outage: str | None
     """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
 
@@ -84,6 +91,11 @@ class FileOptions(Config):
     loop: bool = False
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Pace, if other than the file's own."""
+
+
+class ImagesOptions(Config):
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """The pictures are a film with this many a second. None: they are single pictures, each one for itself."""
 
 
 class SynthOptions(Config):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
+from edgectl.pipelines.sources.clock import MediaClock
 from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.sources.video import Decoded, VideoReader
+from edgectl.pipelines.sources.picture import Picture
+from edgectl.pipelines.sources.video import VideoReader
 
 __all__ = ["FileSource"]
+
+_CUT_NS = 500_000_000
+"""A file that ends this much before its container says is cut short."""
 
 
 class FileSource:
@@ -19,52 +26,67 @@ class FileSource:
         self._path = path
         self._options = options
         self._reader: VideoReader | None = None
-        self._frames: Iterator[Decoded] | None = None
+        self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
-        self._pending: Decoded | None = None
+        self._pending: deque[Picture] = deque()
+        self._end = False  # nothing comes behind what is pending
         self._seq = 0
-        self._last_ns = -1
-        self._round_ns = 0
+        self._damaged = 0
+        self._codec_changes = 0
+        self._tilted = False
+        self._last_pts_ns: int | None = None
         self._period_ns = 40_000_000
         self.decode_errors = 0
+        self.corrupt_frames = 0
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
         self._reader = reader = VideoReader(str(self._path), self._path.name)
         self._frames = reader.frames()
+        options = self._options
+        fps = options.fps or reader.fps or 25.0
+        self._period_ns = round(1e9 / fps)
+        self._clock = MediaClock(self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected)
         try:
-            self._pending = next(self._frames)  # proves that it decodes, before anything is built on it
+            first = self._next(self._frames, reader)  # proves that it decodes, before anything is built on it
+            self._pending.append(first)
+            still = not (options.loop or options.paced) and self._has_no_other(first, self._frames, reader)
         except BaseException:
             self.close()
             raise
-        fps = self._options.fps or reader.fps or 25.0
-        self._period_ns = round(1e9 / fps)
-        if self._options.paced:
+        if options.paced:
             self._pacer = Pacer(fps)
-        frames = None if self._options.loop else reader.count
-        return SourceInfo(str(self._path), "file", reader.width, reader.height, fps, self._options.paced, frames)
+        kind: Literal["images", "file"] = "images" if still else "file"
+        frames = None if options.loop else reader.count
+        return SourceInfo(str(self._path), kind, first.width, first.height, fps, options.paced, frames)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
             raise EndOfStream
-        if self._pending is None:
-            self._pending = self._next(self._frames, self._reader)
+        if not self._pending:
+            if self._end:
+                raise EndOfStream(self._ending(self._reader, self._last_pts_ns))
+            self._pending.append(self._next(self._frames, self._reader))
         due_ns = None
         if self._pacer is not None:
             due_ns = self._pacer.wait(self._seq, timeout_s)
             if due_ns is None:
                 return None
-        planes, fmt, width, height, pts = self._pending
-        self._pending = None
+        picture = self._pending.popleft()
         now = time.monotonic_ns()
+        damaged = self.decode_errors + self.corrupt_frames
+        t_ns, notices = self._clock.step(picture.pts_ns, damaged - self._damaged)
+        self._damaged = damaged
+        self._last_pts_ns = picture.pts_ns
+        pts_s = None if picture.pts_ns is None else picture.pts_ns / 1e9
         if due_ns is not None:
-            stamp = Stamp(self._seq, due_ns, now, pts, time.time_ns() - now, "synthetic")
+            stamp = Stamp(self._seq, due_ns, now, pts_s, time.time_ns() - now, "synthetic")
         else:
-            t_ns = self._round_ns + (round(pts * 1e9) if pts is not None else self._seq * self._period_ns)
-            self._last_ns = max(t_ns, self._last_ns + 1)  # containers with broken times must not stop the trackers' clock
-            stamp = Stamp(self._seq, self._last_ns, now, pts, None, "pts")
+            stamp = Stamp(self._seq, t_ns, now, pts_s, None, "pts")
         self._seq += 1
-        return Frame(stamp, width, height, fmt, planes)
+        notices += self._about(picture, self._reader)
+        name = self._path.name
+        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices, name)
 
     def interrupt(self) -> None:
         if self._pacer is not None:
@@ -73,16 +95,43 @@ class FileSource:
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-        self._reader = self._frames = self._pending = None
+        self._reader = self._frames = None
+        self._pending.clear()
 
-    def _next(self, frames: Iterator[Decoded], reader: VideoReader) -> Decoded:
+    def _has_no_other(self, first: Picture, frames: Iterator[Picture | None], reader: VideoReader) -> bool:
+        """Whether there is one picture alone, and was never meant to be more: a still picture in a video's format (AVIF, GIF)."""
+        try:
+            self._pending.append(self._next(frames, reader))
+        except EndOfStream:
+            self._end = True
+        return self._end and self._ending(reader, first.pts_ns).reason == "ended"
+
+    def _next(self, frames: Iterator[Picture | None], reader: VideoReader) -> Picture:
         item = next(frames, None)
-        self.decode_errors = reader.errors
+        self.decode_errors, self.corrupt_frames = reader.errors, reader.corrupt
         if item is not None:
             return item
         if not self._options.loop:
-            raise EndOfStream
+            raise EndOfStream(self._ending(reader, self._last_pts_ns))
         reader.rewind()
-        self._round_ns = self._last_ns + self._period_ns
+        self._clock.join()
         self._frames = reader.frames()
-        return next(self._frames)
+        return self._next(self._frames, reader)
+
+    def _about(self, picture: Picture, reader: VideoReader) -> tuple[Notice, ...]:
+        found: tuple[Notice, ...] = ()
+        if reader.codec_changes != self._codec_changes:
+            self._codec_changes = reader.codec_changes
+            found += (Notice("source", "codec_changed", data={"codec": reader.codec}),)
+        if picture.tilted and not self._tilted:
+            self._tilted = True
+            found += (Notice("picture", "rotation_unsupported", False),)
+        return found
+
+    def _ending(self, reader: VideoReader, last_pts_ns: int | None) -> Notice:
+        """A whole file has ended; one whose container promised more is cut short."""
+        if reader.end_ns is not None and last_pts_ns is not None:
+            missing_ns = reader.end_ns - last_pts_ns - self._period_ns
+            if missing_ns > max(_CUT_NS, 3 * self._period_ns):
+                return Notice("source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)})
+        return Notice("source", "ended", False, "start")

@@ -1,16 +1,20 @@
-"""A folder of images in name order, or one image: for calibration and validation."""
+"""A folder of images in name order, or one image: each a picture of its own, or, with ``fps``, the film that they make.
+
+OpenCV turns them upright by their EXIF orientation.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from edgectl.core.errors import DataError, SourceError
-from edgectl.pipelines.frame import Frame, Stamp
-from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, SourceInfo
+from edgectl.pipelines.frame import Frame, Notice, Stamp
+from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, ImagesOptions, SourceInfo
 
 __all__ = ["ImagesSource"]
 
@@ -18,13 +22,14 @@ _MAX_FILE_BYTES = 256 << 20
 
 
 class ImagesSource:
-    """Frames one second apart; each may have its own size."""
+    """Frames one second (or 1 / fps) apart; each may have its own size."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: ImagesOptions | None = None) -> None:
         self._path = path
+        self._fps = None if options is None else options.fps
         self._files: list[Path] = []
         self._seq = 0
-        self.decode_errors = 0
+        self.decode_errors = self.corrupt_frames = 0
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
@@ -32,11 +37,12 @@ class ImagesSource:
         self._files = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
         if not self._files:
             raise SourceError(f"folder {self._path} has no images", hint=f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return SourceInfo(str(self._path), "images", None, None, 1.0, False, len(self._files))
+        kind: Literal["images", "file"] = "images" if self._fps is None else "file"
+        return SourceInfo(str(self._path), kind, None, None, self._fps or 1.0, False, len(self._files))
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._seq >= len(self._files):
-            raise EndOfStream
+            raise EndOfStream(Notice("source", "ended", False, "start"))
         path = self._files[self._seq]
         try:
             if path.stat().st_size > _MAX_FILE_BYTES:
@@ -50,9 +56,12 @@ class ImagesSource:
             raise DataError(f"image {path.name} cannot be decoded") from e
         if image is None or image.size // 3 > MAX_PIXELS:
             raise DataError(f"image {path.name} cannot be decoded", hint="remove it from the folder")
-        stamp = Stamp(self._seq, self._seq * 1_000_000_000, time.monotonic_ns(), float(self._seq), None, "pts")
+        t_s = self._seq / (self._fps or 1.0)
+        stamp = Stamp(self._seq, round(t_s * 1e9), time.monotonic_ns(), t_s, None, "pts")
         self._seq += 1
-        return Frame.of_bgr(image.astype(np.uint8, copy=False), stamp)
+        frame = Frame.of_bgr(image.astype(np.uint8, copy=False), stamp)
+        frame.name = path.name
+        return frame
 
     def interrupt(self) -> None:
         pass  # nothing waits here

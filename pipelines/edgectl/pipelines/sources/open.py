@@ -2,7 +2,8 @@
 
 =============================  ==================================================================================
 ``/path/clip.mp4``, ``file:``   every frame, the reader waits; ``?paced=1&loop=1`` makes a camera of it
-``/path/folder``                its images in name order (calibration)
+``/path/folder``                its images in name order, each for itself; ``?fps=10`` makes a film of them
+``/path/picture.jpg``           one picture
 ``rtsp://…``, ``rtsps://…``     a network camera, reconnecting
 ``v4l2:///dev/video0``          a local camera
 ``synth://yard?seed=1&fps=15``  a scene with known ground truth; also ``seconds``, ``paced``, ``width``, ``height``
@@ -16,7 +17,15 @@ from urllib.parse import unquote, urlsplit
 
 from edgectl.core.errors import SourceError
 from edgectl.core.uri import redact
-from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, FileOptions, NoOptions, Source, SynthOptions, parse_options
+from edgectl.pipelines.sources.base import (
+    IMAGE_SUFFIXES,
+    FileOptions,
+    ImagesOptions,
+    NoOptions,
+    Source,
+    SynthOptions,
+    parse_options,
+)
 from edgectl.pipelines.sources.file import FileSource
 from edgectl.pipelines.sources.images import ImagesSource
 from edgectl.pipelines.sources.live import LiveSource
@@ -50,14 +59,12 @@ def open_source(uri: str, *, patient: bool = False) -> Source:
         raise SourceError(f"unknown source scheme {scheme!r}", hint="use a path, file:, rtsp://, v4l2:// or synth://")
     path, query = _split_path(uri, is_uri=scheme == "file")
     if path.is_dir():
-        parse_options(NoOptions, query, uri)
-        return ImagesSource(path)
+        return ImagesSource(path, parse_options(ImagesOptions, query, uri))
     if not path.exists():
         raise SourceError(f"there is no file {redact(uri)}", hint=_NO_FILE)
-    options = parse_options(FileOptions, query, uri)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImagesSource(path)
-    return FileSource(path, options)
+        return ImagesSource(path, parse_options(ImagesOptions, query, uri))
+    return FileSource(path, parse_options(FileOptions, query, uri))
 
 
 def _check_authority(uri: str) -> None:

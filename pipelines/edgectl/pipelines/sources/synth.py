@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, SynthOptions
 from edgectl.pipelines.sources.pace import Pacer
 from edgectl.pipelines.synth import Scene, open_scene
@@ -23,7 +23,7 @@ class SynthSource:
         self._pacer = Pacer(self.scene.fps) if options.paced else None
         self._tick = 0
         self._seq = 0
-        self.decode_errors = 0
+        self.decode_errors = self.corrupt_frames = 0
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
@@ -32,7 +32,7 @@ class SynthSource:
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._limit is not None and self._tick >= self._limit:
-            raise EndOfStream
+            raise EndOfStream(Notice("source", "ended", False, "start"))
         if self._pacer is None:
             t_ns, tick = round(self._tick * 1e9 / self.scene.fps), self._tick
             image = self.scene.render(tick)

@@ -1,31 +1,39 @@
-"""PyAV behind files and cameras: demux, decode, plane views. No threads, no pacing, no reconnect here."""
+"""PyAV behind files and cameras: demux and decode. No threads, no pacing, no reconnect here.
+
+What is damaged is counted, never handed on (:mod:`.damage`). Left out: what a picture's numbers mean (:mod:`.picture`) and what its
+time does to the clock (:mod:`.clock`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import av
 import av.error
 import av.logging
-import numpy as np
-from numpy.typing import NDArray
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
+from edgectl.pipelines.sources.clock import BestTime
+from edgectl.pipelines.sources.damage import Damage, Doubt
+from edgectl.pipelines.sources.picture import Picture, picture_of
+from edgectl.pipelines.sources.transport import PACKET, changed_table
 
-__all__ = ["Decoded", "VideoReader", "reason_of"]
+__all__ = ["VideoReader", "reason_of"]
 
 av.logging.set_level(None)  # FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
 
-_PASS = ("yuv420p", "yuvj420p")
 _MAX_BAD = 250
 """Undecodable packets in a row after which a source is broken rather than damaged."""
-
-Decoded = tuple[tuple[NDArray[np.uint8], ...], Literal["I420", "BGR"], int, int, "float | None"]
-"""Planes, format, width, height, presentation time in seconds."""
+_MAX_SEARCH = 32 << 20
+"""Bytes that are searched for the tables of another codec."""
+_MODERN = frozenset({"hevc", "vp9", "av1", "libdav1d", "vvc"})
+"""Decoders that find damage with several threads, too, and need them for large pictures."""
+_TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
 def reason_of(e: BaseException) -> str:
@@ -44,7 +52,11 @@ def reason_of(e: BaseException) -> str:
 
 
 class VideoReader:
-    """One opened container. Iterate :meth:`frames`; ``errors`` counts packets that did not decode."""
+    """One opened container. Iterate :meth:`frames`.
+
+    ``errors`` counts packets that did not decode, ``corrupt`` pictures that FFmpeg flags as damaged, ``codec_changes`` what the name
+    says. ``start_ns`` and ``end_ns`` are times of the container, None where it does not state them; ``count`` is its number of frames.
+    """
 
     def __init__(
         self,
@@ -59,76 +71,163 @@ class VideoReader:
         """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be reached."""
         self.what = what
         self.errors = 0
-        try:
-            self._container = av.open(
-                url, format=format, options=dict(options or {}), timeout=None if timeout_s is None else (timeout_s, timeout_s)
-            )
-        except (av.error.FFmpegError, OSError, ValueError) as e:
-            reason = reason_of(e)
-            remote = url.startswith(("rtsp://", "rtsps://"))
-            if reason == "invalid" and not remote:
-                raise DataError(f"{what} is not a video that can be decoded", hint="check it with `ffprobe`") from e
-            raise SourceError(
-                f"cannot open {what}: {_said(e)}",
-                hint="check the address and the network" if remote else "check the path and its permissions",
-                retryable=reason not in ("auth", "not_found"),
-            ) from e
-        streams = self._container.streams.video
-        if not streams:
-            self.close()
-            raise DataError(f"{what} has no video stream")
-        self._stream = streams[0]
-        # Frame threading buffers a frame per thread: good for files, latency for cameras.
-        self._stream.thread_type = "SLICE" if low_delay else "AUTO"
+        self.corrupt = 0
+        self.codec_changes = 0
+        self._url = url
+        self._format = format
+        self._options = dict(options or {})
+        self._timeout_s = timeout_s
+        self._low_delay = low_delay
+        self._open(0)
         context = self._stream.codec_context
         # A camera may not tell its size before the first picture: every picture is checked instead.
         self.width, self.height = context.width or None, context.height or None
         rate = self._stream.average_rate
         self.fps = float(rate) if rate else None
         self.count = self._stream.frames or None
+        start = self._container.start_time
+        self.start_ns = 0 if start is None else start * 1000  # AV_TIME_BASE is 1 µs
+        self.jumps_expected = bool(self._container.format.flags & _TS_DISCONT)
+        self.end_ns = None if self.jumps_expected else self._end_ns()
 
-    def frames(self) -> Iterator[Decoded]:
-        """Every frame in order. Damaged packets are counted and skipped. Raises SourceError / DataError; ends at the end."""
-        bad = 0
-        delivered = False
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                break
-            except (av.error.FFmpegError, OSError) as e:
-                if isinstance(e, av.error.EOFError):
-                    break
-                raise SourceError(f"reading {self.what} failed: {_said(e)}", retryable=True) from e
-            try:
-                pictures = packet.decode()
-            except (av.error.FFmpegError, OSError, ValueError) as e:
-                self.errors += 1
-                bad += 1
-                if bad >= _MAX_BAD:
-                    raise DataError(f"{self.what} does not decode: {bad} packets in a row are damaged") from e
-                continue
-            for picture in pictures:
-                bad, delivered = 0, True
+    def frames(self) -> Iterator[Picture | None]:
+        """Every whole picture in order. Raises SourceError / DataError; ends at the end.
+
+        What is damaged is counted and left out. With ``low_delay``, None stands in its place, so that the reader stays in control.
+        """
+        packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+        errors, corrupt = self.errors, self.corrupt  # of decoders before this one
+        while (packet := next(packets, None)) is not None:
+            pictures, error = _decode(packet)
+            damage.packet(packet, len(pictures), error is not None)
+            doubtful = doubt.packet(packet, len(pictures), error is not None)
+            if doubt.bad >= _MAX_BAD:
+                raise DataError(f"{self.what} does not decode: {doubt.bad} packets in a row are damaged") from error
+            held = self._follow_codec(doubt.places) if doubtful else None
+            for picture in (*pictures, *(held or ())):
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
                     raise DataError(f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported")
-                yield _planes(picture)
-        if not delivered:
+                whole = damage.whole(picture)
+                self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
+                if whole:
+                    self.delivered += 1
+                    yield picture_of(picture, best.of(picture.pts, picture.dts))
+                elif self._low_delay:
+                    yield None
+            if held is not None:
+                damage.errors -= doubt.bad  # they are read again, by the decoder that knows them
+            self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
+            if held is not None:
+                packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+                errors, corrupt = self.errors, self.corrupt
+            if not pictures and self._low_delay:
+                yield None
+        if not self.delivered:
             raise DataError(
                 f"{self.what} is not a video that can be decoded: it has no whole frame", hint="check it with `ffprobe`"
             )
 
+    @property
+    def codec(self) -> str:
+        return str(self._stream.codec_context.name)
+
     def rewind(self) -> None:
         """Back to the first frame. Raises :class:`SourceError` if the container cannot seek."""
+        self.delivered = 0
         try:
-            self._container.seek(0)
+            if self._skipped:
+                self.close()
+                self._open(0)
+            else:
+                self._container.seek(0)
         except (av.error.FFmpegError, OSError) as e:
             raise SourceError(f"{self.what} cannot be played in a loop: {_said(e)}") from e
 
     def close(self) -> None:
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._container.close()
+
+    def _open(self, skip: int) -> None:
+        """``skip``: bytes at the start that are left out. Raises :class:`DataError` or :class:`SourceError`."""
+        options = {**self._options, "skip_initial_bytes": str(skip)} if skip else self._options
+        timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
+        try:
+            self._container = av.open(self._url, format=self._format, options=options, timeout=timeout)
+        except (av.error.FFmpegError, OSError, ValueError) as e:
+            reason = reason_of(e)
+            remote = self._url.startswith(("rtsp://", "rtsps://"))
+            if reason == "invalid" and not remote:
+                raise DataError(f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`") from e
+            raise SourceError(
+                f"cannot open {self.what}: {_said(e)}",
+                hint="check the address and the network" if remote else "check the path and its permissions",
+                retryable=reason not in ("auth", "not_found"),
+            ) from e
+        streams = self._container.streams.video
+        if not streams:
+            self.close()
+            raise DataError(f"{self.what} has no video stream")
+        self._stream = streams[0]
+        self._skipped = skip
+        self.delivered = 0
+        # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs. Slice threading turns off
+        # the detection of damage in the older codecs.
+        self._stream.thread_type = "SLICE"
+        self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
+
+    def _end_ns(self) -> int | None:
+        """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the file."""
+        stream, container = self._stream, self._container
+        if stream.duration is not None and stream.time_base is not None:
+            return round(((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000)
+        if len(container.streams) == 1 and container.duration is not None and container.duration > 0:
+            return self.start_ns + container.duration * 1000
+        return None
+
+    def _packets(self) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                yield next(packets)
+            except (StopIteration, av.error.EOFError):
+                return
+            except (av.error.FFmpegError, OSError) as e:
+                raise SourceError(f"reading {self.what} failed: {_said(e)}", retryable=True) from e
+
+    def _follow_codec(self, places: Sequence[int]) -> Sequence[Any] | None:
+        """Go over to another codec if there is one: two recordings in one transport stream.
+
+        PyAV keeps the decoder that it opened first, whatever the tables of the stream announce later; so the file is opened again
+        at the tables that announce another. ``places``: bytes where the last packets lie. Returns the pictures that the old decoder
+        still held, or None where the codec is the same.
+        """
+        container, stream, skipped, delivered = self._container, self._stream, self._skipped, self.delivered
+        if container.format.name != "mpegts" or "://" in self._url or not places:
+            return None
+        try:
+            with open(self._url, "rb") as f:
+                f.seek(min(places))
+                at = changed_table(f.read(min(max(places) - min(places) + PACKET, _MAX_SEARCH)))
+            if at is None:
+                return None
+            self._open(min(places) + at)
+        except (OSError, DataError, SourceError):
+            self._container, self._stream, self._skipped, self.delivered = container, stream, skipped, delivered
+            return None
+        self.delivered = delivered
+        held: Sequence[Any] = ()
+        with contextlib.suppress(av.error.FFmpegError, ValueError):
+            held = stream.codec_context.decode(None)
+        container.close()
+        self.codec_changes += self.codec != stream.codec_context.name
+        return held
+
+
+def _decode(packet: Any) -> tuple[Sequence[Any], Exception | None]:
+    try:
+        return packet.decode(), None
+    except (av.error.FFmpegError, OSError, ValueError) as e:
+        return (), e
 
 
 def _said(e: BaseException) -> str:
@@ -137,19 +236,3 @@ def _said(e: BaseException) -> str:
     if getattr(e, "errno", None) == errno.EIO:
         return "Input/output error (does its name resolve?)"
     return str(getattr(e, "strerror", None) or e)[:200]
-
-
-def _planes(picture: Any) -> Decoded:
-    """Views of the decoder's planes; other pixel formats are converted to I420 first, odd sizes to BGR (I420 halves both)."""
-    width, height, time = picture.width, picture.height, picture.time
-    if width % 2 or height % 2:
-        return (picture.to_ndarray(format="bgr24"),), "BGR", width, height, time
-    if picture.format.name not in _PASS:
-        picture = picture.reformat(format="yuv420p")
-    views = []
-    for plane, (w, h) in zip(
-        picture.planes, ((width, height), (width // 2, height // 2), (width // 2, height // 2)), strict=False
-    ):
-        view = np.frombuffer(plane, np.uint8)
-        views.append(view[: plane.line_size * h].reshape(h, plane.line_size)[:, :w])
-    return tuple(views), "I420", width, height, time
