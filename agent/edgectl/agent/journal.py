@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from edgectl.agent.mirror import Essentials, merged, read_mirror, write_mirror
 from edgectl.agent.records import Deployment, Installed, Slot
@@ -29,7 +29,7 @@ from edgectl.core.errors import StorageError
 from edgectl.core.files import fsync_dir, storage
 from edgectl.core.histogram import HistogramData
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Failure
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
 
 __all__ = ["Deployment", "Installed", "Journal", "Slot", "check_file"]
 
@@ -51,6 +51,7 @@ _MIRRORED = ("epoch", "frozen", "floor:")
 """Counters (or their prefixes) that the mirror keeps, too."""
 _AUDITED = 200  # entries kept
 _OVER = frozenset(state.value for state in TERMINAL)
+_WISH: TypeAdapter[DesiredSlot | ClearSlot] = TypeAdapter(DesiredSlot | ClearSlot)
 
 Statement = tuple[str, tuple[object, ...]]
 _NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
@@ -436,7 +437,7 @@ def _deployment(
         slot=slot,
         gen=gen,
         state=at,
-        desired=DesiredSlot.model_validate_json(desired),
+        desired=_WISH.validate_json(desired),
         installed=Installed.model_validate_json(installed) if installed else None,
         fallback=Installed.model_validate_json(fallback) if fallback else None,
         tries=tries,
