@@ -134,7 +134,7 @@ def test_one_rollout_per_slot_and_unknown_things_are_named(fleet: Fleet, tmp_pat
         fleet.rollout(release)
     assert fleet.client.change_rollout(rollout, "pause")["state"] == "paused"
     assert fleet.client.change_rollout(rollout, "resume")["state"] == "running"
-    assert fleet.client.change_rollout(rollout, "abort")["state"] == "stopped"
+    assert fleet.client.change_rollout(rollout, "abort")["state"] == "aborted"
     with pytest.raises(RolloutError, match="cannot be paused"):
         fleet.client.change_rollout(rollout, "pause")
     with pytest.raises(RolloutError, match="no rollout x"):
