@@ -19,7 +19,7 @@ from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import EdgectlError, StorageError, TrustError, UsageError
 from edgectl.core.states import State
 from edgectl.core.trust import seal_command, seal_desired, seal_state
-from edgectl.core.wire import Command, ControllerState, Desired, Failure, Reply, Reported, Topics
+from edgectl.core.wire import ClearSlot, Command, ControllerState, Desired, Failure, Reply, Reported, Topics
 
 
 class Slot:
@@ -29,7 +29,7 @@ class Slot:
         self.told: list[object] = []
 
     def want(self, gen: int, desired: object, hold: bool) -> None:
-        self.told.append(gen)
+        self.told.append((gen, desired) if isinstance(desired, ClearSlot) else gen)
 
     def want_nothing(self, gen: int) -> None:
         self.told.append((gen, "nothing"))
