@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pytest
+from support_real_rollouts import RealSequence
 from support_rollouts import Sequence, catalogue
 
 
@@ -48,11 +49,26 @@ def simulated(n: int, seed: int, steps: int, devices: int) -> tuple[Counter[str]
     return done, wrong
 
 
+def really(n: int, seed: int) -> tuple[Counter[str], list[str]]:
+    done, wrong = Counter[str](), []
+    for i in range(seed, seed + n):
+        with tempfile.TemporaryDirectory() as folder:
+            sequence = RealSequence(Path(folder), i)
+            try:
+                sequence.run()
+            except AssertionError as e:
+                wrong.append(str(e))
+                print(f"VIOLATION {e}", flush=True)
+            done.update(sequence.done)
+    return done, wrong
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=100)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--devices", type=int, default=3)
+    parser.add_argument("--real", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
@@ -63,6 +79,10 @@ def main() -> None:
         "sequences": a.sequences, "steps": a.steps, "devices": a.devices, "seed": a.seed,
         "seconds": round(time.monotonic() - start), "done": dict(sorted(done.items())), "violations": len(wrong),
     }  # fmt: skip
+    if a.real:
+        real, false = really(a.real, a.seed)
+        result["real"] = {"sequences": a.real, "done": dict(sorted(real.items())), "violations": len(false)}
+        wrong += false
     text = json.dumps(result, indent=2)
     print(text)
     if a.json:
