@@ -317,6 +317,22 @@ def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
     assert f"{a}: degraded: the engine that served did not survive" in (sim.progress.reason or "")
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None:
+    sim = Sim(2, SPEC.model_copy(update={"soak_s": 0}))
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    if back:
+        sim.abort()
+        sim.report(a, State.COMMITTED, OLD)
+    del sim.views[b]
+    for _ in range(3):
+        sim.step()
+    assert (sim.progress.state, sim.outcome(b)) == (RolloutState.ABORTED if back else RolloutState.DONE, Outcome.SKIPPED)
+    assert sim.progress.members[b].detail == "it left the fleet"
+    assert not sim.progress.unfinished
+
+
 # ---- what an operator may do
 
 

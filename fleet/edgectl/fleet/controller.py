@@ -28,6 +28,7 @@ from edgectl.core.trust import release_name
 from edgectl.core.wire import MAX_GEN, ClearSlot, ControllerState, Desired, Reply, Topics
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.clearing import Cleared, ClearRequest, clear, cleared
+from edgectl.fleet.collect import Collector
 from edgectl.fleet.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.countersign import Countersignatures
@@ -47,12 +48,12 @@ from edgectl.fleet.rollout import (
     pause,
     resume,
 )
-from edgectl.fleet.takeback import abort, advance, needs, rollback, skip
+from edgectl.fleet.takeback import abort, advance, busy, needs, rollback, skip
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
-from edgectl.link.seeder import BlobSeeder, manifest_topics
+from edgectl.link.seeder import BlobSeeder
 
 __all__ = ["Controller"]
 
@@ -84,9 +85,6 @@ class Controller:
         self._freeze_file = config.state_dir / "freeze"
         self._frozen = _freeze_in(self._freeze_file)
         self._warned_s = 0.0
-        self._collected_s = 0.0
-        self._naming = threading.Lock()
-        """Held while a release takes its blobs, or blobs that none has are removed."""
         self._wake = threading.Event()
         self._republish = False
         """The broker may have lost everything, or other keys have to sign it."""
@@ -105,6 +103,7 @@ class Controller:
             desired=self._countersignatures.seal,
             pages=self.seeder.publish_pages,
         )
+        self._collector = Collector(self.blobs, self.inventory, self.trust, self._publisher, self.topics)
         self._devices = Devices(self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake)
 
     # ---- life
@@ -161,9 +160,8 @@ class Controller:
                 new, actions = advance(spec, progress, self._views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
         self._publisher.publish(self.watchdog.feed)
-        if now_s >= self._collected_s + 86400:
-            self._collected_s = now_s
-            self._collect_blobs(wait=False)
+        if self._collector.is_due(now_s):
+            self._collector.collect()
 
     def _on_up(self) -> None:
         self._republish = True
@@ -221,7 +219,7 @@ class Controller:
         """
         name, _, version = release.partition("@")
         release_name(name, version)
-        with self._naming:
+        with self._collector.naming:
             return self._add_release(release, digest, files, delta_from)
 
     def _add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None) -> Release:
@@ -269,7 +267,7 @@ class Controller:
         nothing is done unless ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
-        blobs = self._blobs_of(gone)
+        self._collector.expect(gone)
         with self._devices.lock:
             self._check_unused(gone, stop_rollouts)
             new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
@@ -284,8 +282,8 @@ class Controller:
                     self._abort_all_of(release)
         self._republish = True
         self._wake.set()
-        if blobs:
-            self._collect_blobs(blobs)
+        if gone:
+            self._collector.collect()
 
     def _check_unused(self, releases: tuple[str, ...], stop_rollouts: bool) -> None:
         for spec, progress in self.inventory.rollouts(active=True).values() if releases and not stop_rollouts else ():
@@ -302,35 +300,6 @@ class Controller:
                 new, actions = abort(spec, progress, self._views(), f"{release} was withdrawn")
                 self._advance(spec, progress, new, actions)
 
-    def _blobs_of(self, releases: Iterable[str]) -> frozenset[str]:
-        """What the releases brought here, as far as it can still be read."""
-        known, found = self.inventory.releases(), set[str]()
-        for release in known.keys() & set(releases):
-            try:
-                found.update(self.blobs.offered(known[release].digest))
-            except EdgectlError as e:
-                log.warning("blobs of %s: %s", release, e.message)
-        return frozenset(found)
-
-    def _collect_blobs(self, gone: frozenset[str] = frozenset(), *, wait: bool = True) -> None:
-        """Remove blobs that nothing names: of ``gone`` at once, others a day after they came. Failing to tidy up is not failing."""
-        if not self._naming.acquire(blocking=wait):
-            return  # a release takes its blobs: tomorrow
-        try:
-            kept = {b for r in self.inventory.releases().values() for b in self.blobs.offered(r.digest)}
-            removed = self.blobs.collect(kept | set(self.trust.plans()), gone)
-        except EdgectlError as e:
-            log.warning("no blob is removed: %s", e.message)
-            return
-        finally:
-            self._naming.release()
-        if removed:
-            self.inventory.log(
-                "release", "blobs", f"{len(removed)} that nothing names were removed, {sum(removed.values())} bytes"
-            )
-            self._publisher.forget(t for digest, size in removed.items() for t in manifest_topics(self.topics, digest, size))
-            self._wake.set()
-
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
         with self._devices.lock:
@@ -340,7 +309,7 @@ class Controller:
             known = self.inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
-                    raise _busy(spec, progress)
+                    raise busy(spec, progress)
             asked = [
                 s.attempt + max((m.tries for m in p.members.values()), default=0)
                 for s, p in known.values()
@@ -370,24 +339,13 @@ class Controller:
             if op == "abort":
                 new, actions = abort(spec, progress, self._views())
             elif op == "rollback":
-                new, actions = rollback(spec, progress, self._views(), self._check_last(spec))
+                new, actions = rollback(spec, progress, self._views(), self.inventory.rollouts().values())
             else:
                 new = {"pause": pause, "resume": resume}[op](progress)
             self.inventory.log("rollout", rollout, f"{op} by the operator")
             self._advance(spec, progress, new, actions)
         self._wake.set()
         return new
-
-    def _check_last(self, spec: RolloutSpec) -> int | None:
-        """The first attempt of a later rollout of the same release. Raises :class:`RolloutError` if another rollout is at work in the slot."""
-        others = [(s, p) for s, p in self.inventory.rollouts().values() if s.slot == spec.slot and s.id != spec.id]
-        for other, progress in others:
-            if progress.state in ACTIVE:
-                raise RolloutError(
-                    f"rollout {other.id} of {other.release} is {progress.state.value} in slot {spec.slot}",
-                    hint=f"`edgectl rollout abort {other.id}` first (it gives devices {spec.release} back), then roll {spec.id} back",
-                )
-        return min((s.attempt for s, _ in others if s.digest == spec.digest and s.attempt > spec.attempt), default=None)
 
     def skip_device(self, rollout: str, device: str) -> Progress:
         """Have a rollout go on without a device. Raises :class:`RolloutError`."""
@@ -558,18 +516,6 @@ def _wish(d: Device, action: SetSlot) -> Desired:
     known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
     gen = min(MAX_GEN, max(d.desired.gen, known) + 1)
     return d.desired.model_copy(update={"gen": gen, "slots": slots, "clear": empty})
-
-
-def _busy(spec: RolloutSpec, progress: Progress) -> RolloutError:
-    """Why no other rollout can begin in its slot, and what to do about it."""
-    todo = {
-        RolloutState.RUNNING: f"wait for it, or `edgectl rollout abort {spec.id}`",
-        RolloutState.PAUSED: f"`edgectl rollout resume {spec.id}`, or `edgectl rollout abort {spec.id}`",
-    }.get(
-        progress.state,
-        f"it ends by itself, {spec.back_s:g} s after it began to at the latest; `edgectl rollout status {spec.id}` shows whom it waits for",
-    )
-    return RolloutError(f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}", hint=todo)
 
 
 def _freeze_in(path: Path) -> bool | None:

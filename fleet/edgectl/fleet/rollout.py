@@ -356,7 +356,7 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
         return m
     settled = m.outcome in _SETTLED
     if view is None:
-        return m if settled else m.model_copy(update={"outcome": Outcome.AWAY, "detail": "it left the fleet"})
+        return m if settled else m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": "it left the fleet"})
     r = view.reported.get(spec.slot)
     mine = r is not None and r.digest == spec.digest and r.gen >= view.gen and r.release == spec.release
     if r is not None and mine and r.state is State.COMMITTED:

@@ -6,10 +6,10 @@ away holds nothing up: what it is to run is on the broker, and its outcome is to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from edgectl.core.errors import RolloutError
-from edgectl.core.states import TERMINAL
+from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import MAX_GEN, ClearSlot, DesiredSlot, ReportedSlot
 from edgectl.fleet.rollout import (
     ACTIVE,
@@ -28,8 +28,10 @@ from edgectl.fleet.rollout import (
     wish_of,
 )
 
-__all__ = ["abort", "advance", "needs", "rollback", "skip"]
+__all__ = ["abort", "advance", "busy", "needs", "rollback", "skip"]
 
+_HELD = frozenset({State.DEFERRED, State.STAGED, State.CLEARING})
+"""Here the stage says what it waits for; elsewhere it counts, and every change is written down."""
 _CLOSED = frozenset({Outcome.RESTORED, Outcome.STRANDED, Outcome.SKIPPED, Outcome.SUPERSEDED})
 
 
@@ -60,13 +62,17 @@ def abort(
 
 
 def rollback(
-    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], newer: int | None = None
+    spec: RolloutSpec,
+    progress: Progress,
+    views: Mapping[str, DeviceView],
+    rollouts: Iterable[tuple[RolloutSpec, Progress]] = (),
 ) -> tuple[Progress, list[SetSlot]]:
     """Take the release back from every device that has it by this rollout, whatever became of the rollout.
 
     Where it was taken back before, devices that could not go back are asked once more. With nothing to do, nothing changes.
-    ``newer``: the first attempt of a later rollout of the same release in the slot.
+    ``rollouts``: all there are. Raises :class:`RolloutError` if another one is at work in the slot.
     """
+    newer = _newer(spec, [(s, p) for s, p in rollouts if s.slot == spec.slot and s.id != spec.id])
     if progress.state in ACTIVE:
         return abort(spec, progress, views, "taken back by the operator")
     members, actions = dict(progress.members), []
@@ -78,6 +84,17 @@ def rollback(
         return progress.model_copy(update={"members": members}), []
     update = {"state": RolloutState.ROLLING_BACK, "ending": RolloutState.ROLLED_BACK, "back_since_s": None, "members": members}
     return progress.model_copy(update={**update, "reason": "taken back by the operator", "note": None}), actions
+
+
+def _newer(spec: RolloutSpec, others: list[tuple[RolloutSpec, Progress]]) -> int | None:
+    """The first attempt of a later rollout of the same release."""
+    for other, progress in others:
+        if progress.state in ACTIVE:
+            raise RolloutError(
+                f"rollout {other.id} of {other.release} is {progress.state.value} in slot {spec.slot}",
+                hint=f"`edgectl rollout abort {other.id}` first (it gives devices back what they had), then roll {spec.id} back",
+            )
+    return min((s.attempt for s, _ in others if s.digest == spec.digest and s.attempt > spec.attempt), default=None)
 
 
 def _asked(spec: RolloutSpec, m: Member, view: DeviceView, newer: int | None) -> tuple[Member, SetSlot | None]:
@@ -124,6 +141,18 @@ def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | 
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
+def busy(spec: RolloutSpec, progress: Progress) -> RolloutError:
+    """Why no other rollout can begin in the slot of this one, and what to do about it."""
+    todo = {
+        RolloutState.RUNNING: f"wait for it, or `edgectl rollout abort {spec.id}`",
+        RolloutState.PAUSED: f"`edgectl rollout resume {spec.id}`, or `edgectl rollout abort {spec.id}`",
+    }.get(
+        progress.state,
+        f"it ends by itself, {spec.back_s:g} s after it began to at the latest; `edgectl rollout status {spec.id}` shows whom it waits for",
+    )
+    return RolloutError(f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}", hint=todo)
+
+
 def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
     """What a rollout still wants with ``release``, as the end of a sentence; None: nothing."""
     if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
@@ -154,7 +183,7 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
     if m.admitted_s is None or m.outcome in _CLOSED:
         return m
     if view is None:
-        return _at(m, Outcome.AWAY, "it left the fleet")
+        return _at(m, Outcome.SKIPPED, "it left the fleet")
     if not _is_ours(spec, view, spec.attempt + m.tries + 1) and not _is_before(spec, m, view):
         return _at(m, Outcome.SUPERSEDED, _has(spec, view))
     r = view.reported.get(spec.slot)
@@ -177,7 +206,9 @@ def _doing(r: ReportedSlot | None, view: DeviceView) -> str:
     """Why it is not back yet."""
     if view.unsigned:
         return ": waits for `edgectl rollout approve`"
-    return f": {r.state.value}{f', {r.stage}' if r.stage else ''}" if r is not None and r.state not in TERMINAL else ""
+    if r is None or r.state in TERMINAL:
+        return ""
+    return f": {r.state.value}{f', {r.stage}' if r.stage and r.state in _HELD else ''}"
 
 
 def _at(m: Member, outcome: Outcome, detail: str | None) -> Member:
