@@ -15,10 +15,13 @@ from types import SimpleNamespace
 import pytest
 from support_controller import T, World
 from support_device import POLICY, SLOT, Catalogue, Device
+from support_tuf import keys_in
 
 from edgectl.core.errors import EdgectlError
+from edgectl.core.signed import add_signatures
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Conn, Desired, DesiredSlot, Reported
+from edgectl.fleet.ceremony import KeySet, new_key
 from edgectl.fleet.clearing import ClearRequest
 from edgectl.fleet.inventory import Release
 from edgectl.fleet.rollout import ACTIVE, Member, Outcome, Progress, RolloutRequest, RolloutSpec, RolloutState
@@ -100,7 +103,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.world = World(self.folder, self.patch)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.operator = self.folder / "operator.pem" if self.seed % 4 == 3 else None
+        """With one, nothing goes out to a device before an operator has signed it, too."""
+        director = KeySet(1, 2, (new_key(self.operator),)) if self.operator is not None else None
+        self.world = World(self.folder, self.patch, director)
         self.world.now = 1_800_000_000.0
         clock = SimpleNamespace(time=lambda: self.world.now, monotonic=lambda: self.world.now)
         self.patch.setattr("edgectl.fleet.devices.time", clock)
@@ -152,6 +159,7 @@ class Sequence:
                 ("back", lambda: self._back(self._any_node())),
                 ("broker restart", self._restart_broker),
                 ("controller restart", self._restart_controller),
+                *[("approve", self._approve)] * (4 if self.operator is not None else 0),
             ]
         )
         try:
@@ -199,6 +207,13 @@ class Sequence:
         device = self._any_node().name
         self.world.controller.clear_slot(SLOT, ClearRequest(devices=(device,)))
         self._note(f"clear {device}")
+
+    def _approve(self) -> None:
+        waiting = self.world.controller.waiting()
+        if self.operator is not None and waiting:
+            signers = keys_in(self.operator)
+            told = self.world.controller.approve({d: add_signatures(p, signers) for d, p in waiting.items()})
+            self._note(f"approved for {', '.join(told)}")
 
     def _away(self) -> None:
         node = self._any_node()
@@ -300,6 +315,7 @@ class Sequence:
     def _settle(self) -> None:
         """Everybody is there; nothing is left to do."""
         for _ in range(400):
+            self._approve()
             self._pass(20, 4)
             resting = all(n.device.resting for n in self.nodes.values())
             if resting and not any(p.unfinished for _, p in self._rollouts().values()):
