@@ -297,6 +297,22 @@ def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> No
     assert not sim.progress.unfinished
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_back(begun: bool) -> None:
+    sim = Sim(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
+    if not begun:
+        sim.off("d0")
+    sim.step()
+    sim.abort()
+    if begun:
+        sim.report("d0", State.COMMITTED, OLD)
+    sim.step()
+    assert sim.progress.state is RolloutState.ABORTED
+    assert not sim.progress.unfinished
+    sim.views["new"] = replace(sim.view("new"), desired={}, reported={})
+    assert sim.step() == []
+
+
 def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_same() -> None:
     sim = Sim(4, SPEC.model_copy(update={"max_canary_failures": 2}))
     for x in sim.step():

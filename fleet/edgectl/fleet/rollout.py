@@ -164,7 +164,9 @@ class Progress(Message):
     def unfinished(self) -> bool:
         """Somebody still has to be looked after: also when a rollout has ended, those who are not back yet."""
         expected = _OPEN if self.ending is None else _OPEN_BACK
-        return self.state in ACTIVE or any(m.outcome in expected for m in self.members.values())
+        done = self.state is RolloutState.DONE  # then also those who were named and never there
+        open_ = (m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None))
+        return self.state in ACTIVE or any(open_)
 
 
 @dataclass(frozen=True)
