@@ -77,7 +77,7 @@ class Sim:
         return self.act(actions)
 
     def off(self, name: str) -> None:
-        self.views[name] = replace(self.views[name], online=False)
+        self.views[name] = replace(self.views[name], online=False, seen_s=self.now)
 
     def on(self, name: str) -> None:
         self.views[name] = replace(self.views[name], online=True, seen_s=self.now)
@@ -234,6 +234,20 @@ def test_canary_is_made_of_devices_that_are_there() -> None:
     assert (sim.progress.state, sim.outcome(off)) == (RolloutState.DONE, Outcome.AWAY)
 
 
+def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> None:
+    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    off, on = order(sim.views, "m@2")
+    sim.off(off)
+    sim.step()
+    sim.report(on, State.COMMITTED)
+    for _ in range(2):
+        sim.step()
+    assert (sim.outcome(off), sim.progress.state) == (Outcome.ADMITTED, RolloutState.RUNNING)
+    sim.step(dt=SPEC.lost_s)
+    sim.step()
+    assert (sim.outcome(off), sim.progress.state) == (Outcome.AWAY, RolloutState.DONE)
+
+
 def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
     sim = Sim(3, SPEC.model_copy(update={"canary": 1}))
     first, second, _ = order(sim.views, "m@2")
@@ -241,7 +255,7 @@ def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
     sim.report(first, State.FETCHING)
     sim.off(first)
     sim.step()
-    assert sim.progress.note == f"{first} went away; nobody waits for a device that is away for 600 s"
+    assert sim.progress.note == f"{first}: away, waited for 600 s at most"
     sim.step(dt=SPEC.away_s)
     assert [x.device for x in sim.step()] == [second]
     sim.report(second, State.COMMITTED)

@@ -126,9 +126,9 @@ class RolloutSpec(RolloutRequest):
     digest: Digest
     attempt: int = Field(default=1, ge=1)
     lost_s: float = Field(default=90.0, gt=0)
-    """Gone for this long in the middle of an activation, or on the way back: it is not just a lost connection."""
+    """Gone for this long in the middle of an activation, on the way back, or since before it was asked: it is not just a lost connection."""
     away_s: float = Field(default=600.0, gt=0)
-    """Offline for this long before an activation: nobody waits for it."""
+    """Offline for this long before an activation: nobody waits for it; not even this long for one that was offline when it was asked."""
 
 
 class Member(Message):
@@ -374,7 +374,8 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
     gone_s = 0.0 if view.online else now_s - view.seen_s
     if r is not None and mine and r.state in _RISKY and gone_s > spec.lost_s:
         return m.model_copy(update={"outcome": Outcome.LOST, "detail": f"it went away in {r.state.value}"})
-    if gone_s > spec.away_s:
+    asked_in_vain = not mine and view.seen_s <= m.admitted_s  # it was away already
+    if gone_s > (spec.lost_s if asked_in_vain else spec.away_s):
         return m.model_copy(update={"outcome": Outcome.AWAY, "detail": "offline"})
     if m.outcome in (Outcome.AWAY, Outcome.LOST) and view.online:
         return m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "detail": None})
@@ -506,7 +507,7 @@ def _noted(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView
         absent = [n for n, m in progress.members.items() if m.outcome in (Outcome.WAITING, Outcome.AWAY)]
         notes.append(f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}")
     elif gone:
-        notes.append(f"{names(gone)} went away; nobody waits for a device that is away for {spec.away_s:g} s")
+        notes.append(f"{names(gone)}: away, waited for {spec.away_s:g} s at most")
     if progress.state not in ACTIVE:
         away = [n for n, m in members.items() if m.outcome is Outcome.AWAY]
         notes += [f"{names(away)}: away, takes it when it is back"] if away else []
