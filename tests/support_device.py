@@ -23,7 +23,7 @@ from edgectl.agent.context import Context
 from edgectl.agent.deployer import SlotDeployer
 from edgectl.agent.deployment import WORKING
 from edgectl.agent.fetch import Cancelled, Fetched, Progress
-from edgectl.agent.journal import Installed, Journal
+from edgectl.agent.journal import Installed, Journal, Slot
 from edgectl.agent.leases import Leases
 from edgectl.agent.probation import LiveBook
 from edgectl.agent.store import Store
@@ -34,7 +34,7 @@ from edgectl.core.files import hex_of
 from edgectl.core.histogram import Histogram, HistogramData
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.transfer import Receiver, chunk_hashes, encode_frame, pages_of
-from edgectl.core.wire import ENGINE_STAGE, DesiredSlot, Frames, Policy, ShadowGate, StreamStats
+from edgectl.core.wire import ENGINE_STAGE, ClearSlot, DesiredSlot, Frames, Policy, ShadowGate, StreamStats
 from edgectl.pipelines.worker_protocol import EngineRef, Shadowed, Stats
 
 __all__ = ["POLICY", "SLOT", "Catalogue", "Device", "Violation", "Warm"]
@@ -42,7 +42,7 @@ __all__ = ["POLICY", "SLOT", "Catalogue", "Device", "Violation", "Warm"]
 SLOT = "gate"
 POLICY = Policy(probation_s=2.0, min_inferences=1, percentile=50)
 _STUCK_S = 40 * 86400.0
-_FAST = {State.DEFERRED: 600.0, State.STAGED: 600.0, State.PROBATION: 2.0}
+_FAST = {State.DEFERRED: 600.0, State.STAGED: 600.0, State.CLEARING: 600.0, State.PROBATION: 2.0}
 """Seconds that pass at least when the device waits in a state."""
 
 
@@ -124,6 +124,8 @@ class Device:
     """Called whenever it waits."""
     serving: EngineRef | None = None
     standby: EngineRef | None = None
+    retained: tuple[int, int] | None = None
+    """Generation and number of a wish to clear the slot, as the broker keeps it."""
     repaired: bool = False
     """A committed engine was found damaged: its wish is deployed once more."""
 
@@ -168,6 +170,10 @@ class Device:
 
     def want(self, version: str, gen: int, attempt: int = 1, **more: object) -> None:
         self.deployer.want(gen, self.world.wish(version, attempt, **more), False)  # type: ignore[arg-type]
+
+    def clear(self, gen: int, number: int = 1) -> None:
+        self.retained = gen, number
+        self.deployer.want(gen, ClearSlot(number=number), False)
 
     @property
     def state(self) -> State:
@@ -214,7 +220,9 @@ class Device:
         if serves != (slot.active.manifest if slot.active else None):
             raise Violation(f"{serves} serves, the record says {slot.active}")
         d = self.journal.deployment(SLOT)
-        if d is not None and d.state is State.COMMITTED and slot.active is not None and slot.active.bundle != d.desired.digest:
+        if d is not None and d.state is State.CLEARED and (slot != Slot() or self.serving is not None):
+            raise Violation(f"cleared, but {slot} is on record and {serves} serves")
+        if d is not None and d.state is State.COMMITTED and slot.active is not None and slot.active.bundle != d.brings.digest:
             raise Violation("committed, but another engine serves")
         if d is not None and d.state in WORKING:
             raise Violation(f"{d.state.value} is no rest")
@@ -421,7 +429,8 @@ class Device:
         d = self.journal.deployment(SLOT)
         if d is None:
             return
-        now = (d.gen, d.desired.attempt, d.state)
+        wish = d.desired
+        now = (d.gen, wish.number if isinstance(wish, ClearSlot) else wish.attempt, d.state)
         if not self.seen or self.seen[-1] != now:
             self._monotonic(now)
             self.seen.append(now)

@@ -22,7 +22,7 @@ __all__ = ["SCENARIOS", "Kills", "Scenario"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Version 1 serves (0 before it); then this happens. ``ends``: how it may end without a cut; with cuts, also as ``ends_cut`` says."""
+    """Version 1 serves (0 before it); then this happens (``clear``: the slot is to be empty). ``ends``: how it may end without a cut; with cuts, also as ``ends_cut`` says."""
 
     wishes: tuple[str, ...]
     ends: frozenset[State]
@@ -52,6 +52,14 @@ def _supersede(device: Device) -> None:
     device.during["warm"] = [lambda: device.want("3", 50)]
 
 
+def _cleared_when_swapped(device: Device) -> None:
+    device.during["swapped"] = [lambda: device.clear(50)]
+
+
+def _cleared_while_warming(device: Device) -> None:
+    device.during["warm"] = [lambda: device.clear(50)]
+
+
 def _rotten(folder: Path, chance: random.Random, world: Catalogue) -> None:
     """One blob of the active engine has lost a bit."""
     v = world.bundles["1"].variants[0]
@@ -72,6 +80,7 @@ def _damaged_journal(folder: Path, chance: random.Random, _: Catalogue) -> None:
 
 
 _ROLLED = frozenset({State.ROLLED_BACK})
+_CLEARED = frozenset({State.CLEARED})
 SCENARIOS: dict[str, Scenario] = {
     "good": Scenario(("2",), frozenset({State.COMMITTED})),
     "good over a bad network": Scenario(("2",), frozenset({State.COMMITTED}), loss=0.15),
@@ -90,6 +99,12 @@ SCENARIOS: dict[str, Scenario] = {
     "canceled": Scenario(("2",), frozenset({State.CANCELED}), prepare=_cancel_while_warming),
     "canceled after the switch": Scenario(("2",), _ROLLED, prepare=_cancel_when_swapped),
     "superseded": Scenario(("2",), frozenset({State.COMMITTED}), prepare=_supersede),
+    "cleared": Scenario(("clear",), _CLEARED),
+    "cleared on trial": Scenario(("2",), _CLEARED, prepare=_cleared_when_swapped),
+    "cleared on the way": Scenario(("2",), _CLEARED, prepare=_cleared_while_warming),
+    "cleared and filled again": Scenario(("clear", "2"), frozenset({State.COMMITTED})),
+    "cleared with a rotten engine": Scenario(("clear",), _CLEARED, damage=_rotten),
+    "cleared with a damaged journal": Scenario(("clear",), _CLEARED, damage=_damaged_journal),
     "rotten active engine": Scenario((), frozenset({State.COMMITTED}), damage=_rotten),
     "damaged journal": Scenario(("2",), frozenset({State.COMMITTED}), damage=_damaged_journal),
 }
@@ -147,6 +162,7 @@ class Kills:
             there = self.folder / f"run-{i + 1}"
             disk = Disk(here, chance, cut_at=cut_at, into=there, kill=kill)
             device = Device(here, self.world, chance, now_s=past.now_s, loss=scenario.loss, seen=past.seen, floor=past.floor)
+            device.retained = past.retained
             device.repaired = scenario.damage is not None
             device.effect = disk.operation
             try:
@@ -172,18 +188,28 @@ class Kills:
         for gen, version in enumerate(scenario.wishes, 10):
             if done is not None and done.gen > gen:
                 continue
-            device.want(version, gen, policy=policy)
+            if version == "clear":
+                device.clear(gen)
+            else:
+                device.want(version, gen, policy=policy)
             device.run()
             device.check()
+        if device.retained is not None and "clear" not in scenario.wishes:
+            device.clear(*device.retained)  # the broker tells again what it keeps
         device.run()
 
     def _judge(self, device: Device, scenario: Scenario, was_cut: bool) -> None:
         device.check_rest()
         slot = device.journal.slot(SLOT)
+        end = device.state
+        self.ends[end.value] += 1
+        if end is State.CLEARED and State.CLEARED in scenario.ends:
+            return  # that nothing is left was looked at by check_rest
         if slot.active is None:
             raise Violation("the slot is empty although an engine had been committed")
-        end, version = device.state, self.world.of_bundle(slot.active.bundle)
-        self.ends[end.value] += 1
+        version = self.world.of_bundle(slot.active.bundle)
+        if State.CLEARED in scenario.ends and device.retained is not None:
+            raise Violation(f"it was to be cleared and ended {end.value} with {version}")
         if end not in TERMINAL:
             raise Violation(f"the end is {end.value}")
         if not was_cut and end not in scenario.ends:

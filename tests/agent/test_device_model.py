@@ -23,6 +23,8 @@ from edgectl.core.states import State
 from edgectl.core.wire import ShadowGate
 
 _WORLD: list[Catalogue] = []
+CLEAR = "clear"
+"""In place of a version: the slot is to be empty."""
 
 
 def world() -> Catalogue:
@@ -51,6 +53,7 @@ class Anything(RuleBasedStateMachine):
         self.chance = random.Random(seed)
         self.starts = 0
         self.gen = 1
+        self.emptied = False
         self.wish = ("1", 1, POLICY)
         self.here = self.folder / "0"
         self.device = Device(self.here, w, self.chance)
@@ -69,7 +72,10 @@ class Anything(RuleBasedStateMachine):
 
     def _tell(self) -> None:
         version, attempt, policy = self.wish
-        self.device.want(version, self.gen, attempt, policy=policy)
+        if version == CLEAR:
+            self.device.clear(self.gen, attempt)
+        else:
+            self.device.want(version, self.gen, attempt, policy=policy)
 
     def _live(self, turns: int) -> None:
         left = iter(range(turns))
@@ -102,6 +108,13 @@ class Anything(RuleBasedStateMachine):
         policy = POLICY.model_copy(update={"shadow": ShadowGate() if shadow else None, "windows": windows})
         self.gen += 1
         self.wish = (version, self.wish[1] + again, policy)
+        self._tell()
+
+    @rule(again=st.booleans())
+    def slot_is_to_be_empty(self, again: bool) -> None:
+        self.gen += 1
+        self.wish = (CLEAR, self.wish[1] + again, POLICY)
+        self.emptied = True
         self._tell()
 
     @rule(turns=st.integers(1, 12))
@@ -191,7 +204,8 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def one_whole_signed_engine_serves(self) -> None:
         self.device.check()
-        if self.device.serving is None and self.device.state is not State.DEGRADED and not self.device.repaired:
+        empty = self.emptied and self.device.journal.slot(SLOT).active is None
+        if self.device.serving is None and not empty and self.device.state is not State.DEGRADED and not self.device.repaired:
             raise Violation(f"nothing serves in {self.device.state.value}")
 
     @invariant()

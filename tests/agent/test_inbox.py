@@ -19,7 +19,7 @@ from edgectl.agent.trust import StaleTrust
 from edgectl.core.errors import EdgectlError, StorageError, TrustError, UsageError
 from edgectl.core.states import State
 from edgectl.core.trust import seal_command, seal_desired, seal_state
-from edgectl.core.wire import Command, ControllerState, Desired, Failure, Reply, Reported, Topics
+from edgectl.core.wire import ClearSlot, Command, ControllerState, Desired, Failure, Reply, Reported, Topics
 
 
 class Slot:
@@ -29,7 +29,7 @@ class Slot:
         self.told: list[object] = []
 
     def want(self, gen: int, desired: object, hold: bool) -> None:
-        self.told.append(gen)
+        self.told.append((gen, desired) if isinstance(desired, ClearSlot) else gen)
 
     def want_nothing(self, gen: int) -> None:
         self.told.append((gen, "nothing"))
@@ -296,3 +296,22 @@ def test_slot_that_is_not_named_loses_its_wish_and_one_that_is_not_here_is_rejec
     assert (rejected.state, rejected.gen, rejected.error.code) == (State.REJECTED, 4, "no_slot")
     agent.inbox.on_desired(seal_desired("home", "gate-1", Desired(gen=5), list(director)))
     assert agent.inbox.without_slot == {}
+
+
+def test_slot_that_is_to_be_empty_is_told_so_and_one_that_is_not_here_is_empty(device: Device, repository: Repository) -> None:
+    agent, director = Agent(device, slot="porch"), repository.signers["director"]
+    wish = ClearSlot(number=3)
+    desired = Desired(gen=4, clear={"porch": wish, "gate": ClearSlot(number=1)})
+    agent.inbox.on_desired(seal_desired("home", "gate-1", desired, list(director)))
+    assert agent.slot.told == [(4, wish)]
+    empty = agent.inbox.without_slot["gate"]
+    assert (empty.state, empty.gen, empty.active) == (State.CLEARED, 4, None)
+
+
+def test_nobody_but_the_director_empties_a_slot(device: Device, repository: Repository) -> None:
+    agent = Agent(device)
+    desired = Desired(gen=4, clear={"gate": ClearSlot(number=1)}, fleet="home", device="gate-1")
+    for payload in (desired.encode(), seal_desired("home", "gate-1", desired, repository.signers["targets"])):
+        agent.inbox.on_desired(payload)
+        assert agent.inbox.refusal is not None
+    assert agent.slot.told == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from edgectl.agent.journal import Deployment, Installed, Journal, Slot, check_fi
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
-from edgectl.core.wire import DesiredSlot, Failure, Policy
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, Policy
 
 A = Installed(release="m@1", bundle="sha256:" + "a" * 64, manifest="sha256:" + "b" * 64)
 B = Installed(release="m@2", bundle="sha256:" + "c" * 64, manifest="sha256:" + "d" * 64)
@@ -141,3 +142,20 @@ def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
     again = Journal(path)
     assert (again.slot("s"), again.value("floor:root")) == (Slot(B, A), 7)
     again.close()
+
+
+def test_wish_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_agent_reads(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    cleared = Deployment("gate", 7, State.CLEARED, ClearSlot(number=3))
+    journal.save(cleared)
+    assert journal.deployment("gate") == cleared
+    journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+        ((text,),) = db.execute("SELECT desired FROM deployments")
+    assert DesiredSlot.model_validate_json(text).release == ""
+    (tmp_path / "journal.db").write_bytes(b"rotten")
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"journal.db{suffix}").unlink(missing_ok=True)
+    mended = Journal(tmp_path / "journal.db")
+    assert mended.deployment("gate") == cleared
+    mended.close()

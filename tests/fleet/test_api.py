@@ -37,6 +37,7 @@ from edgectl.engines.shared import hand_out
 from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.client import FleetClient
 from edgectl.fleet.publish import publish_bundle, share_plan
+from edgectl.fleet.releases import withdraw
 from edgectl.fleet.signing import follow, roots_in
 
 
@@ -134,7 +135,7 @@ def test_one_rollout_per_slot_and_unknown_things_are_named(fleet: Fleet, tmp_pat
         fleet.rollout(release)
     assert fleet.client.change_rollout(rollout, "pause")["state"] == "paused"
     assert fleet.client.change_rollout(rollout, "resume")["state"] == "running"
-    assert fleet.client.change_rollout(rollout, "abort")["state"] == "stopped"
+    assert fleet.client.change_rollout(rollout, "abort")["state"] == "aborted"
     with pytest.raises(RolloutError, match="cannot be paused"):
         fleet.client.change_rollout(rollout, "pause")
     with pytest.raises(RolloutError, match="no rollout x"):
@@ -306,3 +307,41 @@ def test_what_a_device_refuses_is_raised_as_its_own_error(fleet: Fleet, heard: q
             device.submit(answer)
             with pytest.raises(kind, match="gate-1 refuses: not today"):
                 fleet.client.command("gate-1", "hold")
+
+
+def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand(fleet: Fleet, tmp_path: Path) -> None:
+    release = fleet.publish(make_bundle(tmp_path / "b"))
+    rollout = fleet.rollout(release)
+    targets = withdraw(fleet.keys, release).decode()
+    token = (fleet.config.state_dir / "token").read_text()
+    body = {"files": {"targets.json": targets}, "withdraw": [release]}
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{fleet.api_port}/v1", headers={"Authorization": f"Bearer {token}"}, trust_env=False
+    ) as http:
+        refused = http.post("/trust", json=body)
+        assert refused.status_code == 409
+        assert refused.json()["error"]["message"] == f"{release} is not withdrawn: rollout {rollout} of it is running"
+        assert [r["release"] for r in fleet.client.releases()] == [release]
+        assert http.post("/trust", json={**body, "stop_rollouts": True}).status_code == 201
+    found = fleet.client.rollout(rollout)
+    assert (found["state"], found["reason"]) == ("aborted", f"{release} was withdrawn")
+    assert not [*(fleet.config.state_dir / "blobs").iterdir()]
+
+
+def test_slot_is_cleared_and_a_device_skipped_over_the_api(fleet: Fleet, tmp_path: Path) -> None:
+    birth = Conn(epoch=1, online=True, slots=("gate-detector",)).encode()
+    for device in ("gate-1", "gate-2"):
+        fleet.spy.publish(fleet.topics.conn(device), birth, retain=True).wait(5)
+    wait_until(lambda: len(fleet.client.devices()) == 2, "both devices are known")
+    rollout = fleet.rollout(fleet.publish(make_bundle(tmp_path / "b")), canary=2)
+    wait_until(lambda: len(fleet.client.rollout(rollout).get("members", {})) == 2, "both are in")
+    with pytest.raises(RolloutError, match="is running in slot gate-detector of gate-1"):
+        fleet.client.clear_slot("gate-detector", ["gate-1"])
+    assert fleet.client.skip_device(rollout, "gate-1")["members"]["gate-1"]["outcome"] == "skipped"
+    (told,) = fleet.client.clear_slot("gate-detector", ["gate-1"])
+    assert (told["device"], told["online"], told["active_release"]) == ("gate-1", True, None)
+    with pytest.raises(UsageError, match="no device is named"):
+        fleet.client.clear_slot("gate-detector")
+    with pytest.raises(RolloutError, match="gate-9 is not in rollout"):
+        fleet.client.skip_device(rollout, "gate-9")
+    assert fleet.client.change_rollout(rollout, "rollback")["state"] == "rolling_back"

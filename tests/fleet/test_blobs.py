@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -130,3 +131,61 @@ def test_one_engine_under_several_profiles_is_made_once(fleet: Fleet) -> None:
     second = fleet.publish("2.0.0", {("cpu", "b"): new, ("vnni", "c"): new})
     assert len(fleet.store.make_deltas(second, first)) == 1
     assert hex_of(digest_of(new)) in {p.name for p in fleet.store.folder.iterdir()}
+
+
+# ---- what nothing names any more
+
+
+def old(store: BlobStore) -> None:
+    for path in store.folder.iterdir():
+        os.utime(path, (1.0, 1.0))
+
+
+def test_base_of_a_difference_that_is_offered_stays_and_with_the_new_engine_both_go(fleet: Fleet) -> None:
+    net = int8()
+    base, new = onnx_file(net), onnx_file(tuned(net))
+    first = fleet.publish("1.0.0", {("cpu", "onnxruntime-int8"): base})
+    second = fleet.publish("2.0.0", {("cpu", "onnxruntime-int8"): new})
+    (offer,) = fleet.store.make_deltas(second, first)
+    old(fleet.store)
+    fleet.store.collect(fleet.store.offered(second))
+    assert fleet.store.has(digest_of(base))
+    assert not fleet.store.has(first)
+    assert fleet.store.offered(second), "the release is whole"
+    assert fleet.store.has(offer.digest)
+    removed = fleet.store.collect([])
+    assert {digest_of(base), digest_of(new), offer.digest, second} <= removed.keys()
+    assert not any(fleet.store.folder.iterdir())
+    assert fleet.store.deltas(digest_of(new)) == ()
+
+
+def test_collection_that_is_killed_is_finished_by_the_next_one(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = fleet.publish("1.0.0", {("cpu", "a"): onnx_file(int8())})
+    gone = fleet.store.offered(release)
+    removed: list[Path] = []
+    unlink = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        removed.append(self)
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fleet.store.collect([], gone)
+    left = [p.name for p in fleet.store.folder.iterdir()]
+    assert left
+    assert all(digest_of((fleet.store.folder / name).read_bytes()) == f"sha256:{name}" for name in left), "whole ones only"
+    old(fleet.store)
+    fleet.store.collect([])
+    assert not any(fleet.store.folder.iterdir())
+
+
+def test_upload_that_is_not_finished_and_files_of_others_are_left_alone(fleet: Fleet) -> None:
+    (fleet.store.folder / "notes.txt").write_text("mine")
+    (fleet.store.folder / ".tmp-123").write_text("half of a blob")
+    old(fleet.store)
+    assert fleet.store.collect([]) == {}
+    assert len(list(fleet.store.folder.iterdir())) == 2

@@ -10,8 +10,8 @@ from support_tuf import DIGEST, OTHER, Repository
 
 from edgectl.core.errors import TrustError
 from edgectl.core.trust import director_keys, seal_desired
-from edgectl.core.wire import Desired, DesiredSlot, Policy, ShadowGate
-from edgectl.fleet.approval import check_known, consequences, director_in, missing_from
+from edgectl.core.wire import ClearSlot, Desired, DesiredSlot, Policy, ShadowGate
+from edgectl.fleet.approval import CLEARED, check_known, consequences, director_in, missing_from
 
 SLOT = DesiredSlot(release="gate@2", digest=DIGEST)
 
@@ -55,7 +55,7 @@ def test_every_term_that_is_not_as_usual_is_told() -> None:
 @pytest.mark.parametrize("model", [Policy, DesiredSlot, Desired])
 def test_no_field_of_the_wire_can_be_added_without_being_told(model: type[Any]) -> None:
     """Whatever a model gains is shown when it is set: here each field is set to something that it never is."""
-    for name in model.model_fields.keys() - {"release", "digest", "gen", "fleet", "device", "slots", "policy", "shadow"}:
+    for name in model.model_fields.keys() - {"release", "digest", "gen", "fleet", "device", "slots", "clear", "policy", "shadow"}:
         envelope = json.loads(document(Desired(gen=3, slots={"gate": SLOT})))
         slot = envelope["signed"]["slots"]["gate"]
         values = {"windows": ["sun 01:00-02:00"], "percentile": 99, "shared_plans": True, "hold": True, "attempt": 7}
@@ -69,6 +69,26 @@ def test_hold_and_a_document_without_slots_are_told_too() -> None:
     assert (found.slot, found.terms) == ("", ("hold yes",))
     both = consequences("gate-1", document(Desired(gen=3, hold=True, slots={"a": SLOT, "b": SLOT})), None)
     assert [(c.slot, c.terms) for c in both] == [("a", ("hold yes",)), ("b", ("hold yes",))]
+
+
+def test_slot_that_is_to_be_cleared_is_told_with_what_runs_there() -> None:
+    payload = document(Desired(gen=3, slots={"a": SLOT}, clear={"gate": ClearSlot(number=2)}))
+    reported = {"slots": {"gate": {"active": OTHER, "active_release": "gate@1"}}}
+    kept, cleared = consequences("gate-1", payload, reported)
+    assert (kept.slot, kept.release) == ("a", "gate@2")
+    assert (cleared.slot, cleared.release, cleared.replaces) == ("gate", "", "gate@1")
+    assert cleared.terms == (CLEARED, "number 2")
+    envelope = json.loads(payload)
+    envelope["signed"]["clear"]["gate"]["gently"] = True
+    with pytest.raises(TrustError, match="more than can be shown"):
+        check_known(consequences("gate-1", json.dumps(envelope).encode(), reported))
+
+
+def test_document_that_wants_a_release_and_nothing_in_one_slot_is_refused() -> None:
+    envelope = json.loads(document(Desired(gen=3, slots={"gate": SLOT})))
+    envelope["signed"]["clear"] = {"gate": {"number": 1}}
+    with pytest.raises(TrustError, match="slot gate is to have a release and to be empty"):
+        consequences("gate-1", json.dumps(envelope).encode(), None)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -15,15 +17,16 @@ from support_controller import DIGEST, T, World
 from support_tuf import keys_in
 
 from edgectl.core.bundle import Bundle
-from edgectl.core.errors import BundleError, LinkError, StorageError
+from edgectl.core.errors import BundleError, LinkError, RolloutError, StorageError
 from edgectl.core.files import hex_of
 from edgectl.core.histogram import Histogram
 from edgectl.core.signed import add_signatures
+from edgectl.core.states import State
 from edgectl.core.wire import Frames, StreamStats, Telemetry, Trust
 from edgectl.fleet.ceremony import KeySet, new_key
 from edgectl.fleet.inventory import Release
-from edgectl.fleet.releases import sign_release
-from edgectl.fleet.rollout import Outcome
+from edgectl.fleet.releases import sign_release, withdraw
+from edgectl.fleet.rollout import Outcome, RolloutRequest, RolloutState
 
 
 @pytest.fixture
@@ -206,6 +209,156 @@ def test_older_word_of_ours_that_somebody_replays_is_written_over(world: World) 
     world.hears(T.desired("d0"), old)
     world.tick()
     assert world.wire.retained[T.desired("d0")] == newest
+
+
+# ---- what an operator takes back
+
+
+def test_release_cannot_be_rolled_back_while_another_rollout_is_at_work_in_its_slot(world: World) -> None:
+    world.born("d0")
+    first = world.rollout("1")
+    world.tick()
+    world.controller.change_rollout(first, "abort")
+    world.tick()
+    world.reports("d0", 1, 1, gen=2, state=State.CLEARED)
+    world.tick()
+    assert world.controller.rollout(first)[1].state is RolloutState.ABORTED
+    second = world.rollout("2")
+    with pytest.raises(RolloutError, match=f"rollout {second} of gate@2 is running in slot gate") as e:
+        world.controller.change_rollout(first, "rollback")
+    assert f"edgectl rollout abort {second}" in str(e.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("op", "hint"), [(None, "rollout abort"), ("pause", "rollout resume"), ("abort", "ends by itself, 3600 s")]
+)
+def test_busy_slot_says_what_to_do_about_it(world: World, op: str | None, hint: str) -> None:
+    world.born("d0")
+    first = world.rollout("1")
+    world.tick()
+    if op is not None:
+        world.controller.change_rollout(first, op)
+    with pytest.raises(RolloutError, match="is still") as e:
+        world.rollout("2")
+    assert hint in str(e.value.hint)
+
+
+def test_release_that_waits_for_a_signature_is_aborted_without_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, KeySet(1, 2, (new_key(tmp_path / "operator.pem"),)))
+    world.born("d0")
+    world.reports("d0", 1, 1, state=State.IDLE)
+    rollout = world.rollout("1")
+    world.tick()
+    world.tick()
+    assert world.controller.rollout(rollout)[1].note == "d0: waits for `edgectl rollout approve`"
+    world.controller.change_rollout(rollout, "abort")
+    world.tick()
+    progress = world.controller.rollout(rollout)[1]
+    assert (progress.state, progress.members["d0"].outcome) == (RolloutState.ABORTED, Outcome.RESTORED)
+    world.controller.inventory.close()
+
+
+# ---- releases that are withdrawn, and their blobs
+
+
+class Shelf:
+    """A controller with releases whose blobs are really there."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.folder, self.keys = world, folder, folder / "keys"
+
+    def upload(self, version: str, size: int = 3000, name: str = "b") -> Bundle:
+        bundle = Bundle(make_bundle(self.folder / f"{name}{version}", version=version, size=size))
+        for path in bundle.blobs.iterdir():
+            shutil.copy(path, self.world.controller.blobs.path(f"sha256:{path.name}"))
+        self.world.controller.blobs.path(bundle.digest).write_bytes(bundle.index_bytes)
+        return bundle
+
+    def publish(self, version: str) -> Bundle:
+        bundle = self.upload(version)
+        release, targets = sign_release(self.keys, bundle, None)
+        self.world.controller.add_release(release, bundle.digest, {"targets.json": targets}, "")
+        return bundle
+
+    def withdraw(self, version: str, *, stop: bool = False) -> None:
+        release = f"gate-detector@{version}"
+        current = self.world.controller.trust.files()["targets.json"]
+        self.world.controller.accept_trust({"targets.json": withdraw(self.keys, release, current)}, [release], stop_rollouts=stop)
+
+    def has(self, bundle: Bundle) -> set[bool]:
+        digests = {bundle.digest, *(f"sha256:{p.name}" for p in bundle.blobs.iterdir())}
+        return {self.world.controller.blobs.has(d) for d in digests}
+
+
+@pytest.fixture
+def shelf(world: World, tmp_path: Path) -> Shelf:
+    return Shelf(world, tmp_path)
+
+
+def test_blobs_of_a_release_that_is_withdrawn_go_but_for_those_that_another_has_too(world: World, shelf: Shelf) -> None:
+    first, second = shelf.publish("1.0.0"), shelf.publish("2.0.0")
+    own = {p.name for p in first.blobs.iterdir()} - {p.name for p in second.blobs.iterdir()}
+    world.tick()
+    shelf.withdraw("1.0.0")
+    assert shelf.has(second) == {True}
+    assert not any(world.controller.blobs.has(f"sha256:{name}") for name in own | {hex_of(first.digest)})
+    world.tick()
+    assert world.wire.retained[T.manifest(first.digest, 0)] == b"", "the broker need not keep its chunk list either"
+
+
+def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand_and_its_rollout_aborted(world: World, shelf: Shelf) -> None:
+    world.born("d0")
+    bundle = shelf.publish("1.0.0")
+    spec = world.controller.start_rollout(RolloutRequest(release="gate-detector@1.0.0", slot="gate"))
+    world.tick()
+    with pytest.raises(RolloutError, match=f"not withdrawn: rollout {spec.id} of it is running") as e:
+        shelf.withdraw("1.0.0")
+    assert "--yes" in str(e.value.hint)
+    assert [*world.controller.inventory.releases()] == ["gate-detector@1.0.0"]
+    assert shelf.has(bundle) == {True}
+    shelf.withdraw("1.0.0", stop=True)  # the file that was signed then is handed over now
+    progress = world.controller.rollout(spec.id)[1]
+    assert (progress.state, progress.reason) == (RolloutState.ROLLING_BACK, "gate-detector@1.0.0 was withdrawn")
+    assert progress.ending is RolloutState.ABORTED
+    assert shelf.has(bundle) == {False}
+    world.tick()
+    wish = world.told("d0")
+    assert wish is not None
+    assert "gate" in wish.clear
+
+
+def test_blobs_of_a_release_that_is_being_published_stay(world: World, shelf: Shelf) -> None:
+    first = shelf.publish("1.0.0")
+    coming = shelf.upload("2.0.0")
+    again = {f"sha256:{p.name}" for p in coming.blobs.iterdir()}
+    shared = again & {f"sha256:{p.name}" for p in first.blobs.iterdir()}
+    assert all(world.controller.blobs.expects(d) for d in again), "a publisher asks what is here, and sends only the rest"
+    shelf.withdraw("1.0.0")
+    assert shelf.has(coming) == {True}, "what is young may be on its way"
+    assert all(world.controller.blobs.has(d) for d in shared)
+
+
+def test_what_was_uploaded_and_never_named_goes_after_a_day(world: World, shelf: Shelf) -> None:
+    named, abandoned = shelf.publish("1.0.0"), shelf.upload("9.0.0", name="x")
+    only = [p.name for p in abandoned.blobs.iterdir() if p.name not in {q.name for q in named.blobs.iterdir()}]
+    world.tick()
+    assert shelf.has(abandoned) == {True}
+    old = time.time() - 2 * 86400
+    for path in world.controller.blobs.folder.iterdir():
+        os.utime(path, (old, old))
+    world.now += 86400
+    world.tick()
+    assert shelf.has(named) == {True}
+    assert not any(world.controller.blobs.has(f"sha256:{name}") for name in only)
+
+
+def test_nothing_is_removed_while_some_release_is_not_whole(world: World, shelf: Shelf) -> None:
+    first, second = shelf.publish("1.0.0"), shelf.publish("2.0.0")
+    world.controller.blobs.path(second.digest).unlink()
+    shelf.withdraw("1.0.0")
+    assert shelf.has(first) == {True}, "nobody can say what the other one needs"
 
 
 # ---- threads

@@ -160,3 +160,19 @@ def test_without_a_connection_nothing_is_tried(bench: Bench) -> None:
     steps: list[int] = []
     bench.publisher.publish(lambda: steps.append(1))
     assert len(bench.wire.retained) == len(steps) == 4
+
+
+def test_what_the_broker_is_to_forget_is_emptied_before_anything_is_offered_again(bench: Bench) -> None:
+    digest = f"sha256:{'a' * 64}"
+    topics: list[str] = []
+    bench.wire.on_publish = topics.append
+    bench.publisher.forget([T.manifest(digest, 0), T.manifest(digest, 1)])
+    bench.publisher.offer([digest])
+    bench.wire.takes = 1
+    with pytest.raises(LinkError):
+        bench.publisher.publish()
+    bench.wire.takes = 100
+    bench.publisher.publish()
+    assert sorted(set(topics[:-1])) == [T.manifest(digest, 0), T.manifest(digest, 1)]
+    assert bench.offered == [digest]
+    assert topics[-1] == T.manifest(digest, 0), "the pages come last, and stay"

@@ -15,7 +15,7 @@ from edgectl.agent.fetch import Cancelled
 from edgectl.agent.outcomes import Leave, failure, named
 from edgectl.agent.pipeline import Interrupted
 from edgectl.agent.probation import judge, judge_shadow
-from edgectl.agent.records import Installed, ways_back
+from edgectl.agent.records import Installed, Slot, ways_back
 from edgectl.agent.shared_plan import take_shared_plan
 from edgectl.agent.slotthread import CLOCK_SET_S, SlotThread
 from edgectl.agent.trust import StaleTrust
@@ -23,7 +23,7 @@ from edgectl.core.errors import EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State
 from edgectl.core.windows import is_open, opens_at
-from edgectl.core.wire import Failure
+from edgectl.core.wire import DesiredSlot, Failure
 
 __all__ = ["SlotDeployer"]
 
@@ -51,16 +51,17 @@ class SlotDeployer(SlotThread):
             State.ACTIVATING: self._activating,
             State.PROBATION: self._probation,
             State.ROLLING_BACK: self._rolling_back,
+            State.CLEARING: self._clearing,
         }
         return acts[state]()
 
     def _notified(self) -> Event:
         d = self._deployment()
-        if code := self._c.journal.bad(d.desired.digest, d.desired.attempt):
-            raise TrustError(f"this device gave {d.desired.release} up before: {code}", hint="raise the attempt to try again")
+        if code := self._c.journal.bad(d.brings.digest, d.brings.attempt):
+            raise TrustError(f"this device gave {d.brings.release} up before: {code}", hint="raise the attempt to try again")
         while True:
             try:
-                self._c.trust.check(d.desired.release, d.desired.digest)
+                self._c.trust.check(d.brings.release, d.brings.digest)
                 return Event.TRUSTED
             except (StaleTrust, StorageError) as e:  # a disk that takes nothing now is no reason to give a release up
                 self._note = failure(e, retryable=True)
@@ -80,7 +81,7 @@ class SlotDeployer(SlotThread):
             obstacle = self._obstacle() if d.installed is not None else None
             if obstacle is None:
                 try:
-                    self._c.trust.check(d.desired.release, d.desired.digest)
+                    self._c.trust.check(d.brings.release, d.brings.digest)
                     return Event.TRUSTED
                 except StaleTrust as e:
                     obstacle, note = "waiting for valid metadata", failure(e, retryable=True)
@@ -99,7 +100,8 @@ class SlotDeployer(SlotThread):
         lease = self._c.leases.holder()
         if lease is not None:
             return f"{lease.owner} says not now: {lease.reason or 'no reason given'}"
-        windows = self._deployment().desired.policy.windows
+        desired = self._deployment().desired
+        windows = desired.policy.windows if isinstance(desired, DesiredSlot) else ()
         if not windows:
             return None
         if self._c.wall() < CLOCK_SET_S:
@@ -110,7 +112,7 @@ class SlotDeployer(SlotThread):
     def _fetching(self) -> Event:
         d = self._deployment()
         try:
-            index = self._c.trust.check(d.desired.release, d.desired.digest)
+            index = self._c.trust.check(d.brings.release, d.brings.digest)
         except (StaleTrust, StorageError) as e:
             raise Leave(Event.STALE, failure(e).code, e.message, retryable=True) from e
         except TrustError as e:
@@ -119,7 +121,7 @@ class SlotDeployer(SlotThread):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
         try:
-            fetched = self._c.fetcher.fetch(d.desired.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
+            fetched = self._c.fetcher.fetch(d.brings.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
             self._c.journal.save(d)
@@ -151,7 +153,7 @@ class SlotDeployer(SlotThread):
         """Metadata may have changed since the release was fetched, weeks ago: one that was withdrawn is refused, expired ones wait."""
         d = self._deployment()
         try:
-            self._c.trust.check(d.desired.release, d.desired.digest)
+            self._c.trust.check(d.brings.release, d.brings.digest)
         except StaleTrust:
             return Event.NOT_NOW
         except TrustError as e:
@@ -163,7 +165,7 @@ class SlotDeployer(SlotThread):
         assert d.installed is not None
         self._show("hashing")
         self._c.store.verify_variant(d.installed.manifest)  # it may have lain here for weeks
-        note = self._shared_plan(d.installed) if d.desired.policy.shared_plans and d.tries <= 1 else None
+        note = self._shared_plan(d.installed) if d.brings.policy.shared_plans and d.tries <= 1 else None
         self._show("warming up", note=note)
         report = self._c.warm_up(
             self._c.store.blobs,
@@ -176,11 +178,11 @@ class SlotDeployer(SlotThread):
         if not report.ok:
             kind = StorageError if report.code == "storage" else EngineError
             raise kind(report.error or "the engine failed its warm-up")
-        limit = d.desired.policy.max_latency_ms
+        limit = d.brings.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
         active = self._c.journal.slot(self.slot).active
-        compared = d.desired.policy.shadow is not None and active is not None and not self._c.pipelines.idle(self.slot)
+        compared = d.brings.policy.shadow is not None and active is not None and not self._c.pipelines.idle(self.slot)
         return Event.OBSERVE if compared else Event.WARM
 
     def _shared_plan(self, installed: Installed) -> Failure | None:
@@ -196,7 +198,7 @@ class SlotDeployer(SlotThread):
 
     def _shadow(self) -> Event:
         d = self._deployment()
-        gate = d.desired.policy.shadow
+        gate = d.brings.policy.shadow
         assert d.installed is not None
         if gate is None:
             return Event.AGREES  # the same wish came again and does not ask for it any more
@@ -245,7 +247,7 @@ class SlotDeployer(SlotThread):
 
     def _baseline(self, active: Installed) -> Histogram:
         """The latency of the engine before, on this device. Right after a start it has to be measured first, but not for ever."""
-        policy = self._deployment().desired.policy
+        policy = self._deployment().brings.policy
         while True:
             latency = self._c.live.of(self.slot, active.bundle).latency
             enough = latency.n >= MIN_SAMPLES[policy.percentile]
@@ -262,7 +264,7 @@ class SlotDeployer(SlotThread):
         self._c.live.start_over(self.slot, d.installed.bundle)
         baseline = Histogram.of(d.baseline) if d.baseline else None
         while True:
-            self._guard(State.PROBATION, 4 * self._deployment().desired.policy.probation_s)
+            self._guard(State.PROBATION, 4 * self._deployment().brings.policy.probation_s)
             if self._crashed:
                 self._crashed = False
                 self._fail(Failure(code="crash_loop", detail="the new engine did not survive"))
@@ -272,7 +274,7 @@ class SlotDeployer(SlotThread):
                 self._fail(Failure(code="operator", detail="rolled back by command"))
                 return Event.UNHEALTHY
             elapsed = self._c.clock() - self._entered
-            policy = self._deployment().desired.policy
+            policy = self._deployment().brings.policy
             if elapsed >= policy.probation_s and self._c.pipelines.idle(self.slot):
                 return self._commit("no pipeline can use it yet")
             verdict = judge(policy, self._c.live.of(self.slot, d.installed.bundle), baseline, elapsed)
@@ -309,3 +311,17 @@ class SlotDeployer(SlotThread):
             self._way_back.serve(slot.active)
             raise EngineError(f"{e.message}; {named(slot.active)}") from e
         return Event.RESTORED
+
+    def _clearing(self) -> Event:
+        """Nothing is left in the slot, the engines to go back to included: the record first, then whoever runs what it named."""
+        if self._c.journal.slot(self.slot).active is not None:
+            while obstacle := self._obstacle():
+                self._show(obstacle)
+                self._guard(State.CLEARING)
+                self._pause(0.5)
+            self._guard(State.CLEARING)
+        self._c.journal.save_slot(self.slot, Slot(), self._deployment())
+        self._show("stopping")
+        self._way_back.serve(None)
+        self._crashed = False  # that was the engine that is gone
+        return Event.EMPTIED

@@ -54,6 +54,9 @@ class Event(str, Enum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     CRASH_LOOP = "crash_loop"
+    CLEAR = "clear"
+    """A newer ``desired`` wants the slot to be empty."""
+    EMPTIED = "emptied"
     DAMAGED = "damaged"
     """At the start of the agent, bytes of an engine are not what was signed."""
     RESTORED = "restored"
@@ -71,8 +74,8 @@ class Event(str, Enum):
 
 _S, _E = State, Event
 
-BEFORE_ACTIVATION = (_S.NOTIFIED, _S.DEFERRED, _S.FETCHING, _S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW)
-"""Here nothing that serves has been touched: a deployment can simply be dropped."""
+BEFORE_ACTIVATION = (_S.NOTIFIED, _S.DEFERRED, _S.FETCHING, _S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW, _S.CLEARING)
+"""Here nothing that serves has been touched: a deployment can simply be dropped. (CLEARING until its record is written, and then it is seen through.)"""
 
 _ENDS = tuple(state for state in State if state in TERMINAL)
 
@@ -144,6 +147,9 @@ TABLE: dict[tuple[State, Event], State] = {
     **{(state, _E.DAMAGED): _S.DEGRADED for state in _ENDS},
     # The wish for it still stands and no release is to blame: deploy it once more.
     (_S.COMMITTED, _E.DAMAGED): _S.NOTIFIED,
+    # A slot that is to be empty: nothing has to be fetched or proved, only whoever says "not now" is heard.
+    **{(state, _E.CLEAR): _S.CLEARING for state in (_S.IDLE, *_ENDS)},
+    (_S.CLEARING, _E.EMPTIED): _S.CLEARED,
     # The end of one deployment is the start of the next; what serves already needs none.
     **{(state, _E.DESIRED): _S.NOTIFIED for state in _ENDS},
     **{(state, _E.ALREADY): _S.COMMITTED for state in (_S.IDLE, *_ENDS)},
@@ -159,6 +165,7 @@ RESUME: dict[State, State] = {
     State.SHADOW: State.SHADOW,  # from its first frame, at most TRIES times: what the warm-up proved and cached outlives a power cut
     State.ACTIVATING: State.ACTIVATING,  # the slot record says which engine serves: old or new, never a mix
     State.PROBATION: State.PROBATION,  # at most TRIES times
+    State.CLEARING: State.CLEARING,  # the slot record says whether it is empty by now
     **{end: end for end in _ENDS},
     State.IDLE: State.IDLE,
 }
@@ -178,6 +185,7 @@ DEADLINE_S: dict[State, float] = {
     State.ACTIVATING: 120.0,
     State.PROBATION: 300.0,  # besides four times the probation time of the policy
     State.ROLLING_BACK: 120.0,
+    State.CLEARING: 30 * 86400.0,  # `hold`, a freeze and leases keep it here, as in STAGED
 }
 """Seconds (monotonic, counted anew after a restart) after which a state ends with TIMEOUT."""
 

@@ -173,11 +173,16 @@ class Inbox:
             self._refusal.mended = True
         self._reporter.storage_works()
         self.gen = desired.gen
-        for slot in self._deployers.keys() - desired.slots.keys():
+        for slot in self._deployers.keys() - desired.slots.keys() - desired.clear.keys():
             self._deployers[slot].want_nothing(desired.gen)
+        for slot in self._deployers.keys() & desired.clear.keys():
+            self._deployers[slot].want(desired.gen, desired.clear[slot], desired.hold)
         for slot in self._deployers.keys() & desired.slots.keys():
             self._deployers[slot].want(desired.gen, desired.slots[slot], desired.hold)
-        self.without_slot = {
+        empty = {
+            slot: ReportedSlot(state=State.CLEARED, gen=desired.gen) for slot in desired.clear.keys() - self._deployers.keys()
+        }
+        self.without_slot = empty | {
             slot: ReportedSlot(
                 state=State.REJECTED,
                 gen=desired.gen,

@@ -12,6 +12,7 @@ be written the mirror is read into memory, so that what serves goes on serving, 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -29,7 +30,7 @@ from edgectl.core.errors import StorageError
 from edgectl.core.files import fsync_dir, storage
 from edgectl.core.histogram import HistogramData
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Failure
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
 
 __all__ = ["Deployment", "Installed", "Journal", "Slot", "check_file"]
 
@@ -51,6 +52,7 @@ _MIRRORED = ("epoch", "frozen", "floor:")
 """Counters (or their prefixes) that the mirror keeps, too."""
 _AUDITED = 200  # entries kept
 _OVER = frozenset(state.value for state in TERMINAL)
+_NO_DIGEST = "sha256:" + "0" * 64
 
 Statement = tuple[str, tuple[object, ...]]
 _NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
@@ -415,8 +417,20 @@ def _is_of_the_disk(e: sqlite3.Error, path: Path) -> bool:
 def _saved(d: Deployment) -> Statement:
     texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
     ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
-    values = (d.slot, d.gen, d.state.value, d.desired.encode().decode(), *texts, d.tries, *ends)
+    values = (d.slot, d.gen, d.state.value, _wish_text(d.desired), *texts, d.tries, *ends)
     return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _wish_text(wish: DesiredSlot | ClearSlot) -> str:
+    """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a release that nobody has."""
+    if isinstance(wish, ClearSlot):
+        return json.dumps({"number": wish.number, "release": "", "digest": _NO_DIGEST})
+    return wish.encode().decode()
+
+
+def _wish(text: str) -> DesiredSlot | ClearSlot:
+    kind = ClearSlot if "number" in json.loads(text) else DesiredSlot
+    return kind.model_validate_json(text)
 
 
 def _slot_saved(slot: str, value: Slot) -> Statement:
@@ -436,7 +450,7 @@ def _deployment(
         slot=slot,
         gen=gen,
         state=at,
-        desired=DesiredSlot.model_validate_json(desired),
+        desired=_wish(desired),
         installed=Installed.model_validate_json(installed) if installed else None,
         fallback=Installed.model_validate_json(fallback) if fallback else None,
         tries=tries,

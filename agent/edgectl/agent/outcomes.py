@@ -61,5 +61,6 @@ EVENT_OF: dict[State, Callable[[EdgectlError], Event]] = {
     State.ACTIVATING: lambda _: Event.NOT_ACTIVATED,
     State.PROBATION: lambda _: Event.UNHEALTHY,
     State.ROLLING_BACK: lambda _: Event.NOT_RESTORED,
+    State.CLEARING: lambda _: Event.TIMEOUT,
 }
 """What an error means in a state."""

@@ -8,7 +8,7 @@ from edgectl.core.bundle import Role
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Message
 from edgectl.core.states import State
-from edgectl.core.wire import DesiredSlot, Failure
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
 
 __all__ = ["Deployment", "Installed", "Slot", "ways_back"]
 
@@ -34,12 +34,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One release on its way into one slot."""
+    """One release on its way into one slot, or the slot on its way to be empty."""
 
     slot: str
     gen: int
     state: State
-    desired: DesiredSlot
+    desired: DesiredSlot | ClearSlot
     installed: Installed | None = None
     """Known once the index was read."""
     fallback: Installed | None = None
@@ -49,6 +49,12 @@ class Deployment:
     error: Failure | None = None
     baseline: HistogramData | None = None
     """Live engine latency of the engine before, on this device."""
+
+    @property
+    def brings(self) -> DesiredSlot:
+        """What is wanted in the slot; not to be asked of a deployment that clears it."""
+        assert isinstance(self.desired, DesiredSlot)
+        return self.desired
 
     def at(self, state: State, error: Failure | None = None) -> Deployment:
         return replace(self, state=state, tries=0, error=error)

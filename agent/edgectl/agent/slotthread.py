@@ -20,7 +20,7 @@ from edgectl.agent.wayback import WayBack
 from edgectl.core.bundle import Descriptor, Role
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Failure, ReportedSlot
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.cache import forget_others
 
 __all__ = ["CLOCK_SET_S", "SlotThread"]
@@ -42,7 +42,7 @@ class SlotThread(ABC):
         self._c = context
         self._wake = threading.Condition()
         self._stopping = False
-        self._wish: tuple[int, DesiredSlot, bool] | None = None  # gen, what, hold
+        self._wish: tuple[int, DesiredSlot | ClearSlot, bool] | None = None  # gen, what, hold
         self._unwanted = -1  # the generation that did not speak of this slot any more
         self._crashed = False
         self._order: str | None = None  # an operator's command: hold, release, rollback
@@ -66,8 +66,8 @@ class SlotThread(ABC):
 
     # ---- from other threads
 
-    def want(self, gen: int, desired: DesiredSlot, hold: bool) -> None:
-        """A ``desired`` document; older generations are ignored."""
+    def want(self, gen: int, desired: DesiredSlot | ClearSlot, hold: bool) -> None:
+        """What a ``desired`` document wants in this slot, or that it be empty; older generations are ignored."""
         with self._wake:
             if gen >= max(self._unwanted, self._wish[0] if self._wish else 0):
                 self._wish, self._unwanted = (gen, desired, hold), -1
@@ -123,11 +123,12 @@ class SlotThread(ABC):
         with self._view:
             d, stage, pct, note = self._d, self._stage, self._pct, self._note
         slot = self._c.journal.slot(self.slot)
+        brings = d.desired if d is not None and isinstance(d.desired, DesiredSlot) else None
         return ReportedSlot(
             state=d.state if d else State.IDLE,
             gen=d.gen if d else 0,
-            release=d.desired.release if d else None,
-            digest=d.desired.digest if d else None,
+            release=brings.release if brings else None,
+            digest=brings.digest if brings else None,
             stage=stage,
             pct=pct,
             active=slot.active.bundle if slot.active else None,
@@ -179,11 +180,14 @@ class SlotThread(ABC):
         elif wish is not None and self._news():
             self._begin(*wish)
 
-    def _begin(self, gen: int, desired: DesiredSlot, _hold: bool) -> None:
+    def _begin(self, gen: int, desired: DesiredSlot | ClearSlot, _hold: bool) -> None:
         before = self._d.state if self._d else State.IDLE
-        active = self._c.journal.slot(self.slot).active
-        same = active is not None and active.bundle == desired.digest and active.role == self._role
-        event = Event.ALREADY if same else Event.DESIRED
+        if isinstance(desired, ClearSlot):
+            event = Event.CLEAR
+        else:
+            active = self._c.journal.slot(self.slot).active
+            same = active is not None and active.bundle == desired.digest and active.role == self._role
+            event = Event.ALREADY if same else Event.DESIRED
         self._note = None
         self._forced = False
         self._order = None
@@ -205,9 +209,11 @@ class SlotThread(ABC):
             return False
         if gen > d.gen and d.state is State.CANCELED and d.error is not None and d.error.code == _UNWANTED:
             return True  # it is wanted again
+        active = self._c.journal.slot(self.slot).active
+        if isinstance(desired, ClearSlot) or isinstance(d.desired, ClearSlot):
+            return desired != d.desired or (d.state is State.CLEARED and active is not None)
         if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
             return True
-        active = self._c.journal.slot(self.slot).active
         ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
         return ours and active is not None and active.role != self._role
 
@@ -278,7 +284,7 @@ class SlotThread(ABC):
             error = d.error  # the first cause, kept through the way back
         given_up = state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD or event is Event.DISAGREES
         if given_up and (error is None or not error.retryable):
-            self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code if error else event.value)
+            self._c.journal.mark_bad(d.brings.digest, d.brings.attempt, error.code if error else event.value)
         self._note = None
         self._save(d.at(state, error), self._after)
         self._working = self._came = None
@@ -294,6 +300,8 @@ class SlotThread(ABC):
         """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""
         d = self._d
         slot = self._c.journal.slot(self.slot)
+        if slot.active is None:
+            return  # emptied meanwhile: nothing is to be kept alive
         if not self._way_back.exists(slot):
             self._note = more(error, "there is no other engine; it is started again and again")
             self._c.changed()
@@ -301,8 +309,8 @@ class SlotThread(ABC):
         if d is None or d.state not in TERMINAL:  # a deployment on its way: what serves meanwhile is not its business
             slot = self._way_back.save(slot)
         else:
-            if d.installed == slot.active and not error.retryable:
-                self._c.journal.mark_bad(d.desired.digest, d.desired.attempt, error.code)
+            if isinstance(d.desired, DesiredSlot) and d.installed == slot.active and not error.retryable:
+                self._c.journal.mark_bad(d.brings.digest, d.brings.attempt, error.code)
             after = d.at(step(d.state, Event.CRASH_LOOP), more(error, "another one serves"))
             slot = self._way_back.save(slot, after)
             with self._view:
@@ -365,7 +373,8 @@ class SlotThread(ABC):
 
     def _expired(self, state: State) -> bool:
         """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
-        until_s = self._deployment().desired.expires_s
+        desired = self._deployment().desired
+        until_s = desired.expires_s if isinstance(desired, DesiredSlot) else None
         now_s = self._c.wall()
         return state in BEFORE_ACTIVATION and until_s is not None and now_s >= CLOCK_SET_S and now_s > until_s
 

@@ -99,7 +99,9 @@ def status(
         lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
         lines += [printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}") for s in slots if s["state"] in _BAD]
         lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
-        lines += [f"rollout {r['id']} of {r['release']} is {r['state']}: {outcomes(r)}" for r in rollouts]
+        for r in rollouts:
+            why = f" ({r['note']})" if r.get("note") else ""
+            lines.append(f"rollout {r['id']} of {r['release']} is {r['state']}: {outcomes(r)}{why}")
         if waiting:
             lines.append(f"{len(waiting)} devices wait for an operator's signature: edgectl rollout approve")
         lines += [f"{r['role']} metadata: edgectl keys renew {r['role']}" for r in due]

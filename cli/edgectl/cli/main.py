@@ -26,7 +26,7 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 
 _COMMANDS = (
     "build", "bench", "finalise", "run", "doctor", "bundle", "profiles", "models", "keys", "broker", "device", "agent", "controller",
-    "release", "rollout", "fleet", "store", "demo",
+    "release", "rollout", "slot", "fleet", "store", "demo",
 )  # fmt: skip
 """In the order of the help. The file of that name has a group ``app``, or one command of the file's name."""
 _LAST_FILE = {"device": "device_commands"}

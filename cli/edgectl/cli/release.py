@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.table import Table
 from edgectl.cli import _controller
 from edgectl.cli._keys import KEYS, Keys, More, key_ring
 from edgectl.cli._output import Json, Output, table
+from edgectl.core.errors import RolloutError
 
 app = typer.Typer(name="release", help="Bundles under a name and version, signed.", no_args_is_help=True)
 
@@ -56,20 +58,44 @@ def withdraw(
     release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
     keys: Keys = KEYS,
     delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Also where rollouts need it: they are aborted.")] = False,
     key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again."""
+    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again.
+
+    Where a rollout needs it, you are asked first.
+    """
     out = Output(json)
     from edgectl.fleet.releases import withdraw as sign_without
 
     name = f"{delegation or 'targets'}.json"
     with _controller.client(url, token_file) as fleet:
+        stop = yes or _may_stop(fleet.rollouts(), release)
         data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, ring=key_ring(key))
-        fleet.accept_trust({name: data}, withdraw=[release])
+        fleet.accept_trust({name: data}, withdraw=[release], stop_rollouts=stop)
     out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
+
+
+def _may_stop(rollouts: list[dict[str, Any]], release: str) -> bool:
+    """Ask before anything is signed; False: no rollout needs it now. Raises :class:`RolloutError` where nobody can be asked, or says no."""
+    from edgectl.fleet.rollout import Progress, RolloutSpec
+    from edgectl.fleet.takeback import needs
+
+    needed = [needs(RolloutSpec.model_validate(r), Progress.model_validate(r), release) for r in rollouts]
+    why = "; ".join(filter(None, needed))
+    if not why:
+        return False
+    if sys.stdin.isatty():
+        with Output.paused():
+            if typer.confirm(f"{why}. Withdraw {release} and stop it?", err=True):
+                return True
+    raise RolloutError(
+        f"{release} is not withdrawn: {why}",
+        hint=f"`edgectl release withdraw {release} --yes` withdraws it and stops what is under way",
+    )
 
 
 @app.command("share-plan")

@@ -56,6 +56,12 @@ def start(
             "--shared-plans", help="TensorRT: take a plan that `edgectl release share-plan` signed for just this device."
         ),
     ] = False,
+    deadline: Annotated[float, typer.Option(min=1, help="Hours that a device which is there may take.")] = 24.0,
+    idle: Annotated[
+        float,
+        typer.Option(min=0.01, help="Hours to wait with nobody there who could show that the release works; then it stops."),
+    ] = 24.0,
+    back: Annotated[float, typer.Option(min=0.01, help="Minutes to wait for devices to go back, where it is taken back.")] = 60.0,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -85,6 +91,9 @@ def start(
             soak_s=soak,
             max_latency_ratio=max(_MEDIAN_RATIO, max_latency_ratio),
             retries=retries,
+            deadline_s=deadline * 3600,
+            idle_s=idle * 3600,
+            back_s=back * 60,
         )
         if not _meant(fleet.devices(), slot, labels, device or []):
             out.say(
@@ -98,9 +107,9 @@ def start(
                     rollout = fleet.rollout(rollout["id"])
                     done = Counter(m["outcome"] for m in rollout["members"].values())
                     total = max(1, len(rollout["members"]))
-                    update(
-                        f"{rollout['state']}: {', '.join(f'{n} {o}' for o, n in sorted(done.items()))}", done["committed"] / total
-                    )
+                    what = ", ".join(f"{n} {o}" for o, n in sorted(done.items()))
+                    note = f" ({rollout['note']})" if rollout.get("note") else ""
+                    update(f"{rollout['state']}: {what}{note}", done["committed"] / total)
     following = f"next: edgectl rollout status {rollout['id']}"
     out.result(rollout, lambda: _shown([rollout]) if wait else Group(_shown([rollout]), following))
     if wait and rollout["state"] != "done":
@@ -156,6 +165,37 @@ def abort(
     _change(rollout, "abort", url, token_file, Output(json))
 
 
+@app.command("rollback")
+def rollback(
+    rollout: Id,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Take a release back, also after its rollout was done, stopped or aborted; devices get back what they had before it."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        changed = fleet.change_rollout(rollout, "rollback")
+    if changed["state"] != "rolling_back":
+        out.say(f"no device has {changed['release']} by this rollout any more: there is nothing to take back")
+    out.result(changed, lambda: _shown([changed]))
+
+
+@app.command("skip")
+def skip(
+    rollout: Id,
+    device: Annotated[str, typer.Argument(help="The device to go on without.")],
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Go on without a device, e.g. one that is away; it keeps, or gets back, what it had."""
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        changed = fleet.skip_device(rollout, device)
+    out.result(changed, lambda: _shown([changed]))
+
+
 @app.command("approve")
 def approve(
     key: Annotated[
@@ -206,7 +246,8 @@ def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> No
 def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
     t = table("id", "release", "slot", "state", "wave", "devices", "reason")
     for r in rollouts:
-        t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), outcomes(r), r.get("reason") or "")
+        why = "; ".join(filter(None, (r.get("reason"), r.get("note"))))
+        t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), outcomes(r), why)
     if len(rollouts) != 1 or not rollouts[0]["members"]:
         return t
     members = table("device", "wave", "outcome", "detail")

@@ -29,9 +29,13 @@ class State(str, Enum):
     FAILED = "failed"
     CANCELED = "canceled"
     EXPIRED = "expired"
+    CLEARING = "clearing"
+    CLEARED = "cleared"
+    """The slot is empty, as it was wanted."""
 
 
 TERMINAL = frozenset({
     State.COMMITTED, State.ROLLED_BACK, State.DEGRADED, State.REJECTED, State.FAILED, State.CANCELED, State.EXPIRED,
+    State.CLEARED,
 })  # fmt: skip
-"""Where a deployment has come to its end; only COMMITTED is success."""
+"""Where a deployment has come to its end; only COMMITTED is success of a release."""

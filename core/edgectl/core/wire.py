@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
@@ -18,7 +18,7 @@ from edgectl.core.uri import redact_text
 from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
-    "ENGINE_STAGE", "MAX_COMMAND_S", "MAX_GEN", "MAX_MESSAGE_BYTES", "READ_ONLY", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure",
+    "ENGINE_STAGE", "MAX_COMMAND_S", "MAX_GEN", "MAX_MESSAGE_BYTES", "READ_ONLY", "ClearSlot", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure",
     "Frames", "Op", "Policy", "Reply", "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
 ]  # fmt: skip
 
@@ -178,6 +178,13 @@ class DesiredSlot(Message):
     """Unix time after which a device that has not begun to activate it need not any more."""
 
 
+class ClearSlot(Message):
+    """A slot is to be empty: nothing in it runs, or is kept to go back to. Also one that a release never reached."""
+
+    number: int = Field(ge=1, le=MAX_GEN)
+    """Raised to ask once more where the device gave the last one up."""
+
+
 class Desired(Message):
     """What the fleet wants of a device. Retained; the highest ``gen`` wins.
 
@@ -189,8 +196,16 @@ class Desired(Message):
     device: Name | None = None
     """Whom it is for; set in signed documents."""
     slots: dict[Name, DesiredSlot] = Field(default={}, max_length=64)
+    clear: dict[Name, ClearSlot] = Field(default={}, max_length=64)
+    """Slots that are to be empty. One that is neither here nor among ``slots`` keeps what it has."""
     hold: bool = False
     """True: fetch and stage, but do not activate."""
+
+    @model_validator(mode="after")
+    def _one_wish_a_slot(self) -> Desired:
+        if both := self.slots.keys() & self.clear.keys():
+            raise ValueError(f"slot {min(both)} is to have a release and to be empty")
+        return self
 
 
 class ReportedSlot(Message):

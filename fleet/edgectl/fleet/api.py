@@ -25,6 +25,7 @@ from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageEr
 from edgectl.core.files import check_digest, check_name
 from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
+from edgectl.fleet.clearing import ClearRequest
 from edgectl.fleet.commands import CommandRequest
 from edgectl.fleet.controller import Controller
 from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
@@ -50,6 +51,8 @@ class TrustRequest(Message):
     files: dict[str, str] = Field(max_length=512)
     """Newer roots, targets and delegations, by file name."""
     withdraw: tuple[str, ...] = ()
+    stop_rollouts: bool = False
+    """Withdraw them although rollouts are under way that need them: these are aborted."""
 
 
 class ApproveRequest(Message):
@@ -94,7 +97,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def has_blob(request: Request) -> Response:
         digest = check_digest(request.path_params["digest"])
-        return Response(status_code=200 if controller.blobs.has(digest) else 404)
+        return Response(status_code=200 if controller.blobs.expects(digest) else 404)
 
     async def put_blob(request: Request) -> Response:
         digest = check_digest(request.path_params["digest"])
@@ -108,7 +111,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def accept_trust(request: Request) -> Response:
         r = TrustRequest.model_validate_json(await _body(request))
-        await run_in_threadpool(controller.accept_trust, _bytes(r.files), r.withdraw)
+        await run_in_threadpool(controller.accept_trust, _bytes(r.files), r.withdraw, stop_rollouts=r.stop_rollouts)
         return JSONResponse(_trust(controller), status_code=201)
 
     async def approve(request: Request) -> Response:
@@ -122,10 +125,20 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def change_rollout(request: Request) -> Response:
         rollout, op = request.path_params["id"], request.path_params["op"]
-        if op not in ("pause", "resume", "abort"):
-            raise UsageError(f"a rollout can be paused, resumed or aborted, not {op!r}")
+        if op not in ("pause", "resume", "abort", "rollback"):
+            raise UsageError(f"a rollout can be paused, resumed, aborted or rolled back, not {op!r}")
         await run_in_threadpool(controller.change_rollout, rollout, op)
         return JSONResponse(_rollout(*controller.rollout(rollout)))
+
+    async def skip_device(request: Request) -> Response:
+        rollout, device = request.path_params["id"], check_name(request.path_params["name"])
+        await run_in_threadpool(controller.skip_device, rollout, device)
+        return JSONResponse(_rollout(*controller.rollout(rollout)))
+
+    async def clear_slot(request: Request) -> Response:
+        slot = check_name(request.path_params["slot"])
+        r = ClearRequest.model_validate_json(await _body(request))
+        return JSONResponse([dataclasses.asdict(c) for c in await run_in_threadpool(controller.clear_slot, slot, r)])
 
     async def enroll(request: Request) -> Response:
         name = check_name(EnrollRequest.model_validate_json(await _body(request)).name)
@@ -154,6 +167,8 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
             Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
+            Route("/v1/rollouts/{id}/devices/{name}/skip", guarded(skip_device), methods=["POST"]),
+            Route("/v1/slots/{slot}/clear", guarded(clear_slot), methods=["POST"]),
             Route("/v1/trust", get(lambda _: _trust(controller))),
             Route("/v1/trust", guarded(accept_trust), methods=["POST"]),
             Route("/v1/waiting", get(lambda _: {d: p.decode() for d, p in controller.waiting().items()})),

@@ -19,8 +19,10 @@ from edgectl.core.wire import MAX_MESSAGE_BYTES, Desired, DesiredSlot, ShadowGat
 from edgectl.fleet.keyfolder import keys_of
 from edgectl.fleet.signing import follow
 
-__all__ = ["Consequence", "check_known", "consequences", "director_in", "missing_from"]
+__all__ = ["CLEARED", "Consequence", "check_known", "consequences", "director_in", "missing_from"]
 
+CLEARED = "the slot is cleared"
+"""The term of a slot that is to be empty."""
 _UNKNOWN = "(unknown to this edgectl)"
 
 
@@ -34,6 +36,7 @@ class Consequence:
     slot: str
     """Empty: the document names no slot; only its other terms count."""
     release: str
+    """Empty: the slot is cleared (``terms`` say so), or no slot is named."""
     digest: str
     replaces: str
     """The release that runs there now, as the controller tells; ``nothing``, ``the same`` or ``unknown``."""
@@ -50,12 +53,11 @@ def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None
     desired = parse_object(Desired, signed, what=f"the document for {device}", error=TrustError)
     if desired.device != device or desired.fleet is None:
         raise TrustError(f"the document that waits for {device} is for {desired.device}", hint="do not trust this controller")
-    whole = tuple(_terms({k: v for k, v in signed.items() if k not in ("fleet", "device", "gen", "slots")}, _DESIRED))
+    whole = tuple(_terms({k: v for k, v in signed.items() if k not in ("fleet", "device", "gen", "slots", "clear")}, _DESIRED))
     slots = signed.get("slots", {})
     found = []
     for slot, wish in sorted(desired.slots.items()):
-        now = (reported or {}).get("slots", {}).get(slot, {})
-        replaces = "unknown" if reported is None else now.get("active_release") or now.get("active") or "nothing"
+        now = _now(reported, slot)
         terms = tuple(_terms({k: v for k, v in slots[slot].items() if k not in ("release", "digest")}, _SLOT))
         found.append(
             Consequence(
@@ -65,11 +67,25 @@ def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None
                 slot,
                 wish.release,
                 wish.digest,
-                "the same" if now.get("active") == wish.digest else str(replaces),
+                "the same" if now.get("active") == wish.digest else _replaces(reported, slot),
                 (*whole, *terms),
             )
         )
+    for slot in sorted(desired.clear):
+        terms = tuple(_terms(signed["clear"][slot], {"number": 1}))
+        replaces = _replaces(reported, slot)
+        found.append(Consequence(desired.fleet, device, desired.gen, slot, "", "", replaces, (*whole, CLEARED, *terms)))
     return found or [Consequence(desired.fleet, device, desired.gen, "", "", "", "", whole)]
+
+
+def _now(reported: Mapping[str, Any] | None, slot: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (reported or {}).get("slots", {}).get(slot, {})
+    return found
+
+
+def _replaces(reported: Mapping[str, Any] | None, slot: str) -> str:
+    now = _now(reported, slot)
+    return "unknown" if reported is None else str(now.get("active_release") or now.get("active") or "nothing")
 
 
 def check_known(found: list[Consequence]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.delta import Span, common_bytes, make_delta, tensor_spans
 from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
-from edgectl.core.files import atomic_write, digest_of, hex_of, open_atomic, storage
+from edgectl.core.files import atomic_write, digest_of, fsync_dir, hex_of, open_atomic, storage
 from edgectl.core.schema import Message, parse_json
 from edgectl.core.transfer import DeltaOffer
 
@@ -36,6 +38,9 @@ _MAX_OTHERS = 3
 _MAX_OTHER_BYTES = 256 << 20
 """Of all engines of a bundle that differences from such bases are made for: ten seconds."""
 
+_YOUNG_S = 86400.0
+_NAME = re.compile(r"[0-9a-f]{64}")
+
 _Engines = dict[tuple[str, str], Descriptor]
 """By profile and variant name."""
 
@@ -49,6 +54,8 @@ class BlobStore:
         self.folder = folder
         self._deltas = folder.with_name(folder.name + "-deltas")
         self._hashes: dict[str, tuple[int, list[bytes]]] = {}
+        self._expected: dict[str, float] = {}
+        """Blobs of a release that is being published: when they were asked for or came (Unix time)."""
         with storage(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,6 +64,16 @@ class BlobStore:
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
+
+    def expects(self, digest: str) -> bool:
+        """Whether it is here. Who asks is about to name it: it is not removed meanwhile."""
+        self._expected[digest] = time.time()
+        return self.has(digest)
+
+    def arrived(self, digests: Iterable[str]) -> None:
+        """A release names these now."""
+        for digest in digests:
+            self._expected.pop(digest, None)
 
     def find(self, prefix: str) -> str | None:
         """The digest of the blob whose name starts with these 32 hex digits."""
@@ -67,6 +84,7 @@ class BlobStore:
     async def put(self, digest: str, body: AsyncIterator[bytes], max_bytes: int) -> int:
         """Stream a blob to disk. Raises :class:`IntegrityError` if it is not what ``digest`` says; then nothing is left."""
         sha, size = hashlib.sha256(), 0
+        self._expected[digest] = time.time()
         with open_atomic(self.path(digest)) as f:
             async for piece in body:
                 size += len(piece)
@@ -177,6 +195,31 @@ class BlobStore:
         """What devices may fetch of a bundle: all its blobs, and the differences to them. Raises like :meth:`closure`."""
         blobs = [index_digest, *(d.digest for d in self.closure(index_digest))]
         return [*blobs, *(offer.digest for blob in blobs for offer in self.deltas(blob))]
+
+    def collect(self, kept: Collection[str], gone: Collection[str] = ()) -> dict[str, int]:
+        """Remove every blob but ``kept``, the bases of differences to these, and what somebody is about to name; of those that are not in
+        ``gone`` only what came a day ago: its upload may still go on. Returns digest → bytes.
+
+        A kill in the middle leaves whole blobs, which the next run finds. No release may be taking its blobs meanwhile.
+        """
+        young_s = time.time() - _YOUNG_S
+        self._expected = {d: at for d, at in self._expected.items() if at > young_s}
+        kept = {*kept, *self._expected, *(offer.base for d in kept for offer in self.deltas(d))}
+        removed: dict[str, int] = {}
+        with storage(str(self.folder)):
+            for path in sorted(self.folder.iterdir()):
+                digest = f"sha256:{path.name}"
+                if not _NAME.fullmatch(path.name) or digest in kept:
+                    continue
+                found = path.stat()
+                if digest in gone or found.st_mtime < young_s:
+                    (self._deltas / path.name).unlink(missing_ok=True)  # first: no difference to a blob that is not here
+                    path.unlink()
+                    self._hashes.pop(digest, None)
+                    removed[digest] = found.st_size
+            if removed:
+                fsync_dir(self.folder)
+        return removed
 
     def _json(self, digest: str, max_bytes: int) -> bytes:
         data = read_bounded(self.path(digest), max_bytes)

@@ -73,9 +73,12 @@ class FleetClient:
         found = self.trust()["files"].get(name)
         return None if found is None else str(found).encode()
 
-    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> dict[str, Any]:
-        """Hand newer signed metadata over. Returns as :meth:`trust`."""
-        body = {"files": {n: d.decode() for n, d in files.items()}, "withdraw": list(withdraw)}
+    def accept_trust(
+        self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False
+    ) -> dict[str, Any]:
+        """Hand newer signed metadata over. Returns as :meth:`trust`. ``stop_rollouts``: of the releases that are withdrawn."""
+        signed = {n: d.decode() for n, d in files.items()}
+        body = {"files": signed, "withdraw": list(withdraw), "stop_rollouts": stop_rollouts}
         return dict(self._json("POST", "/trust", json=body))
 
     def add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> dict[str, Any]:
@@ -100,8 +103,17 @@ class FleetClient:
         return dict(self._json("GET", f"/rollouts/{rollout}"))
 
     def change_rollout(self, rollout: str, op: str) -> dict[str, Any]:
-        """``op``: pause, resume, abort."""
+        """``op``: pause, resume, abort, rollback."""
         return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
+
+    def skip_device(self, rollout: str, device: str) -> dict[str, Any]:
+        """Have a rollout go on without a device."""
+        return dict(self._json("POST", f"/rollouts/{rollout}/devices/{quote(device, safe='')}/skip"))
+
+    def clear_slot(self, slot: str, devices: Iterable[str] = (), labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Have a slot empty; the fields of :class:`edgectl.fleet.clearing.Cleared` of each device."""
+        body = {"devices": list(devices), "labels": dict(labels or {})}
+        return list(self._json("POST", f"/slots/{quote(slot, safe='')}/clear", json=body))
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document that more of the director's keys have to sign."""

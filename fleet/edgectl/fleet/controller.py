@@ -25,8 +25,10 @@ from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
-from edgectl.core.wire import MAX_GEN, ControllerState, Desired, Reply, Topics
+from edgectl.core.wire import MAX_GEN, ClearSlot, ControllerState, Desired, Reply, Topics
 from edgectl.fleet.blobs import BlobStore
+from edgectl.fleet.clearing import Cleared, ClearRequest, clear, cleared
+from edgectl.fleet.collect import Collector
 from edgectl.fleet.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.countersign import Countersignatures
@@ -36,16 +38,17 @@ from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.publisher import Publisher
 from edgectl.fleet.rollout import (
     ACTIVE,
+    DeviceView,
     Evidence,
     Progress,
     RolloutRequest,
     RolloutSpec,
+    RolloutState,
     SetSlot,
     pause,
-    plan,
     resume,
-    stop,
 )
+from edgectl.fleet.takeback import abort, advance, busy, needs, rollback, skip
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
@@ -100,6 +103,7 @@ class Controller:
             desired=self._countersignatures.seal,
             pages=self.seeder.publish_pages,
         )
+        self._collector = Collector(self.blobs, self.inventory, self.trust, self._publisher, self.topics)
         self._devices = Devices(self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake)
 
     # ---- life
@@ -153,9 +157,11 @@ class Controller:
         self._warn_of_expiry(now_s)
         with self._devices.lock:
             for spec, progress in self.inventory.rollouts(active=True).values():
-                new, actions = plan(spec, progress, self._devices.views(), now_s, self._evidence(spec, progress))
+                new, actions = advance(spec, progress, self._views(), now_s, self._evidence(spec, progress))
                 self._advance(spec, progress, new, actions)
         self._publisher.publish(self.watchdog.feed)
+        if self._collector.is_due(now_s):
+            self._collector.collect()
 
     def _on_up(self) -> None:
         self._republish = True
@@ -213,6 +219,10 @@ class Controller:
         """
         name, _, version = release.partition("@")
         release_name(name, version)
+        with self._collector.naming:
+            return self._add_release(release, digest, files, delta_from)
+
+    def _add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None) -> Release:
         if not self.blobs.has(digest):
             raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
         closure = self.blobs.closure(digest)
@@ -231,6 +241,7 @@ class Controller:
         for blob in offered:
             self.blobs.hashes(blob)  # remembered: on this thread nobody waits for a large one
         self.inventory.save_release(found)
+        self.blobs.arrived(offered)
         self.inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
         self._publisher.offer(offered)
         self._wake.set()
@@ -248,13 +259,17 @@ class Controller:
             return []
         return self.blobs.make_deltas(new.digest, max(before, key=lambda r: r.created_s).digest)
 
-    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = ()) -> None:
+    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False) -> None:
         """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
 
-        ``withdraw``: releases that the new targets no longer name; no device installs them from then on. Raises :class:`TrustError`.
+        ``withdraw``: releases that the new targets no longer name; no device installs them from then on, and what only they needed of the
+        blobs here is removed. Raises :class:`TrustError`, and :class:`RolloutError` where a rollout is under way that needs one of them:
+        nothing is done unless ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
+        self._collector.expect(gone)
         with self._devices.lock:
+            self._check_unused(gone, stop_rollouts)
             new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
             if new:
                 self.trust.accept(new, withdraw=gone)
@@ -264,8 +279,26 @@ class Controller:
                 if not self.trust.names(release):
                     self.inventory.drop_release(release)
                     self.inventory.log("release", release, "withdrawn")
+                    self._abort_all_of(release)
         self._republish = True
         self._wake.set()
+        if gone:
+            self._collector.collect()
+
+    def _check_unused(self, releases: tuple[str, ...], stop_rollouts: bool) -> None:
+        for spec, progress in self.inventory.rollouts(active=True).values() if releases and not stop_rollouts else ():
+            for release in releases:
+                if why := needs(spec, progress, release):
+                    raise RolloutError(
+                        f"{release} is not withdrawn: {why}",
+                        hint=f"`edgectl release withdraw {release} --yes` withdraws it and stops what is under way",
+                    )
+
+    def _abort_all_of(self, release: str) -> None:
+        for spec, progress in self.inventory.rollouts(active=True).values():
+            if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
+                new, actions = abort(spec, progress, self._views(), f"{release} was withdrawn")
+                self._advance(spec, progress, new, actions)
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
@@ -276,15 +309,14 @@ class Controller:
             known = self.inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
-                    raise RolloutError(
-                        f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}",
-                        hint=f"wait for it, or `edgectl rollout abort {spec.id}`",
-                    )
+                    raise busy(spec, progress)
             asked = [
                 s.attempt + max((m.tries for m in p.members.values()), default=0)
                 for s, p in known.values()
                 if s.slot == request.slot and s.digest == release.digest
             ]
+            wishes = (d.desired.slots.get(request.slot) for d in self._devices.all())
+            asked += [w.attempt for w in wishes if w is not None and w.digest == release.digest]
             spec = RolloutSpec(
                 id=f"{request.slot}-{len(known) + 1}",
                 digest=release.digest,
@@ -297,18 +329,50 @@ class Controller:
         return spec
 
     def change_rollout(self, rollout: str, op: str) -> Progress:
-        """``pause``, ``resume`` or ``abort`` (which takes the release back). Raises :class:`RolloutError`."""
+        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in any state).
+
+        Raises :class:`RolloutError`.
+        """
         with self._devices.lock:
             spec, progress = self.rollout(rollout)
             actions: list[SetSlot] = []
             if op == "abort":
-                new, actions = stop(spec, progress, "aborted by the operator")
+                new, actions = abort(spec, progress, self._views())
+            elif op == "rollback":
+                new, actions = rollback(spec, progress, self._views(), self.inventory.rollouts().values())
             else:
                 new = {"pause": pause, "resume": resume}[op](progress)
             self.inventory.log("rollout", rollout, f"{op} by the operator")
             self._advance(spec, progress, new, actions)
         self._wake.set()
         return new
+
+    def skip_device(self, rollout: str, device: str) -> Progress:
+        """Have a rollout go on without a device. Raises :class:`RolloutError`."""
+        with self._devices.lock:
+            spec, progress = self.rollout(rollout)
+            new, actions = skip(spec, progress, device, self._views().get(device))
+            self.inventory.log("rollout", rollout, f"{device} skipped by the operator")
+            self._advance(spec, progress, new, actions)
+        self._wake.set()
+        return new
+
+    def clear_slot(self, slot: str, request: ClearRequest) -> list[Cleared]:
+        """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for those that
+        a rollout is at work with."""
+        with self._devices.lock:
+            seen = self._views()
+            views = {d.name: seen.get(d.name) for d in self._devices.all()}
+            actions = clear(slot, request, views, self.inventory.rollouts(active=True).values())
+            changed = [replace(d, desired=_wish(d, a)) for a in actions for d in (self._devices[a.device],)]
+            self.inventory.save_devices(changed)
+            for d in changed:
+                self._devices[d.name].desired = d.desired
+                self._publisher.tell(d.name, d.desired)
+                self.inventory.log("device", d.name, f"slot {slot} is to be empty, by the operator")
+            told = [cleared(slot, self._devices[a.device]) for a in actions]
+        self._wake.set()
+        return told
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""
@@ -398,6 +462,12 @@ class Controller:
 
     # ---- under the lock
 
+    def _views(self) -> dict[str, DeviceView]:
+        views = self._devices.views()
+        for name in self._countersignatures.waiting().keys() & views.keys():
+            views[name] = replace(views[name], unsigned=True)
+        return views
+
     def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
         """Latency before and after, over the same devices; None while nobody had another engine before."""
         members = {n: m.before for n, m in progress.members.items() if m.admitted_s is not None and m.before is not None}
@@ -431,17 +501,21 @@ class Controller:
 
 def _wish(d: Device, action: SetSlot) -> Desired:
     """What is wanted of a device after this action."""
-    slots = dict(d.desired.slots)
-    if action.desired is None:
+    slots, empty = dict(d.desired.slots), dict(d.desired.clear)
+    if isinstance(action.desired, ClearSlot):
         slots.pop(action.slot, None)
+        asked = empty.get(action.slot)
+        empty[action.slot] = asked if asked is not None and asked.number >= action.desired.number else action.desired
     else:
+        empty.pop(action.slot, None)
         slots[action.slot] = action.desired
-    if slots == d.desired.slots:
+    if (slots, empty) == (d.desired.slots, d.desired.clear):
         return d.desired
     # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
     # that with the key). At the very last generation a document may still change: devices take the same one again.
     known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
-    return d.desired.model_copy(update={"gen": min(MAX_GEN, max(d.desired.gen, known) + 1), "slots": slots})
+    gen = min(MAX_GEN, max(d.desired.gen, known) + 1)
+    return d.desired.model_copy(update={"gen": gen, "slots": slots, "clear": empty})
 
 
 def _freeze_in(path: Path) -> bool | None:

@@ -97,6 +97,7 @@ class Devices:
                     desired=d.desired.slots,
                     reported=d.reported.slots if d.reported else {},
                     gen=d.desired.gen,
+                    clear=d.desired.clear,
                 )
                 for d in self._known.values()
                 if d.conn is not None

@@ -143,6 +143,11 @@ class Inventory:
         with self._transaction() as db:
             _replace(db, _devices, "name", _device_values(d))
 
+    def save_devices(self, devices: Iterable[Device]) -> None:
+        with self._transaction() as db:
+            for d in devices:
+                _replace(db, _devices, "name", _device_values(d))
+
     def releases(self) -> dict[str, Release]:
         rows = self._all(select(_releases).order_by(_releases.c.created_s))
         return {r.release: Release(r.release, r.digest, tuple(filter(None, r.profiles.split(","))), r.created_s) for r in rows}

@@ -47,6 +47,7 @@ class Publisher:
         # Thread-safe by single steps only: popitem, setdefault, an assignment.
         self._wishes: dict[str, Desired] = {}
         self._blobs: dict[str, None] = {}
+        self._empty: dict[str, None] = {}
 
     # ---- marks
 
@@ -66,6 +67,11 @@ class Publisher:
         """Let devices know how to fetch these."""
         for digest in blobs:
             self._blobs[digest] = None
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Have the broker keep nothing on these any more."""
+        for topic in topics:
+            self._empty[topic] = None
 
     # ---- handing over
 
@@ -100,6 +106,8 @@ class Publisher:
             self._publish_trust()
         elif self._wishes:
             self._publish_desired()
+        elif self._empty:  # before the pages: what is offered again stays
+            self._publish_empty()
         elif self._blobs:
             self._publish_pages()
         else:
@@ -133,6 +141,14 @@ class Publisher:
             raise
         except EdgectlError as e:  # one that is damaged here keeps no other from the devices
             log.error("blob %s cannot be offered: %s", digest, e.message)
+
+    def _publish_empty(self) -> None:
+        topic, _ = self._empty.popitem()
+        try:
+            self._retain(topic, b"")
+        except BaseException:
+            self._empty[topic] = None
+            raise
 
     def _retain(self, topic: str, payload: bytes) -> None:
         self._link.publish(topic, payload, retain=True, timeout_s=_TIMEOUT_S)

@@ -13,7 +13,7 @@ from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
 from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
 from edgectl.fleet.keyfolder import own_targets, propose, root_of, take_newer, targets_of, unlock
 from edgectl.fleet.keyring import KeyRing
-from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, plans_of, read
+from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, parse, plans_of, read
 
 __all__ = ["sign_plan", "sign_release", "unlock_release", "withdraw"]
 
@@ -62,18 +62,33 @@ def _naming(keys: Path, bundle: Bundle, current: bytes | None, delegation: str |
 def withdraw(
     keys: Path, release: str, current: bytes | None = None, *, delegation: str | None = None, ring: KeyRing | None = None
 ) -> bytes:
-    """Sign targets without ``release``: no device installs it from then on, until newer targets name it again."""
+    """Sign targets without ``release``: no device installs it from then on, until newer targets name it again.
+
+    Safe to repeat: where the file in ``keys`` does not name it any more and ``current`` does, that file is what has to be handed over.
+    Raises :class:`UsageError` where neither does, :class:`TrustError`: signatures are missing.
+    """
     role = delegation or "targets"
     if current is not None:
         take_newer(keys, {f"{role}.json": current})
     targets = copy.deepcopy(own_targets(keys, role, must=True))
     path = target_path(release)
-    gone = [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
+    gone = _names(targets, path)
+    if (
+        not gone
+        and current is not None
+        and _names(parse(current, Targets, f"{role}.json").signed, path)
+        and not targets.is_expired()
+    ):
+        return read(keys / f"{role}.json")
     if not gone:
         raise UsageError(f"{role} do not name release {release}", hint="`edgectl release list` shows what is published")
     for p in [*gone, *(p for p, (of, _) in plans_of(targets).items() if of == release)]:
         del targets.targets[p]
     return _publishable(keys, role, targets, ring)
+
+
+def _names(targets: Targets, path: str) -> list[str]:
+    return [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
 
 
 def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, ring: KeyRing | None = None) -> bytes:

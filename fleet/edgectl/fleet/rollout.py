@@ -1,14 +1,16 @@
 """The rollout planner: who gets the release next, when to go on, when to stop and take it back. Pure.
 
 ``plan`` looks at what devices report and returns the new progress and the actions that bring it about; the controller stores
-the progress first and acts then, and every action may be repeated. Success is COMMITTED, nothing less.
+the progress first and acts then, and every action may be repeated. Success is COMMITTED, nothing less. Presence is no verdict: a device
+that is away has not failed, and nobody waits for it longer than the rollout's terms say. What an operator may do with a rollout, and the
+way back, are in :mod:`edgectl.fleet.takeback`, whose ``advance`` the controller calls.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pydantic import Field
@@ -17,12 +19,12 @@ from edgectl.core.errors import RolloutError
 from edgectl.core.histogram import Histogram
 from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import DesiredSlot, Policy, ReportedSlot
+from edgectl.core.wire import ClearSlot, DesiredSlot, Policy, ReportedSlot
 from edgectl.fleet.gates import failure_gate, latency_gate
 
 __all__ = [
-    "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutRequest", "RolloutSpec", "RolloutState", "SetSlot", "order", "pause",
-    "plan", "resume", "stop",
+    "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutRequest", "RolloutSpec", "RolloutState", "SetSlot", "admitted",
+    "fits", "names", "order", "pause", "plan", "resume", "stop", "wish_of",
 ]  # fmt: skip
 
 _RISKY = frozenset({State.ACTIVATING, State.PROBATION, State.ROLLING_BACK})
@@ -30,6 +32,8 @@ _FAILED = TERMINAL - {State.COMMITTED}
 _AGAIN = frozenset({State.FAILED, State.EXPIRED})
 """Ends before anything was activated: where the device says that it was not the release's fault, it is worth another try."""
 _MAX_BACKOFF_S = 6 * 3600.0
+_DEFERRED_S = 8 * 86400.0
+"""A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after every start."""
 
 
 class RolloutState(str, Enum):
@@ -37,11 +41,18 @@ class RolloutState(str, Enum):
     PAUSED = "paused"
     """Nobody new; devices that began go on."""
     ROLLING_BACK = "rolling_back"
+    """Devices get back what they had. It ends as ``Progress.ending`` says, at the latest after ``back_s``."""
     STOPPED = "stopped"
+    """By a gate, a deadline, or because the release was withdrawn."""
+    ABORTED = "aborted"
+    """By an operator."""
+    ROLLED_BACK = "rolled_back"
+    """By an operator, after it had come to its end."""
     DONE = "done"
 
 
 ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK})
+"""Such a rollout has its slot for itself."""
 
 
 class Outcome(str, Enum):
@@ -52,7 +63,15 @@ class Outcome(str, Enum):
     COMMITTED = "committed"
     FAILED = "failed"
     AWAY = "away"
-    """Offline; it takes the release when it is back, and nobody waits for it."""
+    """Offline; it takes what is wanted when it is back, and nobody waits for it."""
+    LOST = "lost"
+    """Offline since the middle of an activation: nobody knows whether the release is to blame."""
+    SKIPPED = "skipped"
+    """An operator left it out; it keeps, or gets back, what it had."""
+    RETURNING = "returning"
+    """It is to go back to what it had."""
+    LATE = "late"
+    """It is there, and did not do in time what it was asked. It is still expected to."""
     RESTORED = "restored"
     SUPERSEDED = "superseded"
     """Another release took the slot before the device was back."""
@@ -60,7 +79,14 @@ class Outcome(str, Enum):
     """It was to go back, and did not take what it had before either: somebody has to look at it."""
 
 
-_OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY})
+_BUSY = frozenset({Outcome.ADMITTED, Outcome.RETRYING})
+_OPEN = _BUSY | {Outcome.AWAY, Outcome.LOST, Outcome.LATE}
+_OPEN_BACK = frozenset({Outcome.RETURNING, Outcome.AWAY, Outcome.LATE})
+_SETTLED = frozenset({Outcome.COMMITTED, Outcome.FAILED, Outcome.LATE})
+_JUDGED = _SETTLED | {Outcome.ADMITTED, Outcome.AWAY, Outcome.LOST}
+"""What a device says later changes these, too: it commits after its deadline, or what it had committed does not survive."""
+_NO_CANARY = frozenset({Outcome.AWAY, Outcome.SKIPPED, Outcome.SUPERSEDED})
+"""Another device takes the place of such a canary. A lost one keeps it: the release may have been its end."""
 
 
 class RolloutRequest(Terms):
@@ -78,6 +104,10 @@ class RolloutRequest(Terms):
     """Time between the last commit of the canary and the rest."""
     deadline_s: float = Field(default=24 * 3600.0, gt=0)
     """From admission to COMMITTED, while online."""
+    idle_s: float = Field(default=24 * 3600.0, gt=0)
+    """How long it may wait with nobody there who could show that the release works."""
+    back_s: float = Field(default=3600.0, gt=0)
+    """How long it waits for devices that are there to go back to what they had."""
     max_canary_failures: int = Field(default=0, ge=0)
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     max_latency_ratio: float | None = Field(default=1.5, gt=0)
@@ -86,7 +116,7 @@ class RolloutRequest(Terms):
     retry_after_s: float = Field(default=300.0, gt=0)
     """Until the first of them; each takes twice as long as the one before, at most 6 h."""
     rollback: bool = True
-    """On failure, devices that already have the release get back what they had."""
+    """On failure, devices that already have the release get back what they had. An operator can take it back in any case."""
 
 
 class RolloutSpec(RolloutRequest):
@@ -96,9 +126,9 @@ class RolloutSpec(RolloutRequest):
     digest: Digest
     attempt: int = Field(default=1, ge=1)
     lost_s: float = Field(default=90.0, gt=0)
-    """Gone for this long in the middle of an activation counts as a failure."""
+    """Gone for this long in the middle of an activation, on the way back, or since before it was asked: it is not just a lost connection."""
     away_s: float = Field(default=600.0, gt=0)
-    """Offline for this long before an activation: nobody waits for it."""
+    """Offline for this long before an activation: nobody waits for it; not even this long for one that was offline when it was asked."""
 
 
 class Member(Message):
@@ -110,21 +140,33 @@ class Member(Message):
     retry_s: float | None = None
     """When it is asked again."""
     before: DesiredSlot | None = None
+    """What it had, and gets back; None: the slot was empty."""
+    untold: bool = False
+    """When it was taken back, the release had not gone out to it: it waited for the signature of an operator."""
     detail: str | None = None
 
 
 class Progress(Message):
     state: RolloutState = RolloutState.RUNNING
     reason: str | None = None
+    note: str | None = None
+    """Whom it waits for, or expects after its end."""
     wave: int = 0
     wave_done_s: float | None = None
+    idle_since_s: float | None = None
+    """Since when nobody is there who could show that the release works."""
+    ending: RolloutState | None = None
+    """What it is once devices are back; None: nothing is taken back."""
+    back_since_s: float | None = None
     members: dict[str, Member] = {}
 
     @property
     def unfinished(self) -> bool:
-        """Somebody still has to be looked after: also when a rollout is done, those who are not back yet."""
-        stragglers = self.state is RolloutState.DONE and any(m.outcome in _OPEN for m in self.members.values())
-        return self.state in ACTIVE or stragglers
+        """Somebody still has to be looked after: also when a rollout has ended, those who are not back yet."""
+        expected = _OPEN if self.ending is None else _OPEN_BACK
+        done = self.state is RolloutState.DONE  # then also those who were named and never there
+        open_ = (m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None))
+        return self.state in ACTIVE or any(open_)
 
 
 @dataclass(frozen=True)
@@ -140,7 +182,10 @@ class DeviceView:
     reported: Mapping[str, ReportedSlot]
     gen: int = 0
     """Of the desired document."""
-    reported_gen: int = 0
+    clear: Mapping[str, ClearSlot] = field(default_factory=dict)
+    """Slots that are wanted empty."""
+    unsigned: bool = False
+    """Its desired document waits for the signature of an operator, and has not gone out."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +198,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class SetSlot:
-    """Write this into the device's ``desired``; None removes the slot."""
+    """Write this into the device's ``desired``."""
 
     device: str
     slot: str
-    desired: DesiredSlot | None
+    desired: DesiredSlot | ClearSlot
 
 
 def order(devices: Iterable[str], release: str) -> list[str]:
@@ -168,24 +213,26 @@ def order(devices: Iterable[str], release: str) -> list[str]:
 def plan(
     spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float, evidence: Evidence | None = None
 ) -> tuple[Progress, list[SetSlot]]:
-    """One step. Returns the new progress and what to write; the same input gives the same answer."""
-    if progress.state is RolloutState.DONE and progress.unfinished:
+    """One step of a rollout that takes nothing back. Returns the new progress and what to write; the same input gives the same answer."""
+    if progress.state in (RolloutState.DONE, RolloutState.STOPPED) and progress.unfinished:
         return _stragglers(spec, progress, views, now_s)
-    if progress.state not in ACTIVE:
+    if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         return progress, []
-    if progress.state is RolloutState.ROLLING_BACK:
-        return _going_back(progress, views, spec.slot), []
     members = _selected(spec, progress, views)
     members = {name: _judged(spec, m, views.get(name), now_s) for name, m in members.items()}
     progress = progress.model_copy(update={"members": members})
     if reason := _gate(spec, progress, evidence):
-        return stop(spec, progress, reason)
-    current = [m for m in members.values() if m.wave == progress.wave]
-    if all(m.outcome not in (Outcome.WAITING, Outcome.ADMITTED, Outcome.RETRYING) for m in current) and members:
-        return _next_wave(spec, progress, now_s), []
-    if progress.state is RolloutState.PAUSED:
-        return progress, []
-    return _admit(spec, progress, views, now_s)
+        return stop(spec, progress, views, reason)
+    if _wave_is_over(progress):
+        return _next_wave(spec, _noted(spec, progress, views, None), now_s), []
+    actions: list[SetSlot] = []
+    if progress.state is RolloutState.RUNNING:
+        progress, actions = _admit(spec, progress, views, now_s)
+    since = _idle_since(progress, now_s)
+    progress = _noted(spec, progress.model_copy(update={"idle_since_s": since}), views, since)
+    if since is not None and now_s - since > spec.idle_s:
+        return stop(spec, progress, views, f"nobody could show within {spec.idle_s:g} s that the release works: {progress.note}")
+    return progress, actions
 
 
 def pause(progress: Progress) -> Progress:
@@ -200,74 +247,156 @@ def resume(progress: Progress) -> Progress:
     return progress.model_copy(update={"state": RolloutState.RUNNING})
 
 
-def stop(spec: RolloutSpec, progress: Progress, reason: str) -> tuple[Progress, list[SetSlot]]:
-    """Admit nobody else, and take the release back from everyone who got it, last one first."""
+def stop(
+    spec: RolloutSpec,
+    progress: Progress,
+    views: Mapping[str, DeviceView],
+    reason: str,
+    ending: RolloutState = RolloutState.STOPPED,
+) -> tuple[Progress, list[SetSlot]]:
+    """Admit nobody else, and take the release back from everyone who got it, last one first. ``ending``: what the rollout is then."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"a rollout that is {progress.state.value} cannot be stopped")
-    touched = [name for name, m in progress.members.items() if m.admitted_s is not None]
-    if not spec.rollback or not touched:
-        return progress.model_copy(update={"state": RolloutState.STOPPED, "reason": reason}), []
+    touched = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    update: dict[str, object] = {"reason": reason, "note": None, "idle_since_s": None}
+    if not touched or (ending is RolloutState.STOPPED and not spec.rollback):
+        left = {n: _given_up(m) for n, m in progress.members.items()}
+        return progress.model_copy(update={**update, "state": ending, "members": left}), []
     touched.sort(key=lambda name: (progress.members[name].wave, progress.members[name].admitted_s or 0.0), reverse=True)
-    actions = [SetSlot(name, spec.slot, progress.members[name].before) for name in touched]
-    return progress.model_copy(update={"state": RolloutState.ROLLING_BACK, "reason": reason}), actions
+    back = {n: _returning(progress.members[n], views.get(n)) for n in touched}
+    actions = [SetSlot(name, spec.slot, wish_of(progress.members[name].before)) for name in touched]
+    update |= {"state": RolloutState.ROLLING_BACK, "ending": ending, "members": {**progress.members, **back}}
+    return progress.model_copy(update=update), actions
 
 
-def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView]) -> dict[str, Member]:
-    """Members so far, and newcomers: in the canary until it is full, later in the wave that runs, under its gates."""
-    members = dict(progress.members)
-    fitting = (n for n, v in views.items() if n not in members and _fits(spec, v))
-    for name in order(fitting, spec.release):
-        canaries = sum(m.wave == 0 for m in members.values())
-        members[name] = Member(wave=0 if progress.wave == 0 and canaries < spec.canary else 1)
-    return members
+def _returning(m: Member, view: DeviceView | None) -> Member:
+    untold = view is not None and view.unsigned
+    return m.model_copy(update={"outcome": Outcome.RETURNING, "retry_s": None, "detail": None, "untold": untold})
 
 
-def _fits(spec: RolloutSpec, view: DeviceView) -> bool:
+def _given_up(m: Member) -> Member:
+    """It is not asked again."""
+    return m.model_copy(update={"outcome": Outcome.FAILED}) if m.outcome is Outcome.RETRYING else m
+
+
+def wish_of(before: DesiredSlot | None) -> DesiredSlot | ClearSlot:
+    """What is written for a device that is to go back to ``before``.
+
+    An engine that proved itself once is not compared with the one that is being taken back, and its maintenance window does not keep the
+    latter alive: a bad engine would be what judges a good one.
+    """
+    if before is None:
+        return ClearSlot(number=1)
+    terms = {"shadow": None, "max_latency_ratio": None, "windows": ()}
+    return before.model_copy(update={"policy": before.policy.model_copy(update=terms), "expires_s": None})
+
+
+def admitted(m: Member, view: DeviceView | None, slot: str, now_s: float) -> Member:
+    """The member once it is asked to take the release; what it has now is what it gets back."""
+    before = None if view is None else _before(view, slot)
+    update = {"outcome": Outcome.ADMITTED, "admitted_s": now_s, "before": before, "detail": None}
+    return m.model_copy(update=update)
+
+
+def _before(view: DeviceView, slot: str) -> DesiredSlot | None:
+    """What the device has, or is on its way to by an earlier wish; a wish that it gave up is no way back."""
+    wish, r = view.desired.get(slot), view.reported.get(slot)
+    if r is None or (wish is not None and r.active == wish.digest):
+        return wish
+    gave_up = wish is not None and (r.digest, r.release) == (wish.digest, wish.release) and r.state in _FAILED
+    if wish is not None and not gave_up:
+        return wish
+    if slot in view.clear or r.active is None or r.active_release is None:
+        return None
+    return DesiredSlot(release=r.active_release, digest=r.active)
+
+
+def fits(spec: RolloutSpec, view: DeviceView) -> bool:
+    """Whether the rollout is for this device."""
     named = not spec.devices or view.name in spec.devices
     return named and spec.slot in view.slots and all(view.labels.get(k) == v for k, v in spec.labels.items())
 
 
+def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView]) -> dict[str, Member]:
+    """Members so far, and newcomers, who enter the wave that runs, under its gates. The canary is made of devices that are there."""
+    members = dict(progress.members)
+    for name in spec.devices:
+        if name not in views and name not in members:
+            members[name] = Member(wave=1, outcome=Outcome.AWAY, detail=_NEVER_SEEN)
+    members.update({n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)})
+    newcomers = (n for n, v in views.items() if n not in members and fits(spec, v))
+    members.update({name: Member(wave=1) for name in order(newcomers, spec.release)})
+    if progress.wave == 0:
+        here = {n for n, v in views.items() if v.online}
+        for name, m in members.items():
+            if m.wave == 0 and m.outcome is Outcome.WAITING and name not in here:
+                members[name] = m.model_copy(update={"wave": 1})
+        waiting = [n for n in order(members, spec.release) if members[n].outcome is Outcome.WAITING and n in here]
+        places = spec.canary - sum(m.wave == 0 and m.outcome not in _NO_CANARY for m in members.values())
+        for name in [n for n in waiting if members[n].wave != 0][: max(0, places)]:
+            members[name] = members[name].model_copy(update={"wave": 0})
+    return members
+
+
+_NEVER_SEEN = "it was never there"
+
+
+def _is_expected(m: Member) -> bool:
+    """A device that was named and not there when the rollout began."""
+    return m.outcome is Outcome.AWAY and m.admitted_s is None
+
+
+def _arrived(spec: RolloutSpec, m: Member, view: DeviceView) -> Member:
+    if fits(spec, view):
+        return m.model_copy(update={"outcome": Outcome.WAITING, "detail": None})
+    return m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": f"it has no slot {spec.slot}, or other labels"})
+
+
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
     """What became of a member since it was admitted."""
-    if m.outcome not in (Outcome.ADMITTED, Outcome.AWAY) or m.admitted_s is None:
+    if m.outcome not in _JUDGED or m.admitted_s is None:
         return m
+    settled = m.outcome in _SETTLED
     if view is None:
-        return m.model_copy(update={"outcome": Outcome.AWAY})
+        return m if settled else m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": "it left the fleet"})
     r = view.reported.get(spec.slot)
     mine = r is not None and r.digest == spec.digest and r.gen >= view.gen and r.release == spec.release
     if r is not None and mine and r.state is State.COMMITTED:
-        return m.model_copy(update={"outcome": Outcome.COMMITTED, "detail": r.stage})
+        return m if m.outcome is Outcome.COMMITTED else m.model_copy(update={"outcome": Outcome.COMMITTED, "detail": r.stage})
     if r is not None and mine and r.state in _FAILED:
         why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
-        if r.state in _AGAIN and r.error is not None and r.error.retryable and m.tries < spec.retries:
+        if not settled and r.state in _AGAIN and r.error is not None and r.error.retryable and m.tries < spec.retries:
             wait_s = min(spec.retry_after_s * 2**m.tries, _MAX_BACKOFF_S)
             return m.model_copy(update={"outcome": Outcome.RETRYING, "retry_s": now_s + wait_s, "detail": why})
         return m.model_copy(update={"outcome": Outcome.FAILED, "detail": why})
-    gone_s = 0.0 if view.online else now_s - max(view.seen_s, m.admitted_s)
+    if settled:
+        return m
+    gone_s = 0.0 if view.online else now_s - view.seen_s
     if r is not None and mine and r.state in _RISKY and gone_s > spec.lost_s:
-        return m.model_copy(update={"outcome": Outcome.FAILED, "detail": "lost after activation"})
-    if gone_s > spec.away_s:
+        return m.model_copy(update={"outcome": Outcome.LOST, "detail": f"it went away in {r.state.value}"})
+    asked_in_vain = not mine and view.seen_s <= m.admitted_s  # it was away already
+    if gone_s > (spec.lost_s if asked_in_vain else spec.away_s):
         return m.model_copy(update={"outcome": Outcome.AWAY, "detail": "offline"})
-    if m.outcome is Outcome.AWAY and view.online:
+    if m.outcome in (Outcome.AWAY, Outcome.LOST) and view.online:
         return m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "detail": None})
-    waits = (
-        mine and r is not None and r.state is State.DEFERRED
-    )  # for its window, a lease or fresh metadata: it says so, and for how long it may
-    if view.online and not waits and now_s - m.admitted_s > spec.deadline_s:
-        return m.model_copy(update={"outcome": Outcome.FAILED, "detail": f"not committed within {spec.deadline_s:g} s"})
+    # For its window, a lease or fresh metadata: it says so, and for how long it may.
+    waits = mine and r is not None and r.state is State.DEFERRED
+    limit_s = max(spec.deadline_s, _DEFERRED_S) if waits else spec.deadline_s
+    if view.online and now_s - m.admitted_s > limit_s:
+        return m.model_copy(update={"outcome": Outcome.LATE, "detail": f"not committed within {limit_s:g} s"})
     return m
 
 
 def _gate(spec: RolloutSpec, progress: Progress, evidence: Evidence | None) -> str | None:
-    failures = sorted((n, m.detail) for n, m in progress.members.items() if m.outcome is Outcome.FAILED)
-    finished = sum(m.outcome in (Outcome.FAILED, Outcome.COMMITTED) for m in progress.members.values())
+    canary = progress.wave == 0
+    bad = {Outcome.FAILED, Outcome.LATE} | (set() if canary else {Outcome.LOST})  # many that go away with it are no chance
+    failures = sorted((n, m.detail) for n, m in progress.members.items() if m.outcome in bad)
+    finished = sum(m.outcome in bad | {Outcome.COMMITTED} for m in progress.members.values())
     reason = failure_gate(
-        len(failures),
-        finished,
-        max_rate=spec.max_failure_rate,
-        max_canary=spec.max_canary_failures,
-        canary=progress.wave == 0,
+        len(failures), finished, max_rate=spec.max_failure_rate, max_canary=spec.max_canary_failures, canary=canary
     )
+    if reason is None and canary and _nobody_is_left(spec, progress):
+        reason = "no canary device committed it"
     if reason:
         return f"{reason} ({failures[0][0]}: {failures[0][1]})"
     if evidence is None or spec.max_latency_ratio is None:
@@ -275,11 +404,34 @@ def _gate(spec: RolloutSpec, progress: Progress, evidence: Evidence | None) -> s
     return latency_gate(evidence.before, evidence.after, percentile=spec.policy.percentile, max_ratio=spec.max_latency_ratio)
 
 
+def _nobody_is_left(spec: RolloutSpec, progress: Progress) -> bool:
+    """Every canary has failed, within what the gate allows, and no other takes its place."""
+    current = [m.outcome for m in progress.members.values() if m.wave == 0 and m.outcome not in _NO_CANARY]
+    full = len(current) >= spec.canary or not _any(progress, Outcome.WAITING, Outcome.AWAY)
+    return bool(current) and full and all(o in (Outcome.FAILED, Outcome.LATE) for o in current)
+
+
+def _any(progress: Progress, *outcomes: Outcome) -> bool:
+    return any(m.outcome in outcomes for m in progress.members.values())
+
+
+def _wave_is_over(progress: Progress) -> bool:
+    """Nobody of it is at work, and somebody has shown that the release works. The canary waits for one that was lost."""
+    current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
+    waited_for = _BUSY | {Outcome.WAITING} | ({Outcome.LOST} if progress.wave == 0 else set())
+    return _any(progress, Outcome.COMMITTED) and not waited_for.intersection(current)
+
+
+def _idle_since(progress: Progress, now_s: float) -> float | None:
+    """Since when nobody is at work; None: somebody is, or an operator has it wait."""
+    current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
+    if progress.state is RolloutState.PAUSED or _BUSY.intersection(current):
+        return None
+    return progress.idle_since_s if progress.idle_since_s is not None else now_s
+
+
 def _next_wave(spec: RolloutSpec, progress: Progress, now_s: float) -> Progress:
-    later = [m for m in progress.members.values() if m.wave > progress.wave]
-    committed = any(m.outcome is Outcome.COMMITTED for m in progress.members.values())
-    if not committed:
-        return progress  # nobody has shown yet that the release works; who is away may come back
+    later = [m for m in progress.members.values() if m.wave > progress.wave and m.outcome is Outcome.WAITING]
     if not later:
         return progress.model_copy(update={"state": RolloutState.DONE, "reason": None})
     since = progress.wave_done_s if progress.wave_done_s is not None else now_s
@@ -295,8 +447,7 @@ def _admit(
     for name in order(members, spec.release):
         m = members[name]
         if m.wave == progress.wave and m.outcome is Outcome.WAITING:
-            before = views[name].desired.get(spec.slot) if name in views else None
-            members[name] = m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "before": before})
+            members[name] = admitted(m, views.get(name), spec.slot, now_s)
             actions.append(SetSlot(name, spec.slot, _wish(spec, m)))
     progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
     return progress, actions + again
@@ -320,37 +471,50 @@ def _ask_again(spec: RolloutSpec, progress: Progress, now_s: float) -> tuple[Pro
 def _stragglers(
     spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float
 ) -> tuple[Progress, list[SetSlot]]:
-    """Look after who was away when the rollout was done. No gate is asked any more, and nothing is taken back from the others."""
-    members = {n: _judged(spec, m, views.get(n), now_s) for n, m in progress.members.items()}
-    for name, m in members.items():
+    """Look after who was away when the rollout was over. No gate is asked any more, and nothing is taken back from the others."""
+    members, actions = dict(progress.members), []
+    for name, m in progress.members.items():
+        if name in views and _is_expected(m) and progress.state is RolloutState.DONE:
+            m = _arrived(spec, m, views[name])
+            if m.outcome is Outcome.WAITING:
+                m = admitted(m, views[name], spec.slot, now_s)
+                actions.append(SetSlot(name, spec.slot, _wish(spec, m)))
+            members[name] = m
+            continue
+        m = members[name] = _judged(spec, m, views.get(name), now_s)
         wish, ours = views[name].desired.get(spec.slot) if name in views else None, _wish(spec, m)
-        if m.outcome in _OPEN and name in views and (wish is None or (wish.digest, wish.attempt) != (ours.digest, ours.attempt)):
+        taken = wish is None or (wish.digest, wish.attempt) != (ours.digest, ours.attempt)
+        if m.outcome in _OPEN and name in views and taken and not _is_expected(m):
             members[name] = m.model_copy(update={"outcome": Outcome.SUPERSEDED, "detail": None})
-    return _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
+    progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
+    return _noted(spec, progress, views, None), actions + again
 
 
-def _going_back(progress: Progress, views: Mapping[str, DeviceView], slot: str) -> Progress:
-    """Wait until every online device that was touched runs what it had before, or has given that up; then the rollout is stopped."""
-    members = {name: _back(m, views.get(name), slot) for name, m in progress.members.items()}
-    touched = (
-        name for name, m in members.items() if m.admitted_s is not None and m.outcome not in (Outcome.RESTORED, Outcome.STRANDED)
-    )
-    waiting = any(name in views and views[name].online for name in touched)
-    state = RolloutState.ROLLING_BACK if waiting else RolloutState.STOPPED
-    reason = progress.reason
-    if not waiting and (lost := sorted(name for name, m in members.items() if m.outcome is Outcome.STRANDED)):
-        reason = f"{reason}; {len(lost)} could not take back what was before ({lost[0]}: {members[lost[0]].detail})"
-    return progress.model_copy(update={"members": members, "state": state, "reason": reason})
+def _noted(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], idle_since_s: float | None) -> Progress:
+    """With whom it waits for, for people. Nothing in it changes with time alone: every change is written down."""
+    members = {n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE}
+    lost = [n for n, m in members.items() if m.outcome is Outcome.LOST]
+    gone = [n for n, m in members.items() if m.outcome in _BUSY and n in views and not views[n].online]
+    unsigned = [n for n, m in members.items() if m.outcome in _BUSY and n in views and views[n].unsigned]
+    notes = []
+    if unsigned:
+        notes.append(f"{names(unsigned)}: waits for `edgectl rollout approve`")
+    if lost:
+        notes.append(
+            f"{names(lost)} went away in the middle of an activation; `edgectl rollout skip {spec.id} {lost[0]}` goes on without"
+        )
+    elif idle_since_s is not None and progress.wave == 0:
+        absent = [n for n, m in progress.members.items() if m.outcome in (Outcome.WAITING, Outcome.AWAY)]
+        notes.append(f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}")
+    elif gone:
+        notes.append(f"{names(gone)}: away, waited for {spec.away_s:g} s at most")
+    if progress.state not in ACTIVE:
+        away = [n for n, m in members.items() if m.outcome is Outcome.AWAY]
+        notes += [f"{names(away)}: away, takes it when it is back"] if away else []
+    return progress.model_copy(update={"note": "; ".join(notes) or None})
 
 
-def _back(m: Member, view: DeviceView | None, slot: str) -> Member:
-    """What became of a member since the release was taken back. One that had nothing before only has to come to an end."""
-    r = view.reported.get(slot) if view else None
-    if m.admitted_s is None or view is None or r is None or r.state not in TERMINAL:
-        return m
-    if m.before is None or r.active == m.before.digest:
-        return m.model_copy(update={"outcome": Outcome.RESTORED})
-    if r.digest == m.before.digest and r.gen >= view.gen:  # this is its last word on it: what was before may be withdrawn by now
-        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
-        return m.model_copy(update={"outcome": Outcome.STRANDED, "detail": why})
-    return m
+def names(devices: Iterable[str]) -> str:
+    """A few of them, for a sentence: ``a, b, c and 4 more``."""
+    found = sorted(devices)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

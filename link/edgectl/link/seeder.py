@@ -31,14 +31,16 @@ from edgectl.core.transfer import (
     Seeder,
     Sum,
     Suppression,
+    chunk_count,
     encode_frame,
     pages_of,
     sum_chunks,
 )
+from edgectl.core.transfer.messages import PAGE_HASHES
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import BrokerOptions, Link
 
-__all__ = ["BlobSeeder", "Blobs", "Peer", "SeederCounters"]
+__all__ = ["BlobSeeder", "Blobs", "Peer", "SeederCounters", "manifest_topics"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,11 @@ _IDLE_S = 0.5
 _LISTEN_S = 0.5
 _MAX_GONE = 64
 _MAX_SEEDERS = 4096
+
+
+def manifest_topics(topics: Topics, digest: str, size: int) -> list[str]:
+    """Where the retained manifest pages of a blob of ``size`` bytes are."""
+    return [topics.manifest(digest, page) for page in range(max(1, -(-chunk_count(size) // PAGE_HASHES)))]
 
 
 class Blobs(Protocol):

@@ -140,7 +140,7 @@ class Site:
         deadline = time.monotonic() + timeout_s
         while True:
             found = [self.client.rollout(i) for i in ids]
-            if all(r["state"] in ("done", "stopped") for r in found):
+            if all(r["state"] not in ("running", "paused", "rolling_back") for r in found):
                 return found
             waiting = ", ".join(f"{r['release']} {r['state']}" for r in found)
             self._pause(update, deadline, f"rollouts did not end: {waiting}", RolloutError)

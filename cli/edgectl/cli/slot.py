@@ -1,0 +1,84 @@
+"""``edgectl slot``: what is in a slot of a device, without a release and its rollout."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from edgectl.cli import _controller
+from edgectl.cli._output import Json, Output, table
+from edgectl.core.errors import RolloutError, UsageError
+
+app = typer.Typer(name="slot", help="Empty a slot of a device.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """A group although it has one command."""
+
+
+@app.command("clear")
+def clear(
+    slot: Annotated[str, typer.Argument(help="The slot that is to be empty, e.g. gate-detector.")],
+    device: Annotated[list[str] | None, typer.Option(help="On this device; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: on every device that has the slot and this label.")] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait until the devices that are there say that it is empty.")
+    ] = 0.0,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Take out what a slot has, with all that is kept to go back to; its pipelines stop. A rollout fills it again.
+
+    A device does it as soon as it hears of it, but for a hold, the freeze and leases, as with every change. Exit 12 if some did not in time.
+    """
+    out = Output(json)
+    with _controller.client(url, token_file) as fleet:
+        told = fleet.clear_slot(slot, device or [], dict(_label(text) for text in label or []))
+        deadline = time.monotonic() + wait
+        with out.progress() as update:
+            while (found := _found(fleet.devices(), told, slot)) and _open(found) and time.monotonic() < deadline:
+                update(f"{len(_open(found))} of {len(found)} devices have not emptied it yet", 1 - len(_open(found)) / len(found))
+                time.sleep(0.3)
+
+    def shown() -> Table:
+        t = table("device", "slot", "had", "state")
+        for c in found:
+            t.add_row(c["device"], slot, c["active_release"] or "-", c["state"])
+        return t
+
+    out.result(found, shown)
+    if wait and (late := _open(found)):
+        raise RolloutError(
+            f"{', '.join(late[:3])}{f' and {len(late) - 3} more' if len(late) > 3 else ''}: slot {slot} is not empty after {wait:g} s",
+            hint="`edgectl fleet devices` shows what they wait for; the wish stands",
+        )
+
+
+def _found(devices: list[dict[str, Any]], told: list[dict[str, Any]], slot: str) -> list[dict[str, Any]]:
+    """Each device that was told, with the state of its slot: ``cleared``, ``away``, what it is doing, or that it was asked."""
+    now = {d["name"]: d for d in devices}
+    return [{**c, "state": _state(now.get(c["device"], {}), c, slot)} for c in told]
+
+
+def _state(device: dict[str, Any], told: dict[str, Any], slot: str) -> str:
+    r = ((device.get("reported") or {}).get("slots") or {}).get(slot) or {}
+    if r.get("gen", 0) >= told["gen"]:
+        why = r.get("stage") or (r.get("error") or {}).get("detail")
+        return f"{r['state']}: {why}" if why and r["state"] != "cleared" else str(r["state"])
+    return "asked" if device.get("online") else "away: empties it when it is back"
+
+
+def _open(found: list[dict[str, Any]]) -> list[str]:
+    return [c["device"] for c in found if c["state"] != "cleared" and not c["state"].startswith("away")]
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sep, value = text.partition("=")
+    if not (sep and key and value):
+        raise UsageError(f"--label {text!r} is not KEY=VALUE")
+    return key, value
