@@ -58,7 +58,7 @@ class _Cause:
 
 
 _CAUSES = (
-    _Cause("overrun|xrun", "overrun"),
+    _Cause("overrun", "overrun"),  # not "xrun": that is a function of arecord's, which names itself in other errors, too
     _Cause("Permission denied", "auth", "add this user to the group `audio`", hopeless=True),
     _Cause("busy", "busy", "`fuser -v /dev/snd/*` shows which program has it"),
     _Cause("Channels count non available", "invalid", "add `?channels=2`, or use mic://plughw:…, which converts", hopeless=True),
@@ -101,20 +101,8 @@ class Microphone:
         check_channel(options.channel, self._channels, self._what)
         self._patient = patient
         # Not -q: that hides that a device runs at another rate.
-        self._command = [
-            program,
-            "-D",
-            device,
-            "-f",
-            "S16_LE",
-            "-r",
-            str(RATE),
-            "-c",
-            str(self._channels),
-            "-t",
-            "raw",
-            "--fatal-errors",
-        ]
+        form = f"-f S16_LE -r {RATE} -c {self._channels} -t raw --fatal-errors"
+        self._command = [program, "-D", device, *form.split()]
         self._closed = threading.Event()
         self._reading = threading.Lock()  # the child belongs to who holds it
         self._child: _Child | None = None
@@ -150,7 +138,8 @@ class Microphone:
                 self._closed.wait(min(wait_s, _POLL_S))
                 return
             self._start()
-        assert self._child is not None
+        if self._child is None:
+            return
         data = self._child.read(_POLL_S)
         now = time.monotonic_ns()
         silent_s = (now - max(self._child.started_ns, self._heard_ns or 0)) / 1e9
@@ -167,7 +156,9 @@ class Microphone:
         try:
             self._child = _Child(self._command)
         except OSError as e:
-            raise SourceError(f"arecord does not start: {e.strerror}", hint="apt-get install --reinstall alsa-utils") from e
+            if self._heard_ns is None and not self._patient:
+                raise SourceError(f"arecord does not start: {e.strerror}", hint="apt-get install --reinstall alsa-utils") from e
+            self._retry("invalid", f"arecord does not start: {e.strerror}")
 
     def _take(self, data: bytes, now: int) -> None:
         assert self._child is not None
@@ -218,14 +209,14 @@ class Microphone:
         self._retry(cause.reason, message or "arecord ended")
 
     def _retry(self, reason: str, detail: str) -> None:
-        assert self._child is not None
-        if self._child.samples >= _STABLE_S * RATE:
+        if self._child is not None and self._child.samples >= _STABLE_S * RATE:
             self._attempt = 0
         self._end_child()
         if rest := len(self._buffer) // (2 * self._channels):
             self._cut(rest, self._heard_ns or time.monotonic_ns())
         self._buffer = b""  # half a sample
         self._outage = reason
+        self._ready.append(self._nothing())  # said even if it is back at once
         wait_s = backoff_s(self._attempt, reason, random.uniform(-1, 1)) if self._attempt or reason != "overrun" else 0.0  # noqa: S311
         self._attempt += 1
         self._retry_ns = time.monotonic_ns() + round(wait_s * 1e9)
@@ -271,11 +262,19 @@ class _Child:
                 data = os.read(key.fd, _READ_BYTES) or None
             elif not self._read_messages():
                 self._selector.unregister(key.fileobj)
-        # A process that has gone may leave its output open in a child of its own.
-        if data is None or (not data and self._process.poll() is not None):
+        if data == b"" and self._process.poll() is not None:
+            data = self._rest()
+        if data is None:
             self._read_messages()
-            return None
         return data
+
+    def _rest(self) -> bytes | None:
+        """What a process that has gone has left. Its output may stay open for ever, in a child of its own."""
+        assert self._process.stdout is not None
+        try:
+            return os.read(self._process.stdout.fileno(), _READ_BYTES) or None
+        except BlockingIOError:
+            return None
 
     def _read_messages(self) -> bool:
         """Whether there may be more."""
