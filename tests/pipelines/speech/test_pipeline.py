@@ -180,14 +180,28 @@ class Scripted:
 
     uri, live, seconds = "mic://", True, None
 
-    def __init__(self, blocks: list[AudioBlock], *, endless: bool = False) -> None:
+    def __init__(self, blocks: list[AudioBlock]) -> None:
         self.counters = {"source_restarts": 3}
-        self._blocks, self._endless, self._closed = blocks, endless, threading.Event()
+        self._blocks = blocks
 
     def read(self) -> AudioBlock | None:
-        if len(self._blocks) > 1 or (self._blocks and not self._endless):
-            return self._blocks.pop(0)
-        return self._blocks[0] if self._endless and not self._closed.wait(0.01) else None
+        return self._blocks.pop(0) if self._blocks else None
+
+    def close(self) -> None:
+        pass
+
+
+class Away(Scripted):
+    """A live source that gives nothing for ever."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__([])
+        self._reason, self._closed = reason, threading.Event()
+
+    def read(self) -> AudioBlock | None:
+        if self._closed.wait(0.01):
+            return None
+        return AudioBlock(0, np.zeros(0, np.float32), time.monotonic_ns(), outage=self._reason)
 
     def close(self) -> None:
         self._closed.set()
@@ -226,16 +240,31 @@ def test_an_outage_is_told_once_with_what_was_lost_and_every_sample_is_booked(mo
 
 
 def test_a_run_of_so_many_seconds_ends_with_a_microphone_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard, stats = run(
-        monkeypatch, Scripted([AudioBlock(0, np.zeros(0, np.float32), 0, outage="busy")], endless=True), seconds=0.2
-    )
+    heard, stats = run(monkeypatch, Away("busy"), seconds=0.2)
     assert [e["reason"] for e in heard if e["type"] == "capability" and e["name"] == "source"] == ["busy"]
     assert stats.frames.captured == 0
 
 
+@pytest.mark.parametrize("per_block_ms", [1, 16, 160])
+def test_so_many_seconds_of_a_microphone_are_seconds_of_the_clock(per_block_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is sixteen times too fast, one that is right, and one that is ten times too slow."""
+    now = time.monotonic_ns()
+    blocks = [dataclasses.replace(quiet(256 * i), captured_ns=now + per_block_ms * 1_000_000 * i) for i in range(4000)]
+    _, stats = run(monkeypatch, Scripted(blocks), seconds=1.6)
+    assert stats.frames.captured == pytest.approx(1600 / per_block_ms, rel=0.1, abs=1)
+
+
+def test_so_many_seconds_of_a_paced_source_are_exactly_so_many_blocks() -> None:
+    pipeline = make_pipeline("speech", args("synth://kiosk?seed=1", [], seconds=0.32))
+    pipeline.start()
+    assert pipeline.wait(60)
+    pipeline.stop()
+    assert pipeline.stats().frames.captured == 20
+
+
 def test_a_stream_whose_microphone_is_away_says_so_in_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     told = threading.Event()
-    source = Scripted([AudioBlock(0, np.zeros(0, np.float32), 0, outage="busy")], endless=True)
+    source = Away("busy")
     monkeypatch.setattr("edgectl.pipelines.speech.pipeline.open_audio", lambda uri: source)
     pipeline = make_pipeline(
         "speech", dataclasses.replace(args("mic://", []), emit=lambda e: told.set() if e.get("reason") == "busy" else None)

@@ -245,12 +245,13 @@ class SpeechPipeline:
 
     def _capture_loop(self) -> None:
         assert self._source is not None
-        last = math.inf if self._args.seconds is None else round(self._args.seconds * RATE)
-        deadline = math.inf if self._args.seconds is None else time.monotonic() + self._args.seconds
+        until = None
         while not self._stopping.is_set():
             block = self._source.read()
-            # A microphone that is away gives no samples to tell the time by.
-            if block is None or block.first >= last or (not len(block.data) and time.monotonic() >= deadline):
+            if block is None:
+                break
+            until = until or _Until(block, self._args.seconds, live=self._source.live)
+            if until.over(block):
                 break
             self._hand_over(block)
         with self._change:
@@ -353,3 +354,18 @@ class SpeechPipeline:
             offset_ns = time.time_ns() - time.monotonic_ns() + taken_ns - round(t_s * 1e9)
         end_ns = round(end / RATE * 1e9)
         return Stamp(self._seq, end_ns, block.captured_ns, end_ns / 1e9, offset_ns, "pts" if offset_ns is None else "arrival")
+
+
+class _Until:
+    """When ``seconds`` of a source are over: for a live one by the clock, because one that is away or too slow gives no samples to
+    tell the time by, and one that is too fast gives too many."""
+
+    def __init__(self, first: AudioBlock, seconds: float | None, *, live: bool) -> None:
+        self._samples = math.inf if seconds is None or live else round(seconds * RATE)
+        began_ns = first.captured_ns - len(first.data) / RATE * 1e9
+        self._ns = (
+            math.inf if seconds is None or not live else began_ns + seconds * 1e9 + 1e6
+        )  # 1 ms: paced blocks end on the dot
+
+    def over(self, block: AudioBlock) -> bool:
+        return block.first >= self._samples or block.captured_ns > self._ns

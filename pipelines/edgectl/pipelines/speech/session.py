@@ -112,6 +112,10 @@ class SpeechSession:
             due.append((end, 2, partial(self._look, end, frame, other)))
         return sum(task() for _, _, task in sorted(due, key=lambda d: d[:2]))
 
+    def tell(self, name: str, at: int, *, available: bool, reason: str | None, **more: object) -> None:
+        """Say that something cannot be relied on from sample ``at`` on, or can again."""
+        self._event("capability", at, "end" if available else "start", name=name, available=available, reason=reason, **more)
+
     def finish(self) -> None:
         """The stream ended: close what is open."""
         self._edge(self._segmenter.finish(self._end))
@@ -146,23 +150,17 @@ class SpeechSession:
         soft = False if not self._loudness.quiet else True if self._segmenter.speaking else None
         before = self._check.fault
         change = self._check.step(frame, unmixed, soft)
-        if change is not None:
-            over = change == "over"
-            self._event(
-                "capability",
-                end,
-                "end" if over else "start",
-                name="sound",
-                available=over,
-                reason=before if over else change,
-                **({"peak_dbfs": round(20 * math.log10(self._loudness.peak), 1)} if change == "too_quiet" else {}),
-            )
+        if change == "over":
+            self.tell("sound", end, available=True, reason=before)
+        elif change is not None:
+            loud = {"peak_dbfs": round(20 * math.log10(self._loudness.peak), 1)} if change == "too_quiet" else {}
+            self.tell("sound", end, available=False, reason=change, **loud)
         return 0
 
     def _away(self, reason: str, at: int) -> None:
         if self._outage is None:
             self._edge(self._segmenter.finish(at))
-            self._event("capability", at, "start", name="source", available=False, reason=reason)
+            self.tell("source", at, available=False, reason=reason)
             self._outage = reason
 
     def _lost(self, block: AudioBlock) -> None:
