@@ -160,7 +160,7 @@ def stops(place: Place) -> Outcome:
 
 def stops_at_once(place: Place) -> Outcome:
     """Three seconds of sound in no time: stream time, which counts sound, runs ahead of the clock by as much at each start."""
-    return comes_back(place, "out(sound[:3 * 16000])\ntime.sleep(3600)", "timeout", most_drift_s=3 * 5)
+    return comes_back(place, "out(sound[:3 * 16000])\ntime.sleep(3600)", "timeout", most_drift_s=3 * 14)
 
 
 def exits(place: Place) -> Outcome:

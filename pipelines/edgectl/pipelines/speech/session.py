@@ -95,9 +95,7 @@ class SpeechSession:
         if block.gap:
             self._lost(block)
         if self._outage is not None and block.outage is None:
-            self._event(
-                "capability", block.first, "end", name="source", available=True, reason=self._outage, lost_samples=block.gap
-            )
+            self.tell("source", block.first, available=True, reason=self._outage, lost_samples=block.gap)
             self._outage = None
         # A window that ends at the same sample as another: voice activity first, the level last, as it asks whether there is speech.
         due: list[tuple[int, int, Callable[[], int]]] = []
