@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from edgectl.pipelines.driving.pipeline import in_path
 from edgectl.pipelines.events import Event
 from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.synth import open_scene
+from edgectl.pipelines.synth.road import Markings, RoadScene
 from edgectl.pipelines.tracker import Tracks
 
 
@@ -77,6 +80,93 @@ def test_the_real_highway_has_its_two_lines_in_every_frame(shared: Path) -> None
     assert np.abs(v0 - 304).max() < 15
     assert np.abs(np.diff(left)).max() < 25
     assert np.abs(np.diff(right)).max() < 25
+
+
+def found(scene: RoadScene, frames: int, *, every: int = 1) -> list[Lanes | None]:
+    finder = LaneFinder()
+    return [finder.find(scene.render(k)[..., 1], k / scene.fps) for k in range(0, frames, every)]
+
+
+def road(seed: int, markings: Markings, *, clutter: bool = True) -> RoadScene:
+    return RoadScene(seed=seed, width=640, height=360, fps=15, markings=markings, clutter=clutter)
+
+
+@pytest.mark.parametrize("clutter", [False, True])
+@pytest.mark.parametrize("markings", ["none", "left", "right"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 5])
+def test_a_road_without_its_two_lines_has_no_lane(seed: int, markings: Markings, clutter: bool) -> None:
+    """Whatever else is on it: seams, patches, a kerb, a rail, shadows, or only one of the lines."""
+    assert [k for k, lanes in enumerate(found(road(seed, markings, clutter=clutter), 60, every=2)) if lanes is not None] == []
+
+
+@pytest.mark.parametrize("seed", [1, 3, 8])
+def test_the_lines_are_found_among_what_looks_like_lines(seed: int) -> None:
+    scene = road(seed, "lanes")
+    lanes = found(scene, 60)
+    assert lanes.count(None) <= 1
+    errors = [abs(float(lane.at(360.0)[0]) - scene.truth(k).values["left_x"]) for k, lane in enumerate(lanes) if lane is not None]
+    assert np.median(errors) < 4
+
+
+@pytest.mark.parametrize("apart_m", [1.0, 8.0])
+def test_two_lines_that_are_not_a_lane_apart_are_no_lane(apart_m: float) -> None:
+    """A painted arrow's edges, or the two edges of a whole road."""
+    scene = road(1, "none", clutter=False)
+    paint = scene.paint
+
+    def painted(t: float) -> NDArray[np.uint8]:
+        image = paint(t)
+        for x in (-apart_m / 2, apart_m / 2):
+            scene.strip(image, t, (3.0, 90.0), x, 0.15, (220, 220, 220), 60)
+        return image
+
+    scene.paint = painted  # type: ignore[method-assign]
+    assert found(scene, 30) == [None] * 30
+
+
+def test_a_hairline_is_no_marking() -> None:
+    """A seam that the low sun makes shine: as bright as worn paint, but three centimetres wide."""
+    scene = road(1, "none", clutter=False)
+    paint = scene.paint
+
+    def seamed(t: float) -> NDArray[np.uint8]:
+        image = paint(t)
+        for x in (-1.8, 1.8):
+            scene.strip(image, t, (3.0, 90.0), x, 0.03, (190, 190, 190), 60)
+        return image
+
+    scene.paint = seamed  # type: ignore[method-assign]
+    assert found(scene, 30) == [None] * 30
+
+
+def test_worn_paint_is_paint() -> None:
+    scene = road(2, "lanes", clutter=False)
+    strip = scene.strip
+
+    def worn(image: Any, t: float, reach: Any, x: float, width: float, colour: Any, points: int = 8) -> None:
+        strip(image, t, reach, x, width, (scene.asphalt + 40,) * 3, points)
+
+    scene.strip = worn  # type: ignore[method-assign]
+    assert found(scene, 30).count(None) <= 1
+
+
+def test_a_line_that_ends_takes_the_lane_with_it_within_a_second() -> None:
+    both, left = road(3, "lanes", clutter=False), road(3, "left", clutter=False)
+    finder = LaneFinder()
+    seen = [finder.find((both if k < 20 else left).render(k)[..., 1], k / 15) is not None for k in range(40)]
+    assert seen[:20] == [True] * 20
+    assert not any(seen[37:])
+
+
+@pytest.mark.parametrize("grain_px", [0.0, 1.0, 2.0])
+def test_gravel_has_points_everywhere_and_no_lane(grain_px: float) -> None:
+    rng = np.random.default_rng(0)
+    finder = LaneFinder()
+    for f in range(20):
+        noise = rng.normal(0, 1, (270, 480))
+        noise = cv2.GaussianBlur(noise, (0, 0), grain_px) if grain_px else noise
+        image = np.clip(100 + noise / noise.std() * 22, 0, 255).astype(np.uint8)
+        assert finder.find(image, f / 15) is None
 
 
 @pytest.mark.parametrize("picture", ["grey", "noise"])

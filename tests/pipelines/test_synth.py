@@ -104,3 +104,32 @@ def test_frame_number_survives_video_compression() -> None:
 def test_unknown_scenes_and_sizes_out_of_range_are_refused(name: str, options: dict[str, float]) -> None:
     with pytest.raises(SourceError, match=r"scene"):
         open_scene(name, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("clutter", [False, True])
+@pytest.mark.parametrize("markings", ["none", "left", "right", "lanes"])
+def test_a_road_has_the_lines_that_it_is_asked_for(markings: str, clutter: bool) -> None:
+    """Paint is brighter than anything else on the ground before the car."""
+    scene = open_scene("road", seed=3, own={"markings": markings, "clutter": clutter})
+    lines = {"left": [False, False], "right": [False, False]}
+    for seq in range(0, 30, 5):
+        truth, image = scene.truth(seq).values, scene.paint(seq / scene.fps)
+        for side, x in (("left", round(truth["left_x"])), ("right", round(truth["right_x"]))):
+            for half, rows in enumerate((slice(260, 320), slice(330, 359))):
+                column = slice(max(0, x - 60), x + 60)
+                lines[side][half] |= bool((image[rows, column, 1] > 200).any())
+    assert any(lines["left"]) == (markings in ("left", "lanes"))
+    assert any(lines["right"]) == (markings in ("right", "lanes"))
+
+
+def test_clutter_is_the_same_in_any_order_and_moves_with_the_road() -> None:
+    one, two = (open_scene("road", seed=5, own={"markings": "none", "clutter": True}) for _ in range(2))
+    frames = {seq: one.render(seq) for seq in (40, 7)}
+    np.testing.assert_array_equal(two.render(7), frames[7])
+    np.testing.assert_array_equal(two.render(40), frames[40])
+    assert (frames[7] != frames[40]).mean() > 0.1
+
+
+def test_an_option_that_a_scene_does_not_have_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"yard.*markings"):
+        open_scene("yard", own={"markings": "none"})

@@ -187,6 +187,8 @@ class SpeechConfig(Config):
     vad_off: float = Field(default=0.35, gt=0, lt=1)
     min_silence_ms: float = Field(default=100, ge=0, le=60_000)
     pad_ms: float = Field(default=30, ge=0, le=5_000)
+    vad_gain_db: float = Field(default=40, ge=0, le=60)
+    """Speech softer than it should be is listened to with up to so much gain; 0: never."""
 
 
 class PipelineConfig(Config):

@@ -3,7 +3,10 @@
 A line on a flat road is ``u = u0 + s·(v - v0) + c / (v - v0)`` in the picture, where (u0, v0) is the vanishing point, ``s``
 the line's own slope and ``c`` the curvature that all lines share. Ridge points vote for where their line ends; the votes fade over seconds,
 so that dashed lines stay; a least-squares fit of (u0, v0, s_left, s_right, c) to the points near the winners follows.
-Left out: yellow lines on bright concrete, night, snow, several lanes.
+
+The best fit to a road without lines is no lane. So each line must be *seen*: as paint much brighter than the road, on it and not just
+as much beside it (grass and gravel have points everywhere, a seam of tar is dull), and both as far apart as the lines of one lane are.
+Left out: yellow lines on bright concrete, night, snow, several lanes. Two bright kerbs a lane's width apart are taken for lines.
 """
 
 from __future__ import annotations
@@ -23,10 +26,18 @@ _WIDTH = 480  # the picture is searched at this width
 _TOP = 0.38  # rows above this part of the height are never road
 _BINS = 192  # of the votes for where a line ends at the bottom row, over two picture widths
 _CONTRAST = 14.0  # grey levels by which a ridge stands out
+_FULL_WEIGHT = 30.0  # of the contrast of a point that counts as one
 _VOTES_S = 0.45  # time constant of the votes: longer than the gap between two dashes at speed
 _SMOOTH_S = 0.12
 _FORGET_S = 1.0  # without support for this long there is no lane
 _MIN_SUPPORT = 14.0  # rows with a ridge point on a line, after fading
+_PAINT = 25.0  # grey levels by which paint is brighter than the road
+_DULL = 0.35  # of the contrast of the brightest ridges: what is duller is a seam beside them
+_NEW, _KEPT = 0.17, 0.08  # of the rows below the horizon that show paint: until a line is believed, and to stay so
+_TOGETHER_S = 0.6  # within which both lines must have been seen to be believed: longer than the gap between two dashes
+_NARROW = 0.05  # width of a line over camera height: 7 cm from a car, which seams of tar seldom have
+_BESIDE = 3.0  # times as many rows on a line as on parallels beside it
+_APART = (1.1, 3.9)  # difference of the slopes: lane width over camera height, from a lorry's to a low car's
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class LaneFinder:
         self._state: F64 | None = None  # u0, v0, s_left, s_right, c, at search size
         self._t: float | None = None
         self._good_t = -math.inf
+        self._seen_t = [-math.inf, -math.inf]  # when each line last showed paint
+        self._believed = False
         self._support = (0.0, 0.0)
 
     def find(self, luma: NDArray[np.uint8], t: float, ignore: NDArray[np.float32] | None = None) -> Lanes | None:
@@ -79,11 +92,11 @@ class LaneFinder:
         rows = round(height * scale)
         top, bottom = round(rows * _TOP), max(round(rows * self._hood), round(rows * _TOP) + 8)
         part = luma[round(top / scale) : round(bottom / scale)]
-        small = cv2.resize(part, (_WIDTH, bottom - top), interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(part, (_WIDTH, bottom - top), interpolation=cv2.INTER_AREA), np.int16)
         dt = 0.0 if self._t is None else t - self._t
         self._t = t
         v0 = float(self._state[1]) if self._state is not None else (self._horizon or 0.5) * rows
-        u, v, w = _ridges(np.asarray(small, np.int16), top, v0)
+        u, v, w = _ridges(small, top, v0)
         if ignore is not None and len(ignore):
             keep = _outside(u, v, ignore * scale)
             u, v, w = u[keep], v[keep], w[keep]
@@ -92,14 +105,32 @@ class LaneFinder:
         self._support = (self._support[0] * fade, self._support[1] * fade)
         if len(u) >= 8:
             self._advance(u, v, w, rows, bottom, dt, t)
+            self._look(u, v, w, small, top, t)
         if self._state is None:
             return None
         if t - self._good_t > _FORGET_S:
             self._state = None
             self._votes[:] = 0
+        if self._state is None or not self._believe(t):
             return None
         u0, v0, left, right, curve = (float(x) for x in self._state)
         return Lanes(u0 / scale, v0 / scale, left, right, curve / scale**2, self._support)
+
+    def _look(self, u: F64, v: F64, w: F64, image: NDArray[np.int16], top: int, t: float) -> None:
+        """Which of the two lines show paint in this picture."""
+        if self._state is None:
+            return
+        for side, share in enumerate(_paint(u, v, w, image, top, self._state)):
+            if share >= (_KEPT if self._believed else _NEW):
+                self._seen_t[side] = t
+
+    def _believe(self, t: float) -> bool:
+        """Both lines were seen together, neither has been out of sight for long since, and they are a lane's width apart."""
+        assert self._state is not None
+        within = _FORGET_S if self._believed else _TOGETHER_S
+        apart = _APART[0] <= self._state[3] - self._state[2] <= _APART[1]
+        self._believed = bool(apart and t - min(self._seen_t) <= within)
+        return self._believed
 
     def _advance(self, u: F64, v: F64, w: F64, rows: int, bottom: int, dt: float, t: float) -> None:
         """Vote with one picture's points, then fit the lines to those near the winners."""
@@ -152,9 +183,11 @@ def _ridges(image: NDArray[np.int16], top: int, v0: float) -> tuple[F64, F64, F6
     contrast = image - np.maximum(left, right)
     # Peaks only, and sides that agree: an edge between road and verge has one bright side.
     peak = (contrast >= np.roll(contrast, 1, axis=1)) & (contrast > np.roll(contrast, -1, axis=1))
-    hit = (contrast > _CONTRAST) & peak & (np.abs(left - right) < contrast) & (rows[:, None] > v0 + 4)
+    bright = contrast[peak & (contrast > _CONTRAST)]
+    least = max(_CONTRAST, _DULL * float(np.quantile(bright, 0.9))) if len(bright) else _CONTRAST
+    hit = (contrast > least) & peak & (np.abs(left - right) < contrast) & (rows[:, None] > v0 + 4)
     y, x = np.nonzero(hit)
-    weight = np.minimum(contrast[y, x] / 30.0, 1.5)
+    weight = np.minimum(contrast[y, x] / _FULL_WEIGHT, 1.5)
     return x.astype(np.float64), (y + top).astype(np.float64), weight.astype(np.float64)
 
 
@@ -209,6 +242,46 @@ def _least_squares(u: F64, v: F64, w: F64, state: F64, *, firm: bool) -> tuple[F
         towards = prior @ np.array([0.0, 0.0, 0.0, 0.0, -fitted[4]])
         fitted = fitted + np.linalg.solve((a * ww[:, None]).T @ a + prior, (a * ww[:, None]).T @ residual + towards)
     return fitted, support
+
+
+def _paint(u: F64, v: F64, w: F64, image: NDArray[np.int16], top: int, state: F64) -> tuple[float, float]:
+    """The share of rows below the vanishing point in which each line is painted.
+
+    0 for a line that is too narrow near the car, or whose parallels have as many ridges.
+    """
+    u0, v0, slopes, curve = state[0], state[1], state[2:4], state[4]
+    rows = np.arange(math.ceil(v0 + 8), top + image.shape[0])
+    if len(rows) < 16:
+        return 0.0, 0.0
+    bend = u0 + curve / (rows - v0)
+    left, right = (np.clip(np.rint(bend + s * (rows - v0)), 0, _WIDTH - 1).astype(np.intp) for s in slopes)
+    road = np.array([np.median(image[y - top, a : max(a, b) + 1]) for y, a, b in zip(rows, left, right, strict=True)])
+    below = v >= rows[0]
+    u, v, w = u[below], v[below], w[below]
+    x, y, d = u.astype(np.intp), v.astype(np.intp), v - v0
+    level = road[y - rows[0]]
+    bright = (image[y - top, x] - level > _PAINT) & (w * _FULL_WEIGHT > _PAINT)
+    tolerance = 1 + 0.025 * d
+    near = d > 0.35 * (rows[-1] - v0)
+    shares = []
+    for s in slopes:
+        off = u - (u0 + s * d + curve / d)
+        on = (np.abs(off) < tolerance) & bright
+        painted = len(np.unique(y[on]))
+        beside = [len(np.unique(y[np.abs(off - k * (3 + 0.13 * d)) < tolerance])) for k in (-4, -3, -2, 2, 3, 4)]
+        seen = painted >= _BESIDE * sum(beside) / len(beside)
+        if seen and (close := on & near).any():
+            seen = bool(np.median(_widths(image, y[close] - top, x[close], level[close]) / d[close]) >= _NARROW)
+        shares.append(painted / len(rows) if seen else 0.0)
+    return shares[0], shares[1]
+
+
+def _widths(image: NDArray[np.int16], y: NDArray[np.intp], x: NDArray[np.intp], road: F64) -> F64:
+    """How many pixels (n,) about each point are nearer to its brightness than to the road's."""
+    columns = x[:, None] + np.arange(-20, 21)
+    bright = image[y[:, None], np.clip(columns, 0, _WIDTH - 1)] > ((image[y, x] + road) / 2)[:, None]
+    runs = [np.cumprod(bright[:, part], axis=1).sum(axis=1) for part in (slice(20, None), slice(19, None, -1))]
+    return np.asarray(runs[0] + runs[1], np.float64)
 
 
 def _rows_on(v: F64, near: NDArray[np.bool_], around: NDArray[np.bool_]) -> float:

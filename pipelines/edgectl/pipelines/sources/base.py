@@ -105,6 +105,10 @@ class SynthOptions(Config):
     paced: bool = True
     width: int | None = Field(default=None, ge=64, le=4096)
     height: int | None = Field(default=None, ge=64, le=4096)
+    markings: Literal["lanes", "none", "left", "right"] | None = None
+    """Of ``road``: which lines are painted."""
+    clutter: bool | None = None
+    """Of ``road``: seams, kerbs, rails and shadows, too."""
 
 
 O = TypeVar("O", bound=Config)  # noqa: E741

@@ -18,7 +18,9 @@ class SynthSource:
     def __init__(self, uri: str, name: str, options: SynthOptions) -> None:
         self._uri = uri
         self._options = options
-        self.scene: Scene = open_scene(name, seed=options.seed, width=options.width, height=options.height, fps=options.fps)
+        own = {k: v for k, v in (("markings", options.markings), ("clutter", options.clutter)) if v is not None}
+        size = {"width": options.width, "height": options.height}
+        self.scene: Scene = open_scene(name, seed=options.seed, fps=options.fps, **size, own=own)
         self._limit = None if options.seconds is None else max(1, round(options.seconds * self.scene.fps))
         self._pacer = Pacer(self.scene.fps) if options.paced else None
         self._tick = 0

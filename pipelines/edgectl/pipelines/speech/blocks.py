@@ -12,9 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RATE", "AudioBlock", "AudioSource", "Reframer"]
+from edgectl.pipelines.speech.clock import ClockFit
+
+__all__ = ["BLOCK", "RATE", "AudioBlock", "AudioSource", "Reframer"]
 
 RATE = 16_000  # Hz, of everything after a source
+BLOCK = 256  # samples that a source gives at a time: 16 ms, which divides the windows of 512 and 1280
 
 Samples = NDArray[np.float32]
 
@@ -29,21 +32,36 @@ class AudioBlock:
     """CLOCK_MONOTONIC when the last sample of the block was available."""
     gap: int = 0
     """Samples known lost just before this block."""
+    outage: str | None = None
+    """Reason code while a live source gives nothing (:class:`AudioSource`); such a block has no samples."""
+    clock: ClockFit | None = None
+    """When the samples of a live source were taken; None: they have no time of day."""
+    unmixed: Samples | None = None
+    """float32 ``(n,)``, where several channels were mixed: the square that each sample would have on average if the channels had
+    nothing in common. Much more of it than of ``data**2`` means that the channels cancel each other."""
 
 
 class AudioSource(Protocol):
-    """A microphone, a file or a synthetic speaker. ``read`` blocks; None means that the stream ended."""
+    """A microphone, a file or a synthetic speaker. ``read`` belongs to one thread; ``close`` may come from another."""
 
     uri: str
     live: bool
     seconds: float | None
     """How long it is, if that can be told."""
+    counters: dict[str, int]
+    """What went wrong so far, by name: ``source_restarts``, ``repaired_samples`` …"""
 
     def read(self) -> AudioBlock | None:
-        """The next block. Raises :class:`edgectl.core.errors.SourceError`."""
+        """The next block; None: the stream has ended. Raises :class:`SourceError`, :class:`DataError`.
+
+        A live source that gives nothing answers within a second all the same, with a block without samples, whose ``outage`` says
+        why once that is known (``timeout``, ``ended``, ``not_found``, ``busy``, ``overrun``, ``auth``).
+        """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop whatever reads, free what is held. Safe to call twice."""
+        ...
 
 
 class Reframer:

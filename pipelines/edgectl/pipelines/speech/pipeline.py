@@ -35,6 +35,7 @@ from edgectl.pipelines.trace import Stage, Tracer
 __all__ = ["SpeechPipeline", "make_speech"]
 
 _QUEUE = 256  # blocks: 4 s
+_RATE_ERROR = 0.05  # of the nominal rate: no crystal is so far off
 _ROLES: tuple[Role, ...] = ("vad", "keyword")
 BUDGET_MS = 250.0
 
@@ -67,7 +68,8 @@ class SpeechPipeline:
         self._started = self._stopped = False
         self._seq = self._window_processed = self._deadline_misses = 0
         self._longest_gap_ns, self._last_done_ns = 0, 0
-        self._wall_offset_ns: int | None = None
+        self._outage: str | None = None  # capture thread; read by others
+        self._rate_fault: str | None = None
         self._window_start = time.monotonic()
         self.ledger, self.tracer = Ledger(), Tracer()
         self.outputs: tuple[Path, ...] = ()
@@ -83,7 +85,8 @@ class SpeechPipeline:
                 if role in self._slots:
                     self._engines[role] = self._open(self._slots[role])
                     self._session.use(role, self._engines[role], self._slots[role].variant.config.task)
-            self._source = open_audio(self._args.source)
+            patience = {"patient": True} if self._args.patient else {}
+            self._source = open_audio(self._args.source, **patience)
             lengths = [s for s in (self._source.seconds, self._args.seconds) if s is not None]
             self.expected = math.ceil(min(lengths) * RATE / BLOCK) if lengths else None
         except BaseException:
@@ -179,8 +182,8 @@ class SpeechPipeline:
             deadline_misses=self._deadline_misses,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
-            state="failed" if self._error else "ended" if self._done.is_set() else "running",
-            counters={**self._session.counts, **self._sinks.counters},
+            state="failed" if self._error else "ended" if self._done.is_set() else "outage" if self._outage else "running",
+            counters={**self._session.counts, **self._sinks.counters, **(self._source.counters if self._source else {})},
         )
 
     def totals(self) -> dict[str, Histogram]:
@@ -203,8 +206,8 @@ class SpeechPipeline:
                 f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
             )
         while self._queue:
-            self._queue.popleft()
-            self.ledger.drop("shutdown")
+            if len(self._queue.popleft().data):
+                self.ledger.drop("shutdown")
         self._sinks.close()
         self._close_engines()
         if self._error is None and self._sinks.errors:
@@ -242,27 +245,39 @@ class SpeechPipeline:
 
     def _capture_loop(self) -> None:
         assert self._source is not None
-        seconds = self._args.seconds
+        until = None
         while not self._stopping.is_set():
             block = self._source.read()
-            if block is None or (seconds is not None and block.first >= round(seconds * RATE)):
+            if block is None:
                 break
-            self.ledger.capture()
-            with self._change:
-                if self._source.live:
-                    if len(self._queue) >= _QUEUE:
-                        self._queue.popleft()
-                        self.ledger.drop("superseded")
-                else:
-                    self._change.wait_for(lambda: len(self._queue) < _QUEUE or self._stopping.is_set())
-                self._queue.append(block)
-                self._change.notify_all()
+            until = until or _Until(block, self._args.seconds, live=self._source.live)
+            if until.over(block):
+                break
+            self._hand_over(block)
         with self._change:
             self._ended = True
             self._change.notify_all()
 
+    def _hand_over(self, block: AudioBlock) -> None:
+        assert self._source is not None
+        heard = len(block.data) > 0
+        if not heard and block.outage == self._outage:
+            return
+        self._outage = block.outage
+        if heard:
+            self.ledger.capture()
+        with self._change:
+            if self._source.live:
+                if len(self._queue) >= _QUEUE and len(self._queue.popleft().data):
+                    self.ledger.drop("superseded")
+            else:
+                self._change.wait_for(lambda: len(self._queue) < _QUEUE or self._stopping.is_set())
+            self._queue.append(block)
+            self._change.notify_all()
+
     def _engine_loop(self) -> None:
         expected = 0
+        last = AudioBlock(0, np.zeros(0, np.float32), time.monotonic_ns())
         while not self._stopping.is_set():
             with self._change:
                 self._change.wait_for(lambda: self._queue or self._ended)
@@ -270,12 +285,17 @@ class SpeechPipeline:
                     break
                 block = self._queue.popleft()
                 self._change.notify_all()
-            if block.first != expected:
-                block = dataclasses.replace(block, gap=block.first - expected)
-            expected = block.first + len(block.data)
-            self._process(block)
+            last = block
+            if len(block.data):
+                if block.first != expected:
+                    block = dataclasses.replace(block, gap=block.first - expected)
+                expected = block.first + len(block.data)
+                self._process(block)
+            else:
+                self._session.push(block)
+                self._publish(block, time.monotonic_ns())
         self._session.finish()
-        self._publish(AudioBlock(expected, np.zeros(0, np.float32), time.monotonic_ns()), time.monotonic_ns())
+        self._publish(dataclasses.replace(last, first=expected, data=last.data[:0]), time.monotonic_ns())
         self._done.set()
         with self._change:
             self._change.notify_all()
@@ -286,6 +306,7 @@ class SpeechPipeline:
         errors = self._session.errors
         with self._between_blocks:
             runs = self._session.push(block)
+        self._tell_rate(block)
         done = time.monotonic_ns()
         if runs:
             self.tracer.record("avail_to_event", done - block.captured_ns)
@@ -302,15 +323,49 @@ class SpeechPipeline:
         with self._change:
             self._change.notify_all()
 
+    def _tell_rate(self, block: AudioBlock) -> None:
+        """Say once that a device's samples come far too fast or too slow to be the sound that they claim to be."""
+        rate = RATE if block.clock is None else block.clock.rate
+        fault = None if abs(rate / RATE - 1) <= _RATE_ERROR else "fast" if rate > RATE else "slow"
+        if (fault is None) != (self._rate_fault is None):
+            data = {
+                "name": "sample_rate",
+                "available": fault is None,
+                "reason": fault or self._rate_fault,
+                "rate_hz": round(rate),
+            }
+            self._found.append(Event("capability", block.first / RATE, "end" if fault is None else "start", None, data))
+        self._rate_fault = fault
+
     def _publish(self, block: AudioBlock, now_ns: int) -> None:
-        end_ns = round((block.first + len(block.data)) / RATE * 1e9)
-        if self._wall_offset_ns is None and self._source is not None and self._source.live:
-            self._wall_offset_ns = time.time_ns() - end_ns
-        stamp = Stamp(
-            self._seq, end_ns, block.captured_ns, end_ns / 1e9, self._wall_offset_ns, "arrival" if self._wall_offset_ns else "pts"
-        )
+        end = block.first + len(block.data)
+        found = tuple(self._writer.record(e, self._stamp(block, end, e.t_s), now_ns=now_ns) for e in self._found)
         self._seq += 1
-        found = tuple(self._writer.record(e, stamp, now_ns=now_ns) for e in self._found)
         self._found.clear()
         if found:
             self._sinks.offer(Output(found))
+
+    def _stamp(self, block: AudioBlock, end: int, t_s: float) -> Stamp:
+        """Of an event at ``t_s`` of stream time. A live one has a time of day: when the sample was taken, by this machine's clock as it
+        is now, so that neither the sound card's drift nor a step of the clock stays in it."""
+        offset_ns = None
+        if self._source is not None and self._source.live:
+            taken_ns = time.monotonic_ns() if block.clock is None else block.clock.at(t_s * RATE)
+            offset_ns = time.time_ns() - time.monotonic_ns() + taken_ns - round(t_s * 1e9)
+        end_ns = round(end / RATE * 1e9)
+        return Stamp(self._seq, end_ns, block.captured_ns, end_ns / 1e9, offset_ns, "pts" if offset_ns is None else "arrival")
+
+
+class _Until:
+    """When ``seconds`` of a source are over: for a live one by the clock, because one that is away or too slow gives no samples to
+    tell the time by, and one that is too fast gives too many."""
+
+    def __init__(self, first: AudioBlock, seconds: float | None, *, live: bool) -> None:
+        self._samples = math.inf if seconds is None or live else round(seconds * RATE)
+        began_ns = first.captured_ns - len(first.data) / RATE * 1e9
+        self._ns = (
+            math.inf if seconds is None or not live else began_ns + seconds * 1e9 + 1e6
+        )  # 1 ms: paced blocks end on the dot
+
+    def over(self, block: AudioBlock) -> bool:
+        return block.first >= self._samples or block.captured_ns > self._ns

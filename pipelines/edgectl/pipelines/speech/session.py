@@ -2,22 +2,33 @@
 block sizes.
 
 A part whose engine is missing is not heard, and says so once as a ``capability`` event: a silent keyword spotter would be
-worse than none.
+worse than none. So do a source that has gone away and sound that cannot be understood.
+
+Whatever a block completes (a window of a model, a stretch of sound that is looked at) is done in the order of the sample at which
+it is complete, so the order of events does not depend on how the samples were cut.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.core.errors import EngineError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Engine
 from edgectl.pipelines.config import SpeechConfig
 from edgectl.pipelines.events import Event
-from edgectl.pipelines.speech.blocks import RATE, AudioBlock, Reframer
+from edgectl.pipelines.speech.blocks import RATE, AudioBlock, Reframer, Samples
 from edgectl.pipelines.speech.features import FeatureWindow
 from edgectl.pipelines.speech.keyword import KeywordScores, Trigger
+from edgectl.pipelines.speech.level import STRETCH, Loudness, SoundCheck
 from edgectl.pipelines.speech.vad import Segmenter, SpeechEdge, VoiceActivity
 
 __all__ = ["Role", "SpeechSession"]
@@ -39,6 +50,10 @@ class SpeechSession:
         )
         self._keyword: KeywordScores | None = None
         self._trigger: Trigger | None = None
+        self._loudness = Loudness(config.vad_gain_db)
+        self._check = SoundCheck()
+        self._stretches, self._unmixed = Reframer(STRETCH), Reframer(STRETCH)
+        self._outage: str | None = None
         self._end = 0
         self.errors = 0
         self.counts: dict[str, int] = {}
@@ -75,39 +90,76 @@ class SpeechSession:
     def push(self, block: AudioBlock) -> int:
         """Hear a block. Returns how many times an engine ran."""
         self._end = block.first + len(block.data)
+        if block.outage is not None:
+            self._away(block.outage, block.first)
         if block.gap:
             self._lost(block)
-        runs = 0
+        if self._outage is not None and block.outage is None:
+            self.tell("source", block.first, available=True, reason=self._outage, lost_samples=block.gap)
+            self._outage = None
+        # A window that ends at the same sample as another: voice activity first, the level last, as it asks whether there is speech.
+        due: list[tuple[int, int, Callable[[], int]]] = []
         if self._vad is not None:
-            for end, frame in self._frames.push(block)[1]:
-                done = self._timer("vad")
-                try:
-                    probability = self._vad.probability(frame)
-                except EngineError as e:
-                    self._failed("vad", end, e)
-                    continue
-                finally:
-                    done()
-                runs += 1
-                self._edge(self._segmenter.step(end, self._vad.spec.window, probability))
+            due += [(end, 0, partial(self._hear_voice, self._vad, end, frame)) for end, frame in self._frames.push(block)[1]]
         if self._keyword is not None and self._trigger is not None:
-            for end, tensor in self._window.push(block):
-                done = self._timer("keyword")
-                try:
-                    scores = self._keyword(tensor)
-                except EngineError as e:
-                    self._failed("keyword", end, e)
-                    continue
-                finally:
-                    done()
-                runs += 1
-                if found := self._trigger.step(end, scores):
-                    self._event("keyword", end, label=found.label, score=round(found.score, 4), sample=end)
-        return runs
+            window = self._window.push(block)
+            due += [(end, 1, partial(self._hear_word, self._keyword, self._trigger, end, tensor)) for end, tensor in window]
+        stretches = self._stretches.push(block)[1]
+        unmixed = self._unmixed.push(replace(block, data=block.unmixed))[1] if block.unmixed is not None else []
+        for (end, frame), other in zip_longest(stretches, (frame for _, frame in unmixed)):
+            due.append((end, 2, partial(self._look, end, frame, other)))
+        return sum(task() for _, _, task in sorted(due, key=lambda d: d[:2]))
+
+    def tell(self, name: str, at: int, *, available: bool, reason: str | None, **more: object) -> None:
+        """Say that something cannot be relied on from sample ``at`` on, or can again."""
+        self._event("capability", at, "end" if available else "start", name=name, available=available, reason=reason, **more)
 
     def finish(self) -> None:
         """The stream ended: close what is open."""
         self._edge(self._segmenter.finish(self._end))
+
+    def _hear_voice(self, vad: VoiceActivity, end: int, frame: Samples) -> int:
+        self._loudness.step(end, frame[-vad.spec.window :])
+        done = self._timer("vad")
+        try:
+            probability = vad.probability(frame, self._loudness.gain)
+        except EngineError as e:
+            self._failed("vad", end, e)
+            return 0
+        finally:
+            done()
+        self._edge(self._segmenter.step(end, vad.spec.window, probability))
+        return 1
+
+    def _hear_word(self, keyword: KeywordScores, trigger: Trigger, end: int, tensor: NDArray[np.float32]) -> int:
+        done = self._timer("keyword")
+        try:
+            scores = keyword(tensor)
+        except EngineError as e:
+            self._failed("keyword", end, e)
+            return 0
+        finally:
+            done()
+        if found := trigger.step(end, scores):
+            self._event("keyword", end, label=found.label, score=round(found.score, 4), sample=end)
+        return 1
+
+    def _look(self, end: int, frame: Samples, unmixed: Samples | None) -> int:
+        soft = False if not self._loudness.quiet else True if self._segmenter.speaking else None
+        before = self._check.fault
+        change = self._check.step(frame, unmixed, soft)
+        if change == "over":
+            self.tell("sound", end, available=True, reason=before)
+        elif change is not None:
+            loud = {"peak_dbfs": round(20 * math.log10(self._loudness.peak), 1)} if change == "too_quiet" else {}
+            self.tell("sound", end, available=False, reason=change, **loud)
+        return 0
+
+    def _away(self, reason: str, at: int) -> None:
+        if self._outage is None:
+            self._edge(self._segmenter.finish(at))
+            self.tell("source", at, available=False, reason=reason)
+            self._outage = reason
 
     def _lost(self, block: AudioBlock) -> None:
         self._edge(self._segmenter.finish(block.first - block.gap))
@@ -120,7 +172,7 @@ class SpeechSession:
     def _edge(self, edge: SpeechEdge | None) -> None:
         if edge is None:
             return
-        extra = {"cut": True} if edge.cut else {}
+        extra: dict[str, Any] = {"cut": True} if edge.cut else {}
         kind: Literal["speech_start", "speech_end"] = "speech_start" if edge.kind == "speech_start" else "speech_end"
         self._event(kind, edge.sample, sample=edge.sample, score=round(edge.probability, 4), **extra)
 
@@ -132,8 +184,9 @@ class SpeechSession:
         self,
         kind: Literal["speech_start", "speech_end", "keyword", "capability", "inference_failed"],
         at: int,
+        phase: str | None = None,
         **data: object,
     ) -> None:
         key = f"keyword:{data['label']}" if kind == "keyword" else kind
         self.counts[key] = self.counts.get(key, 0) + 1
-        self._emit(Event(kind, at / RATE, data=data))
+        self._emit(Event(kind, at / RATE, phase, data=data))

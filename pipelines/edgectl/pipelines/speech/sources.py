@@ -3,17 +3,15 @@
 =============================  ==================================================================================
 ``/path/speech.wav``, ``file:`` any audio file that FFmpeg reads, as fast as the reader takes it; ``?paced=1`` as a microphone
 ``synth://kiosk?seed=1``        spoken words with known times; also ``seconds``, ``paced``
-``mic://``, ``mic://hw:1,0``    an ALSA capture device through ``arecord``
+``mic://``, ``mic://hw:1,0``    an ALSA capture device (:mod:`edgectl.pipelines.speech.microphone`)
 =============================  ==================================================================================
 
-Every source gives mono float32 at 16 kHz in blocks of 256 samples (16 ms: it divides 512 and 1280).
+Every source gives mono float32 at 16 kHz. Several channels become their mean, or the one of ``?channel=left|right|N``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,18 +25,20 @@ from pydantic import Field
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.core.schema import Config
-from edgectl.pipelines.sources.base import NoOptions, parse_options, redact
+from edgectl.pipelines.sources.base import parse_options, redact
 from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.speech.blocks import RATE, AudioBlock, AudioSource, Samples
+from edgectl.pipelines.speech.blocks import BLOCK, RATE, AudioBlock, AudioSource, Samples
+from edgectl.pipelines.speech.channels import MAX_CHANNELS, Channel, Mixed, check_channel, mix
+from edgectl.pipelines.speech.clock import ClockFit
+from edgectl.pipelines.speech.microphone import Microphone, MicrophoneOptions
 from edgectl.pipelines.synth.kiosk import KioskScene
 
 __all__ = ["BLOCK", "open_audio", "read_audio"]
 
-BLOCK = 256  # samples
-
 
 class _FileOptions(Config):
     paced: bool = False
+    channel: Channel = "mean"
 
 
 class _KioskOptions(Config):
@@ -47,8 +47,12 @@ class _KioskOptions(Config):
     paced: bool = True
 
 
-def open_audio(uri: str) -> AudioSource:
-    """The source for a URI. Raises :class:`SourceError` for an unknown scheme, a missing file or device, a bad parameter."""
+def open_audio(uri: str, *, patient: bool = False) -> AudioSource:
+    """The source for a URI. ``patient``: a microphone that is away at first is waited for.
+
+    Raises :class:`SourceError` for an unknown scheme, a missing file, a bad parameter or a channel that is not there, and
+    :class:`DataError` for a file that does not decode.
+    """
     scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
     parts = urlsplit(uri)
     if scheme == "synth":
@@ -56,8 +60,7 @@ def open_audio(uri: str) -> AudioSource:
             raise SourceError(f"there is no synthetic sound {parts.netloc!r}", hint="synth://kiosk is one")
         return _Kiosk(uri, parse_options(_KioskOptions, parts.query, uri))
     if scheme == "mic":
-        parse_options(NoOptions, parts.query, uri)
-        return _Microphone(uri, parts.netloc or "default")
+        return Microphone(uri, parts.netloc or "default", parse_options(MicrophoneOptions, parts.query, uri), patient=patient)
     if scheme not in ("", "file"):
         raise SourceError(f"unknown sound source scheme {scheme!r}", hint="use a path, file:, mic:// or synth://kiosk")
     raw, _, query = (uri, "", "") if Path(uri).exists() else uri.partition("?")
@@ -100,62 +103,97 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
         raise DataError(f"{path.name} does not decode as audio: {e.strerror}", hint="try to play it with ffplay") from e
 
 
-def _length(path: Path) -> float | None:
+def _facts(path: Path) -> tuple[int, float | None]:
+    """How many channels it has, and how long it is if that can be told."""
     with _opened(path) as container:
-        return None if container.duration is None else container.duration / 1_000_000
+        channels = container.streams.audio[0].channels
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise DataError(f"{path.name} has {channels} channels; {MAX_CHANNELS} can be read", hint="take some of them out")
+        return channels, None if container.duration is None else container.duration / 1_000_000
 
 
-def _decode(path: Path) -> Iterator[Samples]:
-    """Resampled pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases."""
+def _decode(path: Path, channel: Channel) -> Iterator[Mixed]:
+    """Pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases; it keeps the channels as they are."""
     with _opened(path) as container:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        resampler: av.AudioResampler | None = None
+        form: tuple[object, ...] = ()
         for frame in container.decode(audio=0):
-            for out in resampler.resample(frame):
-                yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
-        for out in resampler.resample(None):
-            yield np.asarray(out.to_ndarray().ravel(), dtype=np.float32)
+            if form != (form := (frame.format.name, frame.layout.nb_channels, frame.layout.name, frame.sample_rate)):
+                yield from _resampled(resampler, None, channel)  # what the old form has left
+                check_channel(channel, frame.layout.nb_channels, path.name)
+                # Packed: PyAV cannot hand out the planes of more than 7 channels.
+                resampler = av.AudioResampler(format="flt", rate=RATE)
+            yield from _resampled(resampler, frame, channel)
+        yield from _resampled(resampler, None, channel)
+
+
+def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None, channel: Channel) -> Iterator[Mixed]:
+    """``frame`` None: the rest."""
+    for out in resampler.resample(frame) if resampler is not None else ():
+        yield mix(out.to_ndarray().reshape(-1, out.layout.nb_channels), channel)
 
 
 class _Blocks:
     """Cuts pieces into blocks; paced, it hands them out when a microphone would."""
 
-    def __init__(self, uri: str, pieces: Iterator[Samples], *, paced: bool, seconds: float | None) -> None:
+    def __init__(self, uri: str, pieces: Iterator[Mixed], *, paced: bool, seconds: float | None) -> None:
         self.uri = uri
         self.seconds = seconds
         self.live = paced
+        self.counters: dict[str, int] = {}
         self._pieces = pieces
-        self._rest = np.zeros(0, dtype=np.float32)
+        self._rest: list[Mixed] = []
+        self._left = 0  # samples in the rest
         self._position = 0
         self._pacer = Pacer(RATE / BLOCK) if paced else None
         self._closed = False
 
     def read(self) -> AudioBlock | None:
-        while len(self._rest) < BLOCK and not self._closed:
+        while self._left < BLOCK and not self._closed:
             piece = next(self._pieces, None)
             if piece is None:
                 break
-            self._rest = np.concatenate([self._rest, piece]) if len(self._rest) else piece
-        block, self._rest = self._rest[:BLOCK], self._rest[BLOCK:]
-        if not len(block) or self._closed:
+            self._rest.append(piece)
+            self._left += len(piece.data)
+            self._count("repaired_samples", piece.repaired)
+            self._count("clipped_samples", piece.clipped)
+        if not self._left or self._closed:
             return None
-        captured = time.monotonic_ns()
+        data, unmixed = self._cut()
+        captured, clock = time.monotonic_ns(), None
         if self._pacer is not None:
             due = self._pacer.wait(self._position // BLOCK + 1, 3600.0)
             if due is None:
                 return None
-            captured = due
-        first, self._position = self._position, self._position + len(block)
-        return AudioBlock(first, block, captured)
+            captured, clock = due, ClockFit(self._position + BLOCK, due, RATE)
+        first, self._position = self._position, self._position + len(data)
+        return AudioBlock(first, data, captured, clock=clock, unmixed=unmixed)
 
     def close(self) -> None:
         self._closed = True
         if self._pacer is not None:
             self._pacer.interrupt()
 
+    def _cut(self) -> tuple[Samples, Samples | None]:
+        """One block from the front of the rest."""
+        data = np.concatenate([p.data for p in self._rest])
+        unmixed = None
+        if any(p.unmixed is not None for p in self._rest):  # a piece of one channel is not mixed: nothing cancels
+            unmixed = np.concatenate([np.square(p.data) if p.unmixed is None else p.unmixed for p in self._rest])
+        rest = Mixed(data[BLOCK:], None if unmixed is None else unmixed[BLOCK:], 0, 0)
+        self._rest, self._left = [rest], len(rest.data)
+        return data[:BLOCK], None if unmixed is None else unmixed[:BLOCK]
+
+    def _count(self, name: str, n: int) -> None:
+        if n:
+            self.counters[name] = self.counters.get(name, 0) + n
+
 
 class _File(_Blocks):
     def __init__(self, uri: str, path: Path, options: _FileOptions) -> None:
-        super().__init__(uri, _decode(path), paced=options.paced, seconds=_length(path))
+        channels, seconds = _facts(path)
+        check_channel(options.channel, channels, path.name)
+        super().__init__(uri, _decode(path, options.channel), paced=options.paced, seconds=seconds)
 
 
 class _Kiosk(_Blocks):
@@ -164,47 +202,9 @@ class _Kiosk(_Blocks):
         limit = None if options.seconds is None else round(options.seconds * RATE)
         super().__init__(uri, self._render(limit), paced=options.paced, seconds=options.seconds)
 
-    def _render(self, limit: int | None) -> Iterator[Samples]:
+    def _render(self, limit: int | None) -> Iterator[Mixed]:
         at = 0
         while limit is None or at < limit:
             n = BLOCK if limit is None else min(BLOCK, limit - at)
-            yield self.scene.render(at, n)
+            yield Mixed(self.scene.render(at, n), None, 0, 0)
             at += n
-
-
-class _Microphone:
-    """``arecord`` on a pipe: no native dependency. A late reader loses the oldest sound in ALSA, which arecord reports."""
-
-    live = True
-    seconds: float | None = None
-
-    def __init__(self, uri: str, device: str) -> None:
-        self.uri = uri
-        program = shutil.which("arecord")
-        if program is None:
-            raise SourceError("arecord is not installed, so no microphone can be read", hint="apt-get install alsa-utils")
-        command = [program, "-q", "-D", device, "-f", "S16_LE", "-r", str(RATE), "-c", "1", "-t", "raw", "--fatal-errors"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self._position = 0
-        self._closed = False
-
-    def read(self) -> AudioBlock | None:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        data = self._process.stdout.read(BLOCK * 2)
-        if len(data) < BLOCK * 2:
-            if self._closed:
-                return None
-            reason = self._process.stderr.read(4096).decode(errors="replace").strip().splitlines()
-            raise SourceError(f"the microphone stopped: {reason[-1] if reason else 'arecord ended'}", retryable=True)
-        samples = np.asarray(np.frombuffer(data, dtype="<i2") / 32768, dtype=np.float32)
-        first, self._position = self._position, self._position + BLOCK
-        return AudioBlock(first, samples, time.monotonic_ns())
-
-    def close(self) -> None:
-        self._closed = True
-        self._process.terminate()
-        self._process.wait(5)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()

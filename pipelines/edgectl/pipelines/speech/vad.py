@@ -55,17 +55,34 @@ class VoiceActivity:
     def reset(self) -> None:
         """Forget the past: at the start of a stream and after lost samples."""
         self._value: NDArray[Any] = np.zeros(self._spec_of_state.shape, dtype=np.float32)
+        self._loud: NDArray[Any] | None = None
 
-    def probability(self, frame: Samples) -> float:
-        """Probability 0..1 of speech in ``context + window`` samples. Raises :class:`EngineError`."""
-        feeds = {self._audio: frame.reshape(1, -1), self._state: self._value, **self._fixed}
+    def probability(self, frame: Samples, gain: float = 1.0) -> float:
+        """Probability 0..1 of speech in ``context + window`` samples. Raises :class:`EngineError`; the past is forgotten then.
+
+        With a ``gain`` above 1 the frame is heard twice, as it is and louder, each with a past of its own, and the higher
+        probability counts. What is heard without gain is the same whether there was one before or not.
+        """
+        try:
+            plain, self._value = self._run(frame, self._value)
+            if gain <= 1:
+                self._loud = None
+                return plain
+            before = np.zeros_like(self._value) if self._loud is None else self._loud
+            loud, self._loud = self._run(np.asarray(frame * np.float32(gain), np.float32), before)
+        except EngineError:
+            self.reset()  # a past of NaN would never end
+            raise
+        return max(plain, loud)
+
+    def _run(self, frame: Samples, state: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        feeds = {self._audio: frame.reshape(1, -1), self._state: state, **self._fixed}
         outputs = self.engine.run(feeds)
         carry_state(feeds, outputs, self._state)
-        self._value = feeds[self._state]
         values = [v for v in outputs.values() if v.size == 1]
         if len(values) != 1 or not np.isfinite(values[0]).all():
             raise EngineError("the voice activity engine gave no single finite probability")
-        return float(values[0].item())
+        return float(values[0].item()), feeds[self._state]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """``synth://road``: a dash camera on a three-lane road with lane lines, curves and other vehicles, pinhole geometry.
 
+``markings`` says which lines there are: ``lanes`` (all), ``none``, or ``left`` / ``right`` (only that line of the own lane).
+``clutter=1`` adds what looks like lines and is none: tar seams, patches, a guard rail, a kerb, the shadows of poles and trees.
+
 Coordinates on the road: ``z`` metres ahead, ``x`` metres to the right of the camera. A point on the ground appears at
 ``u = cx + f·x/z``, ``v = horizon + f·h/z`` with camera height ``h``.
 """
@@ -7,32 +10,41 @@ Coordinates on the road: ``z`` metres ahead, ``x`` metres to the right of the ca
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 
+from edgectl.pipelines.synth.clutter import paint_clutter
 from edgectl.pipelines.synth.scene import BGR, Scene, Truth, arrivals, noise_texture
 
-__all__ = ["RoadScene"]
+__all__ = ["Markings", "RoadScene"]
 
 _LANE_M = 3.6
 _CAMERA_M = 1.35
 _NEAR_M, _FAR_M = 3.0, 120.0
 _SPEED = 25.0  # m/s, of the camera car
+Markings = Literal["lanes", "none", "left", "right"]
+# In lanes to the right of the own lane's middle: edges are solid, the others dashed.
+_LINES: dict[Markings, tuple[float, ...]] = {"lanes": (-1.5, 1.5, -0.5, 0.5), "none": (), "left": (-0.5,), "right": (0.5,)}
 
 
 class RoadScene(Scene):
     name: ClassVar[str] = "road"
     labels: ClassVar[tuple[str, ...]] = ("vehicle",)
+    options: ClassVar[frozenset[str]] = frozenset({"markings", "clutter"})
 
-    def __init__(self, *, seed: int, width: int, height: int, fps: float) -> None:
+    def __init__(
+        self, *, seed: int, width: int, height: int, fps: float, markings: Markings = "lanes", clutter: bool = False
+    ) -> None:
         super().__init__(seed=seed, width=width, height=height, fps=fps)
+        self._lines = _LINES[markings]
+        self._clutter = clutter
         rng = np.random.default_rng((seed, 1))
         self.focal = 0.9 * width
         self.horizon = height * float(rng.uniform(0.42, 0.48))
         self._phase = float(rng.uniform(0, 6.28))
-        self._asphalt = float(rng.uniform(70, 115))
+        self.asphalt = float(rng.uniform(70, 115))
         self._verge = (float(rng.uniform(40, 70)), float(rng.uniform(85, 130)), float(rng.uniform(60, 90)))
         self._verge_texture: BGR = noise_texture(rng, width, height, self._verge, 8.0)
         self._sky: BGR = self._paint_sky(rng)
@@ -42,18 +54,17 @@ class RoadScene(Scene):
         z = np.geomspace(_NEAR_M, _FAR_M, 60)
         ground = int(self.horizon) + 1
         image[ground:] = self._verge_texture[ground:]
-        cv2.fillPoly(image, [self._ribbon(t, z, -1.5 * _LANE_M - 0.5, 1.5 * _LANE_M + 0.5)], (self._asphalt,) * 3, cv2.LINE_AA, 4)
-        for line in (-1.5, 1.5):  # solid edges
-            cv2.fillPoly(
-                image, [self._ribbon(t, z, line * _LANE_M - 0.08, line * _LANE_M + 0.08)], (215, 220, 225), cv2.LINE_AA, 4
-            )
-        for line in (-0.5, 0.5):  # dashes: 6 m long every 12 m
-            first = -math.fmod(t * _SPEED, 12.0)
-            for start in np.arange(first, _FAR_M, 12.0):
-                a, b = max(_NEAR_M, start), min(_FAR_M, start + 6.0)
+        cv2.fillPoly(image, [self._ribbon(t, z, -1.5 * _LANE_M - 0.5, 1.5 * _LANE_M + 0.5)], (self.asphalt,) * 3, cv2.LINE_AA, 4)
+        if self._clutter:
+            paint_clutter(self, image, t, self.asphalt, 1.5 * _LANE_M + 0.5, _SPEED)
+        for line in self._lines:
+            solid = abs(line) > 1
+            for start in (
+                (0.0,) if solid else np.arange(-math.fmod(t * _SPEED, 12.0), _FAR_M, 12.0)
+            ):  # dashes: 6 m long every 12 m
+                a, b = max(_NEAR_M, start), _FAR_M if solid else min(_FAR_M, start + 6.0)
                 if b > a:
-                    ribbon = self._ribbon(t, np.geomspace(a, b, 4), line * _LANE_M - 0.07, line * _LANE_M + 0.07)
-                    cv2.fillPoly(image, [ribbon], (215, 220, 225), cv2.LINE_AA, 4)
+                    self.strip(image, t, (a, b), line * _LANE_M, 0.16 if solid else 0.14, (215, 220, 225), 60 if solid else 4)
         for _, distance, lane, rng in self._vehicles(t):
             self._draw_vehicle(image, t, distance, lane, rng)
         return image
@@ -82,6 +93,22 @@ class RoadScene(Scene):
             ids=np.array(ids, dtype=np.int64),
             values={k: float(v) for k, v in values.items()},
         )
+
+    def strip(
+        self, image: BGR, t: float, reach: tuple[float, float], x: float, width: float, colour: tuple[float, ...], points: int = 8
+    ) -> None:
+        """Paint a strip of the ground ``width`` metres wide about lateral position ``x``, from one distance to another."""
+        ribbon = self._ribbon(t, np.geomspace(*reach, points), x - width / 2, x + width / 2)
+        cv2.fillPoly(image, [ribbon], colour, cv2.LINE_AA, 4)
+
+    def upright(
+        self, image: BGR, t: float, reach: tuple[float, float], x: float, low: float, high: float, colour: tuple[float, ...]
+    ) -> None:
+        """Paint a band that stands beside the road at ``x``, between two heights above the ground in metres."""
+        z = np.geomspace(*reach, 40)
+        u = self._u(t, z, x)
+        edges = [np.stack([u, self.horizon + self.focal * (_CAMERA_M - y) / z], 1) for y in (low, high)]
+        cv2.fillPoly(image, [(np.concatenate([edges[0], edges[1][::-1]]) * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
 
     def _offset(self, t: float) -> float:
         """Metres to the right of the lane's middle: a careful driver."""

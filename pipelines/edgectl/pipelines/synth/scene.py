@@ -40,6 +40,8 @@ class Scene(ABC):
     name: ClassVar[str]
     labels: ClassVar[tuple[str, ...]]
     default_size: ClassVar[tuple[int, int]] = (640, 360)
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of its own, beyond those of every scene."""
 
     def __init__(self, *, seed: int, width: int, height: int, fps: float) -> None:
         self.seed = seed
