@@ -15,7 +15,7 @@ from conftest import Broker, free_port, start_mosquitto
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker import run_broker
-from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox
+from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox, _Item
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
@@ -165,7 +165,7 @@ def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
     waiting = 0
     while True:
         try:
-            inbox.put_nowait(("t", bytes(1 << 20)))
+            inbox.put_nowait(_Item("t", bytes(1 << 20), 0.0))
         except queue.Full:
             break
         waiting += 1
@@ -173,7 +173,7 @@ def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
     for _ in range(waiting):
         inbox.get_nowait()
     for i in range(4096):
-        inbox.put_nowait(("t", b"small") if i else None)
+        inbox.put_nowait(_Item("t", b"small", 0.0) if i else None)
     with pytest.raises(queue.Full):
         inbox.put_nowait(None)
 
