@@ -11,6 +11,7 @@ import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -29,10 +30,12 @@ from edgectl.fleet.commands import CommandRequest
 from edgectl.fleet.controller import Controller
 from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
 
-__all__ = ["ApiServer", "make_app"]
+__all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+MAX_EVENTS = 1000
+"""Of one answer; older ones are asked for with ``before``."""
 _MAX_BODY = MAX_TRUST_BYTES + 65536
 _STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
 
@@ -59,6 +62,22 @@ class ApproveRequest(Message):
 
 class EnrollRequest(Message):
     name: str
+    again: bool = False
+    """The device is in the fleet already, and gets its files once more."""
+
+
+class RemoveRequest(Message):
+    purge: bool = False
+
+
+class EventQuery(Message):
+    """Which events, in the words of :meth:`edgectl.fleet.inventory.Inventory.events`."""
+
+    limit: int = Field(default=200, ge=1, le=MAX_EVENTS)
+    about: str | None = Field(default=None, max_length=200)
+    since_s: float | None = None
+    before: int | None = Field(default=None, ge=0)
+    acts: bool = False
 
 
 class FreezeRequest(Message):
@@ -128,8 +147,18 @@ def make_app(controller: Controller, token: str) -> Starlette:
         return JSONResponse(_rollout(*controller.rollout(rollout)))
 
     async def enroll(request: Request) -> Response:
-        name = check_name(EnrollRequest.model_validate_json(await _body(request)).name)
-        return JSONResponse(await run_in_threadpool(controller.enroll, name), status_code=201)
+        r = EnrollRequest.model_validate_json(await _body(request))
+        name = check_name(r.name)
+        return JSONResponse(await run_in_threadpool(partial(controller.enroll, name, again=r.again)), status_code=201)
+
+    async def remove(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        r = RemoveRequest.model_validate_json(await _body(request))
+        return JSONResponse({"rollouts": await run_in_threadpool(partial(controller.remove, device, purge=r.purge))})
+
+    async def revoked(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        return JSONResponse({"rollouts": await run_in_threadpool(controller.revoke, device)})
 
     async def command(request: Request) -> Response:
         device = check_name(request.path_params["name"])
@@ -150,6 +179,9 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
             Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
+            Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
+            Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
+            Route("/v1/archive", get(lambda _: _archive(controller))),
             Route("/v1/rollouts", get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()])),
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
@@ -160,7 +192,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/waiting", guarded(approve), methods=["POST"]),
             Route("/v1/latency", get(lambda _: _latency(controller))),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
-            Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),
+            Route("/v1/events", get(lambda r: _events(controller, r))),
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
             Route("/v1/freeze", get(lambda _: _state(controller))),
             Route("/v1/freeze", guarded(freeze), methods=["POST"]),
@@ -234,6 +266,8 @@ def _devices(controller: Controller) -> list[dict[str, Any]]:
         {
             "name": d.name,
             "online": bool(d.conn and d.conn.online),
+            "revoked": controller.is_revoked(d.name),
+            "rivals": [_json(claim.conn) for claim in controller.rivals(d.name)],
             "seen_s": d.seen_s,
             "conn": _json(d.conn),
             "reported": _json(d.reported),
@@ -241,6 +275,26 @@ def _devices(controller: Controller) -> list[dict[str, Any]]:
         }
         for d in controller.devices()
     ]
+
+
+def _archive(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": a.device.name,
+            "removed_s": a.removed_s,
+            "seen_s": a.device.seen_s,
+            "conn": _json(a.device.conn),
+            "reported": _json(a.device.reported),
+            "desired": _json(a.device.desired),
+        }
+        for a in controller.inventory.archived()
+    ]
+
+
+def _events(controller: Controller, request: Request) -> list[dict[str, Any]]:
+    q = EventQuery.model_validate(dict(request.query_params))
+    found = controller.inventory.events(q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts)
+    return [dataclasses.asdict(e) for e in found]
 
 
 def _latency(controller: Controller) -> list[dict[str, Any]]:

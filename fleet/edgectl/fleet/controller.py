@@ -32,7 +32,9 @@ from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.countersign import Countersignatures
 from edgectl.fleet.devices import Devices, from_device
 from edgectl.fleet.inventory import Device, Inventory, Release
+from edgectl.fleet.keeper import Keeper
 from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.presence import Claim
 from edgectl.fleet.publisher import Publisher
 from edgectl.fleet.rollout import (
     ACTIVE,
@@ -56,6 +58,9 @@ __all__ = ["Controller"]
 
 log = logging.getLogger(__name__)
 
+_KEEPALIVE_S = 5
+"""The controller has to know that it hears: who is silent is away."""
+_PRUNE_S = 3600.0
 _BELIEVED_GEN = MAX_GEN // 2
 """Generations that a device claims to have seen count up to here."""
 
@@ -87,7 +92,11 @@ class Controller:
         """The broker may have lost everything, or other keys have to sign it."""
         # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
-        self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
+        will = (self.topics.ctl, self._death.encode())
+        self._link = Link(
+            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=5.0
+        )
+        self._prune_s = time.monotonic()
         self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
         self._numbers = Numbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
@@ -100,7 +109,10 @@ class Controller:
             desired=self._countersignatures.seal,
             pages=self.seeder.publish_pages,
         )
-        self._devices = Devices(self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake)
+        self._devices = Devices(
+            self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake, self.topics
+        )
+        self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake)
 
     # ---- life
 
@@ -110,10 +122,12 @@ class Controller:
             (t.any_conn, self._devices.on_conn),
             (t.any_reported, self._devices.on_reported),
             (t.any_telemetry, self._devices.on_telemetry),
-            (f"{t.root}/d/+/desired", self._devices.on_desired),
-            (t.any_reply, self._commander.on_reply),
+            (t.any_reply, self._on_reply),
         ):
             self._link.subscribe(topic, from_device(t, handle))
+        self._link.subscribe(f"{t.root}/d/+/desired", from_device(t, self._devices.on_desired, empty=True))
+        self._link.subscribe(t.ctl, self._keeper.on_own)
+        self._link.subscribe(t.trust, self._keeper.on_own)
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
@@ -147,6 +161,9 @@ class Controller:
         """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
         if self._republish and self._link.is_up:
             self._mark_all()
+        self._devices.look(self._link.hears)
+        self._keeper.put_back()
+        self._prune(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self.trust.renew():
             self._publisher.trust_changed()
@@ -157,7 +174,17 @@ class Controller:
                 self._advance(spec, progress, new, actions)
         self._publisher.publish(self.watchdog.feed)
 
+    def _on_reply(self, device: str, payload: bytes) -> None:
+        self._devices.on_reply(device)
+        self._commander.on_reply(device, payload)
+
+    def _prune(self, now_s: float) -> None:
+        if time.monotonic() >= self._prune_s:
+            self._prune_s = time.monotonic() + _PRUNE_S
+            self.inventory.prune(now_s - self.config.states_days * 86400)
+
     def _on_up(self) -> None:
+        self._publisher.connected()
         self._republish = True
         self._wake.set()
 
@@ -373,19 +400,49 @@ class Controller:
                 )
         return self._commander.send(device, request)
 
-    def enroll(self, device: str) -> dict[str, Any]:
-        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
-        self._devices.enroll(device)
-        self.inventory.log("device", device, "enrolled")
+    def enroll(self, device: str, *, again: bool = False) -> dict[str, Any]:
+        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines, and whether it is ``new``.
+
+        Raises :class:`UsageError` for one that is known, unless it is to be enrolled ``again``.
+        """
+        new = self._devices.enroll(device, again=again)
+        self.inventory.log("device", device, "enrolled" if new else "enrolled again")
         broker = self.config.broker
         return {
+            "new": new,
             "fleet": self.config.fleet,
             "broker": {"host": broker.host, "port": broker.port, "tls": broker.tls},
             "root": self.trust.root_bytes.decode(),
         }
 
+    def remove(self, device: str, *, purge: bool = False) -> list[str]:
+        """Take a device out of the fleet. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        with self._devices.lock:
+            self._devices.remove(device, purge=purge)
+            left = self._leave_rollouts(device)
+            self.inventory.log("device", device, "removed, and what was known of it purged" if purge else "removed")
+        self._countersignatures.forget(device)
+        self._wake.set()
+        return left
+
+    def revoke(self, device: str) -> list[str]:
+        """The certificate of a device was revoked. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        with self._devices.lock:
+            self._devices.revoke(device)
+            left = self._leave_rollouts(device)
+            self.inventory.log("device", device, "its certificate was revoked: no rollout counts on it any more")
+        self._wake.set()
+        return left
+
     def devices(self) -> list[Device]:
         return self._devices.all()
+
+    def rivals(self, device: str) -> list[Claim]:
+        """The machines that claim to be this device, where they are several."""
+        return self._devices.rivals(device)
+
+    def is_revoked(self, device: str) -> bool:
+        return self._devices.is_revoked(device)
 
     def rows(self) -> list[Row]:
         with self._devices.lock:
@@ -397,6 +454,17 @@ class Controller:
             return self.latency.engines()
 
     # ---- under the lock
+
+    def _leave_rollouts(self, device: str) -> list[str]:
+        """Nobody waits for it, and no gate counts it, in rollouts that are not over."""
+        left = []
+        for spec, progress in self.inventory.rollouts(active=True).values():
+            if device in progress.members:
+                members = {name: m for name, m in progress.members.items() if name != device}
+                self.inventory.save_rollout(spec, progress.model_copy(update={"members": members}))
+                self.inventory.log("rollout", spec.id, f"{device} has left the fleet, and this rollout")
+                left.append(spec.id)
+        return left
 
     def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
         """Latency before and after, over the same devices; None while nobody had another engine before."""
