@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -306,3 +307,31 @@ def test_what_a_device_refuses_is_raised_as_its_own_error(fleet: Fleet, heard: q
             device.submit(answer)
             with pytest.raises(kind, match="gate-1 refuses: not today"):
                 fleet.client.command("gate-1", "hold")
+
+
+@pytest.mark.parametrize("what", ["POST /v1/rollouts", "PUT /v1/blobs/sha256:" + "a" * 64])
+def test_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_and_no_traceback(
+    fleet: Fleet, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = (fleet.config.state_dir / "token").read_text()
+    head = f"{what} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\nbegun"
+    with socket.create_connection(("127.0.0.1", fleet.api_port)) as client:
+        client.sendall(head.encode())
+        if what.startswith("PUT"):
+            wait_until(lambda: list((fleet.config.state_dir / "blobs").glob(".*")), "the upload has begun")
+    wait_until(lambda: not list((fleet.config.state_dir / "blobs").glob(".*")), "the half blob is gone")
+    assert fleet.client.devices() == []
+    assert not any(r.exc_info for r in caplog.records)
+
+
+def test_body_that_drips_for_too_long_is_answered_with_one_sentence(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl.fleet.api._BODY_S", 0.2)
+    token = (fleet.config.state_dir / "token").read_text()
+    head = f"POST /v1/rollouts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", fleet.api_port), timeout=30) as client:
+        client.sendall(head.encode() + b"x" * 8192)
+        answer = b""
+        while b"the request was not whole within 0.2 s" not in answer:
+            piece = client.recv(4096)
+            assert piece, answer
+            answer += piece

@@ -5,6 +5,7 @@ Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.c
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hmac
 import json
@@ -18,7 +19,7 @@ import uvicorn
 from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -28,6 +29,7 @@ from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.commands import CommandRequest
 from edgectl.fleet.controller import Controller
+from edgectl.fleet.http import BoundedProtocol
 from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
 
 __all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
@@ -36,6 +38,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_EVENTS = 1000
 """Of one answer; older ones are asked for with ``before``."""
+_BODY_S = 60.0
+"""For a whole body, blobs aside: those take as long as they go on."""
+_SHUTDOWN_S = 5
 _MAX_BODY = MAX_TRUST_BYTES + 65536
 _STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
 
@@ -96,6 +101,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
                 )
             try:
                 return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            except TimeoutError:
+                return _error(408, UsageError(f"the request was not whole within {_BODY_S:g} s", hint="send it again"))
             except ValidationError as e:
                 return _error(422, UsageError(f"the request is not valid: {first_problem(e)}"))
             except ValueError as e:
@@ -211,7 +220,15 @@ class ApiServer:
         except OSError as e:
             raise LinkError(f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port") from e
         self._server = uvicorn.Server(
-            uvicorn.Config(make_app(controller, token), log_level="warning", ws="none", lifespan="off", access_log=False)
+            uvicorn.Config(
+                make_app(controller, token),
+                http=BoundedProtocol,
+                log_level="warning",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
         )
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True)
 
@@ -226,12 +243,18 @@ class ApiServer:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY:
-            raise UsageError(f"the request has more than {_MAX_BODY} bytes")
-    return bytes(body)
+    async def read() -> bytes:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MAX_BODY:
+                raise UsageError(f"the request has more than {_MAX_BODY} bytes")
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), _BODY_S)
+    except asyncio.TimeoutError as e:  # another class in Python 3.10
+        raise TimeoutError from e
 
 
 def _error(status: int, e: EdgectlError) -> JSONResponse:
