@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -141,3 +142,16 @@ def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
     again = Journal(path)
     assert (again.slot("s"), again.value("floor:root")) == (Slot(B, A), 7)
     again.close()
+
+
+def test_journal_its_log_and_its_mirror_are_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        j = Journal(tmp_path / "j.db")
+        j.next_epoch()
+        modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+        j.close()
+    finally:
+        os.umask(before)
+    assert {"j.db", "j.db-wal", "j.db-shm", "j.mirror.json"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

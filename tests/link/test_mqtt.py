@@ -266,3 +266,42 @@ def test_refused_subscription_is_told_and_asked_for_again(
             connection.sendall(b"\x30\x07\x00\x04ours!")
             assert got.get(timeout=10) == ("ours", b"!")
             assert "refuses ours" in caplog.text
+
+
+def test_link_says_from_when_until_when_it_heard_everything(mosquitto: Broker) -> None:
+    handling, done = threading.Event(), threading.Event()
+
+    def slow(_topic: str, _payload: bytes) -> None:
+        handling.set()
+        done.wait(10)
+
+    link = Link(BrokerOptions(mosquitto.host, mosquitto.port), "listener", keepalive_s=1)
+    link.subscribe("t", slow)
+    assert link.hears is None
+    link.connect()
+    with link, Link(BrokerOptions(mosquitto.host, mosquitto.port), "speaker") as speaker:
+        speaker.connect()
+        speaker.publish("t", b"x")
+        assert handling.wait(10)
+        now = time.monotonic()
+        heard = link.hears
+        assert heard is not None
+        assert heard[0] <= heard[1] <= now, "what is being handled is not heard yet"
+        done.set()
+        while (heard := link.hears) is not None and heard[1] < now:
+            time.sleep(0.01)  # nobody says anything: a ping of the link itself is the proof
+        assert heard is not None
+        assert link.address == "127.0.0.1"
+    assert link.hears is None
+
+
+def test_link_that_stood_still_begins_to_hear_anew(mosquitto: Broker) -> None:
+    """A process that was stopped for long does not know what the broker threw away for it meanwhile."""
+    with Link(BrokerOptions(mosquitto.host, mosquitto.port), "sleeper", keepalive_s=1) as link:
+        link.connect()
+        before = link.hears
+        assert before is not None
+        link._came_s -= 60.0
+        while (heard := link.hears) is None or heard[0] == before[0]:
+            time.sleep(0.01)
+        assert heard[0] > before[0]
