@@ -93,7 +93,9 @@ class Crowd:
                     client.connect("127.0.0.1", self._port, keepalive=30)
                     self._attempts[name] = 0
                 self._attempts[name] += 1
-                self._retry[name] = now + random.uniform(0, min(self._period_s, 0.5 * 2 ** self._attempts[name]))  # as the agent's link
+                self._retry[name] = now + random.uniform(
+                    0, min(self._period_s, 0.5 * 2 ** self._attempts[name])
+                )  # as the agent's link
             return
         client.loop_read()
         client.loop_write()

@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from conftest import Broker, free_port, start_mosquitto
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker import run_broker
@@ -305,3 +313,36 @@ def test_link_that_stood_still_begins_to_hear_anew(mosquitto: Broker) -> None:
         while (heard := link.hears) is None or heard[0] == before[0]:
             time.sleep(0.01)
         assert heard[0] > before[0]
+
+
+# paho leaves the socket whose handshake failed to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("begins", "ends", "what"), [(-20, -10, "expired"), (10, 20, "not yet valid")])
+def test_certificate_that_the_clock_calls_over_makes_the_clock_the_first_suspect(
+    tmp_path: Path, begins: int, ends: int, what: str
+) -> None:
+    """A device whose clock says 2030, or 1970, may well be the one that is wrong."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now + timedelta(days=begins)).not_valid_after(now + timedelta(days=ends))
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    (tmp_path / "crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            speaker = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+            with speaker, contextlib.suppress(OSError):
+                speaker.do_handshake()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        options = BrokerOptions("127.0.0.1", server.getsockname()[1], tls=Tls(tmp_path / "crt"))
+        with pytest.raises(LinkError, match=f"this machine's clock says 20.*, and by it: certificate .*{what}"):
+            Link(options, "a").connect()
+        thread.join()

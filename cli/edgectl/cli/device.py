@@ -16,6 +16,7 @@ from rich.table import Table
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import EdgectlError, TrustError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.schema import first_problem
@@ -243,7 +244,10 @@ def certificates(
     output.result(issued, shown)
     newest = {(i.name, i.client): i for i in issued if i.revoked_s is None}
     if over := [i.name for i in newest.values() if i.expires_s <= now]:
-        raise TrustError(f"the certificate of {over[0]} has expired", hint=f"edgectl device renew {over[0]}")
+        raise TrustError(
+            f"{clock_says(now)}, and by it the certificate of {over[0]} has expired",
+            hint=f"set the clock if it is wrong; else: edgectl device renew {over[0]}",
+        )
 
 
 _NEXT_CRL = (

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, outcomes, printable, table
-from edgectl.cli.keys import expiry_table
+from edgectl.cli.keys import expired_text, expiry_table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
 
@@ -110,6 +110,8 @@ def status(
     def shown() -> Group:
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
+        if over := expired_text(roles):
+            lines.insert(0, over)
         if not controller["connected"]:
             lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
         if controller["freeze"]:

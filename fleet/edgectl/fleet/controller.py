@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
@@ -225,7 +226,12 @@ class Controller:
             return
         self._warned_s = now_s
         for e in self.trust.expiries(now_s):
-            if e.due:
+            if e.expires_s <= now_s:
+                log.error(
+                    "%s, and by it the %s metadata are expired: devices install nothing; set the clock if it is wrong, else "
+                    "`edgectl keys renew %s`", clock_says(now_s), e.role, e.role,
+                )  # fmt: skip
+            elif e.due:
                 log.warning(
                     "%s metadata end in %.0f days: `edgectl keys renew %s`", e.role, (e.expires_s - now_s) / 86400, e.role
                 )

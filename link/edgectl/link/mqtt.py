@@ -24,6 +24,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import LinkError
 
 __all__ = ["BrokerOptions", "Handle", "Handler", "Link", "Tls"]
@@ -35,6 +36,8 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_X509_NOT_YET_VALID, _X509_EXPIRED = 9, 10
+"""Of OpenSSL's verification."""
 _RECEIVE_BYTES = 1 << 17
 _MAX_PACKET_BYTES = 16 << 20
 """paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
@@ -316,6 +319,13 @@ class Link:
                         self._ask_for_all()
                     if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
                         raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
+            except ssl.SSLCertVerificationError as e:
+                dated = e.verify_code in (_X509_NOT_YET_VALID, _X509_EXPIRED)
+                self._refused = (
+                    f"{clock_says()}, and by it: {e.verify_message}"
+                    if dated
+                    else f"its certificate is refused: {e.verify_message}"
+                )
             except (OSError, ValueError) as e:
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             except LinkError as e:
