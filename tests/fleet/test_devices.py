@@ -225,6 +225,14 @@ def test_report_that_is_only_said_again_is_not_written_down(world: World, monkey
     assert saved == []
 
 
+def test_death_with_the_number_of_an_earlier_start_is_none_whoever_it_names(world: World) -> None:
+    beat(world, epoch=5)
+    world.hears(T.conn("d0"), Conn(epoch=4, online=False, instance="a"))
+    assert is_online(world)
+    world.hears(T.conn("d0"), Conn(epoch=5, online=False, instance="a"))
+    assert not is_online(world)
+
+
 # ---- what is retained
 
 

@@ -127,7 +127,7 @@ def test_bounded_where_somebody_starts_without_end() -> None:
     claims = Claims()
     for i in range(1000):
         claims.birth(birth(f"i{i}"), float(i))
-    known = [f"i{i}" for i in range(1000) if claims.knows(f"i{i}")]
+    known = [f"i{i}" for i in range(1000) if claims.of(f"i{i}")]
     assert len(known) < 10
     assert known[-1] == "i999"
 

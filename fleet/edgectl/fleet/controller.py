@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.clock import clock_says
+from edgectl.core.clock import SteadyWall, clock_says
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
@@ -85,6 +85,7 @@ class Controller:
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
         self.watchdog = Watchdog()
         self._epoch = int(time.time())
+        self._time = SteadyWall()
         self._freeze_file = config.state_dir / "freeze"
         self._frozen = _freeze_in(self._freeze_file)
         self._warned_s = 0.0
@@ -111,7 +112,14 @@ class Controller:
             pages=self.seeder.publish_pages,
         )
         self._devices = Devices(
-            self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake, self.topics
+            self.inventory,
+            self.latency,
+            self.director,
+            self._numbers,
+            self._publisher,
+            self._wake,
+            self.topics,
+            now=self._time,
         )
         self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake)
 
@@ -142,7 +150,7 @@ class Controller:
                     "the thread that sends chunks has ended unexpectedly", hint="see the log; start the controller again"
                 )
             try:
-                self.tick(time.time())
+                self.tick(self._time())
             except EdgectlError as e:
                 log.error("%s", e.message)
                 stop_event.wait(1.0)

@@ -61,9 +61,10 @@ class Devices:
         wake: threading.Event,
         topics: Topics,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Begins with what the inventory remembers. ``latency`` is written under the lock; ``wake`` is set when there is something to do;
-        ``clock``: monotonic seconds."""
+        ``clock``: monotonic seconds; ``now``: Unix time of the deadlines of rollouts (:class:`edgectl.core.clock.SteadyWall`)."""
         self.lock = threading.RLock()
         """Guards every device here, and what is decided from them: a step of a rollout is taken under it."""
         self._inventory = inventory
@@ -77,6 +78,9 @@ class Devices:
         """Devices that count their starts anew: how far they had come before."""
         self._topics = topics
         self._clock = clock
+        self._now = now
+        self._seen: dict[str, float] = {}
+        """Device → when it was heard last, in the time that deadlines are in."""
         self._claims: dict[str, Claims] = {}
         self._contested: set[str] = set()
         for d in self._known.values():
@@ -127,7 +131,7 @@ class Devices:
             if known is None:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
             self._inventory.archive(known, purge=purge)
-            for of_devices in (self._known, self._claims, self._former):
+            for of_devices in (self._known, self._claims, self._former, self._seen):
                 of_devices.pop(device, None)
             self._contested.discard(device)
             self._revoked.discard(device)
@@ -171,7 +175,7 @@ class Devices:
                 d.name: DeviceView(
                     name=d.name,
                     online=d.conn.online,
-                    seen_s=d.seen_s,
+                    seen_s=self._seen.get(d.name, d.seen_s),
                     slots=frozenset(d.conn.slots),
                     labels=d.conn.labels,
                     desired=d.desired.slots,
@@ -216,7 +220,8 @@ class Devices:
                 self._publisher.state_changed()
             before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
             same = d.reported is not None and d.reported.model_copy(update={"seq": reported.seq}) == reported
-            d.reported, d.seen_s = reported, time.time()
+            d.reported = reported
+            self._saw(d)
             if not same:  # else it was only said again
                 self._keep(d)
             for slot, r in reported.slots.items():
@@ -233,7 +238,7 @@ class Devices:
                 return  # its birth comes first
             self._claims_of(device).sign(self._clock())
             if self._latency.add(device, telemetry) and not telemetry.replay:
-                d.seen_s = time.time()
+                self._saw(d)
 
     def on_reply(self, device: str) -> None:
         """It has answered a command: a sign of life."""
@@ -278,7 +283,7 @@ class Devices:
     # ---- under the lock
 
     def _born(self, d: Device, claims: Claims, conn: Conn) -> None:
-        heard_before = claims.knows(conn.instance)
+        heard_before = claims.of(conn.instance) is not None
         if not claims.birth(conn, self._clock()):
             return  # another machine counts
         if d.conn is not None and conn.epoch < d.conn.epoch:
@@ -287,7 +292,7 @@ class Devices:
             self._latency.forget(d.name)
             if conn.instance is None or not heard_before:
                 self._inventory.log("presence", d.name, f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced")
-        d.seen_s = time.time()
+        self._saw(d)
         if conn != d.conn:
             d.conn = conn
             self._keep(d)
@@ -295,8 +300,9 @@ class Devices:
 
     def _died(self, d: Device, claims: Claims, conn: Conn) -> None:
         born = d.conn.epoch if d.conn is not None else -1
-        if claims.knows(conn.instance):
-            if conn.instance is None and (conn.epoch < born or self._is_former(d, conn.epoch)):
+        known = claims.of(conn.instance)
+        if known is not None:
+            if conn.epoch < known.conn.epoch or (conn.instance is None and self._is_former(d, conn.epoch)):
                 return  # the death of an earlier start
             if not claims.death(conn.instance):
                 return  # another one has taken its place
@@ -312,7 +318,8 @@ class Devices:
                 update={"online": False, "clean": conn.clean, "epoch": conn.epoch, "instance": conn.instance}
             )
         if conn != d.conn:
-            d.conn, d.seen_s = conn, time.time()
+            d.conn = conn
+            self._saw(d)
             self._keep(d)
 
     def _lost(self, d: Device, claims: Claims) -> None:
@@ -335,7 +342,8 @@ class Devices:
         assert d.conn is not None
         self._former[d.name] = d.conn.epoch
         self._latency.forget(d.name)
-        d.conn, d.reported, d.seen_s = claim.conn, claim.reported or d.reported, time.time()
+        d.conn, d.reported = claim.conn, claim.reported or d.reported
+        self._saw(d)
         self._keep(d)
         self._inventory.log("presence", d.name, f"what {_machine(claim)} says counts from now on")
         self._wake.set()
@@ -380,6 +388,10 @@ class Devices:
             self._inventory.log("presence", device, what)
             log.warning("%s %s", device, what)
         return True
+
+    def _saw(self, d: Device) -> None:
+        d.seen_s = time.time()  # for people
+        self._seen[d.name] = self._now()
 
     def _claims_of(self, device: str) -> Claims:
         return self._claims.setdefault(device, Claims())

@@ -54,8 +54,9 @@ class Claims:
         others = [c for key, c in self._of.items() if key != self._current and c.again]
         return [self.current, *others] if self.current is not None and others else []
 
-    def knows(self, instance: str | None) -> bool:
-        return _key(instance) in self._of
+    def of(self, instance: str | None) -> Claim | None:
+        """What this instance said last; None: it was not heard, or is gone."""
+        return self._of.get(_key(instance))
 
     def aside(self, instance: str | None) -> Claim | None:
         """The claim of this instance if another one counts."""
