@@ -139,6 +139,9 @@ def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_i
     assert [c["revoked_s"] is not None for c in edgectl("device certificates") if c["name"] == "gate-1"] == [True]
     with pytest.raises(UsageError, match="there is no device gate-1"):
         edgectl("device remove gate-1")
+    (gone,) = edgectl("fleet devices --removed")
+    assert (gone["name"], gone["conn"]["slots"]) == ("gate-1", ["gate"])
+    assert "gate-1" in CliRunner().invoke(app, ["fleet", "devices", "--removed"]).stdout
     shutil.rmtree("gate-1")
     edgectl("device enroll gate-1 --ca ca")
     assert names(world) == {"gate-1", "gate-2"}
@@ -153,6 +156,7 @@ def test_revoking_tells_the_controller_and_goes_on_without_one(world: World, mon
     assert world.controller.is_revoked("gate-1")
     (shown,) = edgectl("fleet devices")
     assert shown["revoked"]
+    assert "revoked, and still in the fleet: gate-1" in CliRunner().invoke(app, ["fleet", "status"]).stdout
 
     def nobody(url: str, token_file: Path) -> FleetClient:
         raise UsageError("there is no token")

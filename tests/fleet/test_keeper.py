@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_controller import T, World
+from support_controller import DIGEST, T, World
 
 from edgectl.core.wire import ControllerState
 
@@ -58,3 +58,17 @@ def test_second_controller_of_one_fleet_is_called_that(world: World) -> None:
     world.tick()
     (text,) = told(world)
     assert text.startswith("another controller speaks for this fleet, too (it began at 2023-11-14 22:13 UTC)")
+
+
+def test_pages_of_what_is_being_fetched_are_offered_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deleted them at the broker: a device that needs them would wait in vain."""
+    world.born("d0")
+    world.rollout("1")
+    world.tick()
+    monkeypatch.setattr(world.controller.blobs, "offered", lambda digest: [f"part of {digest}"])
+    world.seeder.offered.clear()
+    world.tick()
+    assert world.seeder.offered == []
+    world.controller._keeper._pages_s -= 60.0
+    world.tick()
+    assert world.seeder.offered == [f"part of {DIGEST['1']}"]

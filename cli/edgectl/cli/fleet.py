@@ -39,12 +39,25 @@ _BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 
 @app.command("devices")
 def devices(
-    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Those that `device remove` took out of the fleet, as they were then.")
+    ] = False,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
 ) -> None:
     """List the devices with the engines in their slots, and in --json the machines that claim to be one."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
-        found = fleet.devices()
+        found = fleet.archive() if removed else fleet.devices()
+
+    def shown_removed() -> Table:
+        t = table("device", "removed", "last heard", "had")
+        for d in found:
+            slots = (d["reported"] or {}).get("slots") or {}
+            had = ", ".join(sorted({s["active_release"] for s in slots.values() if s.get("active_release")})) or "-"
+            t.add_row(d["name"], _minute(d["removed_s"]), _minute(d["seen_s"]) if d["seen_s"] else "never", had)
+        return t
 
     def shown() -> Table:
         t = table("device", "online", "profile", "slot", "state", "active", "note")
@@ -58,7 +71,11 @@ def devices(
                 t.add_row(d["name"], _online(d), profile, name, state, (s or {}).get("active_release") or "-", note)
         return t
 
-    out.result(found, shown)
+    out.result(found, shown_removed if removed else shown)
+
+
+def _minute(wall_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(wall_s))
 
 
 def _online(d: dict[str, Any]) -> str:
@@ -66,7 +83,7 @@ def _online(d: dict[str, Any]) -> str:
         return "revoked"
     if d["online"]:
         return "yes"
-    return f"no, since {time.strftime('%Y-%m-%d %H:%M', time.localtime(d['seen_s']))}" if d.get("seen_s") else "no"
+    return f"no, since {_minute(d['seen_s'])}" if d.get("seen_s") else "no"
 
 
 def _rivals(d: dict[str, Any]) -> str:
@@ -114,6 +131,8 @@ def status(
             lines.insert(0, over)
         if not controller["connected"]:
             lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
+        if revoked := [d["name"] for d in found if d.get("revoked")]:
+            lines.append(f"revoked, and still in the fleet: {', '.join(revoked)}: edgectl device remove {revoked[0]}")
         if controller["freeze"]:
             lines.append("the fleet is frozen: edgectl fleet freeze --off")
         lines += [printable(f"{_rivals(d)}: was a disk copied?") for d in found if _rivals(d)]

@@ -121,7 +121,7 @@ class Controller:
             self.topics,
             now=self._time,
         )
-        self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake)
+        self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs)
 
     # ---- life
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from edgectl.core.errors import EdgectlError
 from edgectl.core.wire import ControllerState, Topics
+from edgectl.fleet.blobs import BlobStore
 from edgectl.fleet.devices import Devices
 from edgectl.fleet.inventory import Inventory
 from edgectl.fleet.publisher import Publisher
@@ -21,6 +23,8 @@ from edgectl.fleet.trust import Director
 __all__ = ["Keeper"]
 
 log = logging.getLogger(__name__)
+
+_PAGES_S = 60.0
 
 
 class Keeper:
@@ -32,14 +36,19 @@ class Keeper:
         director: Director,
         inventory: Inventory,
         wake: threading.Event,
+        blobs: BlobStore,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``wake`` is set when there is something for :meth:`put_back`."""
+        """``wake`` is set when there is something for :meth:`put_back`; ``clock``: monotonic seconds."""
         self._topics = topics
         self._publisher = publisher
         self._devices = devices
         self._director = director
         self._inventory = inventory
         self._wake = wake
+        self._blobs = blobs
+        self._clock = clock
+        self._pages_s = clock() + _PAGES_S
 
     def on_own(self, topic: str, payload: bytes) -> None:
         """From the broker: our state, or the signed metadata, as it has them now."""
@@ -69,6 +78,17 @@ class Keeper:
                 self._publisher.trust_changed()
             elif len(levels) > 1 and (d := self._devices.get(levels[1])) is not None:
                 self._publisher.tell(d.name, d.desired)
+        if self._clock() >= self._pages_s:
+            self._pages_s = self._clock() + _PAGES_S
+            self._offer_again()
+
+    def _offer_again(self) -> None:
+        """Manifest pages of what is being fetched. They are too many to listen to, and a device that finds none asks the broker, not us."""
+        for spec, _ in self._inventory.rollouts(active=True).values():
+            try:
+                self._publisher.offer(self._blobs.offered(spec.digest))
+            except EdgectlError as e:
+                log.debug("%s is not offered again: %s", spec.release, e.message)  # it was told of when it was offered first
 
     def _state_in(self, payload: bytes) -> ControllerState | None:
         """A state that devices would believe, or a will."""
