@@ -114,6 +114,21 @@ def test_client_that_drips_is_closed(server: Server) -> None:
             pytest.fail("it is still open")
 
 
+def test_client_that_goes_on_sending_after_its_answer_is_closed(server: Server) -> None:
+    """Refused, and never done: uvicorn would read and throw away for ever."""
+    head = b"POST /no HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000000\r\n\r\n"
+    with server.connect(head) as client:
+        assert b"401" in client.recv(1000)
+        for _ in range(400):
+            try:
+                client.sendall(b"x" * 8192)
+            except OSError:
+                break
+            threading.Event().wait(0.05)
+        else:
+            pytest.fail("it is still read")
+
+
 def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,6 +111,8 @@ class BoundedProtocol(H11Protocol):
             self._give_up(f"that sent no request within {PATIENCE_S:g} s")
         elif self._waits and self._came_bytes < _LEAST_BYTES:
             self._give_up(f"that sent less than {_LEAST_BYTES} bytes of a body in {PATIENCE_S:g} s")
+        elif self.conn.their_state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE):
+            self._give_up("that went on sending after they had their answer")
         else:
             self._wait()
 
