@@ -225,6 +225,27 @@ def test_report_that_is_only_said_again_is_not_written_down(world: World, monkey
     assert saved == []
 
 
+def test_birth_that_a_crashed_broker_has_from_before_is_no_sign_of_life(world: World) -> None:
+    """It writes what it retains once a minute: after a crash it may give out the start before this one, or one that ended."""
+    beat(world, instance="before", epoch=5)
+    beat(world, instance="now", epoch=6)
+    world.wire.is_kept = True
+    beat(world, instance="before", epoch=5)
+    world.wire.is_kept = False
+    assert world.controller.rivals("d0") == []
+    pass_by(world, 46)
+    assert not is_online(world)
+    world.wire.is_kept = True
+    beat(world, instance="now", epoch=6)
+    assert not is_online(world), "nobody has said anything"
+    beat(world, instance="after", epoch=7)
+    assert is_online(world), "a start that was missed"
+    world.wire.is_kept = False
+    pass_by(world, 46)
+    beat(world, instance="after", epoch=7)
+    assert is_online(world)
+
+
 def test_death_with_the_number_of_an_earlier_start_is_none_whoever_it_names(world: World) -> None:
     beat(world, epoch=5)
     world.hears(T.conn("d0"), Conn(epoch=4, online=False, instance="a"))

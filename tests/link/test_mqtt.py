@@ -346,3 +346,16 @@ def test_certificate_that_the_clock_calls_over_makes_the_clock_the_first_suspect
         with pytest.raises(LinkError, match=f"this machine's clock says 20.*, and by it: certificate .*{what}"):
             Link(options, "a").connect()
         thread.join()
+
+
+def test_handler_can_tell_what_the_broker_had_kept_from_what_is_said_now(mosquitto: Broker) -> None:
+    options = BrokerOptions(mosquitto.host, mosquitto.port)
+    got: queue.Queue[tuple[bytes, bool]] = queue.Queue()
+    with Link(options, "speaker") as speaker, Link(options, "listener") as listener:
+        speaker.connect()
+        assert speaker.publish("t", b"kept", retain=True).wait(5)
+        listener.subscribe("t", lambda _, payload: got.put((payload, listener.is_kept)))
+        listener.connect()
+        assert got.get(timeout=10) == (b"kept", True)
+        speaker.publish("t", b"said", retain=True)
+        assert got.get(timeout=10) == (b"said", False)

@@ -120,6 +120,7 @@ class Controller:
             self._wake,
             self.topics,
             now=self._time,
+            retained=lambda: self._link.is_kept,
         )
         self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs)
 

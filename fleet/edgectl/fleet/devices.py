@@ -62,9 +62,11 @@ class Devices:
         topics: Topics,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        retained: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begins with what the inventory remembers. ``latency`` is written under the lock; ``wake`` is set when there is something to do;
-        ``clock``: monotonic seconds; ``now``: Unix time of the deadlines of rollouts (:class:`edgectl.core.clock.SteadyWall`)."""
+        ``clock``: monotonic seconds; ``now``: Unix time of the deadlines of rollouts (:class:`edgectl.core.clock.SteadyWall`);
+        ``retained``: whether the message that is being handled lay on the broker when we connected."""
         self.lock = threading.RLock()
         """Guards every device here, and what is decided from them: a step of a rollout is taken under it."""
         self._inventory = inventory
@@ -79,10 +81,13 @@ class Devices:
         self._topics = topics
         self._clock = clock
         self._now = now
+        self._retained = retained
         self._seen: dict[str, float] = {}
         """Device → when it was heard last, in the time that deadlines are in."""
         self._claims: dict[str, Claims] = {}
         self._contested: set[str] = set()
+        self._silent: dict[str, str | None] = {}
+        """Device that is away because nothing was heard → its instance."""
         for d in self._known.values():
             if d.conn is not None and d.conn.online:
                 self._claims_of(d.name).birth(d.conn, 0.0)
@@ -131,7 +136,7 @@ class Devices:
             if known is None:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
             self._inventory.archive(known, purge=purge)
-            for of_devices in (self._known, self._claims, self._former, self._seen):
+            for of_devices in (self._known, self._claims, self._former, self._seen, self._silent):
                 of_devices.pop(device, None)
             self._contested.discard(device)
             self._revoked.discard(device)
@@ -283,6 +288,8 @@ class Devices:
     # ---- under the lock
 
     def _born(self, d: Device, claims: Claims, conn: Conn) -> None:
+        if self._retained() and conn.instance is not None and self._is_stale(d, claims, conn):
+            return
         heard_before = claims.of(conn.instance) is not None
         if not claims.birth(conn, self._clock()):
             return  # another machine counts
@@ -293,6 +300,7 @@ class Devices:
             if conn.instance is None or not heard_before:
                 self._inventory.log("presence", d.name, f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced")
         self._saw(d)
+        self._silent.pop(d.name, None)
         if conn != d.conn:
             d.conn = conn
             self._keep(d)
@@ -333,9 +341,17 @@ class Devices:
                 "presence", d.name, f"away: nothing was heard of it since {last}, and its broker has not said that it left"
             )
             log.warning("%s is away: nothing was heard of it since %s", d.name, last)
+            self._silent[d.name] = d.conn.instance
             d.conn = d.conn.model_copy(update={"online": False, "clean": False})
             self._keep(d)
             self._wake.set()
+
+    def _is_stale(self, d: Device, claims: Claims, kept: Conn) -> bool:
+        """A birth that the broker had kept, and may have from before a crash of its own, is no sign of life."""
+        current = claims.current
+        if current is not None:  # unless it tells of a start that we have missed
+            return kept.instance != current.conn.instance and kept.epoch <= current.conn.epoch
+        return self._silent.get(d.name) == kept.instance  # if it lives after all, it says so
 
     def _takes_over(self, d: Device, claim: Claim) -> None:
         """Who counted is gone, and another machine that claims to be the same device is there."""

@@ -108,6 +108,7 @@ class _Item:
     payload: bytes
     came_s: float
     """Monotonic."""
+    retained: bool = False
 
 
 class _Inbox(queue.Queue[_Item | None]):
@@ -166,6 +167,8 @@ class Link:
         self._max_payload = max_payload
         self._keepalive_s = keepalive_s
         self._max_backoff_s = max_backoff_s
+        self.is_kept = False
+        """For a handler: the message that it has now is one that the broker had kept when we subscribed, however old; nobody said it just now."""
         self._since_s = self._came_s = self._handled_s = 0.0
         self._subscriptions: dict[str, Handler] = {}
         self._lock = threading.Lock()
@@ -424,7 +427,7 @@ class Link:
             self.dropped += 1
             log.warning("%s: dropped %d bytes on %s, more than allowed", self.name, len(message.payload), message.topic)
         else:
-            self._inbox_put(_Item(message.topic, bytes(message.payload), time.monotonic()))
+            self._inbox_put(_Item(message.topic, bytes(message.payload), time.monotonic(), message.retain))
 
     def _inbox_put(self, item: _Item | None) -> None:
         try:
@@ -448,6 +451,7 @@ class Link:
             self._inbox.task_done()
 
     def _handle_item(self, item: _Item) -> None:
+        self.is_kept = item.retained
         if not item.topic:
             handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []
         else:
