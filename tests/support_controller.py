@@ -32,6 +32,9 @@ class Wire:
         self.on_up: Callable[[], None] = lambda: None
         self.on_publish: Callable[[str], None] = lambda _: None
         """Called while the publisher waits."""
+        self.is_kept = False
+        self.hears: tuple[float, float] | None = None
+        """From when until when nothing was missed, in the seconds of the clock of the test."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> None:
         self.on_publish(topic)
@@ -39,6 +42,7 @@ class Wire:
             raise LinkError("20 messages wait for an answer of the broker")
         self.takes -= 1
         self.retained[topic] = payload
+        self.deliver(topic, payload)  # the controller hears its own topics
 
     def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None]) -> None:
         self.handlers[topic_filter] = handler

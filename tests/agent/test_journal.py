@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sqlite3
 import subprocess
@@ -159,3 +160,16 @@ def test_wish_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_
     mended = Journal(tmp_path / "journal.db")
     assert mended.deployment("gate") == cleared
     mended.close()
+
+
+def test_journal_its_log_and_its_mirror_are_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        j = Journal(tmp_path / "j.db")
+        j.next_epoch()
+        modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+        j.close()
+    finally:
+        os.umask(before)
+    assert {"j.db", "j.db-wal", "j.db-shm", "j.mirror.json"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

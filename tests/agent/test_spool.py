@@ -161,3 +161,13 @@ def test_write_ahead_log_stays_small(tmp_path: Path) -> None:
         spool.put("tele", "t", bytes(20_000), float(i))
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 2 << 20
     spool.close()
+
+
+def test_spool_and_its_log_are_private(tmp_path: Path) -> None:
+    (tmp_path / "s.db").touch(mode=0o644)
+    spool = Spool(tmp_path / "s.db")
+    spool.put("event", "t", b"who was seen where", NOW)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+    spool.close()
+    assert {"s.db", "s.db-wal"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

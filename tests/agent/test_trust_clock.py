@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 from support_tuf import DAY, DIGEST, RELEASE, Device, Repository
@@ -12,7 +13,8 @@ from edgectl.agent.trust import StaleTrust
 
 def test_clock_far_ahead_blocks_until_it_is_right_again(served: Device, repository: Repository) -> None:
     served.wall += 20 * 365 * DAY
-    with pytest.raises(StaleTrust, match="expired"):
+    year = time.gmtime(served.wall).tm_year
+    with pytest.raises(StaleTrust, match=f"^[^;]*this machine's clock says {year}-.*expired"):
         served.store.check(RELEASE, DIGEST)
     served.sleep(1)
     served.store.save_time()

@@ -32,9 +32,11 @@ class Controller:
         self.asked.append((name, op, options))
         return self.result
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self, limit: int, *, about: str | None, before: int | None, **_: object) -> list[dict[str, Any]]:
         told = {"wall_s": AT_S, "kind": "command", "text": "anna: lock\x1b[31m"}
-        return [{**told, "subject": subject} for subject in ("gate-1", "gate-1/gate-detector", "gate-10")]
+        subjects = enumerate(("gate-1", "gate-1/gate-detector", "gate-10"), 1)
+        found = [{**told, "id": i, "subject": s} for i, s in subjects if about in (None, s.partition("/")[0])]
+        return [e for e in found if before is None or e["id"] < before][-min(limit, 2) :]
 
 
 @pytest.fixture
@@ -153,6 +155,7 @@ def test_owner_is_the_login_name_as_far_as_it_may_travel(
 
 
 def test_events_of_one_device_and_its_slots(controller: Controller) -> None:
+    assert [e["id"] for e in json.loads(run("fleet", "events", "--json"))] == [1, 2, 3], "page after page"
     said = json.loads(run("fleet", "events", "--about", "gate-1", "--json"))
     assert [e["subject"] for e in said] == ["gate-1", "gate-1/gate-detector"]
     assert len(run("fleet", "events", "--last", "1").splitlines()) == 2

@@ -134,9 +134,12 @@ class _Controller:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def enroll(self, name: str) -> dict[str, Any]:
+    def enroll(self, name: str, *, again: bool = False) -> dict[str, Any]:
         self.enrolled.append(name)
-        return {"fleet": "home", "broker": {"host": "b", "port": 8883, "tls": True}, "root": "{}"}
+        return {"new": True, "fleet": "home", "broker": {"host": "b", "port": 8883, "tls": True}, "root": "{}"}
+
+    def revoked(self, name: str) -> list[str]:
+        return ["gate-3"]
 
 
 def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

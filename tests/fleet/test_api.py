@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -345,3 +346,31 @@ def test_slot_is_cleared_and_a_device_skipped_over_the_api(fleet: Fleet, tmp_pat
     with pytest.raises(RolloutError, match="gate-9 is not in rollout"):
         fleet.client.skip_device(rollout, "gate-9")
     assert fleet.client.change_rollout(rollout, "rollback")["state"] == "rolling_back"
+
+
+@pytest.mark.parametrize("what", ["POST /v1/rollouts", "PUT /v1/blobs/sha256:" + "a" * 64])
+def test_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_and_no_traceback(
+    fleet: Fleet, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = (fleet.config.state_dir / "token").read_text()
+    head = f"{what} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\nbegun"
+    with socket.create_connection(("127.0.0.1", fleet.api_port)) as client:
+        client.sendall(head.encode())
+        if what.startswith("PUT"):
+            wait_until(lambda: list((fleet.config.state_dir / "blobs").glob(".*")), "the upload has begun")
+    wait_until(lambda: not list((fleet.config.state_dir / "blobs").glob(".*")), "the half blob is gone")
+    assert fleet.client.devices() == []
+    assert not any(r.exc_info for r in caplog.records)
+
+
+def test_body_that_drips_for_too_long_is_answered_with_one_sentence(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl.fleet.api._BODY_S", 0.2)
+    token = (fleet.config.state_dir / "token").read_text()
+    head = f"POST /v1/rollouts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", fleet.api_port), timeout=30) as client:
+        client.sendall(head.encode() + b"x" * 8192)
+        answer = b""
+        while b"the request was not whole within 0.2 s" not in answer:
+            piece = client.recv(4096)
+            assert piece, answer
+            answer += piece

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -444,3 +445,29 @@ def test_controller_ends_although_the_broker_takes_no_good_bye(world: World, mon
     world.wire.takes = 0
     world.controller.close()
     assert ended == ["seeder", "link"]
+
+
+def test_clock_that_jumps_passes_no_deadline_of_a_rollout(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set to 2030 for a moment, or back by a day: who was admitted just now has neither failed nor gone away."""
+    now = world.now = time.time()
+    world.born("d0")
+    rollout = world.rollout("1")
+    ticked = []
+    tick = world.controller.tick
+    stop = threading.Event()
+
+    def once(now_s: float) -> None:
+        ticked.append(now_s)
+        tick(now_s)
+        if len(ticked) == 3:
+            stop.set()
+        world.controller._wake.set()
+        monkeypatch.setattr("edgectl.fleet.devices.time.time", lambda: now + 4 * 365 * 86400)
+
+    monkeypatch.setattr(world.controller, "tick", once)
+    monkeypatch.setattr(world.seeder, "alive", True, raising=False)
+    world.controller.run(stop)
+    assert ticked[-1] - now < 3600
+    world.reports("d0", 1, 1, state=State.FETCHING)
+    assert world.controller._devices.views()["d0"].seen_s - now < 3600
+    assert world.controller.rollout(rollout)[1].members["d0"].outcome.value == "admitted"

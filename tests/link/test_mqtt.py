@@ -5,17 +5,25 @@ from __future__ import annotations
 import contextlib
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from conftest import Broker, free_port, start_mosquitto
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker import run_broker
-from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox
+from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox, _Item
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
@@ -165,7 +173,7 @@ def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
     waiting = 0
     while True:
         try:
-            inbox.put_nowait(("t", bytes(1 << 20)))
+            inbox.put_nowait(_Item("t", bytes(1 << 20), 0.0))
         except queue.Full:
             break
         waiting += 1
@@ -173,7 +181,7 @@ def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
     for _ in range(waiting):
         inbox.get_nowait()
     for i in range(4096):
-        inbox.put_nowait(("t", b"small") if i else None)
+        inbox.put_nowait(_Item("t", b"small", 0.0) if i else None)
     with pytest.raises(queue.Full):
         inbox.put_nowait(None)
 
@@ -266,3 +274,88 @@ def test_refused_subscription_is_told_and_asked_for_again(
             connection.sendall(b"\x30\x07\x00\x04ours!")
             assert got.get(timeout=10) == ("ours", b"!")
             assert "refuses ours" in caplog.text
+
+
+def test_link_says_from_when_until_when_it_heard_everything(mosquitto: Broker) -> None:
+    handling, done = threading.Event(), threading.Event()
+
+    def slow(_topic: str, _payload: bytes) -> None:
+        handling.set()
+        done.wait(10)
+
+    link = Link(BrokerOptions(mosquitto.host, mosquitto.port), "listener", keepalive_s=1)
+    link.subscribe("t", slow)
+    assert link.hears is None
+    link.connect()
+    with link, Link(BrokerOptions(mosquitto.host, mosquitto.port), "speaker") as speaker:
+        speaker.connect()
+        speaker.publish("t", b"x")
+        assert handling.wait(10)
+        now = time.monotonic()
+        heard = link.hears
+        assert heard is not None
+        assert heard[0] <= heard[1] <= now, "what is being handled is not heard yet"
+        done.set()
+        while (heard := link.hears) is not None and heard[1] < now:
+            time.sleep(0.01)  # nobody says anything: a ping of the link itself is the proof
+        assert heard is not None
+        assert link.address == "127.0.0.1"
+    assert link.hears is None
+
+
+def test_link_that_stood_still_begins_to_hear_anew(mosquitto: Broker) -> None:
+    """A process that was stopped for long does not know what the broker threw away for it meanwhile."""
+    with Link(BrokerOptions(mosquitto.host, mosquitto.port), "sleeper", keepalive_s=1) as link:
+        link.connect()
+        before = link.hears
+        assert before is not None
+        link._came_s -= 60.0
+        while (heard := link.hears) is None or heard[0] == before[0]:
+            time.sleep(0.01)
+        assert heard[0] > before[0]
+
+
+# paho leaves the socket whose handshake failed to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("begins", "ends", "what"), [(-20, -10, "expired"), (10, 20, "not yet valid")])
+def test_certificate_that_the_clock_calls_over_makes_the_clock_the_first_suspect(
+    tmp_path: Path, begins: int, ends: int, what: str
+) -> None:
+    """A device whose clock says 2030, or 1970, may well be the one that is wrong."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now + timedelta(days=begins)).not_valid_after(now + timedelta(days=ends))
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    (tmp_path / "crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            speaker = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+            with speaker, contextlib.suppress(OSError):
+                speaker.do_handshake()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        options = BrokerOptions("127.0.0.1", server.getsockname()[1], tls=Tls(tmp_path / "crt"))
+        with pytest.raises(LinkError, match=f"this machine's clock says 20.*, and by it: certificate .*{what}"):
+            Link(options, "a").connect()
+        thread.join()
+
+
+def test_handler_can_tell_what_the_broker_had_kept_from_what_is_said_now(mosquitto: Broker) -> None:
+    options = BrokerOptions(mosquitto.host, mosquitto.port)
+    got: queue.Queue[tuple[bytes, bool]] = queue.Queue()
+    with Link(options, "speaker") as speaker, Link(options, "listener") as listener:
+        speaker.connect()
+        assert speaker.publish("t", b"kept", retain=True).wait(5)
+        listener.subscribe("t", lambda _, payload: got.put((payload, listener.is_kept)))
+        listener.connect()
+        assert got.get(timeout=10) == (b"kept", True)
+        speaker.publish("t", b"said", retain=True)
+        assert got.get(timeout=10) == (b"said", False)

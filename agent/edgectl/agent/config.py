@@ -45,6 +45,8 @@ class AgentConfig(Config):
     pipelines: dict[Name, PipelineConfig] = {}
     roles: dict[Name, Role] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
+    heartbeat_s: float = Field(default=30.0, ge=1, le=3600)
+    """The device shows that it lives at least this often, and is taken for away after one and a half times that."""
     telemetry_s: float = Field(default=10.0, ge=0.5, le=3600)
     stats_every_s: float = Field(default=2.0, ge=0.05, le=60)
     spool_mb: int = Field(default=50, ge=1)

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from edgectl.agent.mirror import Essentials, merged, read_mirror, write_mirror
 from edgectl.agent.records import Deployment, Installed, Slot
 from edgectl.core.errors import StorageError
-from edgectl.core.files import fsync_dir, storage
+from edgectl.core.files import fsync_dir, keep_private, storage
 from edgectl.core.histogram import HistogramData
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
@@ -391,6 +391,8 @@ def check_file(path: Path) -> list[str]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open, create, and look through every page. Raises ``sqlite3.Error``."""
+    with contextlib.suppress(OSError):  # on a disk that takes nothing, SQLite says so
+        keep_private(path)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode=WAL")

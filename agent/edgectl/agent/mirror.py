@@ -58,7 +58,7 @@ def merged(journal: Essentials | None, mirror: Essentials | None) -> Essentials:
 def write_mirror(path: Path, essentials: Essentials) -> None:
     """Replace the mirror, durably. Raises :class:`StorageError`."""
     body = _ADAPTER.dump_json(essentials, exclude_none=True)
-    atomic_write(path, json.dumps({"sha256": digest_of(body)}).encode() + b"\n" + body)
+    atomic_write(path, json.dumps({"sha256": digest_of(body)}).encode() + b"\n" + body, mode=0o600)
 
 
 def read_mirror(path: Path) -> Essentials | None:

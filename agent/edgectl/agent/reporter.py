@@ -28,10 +28,13 @@ class Reporter:
         send: Callable[[Reported], None],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        instance: str | None = None,
     ) -> None:
         """``send`` raises :class:`EdgectlError` where it cannot; ``wake``: whoever calls :meth:`report` shall do so soon. ``clock``:
         monotonic seconds."""
         self._epoch = epoch
+        self._instance = instance
         self._trust = trust
         self._send = send
         self.changed = wake
@@ -75,6 +78,7 @@ class Reporter:
             slots=dict(slots),
             trust_version=self._trust.version,
             clock=clock,
+            instance=self._instance,
             heard=self._trust.heard,
             error=error,
         )

@@ -10,7 +10,10 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import random
+import secrets
 import shutil
+import socket
 import threading
 import time
 from collections import deque
@@ -57,8 +60,11 @@ _BULK_QUEUE = 32  # chunks
 _CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
 _LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
 _REFRESH_S = 120.0
+_MAX_BACKOFF_S = 60.0
 _FULL_BYTES = 1 << 20  # of disk, below which a journal may not find room
 _RETRY_S = 5.0
+_REPORT_AGAIN = 10
+"""Heartbeats after which the device says again what it has: somebody may have deleted it at the broker, or another machine written over it."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class _Agent:
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
         self._epoch, uncounted = _count_start(self._journal)
+        self._instance = secrets.token_hex(8)  # not kept: the copy of a disk must not have it
         self._profile = parts.profile if config.profile == "auto" else config.profile
         self._machine = parts.machine
         self._root_notice: Failure | None = None
@@ -122,13 +129,20 @@ class _Agent:
         self._collector = Collector(self._epoch)
         self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
-        self._reporter = Reporter(self._epoch, self._trust, self._send_report, self._wake.set)
+        self._reporter = Reporter(self._epoch, self._trust, self._send_report, self._wake.set, instance=self._instance)
         for trouble in filter(None, (uncounted, checked.trouble)):
             log.error("%s", trouble.message)
             self._reporter.storage_fails(trouble)
-        death = Conn(epoch=self._epoch, online=False)
-        will = (self._topics.conn(config.name), death.encode())
-        self._link = Link(config.broker.options(), config.name, will=will, window=20, queue_bytes=_CONTROL_BYTES)
+        will = (self._topics.conn(config.name), self._death(clean=False).encode())
+        self._link = Link(
+            config.broker.options(),
+            config.name,
+            will=will,
+            window=20,
+            queue_bytes=_CONTROL_BYTES,
+            # Once the broker is back, the device is heard within the time that it promised.
+            max_backoff_s=min(_MAX_BACKOFF_S, config.heartbeat_s),
+        )
         self._sender = Sender(self._spool, self._link)
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
@@ -225,6 +239,9 @@ class _Agent:
         next_window = time.monotonic() + self._config.telemetry_s
         watchdog = Watchdog()
         next_try = 0.0
+        # Not all at the same time, when all have just found a broker that was away.
+        next_beat = time.monotonic() + self._config.heartbeat_s * random.uniform(0.2, 1)  # noqa: S311
+        beats = 0
         ready = False
         while not stop.is_set():
             self._wake.wait(0.2)
@@ -235,6 +252,10 @@ class _Agent:
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
                 next_window = now + self._config.telemetry_s
+            if now >= next_beat and self._link.is_up:
+                next_beat = now + self._config.heartbeat_s
+                beats += 1
+                self._beat(report=beats % _REPORT_AGAIN == 0)
             if now >= next_try:
                 next_try = now + _RETRY_S
                 self._inbox.try_again()
@@ -259,8 +280,7 @@ class _Agent:
         if self._sender.thread.ident is not None:
             self._sender.thread.join()
         if self._link.is_up:
-            death = Conn(epoch=self._epoch, online=False, clean=True)
-            self._link.publish(self._topics.conn(self._config.name), death.encode(), retain=True, timeout_s=1.0)
+            self._link.publish(self._topics.conn(self._config.name), self._death(clean=True).encode(), retain=True, timeout_s=1.0)
         self._link.close()
         self._spool.close()
         self._journal.close()
@@ -273,8 +293,13 @@ class _Agent:
     # ---- from the link (dispatcher thread: nothing here waits)
 
     def _on_up(self) -> None:
+        self._link.publish(self._topics.conn(self._config.name), self._birth().encode(), retain=True)
+        self._reporter.again()  # the broker may have lost what it retained
+        self._sender.nudge()
+
+    def _birth(self) -> Conn:
         c = self._config
-        birth = Conn(
+        return Conn(
             epoch=self._epoch,
             online=True,
             agent=_version(),
@@ -283,10 +308,14 @@ class _Agent:
             labels=c.labels,
             slots=c.slots,
             streams={stream: p.kind for stream, p in c.pipelines.items()},
+            heartbeat_s=c.heartbeat_s,
+            instance=self._instance,
+            host=socket.gethostname()[:255] or None,
+            address=self._link.address,
         )
-        self._link.publish(self._topics.conn(c.name), birth.encode(), retain=True)
-        self._reporter.again()  # the broker may have lost what it retained
-        self._sender.nudge()
+
+    def _death(self, *, clean: bool) -> Conn:
+        return Conn(epoch=self._epoch, online=False, clean=clean, instance=self._instance)
 
     def _send_reply(self, reply: Reply) -> None:
         self._link.publish(self._topics.reply(self._config.name), reply.encode())
@@ -329,6 +358,15 @@ class _Agent:
         self._leases.take(stream, lease.ttl_s, lease.reason)
 
     # ---- the caller's thread
+
+    def _beat(self, *, report: bool) -> None:
+        """The birth again: whoever deleted or overwrote it at the broker finds it there again."""
+        try:
+            self._link.publish(self._topics.conn(self._config.name), self._birth().encode(), retain=True, timeout_s=0.0)
+        except EdgectlError as e:
+            log.info("the heartbeat waits for the next: %s", e.message)
+        if report:
+            self._reporter.again()
 
     def _report(self) -> None:
         if not self._link.is_up:

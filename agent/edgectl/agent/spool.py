@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgectl.core.errors import StorageError
+from edgectl.core.files import keep_private
 
 __all__ = ["Kind", "Row", "Spool"]
 
@@ -69,6 +70,8 @@ class Spool:
                 return self._in_memory(after)
 
     def _open_or_memory(self) -> sqlite3.Connection:
+        with contextlib.suppress(OSError):  # on a disk that takes nothing, SQLite says so
+            keep_private(self._path)
         try:
             return self._open(self._path)
         except sqlite3.OperationalError as e:

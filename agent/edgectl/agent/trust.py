@@ -31,6 +31,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from edgectl.agent.clock import RELEASED_S, TimeFloor
 from edgectl.agent.journal import Journal
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import StorageError, TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
@@ -55,6 +56,8 @@ ENROLLED = "enrolled.json"
 """The copy that is kept of the root metadata of the enrolment."""
 
 log = logging.getLogger(__name__)
+
+_RENEW = "set the clock if it is wrong; else renew the metadata: the controller does while it runs"
 
 _TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
 _MAX_VERSION = (1 << 53) - 1
@@ -358,7 +361,7 @@ class TrustStore:
                 found = next((t for p in paths if (t := updater.get_targetinfo(p)) is not None), None)
                 delegates = [p.name for p in Path(scratch).glob("*.json") if p.name not in _TOP and p.name != "root.json"]
         except ExpiredMetadataError as e:
-            raise StaleTrust(f"signed metadata is expired: {e}", hint="renew it: the controller does while it runs") from e
+            raise StaleTrust(f"{clock_says(self._wall())}, and by it signed metadata is expired: {e}", hint=_RENEW) from e
         except (RepositoryError, DownloadError, ValueError) as e:
             raise TrustError(f"signed metadata is not accepted: {e}") from e
         except OSError as e:
@@ -413,8 +416,9 @@ class TrustStore:
             if expires <= now:
                 behind = "" if self.clock_trusted else "; the clock of this device is behind"
                 raise StaleTrust(
-                    f"signed metadata is expired: {name} ended {expires:%Y-%m-%d %H:%M}, it is at least {now:%Y-%m-%d %H:%M}{behind}",
-                    hint="renew it: the controller does while it runs",
+                    f"{clock_says(self._wall())}; signed metadata is expired: {name} ended {expires:%Y-%m-%d %H:%M}, "
+                    f"it is at least {now:%Y-%m-%d %H:%M}{behind}",
+                    hint=_RENEW,
                 )
 
     # ---- roots

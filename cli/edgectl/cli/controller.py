@@ -48,7 +48,7 @@ def init(
         f'fleet = "{fleet}"\nstate_dir = "controller"\nkeys = {dumps(relpath(keys, out.parent))}\n\n'
         f'[broker]\nhost = "{host}"\nport = {broker_port or (8883 if tls else 1883)}\n{tls}\n[api]\nport = {port}\n'
     )
-    atomic_write(out, text.encode())
+    atomic_write(out, text.encode(), mode=0o600)  # the broker's password goes into it
     output.result({"config": out}, f"{out}\nnext: edgectl controller run --config {out}")
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, table
-from edgectl.core.errors import TrustError, UsageError
-from edgectl.core.files import atomic_write
+from edgectl.core.clock import clock_says
+from edgectl.core.errors import EdgectlError, TrustError, UsageError
+from edgectl.core.files import atomic_write, storage
+from edgectl.core.schema import first_problem
 from edgectl.core.uri import redact_text
+
+if TYPE_CHECKING:
+    from edgectl.fleet.ca import FleetCa
 
 app = typer.Typer(name="device", help="Devices join the fleet, and are spoken to.", no_args_is_help=True)
 
@@ -59,11 +69,14 @@ def enroll(
     ca: Annotated[Path | None, typer.Option(help="Folder that `edgectl broker ca` made: gives the device a certificate.")] = None,
     csr: Csr = None,
     days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
+    again: Annotated[
+        bool, typer.Option("--again", help="The device is in the fleet already: its files are lost, or it gets another machine.")
+    ] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Make a device known to the controller and write the files that it needs."""
+    """Make a device known to the controller and write the files that it needs. What is refused leaves nothing behind."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
@@ -76,32 +89,76 @@ def enroll(
     if (folder / "agent.toml").exists():
         raise UsageError(
             f"{folder / 'agent.toml'} is there already",
-            hint=f"`edgectl device renew {name}` makes a new certificate; to enroll it anew, give another --out",
+            hint=f"`edgectl device renew {name}` makes a new certificate; to enroll it anew, give another --out and --again",
         )
+    pipelines = _pipelines(stream or [], slot or [])
+    labels = dict(_pair(item, "--label") for item in label or [])
+    _check_agent(name, pipelines, profile, labels)
     asked = _read_request(csr, folder, name)
     if authority is not None:
         authority.check_client(name, asked)
-    with _controller.client(url, token_file) as fleet:
-        granted = fleet.enroll(name)
+    with _controller.client(url, token_file) as fleet, _made(folder):
+        granted = fleet.enroll(name, again=again)
+        try:
+            config = write_enrolment(
+                folder,
+                name,
+                root=granted["root"].encode(),
+                fleet=granted["fleet"],
+                broker=granted["broker"],
+                pipelines=pipelines,
+                profile=profile,
+                labels=labels,
+                certificate=authority.issue_client(name, days=days, request=asked) if authority is not None else None,
+            )
+        except BaseException:
+            if granted.get("new"):
+                fleet.remove(name, purge=True)
+            raise
     if granted["broker"].get("tls") and authority is None:
         output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")
-    config = write_enrolment(
-        folder,
-        name,
-        root=granted["root"].encode(),
-        fleet=granted["fleet"],
-        broker=granted["broker"],
-        pipelines=_pipelines(stream or [], slot or []),
-        profile=profile,
-        labels=dict(_pair(item, "--label") for item in label or []),
-        certificate=authority.issue_client(name, days=days, request=asked) if authority is not None else None,
-    )
     output.result(
         {"device": name, "config": config},
         f"{config}\nnext: {'' if stream else f'name its cameras in {config} ([pipelines.NAME], docs/configuration.md), '}"
         f"copy {config.parent} to the device{', beside device.key' if asked else ''}, and there: "
         f"edgectl agent run --config {config.name}",
     )
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Name of the device.")],
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Keep nothing of it but its name, and what operators did; default: it is archived.")
+    ] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="Folder that `edgectl broker ca` made: its certificates are revoked, too.")
+    ] = None,
+    broker: Annotated[Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
+) -> None:
+    """Take a device out of the fleet: nobody listens to it any more, the broker keeps nothing of it, no rollout counts it."""
+    output = Output(json)
+    from edgectl.cli._passphrase import ask
+    from edgectl.fleet.ca import FleetCa
+
+    authority = FleetCa(ca, ask) if ca is not None else None
+    with _controller.client(url, token_file) as fleet:
+        rollouts = fleet.remove(name, purge=purge)
+    lines = [f"{name} has left the fleet; {'only its name is kept' if purge else 'what is known of it is archived'}"]
+    lines += [f"no longer counted by {', '.join(rollouts)}"] if rollouts else []
+    revoked, crl = None, None
+    if authority is None:
+        lines.append(f"next: stop its agent; if it has a certificate: edgectl device revoke {name} --ca ca")
+    elif name in authority.clients():
+        revoked, crl = authority.revoke(name), _replace_crl(authority, broker)
+        lines += [f"certificates of {name} that are revoked now: {revoked}, in {crl}", _NEXT_CRL.format(name=name)]
+    else:
+        lines.append(f"{name} has no valid certificate of this CA: nothing to revoke")
+    lines.append(f"to take it back: edgectl device enroll {name} --out ANOTHER")
+    output.result({"device": name, "purged": purge, "rollouts": rollouts, "revoked": revoked, "crl": crl}, "\n".join(lines))
 
 
 @app.command("renew")
@@ -139,23 +196,29 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name of the device.")],
     ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
     broker: Annotated[Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")] = None,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Take a device's access to the broker away, e.g. because it was stolen."""
+    """Take a device's access to the broker away, e.g. because it was stolen. A controller that can be asked counts it in no rollout any more."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
     authority = FleetCa(ca, ask)
     count = authority.revoke(name)
-    if broker is not None:
-        atomic_write(broker / "crl.pem", authority.crl)
-    crl = (broker or ca) / "crl.pem"
+    crl = _replace_crl(authority, broker)
+    try:
+        with _controller.client(url, token_file) as fleet:
+            rollouts: list[str] | None = fleet.revoked(name)
+    except EdgectlError as e:
+        rollouts = None
+        told = f"the controller was not told ({e.message}): until `edgectl device remove {name}` there, rollouts count on it"
+    else:
+        told = f"no longer counted by {', '.join(rollouts or ['any rollout'])}; to take it out of the fleet: edgectl device remove {name}"
     output.result(
-        {"device": name, "revoked": count, "crl": crl},
-        f"certificates of {name} that are revoked now: {count}, in {crl}\n"
-        "next: copy it to the broker if it runs elsewhere; Mosquitto: reload keeps the device out, restart throws it out where it is connected\n"
-        f"(RabbitMQ: rabbitmqctl delete_user {name}; EMQX: ban the user name)",
+        {"device": name, "revoked": count, "crl": crl, "told": rollouts is not None, "rollouts": rollouts or []},
+        f"certificates of {name} that are revoked now: {count}, in {crl}\n{told}\n{_NEXT_CRL.format(name=name)}",
     )
 
 
@@ -182,7 +245,60 @@ def certificates(
     output.result(issued, shown)
     newest = {(i.name, i.client): i for i in issued if i.revoked_s is None}
     if over := [i.name for i in newest.values() if i.expires_s <= now]:
-        raise TrustError(f"the certificate of {over[0]} has expired", hint=f"edgectl device renew {over[0]}")
+        raise TrustError(
+            f"{clock_says(now)}, and by it the certificate of {over[0]} has expired",
+            hint=f"set the clock if it is wrong; else: edgectl device renew {over[0]}",
+        )
+
+
+_NEXT_CRL = (
+    "next: copy it to the broker if it runs elsewhere; Mosquitto: reload keeps the device out, restart throws it out where it is connected\n"
+    "(RabbitMQ: rabbitmqctl delete_user {name}; EMQX: ban the user name)"
+)
+
+
+def _replace_crl(authority: FleetCa, broker: Path | None) -> Path:
+    """Where the list of revoked certificates lies now, beside the CA or in the broker's folder."""
+    if broker is not None:
+        atomic_write(broker / "crl.pem", authority.crl)
+    return (broker or authority.folder) / "crl.pem"
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """``folder``, before anybody is told that there will be something in it; on an error nothing is there that was not before."""
+    missing = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    with storage(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    try:
+        yield
+    except BaseException:
+        if missing is not None:
+            shutil.rmtree(missing, ignore_errors=True)
+        else:
+            for path in set(folder.iterdir()) - before:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _check_agent(name: str, pipelines: dict[str, dict[str, Any]], profile: str, labels: dict[str, str]) -> None:
+    """Whether an agent would take such a file, before anybody is asked. Raises :class:`UsageError`."""
+    from edgectl.agent.config import AgentConfig
+
+    asked = {
+        "name": name,
+        "broker": {"host": "-"},
+        "state_dir": "state",
+        "profile": profile,
+        "labels": labels,
+        "pipelines": pipelines,
+    }
+    try:
+        AgentConfig.model_validate(asked)
+    except ValidationError as e:
+        raise UsageError(f"such a device cannot be: {first_problem(e)}") from e
 
 
 def _read_request(csr: Path | None, folder: Path, name: str) -> bytes | None:

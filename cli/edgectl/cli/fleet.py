@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +16,7 @@ from rich.text import Text
 
 from edgectl.cli import _controller
 from edgectl.cli._output import Json, Output, outcomes, printable, table
-from edgectl.cli.keys import expiry_table
+from edgectl.cli.keys import expired_text, expiry_table
 
 app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
 
@@ -29,17 +31,33 @@ _COLOUR = {
     "canceled": "yellow",
     "deferred": "yellow",
 }
+_PAGE = 1000
+"""What the controller answers with at most."""
+_AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 
 
 @app.command("devices")
 def devices(
-    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Those that `device remove` took out of the fleet, as they were then.")
+    ] = False,
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
 ) -> None:
-    """List the devices with the engines in their slots."""
+    """List the devices with the engines in their slots, and in --json the machines that claim to be one."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
-        found = fleet.devices()
+        found = fleet.archive() if removed else fleet.devices()
+
+    def shown_removed() -> Table:
+        t = table("device", "removed", "last heard", "had")
+        for d in found:
+            slots = (d["reported"] or {}).get("slots") or {}
+            had = ", ".join(sorted({s["active_release"] for s in slots.values() if s.get("active_release")})) or "-"
+            t.add_row(d["name"], _minute(d["removed_s"]), _minute(d["seen_s"]) if d["seen_s"] else "never", had)
+        return t
 
     def shown() -> Table:
         t = table("device", "online", "profile", "slot", "state", "active", "note")
@@ -48,14 +66,31 @@ def devices(
             for name, s in sorted(slots.items()):
                 state = (s or {}).get("state", "-")
                 waits = (s or {}).get("stage") if state in ("deferred", "staged") else None
-                note = ((s or {}).get("error") or {}).get("detail") or waits or ""
+                note = _rivals(d) or ((s or {}).get("error") or {}).get("detail") or waits or ""
                 profile = (d.get("conn") or {}).get("profile") or "-"
-                t.add_row(
-                    d["name"], "yes" if d["online"] else "no", profile, name, state, (s or {}).get("active_release") or "-", note
-                )
+                t.add_row(d["name"], _online(d), profile, name, state, (s or {}).get("active_release") or "-", note)
         return t
 
-    out.result(found, shown)
+    out.result(found, shown_removed if removed else shown)
+
+
+def _minute(wall_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(wall_s))
+
+
+def _online(d: dict[str, Any]) -> str:
+    if d.get("revoked"):
+        return "revoked"
+    if d["online"]:
+        return "yes"
+    return f"no, since {_minute(d['seen_s'])}" if d.get("seen_s") else "no"
+
+
+def _rivals(d: dict[str, Any]) -> str:
+    """Who all claims to be this device, where they are several."""
+    rivals = d.get("rivals") or []
+    places = "; ".join(f"{c.get('host') or '?'} at {c.get('address') or '?'} (start {c['epoch']})" for c in rivals)
+    return f"{len(rivals)} machines claim to be {d['name']}: {places}" if rivals else ""
 
 
 @app.command("status")
@@ -92,10 +127,15 @@ def status(
     def shown() -> Group:
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
+        if over := expired_text(roles):
+            lines.insert(0, over)
         if not controller["connected"]:
             lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
+        if revoked := [d["name"] for d in found if d.get("revoked")]:
+            lines.append(f"revoked, and still in the fleet: {', '.join(revoked)}: edgectl device remove {revoked[0]}")
         if controller["freeze"]:
             lines.append("the fleet is frozen: edgectl fleet freeze --off")
+        lines += [printable(f"{_rivals(d)}: was a disk copied?") for d in found if _rivals(d)]
         lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
         lines += [printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}") for s in slots if s["state"] in _BAD]
         lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
@@ -112,6 +152,8 @@ def status(
             **controller,
             "devices": len(found),
             "online": sum(d["online"] for d in found),
+            "rivals": {d["name"]: d["rivals"] for d in found if d.get("rivals")},
+            "revoked": [d["name"] for d in found if d.get("revoked")],
             "troubles": troubles,
             "slots": slots,
             "rollouts": [{"id": r["id"], "release": r["release"], "state": r["state"]} for r in rollouts],
@@ -139,10 +181,30 @@ def freeze(
     out.result(state, said)
 
 
+def _since(text: str) -> float:
+    """``2h``, ``1d12h`` ago or a local time → Unix seconds."""
+    if re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
+        return time.time() - sum(int(n) * _AGO[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text))
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(f"{text!r} is no time like 30m, 2h, 7d, 2026-11-28 or '2026-11-28 14:00'") from None
+
+
 @app.command("events")
 def events(
     about: Annotated[str | None, typer.Option(help="Only of this device, rollout or release.")] = None,
-    last: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 50,
+    last: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 50,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            parser=_since, metavar="TIME", help="Only from then on: 30m, 2h, 7d ago, or 2026-11-28, or '2026-11-28 14:00'."
+        ),
+    ] = None,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Only older ones than this: the number of the oldest one that you have.")
+    ] = None,
+    acts: Annotated[bool, typer.Option("--acts", help="Only what operators did; what devices said is left out.")] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -150,13 +212,20 @@ def events(
     """What happened, and who asked for it: rollouts, states of devices, commands, freezes, keys."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
-        found = [e for e in fleet.events() if about is None or e["subject"].partition("/")[0] == about][-last:]
+        found: list[dict[str, Any]] = []
+        while len(found) < last:
+            page = fleet.events(
+                min(_PAGE, last - len(found)), about=about, since_s=since, before=found[0]["id"] if found else before, acts=acts
+            )
+            found = page + found
+            if not page:
+                break
 
     def shown() -> Table:
-        t = table("when", "kind", "about", "what")
+        t = table(">no", "when", "kind", "about", "what")
         for e in found:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(e["wall_s"]))
-            t.add_row(when, e["kind"], e["subject"], printable(e["text"]))
+            t.add_row(str(e["id"]), when, e["kind"], e["subject"], printable(e["text"]))
         return t
 
     out.result(found, shown)

@@ -14,6 +14,7 @@ from rich.text import Text
 from edgectl.cli import _controller
 from edgectl.cli._keys import KEYS, Keys, More, NewPassphrase, key_ring
 from edgectl.cli._output import Json, Output, table
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     expired = [s.role for s in found if (left := s.left_s(now)) is not None and left <= 0]
     if expired:
         raise TrustError(
-            f"{', '.join(expired)} expired: devices install nothing", hint=f"edgectl keys renew {expired[0]}, then publish"
+            f"{clock_says(now.timestamp())}, and by it {', '.join(expired)} expired: devices install nothing",
+            hint=f"set the clock if it is wrong; else: edgectl keys renew {expired[0]}, then publish",
         )
 
 
@@ -262,6 +264,17 @@ def expiry_table(roles: list[dict[str, Any]]) -> Table:
     for r in roles:
         t.add_row(r["role"], str(r["version"]), left_text(r["role"], r["expires_s"] - now))
     return t
+
+
+def expired_text(roles: list[dict[str, Any]]) -> str | None:
+    """What of the controller's metadata is over, the clock first: it may be what is wrong. None: nothing is."""
+    now = datetime.now(timezone.utc).timestamp()
+    over = [
+        f"{r['role']} ended {datetime.fromtimestamp(r['expires_s'], timezone.utc):%Y-%m-%d}"
+        for r in roles
+        if r["expires_s"] <= now
+    ]
+    return f"{clock_says(now)}, and by it signed metadata is expired: {', '.join(over)}" if over else None
 
 
 def left_text(role: str, left_s: float | None) -> Text:

@@ -26,6 +26,7 @@ __all__ = [
     "forget_unfinished",
     "fsync_dir",
     "hex_of",
+    "keep_private",
     "open_atomic",
     "storage",
 ]
@@ -130,6 +131,17 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` with ``data``, durably and whole."""
     with open_atomic(path, mode=mode) as f:
         f.write(data)
+
+
+def keep_private(database: Path) -> None:
+    """Make a SQLite database, if there is none, that only its owner can read; SQLite gives what it writes beside it the same mode. One that is there,
+    and what lies beside it, becomes private. Raises ``OSError``."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for path in (database, *(database.with_name(database.name + end) for end in ("-journal", "-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
 
 
 def forget_unfinished(*folders: Path) -> None:

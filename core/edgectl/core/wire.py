@@ -120,7 +120,7 @@ class Failure(Message):
 
 
 class Conn(Message):
-    """Birth, and the will that is the death. A death older than the last birth is ignored."""
+    """Birth, and the will that is the death. A death older than the last birth is ignored. A will can die with its broker: hence the heartbeat."""
 
     epoch: int = Field(ge=0)
     online: bool
@@ -133,6 +133,14 @@ class Conn(Message):
     """Stream name → pipeline kind."""
     clean: bool = False
     """On a death: the agent stopped in good order."""
+    heartbeat_s: float | None = Field(default=None, gt=0, le=3600)
+    """The birth comes again within this time while the agent lives. None: it promises nothing, and only its will says that it is gone."""
+    instance: str | None = Field(default=None, max_length=64)
+    """Made anew at each start of an agent: two at once are two machines with one identity. A death has that of its birth."""
+    host: str | None = Field(default=None, max_length=255)
+    """What the machine calls itself, and"""
+    address: str | None = Field(default=None, max_length=64)
+    """its own address on the way to the broker: for whoever has to find it."""
 
 
 class ShadowGate(Terms):
@@ -234,6 +242,8 @@ class Reported(Message):
     trust_version: int | None = None
     clock: Literal["untrusted"] | None = None
     """``untrusted``: the device's clock is behind the time that signed metadata attest."""
+    instance: str | None = Field(default=None, max_length=64)
+    """As in the birth."""
     heard: int = Field(default=0, ge=0, le=MAX_GEN)
     """The highest ``seq`` among what the director's keys have signed: a controller that lost its database goes on there."""
     error: Failure | None = None

@@ -5,19 +5,21 @@ Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.c
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hmac
 import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
 from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -28,12 +30,18 @@ from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.clearing import ClearRequest
 from edgectl.fleet.commands import CommandRequest
 from edgectl.fleet.controller import Controller
+from edgectl.fleet.http import BoundedProtocol
 from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
 
-__all__ = ["ApiServer", "make_app"]
+__all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+MAX_EVENTS = 1000
+"""Of one answer; older ones are asked for with ``before``."""
+_BODY_S = 60.0
+"""For a whole body, blobs aside: those take as long as they go on."""
+_SHUTDOWN_S = 5
 _MAX_BODY = MAX_TRUST_BYTES + 65536
 _STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
 
@@ -62,6 +70,22 @@ class ApproveRequest(Message):
 
 class EnrollRequest(Message):
     name: str
+    again: bool = False
+    """The device is in the fleet already, and gets its files once more."""
+
+
+class RemoveRequest(Message):
+    purge: bool = False
+
+
+class EventQuery(Message):
+    """Which events, in the words of :meth:`edgectl.fleet.inventory.Inventory.events`."""
+
+    limit: int = Field(default=200, ge=1, le=MAX_EVENTS)
+    about: str | None = Field(default=None, max_length=200)
+    since_s: float | None = None
+    before: int | None = Field(default=None, ge=0)
+    acts: bool = False
 
 
 class FreezeRequest(Message):
@@ -80,6 +104,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
                 )
             try:
                 return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            except TimeoutError:
+                return _error(408, UsageError(f"the request was not whole within {_BODY_S:g} s", hint="send it again"))
             except ValidationError as e:
                 return _error(422, UsageError(f"the request is not valid: {first_problem(e)}"))
             except ValueError as e:
@@ -141,8 +169,18 @@ def make_app(controller: Controller, token: str) -> Starlette:
         return JSONResponse([dataclasses.asdict(c) for c in await run_in_threadpool(controller.clear_slot, slot, r)])
 
     async def enroll(request: Request) -> Response:
-        name = check_name(EnrollRequest.model_validate_json(await _body(request)).name)
-        return JSONResponse(await run_in_threadpool(controller.enroll, name), status_code=201)
+        r = EnrollRequest.model_validate_json(await _body(request))
+        name = check_name(r.name)
+        return JSONResponse(await run_in_threadpool(partial(controller.enroll, name, again=r.again)), status_code=201)
+
+    async def remove(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        r = RemoveRequest.model_validate_json(await _body(request))
+        return JSONResponse({"rollouts": await run_in_threadpool(partial(controller.remove, device, purge=r.purge))})
+
+    async def revoked(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        return JSONResponse({"rollouts": await run_in_threadpool(controller.revoke, device)})
 
     async def command(request: Request) -> Response:
         device = check_name(request.path_params["name"])
@@ -163,6 +201,9 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
             Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
+            Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
+            Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
+            Route("/v1/archive", get(lambda _: _archive(controller))),
             Route("/v1/rollouts", get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()])),
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
@@ -175,7 +216,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/waiting", guarded(approve), methods=["POST"]),
             Route("/v1/latency", get(lambda _: _latency(controller))),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
-            Route("/v1/events", get(lambda _: [dataclasses.asdict(e) for e in controller.inventory.events()])),
+            Route("/v1/events", get(lambda r: _events(controller, r))),
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
             Route("/v1/freeze", get(lambda _: _state(controller))),
             Route("/v1/freeze", guarded(freeze), methods=["POST"]),
@@ -194,7 +235,15 @@ class ApiServer:
         except OSError as e:
             raise LinkError(f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port") from e
         self._server = uvicorn.Server(
-            uvicorn.Config(make_app(controller, token), log_level="warning", ws="none", lifespan="off", access_log=False)
+            uvicorn.Config(
+                make_app(controller, token),
+                http=BoundedProtocol,
+                log_level="warning",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
         )
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True)
 
@@ -209,12 +258,18 @@ class ApiServer:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY:
-            raise UsageError(f"the request has more than {_MAX_BODY} bytes")
-    return bytes(body)
+    async def read() -> bytes:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MAX_BODY:
+                raise UsageError(f"the request has more than {_MAX_BODY} bytes")
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), _BODY_S)
+    except asyncio.TimeoutError as e:  # another class in Python 3.10
+        raise TimeoutError from e
 
 
 def _error(status: int, e: EdgectlError) -> JSONResponse:
@@ -249,6 +304,8 @@ def _devices(controller: Controller) -> list[dict[str, Any]]:
         {
             "name": d.name,
             "online": bool(d.conn and d.conn.online),
+            "revoked": controller.is_revoked(d.name),
+            "rivals": [_json(claim.conn) for claim in controller.rivals(d.name)],
             "seen_s": d.seen_s,
             "conn": _json(d.conn),
             "reported": _json(d.reported),
@@ -256,6 +313,26 @@ def _devices(controller: Controller) -> list[dict[str, Any]]:
         }
         for d in controller.devices()
     ]
+
+
+def _archive(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": a.device.name,
+            "removed_s": a.removed_s,
+            "seen_s": a.device.seen_s,
+            "conn": _json(a.device.conn),
+            "reported": _json(a.device.reported),
+            "desired": _json(a.device.desired),
+        }
+        for a in controller.inventory.archived()
+    ]
+
+
+def _events(controller: Controller, request: Request) -> list[dict[str, Any]]:
+    q = EventQuery.model_validate(dict(request.query_params))
+    found = controller.inventory.events(q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts)
+    return [dataclasses.asdict(e) for e in found]
 
 
 def _latency(controller: Controller) -> list[dict[str, Any]]:

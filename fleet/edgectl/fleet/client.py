@@ -125,8 +125,21 @@ class FleetClient:
 
     # ---- devices
 
-    def enroll(self, name: str) -> dict[str, Any]:
-        return dict(self._json("POST", "/devices", json={"name": name}))
+    def enroll(self, name: str, *, again: bool = False) -> dict[str, Any]:
+        """What its ``agent.toml`` needs, and whether it is ``new``. One that is known is refused unless it is enrolled ``again``."""
+        return dict(self._json("POST", "/devices", json={"name": name, "again": again}))
+
+    def remove(self, name: str, *, purge: bool = False) -> list[str]:
+        """Take a device out of the fleet; ``purge``: with all that is known of it. Returns the rollouts that no longer count it."""
+        return list(self._json("POST", f"/devices/{quote(name, safe='')}/remove", json={"purge": purge})["rollouts"])
+
+    def revoked(self, name: str) -> list[str]:
+        """Tell that its certificate was revoked. Returns the rollouts that no longer count it."""
+        return list(self._json("POST", f"/devices/{quote(name, safe='')}/revoked")["rollouts"])
+
+    def archive(self) -> list[dict[str, Any]]:
+        """Devices that were removed, oldest first."""
+        return list(self._json("GET", "/archive"))
 
     def command(self, name: str, op: str, *, wait_s: float = 10.0, **options: Any) -> dict[str, Any]:
         """Ask a device, and return the ``result`` of its answer. ``options``: the other fields of :class:`edgectl.fleet.commands.CommandRequest`.
@@ -152,8 +165,11 @@ class FleetClient:
     def latency(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/latency"))
 
-    def events(self) -> list[dict[str, Any]]:
-        return list(self._json("GET", "/events"))
+    def events(self, limit: int = 200, **query: Any) -> list[dict[str, Any]]:
+        """The newest that fit, oldest of them first. ``query``: the other fields of :class:`edgectl.fleet.api.EventQuery`; an answer has at
+        most 1000, and the ``id`` of its first one is the ``before`` of the next page."""
+        asked = {k: v for k, v in query.items() if v is not None}
+        return list(self._json("GET", "/events", params={"limit": limit, **asked}))
 
     def transfer(self) -> dict[str, Any]:
         """What the seeder has sent since it started."""

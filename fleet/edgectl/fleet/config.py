@@ -61,6 +61,8 @@ class ControllerConfig(Config):
     metadata_days: float = Field(default=7.0, gt=0, le=365)
     """Lifetime of snapshot and timestamp; renewed at half of it."""
     tick_s: float = Field(default=0.5, gt=0, le=60)
+    states_days: float = Field(default=30.0, gt=0)
+    """How long what devices said is kept (`edgectl fleet events`); what operators did is kept for ever."""
 
 
 def load_controller_config(path: Path) -> ControllerConfig:

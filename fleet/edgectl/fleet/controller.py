@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from edgectl.core.clock import SteadyWall, clock_says
 from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
@@ -34,7 +35,9 @@ from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.countersign import Countersignatures
 from edgectl.fleet.devices import Devices, from_device
 from edgectl.fleet.inventory import Device, Inventory, Release
+from edgectl.fleet.keeper import Keeper
 from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.presence import Claim
 from edgectl.fleet.publisher import Publisher
 from edgectl.fleet.rollout import (
     ACTIVE,
@@ -48,7 +51,7 @@ from edgectl.fleet.rollout import (
     pause,
     resume,
 )
-from edgectl.fleet.takeback import abort, advance, busy, needs, rollback, skip
+from edgectl.fleet.takeback import abort, advance, busy, leave, needs, rollback, skip
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
@@ -59,6 +62,9 @@ __all__ = ["Controller"]
 
 log = logging.getLogger(__name__)
 
+_KEEPALIVE_S = 5
+"""The controller has to know that it hears: who is silent is away."""
+_PRUNE_S = 3600.0
 _BELIEVED_GEN = MAX_GEN // 2
 """Generations that a device claims to have seen count up to here."""
 
@@ -82,6 +88,7 @@ class Controller:
         self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
         self.watchdog = Watchdog()
         self._epoch = int(time.time())
+        self._time = SteadyWall()
         self._freeze_file = config.state_dir / "freeze"
         self._frozen = _freeze_in(self._freeze_file)
         self._warned_s = 0.0
@@ -90,7 +97,11 @@ class Controller:
         """The broker may have lost everything, or other keys have to sign it."""
         # It says nothing about the freeze: whoever reads it later cannot know whether it is still so.
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
-        self._link = Link(config.broker.options(), "controller", will=(self.topics.ctl, self._death.encode()), queue_size=65536)
+        will = (self.topics.ctl, self._death.encode())
+        self._link = Link(
+            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=5.0
+        )
+        self._prune_s = time.monotonic()
         self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
         self._numbers = Numbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
@@ -104,7 +115,18 @@ class Controller:
             pages=self.seeder.publish_pages,
         )
         self._collector = Collector(self.blobs, self.inventory, self.trust, self._publisher, self.topics)
-        self._devices = Devices(self.inventory, self.latency, self.director, self._numbers, self._publisher, self._wake)
+        self._devices = Devices(
+            self.inventory,
+            self.latency,
+            self.director,
+            self._numbers,
+            self._publisher,
+            self._wake,
+            self.topics,
+            now=self._time,
+            retained=lambda: self._link.is_kept,
+        )
+        self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs)
 
     # ---- life
 
@@ -114,10 +136,12 @@ class Controller:
             (t.any_conn, self._devices.on_conn),
             (t.any_reported, self._devices.on_reported),
             (t.any_telemetry, self._devices.on_telemetry),
-            (f"{t.root}/d/+/desired", self._devices.on_desired),
-            (t.any_reply, self._commander.on_reply),
+            (t.any_reply, self._on_reply),
         ):
             self._link.subscribe(topic, from_device(t, handle))
+        self._link.subscribe(f"{t.root}/d/+/desired", from_device(t, self._devices.on_desired, empty=True))
+        self._link.subscribe(t.ctl, self._keeper.on_own)
+        self._link.subscribe(t.trust, self._keeper.on_own)
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
@@ -131,7 +155,7 @@ class Controller:
                     "the thread that sends chunks has ended unexpectedly", hint="see the log; start the controller again"
                 )
             try:
-                self.tick(time.time())
+                self.tick(self._time())
             except EdgectlError as e:
                 log.error("%s", e.message)
                 stop_event.wait(1.0)
@@ -151,6 +175,9 @@ class Controller:
         """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
         if self._republish and self._link.is_up:
             self._mark_all()
+        self._devices.look(self._link.hears)
+        self._keeper.put_back()
+        self._prune(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self.trust.renew():
             self._publisher.trust_changed()
@@ -163,7 +190,17 @@ class Controller:
         if self._collector.is_due(now_s):
             self._collector.collect()
 
+    def _on_reply(self, device: str, payload: bytes) -> None:
+        self._devices.on_reply(device)
+        self._commander.on_reply(device, payload)
+
+    def _prune(self, now_s: float) -> None:
+        if time.monotonic() >= self._prune_s:
+            self._prune_s = time.monotonic() + _PRUNE_S
+            self.inventory.prune(now_s - self.config.states_days * 86400)
+
     def _on_up(self) -> None:
+        self._publisher.connected()
         self._republish = True
         self._wake.set()
 
@@ -204,7 +241,12 @@ class Controller:
             return
         self._warned_s = now_s
         for e in self.trust.expiries(now_s):
-            if e.due:
+            if e.expires_s <= now_s:
+                log.error(
+                    "%s, and by it the %s metadata are expired: devices install nothing; set the clock if it is wrong, else "
+                    "`edgectl keys renew %s`", clock_says(now_s), e.role, e.role,
+                )  # fmt: skip
+            elif e.due:
                 log.warning(
                     "%s metadata end in %.0f days: `edgectl keys renew %s`", e.role, (e.expires_s - now_s) / 86400, e.role
                 )
@@ -437,19 +479,49 @@ class Controller:
                 )
         return self._commander.send(device, request)
 
-    def enroll(self, device: str) -> dict[str, Any]:
-        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines."""
-        self._devices.enroll(device)
-        self.inventory.log("device", device, "enrolled")
+    def enroll(self, device: str, *, again: bool = False) -> dict[str, Any]:
+        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines, and whether it is ``new``.
+
+        Raises :class:`UsageError` for one that is known, unless it is to be enrolled ``again``.
+        """
+        new = self._devices.enroll(device, again=again)
+        self.inventory.log("device", device, "enrolled" if new else "enrolled again")
         broker = self.config.broker
         return {
+            "new": new,
             "fleet": self.config.fleet,
             "broker": {"host": broker.host, "port": broker.port, "tls": broker.tls},
             "root": self.trust.root_bytes.decode(),
         }
 
+    def remove(self, device: str, *, purge: bool = False) -> list[str]:
+        """Take a device out of the fleet. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        with self._devices.lock:
+            self._devices.remove(device, purge=purge)
+            left = self._leave_rollouts(device)
+            self.inventory.log("device", device, "removed, and what was known of it purged" if purge else "removed")
+        self._countersignatures.forget(device)
+        self._wake.set()
+        return left
+
+    def revoke(self, device: str) -> list[str]:
+        """The certificate of a device was revoked. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        with self._devices.lock:
+            self._devices.revoke(device)
+            left = self._leave_rollouts(device)
+            self.inventory.log("device", device, "its certificate was revoked: no rollout counts on it any more")
+        self._wake.set()
+        return left
+
     def devices(self) -> list[Device]:
         return self._devices.all()
+
+    def rivals(self, device: str) -> list[Claim]:
+        """The machines that claim to be this device, where they are several."""
+        return self._devices.rivals(device)
+
+    def is_revoked(self, device: str) -> bool:
+        return self._devices.is_revoked(device)
 
     def rows(self) -> list[Row]:
         with self._devices.lock:
@@ -467,6 +539,16 @@ class Controller:
         for name in self._countersignatures.waiting().keys() & views.keys():
             views[name] = replace(views[name], unsigned=True)
         return views
+
+    def _leave_rollouts(self, device: str) -> list[str]:
+        """Nobody waits for it, and no gate counts it, in rollouts that are not over."""
+        left = []
+        for spec, progress in self.inventory.rollouts(active=True).values():
+            if (without := leave(progress, device)) is not progress:
+                self.inventory.save_rollout(spec, without)
+                self.inventory.log("rollout", spec.id, f"{device} has left the fleet, and this rollout")
+                left.append(spec.id)
+        return left
 
     def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
         """Latency before and after, over the same devices; None while nobody had another engine before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgectl.core.errors import EdgectlError
-from edgectl.core.files import atomic_write
+from edgectl.core.files import atomic_write, storage
 from edgectl.core.wire import Desired
 from edgectl.fleet.inventory import Inventory
 from edgectl.fleet.trust import Director
@@ -38,9 +38,15 @@ class Countersignatures:
 
     def take(self, device: str, payload: bytes, gen: int) -> None:
         """Keep what operators have signed; the caller has opened it. Raises :class:`StorageError`."""
-        atomic_write(self._folder / f"{device}.json", payload)
+        atomic_write(self._folder / f"{device}.json", payload, mode=0o600)
         self._waiting.pop(device, None)
         self._inventory.log("trust", device, f"generation {gen} is approved")
+
+    def forget(self, device: str) -> None:
+        """It has left the fleet."""
+        self._waiting.pop(device, None)
+        with storage(str(self._folder)):
+            (self._folder / f"{device}.json").unlink(missing_ok=True)
 
     def _taken(self, device: str, desired: Desired) -> bytes | None:
         """What operators have signed of what is wanted now."""

@@ -2,6 +2,9 @@
 
 Devices could be rebuilt from retained messages; releases, desired documents and rollouts could not, so they are written before
 anything is published. No rules here.
+
+Events are of two kinds. What operators did is kept for ever. What devices and the broker said (:data:`SAID`) is as much as a fleet has to say,
+and is pruned by time: it never crowds out an act.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
+    Index,
     Integer,
     MetaData,
     Row,
@@ -28,16 +33,22 @@ from sqlalchemy import (
     Text,
     create_engine,
     delete,
+    func,
     insert,
+    or_,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from edgectl.core.errors import StorageError
+from edgectl.core.files import keep_private
 from edgectl.core.wire import Conn, Desired, Reported
 from edgectl.fleet.rollout import ACTIVE, Progress, RolloutSpec
 
-__all__ = ["Device", "Event", "Inventory", "Release"]
+__all__ = ["SAID", "Archived", "Device", "Event", "Inventory", "Release"]
+
+SAID = ("state", "presence", "broker")
+"""Kinds of events that no operator caused: states of devices, who is there, what the broker had."""
 
 _meta = MetaData()
 _devices = Table(
@@ -74,14 +85,29 @@ _events = Table(
     Column("kind", String(32), nullable=False),
     Column("subject", String(200), nullable=False),
     Column("text", Text, nullable=False),
+    Index("events_by_subject", "subject", "id"),
+    Index("events_by_kind", "kind", "wall_s"),
 )
+_archive = Table(
+    "archive",
+    _meta,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False),
+    Column("removed_s", Float, nullable=False),
+    Column("conn", Text),
+    Column("reported", Text),
+    Column("desired", Text),
+    Column("seen_s", Float, nullable=False),
+)
+_revoked = Table("revoked", _meta, Column("name", String(64), primary_key=True), Column("wall_s", Float, nullable=False))
 _numbers = Table(
     "numbers",
     _meta,
     Column("name", String(32), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-_MAX_EVENTS = 10_000
+_SAID_OF_ONE = 5_000
+"""The newest of one subject that are kept however new they are: a device that says something new all day fills nobody's disk."""
 _STRAGGLERS = "stragglers"
 """In the column ``state``: a rollout that is done, and some device has not come back yet."""
 
@@ -94,6 +120,14 @@ class Device:
     desired: Desired = field(default_factory=lambda: Desired(gen=0))
     seen_s: float = 0.0
     """Unix time of its last word."""
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A device that was removed, as it was then. ``device.conn``, ``reported`` and ``desired`` are empty where it was purged."""
+
+    device: Device
+    removed_s: float
 
 
 @dataclass(frozen=True)
@@ -110,6 +144,8 @@ class Event:
     kind: str
     subject: str
     text: str
+    id: int = 0
+    """Rises; what happened later has a higher one, whatever the clock said."""
 
 
 class Inventory:
@@ -119,8 +155,12 @@ class Inventory:
         self._lock = threading.RLock()
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
+            if url is None:
+                keep_private(state_dir / "fleet.db")
             self._engine = create_engine(url or f"sqlite:///{state_dir / 'fleet.db'}")
             _meta.create_all(self._engine)
+            for index in _events.indexes:  # a table that was there already has got none by the line above
+                index.create(self._engine, checkfirst=True)
         except (SQLAlchemyError, OSError) as e:
             raise StorageError(f"the fleet database cannot be opened: {e}") from e
 
@@ -128,16 +168,7 @@ class Inventory:
         self._engine.dispose()
 
     def devices(self) -> dict[str, Device]:
-        found = {}
-        for row in self._all(select(_devices)):
-            found[row.name] = Device(
-                row.name,
-                Conn.model_validate_json(row.conn) if row.conn else None,
-                Reported.model_validate_json(row.reported) if row.reported else None,
-                Desired.model_validate_json(row.desired) if row.desired else Desired(gen=0),
-                row.seen_s,
-            )
-        return found
+        return {row.name: _device(row) for row in self._all(select(_devices))}
 
     def save_device(self, d: Device) -> None:
         with self._transaction() as db:
@@ -147,6 +178,33 @@ class Inventory:
         with self._transaction() as db:
             for d in devices:
                 _replace(db, _devices, "name", _device_values(d))
+
+    def archive(self, d: Device, *, purge: bool = False) -> None:
+        """Take a device out of the fleet. What is known of it is kept, with all events; ``purge``: only its name is, and what operators did."""
+        row = {**_device_values(d), "removed_s": time.time()}
+        if purge:
+            row |= {"conn": None, "reported": None, "desired": None}
+        with self._transaction() as db:
+            db.execute(delete(_devices).where(_devices.c.name == d.name))
+            db.execute(delete(_revoked).where(_revoked.c.name == d.name))
+            if purge:
+                db.execute(delete(_archive).where(_archive.c.name == d.name))
+                db.execute(delete(_events).where(_about(d.name), _events.c.kind.in_(SAID)))
+            db.execute(insert(_archive).values(**row))
+
+    def archived(self) -> list[Archived]:
+        """Devices that were removed, oldest first; one that was enrolled again and removed again is there twice."""
+        return [Archived(_device(row), row.removed_s) for row in self._all(select(_archive).order_by(_archive.c.id))]
+
+    def revoked(self) -> set[str]:
+        """Devices whose certificate was revoked."""
+        return {row.name for row in self._all(select(_revoked.c.name))}
+
+    def mark_revoked(self, device: str, revoked: bool) -> None:
+        with self._transaction() as db:
+            db.execute(delete(_revoked).where(_revoked.c.name == device))
+            if revoked:
+                db.execute(insert(_revoked).values(name=device, wall_s=time.time()))
 
     def releases(self) -> dict[str, Release]:
         rows = self._all(select(_releases).order_by(_releases.c.created_s))
@@ -197,17 +255,48 @@ class Inventory:
             _replace(db, _numbers, "name", {"name": name, "value": value})
 
     def log(self, kind: str, subject: str, text: str) -> None:
-        """Append to the audit log, which is bounded."""
+        """Append to the audit log. ``kind``: one of :data:`SAID` is pruned some day, all else is kept."""
         with self._transaction() as db:
-            result = db.execute(insert(_events).values(wall_s=time.time(), kind=kind, subject=subject, text=text[:2000]))
-            key = result.inserted_primary_key
-            if key is not None:
-                db.execute(delete(_events).where(_events.c.id <= key[0] - _MAX_EVENTS))
+            db.execute(insert(_events).values(wall_s=time.time(), kind=kind, subject=subject, text=text[:2000]))
 
-    def events(self, limit: int = 200) -> list[Event]:
-        """The newest, oldest of them first."""
-        rows = self._all(select(_events).order_by(_events.c.id.desc()).limit(limit))
-        return [Event(r.wall_s, r.kind, r.subject, r.text) for r in reversed(rows)]
+    def prune(self, before_s: float) -> int:
+        """Forget what devices and broker said before ``before_s`` (Unix time); returns how much that was."""
+        said = _events.c.kind.in_(SAID)
+        count = func.count()
+        with self._transaction() as db:
+            gone = db.execute(delete(_events).where(said, _events.c.wall_s < before_s)).rowcount
+            crowded = db.execute(
+                select(_events.c.subject).where(said).group_by(_events.c.subject).having(count > _SAID_OF_ONE)
+            ).scalars()
+            for subject in list(crowded):
+                mine = (said, _events.c.subject == subject)
+                newest = select(_events.c.id).where(*mine).order_by(_events.c.id.desc()).offset(_SAID_OF_ONE - 1).limit(1)
+                gone += db.execute(delete(_events).where(*mine, _events.c.id < db.execute(newest).scalar_one())).rowcount
+        return gone
+
+    def events(
+        self,
+        limit: int = 200,
+        *,
+        about: str | None = None,
+        since_s: float | None = None,
+        before: int | None = None,
+        acts: bool = False,
+    ) -> list[Event]:
+        """The newest that fit, oldest of them first. ``about``: of this device and its slots, this rollout, release or fleet; ``since_s``: Unix time;
+        ``before``: the id of the oldest event of the page before; ``acts``: only what operators did.
+        """
+        query = select(_events)
+        if about is not None:
+            query = query.where(_about(about))
+        if since_s is not None:
+            query = query.where(_events.c.wall_s >= since_s)
+        if before is not None:
+            query = query.where(_events.c.id < before)
+        if acts:
+            query = query.where(_events.c.kind.not_in(SAID))
+        rows = self._all(query.order_by(_events.c.id.desc()).limit(limit))
+        return [Event(r.wall_s, r.kind, r.subject, r.text, r.id) for r in reversed(rows)]
 
     def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._transaction() as db:
@@ -221,6 +310,21 @@ class Inventory:
                     yield db
             except SQLAlchemyError as e:
                 raise StorageError(f"the fleet database cannot be used: {e}") from e
+
+
+def _about(subject: str) -> ColumnElement[bool]:
+    """Of it, or of a part of it (``gate-1/detector``)."""
+    return or_(_events.c.subject == subject, _events.c.subject.startswith(subject + "/", autoescape=True))
+
+
+def _device(row: Row[Any]) -> Device:
+    return Device(
+        row.name,
+        Conn.model_validate_json(row.conn) if row.conn else None,
+        Reported.model_validate_json(row.reported) if row.reported else None,
+        Desired.model_validate_json(row.desired) if row.desired else Desired(gen=0),
+        row.seen_s,
+    )
 
 
 def _replace(db: Connection, table: Table, key: str, values: Mapping[str, object]) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from edgectl.core.errors import EdgectlError, LinkError
 from edgectl.core.wire import Desired, Topics
+from edgectl.fleet.retained import Came, Retained
 from edgectl.link.mqtt import Link
 
 __all__ = ["Publisher"]
@@ -33,6 +35,7 @@ class Publisher:
         trust: Callable[[], bytes],
         desired: Callable[[str, Desired], bytes | None],
         pages: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``state``, ``trust``: their messages as of now; ``desired``: of a device, None while it must not go out; ``pages``: publishes those of a blob."""
         self._link = link
@@ -41,13 +44,15 @@ class Publisher:
         self._trust = trust
         self._desired = desired
         self._pages = pages
+        self._clock = clock
+        self._retained = Retained()
         self._one_state = threading.Lock()
         self._state_due = False
         self._trust_due = False
         # Thread-safe by single steps only: popitem, setdefault, an assignment.
         self._wishes: dict[str, Desired] = {}
         self._blobs: dict[str, None] = {}
-        self._empty: dict[str, None] = {}
+        self._gone: dict[str, None] = {}
 
     # ---- marks
 
@@ -63,6 +68,11 @@ class Publisher:
         if desired.gen:
             self._wishes[device] = desired
 
+    def clear(self, device: str) -> None:
+        """Have the broker keep nothing any more of a device that was removed."""
+        self._wishes.pop(device, None)
+        self.forget([self._topics.desired(device), self._topics.conn(device), self._topics.reported(device)])
+
     def offer(self, blobs: Iterable[str]) -> None:
         """Let devices know how to fetch these."""
         for digest in blobs:
@@ -71,7 +81,21 @@ class Publisher:
     def forget(self, topics: Iterable[str]) -> None:
         """Have the broker keep nothing on these any more."""
         for topic in topics:
-            self._empty[topic] = None
+            self._gone[topic] = None
+
+    # ---- what comes back
+
+    def connected(self) -> None:
+        """There is a new connection, maybe to a broker that lost everything: whoever marks everything again calls this first."""
+        self._retained.connected()
+
+    def came(self, topic: str, payload: bytes) -> Came:
+        """What a message on a topic that we retain is. One that took the place of ours is :meth:`lost` until it is marked again."""
+        return self._retained.came(topic, payload, self._clock())
+
+    def lost(self) -> list[str]:
+        """Topics whose message the broker does not keep any more and that are to be marked now."""
+        return self._retained.due(self._clock())
 
     # ---- handing over
 
@@ -106,8 +130,8 @@ class Publisher:
             self._publish_trust()
         elif self._wishes:
             self._publish_desired()
-        elif self._empty:  # before the pages: what is offered again stays
-            self._publish_empty()
+        elif self._gone:  # before the pages: what is offered again stays
+            self._publish_nothing()
         elif self._blobs:
             self._publish_pages()
         else:
@@ -132,6 +156,15 @@ class Publisher:
             self._wishes.setdefault(device, desired)  # unless there is a newer one
             raise
 
+    def _publish_nothing(self) -> None:
+        topic, _ = self._gone.popitem()
+        self._retained.forget(topic)
+        try:
+            self._link.publish(topic, b"", retain=True, timeout_s=_TIMEOUT_S)
+        except BaseException:
+            self._gone[topic] = None
+            raise
+
     def _publish_pages(self) -> None:
         digest, _ = self._blobs.popitem()
         try:
@@ -142,13 +175,6 @@ class Publisher:
         except EdgectlError as e:  # one that is damaged here keeps no other from the devices
             log.error("blob %s cannot be offered: %s", digest, e.message)
 
-    def _publish_empty(self) -> None:
-        topic, _ = self._empty.popitem()
-        try:
-            self._retain(topic, b"")
-        except BaseException:
-            self._empty[topic] = None
-            raise
-
     def _retain(self, topic: str, payload: bytes) -> None:
+        self._retained.sent(topic, payload, self._clock())
         self._link.publish(topic, payload, retain=True, timeout_s=_TIMEOUT_S)

@@ -141,6 +141,15 @@ def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | 
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
+def leave(progress: Progress, device: str) -> Progress:
+    """Go on without a device that left the fleet: nobody waits for it. What it had committed or failed before stays true."""
+    m = progress.members.get(device)
+    if m is None or m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}:
+        return progress
+    gone = _at(m, Outcome.SKIPPED, "it left the fleet").model_copy(update={"retry_s": None})
+    return progress.model_copy(update={"members": {**progress.members, device: gone}})
+
+
 def busy(spec: RolloutSpec, progress: Progress) -> RolloutError:
     """Why no other rollout can begin in the slot of this one, and what to do about it."""
     todo = {

@@ -26,6 +26,7 @@ from edgectl.core.trust import (
     director_keys,
     encode_trust,
     open_desired,
+    open_state,
     seal_command,
     seal_desired,
     seal_state,
@@ -358,6 +359,16 @@ class Director:
     def seal_state(self, state: ControllerState) -> bytes:
         """The freeze with it, for which one key is enough, too."""
         return state.encode() if self._wanted() is None else seal_state(self._fleet, state, self._signers)
+
+    def open_state(self, payload: bytes) -> ControllerState:
+        """The state of a controller as devices would read it: signed, or a will. Raises :class:`TrustError` / :class:`ProtocolError`."""
+        wanted = director_keys(self._trust.root)
+        if wanted is not None and is_signed(payload):
+            return open_state(payload, wanted, self._fleet)
+        state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+        if wanted is not None and state.online:
+            raise TrustError("the controller's state is not signed")
+        return state
 
     def open(self, device: str, payload: bytes) -> Desired:
         """Our own word that came back, from the broker or an operator, once enough have signed it.

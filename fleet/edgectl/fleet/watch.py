@@ -90,6 +90,11 @@ class LatencyBook:
         """A device counts its messages anew: its next one is not late. What it measured stays."""
         self._seen.pop(device, None)
 
+    def remove(self, device: str) -> None:
+        """It has left the fleet: what it measured counts nowhere any more."""
+        for of_devices in (self._windows, self._engines, self._seen, self.latest):
+            of_devices.pop(device, None)
+
     def stream(self, device: str, stream: str) -> Histogram:
         """Engine latency over the last windows of the engine that serves now."""
         windows = self._windows.get(device, {}).get(stream)

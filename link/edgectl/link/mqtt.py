@@ -24,6 +24,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from edgectl.core.clock import clock_says
 from edgectl.core.errors import LinkError
 
 __all__ = ["BrokerOptions", "Handle", "Handler", "Link", "Tls"]
@@ -35,6 +36,8 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_X509_NOT_YET_VALID, _X509_EXPIRED = 9, 10
+"""Of OpenSSL's verification."""
 _RECEIVE_BYTES = 1 << 17
 _MAX_PACKET_BYTES = 16 << 20
 """paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
@@ -97,7 +100,18 @@ class Handle:
         return self._acknowledged.wait(timeout_s)
 
 
-class _Inbox(queue.Queue[tuple[str, bytes] | None]):
+@dataclass(frozen=True)
+class _Item:
+    """A message that came, or a new connection: no topic."""
+
+    topic: str
+    payload: bytes
+    came_s: float
+    """Monotonic."""
+    retained: bool = False
+
+
+class _Inbox(queue.Queue[_Item | None]):
     """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of several."""
 
     def __init__(self, size: int, size_bytes: int) -> None:
@@ -108,17 +122,17 @@ class _Inbox(queue.Queue[tuple[str, bytes] | None]):
     def _qsize(self) -> int:
         return self._places
 
-    def _put(self, item: tuple[str, bytes] | None) -> None:
+    def _put(self, item: _Item | None) -> None:
         self._places += self._cost(item)
         super()._put(item)
 
-    def _get(self) -> tuple[str, bytes] | None:
-        item: tuple[str, bytes] | None = super()._get()
+    def _get(self) -> _Item | None:
+        item: _Item | None = super()._get()
         self._places -= self._cost(item)
         return item
 
-    def _cost(self, item: tuple[str, bytes] | None) -> int:
-        return 1 + (len(item[1]) // self._place_bytes if item is not None else 0)
+    def _cost(self, item: _Item | None) -> int:
+        return 1 + (len(item.payload) // self._place_bytes if item is not None else 0)
 
 
 class Link:
@@ -134,11 +148,14 @@ class Link:
         queue_size: int = 4096,
         queue_bytes: int = 64 << 20,
         max_payload: int = 4 << 20,
+        keepalive_s: int = _KEEPALIVE_S,
+        max_backoff_s: float = _BACKOFF_S[1],
     ) -> None:
         """``will``: (topic, payload), published retained by the broker when this connection is lost.
 
         ``window``: outstanding publishes; ``queue_size``, ``queue_bytes``: messages received and not handled yet, in number and all together;
-        larger payloads than ``max_payload`` bytes are dropped and counted in :attr:`dropped`.
+        larger payloads than ``max_payload`` bytes are dropped and counted in :attr:`dropped`. ``keepalive_s``: a connection on which nothing
+        came for this long is tried with a ping, and given up after as long again; ``max_backoff_s``: the longest wait between two tries to connect.
         """
         self.broker = broker
         self.name = name
@@ -148,6 +165,11 @@ class Link:
         self._window = threading.BoundedSemaphore(window)
         self._window_size = window
         self._max_payload = max_payload
+        self._keepalive_s = keepalive_s
+        self._max_backoff_s = max_backoff_s
+        self.is_kept = False
+        """For a handler: the message that it has now is one that the broker had kept when we subscribed, however old; nobody said it just now."""
+        self._since_s = self._came_s = self._handled_s = 0.0
         self._subscriptions: dict[str, Handler] = {}
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
@@ -169,10 +191,8 @@ class Link:
         if will is not None:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.max_inflight_messages_set(0)  # the window above is the bound
-        receive = (
-            self._client._sock_recv
-        )  # asked for the rest of a packet, and a hundred times before it is seen how long that is
-        self._client._sock_recv = lambda size: receive(min(size, _RECEIVE_BYTES))  # type: ignore[method-assign, assignment]
+        self._receive = self._client._sock_recv
+        self._client._sock_recv = self._recv  # type: ignore[method-assign, assignment]
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
@@ -194,6 +214,26 @@ class Link:
     @property
     def is_up(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def hears(self) -> tuple[float, float] | None:
+        """Monotonic seconds ``(since, until)``: whatever the broker sent between them has been handled, and it was never silent for long.
+
+        Who sent nothing in that time was silent. ``until`` lags behind the clock by what still waits to be handled, and by up to ``keepalive_s``
+        where nobody says anything. None while there is no connection.
+        """
+        came_s = self._came_s
+        until_s = came_s if self._inbox.unfinished_tasks == 0 else self._handled_s
+        return (self._since_s, until_s) if self.is_up else None
+
+    @property
+    def address(self) -> str | None:
+        """Our own address on the way to the broker; None while there is no connection."""
+        sock: Any = self._client.socket()
+        try:
+            return str(sock.getsockname()[0]) if sock is not None else None
+        except OSError:  # it was just lost
+            return None
 
     def start(self) -> None:
         """Connect in the background and keep trying for ever, also while the TLS files cannot be used: they may be mended meanwhile."""
@@ -274,7 +314,7 @@ class Link:
         while not self._stopping.is_set():
             try:
                 self._secure()
-                self._client.connect(self.broker.host, self.broker.port, _KEEPALIVE_S)
+                self._client.connect(self.broker.host, self.broker.port, self._keepalive_s)
                 while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
                     if self.is_up:
                         attempt = 0
@@ -282,6 +322,13 @@ class Link:
                         self._ask_for_all()
                     if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
                         raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
+            except ssl.SSLCertVerificationError as e:
+                dated = e.verify_code in (_X509_NOT_YET_VALID, _X509_EXPIRED)
+                self._refused = (
+                    f"{clock_says()}, and by it: {e.verify_message}"
+                    if dated
+                    else f"its certificate is refused: {e.verify_message}"
+                )
             except (OSError, ValueError) as e:
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             except LinkError as e:
@@ -293,10 +340,21 @@ class Link:
                 self._refused = str(e)
             self._up.clear()
             attempt += 1
-            low, high = _BACKOFF_S
-            self._stopping.wait(random.uniform(0, min(high, low * 2**attempt)))  # noqa: S311
+            self._stopping.wait(random.uniform(0, min(self._max_backoff_s, _BACKOFF_S[0] * 2 ** min(attempt, 16))))  # noqa: S311
         self._client.loop(0.1)  # the DISCONNECT packet
         self._inbox_put(None)
+
+    def _recv(self, size: int) -> bytes:
+        """In pieces: paho asks for the rest of a packet, and a hundred times before it is seen how long that is."""
+        data = self._receive(min(size, _RECEIVE_BYTES))
+        now = time.monotonic()
+        if (
+            now - self._came_s > 3 * self._keepalive_s
+        ):  # this process stood still, and who knows what the broker threw away meanwhile
+            self._since_s = now
+        if data:
+            self._came_s = now
+        return data
 
     def _secure(self) -> None:
         if not self._secured and self.broker.tls is not None:
@@ -309,8 +367,9 @@ class Link:
             return
         self._refused = None
         self._ask_for_all()
+        self._since_s = self._handled_s = time.monotonic()
         self._up.set()
-        self._inbox_put(("", b""))  # on_up, in order with the messages
+        self._inbox_put(_Item("", b"", self._since_s))  # on_up, in order with the messages
 
     def _ask_for_all(self) -> None:
         with self._lock:
@@ -368,9 +427,9 @@ class Link:
             self.dropped += 1
             log.warning("%s: dropped %d bytes on %s, more than allowed", self.name, len(message.payload), message.topic)
         else:
-            self._inbox_put((message.topic, bytes(message.payload)))
+            self._inbox_put(_Item(message.topic, bytes(message.payload), time.monotonic(), message.retain))
 
-    def _inbox_put(self, item: tuple[str, bytes] | None) -> None:
+    def _inbox_put(self, item: _Item | None) -> None:
         try:
             self._inbox.put(item, timeout=_BACK_PRESSURE_S)
         except queue.Full:
@@ -387,19 +446,24 @@ class Link:
                 continue
             if item is None:
                 return
-            topic, payload = item
-            if not topic:
-                handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []
-            else:
-                with self._lock:
-                    matching = [h for f, h in self._subscriptions.items() if paho.topic_matches_sub(f, topic)]
-                handlers = [_bind(h, topic, payload) for h in matching]
-            for handler in handlers:
-                try:
-                    handler()
-                except Exception:
-                    # One bad message must not stop the others; a handler that can fail reports it where it belongs.
-                    log.exception("%s: the handler of %r failed", self.name, topic)
+            self._handle_item(item)
+            self._handled_s = max(self._handled_s, item.came_s)
+            self._inbox.task_done()
+
+    def _handle_item(self, item: _Item) -> None:
+        self.is_kept = item.retained
+        if not item.topic:
+            handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []
+        else:
+            with self._lock:
+                matching = [h for f, h in self._subscriptions.items() if paho.topic_matches_sub(f, item.topic)]
+            handlers = [_bind(h, item.topic, item.payload) for h in matching]
+        for handler in handlers:
+            try:
+                handler()
+            except Exception:
+                # One bad message must not stop the others; a handler that can fail reports it where it belongs.
+                log.exception("%s: the handler of %r failed", self.name, item.topic)
 
 
 def _bind(handler: Handler, topic: str, payload: bytes) -> Callable[[], None]:

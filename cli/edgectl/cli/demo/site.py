@@ -109,7 +109,7 @@ class Site:
 
     def start_device(self, device: DemoDevice) -> None:
         """Enroll a device and start its agent."""
-        granted = self.client.enroll(device.name)
+        granted = self.client.enroll(device.name, again=True)
         out = self.folder / device.name
         pipeline = {
             "kind": device.kind,
