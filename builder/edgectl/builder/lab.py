@@ -9,7 +9,7 @@ from typing import Protocol
 from edgectl.builder.candidates import Candidate
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.conditions import read_conditions
+from edgectl.engines.conditions import read_conditions, wait_until_quiet
 from edgectl.engines.fresh import SECONDS, Contender, FreshTimes, measure_fresh
 from edgectl.engines.open import open_model
 
@@ -36,6 +36,10 @@ class Lab(Protocol):
 
     def conditions(self) -> Conditions: ...
 
+    def quiet(self, seconds: float) -> bool:
+        """Wait for a moment in which this machine has little else to do, at most so long; False if none comes."""
+        ...
+
 
 class HostLab:
     """This machine. ``fresh_s``: how long a process of its own is measured."""
@@ -57,3 +61,6 @@ class HostLab:
 
     def conditions(self) -> Conditions:
         return read_conditions()
+
+    def quiet(self, seconds: float) -> bool:
+        return wait_until_quiet(seconds)
