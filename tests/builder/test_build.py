@@ -33,6 +33,7 @@ from edgectl.core.errors import DataError, EdgectlError, IntegrityError, ModelEr
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
+from edgectl.engines.fresh import RUNS
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
 from edgectl.engines.warm import warm_up
@@ -78,7 +79,7 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
         if v.config.roles:
             assert v.config.measured is not None
             assert v.config.measured.fresh is not None
-            assert v.config.measured.fresh.runs == 3
+            assert v.config.measured.fresh.runs == RUNS
             assert v.config.expected_rss_mb == v.config.measured.fresh.rss_mb
     info = inspect_bundle(out)
     assert sum(v.added_bytes for v in info.variants) < info.total_bytes  # manifests and the index come on top

@@ -10,13 +10,18 @@ from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.candidates import Candidate, Cause, Graph, Outcome
 from edgectl.builder.causes import Barred, Why, barred, of_search, over_budget, ran_out, told_first
 from edgectl.core.bundle import SessionSettings
+from edgectl.core.measured import Standing
 from edgectl.engines.timing import Ratio
 
 
-def outcome(name: str, cause: Cause | None, *, ratio: float = 1.0, drop: float | None = None, units: int = 0) -> Outcome:
+def outcome(
+    name: str, cause: Cause | None, *, ratio: float = 1.0, drop: float | None = None, units: int = 0, standing: Standing | None = None
+) -> Outcome:  # fmt: skip
     searched = None if drop is None else Accuracy(drop, {}, units=units)
     c = Candidate(Graph(name, b"", "int8"), "onnxruntime", SessionSettings())
-    return Outcome(c, searched, ratio=Ratio(ratio, ratio - 0.01, ratio + 0.01, 30), cause=cause, rejected="why")
+    return Outcome(
+        c, searched, ratio=Ratio(ratio, ratio - 0.01, ratio + 0.01, 30), cause=cause, rejected="why", standing=standing
+    )
 
 
 OF_A_CANDIDATE = [c for c in Cause if c is not Cause.NOTHING_TO_QUANTIZE]
@@ -57,6 +62,13 @@ def test_each_has_its_own_figure() -> None:
     few = over_budget("full", Accuracy(1 / 4, {}, units=4), 0.01)
     assert (few.cause, few.figure) == (Cause.TOO_FEW_SAMPLES, "1 of 4")
     assert "about 399 samples in all" in few.next
+
+
+def test_what_was_measured_in_a_process_of_its_own_is_quoted_before_what_only_looked_faster() -> None:
+    proven = outcome("proven", Cause.UNDECIDED, ratio=0.95, standing=Standing.UNDECIDED)
+    [why] = of_search([outcome("looked", Cause.UNDECIDED, ratio=0.9), proven], 0.01, ["others"])
+    assert "proven/onnxruntime/1 took 0.95 × float" in why.sentence
+    assert "(others)" in why.sentence
 
 
 @settings(derandomize=True)

@@ -139,7 +139,9 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
 def timed(int8: float, *, others: float = 0.0) -> Callable[..., dict[str, FreshTimes]]:
     """Instead of processes: what each contender takes, by the bytes of its engine; float is the longest."""
 
-    def measure(contenders: dict[str, Contender], feeds: object, *, seconds: float) -> dict[str, FreshTimes]:
+    def measure(
+        contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object = None
+    ) -> dict[str, FreshTimes]:
         def one(name: str) -> FreshTimes:
             ms = tuple((int8 if "int8" in name else 10.0) * np.random.default_rng(1).normal(1, 0.001, 144))
             return FreshTimes(
@@ -156,7 +158,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A bundle of a build on a machine that stays busy: float first, int8 behind it."""
     from edgectl.builder import lab
 
-    def busy(contenders: dict[str, Contender], feeds: object, *, seconds: float) -> dict[str, FreshTimes]:
+    def busy(contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object) -> dict[str, FreshTimes]:
         names = {n: ("int8" if not n.startswith("float") else n) for n in contenders}
         found = timed(9.0, others=1.9)({v: contenders[k] for k, v in names.items()}, feeds, seconds=seconds)
         return {k: found[v] for k, v in names.items()}

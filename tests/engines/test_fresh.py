@@ -176,3 +176,15 @@ def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> No
     assert others == pytest.approx(3, abs=0.05)  # the contender took seconds of a thousand
     assert found.cores == 4
     assert len(found.paced_ms) >= 16
+
+
+def test_when_it_is_enough_no_more_processes_are_started_than_the_least() -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return True
+
+    found = measure_fresh({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
+    assert len(found.cold_s) == 2
+    assert len(asked) == 1

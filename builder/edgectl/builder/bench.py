@@ -93,7 +93,7 @@ class _Runnable:
 def bench_bundle(
     root: Path,
     *,
-    seconds: float = 20.0,
+    seconds: float = 40.0,
     threads: int | None = None,
     rate: float | None = None,
     cache: Path | None = None,

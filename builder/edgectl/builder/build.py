@@ -316,7 +316,7 @@ def _data(
         (spool / folder).mkdir()
         return collect(
             uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{uri}: {n} samples", ""),
-            enough=lambda: budget.over(READ, f"the rest of {uri}"),
+            enough=lambda: budget.over(READ, f"the rest of the {folder} data"),
         )  # fmt: skip
 
     try:

@@ -129,7 +129,9 @@ def best_ratio(o: Outcome) -> float:
 
 
 def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[str]) -> Why:
-    best = min(found, key=lambda o: (best_ratio(o), o.candidate.name))
+    best = min(
+        found, key=lambda o: (o.standing is None, best_ratio(o), o.candidate.name)
+    )  # measured in a process of its own first
     name, times = best.candidate.name, _times(best)
     if cause is Cause.UNDECIDED:
         return Why(

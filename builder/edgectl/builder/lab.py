@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgectl.builder.candidates import Candidate
@@ -42,12 +43,16 @@ class Lab(Protocol):
 
 
 class HostLab:
-    """This machine. ``fresh_s``: how long a process of its own is measured."""
+    """This machine. ``fresh_s``: how long a process of its own is measured in each context; when ``left()`` (seconds) is over, no more are
+    started than the least."""
 
-    def __init__(self, machine: str, feeds: Sequence[Feeds], fresh_s: float = SECONDS) -> None:
+    def __init__(
+        self, machine: str, feeds: Sequence[Feeds], fresh_s: float = SECONDS, left: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self.machine = machine
         self.feeds = feeds
         self._fresh_s = fresh_s
+        self._left = left
 
     def open(self, c: Candidate) -> Engine:
         return open_model(c.graph.model, c.settings, runtime=c.runtime)
@@ -57,7 +62,7 @@ class HostLab:
 
     def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
         contenders = {c.name: Contender(c.graph.model, c.runtime, c.settings) for c in candidates}
-        return measure_fresh(contenders, self.feeds, seconds=self._fresh_s)
+        return measure_fresh(contenders, self.feeds, seconds=self._fresh_s, enough=lambda: self._left() <= 0)
 
     def conditions(self) -> Conditions:
         return read_conditions()

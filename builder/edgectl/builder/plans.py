@@ -149,7 +149,7 @@ def _search(
 
     return search(
         bases, work.judge("search"), lambda: work.judge("confirmation"), Goal(limit_of(work), p.min_speedup, p.limits.rss_mb, work.budget.wait_s()),
-        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s), log,
+        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s, work.budget.left), log,
         threads=threads, seconds=seconds, known=known, progress=told, left=work.budget.left,
     )  # fmt: skip
 
@@ -292,7 +292,7 @@ def _measured_folded(work: Work, plan: VariantPlan, folded: Folded, reference: S
             "inside": Contender(folded.model, plan.runtime, plan.session, pixels),
             "float": Contender(work.float_bytes, "onnxruntime", reference, plain),
         },
-        plain, seconds=work.budget.fresh_s(SECONDS),
+        plain, seconds=work.budget.fresh_s(SECONDS), enough=lambda: work.budget.left() <= 0,
     )  # fmt: skip
     inside, base = times["inside"], times["float"]
     if inside.failed is not None or base.failed is not None:

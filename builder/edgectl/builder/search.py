@@ -98,7 +98,7 @@ def search(
             if i == 1:
                 alive = s.add(alive, (n for c in alive for n in with_threads(c, threads)))
             if i == _LAST:
-                alive = s.add(alive, (n for c in s.fastest(alive, _ARENA_TRIED) for n in without_arena(c)))
+                alive = s.add(alive, (n for c in s.arena_tried(alive) for n in without_arena(c)))
             alive = s.round(i, alive, seconds * share, fewest, most)
         return s.choice(threads)
     finally:
@@ -132,6 +132,9 @@ class _Search:
             self._tell(f"judging {c.name}", 0.15 * i / len(bases), "")
             self._outcomes[c.name] = Outcome(c)
             known = self._judged.get((c.graph.recipe, c.runtime))
+            if known is None and self._left() <= 0 and not c.is_float and not all(a.is_float for a in alive):
+                self._reject(c, "not judged: the time ran out", Cause.OUT_OF_TIME)
+                continue
             accuracy = known or self._verdict("judged", c, self._judge)
             if accuracy is None:
                 continue
@@ -157,8 +160,11 @@ class _Search:
             self._outcomes[c.name] = Outcome(c, self._judged[c.graph.recipe, c.runtime])
         return [*alive, *new]
 
-    def fastest(self, alive: Sequence[Candidate], count: int) -> list[Candidate]:
-        return sorted(alive, key=lambda c: _by_time(self._outcomes[c.name]))[:count]
+    def arena_tried(self, alive: Sequence[Candidate]) -> list[Candidate]:
+        """The fastest, and the fastest float one: a quantized one must not be faster for a setting that float was not tried with."""
+        order = sorted(alive, key=lambda c: _by_time(self._outcomes[c.name]))
+        floats = [c for c in order if c.is_float and c.runtime == "onnxruntime"]
+        return list(dict.fromkeys([*order[:_ARENA_TRIED], *floats[:1]]))
 
     def round(self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int) -> list[Candidate]:
         """Measure all in turn and return who goes on; in the last round, all."""
