@@ -127,7 +127,7 @@ class _Search:
 
     def judge(self, bases: Sequence[Candidate]) -> list[Candidate]:
         """Who runs and holds the budget on the search slice."""
-        alive = []
+        alive: list[Candidate] = []
         for i, c in enumerate(bases):
             self._tell(f"judging {c.name}", 0.15 * i / len(bases), "")
             self._outcomes[c.name] = Outcome(c)
