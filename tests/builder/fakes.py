@@ -30,6 +30,8 @@ class Behaviour:
     searched: float = 0.0
     confirmed: float = 0.0
     """Drops."""
+    units: int = 0
+    """How many samples a drop counts; 0: it is no count."""
     opens: bool = True
     fresh_factor: float = 1.0
     """× the latency in a process of its own."""
@@ -153,4 +155,4 @@ class FakeJudge:
         assert isinstance(candidate, _FakeEngine)
         self.judged.append(candidate.candidate.name)
         drop = getattr(self._lab.of(candidate.candidate), self._which)
-        return Accuracy(drop, {}, drop, drop, 10)
+        return Accuracy(drop, {}, drop, drop, 10, self._lab.of(candidate.candidate).units)

@@ -234,6 +234,13 @@ def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_en
     assert all(len(o.rounds) == 1 for n, o in tried.items() if "no-arena" in n)
 
 
+def test_float_is_tried_without_the_arena_like_the_fastest_so_that_no_setting_wins_alone() -> None:
+    zoo = {FLOAT: Behaviour(10), **{(f"q{i}", "onnxruntime"): Behaviour(5 + 0.001 * i) for i in range(8)}}
+    tried = {name(o): o for o in run(zoo, threads=()).outcomes}
+    assert "float/onnxruntime/1/no-arena" in tried
+    assert tried["float/onnxruntime/1/no-arena"].rounds[-1].index == 2
+
+
 def test_what_loses_too_much_on_the_confirmation_slice_is_replaced_by_the_next() -> None:
     choice = run({FLOAT: Behaviour(10), INT8: Behaviour(4, 0.0, 0.02), ("no-head", "onnxruntime"): Behaviour(5)}, threads=())
     assert name(choice.winner).startswith("no-head/")
@@ -244,6 +251,17 @@ def test_what_loses_too_much_on_the_confirmation_slice_is_replaced_by_the_next()
     assert alone.reason.startswith(
         "int8 loses too much: full/onnxruntime/1 0.0200, 0.01 are allowed; allow more (--max-drop 0.022)"
     )
+
+
+def test_one_flip_in_each_slice_of_a_few_dozen_ships_and_two_in_each_do_not() -> None:
+    def flips(k: int) -> Choice:
+        return run({FLOAT: Behaviour(10), INT8: Behaviour(5, k / 57, k / 57, units=57)}, threads=())
+
+    assert name(flips(1).winner).startswith("full/")
+    two = flips(2)  # each slice alone could not tell, both together do
+    assert two.winner.candidate.is_float
+    assert "search and confirmation slice together: loses 0.0351" in (why(two, "full/onnxruntime/1") or "")
+    assert two.reason.startswith("int8 loses too much")
 
 
 def test_what_was_slower_in_the_search_ships_when_all_that_was_faster_does_not_hold() -> None:
