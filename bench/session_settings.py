@@ -1,4 +1,4 @@
-"""What session settings of ONNX Runtime cost between inferences: processor time with 20 ms of rest, latency, memory.
+"""What session settings of ONNX Runtime cost between inferences: processor time at 30 inferences a second, latency, memory.
 
     python bench/session_settings.py --model ../shared/models/fastestdet-352.onnx
 
@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.fresh import GAP_S, Contender, measure_fresh, summarise_fresh
+from edgectl.engines.contexts import PERIOD_S
+from edgectl.engines.fresh import Contender, measure_fresh, summarise_fresh
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import load_1m
 
@@ -50,7 +51,7 @@ def always_busy(model: bytes, feeds: dict[str, np.ndarray], calls: int = 40) -> 
     session.run(None, feeds)
     before = time.process_time()
     for _ in range(calls):
-        time.sleep(GAP_S)
+        time.sleep(PERIOD_S)
         session.run(None, feeds)
     return (time.process_time() - before) / calls * 1e3
 

@@ -30,9 +30,13 @@ class Behaviour:
     searched: float = 0.0
     confirmed: float = 0.0
     """Drops."""
+    units: int = 0
+    """How many samples a drop counts; 0: it is no count."""
     opens: bool = True
     fresh_factor: float = 1.0
     """× the latency in a process of its own."""
+    paced_factor: float = 1.0
+    """× that latency, when a camera paces it."""
     fresh_fails: bool = False
     rss_mb: float = 50.0
     scaling: float = 0.7
@@ -53,7 +57,10 @@ class FakeLab:
     machine = "a machine"
     feeds: Sequence[Feeds] = ({"x": np.zeros(1, np.float32)},)
 
-    def __init__(self, behaviours: dict[tuple[str, str], Behaviour], *, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, behaviours: dict[tuple[str, str], Behaviour], *, noise: float = 0.0, seed: int = 0,
+        busy: float = 0.0, quiet_comes: bool = False,
+    ) -> None:  # fmt: skip
         self.behaviours = behaviours
         self.noise = noise
         self.seed = seed
@@ -61,6 +68,10 @@ class FakeLab:
         self.opened: list[str] = []
         self.calls: Counter[str] = Counter()
         self.fresh_calls = 0
+        self.busy = busy
+        """Cores that compute for others, of two."""
+        self.quiet_comes = quiet_comes
+        self.waited_s = 0.0
 
     def of(self, c: Candidate) -> Behaviour:
         return self.behaviours[c.graph.recipe, c.runtime]
@@ -92,7 +103,17 @@ class FakeLab:
             return FreshTimes(failed="it died by SIGSEGV")
         ms = self.ms(c) * b.fresh_factor * (1 + self.noise * self.draws(c, "fresh").standard_normal(132))
         cpu = self.ms(c) * c.settings.threads * b.cpu
-        return FreshTimes((0.1,) * 3, (b.rss_mb,) * 3, (cpu,) * 3, tuple(ms), tuple(2 * ms), busy=1)
+        paced = b.paced_factor * ms[:72]
+        return FreshTimes(
+            (0.1,) * 3, (b.rss_mb,) * 3, (cpu,) * 3, tuple(ms), tuple(2 * ms), busy=1, block=4, paced_ms=tuple(paced), paced_block=4,
+            others=(self.busy,) * 3, steal=(0.0,) * 3, cores=2,
+        )  # fmt: skip
+
+    def quiet(self, seconds: float) -> bool:
+        self.waited_s += seconds
+        if self.quiet_comes:
+            self.busy = 0.0
+        return self.quiet_comes
 
     def conditions(self) -> Conditions:
         return Conditions(load=0.5)
@@ -134,4 +155,4 @@ class FakeJudge:
         assert isinstance(candidate, _FakeEngine)
         self.judged.append(candidate.candidate.name)
         drop = getattr(self._lab.of(candidate.candidate), self._which)
-        return Accuracy(drop, {}, drop, drop, 10)
+        return Accuracy(drop, {}, drop, drop, 10, self._lab.of(candidate.candidate).units)

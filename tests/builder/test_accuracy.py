@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from edgectl.builder.accuracy import Judge, Truth, average_precision, match, truth
+from edgectl.builder.accuracy import Judge, Truth, average_precision, grid_step, match, truth
 from edgectl.builder.data import Sample
 from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import EngineError, ModelError
-from edgectl.core.task import DecodeSpec, TaskSpec, TensorInput
+from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.pipelines.decode.base import Detections
 
 
@@ -120,3 +120,81 @@ def test_a_hopeless_candidate_is_given_up_early() -> None:
     judge = Judge(TOP1, [Sample({})] * n, Fake(right))
     assert judge.judge(Fake([REFERENCE[0]] * n), limit=0.01).samples < n / 4
     assert judge.judge(Fake(right), limit=0.01).samples == n
+
+
+class Threshold:
+    """Class 1 where the mean of the picture is above a level, class 0 elsewhere."""
+
+    inputs = outputs = (TensorSpec(name="y", shape=(1, 2), dtype="float32"),)
+    runtime = "fake"
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        over = float(next(iter(feeds.values())).astype(np.float64).mean()) - self.level
+        return {"y": np.asarray([[-over, over]], np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+def pixels(levels: list[float]) -> list[Sample]:
+    """Pictures of 2 × 2 pixels, each of one grey level."""
+    return [Sample({"x": np.full((1, 3, 2, 2), v / 255, np.float32)}) for v in levels]
+
+
+PICTURE = TaskSpec(
+    name="p", input=ImageInput(width=8, height=8), decode=DecodeSpec(kind="keyword"), labels=("dark", "light"), metric="top1"
+)
+
+
+@pytest.mark.parametrize("task", [PICTURE, TOP1])
+def test_what_float_itself_flips_under_one_grey_level_of_noise_is_not_counted(task: TaskSpec) -> None:
+    sure, ties = [20.0, 40.0, 180.0, 240.0] * 10, [100.0] * 10
+    samples = pixels(sure + ties)
+    judge = Judge(task, samples, Threshold(99.98 / 255))  # a fiftieth of a level below the ties: noise of one level decides there
+    a = judge.judge(Threshold(100.02 / 255))  # says otherwise of all ten
+    assert len(sure) <= a.units < len(samples)
+    assert a.drop == pytest.approx((a.units - len(sure)) / a.units, abs=1e-6)
+    assert a.drop < 0.1
+    really = judge.judge(Threshold(200 / 255))  # says otherwise of what float is sure of: the light ones at 180
+    assert really.drop >= 10 / really.units
+
+
+def test_where_float_is_sure_of_nothing_its_outputs_are_compared() -> None:
+    turns = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]  # another answer at every call, so also in the noise
+    a = Judge(TOP1, pixels([100.0, 200.0]), Fake(turns)).judge(Fake([turns[0]]))
+    assert "top1_agreement" not in a.values
+    assert (a.values["cosine"], a.units) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (np.arange(256) / 255, 1 / 255),
+        ((np.arange(256) / 255 - 0.45) / 0.22, 1 / 255 / 0.22),
+        (np.arange(256).astype(np.uint8).astype(np.float32), 1.0),
+        (np.random.default_rng(0).standard_normal(1000), None),
+        (np.zeros(10), None),
+        (np.asarray([0.0, 1.0]), 1.0),
+    ],
+)
+def test_the_smallest_step_of_values_on_a_grid(values: np.ndarray, step: float | None) -> None:
+    found = grid_step(values.astype(np.float32))
+    assert found is None if step is None else found == pytest.approx(step, rel=1e-4)
+
+
+def test_each_channel_has_a_step_of_its_own() -> None:
+    levels = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16) / 255
+    std = np.asarray([0.229, 0.224, 0.225], np.float32).reshape(1, 3, 1, 1)
+    found = grid_step((levels - 0.4) / std)
+    assert found is not None
+    np.testing.assert_allclose(found, 1 / 255 / std, rtol=1e-3)
+
+
+def test_one_flip_of_57_is_told_with_what_it_weighs() -> None:
+    right = [REFERENCE[i % 2] for i in range(57)]
+    wrong = [right[0][::-1], *right[1:]]
+    a = Judge(TOP1, [Sample({})] * 57, Fake(right)).judge(Fake(wrong))
+    assert (a.drop, a.units, a.samples) == (pytest.approx(1 / 57, abs=1e-6), 57, 57)

@@ -12,12 +12,16 @@ import numpy as np
 import onnx
 import pytest
 from tests.builder.conftest import Save, nms_net, residual_net
+from typer.testing import CliRunner
 
 from edgectl.builder import package
 from edgectl.builder.bench import bench_bundle
+from edgectl.builder.budget import Budget
 from edgectl.builder.build import Progress, _spool, build
 from edgectl.builder.compress.options import CompressOptions
+from edgectl.builder.html import render
 from edgectl.builder.inspect import inspect_bundle
+from edgectl.cli.main import app
 from edgectl.core.bundle import (
     ANNOTATION_CHUNKS,
     CHUNK_SIZE,
@@ -33,6 +37,7 @@ from edgectl.core.errors import DataError, EdgectlError, IntegrityError, ModelEr
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
+from edgectl.engines.fresh import RUNS
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
 from edgectl.engines.warm import warm_up
@@ -78,7 +83,7 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
         if v.config.roles:
             assert v.config.measured is not None
             assert v.config.measured.fresh is not None
-            assert v.config.measured.fresh.runs == 3
+            assert 2 <= v.config.measured.fresh.runs <= RUNS
             assert v.config.expected_rss_mb == v.config.measured.fresh.rss_mb
     info = inspect_bundle(out)
     assert sum(v.added_bytes for v in info.variants) < info.total_bytes  # manifests and the index come on top
@@ -184,7 +189,12 @@ def test_the_same_inputs_give_the_same_blobs(save: Save, npz: Path, tmp_path: Pa
     model = save(residual_net())
     digests = [
         build(
-            model, profiles=["jetson-orin", "cpu-arm64"], calibration=str(npz), out=tmp_path / f"out{i}", max_drop=0.5, **RUN
+            model,
+            profiles=["jetson-orin", "cpu-arm64"],
+            calibration=str(npz),
+            out=tmp_path / f"out{i}",
+            max_drop=0.5,
+            **{**RUN, "minutes": 5.0},
         ).digest
         for i in range(2)
     ]
@@ -374,3 +384,63 @@ def test_samples_of_a_killed_build_go_with_the_next_one(tmp_path: Path, monkeypa
     with _spool() as own:
         assert {p.name for p in tmp_path.iterdir()} == {f"edgectl-samples-{os.getpid()}-x", own.name}
     assert [p.name for p in tmp_path.iterdir()] == [f"edgectl-samples-{os.getpid()}-x"]
+
+
+def relu_only() -> onnx.ModelProto:
+    ends = [[onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 32, 32])] for n in ("image", "out")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["image"], ["out"], name="relu")], "relu", *ends)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_why_float_ships_is_in_the_report_the_notes_and_the_json(save: Save, npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = build(save(relu_only()), profiles=["cpu"], calibration=str(npz), out=out, name="net", **RUN)
+    [[why]] = report.causes.values()
+    assert why.cause.value == "nothing-to-quantize"
+    assert any(n.endswith(f": {why.text}") for n in report.notes)
+    inspected = CliRunner().invoke(app, ["bundle", "inspect", str(out), "--json"])
+    assert [c["cause"] for c in next(iter(json.loads(inspected.stdout)["causes"].values()))] == ["nothing-to-quantize"]
+    text = CliRunner().invoke(app, ["bundle", "inspect", str(out)]).stdout
+    assert "nothing-to-quantize: the model has no convolution or matrix product with constant weights" in " ".join(text.split())
+    assert "Why this one" in render(inspect_bundle(out))
+
+
+def test_what_loses_too_much_is_told_by_the_least_loss_and_the_next_step(save: Save, npz: Path, tmp_path: Path) -> None:
+    report = build(
+        save(residual_net(channels=32)), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", max_drop=1e-9, **RUN
+    )
+    [causes] = report.causes.values()
+    assert causes[0].cause.value == "over-budget"
+    assert "--max-drop" in causes[0].next
+    assert float(causes[0].figure) > 0
+
+
+def test_without_any_time_the_least_is_built_and_all_that_was_left_out_is_listed(
+    save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.builder.build.Budget", lambda seconds: Budget(1e-9))
+    out = tmp_path / "out"
+    report = build(save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    Bundle(out).verify()
+    assert {"the rest of the calibration data", "the choice of ranges", "reconstruction"} <= set(report.left_out)
+    assert any(n.startswith("left out for want of time") and "reconstruction" in n for n in report.notes)
+    assert any("the least that a bundle needs" in n for n in report.notes)
+    assert any(o.candidate.graph.recipe == "full" for outcomes in report.candidates.values() for o in outcomes)
+    assert json.loads(CliRunner().invoke(app, ["bundle", "inspect", str(out), "--json"]).stdout)["left_out"] == list(
+        report.left_out
+    )
+
+
+def test_build_and_bench_tell_every_context_of_what_ships(save: Save, npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = build(save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.2, **RUN)
+    contexts = {"alone", "paced", "beside"}
+    for v in report.variants:
+        assert {c.context.value for c in v.contexts} == contexts
+    rows = bench_bundle(out, seconds=0.1).rows
+    assert {r.variant for r in rows} == {v.variant for v in report.variants}
+    for r in rows:
+        assert {c.context.value for c in r.contexts} == contexts
+        fallback = r.variant == "cpu-float32"
+        assert (r.standing is None) == fallback
+        assert all((c.ratio is None) == fallback for c in r.contexts)

@@ -206,7 +206,7 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(s
     for i in range(3):
         reports.append(
             build(
-                save(model), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.02,
+                save(model), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.5,
                 name="net", version=f"{i}", follow=out if i else None,
             )
         )  # fmt: skip
@@ -282,7 +282,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_the_work(save: Save, npz: 
 
 def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    build(save(residual_net()), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.02)
+    build(save(residual_net()), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.5)
     assert [f.name for f in read_release(out).formers] == ["full"]
     engine = Bundle(out).variants[0].need(LAYER_ENGINE)
     engine.write_bytes(engine.read_bytes()[:-1] + b"\0")
@@ -310,6 +310,6 @@ def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     searched: list[Candidate] = []
     monkeypatch.setattr(plans, "_search", lambda work, p, bases, *_: searched.extend(bases))
-    plans._measure(work, load_profile("cpu"), "x86-vnni", 1.0, 0.0, 1)
+    plans._measure(work, load_profile("cpu"), "x86-vnni", 0.0, 1)
     assert {c.graph.recipe for c in searched} == {"float", "full", "follow-full"}
     assert {c.graph.recipe for c in searched if c.graph.followed} == {"follow-full"}

@@ -11,7 +11,8 @@ from tests.builder.conftest import residual_net
 
 from edgectl.builder import plans, route
 from edgectl.builder.calibrate import calibrate
-from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
+from edgectl.builder.candidates import Candidate, Cause, Choice, Graph, Outcome, Pick
+from edgectl.builder.causes import Why
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.package import write_bundle
 from edgectl.builder.passes.base import PassLog
@@ -37,11 +38,11 @@ OTHER = Outcome(Candidate(FLOAT, "openvino", SessionSettings()))
 def variants(fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]) -> list[tuple[str, tuple[Role, ...], bool]]:
     work = Work(
         residual_net(), None, Slices([], [], [], "sha256:" + "0" * 64), TaskSpec(name="t", input=TensorInput()), probe(), PassLog([]), 0.01,
-        [], lambda *_: None,
+        [], lambda *_: None, barred=Why(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
     )  # fmt: skip
     choice = Choice(tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",))
     made = _measured(work, load_profile("cpu"), None, choice)
-    assert [n.split(": ", 1)[1] for n in work.notes] == [f"{picks[0][0].candidate.name}: why", "one was left out"]
+    assert [n.split(": ", 1)[1] for n in work.notes] == [f"{picks[0][0].candidate.name}: why; go on", "one was left out"]
     return [(p.variant, p.roles, p.fallback) for p in made]
 
 
@@ -136,7 +137,7 @@ def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_i
         return Choice((Pick(Outcome(bases[-1]), ("fast",)),), None, (), "why", ())
 
     monkeypatch.setattr(plans, "search", search)
-    [plan] = _on_cuda(work, desktop, _measure_cuda(work, desktop, 1.0, 0.0, 1))
+    [plan] = _on_cuda(work, desktop, _measure_cuda(work, desktop, 0.0, 1))
     assert [(c.graph.precision, c.settings.provider) for c in asked] == [("float32", "cuda"), ("float16", "cuda")]
     assert plan.variant == "onnxruntime-cuda-float16"
     assert {"arch:x86_64", desktop.sm_requirement, "provider:CUDA"} == set(plan.requires)

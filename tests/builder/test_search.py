@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.builder.fakes import Behaviour, FakeJudge, FakeLab, base
 
-from edgectl.builder.candidates import Candidate, Choice, Outcome
+from edgectl.builder.candidates import Candidate, Cause, Choice, Outcome
 from edgectl.builder.search import Goal, search
 from edgectl.builder.tuning import TuningLog
 from edgectl.core.errors import ModelError
+from edgectl.core.measured import Context, Standing
 
 GOAL = Goal(max_drop=0.01, min_speedup=1.02, max_rss_mb=200)
 Zoo = dict[tuple[str, str], Behaviour]
@@ -21,13 +24,13 @@ Zoo = dict[tuple[str, str], Behaviour]
 
 def run(
     zoo: Zoo, *, noise: float = 0.0, threads: Sequence[int] = (2,), log: Path | None = None, order: Sequence[int] | None = None,
-    lab: FakeLab | None = None, host: str = "h",
+    lab: FakeLab | None = None, host: str = "h", wait_s: float = 0.0, left: Callable[[], float] = lambda: math.inf,
 ) -> Choice:  # fmt: skip
     lab = lab or FakeLab(zoo, noise=noise)
     bases = [base(*key) for key in zoo]
     return search(
-        bases if order is None else [bases[i] for i in order], FakeJudge(lab, "searched"), lambda: FakeJudge(lab, "confirmed"), GOAL,
-        lab, TuningLog(log, {"host": host}), threads=threads, seconds=5,
+        bases if order is None else [bases[i] for i in order], FakeJudge(lab, "searched"), lambda: FakeJudge(lab, "confirmed"),
+        replace(GOAL, wait_s=wait_s), lab, TuningLog(log, {"host": host}), threads=threads, seconds=5, left=left,
     )  # fmt: skip
 
 
@@ -55,6 +58,7 @@ behaviours = st.builds(
     confirmed=st.sampled_from([0.0, 0.0, 0.0005, 0.009, 0.011, 1.0]),
     opens=st.sampled_from([True, True, True, False]),
     fresh_factor=st.sampled_from([1.0, 1.0, 1.0, 0.5, 3.0]),
+    paced_factor=st.sampled_from([1.0, 1.0, 0.9, 1.2]),
     fresh_fails=st.sampled_from([False, False, False, True]),
     rss_mb=st.sampled_from([50.0, 500.0]),
     scaling=st.sampled_from([0.5, 0.7, 0.95, 1.2]),
@@ -90,9 +94,17 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         assert o.measured.fresh is not None
         if c.is_float:
             continue
-        assert lab.ms(c) <= min(lab.ms(f) for f in floats) / GOAL.min_speedup * slack
+        if not p.roles:
+            assert o.standing is o.measured.standing is Standing.UNDECIDED
+            assert choice.busy
+            assert fast_is_float(choice)
+            continue
+        assert o.standing is o.measured.standing is Standing.FASTER
+        float_ms = min(lab.ms(f) for f in floats)
+        alone = lab.ms(c) * b.fresh_factor
+        assert min(alone, alone * b.paced_factor) <= 0.95 * float_ms * slack
+        assert max(alone, alone * b.paced_factor) <= float_ms * slack
         assert o.ratio is not None
-        assert o.ratio.high <= 1 / GOAL.min_speedup
         assert o.rounds[-1].index == 2
         assert o.ratio.n == o.measured.n == o.rounds[-1].n
         assert (2, o.measured.n) in {
@@ -100,15 +112,16 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         }
         assert max(b.searched, b.confirmed) <= GOAL.max_drop
         assert b.rss_mb <= (GOAL.max_rss_mb or 0)
-        assert o.measured.fresh.ratio_to_float is not None
-        assert o.measured.fresh.ratio_to_float <= 1 / GOAL.min_speedup
+        assert {c.context for c in o.measured.fresh.contexts} == set(Context)
     assert {r for p in choice.picks for r in p.roles} == {"fast", "accurate", "low-power"}
     assert "fast" in choice.picks[0].roles
     fast = choice.picks[0].outcome
     for o in (*(p.outcome for p in choice.picks), choice.fallback):
         assert o.measured is not None
         assert fast.measured is not None
-        quicker = o.measured.p50_ms < fast.measured.p50_ms
+        if o.standing is Standing.UNDECIDED:
+            continue
+        quicker = o.measured.p50_ms < 0.95 * fast.measured.p50_ms
         assert not quicker or o.candidate.settings.threads > fast.candidate.settings.threads
         if quicker:
             assert "would be" in choice.reason
@@ -116,14 +129,18 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
     assert accurate.is_float or max(lab.of(accurate).searched, lab.of(accurate).confirmed) <= GOAL.max_drop / 10
 
 
+def fast_is_float(choice: Choice) -> bool:
+    return choice.winner.candidate.is_float
+
+
 def _broken(lab: FakeLab, c: Candidate) -> bool:
     return lab.of(c).fresh_fails or lab.of(c).rss_mb > (GOAL.max_rss_mb or 0)
 
 
 @settings(deadline=None, derandomize=True)
-@given(zoos(), st.sampled_from([(), (2,), (2, 4)]))
-def test_whatever_the_candidates_do_what_ships_keeps_the_promises(zoo: Zoo, threads: tuple[int, ...]) -> None:
-    lab = FakeLab(zoo)
+@given(zoos(), st.sampled_from([(), (2,), (2, 4)]), st.sampled_from([0.0, 0.0, 1.5]))
+def test_whatever_the_candidates_do_what_ships_keeps_the_promises(zoo: Zoo, threads: tuple[int, ...], busy: float) -> None:
+    lab = FakeLab(zoo, busy=busy)
     check(run(zoo, threads=threads, lab=lab), lab, slack=1.0001)
 
 
@@ -159,7 +176,7 @@ def test_the_fastest_inside_the_budget_wins_and_says_by_how_much() -> None:
         {FLOAT: Behaviour(10), INT8: Behaviour(5, 0.005, 0.005), ("lossy", "onnxruntime"): Behaviour(2, 0.02)}, threads=()
     )
     assert roles(choice)["fast"] == "full/onnxruntime/1/no-arena"
-    assert choice.reason == "2.00 × faster than float"
+    assert choice.reason == "2.00 × faster than float, 2.00 × paced"
     assert why(choice, "lossy/onnxruntime/1") == "loses 0.0200, more than 0.01"
 
 
@@ -167,7 +184,7 @@ def test_more_threads_and_an_arena_must_be_worth_it_and_the_report_says_what_the
     zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5, scaling=0.95)}
     frugal = run(zoo)
     assert name(frugal.winner) == "full/onnxruntime/1/no-arena"
-    assert frugal.reason == "1.40 × faster than float; 1 thread; full/onnxruntime/2 with 2 would be 1.05 × faster"
+    assert frugal.reason == "1.40 × faster than float, 1.40 × paced; 1 thread; full/onnxruntime/2 with 2 would be 1.05 × faster"
     zoo[INT8] = Behaviour(5, scaling=0.5)
     assert name(run(zoo).winner) == "full/onnxruntime/2/no-arena"
     assert "would be" not in run(zoo).reason
@@ -217,6 +234,13 @@ def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_en
     assert all(len(o.rounds) == 1 for n, o in tried.items() if "no-arena" in n)
 
 
+def test_float_is_tried_without_the_arena_like_the_fastest_so_that_no_setting_wins_alone() -> None:
+    zoo = {FLOAT: Behaviour(10), **{(f"q{i}", "onnxruntime"): Behaviour(5 + 0.001 * i) for i in range(8)}}
+    tried = {name(o): o for o in run(zoo, threads=()).outcomes}
+    assert "float/onnxruntime/1/no-arena" in tried
+    assert tried["float/onnxruntime/1/no-arena"].rounds[-1].index == 2
+
+
 def test_what_loses_too_much_on_the_confirmation_slice_is_replaced_by_the_next() -> None:
     choice = run({FLOAT: Behaviour(10), INT8: Behaviour(4, 0.0, 0.02), ("no-head", "onnxruntime"): Behaviour(5)}, threads=())
     assert name(choice.winner).startswith("no-head/")
@@ -224,7 +248,20 @@ def test_what_loses_too_much_on_the_confirmation_slice_is_replaced_by_the_next()
     assert "confirmation slice: loses 0.0200" in (why(choice, "full/onnxruntime/1/no-arena") or "")
     alone = run({FLOAT: Behaviour(10), INT8: Behaviour(4, 0.0, 0.02)}, threads=())
     assert alone.winner.candidate.is_float
-    assert alone.reason == "what was faster lost too much on the confirmation slice"
+    assert alone.reason.startswith(
+        "int8 loses too much: full/onnxruntime/1 0.0200, 0.01 are allowed; allow more (--max-drop 0.022)"
+    )
+
+
+def test_one_flip_in_each_slice_of_a_few_dozen_ships_and_two_in_each_do_not() -> None:
+    def flips(k: int) -> Choice:
+        return run({FLOAT: Behaviour(10), INT8: Behaviour(5, k / 57, k / 57, units=57)}, threads=())
+
+    assert name(flips(1).winner).startswith("full/")
+    two = flips(2)  # each slice alone could not tell, both together do
+    assert two.winner.candidate.is_float
+    assert "search and confirmation slice together: loses 0.0351" in (why(two, "full/onnxruntime/1") or "")
+    assert two.reason.startswith("int8 loses too much")
 
 
 def test_what_was_slower_in_the_search_ships_when_all_that_was_faster_does_not_hold() -> None:
@@ -242,6 +279,70 @@ def test_a_process_of_its_own_overrules_the_search_and_the_user_hears_it(trouble
     [*_, note] = choice.notes
     assert note.startswith("full/onnxruntime/1")
     assert any(word in note for word in ("1.20 ×", "SIGSEGV", "201 MiB"))
+
+
+def test_what_is_only_equal_does_not_ship_and_the_cause_has_its_figures() -> None:
+    """AD01's 8-bit weights: 3 % faster alone and paced, which is no difference."""
+    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(9.7)}, threads=())
+    assert choice.winner.candidate.is_float
+    assert {o.cause for o in choice.outcomes if not o.candidate.is_float} == {Cause.EQUAL}
+    assert choice.reason.startswith(
+        "int8 is only equal: full/onnxruntime/1 takes 0.97 × float alone [0.97, 0.97] and 0.97 × float paced"
+    )
+
+
+def test_what_the_search_ruled_out_by_a_little_is_measured_in_a_process_of_its_own_which_decides() -> None:
+    """Call by call among others it looks slower; in blocks, in a process of its own, it is a fifth faster."""
+    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(10.5, fresh_factor=0.8 / 1.05)}, threads=())
+    assert name(choice.winner).startswith("full/")
+    assert choice.reason == "1.25 × faster than float, 1.25 × paced"
+
+
+def test_faster_alone_and_slower_paced_is_slower() -> None:
+    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(8, paced_factor=1.4)}, threads=())
+    assert choice.winner.candidate.is_float
+    assert choice.reason.startswith("int8 is slower: the best of 2, full/onnxruntime/1")
+
+
+def test_faster_paced_alone_is_enough_if_it_is_not_slower_back_to_back() -> None:
+    assert name(run({FLOAT: Behaviour(10), INT8: Behaviour(9.8, paced_factor=0.8)}, threads=()).winner).startswith("full/")
+
+
+CLOSE = {FLOAT: Behaviour(10), INT8: Behaviour(8)}
+
+
+def test_a_verdict_from_a_busy_machine_is_confirmed_when_it_is_quiet() -> None:
+    lab = FakeLab(CLOSE, busy=1.8, quiet_comes=True)
+    choice = run(CLOSE, threads=(), lab=lab, wait_s=30)
+    assert name(choice.winner).startswith("full/")
+    assert (lab.waited_s, lab.fresh_calls, choice.busy) == (30, 2, ())
+
+
+def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided() -> None:
+    lab = FakeLab(CLOSE, busy=1.8)
+    choice = run(CLOSE, threads=(), lab=lab, wait_s=30)
+    assert choice.winner.candidate.is_float
+    assert lab.waited_s == 30
+    last = choice.picks[-1]
+    assert (last.roles, last.outcome.cause, last.outcome.standing) == ((), Cause.UNDECIDED, Standing.UNDECIDED)
+    assert choice.busy == ("other processes took 1.8 of 2 cores",)
+    assert choice.reason.startswith("undecided: the machine was busy (other processes took 1.8 of 2 cores)")
+    assert "edgectl bench DIR --decide" in choice.reason
+
+
+def test_what_is_clear_by_more_than_a_neighbour_can_do_is_decided_on_a_busy_machine_too() -> None:
+    zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5)}
+    lab = FakeLab(zoo, busy=1.8)
+    assert name(run(zoo, threads=(), lab=lab, wait_s=30).winner).startswith("full/")
+    assert lab.waited_s == 0
+    short = {k: Behaviour(b.ms / 20) for k, b in zoo.items()}  # 0.5 and 0.25 ms: that may be the caches
+    assert run(short, threads=(), lab=FakeLab(short, busy=1.8)).winner.candidate.is_float
+
+
+def test_when_time_is_up_nobody_ships_who_was_not_measured_in_a_process_of_its_own() -> None:
+    zoo = {FLOAT: Behaviour(10), INT8: Behaviour(4, fresh_factor=3), ("no-head", "onnxruntime"): Behaviour(5)}
+    assert name(run(zoo, threads=()).winner).startswith("no-head/")
+    assert run(zoo, threads=(), left=lambda: -1.0).winner.candidate.is_float
 
 
 def test_roles_are_told_apart() -> None:

@@ -59,7 +59,7 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     build(
         save(residual_net()), profiles=["cpu", "jetson-orin"], task=task, calibration=None, random_calibration=True, out=tmp_path / "b",
-        minutes=0.02, smaller=SmallerInput(0.5),
+        minutes=0.5, smaller=SmallerInput(0.5),
     )  # fmt: skip
     bundle, machine = Bundle(tmp_path / "b"), probe()
     bundle.verify()
@@ -82,6 +82,6 @@ def test_model_that_takes_no_picture_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one float picture"):
         build(
             r.model, profiles=["cpu"], task=load_task(str(r.task)), calibration=None, random_calibration=True, out=tmp_path / "b",
-            minutes=0.05, smaller=SmallerInput(0.5),
+            minutes=0.5, smaller=SmallerInput(0.5),
         )  # fmt: skip
     assert not list(tmp_path.iterdir())

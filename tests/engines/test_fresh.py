@@ -12,10 +12,12 @@ from tests.engines.conftest import small_model
 
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
+from edgectl.core.measured import Context, Standing
 from edgectl.engines import fresh
 from edgectl.engines.child import Conversation
-from edgectl.engines.conditions import read_conditions
-from edgectl.engines.fresh import Contender, FreshTimes, measure_fresh, summarise_fresh
+from edgectl.engines.conditions import CpuTimes, read_conditions
+from edgectl.engines.contexts import busy_because
+from edgectl.engines.fresh import Contender, FreshTimes, evidence, measure_fresh, next_frame, standing_of, summarise_fresh
 
 FEEDS = [{"x": np.zeros((1, 3, 8, 8), np.float32)}, {"x": np.ones((1, 3, 8, 8), np.float32)}]
 
@@ -121,3 +123,68 @@ def test_the_state_of_the_machine_is_read_where_it_tells(tmp_path: Path) -> None
     seen = read_conditions(tmp_path)
     assert (seen.governor, seen.power_mode) == ("schedutil", "0002")
     assert seen.load >= 0
+
+
+@pytest.mark.parametrize(
+    ("last", "now_s", "comes"),
+    [(0, 0.0, 1), (1, 0.034, 2), (1, 0.02, 2), (1, 0.101, 4), (3, 0.4, 12)],
+)
+def test_a_slow_engine_takes_the_next_frame_of_the_camera_and_the_others_are_dropped(last: int, now_s: float, comes: int) -> None:
+    assert next_frame(last, now_s, 1 / 30) == comes
+
+
+def times_of(alone: float, paced: float, *, others: float = 0.1, n: int = 36, jitter: float = 0.01, seed: int = 0) -> FreshTimes:
+    rng = np.random.default_rng(seed)
+    return FreshTimes(
+        (0.1,) * 3, (50.0,) * 3, (1.0,) * 3, tuple(alone * rng.normal(1, jitter, 4 * n)), tuple(2 * alone * rng.normal(1, jitter, 4 * n)),
+        busy=1, block=4, paced_ms=tuple(paced * rng.normal(1, jitter, 4 * n)), paced_block=4, others=(0.0, others, 0.0), steal=(0.0,) * 3, cores=2,
+    )  # fmt: skip
+
+
+def test_each_context_is_told_and_they_decide_together() -> None:
+    base = times_of(10, 11)
+    run = summarise_fresh(times_of(8, 11, seed=1), base, base)
+    told = {c.context: c for c in run.contexts}
+    assert {c: r.standing for c, r in told.items()} == {
+        Context.ALONE: Standing.FASTER, Context.PACED: Standing.EQUAL, Context.BESIDE: Standing.FASTER,
+    }  # fmt: skip
+    assert told[Context.ALONE].ratio == run.ratio_to_float == pytest.approx(0.8, rel=0.01)
+    assert (run.others, run.busy_because) == (0.1, ())
+    assert standing_of(times_of(8, 11, seed=1), base) is Standing.FASTER
+    assert standing_of(times_of(8, 12.5, seed=1), base) is Standing.SLOWER
+    assert standing_of(times_of(9.7, 10.7, seed=1), base) is Standing.EQUAL
+    assert [c.ratio for c in summarise_fresh(base, None).contexts] == [None] * 3
+
+
+def test_the_busiest_run_counts_and_an_unsteady_reference_does_too() -> None:
+    busy = times_of(10, 11, others=1.7)
+    assert busy_because(evidence(busy)) == ("other processes took 1.7 of 2 cores",)
+    assert standing_of(times_of(8, 9, seed=1), busy) is Standing.UNDECIDED
+    assert busy_because(evidence(times_of(10, 11, jitter=0.4)))
+
+
+def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> None:
+    """Two readings of a machine on which three cores computed all the time; the contender was one of them, at most."""
+    now = [0.0]
+
+    def cpu() -> CpuTimes:
+        now[0] += 1000.0
+        return CpuTimes(3 * now[0], 0.0, 4, now[0])
+
+    found = measure_fresh({"a": contender()}, FEEDS, runs=1, seconds=0.05, cpu=cpu)["a"]
+    [others] = found.others
+    assert others == pytest.approx(3, abs=0.05)  # the contender took seconds of a thousand
+    assert found.cores == 4
+    assert len(found.paced_ms) >= 16
+
+
+def test_when_it_is_enough_no_more_processes_are_started_than_the_least() -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return True
+
+    found = measure_fresh({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
+    assert len(found.cold_s) == 2
+    assert len(asked) == 1

@@ -57,3 +57,27 @@ def test_a_ratio_survives_a_machine_that_changes_its_speed(ratio: float, n: int,
     r = paired_ratio(machine * ratio * rng.normal(1, 0.01, n), reference)
     assert r.low <= r.median <= r.high
     assert abs(r.median / ratio - 1) < 0.02
+
+
+def test_short_calls_take_turns_in_blocks_and_the_first_of_each_is_not_timed() -> None:
+    """0.25 ms: after another candidate the caches are its own. The first call takes ten times as long, and counts for nobody."""
+    clock, log = Clock(), []
+
+    def call(name: str):
+        def run() -> None:
+            ms = 2.5 if log and log[-1] != name else 0.25
+            log.append(name)
+            clock.now += int(ms * 1e6)
+
+        return run
+
+    times = interleave({"a": call("a"), "b": call("b")}, seconds=0, min_rounds=6, clock=clock)
+    assert {n: set(t) for n, t in times.items()} == {"a": {0.25}, "b": {0.25}}
+    blocks = [len(list(g)) for _, g in itertools.groupby(log[6:])]
+    assert set(blocks) <= {5, 10}  # one and four more; twice as many where a round ends as the next begins
+
+
+def test_calls_of_a_millisecond_take_turns_one_by_one() -> None:
+    clock, log = Clock(), []
+    interleave({n: clock.runner(1, log, n) for n in "ab"}, seconds=0, min_rounds=6, warm_up=1, clock=clock)
+    assert len(log) == 2 + 12

@@ -4,7 +4,8 @@
 them: an object counts if float reports it again in two copies of the picture with ± 1 grey level of noise, less than any
 sensor adds. (FastestDet's own AP against itself falls by 2 % under that noise: chairs that are mice in the next frame.) What float
 sees less surely than that, down to a quarter of the threshold, is neither object nor background: finding it costs nothing
-and gains nothing, like the "difficult" objects of PASCAL VOC. ``top1``: how often the arg max agrees. ``sqnr`` (and where float detects
+and gains nothing, like the "difficult" objects of PASCAL VOC. ``top1``: how often the arg max agrees, of the samples on which float's own
+is the same in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 
 Every drop comes with its 95 % interval, from a bootstrap over blocks of neighbouring samples (frames of one video are not
@@ -17,6 +18,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +30,14 @@ from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.pipelines.decode import make_decoder
 from edgectl.pipelines.decode.base import Detections
 
-__all__ = ["Accuracy", "Judge", "Match", "Truth", "average_precision", "match", "truth"]
+__all__ = ["Accuracy", "Judge", "Match", "Truth", "average_precision", "grid_step", "match", "truth"]
 
 _IOU = 0.5
 _LOW_SCORE = 0.25  # of the task's threshold: how far below it candidate boxes still enter the precision–recall curve
 _RESAMPLED = 200
 _BLOCKS = 32
 _GLANCE = 48  # samples after which a hopeless candidate is given up
+_STEP_SAMPLES = 8  # among which every level of a picture comes up
 _MAX_REFERENCE_BYTES = 128 << 20  # of float outputs that are held in memory
 
 Sums = NDArray[np.float64]
@@ -45,7 +48,8 @@ class Accuracy:
     """``drop`` (0 = like float, 1 = all lost) is what the budget bounds; ``values`` are the figures behind it.
 
     ``low``/``high``: the 95 % interval of the drop; ``samples``: how many were judged (fewer than the slice has for a candidate
-    that was certainly out).
+    that was certainly out). ``units``: of ``top1``, how many samples float is sure of: each answered otherwise is a drop of 1/units. ``objects``: of
+    ``detection``, how many it is sure of (AP is no count: false boxes and the order of scores take part). 0 for other metrics.
     """
 
     drop: float
@@ -53,6 +57,8 @@ class Accuracy:
     low: float = 0.0
     high: float = 1.0
     samples: int = 0
+    units: int = 0
+    objects: int = 0
 
 
 class Judge:
@@ -79,11 +85,13 @@ class Judge:
             self._decode = make_decoder(shown[0].model_copy(update={"decode": low}))
         self._threshold = task.decode.score
         self._truth: list[Truth] = []
-        self._top: list[int] = []
+        self._top: list[int | None] = []
+        """The class that float names; None where its own changes in the noise."""
         self._outputs: dict[int, Outputs] = {}
         stride = 1
         sha = hashlib.sha256((task if shown is None else shown[0]).model_dump_json().encode())
-        noise = _noise(samples[0].feeds) if decode is not None else []
+        noise = _noise(samples[0].feeds) if decode is not None or self._metric == "top1" else []
+        steps = _steps(task, samples) if noise else {}
         for i, s in enumerate(samples):
             outputs = reference.run(s.feeds)
             for array in (*s.feeds.values(), *outputs.values()):
@@ -96,10 +104,14 @@ class Judge:
             if i % stride == 0 and shown is None:
                 self._outputs[i] = outputs
             if decode is not None and s.meta is not None:
-                copies = [decode(reference.run(_noisy(s.feeds, task, noise[(i + k) % len(noise)])), s.meta) for k in (0, 1)]
+                copies = [decode(reference.run(_noisy(s.feeds, steps, noise[(i + k) % len(noise)])), s.meta) for k in (0, 1)]
                 self._truth.append(truth(decode(outputs, s.meta), copies, self._threshold))
             if self._metric == "top1":
-                self._top.append(_argmax(outputs))
+                top = _argmax(outputs)
+                copies_of = (_noisy(s.feeds, steps, noise[(i + k) % len(noise)]) for k in (0, 1)) if steps else ()
+                self._top.append(top if all(_argmax(reference.run(c)) == top for c in copies_of) else None)
+        if self._metric == "top1" and all(t is None for t in self._top):
+            self._metric = "sqnr"
         if self._decode is not None and not any(t.objects.any() for t in self._truth):
             self._metric, self._decode = "sqnr", None
         if shown is not None and self._metric == "sqnr":
@@ -129,7 +141,7 @@ class Judge:
                 sums.append(_signal_sums(self._outputs[i], outputs))
             if self._decode is not None and sample.meta is not None:
                 rows.append(match(self._truth[i], self._decode(outputs, sample.meta)))
-            if self._metric == "top1":
+            if self._metric == "top1" and self._top[i] is not None:
                 same.append(float(self._top[i] == _argmax(outputs)))
             last = i == len(self._samples) - 1
             if last or (limit is not None and i + 1 in (_GLANCE, 2 * _GLANCE)):
@@ -141,12 +153,17 @@ class Judge:
     def _verdict(self, sums: Sums, rows: list[Match], same: list[float]) -> Accuracy:
         values = _signal(sums) if len(sums) else {}
         measure: Callable[[NDArray[np.float64]], float]
+        units = objects = 0
         if self._decode is not None:
             curve = _Curve(rows)
             measure, n, name = curve.average_precision, len(rows), "ap50_vs_float"
+            objects = sum(r.objects for r in rows)
         elif self._metric == "top1":
             agreed = np.asarray(same)
-            measure, n, name = (lambda w: float(w @ agreed / w.sum())), len(same), "top1_agreement"
+            measure, n, name = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same), "top1_agreement"
+            if not n:  # float was sure of none of those that were looked at so far
+                return Accuracy(0.0, values, 0.0, 1.0, 0)
+            units = n
         else:
             measure, n, name = (lambda w: _cosine(np.tensordot(w, sums, 1))), len(sums), ""
         quality = measure(np.ones(n))
@@ -156,7 +173,7 @@ class Judge:
         if self._metric == "top1":  # what was never seen can still happen: the rule of three, for a run without an error
             low = min(low, 1 - 3 / n) if quality == 1.0 else low
         drop, worst, best = (round(min(1.0, max(0.0, 1 - q)), 6) for q in (quality, float(low), float(high)))
-        return Accuracy(drop, values, best, worst, n)
+        return Accuracy(drop, values, best, worst, n, units, objects)
 
 
 def _block_weights(n: int) -> list[NDArray[np.float64]]:
@@ -251,16 +268,54 @@ def _noise(like: Feeds) -> list[dict[str, NDArray[np.float32]]]:
     return [{n: 2 * rng.random(x.shape, np.float32) - 1 for n, x in like.items()} for _ in range(5)]
 
 
-def _noisy(feeds: Feeds, task: TaskSpec, noise: dict[str, NDArray[np.float32]]) -> Feeds:
-    """A copy of a picture with ± 1 grey level of noise."""
-    if not isinstance(task.input, ImageInput):
-        return feeds
-    level = task.input.scale / np.asarray(task.input.std, np.float32)
-    level = level.reshape(1, 3, 1, 1) if task.input.layout == "NCHW" else level
+def _steps(task: TaskSpec, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
+    """The smallest step of each input that has one: a grey level of a picture, or of values that lie on a grid. Empty if none has."""
+    if isinstance(task.input, ImageInput):
+        level = np.asarray(task.input.scale / np.asarray(task.input.std), np.float32)
+        level = level.reshape(1, 3, 1, 1) if task.input.layout == "NCHW" else level
+        return {n: np.ones((), np.float32) if x.dtype == np.uint8 else level for n, x in samples[0].feeds.items()}
+    found = {}
+    few = [s.feeds for s in samples[:_STEP_SAMPLES]]
+    for name in few[0]:
+        x = np.concatenate([np.atleast_1d(f[name]) for f in few])
+        if x.dtype == np.uint8:
+            found[name] = np.asarray(1, np.float32)
+        elif x.dtype.kind == "f" and (step := grid_step(x)) is not None:
+            found[name] = np.asarray(step, np.float32)
+    return found
+
+
+def grid_step(x: NDArray[Any]) -> NDArray[np.float64] | None:
+    """The step of the grid on which the values of each channel lie (pixels that were scaled and shifted), broadcastable to ``x``; None for
+    values that lie on none of at most 256 levels (audio features, noise)."""
+    axis = 1 if x.ndim == 4 and x.shape[1] in (1, 3) else x.ndim - 1 if x.ndim == 4 and x.shape[3] in (1, 3) else None
+    planes = [x] if axis is None else [np.take(x, c, axis) for c in range(x.shape[axis])]
+    steps = []
+    for plane in planes:
+        levels = np.unique(np.asarray(plane, np.float64))
+        gaps = np.diff(levels)
+        gaps = gaps[gaps > 1e-6 * max(1e-9, float(np.abs(levels).max(initial=0.0)))]
+        if not len(gaps):
+            return None
+        step = float(gaps.min())
+        codes = (levels - levels[0]) / step
+        if codes[-1] > 255.5 or np.abs(codes - np.rint(codes)).max() > 0.05:
+            return None
+        steps.append(step)
+    shape = [1] * x.ndim
+    if axis is not None:
+        shape[axis] = len(steps)
+    return np.asarray(steps).reshape(shape)
+
+
+def _noisy(feeds: Feeds, steps: dict[str, NDArray[np.float32]], noise: dict[str, NDArray[np.float32]]) -> Feeds:
+    """A copy of the inputs with ± 1 step of noise on those that have one."""
     return {
-        name: np.clip(np.rint(x + noise[name]), 0, 255).astype(np.uint8) if x.dtype == np.uint8 else x + level * noise[name]
+        name: x if name not in steps
+        else np.clip(np.rint(x + noise[name]), 0, 255).astype(np.uint8) if x.dtype == np.uint8
+        else (x + steps[name] * noise[name]).astype(x.dtype)
         for name, x in feeds.items()
-    }
+    }  # fmt: skip
 
 
 class _Curve:

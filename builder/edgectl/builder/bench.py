@@ -1,11 +1,13 @@
-"""``edgectl bench DIR``: latency of every variant of a bundle that this machine can run, golden checked first.
+"""``edgectl bench DIR``: every variant of a bundle that this machine can run, golden checked first.
 
-First all are run in turn, for the ratios; then each alone as one stream of queries, for the latencies.
+They are compared with the fallback exactly as the build compares them (:mod:`edgectl.engines.fresh`): in processes of their own, in blocks, in turn, in each
+context of a device. Then each is run as one stream of queries, for the latencies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +15,33 @@ import numpy as np
 
 from edgectl.core.bundle import Bundle, Variant, requirement_met
 from edgectl.core.errors import EdgectlError, UsageError
-from edgectl.device_profiles.probe import probe
-from edgectl.engines.base import Engine, Feeds
+from edgectl.core.measured import Context, ContextRun, FreshRun, Standing
+from edgectl.device_profiles.probe import Machine, probe
+from edgectl.engines.base import Feeds
+from edgectl.engines.contexts import busy_because
+from edgectl.engines.fresh import (
+    RUNS,
+    SECONDS,
+    Contender,
+    FreshTimes,
+    compared,
+    evidence,
+    measure_fresh,
+    standing_of,
+    summarise_fresh,
+)
 from edgectl.engines.golden import check_golden, read_golden
-from edgectl.engines.open import open_engine
+from edgectl.engines.open import engine_file, open_engine
 from edgectl.engines.single_stream import at_most, single_stream
-from edgectl.engines.timing import Latency, Ratio, interleave, load_1m, paired_ratio, percentile, summarise
+from edgectl.engines.timing import Latency, Ratio, load_1m, percentile, summarise
 
 __all__ = ["BenchReport", "BenchRow", "bench_bundle"]
+
+_STREAM_SHARE = 0.25
+"""Of the time: for the latencies of one stream; the rest is for the comparison."""
+_LEAST_S = 0.1
+
+Measure = Callable[..., dict[str, FreshTimes]]
 
 
 @dataclass(frozen=True)
@@ -39,9 +60,15 @@ class BenchRow:
     timer_late_p90_ms: float | None = None
     """At a rate: how late the machine's own timer was. Differences below are the machine's, not the engine's."""
     ratio: Ratio | None = None
-    """Against the first fallback variant that ran."""
+    """Alone, against the first fallback variant that ran; one of :attr:`contexts`."""
+    contexts: tuple[ContextRun, ...] = ()
+    """Each way in which a device runs it, against that fallback."""
+    standing: Standing | None = None
+    """What the contexts say together; None for the fallback itself."""
     worst_cosine: float | None = None
     skipped: str | None = None
+    fresh: FreshRun | None = None
+    """All that was measured in processes of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,70 +78,128 @@ class BenchReport:
     rate: float | None
     """Queries per second; None: each was issued when the last one was done."""
     rows: tuple[BenchRow, ...]
+    busy_because: tuple[str, ...] = ()
+    """Why the machine was too busy to trust the comparison; empty if it was quiet."""
+
+
+@dataclass(frozen=True)
+class _Runnable:
+    variant: Variant
+    row: BenchRow
+    feeds: Sequence[Feeds]
+    contender: Contender
 
 
 def bench_bundle(
     root: Path,
     *,
-    seconds: float = 5.0,
+    seconds: float = 40.0,
     threads: int | None = None,
     rate: float | None = None,
     cache: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    measure: Measure = measure_fresh,
 ) -> BenchReport:
-    """Open, check and measure. ``rate``: issue this many queries a second, like a camera. ``cache``: folder of finalised engines (TensorRT needs it).
+    """Open, check and measure, for about ``seconds`` in all; starting the processes comes on top. ``rate``: issue this many queries a second, like a camera.
+    ``cache``: folder of finalised engines (TensorRT needs it).
 
     Raises :class:`UsageError` if no variant runs here, and whatever :class:`~edgectl.core.bundle.Bundle` raises.
     """
     tell = progress or (lambda what: None)
     machine = probe()
-    engines: dict[str, tuple[Variant, Engine, list[Feeds], float]] = {}
     rows: dict[str, BenchRow] = {}
-    for v in Bundle(root).variants:
-        c = v.config
-        key = f"{c.profile}/{c.variant}"
-        row = BenchRow(c.profile, c.variant, c.runtime, threads or c.session.threads)
-        missing = [r for r in (*c.requires, f"runtime:{c.runtime}") if not requirement_met(r, machine.facts)]
-        if missing:
-            rows[key] = replace(row, skipped=f"this machine lacks {', '.join(missing)}")
-            continue
-        tell(f"opening {key}")
+    runnable: dict[str, _Runnable] = {}
+    with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as folder:
+        for v in Bundle(root).variants:
+            key = f"{v.config.profile}/{v.config.variant}"
+            tell(f"opening {key}")
+            found = _opened(v, machine, threads, cache, Path(folder))
+            if isinstance(found, BenchRow):
+                rows[key] = found
+            else:
+                rows[key], runnable[key] = found.row, found
+        if not runnable:
+            raise UsageError(
+                f"no variant of this bundle runs here: {'; '.join(r.skipped or '' for r in rows.values())}",
+                hint="build it with a profile that fits: `edgectl profiles probe` names one",
+            )
+        tell(f"measuring {len(runnable)} variants in processes of their own, in turn")
+        each = seconds * (1 - _STREAM_SHARE) / (len(runnable) * RUNS * len(Context))
+        contenders = {k: r.contender for k, r in runnable.items()}
+        first = next(iter(runnable.values())).feeds
+        times = measure(contenders, first, seconds=min(SECONDS, max(_LEAST_S, each)))
+        for key, r in runnable.items():
+            tell(f"one stream: {key}")
+            rows[key] = _streamed(r, rate, seconds * _STREAM_SHARE / len(runnable), threads, cache)
+    reference = _reference([(k, r.variant) for k, r in runnable.items()], times)
+    busy: tuple[str, ...] = ()
+    if reference is not None:
+        busy = busy_because(evidence(times[reference]))
+    for key in runnable:
+        rows[key] = _compared(rows[key], times, key, reference)
+    return BenchReport(machine.summary, load_1m(), rate, tuple(rows.values()), busy)
+
+
+def _opened(v: Variant, machine: Machine, threads: int | None, cache: Path | None, folder: Path) -> BenchRow | _Runnable:
+    """What is measured of a variant, or a row that says why it is not."""
+    c = v.config
+    row = BenchRow(c.profile, c.variant, c.runtime, threads or c.session.threads)
+    missing = [r for r in (*c.requires, f"runtime:{c.runtime}") if not requirement_met(r, machine.facts)]
+    if missing:
+        return replace(row, skipped=f"this machine lacks {', '.join(missing)}")
+    try:
+        engine = open_engine(v, threads=threads, cache=cache)
         try:
-            engine = open_engine(v, threads=threads, cache=cache)
             golden = check_golden(engine, v)
-        except EdgectlError as e:
-            rows[key] = replace(row, skipped=e.message)
-            continue
-        rows[key] = row
-        feeds = [f for f, _ in read_golden(v)]
-        engines[key] = (v, engine, list(feeds), min(e.cosine for e in golden.outputs.values()))
-    if not engines:
-        raise UsageError(
-            f"no variant of this bundle runs here: {'; '.join(r.skipped or '' for r in rows.values())}",
-            hint="build it with a profile that fits: `edgectl profiles probe` names one",
-        )
-    tell(f"measuring {len(engines)} variants in turn")
-    runs = {key: _caller(engine, feeds) for key, (_, engine, feeds, _) in engines.items()}
-    times = interleave(runs, seconds=seconds / 2, min_rounds=64, max_rounds=100_000)
-    fallbacks = [key for key, (v, *_) in engines.items() if v.config.fallback]
-    reference = fallbacks[0] if fallbacks else max(times, key=lambda k: float(np.median(times[k])))
-    for key, (_, engine, _, cosine) in engines.items():
-        tell(f"one stream: {key}")
-        stream = single_stream(runs[key], seconds=seconds / 2 / len(engines), rate=rate)
-        rows[key] = replace(
-            rows[key], latency=summarise(stream.latencies), p90_at_most_ms=at_most(stream.latencies, 90),
-            p99_at_most_ms=at_most(stream.latencies, 99), timer_late_p90_ms=percentile(stream.late, 90),
-            ratio=paired_ratio(times[key], times[reference]), worst_cosine=cosine, runtime=engine.runtime,
-        )  # fmt: skip
-        engine.close()
-    return BenchReport(machine.summary, load_1m(), rate, tuple(rows.values()))
+            runtime = engine.runtime
+        finally:
+            engine.close()
+        path, settings = engine_file(v, folder, threads=threads, cache=cache)
+    except EdgectlError as e:
+        return replace(row, skipped=e.message)
+    feeds: list[Feeds] = [f for f, _ in read_golden(v)]
+    row = replace(row, worst_cosine=min(e.cosine for e in golden.outputs.values()), runtime=runtime)
+    return _Runnable(v, row, feeds, Contender(path.read_bytes(), c.runtime, settings, feeds))
 
 
-def _caller(engine: Engine, feeds: list[Feeds]) -> Callable[[], object]:
+def _streamed(r: _Runnable, rate: float | None, seconds: float, threads: int | None, cache: Path | None) -> BenchRow:
+    engine = open_engine(r.variant, threads=threads, cache=cache)
     turn = [0]
 
     def call() -> object:
         turn[0] += 1
-        return engine.run(feeds[turn[0] % len(feeds)])
+        return engine.run(r.feeds[turn[0] % len(r.feeds)])
 
-    return call
+    try:
+        stream = single_stream(call, seconds=seconds, rate=rate)
+    finally:
+        engine.close()
+    return replace(
+        r.row, latency=summarise(stream.latencies), p90_at_most_ms=at_most(stream.latencies, 90),
+        p99_at_most_ms=at_most(stream.latencies, 99), timer_late_p90_ms=percentile(stream.late, 90),
+    )  # fmt: skip
+
+
+def _reference(runnable: Sequence[tuple[str, Variant]], times: Mapping[str, FreshTimes]) -> str | None:
+    """Who the others are told against: the first fallback that ran, or the slowest. None if nothing ran in a process of its own."""
+    alive = [(k, v) for k, v in runnable if times[k].failed is None]
+    fallbacks = [k for k, v in alive if v.config.fallback]
+    if fallbacks:
+        return fallbacks[0]
+    return max((k for k, _ in alive), key=lambda k: float(np.median(times[k].of(Context.ALONE))), default=None)
+
+
+def _compared(row: BenchRow, times: Mapping[str, FreshTimes], key: str, reference: str | None) -> BenchRow:
+    mine = times[key]
+    if mine.failed is not None or reference is None:
+        return replace(row, skipped=mine.failed)
+    base = times[reference]
+    if key == reference:
+        fresh = summarise_fresh(mine, None)
+        n = len(mine.of(Context.ALONE))
+        return replace(row, fresh=fresh, contexts=fresh.contexts, ratio=Ratio(1.0, 1.0, 1.0, n))
+    fresh = summarise_fresh(mine, base, base)
+    alone = compared(mine, base, busy=False).get(Context.ALONE)
+    return replace(
+        row, fresh=fresh, contexts=fresh.contexts, ratio=None if alone is None else alone[1], standing=standing_of(mine, base)
+    )

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,10 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from edgectl.builder.accuracy import Accuracy, Judge
+from edgectl.builder.budget import CALIBRATE, LEAST_SAMPLES, PACK, READ, Budget
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Choice, Outcome
+from edgectl.builder.causes import Barred, Why, barred
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
@@ -32,20 +33,23 @@ from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.plans import plan_smaller, plan_variants
+from edgectl.builder.plans import causes_of, plan_smaller, plan_variants
 from edgectl.builder.report import report_of
 from edgectl.builder.slim import slim
 from edgectl.builder.smaller import SmallerInput, check_takes_picture, smaller_work
+from edgectl.builder.telling import affordable
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
+from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import DeviceProfile
+from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
@@ -72,9 +76,13 @@ class VariantSummary:
     drop: float | None
     p50_ms: float | None
     ratio_to_float: float | None
+    """Alone, in a process of its own, × the float fallback."""
     engine_bytes: int
     fallback: bool
     roles: tuple[str, ...] = ()
+    contexts: tuple[ContextRun, ...] = ()
+    """Each way in which a device runs it; empty where it was not measured here."""
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,10 @@ class BuildReport:
     """Kernel family → what became of every candidate that was measured on this machine."""
     notes: tuple[str, ...]
     compression: CompressionReport
+    causes: dict[str, tuple[Why, ...]] = field(default_factory=dict)
+    """Kernel family → why no quantized engine ships first there, what came nearest first; no entry where one does."""
+    left_out: tuple[str, ...] = ()
+    """What was not done for want of time."""
 
 
 def build(
@@ -116,15 +128,16 @@ def build(
     What is measured is kept beside it in ``OUT.tuning.jsonl`` until the bundle is whole: the same build, started again after it was
     killed, goes on from there.
 
-    ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: budget for measuring, all
-    profiles together; ``smaller``: half as long again for variants of a smaller picture. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
+    ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: for the whole build, all
+    profiles together (training that was asked for comes on top); what is left out for it is listed (:mod:`edgectl.builder.budget`).
+    ``smaller``: variants of a smaller picture, in what is left then. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
     ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes (:mod:`edgectl.builder.follow`).
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError`,
     :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left at ``out`` that was not there before.
     """
-    started = time.monotonic()
+    budget = Budget(minutes * 60)
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
     if not loaded:
         raise UsageError("no device profile was given", hint="`edgectl profiles list` names them")
@@ -147,6 +160,7 @@ def build(
 
     minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
     if minutes_to_recover:
+        budget.extend(minutes_to_recover * 60)
         training()  # raises before the long work if torch is not there
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
@@ -163,7 +177,7 @@ def build(
         # The products are small: BLAS threads wait for each other longer than they multiply.
         stack.enter_context(threadpool_limits(1, "blas"))
         spool = stack.enter_context(_spool())
-        slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
+        slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell, budget)
         shrunk = CompressionReport()
         original = None
         if compression:
@@ -174,11 +188,11 @@ def build(
                 notes.append(
                     "nothing was compressed: the minutes of recovery go to int8 graphs that lose something, if there are any"
                 )
-        table = _calibrate(graph, slices, notes, tell)
+        table, why_not = _calibrate(graph, slices, notes, tell, budget)
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
             graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
-            original=original, release=former,
+            original=original, release=former, budget=budget, barred=why_not,
         )  # fmt: skip
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
@@ -186,34 +200,43 @@ def build(
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
             samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
         )  # fmt: skip
-        plans, choices = plan_variants(work, loaded, minutes * 60)
+        plans, choices = plan_variants(work, loaded)
+        causes = {key: why for key, choice in choices.items() if (why := causes_of(work, choice))}
         if former is not None and not identity.packed:  # weights that are shared stay shared
             plans = with_near_floats(former, plans, lambda: work.judge("confirmation"), task, max_drop=max_drop, notes=notes)
         of_identity = [(identity, p) for p in plans]
-        if smaller is not None:
-            of_identity += _smaller(work, smaller, identity, loaded, plans, choices, minutes * 30)
+        if smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
+            of_identity += _smaller(work, smaller, identity, loaded, plans, choices)
         if confirmed is not None:
             of_identity = [(i, _with_compression(p, confirmed)) for i, p in of_identity]
         of_identity = [(i, _slimmed(p)) for i, p in of_identity]
         tell("package", 0.92, "recording golden outputs")
-        report = (LAYER_REPORT, report_of(choices, shrunk.steps).model_dump_json(exclude_none=True).encode())
+        report = (
+            LAYER_REPORT,
+            report_of(choices, shrunk.steps, causes, budget.left_out).model_dump_json(exclude_none=True).encode(),
+        )
         contents = [make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity]
         digest = write_bundle(out, contents, name=release, version=version)
     if former is not None:
         notes += update_notes(former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None])
     tell("done", 1.0, f"{len(contents)} variants")
+    if budget.left_out:
+        notes.append(f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more")
+    if budget.left(1.0) < 0:
+        notes.append(f"took {-budget.left(1.0):.0f} s more than {minutes:g} min: the least that a bundle needs")
     if slices.random:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
     return BuildReport(
-        digest=digest, out=out, name=release, version=version, seconds=time.monotonic() - started,
+        digest=digest, out=out, name=release, version=version, seconds=budget.used,
         source_bytes=model.stat().st_size, variants=tuple(_summary(p) for _, p in of_identity),
         candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)), compression=shrunk,
+        causes=causes, left_out=budget.left_out,
     )  # fmt: skip
 
 
 def _smaller(
     work: Work, wanted: SmallerInput, identity: Identity, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan],
-    choices: dict[str, Choice], seconds: float,
+    choices: dict[str, Choice],
 ) -> list[tuple[Identity, VariantPlan]]:  # fmt: skip
     """The variants of a smaller picture, each with what it starts from; a note says why there are none."""
     try:
@@ -221,7 +244,7 @@ def _smaller(
     except ModelError as e:
         work.notes.append(f"no variant for a smaller picture: {e.message}")
         return []
-    found, searched = plan_smaller(small, work, profiles, plans, seconds)
+    found, searched = plan_smaller(small, work, profiles, plans)
     choices.update(searched)
     (name,) = (i.name for i in identity.inputs)
     shape = next(iter(small.slices.search[0].feeds.values())).shape
@@ -286,15 +309,16 @@ def canonical(original: ModelProto, task: TaskSpec) -> tuple[ModelProto, tuple[T
 
 def _data(
     graph: ModelProto, inputs: tuple[TensorSpec, ...], task: TaskSpec, calibration: str | None, validation: str | None,
-    random_calibration: bool, spool: Path, tell: Callable[[str, float, str, str], None],
+    random_calibration: bool, spool: Path, tell: Callable[[str, float, str, str], None], budget: Budget,
 ) -> Slices:  # fmt: skip
     engine = open_model(graph.SerializeToString(), SessionSettings())
 
     def read(uri: str, folder: str) -> SampleStore:
         (spool / folder).mkdir()
         return collect(
-            uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{redact(uri)}: {n} samples", "")
-        )
+            uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{redact(uri)}: {n} samples", ""),
+            enough=lambda: budget.over(READ, f"the rest of the {folder} data"),
+        )  # fmt: skip
 
     try:
         if calibration is None:
@@ -325,7 +349,7 @@ def _confirmed(work: Work) -> Accuracy:
         accuracy = work.judge("confirmation").judge(engine)
     finally:
         engine.close()
-    if accuracy.drop > limit_of(work):
+    if not affordable(accuracy, limit_of(work)):
         raise ModelError(
             f"the compressed model loses {accuracy.drop:.4f} on samples that chose nothing, more than {work.max_drop:g}",
             hint="prune less, recover longer (--recover), or allow more with --max-drop",
@@ -334,28 +358,37 @@ def _confirmed(work: Work) -> Accuracy:
 
 
 def _calibrate(
-    graph: ModelProto, slices: Slices, notes: list[str], tell: Callable[[str, float, str, str], None]
-) -> CalibrationTable | None:
-    """The range table; None for a graph that is already quantized or has nothing to quantize: it ships as it is."""
-    index = GraphIndex(graph)
+    graph: ModelProto, slices: Slices, notes: list[str], tell: Callable[[str, float, str, str], None], budget: Budget
+) -> tuple[CalibrationTable | None, Why | None]:
+    """The range table, or why there is none: a graph that is already quantized or has nothing to quantize ships as it is."""
+    why = _barred(GraphIndex(graph))
+    if why is not None:
+        notes.append(why.sentence)
+        return None, why
+    total = len(slices.calibration)
+
+    def feeds() -> Iterator[Feeds]:
+        for n, sample in enumerate(slices.calibration):
+            if n >= LEAST_SAMPLES and budget.over(CALIBRATE, f"calibration samples from the {n + 1}th of {total} on"):
+                return
+            yield sample.feeds
+
+    table = calibrate(
+        graph, feeds(), data_digest=slices.digest,
+        progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
+    )  # fmt: skip
+    return table, None
+
+
+def _barred(index: GraphIndex) -> Why | None:
     if any(
         n.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger") for n in index.nodes
     ):
-        notes.append("the model is already quantized: it ships as it is")
-        return None
+        return barred(Barred.QUANTIZED)
     if not weighted_nodes(index):
-        notes.append("the model has no convolution or matrix product with constant weights: it ships as float")
-        return None
-    if recurrent := _states_of(index):
-        notes.append(
-            f"the model carries {', '.join(recurrent)} from input to input, where errors would add up: it ships as float"
-        )
-        return None
-    total = len(slices.calibration)
-    return calibrate(
-        graph, (s.feeds for s in slices.calibration), data_digest=slices.digest,
-        progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
-    )  # fmt: skip
+        return barred(Barred.NO_LAYER)
+    recurrent = _states_of(index)
+    return barred(Barred.RECURRENT, ", ".join(recurrent)) if recurrent else None
 
 
 def _states_of(index: GraphIndex) -> list[str]:
@@ -382,5 +415,5 @@ def _summary(p: VariantPlan) -> VariantSummary:
     return VariantSummary(
         p.profile, p.variant, p.runtime, p.precision, p.accuracy.drop if p.accuracy else None,
         p.measured.p50_ms if p.measured else None, p.measured.ratio_to_float if p.measured else None, len(p.model), p.fallback,
-        p.roles,
+        p.roles, p.measured.fresh.contexts if p.measured and p.measured.fresh else (), p.measured.standing if p.measured else None,
     )  # fmt: skip

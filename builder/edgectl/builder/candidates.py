@@ -9,19 +9,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 
 from edgectl.builder.accuracy import Accuracy
 from edgectl.core.bundle import Precision, Role, Runtime, SessionSettings
 from edgectl.core.files import digest_of
-from edgectl.core.measured import Conditions, Measured
+from edgectl.core.measured import Conditions, Measured, Standing
 from edgectl.engines.timing import Ratio
 
-__all__ = ["SLOWER", "Candidate", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
+__all__ = ["SLOWER", "Candidate", "Cause", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
 
 
 SLOWER = "slower"
 """Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not to hold."""
+
+
+class Cause(str, Enum):
+    """Why a quantized candidate does not ship first. What came nearest to it is first here (:mod:`edgectl.builder.causes` has the sentences)."""
+
+    UNDECIDED = "undecided"
+    """The machine was too busy to tell."""
+    EQUAL = "equal"
+    """As fast as float; float is more accurate."""
+    SLOWER = "slower"
+    MEMORY = "memory"
+    TOO_FEW_SAMPLES = "too-few-samples"
+    """One sample more or less would decide."""
+    OVER_BUDGET = "over-budget"
+    REFUSED = "refused"
+    """A runtime does not run it, or it may not be placed."""
+    OUT_OF_TIME = "out-of-time"
+    NOTHING_TO_QUANTIZE = "nothing-to-quantize"
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,10 @@ class Outcome:
     """Against the fastest float candidate."""
     rejected: str | None = None
     rounds: tuple[Round, ...] = ()
+    cause: Cause | None = None
+    """The kind of ``rejected``, and of what is undecided; None for what ships first, or might have."""
+    standing: Standing | None = None
+    """Against the fastest float candidate, in processes of their own; None for float and for what was not measured there."""
 
     @property
     def accuracy(self) -> Accuracy | None:
@@ -115,6 +138,8 @@ class Choice:
     reason: str
     notes: tuple[str, ...] = ()
     """What went against the search and was put right."""
+    busy: tuple[str, ...] = ()
+    """Why the machine was too busy to trust what was measured; empty if it was quiet."""
 
     @property
     def winner(self) -> Outcome:

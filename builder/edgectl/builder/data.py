@@ -167,10 +167,11 @@ def collect(
     folder: Path,
     *,
     progress: Callable[[int], None] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> SampleStore:
     """Read ``uri`` as the task says and keep at most ``MAX_SAMPLES`` sets of inputs in ``folder``.
 
-    ``engine``: the float model, which drives its own recurrent state. Raises :class:`DataError` or :class:`SourceError` for
+    ``engine``: the float model, which drives its own recurrent state. ``enough`` is asked after each sample whether to stop. Raises :class:`DataError` or :class:`SourceError` for
     data that cannot be read or does not fit, :class:`UsageError` for a task that cannot use such data.
     """
     store = SampleStore(folder, picture=task.input if isinstance(task.input, ImageInput) else None)
@@ -191,6 +192,8 @@ def collect(
         store.add(sample.feeds, sample.meta)
         if progress is not None:
             progress(len(store))
+        if len(store) >= _MIN_SAMPLES and enough():
+            break
     if len(store) < _MIN_SAMPLES:
         raise DataError(f"{redact(uri)} gives {len(store)} samples; at least {_MIN_SAMPLES} are needed", hint="give more data")
     return store

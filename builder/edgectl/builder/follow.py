@@ -37,6 +37,7 @@ from edgectl.builder.placement import weight_axis, weighted_nodes
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import reconstruct
 from edgectl.builder.route import PixelFed
+from edgectl.builder.telling import affordable
 from edgectl.builder.variants import VariantPlan
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, SessionSettings, Variant
 from edgectl.core.delta import make_delta
@@ -139,7 +140,7 @@ def with_followed(
         except ModelError as e:
             notes.append(f"{former.name} of {release.name} cannot be followed: {e.message}")
             continue
-        if judged[name].drop <= max_drop:
+        if affordable(judged[name], max_drop):
             recipes[name] = q
         else:
             notes.append(f"{name} loses {judged[name].drop:.4f}, more than {max_drop:g}: the build goes on without it")

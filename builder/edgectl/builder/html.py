@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from edgectl.builder.inspect import BundleInfo, VariantInfo
-from edgectl.builder.report import CandidateReport
+from edgectl.builder.report import CandidateReport, Report
 from edgectl.builder.svg import Bar, Dot, Range, bars, ranges, scatter
 
 __all__ = ["render"]
@@ -57,6 +57,7 @@ def render(info: BundleInfo) -> str:
             "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once.",
             _variants(info.variants),
         ),
+        _causes(info.report),
         _fresh(info.variants),
     ]
     for name, candidates in (info.report.groups if info.report else {}).items():
@@ -116,31 +117,48 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
 
 def _fresh(variants: Sequence[VariantInfo]) -> str:
     """What the variants did in new processes, in turn; empty if none was measured so."""
-    rows = []
+    rows, contexts = [], []
     for v in variants:
         f = (v.measured or {}).get("fresh")
-        if f is not None:
-            interval = (
-                f"{f['ratio_to_float']:.3f} [{f['ratio_low']:.3f}, {f['ratio_high']:.3f}]"
-                if "ratio_to_float" in f
-                else "is float"
-            )
-            rows.append(
-                [
-                    f"{v.profile}/{v.variant}", f"{f['cold_start_s']:.3f}", f"{f['rss_mb']:.0f}", f"{f['cpu_ms']:.3f}",
-                    _number(f["p50_ms"]), _number(f.get("p95_ms", "-")), _number(f.get("p95_loaded_ms", "-")), interval, str(f["n"]),
-                ]
-            )  # fmt: skip
+        if f is None:
+            continue
+        name = f"{v.profile}/{v.variant}"
+        rows.append(
+            [
+                name, f"{f['cold_start_s']:.3f}", f"{f['rss_mb']:.0f}", f"{f['cpu_ms']:.3f}",
+                _number(f["p50_ms"]), _number(f.get("p95_ms", "-")), _number(f.get("p95_loaded_ms", "-")), str(f["n"]),
+            ]
+        )  # fmt: skip
+        for c in f.get("contexts", ()):
+            ratio = f"{c['ratio']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if "ratio" in c else "is the float fallback"
+            contexts.append([name, str(c["context"]), _number(c["p50_ms"]), ratio, str(c.get("standing", "-"))])
     if not rows:
         return ""
     first = next(v.measured["fresh"] for v in variants if v.measured and "fresh" in v.measured)
+    busy = "; ".join(first.get("busy_because", ()))
     about = (
-        f"Median of {first['runs']} new processes, in turn with the fastest float one. Cold start: open and first inference. CPU: processor "
-        f"time of all threads an inference, with {first['gap_ms']:g} ms of rest between two. Loaded: beside {first['busy']} process(es) "
-        "that only compute."
+        f"{first['runs']} new processes, in turn. Cold start: open and first inference. CPU: processor "
+        f"time of all threads an inference, with one every {first['gap_ms']:g} ms. Loaded: beside {first['busy']} process(es) "
+        "that only compute. Alone: back to back; paced: one inference a frame of a camera; medians of blocks, × the float fallback. Within 5 % or "
+        "within their spread two engines are equal." + (f" The machine was busy: {busy}." if busy else "")
     )
-    headers = ["variant", "#cold start s", "#memory MiB", "#CPU ms", "#p50 ms", "#p95 ms", "#p95 ms loaded", "× float", "#n"]
-    return _section("In processes of their own", about, _table(headers, rows))
+    headers = ["variant", "#cold start s", "#memory MiB", "#CPU ms", "#p50 ms", "#p95 ms", "#p95 ms loaded", "#n"]
+    body = _table(["variant", "context", "#p50 ms", "× float", ""], contexts) if contexts else ""
+    return _section("In processes of their own", about, _table(headers, rows) + body)
+
+
+def _causes(report: Report | None) -> str:
+    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there is nothing to say."""
+    if report is None or not (report.causes or report.left_out or report.decided):
+        return ""
+    rows = [[group, c.cause, c.sentence, c.figure, c.next] for group, why in report.causes.items() for c in why]
+    rows += [["", "out-of-time", f"left out: {', '.join(report.left_out)}", "", "more --minutes"]] if report.left_out else []
+    rows += [["", "decided later", d, "", ""] for d in report.decided]
+    return _section(
+        "Why this one",
+        "Why float comes first, and what was left out.",
+        _table(["group", "cause", "", "figure", "next step"], rows),
+    )
 
 
 def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
@@ -163,7 +181,11 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
     )
     if never:
         body += _table(["not measured", "reason"], [[c.name, c.rejected or ""] for c in never])
-    return _section(f"Latency per candidate: {group}", f"Measured on {machine}, in turn, call by call. Left is faster.", body)
+    return _section(
+        f"Latency per candidate: {group}",
+        f"Measured on {machine}, in turn, among all candidates. Left is faster; who is faster than float is decided in processes of their own.",
+        body,
+    )
 
 
 def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:

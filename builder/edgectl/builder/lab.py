@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgectl.builder.candidates import Candidate
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.conditions import read_conditions
+from edgectl.engines.conditions import read_conditions, wait_until_quiet
 from edgectl.engines.fresh import SECONDS, Contender, FreshTimes, measure_fresh
 from edgectl.engines.open import open_model
 
@@ -36,14 +37,22 @@ class Lab(Protocol):
 
     def conditions(self) -> Conditions: ...
 
+    def quiet(self, seconds: float) -> bool:
+        """Wait for a moment in which this machine has little else to do, at most so long; False if none comes."""
+        ...
+
 
 class HostLab:
-    """This machine. ``fresh_s``: how long a process of its own is measured."""
+    """This machine. ``fresh_s``: how long a process of its own is measured in each context; when ``left()`` (seconds) is over, no more are
+    started than the least."""
 
-    def __init__(self, machine: str, feeds: Sequence[Feeds], fresh_s: float = SECONDS) -> None:
+    def __init__(
+        self, machine: str, feeds: Sequence[Feeds], fresh_s: float = SECONDS, left: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self.machine = machine
         self.feeds = feeds
         self._fresh_s = fresh_s
+        self._left = left
 
     def open(self, c: Candidate) -> Engine:
         return open_model(c.graph.model, c.settings, runtime=c.runtime)
@@ -53,7 +62,10 @@ class HostLab:
 
     def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
         contenders = {c.name: Contender(c.graph.model, c.runtime, c.settings) for c in candidates}
-        return measure_fresh(contenders, self.feeds, seconds=self._fresh_s)
+        return measure_fresh(contenders, self.feeds, seconds=self._fresh_s, enough=lambda: self._left() <= 0)
 
     def conditions(self) -> Conditions:
         return read_conditions()
+
+    def quiet(self, seconds: float) -> bool:
+        return wait_until_quiet(seconds)

@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from edgectl.builder import lint
 from edgectl.builder.accuracy import Accuracy, Judge
+from edgectl.builder.budget import LADDER, Budget
 from edgectl.builder.calibrate import RANGE_KINDS, CalibrationTable, RangeKind, calibrate
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex
@@ -29,6 +30,7 @@ from edgectl.builder.products import FORMS, dominate, rewrite
 from edgectl.builder.quantize import Quantized, quantize
 from edgectl.builder.reconstruct import adopt, reconstruct
 from edgectl.builder.sensitivity import Part, outputs_of, rank_parts, sqnr_db
+from edgectl.builder.telling import affordable
 from edgectl.core.bundle import LayerReport, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
@@ -92,12 +94,17 @@ def prepare_basis(
     *,
     max_drop: float,
     tell: Tell,
+    budget: Budget | None = None,
 ) -> Basis:
     """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the SQNR that reconstructed int8
     has. ``samples`` calibrate.
 
-    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
+    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised. Nor is one when the time of
+    ``budget`` is over.
     """
+    time = budget or Budget()
+    if time.over(LADDER, "the choice of ranges"):
+        return Basis(model, table, (), "minmax")
     proxy = some(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
@@ -115,7 +122,7 @@ def prepare_basis(
         kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
-        if judged_as(simplest, judge, max_drop, f"the {family.name} graph").drop <= max_drop:
+        if affordable(judged_as(simplest, judge, max_drop, f"the {family.name} graph"), max_drop):
             return Basis(model, table, (), kind, easy=True)
 
     def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
@@ -124,7 +131,7 @@ def prepare_basis(
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
     basis = Basis(model, table, (), kind)
-    peaks = _peaks(model, samples)
+    peaks = {} if time.over(LADDER, "equalisation") else _peaks(model, samples)
     if peaks:
         tell("equalise")
         equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
@@ -139,15 +146,16 @@ def prepare_basis(
 
 def climb(
     basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell,
-    also: Sequence[Family] = (), tune: Tune | None = None,
+    also: Sequence[Family] = (), tune: Tune | None = None, budget: Budget | None = None,
 ) -> Rungs:  # fmt: skip
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
 
     ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
     can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too,
     where that of ``family`` or a variation of it holds. ``tune`` trains the whole graph in int8, if that
-    loses anything, and is kept if it loses less then.
+    loses anything, and is kept if it loses less then. When the time of ``budget`` is over, the graphs that are left are not written.
     """
+    time = budget or Budget()
     index = GraphIndex(basis.model)
     names = [n.name for n in weighted_nodes(index)]
     made: dict[str, Quantized] = {}
@@ -155,68 +163,72 @@ def climb(
     notes: list[str] = []
 
     tell("reconstruct")
-    full = _reconstructed(basis, family, samples)
+    full = _reconstructed(basis, family, samples, time=time)
 
     @functools.cache
     def independent() -> Quantized:
         if basis.easy:
             return full
         tell("reconstruct each layer alone")
-        return _reconstructed(basis, family, samples, compensate=False)
+        return _reconstructed(basis, family, samples, compensate=False, time=time)
 
     def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
         """A variation of the graph with codes that do not depend on which layers before are int8."""
         q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
         return adopt(q, independent())
 
-    def attempt(name: str, q: Quantized) -> bool:
+    def attempt(name: str, written: Callable[[], Quantized]) -> bool:
+        if judged and time.over(LADDER, name):
+            return False
         tell(name)
+        q = written()
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
         judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
-        if judged[name].drop <= max_drop:
+        if affordable(judged[name], max_drop):
             made[name] = q
-        return judged[name].drop <= max_drop
+        return name in made
 
-    fits = attempt("full", full)
+    fits = attempt("full", lambda: full)
     if not fits or len(names) <= _SMALL:  # weights refitted to few samples may be the worse ones
-        fits = attempt("full-plain", quantize(basis.model, basis.table, family, ranges=basis.ranges)) or fits
+        fits = attempt("full-plain", lambda: quantize(basis.model, basis.table, family, ranges=basis.ranges)) or fits
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
-        fits = attempt("full-tuned", tuned) or fits
-        worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
-        made.pop(worse, None)
-        full = tuned if worse == "full" else full
+        fits = attempt("full-tuned", lambda: tuned) or fits
+        if "full-tuned" in judged:
+            worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
+            made.pop(worse, None)
+            full = tuned if worse == "full" else full
     parts: list[Part] = []
     if fits or len(names) <= _SMALL:
         if family.placement == "tensors":
-            attempt("conv-only", alike((), False))
+            attempt("conv-only", lambda: alike((), False))
             if len(names) <= _SMALL:
-                attempt("no-head", alike(heads(index)))
+                attempt("no-head", lambda: alike(heads(index)))
         if 1 < len(names) <= _SMALL:
-            attempt("no-first", alike(names[:1]))
+            attempt("no-first", lambda: alike(names[:1]))
     for other in also if made else ():
-        attempt(other.name, _reconstructed(basis, other, samples))
+        attempt(other.name, functools.partial(_reconstructed, basis, other, samples, time=time))
     if family.placement == "tensors" and dominate(basis.model):
         for form in FORMS:
             try:
-                attempt(form, rewrite(basis.model, form, family))
+                attempt(form, functools.partial(rewrite, basis.model, form, family))
             except ModelError as e:  # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
-    if not made and "full" in judged:
+    if not made and "full" in judged and not time.over(LADDER, "parts kept float"):
         parts = rank_parts(basis.model, alike, some(samples, _PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in parts[i].nodes]
-            return attempt(f"keep-{len(nodes)}", alike(nodes))
+            return attempt(f"keep-{len(nodes)}", lambda: alike(nodes))
 
         kept = fewest(holds, _most(parts), [p.work for p in parts])
         for name in list(made)[1:-1]:
             del made[name]  # the first has most float, the last least: what lies between is judged and measured for nothing
         if kept is not None:
             nodes = [n for i in kept for n in parts[i].nodes]
-            attempt(f"keep-{len(nodes)}-rebuilt", _reconstructed(basis, family, samples, exclude=nodes))
+            attempt(f"keep-{len(nodes)}-rebuilt", lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time))
     return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes))
 
 
@@ -248,7 +260,7 @@ def float_report(model: ModelProto, rungs: Rungs | None, max_drop: float, reason
     part = {n: p for p in (rungs.parts if rungs else ()) for n in p.nodes}
     if not reason and rungs and rungs.judged:
         best = min(a.drop for a in rungs.judged.values())
-        reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if best > max_drop else ""
+        reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if not rungs.recipes else ""
     return tuple(
         LayerReport(
             node=n.name, op=n.op_type, precision="float32", reason=reason or "float: the fallback runs on any machine",
@@ -275,10 +287,22 @@ def some(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
 
 
 def _reconstructed(
-    basis: Basis, family: Family, samples: Sequence[Feeds], *, exclude: Collection[str] = (), compensate: bool = True
+    basis: Basis,
+    family: Family,
+    samples: Sequence[Feeds],
+    *,
+    exclude: Collection[str] = (),
+    compensate: bool = True,
+    time: Budget,
 ) -> Quantized:
     q = quantize(basis.model, basis.table, family, exclude=exclude, ranges=basis.ranges)
-    return reconstruct(q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate)
+    if time.over(LADDER, "reconstruction"):
+        return q
+
+    def stop() -> bool:
+        return time.over(LADDER, "reconstruction of the last layers")
+
+    return reconstruct(q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate, stop=stop)
 
 
 def judged_as(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:

@@ -13,11 +13,13 @@ import numpy as np
 import onnx
 
 from edgectl.builder.accuracy import Accuracy
+from edgectl.builder.budget import PACK
 from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
+from edgectl.builder.causes import SPEED, Barred, Why, barred, of_search, over_budget, ran_out
 from edgectl.builder.half import half
 from edgectl.builder.lab import HostLab
 from edgectl.builder.plans_tensorrt import tensorrt_plans
-from edgectl.builder.route import fold, pixels_of
+from edgectl.builder.route import Folded, fold, pixel_feeds, pixels_of
 from edgectl.builder.rules import slower_followed
 from edgectl.builder.search import Goal, search
 from edgectl.builder.smaller import WORTH, against
@@ -26,22 +28,21 @@ from edgectl.builder.variants import VariantPlan
 from edgectl.builder.work import Work, float_layers, limit_of, numerically_best, recipe_of, recipes_of, rungs_of, say_interval
 from edgectl.core.bundle import Recipe, Runtime, SessionSettings, requirement_met
 from edgectl.core.errors import ModelError
+from edgectl.core.measured import Context, Measured, Standing
 from edgectl.core.task import ImageInput
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
-from edgectl.engines.fresh import SECONDS
+from edgectl.engines.fresh import SECONDS, Contender, measure_fresh, standing_of, summarise_fresh
 
-__all__ = ["plan_smaller", "plan_variants"]
+__all__ = ["causes_of", "plan_smaller", "plan_variants"]
 
 _FLOAT = Recipe(family="float")
-_FRESH_SHARE = 0.1
-"""Of the time for measuring: a process of its own, which there are a dozen of. Whoever has little time gets short ones."""
 _PICTURES = 8
 _ROUTE_SECONDS = 1.0
 _CUDA = "provider:CUDA"
 
 
-def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float) -> tuple[list[VariantPlan], dict[str, Choice]]:
+def plan_variants(work: Work, profiles: Sequence[DeviceProfile]) -> tuple[list[VariantPlan], dict[str, Choice]]:
     """The variants of every profile, best first and the fallback last; families are measured once for all profiles."""
     family = host_family(work.machine)
     measured = {p.name for p in profiles if _measurable(p, work.machine)}
@@ -53,9 +54,7 @@ def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float)
             plans += tensorrt_plans(work, p)
         if _has_cuda(p, work.machine):
             try:
-                choices[f"{p.name}, CUDA"] = choice = _measure_cuda(
-                    work, p, seconds / len(profiles), i / len(profiles), len(profiles)
-                )
+                choices[f"{p.name}, CUDA"] = choice = _measure_cuda(work, p, i / len(profiles), len(profiles))
                 plans += _on_cuda(work, p, choice)
             except ModelError as e:  # a GPU whose CUDA or cuDNN this ONNX Runtime cannot load
                 work.notes.append(f"{p.name}: no variant for ONNX Runtime on the GPU: {e.message}")
@@ -64,13 +63,15 @@ def plan_variants(work: Work, profiles: Sequence[DeviceProfile], seconds: float)
             continue
         key = _key(p, family, work.machine)
         if key not in choices:
-            choices[key] = _measure(work, p, family, seconds / len(keys), i / len(profiles), len(profiles))
+            choices[key] = _measure(
+                work, p, family, i / len(profiles), len(profiles), share=1 / (len(keys) - len(choices.keys() & keys))
+            )
         plans += _measured(work, p, family, choices[key])
     return plans, choices
 
 
 def plan_smaller(
-    small: Work, work: Work, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan], seconds: float
+    small: Work, work: Work, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan]
 ) -> tuple[list[VariantPlan], dict[str, Choice]]:
     """The winner of each profile for the smaller picture that ``small`` is about, where it is faster than the profile's fast variant.
 
@@ -90,7 +91,7 @@ def plan_smaller(
             continue
         key = f"{_key(p, family, small.machine)}, smaller picture"
         if key not in choices:
-            choices[key] = _measure(small, p, family, seconds / len(profiles), i / len(profiles), len(profiles))
+            choices[key] = _measure(small, p, family, i / len(profiles), len(profiles))
         won = choices[key].winner
         plan = _folded(small, _pick(small, p, family, Pick(won, ("small-input",))))
         fast = next(f for f in plans if f.profile == p.name and ("fast" in f.roles or f.fallback))
@@ -119,7 +120,8 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
     )
 
 
-def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, start: float, parts: int) -> Choice:
+def _measure(work: Work, p: DeviceProfile, family: str | None, start: float, parts: int, *, share: float = 1.0) -> Choice:
+    """``share``: of the time that is left, where others are still to be measured."""
     recipes = {} if family is None else recipes_of(work, family)
     graphs = [Graph("float", work.float_bytes, "float32")]
     graphs += [Graph(n, q.model.SerializeToString(deterministic=True), "int8", q.followed) for n, q in recipes.items()]
@@ -130,14 +132,14 @@ def _measure(work: Work, p: DeviceProfile, family: str | None, seconds: float, s
     ]
     rungs = None if family is None else rungs_of(work, family)
     known: dict[tuple[str, Runtime], Accuracy] = {(n, "onnxruntime"): a for n, a in (rungs.judged if rungs else {}).items()}
-    return _search(work, p, bases, known, [t for t in (2, 4, 8) if t <= cores], seconds, start, parts)
+    return _search(work, p, bases, known, [t for t in (2, 4, 8) if t <= cores], work.budget.rounds_s() * share, start, parts)
 
 
 def _search(
     work: Work, p: DeviceProfile, bases: Sequence[Candidate], known: dict[tuple[str, Runtime], Accuracy], threads: Sequence[int],
     seconds: float, start: float, parts: int,
 ) -> Choice:  # fmt: skip
-    fresh_s = min(SECONDS, seconds * _FRESH_SHARE)
+    fresh_s = work.budget.fresh_s(SECONDS)
     host = {"machine": work.machine.summary, "isa": " ".join(work.machine.isa), "memory_mb": str(work.machine.memory_mb)}
     host["fresh_s"] = f"{fresh_s:g}"
     log = TuningLog(work.tuning, {**host, **work.machine.runtimes})
@@ -146,10 +148,35 @@ def _search(
         work.tell("search", 0.15 + 0.75 * (start + share / parts), what, best)
 
     return search(
-        bases, work.judge("search"), lambda: work.judge("confirmation"), Goal(limit_of(work), p.min_speedup, p.limits.rss_mb),
-        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s), log,
-        threads=threads, seconds=seconds, known=known, progress=told,
+        bases, work.judge("search"), lambda: work.judge("confirmation"), Goal(limit_of(work), p.min_speedup, p.limits.rss_mb, work.budget.wait_s()),
+        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s, work.budget.left), log,
+        threads=threads, seconds=seconds, known=known, progress=told, left=work.budget.left,
     )  # fmt: skip
+
+
+def causes_of(work: Work, choice: Choice) -> tuple[Why, ...]:
+    """Why no quantized engine ships first, what came nearest first; empty if one does."""
+    if not choice.winner.candidate.is_float:
+        return ()
+    limit = limit_of(work)
+    found = list(of_search(choice.outcomes, limit, choice.busy))
+    if found:
+        return tuple(found)
+    if work.barred is not None:
+        return (work.barred,)
+    family = host_family(work.machine)
+    if family is None:
+        return (barred(Barred.NO_KERNELS, work.machine.summary),)
+    judged = rungs_of(work, family)
+    lossy = {} if judged is None else {n: a for n, a in judged.judged.items() if n not in judged.recipes}
+    if lossy:
+        name, least = min(lossy.items(), key=lambda item: item[1].drop)
+        found.append(over_budget(name, least, limit))
+    if work.budget.left_out:
+        found.append(ran_out(work.budget.left_out, work.budget.seconds / 60))
+    if not found:
+        found.append(barred(Barred.NO_PLACE))
+    return tuple(found)
 
 
 def _has_cuda(p: DeviceProfile, machine: Machine) -> bool:
@@ -157,14 +184,14 @@ def _has_cuda(p: DeviceProfile, machine: Machine) -> bool:
     return p.gpu is not None and requirement_met(p.sm_requirement, machine.facts) and _CUDA in machine.facts
 
 
-def _measure_cuda(work: Work, p: DeviceProfile, seconds: float, start: float, parts: int) -> Choice:
+def _measure_cuda(work: Work, p: DeviceProfile, start: float, parts: int) -> Choice:
     """Float32 and float16 on the GPU by ONNX Runtime, which has no fast int8 there: what TensorRT has to beat, and the way without it."""
     graphs = [Graph("float", work.float_bytes, "float32")]
     if work.table is not None:
         halved, _ = half(work.model, {t: max(-r.low, r.high) for t, r in work.table.ranges.items()})
         graphs.append(Graph("half", halved.SerializeToString(deterministic=True), "float16"))
     bases = [Candidate(g, "onnxruntime", SessionSettings(provider="cuda")) for g in graphs]
-    return _search(work, p, bases, {}, [], seconds, start, parts)
+    return _search(work, p, bases, {}, [], work.budget.rounds_s() / parts, start, parts)
 
 
 def _on_cuda(work: Work, p: DeviceProfile, choice: Choice) -> list[VariantPlan]:
@@ -188,7 +215,9 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     A device tries the fallback last. Where the same float candidate is also the fast one and others ship beside it, it therefore comes
     first as well, as a variant of its own: a few kilobytes, its files are shared.
     """
-    work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {choice.reason}")
+    causes = causes_of(work, choice)
+    work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {causes[0].text if causes else choice.reason}")
+    work.notes.extend(f"{p.name}: also: {why.text}" for why in causes[1:] if why.cause not in SPEED)
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
     if slower := slower_followed(choice):
         work.notes.append(f"{p.name}: {slower}")
@@ -199,7 +228,7 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
             say_interval(work, p, o.candidate.name, o.accuracy)
         is_fallback = choice.fallback is not None and o.candidate == choice.fallback.candidate
         if not is_fallback or ("fast" in pick.roles and len(choice.picks) > 1):
-            plans.append(_folded(work, _pick(work, p, family, pick)))
+            plans.append(_folded(work, _pick(work, p, family, pick), fallback.session))
         else:
             fallback = replace(fallback, roles=pick.roles)
     return [*plans, fallback]
@@ -218,26 +247,63 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
     )  # fmt: skip
 
 
-def _folded(work: Work, plan: VariantPlan) -> VariantPlan:
-    """The same with its preprocessing inside the graph, where that makes the route from a picture to the outputs faster."""
+def _folded(work: Work, plan: VariantPlan, reference: SessionSettings | None = None) -> VariantPlan:
+    """The same with its preprocessing inside the graph, where that makes the route from a picture to the outputs faster. ``reference``: how the float
+    fallback runs that the figures are told against; None: they stay those of the graph before."""
     spec = work.task.input
     if not isinstance(spec, ImageInput) or work.slices.random or plan.measured is None:
         return plan
     samples = work.slices.search[:_PICTURES]
     pictures = [pixels_of(np.asarray(next(iter(s.feeds.values()))), spec) for s in samples if len(s.feeds) == 1]
+    if work.budget.over(PACK, f"{plan.variant} with its preprocessing inside"):
+        return plan
     work.tell("search", 0.9, f"{plan.variant}: preprocessing inside the graph", "")
     found = fold(
         onnx.load_from_string(plan.model), spec, pictures, runtime=plan.runtime, settings=plan.session, seconds=_ROUTE_SECONDS
     )
     if found is None:
         return plan
+    again = plan.measured if reference is None else _measured_folded(work, plan, found, reference)
+    if again is None:
+        return plan
     work.notes.append(
         f"{plan.profile}: {plan.variant} takes pixels: with its preprocessing inside the graph the route is {1 / found.gain.ratio:.2f} × as fast"
     )
     return replace(
-        plan, model=found.model, picture=found.spec, measured=plan.measured.model_copy(update={"route": found.gain}),
+        plan, model=found.model, picture=found.spec, measured=again.model_copy(update={"route": found.gain}),
         recipe=plan.recipe.model_copy(update={"passes": (*plan.recipe.passes, "fold-input")}),
     )  # fmt: skip
+
+
+def _measured_folded(work: Work, plan: VariantPlan, folded: Folded, reference: SessionSettings) -> Measured | None:
+    """The contexts of the graph that ships, with its preprocessing, against the float fallback; None if a quantized one is no longer faster than
+    float, or there is no time to tell. What was not measured in a process of its own before is not now."""
+    before = plan.measured
+    assert before is not None
+    if before.fresh is None or not before.fresh.contexts:
+        return before
+    if work.budget.over(PACK, f"{plan.variant} with its preprocessing inside"):
+        return None
+    assert isinstance(work.task.input, ImageInput)
+    plain = [s.feeds for s in work.slices.search[:_PICTURES]]
+    pixels = [pixel_feeds(f, work.task.input) for f in plain]
+    times = measure_fresh(
+        {
+            "inside": Contender(folded.model, plan.runtime, plan.session, pixels),
+            "float": Contender(work.float_bytes, "onnxruntime", reference, plain),
+        },
+        plain, seconds=work.budget.fresh_s(SECONDS), enough=lambda: work.budget.left() <= 0,
+    )  # fmt: skip
+    inside, base = times["inside"], times["float"]
+    if inside.failed is not None or base.failed is not None:
+        return None
+    standing = None if plan.precision == "float32" else standing_of(inside, base)
+    if standing in (Standing.EQUAL, Standing.SLOWER):
+        return None
+    fresh = summarise_fresh(inside, base, base)
+    alone = next((c.ratio for c in fresh.contexts if c.context is Context.ALONE), None)
+    kept = before.standing if standing is Standing.UNDECIDED else standing
+    return before.model_copy(update={"fresh": fresh, "standing": kept, "ratio_to_float": alone})
 
 
 def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, ...]:

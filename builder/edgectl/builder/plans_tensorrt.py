@@ -10,6 +10,7 @@ from onnx import ModelProto
 from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.half import half
 from edgectl.builder.quantize import symmetric_ranges
+from edgectl.builder.telling import affordable
 from edgectl.builder.variants import VariantPlan
 from edgectl.builder.work import Work, basis_of, float_layers, limit_of, numerically_best, recipe_of
 from edgectl.core.bundle import LAYER_RANGES, Precision, Recipe, SessionSettings
@@ -94,7 +95,7 @@ def _halved(
         accuracy = work.judge("confirmation").judge(engine, limit=limit_of(work))
     finally:
         engine.close()
-    if accuracy.drop > limit_of(work):
+    if not affordable(accuracy, limit_of(work)):
         work.notes.append(f"{p.name}: float16 loses {accuracy.drop:.4f}: what is not int8 stays float32")
         return None
     layers = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,12 +49,14 @@ def reconstruct(
     rows: int = ROWS,
     compensate: bool = True,
     towards: Mapping[str, Array] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Quantized:
     """``quantized`` with better codes and biases; ``model`` is the float graph it was written from.
 
     ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples' noise.
     ``compensate``: each layer is fitted to the inputs that the quantized layers before it make; otherwise to the float ones, which
     is a little worse, but gives codes that suit any variation of the graph (:func:`adopt`).
+    ``stop`` is asked before each layer; those that are left then keep plain rounding.
     ``towards``: weights of some nodes, in the shape of their initializers, to be rounded as they are and not refitted.
     """
     changed = ModelProto()
@@ -67,6 +69,8 @@ def reconstruct(
     rough = Walk(changed, [by_name[n.name].input[0] for n in layers], samples)
     rng = np.random.default_rng(0)
     for n in layers:
+        if stop():
+            break
         layer = Layer.read(index, n)
         count = math.ceil(rows / len(samples))
         cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]

@@ -11,13 +11,14 @@ from dataclasses import asdict
 from pydantic import Field
 
 from edgectl.builder.candidates import Candidate, Choice, Outcome
+from edgectl.builder.causes import Why
 from edgectl.builder.compress.run import CompressionStep
 from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Precision, Role, Runtime, Variant, read_bounded
 from edgectl.core.errors import BundleError
 from edgectl.core.measured import Conditions, Measured
 from edgectl.core.schema import Config, parse_json
 
-__all__ = ["CandidateReport", "Report", "RoundReport", "read_report", "report_of"]
+__all__ = ["CandidateReport", "CauseReport", "Report", "RoundReport", "read_report", "report_of"]
 
 
 class RoundReport(Config):
@@ -44,9 +45,20 @@ class CandidateReport(Config):
     ratio: tuple[float, float, float] | None = None
     """Median of paired latency ratios to the fastest float candidate, and its 95 % interval."""
     rejected: str | None = None
+    cause: str | None = None
+    """The kind of ``rejected`` (:class:`edgectl.builder.candidates.Cause`)."""
     roles: tuple[Role, ...] = ()
     """What it ships as; empty if it does not ship."""
     rounds: tuple[RoundReport, ...] = Field(default=(), max_length=100)
+
+
+class CauseReport(Config):
+    """Why no quantized engine ships first: what, its figure, and the next step."""
+
+    cause: str
+    sentence: str
+    next: str
+    figure: str = ""
 
 
 class Report(Config):
@@ -55,12 +67,25 @@ class Report(Config):
     groups: dict[str, tuple[CandidateReport, ...]] = Field(default={}, max_length=64)
     compression: tuple[dict[str, str | float], ...] = Field(default=(), max_length=64)
     """One row a compression step: what it did, what it cost, what it gained."""
+    causes: dict[str, tuple[CauseReport, ...]] = Field(default={}, max_length=64)
+    """Group → why no quantized engine ships first there; no entry where one does."""
+    left_out: tuple[str, ...] = Field(default=(), max_length=256)
+    """What was not done for want of time."""
+    decided: tuple[str, ...] = Field(default=(), max_length=64)
+    """What ``edgectl bench --decide`` decided later."""
 
 
-def report_of(choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = ()) -> Report:
+def report_of(
+    choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = (), causes: Mapping[str, Sequence[Why]] | None = None,
+    left_out: Sequence[str] = (),
+) -> Report:  # fmt: skip
     """What the layer says of a build."""
     groups = {name: tuple(_candidate(o, c) for o in c.outcomes) for name, c in choices.items()}
-    return Report(groups=groups, compression=tuple(asdict(s) for s in compression))
+    why = {
+        name: tuple(CauseReport(cause=w.cause.value, sentence=w.sentence, next=w.next, figure=w.figure) for w in found)
+        for name, found in (causes or {}).items()
+    }
+    return Report(groups=groups, compression=tuple(asdict(s) for s in compression), causes=why, left_out=tuple(left_out))
 
 
 def read_report(variant: Variant) -> Report | None:
@@ -80,6 +105,7 @@ def _candidate(o: Outcome, choice: Choice) -> CandidateReport:
         chosen=c == choice.winner.candidate, drop=o.accuracy.drop if o.accuracy else None,
         accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None, rejected=o.rejected,
+        cause=o.cause.value if o.cause else None,
         roles=_roles(c, choice), rounds=tuple(RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds),
     )  # fmt: skip
 

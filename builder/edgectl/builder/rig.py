@@ -82,9 +82,9 @@ class Rig:
             lines = self._measured(key, index, candidates, seconds, fewest, most, settled)
         return {c.name: lines[c.name] for c in candidates}, failed
 
-    def fresh(self, contenders: Sequence[Candidate]) -> dict[str, FreshTimes]:
-        """In processes of their own, in turn."""
-        key = self._log.key("fresh", [c.digest for c in contenders], self._feeds)
+    def fresh(self, contenders: Sequence[Candidate], *, again: bool = False) -> dict[str, FreshTimes]:
+        """In processes of their own, in turn. ``again``: what was measured on a busy machine does not count."""
+        key = self._log.key("fresh", [c.digest for c in contenders], self._feeds, *(["again"] if again else []))
         lines = self._log.find(key)
         if not all(c.name in lines and lines[c.name].fresh is not None for c in contenders):
             found = self._lab.fresh(contenders)

@@ -1,7 +1,8 @@
 """What decides the search: times and drops in, an order out. Pure.
 
-A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared. A graph that
-follows an older release wins among equals.
+A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared. Among equals (5 %) a graph that
+follows an older release wins, then the more accurate one. What the search measures only says who is worth measuring in processes of their own; those
+decide whether a quantized candidate is faster than float (:mod:`edgectl.engines.contexts`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from edgectl.builder.candidates import Candidate, Choice, Outcome, Pick
+from edgectl.builder.candidates import Candidate, Cause, Choice, Outcome, Pick
 from edgectl.core.bundle import ROLES, Role
+from edgectl.core.measured import Context, Standing
+from edgectl.engines.contexts import EQUAL
 from edgectl.engines.timing import Samples, median_interval
 
 __all__ = [
@@ -25,6 +28,8 @@ __all__ = [
     "is_accurate",
     "kinds",
     "least_power",
+    "looks",
+    "may_be_faster",
     "picks_of",
     "quicker_with_more_threads",
     "rank",
@@ -42,14 +47,25 @@ FINALISTS = 5
 LOW_POWER_SLOWER = 1.5  # × the latency of the fastest that the low-power variant may take
 _LOW_POWER_WORTH = 0.95  # of the processor time of the fastest
 ACCURATE_SHARE = 0.1  # of the accuracy budget
+_FAR = 1.33  # × float: a search does not err by a third, and who is that slow needs no second look
 
 
 def cost(o: Outcome) -> float:
     """Latency in units of the fastest float candidate's, charged for what it takes to get it."""
     assert o.ratio is not None
+    return o.ratio.median / _worth(o) * _preference(o)
+
+
+def _worth(o: Outcome) -> float:
     s = o.candidate.settings
-    worth: float = _THREADS_WORTH ** math.log2(s.threads) * (_ARENA_WORTH if s.arena else 1.0)
-    return o.ratio.median / worth * _preference(o)
+    return float(_THREADS_WORTH ** math.log2(s.threads) * (_ARENA_WORTH if s.arena else 1.0))
+
+
+def _pays(o: Outcome, best_float: Outcome) -> bool:
+    """Whether it is worth what it takes, by the search or, where it was measured so, in processes of its own."""
+    fresh = o.measured.fresh if o.measured else None
+    proven = fresh.ratio_to_float if fresh is not None and o.standing is Standing.FASTER else None
+    return cost(o) <= cost(best_float) or (proven is not None and proven / _worth(o) * _preference(o) <= cost(best_float))
 
 
 def _preference(o: Outcome) -> float:
@@ -100,17 +116,50 @@ def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: 
 
 
 def eligible(o: Outcome, min_speedup: float) -> bool:
-    """Whether a candidate may ship: float may; a quantized one only if the whole interval of its ratio to the fastest float one says
-    that it is ``min_speedup`` faster."""
-    return o.possible and (o.candidate.is_float or (o.ratio is not None and o.ratio.high <= 1 / min_speedup))
+    """Whether a candidate may ship: float may; a quantized one if it is faster in processes of its own, or has yet to be measured there and
+    the search does not rule it out."""
+    if not o.possible or o.candidate.is_float:
+        return o.possible
+    if o.standing is not None:
+        return o.standing is Standing.FASTER
+    return o.ratio is not None and o.ratio.low < _least(min_speedup)
+
+
+def may_be_faster(o: Outcome) -> bool:
+    """Whether a quantized candidate that the search ruled out is near enough to float that it is measured in a process of its own, too: what
+    is told of the best one must come from there."""
+    return o.possible and o.standing is None and o.ratio is not None and o.ratio.low < _FAR
+
+
+def looks(o: Outcome) -> Cause | None:
+    """What the search alone says of a quantized candidate that was measured nowhere else; None if it may be faster."""
+    if o.ratio is None or o.ratio.median < 1 - EQUAL:
+        return None
+    return Cause.SLOWER if o.ratio.median > 1 + EQUAL and o.ratio.low > 1 else Cause.EQUAL
+
+
+def _least(min_speedup: float) -> float:
+    return min(1 - EQUAL, 1 / min_speedup)
 
 
 def choose(outcomes: Iterable[Outcome], *, min_speedup: float) -> list[Outcome]:
     """Best first, down to the best float one; quantized ones only if :func:`eligible`. Whoever was measured longer goes first: a short
-    look makes some candidate look better than it is. Raises StopIteration if there is no float one."""
+    look makes some candidate look better than it is. Of those that are as fast as the first, the most accurate one goes first.
+    Raises StopIteration if there is no float one."""
     order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=rank)
     best_float = next(o for o in order if o.candidate.is_float)
-    return [*(o for o in order if not o.candidate.is_float and cost(o) <= cost(best_float)), best_float]
+    quantized = [o for o in order if not o.candidate.is_float and _pays(o, best_float)]
+    if quantized and not quantized[0].candidate.graph.followed:
+        first = quantized[0]
+        equal = [o for o in quantized if rank(o)[0] == rank(first)[0] and cost(o) * (1 - EQUAL) <= cost(first)]
+        equal.sort(key=lambda o: (_loss(o), rank(o)))
+        quantized = [*equal, *(o for o in quantized if o not in equal)]
+    return [*quantized, best_float]
+
+
+def _loss(o: Outcome) -> float:
+    """In tenths of a percent: less than that is no difference."""
+    return round(o.accuracy.drop, 3) if o.accuracy is not None else 0.0
 
 
 def rank(o: Outcome) -> tuple[int, float, str]:
@@ -124,10 +173,15 @@ def fastest(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def soonest(fast: Outcome, shipped: Iterable[Outcome]) -> Outcome:
-    """``fast``, or one that ships, too, takes no more threads and has a smaller median: what is called fast must be the fastest.
+    """``fast``, or one that ships, too, takes no more threads and is more than 5 % faster: what is called fast must not be slow.
     One that follows an older release keeps its place among equals."""
     rivals = (o for o in shipped if o.candidate.settings.threads <= fast.candidate.settings.threads)
-    return min((fast, *rivals), key=lambda o: o.measured.p50_ms * _preference(o) if o.measured else math.inf)
+
+    def median(o: Outcome) -> float:
+        return o.measured.p50_ms * _preference(o) if o.measured else math.inf
+
+    best = min((fast, *rivals), key=median)
+    return best if median(best) < (1 - EQUAL) * median(fast) else fast
 
 
 def quicker_with_more_threads(fast: Outcome, outcomes: Iterable[Outcome], min_speedup: float) -> str:
@@ -159,18 +213,20 @@ def slower_followed(choice: Choice) -> str:
     )
 
 
-def contradiction(o: Outcome, min_speedup: float, max_rss_mb: float | None) -> str | None:
-    """What new processes say against a quantized candidate or one of another runtime; None if nothing.
-
-    A quantized one must be ``min_speedup`` faster there, too, by the median of its paired ratio.
-    """
+def contradiction(o: Outcome, max_rss_mb: float | None) -> tuple[str, Cause] | None:
+    """What new processes say against a quantized candidate or one of another runtime; None if nothing, or if the machine was too busy to say."""
     fresh = o.measured.fresh if o.measured else None
     if fresh is None:
         return None
-    if fresh.ratio_to_float is not None and fresh.ratio_to_float > 1 / min_speedup and not o.candidate.is_float:
-        return f"in processes of its own it takes {fresh.ratio_to_float:.2f} × the time of float"
+    if not o.candidate.is_float and o.standing in (Standing.EQUAL, Standing.SLOWER):
+        of = [c for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
+        times = " and ".join(f"{c.ratio:.2f} × {c.context.value}" for c in of) or f"{fresh.ratio_to_float or 0:.2f} ×"
+        return (
+            f"in processes of its own it takes {times} the time of float",
+            Cause.EQUAL if o.standing is Standing.EQUAL else Cause.SLOWER,
+        )
     if max_rss_mb is not None and fresh.rss_mb > max_rss_mb:
-        return f"takes {fresh.rss_mb:.0f} MiB of memory, {max_rss_mb:g} are allowed"
+        return f"takes {fresh.rss_mb:.0f} MiB of memory, {max_rss_mb:g} are allowed", Cause.MEMORY
     return None
 
 

@@ -11,13 +11,16 @@ from typing import Any, Literal
 from onnx import ModelProto
 
 from edgectl.builder.accuracy import Accuracy, Judge
+from edgectl.builder.budget import LADDER, Budget
 from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.causes import Why
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES, Family
 from edgectl.builder.follow import PREFIX, Release, with_followed
 from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized
+from edgectl.builder.telling import Told, affordable, in_all, needed, pooled, say_untold, told
 from edgectl.core.bundle import LayerReport, Recipe, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
@@ -65,6 +68,10 @@ class Work:
     """How long each family's int8 graph may be fine-tuned."""
     release: Release | None = None
     """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not matter."""
+    budget: Budget = field(default_factory=Budget)
+    """What is left of the time for the whole build."""
+    barred: Why | None = None
+    """Why nothing of this model is quantized; None if something may be."""
 
     def judge(self, which: Literal["search", "confirmation"]) -> Judge:
         """The judge of a slice; made when it is first needed."""
@@ -95,14 +102,15 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
         key = (spec.symmetric, spec.placement)
         if key not in work.bases:
             work.bases[key] = prepare_basis(
-                work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell
-            )
+                work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell,
+                budget=work.budget,
+            )  # fmt: skip
         also = [FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else []
         rungs = climb(
             work.bases[key], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
-            also=also, tune=_tune(work, spec, tell),
+            also=also, tune=_tune(work, spec, tell), budget=work.budget,
         )  # fmt: skip
-        if work.release is not None:
+        if work.release is not None and not work.budget.over(LADDER, "following the older release"):
             rungs = with_followed(
                 rungs, work.release, work.model, work.table, [spec, *also], calibration, work.judge("search"),
                 max_drop=limit_of(work), tell=tell,
@@ -119,6 +127,7 @@ def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | Non
     from edgectl.builder.compress.qat import fine_tune  # torch is there: compression asked for it before anything was measured
 
     def tune(q: Quantized) -> Quantized:
+        work.budget.extend(work.recover_minutes * 60)
         samples = [s.feeds for s in work.slices.calibration]
         taught, lesson = fine_tune(
             q, basis_of(work, family.name, q).model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
@@ -150,7 +159,7 @@ def float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
 
 
 def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Accuracy] | None:
-    """The int8 graph of a family that keeps least in float and holds the budget on the confirmation slice, too.
+    """The int8 graph of a family that keeps least in float and affordable the budget on the confirmation slice, too.
 
     Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this machine is.
     """
@@ -174,7 +183,7 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
                 engine.close()
         except EdgectlError as e:
             raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
-        if confirmed.drop <= limit:
+        if affordable(confirmed, limit) and affordable(pooled(rungs.judged[name], confirmed), limit):
             say_interval(work, p, f"{family} int8 ({name})", confirmed)
             return name, quantized, confirmed
         lost = confirmed.drop
@@ -184,10 +193,20 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
 
 def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) -> None:
     """A budget that lies inside the interval is met as far as these samples can tell: the user hears it."""
-    if accuracy.high > work.max_drop and not work.slices.random:
+    if work.slices.random:
+        return
+    if told(accuracy, work.max_drop) is Told.UNTOLD:
+        work.notes.append(f"{p.name}: {say_untold(what, accuracy, work.max_drop)}")
+    elif accuracy.high > work.max_drop:
+        enough = needed(work.max_drop)
+        more = (
+            f"about {in_all(work.max_drop)} samples in all would tell it"
+            if 0 < accuracy.units < enough
+            else "more data would tell it"
+        )
         work.notes.append(
             f"{p.name}: {what} loses {accuracy.drop:.4f} on {accuracy.samples} samples, 95 % interval "
-            f"{accuracy.low:.4f} … {accuracy.high:.4f}: more data would tell it from the budget of {work.max_drop:g}"
+            f"{accuracy.low:.4f} … {accuracy.high:.4f}: {more} from the budget of {work.max_drop:g}"
         )
 
 

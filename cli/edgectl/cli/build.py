@@ -26,7 +26,9 @@ def build(
         str | None, typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data.")
     ] = None,
     max_drop: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")] = 0.01,
-    minutes: Annotated[float, typer.Option(min=0.05, max=1440, help="Time for measuring candidates.")] = 2.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, max=1440, help="Time for the whole build; what is left out for it is listed.")
+    ] = 5.0,
     name: Annotated[str | None, typer.Option(help="Name of the release; default: the model's file name.")] = None,
     version: Annotated[str, typer.Option(help="Version of the release.")] = "0.1.0",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the bundle; default: out/NAME.")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +28,10 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.errors import BundleError
 from edgectl.core.files import atomic_write
+from edgectl.core.measured import Context, Measured, Standing
+
+if TYPE_CHECKING:
+    from edgectl.builder.report import Report
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
 _KINDS = {LAYER_ENGINE: "engine", LAYER_PACKED: "engine", LAYER_GOLDEN: "golden samples", LAYER_RANGES: "ranges"}
@@ -67,12 +71,16 @@ def inspect(
                         row.node, row.op, row.precision, scale, "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}", row.reason
                     )
                 parts += [t, ""]
+        parts += _why_float(bundle)
         return Group(*parts)
 
     value = {
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
+        "causes": {} if (report := _report(bundle)) is None else plain(report.causes),
+        "left_out": [] if report is None else list(report.left_out),
+        "decided": [] if report is None else list(report.decided),
         "variants": [
             plain(v.config)
             | {
@@ -102,7 +110,7 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], 
 def variants_table(bundle: Bundle) -> Table:
     """One row a variant, in the order of the index: the order in which a device tries them."""
     t = table(
-        "profile", "variant", "runtime", "precision", "best at", ">bytes", ">adds", ">p50 ms", ">× float", ">MiB", "accuracy", "needs",
+        "profile", "variant", "runtime", "precision", "best at", ">bytes", ">adds", ">p50 ms", ">× float alone", ">paced", ">MiB", "accuracy", "needs",
         title="variants",
     )  # fmt: skip
     for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True):
@@ -113,13 +121,28 @@ def variants_table(bundle: Bundle) -> Table:
         flags = " (fallback)" if c.fallback else ""
         speed_only = " SPEED ONLY" if c.speed_only else ""
         t.add_row(
-            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision, ", ".join(c.roles),
+            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision,
+            ", ".join(c.roles) or ("undecided" if m is not None and m.standing is Standing.UNDECIDED else ""),
             f"{sum(d.size for d in v.manifest.layers):,}", f"{sum(d.size for d in added):,}",
-            "-" if m is None else f"{m.p50_ms:.2f}", "-" if m is None or m.ratio_to_float is None else f"{m.ratio_to_float:.2f}",
+            *_times(m),
             "-" if c.expected_rss_mb is None else f"{c.expected_rss_mb:.0f}",
             accuracy or "-", ", ".join(c.requires) or "nothing",
         )  # fmt: skip
     return t
+
+
+def _times(m: Measured | None) -> tuple[str, str, str]:
+    """Median alone, and × the float fallback alone and paced, from processes of their own where it was measured there."""
+    if m is None:
+        return "-", "-", "-"
+    of = {c.context: c for c in m.fresh.contexts} if m.fresh is not None else {}
+    alone, paced = of.get(Context.ALONE), of.get(Context.PACED)
+    ratio = m.ratio_to_float if alone is None or alone.ratio is None else alone.ratio
+    return (
+        f"{m.p50_ms if alone is None else alone.p50_ms:.3f}",
+        "-" if ratio is None else f"{ratio:.2f}",
+        "-" if paced is None or paced.ratio is None else f"{paced.ratio:.2f}",
+    )
 
 
 def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor], *, first: bool) -> Table:
@@ -165,15 +188,39 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
                 for what, x in (("p95", f.p95_ms), (f"p95 beside {f.busy} busy", f.p95_loaded_ms))
                 if x is not None
             ]
-            paired = (
-                [] if f.ratio_to_float is None else [f"{f.ratio_to_float:.3f} [{f.ratio_low:.3f}, {f.ratio_high:.3f}] × float"]
-            )
-            t.add_row("", ", ".join([f"p50 {f.p50_ms:.2f} ms", *tail, *paired]))
+            t.add_row("", ", ".join([f"p50 {f.p50_ms:.2f} ms", *tail]))
+            for c in f.contexts:
+                ratio = (
+                    "what the others are told against"
+                    if c.ratio is None
+                    else f"{c.ratio:.3f} [{c.low:.3f}, {c.high:.3f}] × the float fallback: {c.standing.value if c.standing else '-'}"
+                )
+                t.add_row(c.context.value, f"{c.p50_ms:.3f} ms, {ratio}")
+            if m.standing is not None:
+                t.add_row("in all", f"{m.standing.value}, against the fastest float engine")
+            if f.busy_because:
+                t.add_row("busy", f"{'; '.join(f.busy_because)}: measure again with `edgectl bench DIR --decide`")
         if m.route:
             g = m.route
             said = f"from the picture to the outputs {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] × preprocessing outside, engine p50 {g.engine_p50_ms:.2f} ms"
             t.add_row("pixels in", said)
     return t
+
+
+def _report(bundle: Bundle) -> Report | None:
+    from edgectl.builder.report import read_report
+
+    return next((r for v in bundle.variants if (r := read_report(v)) is not None), None)
+
+
+def _why_float(bundle: Bundle) -> list[RenderableType]:
+    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there is nothing to say."""
+    report = _report(bundle)
+    if report is None:
+        return []
+    lines = [f"{group}: {c.cause}: {c.sentence}; {c.next}" for group, why in report.causes.items() for c in why]
+    lines += [f"left out for want of time: {', '.join(report.left_out)}"] if report.left_out else []
+    return [*lines, *(f"decided later: {d}" for d in report.decided)]
 
 
 def _added(added: list[Descriptor], *, first: bool) -> str:

@@ -16,7 +16,8 @@
     │   └── SourceError          9   a camera, file or microphone cannot be opened or read
     ├── StorageError            10   the disk is full or unwritable
     ├── ProtocolError           11   a peer sent bytes that the protocol does not allow
-    └── RolloutError            12   a rollout failed, was stopped, or conflicts with another
+    ├── RolloutError            12   a rollout failed, was stopped, or conflicts with another
+    └── BusyError               13   this machine has too much else to do to measure anything that holds
 
 Foreign exceptions are wrapped at the edge with ``from``. This module imports nothing of ours.
 """
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "BusyError",
     "DataError",
     "EdgectlError",
     "EngineError",
@@ -116,3 +118,7 @@ class ProtocolError(EdgectlError):
 
 class RolloutError(EdgectlError):
     exit_code = 12
+
+
+class BusyError(EdgectlError):
+    exit_code = 13

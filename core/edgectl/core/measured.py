@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from edgectl.core.schema import Config
 
-__all__ = ["Conditions", "FreshRun", "Measured", "RouteGain"]
+__all__ = ["Conditions", "Context", "ContextRun", "FreshRun", "Measured", "RouteGain", "Standing"]
+
+
+class Context(str, Enum):
+    """A way in which a device runs an engine."""
+
+    ALONE = "alone"
+    """Back to back: each call when the last one is done."""
+    PACED = "paced"
+    """As a camera paces it: a rest before each call."""
+    BESIDE = "beside"
+    """Back to back, beside processes that compute. Shown, and decides nothing."""
+
+
+class Standing(str, Enum):
+    """How an engine compares with another one (:mod:`edgectl.engines.contexts`)."""
+
+    FASTER = "faster"
+    EQUAL = "equal"
+    SLOWER = "slower"
+    UNDECIDED = "undecided"
+    """The machine was too busy to tell."""
+
+
+class ContextRun(Config):
+    """How an engine did in one context, in processes of its own."""
+
+    context: Context
+    p50_ms: float
+    ratio: float | None = None
+    """Median of the ratios of neighbouring blocks to the float engine that the bundle falls back on. None for that one itself."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval; the median of each process lies in it."""
+    standing: Standing | None = None
 
 
 class Conditions(Config):
@@ -30,7 +66,7 @@ class FreshRun(Config):
     rss_mb: float
     """Largest resident memory (MiB) of any of the processes, interpreter and runtime included."""
     cpu_ms: float
-    """Processor time of all threads for one inference when there are ``gap_ms`` of rest between two: waiting busily shows here."""
+    """Processor time of all threads for one inference when one comes every ``gap_ms``: waiting busily shows here."""
     gap_ms: float
     p50_ms: float
     p95_ms: float | None = None
@@ -40,9 +76,15 @@ class FreshRun(Config):
     busy: int
     n: int
     ratio_to_float: float | None = None
-    """Median of paired ratios to the fastest float candidate, in processes of their own, in turn. None for float itself."""
+    """Median of paired ratios of blocks to the fastest float candidate, alone. None for float itself."""
     ratio_low: float | None = None
     ratio_high: float | None = None
+    contexts: tuple[ContextRun, ...] = ()
+    """Each way in which a device runs it."""
+    others: float | None = None
+    """Cores that computed for other processes meanwhile; None where the machine does not tell."""
+    busy_because: tuple[str, ...] = ()
+    """Why the machine was too busy to trust this; empty if it was quiet."""
 
 
 class RouteGain(Config):
@@ -63,12 +105,15 @@ class Measured(Config):
     p90_ms: float | None = None
     n: int
     ratio_to_float: float | None = None
-    """Median of paired latency ratios against the float candidate, same machine, interleaved; < 1 is faster."""
+    """Median of paired latency ratios against the fastest float candidate, among all candidates of the search, interleaved; < 1 is faster.
+    What decides is :attr:`FreshRun.contexts`."""
     machine: str
     threads: int
     runtime_version: str
     conditions: Conditions
     fresh: FreshRun | None = None
-    """In processes of its own; only what ships is measured there."""
+    """In processes of its own; only what ships, or nearly did, is measured there."""
+    standing: Standing | None = None
+    """What the contexts say together, against the fastest float candidate; None for float itself."""
     route: RouteGain | None = None
-    """The engine takes pixels. Every other figure here is of the same graph before its preprocessing was folded in."""
+    """The engine takes pixels. Figures here are of the same graph before its preprocessing was folded in, but for ``fresh`` and what comes from it."""

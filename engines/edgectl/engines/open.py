@@ -12,7 +12,7 @@ from edgectl.engines.finalise import finalise
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 from edgectl.engines.openvino import OpenVinoEngine
 
-__all__ = ["open_engine", "open_model"]
+__all__ = ["engine_file", "open_engine", "open_model"]
 
 
 def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | None = None) -> Engine:
@@ -21,6 +21,15 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
     ``threads`` overrides the measured setting. ``cache``: folder of finalised engines; None opens the ONNX file as it is
     (a TensorRT variant needs the folder, because its plan is compiled there). Raises :class:`EngineError`.
     """
+    with tempfile.TemporaryDirectory() as folder:  # for an engine that is still packed
+        path, settings = engine_file(variant, Path(folder), threads=threads, cache=cache)
+        return open_model(path, settings, runtime=variant.config.runtime)
+
+
+def engine_file(
+    variant: Variant, folder: Path, *, threads: int | None = None, cache: Path | None = None
+) -> tuple[Path, SessionSettings]:
+    """What :func:`open_engine` opens, and how: for a process that opens it itself. A packed engine is decoded into ``folder``."""
     settings = variant.config.session
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
@@ -30,21 +39,22 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
                 f"variant {variant.config.variant} is compiled on the device and needs a folder for its plan",
                 hint="give a cache folder, or take the CPU fallback variant",
             )
-        with tempfile.TemporaryDirectory() as folder:  # for an engine that is still packed
-            return open_model(variant.engine(Path(folder)), settings, runtime=variant.config.runtime)
+        return variant.engine(folder), settings
     final = finalise(variant, cache)
-    if variant.config.runtime != "tensorrt":
-        if final.kind == "optimised":
-            settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
-        return open_model(final.path, settings, runtime=variant.config.runtime)
-    from edgectl.engines.tensorrt import TensorRtEngine  # here: only devices with TensorRT load its module
-
-    return TensorRtEngine(final.path)
+    if final.kind == "optimised":
+        settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
+    return final.path, settings
 
 
 def open_model(model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime") -> Engine:
-    """Open an ONNX file, or its bytes, in a CPU runtime."""
+    """Open an ONNX file, or its bytes, in a CPU runtime; for ``tensorrt`` the file of a plan that was compiled here."""
     settings = settings or SessionSettings()
+    if runtime == "tensorrt":
+        from edgectl.engines.tensorrt import TensorRtEngine  # here: only devices with TensorRT load its module
+
+        if not isinstance(model, Path):
+            raise EngineError("a TensorRT plan is opened from its file")
+        return TensorRtEngine(model)
     if runtime == "openvino":
         return OpenVinoEngine(model, settings)
     return OnnxRuntimeEngine(model, settings)

@@ -29,7 +29,7 @@ def run_single(kind: str, folder: Path, seconds: float, out: Output) -> None:
         def show(p: Progress) -> None:
             bar(p.message, p.share)
 
-        report = build_reference(model.name, model.release, "1.0.0", folder / "bundle", minutes=0.04, progress=show)
+        report = build_reference(model.name, model.release, "1.0.0", folder / "bundle", minutes=0.4, progress=show)
     events: list[dict[str, Any]] = []
 
     def heard(event: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from edgectl.core.errors import RolloutError, UsageError
 
 __all__ = ["DemoResult", "prepare", "run_demo", "summary"]
 
-_BUILD_MINUTES = 0.04  # for measuring, each model: a demo, not a release
+_BUILD_MINUTES = 0.4  # each model: a demo, not a release
 _MARK = ".edgectl-demo"
 
 

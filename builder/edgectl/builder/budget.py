@@ -1,0 +1,71 @@
+"""What is left of ``--minutes``, which bounds a whole build: reading, calibration, the ladder, the search, confirmation and packing.
+
+Each stage may use the build's time up to a share of it; what comes later is left out and listed. The least that makes a bundle is done
+whatever the time is: the samples that were read by then (at least 8), one calibration (at least 16 of them), one int8 graph, twenty calls of each
+candidate, one confirmation. The clock is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+__all__ = ["CALIBRATE", "LADDER", "LEAST_SAMPLES", "PACK", "READ", "Budget"]
+
+READ, CALIBRATE, LADDER, PACK = 0.25, 0.4, 0.55, 0.92
+"""Shares of the time that have passed when reading, calibration, the ladder and everything but packing end."""
+LEAST_SAMPLES = 16
+
+_ROUNDS = 0.4
+_FRESH = 0.01
+_FRESH_LEAST_S = 0.1
+_WAIT = 0.2
+_WAIT_MOST_S = 60.0
+
+
+class Budget:
+    """``seconds``: of the whole build; infinite: unbounded. Starts when it is made."""
+
+    def __init__(self, seconds: float = math.inf, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._start = clock()
+        self._left_out: list[str] = []
+
+    @property
+    def used(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was not done for want of time, each once, in order."""
+        return tuple(dict.fromkeys(self._left_out))
+
+    def left(self, share: float = PACK) -> float:
+        """Seconds until ``share`` of the time has passed; below 0 afterwards."""
+        return self.seconds * share - self.used
+
+    def over(self, share: float, what: str) -> bool:
+        """Whether ``share`` of the time has passed. Then ``what`` is left out, and remembered."""
+        if self.left(share) > 0:
+            return False
+        self._left_out.append(what)
+        return True
+
+    def extend(self, seconds: float) -> None:
+        """Time that the user allowed for something else (training) does not count."""
+        self.seconds += seconds
+
+    def rounds_s(self) -> float:
+        """For the rounds of the search. Unbounded: a minute."""
+        return 60.0 if math.isinf(self.seconds) else max(0.0, self.left()) * _ROUNDS
+
+    def fresh_s(self, most: float) -> float:
+        """For each context in each process of its own, of which there are dozens."""
+        return most if math.isinf(self.seconds) else min(most, max(_FRESH_LEAST_S, self.left() * _FRESH))
+
+    def wait_s(self) -> float:
+        """For a machine that is busy."""
+        return min(_WAIT_MOST_S, max(0.0, self.left()) * _WAIT)

@@ -1,0 +1,82 @@
+"""``--minutes`` bounds a whole build. A clock that a test sets; nothing waits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from tests.builder.conftest import Save, images, residual_net
+
+from edgectl.builder.accuracy import Judge
+from edgectl.builder.budget import LADDER, PACK, Budget
+from edgectl.builder.calibrate import calibrate
+from edgectl.builder.data import Sample
+from edgectl.builder.families import FAMILIES
+from edgectl.builder.ladder import climb, prepare_basis
+from edgectl.builder.quantize import quantize
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.engines.open import open_model
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_each_stage_may_use_the_time_up_to_its_share_and_what_comes_later_is_listed_once() -> None:
+    clock = Clock()
+    budget = Budget(60, clock=clock)
+    assert not budget.over(LADDER, "a")
+    clock.now += 33.0
+    assert budget.over(LADDER, "equalisation")
+    assert budget.over(LADDER, "equalisation")
+    assert not budget.over(PACK, "folding")
+    assert budget.left_out == ("equalisation",)
+    clock.now += 27.0
+    assert budget.over(PACK, "folding")
+    assert budget.left_out == ("equalisation", "folding")
+    assert (budget.used, budget.left(1.0)) == (60.0, 0.0)
+
+
+def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:
+    clock = Clock()
+    budget = Budget(100, clock=clock)
+    assert (budget.rounds_s(), budget.fresh_s(1.5), budget.wait_s()) == pytest.approx((36.8, 0.92, 18.4))
+    clock.now += 99
+    assert (budget.rounds_s(), budget.fresh_s(1.5), budget.wait_s()) == (0.0, 0.1, 0.0)
+    budget.extend(600)
+    assert budget.wait_s() == 60.0
+    endless = Budget()
+    assert (endless.rounds_s(), endless.fresh_s(1.5), endless.wait_s(), endless.left()) == (60.0, 1.5, 60.0, math.inf)
+    assert not endless.over(LADDER, "anything")
+
+
+def test_without_time_the_ladder_writes_one_graph_and_names_the_others(save: Save) -> None:
+    model, family = residual_net(channels=32), FAMILIES["x86-vnni"]
+    feeds = images(16)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="t", input=TensorInput()), [Sample(f) for f in feeds], engine)
+    engine.close()
+    table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
+
+    def rungs(seconds: float):
+        clock = Clock()
+        budget = Budget(seconds, clock=clock)
+        clock.now += 1.0
+        basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.1, tell=lambda _: None, budget=budget)
+        return climb(basis, family, feeds, judge, max_drop=0.1, timed=False, tell=lambda _: None, budget=budget), budget
+
+    hurried, budget = rungs(1.0)
+    assert set(hurried.recipes) == {"full"}
+    plain = quantize(model, table, family, ranges="minmax").model
+    assert hurried.recipes["full"].model.SerializeToString() == plain.SerializeToString()
+    assert {"the choice of ranges", "reconstruction", "conv-only", "no-head"} <= set(budget.left_out)
+    whole, budget = rungs(1e9)
+    assert {"full", "conv-only", "no-head"} <= set(whole.recipes)
+    assert budget.left_out == ()
+    assert np.isfinite(whole.judged["full"].drop)
