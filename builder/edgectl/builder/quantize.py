@@ -131,8 +131,9 @@ class _Writer:
             for t in source.output:
                 if t in wanted:
                     graph.node.extend(self._pair(t))
-        for o in wanted.intersection(index.outputs):
-            _hand_over(graph, o)
+        if self._family.placement == "everything":
+            for o in wanted.intersection(index.outputs) - set(index.inputs):
+                _hand_over(graph, o)
         read = {i for n in graph.node for i in n.input} | index.captured | {o.name for o in graph.output}
         graph.initializer.extend(t for t in index.model.graph.initializer if t.name in read)
         graph.initializer.extend(t for n, t in self._constants.items() if n in read)
@@ -188,6 +189,8 @@ class _Writer:
             bias_codes = np.clip(np.rint(np.asarray(bias, np.float64) / bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
             added.append(self._dequantize(f"{source.name}_bias", bias_codes, bias_scale, 0))
             node.input[2] = f"{source.name}_bias_dq"
+        elif bias is not None and self._index.only_reader(source.input[2]) is None:
+            node.input[2] = self._constant(f"{source.name}_bias", bias)  # reconstruction shifts it, of this layer alone
         return added
 
     def _dequantize(self, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int) -> NodeProto:
@@ -202,7 +205,7 @@ class _Writer:
             return
         for i, operand in enumerate(source.input):
             value = self._index.weights(operand)
-            if value is None or value.dtype != np.float32 or self._family.placement == "inputs":
+            if value is None or value.dtype != np.float32 or not value.size or self._family.placement == "inputs":
                 continue
             scale, zero = activation_params(float(value.min()), float(value.max()), self._family)
             info = np.iinfo(self._family.activation)
