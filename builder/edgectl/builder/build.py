@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import psutil
 from onnx import ModelProto
@@ -20,16 +20,17 @@ from threadpoolctl import threadpool_limits
 from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Choice, Outcome
+from edgectl.builder.canonical import canonical, given_float16, prepare
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
-from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
+from edgectl.builder.data import SampleStore, Slices, collect, npz_shapes, random_samples, slice_samples
+from edgectl.builder.fit_task import fit_background, fit_input
 from edgectl.builder.follow import read_release, update_notes, with_near_floats
+from edgectl.builder.given import given_precision
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
-from edgectl.builder.passes.base import PassLog, Reference, run_passes
-from edgectl.builder.passes.canonicalise import Canonicalise
-from edgectl.builder.passes.ingest import Ingest, read_model
-from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.passes.ingest import read_model
+from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import plan_smaller, plan_variants
@@ -39,7 +40,7 @@ from edgectl.builder.smaller import SmallerInput, check_takes_picture, smaller_w
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
-from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.errors import EdgectlError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.catalogue import load_profile
@@ -48,6 +49,8 @@ from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def build(
     compression: CompressOptions | None = None,
     smaller: SmallerInput | None = None,
     follow: Path | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
@@ -118,11 +122,44 @@ def build(
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: budget for measuring, all
     profiles together; ``smaller``: half as long again for variants of a smaller picture. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
+    ``shapes``: input → shape, for what the model leaves open. The task, and then an ``.npz`` of inputs, say what is not in it.
+
     ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes (:mod:`edgectl.builder.follow`).
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError`,
     :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left at ``out`` that was not there before.
     """
+    at = ["start", ""]
+
+    def heard(p: Progress) -> None:
+        at[:] = p.stage, p.message
+        if progress is not None:
+            progress(p)
+
+    try:
+        return _built(
+            model, profiles=profiles, task=task, calibration=calibration, out=out, validation=validation, max_drop=max_drop, minutes=minutes,
+            name=name, version=version, random_calibration=random_calibration, compression=compression, smaller=smaller, follow=follow,
+            shapes=shapes, progress=heard,
+        )  # fmt: skip
+    except EdgectlError:
+        raise
+    except (
+        Exception
+    ) as e:  # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
+        _log.debug("build step %s (%s) broke", *at, exc_info=True)
+        what = (str(e).strip() or "no reason given").splitlines()[0][:200]
+        raise ModelError(
+            f"build step {at[0]} ({at[1]}) broke: {type(e).__name__}: {what}",
+            hint="this is a defect of edgectl, not of the model: report it with what the same command prints with --debug",
+        ) from e
+
+
+def _built(
+    model: Path, *, profiles: Sequence[str], task: TaskSpec, calibration: str | None, out: Path, validation: str | None, max_drop: float,
+    minutes: float, name: str | None, version: str, random_calibration: bool, compression: CompressOptions | None,
+    smaller: SmallerInput | None, follow: Path | None, shapes: Mapping[str, Shape] | None, progress: Callable[[Progress], None],
+) -> BuildReport:  # fmt: skip
     started = time.monotonic()
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
     if not loaded:
@@ -141,8 +178,7 @@ def build(
 
     def tell(stage: str, share: float, message: str, best: str = "") -> None:
         reached[0] = max(reached[0], min(1.0, share))  # a bar never runs backwards
-        if progress is not None:
-            progress(Progress(stage, reached[0], message, best))
+        progress(Progress(stage, reached[0], message, best))
 
     minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
     if minutes_to_recover:
@@ -153,7 +189,10 @@ def build(
     source, task, was_cut = split_post(read_model(model), task)
     if was_cut:
         notes.append("NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task")
-    graph, inputs, log = canonical(source, task)
+    task = fit_input(task, source, shapes or {})
+    data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
+    graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
+    notes += log.notes
     if was_cut:
         log.ran.insert(0, "split")
     if smaller is not None:
@@ -163,6 +202,8 @@ def build(
         stack.enter_context(threadpool_limits(1, "blas"))
         spool = stack.enter_context(_spool())
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell)
+        task, note = _with_background(graph, task, slices)
+        notes += [note] if note else []
         shrunk = CompressionReport()
         original = None
         if compression:
@@ -177,13 +218,13 @@ def build(
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
             graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
-            original=original, release=former,
+            original=original, release=former, precision=given_precision(graph), given=given_float16(source, inputs, notes) if original is None else None,
         )  # fmt: skip
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
-            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
+            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random and table is not None, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded, minutes * 60)
         if former is not None and not identity.packed:  # weights that are shared stay shared
@@ -201,7 +242,7 @@ def build(
     if former is not None:
         notes += update_notes(former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None])
     tell("done", 1.0, f"{len(contents)} variants")
-    if slices.random:
+    if slices.random and table is not None:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
     return BuildReport(
         digest=digest, out=out, name=release, version=version, seconds=time.monotonic() - started,
@@ -233,6 +274,7 @@ def _smaller(
 
 
 _SPOOL = "edgectl-samples-"
+_GLANCED_AT = 8  # samples that tell a background class
 
 
 @contextlib.contextmanager
@@ -264,23 +306,15 @@ def _release_name(text: str) -> str:
         raise UsageError(str(e), hint="give --name") from e
 
 
-def prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Read the model and bring it to the form that everything else works on: :func:`canonical`."""
-    return canonical(read_model(path), task)
-
-
-def canonical(original: ModelProto, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Run the passes, checked against the model's own outputs on made-up inputs.
-
-    Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
-    """
-    check_sizes(original)
-    inputs = resolve_inputs(original, task)
-    rng = np.random.default_rng(0)
-    feeds = {i.name: np.asarray(rng.random(i.shape), i.dtype) if np.dtype(i.dtype).kind == "f" else np.full(i.shape, 16000 if not i.shape else 0, i.dtype) for i in inputs}  # fmt: skip
-    reference = Reference.record(original.SerializeToString(), feeds)
-    graph, log = run_passes(original, [Ingest(), StaticShapes(inputs), Canonicalise()], reference)
-    return graph, inputs, log
+def _with_background(graph: ModelProto, task: TaskSpec, slices: Slices) -> tuple[TaskSpec, str]:
+    """The task with its background class, if the model's own answers on a few samples tell that it has one."""
+    if task.decode.kind != "boxes-scores":
+        return task, ""
+    engine = open_model(graph.SerializeToString(), SessionSettings())
+    try:
+        return fit_background(task, [engine.run(s.feeds) for s in slices.calibration[:_GLANCED_AT]])
+    finally:
+        engine.close()
 
 
 def _data(
@@ -337,10 +371,11 @@ def _calibrate(
 ) -> CalibrationTable | None:
     """The range table; None for a graph that is already quantized or has nothing to quantize: it ships as it is."""
     index = GraphIndex(graph)
-    if any(
-        n.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger") for n in index.nodes
-    ):
-        notes.append("the model is already quantized: it ships as it is")
+    if given_precision(graph) != "float32":
+        notes.append(
+            "the model came quantized: it ships as it is, in int8 by its own codes; for a float fallback and int8 for other devices, build "
+            "from the float model"
+        )
         return None
     if not weighted_nodes(index):
         notes.append("the model has no convolution or matrix product with constant weights: it ships as float")
