@@ -463,3 +463,25 @@ def test_a_background_class_is_found_on_the_calibration_pictures(save: Save, tmp
     )
     assert {v.config.task.decode.background for v in Bundle(tmp_path / "out").variants} == {"first"}
     assert any("background class" in note for note in report.notes)
+
+
+def test_an_output_whose_size_depends_on_the_data_ships_as_float_and_says_why(save: Save, npz: Path, tmp_path: Path) -> None:
+    model = residual_net()
+    model.graph.node.append(onnx.helper.make_node("NonZero", ["out"], ["places"], name="places"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [4, "n"]))
+    report = build(save(model), profiles=["cpu-arm64"], calibration=str(npz), out=tmp_path / "out", **RUN)
+    assert {v.precision for v in report.variants} == {"float32"}
+    assert any("output places has a size that depends on the data" in note for note in report.notes)
+
+
+def test_a_graph_with_an_output_of_strings_gets_no_tensorrt_variant(save: Save, npz: Path, tmp_path: Path) -> None:
+    model = residual_net()
+    model.graph.node.append(onnx.helper.make_node("Cast", ["out"], ["text"], name="say", to=onnx.TensorProto.STRING))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, [1, 8, 16, 16]))
+    report = build(save(model), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", **RUN)
+    assert {v.runtime for v in report.variants} == {"onnxruntime"}
+    assert any("TensorRT does not take the output text" in note for note in report.notes)
+    for variant in Bundle(tmp_path / "out").variants:
+        assert [o.name for o in variant.config.outputs] == ["out"]
+        with contextlib.closing(open_engine(variant)) as engine:
+            check_golden(engine, variant)

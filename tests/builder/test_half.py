@@ -200,3 +200,16 @@ def test_the_compiler_of_nvidia_takes_two_recurrent_layers_in_float16(kind: str)
 
     model = recurrent_net(kind)
     assert refusal(half(model, seen(model))[0].SerializeToString()) == ""
+
+
+def test_what_makes_a_sequence_stays_float32() -> None:
+    model = net(
+        helper.make_node("Conv", ["image", "w"], ["out"], name="conv"),
+        helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1),
+        w=np.ones((16, 3, 1, 1), np.float32),
+    )  # fmt: skip
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_value_info("parts", sequence))
+    halved, chosen = half(model, seen(model))
+    assert chosen == {"conv"}
+    assert run(halved)["out"].dtype == np.float32

@@ -15,6 +15,7 @@ from tests.builder.conftest import Save, images, residual_net
 from edgectl.builder.build import prepare
 from edgectl.builder.calibrate import calibrate
 from edgectl.builder.families import FAMILIES
+from edgectl.builder.graph import GraphIndex
 from edgectl.builder.lint import lint
 from edgectl.builder.passes import ingest
 from edgectl.builder.passes.base import Reference, run_passes
@@ -312,3 +313,29 @@ def test_every_opset_from_7_on_is_read(save: Save) -> None:
         graph, _, _ = prepare(save(residual_net(opset=opset)), TENSOR)
         got = open_model(graph.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_without_inputs_is_refused() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["w"], ["y"])], "net", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.ones(2, np.float32), "w")],
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="the model has no inputs"):
+        resolve_inputs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), TENSOR)
+
+
+def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the_data_stay_open(save: Save) -> None:
+    def more(m: ModelProto) -> None:
+        del m.graph.value_info[:]
+        m.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        m.graph.initializer.append(numpy_helper.from_array(np.ones((16, 4), np.float32), "wm"))
+        m.graph.node.append(helper.make_node("FusedMatMul", ["out", "wm"], ["product"], name="product", domain="com.microsoft"))
+        m.graph.node.append(helper.make_node("NonZero", ["r1"], ["places"], name="places"))
+        m.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, None))
+        m.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
+
+    graph, _, _ = prepare(save(change(more)), TENSOR)
+    onnx.checker.check_model(graph)
+    index = GraphIndex(graph)
+    assert index.shape("product") == (1, 8, 16, 4)
+    assert index.shape("places") is None

@@ -149,3 +149,42 @@ def test_layers_that_share_a_float_bias_are_reconstructed_each_with_its_own() ->
     rebuilt = reconstruct(quantize(model, table, FAMILIES["trt-gpu"]), model, FAMILIES["trt-gpu"], images(4), rows=512)
     biases = [n.input[2] for n in rebuilt.model.graph.node if n.name in ("one", "two")]
     assert len(set(biases)) == 2
+
+
+def test_a_layer_whose_bias_is_computed_stays_float_and_its_bias_too() -> None:
+    model = net(
+        [
+            helper.make_node("GlobalAveragePool", ["image"], ["p"], name="pool"),
+            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+            helper.make_node("MatMul", ["f", "wf"], ["m"], name="product"),
+            helper.make_node("Flatten", ["m"], ["v"], name="vector", axis=0),
+            helper.make_node("Squeeze", ["v"], ["b"], name="bias"),
+            helper.make_node("Conv", ["image", "w1", "b"], ["c"], name="one"),
+            helper.make_node("Relu", ["c"], ["r"], name="relu"),
+            helper.make_node("Conv", ["r", "w2", "b"], ["out"], name="two"),
+        ],
+        ["out"], wf=(3, 16), w1=(16, 3, 3, 3), w2=(16, 16, 1, 1),
+    )  # fmt: skip
+    table = calibrate(model, images(6), data_digest=DATA)
+    for family in QDQ:
+        quantized = quantize(model, table, FAMILIES[family])
+        lint.check(quantized.model, FAMILIES[family])
+        assert {n: quantized.placement.reasons[n] for n in ("one", "two")} == dict.fromkeys(
+            ("one", "two"), "its bias is computed"
+        )
+        rebuilt = reconstruct(quantized, model, FAMILIES[family], images(4), rows=256)
+        assert sqnr_db(outputs_of(model, images(2)), outputs_of(rebuilt.model, images(2))) > 15
+
+
+def test_outputs_and_weights_without_values_are_no_fault() -> None:
+    model = net(
+        [
+            helper.make_node("Conv", ["image", "w1"], ["c"], name="conv"),
+            helper.make_node("Conv", ["image", "w0"], ["nothing"], name="none"),
+            helper.make_node("Relu", ["c"], ["r"], name="relu"),
+            helper.make_node("Conv", ["r", "w2"], ["out"], name="head"),
+        ],
+        ["out", "nothing"], w1=(16, 3, 3, 3), w0=(0, 3, 3, 3), w2=(16, 16, 1, 1),
+    )  # fmt: skip
+    for family in QDQ:
+        written(model, family)

@@ -380,6 +380,11 @@ def _calibrate(
     if not weighted_nodes(index):
         notes.append("the model has no convolution or matrix product with constant weights: it ships as float")
         return None
+    if loose := [o.name for o in graph.graph.output if index.is_tensor(o.name) and index.shape(o.name) is None]:
+        notes.append(
+            f"output {loose[0]} has a size that depends on the data, so that int8 cannot be compared with float: the model ships as float"
+        )
+        return None
     if recurrent := _states_of(index):
         notes.append(
             f"the model carries {', '.join(recurrent)} from input to input, where errors would add up: it ships as float"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgectl.builder.fit_task import fit_input
-from edgectl.builder.graph import all_nodes
+from edgectl.builder.graph import GraphIndex, all_nodes, reads, shape_of
 from edgectl.builder.passes.base import PassLog, Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
@@ -26,6 +26,7 @@ from edgectl.engines.open import open_model
 __all__ = ["canonical", "given_float16", "prepare"]
 
 _ROUGH_COSINE, _ROUGH_RELATIVE = 0.99, 0.1  # float16 rounds each tensor to 11 bits on the way
+_COUNTING = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = ("Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
@@ -67,7 +68,39 @@ def canonical(
     except ModelError as e:  # onnxslim does not get every graph right; as it is, it is larger, and as good
         graph, log = run_passes(graph, [Canonicalise(simplify=False)], reference, log)
         log.notes.append(f"the graph is used without being simplified: {e.message}")
-    return graph, inputs, log
+    return _with_output_shapes(graph, inputs, reference), inputs, log
+
+
+def _with_output_shapes(graph: ModelProto, inputs: tuple[TensorSpec, ...], reference: Reference) -> ModelProto:
+    """The shapes of outputs that inference could not tell, where other inputs give the same; the others stay open."""
+    unknown = [o for o in graph.graph.output if o.name in reference.outputs and shape_of(o) is None]
+    if not unknown:
+        return graph
+    other = Reference.record(graph.SerializeToString(), _made_up(inputs, seed=1)).outputs
+    index = GraphIndex(graph)
+    for info in unknown:
+        first, second = reference.outputs[info.name].shape, other[info.name].shape
+        if _counts(index, info.name):
+            second = (-1,) * len(first)
+        info.type.tensor_type.ClearField("shape")
+        info.type.tensor_type.shape.SetInParent()
+        for i, (a, b) in enumerate(zip(first, second, strict=False)):
+            info.type.tensor_type.shape.dim.add(**({"dim_value": a} if a == b else {"dim_param": f"{info.name}_{i}"}))
+    return graph
+
+
+def _counts(index: GraphIndex, output: str) -> bool:
+    """Whether the size of an output comes from a node that counts what it finds in the data."""
+    todo, seen = [output], set()
+    while todo:
+        made = index.producer.get(todo.pop())
+        if made is None or made.output[0] in seen:
+            continue
+        if made.op_type in _COUNTING:
+            return True
+        seen.add(made.output[0])
+        todo.extend(t for t in reads(made) if index.shape(t) is None)
+    return False
 
 
 def given_float16(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: list[str]) -> bytes | None:
@@ -85,11 +118,11 @@ def given_float16(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: lis
     return bytes(graph.SerializeToString(deterministic=True))
 
 
-def _made_up(inputs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
-    """Noise in 0..1 for floats; zeros for integers, and a sample rate for a single one."""
-    rng = np.random.default_rng(0)
+def _made_up(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Noise in 0..1 (another seed: around nought) for floats; zeros for integers, and a sample rate for a single one."""
+    rng = np.random.default_rng(seed)
     return {
-        i.name: np.asarray(rng.random(i.shape), i.dtype)
+        i.name: np.asarray(rng.standard_normal(i.shape) if seed else rng.random(i.shape), i.dtype)
         if np.dtype(i.dtype).kind == "f"
         else np.full(i.shape, 16000 if not i.shape else 0, i.dtype)
         for i in inputs

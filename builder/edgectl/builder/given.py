@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from edgectl.builder.graph import GraphIndex, all_nodes
 from edgectl.core.bundle import Precision
@@ -31,11 +31,14 @@ def given_precision(model: ModelProto) -> Precision:
 
 
 def unfit_for_tensorrt(model: ModelProto) -> str:
-    """What TensorRT does not take of a quantized model, with the node; empty if there is nothing.
+    """What TensorRT does not take of a model, with the node or output; empty if there is nothing to say before it is compiled.
 
     TensorRT reads Q/DQ pairs of int8 codes with zero point 0, and no integer operators.
     """
     index = GraphIndex(model)
+    for o in model.graph.output:
+        if not index.is_tensor(o.name) or o.type.tensor_type.elem_type == TensorProto.STRING:
+            return f"the output {o.name}, which is no tensor of numbers"
     for n in all_nodes(model.graph):
         if n.op_type not in _PAIR and is_quantized(n):
             return f"{n.op_type} (node {n.name})"

@@ -55,6 +55,11 @@ class GraphIndex:
         info = self._info.get(name)
         return info is not None and info.type.tensor_type.elem_type == TensorProto.FLOAT
 
+    def is_tensor(self, name: str) -> bool:
+        """Whether a value is known to be a tensor, and no sequence, map or optional."""
+        info = self._info.get(name)
+        return info is not None and info.type.HasField("tensor_type")
+
 
 def shape_of(info: ValueInfoProto) -> tuple[int, ...] | None:
     """The static shape of a declared value; None where a dimension or the whole shape is open."""

@@ -94,7 +94,7 @@ class _Writer:
         if n.op_type in _FLOAT32 or n.op_type.startswith("Reduce") or n.domain not in ("", "ai.onnx") or any(subgraphs(n)):
             return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
-        if not floats or any(t in index.captured for t in n.output):
+        if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
             return False
         for i, t in enumerate(n.input):
             if i in _ALWAYS_FLOAT32.get(n.op_type, ()) or not t:
@@ -195,7 +195,8 @@ class _Writer:
 
     def _rename(self, output: str) -> None:
         """A float16 tensor behind a graph output of type float32."""
-        inner = f"{output}_inner"
+        taken = {t for node in self._nodes for t in (*node.input, *node.output)}.union(self._index.inputs)
+        inner = next(n for i in range(len(taken) + 1) if (n := f"{output}_inner{'_' * i}") not in taken)
         for node in self._nodes:
             node.output[:] = [inner if o == output else o for o in node.output]
             node.input[:] = [inner if i == output else i for i in node.input]

@@ -116,6 +116,10 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
     assert weight is not None
     if weight.dtype != "float32" or n.input[0] not in ranges or n.input[0] in index.initializers:
         return "its input was not calibrated or its weight is not float32"
+    if not weight.size:
+        return "it has no weights"
+    if len(n.input) > 2 and n.input[2] and n.input[2] not in index.initializers:
+        return "its bias is computed"
     if n.op_type in ("Gemm", "MatMul"):
         if reason := plain_product(n, weight):
             return reason

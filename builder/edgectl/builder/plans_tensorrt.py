@@ -28,10 +28,9 @@ def tensorrt_plans(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no float16 scales and
     chooses float16 by itself. A profile that asks for DLA gets that first.
     """
-    if work.precision != "float32" and (why := unfit_for_tensorrt(work.model)):
-        work.notes.append(
-            f"{p.name}: no TensorRT variant: the model came quantized in a form that TensorRT does not take: {why}; build from the float model"
-        )
+    if why := unfit_for_tensorrt(work.model):
+        came = "" if work.precision == "float32" else ", in the form that the model came in; build from the float model"
+        work.notes.append(f"{p.name}: no TensorRT variant: TensorRT does not take {why}{came}")
         return []
     work.notes.append(f"{p.name}: {_ON_DEVICE}")
     assert p.tensorrt is not None

@@ -36,6 +36,7 @@ Patches = NDArray[np.float32]
 ROWS = 3072
 """Input patches that a layer is fitted on."""
 _MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
+_MAX_VALUE = 1e15  # the square of what is larger leaves float32
 _RIDGE = 0.01  # of the mean variance of an input
 _BLOCK = 32  # inputs whose rounding errors are spread over the rest in one product
 
@@ -176,7 +177,7 @@ def _refit(
     scale = scale.reshape(layer.weight.shape[0], layer.weight.shape[1], 1)
     mean_want, mean_seen = (x.mean(axis=1, keepdims=True, dtype=np.float64) for x in (want, seen))
     codes = np.clip(np.rint((layer.weight if fitted is None else fitted) / scale), -weight_max, weight_max)
-    if layer.weight.shape[2] <= _MAX_INPUTS:
+    if layer.weight.shape[2] <= _MAX_INPUTS and max(float(np.abs(x).max(initial=0.0)) for x in (want, seen)) < _MAX_VALUE:
         a, b = want - mean_want.astype(np.float32), seen - mean_seen.astype(np.float32)
         codes = _round(layer.weight, scale, a, b, weight_max, fitted)
         held = stored[dequantize.input[0]]

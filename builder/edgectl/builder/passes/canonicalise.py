@@ -11,13 +11,12 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from edgectl.builder.given import is_quantized
-from edgectl.builder.graph import GraphIndex, all_nodes, subgraphs
+from edgectl.builder.graph import GraphIndex, all_nodes
 from edgectl.builder.passes.base import Pass
+from edgectl.builder.passes.names import settle_names
 from edgectl.core.errors import ModelError
 
 __all__ = ["Canonicalise"]
-
-_LONG = 64
 
 
 class Canonicalise(Pass):
@@ -41,7 +40,7 @@ class Canonicalise(Pass):
                 node.name = f"{node.op_type}_c{i}"
         if all(n.op_type == "DequantizeLinear" or not is_quantized(n) for n in all_nodes(slim.graph)):
             _fold_stored_weights(slim)  # of a model whose activations are float; with both, the codes are what its kernels take
-        _shorten_names(slim)
+        settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before
 
@@ -79,31 +78,6 @@ def _with_stored_constants(model: ModelProto) -> ModelProto:
             copy.graph.initializer[-1].name = node.output[0]
             copy.graph.node.remove(node)
     return copy
-
-
-def _shorten_names(model: ModelProto) -> None:
-    """Inner names of more than ``_LONG`` characters: converters write whole call stacks into them, more bytes than the weights."""
-    index = GraphIndex(model)
-    fixed = {*index.inputs, *index.outputs}
-    made = [*index.initializers, *index.producer]
-    short = {name: f"t{i}" for i, name in enumerate(made) if len(name) > _LONG and name not in fixed}
-    taken = {*made, *(n.name for n in model.graph.node)} - short.keys()
-    short = {old: new if new not in taken else f"{new}_" for old, new in short.items()}
-    for tensor in model.graph.initializer:
-        tensor.name = short.get(tensor.name, tensor.name)
-    for i, node in enumerate(model.graph.node):
-        if len(node.name) > _LONG:
-            node.name = f"{node.op_type}_{i}" if f"{node.op_type}_{i}" not in taken else f"{node.op_type}_{i}_"
-        node.output[:] = [short.get(o, o) for o in node.output]
-    _rename_reads(model.graph, short)
-    del model.graph.value_info[:]
-
-
-def _rename_reads(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(i, i) for i in node.input]
-        for sub in subgraphs(node):
-            _rename_reads(sub, names)
 
 
 def _fold_stored_weights(model: ModelProto) -> None:

@@ -137,6 +137,7 @@ def _check(model: ModelProto) -> None:
     bare = [t for t in bare if not t.HasField("shape")]
     for t in bare:
         t.shape.SetInParent()
+    model.ir_version = max(model.ir_version, 4)  # before, each initializer had to be listed among the inputs
     onnx.checker.check_model(model)
     for t in bare:
         t.ClearField("shape")

@@ -50,6 +50,8 @@ def resolve_inputs(
     Raises :class:`UsageError` where these disagree with the graph, :class:`ModelError` naming an input whose size stays unknown, or
     that is no tensor of numbers.
     """
+    if not real_inputs(model):
+        raise ModelError("the model has no inputs: it answers the same whatever is seen", hint="export the model with its input")
     main, wanted = _task_shape(task, [i.name for i in real_inputs(model)])
     specs = []
     for info in real_inputs(model):
