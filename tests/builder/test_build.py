@@ -485,3 +485,35 @@ def test_a_graph_with_an_output_of_strings_gets_no_tensorrt_variant(save: Save, 
         assert [o.name for o in variant.config.outputs] == ["out"]
         with contextlib.closing(open_engine(variant)) as engine:
             check_golden(engine, variant)
+
+
+def test_an_output_that_is_all_rounding_may_round_differently_on_the_device(save: Save, npz: Path, tmp_path: Path) -> None:
+    """A convolution with its batch norm less the same convolution with the norm folded in by hand."""
+    rng = np.random.default_rng(0)
+    w, gain, shift = (rng.standard_normal(s).astype(np.float32) for s in ((8, 3, 3, 3), (8,), (8,)))
+    gain = np.abs(gain) + np.float32(0.5)
+    constants = {
+        "w": w, "gain": gain, "shift": shift, "mean": np.zeros(8, np.float32), "var": np.full(8, 1 - 1e-5, np.float32),
+        "w2": w * gain[:, None, None, None],
+    }  # fmt: skip
+    nodes = [
+        onnx.helper.make_node("Conv", ["image", "w"], ["c"], name="conv"),
+        onnx.helper.make_node("BatchNormalization", ["c", "gain", "shift", "mean", "var"], ["n"], name="norm"),
+        onnx.helper.make_node("Conv", ["image", "w2", "shift"], ["m"], name="folded"),
+        onnx.helper.make_node("Sub", ["n", "m"], ["d"], name="difference"),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(n, 1, s)
+        for n, s in (("image", [1, 3, 32, 32]), ("n", [1, 8, 30, 30]), ("d", [1, 8, 30, 30]))
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "nought", ends[:1], ends[1:], [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    build(save(model), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN)
+    for variant in Bundle(tmp_path / "out").variants:
+        if variant.config.recipe.precision == "float32":
+            tolerances = variant.config.golden.tolerances
+            assert tolerances["d"].cosine == 0
+            assert 1e-7 < tolerances["d"].max_abs < 1e-4
+            assert tolerances["n"].cosine > 0.999

@@ -22,11 +22,12 @@ from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.golden import measure
 from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["Pass", "Reference", "run_passes"]
+__all__ = ["NOUGHT", "Pass", "Reference", "rounding_of", "run_passes"]
 
 _COSINE = 0.99999
 _ROUNDINGS = 16  # units of float32 rounding that a chain of reassociated sums may be off by
-_NOUGHT = 1e-5  # an absolute error that nobody can tell from rounding
+NOUGHT = 1e-5
+"""An absolute error that nobody can tell from rounding."""
 _RELATIVE = 1e-3  # of the reference's largest value: reassociated float sums, not other arithmetic
 
 
@@ -75,7 +76,7 @@ class Reference:
             a, b = want.astype(np.float64).ravel(), got[name].astype(np.float64).ravel()
             same = np.isfinite(a)
             error = measure(a[same], b[same])
-            bound = self.relative * float(np.abs(a[same]).max(initial=0.0)) + _NOUGHT
+            bound = self.relative * float(np.abs(a[same]).max(initial=0.0)) + NOUGHT
             turned = error.cosine < self.cosine and error.max_abs > self._rounding.get(name, 0.0)
             if not np.array_equal(a[~same], b[~same], equal_nan=True) or turned or error.max_abs > bound:
                 raise ModelError(f"output {name} is no longer what it was: cosine {error.cosine:.6f}, error {error.max_abs:.3g}")
@@ -83,7 +84,7 @@ class Reference:
     @cached_property
     def _rounding(self) -> dict[str, float]:
         """Per output, what float rounding alone may change: an output near zero is a difference of larger numbers, and has no direction."""
-        return {} if self.source is None else _rounding_of(*self.source)
+        return {} if self.source is None else rounding_of(*self.source)
 
 
 @dataclass
@@ -126,7 +127,7 @@ def _typed(feeds: Feeds, model: ModelProto) -> Feeds:
     return {n: x.astype(kinds[n]) if n in kinds and x.dtype.kind == kinds[n].kind == "f" else x for n, x in feeds.items()}
 
 
-def _rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
+def rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
     """Output → a few units of rounding of the largest float value that it was worked out from."""
     watched = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
     index = GraphIndex(watched)
@@ -141,7 +142,7 @@ def _rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
     for n in index.nodes:
         behind = max((largest.get(i, 0.0) for i in reads(n)), default=0.0)
         largest |= {o: max(behind, float(seen.get(o, 0.0))) for o in n.output}
-    return {o: min(_NOUGHT, _ROUNDINGS * float(np.finfo(np.float32).eps) * largest.get(o, 0.0)) for o in index.outputs}
+    return {o: min(NOUGHT, _ROUNDINGS * float(np.finfo(np.float32).eps) * largest.get(o, 0.0)) for o in index.outputs}
 
 
 def _run(model: bytes, feeds: Feeds, what: str) -> Outputs:
