@@ -72,6 +72,13 @@ def test_names_that_clash_with_nothing_are_kept() -> None:
     assert {t.name for t in graph.graph.initializer} == {"conv.weight", "head.weight"}
 
 
+def test_only_inner_names_change_and_nothing_is_added() -> None:
+    for kind in ("long", "an output like an inner scale", "of nodes like tensors"):
+        graph, _, _ = canonical(CLASHING[kind], TENSOR)
+        assert [n.op_type for n in graph.graph.node] == ["Conv", "Relu", "Conv"]
+        assert all(len(n) <= 64 for node in graph.graph.node for n in (node.name, *node.input[1:]))
+
+
 @pytest.mark.parametrize("kind", ["odd", "like paths", "like files"])
 def test_a_bundle_carries_odd_names_of_inputs_and_outputs(save: Save, tmp_path: Path, kind: str) -> None:
     model = CLASHING[kind]

@@ -29,9 +29,9 @@ def settle_names(model: ModelProto) -> None:
     tensors = [*index.initializers, *index.producer]
     nodes = [n.name for n in model.graph.node]
     stems = {*fixed, *tensors, *nodes}
-    doomed = {n for n in {*tensors, *nodes} if len(n) > _LONG or any(stem in stems for stem in _stems(n))}
-    doomed |= {stem for n in fixed for stem in _stems(n) if stem in stems}
-    taken = {*fixed, *tensors, *nodes} - doomed
+    of_ends = {stem for n in fixed for stem in _stems(n) if stem in stems}
+    doomed = {n for n in stems - fixed if len(n) > _LONG or any(stem in stems for stem in _stems(n))} | (of_ends - fixed)
+    taken = stems - doomed
 
     def fresh(name: str) -> str:
         while name in taken:
@@ -39,19 +39,19 @@ def settle_names(model: ModelProto) -> None:
         taken.add(name)
         return name
 
-    new = {t: fresh(f"t{i}") for i, t in enumerate(tensors) if t in doomed - fixed}
+    new = {t: fresh(f"t{i}") for i, t in enumerate(tensors) if t in doomed}
     for tensor in model.graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
     for i, node in enumerate(model.graph.node):
-        if node.name in doomed or node.name in fixed:
+        if node.name in doomed or node.name in of_ends:
             node.name = fresh(f"{node.op_type}_{i}")
         node.output[:] = [new.get(o, o) for o in node.output]
     _rename_reads(model.graph, new)
-    for end in sorted(doomed & fixed):
+    for end in sorted(of_ends & fixed):
         _step_aside(
             model, end, fresh(f"{'input' if end in index.inputs else 'output'}{len(taken)}"), fresh(f"Identity_{len(taken)}")
         )
-    if new or doomed & fixed:
+    if new or of_ends:
         del model.graph.value_info[:]
 
 
