@@ -1,9 +1,11 @@
 """One streaming pass; numpy, which sees everything at once, is the oracle."""
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from tests.builder.conftest import images, residual_net
 
 from edgectl.builder.calibrate import RANGE_KINDS, CalibrationTable, Collector, Histogram, calibrate
@@ -104,3 +106,21 @@ def test_memory_is_sixteen_kibibytes_a_tensor() -> None:
     h = Histogram()
     h.update(np.ones(10_000, np.float32), 1.0)
     assert h.counts.nbytes == 16384
+
+
+def masked(value: float) -> onnx.ModelProto:
+    """x [1, 8] → x + mask (``value`` in every second place) → Softmax → y."""
+    mask = np.where(np.arange(8) % 2, 0, value).astype(np.float32)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8]) for n in ("x", "y")]
+    nodes = [helper.make_node("Add", ["x", "mask"], ["a"], name="add"), helper.make_node("Softmax", ["a"], ["y"], name="softmax")]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [numpy_helper.from_array(mask, "mask")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_a_mask_of_minus_infinity_has_no_range_and_stops_nothing() -> None:
+    samples = [{"x": np.random.default_rng(i).standard_normal((1, 8)).astype(np.float32)} for i in range(4)]
+    table = calibrate(masked(-np.inf), samples, data_digest=DATA)
+    assert table.ranges.keys() == table.histograms.keys() == {"x", "y"}
+    with pytest.raises(DataError, match=r"tensor [ay] is not finite"):
+        calibrate(masked(np.nan), samples, data_digest=DATA)

@@ -89,7 +89,8 @@ def test_a_folder_of_images_goes_through_the_device_preprocessing(tmp_path: Path
     [
         ({"picture": np.zeros((9, 3, 32, 32), np.float32)}, "has no array image; it has picture"),
         ({"image": np.zeros((9, 3, 16, 16), np.float32)}, r"gives float32\[3, 16, 16\] for input image"),
-        ({"image": np.zeros((9, 3, 32, 32))}, "gives float64"),
+        ({"image": np.zeros((9, 3, 32, 32), np.int32)}, "gives int32"),
+        ({"image": np.full((9, 3, 32, 32), 1e300)}, "input image of sample 1 is not finite"),
         ({"image": np.zeros((3, 3, 32, 32), np.float32)}, "gives 3 samples; at least 8"),
         ({}, "it has none"),
     ],
@@ -98,6 +99,14 @@ def test_data_that_does_not_fit_is_named(tmp_path: Path, engine, arrays: dict[st
     np.savez(tmp_path / "c.npz", **arrays)
     with pytest.raises(DataError, match=says):
         collect(str(tmp_path / "c.npz"), IMAGE, INPUTS, engine, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_numbers_of_another_float_type_are_taken(tmp_path: Path, engine, kind: type[np.generic]) -> None:
+    np.savez(tmp_path / "c.npz", image=np.full((9, 3, 32, 32), 0.25, kind))
+    sample = collect(str(tmp_path / "c.npz"), IMAGE, INPUTS, engine, tmp_path)[0].feeds["image"]
+    assert sample.dtype == np.float32
+    assert np.all(sample == 0.25)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -74,3 +74,12 @@ def test_a_depthwise_reader_gets_channels_of_one_size() -> None:
 def test_what_does_not_commute_or_is_read_elsewhere_is_left_alone(between: str, branch: bool) -> None:
     model = chain_net(0, between, depthwise=False, spread=10, branch=branch)
     assert "t" not in {c.tensor for c in chains(GraphIndex(model))}
+
+
+def test_a_weight_that_is_an_output_of_the_graph_keeps_its_values() -> None:
+    model = chain_net(0, "Relu", depthwise=True, spread=50)
+    model.graph.output.append(helper.make_tensor_value_info("w1", 1, [8, 3, 3, 3]))
+    changed, _ = Equalise(_peaks(model, images(4))).run(model)
+    for a, b in zip(outputs_of(model, images(1)), outputs_of(changed, images(1)), strict=True):
+        np.testing.assert_array_equal(a["w1"], b["w1"])
+        np.testing.assert_allclose(a["out"], b["out"], rtol=2e-3, atol=2e-3 * float(np.abs(a["out"]).max()))

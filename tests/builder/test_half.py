@@ -145,3 +145,71 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
     largest = seen(model)
     a, b = (half(model, largest)[0].SerializeToString(deterministic=True) for _ in range(2))
     assert a == b
+
+
+def recurrent_net(kind: str = "LSTM") -> ModelProto:
+    """image [1, 3, 32, 32] → Conv, Relu → 32 steps of 16 values → two recurrent layers of 24 → MatMul, as PyTorch writes it."""
+    rng = np.random.default_rng(0)
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * 24
+    shapes = {
+        "wc": (16, 3, 32, 1),
+        "w1": (1, gates, 16),
+        "r1": (1, gates, 24),
+        "w2": (1, gates, 24),
+        "r2": (1, gates, 24),
+        "wm": (24, 8),
+    }
+    weights = {n: (0.2 * rng.standard_normal(s)).astype(np.float32) for n, s in shapes.items()}
+    integers = {"rows": np.asarray([2]), "second": np.asarray([1])}
+    return net(
+        helper.make_node("Conv", ["image", "wc"], ["c"], name="conv"),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("Squeeze", ["r", "rows"], ["s"], name="squeeze"),
+        helper.make_node("Transpose", ["s"], ["t"], name="transpose", perm=[2, 0, 1]),
+        helper.make_node(kind, ["t", "w1", "r1"], ["h1"], name="first", hidden_size=24),
+        helper.make_node("Squeeze", ["h1", "second"], ["s1"], name="between"),
+        helper.make_node(kind, ["s1", "w2", "r2"], ["h2"], name="second", hidden_size=24),
+        helper.make_node("Squeeze", ["h2", "second"], ["s2"], name="behind"),
+        helper.make_node("MatMul", ["s2", "wm"], ["out"], name="head"),
+        **weights, **integers,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_no_cast_comes_last_before_a_recurrent_layer(kind: str) -> None:
+    """TensorRT takes such a cast, and moves behind it, into the loop, and refuses the graph."""
+    model = recurrent_net(kind)
+    halved, chosen = half(model, seen(model))
+    assert chosen == {"conv", "behind", "head"}
+    index = GraphIndex(halved)
+    for layer in (n for n in index.nodes if n.op_type == kind):
+        made = index.producer.get(layer.input[0])
+        while made is not None and made.op_type in ("Squeeze", "Transpose"):
+            made = index.producer.get(made.input[0])
+        assert made is not None
+        assert made.op_type in ("Relu", kind)
+    want, got = run(model)["out"], run(halved)["out"]
+    assert measure(want.ravel().astype(float), got.ravel().astype(float)).cosine > 0.9999
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_the_compiler_of_nvidia_takes_two_recurrent_layers_in_float16(kind: str) -> None:
+    """Where it is installed (x86-64 only, no dependency of ours): what the rule before is about."""
+    pytest.importorskip("tensorrt_rtx")
+    from bench.rtx_compiler import refusal
+
+    model = recurrent_net(kind)
+    assert refusal(half(model, seen(model))[0].SerializeToString()) == ""
+
+
+def test_what_makes_a_sequence_stays_float32() -> None:
+    model = net(
+        helper.make_node("Conv", ["image", "w"], ["out"], name="conv"),
+        helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1),
+        w=np.ones((16, 3, 1, 1), np.float32),
+    )  # fmt: skip
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_value_info("parts", sequence))
+    halved, chosen = half(model, seen(model))
+    assert chosen == {"conv"}
+    assert run(halved)["out"].dtype == np.float32

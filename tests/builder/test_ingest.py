@@ -15,6 +15,7 @@ from tests.builder.conftest import Save, images, residual_net
 from edgectl.builder.build import prepare
 from edgectl.builder.calibrate import calibrate
 from edgectl.builder.families import FAMILIES
+from edgectl.builder.graph import GraphIndex
 from edgectl.builder.lint import lint
 from edgectl.builder.passes import ingest
 from edgectl.builder.passes.base import Reference, run_passes
@@ -22,8 +23,10 @@ from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.quantize import quantize
+from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
+from edgectl.engines.open import open_model
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
@@ -185,13 +188,6 @@ def test_a_task_that_does_not_fit_the_model_is_a_usage_error() -> None:
         resolve_inputs(residual_net(), named)
 
 
-def test_an_open_size_that_nothing_explains_is_refused() -> None:
-    model = residual_net()
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    with pytest.raises(ModelError, match="open or absurd size"):
-        resolve_inputs(model, TENSOR)
-
-
 def test_a_small_file_that_asks_for_terabytes_is_refused_before_anything_is_allocated(save: Save) -> None:
     model = residual_net()
     model.graph.initializer.append(numpy_helper.from_array(np.asarray([1 << 20, 1 << 20], np.int64), "size"))
@@ -214,3 +210,132 @@ def test_upsample_of_an_old_opset_becomes_a_resize_that_quantizes(save: Save) ->
     assert "Resize" in {n.op_type for n in graph.graph.node}
     q = quantize(graph, calibrate(graph, images(4), data_digest="sha256:" + "0" * 64), FAMILIES["x86-vnni"])
     assert lint(q.model, q.family) == []
+
+
+def test_a_graph_without_nodes_is_refused_as_that(save: Save) -> None:
+    assert "has no nodes" in refused(save(change(lambda m: m.graph.ClearField("node"))))
+
+
+def test_outputs_without_a_shape_are_no_fault(save: Save) -> None:
+    def forget(m: ModelProto) -> None:
+        m.graph.output[0].type.tensor_type.ClearField("shape")
+
+    assert prepare(save(change(forget)), TENSOR)[0].graph.output[0].name == "out"
+
+
+@pytest.mark.parametrize("op", ["BatchNormalization", "Dropout"])
+def test_a_layer_in_training_mode_is_named(save: Save, op: str) -> None:
+    def train(m: ModelProto) -> None:
+        m.graph.node[-1].output[0] = "head"
+        if op == "Dropout":
+            m.graph.initializer.append(numpy_helper.from_array(np.asarray(0.5, np.float32), "ratio"))
+            m.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "mode"))
+            m.graph.node.append(helper.make_node(op, ["head", "ratio", "mode"], ["out"], name="late"))
+            return
+        for name in ("scale", "shift", "mean", "var"):
+            m.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), name))
+        inputs = ["head", "scale", "shift", "mean", "var"]
+        m.graph.node.append(helper.make_node(op, inputs, ["out", "m", "v"], name="late", training_mode=1))
+
+    assert refused(save(change(train))) == f"node late ({op}) is in training mode"
+
+
+def test_a_model_that_answers_differently_each_time_is_refused_with_its_node(save: Save) -> None:
+    def shake(m: ModelProto) -> None:
+        m.graph.node[-1].output[0] = "head"
+        m.graph.node.append(helper.make_node("RandomNormalLike", ["head"], ["noise"], name="dice"))
+        m.graph.node.append(helper.make_node("Add", ["head", "noise"], ["out"], name="add"))
+
+    with pytest.raises(ModelError, match=r"answers differently each time \(output out\): node dice \(RandomNormalLike\)"):
+        prepare(save(change(shake)), TENSOR)
+
+
+def with_output(m: ModelProto, nodes: list[onnx.NodeProto], name: str, kind: onnx.TypeProto) -> ModelProto:
+    m.graph.node.extend(nodes)
+    m.graph.output.append(helper.make_value_info(name, kind))
+    return m
+
+
+def test_outputs_that_are_no_tensors_of_numbers_are_left_out_of_every_comparison(save: Save) -> None:
+    model = residual_net()
+    with_output(
+        model, [helper.make_node("Cast", ["out"], ["text"], name="say", to=TensorProto.STRING)], "text",
+        helper.make_tensor_type_proto(TensorProto.STRING, [1, 8, 16, 16]),
+    )  # fmt: skip
+    with_output(
+        model, [helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1)], "parts",
+        helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None)),
+    )  # fmt: skip
+    graph, _, _ = prepare(save(model), TENSOR)
+    assert [o.name for o in graph.graph.output] == ["out", "text", "parts"]
+    engine = open_model(graph.SerializeToString(), SessionSettings())
+    assert [o.name for o in engine.outputs] == ["out"]
+    assert engine.run(images(1)[0]).keys() == {"out"}
+
+
+def test_a_model_of_strings_alone_is_refused_with_its_output(save: Save) -> None:
+    model = residual_net()
+    model.graph.node[-1].output[0] = "head"
+    model.graph.node.append(helper.make_node("Cast", ["head"], ["out"], name="say", to=TensorProto.STRING))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(ModelError, match=r"no output that is a tensor of numbers: out \(tensor\(string\)\)"):
+        prepare(save(model), TENSOR)
+
+
+def test_an_input_that_nobody_reads_stays_an_input(save: Save) -> None:
+    def add(m: ModelProto) -> None:
+        m.graph.input.insert(0, helper.make_tensor_value_info("unused", TensorProto.FLOAT, [1, 2]))
+
+    graph, inputs, _ = prepare(save(change(add)), TENSOR)
+    assert [i.name for i in inputs] == [i.name for i in graph.graph.input] == ["unused", "image"]
+
+
+def test_a_graph_that_cannot_be_simplified_is_used_as_it_is(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxslim
+
+    def wrong(model: ModelProto) -> ModelProto:
+        model.graph.node[0].attribute.remove(model.graph.node[0].attribute[0])
+        return model
+
+    def broken(model: ModelProto) -> ModelProto:
+        raise KeyError("subg_1")
+
+    for slim in (wrong, broken):
+        monkeypatch.setattr(onnxslim, "slim", slim)
+        graph, _, log = prepare(save(residual_net()), TENSOR)
+        assert [n.op_type for n in graph.graph.node] == [n.op_type for n in residual_net().graph.node]
+        assert any("without being simplified" in note for note in log.notes)
+
+
+def test_every_opset_from_7_on_is_read(save: Save) -> None:
+    want = open_model(residual_net().SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+    for opset in range(7, 27):
+        graph, _, _ = prepare(save(residual_net(opset=opset)), TENSOR)
+        got = open_model(graph.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_without_inputs_is_refused() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["w"], ["y"])], "net", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.ones(2, np.float32), "w")],
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="the model has no inputs"):
+        resolve_inputs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), TENSOR)
+
+
+def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the_data_stay_open(save: Save) -> None:
+    def more(m: ModelProto) -> None:
+        del m.graph.value_info[:]
+        m.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        m.graph.initializer.append(numpy_helper.from_array(np.ones((16, 4), np.float32), "wm"))
+        m.graph.node.append(helper.make_node("FusedMatMul", ["out", "wm"], ["product"], name="product", domain="com.microsoft"))
+        m.graph.node.append(helper.make_node("NonZero", ["r1"], ["places"], name="places"))
+        m.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, None))
+        m.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
+
+    graph, _, _ = prepare(save(change(more)), TENSOR)
+    onnx.checker.check_model(graph)
+    index = GraphIndex(graph)
+    assert index.shape("product") == (1, 8, 16, 4)
+    assert index.shape("places") is None

@@ -96,6 +96,25 @@ def test_boxes_and_scores_in_every_convention(fmt: str, unit: str) -> None:
     near(found, (36, 2, 52, 30), 0.77, 2)
 
 
+@pytest.mark.parametrize(("end", "column"), [("first", 0), ("last", 3)])
+def test_a_background_class_is_never_a_detection_and_takes_no_place(end: str, column: int) -> None:
+    """Softmax over background and three classes, far more boxes of nothing than may be detected, and two objects."""
+    boxes = np.zeros((1, 500, 4), np.float32)
+    boxes[0, :, :2] = np.random.default_rng(0).uniform(0, 50, (500, 2))
+    boxes[0, :, 2:] = boxes[0, :, :2] + 8
+    scores = np.full((1, 500, 4), 0.02, np.float32)
+    scores[0, :, column] = 0.94
+    classes = [c for c in range(4) if c != column]
+    for box, label in ((17, 1), (401, 2)):
+        scores[0, box] = 0.1
+        scores[0, box, classes[label]] = 0.7
+    found = make_decoder(task("boxes-scores", background=end, max_detections=10))({"b": boxes, "s": scores}, META)
+    assert sorted(found.cls.tolist()) == [1, 2]
+    assert found.score == pytest.approx([0.7, 0.7])
+    with pytest.raises(ModelError, match="1x500x4, it has 1x500x3"):
+        make_decoder(task("boxes-scores", background=end))({"b": boxes, "s": scores[:, :, :3]}, META)
+
+
 def test_boxes_come_back_into_the_frame() -> None:
     found = make_decoder(task("yolov8"))({"o": yolov8()}, HALF)
     near(found, (72, 0, 104, 44), 0.86, 1)

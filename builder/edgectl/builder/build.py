@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import psutil
 from onnx import ModelProto
@@ -20,17 +20,18 @@ from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.budget import CALIBRATE, LEAST_SAMPLES, PACK, READ, Budget
 from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Choice, Outcome
+from edgectl.builder.canonical import canonical, given_float16, prepare
 from edgectl.builder.causes import Barred, Why, barred
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
-from edgectl.builder.data import SampleStore, Slices, collect, random_samples, slice_samples
+from edgectl.builder.data import SampleStore, Slices, collect, npz_shapes, random_samples, slice_samples
+from edgectl.builder.fit_task import fit_background, fit_input
 from edgectl.builder.follow import read_release, update_notes, with_near_floats
+from edgectl.builder.given import given_precision
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.package import check_target, write_bundle
-from edgectl.builder.passes.base import PassLog, Reference, run_passes
-from edgectl.builder.passes.canonicalise import Canonicalise
-from edgectl.builder.passes.ingest import Ingest, read_model
-from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.passes.ingest import read_model
+from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.passes.split import split_post
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.plans import causes_of, plan_smaller, plan_variants
@@ -41,7 +42,7 @@ from edgectl.builder.telling import affordable
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
-from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.errors import EdgectlError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest
 from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
@@ -53,6 +54,8 @@ from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def build(
     compression: CompressOptions | None = None,
     smaller: SmallerInput | None = None,
     follow: Path | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
@@ -132,11 +136,44 @@ def build(
     profiles together (training that was asked for comes on top); what is left out for it is listed (:mod:`edgectl.builder.budget`).
     ``smaller``: variants of a smaller picture, in what is left then. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
+    ``shapes``: input → shape, for what the model leaves open. The task, and then an ``.npz`` of inputs, say what is not in it.
+
     ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes (:mod:`edgectl.builder.follow`).
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError`,
     :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left at ``out`` that was not there before.
     """
+    at = ["start", ""]
+
+    def heard(p: Progress) -> None:
+        at[:] = p.stage, p.message
+        if progress is not None:
+            progress(p)
+
+    try:
+        return _built(
+            model, profiles=profiles, task=task, calibration=calibration, out=out, validation=validation, max_drop=max_drop, minutes=minutes,
+            name=name, version=version, random_calibration=random_calibration, compression=compression, smaller=smaller, follow=follow,
+            shapes=shapes, progress=heard,
+        )  # fmt: skip
+    except EdgectlError:
+        raise
+    except (
+        Exception
+    ) as e:  # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
+        _log.debug("build step %s (%s) broke", *at, exc_info=True)
+        what = (str(e).strip() or "no reason given").splitlines()[0][:200]
+        raise ModelError(
+            f"build step {at[0]} ({at[1]}) broke: {type(e).__name__}: {what}",
+            hint="this is a defect of edgectl, not of the model: report it with what the same command prints with --debug",
+        ) from e
+
+
+def _built(
+    model: Path, *, profiles: Sequence[str], task: TaskSpec, calibration: str | None, out: Path, validation: str | None, max_drop: float,
+    minutes: float, name: str | None, version: str, random_calibration: bool, compression: CompressOptions | None,
+    smaller: SmallerInput | None, follow: Path | None, shapes: Mapping[str, Shape] | None, progress: Callable[[Progress], None],
+) -> BuildReport:  # fmt: skip
     budget = Budget(minutes * 60)
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
     if not loaded:
@@ -155,8 +192,7 @@ def build(
 
     def tell(stage: str, share: float, message: str, best: str = "") -> None:
         reached[0] = max(reached[0], min(1.0, share))  # a bar never runs backwards
-        if progress is not None:
-            progress(Progress(stage, reached[0], message, best))
+        progress(Progress(stage, reached[0], message, best))
 
     minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
     if minutes_to_recover:
@@ -168,7 +204,10 @@ def build(
     source, task, was_cut = split_post(read_model(model), task)
     if was_cut:
         notes.append("NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task")
-    graph, inputs, log = canonical(source, task)
+    task = fit_input(task, source, shapes or {})
+    data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
+    graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
+    notes += log.notes
     if was_cut:
         log.ran.insert(0, "split")
     if smaller is not None:
@@ -178,6 +217,8 @@ def build(
         stack.enter_context(threadpool_limits(1, "blas"))
         spool = stack.enter_context(_spool())
         slices = _data(graph, inputs, task, calibration, validation, random_calibration, spool, tell, budget)
+        task, note = _with_background(graph, task, slices)
+        notes += [note] if note else []
         shrunk = CompressionReport()
         original = None
         if compression:
@@ -192,13 +233,14 @@ def build(
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
             graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
-            original=original, release=former, budget=budget, barred=why_not,
+            original=original, release=former, budget=budget, barred=why_not, precision=given_precision(graph),
+            given=given_float16(source, inputs, notes) if original is None else None,
         )  # fmt: skip
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
             name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
             parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
-            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random, packed=bool(compression and compression.cluster),
+            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random and table is not None, packed=bool(compression and compression.cluster),
         )  # fmt: skip
         plans, choices = plan_variants(work, loaded)
         causes = {key: why for key, choice in choices.items() if (why := causes_of(work, choice))}
@@ -224,7 +266,7 @@ def build(
         notes.append(f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more")
     if budget.left(1.0) < 0:
         notes.append(f"took {-budget.left(1.0):.0f} s more than {minutes:g} min: the least that a bundle needs")
-    if slices.random:
+    if slices.random and table is not None:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
     return BuildReport(
         digest=digest, out=out, name=release, version=version, seconds=budget.used,
@@ -257,6 +299,7 @@ def _smaller(
 
 
 _SPOOL = "edgectl-samples-"
+_GLANCED_AT = 8  # samples that tell a background class
 
 
 @contextlib.contextmanager
@@ -288,23 +331,15 @@ def _release_name(text: str) -> str:
         raise UsageError(str(e), hint="give --name") from e
 
 
-def prepare(path: Path, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Read the model and bring it to the form that everything else works on: :func:`canonical`."""
-    return canonical(read_model(path), task)
-
-
-def canonical(original: ModelProto, task: TaskSpec) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
-    """Run the passes, checked against the model's own outputs on made-up inputs.
-
-    Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
-    """
-    check_sizes(original)
-    inputs = resolve_inputs(original, task)
-    rng = np.random.default_rng(0)
-    feeds = {i.name: np.asarray(rng.random(i.shape), i.dtype) if np.dtype(i.dtype).kind == "f" else np.full(i.shape, 16000 if not i.shape else 0, i.dtype) for i in inputs}  # fmt: skip
-    reference = Reference.record(original.SerializeToString(), feeds)
-    graph, log = run_passes(original, [Ingest(), StaticShapes(inputs), Canonicalise()], reference)
-    return graph, inputs, log
+def _with_background(graph: ModelProto, task: TaskSpec, slices: Slices) -> tuple[TaskSpec, str]:
+    """The task with its background class, if the model's own answers on a few samples tell that it has one."""
+    if task.decode.kind != "boxes-scores":
+        return task, ""
+    engine = open_model(graph.SerializeToString(), SessionSettings())
+    try:
+        return fit_background(task, [engine.run(s.feeds) for s in slices.calibration[:_GLANCED_AT]])
+    finally:
+        engine.close()
 
 
 def _data(
@@ -361,7 +396,7 @@ def _calibrate(
     graph: ModelProto, slices: Slices, notes: list[str], tell: Callable[[str, float, str, str], None], budget: Budget
 ) -> tuple[CalibrationTable | None, Why | None]:
     """The range table, or why there is none: a graph that is already quantized or has nothing to quantize ships as it is."""
-    why = _barred(GraphIndex(graph))
+    why = _barred(graph)
     if why is not None:
         notes.append(why.sentence)
         return None, why
@@ -380,13 +415,14 @@ def _calibrate(
     return table, None
 
 
-def _barred(index: GraphIndex) -> Why | None:
-    if any(
-        n.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger") for n in index.nodes
-    ):
+def _barred(graph: ModelProto) -> Why | None:
+    index = GraphIndex(graph)
+    if given_precision(graph) != "float32":
         return barred(Barred.QUANTIZED)
     if not weighted_nodes(index):
         return barred(Barred.NO_LAYER)
+    if loose := [o.name for o in graph.graph.output if index.is_tensor(o.name) and index.shape(o.name) is None]:
+        return barred(Barred.SIZE_OF_DATA, loose[0])
     recurrent = _states_of(index)
     return barred(Barred.RECURRENT, ", ".join(recurrent)) if recurrent else None
 

@@ -178,6 +178,11 @@ class Collector:
         seen[3] += (high - seen[3]) / n
         self.histograms.setdefault(name, Histogram()).update(values, max(-low, high))
 
+    def forget(self, name: str) -> None:
+        """As if a tensor had never been seen."""
+        self._seen.pop(name, None)
+        self.histograms.pop(name, None)
+
     def ranges(self) -> dict[str, Range]:
         return {n: Range(*v) for n, v in self._seen.items()}
 
@@ -201,10 +206,16 @@ def calibrate(
     outputs = set(index.outputs)
     watched.graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in tensors if t not in outputs)
     engine = OnnxRuntimeEngine(watched.SerializeToString(), SessionSettings())
+    masked: set[str] = set()
     count = 0
     for feeds in samples:
         for name, values in (*feeds.items(), *engine.run(feeds).items()):
-            if values.dtype == np.float32:
+            if values.dtype != np.float32 or name in masked:
+                continue
+            if name not in outputs and np.isinf(values).any() and not np.isnan(values).any():
+                masked.add(name)  # what hides a part of a softmax; it has no range, so nothing that reads it is quantized
+                collector.forget(name)
+            else:
                 collector.update(name, values)
         count += 1
         if progress is not None:

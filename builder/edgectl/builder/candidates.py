@@ -51,6 +51,8 @@ class Graph:
     precision: Precision
     followed: bool = False
     """Its codes are near those of an older release: an update takes few bytes."""
+    came_so: bool = False
+    """The model itself, in a precision below float32: there is no float form of it, and others are compared with this one."""
 
     @cached_property
     def digest(self) -> str:
@@ -72,7 +74,8 @@ class Candidate:
 
     @property
     def is_float(self) -> bool:
-        return self.graph.precision == "float32"
+        """Whether it is what others are compared with: the float model, or one that came quantized, as it came."""
+        return self.graph.precision == "float32" or self.graph.came_so
 
     @cached_property
     def digest(self) -> str:

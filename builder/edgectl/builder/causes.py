@@ -44,21 +44,28 @@ class Barred(str, Enum):
     RECURRENT = "recurrent"
     NO_KERNELS = "no kernels"
     NO_PLACE = "no place"
+    SIZE_OF_DATA = "size of data"
 
 
 def barred(why: Barred, what: str = "") -> Why:
-    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, or the machine."""
+    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the output, or the machine."""
     if why is Barred.QUANTIZED:
         return Why(
             Cause.NOTHING_TO_QUANTIZE,
-            "the model is already quantized: it ships as it is",
-            "to quantize it here, build from the float model",
+            "the model came quantized: it ships as it is, in int8 by its own codes",
+            "for a float fallback and int8 for other devices, build from the float model",
         )
     if why is Barred.NO_LAYER:
         return Why(
             Cause.NOTHING_TO_QUANTIZE, "the model has no convolution or matrix product with constant weights: it ships as float",
             "nothing to do: int8 would change nothing", "0 layers",
         )  # fmt: skip
+    if why is Barred.SIZE_OF_DATA:
+        return Why(
+            Cause.NOTHING_TO_QUANTIZE,
+            f"output {what} has a size that depends on the data, so that int8 cannot be compared with float: the model ships as float",
+            "to have int8, cut the model before what picks by the data (NonZero, NonMaxSuppression …)",
+        )
     if why is Barred.RECURRENT:
         return Why(
             Cause.NOTHING_TO_QUANTIZE, f"the model carries {what} from input to input, where errors would add up: it ships as float",

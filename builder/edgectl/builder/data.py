@@ -28,7 +28,7 @@ from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.speech.features import windows
 from edgectl.pipelines.speech.sources import read_audio
 
-__all__ = ["Pixels", "Sample", "SampleStore", "Slices", "collect", "random_samples", "slice_samples"]
+__all__ = ["Pixels", "Sample", "SampleStore", "Slices", "collect", "npz_shapes", "random_samples", "slice_samples"]
 
 MAX_SAMPLES = 512
 _MIN_SAMPLES = 8
@@ -199,6 +199,13 @@ def collect(
     return store
 
 
+def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Array → shape, samples along axis 0, of an ``.npz``. Raises :class:`DataError` if it cannot be read."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", hint="check the path of the calibration data")
+    return {name: array.shape for name, array in read_npz(path, max_bytes=_MAX_NPZ_BYTES, error=DataError).items()}
+
+
 def slice_samples(store: Sequence[Sample], validation: Sequence[Sample] | None, *, random: bool = False) -> Slices:
     """Without validation data, of every four samples two calibrate, one searches and one confirms (of many: one, one and two)."""
     n = len(store)
@@ -260,8 +267,17 @@ def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:
         feeds = {}
         for i in inputs:
             one = np.asarray(arrays[i.name][n])
-            feeds[i.name] = one[None] if i.shape[:1] == (1,) and one.shape == i.shape[1:] else one
+            one = one[None] if i.shape[:1] == (1,) and one.shape == i.shape[1:] else one
+            feeds[i.name] = _as_float(one, i)
         yield Sample(feeds)
+
+
+def _as_float(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Numbers in another float type than the model takes: numpy's own is float64. What does not fit becomes infinite, and is refused."""
+    if array.dtype.kind != "f" or np.dtype(spec.dtype).kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        return np.asarray(array, spec.dtype)
 
 
 def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], store: SampleStore) -> Iterator[Sample]:

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-__all__ = ["GraphIndex", "attribute", "np_dtype", "shape_of", "subgraphs"]
+__all__ = ["GraphIndex", "all_graphs", "all_nodes", "attribute", "np_dtype", "reads", "real_inputs", "shape_of", "subgraphs"]
 
 
 class GraphIndex:
@@ -21,7 +21,7 @@ class GraphIndex:
         self.model = model
         self.nodes: list[NodeProto] = list(graph.node)
         self.initializers: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
-        self.inputs = [i.name for i in graph.input if i.name not in self.initializers]
+        self.inputs = [i.name for i in real_inputs(model)]
         self.outputs = [o.name for o in graph.output]
         self.producer: dict[str, NodeProto] = {o: n for n in graph.node for o in n.output if o}
         self.readers: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
@@ -29,8 +29,15 @@ class GraphIndex:
             for i, name in enumerate(n.input):
                 if name:
                     self.readers[name].append((n, i))
-        self.captured = {name for n in graph.node for sub in subgraphs(n) for name in _reads(sub)}
+        self.captured = {name for n in graph.node for sub in subgraphs(n) for name in _outer_reads(sub)}
+        self._kept = frozenset(self.outputs)
         self._info = {v.name: v for v in (*graph.value_info, *graph.input, *graph.output)}
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        """The one node that reads a tensor, once; None if something else needs it, too: another node, a subgraph, the outside."""
+        readers = self.readers.get(name, [])
+        alone = len(readers) == 1 and name not in self.captured and name not in self._kept
+        return readers[0][0] if alone else None
 
     def weights(self, name: str) -> NDArray[np.generic] | None:
         """The value of an initializer; None if the tensor is not one."""
@@ -47,6 +54,11 @@ class GraphIndex:
         """Whether a tensor that a node makes or the graph is given is float32 (unknown types are not)."""
         info = self._info.get(name)
         return info is not None and info.type.tensor_type.elem_type == TensorProto.FLOAT
+
+    def is_tensor(self, name: str) -> bool:
+        """Whether a value is known to be a tensor, and no sequence, map or optional."""
+        info = self._info.get(name)
+        return info is not None and info.type.HasField("tensor_type")
 
 
 def shape_of(info: ValueInfoProto) -> tuple[int, ...] | None:
@@ -74,10 +86,33 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from a.graphs
 
 
-def _reads(graph: GraphProto) -> Iterator[str]:
-    """Names that a subgraph reads, its own ones included (harmless: they are never outer names)."""
+def real_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Without the initializers that old exporters list among the inputs."""
+    initializers = {t.name for t in model.graph.initializer}
+    return [i for i in model.graph.input if i.name not in initializers]
+
+
+def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and every one inside it."""
+    yield graph
     for n in graph.node:
-        yield from n.input
         for sub in subgraphs(n):
-            yield from _reads(sub)
-    yield from (o.name for o in graph.output)
+            yield from all_graphs(sub)
+
+
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of every one inside it."""
+    for one in all_graphs(graph):
+        yield from one.node
+
+
+def reads(node: NodeProto) -> list[str]:
+    """Every tensor that a node needs: its inputs, and what its subgraphs read from outside."""
+    return [i for i in node.input if i] + [name for sub in subgraphs(node) for name in _outer_reads(sub)]
+
+
+def _outer_reads(graph: GraphProto) -> list[str]:
+    """Names that a subgraph reads and does not make; each once, in order."""
+    own = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
+    read = [*(i for n in graph.node for i in reads(n)), *(o.name for o in graph.output)]
+    return [name for name in dict.fromkeys(read) if name not in own]

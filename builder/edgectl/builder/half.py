@@ -5,7 +5,7 @@ pairs become float16 with it (ONNX opset 19), because a convolution has the type
 graph keep their types.
 
 What stays float32 (the rules of ModelOpt's AutoCast, reference/builder.md §2): nodes that see a value above 512, constants outside
-float16, reductions, exponentials and normalisations, and nodes whose values were never seen. TensorRT 8.x does not need this: its
+float16, reductions, exponentials and normalisations, recurrent layers and what feeds them, and nodes whose values were never seen. TensorRT 8.x does not need this: its
 builder flag chooses float16 by itself.
 """
 
@@ -18,6 +18,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.graph import GraphIndex, subgraphs
+from edgectl.builder.placement import MOVES
 from edgectl.core.errors import ModelError
 
 __all__ = ["half"]
@@ -33,6 +34,8 @@ _FLOAT32 = frozenset(
      "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 )  # fmt: skip
 _ALWAYS_FLOAT32 = {"Resize": (1, 2)}  # inputs that are float32 whatever the type of the data
+_LOOPS = ("LSTM", "GRU", "RNN", "Loop", "Scan")
+_PASSES_ON = frozenset((*MOVES, "Concat", "Cast", "Pad"))
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -67,7 +70,7 @@ class _Writer:
         self._made: set[str] = set()
         """Tensors that are float16 in the written graph."""
         self._casts: dict[tuple[str, bool], str] = {}
-        self.chosen = {n.name for n in self._index.nodes if n.op_type not in _PAIR and self._safe(n)}
+        self.chosen = {n.name for n in self._index.nodes if n.op_type not in _PAIR and self._safe(n)} - self._before_loops()
         """Nodes that compute in float16."""
 
     def write(self) -> ModelProto:
@@ -91,7 +94,7 @@ class _Writer:
         if n.op_type in _FLOAT32 or n.op_type.startswith("Reduce") or n.domain not in ("", "ai.onnx") or any(subgraphs(n)):
             return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
-        if not floats or any(t in index.captured for t in n.output):
+        if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
             return False
         for i, t in enumerate(n.input):
             if i in _ALWAYS_FLOAT32.get(n.op_type, ()) or not t:
@@ -103,6 +106,24 @@ class _Writer:
             elif value is None and index.is_float(t) and not self._fits(t):
                 return False
         return all(self._fits(t) for t in n.output if t and index.is_float(t))
+
+    def _before_loops(self) -> set[str]:
+        """What makes the inputs of recurrent layers, back to the first node that computes something.
+
+        These layers compute in float32. Where a cast is the last thing before one, or only moves lie between, TensorRT takes the
+        cast into the loop, over one time step, and refuses the graph ("Mismatched number of elements in reshape").
+        """
+        index = self._index
+        found: set[str] = set()
+        todo = [t for n in index.nodes if n.op_type in _LOOPS for t in n.input if t and index.is_float(t)]
+        while todo:
+            made = index.producer.get(todo.pop())
+            if made is None or made.name in found:
+                continue
+            found.add(made.name)
+            if made.op_type in _PASSES_ON:
+                todo.extend(t for t in made.input if t and index.is_float(t))
+        return found
 
     def _fits(self, tensor: str) -> bool:
         """Whether all that was seen of a tensor is well inside float16; for one behind a DequantizeLinear its scales decide, too."""
@@ -174,7 +195,8 @@ class _Writer:
 
     def _rename(self, output: str) -> None:
         """A float16 tensor behind a graph output of type float32."""
-        inner = f"{output}_inner"
+        taken = {t for node in self._nodes for t in (*node.input, *node.output)}.union(self._index.inputs)
+        inner = next(n for i in range(len(taken) + 1) if (n := f"{output}_inner{'_' * i}") not in taken)
         for node in self._nodes:
             node.output[:] = [inner if o == output else o for o in node.output]
             node.input[:] = [inner if i == output else i for i in node.input]

@@ -15,7 +15,7 @@ from onnx.shape_inference import infer_shapes
 from edgectl.builder.dla import refusal
 from edgectl.builder.families import Family
 from edgectl.builder.graph import GraphIndex, attribute
-from edgectl.builder.placement import MOVES, WEIGHTED, heads, weight_axis
+from edgectl.builder.placement import MOVES, WEIGHTED, fewest_channels, heads, weight_axis
 from edgectl.core.errors import ModelError
 
 __all__ = ["RULES", "check", "lint"]
@@ -99,9 +99,7 @@ def _biases(index: GraphIndex, family: Family) -> Iterator[str]:
 def _size(index: GraphIndex, family: Family) -> Iterator[str]:
     """TensorRT: int8 loses on few channels and on matrix-vector products."""
     for n, dequantize in _quantized(index):
-        dims = index.initializers[dequantize.input[0]].dims
-        narrow = min(dims[0], dims[1] * attribute(n, "group", 1)) if n.op_type == "Conv" else min(dims[:2])
-        if narrow < family.min_channels:
+        if fewest_channels(n, index.initializers[dequantize.input[0]].dims) < family.min_channels:
             yield f"{n.name}: fewer than {family.min_channels} channels in int8"
         shape = index.shape(n.output[0])
         if n.op_type in ("Gemm", "MatMul") and not family.quantize_gemv and shape is not None and shape[-2:][0] == 1:
@@ -113,10 +111,12 @@ def _activation_fused(index: GraphIndex, family: Family) -> Iterator[str]:
     if family.placement == "everything":
         return
     for n in _all(index, "Relu", "Clip"):
+        if index.only_reader(n.input[0]) is None:
+            continue  # somebody else needs the layer's own result
         before = _dequantized(index, n.input[0])
         source = index.producer.get(before.input[0]) if before else None
         maker = index.producer.get(source.input[0]) if source is not None else None
-        if maker is not None and maker.op_type in WEIGHTED and len(index.readers[maker.output[0]]) == 1:
+        if maker is not None and maker.op_type in WEIGHTED and index.only_reader(maker.output[0]) is not None:
             yield f"{n.name}: a quantization lies between it and {maker.name}"
 
 

@@ -6,6 +6,8 @@ one scale with their input, so that the runtime drops the Q/DQ around them.
 
 ``everything`` placement (DLA): each tensor of each layer that DLA runs (:mod:`edgectl.builder.dla`).
 
+Outputs of the graph are float, also where a layer inside reads them: that layer reads the pair beside.
+
 ``inputs`` placement (TensorRT): every input of a weighted node; of a residual add only the branch that does not come from a
 convolution, because convolution + add fuses and takes its int8 type from the skip branch.
 """
@@ -22,9 +24,19 @@ from onnx import NodeProto
 from edgectl.builder.calibrate import Range
 from edgectl.builder.dla import refusal
 from edgectl.builder.families import Family
-from edgectl.builder.graph import GraphIndex, attribute
+from edgectl.builder.graph import GraphIndex, attribute, reads
 
-__all__ = ["MOVES", "WEIGHTED", "Placement", "heads", "place", "plain_product", "weight_axis", "weighted_nodes"]
+__all__ = [
+    "MOVES",
+    "WEIGHTED",
+    "Placement",
+    "fewest_channels",
+    "heads",
+    "place",
+    "plain_product",
+    "weight_axis",
+    "weighted_nodes",
+]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVES = ("MaxPool", "Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Resize")  # fmt: skip
@@ -75,7 +87,7 @@ def heads(index: GraphIndex) -> frozenset[str]:
         if node.name in weighted:
             found.add(node.name)
         else:
-            todo.extend(node.input)
+            todo.extend(reads(node))
     return frozenset(found)
 
 
@@ -104,6 +116,10 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
     assert weight is not None
     if weight.dtype != "float32" or n.input[0] not in ranges or n.input[0] in index.initializers:
         return "its input was not calibrated or its weight is not float32"
+    if not weight.size:
+        return "it has no weights"
+    if len(n.input) > 2 and n.input[2] and n.input[2] not in index.initializers:
+        return "its bias is computed"
     if n.op_type in ("Gemm", "MatMul"):
         if reason := plain_product(n, weight):
             return reason
@@ -111,14 +127,22 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
         if not family.quantize_gemv and (shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels):
             return "matrix-vector product"
         return ""
-    group = attribute(n, "group", 1)
-    if n.op_type == "ConvTranspose" and group > 1:
+    if n.op_type == "ConvTranspose" and attribute(n, "group", 1) > 1:
         return "grouped transposed convolution"
-    if n.op_type == "Conv":
-        channels_in, channels_out = weight.shape[1] * group, weight.shape[0]
-        if min(channels_in, channels_out) < family.min_channels:
-            return f"fewer than {family.min_channels} channels"
+    if fewest_channels(n, weight.shape) < family.min_channels:
+        return f"fewer than {family.min_channels} channels"
     return ""
+
+
+def fewest_channels(n: NodeProto, weight: Sequence[int]) -> int:
+    """Input or output channels of a convolution, transposed or not, or rows or columns of a product: the fewer of the two.
+
+    ``weight``: its shape. A depthwise convolution counts its groups.
+    """
+    group = attribute(n, "group", 1)
+    if n.op_type == "Conv":
+        return min(weight[0], weight[1] * group)
+    return min(weight[0], weight[1] * group) if n.op_type == "ConvTranspose" else min(weight[:2])
 
 
 def plain_product(n: NodeProto, weight: NDArray[np.generic]) -> str:
@@ -142,7 +166,7 @@ def _by_inputs(
     for n in index.nodes:
         if n.op_type != "Add" or any(i in index.initializers for i in n.input):
             continue
-        fused = [i for i in range(2) if n.input[i] in convs and len(index.readers[n.input[i]]) == 1]
+        fused = [i for i in range(2) if n.input[i] in convs and index.only_reader(n.input[i]) is not None]
         skip = 1 - fused[0] if fused else None
         if skip is not None and n.input[skip] in ranges:
             edges.add((n.name, skip))
@@ -235,13 +259,13 @@ def _by_tensors(
 
     tensors = []
     for t in [*index.inputs, *(o for n in index.nodes for o in n.output)]:
-        if t not in ranges or (t in outputs and t not in index.inputs):
+        if t not in ranges:
             continue
         made = quantized(t)
-        readers = [n for n, _ in index.readers[t]]
-        if made and len(readers) == 1 and readers[0].op_type in _ACTIVATIONS and readers[0].name in chosen:
-            continue  # the pair goes behind the activation
-        if made or any(n.name in chosen and n.op_type not in _ACTIVATIONS for n in readers):
+        only = index.only_reader(t)
+        if made and only is not None and only.op_type in _ACTIVATIONS:
+            continue  # the pair goes behind the activation; if that makes an output of the graph, there is none
+        if made or any(n.name in chosen and n.op_type not in _ACTIVATIONS for n, _ in index.readers[t]):
             tensors.append(t)
     return Placement(frozenset(chosen), tuple(tensors), None, _shared_scales(index, chosen, tensors, ranges), reasons)
 

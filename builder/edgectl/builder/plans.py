@@ -16,6 +16,7 @@ from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.budget import PACK
 from edgectl.builder.candidates import Candidate, Choice, Graph, Outcome, Pick
 from edgectl.builder.causes import SPEED, Barred, Why, barred, of_search, over_budget, ran_out
+from edgectl.builder.given import GIVEN
 from edgectl.builder.half import half
 from edgectl.builder.lab import HostLab
 from edgectl.builder.plans_tensorrt import tensorrt_plans
@@ -25,7 +26,17 @@ from edgectl.builder.search import Goal, search
 from edgectl.builder.smaller import WORTH, against
 from edgectl.builder.tuning import TuningLog
 from edgectl.builder.variants import VariantPlan
-from edgectl.builder.work import Work, float_layers, limit_of, numerically_best, recipe_of, recipes_of, rungs_of, say_interval
+from edgectl.builder.work import (
+    Work,
+    float_layers,
+    limit_of,
+    numerically_best,
+    recipe_as_is,
+    recipe_of,
+    recipes_of,
+    rungs_of,
+    say_interval,
+)
 from edgectl.core.bundle import Recipe, Runtime, SessionSettings, requirement_met
 from edgectl.core.errors import ModelError
 from edgectl.core.measured import Context, Measured, Standing
@@ -123,7 +134,9 @@ def _measurable(profile: DeviceProfile, machine: Machine) -> bool:
 def _measure(work: Work, p: DeviceProfile, family: str | None, start: float, parts: int, *, share: float = 1.0) -> Choice:
     """``share``: of the time that is left, where others are still to be measured."""
     recipes = {} if family is None else recipes_of(work, family)
-    graphs = [Graph("float", work.float_bytes, "float32")]
+    graphs = [_as_is(work)]
+    if work.given is not None:
+        graphs.append(Graph(f"{GIVEN}-float16", work.given, "float16"))
     graphs += [Graph(n, q.model.SerializeToString(deterministic=True), "int8", q.followed) for n, q in recipes.items()]
     runtimes: list[Runtime] = [r for r in p.runtimes if r != "tensorrt" and r in work.machine.runtimes]
     cores = min(p.cpu.max_threads, work.machine.cores)
@@ -133,6 +146,13 @@ def _measure(work: Work, p: DeviceProfile, family: str | None, start: float, par
     rungs = None if family is None else rungs_of(work, family)
     known: dict[tuple[str, Runtime], Accuracy] = {(n, "onnxruntime"): a for n, a in (rungs.judged if rungs else {}).items()}
     return _search(work, p, bases, known, [t for t in (2, 4, 8) if t <= cores], work.budget.rounds_s() * share, start, parts)
+
+
+def _as_is(work: Work) -> Graph:
+    """The model itself, which others are compared with."""
+    if work.precision == "float32":
+        return Graph("float", work.float_bytes, "float32")
+    return Graph(GIVEN, work.float_bytes, work.precision, came_so=True)
 
 
 def _search(
@@ -186,7 +206,7 @@ def _has_cuda(p: DeviceProfile, machine: Machine) -> bool:
 
 def _measure_cuda(work: Work, p: DeviceProfile, start: float, parts: int) -> Choice:
     """Float32 and float16 on the GPU by ONNX Runtime, which has no fast int8 there: what TensorRT has to beat, and the way without it."""
-    graphs = [Graph("float", work.float_bytes, "float32")]
+    graphs = [_as_is(work)]
     if work.table is not None:
         halved, _ = half(work.model, {t: max(-r.low, r.high) for t, r in work.table.ranges.items()})
         graphs.append(Graph("half", halved.SerializeToString(deterministic=True), "float16"))
@@ -216,7 +236,8 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     first as well, as a variant of its own: a few kilobytes, its files are shared.
     """
     causes = causes_of(work, choice)
-    work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {causes[0].text if causes else choice.reason}")
+    reason = choice.reason if work.precision == "float32" else "the only form of a model that came quantized"
+    work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {causes[0].text if causes else reason}")
     work.notes.extend(f"{p.name}: also: {why.text}" for why in causes[1:] if why.cause not in SPEED)
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
     if slower := slower_followed(choice):
@@ -224,7 +245,7 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     plans, fallback = [], _fallback(work, p, choice.fallback)
     for pick in choice.picks:
         o = pick.outcome
-        if o.candidate.graph.precision == "int8" and o.accuracy is not None:
+        if not o.candidate.is_float and o.accuracy is not None:
             say_interval(work, p, o.candidate.name, o.accuracy)
         is_fallback = choice.fallback is not None and o.candidate == choice.fallback.candidate
         if not is_fallback or ("fast" in pick.roles and len(choice.picks) > 1):
@@ -236,15 +257,28 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
 
 def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> VariantPlan:
     c = pick.outcome.candidate
-    quantized = None if family is None or c.is_float else recipes_of(work, family)[c.graph.recipe]
-    isa = () if c.is_float else _isa(p, work.machine, family)
+    quantized = None if family is None or c.is_float else recipes_of(work, family).get(c.graph.recipe)
+    isa = () if quantized is None else _isa(p, work.machine, family)
     return VariantPlan(
         profile=p.name, variant="-".join((c.runtime, c.graph.precision, *(() if "fast" in pick.roles else pick.roles[:1]))),
         runtime=c.runtime, requires=(f"arch:{work.machine.arch}", *isa), model=c.graph.model,
-        recipe=_FLOAT if quantized is None or family is None else recipe_of(work, family, c.graph.recipe, quantized),
+        recipe=_plain_recipe(work, c) if quantized is None or family is None else recipe_of(work, family, c.graph.recipe, quantized),
         precision=c.graph.precision, session=c.settings, layers=() if quantized is None else quantized.layers,
-        accuracy=pick.outcome.accuracy, measured=pick.outcome.measured, roles=pick.roles,
+        accuracy=pick.outcome.accuracy, measured=_measured_as(work, pick.outcome), roles=pick.roles,
     )  # fmt: skip
+
+
+def _plain_recipe(work: Work, c: Candidate) -> Recipe:
+    """Of a candidate that nothing was quantized for: the float model, or one as it came."""
+    return _FLOAT if c.graph.precision == "float32" else Recipe(family=GIVEN, precision=c.graph.precision)
+
+
+def _measured_as(work: Work, o: Outcome) -> Measured | None:
+    """What was measured; without a float form of the model there is no ratio to it."""
+    if o.measured is None or work.precision == "float32":
+        return o.measured
+    fresh = o.measured.fresh and o.measured.fresh.model_copy(update={"ratio_to_float": None})
+    return o.measured.model_copy(update={"ratio_to_float": None, "fresh": fresh})
 
 
 def _folded(work: Work, plan: VariantPlan, reference: SessionSettings | None = None) -> VariantPlan:
@@ -316,12 +350,12 @@ def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, .
 
 
 def _fallback(work: Work, p: DeviceProfile, measured: Outcome | None) -> VariantPlan:
-    """Float in ONNX Runtime: runs on any machine of the profile's architecture."""
+    """The model itself, float unless it came quantized, in ONNX Runtime: runs on any machine of the profile's architecture."""
     session = measured.candidate.settings if measured else SessionSettings(threads=min(2, p.cpu.max_threads))
     return VariantPlan(
-        profile=p.name, variant="cpu-float32", runtime="onnxruntime", requires=(p.arch_requirement,), model=work.float_bytes,
-        recipe=_FLOAT.model_copy(update={"passes": tuple(work.log.ran)}), precision="float32", session=session,
-        accuracy=measured.accuracy if measured else None, measured=measured.measured if measured else None, fallback=True,
+        profile=p.name, variant=f"cpu-{work.precision}", runtime="onnxruntime", requires=(p.arch_requirement,), model=work.float_bytes,
+        recipe=recipe_as_is(work), precision=work.precision, session=session,
+        accuracy=measured.accuracy if measured else None, measured=_measured_as(work, measured) if measured else None, fallback=True,
         layers=float_layers(work, host_family(work.machine) if p.cpu.family == "host" else p.cpu.family),
     )  # fmt: skip
 

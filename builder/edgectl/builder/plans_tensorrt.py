@@ -8,12 +8,13 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from edgectl.builder.calibrate import CalibrationTable
+from edgectl.builder.given import unfit_for_tensorrt
 from edgectl.builder.half import half
 from edgectl.builder.quantize import symmetric_ranges
 from edgectl.builder.telling import affordable
 from edgectl.builder.variants import VariantPlan
-from edgectl.builder.work import Work, basis_of, float_layers, limit_of, numerically_best, recipe_of
-from edgectl.core.bundle import LAYER_RANGES, Precision, Recipe, SessionSettings
+from edgectl.builder.work import Work, basis_of, float_layers, limit_of, numerically_best, recipe_as_is, recipe_of
+from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.open import open_model
 
@@ -28,6 +29,10 @@ def tensorrt_plans(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no float16 scales and
     chooses float16 by itself. A profile that asks for DLA gets that first.
     """
+    if why := unfit_for_tensorrt(work.model):
+        came = "" if work.precision == "float32" else ", in the form that the model came in; build from the float model"
+        work.notes.append(f"{p.name}: no TensorRT variant: TensorRT does not take {why}{came}")
+        return []
     work.notes.append(f"{p.name}: {_ON_DEVICE}")
     assert p.tensorrt is not None
     return [*(_dla(work, p) if p.tensorrt.dla_core is not None else ()), *_gpu(work, p, p.tensorrt)]
@@ -57,10 +62,10 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
 def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPlan]:
     best = numerically_best(work, "trt-gpu", p)
     if best is None:
-        graph, table, recipe = work.model, work.table, Recipe(family="float", passes=tuple(work.log.ran), plan="on-device")
+        graph, table, recipe = work.model, work.table, recipe_as_is(work).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
-            profile=p.name, variant="tensorrt-float32", runtime="tensorrt", requires=(), model=work.float_bytes, recipe=recipe,
-            precision="float32", session=SessionSettings(), layers=float_layers(work, "trt-gpu"),
+            profile=p.name, variant=f"tensorrt-{work.precision}", runtime="tensorrt", requires=(), model=work.float_bytes, recipe=recipe,
+            precision=work.precision, session=SessionSettings(), layers=float_layers(work, "trt-gpu"),
         )  # fmt: skip
     else:
         name, quantized, accuracy = best

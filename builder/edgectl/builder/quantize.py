@@ -55,9 +55,9 @@ def quantize(
     return Quantized(writer.write(), placement, tuple(writer.reports), family, ranges)
 
 
-def _hand_over(graph: onnx.GraphProto, output: str) -> None:
+def _hand_over(graph: onnx.GraphProto, output: str, dequantized: str) -> None:
     """A quantized graph output: its name goes to what its DequantizeLinear makes."""
-    names = {output: f"{output}_value", f"{output}_dq": output}
+    names = {output: f"{output}_value", dequantized: output}
     for node in graph.node:
         node.input[:] = [names.get(i, i) for i in node.input]
         node.output[:] = [names.get(o, o) for o in node.output]
@@ -103,6 +103,12 @@ class _Writer:
         self._constants: dict[str, onnx.TensorProto] = {}
         self._params = self._all_params()
         self.reports: list[LayerReport] = []
+        taken = {*index.inputs, *index.initializers, *index.producer}
+        self._mark = ""
+        while any(
+            self._made(t, what) in taken for t in (*index.inputs, *index.producer) for what in ("q", "dq", "scale", "zero")
+        ):
+            self._mark += "_"
 
     def write(self) -> ModelProto:
         index, wanted = self._index, set(self._placement.tensors)
@@ -121,7 +127,7 @@ class _Writer:
             for i, name in enumerate(source.input):
                 edges = self._placement.edges
                 if name in wanted and (edges is None or (source.name, i) in edges):
-                    node.input[i] = f"{name}_dq"
+                    node.input[i] = self._made(name, "dq")
             if source.name in weighted:
                 graph.node.extend(self._weights(source, node))
             else:
@@ -131,8 +137,9 @@ class _Writer:
             for t in source.output:
                 if t in wanted:
                     graph.node.extend(self._pair(t))
-        for o in wanted.intersection(index.outputs):
-            _hand_over(graph, o)
+        if self._family.placement == "everything":
+            for o in wanted.intersection(index.outputs) - set(index.inputs):
+                _hand_over(graph, o, self._made(o, "dq"))
         read = {i for n in graph.node for i in n.input} | index.captured | {o.name for o in graph.output}
         graph.initializer.extend(t for t in index.model.graph.initializer if t.name in read)
         graph.initializer.extend(t for n, t in self._constants.items() if n in read)
@@ -161,12 +168,17 @@ class _Writer:
 
     def _pair(self, tensor: str) -> tuple[NodeProto, NodeProto]:
         scale, zero = self._params[tensor]
-        s = self._constant(f"{tensor}_scale", np.asarray(scale, np.float32))
-        z = self._constant(f"{tensor}_zero", np.asarray(zero, self._family.activation))
+        s = self._constant(self._made(tensor, "scale"), np.asarray(scale, np.float32))
+        z = self._constant(self._made(tensor, "zero"), np.asarray(zero, self._family.activation))
+        q, dq = self._made(tensor, "q"), self._made(tensor, "dq")
         return (
-            helper.make_node("QuantizeLinear", [tensor, s, z], [f"{tensor}_q"], name=f"{tensor}_QuantizeLinear"),
-            helper.make_node("DequantizeLinear", [f"{tensor}_q", s, z], [f"{tensor}_dq"], name=f"{tensor}_DequantizeLinear"),
+            helper.make_node("QuantizeLinear", [tensor, s, z], [q], name=f"{tensor}_QuantizeLinear"),
+            helper.make_node("DequantizeLinear", [q, s, z], [dq], name=f"{tensor}_DequantizeLinear"),
         )
+
+    def _made(self, tensor: str, what: str) -> str:
+        """The name of a part of a tensor's pair: ``x_dq``, and with more underscores in a graph that has such a name already."""
+        return f"{tensor}{self._mark}_{what}"
 
     def _weights(self, source: NodeProto, node: NodeProto) -> list[NodeProto]:
         """Weight and bias of one node: int8 (int32) initializers, each behind a DequantizeLinear."""
@@ -188,6 +200,8 @@ class _Writer:
             bias_codes = np.clip(np.rint(np.asarray(bias, np.float64) / bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
             added.append(self._dequantize(f"{source.name}_bias", bias_codes, bias_scale, 0))
             node.input[2] = f"{source.name}_bias_dq"
+        elif bias is not None and self._index.only_reader(source.input[2]) is None:
+            node.input[2] = self._constant(f"{source.name}_bias", bias)  # reconstruction shifts it, of this layer alone
         return added
 
     def _dequantize(self, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int) -> NodeProto:
@@ -202,7 +216,7 @@ class _Writer:
             return
         for i, operand in enumerate(source.input):
             value = self._index.weights(operand)
-            if value is None or value.dtype != np.float32 or self._family.placement == "inputs":
+            if value is None or value.dtype != np.float32 or not value.size or self._family.placement == "inputs":
                 continue
             scale, zero = activation_params(float(value.min()), float(value.max()), self._family)
             info = np.iinfo(self._family.activation)

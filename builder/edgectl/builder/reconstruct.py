@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.families import Family
-from edgectl.builder.graph import GraphIndex, attribute
+from edgectl.builder.graph import GraphIndex, attribute, reads
 from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.quantize import Quantized
 from edgectl.core.bundle import SessionSettings
@@ -36,6 +36,7 @@ Patches = NDArray[np.float32]
 ROWS = 3072
 """Input patches that a layer is fitted on."""
 _MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
+_MAX_VALUE = 1e15  # the square of what is larger leaves float32
 _RIDGE = 0.01  # of the mean variance of an input
 _BLOCK = 32  # inputs whose rounding errors are spread over the rest in one product
 
@@ -180,7 +181,7 @@ def _refit(
     scale = scale.reshape(layer.weight.shape[0], layer.weight.shape[1], 1)
     mean_want, mean_seen = (x.mean(axis=1, keepdims=True, dtype=np.float64) for x in (want, seen))
     codes = np.clip(np.rint((layer.weight if fitted is None else fitted) / scale), -weight_max, weight_max)
-    if layer.weight.shape[2] <= _MAX_INPUTS:
+    if layer.weight.shape[2] <= _MAX_INPUTS and max(float(np.abs(x).max(initial=0.0)) for x in (want, seen)) < _MAX_VALUE:
         a, b = want - mean_want.astype(np.float32), seen - mean_seen.astype(np.float32)
         codes = _round(layer.weight, scale, a, b, weight_max, fitted)
         held = stored[dequantize.input[0]]
@@ -249,23 +250,23 @@ class Walk:
         self._inputs = set(known)
         self._last: dict[str, int] = defaultdict(int)
         for step, target in enumerate(self._targets):
-            nodes, reads = self._needs(target, known)
-            self._steps.append((nodes, reads))
+            nodes, given = self._needs(target, known)
+            self._steps.append((nodes, given))
             known.add(target)
-            for name in (*reads, target):
+            for name in (*given, target):
                 self._last[name] = step
         self._at = 0
 
     def next(self) -> list[NDArray[np.float32]]:
         """The next target's value, per sample."""
-        target, (nodes, reads), step = self._targets[self._at], self._steps[self._at], self._at
+        target, (nodes, given), step = self._targets[self._at], self._steps[self._at], self._at
         self._at += 1
         if target in self._inputs:
             values = [np.asarray(f[target], np.float32) for f in self._samples]
         elif not nodes:
             values = self._values[target]
         else:
-            values = self._run(target, nodes, reads)
+            values = self._run(target, nodes, given)
         self._values[target] = values
         for name in [n for n in self._values if self._last[n] <= step]:
             del self._values[name]
@@ -276,29 +277,29 @@ class Walk:
         if target in known:
             return [], [target] if target not in self._inputs else []
         nodes: dict[str, NodeProto] = {}
-        reads: dict[str, None] = {}
+        given: dict[str, None] = {}
         todo = [target]
         while todo:
             node = self.makers[todo.pop()]
             if node.name in nodes:
                 continue
             nodes[node.name] = node
-            for name in node.input:
+            for name in reads(node):
                 if name in known:
-                    reads[name] = None
-                elif name and name not in self._initializers:
+                    given[name] = None
+                elif name not in self._initializers:
                     todo.append(name)
-        return sorted(nodes.values(), key=lambda n: self._order[n.name]), list(reads)
+        return sorted(nodes.values(), key=lambda n: self._order[n.name]), list(given)
 
-    def _run(self, target: str, nodes: list[NodeProto], reads: list[str]) -> list[NDArray[np.float32]]:
-        constants = {i for n in nodes for i in n.input} & self._initializers.keys()
-        given = [{r: f[r] if r in self._inputs else self._values[r][i] for r in reads} for i, f in enumerate(self._samples)]
+    def _run(self, target: str, nodes: list[NodeProto], known: list[str]) -> list[NDArray[np.float32]]:
+        constants = {i for n in nodes for i in reads(n)} & self._initializers.keys()
+        given = [{r: f[r] if r in self._inputs else self._values[r][i] for r in known} for i, f in enumerate(self._samples)]
         inputs = [
             helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for r, v in given[0].items()
         ]
         piece = helper.make_model(
             helper.make_graph(
-                [_beside(n, set(reads)) for n in nodes], "piece", inputs, [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
+                [_beside(n, set(known)) for n in nodes], "piece", inputs, [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
                 [self._initializers[c] for c in sorted(constants)],
             ),
             opset_imports=list(self._model.opset_import), ir_version=self._model.ir_version, functions=list(self._model.functions),

@@ -109,6 +109,8 @@ def sqnr_db(reference: list[Outputs], got: list[Outputs]) -> float:
         if not np.all(np.isfinite(noise)):
             return -120.0
         amplitude = np.sqrt(signal)
+        if not amplitude.size:
+            continue  # an output without values has no noise
         relative = float(np.sum(noise / np.maximum(amplitude, amplitude.max() * 1e-3 + 1e-30)) / max(amplitude.sum(), 1e-30))
         if relative:
             worst = min(worst, -10 * math.log10(relative))

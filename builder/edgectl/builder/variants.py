@@ -19,6 +19,7 @@ from edgectl.builder.calibrate import CalibrationTable
 from edgectl.builder.compress.weights import weight_regions
 from edgectl.builder.data import Sample
 from edgectl.builder.package import VariantContent, provenance, sbom
+from edgectl.builder.passes.base import NOUGHT, rounding_of
 from edgectl.builder.route import pixel_feeds
 from edgectl.core.bundle import (
     LAYER_CALIBRATION,
@@ -182,12 +183,15 @@ def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Feeds], list[Ou
         share = _QUANTIZATION_SHARE[plan.runtime] if plan.golden is None else _IMPLICIT_SHARE
         noise.append(_noise(golden, _run(identity.float_model, plain), share))
     tolerances = {}
-    for name in golden[0]:
-        largest = max(float(np.abs(o[name].astype(np.float64)).max(initial=0.0)) for o in golden)
+    sizes = {n: max(float(np.abs(o[n].astype(np.float64)).max(initial=0.0)) for o in golden) for n in golden[0]}
+    rounding = rounding_of(identity.float_model, plain[0]) if min(sizes.values()) <= NOUGHT else {}
+    for name, largest in sizes.items():
         if not np.isfinite(largest):
             raise ModelError(f"output {name} of variant {plan.variant} is not finite on its golden samples")
         max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
         cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
+        if largest <= rounding.get(name, 0.0):  # all of it is rounding, and another machine rounds in another direction
+            max_abs, cosine = max(max_abs, largest + rounding[name]), 0.0
         tolerances[name] = Tolerance(cosine=round(max(0.0, cosine), 6), max_abs=float(f"{max_abs:.4g}"))
     return inputs, golden, tolerances
 

@@ -17,11 +17,12 @@ from edgectl.builder.causes import Why
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES, Family
 from edgectl.builder.follow import PREFIX, Release, with_followed
+from edgectl.builder.given import GIVEN
 from edgectl.builder.ladder import Basis, Rungs, Tune, climb, float_report, prepare_basis
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.quantize import Quantized
 from edgectl.builder.telling import Told, affordable, in_all, needed, pooled, say_untold, told
-from edgectl.core.bundle import LayerReport, Recipe, SessionSettings
+from edgectl.core.bundle import LayerReport, Precision, Recipe, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.probe import Machine, host_family
@@ -35,6 +36,7 @@ __all__ = [
     "float_layers",
     "limit_of",
     "numerically_best",
+    "recipe_as_is",
     "recipe_of",
     "recipes_of",
     "rungs_of",
@@ -66,6 +68,10 @@ class Work:
     """The graph before compression: what every candidate is judged against. None: ``model`` itself."""
     recover_minutes: float = 0.0
     """How long each family's int8 graph may be fine-tuned."""
+    precision: Precision = "float32"
+    """Of ``model``. ``int8``: it came quantized, and ships as it is."""
+    given: bytes | None = field(default=None, repr=False)
+    """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
     release: Release | None = None
     """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not matter."""
     budget: Budget = field(default_factory=Budget)
@@ -152,7 +158,9 @@ def limit_of(work: Work) -> float:
 
 
 def float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
-    """Why each layer is float, for the families that were climbed."""
+    """Why each layer is float, for the families that were climbed. Nothing for a model that came quantized: its layers are its maker's."""
+    if work.precision != "float32":
+        return ()
     if work.table is None:
         return float_report(work.model, None, work.max_drop, "float: see the notes of the build")
     return float_report(work.model, work.rungs.get(family or ""), work.max_drop, "")
@@ -219,6 +227,12 @@ def basis_of(work: Work, family: str, quantized: Quantized) -> Basis:
         return Basis(work.model, work.table, (), quantized.ranges)
     spec = FAMILIES[family]
     return work.bases[spec.symmetric, spec.placement]
+
+
+def recipe_as_is(work: Work) -> Recipe:
+    """Of the model itself, with what the passes did to it."""
+    family = "float" if work.precision == "float32" else GIVEN
+    return Recipe(family=family, passes=tuple(work.log.ran), precision=work.precision)
 
 
 def recipe_of(work: Work, family: str, name: str, quantized: Quantized) -> Recipe:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 
+from edgectl.cli._logging import log_to_stderr
 from edgectl.cli._output import Json, Output, table
 from edgectl.cli.bundle import variants_table
 from edgectl.core.bundle import Bundle
@@ -57,19 +59,30 @@ def build(
             help="Also a variant for a smaller picture, for devices that ask for it: FACTOR of the size, or FACTOR:DROP with the accuracy that it may lose."
         ),
     ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape", help="NAME=1,3,224,224: an input's shape, where the model leaves it open; may be given more than once."
+        ),
+    ] = None,
     follow: Annotated[
         Path | None,
         typer.Option(
             help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
         ),
     ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")] = False,
     json: Json = False,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
     output = Output(json)
+    if debug:
+        log_to_stderr()
+        logging.getLogger("edgectl").setLevel(logging.DEBUG)
     from edgectl.builder.build import Progress
     from edgectl.builder.build import build as build_bundle
     from edgectl.builder.compress.options import parse_options
+    from edgectl.builder.passes.shapes import parse_shapes
     from edgectl.builder.smaller import parse_smaller
     from edgectl.pipelines.tasks import load_task
 
@@ -96,6 +109,7 @@ def build(
             compression=compression,
             smaller=smaller,
             follow=follow,
+            shapes=parse_shapes(shape or ()),
             progress=show,
         )
 

@@ -127,7 +127,8 @@ class Recipe(Config):
     """How one variant was made."""
 
     family: str
-    """Kernel family of the Q/DQ placement: ``float``, ``x86-vnni``, ``x86-avx2``, ``arm64``, ``trt-gpu``, …"""
+    """Kernel family of the Q/DQ placement: ``float``, ``x86-vnni``, ``x86-avx2``, ``arm64``, ``trt-gpu``, …; ``given``: a model in the
+    quantized or float16 form that it came in."""
     passes: tuple[str, ...] = ()
     precision: Precision = "float32"
     activations: str | None = None

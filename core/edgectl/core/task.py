@@ -35,6 +35,8 @@ class ImageInput(Config):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     fit: Literal["letterbox", "stretch"] = "letterbox"
     pad: int = Field(default=114, ge=0, le=255)
+    adapts: bool = Field(default=False, exclude=True)
+    """The model's own size, layout and type come first; those above are for what it leaves open. Never part of a bundle."""
 
 
 class FeatureSpec(Config):
@@ -83,6 +85,8 @@ class AudioInput(Config):
     features: FeatureSpec
     shape: tuple[int, ...] | None = None
     """Shape of one input, batch included; None: ``(1, frames, bins)``."""
+    adapts: bool = Field(default=False, exclude=True)
+    """The model's own shape and number of frames come first. Never part of a bundle."""
 
 
 class TensorInput(Config):
@@ -98,7 +102,8 @@ class DecodeSpec(Config):
     score = obj^``objectness_power`` × class^(1-``objectness_power``).
     ``yolov8``: ``[1, 4+C, N]`` = cx, cy, w, h in input pixels, C class scores.
     ``yolox``: ``[1, N, 5+C]`` raw grid outputs, strides 8/16/32.
-    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N, C]``.
+    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N, C]``, or ``[1, N, C+1]``
+    with a ``background`` class.
     ``vad``: speech probability ``[1, 1]`` with a recurrent state tensor (Silero).
     ``keyword``: ``[1, C]`` class scores, softmaxed unless ``softmax`` is false.
     ``none``: outputs are left as they are.
@@ -114,6 +119,8 @@ class DecodeSpec(Config):
     box_unit: Literal["pixel", "relative"] = "pixel"
     boxes: str | None = None
     scores: str | None = None
+    background: Literal["none", "first", "last"] = "none"
+    """``boxes-scores``: the column of the scores that means "nothing is here". It has no label and is never a detection."""
     softmax: bool = True
 
 

@@ -20,7 +20,8 @@ __all__ = ["OnnxRuntimeEngine"]
 
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
-    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16", "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32", "tensor(int64)": "int64", "tensor(uint64)": "uint64",
 }  # fmt: skip
 # It quantizes, per tensor, the weights of convolutions that a recipe keeps float because they are sensitive: 7 dB lost on FastestDet.
 # The other moves a QuantizeLinear up through float pooling, whose 8 bit kernel is 20 × slower there: 2.5 ms of FastestDet's 4.5 ms.
@@ -29,7 +30,10 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeEngine:
-    """An ONNX file or its bytes, opened in ONNX Runtime."""
+    """An ONNX file or its bytes, opened in ONNX Runtime.
+
+    Its outputs are those of the graph that are tensors of numbers; strings, sequences and maps are left in the runtime.
+    """
 
     def __init__(self, model: Path | bytes, settings: SessionSettings, *, save_optimised: Path | None = None) -> None:
         """Open a model. ``save_optimised``: where ONNX Runtime writes the graph it made of it (machine-specific).
@@ -74,7 +78,10 @@ class OnnxRuntimeEngine:
             )
         self.runtime = f"onnxruntime {ort.__version__}"
         self.inputs = tuple(_spec(v) for v in self._session.get_inputs())
-        self.outputs = tuple(_spec(v) for v in self._session.get_outputs())
+        self.outputs = tuple(_spec(v) for v in self._session.get_outputs() if v.type in _DTYPES)
+        if not self.outputs:
+            kinds = ", ".join(f"{v.name} ({v.type})" for v in self._session.get_outputs())
+            raise EngineError(f"the model has no output that is a tensor of numbers: {kinds}", hint="export it with one")
         self._names = [o.name for o in self.outputs]
 
     def run(self, feeds: Feeds) -> Outputs:

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from edgectl.builder.graph import GraphIndex, subgraphs
+from edgectl.builder.given import is_quantized
+from edgectl.builder.graph import GraphIndex, all_nodes
 from edgectl.builder.passes.base import Pass
+from edgectl.builder.passes.names import settle_names
 from edgectl.core.errors import ModelError
 
 __all__ = ["Canonicalise"]
-
-_LONG = 64
 
 
 class Canonicalise(Pass):
@@ -24,27 +24,23 @@ class Canonicalise(Pass):
 
     name = "canonicalise"
 
+    def __init__(self, *, simplify: bool = True) -> None:
+        """``simplify`` False: without onnxslim, for graphs that it does not get right; batch norms and constant nodes then stay."""
+        self._simplify = simplify
+
     def requires(self, model: ModelProto) -> None:
         if not model.graph.node:
             raise ModelError("the graph is empty")
 
     def run(self, model: ModelProto) -> tuple[ModelProto, bool]:
-        import onnxslim  # here: it sets up logging when it is imported
-
         before = model.SerializeToString(deterministic=True)
-        logging.getLogger("onnxslim").setLevel(logging.ERROR)
-        copy = ModelProto()
-        copy.CopyFrom(model)
-        try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                slim = onnxslim.slim(copy)
-        except Exception as e:
-            raise ModelError(f"the graph cannot be simplified: {str(e).strip().splitlines()[0][:200]}") from e
+        slim = _simplified(model) if self._simplify else _with_stored_constants(model)
         for i, node in enumerate(slim.graph.node):
             if not node.name:
                 node.name = f"{node.op_type}_c{i}"
-        _fold_stored_weights(slim)
-        _shorten_names(slim)
+        if all(n.op_type == "DequantizeLinear" or not is_quantized(n) for n in all_nodes(slim.graph)):
+            _fold_stored_weights(slim)  # of a model whose activations are float; with both, the codes are what its kernels take
+        settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before
 
@@ -54,29 +50,34 @@ class Canonicalise(Pass):
             raise ModelError(f"nodes read tensors that nobody makes: {', '.join(missing[:3])}")
 
 
-def _shorten_names(model: ModelProto) -> None:
-    """Inner names of more than ``_LONG`` characters: converters write whole call stacks into them, more bytes than the weights."""
-    index = GraphIndex(model)
-    fixed = {*index.inputs, *index.outputs}
-    made = [*index.initializers, *index.producer]
-    short = {name: f"t{i}" for i, name in enumerate(made) if len(name) > _LONG and name not in fixed}
-    taken = {*made, *(n.name for n in model.graph.node)} - short.keys()
-    short = {old: new if new not in taken else f"{new}_" for old, new in short.items()}
-    for tensor in model.graph.initializer:
-        tensor.name = short.get(tensor.name, tensor.name)
-    for i, node in enumerate(model.graph.node):
-        if len(node.name) > _LONG:
-            node.name = f"{node.op_type}_{i}" if f"{node.op_type}_{i}" not in taken else f"{node.op_type}_{i}_"
-        node.output[:] = [short.get(o, o) for o in node.output]
-    _rename_reads(model.graph, short)
-    del model.graph.value_info[:]
+def _simplified(model: ModelProto) -> ModelProto:
+    import onnxslim  # here: it sets up logging when it is imported
+
+    logging.getLogger("onnxslim").setLevel(logging.ERROR)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            slim: ModelProto = onnxslim.slim(copy)
+    except Exception as e:
+        raise ModelError(f"the graph cannot be simplified: {(str(e).strip() or type(e).__name__).splitlines()[0][:200]}") from e
+    del slim.graph.input[:], slim.graph.output[:]  # it drops inputs that nobody reads
+    slim.graph.input.extend(model.graph.input)
+    slim.graph.output.extend(model.graph.output)
+    return slim
 
 
-def _rename_reads(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(i, i) for i in node.input]
-        for sub in subgraphs(node):
-            _rename_reads(sub, names)
+def _with_stored_constants(model: ModelProto) -> ModelProto:
+    """A copy whose Constant nodes are initializers, so that weights are seen as such."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for node in [n for n in copy.graph.node if n.op_type == "Constant"]:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if value is not None:
+            copy.graph.initializer.add().CopyFrom(value)
+            copy.graph.initializer[-1].name = node.output[0]
+            copy.graph.node.remove(node)
+    return copy
 
 
 def _fold_stored_weights(model: ModelProto) -> None:

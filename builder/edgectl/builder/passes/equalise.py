@@ -88,16 +88,12 @@ class Equalise(Pass):
         changed.CopyFrom(model)
         index = GraphIndex(changed)
         by_name = {n.name: n for n in index.nodes}
-        users: dict[str, int] = {}
-        for n in index.nodes:
-            for i in n.input:
-                users[i] = users.get(i, 0) + 1
         modified = False
         for chain in chains(index):
             peak = self._peaks.get(chain.tensor)
             involved = [by_name[chain.maker], *(by_name[r] for r in chain.readers)]
-            if peak is None or any(users[i] > 1 for n in involved for i in n.input[1:3] if i):
-                continue  # a shared weight belongs to another layer too
+            if peak is None or not all(_own(index, i) for n in involved for i in n.input[1:3] if i):
+                continue
             s = factors(chain, peak, index)
             if np.allclose(s, 1.0):
                 continue
@@ -112,6 +108,11 @@ class Equalise(Pass):
             w = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == n.input[1]))
             if not np.isfinite(w).all():
                 raise ModelError(f"the weight of {n.name} is no longer finite")
+
+
+def _own(index: GraphIndex, constant: str) -> bool:
+    """Whether a weight or bias belongs to one layer alone: another one's, a subgraph's or an output of the graph must not change."""
+    return constant in index.initializers and index.only_reader(constant) is not None
 
 
 def _outputs(n: NodeProto, index: GraphIndex) -> int | None:

@@ -1,23 +1,25 @@
 """Read an ONNX file that nobody vouches for, and bring it to a form that the other passes know.
 
 Refused in one sentence each: not ONNX, truncated, operators or domains that no runtime here has, external data outside the
-model's folder, more nodes or bytes than a sane model has. Upgraded: old opsets, initializers listed as inputs, nameless nodes.
+model's folder, more nodes or bytes than a sane model has, layers in training mode. Written anew: functions, sparse constants, node names
+that occur twice (:mod:`edgectl.builder.passes.repair`). Upgraded: old opsets, initializers listed as inputs, nameless nodes.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto
 from onnx.defs import SchemaError, get_schema
 
-from edgectl.builder.graph import subgraphs
+from edgectl.builder.graph import all_graphs, all_nodes, attribute, subgraphs
 from edgectl.builder.passes.base import Pass
+from edgectl.builder.passes.repair import check_size, repaired
 from edgectl.core.errors import ModelError
 
 __all__ = ["MIN_OPSET", "Ingest", "read_model"]
@@ -43,17 +45,20 @@ def read_model(path: Path) -> ModelProto:
         model.ParseFromString(data)
     except DecodeError as e:
         raise ModelError(f"{path.name} is not an ONNX file, or it is truncated", hint="export or download it again") from e
-    if not model.ir_version or not model.graph.node or not model.opset_import:
+    if not model.ir_version or not model.opset_import or not (model.graph.node or model.graph.output):
         raise ModelError(f"{path.name} is not an ONNX file: it has no graph", hint="export the model to ONNX first")
+    if not model.graph.node:
+        raise ModelError(f"the graph of {path.name} has no nodes: there is nothing to run", hint="export the model again")
     try:
-        _check_size(model, path.name)
+        check_size(model, path.name, MAX_NODES)
         _check_operators(model, path.name)
         _load_external(model, path)
-        onnx.checker.check_model(model)
+        _check(model)
+        _check_training(model)
+        return repaired(model, path.name)
     # TypeError: protobuf hands a name that is no UTF-8 over as bytes; OverflowError: an absurd opset
     except (onnx.checker.ValidationError, ValueError, TypeError, OverflowError, RuntimeError) as e:
         raise ModelError(f"{path.name} is not a valid ONNX model: {(str(e).strip() or 'malformed').splitlines()[0][:200]}") from e
-    return model
 
 
 class Ingest(Pass):
@@ -100,32 +105,23 @@ def _opset(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for n in graph.node:
-        yield n
-        for sub in subgraphs(n):
-            yield from _all_nodes(sub)
-
-
-def _check_size(model: ModelProto, name: str) -> None:
-    count = sum(1 for _, _ in zip(_all_nodes(model.graph), range(MAX_NODES + 1), strict=False))
-    if count > MAX_NODES:
-        raise ModelError(f"{name} has more than {MAX_NODES} nodes")
-
-
 def _check_operators(model: ModelProto, name: str) -> None:
-    """Every operator must be known: to the ONNX standard at the model's opset, or a function of the model's own."""
-    versions = {o.domain: o.version for o in model.opset_import}
+    """Every operator must be known: to the ONNX standard at the model's opset (its function's), or a function of the model's own."""
     own = {(f.domain, f.name) for f in model.functions}
+    versions = _versions(model.opset_import)
+    found = [(n, versions) for n in all_nodes(model.graph)]
+    for f in model.functions:
+        theirs = {**versions, **_versions(f.opset_import)}
+        found += [(n, theirs) for node in f.node for n in (node, *(i for sub in subgraphs(node) for i in all_nodes(sub)))]
     unknown = set()
-    for node in _all_nodes(model.graph):
+    for node, versions in found:
         if (node.domain, node.op_type) in own:
             continue
         if node.domain not in _DOMAINS:
             unknown.add(f"{node.domain}::{node.op_type}")
         elif node.domain in ("", "ai.onnx"):
             try:
-                get_schema(node.op_type, versions.get("", versions.get("ai.onnx", 1)), "")
+                get_schema(node.op_type, versions.get("", 1), "")
             except SchemaError:
                 unknown.add(node.op_type)
     if unknown:
@@ -133,6 +129,40 @@ def _check_operators(model: ModelProto, name: str) -> None:
             f"{name} uses unknown operators: {', '.join(sorted(unknown)[:5])}",
             hint="export without custom operators, or replace them by standard ones",
         )
+
+
+def _check(model: ModelProto) -> None:
+    """The ONNX checker, but for inputs and outputs without a shape: it wants one, and runtimes do not."""
+    bare = [i.type.tensor_type for i in (*model.graph.input, *model.graph.output) if i.type.HasField("tensor_type")]
+    bare = [t for t in bare if not t.HasField("shape")]
+    for t in bare:
+        t.shape.SetInParent()
+    model.ir_version = max(model.ir_version, 4)  # before, each initializer had to be listed among the inputs
+    onnx.checker.check_model(model)
+    for t in bare:
+        t.ClearField("shape")
+
+
+def _check_training(model: ModelProto) -> None:
+    """A layer in training mode answers differently each time, or by the statistics of the very picture."""
+    constants = {t.name: t for t in model.graph.initializer}
+    constants |= {n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    for n in all_nodes(model.graph):
+        mode = constants.get(n.input[2]) if n.op_type == "Dropout" and len(n.input) > 2 else None
+        trains = n.op_type == "BatchNormalization" and attribute(n, "training_mode")
+        if trains or (mode is not None and bool(onnx.numpy_helper.to_array(mode).any())):
+            raise ModelError(
+                f"{_called(n)} is in training mode",
+                hint="export the model in evaluation mode (in PyTorch: call model.eval() first)",
+            )
+
+
+def _called(n: NodeProto) -> str:
+    return f"node {n.name} ({n.op_type})" if n.name else f"a node {n.op_type} that makes {n.output[0]}"
+
+
+def _versions(opsets: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in opsets}
 
 
 def _load_external(model: ModelProto, path: Path) -> None:
@@ -161,11 +191,10 @@ def _load_external(model: ModelProto, path: Path) -> None:
 
 
 def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for n in _all_nodes(graph):
-        for a in n.attribute:
-            if a.HasField("t"):
-                yield a.t
-            yield from a.tensors
-            if a.HasField("g"):
-                yield from a.g.initializer
+    for one in all_graphs(graph):
+        yield from one.initializer
+        for n in one.node:
+            for a in n.attribute:
+                if a.HasField("t"):
+                    yield a.t
+                yield from a.tensors

@@ -6,9 +6,9 @@ boxes above the score. Thresholds are the task's.
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-from edgectl.builder.graph import GraphIndex, subgraphs
+from edgectl.builder.graph import GraphIndex, reads, subgraphs
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec
 
@@ -78,15 +78,10 @@ def _prune(model: ModelProto) -> None:
         made = index.producer.get(todo.pop())
         if made is not None and made.output[0] not in needed:
             needed.update(made.output)
-            todo.extend(_reads(made))
+            todo.extend(reads(made))
     kept = [n for n in model.graph.node if needed.intersection(n.output)]
-    read = {i for n in kept for i in _reads(n)}
+    read = {i for n in kept for i in reads(n)}
     constants = [t for t in model.graph.initializer if t.name in read]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(constants)
-
-
-def _reads(node: NodeProto) -> set[str]:
-    inner = {i for g in subgraphs(node) for n in g.node for i in _reads(n)}
-    return {i for i in node.input if i} | inner | {o.name for g in subgraphs(node) for o in g.output}

@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import ModelError
-from edgectl.core.task import TaskSpec
+from edgectl.core.task import DecodeSpec, TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decode.base import Detections, expect, finish, quiet
 from edgectl.pipelines.preprocess import LetterboxMeta
 
-__all__ = ["BoxesScores"]
+__all__ = ["BoxesScores", "boxes_and_scores"]
 
 
 class BoxesScores:
-    """``boxes [1, N, 4]`` and ``scores [1, N, C]`` (0..1). Unnamed outputs are told apart by their last axis, boxes first."""
+    """``boxes [1, N, 4]`` and ``scores [1, N, C]`` (0..1), one column more with a background class. Unnamed outputs are told apart by
+    their last axis, boxes first."""
 
     def __init__(self, task: TaskSpec) -> None:
         self._spec = task.decode
@@ -23,9 +24,12 @@ class BoxesScores:
 
     @quiet
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
-        boxes, scores = self._pick(outputs)
+        boxes, scores = boxes_and_scores(outputs, self._spec)
         boxes = expect(boxes, (1, None, 4), "boxes output")[0]
-        scores = expect(scores, (1, len(boxes), self._classes), "scores output")[0]
+        columns = self._classes + (self._spec.background != "none")
+        scores = expect(scores, (1, len(boxes), columns), "scores output")[0]
+        if self._spec.background != "none":  # it would win nearly every box, and take the place of all detections
+            scores = scores[:, 1:] if self._spec.background == "first" else scores[:, :-1]
         if self._spec.box_format == "yxyx":
             boxes = boxes[:, [1, 0, 3, 2]]
         if self._spec.box_unit == "relative":
@@ -37,13 +41,15 @@ class BoxesScores:
         (index,) = np.nonzero(~(score < self._spec.score))  # NaN is kept, and refused in finish()
         return finish(boxes[index], score[index], scores[index].argmax(axis=1), self._spec, meta)
 
-    def _pick(self, outputs: Outputs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        names = list(outputs)
-        boxes = self._spec.boxes or next((n for n in names if n != self._spec.scores and outputs[n].shape[-1:] == (4,)), None)
-        scores = self._spec.scores or next((n for n in names if n != boxes), None)
-        if boxes not in outputs or scores not in outputs:
-            raise ModelError(
-                f"the outputs {boxes or 'boxes'!r} and {scores or 'scores'!r} are not both among {', '.join(names)}",
-                hint="name them in the task: decode.boxes and decode.scores",
-            )
-        return outputs[boxes], outputs[scores]
+
+def boxes_and_scores(outputs: Outputs, spec: DecodeSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The two outputs that this decoder reads, by name or by shape. Raises :class:`ModelError` if they are not there."""
+    names = list(outputs)
+    boxes = spec.boxes or next((n for n in names if n != spec.scores and outputs[n].shape[-1:] == (4,)), None)
+    scores = spec.scores or next((n for n in names if n != boxes), None)
+    if boxes not in outputs or scores not in outputs:
+        raise ModelError(
+            f"the outputs {boxes or 'boxes'!r} and {scores or 'scores'!r} are not both among {', '.join(names)}",
+            hint="name them in the task: decode.boxes and decode.scores",
+        )
+    return outputs[boxes], outputs[scores]

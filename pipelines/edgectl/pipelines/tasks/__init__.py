@@ -26,6 +26,8 @@ __all__ = ["load_task", "task_names"]
 
 _HERE = Path(__file__).parent
 _MAX_BYTES = 1 << 20
+_SIZES = {"width", "height", "shape", "features"}
+"""What a user's file says about the input must fit the model; what comes from a named task gives way to it."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -38,6 +40,9 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     text = str(name_or_path)
     is_file = text.endswith(".toml") or "/" in text
     values = _read(Path(text) if is_file else _named(text), depth=0)
+    spec = values.get("input")
+    if isinstance(spec, dict) and spec.get("kind") in ("image", "audio") and not (is_file and _own_input(Path(text)) & _SIZES):
+        spec.setdefault("adapts", True)
     if values.pop("abstract", False):
         raise UsageError(
             f"task {text} is a base without labels",
@@ -47,6 +52,12 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
         return TaskSpec.model_validate(values)
     except ValidationError as e:
         raise UsageError(f"task {text} is not valid: {first_problem(e)}") from e
+
+
+def _own_input(path: Path) -> set[str]:
+    """The settings of the input that a file makes itself, without those that it inherits."""
+    values = tomllib.loads(_text(path)).get("input")
+    return set(values) if isinstance(values, dict) else set()
 
 
 def _named(name: str) -> Path:
