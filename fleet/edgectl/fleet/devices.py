@@ -14,7 +14,7 @@ from collections.abc import Callable
 from edgectl.core.errors import EdgectlError, ProtocolError, TrustError, UsageError
 from edgectl.core.files import check_name
 from edgectl.core.schema import parse_json
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Conn, Reported, Telemetry, Topics
+from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Reported, Telemetry, Topics
 from edgectl.fleet.commands import Numbers
 from edgectl.fleet.inventory import Device, Inventory
 from edgectl.fleet.presence import Claim, Claims
@@ -25,9 +25,12 @@ from edgectl.fleet.trust import Director
 from edgectl.fleet.watch import LatencyBook
 from edgectl.link.mqtt import Handler
 
-__all__ = ["Devices", "from_device"]
+__all__ = ["BELIEVED_GEN", "Devices", "from_device"]
 
 log = logging.getLogger(__name__)
+
+BELIEVED_GEN = MAX_GEN // 2
+"""Generations that a device claims to have seen count up to here."""
 
 
 def from_device(topics: Topics, handle: Callable[[str, bytes], None], *, empty: bool = False) -> Handler:
@@ -228,6 +231,7 @@ class Devices:
             same = d.reported is not None and d.reported.model_copy(update={"seq": reported.seq}) == reported
             d.reported = reported
             self._saw(d)
+            self._go_above(d, reported)
             if not same:  # else it was only said again
                 self._keep(d)
             for slot, r in reported.slots.items():
@@ -405,6 +409,19 @@ class Devices:
             self._inventory.log("presence", device, what)
             log.warning("%s %s", device, what)
         return True
+
+    def _go_above(self, d: Device, reported: Reported) -> None:
+        """A device that refuses what is wanted, because it has seen a later generation, is told again above that.
+
+        It was removed and enrolled again with the disk that it had, or the database here is an older one. A kept report proves nothing: what it
+        refused may be long over, and the document that it saw, later than ours, may be the next message to come.
+        """
+        refused = reported.error is not None and reported.error.code == "desired" and not self._retained()
+        if refused and 0 < d.desired.gen < reported.gen < BELIEVED_GEN:
+            self._inventory.log("trust", d.name, f"has seen generation {reported.gen}, above ours: generations go on there")
+            d.desired = d.desired.model_copy(update={"gen": reported.gen + 1})
+            self._keep(d)
+            self._publisher.tell(d.name, d.desired)
 
     def _saw(self, d: Device) -> None:
         d.seen_s = time.time()  # for people

@@ -143,6 +143,8 @@ class Member(Message):
     """What it had, and gets back; None: the slot was empty."""
     untold: bool = False
     """When it was taken back, the release had not gone out to it: it waited for the signature of an operator."""
+    left: bool = False
+    """It has left the fleet since: nothing is asked of it any more. One of that name that is enrolled later is another device."""
     detail: str | None = None
 
 
@@ -257,7 +259,8 @@ def stop(
     """Admit nobody else, and take the release back from everyone who got it, last one first. ``ending``: what the rollout is then."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"a rollout that is {progress.state.value} cannot be stopped")
-    touched = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    asked = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    touched = [n for n in asked if n in views and not progress.members[n].left]
     update: dict[str, object] = {"reason": reason, "note": None, "idle_since_s": None}
     if not touched or (ending is RolloutState.STOPPED and not spec.rollback):
         left = {n: _given_up(m) for n, m in progress.members.items()}
@@ -324,7 +327,7 @@ def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceV
         if name not in views and name not in members:
             members[name] = Member(wave=1, outcome=Outcome.AWAY, detail=_NEVER_SEEN)
     members.update({n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)})
-    newcomers = (n for n, v in views.items() if n not in members and fits(spec, v))
+    newcomers = [n for n, v in views.items() if (n not in members or members[n].left) and fits(spec, v)]
     members.update({name: Member(wave=1) for name in order(newcomers, spec.release)})
     if progress.wave == 0:
         here = {n for n, v in views.items() if v.online}
@@ -354,7 +357,7 @@ def _arrived(spec: RolloutSpec, m: Member, view: DeviceView) -> Member:
 
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
     """What became of a member since it was admitted."""
-    if m.outcome not in _JUDGED or m.admitted_s is None:
+    if m.outcome not in _JUDGED or m.admitted_s is None or m.left:
         return m
     settled = m.outcome in _SETTLED
     if view is None:

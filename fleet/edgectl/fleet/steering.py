@@ -15,7 +15,7 @@ from edgectl.core.errors import RolloutError, TrustError, UsageError
 from edgectl.core.wire import MAX_GEN, ClearSlot, Desired
 from edgectl.fleet.clearing import Cleared, ClearRequest, clear, cleared
 from edgectl.fleet.countersign import Countersignatures
-from edgectl.fleet.devices import Devices
+from edgectl.fleet.devices import BELIEVED_GEN, Devices
 from edgectl.fleet.inventory import Device, Inventory
 from edgectl.fleet.publisher import Publisher
 from edgectl.fleet.rollout import (
@@ -37,9 +37,6 @@ from edgectl.fleet.watch import LatencyBook
 __all__ = ["Steering"]
 
 log = logging.getLogger(__name__)
-
-_BELIEVED_GEN = MAX_GEN // 2
-"""Generations that a device claims to have seen count up to here."""
 
 
 class Steering:
@@ -170,13 +167,18 @@ class Steering:
         return found
 
     def leave(self, device: str) -> list[str]:
-        """Nobody waits for a device that left, and no gate counts it, in rollouts that are not over. Returns these. Under ``Devices.lock``."""
-        left = []
-        for spec, progress in self._inventory.rollouts(active=True).values():
+        """Nobody waits for a device that left, and nothing is asked of it any more, in any rollout. Returns those that are not over.
+
+        Under ``Devices.lock``.
+        """
+        changed, left = [], []
+        for spec, progress in self._inventory.rollouts().values():
             if (without := leave(progress, device)) is not progress:
-                self._inventory.save_rollout(spec, without)
-                self._inventory.log("rollout", spec.id, f"{device} has left the fleet, and this rollout")
-                left.append(spec.id)
+                changed.append((spec, without))
+                left += [spec.id] if progress.unfinished else []
+        self._inventory.save_rollouts(changed)
+        for rollout in left:
+            self._inventory.log("rollout", rollout, f"{device} has left the fleet, and this rollout")
         return left
 
     def check_unused(self, releases: Iterable[str]) -> None:
@@ -249,6 +251,6 @@ def _wish(d: Device, action: SetSlot) -> Desired:
         return d.desired
     # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
     # that with the key). At the very last generation a document may still change: devices take the same one again.
-    known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
+    known = d.reported.gen if d.reported and d.reported.gen < BELIEVED_GEN else 0
     gen = min(MAX_GEN, max(d.desired.gen, known) + 1)
     return d.desired.model_copy(update={"gen": gen, "slots": slots, "clear": empty})

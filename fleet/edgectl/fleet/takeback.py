@@ -77,7 +77,7 @@ def rollback(
         return abort(spec, progress, views, "taken back by the operator")
     members, actions = dict(progress.members), []
     for name, m in progress.members.items():
-        if m.admitted_s is not None and name in views:
+        if m.admitted_s is not None and name in views and not m.left:
             members[name], action = _asked(spec, m, views[name], newer)
             actions += [action] if action is not None else []
     if not any(m.outcome is Outcome.RETURNING for m in members.values()):
@@ -124,7 +124,7 @@ def _once_more(spec: RolloutSpec, m: Member, view: DeviceView) -> DesiredSlot | 
 
 
 def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | None) -> tuple[Progress, list[SetSlot]]:
-    """Go on without a device. What it was asked to take is taken back, when it is there. Raises :class:`RolloutError`."""
+    """Go on without a device. What it was asked to take is taken back, unless it has left the fleet. Raises :class:`RolloutError`."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"rollout {spec.id} is {progress.state.value}: nobody can be skipped any more")
     m = progress.members.get(device) or (Member(wave=1) if view is not None and fits(spec, view) else None)
@@ -137,16 +137,19 @@ def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | 
             f"{device} runs {spec.release} already", hint=f"`edgectl rollout abort {spec.id}` takes it back from all devices"
         )
     skipped = m.model_copy(update={"outcome": Outcome.SKIPPED, "retry_s": None, "detail": "skipped by the operator"})
-    actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None else []
+    there = view is not None and not m.left
+    actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None and there else []
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
 def leave(progress: Progress, device: str) -> Progress:
     """Go on without a device that left the fleet: nobody waits for it. What it had committed or failed before stays true."""
     m = progress.members.get(device)
-    if m is None or m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}:
+    if m is None or m.left:
         return progress
-    gone = _at(m, Outcome.SKIPPED, "it left the fleet").model_copy(update={"retry_s": None})
+    stays = m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}
+    detail = f"{m.detail}; it left the fleet" if stays and m.detail else "it left the fleet"
+    gone = _at(m, m.outcome if stays else Outcome.SKIPPED, detail).model_copy(update={"retry_s": None, "left": True})
     return progress.model_copy(update={"members": {**progress.members, device: gone}})
 
 
@@ -189,7 +192,7 @@ def _going_back(spec: RolloutSpec, progress: Progress, views: Mapping[str, Devic
 
 def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, late: bool) -> Member:
     """What became of a member since the release was taken back from it."""
-    if m.admitted_s is None or m.outcome in _CLOSED:
+    if m.admitted_s is None or m.outcome in _CLOSED or m.left:
         return m
     if view is None:
         return _at(m, Outcome.SKIPPED, "it left the fleet")
