@@ -118,7 +118,8 @@ def test_rollback_expects_nothing_of_a_device_that_was_enrolled_again(world: Wor
     _says(world, "d1", 2, None, State.CLEARED)
     world.tick()
     assert _state(world, rollout) is RolloutState.ROLLED_BACK
-    assert world.told("d0") is None
+    told = world.told("d0")
+    assert told is None or told.slots == {} == told.clear
 
 
 def test_removal_that_the_broker_has_yet_to_take_deletes_nothing_that_was_wanted_since(world: World) -> None:
@@ -168,3 +169,44 @@ def test_removed_device_that_goes_on_speaking_after_it_was_enrolled_again_is_the
     world.hears(T.conn("d0"), Conn(epoch=3, online=True, slots=("gate",), instance="i", heartbeat_s=30))
     world.tick()
     assert [bool(d.conn and d.conn.online) for d in world.controller.devices()] == [True]
+
+
+def test_enrolled_again_with_an_empty_disk_a_device_is_believed_although_it_counts_from_one(world: World) -> None:
+    """An agent of an older build does not say which start it is: its first start on another disk looks like the one that was revoked."""
+    world.born("d0")
+    _says(world, "d0", 9, None, State.IDLE)
+    world.controller.revoke("d0")
+    world.controller.enroll("d0")
+    world.born("d0")
+    rollout = world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    assert _state(world, rollout) is RolloutState.DONE
+
+
+def test_device_that_is_enrolled_again_without_a_restart_gets_back_what_it_had(world: World) -> None:
+    """It says that it is there, and nothing new: what it said before it was removed is so until it says something else."""
+    world.born("d0")
+    world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    seen = world.told("d0")
+    world.controller.remove("d0")
+    world.tick()
+    world.controller.enroll("d0")
+    world.born("d0")
+    rollout = world.rollout("2", "d0")
+    world.tick()
+    told = world.told("d0")
+    assert seen is not None
+    assert told is not None
+    assert told.gen > seen.gen, "an older one would be refused"
+    world.controller.change_rollout(rollout, "abort")
+    world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert told.slots["gate"].digest == DIGEST["1"]

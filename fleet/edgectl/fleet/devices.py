@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgectl.core.errors import EdgectlError, ProtocolError, TrustError, UsageError
 from edgectl.core.files import check_name
 from edgectl.core.schema import parse_json
-from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Reported, Telemetry, Topics
+from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reported, Telemetry, Topics
 from edgectl.fleet.commands import Numbers
 from edgectl.fleet.inventory import Device, Inventory
 from edgectl.fleet.presence import Claim, Claims
@@ -122,7 +123,7 @@ class Devices:
                     f"{device} is in the fleet already",
                     hint="--again writes its files once more; two machines with one identity mislead everybody",
                 )
-            self._keep(known or Device(device))
+            self._keep(_unheard(known) if known is not None and device in self._revoked else known or self._once_more(device))
             self._inventory.mark_revoked(device, False)
             self._revoked.discard(device)
             self._removed.discard(device)
@@ -423,6 +424,14 @@ class Devices:
             self._keep(d)
             self._publisher.tell(d.name, d.desired)
 
+    def _once_more(self, device: str) -> Device:
+        """A device that is enrolled, maybe with the disk of one that was removed: what is wanted of it goes on above the generations that
+        disk has seen, and until it speaks it has what it said last."""
+        before = next((a.device for a in reversed(self._inventory.archived()) if a.device.name == device), None)
+        if before is None:
+            return Device(device)
+        return _unheard(Device(device, reported=before.reported, desired=Desired(gen=before.desired.gen)))
+
     def _saw(self, d: Device) -> None:
         d.seen_s = time.time()  # for people
         self._seen[d.name] = self._now()
@@ -437,6 +446,11 @@ class Devices:
     def _keep(self, d: Device) -> None:
         self._known[d.name] = d
         self._inventory.save_device(d)
+
+
+def _unheard(d: Device) -> Device:
+    """Whatever it reports next is news: it may be on another disk, and count anew."""
+    return replace(d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}) if d.reported is not None else None)
 
 
 def _machine(claim: Claim) -> str:
