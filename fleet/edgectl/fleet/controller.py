@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE_S = 5
 """The controller has to know that it hears: who is silent is away."""
+_BACKOFF_S = 2.0
+"""Between two tries to connect. Who is away is known 1.5 heartbeats after the controller hears again: at 10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
 
 
@@ -86,7 +88,7 @@ class Controller:
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
         will = (self.topics.ctl, self._death.encode())
         self._link = Link(
-            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=5.0
+            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=_BACKOFF_S
         )
         self._prune_s = time.monotonic()
         self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
