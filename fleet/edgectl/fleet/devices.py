@@ -260,7 +260,7 @@ class Devices:
     def on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
         came = self._publisher.came(self._topics.desired(device), payload)
-        if came in (Came.OURS, Came.OVERTAKEN):
+        if came is Came.OURS:
             return
         if not payload:
             if came is Came.OTHER:
@@ -269,6 +269,8 @@ class Devices:
         try:
             desired = self._director.open(device, payload)
         except (TrustError, ProtocolError) as e:
+            if came is Came.OVERTAKEN:
+                return
             self._tell_of_loss(device, f"a desired state that is not ours was on the broker, and ours is put back: {e.message}")
             if came is Came.EARLY and (d := self.get(device)):
                 self._publisher.tell(device, d.desired)
@@ -287,7 +289,7 @@ class Devices:
                 self._tell_of_loss(
                     device, f"generation {desired.gen} was put over its desired document at the broker, and ours is put back"
                 )
-            elif desired.gen < d.desired.gen:
+            elif desired.gen < d.desired.gen and came is not Came.OVERTAKEN:
                 # Ours, but not what we want now: a device that asks the broker must not get it.
                 self._publisher.tell(device, d.desired)
 
