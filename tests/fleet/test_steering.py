@@ -11,6 +11,7 @@ from support_controller import DIGEST, T, World
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Failure, Reported, ReportedSlot
 from edgectl.fleet.rollout import Member, Outcome, RolloutState
+from edgectl.fleet.takeback import needs
 
 
 @pytest.fixture
@@ -210,3 +211,24 @@ def test_device_that_is_enrolled_again_without_a_restart_gets_back_what_it_had(w
     told = world.told("d0")
     assert told is not None
     assert told.slots["gate"].digest == DIGEST["1"]
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_release_that_a_device_is_still_to_go_back_to_is_needed(world: World, online: bool) -> None:
+    """Also when it is away: without it, it could not go back when it comes."""
+    world.born("d0")
+    world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    rollout = world.rollout("2", "d0")
+    world.tick()
+    if not online:
+        world.hears(T.conn("d0"), Conn(epoch=1, online=False))
+    world.controller.change_rollout(rollout, "abort")
+    world.controller.tick(world.controller._time() + (3600 if not online else 0))
+    assert _member(world, rollout, "d0").outcome is (Outcome.RETURNING if online else Outcome.AWAY)
+    spec, progress = world.controller.rollout(rollout)
+    assert "takes d0 back to it" in (needs(spec, progress, "gate@1") or "")
+    assert needs(spec, progress, "gate@2") is None

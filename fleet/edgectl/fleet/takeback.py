@@ -32,6 +32,7 @@ __all__ = ["abort", "advance", "busy", "needs", "rollback", "skip"]
 
 _HELD = frozenset({State.DEFERRED, State.STAGED, State.CLEARING})
 """Here the stage says what it waits for; elsewhere it counts, and every change is written down."""
+_GOING_BACK = frozenset({Outcome.RETURNING, Outcome.AWAY, Outcome.LATE})
 _CLOSED = frozenset({Outcome.RESTORED, Outcome.STRANDED, Outcome.SKIPPED, Outcome.SUPERSEDED})
 
 
@@ -169,7 +170,8 @@ def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
     """What a rollout still wants with ``release``, as the end of a sentence; None: nothing."""
     if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return f"rollout {spec.id} of it is {progress.state.value}"
-    back = [n for n, m in progress.members.items() if m.outcome is Outcome.RETURNING and m.before and m.before.release == release]
+    expected = _GOING_BACK if progress.ending is not None else frozenset()
+    back = [n for n, m in progress.members.items() if m.outcome in expected and m.before and m.before.release == release]
     return f"rollout {spec.id} takes {names(back)} back to it" if back else None
 
 
@@ -205,7 +207,8 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
     if r is not None and r.state in TERMINAL and r.gen >= view.gen:
         if is_back:
             return _at(m, Outcome.RESTORED, None)
-        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
+        still = f"it runs {r.active_release}" if r.state is State.COMMITTED and r.active_release else r.state.value
+        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else still
         return _at(m, Outcome.STRANDED, why)  # this is its last word on it: what was before may be withdrawn by now
     if not view.online and now_s - view.seen_s > spec.lost_s:
         return _at(m, Outcome.AWAY, "offline")
