@@ -232,3 +232,30 @@ def test_release_that_a_device_is_still_to_go_back_to_is_needed(world: World, on
     spec, progress = world.controller.rollout(rollout)
     assert "takes d0 back to it" in (needs(spec, progress, "gate@1") or "")
     assert needs(spec, progress, "gate@2") is None
+
+
+def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world: World) -> None:
+    """That one took the wish away, which leaves the engine running, and kept no word on how the rollout ends."""
+    world.born("d0")
+    rollout = world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    inventory, devices = world.controller.inventory, world.controller._devices
+    spec, progress = world.controller.rollout(rollout)
+    old = devices["d0"].desired.model_copy(update={"slots": {}, "gen": devices["d0"].desired.gen + 1})
+    devices["d0"].desired = old
+    inventory.save_device(devices["d0"])
+    inventory.save_rollout(spec, progress.model_copy(update={"state": RolloutState.ROLLING_BACK, "reason": "a gate"}))
+    inventory.close()
+    world.boot()
+    world.born("d0", epoch=2)
+    world.controller._on_up()
+    for _ in range(2):
+        world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert "gate" in told.clear
+    assert _member(world, rollout, "d0").outcome is Outcome.RETURNING
+    _says(world, "d0", 1, None, State.CLEARED, epoch=2)
+    world.tick()
+    assert (_state(world, rollout), _member(world, rollout, "d0").outcome) == (RolloutState.STOPPED, Outcome.RESTORED)

@@ -41,7 +41,8 @@ def advance(
 ) -> tuple[Progress, list[SetSlot]]:
     """One step of a rollout, whichever way it goes. Returns the new progress and what to write; the same input gives the same answer."""
     if progress.state is RolloutState.ROLLING_BACK or (progress.ending is not None and progress.unfinished):
-        return _going_back(spec, progress, views, now_s), []
+        untold = [n for n, m in progress.members.items() if n in views and _is_untold(spec, m, views[n])]
+        return _going_back(spec, progress, views, now_s), [SetSlot(n, spec.slot, ClearSlot(number=1)) for n in untold]
     return plan(spec, progress, views, now_s, evidence)
 
 
@@ -200,6 +201,8 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
         return _at(m, Outcome.SKIPPED, "it left the fleet")
     if not _is_ours(spec, view, spec.attempt + m.tries + 1) and not _is_before(spec, m, view):
         return _at(m, Outcome.SUPERSEDED, _has(spec, view))
+    if _is_untold(spec, m, view):
+        return _at(m, Outcome.RETURNING, None)
     r = view.reported.get(spec.slot)
     is_back = r is not None and r.active == (m.before.digest if m.before else None)
     if is_back and m.untold:  # nor can it be told any more: it is as it was
@@ -215,6 +218,12 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
     if late:
         return _at(m, Outcome.LATE, f"not back within {spec.back_s:g} s{_doing(r, view)}")
     return _at(m, Outcome.RETURNING, _doing(r, view).removeprefix(": ") or None)
+
+
+def _is_untold(spec: RolloutSpec, m: Member, view: DeviceView) -> bool:
+    """Its slot is to be empty, and nobody has said so: the way back was begun by a controller that only took its wish away."""
+    expected = m.admitted_s is not None and m.before is None and m.outcome not in _CLOSED and not m.left
+    return expected and spec.slot not in view.desired and spec.slot not in view.clear
 
 
 def _doing(r: ReportedSlot | None, view: DeviceView) -> str:
