@@ -27,12 +27,12 @@ from edgectl.fleet.rollout import (
     stop,
     wish_of,
 )
+from edgectl.fleet.rollout_values import OPEN_BACK
 
 __all__ = ["abort", "advance", "busy", "needs", "rollback", "skip"]
 
 _HELD = frozenset({State.DEFERRED, State.STAGED, State.CLEARING})
 """Here the stage says what it waits for; elsewhere it counts, and every change is written down."""
-_GOING_BACK = frozenset({Outcome.RETURNING, Outcome.AWAY, Outcome.LATE})
 _CLOSED = frozenset({Outcome.RESTORED, Outcome.STRANDED, Outcome.SKIPPED, Outcome.SUPERSEDED})
 
 
@@ -171,7 +171,7 @@ def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
     """What a rollout still wants with ``release``, as the end of a sentence; None: nothing."""
     if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return f"rollout {spec.id} of it is {progress.state.value}"
-    expected = _GOING_BACK if progress.ending is not None else frozenset()
+    expected = OPEN_BACK if progress.ending is not None else {Outcome.RETURNING}
     back = [n for n, m in progress.members.items() if m.outcome in expected and m.before and m.before.release == release]
     return f"rollout {spec.id} takes {names(back)} back to it" if back else None
 
