@@ -1,4 +1,5 @@
-"""Random sequences of {start, abort, rollback, pause, resume, skip, clear, device away, device back, broker restart, controller restart}.
+"""Random sequences of {start, abort, rollback, pause, resume, skip, clear, device away, back, removed, revoked, enrolled again (with its disk or an
+empty one) or copied, broker restart, controller restart}.
 
     python bench/rollout_sequences.py --sequences 100 [--real 5]
 

@@ -115,4 +115,4 @@ class World:
 
     def told(self, device: str) -> Desired | None:
         payload = self.wire.retained.get(T.desired(device))
-        return None if payload is None else self.controller.director.open(device, payload)
+        return self.controller.director.open(device, payload) if payload else None  # empty: it was deleted

@@ -20,7 +20,7 @@ from support_tuf import keys_in
 from edgectl.core.errors import EdgectlError
 from edgectl.core.signed import add_signatures
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import Conn, Desired, DesiredSlot, Reported
+from edgectl.core.wire import Conn, Desired, DesiredSlot, Failure, Reported
 from edgectl.fleet.ceremony import KeySet, new_key
 from edgectl.fleet.clearing import ClearRequest
 from edgectl.fleet.inventory import Release
@@ -61,19 +61,38 @@ class Node:
     online: bool = False
     powered: bool = True
     gen: int = 0
+    refused: bool = False
     said: object = None
+    """The slot as it was reported last; None: it has to be told."""
+    instance: str | None = None
+    """Of this start; only in sequences in which devices say so."""
+    starts: int = 0
+    copy: Conn | None = None
+    """Another machine with the same identity, which says that it is there; what it runs is nobody's."""
+    member: bool = True
+    """It is in the fleet: not removed."""
+    returned: bool = False
+    """It was removed, and enrolled again."""
+    trusted: bool = True
+    """Its certificate is not revoked."""
 
     def on(self) -> None:
         self.device = Device(self.folder, self.releases, now_s=self.device.now_s, wall_s=self.device.wall_s).boot()
-        self.powered, self.epoch, self.seq, self.gen = True, self.epoch + 1, 0, 0
+        # The generation that it has seen is in its journal: an older document is refused after a restart, too.
+        self.powered, self.epoch, self.seq, self.starts = True, self.epoch + 1, 0, self.starts + 1
 
     def off(self) -> None:
         self.device.off()
         self.powered = False
 
+    @property
+    def conn(self) -> Conn:
+        return Conn(epoch=self.epoch, online=True, slots=(SLOT,), instance=self.instance and f"{self.instance}-{self.starts}")
+
     def hear(self, desired: Desired) -> None:
         """As the inbox of the agent hands it on."""
-        if desired.gen < self.gen:
+        self.refused = desired.gen < self.gen
+        if self.refused:
             return
         self.gen = desired.gen
         wish = desired.slots.get(SLOT) or desired.clear.get(SLOT)
@@ -113,9 +132,11 @@ class Sequence:
         self.patch.setattr("edgectl.fleet.devices.time", clock)
         self.busy_s: Counter[str] = Counter()
         self.nodes: dict[str, Node] = {}
+        self.disks = 0
         for i in range(self.devices):
             folder = self.folder / f"d{i}"
             self.nodes[f"d{i}"] = node = Node(f"d{i}", folder, self.releases, Device(folder, self.releases))
+            node.instance = f"d{i}" if self.seed % 2 else None
             node.on()
             self._connect(node)
         for v, bundle in self.releases.bundles.items():
@@ -127,7 +148,10 @@ class Sequence:
                 self._anything()
                 self._pass(self.chance.choice((1, 5, 60, 400, 700)), self.chance.randrange(1, 6))
             self._end_with_those_who_are_there()
+            self._end_copy()
             for node in self.nodes.values():
+                if not (node.member and node.trusted):
+                    self._enroll_again(node)
                 self._back(node)
             self._settle()
             self._judge()
@@ -159,6 +183,12 @@ class Sequence:
                 ("back", lambda: self._back(self._any_node())),
                 ("broker restart", self._restart_broker),
                 ("controller restart", self._restart_controller),
+                ("remove", self._remove),
+                ("revoke", self._revoke),
+                ("enroll", self._enroll),
+                ("enroll", self._enroll),
+                ("copy", self._copy),
+                ("copy ends", self._end_copy),
                 *[("approve", self._approve)] * (4 if self.operator is not None else 0),
             ]
         )
@@ -215,19 +245,89 @@ class Sequence:
             told = self.world.controller.approve({d: add_signatures(p, signers) for d, p in waiting.items()})
             self._note(f"approved for {', '.join(told)}")
 
+    def _remove(self) -> None:
+        node = self._any_node()
+        if not node.member:
+            return
+        self.world.controller.remove(node.name)
+        node.member = False
+        self._note(f"{node.name} is removed, {'and goes on speaking' if node.online else 'while it is away'}")
+
+    def _revoke(self) -> None:
+        node = self._any_node()
+        if not node.member or not node.trusted:
+            return
+        self.world.controller.revoke(node.name)
+        node.trusted = False
+        self._leave(node)  # the broker closes its connection
+        self._note(f"{node.name} is revoked")
+
+    def _enroll(self) -> None:
+        gone = [n for n in self.nodes.values() if not (n.member and n.trusted)]
+        if gone:
+            self._enroll_again(self.chance.choice(gone))
+
+    def _enroll_again(self, node: Node) -> None:
+        """Half of them with the disk that they had, without a restart where they are on; the others with an empty one."""
+        self.world.controller.enroll(node.name)
+        node.returned = node.returned or not node.member
+        node.member = node.trusted = True
+        disk = "the old disk"
+        if self.chance.random() < 0.5:
+            if node.online:
+                self._leave(node)
+            self.disks += 1
+            node.off()
+            node.folder = self.folder / f"{node.name}-{self.disks}"
+            node.device = Device(node.folder, self.releases, now_s=node.device.now_s, wall_s=node.device.wall_s)
+            node.epoch, node.gen = 0, 0
+            node.on()
+            disk = "an empty disk"
+        elif node.online:
+            self._hears(node, node.conn.encode())  # its heartbeat
+        self._note(f"{node.name} is enrolled again, with {disk}")
+
+    def _copy(self) -> None:
+        """Another machine starts with a copy of the disk of one, which speaks again: the last one to start counts."""
+        node = self._any_node()
+        if node.copy is None and node.online and node.instance is not None:
+            node.copy = Conn(epoch=node.epoch + 1, online=True, slots=(SLOT,), instance=f"copy-{node.starts}")
+            self._hears(node, node.copy.encode())
+            self._hears(node, node.conn.encode())
+            self._report(node, again=True)
+            self._note(f"{node.name} is copied")
+
+    def _end_copy(self) -> None:
+        for node in self.nodes.values():
+            if node.copy is not None:
+                death = Conn(epoch=node.copy.epoch, online=False, instance=node.copy.instance)
+                node.copy = None
+                self._hears(node, death.encode())
+                if node.online:
+                    self._hears(node, node.conn.encode())
+                    self._report(node, again=True)
+                self._note(f"the copy of {node.name} ends")
+
+    def _hears(self, node: Node, conn: bytes) -> None:
+        self.world.wire.retained[T.conn(node.name)] = conn
+        self.world.hears(T.conn(node.name), conn)
+
+    def _leave(self, node: Node) -> None:
+        if node.online:
+            node.online = False
+            self._hears(node, node.conn.model_copy(update={"online": False}).encode())
+
     def _away(self) -> None:
         node = self._any_node()
         if not node.online:
             return
-        node.online = False
-        self.world.wire.retained[T.conn(node.name)] = death = Conn(epoch=node.epoch, online=False).encode()
-        self.world.hears(T.conn(node.name), death)
+        self._leave(node)
         if self.chance.random() < 0.5:
             node.off()
         self._note(f"{node.name} goes away in {node.device.state.value if node.powered else 'a power cut'}")
 
     def _back(self, node: Node) -> None:
-        if node.online:
+        if node.online or not node.trusted:
             return
         if not node.powered:
             node.on()
@@ -236,17 +336,18 @@ class Sequence:
 
     def _connect(self, node: Node) -> None:
         node.online, node.said = True, None
-        birth = Conn(epoch=node.epoch, online=True, slots=(SLOT,)).encode()
-        self.world.wire.retained[T.conn(node.name)] = birth
-        self.world.hears(T.conn(node.name), birth)
+        self._hears(node, node.conn.encode())
         self._report(node)
 
-    def _report(self, node: Node) -> None:
+    def _report(self, node: Node, *, again: bool = False) -> None:
         slot = node.device.deployer.report()
-        if slot == node.said:
+        if (slot, node.refused) == node.said and not again:
             return
-        node.said, node.seq = slot, node.seq + 1
-        report = Reported(epoch=node.epoch, seq=node.seq, gen=node.gen, slots={SLOT: slot}).encode()
+        node.said, node.seq = (slot, node.refused), node.seq + 1
+        error = Failure(code="desired", detail="it has seen a later one") if node.refused else None
+        report = Reported(
+            epoch=node.epoch, seq=node.seq, gen=node.gen, slots={SLOT: slot}, instance=node.conn.instance, error=error
+        ).encode()
         self.world.wire.retained[T.reported(node.name)] = report
         self.world.hears(T.reported(node.name), report)
 
@@ -293,6 +394,7 @@ class Sequence:
             desired = self.world.told(node.name)
             if desired is not None:
                 node.hear(desired)
+                self._report(node)
         for _ in range(self.chance.randrange(0, 5)):
             node.device.deployer.turn()
             if node.online:
@@ -336,7 +438,11 @@ class Sequence:
             if progress.state in ACTIVE:
                 raise Untrue(f"{spec.id} is {progress.state.value}")
             for name, m in progress.members.items():
-                if m.admitted_s is not None:
+                if m.left and m.outcome in _OPEN:
+                    raise Untrue(f"{spec.id} says that {name}, which left the fleet, is {m.outcome.value}")
+                if m.left:
+                    self.done[f"device left, {m.outcome.value}"] += 1
+                elif m.admitted_s is not None:
                     self._judge_member(spec, progress, name, m)
         for node in self.nodes.values():
             self._judge_device(node)
@@ -377,6 +483,8 @@ class Sequence:
         desired = self.world.controller._devices[node.name].desired
         wish, report = desired.slots.get(SLOT), node.device.deployer.report()
         node.device.check_rest()
+        if node.returned and wish is None and SLOT not in desired.clear:
+            return  # enrolled again with the disk that it had, and nobody has said what it is to run
         if wish is None:
             expected = None
         elif wish.release.endswith("crash") and report.state in TERMINAL - {State.COMMITTED}:

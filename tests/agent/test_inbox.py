@@ -276,6 +276,20 @@ def test_wish_of_a_new_director_counts_when_its_root_arrives_behind_it_and_its_r
     assert agent.inbox.refusal is None
 
 
+def test_generation_that_was_seen_is_reported_after_a_restart_before_the_broker_tells_it(
+    agent: Agent, repository: Repository
+) -> None:
+    """A controller that does not know it would begin below, and be refused for ever."""
+    director = repository.signers["director"]
+    agent.inbox.on_desired(seal_desired("home", "gate-1", Desired(gen=5), director))
+    agent.restart()
+    assert agent.reports_again()
+    assert agent.reports[-1].gen == 5
+    agent.inbox.on_desired(seal_desired("home", "gate-1", Desired(gen=1), director))
+    assert agent.inbox.refusal is not None
+    assert agent.inbox.gen == 5
+
+
 def test_refusal_is_reported_though_a_good_wish_follows_on_its_heels(agent: Agent, repository: Repository) -> None:
     agent.inbox.on_desired(agent.device.desired(4))
     agent.inbox.on_desired(agent.device.desired(5, *repository.signers["director"]))

@@ -123,6 +123,25 @@ def test_second_enrolment_that_fails_takes_nothing_from_the_first(world: World, 
     assert Path("gate-1/agent.toml").exists()
 
 
+def test_enrolment_that_fails_keeps_the_history_of_a_device_of_that_name_that_was_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.born("gate-1")
+    world.controller.inventory.log("presence", "gate-1", "away: nothing was heard of it")
+    world.controller.remove("gate-1")
+
+    def full(*_: object, **__: object) -> Path:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("edgectl.fleet.enroll.write_enrolment", full)
+    with pytest.raises(StorageError):
+        edgectl("device enroll gate-1")
+    assert names(world) == set()
+    first = world.controller.inventory.archived()[0]
+    assert first.device.conn is not None
+    assert "away: nothing was heard of it" in {e.text for e in world.controller.inventory.events()}
+
+
 def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_is_revoked(world: World) -> None:
     edgectl("broker ca")
     edgectl("device enroll gate-1 --ca ca")

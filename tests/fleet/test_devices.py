@@ -92,6 +92,29 @@ def test_last_generation_of_all_is_used_again(world: World) -> None:
     assert (wish.gen, wish.slots["gate"].release) == (MAX_GEN, "gate@1")
 
 
+def test_newer_word_of_ours_counts_although_an_older_one_is_on_its_way_to_take_its_place(world: World) -> None:
+    """The database is an older one: everything is published again while the broker still sends what it had kept."""
+    world.born("d0")
+    world.rollout("1")
+    world.tick()
+    told = world.told("d0")
+    assert told is not None
+    newer = world.controller.director.seal("d0", told.model_copy(update={"gen": 5})).payload
+
+    def meanwhile(topic: str) -> None:
+        if topic == T.desired("d0"):
+            world.wire.on_publish = lambda _: None
+            world.wire.deliver(topic, newer)
+
+    world.wire.on_publish = meanwhile
+    world.controller._on_up()
+    world.tick()
+    world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert told.gen == 5
+
+
 def test_word_on_the_broker_that_is_not_ours_is_written_over(world: World) -> None:
     world.born("d0")
     world.rollout("1")

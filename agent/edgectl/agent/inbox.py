@@ -66,8 +66,8 @@ class Inbox:
         """Held while one is judged, commands aside: what comes again later must not overtake what came since."""
         self.frozen = frozen
         """Nothing may be activated now."""
-        self.gen = 0
-        """The generation of the desired document in force."""
+        self.gen = trust.generation
+        """The generation of the desired document in force, also before the broker has told it again: an older one is refused."""
         self.without_slot: Mapping[str, ReportedSlot] = {}
         """What it asks for in slots that this device does not have."""
         self._refusal: Refusal | None = None

@@ -229,16 +229,24 @@ class TrustStore:
             director = self.director
             if director is None:
                 desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
-                floor = "floor:gen"
             else:
                 desired = open_desired(payload, director, fleet, device)
-                floor = f"floor:gen:{keyset_id(director)}"
+            floor = self._generation_floor()
             seen = self._journal.value(floor)
             if desired.gen < seen:
                 raise TrustError(f"desired state has generation {desired.gen}, this device has already seen {seen}")
             if desired.gen > seen:
                 self._journal.raise_floor(floor, desired.gen)
             return desired
+
+    @property
+    def generation(self) -> int:
+        """The highest generation of a desired document that was accepted of this director; 0: none."""
+        with self._lock:
+            return self._journal.value(self._generation_floor())
+
+    def _generation_floor(self) -> str:
+        return "floor:gen" if self.director is None else f"floor:gen:{keyset_id(self.director)}"
 
     def open_command(self, payload: bytes, fleet: str, device: str) -> Command:
         """The command in a message, if one of the director's keys has signed it for this device; :meth:`admit` says whether to obey it.

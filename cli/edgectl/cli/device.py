@@ -112,8 +112,8 @@ def enroll(
                 certificate=authority.issue_client(name, days=days, request=asked) if authority is not None else None,
             )
         except BaseException:
-            if granted.get("new"):
-                fleet.remove(name, purge=True)
+            if granted.get("new"):  # what is archived of one of that name that was removed before stays
+                fleet.remove(name, purge=all(d["name"] != name for d in fleet.archive()))
             raise
     if granted["broker"].get("tls") and authority is None:
         output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")

@@ -1,6 +1,8 @@
 """The controller: follows what devices report, moves rollouts on, keeps the signed metadata fresh, seeds blobs.
 
-:class:`Controller` is what the API talks to; every public method is thread-safe. Rules are in :mod:`edgectl.fleet.rollout`.
+:class:`Controller` is what the API talks to; every public method is thread-safe. It lives and ticks here. What it is made of: what operators
+ask, and rollouts do, with devices (:mod:`edgectl.fleet.steering`); what devices say (:mod:`edgectl.fleet.devices`); what there is to be installed
+(:mod:`edgectl.fleet.stock`); what the broker has to keep (:mod:`edgectl.fleet.publisher`, :mod:`edgectl.fleet.keeper`).
 What cannot be rebuilt is written to the database before it is published.
 
 Threads: the one of :meth:`Controller.run` ticks and hands messages to the broker; API calls come on any other; what devices say comes on
@@ -15,20 +17,17 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from edgectl.core.clock import SteadyWall, clock_says
-from edgectl.core.errors import EdgectlError, LinkError, RolloutError, TrustError, UsageError
+from edgectl.core.errors import EdgectlError, LinkError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
-from edgectl.core.transfer import DeltaOffer
-from edgectl.core.trust import release_name
-from edgectl.core.wire import MAX_GEN, ClearSlot, ControllerState, Desired, Reply, Topics
+from edgectl.core.wire import ControllerState, Reply, Topics
 from edgectl.fleet.blobs import BlobStore
-from edgectl.fleet.clearing import Cleared, ClearRequest, clear, cleared
+from edgectl.fleet.clearing import Cleared, ClearRequest
 from edgectl.fleet.collect import Collector
 from edgectl.fleet.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.config import ControllerConfig
@@ -39,19 +38,9 @@ from edgectl.fleet.keeper import Keeper
 from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.presence import Claim
 from edgectl.fleet.publisher import Publisher
-from edgectl.fleet.rollout import (
-    ACTIVE,
-    DeviceView,
-    Evidence,
-    Progress,
-    RolloutRequest,
-    RolloutSpec,
-    RolloutState,
-    SetSlot,
-    pause,
-    resume,
-)
-from edgectl.fleet.takeback import abort, advance, busy, leave, needs, rollback, skip
+from edgectl.fleet.rollout import Progress, RolloutRequest, RolloutSpec
+from edgectl.fleet.steering import Steering
+from edgectl.fleet.stock import Stock
 from edgectl.fleet.trust import Director, OnlineTrust
 from edgectl.fleet.watch import LatencyBook, Row, rows
 from edgectl.link.mqtt import Link
@@ -64,9 +53,9 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE_S = 5
 """The controller has to know that it hears: who is silent is away."""
+_BACKOFF_S = 2.0
+"""Between two tries to connect. Who is away is known 1.5 heartbeats after the controller hears again: at 10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
-_BELIEVED_GEN = MAX_GEN // 2
-"""Generations that a device claims to have seen count up to here."""
 
 
 class Controller:
@@ -99,7 +88,7 @@ class Controller:
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
         will = (self.topics.ctl, self._death.encode())
         self._link = Link(
-            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=5.0
+            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=_BACKOFF_S
         )
         self._prune_s = time.monotonic()
         self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
@@ -125,6 +114,20 @@ class Controller:
             self.topics,
             now=self._time,
             retained=lambda: self._link.is_kept,
+        )
+        self._steering = Steering(
+            self.inventory, self._devices, self.latency, self.director, self._countersignatures, self._publisher, self._wake
+        )
+        self._stock = Stock(
+            config.fleet,
+            self.blobs,
+            self.trust,
+            self.director,
+            self.inventory,
+            self._devices,
+            self._steering,
+            self._publisher,
+            self._collector,
         )
         self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs)
 
@@ -182,10 +185,7 @@ class Controller:
         if self.trust.renew():
             self._publisher.trust_changed()
         self._warn_of_expiry(now_s)
-        with self._devices.lock:
-            for spec, progress in self.inventory.rollouts(active=True).values():
-                new, actions = advance(spec, progress, self._views(), now_s, self._evidence(spec, progress))
-                self._advance(spec, progress, new, actions)
+        self._steering.step(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self._collector.is_due(now_s):
             self._collector.collect()
@@ -205,7 +205,7 @@ class Controller:
         self._wake.set()
 
     def _mark_all(self) -> None:
-        """Have everything published again. A release that is not whole here holds up nothing else."""
+        """Have everything published again."""
         self._republish = False
         try:
             self._publisher.state_changed()
@@ -213,13 +213,7 @@ class Controller:
             with self._devices.lock:
                 for d in self._devices.all():
                     self._publisher.tell(d.name, d.desired)
-            for release in self.inventory.releases().values():
-                self.watchdog.feed()  # a large fleet takes its time
-                try:
-                    self._publisher.offer(self.blobs.offered(release.digest))
-                except EdgectlError as e:
-                    log.error("release %s cannot be offered: %s", release.release, e.message)
-            self._publisher.offer(filter(self.blobs.has, self.trust.plans()))
+            self._stock.offer_all(self.watchdog.feed)  # a large fleet takes its time
         except EdgectlError:
             self._republish = True
             raise
@@ -259,47 +253,9 @@ class Controller:
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
-        name, _, version = release.partition("@")
-        release_name(name, version)
-        with self._collector.naming:
-            return self._add_release(release, digest, files, delta_from)
-
-    def _add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None) -> Release:
-        if not self.blobs.has(digest):
-            raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
-        closure = self.blobs.closure(digest)
-        new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
-        if new:
-            self.trust.accept(new)
-        self._publisher.trust_changed()
-        named = [profiles for d, profiles in self.trust.names(release).values() if d == digest]
-        if not named:
-            raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
-        known = self.inventory.releases().get(release)
-        created = known.created_s if known else time.time()
-        found = Release(release, digest, named[0], created)
-        deltas = self._make_deltas(found, delta_from)
-        offered = self.blobs.offered(digest)
-        for blob in offered:
-            self.blobs.hashes(blob)  # remembered: on this thread nobody waits for a large one
-        self.inventory.save_release(found)
-        self.blobs.arrived(offered)
-        self.inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
-        self._publisher.offer(offered)
+        found = self._stock.add(release, digest, files, delta_from)
         self._wake.set()
         return found
-
-    def _make_deltas(self, new: Release, delta_from: str | None) -> list[DeltaOffer]:
-        releases = self.inventory.releases()
-        if delta_from:
-            if delta_from not in releases:
-                raise UsageError(f"there is no release {delta_from}", hint="`edgectl release list` lists them")
-            return self.blobs.make_deltas(new.digest, releases[delta_from].digest)
-        name = new.release.partition("@")[0]
-        before = [r for r in releases.values() if r.release.partition("@")[0] == name and r.created_s < new.created_s]
-        if delta_from == "" or not before:
-            return []
-        return self.blobs.make_deltas(new.digest, max(before, key=lambda r: r.created_s).digest)
 
     def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False) -> None:
         """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
@@ -309,112 +265,31 @@ class Controller:
         nothing is done unless ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
-        self._collector.expect(gone)
-        with self._devices.lock:
-            self._check_unused(gone, stop_rollouts)
-            new = {n: data for n, data in files.items() if data != self.trust.files().get(n)}
-            if new:
-                self.trust.accept(new, withdraw=gone)
-                self.director.refresh()
-                self.inventory.log("trust", self.config.fleet, f"accepted {', '.join(sorted(new))}")
-            for release in gone:
-                if not self.trust.names(release):
-                    self.inventory.drop_release(release)
-                    self.inventory.log("release", release, "withdrawn")
-                    self._abort_all_of(release)
+        self._stock.accept_trust(files, gone, stop_rollouts=stop_rollouts)
         self._republish = True
         self._wake.set()
         if gone:
             self._collector.collect()
 
-    def _check_unused(self, releases: tuple[str, ...], stop_rollouts: bool) -> None:
-        for spec, progress in self.inventory.rollouts(active=True).values() if releases and not stop_rollouts else ():
-            for release in releases:
-                if why := needs(spec, progress, release):
-                    raise RolloutError(
-                        f"{release} is not withdrawn: {why}",
-                        hint=f"`edgectl release withdraw {release} --yes` withdraws it and stops what is under way",
-                    )
-
-    def _abort_all_of(self, release: str) -> None:
-        for spec, progress in self.inventory.rollouts(active=True).values():
-            if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
-                new, actions = abort(spec, progress, self._views(), f"{release} was withdrawn")
-                self._advance(spec, progress, new, actions)
-
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
-        with self._devices.lock:
-            release = self.inventory.releases().get(request.release)
-            if release is None:
-                raise UsageError(f"there is no release {request.release}", hint="`edgectl release publish DIR` publishes one")
-            known = self.inventory.rollouts()
-            for spec, progress in known.values():
-                if spec.slot == request.slot and progress.state in ACTIVE:
-                    raise busy(spec, progress)
-            asked = [
-                s.attempt + max((m.tries for m in p.members.values()), default=0)
-                for s, p in known.values()
-                if s.slot == request.slot and s.digest == release.digest
-            ]
-            wishes = (d.desired.slots.get(request.slot) for d in self._devices.all())
-            asked += [w.attempt for w in wishes if w is not None and w.digest == release.digest]
-            spec = RolloutSpec(
-                id=f"{request.slot}-{len(known) + 1}",
-                digest=release.digest,
-                attempt=1 + max(asked, default=0),
-                **request.model_dump(),
-            )
-            self.inventory.save_rollout(spec, Progress())
-            self.inventory.log("rollout", spec.id, f"{spec.release} to slot {spec.slot} began")
-        self._wake.set()
-        return spec
+        return self._steering.start(request)
 
     def change_rollout(self, rollout: str, op: str) -> Progress:
         """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in any state).
 
         Raises :class:`RolloutError`.
         """
-        with self._devices.lock:
-            spec, progress = self.rollout(rollout)
-            actions: list[SetSlot] = []
-            if op == "abort":
-                new, actions = abort(spec, progress, self._views())
-            elif op == "rollback":
-                new, actions = rollback(spec, progress, self._views(), self.inventory.rollouts().values())
-            else:
-                new = {"pause": pause, "resume": resume}[op](progress)
-            self.inventory.log("rollout", rollout, f"{op} by the operator")
-            self._advance(spec, progress, new, actions)
-        self._wake.set()
-        return new
+        return self._steering.change(rollout, op)
 
     def skip_device(self, rollout: str, device: str) -> Progress:
         """Have a rollout go on without a device. Raises :class:`RolloutError`."""
-        with self._devices.lock:
-            spec, progress = self.rollout(rollout)
-            new, actions = skip(spec, progress, device, self._views().get(device))
-            self.inventory.log("rollout", rollout, f"{device} skipped by the operator")
-            self._advance(spec, progress, new, actions)
-        self._wake.set()
-        return new
+        return self._steering.skip(rollout, device)
 
     def clear_slot(self, slot: str, request: ClearRequest) -> list[Cleared]:
         """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for those that
         a rollout is at work with."""
-        with self._devices.lock:
-            seen = self._views()
-            views = {d.name: seen.get(d.name) for d in self._devices.all()}
-            actions = clear(slot, request, views, self.inventory.rollouts(active=True).values())
-            changed = [replace(d, desired=_wish(d, a)) for a in actions for d in (self._devices[a.device],)]
-            self.inventory.save_devices(changed)
-            for d in changed:
-                self._devices[d.name].desired = d.desired
-                self._publisher.tell(d.name, d.desired)
-                self.inventory.log("device", d.name, f"slot {slot} is to be empty, by the operator")
-            told = [cleared(slot, self._devices[a.device]) for a in actions]
-        self._wake.set()
-        return told
+        return self._steering.clear_slot(slot, request)
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""
@@ -425,24 +300,11 @@ class Controller:
 
         Raises :class:`TrustError` for the first that lacks a signature or is not what is wanted now.
         """
-        with self._devices.lock:
-            wanted: dict[str, Desired] = {}
-            for device, payload in documents.items():
-                d = self._devices.get(device)
-                if d is None or self.director.open(device, payload) != d.desired:
-                    raise TrustError(f"this is not what is wanted of {device} now", hint="approve again")
-                wanted[device] = d.desired
-            for device, desired in wanted.items():
-                self._countersignatures.take(device, documents[device], desired.gen)
-                self._publisher.tell(device, desired)
-        self._wake.set()
-        return sorted(wanted)
+        return self._steering.approve(documents)
 
     def rollout(self, rollout: str) -> tuple[RolloutSpec, Progress]:
-        found = self.inventory.rollouts().get(rollout)
-        if found is None:
-            raise RolloutError(f"there is no rollout {rollout}", hint="`edgectl rollout status` lists them")
-        return found
+        """Raises :class:`RolloutError` if there is none."""
+        return self._steering.find(rollout)
 
     @property
     def frozen(self) -> bool | None:
@@ -498,7 +360,7 @@ class Controller:
         """Take a device out of the fleet. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
         with self._devices.lock:
             self._devices.remove(device, purge=purge)
-            left = self._leave_rollouts(device)
+            left = self._steering.leave(device)
             self.inventory.log("device", device, "removed, and what was known of it purged" if purge else "removed")
         self._countersignatures.forget(device)
         self._wake.set()
@@ -508,7 +370,7 @@ class Controller:
         """The certificate of a device was revoked. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
         with self._devices.lock:
             self._devices.revoke(device)
-            left = self._leave_rollouts(device)
+            left = self._steering.leave(device)
             self.inventory.log("device", device, "its certificate was revoked: no rollout counts on it any more")
         self._wake.set()
         return left
@@ -531,73 +393,6 @@ class Controller:
         """(slot, digest) → latency over the fleet."""
         with self._devices.lock:
             return self.latency.engines()
-
-    # ---- under the lock
-
-    def _views(self) -> dict[str, DeviceView]:
-        views = self._devices.views()
-        for name in self._countersignatures.waiting().keys() & views.keys():
-            views[name] = replace(views[name], unsigned=True)
-        return views
-
-    def _leave_rollouts(self, device: str) -> list[str]:
-        """Nobody waits for it, and no gate counts it, in rollouts that are not over."""
-        left = []
-        for spec, progress in self.inventory.rollouts(active=True).values():
-            if (without := leave(progress, device)) is not progress:
-                self.inventory.save_rollout(spec, without)
-                self.inventory.log("rollout", spec.id, f"{device} has left the fleet, and this rollout")
-                left.append(spec.id)
-        return left
-
-    def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
-        """Latency before and after, over the same devices; None while nobody had another engine before."""
-        members = {n: m.before for n, m in progress.members.items() if m.admitted_s is not None and m.before is not None}
-        digests = {b.digest for b in members.values() if b is not None}
-        if len(digests) != 1:
-            return None
-        devices = frozenset(members)
-        return Evidence(
-            before=self.latency.engine(spec.slot, digests.pop(), devices),
-            after=self.latency.engine(spec.slot, spec.digest, devices),
-        )
-
-    def _advance(self, spec: RolloutSpec, old: Progress, new: Progress, actions: list[SetSlot]) -> None:
-        """Written down in one transaction with the wishes that follow from it: a step is taken whole or not at all. They are published
-        until the broker has them."""
-        changed = []
-        for action in actions:
-            d = self._devices[action.device]
-            if (wish := _wish(d, action)) != d.desired:
-                changed.append(replace(d, desired=wish))
-        if new != old or changed:
-            self.inventory.save_rollout(spec, new, changed)
-        for d in changed:
-            self._devices[d.name].desired = d.desired
-        for action in actions:
-            self._publisher.tell(action.device, self._devices[action.device].desired)
-        if new.state is not old.state:
-            self.inventory.log("rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}")
-            log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
-
-
-def _wish(d: Device, action: SetSlot) -> Desired:
-    """What is wanted of a device after this action."""
-    slots, empty = dict(d.desired.slots), dict(d.desired.clear)
-    if isinstance(action.desired, ClearSlot):
-        slots.pop(action.slot, None)
-        asked = empty.get(action.slot)
-        empty[action.slot] = asked if asked is not None and asked.number >= action.desired.number else action.desired
-    else:
-        empty.pop(action.slot, None)
-        slots[action.slot] = action.desired
-    if (slots, empty) == (d.desired.slots, d.desired.clear):
-        return d.desired
-    # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
-    # that with the key). At the very last generation a document may still change: devices take the same one again.
-    known = d.reported.gen if d.reported and d.reported.gen < _BELIEVED_GEN else 0
-    gen = min(MAX_GEN, max(d.desired.gen, known) + 1)
-    return d.desired.model_copy(update={"gen": gen, "slots": slots, "clear": empty})
 
 
 def _freeze_in(path: Path) -> bool | None:

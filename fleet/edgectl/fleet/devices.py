@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgectl.core.errors import EdgectlError, ProtocolError, TrustError, UsageError
 from edgectl.core.files import check_name
 from edgectl.core.schema import parse_json
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Conn, Reported, Telemetry, Topics
+from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reported, Telemetry, Topics
 from edgectl.fleet.commands import Numbers
 from edgectl.fleet.inventory import Device, Inventory
 from edgectl.fleet.presence import Claim, Claims
@@ -25,9 +26,12 @@ from edgectl.fleet.trust import Director
 from edgectl.fleet.watch import LatencyBook
 from edgectl.link.mqtt import Handler
 
-__all__ = ["Devices", "from_device"]
+__all__ = ["BELIEVED_GEN", "Devices", "from_device"]
 
 log = logging.getLogger(__name__)
+
+BELIEVED_GEN = MAX_GEN // 2
+"""Generations that a device claims to have seen count up to here."""
 
 
 def from_device(topics: Topics, handle: Callable[[str, bytes], None], *, empty: bool = False) -> Handler:
@@ -119,7 +123,7 @@ class Devices:
                     f"{device} is in the fleet already",
                     hint="--again writes its files once more; two machines with one identity mislead everybody",
                 )
-            self._keep(known or Device(device))
+            self._keep(_unheard(known) if known is not None and device in self._revoked else known or self._once_more(device))
             self._inventory.mark_revoked(device, False)
             self._revoked.discard(device)
             self._removed.discard(device)
@@ -228,6 +232,7 @@ class Devices:
             same = d.reported is not None and d.reported.model_copy(update={"seq": reported.seq}) == reported
             d.reported = reported
             self._saw(d)
+            self._go_above(d, reported)
             if not same:  # else it was only said again
                 self._keep(d)
             for slot, r in reported.slots.items():
@@ -255,7 +260,7 @@ class Devices:
     def on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
         came = self._publisher.came(self._topics.desired(device), payload)
-        if came in (Came.OURS, Came.OVERTAKEN):
+        if came is Came.OURS:
             return
         if not payload:
             if came is Came.OTHER:
@@ -264,6 +269,8 @@ class Devices:
         try:
             desired = self._director.open(device, payload)
         except (TrustError, ProtocolError) as e:
+            if came is Came.OVERTAKEN:
+                return
             self._tell_of_loss(device, f"a desired state that is not ours was on the broker, and ours is put back: {e.message}")
             if came is Came.EARLY and (d := self.get(device)):
                 self._publisher.tell(device, d.desired)
@@ -282,7 +289,7 @@ class Devices:
                 self._tell_of_loss(
                     device, f"generation {desired.gen} was put over its desired document at the broker, and ours is put back"
                 )
-            elif desired.gen < d.desired.gen:
+            elif desired.gen < d.desired.gen and came is not Came.OVERTAKEN:
                 # Ours, but not what we want now: a device that asks the broker must not get it.
                 self._publisher.tell(device, d.desired)
 
@@ -406,6 +413,27 @@ class Devices:
             log.warning("%s %s", device, what)
         return True
 
+    def _go_above(self, d: Device, reported: Reported) -> None:
+        """A device that refuses what is wanted, because it has seen a later generation, is told again above that.
+
+        It was removed and enrolled again with the disk that it had, or the database here is an older one. A kept report proves nothing: what it
+        refused may be long over, and the document that it saw, later than ours, may be the next message to come.
+        """
+        refused = reported.error is not None and reported.error.code == "desired" and not self._retained()
+        if refused and 0 < d.desired.gen < reported.gen < BELIEVED_GEN:
+            self._inventory.log("trust", d.name, f"has seen generation {reported.gen}, above ours: generations go on there")
+            d.desired = d.desired.model_copy(update={"gen": reported.gen + 1})
+            self._keep(d)
+            self._publisher.tell(d.name, d.desired)
+
+    def _once_more(self, device: str) -> Device:
+        """A device that is enrolled, maybe with the disk of one that was removed: what is wanted of it goes on above the generations that
+        disk has seen, and until it speaks it has what it said last."""
+        before = next((a.device for a in reversed(self._inventory.archived()) if a.device.name == device), None)
+        if before is None:
+            return Device(device)
+        return _unheard(Device(device, reported=before.reported, desired=Desired(gen=before.desired.gen)))
+
     def _saw(self, d: Device) -> None:
         d.seen_s = time.time()  # for people
         self._seen[d.name] = self._now()
@@ -420,6 +448,11 @@ class Devices:
     def _keep(self, d: Device) -> None:
         self._known[d.name] = d
         self._inventory.save_device(d)
+
+
+def _unheard(d: Device) -> Device:
+    """Whatever it reports next is news: it may be on another disk, and count anew."""
+    return replace(d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}) if d.reported is not None else None)
 
 
 def _machine(claim: Claim) -> str:

@@ -231,17 +231,14 @@ class Inventory:
 
     def save_rollout(self, spec: RolloutSpec, progress: Progress, devices: Iterable[Device] = ()) -> None:
         """``devices``: those whose desired document changes with this step, all in one transaction."""
-        known = self._all(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id))
-        created = known[0].created_s if known else time.time()
-        values = {
-            "id": spec.id,
-            "spec": spec.encode().decode(),
-            "progress": progress.encode().decode(),
-            "state": _STRAGGLERS if progress.unfinished and progress.state not in ACTIVE else progress.state.value,
-            "created_s": created,
-        }
+        self.save_rollouts([(spec, progress)], devices)
+
+    def save_rollouts(self, rollouts: Iterable[tuple[RolloutSpec, Progress]], devices: Iterable[Device] = ()) -> None:
+        """All in one transaction."""
         with self._transaction() as db:
-            _replace(db, _rollouts, "id", values)
+            for spec, progress in rollouts:
+                created = db.execute(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id)).scalar()
+                _replace(db, _rollouts, "id", _rollout_values(spec, progress, time.time() if created is None else created))
             for d in devices:
                 _replace(db, _devices, "name", _device_values(d))
 
@@ -330,6 +327,16 @@ def _device(row: Row[Any]) -> Device:
 def _replace(db: Connection, table: Table, key: str, values: Mapping[str, object]) -> None:
     db.execute(delete(table).where(table.c[key] == values[key]))
     db.execute(insert(table).values(**values))
+
+
+def _rollout_values(spec: RolloutSpec, progress: Progress, created_s: float) -> dict[str, object]:
+    return {
+        "id": spec.id,
+        "spec": spec.encode().decode(),
+        "progress": progress.encode().decode(),
+        "state": _STRAGGLERS if progress.unfinished and progress.state not in ACTIVE else progress.state.value,
+        "created_s": created_s,
+    }
 
 
 def _device_values(d: Device) -> dict[str, object]:

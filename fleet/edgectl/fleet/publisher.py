@@ -151,7 +151,9 @@ class Publisher:
         try:
             payload = self._desired(device, desired)
             if payload is not None:
-                self._retain(self._topics.desired(device), payload)
+                topic = self._topics.desired(device)
+                self._gone.pop(topic, None)  # of a device of that name that was removed before: this takes its place
+                self._retain(topic, payload)
         except BaseException:
             self._wishes.setdefault(device, desired)  # unless there is a newer one
             raise

@@ -3,24 +3,33 @@
 ``plan`` looks at what devices report and returns the new progress and the actions that bring it about; the controller stores
 the progress first and acts then, and every action may be repeated. Success is COMMITTED, nothing less. Presence is no verdict: a device
 that is away has not failed, and nobody waits for it longer than the rollout's terms say. What an operator may do with a rollout, and the
-way back, are in :mod:`edgectl.fleet.takeback`, whose ``advance`` the controller calls.
+way back, are in :mod:`edgectl.fleet.takeback`, whose ``advance`` the controller calls; the values that all of them speak of, in
+:mod:`edgectl.fleet.rollout_values`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-
-from pydantic import Field
 
 from edgectl.core.errors import RolloutError
-from edgectl.core.histogram import Histogram
-from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import ClearSlot, DesiredSlot, Policy, ReportedSlot
+from edgectl.core.wire import ClearSlot, DesiredSlot
 from edgectl.fleet.gates import failure_gate, latency_gate
+from edgectl.fleet.rollout_values import (
+    ACTIVE,
+    BUSY,
+    OPEN,
+    DeviceView,
+    Evidence,
+    Member,
+    Outcome,
+    Progress,
+    RolloutRequest,
+    RolloutSpec,
+    RolloutState,
+    SetSlot,
+)
 
 __all__ = [
     "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutRequest", "RolloutSpec", "RolloutState", "SetSlot", "admitted",
@@ -36,173 +45,11 @@ _DEFERRED_S = 8 * 86400.0
 """A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after every start."""
 
 
-class RolloutState(str, Enum):
-    RUNNING = "running"
-    PAUSED = "paused"
-    """Nobody new; devices that began go on."""
-    ROLLING_BACK = "rolling_back"
-    """Devices get back what they had. It ends as ``Progress.ending`` says, at the latest after ``back_s``."""
-    STOPPED = "stopped"
-    """By a gate, a deadline, or because the release was withdrawn."""
-    ABORTED = "aborted"
-    """By an operator."""
-    ROLLED_BACK = "rolled_back"
-    """By an operator, after it had come to its end."""
-    DONE = "done"
-
-
-ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK})
-"""Such a rollout has its slot for itself."""
-
-
-class Outcome(str, Enum):
-    WAITING = "waiting"
-    ADMITTED = "admitted"
-    RETRYING = "retrying"
-    """It could not, for a reason that passes (no space, no time); it is asked again."""
-    COMMITTED = "committed"
-    FAILED = "failed"
-    AWAY = "away"
-    """Offline; it takes what is wanted when it is back, and nobody waits for it."""
-    LOST = "lost"
-    """Offline since the middle of an activation: nobody knows whether the release is to blame."""
-    SKIPPED = "skipped"
-    """An operator left it out; it keeps, or gets back, what it had."""
-    RETURNING = "returning"
-    """It is to go back to what it had."""
-    LATE = "late"
-    """It is there, and did not do in time what it was asked. It is still expected to."""
-    RESTORED = "restored"
-    SUPERSEDED = "superseded"
-    """Another release took the slot before the device was back."""
-    STRANDED = "stranded"
-    """It was to go back, and did not take what it had before either: somebody has to look at it."""
-
-
-_BUSY = frozenset({Outcome.ADMITTED, Outcome.RETRYING})
-_OPEN = _BUSY | {Outcome.AWAY, Outcome.LOST, Outcome.LATE}
-_OPEN_BACK = frozenset({Outcome.RETURNING, Outcome.AWAY, Outcome.LATE})
 _SETTLED = frozenset({Outcome.COMMITTED, Outcome.FAILED, Outcome.LATE})
 _JUDGED = _SETTLED | {Outcome.ADMITTED, Outcome.AWAY, Outcome.LOST}
 """What a device says later changes these, too: it commits after its deadline, or what it had committed does not survive."""
 _NO_CANARY = frozenset({Outcome.AWAY, Outcome.SKIPPED, Outcome.SUPERSEDED})
 """Another device takes the place of such a canary. A lost one keeps it: the release may have been its end."""
-
-
-class RolloutRequest(Terms):
-    """What ``edgectl rollout start`` asks for. Times in seconds."""
-
-    release: str
-    slot: Name
-    policy: Policy = Policy()
-    labels: dict[str, str] = {}
-    """Only devices with all of these labels."""
-    devices: tuple[Name, ...] = ()
-    """Only these devices; empty: all that have the slot."""
-    canary: int = Field(default=1, ge=1)
-    soak_s: float = Field(default=0.0, ge=0)
-    """Time between the last commit of the canary and the rest."""
-    deadline_s: float = Field(default=24 * 3600.0, gt=0)
-    """From admission to COMMITTED, while online."""
-    idle_s: float = Field(default=24 * 3600.0, gt=0)
-    """How long it may wait with nobody there who could show that the release works."""
-    back_s: float = Field(default=3600.0, gt=0)
-    """How long it waits for devices that are there to go back to what they had."""
-    max_canary_failures: int = Field(default=0, ge=0)
-    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
-    max_latency_ratio: float | None = Field(default=1.5, gt=0)
-    retries: int = Field(default=3, ge=0, le=20)
-    """How often a device is asked again that could not fetch or store the release."""
-    retry_after_s: float = Field(default=300.0, gt=0)
-    """Until the first of them; each takes twice as long as the one before, at most 6 h."""
-    rollback: bool = True
-    """On failure, devices that already have the release get back what they had. An operator can take it back in any case."""
-
-
-class RolloutSpec(RolloutRequest):
-    """What is wanted, as the planner takes it."""
-
-    id: str
-    digest: Digest
-    attempt: int = Field(default=1, ge=1)
-    lost_s: float = Field(default=90.0, gt=0)
-    """Gone for this long in the middle of an activation, on the way back, or since before it was asked: it is not just a lost connection."""
-    away_s: float = Field(default=600.0, gt=0)
-    """Offline for this long before an activation: nobody waits for it; not even this long for one that was offline when it was asked."""
-
-
-class Member(Message):
-    wave: int
-    outcome: Outcome = Outcome.WAITING
-    admitted_s: float | None = None
-    tries: int = 0
-    """How often it was asked again."""
-    retry_s: float | None = None
-    """When it is asked again."""
-    before: DesiredSlot | None = None
-    """What it had, and gets back; None: the slot was empty."""
-    untold: bool = False
-    """When it was taken back, the release had not gone out to it: it waited for the signature of an operator."""
-    detail: str | None = None
-
-
-class Progress(Message):
-    state: RolloutState = RolloutState.RUNNING
-    reason: str | None = None
-    note: str | None = None
-    """Whom it waits for, or expects after its end."""
-    wave: int = 0
-    wave_done_s: float | None = None
-    idle_since_s: float | None = None
-    """Since when nobody is there who could show that the release works."""
-    ending: RolloutState | None = None
-    """What it is once devices are back; None: nothing is taken back."""
-    back_since_s: float | None = None
-    members: dict[str, Member] = {}
-
-    @property
-    def unfinished(self) -> bool:
-        """Somebody still has to be looked after: also when a rollout has ended, those who are not back yet."""
-        expected = _OPEN if self.ending is None else _OPEN_BACK
-        done = self.state is RolloutState.DONE  # then also those who were named and never there
-        open_ = (m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None))
-        return self.state in ACTIVE or any(open_)
-
-
-@dataclass(frozen=True)
-class DeviceView:
-    """A device as the controller knows it. Times are Unix seconds."""
-
-    name: str
-    online: bool
-    seen_s: float
-    slots: frozenset[str]
-    labels: Mapping[str, str]
-    desired: Mapping[str, DesiredSlot]
-    reported: Mapping[str, ReportedSlot]
-    gen: int = 0
-    """Of the desired document."""
-    clear: Mapping[str, ClearSlot] = field(default_factory=dict)
-    """Slots that are wanted empty."""
-    unsigned: bool = False
-    """Its desired document waits for the signature of an operator, and has not gone out."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Engine latency of the devices in the rollout, with what they had and with the release."""
-
-    before: Histogram
-    after: Histogram
-
-
-@dataclass(frozen=True)
-class SetSlot:
-    """Write this into the device's ``desired``."""
-
-    device: str
-    slot: str
-    desired: DesiredSlot | ClearSlot
 
 
 def order(devices: Iterable[str], release: str) -> list[str]:
@@ -257,7 +104,8 @@ def stop(
     """Admit nobody else, and take the release back from everyone who got it, last one first. ``ending``: what the rollout is then."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"a rollout that is {progress.state.value} cannot be stopped")
-    touched = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    asked = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    touched = [n for n in asked if n in views and not progress.members[n].left]
     update: dict[str, object] = {"reason": reason, "note": None, "idle_since_s": None}
     if not touched or (ending is RolloutState.STOPPED and not spec.rollback):
         left = {n: _given_up(m) for n, m in progress.members.items()}
@@ -324,7 +172,7 @@ def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceV
         if name not in views and name not in members:
             members[name] = Member(wave=1, outcome=Outcome.AWAY, detail=_NEVER_SEEN)
     members.update({n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)})
-    newcomers = (n for n, v in views.items() if n not in members and fits(spec, v))
+    newcomers = [n for n, v in views.items() if (n not in members or members[n].left) and fits(spec, v)]
     members.update({name: Member(wave=1) for name in order(newcomers, spec.release)})
     if progress.wave == 0:
         here = {n for n, v in views.items() if v.online}
@@ -354,7 +202,7 @@ def _arrived(spec: RolloutSpec, m: Member, view: DeviceView) -> Member:
 
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
     """What became of a member since it was admitted."""
-    if m.outcome not in _JUDGED or m.admitted_s is None:
+    if m.outcome not in _JUDGED or m.admitted_s is None or m.left:
         return m
     settled = m.outcome in _SETTLED
     if view is None:
@@ -418,14 +266,14 @@ def _any(progress: Progress, *outcomes: Outcome) -> bool:
 def _wave_is_over(progress: Progress) -> bool:
     """Nobody of it is at work, and somebody has shown that the release works. The canary waits for one that was lost."""
     current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
-    waited_for = _BUSY | {Outcome.WAITING} | ({Outcome.LOST} if progress.wave == 0 else set())
+    waited_for = BUSY | {Outcome.WAITING} | ({Outcome.LOST} if progress.wave == 0 else set())
     return _any(progress, Outcome.COMMITTED) and not waited_for.intersection(current)
 
 
 def _idle_since(progress: Progress, now_s: float) -> float | None:
     """Since when nobody is at work; None: somebody is, or an operator has it wait."""
     current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
-    if progress.state is RolloutState.PAUSED or _BUSY.intersection(current):
+    if progress.state is RolloutState.PAUSED or BUSY.intersection(current):
         return None
     return progress.idle_since_s if progress.idle_since_s is not None else now_s
 
@@ -484,7 +332,7 @@ def _stragglers(
         m = members[name] = _judged(spec, m, views.get(name), now_s)
         wish, ours = views[name].desired.get(spec.slot) if name in views else None, _wish(spec, m)
         taken = wish is None or (wish.digest, wish.attempt) != (ours.digest, ours.attempt)
-        if m.outcome in _OPEN and name in views and taken and not _is_expected(m):
+        if m.outcome in OPEN and name in views and taken and not _is_expected(m):
             members[name] = m.model_copy(update={"outcome": Outcome.SUPERSEDED, "detail": None})
     progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
     return _noted(spec, progress, views, None), actions + again
@@ -494,8 +342,8 @@ def _noted(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView
     """With whom it waits for, for people. Nothing in it changes with time alone: every change is written down."""
     members = {n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE}
     lost = [n for n, m in members.items() if m.outcome is Outcome.LOST]
-    gone = [n for n, m in members.items() if m.outcome in _BUSY and n in views and not views[n].online]
-    unsigned = [n for n, m in members.items() if m.outcome in _BUSY and n in views and views[n].unsigned]
+    gone = [n for n, m in members.items() if m.outcome in BUSY and n in views and not views[n].online]
+    unsigned = [n for n, m in members.items() if m.outcome in BUSY and n in views and views[n].unsigned]
     notes = []
     if unsigned:
         notes.append(f"{names(unsigned)}: waits for `edgectl rollout approve`")

@@ -27,6 +27,7 @@ from edgectl.fleet.rollout import (
     stop,
     wish_of,
 )
+from edgectl.fleet.rollout_values import OPEN_BACK
 
 __all__ = ["abort", "advance", "busy", "needs", "rollback", "skip"]
 
@@ -40,7 +41,8 @@ def advance(
 ) -> tuple[Progress, list[SetSlot]]:
     """One step of a rollout, whichever way it goes. Returns the new progress and what to write; the same input gives the same answer."""
     if progress.state is RolloutState.ROLLING_BACK or (progress.ending is not None and progress.unfinished):
-        return _going_back(spec, progress, views, now_s), []
+        untold = [n for n, m in progress.members.items() if n in views and _is_untold(spec, m, views[n])]
+        return _going_back(spec, progress, views, now_s), [SetSlot(n, spec.slot, ClearSlot(number=1)) for n in untold]
     return plan(spec, progress, views, now_s, evidence)
 
 
@@ -77,7 +79,7 @@ def rollback(
         return abort(spec, progress, views, "taken back by the operator")
     members, actions = dict(progress.members), []
     for name, m in progress.members.items():
-        if m.admitted_s is not None and name in views:
+        if m.admitted_s is not None and name in views and not m.left:
             members[name], action = _asked(spec, m, views[name], newer)
             actions += [action] if action is not None else []
     if not any(m.outcome is Outcome.RETURNING for m in members.values()):
@@ -124,7 +126,7 @@ def _once_more(spec: RolloutSpec, m: Member, view: DeviceView) -> DesiredSlot | 
 
 
 def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | None) -> tuple[Progress, list[SetSlot]]:
-    """Go on without a device. What it was asked to take is taken back, when it is there. Raises :class:`RolloutError`."""
+    """Go on without a device. What it was asked to take is taken back, unless it has left the fleet. Raises :class:`RolloutError`."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"rollout {spec.id} is {progress.state.value}: nobody can be skipped any more")
     m = progress.members.get(device) or (Member(wave=1) if view is not None and fits(spec, view) else None)
@@ -137,16 +139,19 @@ def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | 
             f"{device} runs {spec.release} already", hint=f"`edgectl rollout abort {spec.id}` takes it back from all devices"
         )
     skipped = m.model_copy(update={"outcome": Outcome.SKIPPED, "retry_s": None, "detail": "skipped by the operator"})
-    actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None else []
+    there = view is not None and not m.left
+    actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None and there else []
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
 def leave(progress: Progress, device: str) -> Progress:
     """Go on without a device that left the fleet: nobody waits for it. What it had committed or failed before stays true."""
     m = progress.members.get(device)
-    if m is None or m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}:
+    if m is None or m.left:
         return progress
-    gone = _at(m, Outcome.SKIPPED, "it left the fleet").model_copy(update={"retry_s": None})
+    stays = m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}
+    detail = f"{m.detail}; it left the fleet" if stays and m.detail else "it left the fleet"
+    gone = _at(m, m.outcome if stays else Outcome.SKIPPED, detail).model_copy(update={"retry_s": None, "left": True})
     return progress.model_copy(update={"members": {**progress.members, device: gone}})
 
 
@@ -166,7 +171,8 @@ def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
     """What a rollout still wants with ``release``, as the end of a sentence; None: nothing."""
     if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return f"rollout {spec.id} of it is {progress.state.value}"
-    back = [n for n, m in progress.members.items() if m.outcome is Outcome.RETURNING and m.before and m.before.release == release]
+    expected = OPEN_BACK if progress.ending is not None else {Outcome.RETURNING}
+    back = [n for n, m in progress.members.items() if m.outcome in expected and m.before and m.before.release == release]
     return f"rollout {spec.id} takes {names(back)} back to it" if back else None
 
 
@@ -189,12 +195,14 @@ def _going_back(spec: RolloutSpec, progress: Progress, views: Mapping[str, Devic
 
 def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, late: bool) -> Member:
     """What became of a member since the release was taken back from it."""
-    if m.admitted_s is None or m.outcome in _CLOSED:
+    if m.admitted_s is None or m.outcome in _CLOSED or m.left:
         return m
     if view is None:
         return _at(m, Outcome.SKIPPED, "it left the fleet")
     if not _is_ours(spec, view, spec.attempt + m.tries + 1) and not _is_before(spec, m, view):
         return _at(m, Outcome.SUPERSEDED, _has(spec, view))
+    if _is_untold(spec, m, view):
+        return _at(m, Outcome.RETURNING, None)
     r = view.reported.get(spec.slot)
     is_back = r is not None and r.active == (m.before.digest if m.before else None)
     if is_back and m.untold:  # nor can it be told any more: it is as it was
@@ -202,13 +210,20 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
     if r is not None and r.state in TERMINAL and r.gen >= view.gen:
         if is_back:
             return _at(m, Outcome.RESTORED, None)
-        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
+        still = f"it runs {r.active_release}" if r.state is State.COMMITTED and r.active_release else r.state.value
+        why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else still
         return _at(m, Outcome.STRANDED, why)  # this is its last word on it: what was before may be withdrawn by now
     if not view.online and now_s - view.seen_s > spec.lost_s:
         return _at(m, Outcome.AWAY, "offline")
     if late:
         return _at(m, Outcome.LATE, f"not back within {spec.back_s:g} s{_doing(r, view)}")
     return _at(m, Outcome.RETURNING, _doing(r, view).removeprefix(": ") or None)
+
+
+def _is_untold(spec: RolloutSpec, m: Member, view: DeviceView) -> bool:
+    """Its slot is to be empty, and nobody has said so: the way back was begun by a controller that only took its wish away."""
+    expected = m.admitted_s is not None and m.before is None and m.outcome not in _CLOSED and not m.left
+    return expected and spec.slot not in view.desired and spec.slot not in view.clear
 
 
 def _doing(r: ReportedSlot | None, view: DeviceView) -> str:
