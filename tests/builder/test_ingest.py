@@ -339,3 +339,40 @@ def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the
     index = GraphIndex(graph)
     assert index.shape("product") == (1, 8, 16, 4)
     assert index.shape("places") is None
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "scales"),
+    [("Upsample", 7, (2, 3)), ("Upsample", 9, (2, 3)), ("Resize", 10, (2, 3)), ("Resize", 10, (0.5, 0.5))],
+)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_what_was_resized_by_the_rule_of_an_old_opset_still_is(
+    tmp_path: Path, op: str, opset: int, scales: tuple[float, float], mode: str
+) -> None:
+    factors = np.array([1, 1, *scales], np.float32)
+    inputs, given = (["image"], {"scales": factors.tolist()}) if opset < 9 else (["image", "scales"], {})
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, ["out"], mode=mode, **given)], "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [] if given else [numpy_helper.from_array(factors, "scales")],
+    )  # fmt: skip
+    path = tmp_path / "old.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4), path)
+    model = read_model(path)
+    before = open_model(model.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+    ingested, _, _ = prepare(path, TENSOR)
+    after = open_model(ingested.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_an_old_operator_that_becomes_another_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Hardmax", ["image"], ["out"], axis=1)], "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    path = tmp_path / "old.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), path)
+    with pytest.raises(ModelError) as e:
+        prepare(path, TENSOR)
+    assert e.value.hint == "export the model with opset 17"
