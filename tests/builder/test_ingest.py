@@ -22,6 +22,7 @@ from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.placement import plain_product
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError, UsageError
@@ -376,3 +377,22 @@ def test_an_old_operator_that_becomes_another_is_refused_with_what_to_do(tmp_pat
     with pytest.raises(ModelError) as e:
         prepare(path, TENSOR)
     assert e.value.hint == "export the model with opset 17"
+
+
+def test_the_factors_of_a_product_go_into_its_constants_and_it_may_be_int8(save: Save) -> None:
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["image", "w", "b"], ["a"], name="first", alpha=0.5, beta=3.0, transB=1),
+            helper.make_node("Gemm", ["a", "w"], ["out"], name="second", alpha=2.0),
+        ],
+        "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [4, 64])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 64]), helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 64])],
+        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in {"w": (64, 64), "b": (64,)}.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folded, _, _ = prepare(save(model), TENSOR)  # which checks that it computes the same, the weight that is an output, too
+    index = GraphIndex(folded)
+    products = [n for n in folded.graph.node if n.op_type == "Gemm"]
+    assert len(products) == 2
+    assert [plain_product(n, np.asarray(index.weights(n.input[1]))) for n in products] == ["", ""]
