@@ -208,6 +208,8 @@ def _built(
     data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
     graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
     notes += log.notes
+    if compression:
+        _check_compressible(graph)
     if was_cut:
         log.ran.insert(0, "split")
     if smaller is not None:
@@ -413,6 +415,20 @@ def _calibrate(
         progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
     )  # fmt: skip
     return table, None
+
+
+def _check_compressible(graph: ModelProto) -> None:
+    """Raises :class:`UsageError` for a model whose weights are codes already, or that has none."""
+    if given_precision(graph) != "float32":
+        raise UsageError(
+            "the model came quantized: there are no float weights to prune or to cluster",
+            hint="build from the float model, or leave --prune and --cluster out",
+        )
+    if not weighted_nodes(GraphIndex(graph)):
+        raise UsageError(
+            "the model has no convolution or matrix product with constant weights: there is nothing to prune or to cluster",
+            hint="leave --prune and --cluster out",
+        )
 
 
 def _barred(graph: ModelProto) -> Why | None:
