@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -43,7 +44,7 @@ from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
-from edgectl.core.files import check_name, file_digest
+from edgectl.core.files import check_name, file_digest, storage
 from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
@@ -162,6 +163,9 @@ def build(
         Exception
     ) as e:  # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
         _log.debug("build step %s (%s) broke", *at, exc_info=True)
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # of a temporary file, wherever
+            with storage(e.filename or tempfile.gettempdir()):
+                raise
         what = (str(e).strip() or "no reason given").splitlines()[0][:200]
         raise ModelError(
             f"build step {at[0]} ({at[1]}) broke: {type(e).__name__}: {what}",

@@ -66,9 +66,12 @@ def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, ve
 
 
 def check_target(out: Path) -> None:
-    """Raise :class:`UsageError` if a bundle cannot be written to ``out`` (checked before a long build, too)."""
+    """Raise :class:`UsageError` if ``out`` is something else, or :class:`StorageError` if its folder takes no files (checked before a long build, too)."""
     if out.exists() and not (out.is_dir() and ((out / "oci-layout").is_file() or not any(out.iterdir()))):
         raise UsageError(f"{out} exists and is not a bundle", hint="give --out another folder")
+    above = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
+    with storage(str(out)), tempfile.TemporaryDirectory(dir=above, prefix=f".{out.name}."):
+        pass
 
 
 def chunks_digest(data: bytes) -> str:
