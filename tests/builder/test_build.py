@@ -464,6 +464,19 @@ def test_an_out_whose_folder_takes_no_files_is_refused_before_anything_is_read(t
         build(tmp_path / "missing.onnx", profiles=["cpu"], calibration="x.npz", out=tmp_path / "file" / "out", **RUN)
 
 
+def test_a_model_whose_integers_are_places_in_a_table_asks_for_real_inputs(save: Save, tmp_path: Path) -> None:
+    table = onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "table")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "ids"], ["out"])], "net",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [1, 16])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)], [table],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(DataError, match="does not take noise") as e:
+        build(save(model), profiles=["cpu"], calibration=None, random_calibration=True, out=tmp_path / "out", **RUN)
+    assert "--calibration" in (e.value.hint or "")
+
+
 def test_an_exception_that_nobody_thought_of_is_one_sentence_and_its_traceback_is_in_the_log(
     save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 from onnx import ModelProto
@@ -43,7 +44,7 @@ from edgectl.builder.telling import affordable
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
-from edgectl.core.errors import EdgectlError, ModelError, UsageError
+from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest, storage
 from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
@@ -51,7 +52,7 @@ from edgectl.core.uri import redact
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import DeviceProfile
-from edgectl.engines.base import Feeds
+from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
@@ -363,11 +364,24 @@ def _data(
 
     try:
         if calibration is None:
-            return slice_samples(random_samples(task, inputs, spool), None, random=random_calibration)
+            noise = random_samples(task, inputs, spool)
+            _check_takes_noise(engine, inputs, noise)
+            return slice_samples(noise, None, random=random_calibration)
         held_out = read(validation, "validation") if validation is not None else None
         return slice_samples(read(calibration, "calibration"), held_out)
     finally:
         engine.close()
+
+
+def _check_takes_noise(engine: Engine, inputs: tuple[TensorSpec, ...], noise: SampleStore) -> None:
+    """Raises :class:`DataError` for a model whose integers are no pixels but places in a table, say, of which noise names some that are not there."""
+    if all(np.dtype(i.dtype).kind == "f" for i in inputs):
+        return
+    try:
+        for sample in noise:
+            engine.run(sample.feeds)
+    except EngineError as e:
+        raise DataError(f"the model does not take noise: {e.message}", hint="give --calibration an .npz of real inputs") from e
 
 
 def _compress(
