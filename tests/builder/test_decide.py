@@ -306,6 +306,16 @@ def test_each_profile_is_told_against_its_own_fallback(save: Save, npz: Path, tm
     assert [(r.profile, r.standing) for r in own] == [("cpu", None), ("slow", None)]
 
 
+def test_where_folders_cannot_be_swapped_the_new_bundle_still_takes_the_place(
+    undecided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
+    decision = decide([v.config for v in Bundle(undecided).variants], quiet)
+    monkeypatch.setattr(package, "exchange", lambda *_: False)
+    assert rewrite(undecided, decision, quiet) == Bundle(undecided).digest
+    assert [p.name for p in undecided.parent.iterdir() if p.name.startswith(".out")] == []
+
+
 def test_a_full_disk_leaves_the_bundle_as_it_was(undecided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Bundle(undecided)
     quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
