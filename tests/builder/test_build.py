@@ -446,6 +446,37 @@ def test_build_and_bench_tell_every_context_of_what_ships(save: Save, npz: Path,
         assert all((c.ratio is None) == fallback for c in r.contexts)
 
 
+def test_a_disk_that_is_full_of_temporary_files_is_said_and_is_no_defect(
+    save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/somewhere/3.onnx")
+
+    monkeypatch.setattr("edgectl.builder.lab.measure_fresh", full)
+    with pytest.raises(StorageError, match=r"the disk is full while writing /somewhere/3\.onnx"):
+        build(save(residual_net()), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_whose_folder_takes_no_files_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        build(tmp_path / "missing.onnx", profiles=["cpu"], calibration="x.npz", out=tmp_path / "file" / "out", **RUN)
+
+
+def test_a_model_whose_integers_are_places_in_a_table_asks_for_real_inputs(save: Save, tmp_path: Path) -> None:
+    table = onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "table")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "ids"], ["out"])], "net",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [1, 16])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)], [table],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(DataError, match="does not take noise") as e:
+        build(save(model), profiles=["cpu"], calibration=None, random_calibration=True, out=tmp_path / "out", **RUN)
+    assert "--calibration" in (e.value.hint or "")
+
+
 def test_an_exception_that_nobody_thought_of_is_one_sentence_and_its_traceback_is_in_the_log(
     save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

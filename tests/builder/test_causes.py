@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,16 +11,17 @@ from hypothesis import strategies as st
 from edgectl.builder.accuracy import Accuracy
 from edgectl.builder.candidates import Candidate, Cause, Graph, Outcome
 from edgectl.builder.causes import Barred, Why, barred, of_search, over_budget, ran_out, told_first
-from edgectl.core.bundle import SessionSettings
+from edgectl.core.bundle import Precision, Runtime, SessionSettings
 from edgectl.core.measured import Standing
 from edgectl.engines.timing import Ratio
 
 
 def outcome(
-    name: str, cause: Cause | None, *, ratio: float = 1.0, drop: float | None = None, units: int = 0, standing: Standing | None = None
+    name: str, cause: Cause | None, *, ratio: float = 1.0, drop: float | None = None, units: int = 0, standing: Standing | None = None,
+    precision: Precision = "int8", runtime: Runtime = "onnxruntime",
 ) -> Outcome:  # fmt: skip
     searched = None if drop is None else Accuracy(drop, {}, units=units)
-    c = Candidate(Graph(name, b"", "int8"), "onnxruntime", SessionSettings())
+    c = Candidate(Graph(name, b"", precision), runtime, SessionSettings())
     return Outcome(
         c, searched, ratio=Ratio(ratio, ratio - 0.01, ratio + 0.01, 30), cause=cause, rejected="why", standing=standing
     )
@@ -81,3 +84,23 @@ def test_what_came_nearest_to_shipping_is_told_first_and_every_kind_once(causes:
     assert order.index(first.cause) == min(order.index(w.cause) for w in found)
     assert len(found) == len(set(causes))
     assert told_first([]) is None
+
+
+def test_float16_is_called_what_it_is_and_does_not_hide_what_became_of_int8() -> None:
+    half = outcome("given-float16", Cause.EQUAL, ratio=0.98, precision="float16")
+    found = of_search([FLOAT, half, outcome("full", Cause.SLOWER, ratio=1.3)], 0.01)
+    assert [w.sentence.split(":")[0] for w in found] == ["int8 is slower", "float16 is only equal"]
+    first = told_first(found)
+    assert first is not None
+    assert "full" in first.sentence
+    alone = of_search([FLOAT, outcome("half", Cause.OVER_BUDGET, drop=0.3, precision="float16")], 0.01)
+    assert alone[0].sentence.startswith("float16 loses too much: half")
+
+
+def test_a_runtime_that_runs_no_float_either_says_nothing_about_int8() -> None:
+    other = outcome("full", Cause.REFUSED, runtime="openvino")
+    not_float = replace(FLOAT, candidate=replace(FLOAT.candidate, runtime="openvino"), cause=Cause.REFUSED)
+    slower = outcome("full", Cause.SLOWER, ratio=1.3)
+    assert [w.cause for w in of_search([FLOAT, not_float, other, slower], 0.01)] == [Cause.SLOWER]
+    some = of_search([FLOAT, outcome("no-head", Cause.REFUSED), slower], 0.01)
+    assert some[1].sentence == "1 of 2 int8 candidates do not run here: no-head/onnxruntime/1 why"

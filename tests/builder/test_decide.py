@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from edgectl.builder.build import build
 from edgectl.builder.decide import Decision, decide, rewrite
 from edgectl.cli.main import app
 from edgectl.core.bundle import Bundle, GoldenSpec, Recipe, Role, VariantConfig, select
-from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.errors import BusyError, StorageError, UsageError
 from edgectl.core.measured import Conditions, Context, ContextRun, Measured, Standing
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
@@ -91,6 +92,40 @@ def test_a_busy_machine_decides_nothing() -> None:
     assert (d.order, d.sentences, d.undecided, d.changed) == ((), (), ("others",), False)
 
 
+def test_float_takes_over_what_the_accurate_engine_was_and_not_a_faster_one_that_loses_more() -> None:
+    configs = [
+        config("onnxruntime-int8", ("fast", "low-power")), config("onnxruntime-int8-accurate", ("accurate",)), config("cpu-float32", fallback=True),
+    ]  # fmt: skip
+    d = decide(
+        configs, report(FLOATS[1], row("onnxruntime-int8", Standing.FASTER), row("onnxruntime-int8-accurate", Standing.EQUAL))
+    )
+    assert placed(d) == [("onnxruntime-int8", ("fast", "low-power")), ("cpu-float32", ("accurate",))]
+
+
+def test_an_engine_whose_runtime_is_not_here_keeps_its_place_and_role() -> None:
+    configs = [
+        config("openvino-int8", ("fast",), runtime="openvino"), config("onnxruntime-int8", ("fast",)), config("cpu-float32", ("accurate",), fallback=True),
+    ]  # fmt: skip
+    rows = (
+        row("openvino-int8", None, skipped="this machine lacks runtime:openvino"), row("onnxruntime-int8", Standing.SLOWER), FLOATS[1],
+    )  # fmt: skip
+    d = decide(configs, report(*rows))
+    assert placed(d) == [("openvino-int8", ("fast",)), ("cpu-float32", ("fast", "accurate"))]
+    assert d.sentences[-1] == "cpu: openvino-int8 did not run here and stays as it was"
+
+
+def test_too_few_calls_on_a_quiet_machine_take_nothing_out_of_the_bundle() -> None:
+    d = decide(UNDECIDED, report(*FLOATS, row("onnxruntime-int8", Standing.UNDECIDED)))
+    assert placed(d) == [(c.variant, c.roles) for c in UNDECIDED]
+    assert "--seconds" in d.sentences[0]
+
+
+def test_nothing_is_decided_by_what_was_told_against_no_float_of_the_profile() -> None:
+    unmeasured = [row("cpu-float32", None, skipped="does not run"), row("onnxruntime-float32", Standing.FASTER)]
+    d = decide(UNDECIDED, report(*unmeasured, row("onnxruntime-int8", None), row("onnxruntime-int8", Standing.SLOWER)))
+    assert placed(d) == [(c.variant, c.roles) for c in UNDECIDED]
+
+
 def test_other_profiles_what_did_not_run_and_smaller_pictures_stay_as_they_are() -> None:
     others = [
         config("tensorrt-int8", profile="orin", measured=False), config("cpu-int8", profile="orin", measured=False, fallback=True),
@@ -126,6 +161,12 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
     rows = [row(n, s, r) for n, (s, r) in zip(names, found, strict=True)]
     d = decide(all_configs, report(*FLOATS, *rows))
     standing = {n: s for n, (s, _) in zip(names, found, strict=True)}
+    if Standing.UNDECIDED in standing.values():
+        assert not d.changed
+        return
+    assert owner["accurate"] in [p.variant for p in d.order if "accurate" in p.roles] or not any(
+        "int8" in p.variant for p in d.order if "accurate" in p.roles
+    )
     assert {r for p in d.order for r in p.roles} == set(roles)
     assert sum("fast" in p.roles for p in d.order) == 1
     assert all(standing.get(p.variant, Standing.FASTER) is Standing.FASTER for p in d.order)
@@ -207,6 +248,72 @@ def test_a_bundle_is_decided_when_the_machine_is_quiet_and_stays_valid(undecided
     assert not any("int8" in v.config.variant for v in Bundle(undecided).variants)
     assert Bundle(undecided).verify() > 0
     assert "float32" in first_here(undecided)
+
+
+class Cut(BaseException):
+    """The process is killed: nothing that it would still have done is done."""
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_kill_at_any_step_leaves_the_old_bundle_or_the_new_one(
+    undecided: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
+    decision = decide([v.config for v in Bundle(undecided).variants], quiet)
+    steps: list[str] = []
+
+    def cut_after(name: str, do: Callable[..., object]) -> Callable[..., object]:
+        def step(*args: object, **kw: object) -> object:
+            if len(steps) > at:  # the process is gone: cleaning up does not happen either
+                return None
+            done = do(*args, **kw)
+            steps.append(name)
+            if len(steps) > at:
+                raise Cut
+            return done
+
+        return step
+
+    monkeypatch.setattr(Path, "rename", cut_after("rename", Path.rename))
+    monkeypatch.setattr(
+        package, "exchange", cut_after("exchange", getattr(package, "exchange", None) or (lambda *_: None)), raising=False
+    )
+    monkeypatch.setattr(package, "fsync_dir", cut_after("fsync", package.fsync_dir))
+    with contextlib.suppress(Cut):
+        rewrite(undecided, decision, quiet)
+    assert steps
+    assert Bundle(undecided).verify() > 0
+
+
+def test_a_bundle_that_was_built_anew_meanwhile_is_not_touched(undecided: Path) -> None:
+    quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
+    decision = decide([v.config for v in Bundle(undecided).variants], quiet)
+    rewrite(undecided, decision, quiet)
+    new = Bundle(undecided).digest
+    with pytest.raises(BusyError, match="written anew"):
+        rewrite(undecided, decision, quiet)
+    assert Bundle(undecided).digest == new
+
+
+def test_each_profile_is_told_against_its_own_fallback(save: Save, npz: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "slow.toml"
+    mine.write_text('inherits = "cpu"\ndescription = "the same"\n')
+    build(
+        save(residual_net()), profiles=["cpu", str(mine)], task=TENSOR, calibration=str(npz), out=tmp_path / "out", minutes=0.05
+    )
+    found = bench_bundle(tmp_path / "out", seconds=0.1, measure=timed(8.0))
+    own = [r for r in found.rows if r.skipped is None and r.variant == "cpu-float32"]
+    assert [(r.profile, r.standing) for r in own] == [("cpu", None), ("slow", None)]
+
+
+def test_where_folders_cannot_be_swapped_the_new_bundle_still_takes_the_place(
+    undecided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
+    decision = decide([v.config for v in Bundle(undecided).variants], quiet)
+    monkeypatch.setattr(package, "exchange", lambda *_: False)
+    assert rewrite(undecided, decision, quiet) == Bundle(undecided).digest
+    assert [p.name for p in undecided.parent.iterdir() if p.name.startswith(".out")] == []
 
 
 def test_a_full_disk_leaves_the_bundle_as_it_was(undecided: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from tests.builder.conftest import Save, residual_net
 
 from edgectl.builder.build import build
 from edgectl.builder.canonical import prepare
+from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.given import given_precision, unfit_for_tensorrt
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
+from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec, TensorInput
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
@@ -109,3 +111,21 @@ def test_it_ships_as_int8_and_says_so(save: Save, npz: Path, tmp_path: Path, mod
         engine = onnx.load_from_string(variant.need(LAYER_ENGINE).read_bytes())
         assert any(t.data_type == TensorProto.INT8 and len(t.dims) == 4 for t in engine.graph.initializer)
         assert "float32" not in json.dumps([variant.config.variant, variant.config.recipe.model_dump()])
+
+
+@pytest.mark.parametrize("options", [CompressOptions(channel=0.3), CompressOptions(magnitude=0.5), CompressOptions(cluster=16)])
+@pytest.mark.parametrize("kind", ["quantized", "no weights"])
+def test_what_has_no_float_weights_is_not_compressed_and_says_so(
+    save: Save, tmp_path: Path, options: CompressOptions, kind: str
+) -> None:
+    model = quantized_net()
+    if kind == "no weights":
+        del model.graph.node[:], model.graph.initializer[:], model.graph.output[:]
+        model.graph.node.append(helper.make_node("Relu", ["image"], ["out"]))
+        model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3, 32, 32]))
+    with pytest.raises(UsageError, match="came quantized" if kind == "quantized" else "nothing to prune") as e:
+        build(
+            save(model), profiles=["cpu"], task=TENSOR, calibration=None, random_calibration=True, out=tmp_path / "out", minutes=0.05,
+            compression=options,
+        )  # fmt: skip
+    assert "--prune" in (e.value.hint or "")

@@ -22,6 +22,7 @@ from edgectl.builder.passes.base import Reference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.ingest import Ingest, read_model
 from edgectl.builder.passes.shapes import StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.placement import plain_product
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError, UsageError
@@ -339,3 +340,59 @@ def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the
     index = GraphIndex(graph)
     assert index.shape("product") == (1, 8, 16, 4)
     assert index.shape("places") is None
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "scales"),
+    [("Upsample", 7, (2, 3)), ("Upsample", 9, (2, 3)), ("Resize", 10, (2, 3)), ("Resize", 10, (0.5, 0.5))],
+)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_what_was_resized_by_the_rule_of_an_old_opset_still_is(
+    tmp_path: Path, op: str, opset: int, scales: tuple[float, float], mode: str
+) -> None:
+    factors = np.array([1, 1, *scales], np.float32)
+    inputs, given = (["image"], {"scales": factors.tolist()}) if opset < 9 else (["image", "scales"], {})
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, ["out"], mode=mode, **given)], "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [] if given else [numpy_helper.from_array(factors, "scales")],
+    )  # fmt: skip
+    path = tmp_path / "old.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4), path)
+    model = read_model(path)
+    before = open_model(model.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+    ingested, _, _ = prepare(path, TENSOR)
+    after = open_model(ingested.SerializeToString(), SessionSettings()).run(images(1)[0])["out"]
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_an_old_operator_that_becomes_another_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Hardmax", ["image"], ["out"], axis=1)], "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    path = tmp_path / "old.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), path)
+    with pytest.raises(ModelError) as e:
+        prepare(path, TENSOR)
+    assert e.value.hint == "export the model with opset 17"
+
+
+def test_the_factors_of_a_product_go_into_its_constants_and_it_may_be_int8(save: Save) -> None:
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["image", "w", "b"], ["a"], name="first", alpha=0.5, beta=3.0, transB=1),
+            helper.make_node("Gemm", ["a", "w"], ["out"], name="second", alpha=2.0),
+        ],
+        "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [4, 64])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 64]), helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 64])],
+        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in {"w": (64, 64), "b": (64,)}.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folded, _, _ = prepare(save(model), TENSOR)  # which checks that it computes the same, the weight that is an output, too
+    index = GraphIndex(folded)
+    products = [n for n in folded.graph.node if n.op_type == "Gemm"]
+    assert len(products) == 2
+    assert [plain_product(n, np.asarray(index.weights(n.input[1]))) for n in products] == ["", ""]

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.builder.conftest import residual_net
+from onnx import TensorProto, helper, numpy_helper
+from tests.builder.conftest import Save, residual_net
 
 from edgectl.builder import plans, route
+from edgectl.builder.build import build
 from edgectl.builder.calibrate import calibrate
 from edgectl.builder.candidates import Candidate, Cause, Choice, Graph, Outcome, Pick
 from edgectl.builder.causes import Why
 from edgectl.builder.data import Sample, Slices
+from edgectl.builder.inspect import inspect_bundle
 from edgectl.builder.package import write_bundle
 from edgectl.builder.passes.base import PassLog
 from edgectl.builder.plans import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
@@ -143,3 +146,26 @@ def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_i
     assert {"arch:x86_64", desktop.sm_requirement, "provider:CUDA"} == set(plan.requires)
     assert all(requirement_met(r, here.facts) for r in plan.requires)
     assert not requirement_met("provider:CUDA", probe().facts) or "CUDAExecutionProvider" in probe().providers
+
+
+def test_why_no_layer_may_be_int8_is_told_and_stands_in_the_layer_report(save: Save, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["image", "w"], ["a"], name="first", transA=1),
+            helper.make_node("Gemm", ["a", "v"], ["out"], name="second", transA=1),
+        ],
+        "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [64, 64])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [64, 64])],
+        [numpy_helper.from_array(rng.standard_normal((64, 64)).astype(np.float32), n) for n in "wv"],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = build(
+        save(model), profiles=["cpu"], task=TaskSpec(name="t", input=TensorInput()), calibration=None, random_calibration=True,
+        out=tmp_path / "b", minutes=0.05,
+    )  # fmt: skip
+    [[why]] = found.causes.values()
+    assert why.cause is Cause.REFUSED
+    assert "not a plain matrix product (first and 1 more)" in why.sentence
+    [variant] = inspect_bundle(tmp_path / "b").variants
+    assert [layer.reason for layer in variant.layers] == ["not a plain matrix product"] * 2

@@ -15,7 +15,7 @@ from tests.builder.fakes import Behaviour, FakeJudge, FakeLab, base
 from edgectl.builder.candidates import Candidate, Cause, Choice, Outcome
 from edgectl.builder.search import Goal, search
 from edgectl.builder.tuning import TuningLog
-from edgectl.core.errors import ModelError
+from edgectl.core.errors import ModelError, StorageError
 from edgectl.core.measured import Context, Standing
 
 GOAL = Goal(max_drop=0.01, min_speedup=1.02, max_rss_mb=200)
@@ -160,6 +160,17 @@ def test_the_order_of_the_candidates_does_not_matter(zoo: Zoo, noise: float, dat
     one, other = run(zoo, noise=noise), run(zoo, noise=noise, order=order)
     assert [(name(p.outcome), p.roles) for p in one.picks] == [(name(p.outcome), p.roles) for p in other.picks]
     assert (name(one.fallback), one.reason, sorted(one.notes)) == (name(other.fallback), other.reason, sorted(other.notes))
+
+
+def test_a_log_that_cannot_be_written_is_said_and_is_no_fault_of_the_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: object, *_: object, **__: object) -> None:
+        raise StorageError(f"the disk is full while writing {path}")
+
+    monkeypatch.setattr(TuningLog, "add", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        run({FLOAT: Behaviour(10), INT8: Behaviour(5)}, log=tmp_path / "log.jsonl")
 
 
 def test_a_float_model_that_runs_nowhere_is_an_error() -> None:

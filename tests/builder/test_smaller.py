@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, numpy_helper
 from tests.builder.conftest import Save, residual_net
 
 from edgectl.builder import plans
@@ -75,6 +76,22 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     for role in (None, "fast", "accurate", "low-power"):
         assert "small-input" not in bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role=role).config.roles
     assert "tensorrt-int8-float16-small-input" in {v.config.variant for v in bundle.variants}
+
+
+def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate_there(tmp_path: Path, save: Save) -> None:
+    task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
+    model = residual_net()
+    for t in model.graph.initializer:
+        t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float16), t.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    built = build(
+        save(model), profiles=["cpu"], task=task, calibration=None, random_calibration=True,
+        out=tmp_path / "b", minutes=1, smaller=SmallerInput(0.5),
+    )  # fmt: skip
+    named = {key: {o.candidate.graph.recipe for o in found} for key, found in built.candidates.items()}
+    assert {"smaller picture" in key: "given-float16" in names for key, names in named.items()} == {True: False, False: True}
 
 
 def test_model_that_takes_no_picture_says_so(tmp_path: Path) -> None:

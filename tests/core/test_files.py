@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.errors import IntegrityError, StorageError
-from edgectl.core.files import atomic_write, check_name, digest_of, file_digest, forget_unfinished, hex_of, open_atomic
+from edgectl.core.files import atomic_write, check_name, digest_of, exchange, file_digest, forget_unfinished, hex_of, open_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -79,3 +79,16 @@ def test_what_a_power_cut_left_is_removed_and_nothing_else(tmp_path: Path) -> No
     (tmp_path / ".blob.folder12").mkdir()
     forget_unfinished(tmp_path, tmp_path / "not there")
     assert {p.name for p in tmp_path.iterdir()} == kept
+
+
+def test_two_folders_change_places_in_one_step_or_nothing_happens(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    swapped = exchange(one, other)
+    assert [p.name for p in one.iterdir()] == (["other"] if swapped else ["one"])
+    assert [p.name for p in other.iterdir()] == (["one"] if swapped else ["other"])
+    if swapped:
+        with pytest.raises(FileNotFoundError):
+            exchange(one, tmp_path / "gone")

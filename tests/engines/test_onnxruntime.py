@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.engines.conftest import small_model
 
@@ -44,6 +45,30 @@ def test_wrong_feeds_are_named(runtime: str, feeds: dict[str, np.ndarray], says:
     engine = open_model(small_model(), SessionSettings(), runtime=runtime)
     with pytest.raises(EngineError, match=says):
         engine.run(feeds)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_input_that_nothing_reads_is_still_one_from_a_file_and_from_bytes(runtime: str, tmp_path: Path) -> None:
+    pytest.importorskip(runtime)
+    model = onnx.load_from_string(small_model())
+    model.graph.input.append(onnx.helper.make_tensor_value_info("unused", onnx.TensorProto.FLOAT, [1, 5]))
+    file = tmp_path / "m.onnx"
+    file.write_bytes(model.SerializeToString())
+    for source in (file, file.read_bytes()):
+        engine = open_model(source, SessionSettings(), runtime=runtime)
+        assert [i.name for i in engine.inputs] == ["x", "unused"]
+        assert engine.run({"x": X, "unused": np.zeros((1, 5), np.float32)})["y"].shape == (1, 4, 6, 6)
+
+
+def test_openvino_says_what_it_cannot_convert_and_not_where_its_own_sources_are() -> None:
+    pytest.importorskip("openvino")
+    model = onnx.load_from_string(small_model())
+    model.graph.node.append(onnx.helper.make_node("SplitToSequence", ["y"], ["s"], axis=1))
+    model.graph.output.append(onnx.helper.make_tensor_sequence_value_info("s", onnx.TensorProto.FLOAT, None))
+    with pytest.raises(EngineError, match="Sequence") as e:
+        open_model(model.SerializeToString(), SessionSettings(), runtime="openvino")
+    assert ".cpp" not in e.value.message
+    assert "\n" not in e.value.message
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -60,7 +60,7 @@ class BenchRow:
     timer_late_p90_ms: float | None = None
     """At a rate: how late the machine's own timer was. Differences below are the machine's, not the engine's."""
     ratio: Ratio | None = None
-    """Alone, against the first fallback variant that ran; one of :attr:`contexts`."""
+    """Alone, against the fallback of its profile; one of :attr:`contexts`."""
     contexts: tuple[ContextRun, ...] = ()
     """Each way in which a device runs it, against that fallback."""
     standing: Standing | None = None
@@ -80,6 +80,8 @@ class BenchReport:
     rows: tuple[BenchRow, ...]
     busy_because: tuple[str, ...] = ()
     """Why the machine was too busy to trust the comparison; empty if it was quiet."""
+    digest: str = ""
+    """Of the bundle that was measured."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def bench_bundle(
     rows: dict[str, BenchRow] = {}
     runnable: dict[str, _Runnable] = {}
     with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as folder:
-        for v in Bundle(root).variants:
+        bundle = Bundle(root)
+        for v in bundle.variants:
             key = f"{v.config.profile}/{v.config.variant}"
             tell(f"opening {key}")
             found = _opened(v, machine, threads, cache, Path(folder))
@@ -131,13 +134,12 @@ def bench_bundle(
         for key, r in runnable.items():
             tell(f"one stream: {key}")
             rows[key] = _streamed(r, rate, seconds * _STREAM_SHARE / len(runnable), threads, cache)
-    reference = _reference([(k, r.variant) for k, r in runnable.items()], times)
-    busy: tuple[str, ...] = ()
-    if reference is not None:
-        busy = busy_because(evidence(times[reference]))
+    variants = {k: r.variant for k, r in runnable.items()}
+    references = {k: _reference(variants, times, v.config.profile) for k, v in variants.items()}
+    busy = [why for r in dict.fromkeys(references.values()) if r is not None for why in busy_because(evidence(times[r]))]
     for key in runnable:
-        rows[key] = _compared(rows[key], times, key, reference)
-    return BenchReport(machine.summary, load_1m(), rate, tuple(rows.values()), busy)
+        rows[key] = _compared(rows[key], times, key, references[key])
+    return BenchReport(machine.summary, load_1m(), rate, tuple(rows.values()), tuple(dict.fromkeys(busy)), bundle.digest)
 
 
 def _opened(v: Variant, machine: Machine, threads: int | None, cache: Path | None, folder: Path) -> BenchRow | _Runnable:
@@ -180,13 +182,14 @@ def _streamed(r: _Runnable, rate: float | None, seconds: float, threads: int | N
     )  # fmt: skip
 
 
-def _reference(runnable: Sequence[tuple[str, Variant]], times: Mapping[str, FreshTimes]) -> str | None:
-    """Who the others are told against: the first fallback that ran, or the slowest. None if nothing ran in a process of its own."""
-    alive = [(k, v) for k, v in runnable if times[k].failed is None]
-    fallbacks = [k for k, v in alive if v.config.fallback]
+def _reference(variants: Mapping[str, Variant], times: Mapping[str, FreshTimes], profile: str) -> str | None:
+    """Who those of a profile are told against: its fallback, another one's if that does not run, or the slowest. None if nothing ran in
+    a process of its own."""
+    alive = {k: v.config for k, v in variants.items() if times[k].failed is None}
+    fallbacks = sorted((k for k, c in alive.items() if c.fallback), key=lambda k: alive[k].profile != profile)
     if fallbacks:
         return fallbacks[0]
-    return max((k for k, _ in alive), key=lambda k: float(np.median(times[k].of(Context.ALONE))), default=None)
+    return max(alive, key=lambda k: float(np.median(times[k].of(Context.ALONE))), default=None)
 
 
 def _compared(row: BenchRow, times: Mapping[str, FreshTimes], key: str, reference: str | None) -> BenchRow:

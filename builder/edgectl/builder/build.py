@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 from onnx import ModelProto
@@ -42,15 +44,15 @@ from edgectl.builder.telling import affordable
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
-from edgectl.core.errors import EdgectlError, ModelError, UsageError
-from edgectl.core.files import check_name, file_digest
+from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, UsageError
+from edgectl.core.files import check_name, file_digest, storage
 from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import DeviceProfile
-from edgectl.engines.base import Feeds
+from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
@@ -162,6 +164,9 @@ def build(
         Exception
     ) as e:  # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
         _log.debug("build step %s (%s) broke", *at, exc_info=True)
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # of a temporary file, wherever
+            with storage(e.filename or tempfile.gettempdir()):
+                raise
         what = (str(e).strip() or "no reason given").splitlines()[0][:200]
         raise ModelError(
             f"build step {at[0]} ({at[1]}) broke: {type(e).__name__}: {what}",
@@ -208,6 +213,8 @@ def _built(
     data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
     graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
     notes += log.notes
+    if compression:
+        _check_compressible(graph)
     if was_cut:
         log.ran.insert(0, "split")
     if smaller is not None:
@@ -357,11 +364,24 @@ def _data(
 
     try:
         if calibration is None:
-            return slice_samples(random_samples(task, inputs, spool), None, random=random_calibration)
+            noise = random_samples(task, inputs, spool)
+            _check_takes_noise(engine, inputs, noise)
+            return slice_samples(noise, None, random=random_calibration)
         held_out = read(validation, "validation") if validation is not None else None
         return slice_samples(read(calibration, "calibration"), held_out)
     finally:
         engine.close()
+
+
+def _check_takes_noise(engine: Engine, inputs: tuple[TensorSpec, ...], noise: SampleStore) -> None:
+    """Raises :class:`DataError` for a model whose integers are no pixels but places in a table, say, of which noise names some that are not there."""
+    if all(np.dtype(i.dtype).kind == "f" for i in inputs):
+        return
+    try:
+        for sample in noise:
+            engine.run(sample.feeds)
+    except EngineError as e:
+        raise DataError(f"the model does not take noise: {e.message}", hint="give --calibration an .npz of real inputs") from e
 
 
 def _compress(
@@ -413,6 +433,20 @@ def _calibrate(
         progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
     )  # fmt: skip
     return table, None
+
+
+def _check_compressible(graph: ModelProto) -> None:
+    """Raises :class:`UsageError` for a model whose weights are codes already, or that has none."""
+    if given_precision(graph) != "float32":
+        raise UsageError(
+            "the model came quantized: there are no float weights to prune or to cluster",
+            hint="build from the float model, or leave --prune and --cluster out",
+        )
+    if not weighted_nodes(GraphIndex(graph)):
+        raise UsageError(
+            "the model has no convolution or matrix product with constant weights: there is nothing to prune or to cluster",
+            hint="leave --prune and --cluster out",
+        )
 
 
 def _barred(graph: ModelProto) -> Why | None:

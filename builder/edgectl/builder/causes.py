@@ -48,7 +48,8 @@ class Barred(str, Enum):
 
 
 def barred(why: Barred, what: str = "") -> Why:
-    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the output, or the machine."""
+    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the output, the machine,
+    or why of each layer."""
     if why is Barred.QUANTIZED:
         return Why(
             Cause.NOTHING_TO_QUANTIZE,
@@ -73,8 +74,8 @@ def barred(why: Barred, what: str = "") -> Why:
         )  # fmt: skip
     if why is Barred.NO_PLACE:
         return Why(
-            Cause.REFUSED, "no layer of the model may be int8 in this kernel family (the layer report says why of each)",
-            "see `edgectl bundle inspect DIR --layers`", "0 layers",
+            Cause.REFUSED, f"no layer of the model may be int8 in this kernel family: {what}",
+            "`edgectl bundle inspect DIR --layers` names each", "0 layers",
         )  # fmt: skip
     return Why(
         Cause.REFUSED,
@@ -83,7 +84,7 @@ def barred(why: Barred, what: str = "") -> Why:
     )
 
 
-def over_budget(name: str, a: Accuracy, budget: float) -> Why:
+def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Why:
     """Of candidates that lose too much, the one that loses least."""
     if too_few(a, budget) and a.units:
         return Why(
@@ -98,7 +99,7 @@ def over_budget(name: str, a: Accuracy, budget: float) -> Why:
         )  # fmt: skip
     of = f", {flips(a)} of {a.units}" if a.units else ""
     return Why(
-        Cause.OVER_BUDGET, f"int8 loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
+        Cause.OVER_BUDGET, f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
         f"{a.drop:.4f}",
     )  # fmt: skip
@@ -112,18 +113,29 @@ def ran_out(left_out: Sequence[str], minutes: float) -> Why:
 
 
 def of_search(outcomes: Iterable[Outcome], budget: float, busy: Sequence[str] = ()) -> tuple[Why, ...]:
-    """The causes of one search that ends with float first, what came nearest to shipping first; empty if there was no quantized candidate."""
-    of: dict[Cause, list[Outcome]] = {}
-    for o in outcomes:
-        if not o.candidate.is_float and o.cause is not None:
-            of.setdefault(o.cause, []).append(o)
-    return tuple(_why(cause, of[cause], budget, busy) for cause in Cause if cause in of)
+    """The causes of one search that ends with float first; empty if there was no other candidate. Those of int8 come before those of
+    float16 (a model that came so, or a GPU), each time what came nearest to shipping first.
+
+    A runtime that does not run float either says nothing about int8."""
+    everyone = list(outcomes)
+    floats = [o for o in everyone if o.candidate.is_float]
+    unfit = {o.candidate.runtime for o in floats if o.cause is Cause.REFUSED} - {
+        o.candidate.runtime for o in floats if o.cause is not Cause.REFUSED
+    }
+    found = []
+    for precision in ("int8", "float16"):
+        own = [o for o in everyone if not o.candidate.is_float and o.candidate.graph.precision == precision]
+        of: dict[Cause, list[Outcome]] = {}
+        for o in own:
+            if o.cause is not None and (o.cause is not Cause.REFUSED or o.candidate.runtime not in unfit):
+                of.setdefault(o.cause, []).append(o)
+        found += [_why(cause, of[cause], budget, busy, precision, len(own)) for cause in Cause if cause in of]
+    return tuple(found)
 
 
 def told_first(causes: Sequence[Why]) -> Why | None:
     """The one that came nearest."""
-    order = list(Cause)
-    return min(causes, key=lambda w: order.index(w.cause), default=None)
+    return next(iter(causes), None)
 
 
 def best_ratio(o: Outcome) -> float:
@@ -135,7 +147,8 @@ def best_ratio(o: Outcome) -> float:
     return o.ratio.median if o.ratio is not None else float("inf")
 
 
-def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[str]) -> Why:
+def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[str], what: str, tried: int) -> Why:
+    """``what``: the precision of those that were ``found``, of ``tried`` of that precision."""
     best = min(
         found, key=lambda o: (o.standing is None, best_ratio(o), o.candidate.name)
     )  # measured in a process of its own first
@@ -147,12 +160,12 @@ def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[s
         )  # fmt: skip
     if cause is Cause.EQUAL:
         return Why(
-            cause, f"int8 is only equal: {name} takes {times}, within 5 % or its spread, and float is more accurate",
+            cause, f"{what} is only equal: {name} takes {times}, within 5 % or its spread, and float is more accurate",
             "nothing to do here; on a slower device measure again: `edgectl bench DIR`", times,
         )  # fmt: skip
     if cause is Cause.SLOWER:
         return Why(
-            cause, f"int8 is slower: the best of {len(found)}, {name}, takes {times}",
+            cause, f"{what} is slower: the best of {len(found)}, {name}, takes {times}",
             "nothing to do: float is faster on this machine", times,
         )  # fmt: skip
     if cause is Cause.OUT_OF_TIME:
@@ -160,13 +173,14 @@ def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[s
             cause, f"the time ran out before {name} was measured in a process of its own: {times}", "allow more: --minutes", times
         )  # fmt: skip
     if cause is Cause.MEMORY:
-        return Why(cause, f"int8 takes too much memory: {name} {best.rejected}", "raise limits.rss_mb in the device profile")
+        return Why(cause, f"{what} takes too much memory: {name} {best.rejected}", "raise limits.rss_mb in the device profile")
     if cause in (Cause.OVER_BUDGET, Cause.TOO_FEW_SAMPLES):
         least = min(found, key=lambda o: o.accuracy.drop if o.accuracy else 1.0)
-        return over_budget(least.candidate.name, least.accuracy or Accuracy(1.0, {}), budget)
+        return over_budget(least.candidate.name, least.accuracy or Accuracy(1.0, {}), budget, what)
+    none = f"no {what} graph runs here" if len(found) == tried else f"{len(found)} of {tried} {what} candidates do not run here"
     return Why(
         Cause.REFUSED,
-        f"no int8 graph runs here: {name} {best.rejected}",
+        f"{none}: {name} {best.rejected}",
         "report it with the model, or build for another runtime",
     )
 

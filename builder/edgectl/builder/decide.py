@@ -15,6 +15,7 @@ from edgectl.builder.candidates import Cause
 from edgectl.builder.package import VariantContent, write_bundle
 from edgectl.builder.report import Report, read_report
 from edgectl.core.bundle import LAYER_REPORT, ROLES, Bundle, Role, Variant, VariantConfig
+from edgectl.core.errors import BusyError
 from edgectl.core.files import hex_of
 from edgectl.core.measured import Context, Standing
 
@@ -43,7 +44,8 @@ class Decision:
 
 def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
     """The order and roles of the variants. In each profile whose float and quantized engines both ran here the fastest quantized one that is faster
-    than float comes first; one that is not leaves the bundle, and float takes over what it was best at. All others stay as they are.
+    than float comes first; one that is not leaves the bundle, and what comes first takes over its roles (float: that of the accurate one). All others
+    stay as they are.
     """
     rows = {(r.profile, r.variant): r for r in report.rows if r.skipped is None}
     if report.busy_because:
@@ -62,9 +64,12 @@ def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
 def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
     """Write the bundle as it was decided, with what was measured; every blob is checked first. Returns its digest.
 
-    Raises :class:`IntegrityError` for a damaged bundle and :class:`StorageError` for a full disk; the bundle is then as it was.
+    Raises :class:`IntegrityError` for a damaged bundle, :class:`BusyError` for one that is no longer what was measured, and
+    :class:`StorageError` for a full disk; the bundle is then as it was.
     """
     bundle = Bundle(root)
+    if bundle.digest != report.digest:
+        raise BusyError(f"{root} was written anew while it was measured, and stays as it is", hint="try again")
     bundle.verify()
     if not decision.order:
         return bundle.digest
@@ -86,13 +91,18 @@ def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], Ben
         c for c in own
         if c.variant in known and c.recipe.precision != "float32" and "small-input" not in c.roles and known[c.variant].standing is not None
     ]  # fmt: skip
-    if not floats or not quantized:
+    if not quantized or all(
+        known[c.variant].standing is not None for c in floats
+    ):  # nothing was told against a float of this profile
         return kept, []
     profile = own[0].profile
+    open_ = [c.variant for c in quantized if known[c.variant].standing is Standing.UNDECIDED]
+    if open_:
+        return kept, [f"{profile}: stays as it was: too few calls of {', '.join(open_)} to tell; give more --seconds"]
     faster = [c for c in quantized if known[c.variant].standing is Standing.FASTER]
     lead = min(faster, key=lambda c: (_ratio(known[c.variant]), c.variant)) if faster else floats[0]
     gone = {c.variant for c in quantized if c not in faster}
-    freed = {"fast", *(role for c in quantized if c.variant in gone for role in c.roles)}
+    freed = {role for c in quantized if c.variant in gone for role in c.roles}
     first_in_runtime = [
         c for c in faster if "fast" in c.roles and c.runtime != lead.runtime
     ]  # for devices that lack the other runtime
@@ -100,9 +110,11 @@ def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], Ben
     def roles(c: VariantConfig) -> tuple[Role, ...]:
         wanted = set(c.roles)
         if c is lead:
-            wanted |= freed
-        elif c not in first_in_runtime:
+            wanted |= {"fast", *(freed - {"accurate"})}
+        elif c.variant in known and c not in first_in_runtime:
             wanted -= {"fast"}
+        if c is floats[0] and "accurate" in freed:  # the lead may lose more than what was the accurate one
+            wanted |= {"accurate"}
         return tuple(r for r in ROLES if r in wanted)
 
     stay = [c for c in own if c.variant not in gone]
@@ -116,7 +128,13 @@ def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], Ben
         )
     ]
     sentences += [f"{profile}: {v} leaves the bundle: {_standing(known[v])} ({_figures(known[v])} float)" for v in sorted(gone)]
+    sentences += [f"{profile}: {c.variant} did not run here and stays as it was" for c in stay if _unknown(c, known)]
     return [Placed(c.profile, c.variant, roles(c)) for c in stay], sentences
+
+
+def _unknown(c: VariantConfig, known: Mapping[str, BenchRow]) -> bool:
+    """Whether a variant was measured by the build, and could not be here."""
+    return c.measured is not None and c.variant not in known
 
 
 def _name_of_float(floats: Sequence[VariantConfig]) -> str:
@@ -124,9 +142,7 @@ def _name_of_float(floats: Sequence[VariantConfig]) -> str:
 
 
 def _standing(row: BenchRow) -> str:
-    return {Standing.EQUAL: "equal to float", Standing.SLOWER: "slower than float"}.get(
-        row.standing or Standing.EQUAL, "undecided"
-    )
+    return "slower than float" if row.standing is Standing.SLOWER else "equal to float"
 
 
 def _figures(row: BenchRow) -> str:

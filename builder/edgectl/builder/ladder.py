@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,8 @@ class Rungs:
     """Drop on the search slice in ONNX Runtime."""
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Node → why the family's rules keep it float, whatever it would lose."""
 
 
 def prepare_basis(
@@ -229,7 +231,7 @@ def climb(
         if kept is not None:
             nodes = [n for i in kept for n in parts[i].nodes]
             attempt(f"keep-{len(nodes)}-rebuilt", lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time))
-    return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes))
+    return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes), dict(full.placement.reasons))
 
 
 def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]) -> tuple[int, ...] | None:
@@ -258,12 +260,13 @@ def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[f
 def float_report(model: ModelProto, rungs: Rungs | None, max_drop: float, reason: str) -> tuple[LayerReport, ...]:
     """The per-layer report of a float variant: what int8 would have cost each layer, and why none of it shipped."""
     part = {n: p for p in (rungs.parts if rungs else ()) for n in p.nodes}
+    unfit = rungs.unfit if rungs and not rungs.recipes else {}
     if not reason and rungs and rungs.judged:
         best = min(a.drop for a in rungs.judged.values())
         reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if not rungs.recipes else ""
     return tuple(
         LayerReport(
-            node=n.name, op=n.op_type, precision="float32", reason=reason or "float: the fallback runs on any machine",
+            node=n.name, op=n.op_type, precision="float32", reason=reason or unfit.get(n.name) or "float: the fallback runs on any machine",
             sqnr_db=round(part[n.name].sqnr_db, 2) if n.name in part else None,
         )
         for n in weighted_nodes(GraphIndex(model))

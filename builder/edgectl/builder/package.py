@@ -1,7 +1,7 @@
 """Write a bundle: an OCI image layout of content-addressed blobs (:mod:`edgectl.core.bundle` reads it).
 
-It is written into a temporary folder beside its place and renamed: a full disk or a kill leaves nothing half-written. The same
-contents give the same bytes; provenance and SBOM carry no time and no name of a machine.
+It is written into a temporary folder beside its place, and the two change places in one step: whatever happens, the old bundle or the new one is
+there, whole. (Where the file system cannot swap two folders, a kill between two renames leaves the old one as ``.NAME.old``.) The same contents give the same bytes; provenance and SBOM carry no time and no name of a machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edgectl.core.bundle import (
     VariantConfig,
 )
 from edgectl.core.errors import UsageError
-from edgectl.core.files import digest_of, fsync_dir, hex_of, storage
+from edgectl.core.files import digest_of, exchange, fsync_dir, hex_of, storage
 
 __all__ = ["VariantContent", "check_target", "chunks_digest", "provenance", "sbom", "write_bundle"]
 
@@ -66,9 +66,12 @@ def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, ve
 
 
 def check_target(out: Path) -> None:
-    """Raise :class:`UsageError` if a bundle cannot be written to ``out`` (checked before a long build, too)."""
+    """Raise :class:`UsageError` if ``out`` is something else, or :class:`StorageError` if its folder takes no files (checked before a long build, too)."""
     if out.exists() and not (out.is_dir() and ((out / "oci-layout").is_file() or not any(out.iterdir()))):
         raise UsageError(f"{out} exists and is not a bundle", hint="give --out another folder")
+    above = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
+    with storage(str(out)), tempfile.TemporaryDirectory(dir=above, prefix=f".{out.name}."):
+        pass
 
 
 def chunks_digest(data: bytes) -> str:
@@ -159,17 +162,23 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _replace(temporary: Path, out: Path) -> None:
-    """Rename into place. A folder cannot replace a full one in one step, so the old one moves aside and comes back on failure."""
+    """Put ``temporary`` in the place of ``out``. What was there is then at ``temporary``, or gone."""
+    if not out.exists():
+        temporary.rename(out)
+    elif not exchange(temporary, out):
+        _replace_in_two_steps(temporary, out)
+    fsync_dir(out.parent)
+
+
+def _replace_in_two_steps(temporary: Path, out: Path) -> None:
+    """A folder cannot be renamed over a full one, so the old one moves aside and comes back on failure."""
     aside = out.with_name(f".{out.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
-    had = out.exists()
-    if had:
-        out.rename(aside)
+    out.rename(aside)
     try:
         temporary.rename(out)
     except OSError:
-        if had:
-            aside.rename(out)
+        aside.rename(out)
         raise
     fsync_dir(out.parent)
     shutil.rmtree(aside, ignore_errors=True)

@@ -6,7 +6,7 @@ that its CPU can run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -175,12 +175,12 @@ def _search(
 
 
 def causes_of(work: Work, choice: Choice) -> tuple[Why, ...]:
-    """Why no quantized engine ships first, what came nearest first; empty if one does."""
-    if not choice.winner.candidate.is_float:
+    """Why no quantized engine ships first, what came nearest first; empty if one does. Before a float16 model that ships as it came, too."""
+    if choice.winner.candidate.graph.precision == "int8" and not choice.winner.candidate.is_float:
         return ()
     limit = limit_of(work)
     found = list(of_search(choice.outcomes, limit, choice.busy))
-    if found:
+    if found or not choice.winner.candidate.is_float:
         return tuple(found)
     if work.barred is not None:
         return (work.barred,)
@@ -195,8 +195,20 @@ def causes_of(work: Work, choice: Choice) -> tuple[Why, ...]:
     if work.budget.left_out:
         found.append(ran_out(work.budget.left_out, work.budget.seconds / 60))
     if not found:
-        found.append(barred(Barred.NO_PLACE))
+        unfit = {} if judged is None else judged.unfit
+        found.append(barred(Barred.NO_PLACE, _by_reason(unfit)))
     return tuple(found)
+
+
+def _by_reason(unfit: Mapping[str, str]) -> str:
+    """Each reason with the first of its layers and how many there are."""
+    of: dict[str, list[str]] = {}
+    for node, reason in unfit.items():
+        of.setdefault(reason, []).append(node)
+    return (
+        ", ".join(f"{r} ({n[0]}{f' and {len(n) - 1} more' if n[1:] else ''})" for r, n in of.items())
+        or "nothing is left to quantize"
+    )
 
 
 def _has_cuda(p: DeviceProfile, machine: Machine) -> bool:
@@ -237,7 +249,10 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     """
     causes = causes_of(work, choice)
     reason = choice.reason if work.precision == "float32" else "the only form of a model that came quantized"
-    work.notes.append(f"{p.name}: {choice.winner.candidate.name}: {causes[0].text if causes else reason}")
+    won = choice.winner.candidate
+    work.notes.append(f"{p.name}: {won.name}: {causes[0].text if causes and won.is_float else reason}")
+    if not won.is_float and causes:  # float16, as it came
+        work.notes.append(f"{p.name}: {causes[0].text}")
     work.notes.extend(f"{p.name}: also: {why.text}" for why in causes[1:] if why.cause not in SPEED)
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
     if slower := slower_followed(choice):
@@ -275,10 +290,12 @@ def _plain_recipe(work: Work, c: Candidate) -> Recipe:
 
 def _measured_as(work: Work, o: Outcome) -> Measured | None:
     """What was measured; without a float form of the model there is no ratio to it."""
-    if o.measured is None or work.precision == "float32":
-        return o.measured
-    fresh = o.measured.fresh and o.measured.fresh.model_copy(update={"ratio_to_float": None})
-    return o.measured.model_copy(update={"ratio_to_float": None, "fresh": fresh})
+    return o.measured if o.measured is None or work.precision == "float32" else _without_float(o.measured)
+
+
+def _without_float(m: Measured) -> Measured:
+    fresh = m.fresh and m.fresh.model_copy(update={"ratio_to_float": None})
+    return m.model_copy(update={"ratio_to_float": None, "fresh": fresh})
 
 
 def _folded(work: Work, plan: VariantPlan, reference: SessionSettings | None = None) -> VariantPlan:
@@ -331,13 +348,15 @@ def _measured_folded(work: Work, plan: VariantPlan, folded: Folded, reference: S
     inside, base = times["inside"], times["float"]
     if inside.failed is not None or base.failed is not None:
         return None
-    standing = None if plan.precision == "float32" else standing_of(inside, base)
+    came_so = work.precision != "float32"  # the model before is the reference then, and no float
+    standing = None if plan.precision == "float32" or came_so else standing_of(inside, base)
     if standing in (Standing.EQUAL, Standing.SLOWER):
         return None
     fresh = summarise_fresh(inside, base, base)
     alone = next((c.ratio for c in fresh.contexts if c.context is Context.ALONE), None)
     kept = before.standing if standing is Standing.UNDECIDED else standing
-    return before.model_copy(update={"fresh": fresh, "standing": kept, "ratio_to_float": alone})
+    again = before.model_copy(update={"fresh": fresh, "standing": kept, "ratio_to_float": alone})
+    return _without_float(again) if came_so else again
 
 
 def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, ...]:

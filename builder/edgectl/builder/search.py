@@ -43,7 +43,7 @@ from edgectl.builder.rules import (
 from edgectl.builder.telling import affordable, pooled, too_few
 from edgectl.builder.tuning import Line, TuningLog
 from edgectl.core.bundle import Runtime
-from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.errors import EdgectlError, ModelError, StorageError
 from edgectl.core.measured import Context, Measured, Standing
 from edgectl.engines.contexts import busy_because
 from edgectl.engines.fresh import FreshTimes, evidence, standing_of, summarise_fresh
@@ -373,9 +373,11 @@ class _Search:
         return replace(o, measured=o.measured.model_copy(update=update), standing=standing)
 
     def _verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging) -> Accuracy | None:
-        """None for a candidate that does not run: it is rejected."""
+        """None for a candidate that does not run: it is rejected. A disk that takes no more of the log is no candidate's fault."""
         try:
             return self._rig.verdict(what, c, judge, self._goal.max_drop)
+        except StorageError:
+            raise
         except EdgectlError as e:
             self._reject(c, f"does not run: {e.message}", Cause.REFUSED)
             return None

@@ -128,7 +128,7 @@ def smaller_work(work: Work, wanted: SmallerInput) -> Work:
     log = PassLog([*work.log.ran, "rescale"], list(work.log.modified))
     return replace(
         work, model=graph, table=table, slices=slices, task=task, log=log, max_drop=limit, judge_cache=judges, bases={}, rungs={},
-        recover_minutes=0.0, release=None,
+        recover_minutes=0.0, release=None, given=None,
     )  # fmt: skip
 
 

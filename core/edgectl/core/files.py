@@ -6,6 +6,7 @@ A file appears whole or not at all: temporary file in the same directory, fsync,
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -22,6 +23,7 @@ __all__ = [
     "check_digest",
     "check_name",
     "digest_of",
+    "exchange",
     "file_digest",
     "forget_unfinished",
     "fsync_dir",
@@ -35,6 +37,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\Z")
 """How :func:`open_atomic` calls its temporary files."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def digest_of(data: bytes | memoryview) -> str:
@@ -86,6 +90,22 @@ def fsync_dir(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap the names of two files or folders of one file system in one step: at each of them there is always one or the other.
+
+    False, and nothing is done, where the system or its file system cannot do that (it needs Linux, and NFS has none). Raises ``OSError``.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT:
+        return False
+    raise OSError(code, os.strerror(code), str(b))
 
 
 @contextlib.contextmanager

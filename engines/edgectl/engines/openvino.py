@@ -6,6 +6,7 @@ a comparison with float depend on the machine.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ class OpenVinoEngine:
         }
         try:
             core = openvino.Core()
-            graph = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model=model)
-            with keep_signal_stack():
-                compiled = core.compile_model(graph, "CPU", config)
-                self._request: Any = compiled.create_infer_request()
+            with tempfile.TemporaryDirectory(prefix="edgectl-openvino-") as folder:
+                graph = core.read_model(str(_as_file(model, Path(folder))))
+                with keep_signal_stack():
+                    compiled = core.compile_model(graph, "CPU", config)
+                    self._request: Any = compiled.create_infer_request()
         except Exception as e:
-            raise EngineError(f"OpenVINO cannot open the model: {str(e).strip().splitlines()[0][:300]}") from e
+            raise EngineError(f"OpenVINO cannot open the model: {_said(e)}") from e
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
         self.inputs = tuple(_spec(p) for p in compiled.inputs)
         self.outputs = tuple(_spec(p) for p in compiled.outputs)
@@ -52,12 +54,28 @@ class OpenVinoEngine:
         try:
             values = self._request.infer(dict(feeds))
         except Exception as e:
-            raise EngineError(f"OpenVINO failed to run the model: {str(e).strip().splitlines()[0][:300]}") from e
+            raise EngineError(f"OpenVINO failed to run the model: {_said(e)}") from e
         # infer() returns views into the request's own memory, which the next run overwrites
         return {o.name: np.array(values[i]) for i, o in enumerate(self.outputs)}
 
     def close(self) -> None:
         self._request = None
+
+
+def _as_file(model: Path | bytes, folder: Path) -> Path:
+    """A file, as on a device: from bytes OpenVINO drops the inputs that nothing reads."""
+    if isinstance(model, Path):
+        return model
+    path = folder / "model.onnx"
+    path.write_bytes(model)
+    return path
+
+
+def _said(e: Exception) -> str:
+    """What OpenVINO says, in one line, without the lines that name its own source files."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    own = [line for line in lines if ".cpp:" not in line and ".hpp:" not in line]
+    return " ".join(own or lines)[:300] or type(e).__name__
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -28,13 +28,15 @@ _COSINE = 0.99999
 _ROUNDINGS = 16  # units of float32 rounding that a chain of reassociated sums may be off by
 NOUGHT = 1e-5
 """An absolute error that nobody can tell from rounding."""
+_NEWER = "run it in ONNX Runtime to see more; exporting it again with opset 17 to 22 often helps"
 _RELATIVE = 1e-3  # of the reference's largest value: reassociated float sums, not other arithmetic
 
 
 class Pass(ABC):
-    """One change of the graph."""
+    """One change of the graph. ``hint``: what a user can do if the graph computes something else afterwards."""
 
     name: str
+    hint: str | None = None
 
     @abstractmethod
     def requires(self, model: ModelProto) -> None:
@@ -63,7 +65,7 @@ class Reference:
     @classmethod
     def record(cls, model: bytes, feeds: Feeds) -> Reference:
         """Run the model as it came, without graph optimisation. Raises :class:`ModelError` if no runtime runs it."""
-        return cls(feeds, _run(model, feeds, "the model, as it is,"), (model, feeds))
+        return cls(feeds, _run(model, feeds, "the model, as it is,", hint=_NEWER), (model, feeds))
 
     def check(self, model: ModelProto) -> None:
         """Raise :class:`ModelError` if ``model`` computes something else. Feeds and outputs are compared whatever their float type."""
@@ -114,7 +116,7 @@ def run_passes(
                 reference.check(model)
         except EdgectlError as e:
             after = f" (after {', '.join(log.ran)})" if log.ran else ""
-            raise ModelError(f"pass {p.name}{after}: {e.message}", hint=e.hint) from e
+            raise ModelError(f"pass {p.name}{after}: {e.message}", hint=e.hint or p.hint) from e
         log.ran.append(p.name)
         if modified:
             log.modified.append(p.name)
@@ -145,9 +147,9 @@ def rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
     return {o: min(NOUGHT, _ROUNDINGS * float(np.finfo(np.float32).eps) * largest.get(o, 0.0)) for o in index.outputs}
 
 
-def _run(model: bytes, feeds: Feeds, what: str) -> Outputs:
+def _run(model: bytes, feeds: Feeds, what: str, hint: str | None = None) -> Outputs:
     try:
         engine = OnnxRuntimeEngine(model, SessionSettings(optimization="disabled"))
         return engine.run(feeds)
     except EdgectlError as e:
-        raise ModelError(f"{what} does not run: {e.message}", hint=e.hint) from e
+        raise ModelError(f"{what} does not run: {e.message}", hint=e.hint or hint) from e

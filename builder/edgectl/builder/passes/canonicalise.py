@@ -40,6 +40,7 @@ class Canonicalise(Pass):
                 node.name = f"{node.op_type}_c{i}"
         if all(n.op_type == "DequantizeLinear" or not is_quantized(n) for n in all_nodes(slim.graph)):
             _fold_stored_weights(slim)  # of a model whose activations are float; with both, the codes are what its kernels take
+        _fold_scales(slim)
         settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before
@@ -97,6 +98,29 @@ def _fold_stored_weights(model: ModelProto) -> None:
         folded = ((x.astype(np.int64) - zero.astype(np.int64)) * scale).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(folded, node.output[0]))
         model.graph.node.remove(node)
+    _drop_unread(model)
+
+
+def _fold_scales(model: ModelProto) -> None:
+    """Gemm with factors for its constants becomes one without: x · (alpha w) + (beta b) is a product like any other, and may be int8."""
+    index = GraphIndex(model)
+    for node in (n for n in model.graph.node if n.op_type == "Gemm"):
+        factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta") and a.f != 1.0}
+        of = {"alpha": 1, "beta": 2}
+        scaled = {of[name]: (index.weights(node.input[of[name]]), f) for name, f in factors.items() if len(node.input) > of[name]}
+        if not factors or any(w is None or w.dtype != np.float32 for w, _ in scaled.values()):
+            continue
+        for i, (w, factor) in scaled.items():
+            name = f"{node.output[0]}_{i}_scaled"
+            model.graph.initializer.append(numpy_helper.from_array((np.asarray(w) * np.float32(factor)).astype(np.float32), name))
+            node.input[i] = name
+        kept = [a for a in node.attribute if a.name not in ("alpha", "beta")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    _drop_unread(model)
+
+
+def _drop_unread(model: ModelProto) -> None:
     read = {i for n in model.graph.node for i in n.input} | GraphIndex(model).captured | {o.name for o in model.graph.output}
     kept = [t for t in model.graph.initializer if t.name in read]
     del model.graph.initializer[:]

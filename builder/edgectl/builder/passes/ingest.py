@@ -65,6 +65,7 @@ class Ingest(Pass):
     """Old opsets upgraded to 17, initializers out of the inputs, every node named."""
 
     name = "ingest"
+    hint = "export the model with opset 17"
 
     def requires(self, model: ModelProto) -> None:
         if not model.graph.output:
@@ -80,6 +81,7 @@ class Ingest(Pass):
         changed.graph.input.extend(inputs)
         changed.ir_version = min(max(changed.ir_version, 8), 10)  # what opset 17 needs, and every ONNX Runtime we support reads
         if _opset(changed) < MIN_OPSET:
+            stretched = _stretched(changed)
             try:
                 changed = onnx.version_converter.convert_version(changed, MIN_OPSET)
             except Exception as e:  # the converter is C++ and raises RuntimeError and others
@@ -87,6 +89,7 @@ class Ingest(Pass):
                 raise ModelError(
                     f"opset {_opset(model)} cannot be upgraded to {MIN_OPSET}: {reason}", hint="export the model with opset 17"
                 ) from e
+            _stretch_as_before(changed, stretched)
         taken = {n.name for n in changed.graph.node}
         for i, node in enumerate(changed.graph.node):
             if not node.name:
@@ -99,6 +102,22 @@ class Ingest(Pass):
         names = Counter(n.name for n in model.graph.node)
         if twice := [n for n, count in names.items() if count > 1]:
             raise ModelError(f"node names are not unique: {', '.join(twice[:3])}")
+
+
+def _stretched(model: ModelProto) -> frozenset[str]:
+    """What is resized by the rule that was the only one before opset 11: output pixel i comes from input pixel i / scale."""
+    old = _opset(model) < 11
+    return frozenset(n.output[0] for n in model.graph.node if old and n.op_type in ("Upsample", "Resize"))
+
+
+def _stretch_as_before(model: ModelProto, stretched: frozenset[str]) -> None:
+    """The converter writes a Resize and leaves out the rule, which is another one by default since then."""
+    for n in model.graph.node:
+        if n.op_type == "Resize" and n.output[0] in stretched:
+            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            kept = [a for a in n.attribute if a.name not in rule]
+            del n.attribute[:]
+            n.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in rule.items())])
 
 
 def _opset(model: ModelProto) -> int:
@@ -174,7 +193,10 @@ def _load_external(model: ModelProto, path: Path) -> None:
         location = next((e.value for e in t.external_data if e.key == "location"), "")
         file = folder / location
         if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
-            raise ModelError(f"{path.name} wants to read {location[:80]!r}, outside its own folder")
+            raise ModelError(
+                f"{path.name} wants to read {location[:80]!r}, outside its own folder",
+                hint="export it again with its weights beside it",
+            )
         if not file.is_file():
             raise ModelError(f"{path.name} needs its weights in {location}, which is not there", hint="copy it beside the model")
         length = next((int(e.value) for e in t.external_data if e.key == "length" and e.value.isdecimal()), file.stat().st_size)
@@ -187,7 +209,10 @@ def _load_external(model: ModelProto, path: Path) -> None:
             t.data_location = TensorProto.DEFAULT
             del t.external_data[:]
     except (OSError, ValueError, onnx.checker.ValidationError) as e:
-        raise ModelError(f"the external weights of {path.name} cannot be read: {e}") from e
+        raise ModelError(
+            f"the external weights of {path.name} cannot be read: {e}",
+            hint="copy them again: they are another file, or cut short",
+        ) from e
 
 
 def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
