@@ -160,6 +160,15 @@ def test_the_arguments_are_written_over_in_just_as_many_bytes() -> None:
     assert after.split(b"\0")[:4] == [b"edgectl", b"run", b"--source=rtsp://cam", b"x@\xff\xfe"]
 
 
+@pytest.mark.parametrize(
+    "argument", ["rtsp://admin:1 {s}@cam/sub", "--source=rtsp://admin:a {s}@cam/sub", "day=rtsp://{s} b@cam/sub"]
+)
+def test_an_argument_is_one_uri_whatever_blanks_it_has(argument: str) -> None:
+    shown = hidden(argument.format(s=SECRET).encode() + b"\0")
+    assert SECRET.encode() not in shown
+    assert b"rtsp://cam/sub" in shown
+
+
 def test_a_source_in_the_environment_needs_no_argument(camera: RefusingCamera, bundle: Path, tmp_path: Path) -> None:
     camera.answer.set()
     environment = {**os.environ, "EDGECTL_SOURCE": f"rtsp://admin:{SECRET}@{camera.host}/sub"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
 from urllib.parse import quote
 
 import pytest
@@ -84,6 +86,7 @@ def test_what_a_query_a_fragment_or_a_path_assigns_is_not_shown(host: str, tail:
         ("rtsp://tv.example:8080/live/alice/hunter/17.ts", f"rtsp://tv.example:8080/live/{HIDDEN}/{HIDDEN}/17.ts"),
         ("rtsp://admin:secret", f"rtsp://{HIDDEN}:{HIDDEN}"),
         ("postgresql+psycopg://fleet:secret@db/edgectl", "postgresql+psycopg://db/edgectl"),
+        ("mic://secret@hw:1,0", "mic://hw:1,0"),
     ],
 )
 def test_what_is_shown_of_the_usual_spellings(uri: str, shown: str) -> None:
@@ -112,6 +115,14 @@ def test_the_names_in_the_path_of_a_web_page_stay_in_a_sentence_but_not_in_a_sou
         "release gate@1.0.0 is not known; see https://example.org/models/resolve/3d4f1119d069aabb/yolox_nano.onnx",
         "gate-detector: gate@1.0.0 on 3 devices, 12/12 done",
         "give KEY=VALUE, e.g. surveillance=rtsp://cam7/sub",
+        "C:/clips/gate.mp4",
+        "D:/clips/gate.mp4: no such file",
+        "sqlite:////var/lib/edgectl/fleet.db",
+        "labels: site=north, user=anna; the group is login=night",
+        "bypass=1 compass=north highpass=80",
+        "broker.password: there is no such setting; --password-file=/etc/edgectl/password",
+        "nobody answers at http://127.0.0.1:8765, so gate@1.0.0 stays; ask anna@example.org",
+        "onnxruntime==1.20 secret==public",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ],
 )
@@ -122,14 +133,70 @@ def test_what_has_no_secret_stays_as_it_is(harmless: str) -> None:
         assert redact(harmless) == harmless
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{"broker": "cam", "password": "{s}", "port": 1}}',
+        '{{"password": "a \\" {s}"}}',
+        "{{'password': '{s}', 'port': 1}}",
+        '"{{\\"token\\": \\"{s}\\"}}"',
+        'password = "{s} and more"',
+        "password='{s} and more'",
+        "password=a,{s}",
+        "password='it {s}",
+        "access_key={s}",
+        "private-key={s}",
+        "credentials={s}",
+        "loginuse=admin&loginpas={s}",
+        "Authorization: Basic {s}",
+        'authorization: Digest username="admin", response="{s}"',
+        "cannot open rtsp://admin:my {s}@cam/sub: refused",
+        "cannot open rtsp://admin:my/own {s} here@cam/sub: refused",
+        "cannot open rtsp%3A%2F%2Fadmin%3A{s}%40cam%2Fsub",
+        "cannot open rtsp%253A%252F%252Fadmin%253A{s}%2540cam%252Fsub",
+        "cannot open //admin:{s}@cam/sub",
+        "cannot open rtsp：//admin:{s}@cam/sub",
+    ],
+)
+def test_a_secret_in_a_sentence_is_not_shown(text: str) -> None:
+    shown = redact_text(f"first: {text.format(s=SECRET)}\nthen")
+    assert SECRET not in shown
+    assert shown.startswith("first: ")
+    assert shown.endswith("\nthen")
+    assert redact_text(shown) == shown
+
+
 @given(st.text(max_size=200))
+@example("rtsp://admin@/sub")
+@example('see x:/y=token="')
 def test_anything_may_be_given_and_is_stable(text: str) -> None:
     assert redact(redact(text)) == redact(text)
     assert redact_text(redact_text(text)) == redact_text(text)
 
 
 def test_a_long_text_is_looked_through_in_linear_time() -> None:
-    for text in ("a" * 300_000, "a:" * 150_000, "rtsp:/" * 50_000, "@:" * 150_000, "%25" * 100_000 + "40"):
+    n = 100_000
+    for text in (
+        *(
+            "a" * 3 * n,
+            "a:" * n,
+            "rtsp:/" * n,
+            "@:" * n,
+            "%25" * n + "40",
+            "_" * n + "/",
+            "token_" * n + "=",
+            "x-password" * n + "=",
+        ),
+        *(
+            "rtsp-" * n + "@",
+            '"a:b' * n + "@/",
+            "=a:b" * n + "/",
+            "a%3ab/" * n + "@",
+            "a://b:c " * n + "@",
+            "password='" * n,
+            '\\"' * n,
+        ),
+    ):
         redact_text(text)  # the time-out of the test is the bound: the square of these lengths takes hours
 
 
@@ -144,9 +211,28 @@ def test_a_traceback_in_the_log_has_no_secret() -> None:
     try:
         raise OSError(f"no route to rtsp://admin:{SECRET}@cam/sub")
     except OSError:
-        import sys
-
         record = logging.LogRecord("x", logging.ERROR, __file__, 1, "%s failed", (f"rtsp://u:{SECRET}@cam",), sys.exc_info())
     line = RedactingFormatter("%(levelname)s %(message)s").format(record)
     assert "OSError" in line
     assert SECRET not in line
+
+
+def test_what_python_itself_prints_has_no_secret() -> None:
+    program = """
+import gc, logging, threading, warnings
+from edgectl.core.uri import redact_tracebacks
+redact_tracebacks()
+where = "rtsp://admin:SECRET@cam/"
+logging.getLogger("x").warning("%s", where + "log")
+warnings.warn(where + "warning")
+class Dying:
+    def __del__(self): raise OSError(where + "finaliser")
+Dying(); gc.collect()
+def fall(what): raise OSError(where + what)
+threading.Thread(target=fall, args=("thread",)).start()
+fall("end")
+"""
+    done = subprocess.run([sys.executable, "-c", program.replace("SECRET", SECRET)], capture_output=True, text=True, timeout=60)
+    assert SECRET not in done.stderr
+    for what in ("log", "warning", "finaliser", "thread", "end"):
+        assert f"rtsp://cam/{what}" in done.stderr

@@ -197,8 +197,14 @@ def test_a_folder_without_images_and_a_broken_image_are_errors(tmp_path: Path) -
     (tmp_path / "x.png").write_bytes(b"\x89PNG broken")
     source = open_source(str(tmp_path))
     source.open()
-    with pytest.raises(DataError, match=r"x\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"x\.png cannot be decoded") as of_folder:
         source.read(1)
+    alone = open_source(str(tmp_path / "x.png"))
+    alone.open()
+    with pytest.raises(DataError, match=r"x\.png cannot be decoded") as of_picture:
+        alone.read(1)
+    assert "folder" in (of_folder.value.hint or "")
+    assert "folder" not in (of_picture.value.hint or "folder")
 
 
 def test_an_unpaced_scene_gives_each_of_its_frames(tmp_path: Path) -> None:

@@ -7,17 +7,18 @@ keeps in its history it keeps: ``EDGECTL_SOURCE`` in the environment is the way 
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
-from edgectl.core.uri import has_credentials, redact_text
+from edgectl.core.uri import redact, redact_text
 
 __all__ = ["hide_credentials"]
 
 
 def hide_credentials() -> bool:
     """Write over what must not be shown; True if something was. Where the kernel does not say where the arguments lie, nothing happens."""
-    if not any(has_credentials(argument) for argument in sys.argv[1:]):
+    if all(_shown(argument) == argument for argument in sys.argv[1:]):
         return False
     import ctypes  # here: almost no call needs it
 
@@ -37,7 +38,15 @@ def hide_credentials() -> bool:
 def hidden(arguments: bytes) -> bytes:
     """NUL-terminated arguments as they may be shown, in just as many bytes: what is shorter is filled up with NULs behind the last."""
     shown = [
-        redact_text(argument.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-        for argument in arguments.split(b"\0")
+        _shown(argument.decode(errors="surrogateescape")).encode(errors="surrogateescape") for argument in arguments.split(b"\0")
     ]
     return b"\0".join(shown)[: len(arguments)].ljust(len(arguments), b"\0")
+
+
+_URI_WITH_BLANKS = re.compile(r"((?:[\w.-]+=)*)([A-Za-z][A-Za-z0-9+.-]*:/.*\s.*@.*)", re.DOTALL)
+
+
+def _shown(argument: str) -> str:
+    """A whole argument is one URI, whatever blanks its password has: in a sentence that would not be known."""
+    found = _URI_WITH_BLANKS.fullmatch(argument)
+    return redact_text(argument) if found is None else found[1] + redact(found[2])

@@ -6,6 +6,7 @@ little:
 * everything before the last ``@``, wherever it stands and however it is escaped: people write passwords with ``/``, ``?`` and ``#``,
   so the userinfo may reach far beyond the authority of RFC 3986 §3.2;
 * of the query only the parameters that choose a stream (``channel=1``), of the fragment nothing;
+* of a sentence also the values of ``password=…``, ``"token": "…"`` and their like, and what follows ``Authorization: Basic``;
 * a path segment with ``=``, ``:`` or ``&`` in it (``/user=admin_password=x_channel=1.sdp``), one that looks random (the key of a
   stream), one behind a word such as ``user`` or ``token``, the last one of RTMP, and every name if there are two or more
   (``/live/NAME/PASSWORD/1.ts``).
@@ -24,6 +25,7 @@ import re
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -33,7 +35,9 @@ __all__ = ["HIDDEN", "RedactingFormatter", "has_credentials", "redact", "redact_
 
 HIDDEN: Final = "***"
 
-_LOCAL = frozenset({"file", "v4l2", "synth", "mic", "csi"})
+_PATHS = frozenset({"file", "v4l2", "sqlite"})
+"""Schemes of files of this machine, whose names may have an @ in them."""
+_LOCAL = _PATHS | {"synth", "mic", "csi"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/*)")
 _AT = re.compile(r"@|＠|%(?:25)*40")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]*)(?::([0-9]{1,5}))?")
@@ -67,15 +71,32 @@ _WORDS = _words(
 _BEFORE_A_SECRET = _words(
     "admin apikey auth credential credentials key login pass passwd password pin pw pwd secret sig signature token user username"
 )
-_HIDDEN_KEY = r"(?:[a-z0-9_-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|credential|api[_-]?key|signature)|user-?pw|pw|auth|sig|psw|login|user(?:name)?)"
-_ASSIGNMENT = re.compile(rf"(?i)(?<![a-z0-9]){_HIDDEN_KEY}(?:=|%(?:25)*3d)(?!=|\*\*\*)[^\s&;,]+")
-_IN_TEXT = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{0,40}:/\S*")
-_BARE_USERINFO = re.compile(
-    r"(?<![^\s'\"(=])[^\s:/@'\"(=]{1,128}:[^\s/@:]\S*(?:@|＠|%(?:25)*40)(?=[A-Za-z\[]|[0-9]+\.[0-9]+\.[0-9]+\.[0-9])\S+"
+_HIDDEN_KEY = (
+    r"[a-z0-9_-]*(?:pass(?:w|word|wd|phrase)?|pwd|psw|secret|token|credentials?|(?:api|access|private|account|shared)[_-]?key|signature)|"
+    r"user-?pw|pw|auth|sig|login(?:pas)?|user(?:name)?"
 )
-_INTERESTING = re.compile(r"[@＠=/]|%")
+_NO_SECRET = re.compile(r"[a-z0-9_-]*(?:compass|bypass|(?:low|high|band)pass)")
+_PERSON = frozenset({"login", "user", "username"})
+"""Half a credential: hidden as part of an address, but an ordinary word of a sentence."""
+# A name starts where no other can: every place is looked at once, however long a line of dashes or underscores is.
+_ASSIGNMENT = re.compile(
+    r"""(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)(?:(?:=|%(?:25)*3[dD])(?!=)|\\*["'][ \t]{0,3}[:=][ \t]{0,3}|[ \t]{0,3}[:=][ \t]{0,3}(?=["']))"""
+)
+_ASSIGNED_VALUE = re.compile(
+    r"""\\+["'][^\n]*?(?:\\+["']|$)|(["'])(?:\\.|(?!\1)[^\n\\])*\1?|[^\s&;"']*[^\s&;"',.)}\]]""", re.MULTILINE
+)
+_HEADER = re.compile(r"(?i)\b(authorization\W{1,6}(?:basic|bearer|digest)[ \t]+)\S[^\n]*")
+_IN_TEXT = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{0,40}:/\S*")
+_WITH_BLANKS = re.compile(
+    r"(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9+.-]{0,40}:/{1,3})[^\s/@:]{1,128}:(?![0-9]{1,5}(?![^\s,.;/?#]))[^\s@]{0,128}[ \t][^\n]{0,128}@(?=[A-Za-z0-9\[])"
+)
+"""A password with blanks in it. What has a port or nothing behind the colon is an address, and the @ belongs to the sentence."""
+_TOKEN = re.compile(r"\S+")
+_BEFORE_A_HOST = re.compile(r"(?:@|＠|%(?:25)*40)(?=[A-Za-z\[]|[0-9]+\.[0-9]+\.[0-9]+\.[0-9])")
+_BARE_USERINFO = re.compile(r"(?<![^\s'\"(=])(?:/{2,3})?[^\s:/@'\"(=]{1,128}(?::|：|%(?:25)*3[aA])[^\s@]")
+_INTERESTING = re.compile(r"[@＠=/%]|['\"][ \t]*:|:[ \t]*['\"]|(?i:authorization)")
 _NETWORK_IN_TEXT = re.compile(
-    r"(?i)\b(?:rtsps?|rtmps?|rtmpt|https?|wss?|ftp|mqtts?|srt|rtp|onvif|postgres(?:ql)?)[a-z0-9+.-]*:[^\s/]\S*"
+    r"(?i)\b(?:rtsps?|rtmps?|rtmpt|https?|wss?|ftp|mqtts?|srt|rtp|onvif|postgres(?:ql)?)[a-z0-9+.-]{0,32}:[^\s/]\S*"
 )
 
 
@@ -93,16 +114,17 @@ def _redact(uri: str, *, public: bool) -> str:
     if found is None or (len(found[2]) < 1 and not _NETWORK_IN_TEXT.match(uri) and found[1].lower() not in _LOCAL):
         return _bare(uri)
     scheme, rest = found[1], uri[found.end() :]
+    if len(scheme) == 1 and _last_at(uri) is None:
+        return _local(uri)  # C:/clips/gate.mp4
+    if len(found[2]) == 1 and scheme.lower() not in _LOCAL and not _NETWORK_IN_TEXT.match(uri) and _last_at(uri) is not None:
+        return _bare(uri)  # a name, and a password that begins with a slash
     local = scheme.lower() in _LOCAL
-    if (at := _last_at(rest)) is not None:
-        if local and not _userinfo_like(rest[: at[0]]):
-            at = None  # a file's name may have an @ in it
-        else:
-            rest = rest[at[1] :]
+    if (at := _last_at(rest)) is not None and (scheme.lower() not in _PATHS or _userinfo_like(rest[: at[0]])):
+        rest = rest[at[1] :]
     prefix = f"{scheme}:{found[2] if local else '//'}"
     if local:
         return prefix + _local(rest)
-    rest, _, fragment = rest.partition("#")
+    rest, _, fragment = rest.lstrip("/").partition("#")
     place, mark, query = rest.partition("?")
     host, slash, path = place.partition("/")
     shown = prefix + _host(host)
@@ -117,10 +139,12 @@ def redact_text(text: str) -> str:
     """``text`` with every URI in it as :func:`redact` shows it, and without the values of ``password=…`` and their like."""
     if not _INTERESTING.search(text):
         return text
+    text = _WITH_BLANKS.sub(r"\1", text)
     text = _NETWORK_IN_TEXT.sub(lambda m: _kept_end(m[0]) if _AT.search(m[0]) else m[0], text)
     text = _IN_TEXT.sub(lambda m: _kept_end(m[0]), text)
-    text = _BARE_USERINFO.sub(lambda m: _bare(m[0]), text)
-    return _ASSIGNMENT.sub(_hidden_value, text)
+    if _AT.search(text):
+        text = _TOKEN.sub(lambda m: _without_bare_userinfo(m[0]), text)
+    return _without_values(_HEADER.sub(rf"\1{HIDDEN}", text))
 
 
 def redact_values(value: Any) -> Any:
@@ -147,14 +171,27 @@ class RedactingFormatter(logging.Formatter):
 
 
 def redact_tracebacks() -> None:
-    """From here on, what Python prints of an exception that nobody caught passes through :func:`redact_text`, in every thread."""
+    """From here on, what Python itself prints passes through :func:`redact_text`: exceptions that nobody caught, in every thread and
+    in finalisers, warnings, and what is logged where nobody set up a log (:data:`logging.lastResort`).
+    """
+
+    def write(text: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(redact_text(text))
+            sys.stderr.flush()
 
     def show(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        sys.stderr.write(redact_text("".join(traceback.format_exception(kind, error, trace))))
-        sys.stderr.flush()
+        write("".join(traceback.format_exception(kind, error, trace)))
+
+    def warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object) -> None:
+        write(warnings.formatwarning(message, category, filename, lineno))
 
     sys.excepthook = show
     threading.excepthook = lambda e: show(e.exc_type, e.exc_value, e.exc_traceback)
+    sys.unraisablehook = lambda e: show(e.exc_type, e.exc_value, e.exc_traceback)
+    warnings.showwarning = warn
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(RedactingFormatter())
 
 
 def _last_at(text: str) -> tuple[int, int] | None:
@@ -177,8 +214,7 @@ def _bare(text: str) -> str:
 def _local(path: str) -> str:
     """A path or a synthetic source: whole, but for values that are called a secret and for parameters that are not ours."""
     place, mark, query = path.partition("?")
-    place = _ASSIGNMENT.sub(_hidden_value, place)
-    return place + (f"?{_query(query)}" if mark else "")
+    return _without_values(place) + (f"?{_query(query)}" if mark else "")
 
 
 def _host(host: str) -> str:
@@ -219,9 +255,32 @@ def _query(query: str) -> str:
     return "".join(shown)
 
 
-def _hidden_value(found: re.Match[str]) -> str:
-    name = re.split(r"(?i)=|%(?:25)*3d", found[0], maxsplit=1)[0]
-    return f"{name}={HIDDEN}"
+def _without_bare_userinfo(token: str) -> str:
+    """A word of a sentence without ``user:password@``, whose scheme was forgotten or is escaped."""
+    ends = [m.start() for m in _BEFORE_A_HOST.finditer(token)]
+    start = _BARE_USERINFO.search(token, 0, ends[-1]) if ends else None
+    return token if start is None else token[: start.start()] + _bare(token[start.start() :])
+
+
+def _without_values(text: str) -> str:
+    """``text`` with *** for the values of ``password=…``, ``"token": "…"`` and their like."""
+    shown, done = [], 0
+    for name in _ASSIGNMENT.finditer(text):
+        if name.start() < done or not _names_a_secret(name[1].lower(), text[max(0, name.start() - 1) : name.start()]):
+            continue
+        value = _ASSIGNED_VALUE.match(text, name.end())
+        if value is not None:
+            quote = value[1] or ""
+            closing = quote if len(value[0]) > 1 and value[0].endswith(quote) else ""
+            shown += [text[done : name.end()], quote + HIDDEN + closing]
+            done = value.end()
+    return "".join(shown) + text[done:]
+
+
+def _names_a_secret(name: str, before: str) -> bool:
+    if name in _PERSON:
+        return before in ("/", "?", "&", ";")
+    return bool(re.fullmatch(_HIDDEN_KEY, name)) and not _NO_SECRET.fullmatch(name)
 
 
 def _kept_end(token: str) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.speech.blocks import RATE
 from edgectl.pipelines.speech.channels import mix
+from edgectl.pipelines.speech.level import STRETCH, SoundCheck
 from edgectl.pipelines.speech.sources import open_audio, read_audio
 
 N = 8000
@@ -182,3 +183,24 @@ def test_a_form_that_changes_within_a_file_is_read_on(tmp_path: Path) -> None:
     assert len(got) == pytest.approx(N + 3 * N / 2, abs=3000)
     assert np.sqrt(np.mean(got[2000:6000] ** 2)) == pytest.approx(0.9 / np.sqrt(2), rel=0.02)
     assert np.sqrt(np.mean(got[-6000:-2000] ** 2)) == pytest.approx(0.9 / np.sqrt(2), rel=0.02)
+
+
+@pytest.mark.parametrize("loud", [1.0, 10.0, 32767.0, 3e38])
+def test_alike_channels_cancel_nothing_however_loud_they_are(loud: float) -> None:
+    mixed = mix(repeat(2, TONE.astype(np.float64) * loud).astype(np.float32), "mean")
+    check = SoundCheck()
+    faults = {check.step(mixed.data[:STRETCH], np.asarray(mixed.unmixed)[:STRETCH], None) for _ in range(8)}
+    assert "channels_cancel" not in faults
+    assert ("clipped" in faults) == (loud > 1)
+
+
+def test_opposite_channels_cancel_however_loud_they_are() -> None:
+    mixed = mix(np.stack([TONE, -TONE], axis=1) * 1e4, "mean")
+    check = SoundCheck()
+    assert "channels_cancel" in {check.step(mixed.data[:STRETCH], np.asarray(mixed.unmixed)[:STRETCH], None) for _ in range(8)}
+
+
+def test_a_recording_without_a_sample_is_no_quiet_one(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "empty.wav", repeat(1)[:0])
+    with pytest.raises(DataError, match=r"empty\.wav has no sound in it"):
+        open_audio(str(path)).read()

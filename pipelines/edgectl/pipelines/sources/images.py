@@ -50,12 +50,13 @@ class ImagesSource:
             data = np.fromfile(path, np.uint8)
         except OSError as e:
             raise SourceError(f"cannot read {path}: {e.strerror}") from e
+        hint = "check it with an image viewer" if path == self._path else "remove it from the folder"
         try:
             image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         except cv2.error as e:
-            raise DataError(f"image {path.name} cannot be decoded") from e
+            raise DataError(f"image {path.name} cannot be decoded", hint=hint) from e
         if image is None or image.size // 3 > MAX_PIXELS:
-            raise DataError(f"image {path.name} cannot be decoded", hint="remove it from the folder")
+            raise DataError(f"image {path.name} cannot be decoded", hint=hint)
         t_s = self._seq / (self._fps or 1.0)
         stamp = Stamp(self._seq, round(t_s * 1e9), time.monotonic_ns(), t_s, None, "pts")
         self._seq += 1

@@ -67,6 +67,7 @@ def mix(samples: NDArray[Any], channel: Channel) -> Mixed:
         mono = samples[:, 0]
     else:
         mono = samples.mean(axis=1, dtype=np.float64)
-        unmixed = np.asarray(np.square(samples, dtype=np.float64).mean(axis=1) / samples.shape[1], np.float32)
+        heard = np.clip(samples, -1.0, 1.0)  # as the mean is: overdriven channels must not look as if they cancelled each other
+        unmixed = np.asarray(np.square(heard, dtype=np.float64).mean(axis=1) / samples.shape[1], np.float32)
     clipped = int((np.abs(mono) > 1).sum())
     return Mixed(np.asarray(np.clip(mono, -1.0, 1.0), np.float32), unmixed, repaired, clipped)

@@ -87,7 +87,7 @@ def read_audio(uri: str | Path, *, max_seconds: float = 7200.0) -> Samples:
         if total > max_seconds * RATE:
             raise DataError(f"{name} is longer than {max_seconds:g} s", hint="cut it into shorter recordings")
     if not total:
-        raise DataError(f"{name} has no sound in it", hint="give a WAV, FLAC or other audio file")
+        raise DataError(f"{name} has no sound in it", hint="give it more seconds")
     return np.concatenate(pieces)
 
 
@@ -115,9 +115,11 @@ def _facts(path: Path) -> tuple[int, float | None]:
 def _decode(path: Path, channel: Channel) -> Iterator[Mixed]:
     """Pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases; it keeps the channels as they are."""
     with _opened(path) as container:
+        samples = 0
         resampler: av.AudioResampler | None = None
         form: tuple[object, ...] = ()
         for frame in container.decode(audio=0):
+            samples += frame.samples
             if form != (form := (frame.format.name, frame.layout.nb_channels, frame.layout.name, frame.sample_rate)):
                 yield from _resampled(resampler, None, channel)  # what the old form has left
                 check_channel(channel, frame.layout.nb_channels, path.name)
@@ -125,6 +127,8 @@ def _decode(path: Path, channel: Channel) -> Iterator[Mixed]:
                 resampler = av.AudioResampler(format="flt", rate=RATE)
             yield from _resampled(resampler, frame, channel)
         yield from _resampled(resampler, None, channel)
+    if not samples:
+        raise DataError(f"{path.name} has no sound in it", hint="give a WAV, FLAC or other audio file")
 
 
 def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None, channel: Channel) -> Iterator[Mixed]:
