@@ -51,7 +51,9 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
 
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
     machine = probe()
-    monkeypatch.setattr(command, "probe", lambda: machine.model_copy(update={"runtimes": {"onnxruntime": "1.22.0", "tensorrt": "10.3.0"}}))
+    monkeypatch.setattr(
+        command, "probe", lambda: machine.model_copy(update={"runtimes": {"onnxruntime": "1.22.0", "tensorrt": "10.3.0"}})
+    )
     arguments = ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"]
     result = CliRunner().invoke(app, [*arguments, "-p", "jetson-orin", "--level", "5", "--export", str(tmp_path / "handed")])
     assert result.exit_code == 0, result.output

@@ -191,20 +191,36 @@ def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
     assert [round(float(f.bgr().mean()), -1) for f in drain(source)] == [10, 20, 30]
 
 
-def test_a_folder_without_images_and_a_broken_image_are_errors(tmp_path: Path) -> None:
+def test_a_folder_without_images_or_with_broken_ones_alone_and_a_broken_image_are_errors(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no images"):
         open_source(str(tmp_path)).open()
     (tmp_path / "x.png").write_bytes(b"\x89PNG broken")
     source = open_source(str(tmp_path))
     source.open()
-    with pytest.raises(DataError, match=r"x\.png cannot be decoded") as of_folder:
+    with pytest.raises(DataError, match="no image of folder .* can be decoded"):
         source.read(1)
     alone = open_source(str(tmp_path / "x.png"))
     alone.open()
     with pytest.raises(DataError, match=r"x\.png cannot be decoded") as of_picture:
         alone.read(1)
-    assert "folder" in (of_folder.value.hint or "")
     assert "folder" not in (of_picture.value.hint or "folder")
+
+
+def test_a_broken_picture_of_a_folder_is_counted_and_the_others_keep_their_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "c.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((8, 8, 3), 90, np.uint8))
+    (tmp_path / "b.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "d.png").write_bytes(b"")
+    (tmp_path / "e.heic").write_bytes(b"of a phone")
+    source = open_source(str(tmp_path))
+    assert source.open().frames == 4
+    frames = drain(source)
+    assert [(f.name, f.stamp.seq, f.stamp.t_ns) for f in frames] == [("a.png", 0, 0), ("c.png", 1, 2_000_000_000)]
+    assert source.decode_errors == 2
+    assert "b.png cannot be decoded" in caplog.text
+    assert "1 files are left out" in caplog.text
 
 
 def test_an_unpaced_scene_gives_each_of_its_frames(tmp_path: Path) -> None:

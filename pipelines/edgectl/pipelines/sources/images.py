@@ -5,12 +5,15 @@ OpenCV turns them upright by their EXIF orientation.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.frame import Frame, Notice, Stamp
@@ -18,7 +21,9 @@ from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStre
 
 __all__ = ["ImagesSource"]
 
+_log = logging.getLogger(__name__)
 _MAX_FILE_BYTES = 256 << 20
+_OTHER_PICTURES = frozenset({".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl"})
 
 
 class ImagesSource:
@@ -28,6 +33,8 @@ class ImagesSource:
         self._path = path
         self._fps = None if options is None else options.fps
         self._files: list[Path] = []
+        self._at = 0
+        """Of the next file."""
         self._seq = 0
         self.decode_errors = self.corrupt_frames = 0
         self.outage: str | None = None
@@ -37,32 +44,48 @@ class ImagesSource:
         self._files = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
         if not self._files:
             raise SourceError(f"folder {self._path} has no images", hint=f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        if others := [f.name for f in files if f.suffix.lower() in _OTHER_PICTURES]:
+            _log.warning(
+                "%s: %d files are left out, whose form is read only one by one (%s …)", self._path, len(others), others[0]
+            )
         kind: Literal["images", "file"] = "images" if self._fps is None else "file"
         return SourceInfo(str(self._path), kind, None, None, self._fps or 1.0, False, len(self._files))
 
     def read(self, timeout_s: float) -> Frame | None:
-        if self._seq >= len(self._files):
-            raise EndOfStream(Notice("source", "ended", False, "start"))
-        path = self._files[self._seq]
+        while self._at < len(self._files):
+            path = self._files[self._at]
+            image = self._decoded(path)
+            t_s = self._at / (self._fps or 1.0)
+            self._at += 1
+            if image is None:
+                continue
+            stamp = Stamp(self._seq, round(t_s * 1e9), time.monotonic_ns(), t_s, None, "pts")
+            self._seq += 1
+            frame = Frame.of_bgr(image, stamp)
+            frame.name = path.name
+            return frame
+        if self._files and self.decode_errors == len(self._files):
+            raise DataError(f"no image of folder {self._path} can be decoded", hint="check one with an image viewer")
+        raise EndOfStream(Notice("source", "ended", False, "start"))
+
+    def _decoded(self, path: Path) -> NDArray[np.uint8] | None:
+        """BGR, or None for a picture of a folder that is counted as damaged. Raises :class:`DataError` where it is the only one."""
         try:
-            if path.stat().st_size > _MAX_FILE_BYTES:
-                raise DataError(f"image {path.name} has more than {_MAX_FILE_BYTES} bytes")
-            data = np.fromfile(path, np.uint8)
+            size = path.stat().st_size
+            data = np.fromfile(path, np.uint8) if 0 < size <= _MAX_FILE_BYTES else None
         except OSError as e:
             raise SourceError(f"cannot read {path}: {e.strerror}") from e
-        hint = "check it with an image viewer" if path == self._path else "remove it from the folder"
-        try:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        except cv2.error as e:
-            raise DataError(f"image {path.name} cannot be decoded", hint=hint) from e
-        if image is None or image.size // 3 > MAX_PIXELS:
-            raise DataError(f"image {path.name} cannot be decoded", hint=hint)
-        t_s = self._seq / (self._fps or 1.0)
-        stamp = Stamp(self._seq, round(t_s * 1e9), time.monotonic_ns(), t_s, None, "pts")
-        self._seq += 1
-        frame = Frame.of_bgr(image.astype(np.uint8, copy=False), stamp)
-        frame.name = path.name
-        return frame
+        image = None
+        if data is not None:
+            with contextlib.suppress(cv2.error):
+                image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if image is not None and image.size // 3 <= MAX_PIXELS:
+            return image.astype(np.uint8, copy=False)
+        if path == self._path:
+            raise DataError(f"image {path.name} cannot be decoded", hint="check it with an image viewer")
+        self.decode_errors += 1
+        _log.warning("image %s cannot be decoded: it is counted and left out", path.name)
+        return None
 
     def interrupt(self) -> None:
         pass  # nothing waits here
