@@ -167,5 +167,7 @@ def test_why_no_layer_may_be_int8_is_told_and_stands_in_the_layer_report(save: S
     [[why]] = found.causes.values()
     assert why.cause is Cause.REFUSED
     assert "not a plain matrix product (first and 1 more)" in why.sentence
-    [variant] = inspect_bundle(tmp_path / "b").variants
-    assert [layer.reason for layer in variant.layers] == ["not a plain matrix product"] * 2
+    variants = inspect_bundle(tmp_path / "b").variants
+    assert variants  # with other settings float may ship twice
+    for variant in variants:
+        assert [layer.reason for layer in variant.layers] == ["not a plain matrix product"] * 2

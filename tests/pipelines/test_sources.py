@@ -197,7 +197,7 @@ def test_a_folder_without_images_or_with_broken_ones_alone_and_a_broken_image_ar
     (tmp_path / "x.png").write_bytes(b"\x89PNG broken")
     source = open_source(str(tmp_path))
     source.open()
-    with pytest.raises(DataError, match="no image of folder .* can be decoded"):
+    with pytest.raises(DataError, match=r"no image of folder .* can be decoded"):
         source.read(1)
     alone = open_source(str(tmp_path / "x.png"))
     alone.open()
