@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from tests.builder.conftest import images
@@ -15,6 +16,9 @@ from edgectl.builder.graph import GraphIndex, reads
 from edgectl.builder.quantize import quantize
 from edgectl.builder.reconstruct import reconstruct
 from edgectl.builder.sensitivity import outputs_of, sqnr_db
+
+OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < (1, 24)
+"""The last one for Python 3.10."""
 
 DATA = "sha256:" + "0" * 64
 
@@ -176,6 +180,7 @@ def test_a_layer_whose_bias_is_computed_stays_float_and_its_bias_too() -> None:
         assert sqnr_db(outputs_of(model, images(2)), outputs_of(rebuilt.model, images(2))) > 15
 
 
+@pytest.mark.skipif(OLDER_RUNTIME, reason="the last ONNX Runtime for Python 3.10 refuses a convolution without output channels")
 def test_outputs_and_weights_without_values_are_no_fault() -> None:
     model = net(
         [

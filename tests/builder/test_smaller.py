@@ -78,6 +78,8 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     assert "tensorrt-int8-float16-small-input" in {v.config.variant for v in bundle.variants}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate_there(tmp_path: Path, save: Save) -> None:
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     model = residual_net()
@@ -88,7 +90,7 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
     del model.graph.value_info[:]
     built = build(
         save(model), profiles=["cpu"], task=task, calibration=None, random_calibration=True,
-        out=tmp_path / "b", minutes=0.3, smaller=SmallerInput(0.5),
+        out=tmp_path / "b", minutes=1, smaller=SmallerInput(0.5),
     )  # fmt: skip
     named = {key: {o.candidate.graph.recipe for o in found} for key, found in built.candidates.items()}
     assert {"smaller picture" in key: "given-float16" in names for key, names in named.items()} == {True: False, False: True}

@@ -75,7 +75,7 @@ def distribution(folder: Path, name: str, module: str) -> None:
     info = folder / f"{name.replace('-', '_')}-1.20.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.20.0\n")
-    (info / "RECORD").write_text(f"{module}/__init__.py,,\n{info.name}/METADATA,,\n")
+    (info / "top_level.txt").write_text(f"{module}\n")
 
 
 @pytest.mark.parametrize("second", ["onnxruntime-gpu", "onnxruntime-openvino", "ort-nightly"])
