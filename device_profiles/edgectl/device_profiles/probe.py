@@ -153,8 +153,11 @@ def runtime_distributions() -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = {
         r: set(names) for r, names in importlib.metadata.packages_distributions().items() if r in _RUNTIMES
     }
-    for distribution in importlib.metadata.distributions(name="tensorrt"):  # JetPack's does not list its files
-        found.setdefault("tensorrt", {distribution.metadata["Name"]})
+    for runtime, name in (*((r, r) for r in _RUNTIMES), ("onnxruntime", "onnxruntime-gpu")):
+        for distribution in importlib.metadata.distributions(
+            name=name
+        ):  # JetPack's does not list its files, nor does Python 3.10 look there
+            found.setdefault(runtime, set()).add(distribution.metadata["Name"])
     return {r: tuple(sorted(found[r], key=lambda name: (name != r, name))) for r in _RUNTIMES if r in found}
 
 
