@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quicktest lint types clean
+.PHONY: demo test quicktest format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgectl demo
@@ -17,8 +17,13 @@ test: $(VENV)/.dev lint types
 quicktest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m 'not slow' --ignore tests/delivery
 
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 types: $(VENV)/.dev

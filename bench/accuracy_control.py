@@ -1,11 +1,14 @@
-"""The accuracy ladder against NNCF's ``quantize_with_accuracy_control``: same model, samples, metric and budget. Wall time and drop.
+"""The accuracy ladder against NNCF's ``quantize_with_accuracy_control``: same model, samples, metric and
+budget. Wall time and drop.
 
-    python bench/accuracy_control.py --models yard-detector fastestdet --shared ../shared --nncf-packages ENV/lib/python3.11/site-packages
+    python bench/accuracy_control.py --models yard-detector fastestdet --shared ../shared --nncf-packages
+    ENV/lib/python3.11/site-packages
 
-NNCF is installed in an environment of its own and found there, behind everything of ours (it must have been made with the same
-Python). Both calibrate on the calibration slice and are validated on the search slice by our judge, in OpenVINO for NNCF and in
-ONNX Runtime for the ladder, one thread; both times include calibration. The confirmation slice, which nobody chose on, judges what
-came out. The ladder's figure is its graph with most in int8 that holds on both slices, or float.
+NNCF is installed in an environment of its own and found there, behind everything of ours (it must have been
+made with the same Python). Both calibrate on the calibration slice and are validated on the search slice by
+our judge, in OpenVINO for NNCF and in ONNX Runtime for the ladder, one thread; both times include
+calibration. The confirmation slice, which nobody chose on, judges what came out. The ladder's figure is its
+graph with most in int8 that holds on both slices, or float.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ class Compiled:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["yard-detector", "fastestdet"], choices=list(REAL))
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--max-drop", type=float, default=0.01)
@@ -75,15 +80,27 @@ def ours(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a
     table = calibrate(graph, feeds, data_digest=slices.digest)
     basis = prepare_basis(graph, table, family, feeds, judge, max_drop=a.max_drop, tell=lambda what: None)
     rungs = climb(
-        basis, family, feeds, judge, max_drop=a.max_drop, timed=True, tell=lambda what: print(f"   {what}", file=sys.stderr)
+        basis,
+        family,
+        feeds,
+        judge,
+        max_drop=a.max_drop,
+        timed=True,
+        tell=lambda what: print(f"   {what}", file=sys.stderr),
     )
-    order = sorted(rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop))
+    order = sorted(
+        rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+    )
     for name, chosen in order:
         engine = open_model(chosen.model.SerializeToString(), SessionSettings())
         if confirm.judge(engine, limit=a.max_drop).drop <= a.max_drop:  # as a build does; it is in the time
             return f"{name}, {len(chosen.placement.reasons)} float", rungs.judged[name].drop, engine
     best = min(rungs.judged.items(), key=lambda r: r[1].drop)
-    return f"float ({best[0]} lost {best[1].drop:.4f})", 0.0, open_model(graph.SerializeToString(), SessionSettings())
+    return (
+        f"float ({best[0]} lost {best[1].drop:.4f})",
+        0.0,
+        open_model(graph.SerializeToString(), SessionSettings()),
+    )
 
 
 def nncf(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a: argparse.Namespace):
@@ -104,9 +121,13 @@ def nncf(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a
         onnx.save(graph, file.name)
         model = core.read_model(file.name)
     quantized = nncf.quantize_with_accuracy_control(
-        model, nncf.Dataset(feeds), nncf.Dataset([dict(s.feeds) for s in slices.search]), validate, max_drop=a.max_drop,
+        model,
+        nncf.Dataset(feeds),
+        nncf.Dataset([dict(s.feeds) for s in slices.search]),
+        validate,
+        max_drop=a.max_drop,
         subset_size=len(feeds),
-    )  # fmt: skip
+    )
     compiled = Compiled(core.compile_model(quantized, "CPU"))
     left = sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops())
     return f"{left} FakeQuantize, {validated[0]} validations", judge.judge(compiled).drop, compiled

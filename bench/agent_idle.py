@@ -1,8 +1,10 @@
-"""What the agent itself costs a device that has nothing to deploy: processor time and memory of the real process, pipelines aside.
+"""What the agent itself costs a device that has nothing to deploy: processor time and memory of the real
+process, pipelines aside.
 
-A real ``edgectl agent run`` against a real mosquitto, one stream with a worker that reports every 2 s, telemetry every 10 s. Processor
-time is that of the agent's own threads; memory is its resident set and, beside it, what only it holds (USS). Which native libraries it has
-mapped is read from /proc: none of an inference runtime, of OpenCV, FFmpeg or GEOS may be among them.
+A real ``edgectl agent run`` against a real mosquitto, one stream with a worker that reports every 2 s,
+telemetry every 10 s. Processor time is that of the agent's own threads; memory is its resident set and,
+beside it, what only it holds (USS). Which native libraries it has mapped is read from /proc: none of an
+inference runtime, of OpenCV, FFmpeg or GEOS may be among them.
 
     python bench/agent_idle.py --seconds 60
 """
@@ -42,7 +44,9 @@ main()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
@@ -64,7 +68,9 @@ def main() -> None:
             fleet.wait_rollout(fleet.rollout(fleet.publish(make_bundle(folder / "v1"))), "done", timeout_s=90)
             fleet.stop_agent("gate-1")
             log = (folder / "agent.log").open("wb")
-            script = AGENT.format(tests=str(TESTS), worker=str(TESTS / "support_worker.py"), config=str(config))
+            script = AGENT.format(
+                tests=str(TESTS), worker=str(TESTS / "support_worker.py"), config=str(config)
+            )
             agent = subprocess.Popen([sys.executable, "-c", script], stderr=log, stdout=log)
             try:
                 seen = len(fleet.telemetry.get("gate-1", []))
@@ -82,7 +88,11 @@ def main() -> None:
     print(text)
     if a.json:
         a.json.write_text(text + "\n")
-    sys.exit(0 if result["cpu_of_a_core"] <= CPU_LIMIT and result["rss_mb"] <= RSS_LIMIT_MB and not result["heavy"] else 1)
+    sys.exit(
+        0
+        if result["cpu_of_a_core"] <= CPU_LIMIT and result["rss_mb"] <= RSS_LIMIT_MB and not result["heavy"]
+        else 1
+    )
 
 
 def measure(process: psutil.Process, seconds: float) -> dict[str, object]:

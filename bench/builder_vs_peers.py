@@ -1,15 +1,17 @@
-"""The engine that `edgectl build` chooses, against what one could have used instead. One thread, interleaved, paired.
+"""The engine that `edgectl build` chooses, against what one could have used instead. One thread, interleaved,
+paired.
 
     python bench/builder_vs_peers.py --models resnet50 mobilenet_v2 yolo --shared ../shared --json out.json
 
-Peers: ONNX Runtime float, `quantize_static` as it comes (S8S8) and U8S8 per channel, OpenVINO float pinned to f32, and NNCF's
-post-training int8 in OpenVINO. NNCF lives in an environment of its own (made here in a temporary folder, or --nncf-python);
-it gets the float model and the calibration samples as files and answers with an IR file and JSON. All get the same canonical
-float graph and the same samples. Where the task takes pictures, preprocessing is part of what is timed, for all: what edgectl chose may do it
-inside the graph. In each round every engine runs once; ratios are of neighbours, with bootstrap 95 % intervals.
+Peers: ONNX Runtime float, `quantize_static` as it comes (S8S8) and U8S8 per channel, OpenVINO float pinned to
+f32, and NNCF's post-training int8 in OpenVINO. NNCF lives in an environment of its own (made here in a
+temporary folder, or --nncf-python); it gets the float model and the calibration samples as files and answers
+with an IR file and JSON. All get the same canonical float graph and the same samples. Where the task takes
+pictures, preprocessing is part of what is timed, for all: what edgectl chose may do it inside the graph. In
+each round every engine runs once; ratios are of neighbours, with bootstrap 95 % intervals.
 
-Each peer's drop is judged like ours, on the confirmation slice that nobody calibrated or chose on. A peer that loses more than the
-budget is timed and reported, but is no rival of "the best inside the budget".
+Each peer's drop is judged like ours, on the confirmation slice that nobody calibrated or chose on. A peer
+that loses more than the budget is timed and reported, but is no rival of "the best inside the budget".
 """
 
 from __future__ import annotations
@@ -44,14 +46,31 @@ from edgectl.pipelines.tasks import load_task
 _REFERENCE = Path(_catalogue).parent
 _ONE = SessionSettings(threads=1)
 _F32 = SessionSettings(threads=1, precision_hint="f32")
-REAL = {  # name: (model, task, calibration); SHARED/ is --shared
-    "fastestdet": ("SHARED/models/fastestdet-352.onnx", "fastestdet", "SHARED/media/one-by-one-person-detection.mp4"),
+# name: (model, task, calibration); SHARED/ is --shared
+REAL = {
+    "fastestdet": (
+        "SHARED/models/fastestdet-352.onnx",
+        "fastestdet",
+        "SHARED/media/one-by-one-person-detection.mp4",
+    ),
     "kws-dscnn": ("SHARED/models/kws-dscnn-mlperf-tiny.onnx", "keyword", "SHARED/media/speech-60s.wav"),
-    "yard-detector": (str(_REFERENCE / "yard-detector.onnx"), str(_REFERENCE / "yard-detector.toml"), "synth://yard?seed=101&paced=0&fps=2&seconds=24"),
+    "yard-detector": (
+        str(_REFERENCE / "yard-detector.onnx"),
+        str(_REFERENCE / "yard-detector.toml"),
+        "synth://yard?seed=101&paced=0&fps=2&seconds=24",
+    ),
     "silero-vad": ("SHARED/models/silero-vad-16k.onnx", "silero-vad", "SHARED/media/speech-60s.wav"),
-    "kiosk-keyword": (str(_REFERENCE / "kiosk-keyword.onnx"), str(_REFERENCE / "kiosk-keyword.toml"), "synth://kiosk?seed=101&paced=0&seconds=60"),
-    "road-detector": (str(_REFERENCE / "road-detector.onnx"), str(_REFERENCE / "road-detector.toml"), "synth://road?seed=101&paced=0&fps=2&seconds=24"),
-}  # fmt: skip
+    "kiosk-keyword": (
+        str(_REFERENCE / "kiosk-keyword.onnx"),
+        str(_REFERENCE / "kiosk-keyword.toml"),
+        "synth://kiosk?seed=101&paced=0&seconds=60",
+    ),
+    "road-detector": (
+        str(_REFERENCE / "road-detector.onnx"),
+        str(_REFERENCE / "road-detector.toml"),
+        "synth://road?seed=101&paced=0&fps=2&seconds=24",
+    ),
+}
 _NNCF = """
 import json, sys, time, glob
 import numpy as np, nncf, openvino as ov
@@ -75,13 +94,17 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=[*REAL, *SHAPES], choices=[*REAL, *SHAPES])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--seconds", type=float, default=12.0, help="of interleaved measuring a model")
     parser.add_argument("--minutes", type=float, default=0.5, help="of the build's own search")
     parser.add_argument("--max-drop", type=float, default=0.01)
-    parser.add_argument("--nncf-python", type=Path, help="a Python that has nncf and openvino; default: a venv made here")
+    parser.add_argument(
+        "--nncf-python", type=Path, help="a Python that has nncf and openvino; default: a venv made here"
+    )
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     rows = []
@@ -93,7 +116,9 @@ def main() -> None:
             rows.append(row)
             show(row)
             if a.json:
-                a.json.write_text(json.dumps({"machine": probe().summary, "max_drop": a.max_drop, "rows": rows}, indent=1))
+                a.json.write_text(
+                    json.dumps({"machine": probe().summary, "max_drop": a.max_drop, "rows": rows}, indent=1)
+                )
     summarise(rows)
 
 
@@ -109,7 +134,16 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
     profile = folder / "one-thread.toml"
     profile.write_text('inherits = "cpu"\ndescription = "one thread"\n[cpu]\nmax_threads = 1\n')
     start = time.monotonic()
-    report = build(path, profiles=[str(profile)], task=task, calibration=calibration, out=folder / "bundle", minutes=a.minutes, max_drop=a.max_drop, name=name)  # fmt: skip
+    report = build(
+        path,
+        profiles=[str(profile)],
+        task=task,
+        calibration=calibration,
+        out=folder / "bundle",
+        minutes=a.minutes,
+        max_drop=a.max_drop,
+        name=name,
+    )
     build_seconds = time.monotonic() - start
     graph, inputs, _ = prepare(path, task)
     source = folder / "float.onnx"
@@ -154,14 +188,23 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
         drop = judge.judge(PixelFed(engine, task.input) if folded else engine)
         ratio = paired_ratio(times["edgectl"], times[peer])
         peers[peer] = {
-            "p10_ms": float(np.percentile(times[peer], 10)), "p50_ms": float(np.median(times[peer])), "drop": drop.drop, "values": drop.values,
-            "ours_to_it": [ratio.median, ratio.low, ratio.high], "n": ratio.n,
-        }  # fmt: skip
+            "p10_ms": float(np.percentile(times[peer], 10)),
+            "p50_ms": float(np.median(times[peer])),
+            "drop": drop.drop,
+            "values": drop.values,
+            "ours_to_it": [ratio.median, ratio.low, ratio.high],
+            "n": ratio.n,
+        }
     return {
-        "model": name, "chosen": f"{chosen.config.variant} ({chosen.config.recipe.passes[-1] if chosen.config.recipe.passes else 'float'})",
-        "build_seconds": build_seconds, "bytes_float": source.stat().st_size,
-        "bytes_chosen": report.variants[0].engine_bytes, "load": loads, "peers": peers, "failed": failed,
-    }  # fmt: skip
+        "model": name,
+        "chosen": f"{chosen.config.variant} ({chosen.config.recipe.passes[-1] if chosen.config.recipe.passes else 'float'})",
+        "build_seconds": build_seconds,
+        "bytes_float": source.stat().st_size,
+        "bytes_chosen": report.variants[0].engine_bytes,
+        "load": loads,
+        "peers": peers,
+        "failed": failed,
+    }
 
 
 def _material(name: str, shared: Path, folder: Path) -> tuple[Path, TaskSpec, str]:
@@ -176,7 +219,8 @@ def _material(name: str, shared: Path, folder: Path) -> tuple[Path, TaskSpec, st
     rng = np.random.default_rng(0)
     coarse = rng.random((48, 3, size // 16, size // 16)).astype(np.float32)
     pictures = (
-        np.kron(coarse, np.ones((1, 1, 16, 16), np.float32)) * 0.8 + rng.random((48, 3, size, size)).astype(np.float32) * 0.2
+        np.kron(coarse, np.ones((1, 1, 16, 16), np.float32)) * 0.8
+        + rng.random((48, 3, size, size)).astype(np.float32) * 0.2
     )
     np.savez(folder / "calibration.npz", image=pictures)
     return path, TaskSpec(name="tensor", input=TensorInput()), str(folder / "calibration.npz")
@@ -184,7 +228,16 @@ def _material(name: str, shared: Path, folder: Path) -> tuple[Path, TaskSpec, st
 
 def _static(source: Path, slices: Slices, folder: Path, *, default: bool) -> Path:
     out = folder / ("s8s8.onnx" if default else "u8s8.onnx")
-    more = {} if default else {"quant_format": QuantFormat.QDQ, "per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}  # fmt: skip
+    more = (
+        {}
+        if default
+        else {
+            "quant_format": QuantFormat.QDQ,
+            "per_channel": True,
+            "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+        }
+    )
     quantize_static(str(source), str(out), Reader(list(slices.calibration)[:32]), **more)
     return out
 
@@ -196,7 +249,11 @@ def _nncf(source: Path, slices: Slices, folder: Path, python: Path) -> Path:
         np.savez(data / f"{i:04d}.npz", **s.feeds)
     command = [str(python), "-c", _NNCF, str(source), str(data), str(out)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env={"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder)},
     )
     if done.returncode:
         raise RuntimeError(f"nncf: {done.stderr.strip().splitlines()[-1]}")
@@ -205,7 +262,8 @@ def _nncf(source: Path, slices: Slices, folder: Path, python: Path) -> Path:
 
 
 def _caller(engine: Engine, feeds: list[dict[str, np.ndarray]], task_input, spec) -> Callable[[], object]:
-    """Where the task takes pictures, the route from the picture (of the input's size) to the outputs; else the engine alone."""
+    """Where the task takes pictures, the route from the picture (of the input's size) to the outputs; else
+    the engine alone."""
     turn: Iterator[int] = iter(range(1 << 40))
     if not isinstance(task_input, ImageInput):
         return lambda: engine.run(feeds[next(turn) % len(feeds)])
@@ -216,7 +274,9 @@ def _caller(engine: Engine, feeds: list[dict[str, np.ndarray]], task_input, spec
 
 
 def show(row: dict) -> None:
-    print(f"\n{row['model']}: chose {row['chosen']}; build {row['build_seconds']:.0f} s; load {row['load'][0]}–{row['load'][1]}")
+    print(
+        f"\n{row['model']}: chose {row['chosen']}; build {row['build_seconds']:.0f} s; load {row['load'][0]}–{row['load'][1]}"
+    )
     for peer, p in row["peers"].items():
         m, low, high = p["ours_to_it"]
         print(
@@ -230,7 +290,9 @@ def summarise(rows: list[dict]) -> None:
     for peer in ("ort float", "ort S8S8", "ort U8S8", "openvino f32", "nncf openvino"):
         ratios = [r["peers"][peer]["ours_to_it"][0] for r in rows if peer in r["peers"]]
         if ratios:
-            print(f"geometric mean of edgectl / {peer}: {float(np.exp(np.mean(np.log(ratios)))):.3f} over {len(ratios)} models")
+            print(
+                f"geometric mean of edgectl / {peer}: {float(np.exp(np.mean(np.log(ratios)))):.3f} over {len(ratios)} models"
+            )
 
 
 if __name__ == "__main__":

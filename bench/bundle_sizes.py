@@ -2,8 +2,9 @@
 
     python bench/bundle_sizes.py --models yard-detector road-detector fastestdet resnet50 --cluster 32
 
-Bundles are built as ``edgectl build`` builds them, with little time for measuring: bytes do not depend on it. FastestDet is read
-from ../shared/models if it is there. The shapes have seeded weights, so they are built with a budget of 1.
+Bundles are built as ``edgectl build`` builds them, with little time for measuring: bytes do not depend on it.
+FastestDet is read from ../shared/models if it is there. The shapes have seeded weights, so they are built
+with a budget of 1.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ ENGINES = (LAYER_ENGINE, LAYER_PACKED)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["yard-detector", "road-detector", "fastestdet", "resnet50"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=["yard-detector", "road-detector", "fastestdet", "resnet50"]
+    )
     parser.add_argument("--profiles", nargs="+", default=["cpu", "cpu-x86-vnni"])
     parser.add_argument("--cluster", type=int, default=0)
     args = parser.parse_args()
@@ -61,16 +66,26 @@ def make(name: str, folder: Path, profiles: list[str], cluster: int) -> Bundle:
         clip, random, drop = CLIPS[name], False, 0.03
         task = load_task(str(ours.with_suffix(".toml")) if ours.is_file() else "fastestdet")
     build(
-        model, profiles=profiles, task=task, calibration=clip, out=folder / "bundle", max_drop=drop, minutes=0.1, name=name,
-        random_calibration=random, compression=parse_options(cluster=cluster) if cluster else None,
-    )  # fmt: skip
+        model,
+        profiles=profiles,
+        task=task,
+        calibration=clip,
+        out=folder / "bundle",
+        max_drop=drop,
+        minutes=0.1,
+        name=name,
+        random_calibration=random,
+        compression=parse_options(cluster=cluster) if cluster else None,
+    )
     return Bundle(folder / "bundle")
 
 
 def show(name: str, bundle: Bundle) -> None:
     """A blob that an earlier variant of the bundle has counts nothing."""
     whole = next(v for v in bundle.variants if v.config.recipe.precision == "float32")
-    onnx_bytes = whole.config.unpacked.size if whole.config.unpacked else whole.need(LAYER_ENGINE).stat().st_size
+    onnx_bytes = (
+        whole.config.unpacked.size if whole.config.unpacked else whole.need(LAYER_ENGINE).stat().st_size
+    )
     known: set[str] = set()
     total = 0
     for v in bundle.variants:

@@ -2,9 +2,10 @@
 
     python bench/cases.py FOLDER [--only WORD ...] [--json]
 
-FOLDER holds ``README.md`` with tables ``| input | seen | right |`` and the files they name. Each row, and each point under a table, has a
-check in ``cases_builder.py``, ``cases_video.py``, ``cases_audio.py``, ``cases_fleet.py`` or ``cases_rollout.py``; a row that has none is
-told as *not checked*, and one whose right value names a later issue as *later*. Exits 1 unless every other row holds.
+FOLDER holds ``README.md`` with tables ``| input | seen | right |`` and the files they name. Each row, and
+each point under a table, has a check in ``cases_builder.py``, ``cases_video.py``, ``cases_audio.py``,
+``cases_fleet.py`` or ``cases_rollout.py``; a row that has none is told as *not checked*, and one whose right
+value names a later issue as *later*. Exits 1 unless every other row holds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Row:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="rows whose name has one of these words")
     parser.add_argument("--json", action="store_true")
@@ -53,7 +56,9 @@ def main() -> int:
         if a.only and not any(word in row.name for word in a.only):
             continue
         state, figure = verdict(row, checks.get(row.name), folder)
-        results.append({"section": row.section, "input": row.name, "right": row.right, "now": state, "figure": figure})
+        results.append(
+            {"section": row.section, "input": row.name, "right": row.right, "now": state, "figure": figure}
+        )
         if not a.json:
             print(f"{state:12} {row.name}: {figure}", file=sys.stderr, flush=True)
     print(json.dumps(results, indent=2) if a.json else table(results))
@@ -104,8 +109,13 @@ def table(results: list[dict[str, str]]) -> str:
         if r["section"] != section:
             section = r["section"]
             lines += ["", f"## {section}", "", "| input | right | now |", "| --- | --- | --- |"]
-        lines.append(f"| {r['input']} | {r['right']} | {r['now']}{': ' + r['figure'] if r['figure'] else ''} |")
-    counts = {state: sum(r["now"] == state for r in results) for state in ("held", "not held", "not checked", "later")}
+        lines.append(
+            f"| {r['input']} | {r['right']} | {r['now']}{': ' + r['figure'] if r['figure'] else ''} |"
+        )
+    counts = {
+        state: sum(r["now"] == state for r in results)
+        for state in ("held", "not held", "not checked", "later")
+    }
     return "\n".join([*lines, "", ", ".join(f"{n} {state}" for state, n in counts.items())])
 
 

@@ -57,7 +57,17 @@ def vad_bundle(place: Place) -> Path:
     bundle = place.out / "vad"
     if not bundle.exists():
         model = place.cases.parent / "models" / "silero-vad-16k.onnx"
-        built = place.edgectl("build", model, "--task", "silero-vad", "--profile", "cpu", "--random-calibration", "--out", bundle)
+        built = place.edgectl(
+            "build",
+            model,
+            "--task",
+            "silero-vad",
+            "--profile",
+            "cpu",
+            "--random-calibration",
+            "--out",
+            bundle,
+        )
         if built.code:
             raise RuntimeError(f"the voice activity bundle was not built: {built.last_words}")
     return bundle
@@ -69,7 +79,17 @@ def hear(
     """``edgectl run speech`` on a source, and its events."""
     out = place.out / f"heard-{time.monotonic_ns()}"
     run = place.edgectl(
-        "run", "speech", "--bundle", vad_bundle(place), "--source", source, "--out", out, *more, env=env, timeout_s=timeout_s
+        "run",
+        "speech",
+        "--bundle",
+        vad_bundle(place),
+        "--source",
+        source,
+        "--out",
+        out,
+        *more,
+        env=env,
+        timeout_s=timeout_s,
     )
     log = out / "events.jsonl"
     return run, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -84,7 +104,8 @@ def capabilities(events: list[Any], name: str) -> list[Any]:
 
 
 def arecord(place: Place, body: str) -> dict[str, str]:
-    """An ``arecord`` first on PATH that runs Python; ``out`` writes raw samples, ``run`` counts its starts."""
+    """An ``arecord`` first on PATH that runs Python; ``out`` writes raw samples, ``run`` counts its
+    starts."""
     folder = place.out / "bin"
     folder.mkdir(exist_ok=True)
     program = folder / "arecord"
@@ -121,8 +142,12 @@ def stereo(place: Place) -> Outcome:
     _, left = hear(place, f"{write(place.out / 'left.wav', np.stack([sound, noise], 1))}?channel=left")
     opposite, said = hear(place, write(place.out / "opposite.wav", np.stack([sound, -sound], 1)))
     cancel = [e["reason"] for e in capabilities(said, "sound")]
-    missing = place.edgectl("run", "speech", "--bundle", vad_bundle(place), "--source", f"{place.out / 'mono.wav'}?channel=right")
-    held = all(found) and edges(left) == edges(mono) and cancel[:1] == ["channels_cancel"] and opposite.code == 0
+    missing = place.edgectl(
+        "run", "speech", "--bundle", vad_bundle(place), "--source", f"{place.out / 'mono.wav'}?channel=right"
+    )
+    held = (
+        all(found) and edges(left) == edges(mono) and cancel[:1] == ["channels_cancel"] and opposite.code == 0
+    )
     held = held and missing.code == 9 and not missing.traceback
     return Outcome(
         held,
@@ -139,7 +164,9 @@ def comes_back(place: Place, body: str, reason: str, *, most_drift_s: float = 0.
     lost = [e["lost_samples"] for e in ends]
     # Stream time runs with the clock: what a later event says of one and of the other is the same.
     times = [e for e in events if e["time"] is not None]
-    drift = max((abs((e["time"] - times[0]["time"]) - (e["t_s"] - times[0]["t_s"])) for e in times), default=9.0)
+    drift = max(
+        (abs((e["time"] - times[0]["time"]) - (e["t_s"] - times[0]["t_s"])) for e in times), default=9.0
+    )
     pids = (place.out / "bin" / "starts").read_text().split()
     left = [p for p in pids if Path(f"/proc/{p}").exists()]
     held = (
@@ -151,7 +178,9 @@ def comes_back(place: Place, body: str, reason: str, *, most_drift_s: float = 0.
         and not left
     )
     figure = f"exit {run.code}, {len(starts)} outages ({reason}), lost {[round(n / RATE, 2) for n in lost]} s, started {len(pids)} times"
-    return Outcome(held, f"{figure}; stream time against the clock {drift * 1000:.0f} ms; {took:.0f} s; left over {left}")
+    return Outcome(
+        held, f"{figure}; stream time against the clock {drift * 1000:.0f} ms; {took:.0f} s; left over {left}"
+    )
 
 
 def stops(place: Place) -> Outcome:
@@ -159,7 +188,8 @@ def stops(place: Place) -> Outcome:
 
 
 def stops_at_once(place: Place) -> Outcome:
-    """Three seconds of sound in no time: stream time, which counts sound, runs ahead of the clock by as much at each start."""
+    """Three seconds of sound in no time: stream time, which counts sound, runs ahead of the clock by as
+    much at each start."""
     return comes_back(place, "out(sound[:3 * 16000])\ntime.sleep(3600)", "timeout", most_drift_s=3 * 14)
 
 
@@ -168,13 +198,19 @@ def exits(place: Place) -> Outcome:
 
 
 def no_such_device(place: Place) -> Outcome:
-    body = "sys.stderr.write('arecord: main:831: audio open error: No such file or directory\\n'); sys.exit(1)"
+    body = (
+        "sys.stderr.write('arecord: main:831: audio open error: No such file or directory\\n'); sys.exit(1)"
+    )
     run, _ = hear(place, "mic://hw:7", env=arecord(place, body))
-    return Outcome(run.code == 9 and not run.traceback and "arecord -L" in run.err, f"exit {run.code}: {run.last_words}")
+    return Outcome(
+        run.code == 9 and not run.traceback and "arecord -L" in run.err, f"exit {run.code}: {run.last_words}"
+    )
 
 
 def muted(place: Place) -> Outcome:
-    run, events = hear(place, "mic://", "--seconds", 9, env=arecord(place, PACED + "play(np.zeros(3600 * 16000))"))
+    run, events = hear(
+        place, "mic://", "--seconds", 9, env=arecord(place, PACED + "play(np.zeros(3600 * 16000))")
+    )
     reasons = [e["reason"] for e in capabilities(events, "sound")]
     return Outcome(run.code == 0 and reasons == ["silent"], f"said {reasons}")
 
@@ -183,7 +219,9 @@ def block_sizes(place: Place) -> Outcome:
     ours = reference("kiosk-keyword")
     vad = open_variant(Bundle(vad_bundle(place)).variants[0])
     word = open_model(ours.model.read_bytes())
-    sound = np.concatenate([KioskScene(seed=1).render(0, 20 * RATE), np.asarray(speech(place, 20), np.float32)])
+    sound = np.concatenate(
+        [KioskScene(seed=1).render(0, 20 * RATE), np.asarray(speech(place, 20), np.float32)]
+    )
 
     def lines(size: int) -> str:
         events: list[Event] = []
@@ -226,21 +264,29 @@ def block_sizes(place: Place) -> Outcome:
     ]
     sizes += [2500, 3000, 3200, 3999, 4000, 4096, 4500, 5000]
     other = [size for size in sizes if lines(size) != expected]
-    return Outcome(not other, f"{len(sizes)} sizes, {expected.count(chr(10)) + 1} events, other events with {other or 'none'}")
+    return Outcome(
+        not other,
+        f"{len(sizes)} sizes, {expected.count(chr(10)) + 1} events, other events with {other or 'none'}",
+    )
 
 
 def fast_clock(place: Place) -> Outcome:
     env = arecord(
         place,
-        PACED + f"open({str(place.out / 't0')!r}, 'w').write(repr(time.time()))\nplay(sound, 16160.0, 404)\ntime.sleep(3600)",
+        PACED
+        + f"open({str(place.out / 't0')!r}, 'w').write(repr(time.time()))\nplay(sound, 16160.0, 404)\ntime.sleep(3600)",
     )
     _, events = hear(place, "mic://", "--seconds", 55, env=env)
     start = float((place.out / "t0").read_text())
     errors = [
-        e["time"] - (start + e["sample"] / 16160) for e in events if e["type"].startswith("speech") and e["sample"] > 30 * 16160
+        e["time"] - (start + e["sample"] / 16160)
+        for e in events
+        if e["type"].startswith("speech") and e["sample"] > 30 * 16160
     ]
     worst = max((abs(e) for e in errors), default=9.0) * 1000
-    return Outcome(len(errors) >= 8 and worst < 20, f"{len(errors)} events after 30 s, at most {worst:.1f} ms off")
+    return Outcome(
+        len(errors) >= 8 and worst < 20, f"{len(errors)} events after 30 s, at most {worst:.1f} ms off"
+    )
 
 
 def soft(place: Place) -> Outcome:
@@ -250,41 +296,62 @@ def soft(place: Place) -> Outcome:
     first = [next(s for kind, s in edges(e) if kind == "speech_start") for e in (normal, events)]
     said = [e["reason"] for e in capabilities(events, "sound")]
     held = first[1] - first[0] <= RATE // 10 and "too_quiet" in said and not capabilities(normal, "sound")
-    return Outcome(held, f"speech begins at {first[1] / RATE:.2f} s, {first[0] / RATE:.2f} s at full level; said {said}")
+    return Outcome(
+        held, f"speech begins at {first[1] / RATE:.2f} s, {first[0] / RATE:.2f} s at full level; said {said}"
+    )
 
 
 def without_markings(place: Place) -> Outcome:
     detector = place.out / "fastestdet"
     built = place.edgectl(
-        "build", place.cases.parent / "models" / "fastestdet-352.onnx", "--task", "fastestdet", "--profile", "cpu", "--random-calibration", "--out", detector
-    )  # fmt: skip
+        "build",
+        place.cases.parent / "models" / "fastestdet-352.onnx",
+        "--task",
+        "fastestdet",
+        "--profile",
+        "cpu",
+        "--random-calibration",
+        "--out",
+        detector,
+    )
     if built.code:
         return Outcome(False, f"the detector was not built: {built.last_words}")
 
     def lanes(source: object) -> tuple[int, int]:
-        run = place.edgectl("run", "driving", "--bundle", detector, "--source", source, "--json", timeout_s=300)
+        run = place.edgectl(
+            "run", "driving", "--bundle", detector, "--source", source, "--json", timeout_s=300
+        )
         result = run.json()
         return result["counters"]["frames_with_lane"], result["frames"]["processed"]
 
     highway = lanes(media(place, "highway-lanes.mp4"))
     roads: dict[str, tuple[int, int]] = {}
     for markings in ("none", "left", "right", "lanes"):
-        counts = [lanes(f"synth://road?seed={seed}&seconds=6&paced=0&markings={markings}&clutter=1") for seed in (2, 3)]
+        counts = [
+            lanes(f"synth://road?seed={seed}&seconds=6&paced=0&markings={markings}&clutter=1")
+            for seed in (2, 3)
+        ]
         roads[markings] = sum(n for n, _ in counts), sum(n for _, n in counts)
     unpainted = painted_out(media(place, "highway-lanes.mp4"))
-    held = highway == (221, 221) and not unpainted[0] and not any(roads[m][0] for m in ("none", "left", "right"))
+    held = (
+        highway == (221, 221) and not unpainted[0] and not any(roads[m][0] for m in ("none", "left", "right"))
+    )
     held = held and roads["lanes"][0] >= 0.98 * roads["lanes"][1]
     return Outcome(
-        held, f"frames with a lane: highway {highway}, its paint taken out {unpainted}, roads with seams and rails {roads}"
+        held,
+        f"frames with a lane: highway {highway}, its paint taken out {unpainted}, roads with seams and rails {roads}",
     )
 
 
 def painted_out(film: Path) -> tuple[int, int]:
-    """Frames in which a lane is seen after all that is brighter than the road about it was taken out, and all frames."""
+    """Frames in which a lane is seen after all that is brighter than the road about it was taken out, and
+    all frames."""
     finder, seen, k = LaneFinder(), 0, 0
     capture = cv2.VideoCapture(str(film))
     while (read := capture.read())[0]:
-        small = cv2.resize(cv2.cvtColor(read[1], cv2.COLOR_BGR2GRAY), (480, 270), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            cv2.cvtColor(read[1], cv2.COLOR_BGR2GRAY), (480, 270), interpolation=cv2.INTER_AREA
+        )
         bright = ((small.astype(int) - cv2.medianBlur(small, 25)) > 7).astype(np.uint8)
         bright[:150] = 0
         plain = cv2.inpaint(small, cv2.dilate(bright, np.ones((5, 9), np.uint8)), 3, cv2.INPAINT_TELEA)
@@ -314,7 +381,9 @@ def gravel(_: Place) -> Outcome:
     scene = open_scene("road", seed=3)
     finder = LaneFinder()
     kept = sum(finder.find(scene.render(k)[..., 1], k / 15) is not None for k in range(60))
-    return Outcome(seen == 0 and kept >= 59, f"gravel: {seen} of {frames} frames; a marked road: {kept} of 60")
+    return Outcome(
+        seen == 0 and kept >= 59, f"gravel: {seen} of {frames} frames; a marked road: {kept} of 60"
+    )
 
 
 CHECKS: dict[str, Check | Callable[[Place], Outcome]] = {

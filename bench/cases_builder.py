@@ -1,4 +1,5 @@
-"""The rows and points of the page about models that cannot be built, each tried with ``edgectl build`` as a user would."""
+"""The rows and points of the page about models that cannot be built, each tried with ``edgectl build`` as
+a user would."""
 
 from __future__ import annotations
 
@@ -20,8 +21,15 @@ __all__ = ["CHECKS"]
 _MINUTES = ("--minutes", "0.05")
 
 
-def _built(place: Place, model: Path, *options: object, calibration: Path | None = None, profile: str = "cpu,jetson-orin") -> Run:
-    """``edgectl build`` into ``place.out/bundle``, calibrated on 48 samples of noise unless the options say otherwise."""
+def _built(
+    place: Place,
+    model: Path,
+    *options: object,
+    calibration: Path | None = None,
+    profile: str = "cpu,jetson-orin",
+) -> Run:
+    """``edgectl build`` into ``place.out/bundle``, calibrated on 48 samples of noise unless the options
+    say otherwise."""
     random = "--random-calibration" in options
     data = () if random else ("--calibration", calibration or _noise(place, x=(3, 32, 32)))
     task = () if "--task" in options else ("--task", "tensor")
@@ -53,7 +61,8 @@ def _variants(place: Place) -> dict[str, Variant]:
 
 
 def _whole(place: Place, run: Run, *, outputs: set[str] | None = None) -> Outcome:
-    """Whether a build gave a bundle whose engines are valid, put out what they must, and reproduce their golden outputs here."""
+    """Whether a build gave a bundle whose engines are valid, put out what they must, and reproduce their
+    golden outputs here."""
     if run.code or run.traceback:
         return Outcome(False, f"rc {run.code}: {run.last_words}")
     variants = _variants(place)
@@ -74,7 +83,11 @@ def _engine(v: Variant) -> ModelProto:
 
 
 def _tried_in_int8(run: Run) -> bool:
-    return any(o["candidate"]["graph"]["precision"] == "int8" for outcomes in run.json()["candidates"].values() for o in outcomes)
+    return any(
+        o["candidate"]["graph"]["precision"] == "int8"
+        for outcomes in run.json()["candidates"].values()
+        for o in outcomes
+    )
 
 
 def _file(name: str, *options: object, int8: bool = False, outputs: set[str] | None = None) -> Check:
@@ -95,9 +108,14 @@ def _float16(place: Place) -> Outcome:
     outcome = _whole(place, run)
     if not outcome.held:
         return outcome
-    precisions = {o["candidate"]["graph"]["precision"] for outcomes in run.json()["candidates"].values() for o in outcomes}
+    precisions = {
+        o["candidate"]["graph"]["precision"]
+        for outcomes in run.json()["candidates"].values()
+        for o in outcomes
+    }
     return Outcome(
-        precisions == {"float32", "float16", "int8"}, f"candidates in {', '.join(sorted(precisions))}; {outcome.figure}"
+        precisions == {"float32", "float16", "int8"},
+        f"candidates in {', '.join(sorted(precisions))}; {outcome.figure}",
     )
 
 
@@ -107,35 +125,69 @@ def _dynamic(place: Place) -> Outcome:
     from_data = _whole(place, _built(place, model))
     if not from_data.held:
         return from_data
-    said = place.edgectl("build", model, "-p", "cpu", "-t", "tensor", "--random-calibration", *_MINUTES, "-o", place.out / "none")
+    said = place.edgectl(
+        "build",
+        model,
+        "-p",
+        "cpu",
+        "-t",
+        "tensor",
+        "--random-calibration",
+        *_MINUTES,
+        "-o",
+        place.out / "none",
+    )
     shape = ("--shape", "x=1,3,32,32")
     run = place.edgectl(
-        "build", model, "-p", "cpu", "-t", "tensor", "--random-calibration", *_MINUTES, *shape, "-o", place.out / "given"
+        "build",
+        model,
+        "-p",
+        "cpu",
+        "-t",
+        "tensor",
+        "--random-calibration",
+        *_MINUTES,
+        *shape,
+        "-o",
+        place.out / "given",
     )
-    held = run.code == 0 and said.code == 3 and not said.traceback and "input x" in said.err and "--shape x=" in said.err
+    held = (
+        run.code == 0
+        and said.code == 3
+        and not said.traceback
+        and "input x" in said.err
+        and "--shape x=" in said.err
+    )
     return Outcome(held, f"data: rc 0; --shape: rc {run.code}; neither: {' '.join(said.err.split())[-200:]}")
 
 
 def _string(place: Place) -> Outcome:
     run = _built(place, place.cases / "onnx" / "string-output.onnx")
     return Outcome(
-        run.code in (0, 3) and not run.traceback and (run.code == 0 or "y" in run.err), f"rc {run.code}: {run.last_words}"
+        run.code in (0, 3) and not run.traceback and (run.code == 0 or "y" in run.err),
+        f"rc {run.code}: {run.last_words}",
     )
 
 
 def _compiled(place: Place, outcome: Outcome) -> Outcome:
     """What NVIDIA's compiler says to each TensorRT-bound graph, where it is installed."""
     if not outcome.held or not available():
-        return Outcome(outcome.held, f"{outcome.figure}; not compiled here: tensorrt-rtx-cu12 is not installed")
+        return Outcome(
+            outcome.held, f"{outcome.figure}; not compiled here: tensorrt-rtx-cu12 is not installed"
+        )
     bound = {n: v for n, v in _variants(place).items() if v.config.runtime == "tensorrt"}
     refused = {n: why for n, v in bound.items() if (why := refusal(v.need(LAYER_ENGINE).read_bytes()))}
     figure = f"{len(bound) - len(refused)} of {len(bound)} TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6"
-    return Outcome(not refused and bool(bound), "; ".join([figure, *(f"{n}: {w[:120]}" for n, w in refused.items())]))
+    return Outcome(
+        not refused and bool(bound), "; ".join([figure, *(f"{n}: {w[:120]}" for n, w in refused.items())])
+    )
 
 
 def _twinlitenet(place: Place) -> Outcome:
     model = place.cases.parent / "models" / "twinlitenet-360x640.onnx"
-    return _compiled(place, _whole(place, _built(place, model, "--random-calibration", profile="jetson-orin")))
+    return _compiled(
+        place, _whole(place, _built(place, model, "--random-calibration", profile="jetson-orin"))
+    )
 
 
 def _lstm(place: Place) -> Outcome:
@@ -150,8 +202,14 @@ def _lstm(place: Place) -> Outcome:
         "b2": (1, 256),
         "wf": (8, 32),
     }
-    weights = [numpy_helper.from_array((0.2 * rng.standard_normal(s)).astype(np.float32), n) for n, s in shapes.items()]
-    weights += [numpy_helper.from_array(np.asarray([1]), "one"), numpy_helper.from_array(np.asarray(-1), "last")]
+    weights = [
+        numpy_helper.from_array((0.2 * rng.standard_normal(s)).astype(np.float32), n)
+        for n, s in shapes.items()
+    ]
+    weights += [
+        numpy_helper.from_array(np.asarray([1]), "one"),
+        numpy_helper.from_array(np.asarray(-1), "last"),
+    ]
     node = helper.make_node
     nodes = [
         node("Transpose", ["x"], ["t"], name="/l/Transpose", perm=[1, 0, 2]),
@@ -163,9 +221,13 @@ def _lstm(place: Place) -> Outcome:
         node("Gather", ["u", "last"], ["g"], name="/Gather", axis=1),
         node("Gemm", ["g", "wf"], ["y"], name="/f/Gemm", transB=1),
     ]
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 20, 24]), ("y", [1, 8]))]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 20, 24]), ("y", [1, 8]))
+    ]
     model = helper.make_model(
-        helper.make_graph(nodes, "lstm", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        helper.make_graph(nodes, "lstm", ends[:1], ends[1:], weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
     )
     onnx.save(model, place.out / "lstm.onnx")
     run = _built(place, place.out / "lstm.onnx", calibration=_noise(place, x=(20, 24)), profile="jetson-orin")
@@ -180,7 +242,10 @@ def _named_task(place: Place) -> Outcome:
     run = _built(place, model, "--task", "yolox", "--random-calibration", profile="jetson-orin")
     if run.code:
         return Outcome(False, f"rc {run.code}: {run.last_words}")
-    sizes = {json.dumps(v.config.task.input.model_dump(include={"width", "height"})) for v in _variants(place).values()}
+    sizes = {
+        json.dumps(v.config.task.input.model_dump(include={"width", "height"}))
+        for v in _variants(place).values()
+    }
     return Outcome(sizes == {'{"width": 416, "height": 416}'}, f"the bundle's task takes {', '.join(sizes)}")
 
 
@@ -209,7 +274,9 @@ def _background(place: Place) -> Outcome:
         for n, s in (("x", [1, 3, 64, 64]), ("b", [1, 1024, 4]), ("s", [1, 1024, 3]))
     ]
     model = helper.make_model(
-        helper.make_graph(nodes, "ssd", ends[:1], ends[1:], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        helper.make_graph(nodes, "ssd", ends[:1], ends[1:], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
     )
     onnx.save(model, place.out / "ssd.onnx")
     (place.out / "ssd.toml").write_text(
@@ -218,7 +285,12 @@ def _background(place: Place) -> Outcome:
     rng_pictures = np.random.default_rng(1).random((48, 3, 64, 64)).astype(np.float32)
     np.savez(place.out / "pictures.npz", x=rng_pictures)
     run = _built(
-        place, place.out / "ssd.onnx", "--task", place.out / "ssd.toml", calibration=place.out / "pictures.npz", profile="cpu"
+        place,
+        place.out / "ssd.onnx",
+        "--task",
+        place.out / "ssd.toml",
+        calibration=place.out / "pictures.npz",
+        profile="cpu",
     )
     if run.code:
         return Outcome(False, f"rc {run.code}: {run.last_words}")
@@ -227,9 +299,16 @@ def _background(place: Place) -> Outcome:
 
 
 def _near_nought(place: Place) -> Outcome:
-    """A second output that is the difference of two equal things, computed by a convolution with and without its batch norm folded."""
+    """A second output that is the difference of two equal things, computed by a convolution with and
+    without its batch norm folded."""
     rng = np.random.default_rng(0)
-    weights = {"w": rng.standard_normal((16, 3, 3, 3)) * 0.3, "scale": rng.random(16) + 0.5, "shift": rng.standard_normal(16), "mean": rng.standard_normal(16), "var": rng.random(16) + 0.5}  # fmt: skip
+    weights = {
+        "w": rng.standard_normal((16, 3, 3, 3)) * 0.3,
+        "scale": rng.random(16) + 0.5,
+        "shift": rng.standard_normal(16),
+        "mean": rng.standard_normal(16),
+        "var": rng.random(16) + 0.5,
+    }
     w = {n: v.astype(np.float32) for n, v in weights.items()}
     gain = w["scale"] / np.sqrt(w["var"] + np.float32(1e-5))
     w |= {
@@ -239,15 +318,23 @@ def _near_nought(place: Place) -> Outcome:
     }
     node = helper.make_node
     nodes = [
-        node("Conv", ["x", "w"], ["c"], name="conv"), node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["n"], name="norm"),
-        node("Conv", ["x", "w2", "b2"], ["m"], name="folded"), node("Sub", ["n", "m"], ["d"], name="sub"), node("Conv", ["n", "wh"], ["y"], name="head"),
-    ]  # fmt: skip
+        node("Conv", ["x", "w"], ["c"], name="conv"),
+        node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["n"], name="norm"),
+        node("Conv", ["x", "w2", "b2"], ["m"], name="folded"),
+        node("Sub", ["n", "m"], ["d"], name="sub"),
+        node("Conv", ["n", "wh"], ["y"], name="head"),
+    ]
     ends = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
         for n, s in (("x", [1, 3, 32, 32]), ("y", [1, 8, 30, 30]), ("d", [1, 16, 30, 30]))
     ]
-    graph = helper.make_graph(nodes, "nought", ends[:1], ends[1:], [numpy_helper.from_array(v, n) for n, v in w.items()])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), place.out / "nought.onnx")
+    graph = helper.make_graph(
+        nodes, "nought", ends[:1], ends[1:], [numpy_helper.from_array(v, n) for n, v in w.items()]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        place.out / "nought.onnx",
+    )
     return _whole(place, _built(place, place.out / "nought.onnx", profile="cpu"), outputs={"y", "d"})
 
 
@@ -256,7 +343,11 @@ def _quantized(place: Place) -> Outcome:
     first = _built(place, place.cases / "onnx" / "inner-relu-is-output-too.onnx", profile="jetson-orin")
     if first.code:
         return Outcome(False, f"rc {first.code}: {first.last_words}")
-    int8 = next(v for v in _variants(place).values() if v.config.recipe.precision == "int8" and v.config.runtime == "onnxruntime")
+    int8 = next(
+        v
+        for v in _variants(place).values()
+        if v.config.recipe.precision == "int8" and v.config.runtime == "onnxruntime"
+    )
     (place.out / "int8.onnx").write_bytes(int8.need(LAYER_ENGINE).read_bytes())
     run = place.edgectl(
         "build",
@@ -275,7 +366,10 @@ def _quantized(place: Place) -> Outcome:
     if run.code:
         return Outcome(False, f"rc {run.code}: {run.last_words}")
     shipped = {(v["variant"], v["precision"]) for v in run.json()["variants"]}
-    return Outcome(all(p == "int8" and "float32" not in n for n, p in shipped), f"{sorted(shipped)}; {run.json()['notes'][0]}")
+    return Outcome(
+        all(p == "int8" and "float32" not in n for n, p in shipped),
+        f"{sorted(shipped)}; {run.json()['notes'][0]}",
+    )
 
 
 CHECKS: dict[str, Check] = {

@@ -1,4 +1,5 @@
-"""What the files of ``bench/cases.py`` share: one row's check, the place where it runs, and the product as a user calls it."""
+"""What the files of ``bench/cases.py`` share: one row's check, the place where it runs, and the product as
+a user calls it."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Place:
-    """``cases``: the folder of the page; ``root``: the checkout; ``out``: an empty folder of this row's own."""
+    """``cases``: the folder of the page; ``root``: the checkout; ``out``: an empty folder of this row's
+    own."""
 
     cases: Path
     root: Path
@@ -59,7 +61,14 @@ class Place:
         done = subprocess.run(
             [sys.executable, "-m", "edgectl.cli", *map(str, args)],
             cwd=self.out,
-            env={**os.environ, "HOME": str(home), "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", **(env or {})},
+            env={
+                **os.environ,
+                "HOME": str(home),
+                "NO_COLOR": "1",
+                "TERM": "dumb",
+                "COLUMNS": "200",
+                **(env or {}),
+            },
             capture_output=True,
             text=True,
             timeout=timeout_s,

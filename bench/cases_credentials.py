@@ -1,4 +1,5 @@
-"""Credentials: a marked password in every spelling goes through a run and a whole fleet, and every output is searched for it."""
+"""Credentials: a marked password in every spelling goes through a run and a whole fleet, and every output
+is searched for it."""
 
 from __future__ import annotations
 
@@ -38,15 +39,20 @@ def run_in_every_spelling(place: Place) -> Outcome:
     for spelling in SPELLINGS:
         uri = spelling.format(s=SECRET, h="127.0.0.1:1")
         for form in ([], ["--json"]):
-            run = place.edgectl("run", "surveillance", "-b", bundle, "--source", uri, "--out", place.out / "run", *form)
+            run = place.edgectl(
+                "run", "surveillance", "-b", bundle, "--source", uri, "--out", place.out / "run", *form
+            )
             if SECRET in run.out + run.err or run.code in (0, 1) or run.traceback:
                 told.append(spelling)
     files = _files_with(place.out)
-    return Outcome(not told and not files, f"{2 * len(SPELLINGS)} runs, told in {len(told)}, in {len(files)} files")
+    return Outcome(
+        not told and not files, f"{2 * len(SPELLINGS)} runs, told in {len(told)}, in {len(files)} files"
+    )
 
 
 def fleet_with_such_a_camera(place: Place) -> Outcome:
-    """A device whose camera has the password: broker traffic, logs, `ps`, the controller's answers and the device's state."""
+    """A device whose camera has the password: broker traffic, logs, `ps`, the controller's answers and the
+    device's state."""
     bundle = _yard(place)
     silent = socket.create_server(("127.0.0.1", 0))  # accepts and says nothing: the camera that hangs
     traffic: list[bytes] = []
@@ -57,13 +63,22 @@ def fleet_with_such_a_camera(place: Place) -> Outcome:
         hosts = (f"127.0.0.1:{silent.getsockname()[1]}", "127.0.0.1:1")
         granted = site.client.enroll("gate")
         config = write_enrolment(
-            place.out / "gate", "gate", root=granted["root"].encode(), fleet=granted["fleet"], broker=granted["broker"],
+            place.out / "gate",
+            "gate",
+            root=granted["root"].encode(),
+            fleet=granted["fleet"],
+            broker=granted["broker"],
             pipelines={
-                f"cam-{i}": {"kind": "surveillance", "source": spelling.format(s=SECRET, h=hosts[i % 2]), "slots": {"detector": "gate"}}
+                f"cam-{i}": {
+                    "kind": "surveillance",
+                    "source": spelling.format(s=SECRET, h=hosts[i % 2]),
+                    "slots": {"detector": "gate"},
+                }
                 for i, spelling in enumerate(SPELLINGS)
             },
-            telemetry_s=1.0, stats_every_s=0.5,
-        )  # fmt: skip
+            telemetry_s=1.0,
+            stats_every_s=0.5,
+        )
         site.processes.start("gate", "agent", "run", "--config", str(config))
         _until(lambda: any(d["online"] for d in site.client.devices()), 60)
         rollout = site.client.start_rollout(site.publish(bundle), "gate", canary=1, policy=POLICY)["id"]
@@ -80,7 +95,9 @@ def fleet_with_such_a_camera(place: Place) -> Outcome:
         ended = _until(over, 60)
         time.sleep(8)  # back-off and outages are told meanwhile
         told = [site.client.command("gate", op) for op in ("logs", "measure", "probe")]
-        answers = json.dumps([site.client.devices(), site.client.rollout(rollout), site.client.events(), told])
+        answers = json.dumps(
+            [site.client.devices(), site.client.rollout(rollout), site.client.events(), told]
+        )
         link.close()
     silent.close()
     (place.out / "gate" / "agent.toml").unlink()  # where the person wrote it
@@ -102,14 +119,24 @@ def _yard(place: Place) -> Path:
     out = place.out / "yard"
     if not out.exists():
         build(
-            ours.model, profiles=["cpu"], task=load_task(str(ours.task)), calibration="synth://yard?seed=5&paced=0&fps=2&seconds=8",
-            out=out, minutes=0.02, name="yard", max_drop=0.5,
-        )  # fmt: skip
+            ours.model,
+            profiles=["cpu"],
+            task=load_task(str(ours.task)),
+            calibration="synth://yard?seed=5&paced=0&fps=2&seconds=8",
+            out=out,
+            minutes=0.02,
+            name="yard",
+            max_drop=0.5,
+        )
     return out
 
 
 def _files_with(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.is_file() and p.name != "agent.toml" and SECRET.encode() in p.read_bytes()]
+    return [
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "agent.toml" and SECRET.encode() in p.read_bytes()
+    ]
 
 
 def _until(condition: object, timeout_s: float) -> bool:

@@ -1,4 +1,5 @@
-"""The fleet's rows of a page of faults: a real mosquitto, `edgectl controller run`, `edgectl agent run`, and the commands that an operator types."""
+"""The fleet's rows of a page of faults: a real mosquitto, `edgectl controller run`, `edgectl agent run`,
+and the commands that an operator types."""
 
 from __future__ import annotations
 
@@ -50,8 +51,9 @@ int gettimeofday(struct timeval *tv, void *tz) {
 }
 time_t time(time_t *t) { struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts); if (t) *t = ts.tv_sec; return ts.tv_sec; }
 """
-"""Another date for one process, and the monotonic clock as it is. libfaketime 0.9.10 cannot do that: it moves the monotonic clock, too, and does not know
-sem_clockwait, with which Python waits, so that no wait of a faked Python ends by itself."""
+"""Another date for one process, and the monotonic clock as it is. libfaketime 0.9.10 cannot do that: it
+moves the monotonic clock, too, and does not know sem_clockwait, with which Python waits, so that no wait
+of a faked Python ends by itself."""
 
 
 class Site:
@@ -60,7 +62,11 @@ class Site:
     def __init__(self, place: Place, *, persistent: bool = False) -> None:
         self.place = place
         self.port, self.api = free_port(), free_port()
-        self._extra = f"persistence true\npersistence_location {place.out}/\nautosave_interval 1\n" if persistent else ""
+        self._extra = (
+            f"persistence true\npersistence_location {place.out}/\nautosave_interval 1\n"
+            if persistent
+            else ""
+        )
         self.broker = start_mosquitto(place.out, self.port, extra=self._extra)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ok("keys", "init")
@@ -72,7 +78,11 @@ class Site:
             shim = self.place.out / "clock.so"
             if not shim.exists():
                 (self.place.out / "clock.c").write_text(SHIM)
-                subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, self.place.out / "clock.c", "-ldl"], check=True, timeout=60)
+                subprocess.run(
+                    ["cc", "-shared", "-fPIC", "-o", shim, self.place.out / "clock.c", "-ldl"],
+                    check=True,
+                    timeout=60,
+                )
             env |= {"LD_PRELOAD": str(shim), "WALL_SHIFT_S": f"{wall_shift_s:.0f}"}
         return env
 
@@ -85,7 +95,9 @@ class Site:
             raise RuntimeError(f"edgectl {' '.join(map(str, args))}: {done.last_words}")
         return done.json()
 
-    def start(self, *args: object, wall_shift_s: float | None = None, log: str = "log") -> subprocess.Popen[bytes]:
+    def start(
+        self, *args: object, wall_shift_s: float | None = None, log: str = "log"
+    ) -> subprocess.Popen[bytes]:
         with (self.place.out / log).open("ab") as err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgectl.cli", *map(str, args)],
@@ -110,11 +122,15 @@ class Site:
         return config
 
     def start_agent(self, name: str, wall_shift_s: float | None = None) -> subprocess.Popen[bytes]:
-        return self.start("agent", "run", "--config", f"{name}/agent.toml", wall_shift_s=wall_shift_s, log=f"{name}.log")
+        return self.start(
+            "agent", "run", "--config", f"{name}/agent.toml", wall_shift_s=wall_shift_s, log=f"{name}.log"
+        )
 
     def device(self, name: str) -> dict[str, Any]:
         """As the API has it: a command takes a second to start."""
-        with FleetClient.of(f"http://127.0.0.1:{self.api}", self.place.out / "controller" / "token") as client:
+        with FleetClient.of(
+            f"http://127.0.0.1:{self.api}", self.place.out / "controller" / "token"
+        ) as client:
             return next((d for d in client.devices() if d["name"] == name), {})
 
     def restart_broker(self) -> None:
@@ -162,16 +178,38 @@ def revoked_and_broker_killed(place: Place) -> Outcome:
     with site_of(place) as site:
         out, port = place.out, free_port()
         site.ok("broker", "ca")
-        site.ok("broker", "config", "mosquitto", "--host", "127.0.0.1", "--port", port, "--ca", "ca", "--out", "etc")
-        conf = (out / "etc" / "mosquitto.conf").read_text().replace("/etc/mosquitto/edgectl", str(out / "etc"))
-        lines = [line for line in conf.splitlines() if not line.startswith(("persistence_location", "listener"))]
-        extra = [f"listener {port} 127.0.0.1", f"persistence_location {out}/", f"user {os.environ.get('USER') or 'root'}"]
+        site.ok(
+            "broker",
+            "config",
+            "mosquitto",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--ca",
+            "ca",
+            "--out",
+            "etc",
+        )
+        conf = (
+            (out / "etc" / "mosquitto.conf").read_text().replace("/etc/mosquitto/edgectl", str(out / "etc"))
+        )
+        lines = [
+            line for line in conf.splitlines() if not line.startswith(("persistence_location", "listener"))
+        ]
+        extra = [
+            f"listener {port} 127.0.0.1",
+            f"persistence_location {out}/",
+            f"user {os.environ.get('USER') or 'root'}",
+        ]
         (out / "tls.conf").write_text("\n".join([*extra, *lines]) + "\n")
         binary = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") or "mosquitto"
 
         def start() -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                [binary, "-c", str(out / "tls.conf")], stdout=subprocess.DEVNULL, stderr=(out / "broker.log").open("ab")
+                [binary, "-c", str(out / "tls.conf")],
+                stdout=subprocess.DEVNULL,
+                stderr=(out / "broker.log").open("ab"),
             )
             site.processes.append(process)
             site.wait(lambda: _listens(port), 20, "the broker listens")
@@ -184,16 +222,21 @@ def revoked_and_broker_killed(place: Place) -> Outcome:
         for name in ("gate-1", "gate-2"):
             site.enroll(name, "--ca", "ca")
             site.start_agent(name)
-        site.wait(lambda: all(site.device(n).get("online") for n in ("gate-1", "gate-2")), 60, "both are online")
+        site.wait(
+            lambda: all(site.device(n).get("online") for n in ("gate-1", "gate-2")), 60, "both are online"
+        )
         time.sleep(2)  # the broker writes what it retains
         site.ok("device", "revoke", "gate-1", "--ca", "ca", "--broker", "etc")
         broker.send_signal(signal.SIGKILL)
         broker.wait()
         start()
-        took = site.wait(lambda: not site.device("gate-1")["online"], 10 * BEAT_S, "the revoked device is away")
+        took = site.wait(
+            lambda: not site.device("gate-1")["online"], 10 * BEAT_S, "the revoked device is away"
+        )
         there = site.device("gate-2")["online"]
         return Outcome(
-            took <= 2 * BEAT_S + 1 and there, f"away after {took:.1f} s, heartbeat {BEAT_S:g} s; the other one online: {there}"
+            took <= 2 * BEAT_S + 1 and there,
+            f"away after {took:.1f} s, heartbeat {BEAT_S:g} s; the other one online: {there}",
         )
 
 
@@ -219,7 +262,8 @@ def leaves(place: Place) -> Outcome:
         again = site.run("device", "enroll", "gate-1").code == 0
         link.close()
         return Outcome(
-            not still and "removed" in history and again, f"it speaks and is not let in: {not still}; enrolled again: {again}"
+            not still and "removed" in history and again,
+            f"it speaks and is not let in: {not still}; enrolled again: {again}",
         )
 
 
@@ -233,7 +277,9 @@ def bad_stream(place: Place) -> Outcome:
             ["--profile", "No/"],
         )
         refused = [site.run("device", "enroll", "gate-1", *o) for o in options]
-        left = [d["name"] for d in site.ok("fleet", "devices")] + [str(p.name) for p in place.out.glob("gate-1")]
+        left = [d["name"] for d in site.ok("fleet", "devices")] + [
+            str(p.name) for p in place.out.glob("gate-1")
+        ]
         good = all(r.code == 2 and not r.traceback for r in refused)
         return Outcome(good and not left, f"left: {left or 'nothing'}; {refused[0].last_words}")
 
@@ -258,7 +304,8 @@ def copied_disk(place: Place) -> Outcome:
         reached = site.run("device", "probe", "gate-1").code == 0
         held = "2 machines claim to be gate-1" in said and site.device("gate-1")["online"] and reached
         return Outcome(
-            held, f"told after {told:.0f} s; when the copy went, the true one counted after {back:.0f} s and answers: {reached}"
+            held,
+            f"told after {told:.0f} s; when the copy went, the true one counted after {back:.0f} s and answers: {reached}",
         )
 
 
@@ -271,7 +318,10 @@ def many_states(place: Place) -> Outcome:
         controller.wait(30)
         with contextlib.closing(sqlite3.connect(place.out / "controller" / "fleet.db")) as db, db:
             rows = [(time.time() - (40 * 86400 if i % 2 else 0), f"d{i % 1300}/gate") for i in range(10_400)]
-            db.executemany("INSERT INTO events (wall_s, kind, subject, text) VALUES (?, 'state', ?, 'm@1 committed')", rows)
+            db.executemany(
+                "INSERT INTO events (wall_s, kind, subject, text) VALUES (?, 'state', ?, 'm@1 committed')",
+                rows,
+            )
         site.start_controller()
         site.ok("fleet", "freeze", "--off")
         acts = [e["text"] for e in site.ok("fleet", "events", "--acts", "--last", "1000")]
@@ -289,7 +339,8 @@ def events_about(place: Place) -> Outcome:
         site.ok("device", "enroll", "gate-1")
         with contextlib.closing(sqlite3.connect(place.out / "controller" / "fleet.db")) as db, db:
             db.executemany(
-                "INSERT INTO events (wall_s, kind, subject, text) VALUES (?, 'state', 'x/gate', 'y')", [(time.time(),)] * 5000
+                "INSERT INTO events (wall_s, kind, subject, text) VALUES (?, 'state', 'x/gate', 'y')",
+                [(time.time(),)] * 5000,
             )
         found = [e["text"] for e in site.ok("fleet", "events", "--about", "gate-1", "--since", "1h")]
         return Outcome(found == ["enrolled"], f"after 5000 events of others: {found}")
@@ -302,15 +353,22 @@ def clock_2030(place: Place) -> Outcome:
         site.start_controller()
         site.enroll("gate-1")
         site.start_agent("gate-1", wall_shift_s=shift)
-        site.wait(lambda: (site.device("gate-1").get("reported") or {}).get("error"), 60, "the device says what is wrong")
+        site.wait(
+            lambda: (site.device("gate-1").get("reported") or {}).get("error"),
+            60,
+            "the device says what is wrong",
+        )
         device = site.device("gate-1")["reported"]["error"]["detail"]
         said = operator.err.strip().splitlines()[0]
-        held = operator.code == 8 and all("clock says 2030-" in text.partition("expired")[0] for text in (said, device))
+        held = operator.code == 8 and all(
+            "clock says 2030-" in text.partition("expired")[0] for text in (said, device)
+        )
         return Outcome(held, f"operator: {said} | device: {device}")
 
 
 def clock_1985(place: Place) -> Outcome:
-    """Probation of a release under another date. Deadlines have to run by the monotonic clock, which the shim leaves alone."""
+    """Probation of a release under another date. Deadlines have to run by the monotonic clock, which the
+    shim leaves alone."""
     from support_bundle import make_bundle
     from support_fleet import POLICY, Fleet, wait_until
 
@@ -327,7 +385,9 @@ def clock_1985(place: Place) -> Outcome:
         for k in ("LD_PRELOAD", "WALL_SHIFT_S"):
             os.environ.pop(k)
         release = fleet.publish(make_bundle(place.out / "v1", version="1.0.0"))
-        fleet.wait_rollout(fleet.rollout(release, POLICY.model_copy(update={"probation_s": 3.0})), "done", timeout_s=200)
+        fleet.wait_rollout(
+            fleet.rollout(release, POLICY.model_copy(update={"probation_s": 3.0})), "done", timeout_s=200
+        )
         events = [e for e in fleet.client.events(about="gate-1") if e["kind"] == "state"]
         at = {e["text"].split()[1]: e["wall_s"] for e in events}
         wait_until(lambda: fleet.reported["gate-1"][-1].clock == "untrusted", "the clock is called untrusted")
@@ -357,10 +417,14 @@ def deleted_by_hand(place: Place) -> Outcome:
         for payload in (b"", b"{}"):
             for topic in (T.ctl, T.trust, T.desired("gate-1")):
                 link.publish(topic, payload, retain=True).wait(5)
-                slowest = max(slowest, site.wait(lambda topic=topic: len(kept[topic]) > 10, 20, f"{topic} is back"))
+                slowest = max(
+                    slowest, site.wait(lambda topic=topic: len(kept[topic]) > 10, 20, f"{topic} is back")
+                )
         told = [e["text"] for e in site.ok("fleet", "events") if e["kind"] == "broker"]
         link.close()
-        return Outcome(slowest < 5 and len(told) == 6, f"back within {slowest:.1f} s, {len(told)} of 6 told of")
+        return Outcome(
+            slowest < 5 and len(told) == 6, f"back within {slowest:.1f} s, {len(told)} of 6 told of"
+        )
 
 
 def enrolled_twice(place: Place) -> Outcome:
@@ -381,14 +445,27 @@ def private_files(place: Place) -> Outcome:
         site.enroll("gate-1")
         site.start_agent("gate-1")
         site.wait(lambda: site.device("gate-1").get("reported"), 60, "the device reports")
-        secret = [*place.out.glob("**/*.db*"), *place.out.glob("**/*.mirror.json"), *place.out.glob("**/*.pem")]
-        secret += [place.out / "controller.toml", place.out / "controller" / "token", place.out / "gate-1" / "agent.toml"]
+        secret = [
+            *place.out.glob("**/*.db*"),
+            *place.out.glob("**/*.mirror.json"),
+            *place.out.glob("**/*.pem"),
+        ]
+        secret += [
+            place.out / "controller.toml",
+            place.out / "controller" / "token",
+            place.out / "gate-1" / "agent.toml",
+        ]
         secret = [p for p in secret if not p.name.endswith(".pub")]
         open_ones = {
-            p.name: f"{p.stat().st_mode & 0o777:o}" for p in secret if p.stat().st_mode & 0o077 and p.parent.name != "broker"
+            p.name: f"{p.stat().st_mode & 0o777:o}"
+            for p in secret
+            if p.stat().st_mode & 0o077 and p.parent.name != "broker"
         }
         open_ones.pop("mosquitto.db", None)  # the broker's own
-        return Outcome(not open_ones and len(secret) > 6, f"{len(secret)} files, readable by others: {open_ones or 'none'}")
+        return Outcome(
+            not open_ones and len(secret) > 6,
+            f"{len(secret)} files, readable by others: {open_ones or 'none'}",
+        )
 
 
 def slow_bodies(place: Place) -> Outcome:
@@ -410,7 +487,8 @@ def slow_bodies(place: Place) -> Outcome:
         lines = [line for line in log.splitlines() if "closed connections" in line]
         held = took < 14 and meanwhile and "Traceback" not in log and 1 <= len(lines) <= 3
         return Outcome(
-            held, f"closed after {took:.1f} s; an operator was answered meanwhile: {meanwhile}; {len(lines)} lines in the log"
+            held,
+            f"closed after {took:.1f} s; an operator was answered meanwhile: {meanwhile}; {len(lines)} lines in the log",
         )
 
 

@@ -1,6 +1,8 @@
-"""Checks of rollouts that mislead an operator, over a real broker, controller and agents, by the commands that an operator types.
+"""Checks of rollouts that mislead an operator, over a real broker, controller and agents, by the commands
+that an operator types.
 
-Probation is short so that each check takes less than two minutes; the states, documents and messages are the product's own.
+Probation is short so that each check takes less than two minutes; the states, documents and messages are the
+product's own.
 """
 
 from __future__ import annotations
@@ -33,17 +35,32 @@ class Site:
         self.fleet.enroll(name)
         if on:
             self.fleet.start_agent(name)
-            self.until(lambda: any(d["name"] == name and d["online"] for d in self.fleet.client.devices()), f"{name} is online")
+            self.until(
+                lambda: any(d["name"] == name and d["online"] for d in self.fleet.client.devices()),
+                f"{name} is online",
+            )
 
     def publish(self, version: str, **behaviour: Any) -> str:
         from support_bundle import make_bundle
 
-        return str(self.fleet.publish(make_bundle(self.place.out / f"v{version}", version=version, **behaviour)))
+        return str(
+            self.fleet.publish(make_bundle(self.place.out / f"v{version}", version=version, **behaviour))
+        )
 
     def start(self, release: str, *words: object, probation: float = 1.0) -> str:
         """``edgectl rollout start``; returns the rollout's id."""
         run = self.edgectl(
-            "rollout", "start", release, "--slot", SLOT, "--probation", probation, "--min-inferences", 1, *words, "--json"
+            "rollout",
+            "start",
+            release,
+            "--slot",
+            SLOT,
+            "--probation",
+            probation,
+            "--min-inferences",
+            1,
+            *words,
+            "--json",
         )
         if run.code:
             raise AssertionError(run.last_words)
@@ -61,7 +78,11 @@ class Site:
         return (slot.state.value, slot.active_release) if slot else (None, None)
 
     def ended(self, rollout: str, timeout_s: float = 60) -> dict[str, Any]:
-        return self.until(lambda: (r := self.fleet.client.rollout(rollout))["state"] in _END and r, f"{rollout} ends", timeout_s)
+        return self.until(
+            lambda: (r := self.fleet.client.rollout(rollout))["state"] in _END and r,
+            f"{rollout} ends",
+            timeout_s,
+        )
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
         deadline = time.monotonic() + timeout_s
@@ -89,7 +110,8 @@ def site(place: Place) -> Iterator[Site]:
 
 
 def canary_that_is_off(place: Place) -> Outcome:
-    """The first device by the product's own order is off: the other one is the canary, and the rollout comes to its end."""
+    """The first device by the product's own order is off: the other one is the canary, and the rollout
+    comes to its end."""
     from edgectl.fleet.rollout import order
 
     with site(place) as s:
@@ -98,7 +120,10 @@ def canary_that_is_off(place: Place) -> Outcome:
         s.device(off)
         s.device(on)
         s.fleet.kill_agent(off)
-        s.until(lambda: [d["name"] for d in s.fleet.client.devices() if d["online"]] == [on], "the will of the first is out")
+        s.until(
+            lambda: [d["name"] for d in s.fleet.client.devices() if d["online"]] == [on],
+            "the will of the first is out",
+        )
         rollout = s.start(release, "--device", off, "--device", on, "--canary", 1)
         s.until(lambda: s.state(on) == ("committed", release), "the device that is there commits")
         shown = s.edgectl("rollout", "status", rollout)
@@ -106,7 +131,9 @@ def canary_that_is_off(place: Place) -> Outcome:
         found = s.ended(rollout)
         outcomes = {n: m["outcome"] for n, m in found["members"].items()}
         right = found["state"] == "done" and outcomes == {on: "committed", off: "skipped"}
-        return Outcome(right and shown.code == skipped.code == 0, f"{found['state']}: {outcomes}; canary {on}")
+        return Outcome(
+            right and shown.code == skipped.code == 0, f"{found['state']}: {outcomes}; canary {on}"
+        )
 
 
 def nobody_is_there(place: Place) -> Outcome:
@@ -136,15 +163,22 @@ def first_release_aborted(place: Place) -> Outcome:
         third = s.edgectl("rollout", "abort", rollout)
         blobs = list((place.out / "site" / "gate-1" / "state" / "store" / "blobs").glob("*"))
         idempotent = first.code == 0 and (second.code == 0 or "aborted" in second.err)
-        right = found["state"] == "aborted" and state == ("cleared", None) and "rollout rollback" in third.err and not blobs
+        right = (
+            found["state"] == "aborted"
+            and state == ("cleared", None)
+            and "rollout rollback" in third.err
+            and not blobs
+        )
         never = "committed" not in s.fleet.history("gate-1", SLOT)
         return Outcome(
-            right and idempotent and never, f"{found['state']}, device {state[0]}, runs {state[1]}; {third.last_words}"
+            right and idempotent and never,
+            f"{found['state']}, device {state[0]}, runs {state[1]}; {third.last_words}",
         )
 
 
 def taken_back_in_every_state(place: Place) -> Outcome:
-    """done → rollback, also with a device that was away; after a newer rollout; while one is at work; twice."""
+    """done → rollback, also with a device that was away; after a newer rollout; while one is at work;
+    twice."""
     with site(place) as s:
         one, two, three = s.publish("1.0.0"), s.publish("2.0.0"), s.publish("3.0.0")
         s.device("gate-1")
@@ -164,15 +198,28 @@ def taken_back_in_every_state(place: Place) -> Outcome:
         back = s.edgectl("rollout", "rollback", second)
         s.until(lambda: s.state("gate-1") == ("committed", one), "gate-1 has the first again")
         s.fleet.start_agent("gate-2")
-        s.until(lambda: s.state("gate-2") == ("committed", one), "gate-2 is brought to the right state when it is back")
+        s.until(
+            lambda: s.state("gate-2") == ("committed", one),
+            "gate-2 is brought to the right state when it is back",
+        )
         found = s.ended(second, 120)
         s.until(
-            lambda: {m["outcome"] for m in s.fleet.client.rollout(second)["members"].values()} == {"restored"}, "both are named"
+            lambda: (
+                {m["outcome"] for m in s.fleet.client.rollout(second)["members"].values()} == {"restored"}
+            ),
+            "both are named",
         )
         again = s.edgectl("rollout", "rollback", second)
         right = found["state"] == "rolled_back" and back.code == again.code == aborted.code == 0
-        told = "rollout rollback" in refused.err and f"rollout abort {third}" in busy.err and refused.code and busy.code
-        return Outcome(right and bool(told), f"{found['state']}; done: {refused.last_words}; busy: {busy.last_words}")
+        told = (
+            "rollout rollback" in refused.err
+            and f"rollout abort {third}" in busy.err
+            and refused.code
+            and busy.code
+        )
+        return Outcome(
+            right and bool(told), f"{found['state']}; done: {refused.last_words}; busy: {busy.last_words}"
+        )
 
 
 def slot_cleared(place: Place) -> Outcome:
@@ -191,8 +238,12 @@ def slot_cleared(place: Place) -> Outcome:
         filled = s.until(lambda: s.state("gate-1") == ("committed", release), "a rollout fills it again")
         other = s.state("gate-2")
         state = cleared.json()[0]["state"] if cleared.code == 0 else cleared.last_words
-        right = state == "cleared" and stays == ("cleared", None) and filled and other == ("committed", release)
-        return Outcome(bool(right and refused.code), f"{state}, after a kill {stays[0]}; the other one runs {other[1]}")
+        right = (
+            state == "cleared" and stays == ("cleared", None) and filled and other == ("committed", release)
+        )
+        return Outcome(
+            bool(right and refused.code), f"{state}, after a kill {stays[0]}; the other one runs {other[1]}"
+        )
 
 
 def release_withdrawn(place: Place) -> Outcome:
@@ -213,7 +264,8 @@ def release_withdrawn(place: Place) -> Outcome:
         right = asked.code and "--yes" in asked.err and listed == [release] and done.code == 0 and left == 0
         told = found["state"] == "aborted" and "withdrawn" in found["reason"]
         return Outcome(
-            bool(right and told), f"asked: {asked.last_words}; then {found['state']}, {state[0]}, blobs {before} → {left}"
+            bool(right and told),
+            f"asked: {asked.last_words}; then {found['state']}, {state[0]}, blobs {before} → {left}",
         )
 
 

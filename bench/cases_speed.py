@@ -1,6 +1,8 @@
-"""The points about "which is faster" (under the builder's table): one answer, causes told apart, samples that can tell, ``--minutes``, ``--decide``.
+"""The points about "which is faster" (under the builder's table): one answer, causes told apart, samples that
+can tell, ``--minutes``, ``--decide``.
 
-Where the machine is busy, an answer that is called undecided is right, and the figure says so; on a quiet one it has to be decided.
+Where the machine is busy, an answer that is called undecided is right, and the figure says so; on a quiet one
+it has to be decided.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ _CLASSIFIER = 0.70
 def three_verdicts(place: Place) -> Outcome:
     """Build and bench on the anomaly detector of 0.02 ms a call."""
     model = place.cases.parent / "models" / "ad01-mlperf-tiny.onnx"
-    np.savez(place.out / "data.npz", input_1=np.random.default_rng(0).standard_normal((256, 640)).astype(np.float32))
+    np.savez(
+        place.out / "data.npz",
+        input_1=np.random.default_rng(0).standard_normal((256, 640)).astype(np.float32),
+    )
     built = build(place, model, place.out / "data.npz", "--minutes", 1)
     if built.code:
         return Outcome(False, built.last_words)
@@ -34,7 +39,8 @@ def three_verdicts(place: Place) -> Outcome:
     rows = [r for r in bench["rows"] if "int8" in r["variant"]]
     if not rows:
         return Outcome(
-            first["precision"] == "float32" and cause in ("equal", "slower", "undecided"), f"float ships: {sentence(report)}"
+            first["precision"] == "float32" and cause in ("equal", "slower", "undecided"),
+            f"float ships: {sentence(report)}",
         )
     shipped = next(v for v in report["variants"] if v["precision"] == "int8")
     alone, paced = (abs(b / a - 1) for a, b in zip(ratios(shipped), ratios(rows[0]), strict=True))
@@ -42,7 +48,10 @@ def three_verdicts(place: Place) -> Outcome:
     if cause == "undecided" or bench["busy_because"]:
         said = cause != "undecided" or (first["precision"] == "float32" and "--decide" in sentence(report))
         return Outcome(said, f"the machine is busy, {cause or first['precision']}: {figure}")
-    return Outcome(alone <= _APART and (paced <= _APART or meet(shipped, rows[0])) and rows[0]["standing"] != "slower", figure)
+    return Outcome(
+        alone <= _APART and (paced <= _APART or meet(shipped, rows[0])) and rows[0]["standing"] != "slower",
+        figure,
+    )
 
 
 def causes(place: Place) -> Outcome:
@@ -54,18 +63,28 @@ def causes(place: Place) -> Outcome:
         "no layer": ({"nothing-to-quantize"}, relu(), ()),
         "over the budget": ({"over-budget"}, conv(spread=1e4), ("--max-drop", 0.000001)),
         "by the clock": ({"equal", "slower", "undecided"}, conv(), ("--max-drop", 0.5)),
-        "no time": ({"out-of-time", "over-budget"}, conv(spread=1e4, layers=6), ("--minutes", 0.05, "--max-drop", 0.000001)),
+        "no time": (
+            {"out-of-time", "over-budget"},
+            conv(spread=1e4, layers=6),
+            ("--minutes", 0.05, "--max-drop", 0.000001),
+        ),
     }
     for name, (right, model, more) in wanted.items():
         path = place.out / "model.onnx"
         path.write_bytes(model.SerializeToString())
-        ran = build(place, path, place.out / "data.npz", *(more if "--minutes" in more else (*more, "--minutes", 0.4)))
+        ran = build(
+            place, path, place.out / "data.npz", *(more if "--minutes" in more else (*more, "--minutes", 0.4))
+        )
         if ran.code:
             return Outcome(False, f"{name}: {ran.last_words}")
         report = ran.json()
         all_causes = {c["cause"] for why in report["causes"].values() for c in why}
         left_out = name != "no time" or bool(report["left_out"])
-        if not all_causes & right or not left_out or not all(c["next"] for why in report["causes"].values() for c in why):
+        if (
+            not all_causes & right
+            or not left_out
+            or not all(c["next"] for why in report["causes"].values() for c in why)
+        ):
             return Outcome(False, f"{name}: {sorted(all_causes) or report['variants'][0]['precision']}")
         found[name] = f"{first_cause(report)}"
     return Outcome(True, ", ".join(f"{n}: {c}" for n, c in found.items()))
@@ -75,7 +94,14 @@ def few_samples(place: Place) -> Outcome:
     """A classifier of ten classes, the shape of ResNet8, with 227 pictures."""
     top1 = write_classifier(place.out / "classifier", 227)
     folder = place.out / "classifier"
-    ran = build(place, folder / "classifier.onnx", folder / "pictures", "--minutes", 2, task=folder / "classifier.toml")
+    ran = build(
+        place,
+        folder / "classifier.onnx",
+        folder / "pictures",
+        "--minutes",
+        2,
+        task=folder / "classifier.toml",
+    )
     if ran.code:
         return Outcome(False, ran.last_words)
     report = ran.json()
@@ -93,14 +119,20 @@ def minutes(place: Place) -> Outcome:
     from shapes import mobilenet_v2
 
     (place.out / "model.onnx").write_bytes(mobilenet_v2(160).SerializeToString())
-    np.savez(place.out / "data.npz", image=np.random.default_rng(0).random((400, 3, 160, 160)).astype(np.float32))
+    np.savez(
+        place.out / "data.npz", image=np.random.default_rng(0).random((400, 3, 160, 160)).astype(np.float32)
+    )
     allowed = 0.5
-    ran = build(place, place.out / "model.onnx", place.out / "data.npz", "--minutes", allowed, "--max-drop", 0.05)
+    ran = build(
+        place, place.out / "model.onnx", place.out / "data.npz", "--minutes", allowed, "--max-drop", 0.05
+    )
     if ran.code:
         return Outcome(False, ran.last_words)
     report = ran.json()
     over = report["seconds"] / (60 * allowed)
-    said = over <= 1.05 or any("more than 0.5 min: the least that a bundle needs" in n for n in report["notes"])
+    said = over <= 1.05 or any(
+        "more than 0.5 min: the least that a bundle needs" in n for n in report["notes"]
+    )
     listed = bool(report["left_out"]) and any("left out for want of time" in n for n in report["notes"])
     return Outcome(
         over <= 1.5 and said and listed,
@@ -109,10 +141,13 @@ def minutes(place: Place) -> Outcome:
 
 
 def decided(place: Place) -> Outcome:
-    """``bench --decide`` on a bundle: decided on a quiet machine, left as it is on a busy one; valid either way."""
+    """``bench --decide`` on a bundle: decided on a quiet machine, left as it is on a busy one; valid
+    either way."""
     path = place.out / "model.onnx"
     path.write_bytes(conv(layers=6).SerializeToString())
-    np.savez(place.out / "data.npz", x=np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32))
+    np.savez(
+        place.out / "data.npz", x=np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    )
     built = build(place, path, place.out / "data.npz", "--minutes", 0.4, "--max-drop", 0.5)
     if built.code:
         return Outcome(False, built.last_words)
@@ -133,7 +168,18 @@ def decided(place: Place) -> Outcome:
 
 def build(place: Place, model: Path, data: Path, *more: object, task: Path | str = "tensor") -> Run:
     return place.edgectl(
-        "build", model, "--profile", "cpu", "--task", task, "--calibration", data, "--out", place.out / "bundle", *more, "--json"
+        "build",
+        model,
+        "--profile",
+        "cpu",
+        "--task",
+        task,
+        "--calibration",
+        data,
+        "--out",
+        place.out / "bundle",
+        *more,
+        "--json",
     )
 
 
@@ -142,7 +188,10 @@ def first_cause(report: dict[str, Any]) -> str:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    return next((f"{c['sentence']}; {c['next']}" for why in report["causes"].values() for c in why), "no cause is given")
+    return next(
+        (f"{c['sentence']}; {c['next']}" for why in report["causes"].values() for c in why),
+        "no cause is given",
+    )
 
 
 def ratios(row: dict[str, Any]) -> tuple[float, float]:
@@ -152,7 +201,8 @@ def ratios(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def meet(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether one's paced ratio lies in the other's interval: after a rest a call of 0.02 ms takes a fifth more or less each time."""
+    """Whether one's paced ratio lies in the other's interval: after a rest a call of 0.02 ms takes a fifth
+    more or less each time."""
     one, other = (next(c for c in row["contexts"] if c["context"] == "paced") for row in (a, b))
     return bool(one["low"] <= other["ratio"] <= one["high"] or other["low"] <= one["ratio"] <= other["high"])
 
@@ -167,7 +217,8 @@ def relu() -> ModelProto:
 
 
 def conv(*, spread: float = 1.0, layers: int = 2) -> ModelProto:
-    """``spread``: how many times as large one channel is as another; int8 of a whole tensor does not hold that."""
+    """``spread``: how many times as large one channel is as another; int8 of a whole tensor does not hold
+    that."""
     rng = np.random.default_rng(0)
     nodes, weights, last, channels = [], [], "x", 3
     for i in range(layers):
@@ -183,9 +234,14 @@ def conv(*, spread: float = 1.0, layers: int = 2) -> ModelProto:
 
 
 def _model(nodes: list[Any], weights: list[TensorProto], channels: int) -> ModelProto:
-    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 16, 16])] for n, c in (("x", 3), ("y", channels))]
+    ends = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 16, 16])]
+        for n, c in (("x", 3), ("y", channels))
+    ]
     return helper.make_model(
-        helper.make_graph(nodes, "case", *ends, weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        helper.make_graph(nodes, "case", *ends, weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
     )
 
 

@@ -48,9 +48,19 @@ def bundle(place: Place) -> Path:
         out = folder() / "bundle"
         clip = place.cases.parent / "media" / "one-by-one-person-detection.mp4"
         run = place.edgectl(
-            "build", place.cases.parent / "models" / "fastestdet-352.onnx", "--task", "fastestdet", "--profile", "cpu",
-            "--calibration", clip, "--minutes", 1, "--out", out,
-        )  # fmt: skip
+            "build",
+            place.cases.parent / "models" / "fastestdet-352.onnx",
+            "--task",
+            "fastestdet",
+            "--profile",
+            "cpu",
+            "--calibration",
+            clip,
+            "--minutes",
+            1,
+            "--out",
+            out,
+        )
         if run.code:
             raise RuntimeError(f"the bundle was not built: {run.last_words}")
         _BUNDLES[place.cases] = out
@@ -74,7 +84,10 @@ class Seen:
     @property
     def adds_up(self) -> bool:
         f = self.frames
-        return bool(f["captured"] == f["processed"] + sum(f["dropped"].values()) + f["in_flight"] and not f["in_flight"])
+        return bool(
+            f["captured"] == f["processed"] + sum(f["dropped"].values()) + f["in_flight"]
+            and not f["in_flight"]
+        )
 
     def outcome(self, held: bool, more: str = "") -> Outcome:
         told = ", ".join(dict.fromkeys(self.told))
@@ -82,11 +95,24 @@ class Seen:
         return Outcome(held and self.adds_up, figure + more)
 
 
-def see(place: Place, source: object, config: str = f"classes: [person]\nrules: [{LINE}]\n", *more: object) -> Seen:
+def see(
+    place: Place, source: object, config: str = f"classes: [person]\nrules: [{LINE}]\n", *more: object
+) -> Seen:
     path = place.out / "config.yaml"
     path.write_text(config)
     return Seen(
-        place.edgectl("run", "surveillance", "--bundle", bundle(place), "--source", source, "--config", path, "--json", *more)
+        place.edgectl(
+            "run",
+            "surveillance",
+            "--bundle",
+            bundle(place),
+            "--source",
+            source,
+            "--config",
+            path,
+            "--json",
+            *more,
+        )
     )
 
 
@@ -126,7 +152,20 @@ def grey_levels(path: Path) -> float:
         pass
     source.close()
     height, width = pictures[0].shape[:2]
-    command = ["ffmpeg", "-v", "error", "-i", str(path), "-vsync", "0", "-f", "rawvideo", "-pix_fmt", "bgr24", "-"]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-vsync",
+        "0",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "bgr24",
+        "-",
+    ]
     raw = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
     theirs = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
     return float(np.mean([np.abs(a - b).mean() for a, b in zip(pictures, theirs, strict=False)]))
@@ -166,7 +205,9 @@ def formats(place: Place) -> Outcome:
         ffmpeg("-ss", 10, "-i", media(place.cases) / "base.mp4", "-t", 1, *options.split(), place.out / name)
         errors[name] = grey_levels(place.out / name)
     worst = max(errors, key=lambda name: errors[name])
-    return Outcome(errors[worst] <= 1.5, f"{len(errors)} formats, worst {worst} {errors[worst]:.2f} grey levels")
+    return Outcome(
+        errors[worst] <= 1.5, f"{len(errors)} formats, worst {worst} {errors[worst]:.2f} grey levels"
+    )
 
 
 def door(place: Place) -> Outcome:
@@ -198,13 +239,24 @@ def far_apart(place: Place) -> Outcome:
     pictures = place.out / "pictures"
     pictures.mkdir()
     for n, at in enumerate((2, 5, 8, 12)):
-        ffmpeg("-ss", at, "-i", place.cases.parent / "media" / "car-detection.mp4", "-frames:v", 1, pictures / f"kitti-{n}.png")
+        ffmpeg(
+            "-ss",
+            at,
+            "-i",
+            place.cases.parent / "media" / "car-detection.mp4",
+            "-frames:v",
+            1,
+            pictures / f"kitti-{n}.png",
+        )
     answers = []
     for kind in ("driving", "surveillance"):
         run = place.edgectl("run", kind, "--bundle", bundle(place), "--source", pictures, "--json")
         records = [r for r in Seen(run).records if r["type"] == "detections"]
         answers.append([sum(r["found"].values()) for r in records])
-    return Outcome(all(len(a) == 4 and sum(a) > 0 for a in answers), f"objects per picture, driving and surveillance: {answers}")
+    return Outcome(
+        all(len(a) == 4 and sum(a) > 0 for a in answers),
+        f"objects per picture, driving and surveillance: {answers}",
+    )
 
 
 def clocks(place: Place) -> Outcome:
@@ -262,7 +314,8 @@ score = 0.3
 
 
 def two_labels(place: Place) -> Outcome:
-    """A model that calls the one bright square both car and truck, a pixel apart; the square walks over the line once."""
+    """A model that calls the one bright square both car and truck, a pixel apart; the square walks over
+    the line once."""
     two_label_model(place.out / "two.onnx")
     (place.out / "two.toml").write_text(TWO_LABELS)
     square = "color=black:size=320x320:rate=10:duration=6[b];color=white:size=64x64:rate=10:duration=6[s];[b][s]overlay=x='10+35*t':y=128:shortest=1"
@@ -284,7 +337,9 @@ def two_labels(place: Place) -> Outcome:
     if run.code:
         return Outcome(False, f"the bundle was not built: {run.last_words}")
     (place.out / "line.yaml").write_text("rules: [{id: mid, line: [0.5, 1.0, 0.5, 0.0]}]\n")
-    s = Seen(place.edgectl("run", "surveillance", "-b", "two", "-s", "square.mp4", "-c", "line.yaml", "--json"))
+    s = Seen(
+        place.edgectl("run", "surveillance", "-b", "two", "-s", "square.mp4", "-c", "line.yaml", "--json")
+    )
     return s.outcome((s.crossings, s.tracks) == (1, 1))
 
 
@@ -335,10 +390,21 @@ def two_label_model(path: Path) -> None:
 def killed(place: Place) -> Outcome:
     out = place.out / "run"
     command = [
-        sys.executable, "-m", "edgectl.cli", "run", "surveillance", "--bundle", str(bundle(place)),
-        "--source", f"{media(place.cases) / 'base.mp4'}?paced=1", "--out", str(out),
-    ]  # fmt: skip
-    with subprocess.Popen(command, cwd=place.out, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        sys.executable,
+        "-m",
+        "edgectl.cli",
+        "run",
+        "surveillance",
+        "--bundle",
+        str(bundle(place)),
+        "--source",
+        f"{media(place.cases) / 'base.mp4'}?paced=1",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen(
+        command, cwd=place.out, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 120
         while not (out / "annotated.mp4").exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
@@ -349,7 +415,17 @@ def killed(place: Place) -> Outcome:
     videos = [p for p in out.iterdir() if "annotated" in p.name]
     if not videos:
         return Outcome(False, "no video is left")
-    probe = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "json", str(videos[0])]
+    probe = [
+        "ffprobe",
+        "-v",
+        "error",
+        "-count_frames",
+        "-show_entries",
+        "stream=nb_read_frames",
+        "-of",
+        "json",
+        str(videos[0]),
+    ]
     done = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=60)
     streams = json.loads(done.stdout or "{}").get("streams") or [{}]
     frames = int(streams[0].get("nb_read_frames", 0))
@@ -357,9 +433,18 @@ def killed(place: Place) -> Outcome:
 
 
 def clock_time(place: Place) -> Outcome:
-    recorded = place.edgectl("run", "surveillance", "-b", bundle(place), "-s", media(place.cases) / "base.mp4")
+    recorded = place.edgectl(
+        "run", "surveillance", "-b", bundle(place), "-s", media(place.cases) / "base.mp4"
+    )
     live = place.edgectl(
-        "run", "surveillance", "-b", bundle(place), "-s", f"{media(place.cases) / 'base.mp4'}?paced=1", "--seconds", 9
+        "run",
+        "surveillance",
+        "-b",
+        bundle(place),
+        "-s",
+        f"{media(place.cases) / 'base.mp4'}?paced=1",
+        "--seconds",
+        9,
     )
     today = time.strftime("%Y-%m-%d")
     places = re.findall(r"^\d:\d\d:\d\d\.\d{3}  tracked_object", recorded.out, re.M)
@@ -376,7 +461,10 @@ def through_tracker(boxes: Any, fps: float) -> int:
     from edgectl.pipelines.rules import RuleSet
     from edgectl.pipelines.tracker import Tracker
 
-    tracker, rules = Tracker(), RuleSet(parse_config({"rules": [{"id": "mid", "line": [0.5, 1.0, 0.5, 0.0]}]}), ("person",))
+    tracker, rules = (
+        Tracker(),
+        RuleSet(parse_config({"rules": [{"id": "mid", "line": [0.5, 1.0, 0.5, 0.0]}]}), ("person",)),
+    )
     crossings = 0
     for i, box in enumerate(boxes):
         if box is not None:
@@ -409,9 +497,15 @@ def fast(place: Place) -> Outcome:
             walk: list[Any] = []
             for i in range(75):  # 2 s across the picture, and 3 s of an empty one
                 x = 1280 * i / 30
-                walk.append(None if rng.random() < drops else np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4))
+                walk.append(
+                    None
+                    if rng.random() < drops
+                    else np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4)
+                )
             hits[drops] += through_tracker(walk, 15) == 1
-    return Outcome(hits[0.7] >= 20, f"counted once in {list(hits.values())} of 30 runs at 30, 50 and 70 % drops")
+    return Outcome(
+        hits[0.7] >= 20, f"counted once in {list(hits.values())} of 30 runs at 30, 50 and 70 % drops"
+    )
 
 
 CHECKS: dict[str, Check] = {

@@ -1,9 +1,11 @@
-"""Top-1 of a digits classifier in int8, as it is and with channels up to 300 × apart: a plain tool against the ladder.
+"""Top-1 of a digits classifier in int8, as it is and with channels up to 300 × apart: a plain tool against
+the ladder.
 
     python bench/channel_imbalance.py
 
-scikit-learn's digits, 597 test pictures that nothing was fitted, calibrated or chosen on; the network of tests/builder/imbalanced.py.
-The plain tool is ONNX Runtime's ``quantize_static``, U8S8, MinMax, one scale per tensor. Without retraining.
+scikit-learn's digits, 597 test pictures that nothing was fitted, calibrated or chosen on; the network of
+tests/builder/imbalanced.py. The plain tool is ONNX Runtime's ``quantize_static``, U8S8, MinMax, one scale per
+tensor. Without retraining.
 """
 
 from __future__ import annotations
@@ -33,15 +35,25 @@ def main() -> None:
     for spread in (1.0, 10.0, 30.0, 100.0, 300.0):
         model = imbalance(balanced, spread)
         engine = open_model(model.SerializeToString(), SessionSettings())
-        judge = Judge(TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in train[128:628]], engine)
+        judge = Judge(
+            TaskSpec(name="digits", input=TensorInput(), metric="top1"),
+            [Sample(f) for f in train[128:628]],
+            engine,
+        )
         table = calibrate(model, train[:128], data_digest="sha256:" + "0" * 64)
         cells = []
         for name in ("x86-vnni", "x86-avx2", "arm64", "trt-gpu"):
             family = FAMILIES[name]
-            basis = prepare_basis(model, table, family, train[:128], judge, max_drop=0.01, tell=lambda what: None)
-            rungs = climb(basis, family, train[:128], judge, max_drop=0.01, timed=False, tell=lambda what: None)
+            basis = prepare_basis(
+                model, table, family, train[:128], judge, max_drop=0.01, tell=lambda what: None
+            )
+            rungs = climb(
+                basis, family, train[:128], judge, max_drop=0.01, timed=False, tell=lambda what: None
+            )
             cells.append(
-                f"{name} {top1(rungs.recipes['full'].model, test, labels):.4f}" if "full" in rungs.recipes else f"{name} float"
+                f"{name} {top1(rungs.recipes['full'].model, test, labels):.4f}"
+                if "full" in rungs.recipes
+                else f"{name} float"
             )
         with tempfile.TemporaryDirectory() as folder:
             plain = top1(per_tensor(model, train[:128], Path(folder)), test, labels)

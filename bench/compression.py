@@ -1,10 +1,12 @@
-"""What each compression costs and gains on a trained model: the digits CNN of the tests (torch and scikit-learn needed).
+"""What each compression costs and gains on a trained model: the digits CNN of the tests (torch and
+scikit-learn needed).
 
     python bench/compression.py --steps 300
     python bench/compression.py --detector yard --share 0.2/8 --steps 700
     python bench/compression.py --shapes
 
-Recovery is given in steps, so that the figures do not depend on how busy the machine is. Top-1 on test labels that nothing was trained or chosen on; latency as a paired ratio to the float model, one thread, interleaved.
+Recovery is given in steps, so that the figures do not depend on how busy the machine is. Top-1 on test labels
+that nothing was trained or chosen on; latency as a paired ratio to the float model, one thread, interleaved.
 """
 
 from __future__ import annotations
@@ -43,12 +45,18 @@ from edgectl.pipelines.tasks import load_task
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=300, help="of recovery, where it is tried; 0: none")
-    parser.add_argument("--scale", type=int, default=1, help="show each pixel of the digits as so many squared")
+    parser.add_argument(
+        "--scale", type=int, default=1, help="show each pixel of the digits as so many squared"
+    )
     parser.add_argument("--detector", choices=["yard", "road"], help="prune this reference detector instead")
     parser.add_argument("--share", default="0.3/8", help="of the detector's channels")
-    parser.add_argument("--importance", nargs="+", choices=get_args(Importance), default=["hessian"], help="for the detector")
+    parser.add_argument(
+        "--importance", nargs="+", choices=get_args(Importance), default=["hessian"], help="for the detector"
+    )
     parser.add_argument("--shapes", action="store_true", help="channel pruning of shapes instead: speed only")
     args = parser.parse_args()
     print(f"{probe().summary}; load {load_1m()}")
@@ -63,19 +71,27 @@ def main() -> None:
 def classifier(steps: int, scale: int) -> None:
     model, samples, tests, labels = digits(scale)
     engine = open_model(model.SerializeToString(), SessionSettings())
-    judge = Judge(TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in tests], engine)
+    judge = Judge(
+        TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in tests], engine
+    )
     print(f"float top-1 {top1(model, tests, labels):.4f} on {len(labels)} pictures")
     print(
         "| asked for | step | top-1 | MACs × | latency × | speed-up / MAC reduction | bytes | packed |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
-    tries = [(f"channel:0.5/8 by {i}", parse_options(["channel:0.5/8"], importance=i)) for i in get_args(Importance)]
+    tries = [
+        (f"channel:0.5/8 by {i}", parse_options(["channel:0.5/8"], importance=i))
+        for i in get_args(Importance)
+    ]
     taught = [
         ("channel:0.3/16", ["channel:0.3/16"]),
         ("channel:0.5/16", ["channel:0.5/16"]),
         ("magnitude:0.8", ["magnitude:0.8"]),
         ("2:4", ["2:4"]),
     ]
-    tries += [(name, replace(parse_options(asked, importance="hessian"), recover_steps=steps)) for name, asked in taught]
+    tries += [
+        (name, replace(parse_options(asked, importance="hessian"), recover_steps=steps))
+        for name, asked in taught
+    ]
     tries += [(f"cluster {k}", parse_options(cluster=k)) for k in (256, 32, 16, 8)]
     for name, options in tries:
         seen: list[ModelProto] = []
@@ -91,7 +107,9 @@ def detector(name: str, share: str, steps: int, importances: list[str]) -> None:
     graph, inputs, _ = prepare(folder / f"{name}-detector.onnx", task)
     engine = open_model(graph.SerializeToString(), SessionSettings())
     with tempfile.TemporaryDirectory() as spool:
-        store = collect(f"synth://{name}?seed=1&fps=15&seconds=120&paced=0", task, inputs, engine, Path(spool))
+        store = collect(
+            f"synth://{name}?seed=1&fps=15&seconds=120&paced=0", task, inputs, engine, Path(spool)
+        )
         slices = slice_samples(store, None)
         samples = [s.feeds for s in slices.calibration]
         judge = Judge(task, slices.confirmation, engine)
@@ -129,8 +147,13 @@ def speed() -> None:
         for step in (1, 16):
             coupling = couple(model)
             small, done, left = prune_channels(model, coupling, 0.3, step, channel_damage(coupling, None))
-            engines = {n: open_model(m.SerializeToString(), SessionSettings()) for n, m in (("float", model), ("small", small))}
-            times = interleave({n: partial(e.run, feeds) for n, e in engines.items()}, seconds=4, min_rounds=30)
+            engines = {
+                n: open_model(m.SerializeToString(), SessionSettings())
+                for n, m in (("float", model), ("small", small))
+            }
+            times = interleave(
+                {n: partial(e.run, feeds) for n, e in engines.items()}, seconds=4, min_rounds=30
+            )
             r, work = paired_ratio(times["small"], times["float"]), macs(small) / macs(model)
             print(
                 f"| {name} | channel:0.3/{step} | {len(done)}, {len(left)} | {work:.3f} | {r.median:.3f} [{r.low:.3f}, {r.high:.3f}] | {work / r.median:.2f} |"

@@ -2,7 +2,8 @@
 
     python bench/constraints.py .venv-3.10 .venv .venv-3.12 .venv-3.13 >constraints.txt
 
-Each argument is an environment in which ``.[dev]`` was installed and tested. A version that differs between Pythons gets a marker.
+Each argument is an environment in which ``.[dev]`` was installed and tested. A version that differs between
+Pythons gets a marker.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ def main() -> None:
     for environment in sys.argv[1:]:
         python = f"{environment}/bin/python"
         version = subprocess.run(
-            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         pythons.append(version)
-        listed = subprocess.run([python, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            [python, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True
+        )
         for row in json.loads(listed.stdout):
             name = re.sub(r"[-_.]+", "-", row["name"]).lower()
             if name not in OURS:

@@ -1,11 +1,13 @@
-"""How many bytes a fine-tuned release costs: our tensor difference against bsdiff4 and plain compression, on real engines.
+"""How many bytes a fine-tuned release costs: our tensor difference against bsdiff4 and plain compression, on
+real engines.
 
     python bench/finetune.py yard --steps 300 --lr 1e-5 --out tuned.onnx          # torch needed
     edgectl build yard-detector.onnx … --out bundle-old; edgectl build tuned.onnx … --out bundle-new
     pip install bsdiff4                                                            # for the comparison only
     python bench/delta.py bundle-old bundle-new [bundle …]
     python bench/delta.py --synthetic 24
-    python bench/delta.py --plain yard-detector.onnx tuned.onnx [more.onnx …]     # the same weights, rounded plainly to int8
+    python bench/delta.py --plain yard-detector.onnx tuned.onnx [more.onnx …]     # the same weights, rounded
+    plainly to int8
 
 Times are of one core; peak memory is what the process allocates above what it had, in a process of its own.
 """
@@ -32,15 +34,23 @@ from edgectl.core.files import file_digest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path, nargs="?")
     parser.add_argument("new", type=Path, nargs="*")
     parser.add_argument(
-        "--synthetic", type=int, default=0, metavar="MB", help="drawn int8 weights that move by 1 %% of their sd instead"
+        "--synthetic",
+        type=int,
+        default=0,
+        metavar="MB",
+        help="drawn int8 weights that move by 1 %% of their sd instead",
     )
     parser.add_argument("--plain", action="store_true", help="ONNX files instead of bundles")
     parser.add_argument(
-        "--anchored", action="store_true", help="with --plain: keep the old code where the weight moved by less than half a step"
+        "--anchored",
+        action="store_true",
+        help="with --plain: keep the old code where the weight moved by less than half a step",
     )
     parser.add_argument("--apply", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -66,13 +76,20 @@ def engines(old: Path, new: Path) -> list[tuple[str, bytes, bytes]]:
         found.append({})
         for v in Bundle(root).variants:
             if v.config.unpacked is None:
-                found[-1][f"{v.config.variant} ({v.config.recipe.method or 'float'})"] = v.need(LAYER_ENGINE).read_bytes()
+                found[-1][f"{v.config.variant} ({v.config.recipe.method or 'float'})"] = v.need(
+                    LAYER_ENGINE
+                ).read_bytes()
     by_variant = {name.split()[0]: data for name, data in found[0].items()}
-    return [(name, by_variant[name.split()[0]], data) for name, data in found[1].items() if name.split()[0] in by_variant]
+    return [
+        (name, by_variant[name.split()[0]], data)
+        for name, data in found[1].items()
+        if name.split()[0] in by_variant
+    ]
 
 
 def plain(old: Path, new: Path, *, anchored: bool) -> list[tuple[str, bytes, bytes]]:
-    """int8 codes, one scale for each output channel, rounded to nearest: what is left without reconstruction."""
+    """int8 codes, one scale for each output channel, rounded to nearest: what is left without
+    reconstruction."""
     import onnx
     from onnx import numpy_helper
 
@@ -93,7 +110,13 @@ def plain(old: Path, new: Path, *, anchored: bool) -> list[tuple[str, bytes, byt
             q = q.clip(-127, 127)
             codes[t.name], floats[t.name] = q, w
             t.CopyFrom(numpy_helper.from_array(q.astype(np.int8), t.name))
-    return [("int8, anchored" if anchored else "int8, plain", models[0].SerializeToString(), models[1].SerializeToString())]
+    return [
+        (
+            "int8, anchored" if anchored else "int8, plain",
+            models[0].SerializeToString(),
+            models[1].SerializeToString(),
+        )
+    ]
 
 
 def synthetic(mb: int) -> tuple[bytes, bytes]:
@@ -126,7 +149,10 @@ def row(update: str, engine: str, old: bytes, new: bytes) -> None:
             (folder / "theirs").write_bytes(theirs)
         except ImportError:
             pass
-        results = [measured("theirs", folder, new) if theirs else (float("nan"),) * 2, measured("ours", folder, new)]
+        results = [
+            measured("theirs", folder, new) if theirs else (float("nan"),) * 2,
+            measured("ours", folder, new),
+        ]
         size = len(new)
         print(
             f"| {update} | {engine} | {size} | {len(lzma.compress(new)) / size:.0%} | {f'{len(theirs) / size:.0%}' if theirs else '–'} "
@@ -137,7 +163,8 @@ def row(update: str, engine: str, old: bytes, new: bytes) -> None:
 
 
 def measured(what: str, folder: Path, new: bytes) -> tuple[float, float]:
-    """Seconds, and MiB above what the interpreter with its imports has, of an application in a process of its own."""
+    """Seconds, and MiB above what the interpreter with its imports has, of an application in a process of
+    its own."""
     (folder / "new").write_bytes(new)
     command = [sys.executable, __file__, "--apply", what, str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -164,7 +191,9 @@ def apply(what: str, folder: Path) -> None:
 
 
 def _kib(field: str) -> int:
-    return next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return next(
+        int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field)
+    )
 
 
 if __name__ == "__main__":

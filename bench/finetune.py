@@ -1,10 +1,12 @@
-"""Fine-tune a reference detector from its shipped ONNX file, as a user does for a new site (torch needed). For bench/delta.py.
+"""Fine-tune a reference detector from its shipped ONNX file, as a user does for a new site (torch needed).
+For bench/delta.py.
 
     python bench/finetune.py yard --steps 300 --lr 1e-4 --out tuned.onnx
     python bench/finetune.py yard --scratch --steps 1500 --lr 4e-3 --seed 7 --out other.onnx
 
-Frames come from scenes that the shipped model was neither trained nor judged on. The weights go back under the names that they
-had: what an export of the same network writes. ``--scratch`` forgets the weights first: a training with another seed.
+Frames come from scenes that the shipped model was neither trained nor judged on. The weights go back under
+the names that they had: what an export of the same network writes. ``--scratch`` forgets the weights first: a
+training with another seed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from train_detector import Detector, loss_of, render, targets  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("scene", choices=["yard", "road"])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=1e-4)
@@ -64,8 +68,15 @@ def main() -> None:
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}/{args.steps} loss {total / 50:.3f}", flush=True)
             total = 0.0
-    moved = [float((p.detach() - b).std() / b.std()) for p, b in zip(net.parameters(), before, strict=True) if p.dim() == 4]
-    print("change of each convolution's weights, in standard deviations of them: " + ", ".join(f"{m:.4f}" for m in moved))
+    moved = [
+        float((p.detach() - b).std() / b.std())
+        for p, b in zip(net.parameters(), before, strict=True)
+        if p.dim() == 4
+    ]
+    print(
+        "change of each convolution's weights, in standard deviations of them: "
+        + ", ".join(f"{m:.4f}" for m in moved)
+    )
     for node, conv in zip(convolutions, ours, strict=True):
         for name, value in ((node.input[1], conv.weight), (node.input[2], conv.bias)):
             assert value is not None
@@ -76,7 +87,11 @@ def main() -> None:
 def _fuse(net: torch.nn.Module) -> None:
     """Convolution with bias in place of convolution and batch normalisation: what the exported graph has."""
     for block in net.modules():
-        if isinstance(block, torch.nn.Sequential) and len(block) > 1 and isinstance(block[1], torch.nn.BatchNorm2d):
+        if (
+            isinstance(block, torch.nn.Sequential)
+            and len(block) > 1
+            and isinstance(block[1], torch.nn.BatchNorm2d)
+        ):
             c = block[0]
             assert isinstance(c, torch.nn.Conv2d)
             block[0] = torch.nn.Conv2d(c.in_channels, c.out_channels, 3, c.stride, c.padding, c.dilation)  # type: ignore[arg-type]

@@ -1,12 +1,14 @@
-"""Do models build? Small graphs around every fused pattern, through the real builder, with hardly any time for measuring.
+"""Do models build? Small graphs around every fused pattern, through the real builder, with hardly any time
+for measuring.
 
     python bench/generated_graphs.py [--count 500] [--jobs 2] [--profiles cpu,jetson-orin] [--rtx] [--json]
 
-Each graph (``tests/builder/fused.py``) ends as a *valid bundle*, in *one sentence*, or *fell* (a traceback, a broken bundle). Valid: the ONNX
-checker is content with every engine, names and types of the outputs are those of the model, ONNX Runtime reproduces the golden outputs of every
-CPU variant, and every variant computes what float computes (cosine ≥ 0.9 of the worst output: a wrong wire, not rounding). With ``--rtx`` and
-``tensorrt-rtx-cu12`` installed, NVIDIA's compiler builds every TensorRT-bound graph for SM 8.6, and how many it accepts is said. Exits 1 if
-anything fell.
+Each graph (``tests/builder/fused.py``) ends as a *valid bundle*, in *one sentence*, or *fell* (a traceback, a
+broken bundle). Valid: the ONNX checker is content with every engine, names and types of the outputs are those
+of the model, ONNX Runtime reproduces the golden outputs of every CPU variant, and every variant computes what
+float computes (cosine ≥ 0.9 of the worst output: a wrong wire, not rounding). With ``--rtx`` and
+``tensorrt-rtx-cu12`` installed, NVIDIA's compiler builds every TensorRT-bound graph for SM 8.6, and how many
+it accepts is said. Exits 1 if anything fell.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--profiles", default="cpu,jetson-orin")
@@ -84,7 +88,9 @@ def summary(results: list[Result], ends: Counter[str]) -> str:
     ]
     if compiled := sum(r.compiled for r in results):
         refused = sum(len(r.refused) for r in results)
-        lines.append(f"{compiled - refused} of {compiled} TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6")
+        lines.append(
+            f"{compiled - refused} of {compiled} TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6"
+        )
     return "\n".join(lines)
 
 
@@ -108,12 +114,16 @@ def tried(work: tuple[Case, list[str], bool]) -> Result:
             return checked(case, model, Bundle(Path(folder) / "out"), feeds[:6], rtx)
         except EdgectlError as e:
             broke = "--debug" in (e.hint or "") or not e.message or "\n" in e.message
-            return Result(case.name, "fell" if broke else "sentence", f"{e.message} ({e.hint or 'no next step'})")
+            return Result(
+                case.name, "fell" if broke else "sentence", f"{e.message} ({e.hint or 'no next step'})"
+            )
         except Exception:
             return Result(case.name, "fell", traceback.format_exc())
 
 
-def checked(case: Case, model: onnx.ModelProto, bundle: Bundle, feeds: list[dict[str, np.ndarray]], rtx: bool) -> Result:
+def checked(
+    case: Case, model: onnx.ModelProto, bundle: Bundle, feeds: list[dict[str, np.ndarray]], rtx: bool
+) -> Result:
     plain = SessionSettings.model_validate({"optimization": "disabled"})
     reference = open_model(model.SerializeToString(), plain)
     want = [reference.run(f) for f in feeds]
@@ -138,9 +148,15 @@ def checked(case: Case, model: onnx.ModelProto, bundle: Bundle, feeds: list[dict
         got = [engine.run(f) for f in feeds]
         engine.close()
         for name in want[0]:
-            a, b = (np.concatenate([o[name].astype(np.float64).ravel() for o in side]) for side in (want, got))
+            a, b = (
+                np.concatenate([o[name].astype(np.float64).ravel() for o in side]) for side in (want, got)
+            )
             if np.linalg.norm(a) > 1e-6 and measure(a, b).cosine < SANE:
-                return Result(case.name, "fell", f"output {name} of {variant.config.variant} has nothing to do with float's")
+                return Result(
+                    case.name,
+                    "fell",
+                    f"output {name} of {variant.config.variant} has nothing to do with float's",
+                )
     return Result(case.name, "valid", "", len(bundle.variants), compiled, tuple(refused))
 
 

@@ -1,11 +1,13 @@
-"""Does anything ship that is slower than float or over the accuracy budget? Generated graphs, real builds, real timings.
+"""Does anything ship that is slower than float or over the accuracy budget? Generated graphs, real builds,
+real timings.
 
     python bench/guard.py --seeds 12
 
-Each seed makes a graph that int8 does not like (SiLU chains, one channel 100 × the others, tiny and depth-wise convolutions, matrix-vector
-products; the generator is that of the tests). Every quantized variant that `edgectl build` ships is then measured again in new processes,
-in turn with the float fallback, and judged again on pictures that the build never saw. *Slower* is a paired ratio whose whole 95 %
-interval is above 1; *over* a drop above the budget, *surely over* one whose whole interval is.
+Each seed makes a graph that int8 does not like (SiLU chains, one channel 100 × the others, tiny and
+depth-wise convolutions, matrix-vector products; the generator is that of the tests). Every quantized variant
+that `edgectl build` ships is then measured again in new processes, in turn with the float fallback, and
+judged again on pictures that the build never saw. *Slower* is a paired ratio whose whole 95 % interval is
+above 1; *over* a drop above the budget, *surely over* one whose whole interval is.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ TASK = TaskSpec(name="tensor", input=TensorInput())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--size", type=int, default=48)
@@ -58,12 +62,20 @@ def main() -> None:
 
 
 def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) -> None:
-    (folder / "model.onnx").write_bytes(adversarial(seed, size=a.size, channels=a.channels).SerializeToString())
+    (folder / "model.onnx").write_bytes(
+        adversarial(seed, size=a.size, channels=a.channels).SerializeToString()
+    )
     np.savez(folder / "data.npz", image=np.concatenate(pictures(128, seed=seed, size=a.size)))
     build(
-        folder / "model.onnx", profiles=["cpu"], task=TASK, calibration=str(folder / "data.npz"), out=folder / "out",
-        max_drop=a.max_drop, minutes=a.minutes, name=f"seed-{seed}",
-    )  # fmt: skip
+        folder / "model.onnx",
+        profiles=["cpu"],
+        task=TASK,
+        calibration=str(folder / "data.npz"),
+        out=folder / "out",
+        max_drop=a.max_drop,
+        minutes=a.minutes,
+        name=f"seed-{seed}",
+    )
     variants = Bundle(folder / "out").variants
     fallback = variants[-1]
     fresh = [Sample({"image": p}) for p in pictures(64, seed=seed + 10_000, size=a.size)]
@@ -72,7 +84,9 @@ def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) 
     if not quantized:
         print(f"| {seed} | float | | | | |")
     for v in quantized:
-        times = measure_fresh({"variant": contender(v), "float": contender(fallback)}, [s.feeds for s in fresh[:4]])
+        times = measure_fresh(
+            {"variant": contender(v), "float": contender(fallback)}, [s.feeds for s in fresh[:4]]
+        )
         again = summarise_fresh(times["variant"], times["float"])
         accuracy = judge.judge(open_engine(v))
         slower = (again.ratio_low or 0) > 1
@@ -80,12 +94,16 @@ def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) 
         for key, hit in (("shipped", True), ("slower", slower), ("over", over), ("surely over", surely)):
             counts[key] += hit
         m = v.config.measured
-        verdict = ", ".join(w for w, hit in (("SLOWER", slower), ("OVER", over and not surely), ("SURELY OVER", surely)) if hit)
+        verdict = ", ".join(
+            w
+            for w, hit in (("SLOWER", slower), ("OVER", over and not surely), ("SURELY OVER", surely))
+            if hit
+        )
         print(
             f"| {seed} | {v.config.variant} | {m.ratio_to_float if m else '-'} | {again.ratio_to_float} [{again.ratio_low}, {again.ratio_high}] "
             f"| {accuracy.drop:.5f} [{accuracy.low:.5f}, {accuracy.high:.5f}] | {verdict} |",
             flush=True,
-        )  # fmt: skip
+        )
 
 
 def contender(v: Variant) -> Contender:

@@ -1,12 +1,14 @@
 """Cut a device anywhere, thousands of times, and look at what is left.
 
-Three parts. ``--kills N``: random scenarios (good, bad, canceled, superseded releases; lost frames; rotten blobs; a damaged journal), one
-to three cuts each, at any operation on the disk or effect, as a power cut (un-fsynced bytes lost or torn at 512 bytes, names lost, SQLite
-commits half done) or as a SIGKILL. ``--every``: every operation of every scenario once in both ways. ``--real N``: SIGKILL of a real agent
-with its worker, against a real mosquitto, at random moments of real rollouts.
+Three parts. ``--kills N``: random scenarios (good, bad, canceled, superseded releases; lost frames; rotten
+blobs; a damaged journal), one to three cuts each, at any operation on the disk or effect, as a power cut
+(un-fsynced bytes lost or torn at 512 bytes, names lost, SQLite commits half done) or as a SIGKILL.
+``--every``: every operation of every scenario once in both ways. ``--real N``: SIGKILL of a real agent with
+its worker, against a real mosquitto, at random moments of real rollouts.
 
-What must hold afterwards is in tests/support_kills.py: one whole, signed engine serves and is the one on record, never two halves; the
-version floor has not sunk; every deployment has come to an end; ends are reported once. Exit status 1 if anything does not.
+What must hold afterwards is in tests/support_kills.py: one whole, signed engine serves and is the one on
+record, never two halves; the version floor has not sunk; every deployment has come to an end; ends are
+reported once. Exit status 1 if anything does not.
 
     python bench/kill_anywhere.py --kills 10000 --every --real 100
 """
@@ -87,23 +89,44 @@ def really(n: int, seed: int, found: Found) -> Counter[str]:
             fleet.start_controller()
             fleet.enroll("gate-1")
             fleet.start_agent("gate-1")
-            fleet.wait_rollout(fleet.rollout(fleet.publish(make_bundle(Path(folder) / "v0", version="0.0.1"))), "done")
+            fleet.wait_rollout(
+                fleet.rollout(fleet.publish(make_bundle(Path(folder) / "v0", version="0.0.1"))), "done"
+            )
             for i in range(1, n + 1):
                 version = f"{i}.0.0"
-                behaviour = chance.choice([{}, {}, {"swap_s": 0.3}, {"crash": True}, {"warm": False}, {"latency_ms": 50.0}])
-                bundle = make_bundle(
-                    Path(folder) / version, version=version, size=chance.choice([50_000, 3_000_000]), **behaviour
+                behaviour = chance.choice(
+                    [{}, {}, {"swap_s": 0.3}, {"crash": True}, {"warm": False}, {"latency_ms": 50.0}]
                 )
-                rollout = fleet.rollout(fleet.publish(bundle), policy=POLICY.model_copy(update={"probation_s": 0.3}))
+                bundle = make_bundle(
+                    Path(folder) / version,
+                    version=version,
+                    size=chance.choice([50_000, 3_000_000]),
+                    **behaviour,
+                )
+                rollout = fleet.rollout(
+                    fleet.publish(bundle), policy=POLICY.model_copy(update={"probation_s": 0.3})
+                )
                 time.sleep(chance.random() * 2.0)  # the moment is the point
                 states[fleet.state_of("gate-1") or "-"] += 1
                 fleet.kill_agent("gate-1")
                 fleet.start_agent("gate-1")
                 ended = fleet.wait_rollout(rollout, "done", "stopped", timeout_s=90)
-                good = "crash" not in behaviour and behaviour.get("warm", True) and behaviour.get("latency_ms", 0) < 50
+                good = (
+                    "crash" not in behaviour
+                    and behaviour.get("warm", True)
+                    and behaviour.get("latency_ms", 0) < 50
+                )
                 if (ended["state"] == "done") != good:
-                    found.add("real", i, [], True, AssertionError(f"{behaviour} ended {ended['state']}: {ended.get('reason')}"))
-                slot = wait_until(lambda: fleet.reported["gate-1"][-1].slots.get("gate-detector"), "it reports")
+                    found.add(
+                        "real",
+                        i,
+                        [],
+                        True,
+                        AssertionError(f"{behaviour} ended {ended['state']}: {ended.get('reason')}"),
+                    )
+                slot = wait_until(
+                    lambda: fleet.reported["gate-1"][-1].slots.get("gate-detector"), "it reports"
+                )
                 if slot.active is None:
                     found.add("real", i, [], True, AssertionError("no engine is left"))
         finally:
@@ -114,7 +137,9 @@ def really(n: int, seed: int, found: Found) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--every", action="store_true")
     parser.add_argument("--real", type=int, default=0)
@@ -132,10 +157,13 @@ def main() -> None:
         if a.kills:
             randomly(kills, found, kills.kills + a.kills, a.seed)
         result |= {
-            "kills": kills.kills, "runs": kills.runs, "seconds": round(time.monotonic() - start),
-            "killed in state": dict(kills.by_state.most_common()), "killed at": dict(kills.by_operation.most_common()),
+            "kills": kills.kills,
+            "runs": kills.runs,
+            "seconds": round(time.monotonic() - start),
+            "killed in state": dict(kills.by_state.most_common()),
+            "killed at": dict(kills.by_operation.most_common()),
             "ended": dict(kills.ends.most_common()),
-        }  # fmt: skip
+        }
     if a.real:
         result["real agents killed in state"] = dict(really(a.real, a.seed, found).most_common())
     result["violations"] = dict(found.kinds)

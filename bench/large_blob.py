@@ -1,5 +1,6 @@
-"""One blob of more than 4 GiB, which no 32-bit number counts: a real mosquitto, the seeder in a process of its own, a device's fetcher that is
-killed in the middle and goes on from its part file. Says seconds, what was sent twice, and the memory of both.
+"""One blob of more than 4 GiB, which no 32-bit number counts: a real mosquitto, the seeder in a process of
+its own, a device's fetcher that is killed in the middle and goes on from its part file. Says seconds, what
+was sent twice, and the memory of both.
 
     python bench/large_blob.py --gib 4.25
 """
@@ -35,7 +36,9 @@ PIECE = 16 << 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gib", type=float, default=4.25)
     parser.add_argument("--role", choices=["seeder", "device"], help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
@@ -62,16 +65,28 @@ def main() -> None:
             text, _ = second.communicate(timeout=3600)
             took = time.monotonic() - began
             assert second.returncode == 0
-            assert file_digest(folder / "device" / "blobs" / blob.digest.removeprefix("sha256:")) == blob.digest
+            assert (
+                file_digest(folder / "device" / "blobs" / blob.digest.removeprefix("sha256:")) == blob.digest
+            )
         finally:
             counters, _ = sending.communicate("", timeout=60)
             broker.process.terminate()
             broker.process.wait()
         sent, got = json.loads(counters), json.loads(text)
-        print(json.dumps({
-            "bytes": blob.size, "seconds": round(took, 1), "killed_at": on_disk, "sent": sent["bytes"], "sent_twice_mib": round((sent["bytes"] - blob.size) / 2**20, 1),
-            "seeder_rss_mb": sent["rss_mb"], "device_rss_mb": got["rss_mb"],
-        }, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "bytes": blob.size,
+                    "seconds": round(took, 1),
+                    "killed_at": on_disk,
+                    "sent": sent["bytes"],
+                    "sent_twice_mib": round((sent["bytes"] - blob.size) / 2**20, 1),
+                    "seeder_rss_mb": sent["rss_mb"],
+                    "device_rss_mb": got["rss_mb"],
+                },
+                indent=1,
+            )
+        )
 
 
 def make_blob(store: BlobStore, size: int) -> Descriptor:
@@ -108,7 +123,9 @@ def seeder(name: str, port: str, digest: str, _size: str) -> None:
 def device(name: str, port: str, digest: str, size: str) -> None:
     options = BrokerOptions("127.0.0.1", int(port))
     store = Store(Path(name) / "device", reserve=0)
-    fetcher = Fetcher(lambda: Link(options, "dev", queue_size=32), TOPICS, "dev", time.time_ns() // 10**6, store, Machine())
+    fetcher = Fetcher(
+        lambda: Link(options, "dev", queue_size=32), TOPICS, "dev", time.time_ns() // 10**6, store, Machine()
+    )
     blob = Descriptor(mediaType=LAYER_ENGINE, digest=digest, size=int(size))
     fetcher.fetch_blob(blob, lambda: False, lambda _: None)
     print(json.dumps({"rss_mb": peak_mb()}))

@@ -1,9 +1,11 @@
-"""Which low-bit form of a matrix product pays, by rows and runtime. One thread, interleaved, paired ratios to ONNX Runtime float.
+"""Which low-bit form of a matrix product pays, by rows and runtime. One thread, interleaved, paired ratios to
+ONNX Runtime float.
 
     python bench/matrix_products.py --width 1024 --rows 1 16 64
 
-The graph is a stack of (MatMul, Relu, Gemm, residual Add), seeded weights: its cosine says how well a form follows float, nothing of a
-trained model. ``blocks-4``/``blocks-8`` are the same weights as DequantizeLinear in blocks of 32 (opset 21), for comparison.
+The graph is a stack of (MatMul, Relu, Gemm, residual Add), seeded weights: its cosine says how well a form
+follows float, nothing of a trained model. ``blocks-4``/``blocks-8`` are the same weights as DequantizeLinear
+in blocks of 32 (opset 21), for comparison.
 """
 
 from __future__ import annotations
@@ -44,13 +46,25 @@ def blocks(model: ModelProto, bits: int) -> ModelProto:
             continue
         weight = np.asarray(index.weights(n.input[1]))
         axis = 1 if attribute(n, "transB") else 0
-        parts = weight.reshape(*((-1, weight.shape[1] // BLOCK, BLOCK) if axis else (weight.shape[0] // BLOCK, BLOCK, -1)))
+        parts = weight.reshape(
+            *((-1, weight.shape[1] // BLOCK, BLOCK) if axis else (weight.shape[0] // BLOCK, BLOCK, -1))
+        )
         scale = (np.abs(parts).max(axis=axis + 1) / top).astype(np.float32)
         codes = np.rint(parts / np.expand_dims(scale, axis + 1)).reshape(weight.shape).astype(np.int8)
-        stored = helper.make_tensor(f"{n.name}_q", TensorProto.INT4, codes.shape, codes.ravel()) if bits == 4 else numpy_helper.from_array(codes, f"{n.name}_q")  # fmt: skip
+        stored = (
+            helper.make_tensor(f"{n.name}_q", TensorProto.INT4, codes.shape, codes.ravel())
+            if bits == 4
+            else numpy_helper.from_array(codes, f"{n.name}_q")
+        )
         changed.graph.initializer.extend([stored, numpy_helper.from_array(scale, f"{n.name}_s")])
         dequantize.append(
-            helper.make_node("DequantizeLinear", [f"{n.name}_q", f"{n.name}_s"], [f"{n.name}_w"], axis=axis, block_size=BLOCK)
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{n.name}_q", f"{n.name}_s"],
+                [f"{n.name}_w"],
+                axis=axis,
+                block_size=BLOCK,
+            )
         )
         n.input[1] = f"{n.name}_w"
     nodes = [*dequantize, *changed.graph.node]
@@ -64,7 +78,9 @@ def blocks(model: ModelProto, bits: int) -> ModelProto:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
@@ -81,12 +97,16 @@ def main() -> None:
         feeds = [{"x": rng.standard_normal((rows, a.width)).astype(np.float32)} for _ in range(4)]
         table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
         forms = {"float": model, "static": quantize(model, table, family, ranges="mse").model}
-        forms |= {f: rewrite(model, f, family).model for f in FORMS} | {f"blocks-{b}": blocks(model, b) for b in (8, 4)}
+        forms |= {f: rewrite(model, f, family).model for f in FORMS} | {
+            f"blocks-{b}": blocks(model, b) for b in (8, 4)
+        }
         runs: dict[str, Callable[[], object]] = {}
         engines = {}
         for form, graph in forms.items():
             for runtime, hint in (("onnxruntime", None), ("openvino", "f32")):
-                engine = open_model(graph.SerializeToString(), SessionSettings(precision_hint=hint), runtime=runtime)
+                engine = open_model(
+                    graph.SerializeToString(), SessionSettings(precision_hint=hint), runtime=runtime
+                )
                 engines[f"{form}/{runtime}"] = engine
                 runs[f"{form}/{runtime}"] = partial(engine.run, feeds[0])
         times = interleave(runs, seconds=a.seconds, min_rounds=30, max_rounds=400)

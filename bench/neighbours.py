@@ -1,9 +1,11 @@
-"""What does the candidate that ran before do to the latency of the next one, and does a rest between the two help?
+"""What does the candidate that ran before do to the latency of the next one, and does a rest between the two
+help?
 
     python bench/neighbours.py MODEL.onnx --seconds 60
 
-Float in both runtimes with one and two threads, and with threads that wait busily inside a run. Every pair (the one before, the one
-that is timed) with every rest is a cell; the cells are measured in turn, in random order. Medians in ms.
+Float in both runtimes with one and two threads, and with threads that wait busily inside a run. Every pair
+(the one before, the one that is timed) with every rest is a cell; the cells are measured in turn, in random
+order. Medians in ms.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ RIVALS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
     a = parser.parse_args()
@@ -51,10 +55,15 @@ def main() -> None:
             call(engines[before], feeds)
             time.sleep(rest / 1e3)
             times[before, timed, rest].append(call(engines[timed], feeds))
-    print(f"{probe().summary}, load {load_1m()}; {len(times[cells[0]])} calls a cell; rests of {RESTS_MS} ms\n")
+    print(
+        f"{probe().summary}, load {load_1m()}; {len(times[cells[0]])} calls a cell; rests of {RESTS_MS} ms\n"
+    )
     print(f"| timed | {' | '.join(f'after {n}' for n in engines)} |\n|{' - |' * (len(engines) + 1)}")
     for timed in engines:
-        row = [" / ".join(f"{np.median(times[before, timed, rest]):.1f}" for rest in RESTS_MS) for before in engines]
+        row = [
+            " / ".join(f"{np.median(times[before, timed, rest]):.1f}" for rest in RESTS_MS)
+            for before in engines
+        ]
         print(f"| {timed} | {' | '.join(row)} |")
 
 

@@ -1,8 +1,9 @@
 """Who is away after a broker was killed, which takes the wills of its clients with it?
 
-A real mosquitto that keeps what it retains on disk, the real controller, and simulated devices that speak as agents do (a birth with a promised
-period, and that birth again within it). The broker is killed with SIGKILL; while it is away some devices vanish without a word; it is started again. How
-long after that does the controller know exactly who is away, is anybody called away who is there, and at once or later?
+A real mosquitto that keeps what it retains on disk, the real controller, and simulated devices that speak as
+agents do (a birth with a promised period, and that birth again within it). The broker is killed with SIGKILL;
+while it is away some devices vanish without a word; it is started again. How long after that does the
+controller know exactly who is away, is anybody called away who is there, and at once or later?
 
     python bench/presence.py --devices 200 --gone 20 --period 10
 """
@@ -35,7 +36,8 @@ PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interva
 
 
 class Crowd:
-    """Simulated devices. One thread serves all of their sockets; each has a connection, a will, and a beat of its own phase."""
+    """Simulated devices. One thread serves all of their sockets; each has a connection, a will, and a beat
+    of its own phase."""
 
     def __init__(self, topics: Topics, port: int, count: int, period_s: float) -> None:
         self._topics = topics
@@ -51,13 +53,19 @@ class Crowd:
         self._thread = threading.Thread(target=self._serve, name="crowd", daemon=True)
 
     def _client(self, name: str) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"{name}-{random.getrandbits(32):x}", protocol=paho.MQTTv311)
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{name}-{random.getrandbits(32):x}",
+            protocol=paho.MQTTv311,
+        )
         client.will_set(self._topics.conn(name), self._conn(name, False).encode(), qos=1, retain=True)
         client.on_connect = lambda c, *_: self._beat(c, name)
         return client
 
     def _conn(self, name: str, online: bool) -> Conn:
-        return Conn(epoch=1, online=online, instance=f"i-{name}", heartbeat_s=self._period_s if online else None)
+        return Conn(
+            epoch=1, online=online, instance=f"i-{name}", heartbeat_s=self._period_s if online else None
+        )
 
     def _beat(self, client: paho.Client, name: str) -> None:
         client.publish(self._topics.conn(name), self._conn(name, True).encode(), qos=1, retain=True)
@@ -151,7 +159,10 @@ def measure(folder: Path, devices: int, gone: int, period_s: float, outage_s: fl
             "first_of_them_after_s": round(min(first.values()), 2) if first else None,
             "called_away_and_there": len(wrong),
             "allowed_s": 2 * period_s,
-            "held": known is not None and known <= 2 * period_s and not wrong and len(steady) == len(during) == devices,
+            "held": known is not None
+            and known <= 2 * period_s
+            and not wrong
+            and len(steady) == len(during) == devices,
         }
     finally:
         crowd.close()
@@ -161,7 +172,9 @@ def measure(folder: Path, devices: int, gone: int, period_s: float, outage_s: fl
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--devices", type=int, default=200)
     parser.add_argument("--gone", type=int, default=20)
     parser.add_argument("--period", type=float, default=10.0, help="seconds; agents promise 30")

@@ -1,10 +1,12 @@
-"""Speed and error of our x86-vnni writer against onnxruntime.quantization.quantize_static (U8S8, per channel, Q/DQ).
+"""Speed and error of our x86-vnni writer against onnxruntime.quantization.quantize_static (U8S8, per channel,
+Q/DQ).
 
     python bench/quantizer_vs_ort.py ../shared/models/fastestdet-352.onnx --task fastestdet \
         --calibration ../shared/media/one-by-one-person-detection.mp4
 
-Same canonical float graph, same calibration samples, same session settings, one thread; the candidates run in turn, call by
-call. Prints p50 and the median of paired ratios with its 95 % interval (below 1: ours is faster), and the error against float.
+Same canonical float graph, same calibration samples, same session settings, one thread; the candidates run in
+turn, call by call. Prints p50 and the median of paired ratios with its 95 % interval (below 1: ours is
+faster), and the error against float.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--task", required=True)
     parser.add_argument("--calibration", required=True)
@@ -55,22 +59,33 @@ def main() -> None:
         source, theirs = Path(folder) / "float.onnx", Path(folder) / "ort.onnx"
         source.write_bytes(float_bytes)
         quantize_static(
-            str(source), str(theirs), Reader(slices.calibration), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            str(source),
+            str(theirs),
+            Reader(slices.calibration),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         engines = {
             "float": reference,
             "edgectl x86-vnni": open_model(ours, SessionSettings()),
             "quantize_static U8S8": open_model(theirs, SessionSettings()),
         }
         feeds = [s.feeds for s in slices.search]
-        times = interleave({n: (lambda e=e: e.run(feeds[0])) for n, e in engines.items()}, seconds=a.seconds, min_rounds=100)
+        times = interleave(
+            {n: (lambda e=e: e.run(feeds[0])) for n, e in engines.items()}, seconds=a.seconds, min_rounds=100
+        )
         want = [reference.run(f) for f in feeds]
-        print(f"{probe().summary}; load {load_1m()}; {a.model.name}; {len(times['float'])} rounds; {reference.runtime}")
+        print(
+            f"{probe().summary}; load {load_1m()}; {a.model.name}; {len(times['float'])} rounds; {reference.runtime}"
+        )
         for name, engine in engines.items():
             got = [engine.run(f) for f in feeds]
             signal = sum(float(np.square(w[o]).sum()) for w in want for o in w)
-            noise = sum(float(np.square(w[o] - g[o]).sum()) for w, g in zip(want, got, strict=True) for o in w)
+            noise = sum(
+                float(np.square(w[o] - g[o]).sum()) for w, g in zip(want, got, strict=True) for o in w
+            )
             sqnr = 10 * np.log10(signal / noise) if noise else np.inf
             r = paired_ratio(times[name], times["float"])
             print(
@@ -78,7 +93,9 @@ def main() -> None:
             )
         r = paired_ratio(times["edgectl x86-vnni"], times["quantize_static U8S8"])
         print(f"edgectl to quantize_static: {r.median:.3f} [{r.low:.3f}, {r.high:.3f}], n = {r.n}")
-        print(f"bytes: float {len(float_bytes)}, edgectl {len(ours)}, quantize_static {theirs.stat().st_size}")
+        print(
+            f"bytes: float {len(float_bytes)}, edgectl {len(ours)}, quantize_static {theirs.stat().st_size}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Random sequences of {start, abort, rollback, pause, resume, skip, clear, device away, back, removed, revoked, enrolled again (with its disk or an
-empty one) or copied, broker restart, controller restart}.
+"""Random sequences of {start, abort, rollback, pause, resume, skip, clear, device away, back, removed,
+revoked, enrolled again (with its disk or an empty one) or copied, broker restart, controller restart}.
 
     python bench/rollout_sequences.py --sequences 100 [--real 5]
 
-The real controller and the real deployer of each device, in simulated time (tests/support_rollouts.py). What must hold afterwards: every
-rollout has ended in a named state that is true of every device (its engine is the one that the end says, or the exception is named with
-its reason), and none held its slot for longer than its terms say. ``--real N``: the same sequences, shorter, with a mosquitto that is
-restarted, a controller that is restarted and agents as processes that are killed. Exit status 1 if anything does not hold.
+The real controller and the real deployer of each device, in simulated time (tests/support_rollouts.py). What
+must hold afterwards: every rollout has ended in a named state that is true of every device (its engine is the
+one that the end says, or the exception is named with its reason), and none held its slot for longer than its
+terms say. ``--real N``: the same sequences, shorter, with a mosquitto that is restarted, a controller that is
+restarted and agents as processes that are killed. Exit status 1 if anything does not hold.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def really(n: int, seed: int) -> tuple[Counter[str], list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sequences", type=int, default=100)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--devices", type=int, default=3)
@@ -77,9 +80,14 @@ def main() -> None:
     start = time.monotonic()
     done, wrong = simulated(a.sequences, a.seed, a.steps, a.devices)
     result = {
-        "sequences": a.sequences, "steps": a.steps, "devices": a.devices, "seed": a.seed,
-        "seconds": round(time.monotonic() - start), "done": dict(sorted(done.items())), "violations": len(wrong),
-    }  # fmt: skip
+        "sequences": a.sequences,
+        "steps": a.steps,
+        "devices": a.devices,
+        "seed": a.seed,
+        "seconds": round(time.monotonic() - start),
+        "done": dict(sorted(done.items())),
+        "violations": len(wrong),
+    }
     if a.real:
         real, false = really(a.real, a.seed)
         result["real"] = {"sequences": a.real, "done": dict(sorted(real.items())), "violations": len(false)}

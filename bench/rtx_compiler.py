@@ -1,6 +1,8 @@
-"""What NVIDIA's own compiler says to a graph, without a GPU: TensorRT-RTX builds for SM 8.6 on the CPU (``pip install tensorrt-rtx-cu12``).
+"""What NVIDIA's own compiler says to a graph, without a GPU: TensorRT-RTX builds for SM 8.6 on the CPU (``pip
+install tensorrt-rtx-cu12``).
 
-It proves that the parser and the builder take the graph, its types and its Q/DQ placement, and nothing else: not that it ran, nor how fast.
+It proves that the parser and the builder take the graph, its types and its Q/DQ placement, and nothing else:
+not that it ran, nor how fast.
 
     python bench/rtx_compiler.py FILE.onnx ...
 """
@@ -40,7 +42,10 @@ def refusal(model: bytes) -> str:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse(model):
-        return "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or "the parser gives no reason"
+        return (
+            "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            or "the parser gives no reason"
+        )
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)

@@ -1,9 +1,11 @@
-"""What session settings of ONNX Runtime cost between inferences: processor time at 30 inferences a second, latency, memory.
+"""What session settings of ONNX Runtime cost between inferences: processor time at 30 inferences a second,
+latency, memory.
 
     python bench/session_settings.py --model ../shared/models/fastestdet-352.onnx
 
-The settings that the builder tries run in new processes, in turn (`edgectl.engines.fresh`). The last row is what it never does: threads
-that also wait busily between two runs, measured in this process with the same rest.
+The settings that the builder tries run in new processes, in turn (`edgectl.engines.fresh`). The last row is
+what it never does: threads that also wait busily between two runs, measured in this process with the same
+rest.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ from edgectl.engines.open import open_model
 from edgectl.engines.timing import load_1m
 
 SETTINGS = {
-    "1 thread": SessionSettings(), "1 thread, no arena": SessionSettings(arena=False), "2 threads": SessionSettings(threads=2),
+    "1 thread": SessionSettings(),
+    "1 thread, no arena": SessionSettings(arena=False),
+    "2 threads": SessionSettings(threads=2),
     "2 threads, busy waiting inside a run": SessionSettings(threads=2, spinning=True),
-}  # fmt: skip
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True)
     model = parser.parse_args().model.read_bytes()
     rng = np.random.default_rng(0)

@@ -1,7 +1,9 @@
-"""ResNet50-, MobileNetV2- and YOLO-shaped graphs with seeded weights: the shapes that users bring, where real weights may not be shipped.
+"""ResNet50-, MobileNetV2- and YOLO-shaped graphs with seeded weights: the shapes that users bring, where real
+weights may not be shipped.
 
-Speed is that of the real thing; accuracy on such a graph says only how well a quantizer follows the float graph. Weights are drawn
-so that activations keep their variance (batch norms are folded away, as after an export).
+Speed is that of the real thing; accuracy on such a graph says only how well a quantizer follows the float
+graph. Weights are drawn so that activations keep their variance (batch norms are folded away, as after an
+export).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class _Net:
 
     def op(self, kind: str, inputs: list[str], channels: int, **attributes: object) -> str:
         out = f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [out], name=f"{kind.lower()}{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [out], name=f"{kind.lower()}{len(self.nodes)}", **attributes)
+        )
         self.channels[out] = channels
         return out
 
@@ -32,10 +36,16 @@ class _Net:
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
-    def conv(self, x: str, out: int, k: int = 1, stride: int = 1, *, group: int = 1, gain: float = 2.0) -> str:
+    def conv(
+        self, x: str, out: int, k: int = 1, stride: int = 1, *, group: int = 1, gain: float = 2.0
+    ) -> str:
         fan = self.channels[x] // group * k * k
         weight = self.rng.standard_normal((out, self.channels[x] // group, k, k)) * (gain / fan) ** 0.5
-        inputs = [x, self.const(weight.astype(np.float32)), self.const((self.rng.standard_normal(out) * 0.05).astype(np.float32))]
+        inputs = [
+            x,
+            self.const(weight.astype(np.float32)),
+            self.const((self.rng.standard_normal(out) * 0.05).astype(np.float32)),
+        ]
         return self.op("Conv", inputs, out, pads=[k // 2] * 4, strides=[stride] * 2, group=group)
 
     def relu(self, x: str) -> str:
@@ -56,9 +66,12 @@ class _Net:
 
     def model(self, outputs: list[str]) -> ModelProto:
         graph = helper.make_graph(
-            self.nodes, self.name, [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, self.size, self.size])],
-            [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs], self.weights,
-        )  # fmt: skip
+            self.nodes,
+            self.name,
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, self.size, self.size])],
+            [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
+            self.weights,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
@@ -68,7 +81,14 @@ class _Net:
 def resnet50(size: int = 224, seed: int = 0) -> ModelProto:
     """Bottlenecks [3, 4, 6, 3]; 25.5 M weights, 4.1 GMAC at 224."""
     n = _Net("resnet50", size, seed)
-    x = n.op("MaxPool", [n.relu(n.conv("image", 64, 7, 2))], 64, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = n.op(
+        "MaxPool",
+        [n.relu(n.conv("image", 64, 7, 2))],
+        64,
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
     for stage, blocks in enumerate((3, 4, 6, 3)):
         width = 64 << stage
         for block in range(blocks):
@@ -102,7 +122,8 @@ def mobilenet_v2(size: int = 224, seed: int = 0) -> ModelProto:
 
 
 def yolo(size: int = 320, seed: int = 0) -> ModelProto:
-    """YOLOv8n-shaped: SiLU, split-and-concat blocks, pyramid, three output maps of 64 box and 80 class channels (not decoded)."""
+    """YOLOv8n-shaped: SiLU, split-and-concat blocks, pyramid, three output maps of 64 box and 80 class
+    channels (not decoded)."""
     n = _Net("yolo", size, seed)
 
     def cbs(x: str, out: int, k: int = 1, stride: int = 1) -> str:
@@ -123,7 +144,14 @@ def yolo(size: int = 320, seed: int = 0) -> ModelProto:
 
     def join(x: str, y: str) -> str:
         scales = n.const(np.array([1, 1, 2, 2], np.float32))
-        up = n.op("Resize", [x, "", scales], n.channels[x], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+        up = n.op(
+            "Resize",
+            [x, "", scales],
+            n.channels[x],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
         return n.op("Concat", [up, y], n.channels[x] + n.channels[y], axis=1)
 
     x = cbs(cbs("image", 16, 3, 2), 32, 3, 2)
@@ -132,7 +160,9 @@ def yolo(size: int = 320, seed: int = 0) -> ModelProto:
     p5 = cbs(c2f(cbs(p4, 256, 3, 2), 256, 1, True), 128)
     pools = [p5]
     for _ in range(3):
-        pools.append(n.op("MaxPool", [pools[-1]], 128, kernel_shape=[5, 5], strides=[1, 1], pads=[2, 2, 2, 2]))
+        pools.append(
+            n.op("MaxPool", [pools[-1]], 128, kernel_shape=[5, 5], strides=[1, 1], pads=[2, 2, 2, 2])
+        )
     p5 = cbs(n.op("Concat", pools, 512, axis=1), 256)
     n4 = c2f(join(p5, p4), 128, 1, False)
     n3 = c2f(join(n4, p3), 64, 1, False)

@@ -1,9 +1,10 @@
 """How long a rollback takes while the previous engine is warm, and whether a swap loses frames.
 
-A real worker process with a synthetic camera and an ONNX engine. Each round swaps to another engine (the old one stays warm) and goes back;
-the time runs from the word "revert" until the worker's statistics name the old engine again, so it includes up to one statistics period
-(50 ms) and the frame that is under way. Frames are counted by the worker's own ledger: around a swap nothing may be lost but frames that a
-newer one replaced while they waited (``superseded``). For comparison: the same by starting a new worker.
+A real worker process with a synthetic camera and an ONNX engine. Each round swaps to another engine (the old
+one stays warm) and goes back; the time runs from the word "revert" until the worker's statistics name the old
+engine again, so it includes up to one statistics period (50 ms) and the frame that is under way. Frames are
+counted by the worker's own ledger: around a swap nothing may be lost but frames that a newer one replaced
+while they waited (``superseded``). For comparison: the same by starting a new worker.
 
     python bench/swap.py --rounds 30
 """
@@ -27,7 +28,9 @@ from edgectl.pipelines.worker_protocol import Commit, Ready, Revert, Stats, Stop
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
@@ -67,7 +70,12 @@ def main() -> None:
         "rollback_s": {"median": round(median(back_s), 3), "max": round(max(back_s), 3)},
         "gap_ms": {"median": round(median(gaps_ms), 1), "max": round(max(gaps_ms), 1)},
         "cold_start_s": round(median(cold_s), 2),
-        "frames": {"captured": frames.captured, "processed": frames.processed, "dropped": frames.dropped, "lost": lost},
+        "frames": {
+            "captured": frames.captured,
+            "processed": frames.processed,
+            "dropped": frames.dropped,
+            "lost": lost,
+        },
     }
     text = json.dumps(result, indent=2)
     print(text)

@@ -1,8 +1,10 @@
-"""Small models that are made here, for benches that need one whose answers mean something: a ResNet8-shaped classifier of ten classes.
+"""Small models that are made here, for benches that need one whose answers mean something: a ResNet8-shaped
+classifier of ten classes.
 
-The shape is that of MLPerf Tiny's image classification (32 × 32 × 3, three residual blocks of 16, 32 and 64 channels, 12.5 M multiply-accumulates). Its
-convolutions are drawn, its head is fitted in closed form (ridge regression) to ten kinds of stripes, over which another kind shines through, with noise: like
-a real one it is sure of most pictures, and the others are near ties. numpy alone; seconds.
+The shape is that of MLPerf Tiny's image classification (32 × 32 × 3, three residual blocks of 16, 32 and 64
+channels, 12.5 M multiply-accumulates). Its convolutions are drawn, its head is fitted in closed form (ridge
+regression) to ten kinds of stripes, over which another kind shines through, with noise: like a real one it is
+sure of most pictures, and the others are near ties. numpy alone; seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +59,10 @@ def pictures(seed: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
     def stripes(of: NDArray[np.int64]) -> NDArray[np.float64]:
         angle = np.pi * (of + rng.uniform(-0.15, 0.15, count)) / _CLASSES
         across = rows * np.sin(angle)[:, None, None] + columns * np.cos(angle)[:, None, None]
-        wave = np.sin(2 * np.pi * across / rng.uniform(4, 6, count)[:, None, None] + rng.uniform(0, 6.3, count)[:, None, None])
+        wave = np.sin(
+            2 * np.pi * across / rng.uniform(4, 6, count)[:, None, None]
+            + rng.uniform(0, 6.3, count)[:, None, None]
+        )
         return (0.5 + 0.5 * wave)[..., None] * rng.uniform(0.5, 1.0, (count, 1, 1, 3))
 
     share = rng.uniform(0.0, 0.35, (count, 1, 1, 1))
@@ -79,7 +84,9 @@ def classifier() -> tuple[ModelProto, float]:
     head = model.graph.node[-1]
     for t in model.graph.initializer:
         if t.name in head.input:
-            t.CopyFrom(numpy_helper.from_array((weight if len(t.dims) == 2 else bias).astype(np.float32), t.name))
+            t.CopyFrom(
+                numpy_helper.from_array((weight if len(t.dims) == 2 else bias).astype(np.float32), t.name)
+            )
     test, truth = pictures(1, 1000)
     said = (_features(model, test) @ weight.T + bias).argmax(axis=1)
     return model, float(np.mean(said == truth))
@@ -100,7 +107,8 @@ def _features(model: ModelProto, shown: NDArray[np.uint8]) -> NDArray[np.float64
 
 
 def write_classifier(folder: Path, count: int = 227) -> float:
-    """``classifier.onnx``, ``classifier.toml`` and ``pictures/`` (PNG, ``count`` of them). Returns the model's top-1."""
+    """``classifier.onnx``, ``classifier.toml`` and ``pictures/`` (PNG, ``count`` of them). Returns the
+    model's top-1."""
     import cv2
 
     model, top1 = classifier()

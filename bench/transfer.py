@@ -1,4 +1,5 @@
-"""What delivery costs: a real mosquitto, the real seeder in a process of its own, devices that run the real fetcher, many to a process.
+"""What delivery costs: a real mosquitto, the real seeder in a process of its own, devices that run the real
+fetcher, many to a process.
 
     python bench/transfer.py ratio --devices 32 --mb 32 --loss 0.01
     python bench/transfer.py ratio --devices 200 --mb 16 --loss 0.05 --late --cut
@@ -8,8 +9,8 @@
     python bench/transfer.py cut --mb 100
     python bench/transfer.py corrupt --mb 32 --share 0.02
 
-Loss is injected in the devices' links, on what they receive and on their needs. Times are of this machine, which plays seeder, broker and all
-devices at once. Files lie in /dev/shm, so that no disk is measured.
+Loss is injected in the devices' links, on what they receive and on their needs. Times are of this machine,
+which plays seeder, broker and all devices at once. Files lie in /dev/shm, so that no disk is measured.
 """
 
 from __future__ import annotations
@@ -84,25 +85,29 @@ class RoughLink(Link):
                 return
             if self.flip and payload[:1] == b"\x01" and self.random.random() < self.flip:
                 at = self.random.randrange(16, len(payload))
-                payload = payload[:at] + bytes([payload[at] ^ 1 << self.random.randrange(8)]) + payload[at + 1 :]
+                payload = (
+                    payload[:at] + bytes([payload[at] ^ 1 << self.random.randrange(8)]) + payload[at + 1 :]
+                )
                 self.flipped += 1
             handler(topic, payload)
 
         super().subscribe(topic_filter, rough)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> Handle:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> Handle:
         if self.loss and self.random.random() < self.loss:
             return Handle()
         return super().publish(topic, payload, retain=retain, timeout_s=timeout_s)
 
 
 def devices_process(args: argparse.Namespace) -> None:
-    """Prints ``ready``, waits for a line, lets all devices fetch at once, prints a line of JSON for each that is done."""
+    """Prints ``ready``, waits for a line, lets all devices fetch at once, prints a line of JSON for each
+    that is done."""
     index = Descriptor(mediaType=MEDIA_INDEX, digest=args.digest, size=args.size)
     options = BrokerOptions(args.host, args.port)
-    sys.setswitchinterval(
-        0.05
-    )  # a thread that waits for the interpreter asks again that often: hundreds of them, else 200 times a second
+    # a thread that waits for the interpreter asks again that often: hundreds of them, else 200 times a second
+    sys.setswitchinterval(0.05)
     if args.record:
         _record_writes(args.record)
     resumed: dict[str, int] = {}
@@ -133,9 +138,14 @@ def devices_process(args: argparse.Namespace) -> None:
         fetcher.fetch("m@1", index, lambda: False, progress)
         engine = store.path(args.engine)
         said = {
-            "device": name, "at": time.monotonic(), "rejected": rejected, "flipped": sum(x.flipped for x in links),
-            "resumed": resumed.get(name, 0) * CHUNK_SIZE, "right": file_digest(engine) == args.engine, "cpu_s": time.process_time(),
-        }  # fmt: skip
+            "device": name,
+            "at": time.monotonic(),
+            "rejected": rejected,
+            "flipped": sum(x.flipped for x in links),
+            "resumed": resumed.get(name, 0) * CHUNK_SIZE,
+            "right": file_digest(engine) == args.engine,
+            "cpu_s": time.process_time(),
+        }
         with lock:
             print(json.dumps(said), flush=True)
 
@@ -150,7 +160,8 @@ def devices_process(args: argparse.Namespace) -> None:
 
 
 def _record_writes(folder: Path) -> None:
-    """Keep a list of the chunks written, and of those that no fdatasync covers yet: what a power cut takes."""
+    """Keep a list of the chunks written, and of those that no fdatasync covers yet: what a power cut
+    takes."""
     folder.mkdir(exist_ok=True)
     write = Part.write
     log = (folder / "written").open("ab", buffering=0)
@@ -190,18 +201,42 @@ class Run:
         return found
 
     def devices(
-        self, first: int, count: int, *, epoch: int = 1, record: Path | None = None, prefix: tuple[str, ...] = (), host: str = ""
+        self,
+        first: int,
+        count: int,
+        *,
+        epoch: int = 1,
+        record: Path | None = None,
+        prefix: tuple[str, ...] = (),
+        host: str = "",
     ) -> subprocess.Popen[str]:
         arguments = [
-            "_devices", "--first", first, "--count", count, "--epoch", epoch, "--digest", self.bundle.digest,
-            "--size", len(self.bundle.index_bytes), "--engine", self.engine.digest, "--loss", self.loss, "--flip", self.flip,
-        ]  # fmt: skip
+            "_devices",
+            "--first",
+            first,
+            "--count",
+            count,
+            "--epoch",
+            epoch,
+            "--digest",
+            self.bundle.digest,
+            "--size",
+            len(self.bundle.index_bytes),
+            "--engine",
+            self.engine.digest,
+            "--loss",
+            self.loss,
+            "--flip",
+            self.flip,
+        ]
         if record:
             arguments += ["--record", record]
         return _child(self.folder, host or self.host, self.port, *arguments, prefix=prefix)
 
 
-def _child(folder: Path, host: str, port: int, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def _child(
+    folder: Path, host: str, port: int, *arguments: object, prefix: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     command = [
         *prefix,
         sys.executable,
@@ -215,7 +250,9 @@ def _child(folder: Path, host: str, port: int, *arguments: object, prefix: tuple
         port,
         *arguments[1:],
     ]
-    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     return process
@@ -240,9 +277,14 @@ def results(*processes: subprocess.Popen[str]) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def prepared(mb: float, *, rate: int = 0, loss: float = 0.0, flip: float = 0.0, host: str = "127.0.0.1") -> Iterator[Run]:
+def prepared(
+    mb: float, *, rate: int = 0, loss: float = 0.0, flip: float = 0.0, host: str = "127.0.0.1"
+) -> Iterator[Run]:
     shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as name, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as name,
+        contextlib.ExitStack() as stack,
+    ):
         folder = Path(name)
         bundle = Bundle(make_bundle(folder / "bundle", size=int(mb * MB)))
         (folder / "controller").mkdir()
@@ -264,7 +306,9 @@ def prepared(mb: float, *, rate: int = 0, loss: float = 0.0, flip: float = 0.0, 
 
 
 def ratio(args: argparse.Namespace) -> None:
-    print("| devices | MB | loss | besides | sent / artifact | broadcast, sums, repairs | all right | s | CPU s of the seeder |")
+    print(
+        "| devices | MB | loss | besides | sent / artifact | broadcast, sums, repairs | all right | s | CPU s of the seeder |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with prepared(args.mb, loss=args.loss, rate=args.rate) as run:
         per = -(-args.devices // args.processes)
@@ -286,14 +330,18 @@ def ratio(args: argparse.Namespace) -> None:
         c = run.counters()
         size = sum(p.stat().st_size for p in (run.folder / "controller").iterdir())
         right = sum(r["right"] for r in found)
-        besides = ", ".join(w for w, on in (("a late joiner", args.late), ("a power cut", args.cut)) if on) or "–"
+        besides = (
+            ", ".join(w for w, on in (("a late joiner", args.late), ("a power cut", args.cut)) if on) or "–"
+        )
         took = max(r["at"] for r in found) - began
         print(
             f"| {args.devices} | {args.mb:g} | {args.loss:g} | {besides} | **{c['bytes'] / size:.2f}** | {c['broadcast_chunks']}, {c['sums']}, "
             f"{c['repair_chunks']} | {right} of {expected} | {took:.1f} | {c['cpu_s']:.1f} |"
         )
         if cut:
-            print(f"the one that was cut resumed with {[r['resumed'] for r in found if r['device'] == 'dev-1001']} bytes")
+            print(
+                f"the one that was cut resumed with {[r['resumed'] for r in found if r['device'] == 'dev-1001']} bytes"
+            )
 
 
 def single(args: argparse.Namespace) -> None:
@@ -310,7 +358,8 @@ def single(args: argparse.Namespace) -> None:
 
 
 def herd(args: argparse.Namespace) -> None:
-    """One device, then all at once, over a seeder's line of ``--rate`` bytes/s: what is tested is the protocol, not two cores."""
+    """One device, then all at once, over a seeder's line of ``--rate`` bytes/s: what is tested is the
+    protocol, not two cores."""
     print("| devices | MB | seeder's line | s of the last | of the median |\n| --- | --- | --- | --- | --- |")
     for count in (1, args.devices):
         with prepared(args.mb, rate=args.rate) as run:
@@ -318,7 +367,9 @@ def herd(args: argparse.Namespace) -> None:
             groups = [run.devices(at, min(per, count - at)) for at in range(0, count, per)]
             began = go(*groups)
             took = sorted(r["at"] - began for r in results(*groups))
-            print(f"| {count} | {args.mb:g} | {args.rate / MB:g} MB/s | **{took[-1]:.1f}** | {took[len(took) // 2]:.1f} |")
+            print(
+                f"| {count} | {args.mb:g} | {args.rate / MB:g} MB/s | **{took[-1]:.1f}** | {took[len(took) // 2]:.1f} |"
+            )
 
 
 def cut(args: argparse.Namespace) -> None:
@@ -448,7 +499,9 @@ def line(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     sub = parser.add_subparsers(required=True)
 
     def command(name: str, call: Any, **defaults: Any) -> argparse.ArgumentParser:

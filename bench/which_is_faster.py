@@ -1,14 +1,20 @@
-"""One answer to "which is faster": is it the same in a build, in ``edgectl bench``, and in a build on a busy machine?
+"""One answer to "which is faster": is it the same in a build, in ``edgectl bench``, and in a build on a busy
+machine?
 
-    python bench/which_is_faster.py [--quick] [--model PATH TASK DATA ...] [--json FILE]      # at most 25 minutes, 8 with --quick
-    python bench/which_is_faster.py --busy-only                                               # on a machine that cannot be made quiet
+    python bench/which_is_faster.py [--quick] [--model PATH TASK DATA ...] [--json FILE]      # at most 25
+    minutes, 8 with --quick
+    python bench/which_is_faster.py --busy-only                                               # on a machine
+    that cannot be made quiet
 
-Every model is built, benched, and built again beside ``--load`` processes that compute (8). Models: the reference models, shapes that are generated here
-(an autoencoder of 0.03 ms a call, a ResNet8 classifier with 227 pictures, a MobileNetV2), and any ``--model``. The machine must be quiet for
-the first two; where the product itself says that it was not, the figure is marked and the exit code is 2.
+Every model is built, benched, and built again beside ``--load`` processes that compute (8). Models: the
+reference models, shapes that are generated here (an autoencoder of 0.03 ms a call, a ResNet8 classifier with
+227 pictures, a MobileNetV2), and any ``--model``. The machine must be quiet for the first two; where the
+product itself says that it was not, the figure is marked and the exit code is 2.
 
-*Apart*: the difference between build and bench of the ratio to the float fallback, alone and paced, of what ships. *Kept*: the busy build chose
-as the quiet one, or says undecided. *Slower*: a quantized engine that ships and, in the bench, is surely slower than float alone or paced, however little.
+*Apart*: the difference between build and bench of the ratio to the float fallback, alone and paced, of what
+  ships. *Kept*: the busy build chose
+as the quiet one, or says undecided. *Slower*: a quantized engine that ships and, in the bench, is surely
+slower than float alone or paced, however little.
 """
 
 from __future__ import annotations
@@ -57,7 +63,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one build or bench. ``ratios``: context → (median, low, high) of the first variant that is quantized, if any is there."""
+    """Of one build or bench. ``ratios``: context → (median, low, high) of the first variant that is
+    quantized, if any is there."""
 
     choice: str
     """``float32``, ``int8`` or ``undecided``."""
@@ -70,7 +77,9 @@ class Answer:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="four models, at most 8 minutes")
     parser.add_argument("--busy-only", action="store_true", help="leave the quiet half out")
     parser.add_argument("--load", type=int, default=8, help="processes that compute")
@@ -81,7 +90,11 @@ def main() -> int:
     deadline = time.monotonic() + 60 * (QUICK_MINUTES if a.quick else MINUTES)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edgectl-faster-") as folder:
-        models = [m for m in _models(Path(folder), a.model) if not a.quick or m.name in QUICK or m.path.parent != Path(folder)]
+        models = [
+            m
+            for m in _models(Path(folder), a.model)
+            if not a.quick or m.name in QUICK or m.path.parent != Path(folder)
+        ]
         models = [m for m in models if not a.only or m.name in a.only]
         print(
             f"{probe().summary}; load {load_1m()}; {len(models)} models; at load {a.load} and, if not --busy-only, quiet\n",
@@ -109,22 +122,36 @@ def _models(folder: Path, given: Sequence[Sequence[str]]) -> list[Model]:
     np.savez(folder / "mobilenet.npz", image=rng.random((64, 3, 96, 96)).astype(np.float32))
     made = [
         Model("autoencoder", folder / "autoencoder.onnx", "tensor", str(folder / "autoencoder.npz")),
-        Model("classifier", folder / "classifier/classifier.onnx", str(folder / "classifier/classifier.toml"), str(folder / "classifier/pictures"), 0.01),
+        Model(
+            "classifier",
+            folder / "classifier/classifier.onnx",
+            str(folder / "classifier/classifier.toml"),
+            str(folder / "classifier/pictures"),
+            0.01,
+        ),
         Model("mobilenet", folder / "mobilenet.onnx", "tensor", str(folder / "mobilenet.npz"), 0.05),
-    ]  # fmt: skip
-    ours = [Model(name, reference(name).model, str(reference(name).task), data) for name, data in CALIBRATION.items()]
+    ]
+    ours = [
+        Model(name, reference(name).model, str(reference(name).task), data)
+        for name, data in CALIBRATION.items()
+    ]
     return [*made, *ours, *(Model(Path(p).stem, Path(p), task, data) for p, task, data in given)]
 
 
 def _autoencoder() -> bytes:
-    """MLPerf Tiny's anomaly detector in shape: 640 → 4 × 128 → 8 → 4 × 128 → 640; 0.27 M weights, a few hundredths of a millisecond."""
+    """MLPerf Tiny's anomaly detector in shape: 640 → 4 × 128 → 8 → 4 × 128 → 640; 0.27 M weights, a few
+    hundredths of a millisecond."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
     sizes = [640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640]
     nodes, weights, last = [], [], "x"
     for i, (n, m) in enumerate(itertools.pairwise(sizes)):
-        weights.append(numpy_helper.from_array((rng.standard_normal((n, m)) * (2 / n) ** 0.5).astype(np.float32), f"w{i}"))
+        weights.append(
+            numpy_helper.from_array(
+                (rng.standard_normal((n, m)) * (2 / n) ** 0.5).astype(np.float32), f"w{i}"
+            )
+        )
         weights.append(numpy_helper.from_array((rng.standard_normal(m) * 0.05).astype(np.float32), f"b{i}"))
         out = "y" if m == 640 else f"g{i}"
         nodes.append(helper.make_node("Gemm", [last, f"w{i}", f"b{i}"], [out], name=f"dense{i}"))
@@ -133,7 +160,11 @@ def _autoencoder() -> bytes:
         last = f"r{i}"
     ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 640])] for n in "xy"]
     graph = helper.make_graph(nodes, "autoencoder", *ends, weights)
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
 
 
 def _row(m: Model, out: Path, seconds: float, load: int, *, quiet: bool) -> dict[str, Any]:
@@ -152,9 +183,22 @@ def _row(m: Model, out: Path, seconds: float, load: int, *, quiet: bool) -> dict
 def _built(m: Model, out: Path, minutes: float) -> Answer:
     started, load = time.monotonic(), load_1m()
     found = _edgectl(
-        "build", m.path, "--profile", "cpu", "--task", m.task, "--calibration", m.data, "--max-drop", m.max_drop, "--minutes", f"{minutes:.3f}",
-        "--out", out, timeout_s=minutes * 60 + 300,
-    )  # fmt: skip
+        "build",
+        m.path,
+        "--profile",
+        "cpu",
+        "--task",
+        m.task,
+        "--calibration",
+        m.data,
+        "--max-drop",
+        m.max_drop,
+        "--minutes",
+        f"{minutes:.3f}",
+        "--out",
+        out,
+        timeout_s=minutes * 60 + 300,
+    )
     causes = [c for why in found["causes"].values() for c in why]
     variants = [v for v in found["variants"] if v["profile"] == "cpu"]
     quantized = next((v for v in variants if v["precision"] == "int8"), None)
@@ -169,16 +213,25 @@ def _built(m: Model, out: Path, minutes: float) -> Answer:
     floats = next(v for v in variants if v["fallback"])
     contexts = quantized["contexts"] if quantized else _best_of(found["candidates"])
     return Answer(
-        choice, _ratios(contexts), tuple(sorted(busy)), why, load, _alone_ms(floats["contexts"]), time.monotonic() - started
+        choice,
+        _ratios(contexts),
+        tuple(sorted(busy)),
+        why,
+        load,
+        _alone_ms(floats["contexts"]),
+        time.monotonic() - started,
     )
 
 
 def _best_of(groups: dict[str, Any]) -> list[dict[str, Any]]:
-    """The contexts of the best quantized candidate that was measured in a process of its own and did not ship."""
+    """The contexts of the best quantized candidate that was measured in a process of its own and did not
+    ship."""
     told = [
-        (o["measured"] or {}).get("fresh", {}).get("contexts", []) for g in groups.values() for o in g
+        (o["measured"] or {}).get("fresh", {}).get("contexts", [])
+        for g in groups.values()
+        for o in g
         if o["candidate"]["graph"]["precision"] == "int8" and (o["measured"] or {}).get("fresh")
-    ]  # fmt: skip
+    ]
     return min(told, key=lambda c: c[0]["ratio"] or 9.0, default=[])
 
 
@@ -190,9 +243,14 @@ def _benched(out: Path, seconds: float) -> Answer:
     floats = next((r for r in rows if r["variant"] == "cpu-float32"), rows[-1])
     choice = "float32" if quantized is None else quantized["standing"]
     return Answer(
-        choice, _ratios(quantized["contexts"] if quantized else []), tuple(found["busy_because"]), "", found["load"],
-        _alone_ms(floats["contexts"]), time.monotonic() - started,
-    )  # fmt: skip
+        choice,
+        _ratios(quantized["contexts"] if quantized else []),
+        tuple(found["busy_because"]),
+        "",
+        found["load"],
+        _alone_ms(floats["contexts"]),
+        time.monotonic() - started,
+    )
 
 
 def _ratios(contexts: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
@@ -218,7 +276,10 @@ def _edgectl(*args: object, timeout_s: float) -> Any:
 
 @contextlib.contextmanager
 def _neighbours(count: int) -> Iterator[None]:
-    started = [subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())], stdin=subprocess.DEVNULL) for _ in range(count)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())], stdin=subprocess.DEVNULL)
+        for _ in range(count)
+    ]
     try:
         time.sleep(0.5)  # until they compute
         yield
@@ -237,7 +298,8 @@ def _apart(row: dict[str, Any], context: str) -> float | None:
 
 
 def _agree(row: dict[str, Any]) -> bool:
-    """Within 2 %; a call of hundredths of a millisecond after a rest is not known to 2 %, and there each must lie in the other's interval."""
+    """Within 2 %; a call of hundredths of a millisecond after a rest is not known to 2 %, and there each
+    must lie in the other's interval."""
     for context in ("alone", "paced"):
         apart = _apart(row, context)
         if apart is None or apart <= _APART:
@@ -289,7 +351,11 @@ def _table(rows: Sequence[dict[str, Any]], *, quiet: bool, load: int) -> str:
         cells = [r["model"], f"{r['build' if quiet else 'busy']['float_ms']:.3f}"]
         if quiet:
             apart = ", ".join(f"{c} {x:.1%}" for c in ("alone", "paced") if (x := _apart(r, c)) is not None)
-            cells += [_figures(r["build"]), _figures(r["bench"]), (apart or "-") + ("" if _agree(r) else " TOO FAR")]
+            cells += [
+                _figures(r["build"]),
+                _figures(r["bench"]),
+                (apart or "-") + ("" if _agree(r) else " TOO FAR"),
+            ]
         cells += [_figures(r["busy"]), f"{r['busy']['load']:.1f}"]
         cells += [("yes" if _kept(r) else "NO")] if quiet else []
         lines.append(f"| {' | '.join(cells)} |")
@@ -302,7 +368,9 @@ def _verdict(rows: Sequence[dict[str, Any]], *, quiet: bool) -> int:
         print(f"\n{len(rows)} models at load: {undecided} undecided")
         return 0
     kept = sum(map(_kept, rows)) / max(1, len(rows))
-    apart = {c: max((x for r in rows if (x := _apart(r, c)) is not None), default=0.0) for c in ("alone", "paced")}
+    apart = {
+        c: max((x for r in rows if (x := _apart(r, c)) is not None), default=0.0) for c in ("alone", "paced")
+    }
     agree = all(map(_agree, rows))
     slower = [r["model"] for r in rows if _slower(r)]
     unquiet = [r["model"] for r in rows if r["build"]["busy"] or r["bench"]["busy"]]

@@ -1,12 +1,13 @@
 """Train a small reference detector on a synthetic scene and export it to ONNX.
 
     pip install torch onnx onnxscript
-    python models/train_detector.py yard      # writes models/edgectl/models/yard-detector.onnx and its .json card
+    python models/train_detector.py yard      # writes models/edgectl/models/yard-detector.onnx and its .json
+    card
 
 The network speaks FastestDet's output format (``edgectl.core.task.DecodeSpec``), at stride 8: one output
-``[1, 5 + C, H/8, W/8]`` with objectness, tanh dx, tanh dy, sigmoid w, sigmoid h and C class scores. Everything is seeded; two runs
-on the same machine and library versions give the same weights up to the threading of torch.
-The shipped files were made with torch 2.13.0 and onnx 1.23.2.
+``[1, 5 + C, H/8, W/8]`` with objectness, tanh dx, tanh dy, sigmoid w, sigmoid h and C class scores.
+Everything is seeded; two runs on the same machine and library versions give the same weights up to the
+threading of torch. The shipped files were made with torch 2.13.0 and onnx 1.23.2.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ HERE = Path(__file__).parent / "edgectl" / "models"
 
 
 class Detector(nn.Module):
-    """Plain 3x3 convolutions with ReLU: what int8 kernels of every runtime run well. Channels are multiples of 16."""
+    """Plain 3x3 convolutions with ReLU: what int8 kernels of every runtime run well. Channels are
+    multiples of 16."""
 
     def __init__(self, classes: int, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
         super().__init__()
@@ -37,12 +39,16 @@ class Detector(nn.Module):
 
         def block(i: int, o: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
             return nn.Sequential(
-                nn.Conv2d(i, o, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)
+                nn.Conv2d(i, o, 3, stride, dilation, dilation, bias=False),
+                nn.BatchNorm2d(o),
+                nn.ReLU(inplace=True),
             )
 
         self.body = nn.Sequential(block(3, a, 2), block(a, b, 2), block(b, b), block(b, c, 2))
         # Growing dilation sees a whole vehicle from one cell.
-        self.context = nn.Sequential(block(c, c, dilation=2), block(c, c, dilation=4), block(c, c, dilation=8), block(c, c))
+        self.context = nn.Sequential(
+            block(c, c, dilation=2), block(c, c, dilation=4), block(c, c, dilation=8), block(c, c)
+        )
         self.head = nn.Conv2d(c, 5 + classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,14 +68,17 @@ def render(
         for k in range(per_seed):
             seq = int(rng.integers(0, 15 * 600))
             truth = scene.truth(seq)
-            images[i * per_seed + k] = cv2.resize(scene.render(seq), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+            images[i * per_seed + k] = cv2.resize(
+                scene.render(seq), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR
+            )
             boxes.append(truth.boxes / np.array([scene.width, scene.height] * 2, dtype=np.float32))
             classes.append(truth.cls)
     return images, boxes, classes
 
 
 def targets(boxes: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Objectness ``(H, W)`` (1 centre, -1 ignored neighbours, 0 background), box ``(4, H, W)`` and class ``(H, W)`` maps."""
+    """Objectness ``(H, W)`` (1 centre, -1 ignored neighbours, 0 background), box ``(4, H, W)`` and class
+    ``(H, W)`` maps."""
     h, w = HEIGHT // STRIDE, WIDTH // STRIDE
     obj, box, cls = np.zeros((h, w), np.float32), np.zeros((4, h, w), np.float32), np.zeros((h, w), np.int64)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -98,12 +107,19 @@ def loss_of(raw: torch.Tensor, obj: torch.Tensor, box: torch.Tensor, cls: torch.
     xy, wh = torch.tanh(r[:, 1:3]), torch.sigmoid(r[:, 3:5])
     grid = torch.tensor([WIDTH / STRIDE, HEIGHT / STRIDE])
     giou = _giou(torch.cat([xy / grid, wh], 1), torch.cat([t[:, :2] / grid, t[:, 2:]], 1))
-    classes = F.nll_loss((r[:, 5:] + 1e-6).log(), cls[positive]) if r.shape[1] > 6 and len(r) else raw.sum() * 0
+    classes = (
+        F.nll_loss((r[:, 5:] + 1e-6).log(), cls[positive]) if r.shape[1] > 6 and len(r) else raw.sum() * 0
+    )
     return focal.sum() / count + 2.0 * (1 - giou).sum() / count + 0.5 * classes
 
 
 def _giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    a1, a2, b1, b2 = a[:, :2] - a[:, 2:] / 2, a[:, :2] + a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2
+    a1, a2, b1, b2 = (
+        a[:, :2] - a[:, 2:] / 2,
+        a[:, :2] + a[:, 2:] / 2,
+        b[:, :2] - b[:, 2:] / 2,
+        b[:, :2] + b[:, 2:] / 2,
+    )
     inter = (torch.minimum(a2, b2) - torch.maximum(a1, b1)).clamp(min=0).prod(1)
     union = (a2 - a1).prod(1) + (b2 - b1).prod(1) - inter + 1e-9
     hull = (torch.maximum(a2, b2) - torch.minimum(a1, b1)).prod(1) + 1e-9
@@ -111,7 +127,8 @@ def _giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def decode(out: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes relative to the frame, scores and classes after NMS; the same arithmetic as the device's decoder."""
+    """Boxes relative to the frame, scores and classes after NMS; the same arithmetic as the device's
+    decoder."""
     _, h, w = out.shape
     score = out[0] ** 0.6 * out[5:].max(0) ** 0.4
     ys, xs = np.nonzero(score > threshold)
@@ -128,7 +145,10 @@ def decode(out: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, n
 
 
 def ap50(
-    predictions: list[tuple[np.ndarray, np.ndarray, np.ndarray]], boxes: list[np.ndarray], classes: list[np.ndarray], cls: int
+    predictions: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    boxes: list[np.ndarray],
+    classes: list[np.ndarray],
+    cls: int,
 ) -> float:
     """Average precision at IoU 0.5, area under the monotone precision-recall curve (Pascal VOC 2010)."""
     rows, total = [], sum(int((c == cls).sum()) for c in classes)
@@ -158,7 +178,9 @@ def ap50(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("scene", choices=["yard", "road"])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=400, help="training scenes; 10 frames of each")
@@ -181,7 +203,10 @@ def main() -> None:
         for at in range(0, len(order) - batch + 1, batch):
             index = order[at : at + batch]
             x = torch.from_numpy(images[index]).permute(0, 3, 1, 2).float() / 255
-            gain, bias = torch.empty(batch, 1, 1, 1).uniform_(0.7, 1.3), torch.empty(batch, 1, 1, 1).uniform_(-0.1, 0.1)
+            gain, bias = (
+                torch.empty(batch, 1, 1, 1).uniform_(0.7, 1.3),
+                torch.empty(batch, 1, 1, 1).uniform_(-0.1, 0.1),
+            )
             x = ((x * gain + bias) + torch.randn_like(x) * 0.01).clamp(0, 1)
             obj, box, cls = (torch.from_numpy(np.stack([maps[i][k] for i in index])) for k in range(3))
             if epoch % 2:  # mirrored
@@ -202,10 +227,13 @@ def main() -> None:
     held, held_boxes, held_classes = render(args.scene, range(50, 90), 10, np.random.default_rng(2))
     with torch.no_grad():
         outputs = [
-            model(torch.from_numpy(held[i : i + 1]).permute(0, 3, 1, 2).float() / 255)[0].numpy() for i in range(len(held))
+            model(torch.from_numpy(held[i : i + 1]).permute(0, 3, 1, 2).float() / 255)[0].numpy()
+            for i in range(len(held))
         ]
     predictions = [decode(o, 0.05) for o in outputs]
-    accuracy = {label: round(ap50(predictions, held_boxes, held_classes, k), 4) for k, label in enumerate(labels)}
+    accuracy = {
+        label: round(ap50(predictions, held_boxes, held_classes, k), 4) for k, label in enumerate(labels)
+    }
     path = HERE / f"{args.scene}-detector.onnx"
     torch.onnx.export(
         model,
@@ -217,10 +245,16 @@ def main() -> None:
         dynamo=False,
     )
     card = {
-        "scene": args.scene, "labels": labels, "input": [WIDTH, HEIGHT], "parameters": sum(p.numel() for p in model.parameters()),
-        "train_frames": len(images), "epochs": args.epochs, "held_out_frames": len(held), "ap50": accuracy,
+        "scene": args.scene,
+        "labels": labels,
+        "input": [WIDTH, HEIGHT],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train_frames": len(images),
+        "epochs": args.epochs,
+        "held_out_frames": len(held),
+        "ap50": accuracy,
         "command": f"python models/train_detector.py {args.scene} --epochs {args.epochs} --seeds {args.seeds}",
-    }  # fmt: skip
+    }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card), path.stat().st_size)
 

@@ -1,11 +1,12 @@
 """Train the reference keyword net on words spoken by espeak-ng and export it to ONNX.
 
     apt-get install espeak-ng; pip install torch onnx onnxscript
-    python models/train_keyword.py          # writes models/edgectl/models/kiosk-keyword.onnx, its .json card, and the demo's word clips
+    python models/train_keyword.py          # writes models/edgectl/models/kiosk-keyword.onnx, its .json card,
+    and the demo's word clips
 
-Voices are split: those that the held-out clips are spoken with are never trained on. The score is honest for synthetic
-speech only; nothing here was measured on people.
-The shipped files were made with torch 2.13.0 and onnx 1.23.2.
+Voices are split: those that the held-out clips are spoken with are never trained on. The score is honest for
+synthetic speech only; nothing here was measured on people. The shipped files were made with torch 2.13.0 and
+onnx 1.23.2.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ TRAIN_VOICES = (
 )
 HELD_VOICES = ("m6", "m7", "m8", "f4", "f5", "linda", "Michael", "paul", "Annie", "travis")
 AUDIO = AudioInput(
-    features=FeatureSpec(kind="log_mel", window=480, hop=320, fft=512, mels=40, mel_low=20, mel_high=7600, frames=49),
+    features=FeatureSpec(
+        kind="log_mel", window=480, hop=320, fft=512, mels=40, mel_low=20, mel_high=7600, frames=49
+    ),
     shape=(1, 1, 49, 40),
 )
 SPAN = AUDIO.features.samples
@@ -140,7 +143,13 @@ def spoken(
     words: tuple[str, ...] | list[str], voices: tuple[str, ...], takes: int, rng: np.random.Generator
 ) -> dict[str, list[np.ndarray]]:
     jobs = [
-        (w, str(rng.choice(ACCENTS)), str(rng.choice(voices)), int(rng.integers(110, 210)), int(rng.integers(25, 80)))
+        (
+            w,
+            str(rng.choice(ACCENTS)),
+            str(rng.choice(voices)),
+            int(rng.integers(110, 210)),
+            int(rng.integers(25, 80)),
+        )
         for w in words
         for _ in range(takes)
     ]
@@ -160,8 +169,11 @@ def noise(rng: np.random.Generator, n: int) -> np.ndarray:
     return (x / (x.std() + 1e-9)).astype(np.float32)
 
 
-def scene(clip: np.ndarray | None, rng: np.random.Generator, babble: list[np.ndarray]) -> tuple[np.ndarray, float]:
-    """One input's worth of sound around a clip: level, room, noise. Also the fraction of the clip that is inside."""
+def scene(
+    clip: np.ndarray | None, rng: np.random.Generator, babble: list[np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """One input's worth of sound around a clip: level, room, noise. Also the fraction of the clip that is
+    inside."""
     x = np.zeros(SPAN, np.float32)
     inside = 1.0
     if clip is not None:
@@ -178,7 +190,9 @@ def scene(clip: np.ndarray | None, rng: np.random.Generator, babble: list[np.nda
             tail[0] = 8.0
             x = np.convolve(x, tail / np.abs(tail).sum() * 2)[:SPAN].astype(np.float32)
         x *= 10 ** rng.uniform(-1.5, 0) / (np.abs(x).max() + 1e-6)
-    level = (np.abs(x).max() if clip is not None else 10 ** rng.uniform(-2, -0.3)) * 10 ** rng.uniform(-2.2, -0.7)
+    level = (np.abs(x).max() if clip is not None else 10 ** rng.uniform(-2, -0.3)) * 10 ** rng.uniform(
+        -2.2, -0.7
+    )
     x = x + noise(rng, SPAN) * np.float32(level)
     if babble and rng.random() < 0.2:
         other = babble[int(rng.integers(len(babble)))][:SPAN]
@@ -186,7 +200,9 @@ def scene(clip: np.ndarray | None, rng: np.random.Generator, babble: list[np.nda
     return np.clip(x, -1, 1).astype(np.float32), inside
 
 
-def dataset(clips: dict[str, list[np.ndarray]], per_clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def dataset(
+    clips: dict[str, list[np.ndarray]], per_clip: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     babble = [c for w in OTHERS for c in clips[w]]
     features, labels = [], []
 
@@ -213,7 +229,9 @@ class KeywordNet(nn.Module):
         super().__init__()
 
         def block(i: int, o: int, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+            return nn.Sequential(
+                nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)
+            )
 
         self.body = nn.Sequential(
             block(1, 16, 2), block(16, 32), block(32, 32, 2), block(32, 64), block(64, 64, 2), block(64, 64)
@@ -221,7 +239,8 @@ class KeywordNet(nn.Module):
         self.head = nn.Linear(64, len(LABELS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Features are natural logs, roughly -14..6: bring them near ±1 inside the graph, where every runtime sees it.
+        # Features are natural logs, roughly -14..6: bring them near ±1 inside the graph, where every runtime
+        # sees it.
         return self.head(self.body((x + 4.0) * 0.2).mean(dim=(2, 3)))
 
 
@@ -242,30 +261,43 @@ def ship_clips(clips: dict[str, list[np.ndarray]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--takes", type=int, default=60, help="spoken takes of every keyword")
     args = parser.parse_args()
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     started = time.monotonic()
-    train = spoken(KEYWORDS, TRAIN_VOICES, args.takes, rng) | spoken(OTHERS, TRAIN_VOICES, max(4, args.takes // 6), rng)
+    train = spoken(KEYWORDS, TRAIN_VOICES, args.takes, rng) | spoken(
+        OTHERS, TRAIN_VOICES, max(4, args.takes // 6), rng
+    )
     held = spoken(KEYWORDS, HELD_VOICES, 24, rng) | spoken(OTHERS, HELD_VOICES, 3, rng)
     ship_clips(held)
     x, y = dataset(train, 12, rng)
     hx, hy = dataset(held, 3, np.random.default_rng(2))
-    print(f"{len(x)} training and {len(hx)} held-out inputs in {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"{len(x)} training and {len(hx)} held-out inputs in {time.monotonic() - started:.0f} s", flush=True
+    )
     model, batch = KeywordNet(), 64
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=args.epochs * (len(x) // batch))
-    weight = torch.tensor(np.sqrt(len(y) / np.maximum(1, np.bincount(y, minlength=len(LABELS)))), dtype=torch.float32)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 5e-3, total_steps=args.epochs * (len(x) // batch)
+    )
+    weight = torch.tensor(
+        np.sqrt(len(y) / np.maximum(1, np.bincount(y, minlength=len(LABELS)))), dtype=torch.float32
+    )
     for epoch in range(args.epochs):
         model.train()
         order, total = rng.permutation(len(x)), 0.0
         for at in range(0, len(order) - batch + 1, batch):
             index = order[at : at + batch]
             loss = F.cross_entropy(
-                model(torch.from_numpy(x[index])), torch.from_numpy(y[index]), weight=weight, label_smoothing=0.05
+                model(torch.from_numpy(x[index])),
+                torch.from_numpy(y[index]),
+                weight=weight,
+                label_smoothing=0.05,
             )
             optimiser.zero_grad()
             loss.backward()
@@ -290,12 +322,15 @@ def main() -> None:
         dynamo=False,
     )
     card = {
-        "labels": LABELS, "parameters": sum(p.numel() for p in model.parameters()), "held_out_inputs": len(hx), "epochs": args.epochs,
+        "labels": LABELS,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "held_out_inputs": len(hx),
+        "epochs": args.epochs,
         "top1": round(float((predicted == hy).mean()), 4),
         "recall": {w: round(float((predicted[hy == k] == k).mean()), 4) for k, w in enumerate(LABELS)},
         "false_keywords": round(float((predicted[hy < 2] >= 2).mean()), 4),
         "command": f"python models/train_keyword.py --epochs {args.epochs} --takes {args.takes}",
-    }  # fmt: skip
+    }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card), path.stat().st_size)
 

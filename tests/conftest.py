@@ -1,7 +1,7 @@
 """Fixtures for every component.
 
-Real models and media lie beside the checkout in ``../shared`` (or ``$EDGECTL_SHARED``); tests that need them are skipped,
-with the reason, where they are not there.
+Real models and media lie beside the checkout in ``../shared`` (or ``$EDGECTL_SHARED``); tests that need them
+are skipped, with the reason, where they are not there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ SHARED = Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared"))
 def pytest_configure(config: pytest.Config) -> None:
     # Child processes (workers, agents, the CLI) import the checkout under test, installed or not.
     components = [str(ROOT / c) for c in config.getini("pythonpath")]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*components, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*components, os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,8 @@ class Broker:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below the range from which outgoing connections take theirs: it stays free."""
+    """A port that nobody listens on, below the range from which outgoing connections take theirs: it stays
+    free."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as s, contextlib.suppress(OSError):
@@ -69,7 +72,9 @@ def start_mosquitto(folder: Path, port: int, *, extra: str = "") -> Broker:
         f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 20\nmax_queued_messages 256\n"
         f"persistence false\nlog_dest file {folder}/mosquitto.log\n{extra}"
     )
-    process = subprocess.Popen([binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 10
     while True:
         try:

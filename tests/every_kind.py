@@ -1,7 +1,9 @@
-"""Make an engine of every kind, and real bundles, for another Python to open: ``python tests/every_kind.py DIR``.
+"""Make an engine of every kind, and real bundles, for another Python to open: ``python tests/every_kind.py
+DIR``.
 
-A workstation has a newer onnx and ONNX Runtime than a device on Python 3.10. ``tests/engines/test_older_runtime.py`` opens what this
-makes there: ``graphs/KIND.onnx`` with ``KIND.npz`` (inputs ``in/…``, what float computes ``out/…``), and ``bundles/…``.
+A workstation has a newer onnx and ONNX Runtime than a device on Python 3.10.
+``tests/engines/test_older_runtime.py`` opens what this makes there: ``graphs/KIND.onnx`` with ``KIND.npz``
+(inputs ``in/…``, what float computes ``out/…``), and ``bundles/…``.
 """
 
 from __future__ import annotations
@@ -48,9 +50,16 @@ def main(out: Path) -> None:
     task = load_task(str(ours.task))
     for name, compression in (("plain", None), ("packed", CompressOptions(cluster=16))):
         build(
-            ours.model, profiles=profiles, task=task, calibration=YARD, out=out / "bundles" / name, minutes=0.02, name="yard",
-            max_drop=0.9, compression=compression,
-        )  # fmt: skip
+            ours.model,
+            profiles=profiles,
+            task=task,
+            calibration=YARD,
+            out=out / "bundles" / name,
+            minutes=0.02,
+            name="yard",
+            max_drop=0.9,
+            compression=compression,
+        )
 
 
 if __name__ == "__main__":

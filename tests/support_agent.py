@@ -41,7 +41,11 @@ def parts() -> AgentParts:
     worker = (sys.executable, str(Path(__file__).with_name("support_worker.py")))
     timing = Timing(start_s=20.0, stop_s=5.0, steady_s=0.5, backoff_s=(0.1, 0.5))
     return AgentParts(
-        machine=Machine(), warm_up=warm_up, improve=lambda blobs, manifest, cache: False, worker=worker, timing=timing
+        machine=Machine(),
+        warm_up=warm_up,
+        improve=lambda blobs, manifest, cache: False,
+        worker=worker,
+        timing=timing,
     )
 
 

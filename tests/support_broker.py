@@ -31,7 +31,10 @@ class Client:
     def __init__(self, port: int, tls: Tls, *, client_id: str = "", will: str | None = None) -> None:
         """Connect to the broker on loopback. ``will``: its topic."""
         self.client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
         )
         self.client.tls_set_context(tls.context())
         if will is not None:
@@ -48,12 +51,15 @@ class Client:
         self.client.loop_start()
         assert self.up.get(timeout=10)
 
-    def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _disconnected(
+        self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
         self.down.put(str(reason))
         self.granted.put(False)
 
     def subscribe(self, topic: str) -> bool:
-        """Whether the broker grants it. Mosquitto grants every filter, and filters each message; EMQX ends the connection."""
+        """Whether the broker grants it. Mosquitto grants every filter, and filters each message; EMQX ends
+        the connection."""
         self.client.subscribe(topic, 1)
         return self.granted.get(timeout=10)
 

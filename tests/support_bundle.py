@@ -1,4 +1,5 @@
-"""Tiny synthetic bundles for delivery tests: a real OCI layout whose engine is random bytes behind a line of JSON.
+"""Tiny synthetic bundles for delivery tests: a real OCI layout whose engine is random bytes behind a line of
+JSON.
 
 The line says how the fake worker (tests/support_worker.py) and the warm-up double behave with this engine:
 ``{"latency_ms": 5.0, "warm": true, "swap": true, "crash": false, "errors": false}``.
@@ -57,7 +58,8 @@ def make_bundle(
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
 
-    ``engine``: these bytes instead. ``packed``: the engine has few different words and travels packed; ``unpacked``: what the config says of it, right or wrong.
+    ``engine``: these bytes instead. ``packed``: the engine has few different words and travels packed;
+    ``unpacked``: what the config says of it, right or wrong.
     """
     blobs = root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
@@ -67,7 +69,9 @@ def make_bundle(
         (blobs / hex_of(digest)).write_bytes(data)
         hashes = chunk_hashes(data)
         extra = {ANNOTATION_CHUNKS: chunks_digest(hashes)} if len(hashes) > 1 else {}
-        return Descriptor(mediaType=media_type, digest=digest, size=len(data), annotations={**extra, **(annotations or {})})
+        return Descriptor(
+            mediaType=media_type, digest=digest, size=len(data), annotations={**extra, **(annotations or {})}
+        )
 
     header = json.dumps({"latency_ms": 5.0, **behaviour}).encode() + b"\n"
     engine = engine or header + random.Random(f"{name}{version}{seed}").randbytes(size - len(header))
@@ -75,7 +79,9 @@ def make_bundle(
     if layer is None:
         words = bytes(
             b
-            for w in random.Random(seed).choices([b"\0\0\x80?", b"\0\0\0@", b"\0\0\x80@"], k=(size - len(header)) // 4)
+            for w in random.Random(seed).choices(
+                [b"\0\0\x80?", b"\0\0\0@", b"\0\0\x80@"], k=(size - len(header)) // 4
+            )
             for b in w
         )
         engine = header + words

@@ -36,7 +36,9 @@ class Wire:
         self.hears: tuple[float, float] | None = None
         """From when until when nothing was missed, in the seconds of the clock of the test."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> None:
         self.on_publish(topic)
         if not self.takes:
             raise LinkError("20 messages wait for an answer of the broker")
@@ -100,14 +102,18 @@ class World:
     def born(self, device: str, epoch: int = 1) -> None:
         self.hears(T.conn(device), Conn(epoch=epoch, online=True, slots=("gate",)))
 
-    def reports(self, device: str, epoch: int, seq: int, gen: int = 0, state: State = State.COMMITTED) -> None:
+    def reports(
+        self, device: str, epoch: int, seq: int, gen: int = 0, state: State = State.COMMITTED
+    ) -> None:
         slot = ReportedSlot(state=state, gen=gen)
         self.hears(T.reported(device), Reported(epoch=epoch, seq=seq, gen=gen, slots={"gate": slot}))
 
     def rollout(self, version: str, *devices: str) -> str:
         release = f"gate@{version}"
         self.controller.inventory.save_release(Release(release, DIGEST[version], (), self.now))
-        return self.controller.start_rollout(RolloutRequest(release=release, slot="gate", devices=devices, canary=9)).id
+        return self.controller.start_rollout(
+            RolloutRequest(release=release, slot="gate", devices=devices, canary=9)
+        ).id
 
     def tick(self) -> None:
         self.now += 1

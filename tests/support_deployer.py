@@ -1,4 +1,5 @@
-"""What the deployer calls, as doubles: trust, fetcher, warm-up, pipelines; the store and the journal are real."""
+"""What the deployer calls, as doubles: trust, fetcher, warm-up, pipelines; the store and the journal are
+real."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Warm:
 
 @dataclass
 class World:
-    """Everything the deployer talks to. ``fail[state]`` is raised there; ``hold[state]`` blocks there until it is set."""
+    """Everything the deployer talks to. ``fail[state]`` is raised there; ``hold[state]`` blocks there
+    until it is set."""
 
     folder: Path
     fail: dict[str, EdgectlError] = field(default_factory=dict)
@@ -52,21 +54,35 @@ class World:
     shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
     told: Deployment | None = None
-    """What the record said when the deployer last told of a change: the record itself is written a moment before."""
+    """What the record said when the deployer last told of a change: the record itself is written a moment
+    before."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store", reserve=0)
-        self.bundles = {v: Bundle(make_bundle(self.folder / v, version=v, size=3000)) for v in ("1", "2", "3")}
+        self.bundles = {
+            v: Bundle(make_bundle(self.folder / v, version=v, size=3000)) for v in ("1", "2", "3")
+        }
         self.journal = Journal(self.folder / "j.db")
         self.live = LiveBook()
         self.deployer = self.boot()
 
     def boot(self) -> SlotDeployer:
         context = Context(
-            journal=self.journal, store=self.store, trust=self, fetcher=self, warm_up=self.warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
-            frozen=lambda: self.frozen, changed=self.changed, disk=threading.Lock(), roles=self.roles, leases=Leases(self.journal),
-            engine_cache=self.folder / "engines", make_room=self.made_room.set,
-        )  # fmt: skip
+            journal=self.journal,
+            store=self.store,
+            trust=self,
+            fetcher=self,
+            warm_up=self.warm_up,
+            pipelines=self,
+            live=self.live,  # type: ignore[arg-type]
+            frozen=lambda: self.frozen,
+            changed=self.changed,
+            disk=threading.Lock(),
+            roles=self.roles,
+            leases=Leases(self.journal),
+            engine_cache=self.folder / "engines",
+            make_room=self.made_room.set,
+        )
         self.deployer = SlotDeployer("gate", context)
         return self.deployer
 
@@ -115,7 +131,9 @@ class World:
         self.enter("warm")
         return self.warm
 
-    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
+    def ensure(
+        self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> None:
         self.enter(f"ensure {ref.release if ref else None}")
         self.serving = ref
 
@@ -127,7 +145,9 @@ class World:
 
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):
-            s = StreamStats(kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1))
+            s = StreamStats(
+                kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1)
+            )
             self.live.record("yard", Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"})
         return self.healthy
 
@@ -139,7 +159,12 @@ class World:
 
     def store_blobs(self, *versions: str) -> None:
         for v in versions:
-            self.fetch(v, Descriptor(mediaType="x", digest=self.bundles[v].digest, size=1), lambda: False, lambda _: None)
+            self.fetch(
+                v,
+                Descriptor(mediaType="x", digest=self.bundles[v].digest, size=1),
+                lambda: False,
+                lambda _: None,
+            )
 
     def start(self) -> None:
         self.deployer.thread.start()
@@ -154,7 +179,10 @@ class World:
 
     def want(self, version: str, gen: int, attempt: int = 1) -> None:
         wish = DesiredSlot(
-            release=f"gate-detector@{version}", digest=self.bundles[version].digest, attempt=attempt, policy=POLICY
+            release=f"gate-detector@{version}",
+            digest=self.bundles[version].digest,
+            attempt=attempt,
+            policy=POLICY,
         )
         self.deployer.want(gen, wish, False)
 

@@ -1,7 +1,9 @@
-"""A device in one thread and in simulated time: the real deployer, journal, store, leases, boot check and transfer receiver.
+"""A device in one thread and in simulated time: the real deployer, journal, store, leases, boot check and
+transfer receiver.
 
-What stands in: signed metadata (a table with a version), the network (frames that get lost, repeated, mixed up and corrupted), the warm-up
-and the pipelines (engines that behave as they were told). Whatever starts an engine checks, byte by byte, that it was verified.
+What stands in: signed metadata (a table with a version), the network (frames that get lost, repeated, mixed
+up and corrupted), the warm-up and the pipelines (engines that behave as they were told). Whatever starts an
+engine checks, byte by byte, that it was verified.
 """
 
 from __future__ import annotations
@@ -81,10 +83,16 @@ class Catalogue:
         b = self.bundles[version]
         return Installed(release=f"gate-detector@{version}", bundle=b.digest, manifest=b.variants[0].digest)
 
-    def wish(self, version: str, attempt: int = 1, policy: Policy = POLICY, expires_s: float | None = None) -> DesiredSlot:
+    def wish(
+        self, version: str, attempt: int = 1, policy: Policy = POLICY, expires_s: float | None = None
+    ) -> DesiredSlot:
         release = f"gate-detector@{version}"
         return DesiredSlot(
-            release=release, digest=self.bundles[version].digest, attempt=attempt, policy=policy, expires_s=expires_s
+            release=release,
+            digest=self.bundles[version].digest,
+            attempt=attempt,
+            policy=policy,
+            expires_s=expires_s,
         )
 
     def of_bundle(self, digest: str) -> str:
@@ -109,7 +117,8 @@ class Device:
     loss: float = 0.0
     frozen: bool = False
     effect: Callable[[str], None] = lambda what: None
-    """Called before each thing that is done to the world outside the disk; may raise PowerCut, or change what is wanted."""
+    """Called before each thing that is done to the world outside the disk; may raise PowerCut, or change
+    what is wanted."""
     fail: dict[str, Exception] = field(default_factory=dict)
     """Effect → what it raises, once it is done."""
     during: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
@@ -150,10 +159,22 @@ class Device:
         if active is not None:
             self._start(self._ref(active))
         context = Context(
-            journal=self.journal, store=self.store, trust=_Trust(self), fetcher=self, warm_up=self._warm_up, pipelines=self, live=self.live,  # type: ignore[arg-type]
-            frozen=lambda: self.frozen, changed=self._changed, disk=threading.Lock(), leases=self.leases,
-            clock=lambda: self.now_s, wall=lambda: self.wall_s, local=self._local, wait=self._wait,
-        )  # fmt: skip
+            journal=self.journal,
+            store=self.store,
+            trust=_Trust(self),
+            fetcher=self,
+            warm_up=self._warm_up,
+            pipelines=self,
+            live=self.live,  # type: ignore[arg-type]
+            frozen=lambda: self.frozen,
+            changed=self._changed,
+            disk=threading.Lock(),
+            leases=self.leases,
+            clock=lambda: self.now_s,
+            wall=lambda: self.wall_s,
+            local=self._local,
+            wait=self._wait,
+        )
         self.deployer = SlotDeployer(SLOT, context)
         self._changed()
         self.deployer.recover()
@@ -216,13 +237,19 @@ class Device:
         slot = self.journal.slot(SLOT)
         serves = self.serving.manifest if self.serving else None
         if serves is None and self.state is State.DEGRADED:
-            return  # what is left does not start; it is tried again and again
+            # what is left does not start; it is tried again and again
+            return
         if serves != (slot.active.manifest if slot.active else None):
             raise Violation(f"{serves} serves, the record says {slot.active}")
         d = self.journal.deployment(SLOT)
         if d is not None and d.state is State.CLEARED and (slot != Slot() or self.serving is not None):
             raise Violation(f"cleared, but {slot} is on record and {serves} serves")
-        if d is not None and d.state is State.COMMITTED and slot.active is not None and slot.active.bundle != d.brings.digest:
+        if (
+            d is not None
+            and d.state is State.COMMITTED
+            and slot.active is not None
+            and slot.active.bundle != d.brings.digest
+        ):
             raise Violation("committed, but another engine serves")
         if d is not None and d.state in WORKING:
             raise Violation(f"{d.state.value} is no rest")
@@ -235,22 +262,30 @@ class Device:
             raise StaleTrust("expired")
         floor = self.journal.value("floor:targets.json")
         if self.world.version < floor:
-            raise TrustError(f"targets have version {self.world.version}, this device has already seen {floor}")
+            raise TrustError(
+                f"targets have version {self.world.version}, this device has already seen {floor}"
+            )
         self.journal.raise_floor("floor:targets.json", self.world.version)
         self.floor = max(self.floor, self.world.version)
         version = release.partition("@")[2]
         if version not in self.world.signed or self.world.bundles[version].digest != digest:
             raise TrustError(f"signed metadata does not name release {release}")
         return Descriptor(
-            mediaType=MEDIA_INDEX, digest=digest, size=(self.world.bundles[version].root / "index.json").stat().st_size
+            mediaType=MEDIA_INDEX,
+            digest=digest,
+            size=(self.world.bundles[version].root / "index.json").stat().st_size,
         )
 
     # ---- the network
 
     def fetch(
-        self, release: str, index: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None],
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[Progress], None],
         role: Role | None = None,
-    ) -> Fetched:  # fmt: skip
+    ) -> Fetched:
         self._do("fetch")
         bundle = self.world.bundles[release.partition("@")[2]]
         v = bundle.variants[0]
@@ -285,7 +320,8 @@ class Device:
                 messages = [(True, p) for p in pages]
                 size = 65536
                 messages += [
-                    (False, encode_frame(blob.digest, i, data[i * size : (i + 1) * size])) for i in sorted(receiver.missing)
+                    (False, encode_frame(blob.digest, i, data[i * size : (i + 1) * size]))
+                    for i in sorted(receiver.missing)
                 ]
                 for is_page, message in self._through_the_air(messages):
                     try:
@@ -325,7 +361,9 @@ class Device:
 
     # ---- engines
 
-    def _warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
+    def _warm_up(
+        self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None
+    ) -> Warm:
         self._do("warm")
         told = behaviour_of(blobs, manifest)
         if told.get("warm_hangs"):
@@ -346,10 +384,21 @@ class Device:
             raise EngineError("the stream has not seen enough frames")
         matched = int(100 * float(told.get("agreement", 1.0)))  # type: ignore[arg-type]
         return [
-            Shadowed(role="detector", manifest=ref.manifest, frames=100, matched=matched, found=200, errors=0, old_ms=5, new_ms=5)
+            Shadowed(
+                role="detector",
+                manifest=ref.manifest,
+                frames=100,
+                matched=matched,
+                found=200,
+                errors=0,
+                old_ms=5,
+                new_ms=5,
+            )
         ]
 
-    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
+    def ensure(
+        self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> None:
         self._do(f"ensure {self.world.of_bundle(ref.bundle) if ref else None}")
         if ref is None:
             self.serving = None
@@ -391,9 +440,12 @@ class Device:
             return
         told = behaviour_of(self.serving.blobs, self.serving.manifest)
         stats = StreamStats(
-            kind="surveillance", slots={"detector": self.serving.bundle}, stages={ENGINE_STAGE: _frames(float(told["latency_ms"]))},
-            frames=Frames(processed=int(self.now_s * 100)), errors=int(self.now_s * 100) if told.get("errors") else 0,
-        )  # fmt: skip
+            kind="surveillance",
+            slots={"detector": self.serving.bundle},
+            stages={ENGINE_STAGE: _frames(float(told["latency_ms"]))},
+            frames=Frames(processed=int(self.now_s * 100)),
+            errors=int(self.now_s * 100) if told.get("errors") else 0,
+        )
         if not told.get("hang"):
             self.live.record("yard", Stats(window_s=1, stats=stats, rss_mb=1, cpu_s=1), {"detector": SLOT})
         if told.get("crash"):

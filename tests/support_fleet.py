@@ -1,4 +1,5 @@
-"""A whole fleet on one machine for tests: controller in this process, agents as real processes that can be killed."""
+"""A whole fleet on one machine for tests: controller in this process, agents as real processes that can be
+killed."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ class Fleet:
             init_keys(self.keys)
         broker = BrokerConfig(host=self.host, port=self.port)
         if self.ca is not None:
-            authority, cert, key = self.ca.issue_client(CONTROLLER).write(self.folder / "controller-tls", "controller")
+            authority, cert, key = self.ca.issue_client(CONTROLLER).write(
+                self.folder / "controller-tls", "controller"
+            )
             broker = broker.model_copy(update={"tls": True, "ca": authority, "cert": cert, "key": key})
         self.config = ControllerConfig(
             broker=broker,
@@ -87,7 +90,9 @@ class Fleet:
 
     def start_controller(self) -> FleetClient:
         self.stop_controller.clear()
-        self.controller = threading.Thread(target=run_controller, args=(self.config, self.stop_controller), name="controller")
+        self.controller = threading.Thread(
+            target=run_controller, args=(self.config, self.stop_controller), name="controller"
+        )
         self.controller.start()
         token = self.config.state_dir / "token"
         wait_until(token.is_file, "the controller writes its token")
@@ -113,7 +118,12 @@ class Fleet:
 
     def enroll(self, name: str, **settings: Any) -> Path:
         answer = self.client.enroll(name)
-        pipeline = {"kind": "surveillance", "source": "synth://yard", "slots": {"detector": "gate-detector"}, "stall_s": 10.0}
+        pipeline = {
+            "kind": "surveillance",
+            "source": "synth://yard",
+            "slots": {"detector": "gate-detector"},
+            "stall_s": 10.0,
+        }
         return write_enrolment(
             self.folder / name,
             name,
@@ -131,7 +141,9 @@ class Fleet:
     def start_agent(self, name: str) -> subprocess.Popen[bytes]:
         log = (self.folder / name / "log").open("ab")
         with log:
-            self.agents[name] = subprocess.Popen([sys.executable, str(AGENT), str(self.folder / name / "agent.toml")], stderr=log)
+            self.agents[name] = subprocess.Popen(
+                [sys.executable, str(AGENT), str(self.folder / name / "agent.toml")], stderr=log
+            )
         return self.agents[name]
 
     def kill_agent(self, name: str) -> None:

@@ -1,4 +1,5 @@
-"""Deployments that are cut anywhere, and what must hold once the device is on again. Used by the tests and by ``bench/kill_anywhere.py``."""
+"""Deployments that are cut anywhere, and what must hold once the device is on again. Used by the tests and
+by ``bench/kill_anywhere.py``."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ __all__ = ["SCENARIOS", "Kills", "Scenario"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Version 1 serves (0 before it); then this happens (``clear``: the slot is to be empty). ``ends``: how it may end without a cut; with cuts, also as ``ends_cut`` says."""
+    """Version 1 serves (0 before it); then this happens (``clear``: the slot is to be empty). ``ends``:
+    how it may end without a cut; with cuts, also as ``ends_cut`` says."""
 
     wishes: tuple[str, ...]
     ends: frozenset[State]
@@ -36,7 +38,8 @@ class Scenario:
 
 
 def _previous_is_broken(device: Device) -> None:
-    """The golden engine of this world is the same variant, so nothing is left to go back to but version 1 itself."""
+    """The golden engine of this world is the same variant, so nothing is left to go back to but version 1
+    itself."""
     device.fail["ensure 1"] = EngineError("the camera exploded")
 
 
@@ -93,7 +96,9 @@ SCENARIOS: dict[str, Scenario] = {
     "crashes": Scenario(("crash",), _ROLLED),
     "too slow": Scenario(("slow",), _ROLLED),
     "hangs": Scenario(("hang",), _ROLLED),
-    "crashes, and the previous one does not open": Scenario(("crash",), frozenset({State.DEGRADED}), prepare=_previous_is_broken),
+    "crashes, and the previous one does not open": Scenario(
+        ("crash",), frozenset({State.DEGRADED}), prepare=_previous_is_broken
+    ),
     "update after a rollback": Scenario(("crash", "2"), frozenset({State.COMMITTED})),
     "unsigned": Scenario(("rogue",), frozenset({State.REJECTED})),
     "canceled": Scenario(("2",), frozenset({State.CANCELED}), prepare=_cancel_while_warming),
@@ -148,7 +153,8 @@ class Kills:
         return self._lengths[name]
 
     def run(self, name: str, chance: random.Random, cuts: list[int], *, kill: bool = False) -> int:
-        """One scenario with a cut at each of these operations of its starts, then in peace to its end. Returns operations of the last."""
+        """One scenario with a cut at each of these operations of its starts, then in peace to its end.
+        Returns operations of the last."""
         scenario = SCENARIOS[name]
         here = self.folder / "run-0"
         for old in self.folder.glob("run-*"):
@@ -161,7 +167,15 @@ class Kills:
         for i, cut_at in enumerate([*cuts, None]):
             there = self.folder / f"run-{i + 1}"
             disk = Disk(here, chance, cut_at=cut_at, into=there, kill=kill)
-            device = Device(here, self.world, chance, now_s=past.now_s, loss=scenario.loss, seen=past.seen, floor=past.floor)
+            device = Device(
+                here,
+                self.world,
+                chance,
+                now_s=past.now_s,
+                loss=scenario.loss,
+                seen=past.seen,
+                floor=past.floor,
+            )
             device.retained = past.retained
             device.repaired = scenario.damage is not None
             device.effect = disk.operation
@@ -183,7 +197,9 @@ class Kills:
     def _play(self, device: Device, scenario: Scenario) -> None:
         device.boot()
         scenario.prepare(device)
-        policy = POLICY.model_copy(update={"shadow": ShadowGate() if scenario.shadow else None, "windows": scenario.windows})
+        policy = POLICY.model_copy(
+            update={"shadow": ShadowGate() if scenario.shadow else None, "windows": scenario.windows}
+        )
         done = device.journal.deployment(SLOT)
         for gen, version in enumerate(scenario.wishes, 10):
             if done is not None and done.gen > gen:
@@ -204,7 +220,8 @@ class Kills:
         end = device.state
         self.ends[end.value] += 1
         if end is State.CLEARED and State.CLEARED in scenario.ends:
-            return  # that nothing is left was looked at by check_rest
+            # that nothing is left was looked at by check_rest
+            return
         if slot.active is None:
             raise Violation("the slot is empty although an engine had been committed")
         version = self.world.of_bundle(slot.active.bundle)
@@ -214,7 +231,12 @@ class Kills:
             raise Violation(f"the end is {end.value}")
         if not was_cut and end not in scenario.ends:
             raise Violation(f"ended {end.value}: {device.deployer.report().error}")
-        if was_cut and State.COMMITTED not in scenario.ends and end is State.COMMITTED and version in scenario.wishes:
+        if (
+            was_cut
+            and State.COMMITTED not in scenario.ends
+            and end is State.COMMITTED
+            and version in scenario.wishes
+        ):
             raise Violation(f"{version} is committed although it is bad")
         if version not in ("0", "1", *scenario.wishes, "3"):
             raise Violation(f"{version} serves")

@@ -1,4 +1,5 @@
-"""The least ONNX file that has tensors, without the onnx package: what :mod:`edgectl.core.delta` sees of one."""
+"""The least ONNX file that has tensors, without the onnx package: what :mod:`edgectl.core.delta` sees of
+one."""
 
 from __future__ import annotations
 
@@ -23,7 +24,14 @@ def onnx_file(tensors: dict[str, np.ndarray], nodes: bytes = b"") -> bytes:
     graph = field(2, b"graph") + nodes
     for name, t in tensors.items():
         dims = b"".join(varint(1 << 3) + varint(d) for d in t.shape)
-        graph += field(5, dims + varint(2 << 3) + varint(_TYPES[t.dtype.name]) + field(8, name.encode()) + field(9, t.tobytes()))
+        graph += field(
+            5,
+            dims
+            + varint(2 << 3)
+            + varint(_TYPES[t.dtype.name])
+            + field(8, name.encode())
+            + field(9, t.tobytes()),
+        )
     return varint(1 << 3) + varint(8) + field(2, b"made by hand") + field(7, graph)
 
 

@@ -1,12 +1,15 @@
 """A power cut at any operation on the disk, and every state that it may legally leave behind.
 
-:class:`Disk` stands at the boundary to the operating system: it counts what the agent does to files below a folder (create, write,
-truncate, fsync, rename, unlink, and the commits of SQLite), and at the operation it was told to it rebuilds the folder as a disk may be
-found afterwards, then raises :class:`PowerCut`. The rules are POSIX's, not those of one file system:
+:class:`Disk` stands at the boundary to the operating system: it counts what the agent does to files below a
+  folder (create, write,
+truncate, fsync, rename, unlink, and the commits of SQLite), and at the operation it was told to it rebuilds
+the folder as a disk may be found afterwards, then raises :class:`PowerCut`. The rules are POSIX's, not those
+of one file system:
 
 * bytes that no fsync followed may be there, be missing, or be torn at 512 bytes, each write for itself;
 * names (create, rename, unlink) that no fsync of their folder followed may be missing, the later ones first;
-* of a SQLite commit that was not finished, each 512-byte block of the database and its log may be the old or the new one, the database
+* of a SQLite commit that was not finished, each 512-byte block of the database and its log may be the old or
+  the new one, the database
   only once the log is whole, as SQLite orders them. ``-shm`` is lost.
 
 Each operation may instead fail with ENOSPC: :attr:`Disk.full`.
@@ -34,7 +37,18 @@ _SQLITE = re.compile(r"\.db(-[a-z]+)?(\.damaged[^/]*)?\Z")
 """Not: a temporary file whose random end begins with db."""
 _REAL = {
     n: getattr(os, n)
-    for n in ("open", "close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "unlink", "fdopen")
+    for n in (
+        "open",
+        "close",
+        "write",
+        "pwrite",
+        "fsync",
+        "fdatasync",
+        "ftruncate",
+        "replace",
+        "unlink",
+        "fdopen",
+    )
 }
 
 
@@ -88,7 +102,8 @@ class _Raw(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """What the garbage collector flushes after a cut reaches no disk: its number may be another file's by then."""
+        """What the garbage collector flushes after a cut reaches no disk: its number may be another file's
+        by then."""
         return len(bytes(data)) if self._disk.over else os.write(self._fd, bytes(data))
 
     def close(self) -> None:
@@ -112,7 +127,8 @@ class Disk:
     ) -> None:
         """Cut at operation number ``cut_at`` (from 1) and leave what a disk may then hold in ``into``.
 
-        ``kill``: only the process dies, as by SIGKILL: the operating system still writes all that was handed to it.
+        ``kill``: only the process dies, as by SIGKILL: the operating system still writes all that was handed
+        to it.
         """
         self.kill = kill
         self.over = False
@@ -167,7 +183,9 @@ class Disk:
                 (into / folder.relative_to(root)).mkdir(parents=True, exist_ok=True)
         into.mkdir(exist_ok=True)
         for name, file in names.items():
-            (into / Path(name).relative_to(root)).write_bytes(bytes(file.data) if self.kill else file.after_a_cut(self.chance))
+            (into / Path(name).relative_to(root)).write_bytes(
+                bytes(file.data) if self.kill else file.after_a_cut(self.chance)
+            )
         for path in root.rglob("*"):
             if self._is_sqlite(str(path)) and not path.name.endswith("-shm"):
                 target = into / path.relative_to(root)
@@ -208,7 +226,9 @@ class Disk:
 
     def _sqlite(self) -> dict[str, bytes]:
         return {
-            str(p): p.read_bytes() for p in Path(self.root).rglob("*") if self._is_sqlite(str(p)) and not p.name.endswith("-shm")
+            str(p): p.read_bytes()
+            for p in Path(self.root).rglob("*")
+            if self._is_sqlite(str(p)) and not p.name.endswith("-shm")
         }
 
     def _torn(self, before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, bytes]:
@@ -286,7 +306,8 @@ class Disk:
 
     def _os_fsync(self, fd: int) -> None:
         if fd in self._open:
-            self.operation("fsync", needs_space=True)  # delayed allocation: a full disk may show only here
+            # delayed allocation: a full disk may show only here
+            self.operation("fsync", needs_space=True)
             self._names[self._open[fd]].sync()
         elif fd in self._folders:
             self.operation("fsync folder")

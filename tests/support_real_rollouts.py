@@ -1,5 +1,6 @@
-"""The sequences of :mod:`support_rollouts` with what is real: a mosquitto that is restarted and forgets, a controller that is restarted,
-agents as processes that are killed. Fewer and shorter: what they find is what the simulation cannot know.
+"""The sequences of :mod:`support_rollouts` with what is real: a mosquitto that is restarted and forgets, a
+controller that is restarted, agents as processes that are killed. Fewer and shorter: what they find is what
+the simulation cannot know.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _END_S = 150.0
 
 
 class RealSequence:
-    """Two devices, three releases, ``steps`` random things; then everybody is there. Raises :class:`Untrue`."""
+    """Two devices, three releases, ``steps`` random things; then everybody is there. Raises
+    :class:`Untrue`."""
 
     def __init__(self, folder: Path, seed: int, steps: int = 10) -> None:
         self.folder = folder
@@ -84,7 +86,9 @@ class RealSequence:
         rollouts = f.client.rollouts()[-2:]
         try:
             if op == "start":
-                f.rollout(self.chance.choice(self.releases), policy=POLICY.model_copy(update={"probation_s": 1.0}))
+                f.rollout(
+                    self.chance.choice(self.releases), policy=POLICY.model_copy(update={"probation_s": 1.0})
+                )
             elif op in ("abort", "rollback", "pause", "resume") and rollouts:
                 f.client.change_rollout(self.chance.choice(rollouts)["id"], op)
             elif op == "clear":

@@ -1,7 +1,9 @@
-"""Random sequences of what operators, devices, broker and controller do, over the real controller and the real deployer of each device.
+"""Random sequences of what operators, devices, broker and controller do, over the real controller and the
+real deployer of each device.
 
-In simulated time. What stands in: the broker (a dictionary), and of each device what :mod:`support_device` names. Afterwards every rollout
-must have ended, in the time that its terms give it, and what it says of each device must be true of that device.
+In simulated time. What stands in: the broker (a dictionary), and of each device what :mod:`support_device`
+names. Afterwards every rollout must have ended, in the time that its terms give it, and what it says of each
+device must be true of that device.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _DEADLINE_S, _IDLE_S, _BACK_S = 2000.0, 3000.0, 1000.0
 _BOUND_S = 2 * (_DEADLINE_S + _IDLE_S) + _BACK_S + 2000.0
 """Both waves, the way back, and the steps of this clock."""
 _GOOD = ("1", "2", "3")
-_OPEN = frozenset({Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY, Outcome.LOST, Outcome.RETURNING, Outcome.LATE})
+_OPEN = frozenset(
+    {Outcome.ADMITTED, Outcome.RETRYING, Outcome.AWAY, Outcome.LOST, Outcome.RETURNING, Outcome.LATE}
+)
 
 
 class Untrue(AssertionError):
@@ -77,8 +81,11 @@ class Node:
     """Its certificate is not revoked."""
 
     def on(self) -> None:
-        self.device = Device(self.folder, self.releases, now_s=self.device.now_s, wall_s=self.device.wall_s).boot()
-        # The generation that it has seen is in its journal: an older document is refused after a restart, too.
+        self.device = Device(
+            self.folder, self.releases, now_s=self.device.now_s, wall_s=self.device.wall_s
+        ).boot()
+        # The generation that it has seen is in its journal: an older document is refused after a restart,
+        # too.
         self.powered, self.epoch, self.seq, self.starts = True, self.epoch + 1, 0, self.starts + 1
 
     def off(self) -> None:
@@ -87,7 +94,12 @@ class Node:
 
     @property
     def conn(self) -> Conn:
-        return Conn(epoch=self.epoch, online=True, slots=(SLOT,), instance=self.instance and f"{self.instance}-{self.starts}")
+        return Conn(
+            epoch=self.epoch,
+            online=True,
+            slots=(SLOT,),
+            instance=self.instance and f"{self.instance}-{self.starts}",
+        )
 
     def hear(self, desired: Desired) -> None:
         """As the inbox of the agent hands it on."""
@@ -140,7 +152,9 @@ class Sequence:
             node.on()
             self._connect(node)
         for v, bundle in self.releases.bundles.items():
-            self.world.controller.inventory.save_release(Release(f"gate-detector@{v}", bundle.digest, (), self.world.now))
+            self.world.controller.inventory.save_release(
+                Release(f"gate-detector@{v}", bundle.digest, (), self.world.now)
+            )
 
     def run(self) -> None:
         try:
@@ -210,10 +224,17 @@ class Sequence:
         version = self.chance.choice((*_GOOD, *_GOOD, "crash"))
         some = tuple(self.chance.sample(sorted(self.nodes), self.chance.randrange(1, len(self.nodes) + 1)))
         request = RolloutRequest(
-            release=f"gate-detector@{version}", slot=SLOT, devices=self.chance.choice(((), some)), policy=POLICY,
-            canary=self.chance.choice((1, 1, 2)), deadline_s=_DEADLINE_S, idle_s=_IDLE_S, back_s=_BACK_S,
-            max_failure_rate=self.chance.choice((0.05, 1.0)), max_canary_failures=self.chance.choice((0, 0, 1)),
-        )  # fmt: skip
+            release=f"gate-detector@{version}",
+            slot=SLOT,
+            devices=self.chance.choice(((), some)),
+            policy=POLICY,
+            canary=self.chance.choice((1, 1, 2)),
+            deadline_s=_DEADLINE_S,
+            idle_s=_IDLE_S,
+            back_s=_BACK_S,
+            max_failure_rate=self.chance.choice((0.05, 1.0)),
+            max_canary_failures=self.chance.choice((0, 0, 1)),
+        )
         spec = self.world.controller.start_rollout(request)
         self._note(f"start {spec.id}: {version} to {request.devices or 'all'}, canary {request.canary}")
 
@@ -268,7 +289,8 @@ class Sequence:
             self._enroll_again(self.chance.choice(gone))
 
     def _enroll_again(self, node: Node) -> None:
-        """Half of them with the disk that they had, without a restart where they are on; the others with an empty one."""
+        """Half of them with the disk that they had, without a restart where they are on; the others with
+        an empty one."""
         self.world.controller.enroll(node.name)
         node.returned = node.returned or not node.member
         node.member = node.trusted = True
@@ -279,7 +301,9 @@ class Sequence:
             self.disks += 1
             node.off()
             node.folder = self.folder / f"{node.name}-{self.disks}"
-            node.device = Device(node.folder, self.releases, now_s=node.device.now_s, wall_s=node.device.wall_s)
+            node.device = Device(
+                node.folder, self.releases, now_s=node.device.now_s, wall_s=node.device.wall_s
+            )
             node.epoch, node.gen = 0, 0
             node.on()
             disk = "an empty disk"
@@ -288,7 +312,8 @@ class Sequence:
         self._note(f"{node.name} is enrolled again, with {disk}")
 
     def _copy(self) -> None:
-        """Another machine starts with a copy of the disk of one, which speaks again: the last one to start counts."""
+        """Another machine starts with a copy of the disk of one, which speaks again: the last one to start
+        counts."""
         node = self._any_node()
         if node.copy is None and node.online and node.instance is not None:
             node.copy = Conn(epoch=node.epoch + 1, online=True, slots=(SLOT,), instance=f"copy-{node.starts}")
@@ -346,7 +371,12 @@ class Sequence:
         node.said, node.seq = (slot, node.refused), node.seq + 1
         error = Failure(code="desired", detail="it has seen a later one") if node.refused else None
         report = Reported(
-            epoch=node.epoch, seq=node.seq, gen=node.gen, slots={SLOT: slot}, instance=node.conn.instance, error=error
+            epoch=node.epoch,
+            seq=node.seq,
+            gen=node.gen,
+            slots={SLOT: slot},
+            instance=node.conn.instance,
+            error=error,
         ).encode()
         self.world.wire.retained[T.reported(node.name)] = report
         self.world.hears(T.reported(node.name), report)
@@ -423,7 +453,9 @@ class Sequence:
             if resting and not any(p.unfinished for _, p in self._rollouts().values()):
                 return
         busy = [f"{n.name}: {n.device.state.value}" for n in self.nodes.values() if not n.device.resting]
-        open_ = [(s.id, p.state.value, self._outcomes(p)) for s, p in self._rollouts().values() if p.unfinished]
+        open_ = [
+            (s.id, p.state.value, self._outcomes(p)) for s, p in self._rollouts().values() if p.unfinished
+        ]
         raise Untrue(f"it does not settle: {busy}, {open_}")
 
     @staticmethod
@@ -457,14 +489,20 @@ class Sequence:
         taken_back = progress.ending is not None
         if taken_back and m.outcome in (Outcome.COMMITTED, Outcome.FAILED):
             raise Untrue(what)
-        ours = wish is not None and (wish.digest, wish.release) == (spec.digest, spec.release) and self._attempt_is(spec, m, wish)
+        ours = (
+            wish is not None
+            and (wish.digest, wish.release) == (spec.digest, spec.release)
+            and self._attempt_is(spec, m, wish)
+        )
         if m.outcome is Outcome.COMMITTED and ours and node.active != spec.digest:
             raise Untrue(f"{what}, but it runs {self._named(node.active)}")
         back = (wish is None) if m.before is None else (wish is not None and wish.digest == m.before.digest)
         if m.outcome in (Outcome.RESTORED, Outcome.SKIPPED) and back and not self._gave_up(node, m.before):
             expected = m.before.digest if m.before else None
             if node.active != expected:
-                raise Untrue(f"{what}, but it runs {self._named(node.active)} and not {self._named(expected)}")
+                raise Untrue(
+                    f"{what}, but it runs {self._named(node.active)} and not {self._named(expected)}"
+                )
         if m.outcome in (Outcome.FAILED, Outcome.STRANDED) and not m.detail:
             raise Untrue(f"{what} without a reason")
         if m.outcome is Outcome.STRANDED and (m.before is None or not m.before.release.endswith("crash")):
@@ -476,7 +514,12 @@ class Sequence:
 
     def _gave_up(self, node: Node, before: DesiredSlot | None) -> bool:
         d = node.device.journal.deployment(SLOT)
-        return before is not None and before.release.endswith("crash") and d is not None and d.state is not State.COMMITTED
+        return (
+            before is not None
+            and before.release.endswith("crash")
+            and d is not None
+            and d.state is not State.COMMITTED
+        )
 
     def _judge_device(self, node: Node) -> None:
         """What is wanted of it is so, or it has said why not."""
@@ -484,7 +527,8 @@ class Sequence:
         wish, report = desired.slots.get(SLOT), node.device.deployer.report()
         node.device.check_rest()
         if node.returned and wish is None and SLOT not in desired.clear:
-            return  # enrolled again with the disk that it had, and nobody has said what it is to run
+            # enrolled again with the disk that it had, and nobody has said what it is to run
+            return
         if wish is None:
             expected = None
         elif wish.release.endswith("crash") and report.state in TERMINAL - {State.COMMITTED}:
@@ -492,7 +536,9 @@ class Sequence:
         else:
             expected = wish.digest
         if node.active != expected:
-            raise Untrue(f"{node.name} runs {self._named(node.active)}, wanted is {self._named(expected)}: {report}")
+            raise Untrue(
+                f"{node.name} runs {self._named(node.active)}, wanted is {self._named(expected)}: {report}"
+            )
 
     def _named(self, digest: str | None) -> str:
         return "nothing" if digest is None else self.releases.of_bundle(digest)

@@ -1,6 +1,8 @@
-"""A TUF repository in memory that can sign anything, right or wrong: the pattern of python-tuf's ``repository_simulator.py``.
+"""A TUF repository in memory that can sign anything, right or wrong: the pattern of python-tuf's
+``repository_simulator.py``.
 
-It is both sides of an attack: an honest signer (:meth:`Repository.message`) and whoever holds some of the keys.
+It is both sides of an attack: an honest signer (:meth:`Repository.message`) and whoever holds some of the
+keys.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ from tuf.api.metadata import (
 
 from edgectl.agent.journal import Journal
 from edgectl.agent.trust import TrustStore
-from edgectl.core.trust import SIGNED_AT, delegated_path, delegation_paths, encode_trust, seal_desired, set_director, target_path
+from edgectl.core.trust import (
+    SIGNED_AT,
+    delegated_path,
+    delegation_paths,
+    encode_trust,
+    seal_desired,
+    set_director,
+    target_path,
+)
 from edgectl.core.wire import Desired, DesiredSlot
 
 DIGEST = "sha256:" + "ab" * 32
@@ -38,12 +48,14 @@ DAY = 86400.0
 
 
 class Repository:
-    """Change what you like (``root``, ``targets``, ``signers`` …), then :meth:`message` signs it as it stands."""
+    """Change what you like (``root``, ``targets``, ``signers`` …), then :meth:`message` signs it as it
+    stands."""
 
     def __init__(self, *, director: bool = True, now: float | None = None) -> None:
         self.now = time.time() if now is None else now
         self.signers: dict[str, list[CryptoSigner]] = {
-            role: [CryptoSigner.generate_ed25519()] for role in ("root", "targets", "snapshot", "timestamp", "director")
+            role: [CryptoSigner.generate_ed25519()]
+            for role in ("root", "targets", "snapshot", "timestamp", "director")
         }
         self.root = Root(version=1, expires=self.at(365), consistent_snapshot=False)
         for role in ("root", "targets", "snapshot", "timestamp"):
@@ -63,7 +75,13 @@ class Repository:
         other = object.__new__(type(self))
         for name, value in vars(self).items():
             keys = name == "signers"
-            setattr(other, name, {role: list(signers) for role, signers in value.items()} if keys else copy.deepcopy(value, memo))
+            setattr(
+                other,
+                name,
+                {role: list(signers) for role, signers in value.items()}
+                if keys
+                else copy.deepcopy(value, memo),
+            )
         return other
 
     def at(self, days: float) -> datetime:
@@ -73,7 +91,9 @@ class Repository:
 
     def publish_root(self, *signers: CryptoSigner) -> None:
         """Root as it stands, signed by its own keys and by ``signers``."""
-        self.roots[f"{self.root.version}.root.json"] = sign(copy.deepcopy(self.root), [*signers, *self.signers["root"]])
+        self.roots[f"{self.root.version}.root.json"] = sign(
+            copy.deepcopy(self.root), [*signers, *self.signers["root"]]
+        )
 
     def rotate(self, *roles: str) -> None:
         """New keys for ``roles``, named by root N+1, which the old root keys sign too."""
@@ -89,9 +109,13 @@ class Repository:
             self.root.add_key(self.signers[role][0].public_key, role)
         self.publish_root(*old)
 
-    def name(self, release: str, digest: str = DIGEST, *, targets: Targets | None = None, path: str | None = None) -> None:
+    def name(
+        self, release: str, digest: str = DIGEST, *, targets: Targets | None = None, path: str | None = None
+    ) -> None:
         path = path or target_path(release)
-        (targets or self.targets).targets[path] = TargetFile(100, {"sha256": digest.removeprefix("sha256:")}, path)
+        (targets or self.targets).targets[path] = TargetFile(
+            100, {"sha256": digest.removeprefix("sha256:")}, path
+        )
 
     def delegate(self, role: str, *profiles: str, paths: list[str] | None = None) -> None:
         self.signers.setdefault(role, [CryptoSigner.generate_ed25519()])
@@ -127,7 +151,8 @@ class Repository:
         }
 
     def message(self, **replaced: bytes | None) -> bytes:
-        """The retained message; ``targets=…`` puts other bytes in the place of ``targets.json``, None leaves the file out."""
+        """The retained message; ``targets=…`` puts other bytes in the place of ``targets.json``, None
+        leaves the file out."""
         files: dict[str, Any] = self.files() | {f"{n}.json": data for n, data in replaced.items()}
         return encode_trust({n: data for n, data in files.items() if data is not None})
 
@@ -147,9 +172,14 @@ class Device:
     def boot(self) -> TrustStore:
         """Start again: from here on, what is not on disk is forgotten."""
         self.store = TrustStore(
-            self.folder / "trust", self.root, self.journal, profile=self.profile,
-            wall=lambda: self.wall, steady=lambda: self.steady, built_s=1.0,
-        )  # fmt: skip
+            self.folder / "trust",
+            self.root,
+            self.journal,
+            profile=self.profile,
+            wall=lambda: self.wall,
+            steady=lambda: self.steady,
+            built_s=1.0,
+        )
         return self.store
 
     def lose_files(self) -> None:

@@ -1,4 +1,5 @@
-"""A pipeline worker without a pipeline: speaks the real protocol and "runs" engines as their first line says."""
+"""A pipeline worker without a pipeline: speaks the real protocol and "runs" engines as their first line
+says."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def main() -> None:
                         }
                         say(Shadowed(role=message.role, manifest=message.engine.manifest, **numbers))
                 elif isinstance(message, Revert):
-                    engines[message.role] = standby.pop(message.role, engines[message.role])  # as HotSwap.revert
+                    # as HotSwap.revert
+                    engines[message.role] = standby.pop(message.role, engines[message.role])
                 elif isinstance(message, Commit):
                     standby.pop(message.role, None)
             continue

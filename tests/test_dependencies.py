@@ -1,4 +1,5 @@
-"""Everything imported is declared, everything declared is imported; the constraints fit; a wheel in an empty environment works."""
+"""Everything imported is declared, everything declared is imported; the constraints fit; a wheel in an
+empty environment works."""
 
 from __future__ import annotations
 
@@ -29,11 +30,28 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPONENTS = ("core", "link", "device_profiles", "models", "engines", "pipelines", "builder", "agent", "fleet", "cli")
+COMPONENTS = (
+    "core",
+    "link",
+    "device_profiles",
+    "models",
+    "engines",
+    "pipelines",
+    "builder",
+    "agent",
+    "fleet",
+    "cli",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
-NOT_INSTALLED_HERE = {"cuda": "cuda-python", "pycuda": "pycuda", "tensorrt": "tensorrt", "torch": "torch", "tomli": "tomli"}
+NOT_INSTALLED_HERE = {
+    "cuda": "cuda-python",
+    "pycuda": "pycuda",
+    "tensorrt": "tensorrt",
+    "torch": "torch",
+    "tomli": "tomli",
+}
 """Modules of extras that need hardware, or of other Pythons, and the distribution that brings each."""
 BY_NAME = {
     "onnxruntime-gpu": "the module onnxruntime of another distribution",
@@ -41,7 +59,9 @@ BY_NAME = {
 }
 """Declared, and imported by somebody else."""
 DEVELOPMENT = {"dev", "demo"}
-KNOWS_ALL_MODULES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 knows only modules of a top_level.txt")
+KNOWS_ALL_MODULES = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 knows only modules of a top_level.txt"
+)
 
 
 def named(requirements: list[str]) -> set[str]:
@@ -55,7 +75,8 @@ def declared() -> set[str]:
 
 
 def imported() -> dict[str, set[str]]:
-    """Distribution → files of ours that import a module of it. Imports under ``TYPE_CHECKING`` count, too: mypy needs them."""
+    """Distribution → files of ours that import a module of it. Imports under ``TYPE_CHECKING`` count, too:
+    mypy needs them."""
     distributions = packages_distributions()
     found: dict[str, set[str]] = defaultdict(set)
     for component in COMPONENTS:
@@ -63,8 +84,14 @@ def imported() -> dict[str, set[str]]:
             for module in modules_of(path):
                 if module in sys.stdlib_module_names or module in ("edgectl", "tomllib"):
                     continue
-                names = {NOT_INSTALLED_HERE[module]} if module in NOT_INSTALLED_HERE else set(distributions.get(module, ()))
-                assert names, f"{path.relative_to(ROOT)} imports {module}, which is neither installed nor known"
+                names = (
+                    {NOT_INSTALLED_HERE[module]}
+                    if module in NOT_INSTALLED_HERE
+                    else set(distributions.get(module, ()))
+                )
+                assert names, (
+                    f"{path.relative_to(ROOT)} imports {module}, which is neither installed nor known"
+                )
                 for name in names:
                     found[canonicalize_name(name)].add(str(path.relative_to(ROOT)))
     return found
@@ -96,7 +123,9 @@ def test_the_base_has_no_runtime_and_either_extra_brings_one() -> None:
     assert named(EXTRAS["gpu"]) == {"onnxruntime-gpu"}
     both = [extra for extra in EXTRAS if {"onnxruntime", "onnxruntime-gpu"} <= closure(extra)]
     assert both == [], "an extra that pulls both breaks whichever is installed first"
-    assert "onnxruntime" not in closure("builder") | closure("fleet") | closure("compress"), "they go with [cpu] or [gpu]"
+    assert "onnxruntime" not in closure("builder") | closure("fleet") | closure("compress"), (
+        "they go with [cpu] or [gpu]"
+    )
 
 
 def test_tensorrt_brings_one_binding_of_cuda_and_cuda_graphs_the_other() -> None:
@@ -117,7 +146,8 @@ def closure(extra: str) -> set[str]:
 
 
 def private_names_of_others() -> dict[str, set[str]]:
-    """Distribution → private names of it that we use, as far as a parser sees them: ``from lib import _x`` and ``lib._x``."""
+    """Distribution → private names of it that we use, as far as a parser sees them: ``from lib import _x``
+    and ``lib._x``."""
     found: dict[str, set[str]] = defaultdict(set)
     distributions = packages_distributions()
     for component in COMPONENTS:
@@ -130,12 +160,20 @@ def private_names_of_others() -> dict[str, set[str]]:
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     top = node.module.split(".")[0]
                     origin |= {a.asname or a.name: top for a in node.names}
-                    private = [p for p in (*node.module.split("."), *(a.name for a in node.names)) if re.match(r"_[a-z]", p)]
+                    private = [
+                        p
+                        for p in (*node.module.split("."), *(a.name for a in node.names))
+                        if re.match(r"_[a-z]", p)
+                    ]
                     for name in private:
                         for d in distributions.get(top, ()):
                             found[canonicalize_name(d)].add(name)
             for node in ast.walk(tree):
-                if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and isinstance(node.value, ast.Name):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and re.match(r"_[a-z]", node.attr)
+                    and isinstance(node.value, ast.Name)
+                ):
                     for d in distributions.get(origin.get(node.value.id, ""), ()):
                         found[canonicalize_name(d)].add(node.attr)
     found.pop("edgectl", None)
@@ -144,18 +182,26 @@ def private_names_of_others() -> dict[str, set[str]]:
 
 @KNOWS_ALL_MODULES
 def test_a_private_name_of_a_library_bounds_its_version_from_above() -> None:
-    users = {"paho-mqtt": {"_sock_recv"}, **private_names_of_others()}  # of an instance: no parser sees whose it is
+    # of an instance: no parser sees whose it is
+    users = {"paho-mqtt": {"_sock_recv"}, **private_names_of_others()}
     link = (ROOT / "link/edgectl/link/mqtt.py").read_text()
     assert "_client._sock_recv" in link, "without it paho-mqtt needs no upper bound"
     for name in users:
         texts = [
-            r for rs in (PROJECT["dependencies"], *EXTRAS.values()) for r in rs if canonicalize_name(Requirement(r).name) == name
+            r
+            for rs in (PROJECT["dependencies"], *EXTRAS.values())
+            for r in rs
+            if canonicalize_name(Requirement(r).name) == name
         ]
         assert any("<" in str(Requirement(r).specifier) for r in texts), f"{name}: {users[name]}"
 
 
 def test_the_constraints_are_bare_versions_that_fit_what_is_declared() -> None:
-    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     for pin in pins:
         assert re.fullmatch(r"==[0-9A-Za-z.+!]+", str(pin.specifier)), str(pin)
         assert pin.url is None
@@ -167,9 +213,15 @@ def test_the_constraints_are_bare_versions_that_fit_what_is_declared() -> None:
         )
     ]
     for python in ("3.10", "3.11", "3.12", "3.13"):
-        environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+        environment = {
+            **default_environment(),
+            "python_version": python,
+            "python_full_version": f"{python}.0",
+        }
         versions = {
-            canonicalize_name(p.name): str(p.specifier)[2:] for p in pins if p.marker is None or p.marker.evaluate(environment)
+            canonicalize_name(p.name): str(p.specifier)[2:]
+            for p in pins
+            if p.marker is None or p.marker.evaluate(environment)
         }
         for r in wanted:
             if r.name == "edgectl" or (r.marker is not None and not r.marker.evaluate(environment)):
@@ -188,14 +240,20 @@ def clean() -> dict[str, str]:
 
 def pip(python: Path | str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False, env=clean())
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False, env=clean()
+    )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     made = pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", out, ROOT)
-    if made.returncode and "CI" not in os.environ and "Could not find a version that satisfies" in made.stderr:
+    if (
+        made.returncode
+        and "CI" not in os.environ
+        and "Could not find a version that satisfies" in made.stderr
+    ):
         pytest.skip("no package index to take the build backend from")
     assert made.returncode == 0, made.stderr
     return next(out.glob("*.whl"))
@@ -204,7 +262,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_wheel_has_every_file_of_the_components_and_says_what_each_extra_brings(wheel: Path) -> None:
-    listing = subprocess.run(["git", "ls-files", "*/edgectl/*"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listing = subprocess.run(
+        ["git", "ls-files", "*/edgectl/*"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listing.returncode:
         pytest.skip("not a git checkout")
     with zipfile.ZipFile(wheel) as z:
@@ -221,11 +281,22 @@ def test_the_wheel_has_every_file_of_the_components_and_says_what_each_extra_bri
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(wheel: Path, tmp_path: Path) -> None:
+def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(
+    wheel: Path, tmp_path: Path
+) -> None:
     ours = reference("yard-detector")
     bundle, source = tmp_path / "yard", "synth://yard?seed=5&paced=0&fps=2&seconds=8"
     task = load_task(str(ours.task))
-    build(ours.model, profiles=["cpu"], task=task, calibration=source, out=bundle, minutes=0.02, name="yard", max_drop=0.5)
+    build(
+        ours.model,
+        profiles=["cpu"],
+        task=task,
+        calibration=source,
+        out=bundle,
+        minutes=0.02,
+        name="yard",
+        max_drop=0.5,
+    )
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
     python = tmp_path / "venv/bin/python"
     installed = pip(python, "install", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
@@ -233,17 +304,32 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(wheel
 
     def edgectl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(tmp_path / "venv/bin/edgectl"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-            check=False, env={**clean(), "HOME": str(tmp_path)},
-        )  # fmt: skip
+            [str(tmp_path / "venv/bin/edgectl"), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**clean(), "HOME": str(tmp_path)},
+        )
 
     checks = {c["name"]: c for c in json.loads(edgectl("doctor", "--json").stdout)["checks"]}
     assert checks["runtime"]["state"] == "missing"
     assert "edgectl[cpu]" in checks["runtime"]["next_step"]
-    (tmp_path / "agent.toml").write_text('name = "gate-1"\nstate_dir = "state"\n[broker]\nhost = "127.0.0.1"\n')
+    (tmp_path / "agent.toml").write_text(
+        'name = "gate-1"\nstate_dir = "state"\n[broker]\nhost = "127.0.0.1"\n'
+    )
     model = "lib/python{}.{}/site-packages/edgectl/models/yard-detector.onnx".format(*sys.version_info[:2])
     for arguments in (
-        ("build", str(tmp_path / "venv" / model), "--task", "tensor", "--profile", "cpu", "--random-calibration"),
+        (
+            "build",
+            str(tmp_path / "venv" / model),
+            "--task",
+            "tensor",
+            "--profile",
+            "cpu",
+            "--random-calibration",
+        ),
         ("run", "surveillance", "-b", "yard", "--source", source),
         ("bench", "yard"),
         ("demo",),
@@ -253,9 +339,14 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(wheel
         said = edgectl(*arguments)
         assert said.returncode == 2, (arguments, said.stdout, said.stderr)
         assert "Traceback" not in said.stderr
-        assert re.search(r"next: pip install 'edgectl\[(cpu|builder|fleet|demo)\]'", said.stderr), (arguments, said.stderr)
+        assert re.search(r"next: pip install 'edgectl\[(cpu|builder|fleet|demo)\]'", said.stderr), (
+            arguments,
+            said.stderr,
+        )
 
-    installed = pip(python, "install", "-c", ROOT / "constraints.txt", f"edgectl[cpu] @ file://{wheel}", cwd=tmp_path)
+    installed = pip(
+        python, "install", "-c", ROOT / "constraints.txt", f"edgectl[cpu] @ file://{wheel}", cwd=tmp_path
+    )
     assert installed.returncode == 0, installed.stderr
     checked = pip(python, "check")
     assert checked.returncode == 0, checked.stdout
@@ -267,7 +358,13 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(wheel
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["frames"]["processed"] == 16
     probe = subprocess.run(
-        [str(python), "-c", DEVICE_IMPORTS], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=clean()
+        [str(python), "-c", DEVICE_IMPORTS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=clean(),
     )
     assert probe.returncode == 0, probe.stderr
 

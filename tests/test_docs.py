@@ -20,11 +20,18 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "models/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "models/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def blocks(language: str) -> list[str]:
-    found = [b for page in PAGES for b in re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)]
+    found = [
+        b for page in PAGES for b in re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+    ]
     assert found
     return found
 

@@ -1,4 +1,5 @@
-"""The house: one namespace, no stray package, every component typed, nothing in the tree that names a machine or a package host."""
+"""The house: one namespace, no stray package, every component typed, nothing in the tree that names a
+machine or a package host."""
 
 from __future__ import annotations
 
@@ -9,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPONENTS = ["core", "link", "device_profiles", "engines", "builder", "pipelines", "agent", "fleet", "cli", "models"]
+COMPONENTS = [
+    "core",
+    "link",
+    "device_profiles",
+    "engines",
+    "builder",
+    "pipelines",
+    "agent",
+    "fleet",
+    "cli",
+    "models",
+]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -17,7 +29,9 @@ def test_component_is_a_typed_part_of_the_namespace(component: str) -> None:
     package = ROOT / component / "edgectl" / component
     assert (package / "__init__.py").is_file()
     assert (package / "py.typed").is_file()
-    assert not (ROOT / component / "edgectl" / "__init__.py").exists(), "this file would hide every other component"
+    assert not (ROOT / component / "edgectl" / "__init__.py").exists(), (
+        "this file would hide every other component"
+    )
 
 
 def test_every_component_is_built_checked_and_importable() -> None:
@@ -40,5 +54,7 @@ def test_no_tracked_file_names_a_machine_or_a_package_host() -> None:
             and path.suffix in {".py", ".md", ".toml", ".yaml", ".service", ".sh", ""}
             and path.is_file()
         ):
-            found += [f"{name}: {m.group()}" for m in pattern.finditer(path.read_text("utf-8", errors="replace"))]
+            found += [
+                f"{name}: {m.group()}" for m in pattern.finditer(path.read_text("utf-8", errors="replace"))
+            ]
     assert found == []

@@ -144,7 +144,9 @@ def test_journal_that_is_no_database_is_kept_aside_and_told(device: Device) -> N
     assert device.serving is not None
 
 
-def test_journal_that_has_lost_its_last_changes_takes_them_from_the_mirror(device: Device, tmp_path: Path) -> None:
+def test_journal_that_has_lost_its_last_changes_takes_them_from_the_mirror(
+    device: Device, tmp_path: Path
+) -> None:
     slot, deployment = device.journal.slot(SLOT), device.journal.deployment(SLOT)
     device.off()
     old = Device(tmp_path / "old", device.world).boot()
@@ -191,7 +193,9 @@ def test_lease_outlives_a_restart_and_runs_out(device: Device) -> None:
     assert device.journal.leases() == []
 
 
-def test_damaged_engine_never_starts_although_nothing_can_be_written(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_engine_never_starts_although_nothing_can_be_written(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rot(device, "2")
     one, two = device.world.installed("1"), device.world.installed("2")
 
@@ -199,7 +203,9 @@ def test_damaged_engine_never_starts_although_nothing_can_be_written(device: Dev
         raise StorageError("read-only file system")
 
     monkeypatch.setattr(device.journal, "save_slot", read_only)
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+    monkeypatch.setattr(
+        Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only"))
+    )
     checked = check_slots(device.journal, device.store, ("other", SLOT))
     assert checked.passed_over == {SLOT: PassedOver(damaged=two, instead=one)}
     assert checked.trouble is not None
@@ -250,7 +256,9 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
     assert is_free(tmp_path)
 
 
-@pytest.mark.parametrize("state", [State.STAGED, State.WARMING, State.SHADOW, State.ACTIVATING], ids=lambda s: s.value)
+@pytest.mark.parametrize(
+    "state", [State.STAGED, State.WARMING, State.SHADOW, State.ACTIVATING], ids=lambda s: s.value
+)
 def test_next_engine_that_rots_while_the_device_is_off_never_serves(device: Device, state: State) -> None:
     device.world.add("4", 3000)
     device.want("4", 3, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))

@@ -52,7 +52,14 @@ def test_release_that_serves_is_taken_out_with_all_that_it_brought(device: Devic
     device.clear(3)
     assert_empty(device)
     r = told(device)
-    assert (r.state, r.gen, r.release, r.digest, r.active, r.previous) == (State.CLEARED, 3, None, None, None, None)
+    assert (r.state, r.gen, r.release, r.digest, r.active, r.previous) == (
+        State.CLEARED,
+        3,
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_first_release_of_an_empty_slot_is_taken_back_from_its_trial(device: Device) -> None:
@@ -63,7 +70,9 @@ def test_first_release_of_an_empty_slot_is_taken_back_from_its_trial(device: Dev
     ended = [state for _, _, state in device.seen]
     assert State.COMMITTED not in ended
     device.want("1", 3)
-    assert device.run() is State.COMMITTED, "it was not the release's fault: the same attempt is welcome again"
+    assert device.run() is State.COMMITTED, (
+        "it was not the release's fault: the same attempt is welcome again"
+    )
 
 
 @pytest.mark.parametrize("state", [State.FETCHING, State.STAGED, State.WARMING])
@@ -146,7 +155,9 @@ def test_document_that_does_not_speak_of_the_slot_any_more_ends_a_clearing_that_
     assert_empty(device)
 
 
-def test_clearing_that_is_held_up_for_ever_fails_at_its_deadline_and_the_engine_serves_on(device: Device) -> None:
+def test_clearing_that_is_held_up_for_ever_fails_at_its_deadline_and_the_engine_serves_on(
+    device: Device,
+) -> None:
     serves(device, "1")
     device.frozen = True
     device.clear(2)

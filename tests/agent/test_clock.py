@@ -8,11 +8,17 @@ from hypothesis import strategies as st
 from edgectl.agent.clock import RELEASED_S, TOLERANCE_S, TimeFloor
 
 YEAR = 365 * 86400.0
-_STEP = st.tuples(st.sampled_from(["wait", "attest", "reboot", "wall"]), st.floats(0, YEAR), st.floats(-40 * YEAR, 40 * YEAR))
+_STEP = st.tuples(
+    st.sampled_from(["wait", "attest", "reboot", "wall"]),
+    st.floats(0, YEAR),
+    st.floats(-40 * YEAR, 40 * YEAR),
+)
 
 
 @given(st.lists(_STEP, max_size=30))
-def test_bound_never_overtakes_the_real_time_whatever_the_wall_clock_says(steps: list[tuple[str, float, float]]) -> None:
+def test_bound_never_overtakes_the_real_time_whatever_the_wall_clock_says(
+    steps: list[tuple[str, float, float]],
+) -> None:
     """Real time, uptime and wall clock go their own ways; attestations are honest."""
     real, steady, wall_error, saved = 1.7e9, 10.0, 0.0, 0.0
     floor = TimeFloor(0.0, 1.0, steady)

@@ -29,7 +29,10 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
     )
     config = load_agent_config(path)
     assert config.labels == {"site": 'yard "north" \\ ü'}
-    assert config.pipelines["yard"].config == {"zones": [{"name": "door", "points": [[0.0, 1], [1, 1.5]]}], "flip": True}
+    assert config.pipelines["yard"].config == {
+        "zones": [{"name": "door", "points": [[0.0, 1], [1, 1.5]]}],
+        "flip": True,
+    }
     assert config.pipelines["yard"].source == "rtsp://user:pä$$@cam/1"
     assert config.slots == ("gate-detector",)
     assert config.state_dir == tmp_path / "state"

@@ -67,10 +67,13 @@ def test_release_that_is_withdrawn_while_the_fleet_is_frozen_never_starts(device
 
 
 @pytest.mark.parametrize("moment", ["warm", "shadow"])
-def test_release_that_is_withdrawn_while_it_is_tried_out_is_not_activated(device: Device, moment: str) -> None:
+def test_release_that_is_withdrawn_while_it_is_tried_out_is_not_activated(
+    device: Device, moment: str
+) -> None:
     device.during[moment] = [lambda: device.world.signed.discard("2")]
     device.want("2", 2, policy=POLICY.model_copy(update={"shadow": ShadowGate()}))
-    if moment == "shadow":  # its frames are seen by an engine that was signed when it began
+    # its frames are seen by an engine that was signed when it began
+    if moment == "shadow":
         device._verified = lambda ref: None  # type: ignore[method-assign]
     assert device.run() is State.REJECTED
     assert device.serving is not None
@@ -186,7 +189,9 @@ def test_without_an_old_engine_there_is_nothing_to_compare_with(tmp_path: Path) 
     ],
 )
 def test_shadow_gate(changes: dict[str, float], outcome: str, words: str) -> None:
-    s = Shadowed(role="detector", manifest="m", frames=100, matched=45, found=100, errors=0, old_ms=5.0, new_ms=5.0)
+    s = Shadowed(
+        role="detector", manifest="m", frames=100, matched=45, found=100, errors=0, old_ms=5.0, new_ms=5.0
+    )
     verdict = judge_shadow(ShadowGate(), s.model_copy(update=changes))
     assert verdict.outcome == outcome
     assert words in verdict.reason
@@ -200,7 +205,9 @@ def test_golden_engine_serves_when_the_previous_one_does_not_open_either(device:
     golden = device.world.installed("2")
     device.want("1", 3)
     device.run()
-    device.journal.save_slot(SLOT, type(slot)(device.world.installed("1"), device.world.installed("2"), golden))
+    device.journal.save_slot(
+        SLOT, type(slot)(device.world.installed("1"), device.world.installed("2"), golden)
+    )
     device.fail["ensure 1"] = EngineError("the GPU is gone")
     device.want("crash", 4)
     assert device.run() is State.DEGRADED

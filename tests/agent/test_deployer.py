@@ -1,4 +1,5 @@
-"""The deployer executes the table: what each state does, against errors and trouble from outside, with doubles for what it calls."""
+"""The deployer executes the table: what each state does, against errors and trouble from outside, with
+doubles for what it calls."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ from edgectl.agent.journal import Deployment, Slot
 from edgectl.agent.pipeline import Interrupted
 from edgectl.agent.trust import StaleTrust
 from edgectl.core.bundle import LAYER_ENGINE
-from edgectl.core.errors import BundleError, EdgectlError, EngineError, IntegrityError, StorageError, TrustError
+from edgectl.core.errors import (
+    BundleError,
+    EdgectlError,
+    EngineError,
+    IntegrityError,
+    StorageError,
+    TrustError,
+)
 from edgectl.core.files import hex_of
 from edgectl.core.states import State
 from edgectl.core.wire import DesiredSlot, Failure, ShadowGate
@@ -22,11 +30,22 @@ def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None
     world.start()
     world.want("1", 1)
     assert world.ends(1) is State.COMMITTED
-    states = ["notified", "fetching", "verifying", "staged", "warming", "activating", "probation", "committed"]
+    states = [
+        "notified",
+        "fetching",
+        "verifying",
+        "staged",
+        "warming",
+        "activating",
+        "probation",
+        "committed",
+    ]
     assert [s.value for s in world.seen] == states
     world.want("2", 2)
     assert world.ends(2) is State.COMMITTED
-    assert world.journal.slot("gate") == Slot(world.installed("2"), world.installed("1"), world.installed("2"))
+    assert world.journal.slot("gate") == Slot(
+        world.installed("2"), world.installed("1"), world.installed("2")
+    )
     world.want("1", 3)
     assert world.ends(3) is State.COMMITTED
     assert world.active == "gate-detector@1"
@@ -83,11 +102,17 @@ def test_another_role_in_the_configuration_deploys_the_release_again(world: Worl
     world.boot()
     world.start()
     world.want("1", 1)  # the retained document, as it was
-    wait_until(lambda: State.COMMITTED in world.seen and "fetch" in world.calls, "the low-power variant is committed", 20)
+    wait_until(
+        lambda: State.COMMITTED in world.seen and "fetch" in world.calls,
+        "the low-power variant is committed",
+        20,
+    )
     assert world.journal.slot("gate").active == world.installed("1").model_copy(update={"role": "low-power"})
     fetched = world.calls.count("fetch")
     world.want("1", 2)
-    wait_until(lambda: world.told is not None and world.told.gen == 2, "the newer document is taken note of", 20)
+    wait_until(
+        lambda: world.told is not None and world.told.gen == 2, "the newer document is taken note of", 20
+    )
     assert world.calls.count("fetch") == fetched == 1
 
 
@@ -140,7 +165,9 @@ def test_defect_of_the_agent_costs_a_release_and_not_the_device(world: World, wh
     world.fail[where] = KeyError("nobody thought of it")  # type: ignore[assignment]
     world.healthy = where != "shadow"  # there is a stream to compare on
     policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
-    world.deployer.want(2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False)
+    world.deployer.want(
+        2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False
+    )
     assert world.ends(2).value == end
     report = world.deployer.report()
     assert report.error is not None
@@ -172,7 +199,9 @@ def test_unsigned_is_rejected_after_a_moment_of_grace(world: World, monkeypatch:
     assert "fetch" not in world.calls
 
 
-@pytest.mark.parametrize("error", [StaleTrust("expired"), StorageError("signed metadata cannot be verified: no space left")])
+@pytest.mark.parametrize(
+    "error", [StaleTrust("expired"), StorageError("signed metadata cannot be verified: no space left")]
+)
 def test_stale_metadata_defers_until_it_is_fresh(world: World, error: EdgectlError) -> None:
     world.fail["check"] = error
     world.start()
@@ -210,12 +239,17 @@ def test_device_that_comes_back_in_the_middle_of_a_download_asks_the_metadata_fi
 
 @pytest.mark.parametrize("where", ["shadow", "ensure gate-detector@2"])
 @pytest.mark.parametrize("ended_by", ["newer wish", "operator"])
-def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(world: World, where: str, ended_by: str) -> None:
+def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(
+    world: World, where: str, ended_by: str
+) -> None:
     """The pipelines give up as they were told to, and say so with an error of theirs."""
     world.start()
     world.want("1", 1)
     world.ends(1)
-    world.hold[where], world.fail[where] = threading.Event(), EngineError("yard has not seen 100 frames with both engines")
+    world.hold[where], world.fail[where] = (
+        threading.Event(),
+        EngineError("yard has not seen 100 frames with both engines"),
+    )
     policy = POLICY.model_copy(update={"shadow": ShadowGate()}) if where == "shadow" else POLICY
     world.healthy = where != "shadow"
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy)
@@ -228,7 +262,9 @@ def test_release_is_not_blamed_for_what_ended_its_trial_from_outside(world: Worl
     world.hold.pop(where).set()
     end = State.CANCELED if where == "shadow" else State.ROLLED_BACK
     wait_until(lambda: end in world.seen, end.value, 20)
-    assert world.ends(2 if ended_by == "operator" else 3) is (end if ended_by == "operator" else State.COMMITTED)
+    assert world.ends(2 if ended_by == "operator" else 3) is (
+        end if ended_by == "operator" else State.COMMITTED
+    )
     if where == "shadow" or ended_by == "newer wish":
         assert world.journal.bad(wish.digest, 1) is None
 
@@ -240,7 +276,9 @@ def test_camera_that_goes_away_while_engines_are_compared_speaks_against_neither
     world.fail["shadow"] = Interrupted("yard ended while it ran the new engine beside the old one")
     world.healthy = False  # there is a stream to compare on
     policy = POLICY.model_copy(update={"shadow": ShadowGate()})
-    world.deployer.want(2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False)
+    world.deployer.want(
+        2, DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=policy), False
+    )
     wait_until(lambda: world.calls.count("shadow") >= 2, "it is compared again", 20)
     assert State.DEFERRED in world.seen
     del world.fail["shadow"]

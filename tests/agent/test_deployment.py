@@ -46,7 +46,12 @@ def test_before_activation_a_deployment_is_dropped_and_afterwards_it_is_taken_ba
         assert {TABLE[s, event] for s in BEFORE_ACTIVATION} == {State.CANCELED}
         assert {TABLE[s, event] for s in (State.ACTIVATING, State.PROBATION)} == {State.ROLLING_BACK}
     assert {TABLE[s, Event.EXPIRED] for s in BEFORE_ACTIVATION} == {State.EXPIRED}
-    assert {s for s in State if s in WORKING} == {*BEFORE_ACTIVATION, State.ACTIVATING, State.PROBATION, State.ROLLING_BACK}
+    assert {s for s in State if s in WORKING} == {
+        *BEFORE_ACTIVATION,
+        State.ACTIVATING,
+        State.PROBATION,
+        State.ROLLING_BACK,
+    }
 
 
 def test_success_comes_from_probation_only() -> None:

@@ -1,7 +1,9 @@
-"""Anything in any order: the real deployer, journal, store and receiver, driven by hypothesis in simulated time.
+"""Anything in any order: the real deployer, journal, store and receiver, driven by hypothesis in simulated
+time.
 
-After every step, and while it runs: what serves is whole and signed, the version floor does not sink, ends are reported once, an engine
-serves from the first commit on. Whatever happened, once everybody leaves the device alone it comes to rest.
+After every step, and while it runs: what serves is whole and signed, the version floor does not sink, ends
+are reported once, an engine serves from the first commit on. Whatever happened, once everybody leaves the
+device alone it comes to rest.
 """
 
 from __future__ import annotations
@@ -35,9 +37,13 @@ def world() -> Catalogue:
             w.add(version, 140_000)
         w.add("rogue", 3000, signed=False)
         for version, behaviour in {
-            "cold": {"warm": False}, "stuck": {"swap": False}, "crash": {"crash": True}, "slow": {"latency_ms": 50.0},
-            "other": {"agreement": 0.2}, "failing": {"errors": True},
-        }.items():  # fmt: skip
+            "cold": {"warm": False},
+            "stuck": {"swap": False},
+            "crash": {"crash": True},
+            "slow": {"latency_ms": 50.0},
+            "other": {"agreement": 0.2},
+            "failing": {"errors": True},
+        }.items():
             w.add(version, 3000, **behaviour)
         _WORLD.append(w)
     return _WORLD[0]
@@ -91,15 +97,25 @@ class Anything(RuleBasedStateMachine):
         self.starts += 1
         before, self.here = self.device, self.folder / str(self.starts)
         self.device = Device(
-            self.here, before.world, self.chance, now_s=before.now_s, wall_s=before.wall_s, loss=before.loss, frozen=False,
-            seen=before.seen, floor=before.floor, repaired=before.repaired,
-        )  # fmt: skip
+            self.here,
+            before.world,
+            self.chance,
+            now_s=before.now_s,
+            wall_s=before.wall_s,
+            loss=before.loss,
+            frozen=False,
+            seen=before.seen,
+            floor=before.floor,
+            repaired=before.repaired,
+        )
         self._on()
 
     # ---- what happens
 
     @rule(
-        version=st.sampled_from(["1", "2", "3", "rogue", "cold", "stuck", "crash", "slow", "other", "failing"]),
+        version=st.sampled_from(
+            ["1", "2", "3", "rogue", "cold", "stuck", "crash", "slow", "other", "failing"]
+        ),
         again=st.booleans(),
         shadow=st.booleans(),
         windows=st.sampled_from([(), ("daily 03:00-04:00",)]),
@@ -205,7 +221,12 @@ class Anything(RuleBasedStateMachine):
     def one_whole_signed_engine_serves(self) -> None:
         self.device.check()
         empty = self.emptied and self.device.journal.slot(SLOT).active is None
-        if self.device.serving is None and not empty and self.device.state is not State.DEGRADED and not self.device.repaired:
+        if (
+            self.device.serving is None
+            and not empty
+            and self.device.state is not State.DEGRADED
+            and not self.device.repaired
+        ):
             raise Violation(f"nothing serves in {self.device.state.value}")
 
     @invariant()
@@ -231,7 +252,8 @@ class Anything(RuleBasedStateMachine):
 
 
 _MORE = int(os.environ.get("EDGECTL_MODEL_EXAMPLES", "0"))
-"""The default run draws the same 20 walks each time; this many others are drawn if it is set. Shrinking one takes minutes: not here."""
+"""The default run draws the same 20 walks each time; this many others are drawn if it is set. Shrinking
+one takes minutes: not here."""
 Anything.TestCase.settings = settings(
     max_examples=_MORE or 20,
     derandomize=not _MORE,

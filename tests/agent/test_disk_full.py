@@ -1,4 +1,5 @@
-"""No space, at every single write in turn: what serves goes on, the device says why, and it recovers when there is space again."""
+"""No space, at every single write in turn: what serves goes on, the device says why, and it recovers when
+there is space again."""
 
 from __future__ import annotations
 
@@ -95,7 +96,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=3m", "edgectl-test", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=3m", "edgectl-test", str(folder)], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
     yield folder
@@ -113,7 +116,9 @@ def fill(folder: Path) -> Path:
             return ballast
 
 
-def test_real_disk_without_a_byte_left_the_agent_starts_runs_and_recovers(small_disk: Path, tmp_path: Path) -> None:
+def test_real_disk_without_a_byte_left_the_agent_starts_runs_and_recovers(
+    small_disk: Path, tmp_path: Path
+) -> None:
     world = Catalogue(tmp_path)
     for version in ("1", "2"):
         world.add(version, 200_000)

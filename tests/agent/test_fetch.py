@@ -16,7 +16,16 @@ from support_onnx import network, onnx_file, tuned
 from edgectl.agent.fetch import Cancelled, Fetcher, Progress, variant_blobs
 from edgectl.agent.journal import Installed
 from edgectl.agent.store import Part, Store
-from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, LAYER_PACKED, MEDIA_INDEX, Bundle, Descriptor, Unpacked, Variant
+from edgectl.core.bundle import (
+    CHUNK_SIZE,
+    LAYER_ENGINE,
+    LAYER_PACKED,
+    MEDIA_INDEX,
+    Bundle,
+    Descriptor,
+    Unpacked,
+    Variant,
+)
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.transfer import Receiver, encode_frame
@@ -38,8 +47,12 @@ class World:
         (self.blobs.folder / hex_of(self.bundle.digest)).write_bytes(self.bundle.index_bytes)
         self.seeder = BlobSeeder(self.options, TOPICS, self.blobs)
         self.store = Store(folder / "device", reserve=0)
-        self.index = Descriptor(mediaType=MEDIA_INDEX, digest=self.bundle.digest, size=len(self.bundle.index_bytes))
-        self.engine = next(d for d in self.bundle.variants[0].descriptors() if d.mediaType in (LAYER_ENGINE, LAYER_PACKED))
+        self.index = Descriptor(
+            mediaType=MEDIA_INDEX, digest=self.bundle.digest, size=len(self.bundle.index_bytes)
+        )
+        self.engine = next(
+            d for d in self.bundle.variants[0].descriptors() if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)
+        )
         self.progress: list[Progress] = []
 
     def add(self, root: Path) -> Bundle:
@@ -56,7 +69,9 @@ class World:
             self.seeder.publish_pages(f"sha256:{path.name}")
 
     def fetcher(self, store: Store | None = None) -> Fetcher:
-        return Fetcher(lambda: Link(self.options, "dev", queue_size=32), TOPICS, "dev", 1, store or self.store, Machine())
+        return Fetcher(
+            lambda: Link(self.options, "dev", queue_size=32), TOPICS, "dev", 1, store or self.store, Machine()
+        )
 
     def fetch(self, cancelled: threading.Event | None = None, bundle: Bundle | None = None) -> None:
         stop = cancelled or threading.Event()
@@ -98,7 +113,9 @@ def test_only_what_is_missing_on_disk_is_sent_again(world: World) -> None:
 def test_one_blob_comes_alone_if_there_is_room_for_it(world: World, tmp_path: Path) -> None:
     world.seed()
     with pytest.raises(StorageError, match="quota"):
-        world.fetcher(Store(tmp_path / "small", reserve=0, quota=1000)).fetch_blob(world.engine, lambda: False, lambda _: None)
+        world.fetcher(Store(tmp_path / "small", reserve=0, quota=1000)).fetch_blob(
+            world.engine, lambda: False, lambda _: None
+        )
     world.fetcher().fetch_blob(world.engine, lambda: False, world.progress.append)
     assert [p.name for p in world.store.blobs.iterdir()] == [hex_of(world.engine.digest)]
 
@@ -121,7 +138,9 @@ def test_cancel_stops_at_once_and_keeps_the_part(world: World) -> None:
         world.fetch(stop)  # nobody seeds
 
 
-def test_cancel_is_heard_while_what_lies_there_is_hashed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_is_heard_while_what_lies_there_is_hashed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part = world.store.part(world.engine)
     data = (world.bundle.blobs / hex_of(world.engine.digest)).read_bytes()
     for i in range(10):
@@ -214,21 +233,32 @@ def test_packed_engine_arrives_packed_and_lies_there_decoded(tmp_path: Path, mos
     variant = Variant.open(world.store.blobs, world.bundle.variants[0].digest)
     assert variant.need(LAYER_ENGINE).stat().st_size == 1_000_000
     assert sum(p.total for p in world.progress if p.done == p.total) < 200_000
-    installed = variant_blobs(world.store.blobs, [Installed(release="m@1", bundle=world.bundle.digest, manifest=variant.digest)])
+    installed = variant_blobs(
+        world.store.blobs, [Installed(release="m@1", bundle=world.bundle.digest, manifest=variant.digest)]
+    )
     world.store.verify(installed)
     world.store.collect_garbage({d.digest for d in installed} | {variant.digest, world.bundle.digest})
     variant.need(LAYER_ENGINE).write_bytes(b"what a dying disk left")
     with pytest.raises(IntegrityError):
         world.store.verify(installed)
     sent = world.seeder.counters.broadcast_chunks
-    world.fetch()  # the next attempt decodes again; nothing is sent again
+    # the next attempt decodes again; nothing is sent again
+    world.fetch()
     world.store.verify(installed)
     assert world.seeder.counters.broadcast_chunks == sent
     world.seeder.close()
 
 
-def test_packed_engine_that_decodes_to_what_nobody_signed_is_refused(tmp_path: Path, mosquitto: Broker) -> None:
-    world = World(tmp_path, mosquitto, 1_000_000, packed=True, unpacked=Unpacked(digest="sha256:" + "0" * 64, size=1_000_000))
+def test_packed_engine_that_decodes_to_what_nobody_signed_is_refused(
+    tmp_path: Path, mosquitto: Broker
+) -> None:
+    world = World(
+        tmp_path,
+        mosquitto,
+        1_000_000,
+        packed=True,
+        unpacked=Unpacked(digest="sha256:" + "0" * 64, size=1_000_000),
+    )
     world.seed()
     with pytest.raises(IntegrityError, match="something else than was signed"):
         world.fetch()
@@ -253,7 +283,9 @@ def pair(tmp_path: Path, mosquitto: Broker) -> Iterator[tuple[World, Bundle]]:
     world.seeder.close()
 
 
-def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle], caplog: pytest.LogCaptureFixture) -> None:
+def test_fine_tuned_release_comes_as_a_difference(
+    pair: tuple[World, Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     world, new = pair
     before = world.seeder.counters.bytes
@@ -263,14 +295,21 @@ def test_fine_tuned_release_comes_as_a_difference(pair: tuple[World, Bundle], ca
     assert "came as a difference of" in caplog.text, "an operator can see it"
 
 
-def test_device_takes_the_difference_whose_base_it_has(pair: tuple[World, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_takes_the_difference_whose_base_it_has(
+    pair: tuple[World, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, new = pair
     (layer,) = (d for d in new.variants[0].descriptors() if d.mediaType == LAYER_ENGINE)
     (mine,) = world.blobs.deltas(layer.digest)
     others = [
-        mine.model_copy(update={"base": digest_of(b"%d" % k), "digest": digest_of(b"d%d" % k), "size": 70_000}) for k in range(7)
+        mine.model_copy(
+            update={"base": digest_of(b"%d" % k), "digest": digest_of(b"d%d" % k), "size": 70_000}
+        )
+        for k in range(7)
     ]
-    monkeypatch.setattr(world.blobs, "deltas", lambda digest: (*others, mine) if digest == layer.digest else ())
+    monkeypatch.setattr(
+        world.blobs, "deltas", lambda digest: (*others, mine) if digest == layer.digest else ()
+    )
     world.seeder.publish_pages(layer.digest)
     before = world.seeder.counters.bytes
     world.fetch(bundle=new)
@@ -294,8 +333,13 @@ def test_difference_that_is_of_no_use_costs_only_the_detour(
         with Link(world.options, "tidy") as link:
             link.connect()
             link.publish(TOPICS.manifest(offer.digest, 0), b"", retain=True).wait(5)
-    else:  # a controller that lies: a blob whose digest is right, and that makes something else, or nothing
-        wrong = b"rubbish" * 20_000 if harm == "rubbish" else world.blobs.path(offer.digest).read_bytes()[:-2000] + bytes(2000)
+    else:
+        # a controller that lies: a blob whose digest is right, and that makes something else, or nothing
+        wrong = (
+            b"rubbish" * 20_000
+            if harm == "rubbish"
+            else world.blobs.path(offer.digest).read_bytes()[:-2000] + bytes(2000)
+        )
         lie = offer.model_copy(update={"digest": digest_of(wrong), "size": len(wrong)})
         world.blobs.path(lie.digest).write_bytes(wrong)
         monkeypatch.setattr(world.blobs, "deltas", lambda _: (lie,))
@@ -342,7 +386,10 @@ def test_several_blobs_at_a_time_share_the_line(world: World, tmp_path: Path) ->
 def test_chunks_that_come_before_their_list_are_kept_but_not_believed(world: World) -> None:
     receiver = Receiver(world.engine, 0.0, epoch=1)
     data = (world.bundle.blobs / hex_of(world.engine.digest)).read_bytes()
-    assert receiver.on_frame(encode_frame(world.engine.digest, 2, data[2 * CHUNK_SIZE : 3 * CHUNK_SIZE])) is not None
+    assert (
+        receiver.on_frame(encode_frame(world.engine.digest, 2, data[2 * CHUNK_SIZE : 3 * CHUNK_SIZE]))
+        is not None
+    )
     assert receiver.on_frame(encode_frame(world.engine.digest, 2, b"short")) is None
     assert receiver.have == 0
     part = world.store.part(world.engine)

@@ -99,7 +99,9 @@ def test_repair_refuses_beside_a_running_agent_and_looking_does_not(device: Devi
 
 def test_command_line(device: Device, tmp_path: Path) -> None:
     def run(*more: str) -> tuple[int, dict[str, object]]:
-        result = CliRunner().invoke(app, ["store", "fsck", "--state-dir", str(device.folder), "--json", *more])
+        result = CliRunner().invoke(
+            app, ["store", "fsck", "--state-dir", str(device.folder), "--json", *more]
+        )
         code = result.exit_code if result.exception is None else getattr(result.exception, "exit_code", 1)
         return code, json.loads(result.stdout)
 

@@ -17,8 +17,8 @@ OF_OTHERS = {"rich", "onnx", "httpx", "starlette", "sqlalchemy"}
 
 
 def test_agent_loads_no_native_library_of_a_pipeline_and_no_other_command() -> None:
-    """The first belong to workers and to the child that warms an engine up: memory, and crashes, of their own. The others would
-    only take memory."""
+    """The first belong to workers and to the child that warms an engine up: memory, and crashes, of their
+    own. The others would only take memory."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "edgectl.agent.service" in loaded

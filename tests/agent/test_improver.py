@@ -25,7 +25,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.improver = Improver(
-            ["a-slot", "b-slot", "empty"], self.active.get, lambda: self.busy, self.improve, self.refresh, 100.0, lambda: self.now
+            ["a-slot", "b-slot", "empty"],
+            self.active.get,
+            lambda: self.busy,
+            self.improve,
+            self.refresh,
+            100.0,
+            lambda: self.now,
         )
 
     def improve(self, ref: EngineRef) -> bool:

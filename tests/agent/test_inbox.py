@@ -1,4 +1,5 @@
-"""What becomes of the messages of a controller: no broker, no workers, the handlers called as the link would."""
+"""What becomes of the messages of a controller: no broker, no workers, the handlers called as the link
+would."""
 
 from __future__ import annotations
 
@@ -55,10 +56,17 @@ class Agent:
         self.slot = Slot()
         self.reporter = Reporter(1, self.device.store, self.reports.append, lambda: None)
         self.inbox = Inbox(
-            Topics("home"), "gate-1", self.device.store, {self.slot_name: self.slot}, self.reporter,  # type: ignore[dict-item]
-            frozen=self.device.journal.frozen, obey=lambda command: self.obey(command), reply=self.replies.append,
-            allow_peers=self.peers.append, make_room=self._make_room,
-        )  # fmt: skip
+            Topics("home"),
+            "gate-1",
+            self.device.store,
+            {self.slot_name: self.slot},
+            self.reporter,  # type: ignore[dict-item]
+            frozen=self.device.journal.frozen,
+            obey=lambda command: self.obey(command),
+            reply=self.replies.append,
+            allow_peers=self.peers.append,
+            make_room=self._make_room,
+        )
 
     def restart(self) -> None:
         self.device.journal.close()
@@ -104,7 +112,9 @@ def full(*_: object) -> None:
 # ---- commands
 
 
-def test_command_is_answered_refused_with_a_reason_or_not_answered_at_all(agent: Agent, repository: Repository) -> None:
+def test_command_is_answered_refused_with_a_reason_or_not_answered_at_all(
+    agent: Agent, repository: Repository
+) -> None:
     director = repository.signers["director"]
     assert agent.ask(director) == Reply(id="7", ok=True, result={"asked": "probe"})
     late = agent.ask(director, seq=5, deadline_s=60)
@@ -146,7 +156,9 @@ def test_repeated_command_is_answered_with_the_number_that_was_seen_after_a_rest
 # ---- the state of the controller
 
 
-def test_freeze_of_a_new_director_counts_when_its_root_arrives_behind_it(agent: Agent, repository: Repository) -> None:
+def test_freeze_of_a_new_director_counts_when_its_root_arrives_behind_it(
+    agent: Agent, repository: Repository
+) -> None:
     thief = repository.signers["director"]
     agent.inbox.on_controller(state(True, 1000, thief))
     assert agent.inbox.frozen
@@ -212,7 +224,9 @@ def test_policy_on_peers_is_handed_on_signed_or_not(agent: Agent, repository: Re
 # ---- metadata sets and desired documents
 
 
-def test_set_that_came_while_the_clock_was_ahead_counts_once_it_is_right(agent: Agent, repository: Repository) -> None:
+def test_set_that_came_while_the_clock_was_ahead_counts_once_it_is_right(
+    agent: Agent, repository: Repository
+) -> None:
     device = agent.device
     device.wall += 400 * DAY
     agent.inbox.on_trust(repository.message())
@@ -290,7 +304,9 @@ def test_generation_that_was_seen_is_reported_after_a_restart_before_the_broker_
     assert agent.inbox.gen == 5
 
 
-def test_refusal_is_reported_though_a_good_wish_follows_on_its_heels(agent: Agent, repository: Repository) -> None:
+def test_refusal_is_reported_though_a_good_wish_follows_on_its_heels(
+    agent: Agent, repository: Repository
+) -> None:
     agent.inbox.on_desired(agent.device.desired(4))
     agent.inbox.on_desired(agent.device.desired(5, *repository.signers["director"]))
     refusal = agent.inbox.refusal
@@ -312,7 +328,9 @@ def test_slot_that_is_not_named_loses_its_wish_and_one_that_is_not_here_is_rejec
     assert agent.inbox.without_slot == {}
 
 
-def test_slot_that_is_to_be_empty_is_told_so_and_one_that_is_not_here_is_empty(device: Device, repository: Repository) -> None:
+def test_slot_that_is_to_be_empty_is_told_so_and_one_that_is_not_here_is_empty(
+    device: Device, repository: Repository
+) -> None:
     agent, director = Agent(device, slot="porch"), repository.signers["director"]
     wish = ClearSlot(number=3)
     desired = Desired(gen=4, clear={"porch": wish, "gate": ClearSlot(number=1)})

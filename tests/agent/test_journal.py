@@ -65,7 +65,9 @@ def test_a_count_is_on_disk_before_the_process_dies(tmp_path: Path) -> None:
         "j = Journal(pathlib.Path(sys.argv[1]))\nj.count('crash')\nos.kill(os.getpid(), 9)"
     )
     for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "j.db")], check=False).returncode == -9
+        assert (
+            subprocess.run([sys.executable, "-c", code, str(tmp_path / "j.db")], check=False).returncode == -9
+        )
     j = Journal(tmp_path / "j.db")
     assert j.value("crash") == 2
     j.clear("crash")
@@ -111,7 +113,8 @@ def test_whatever_has_rotted_is_a_finding_and_no_traceback(tmp_path: Path) -> No
 def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be read, but what the mirror knows better cannot be written into it; later a part of the writes succeeds."""
+    """It can be read, but what the mirror knows better cannot be written into it; later a part of the
+    writes succeeds."""
     path = tmp_path / "j.db"
     journal = Journal(path)
     journal.save_slot("s", Slot(A))
@@ -145,7 +148,9 @@ def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
     again.close()
 
 
-def test_wish_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_agent_reads(tmp_path: Path) -> None:
+def test_wish_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_agent_reads(
+    tmp_path: Path,
+) -> None:
     journal = Journal(tmp_path / "journal.db")
     cleared = Deployment("gate", 7, State.CLEARED, ClearSlot(number=3))
     journal.save(cleared)

@@ -56,7 +56,9 @@ def test_restart_costs_a_lease_no_more_than_what_it_ran(journal: Journal) -> Non
     assert again.until_s - clock.now_s == pytest.approx(3600, abs=60)
 
 
-def test_renewals_write_to_the_disk_every_ten_minutes_at_most(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewals_write_to_the_disk_every_ten_minutes_at_most(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
     leases = Leases(journal, clock)
     writes = []

@@ -34,7 +34,9 @@ class Site:
         self.folder, self.broker = folder, broker
         self.options = BrokerOptions(broker.host, broker.port)
         self.bundle = Bundle(make_bundle(folder / "bundle", size=1_000_000))
-        self.index = Descriptor(mediaType=MEDIA_INDEX, digest=self.bundle.digest, size=len(self.bundle.index_bytes))
+        self.index = Descriptor(
+            mediaType=MEDIA_INDEX, digest=self.bundle.digest, size=len(self.bundle.index_bytes)
+        )
         self.engine = max(self.bundle.variants[0].descriptors(), key=lambda d: d.size)
         blobs = BlobStore(folder / "controller")
         for path in self.bundle.blobs.iterdir():
@@ -54,12 +56,14 @@ class Site:
     def store(self, name: str) -> Store:
         return Store(self.folder / name, reserve=0)
 
-    def fetch(self, name: str, *, site: str | None = "yard", cancelled: threading.Event | None = None) -> Store:
+    def fetch(
+        self, name: str, *, site: str | None = "yard", cancelled: threading.Event | None = None
+    ) -> Store:
         store = self.store(name)
         stop = cancelled or threading.Event()
-        Fetcher(lambda: Link(self.options, name, queue_size=32), TOPICS, name, 1, store, Machine(), site=site).fetch(
-            "m@1", self.index, stop.is_set, lambda _: None
-        )
+        Fetcher(
+            lambda: Link(self.options, name, queue_size=32), TOPICS, name, 1, store, Machine(), site=site
+        ).fetch("m@1", self.index, stop.is_set, lambda _: None)
         return store
 
     def peer(self, name: str, *, switch: bool = True, site: str = "yard", allow: bool = True) -> PeerSeeder:

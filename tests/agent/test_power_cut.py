@@ -75,7 +75,8 @@ def test_bytes_that_were_not_synced_may_be_lost_or_torn_and_synced_ones_never(tm
 
 
 def test_forgotten_fsync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the folder's fsync left out, some cut must leave the journal pointing at a blob that is not there."""
+    """With the folder's fsync left out, some cut must leave the journal pointing at a blob that is not
+    there."""
     monkeypatch.setattr("edgectl.agent.store.fsync_dir", lambda path: None)
     kills = Kills(tmp_path)
     length = kills.length("good")
@@ -125,7 +126,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("state", "where", "error", "end"), ERRORS, ids=lambda v: getattr(v, "value", None) or type(v).__name__)
+@pytest.mark.parametrize(
+    ("state", "where", "error", "end"), ERRORS, ids=lambda v: getattr(v, "value", None) or type(v).__name__
+)
 def test_error_in_a_state(
     device: Device, monkeypatch: pytest.MonkeyPatch, state: State, where: str, error: Exception, end: State
 ) -> None:
@@ -202,14 +205,17 @@ def test_end_of_the_process_in_a_state(device: Device, tmp_path: Path, state: St
         d.world.stale = False
         again = Device(into, device.world, now_s=d.now_s, seen=d.seen, floor=d.floor).boot()
         wanted(again)
-        expected = {State.ROLLING_BACK: State.ROLLED_BACK, State.CLEARING: State.CLEARED}.get(state, State.COMMITTED)
+        expected = {State.ROLLING_BACK: State.ROLLED_BACK, State.CLEARING: State.CLEARED}.get(
+            state, State.COMMITTED
+        )
         assert again.run() is expected
         again.check_rest()
         again.off()
 
 
 @pytest.mark.parametrize(
-    ("at", "times", "end"), [("warm", 2, State.FAILED), ("shadow", 2, State.FAILED), ("ensure 2", 3, State.ROLLED_BACK)]
+    ("at", "times", "end"),
+    [("warm", 2, State.FAILED), ("shadow", 2, State.FAILED), ("ensure 2", 3, State.ROLLED_BACK)],
 )
 def test_machine_that_dies_in_the_same_place_each_time_gives_the_release_up(
     device: Device, at: str, times: int, end: State
@@ -237,7 +243,8 @@ def test_machine_that_dies_in_the_same_place_each_time_gives_the_release_up(
 
 
 def test_slot_record_is_the_old_or_the_new_one_for_every_torn_log(tmp_path: Path, device: Device) -> None:
-    """Every 512-byte step of the last transaction in SQLite's log, and of the database while it is written back."""
+    """Every 512-byte step of the last transaction in SQLite's log, and of the database while it is written
+    back."""
     one, two = (device.world.installed(v) for v in ("1", "2"))
     folder = tmp_path / "j"
     journal = Journal(folder / "journal.db")

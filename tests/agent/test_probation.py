@@ -26,7 +26,8 @@ POLICY = Policy(probation_s=10, min_inferences=200, percentile=95, max_latency_r
         (Live(latency(5, 200), 200), latency(5, 500), 10, "healthy", "times the engine before"),
         (Live(latency(6.4, 200), 200), latency(5, 500), 10, "healthy", "1.2"),
         (Live(latency(7, 200), 200), latency(5, 500), 1, "unhealthy", "times are allowed"),
-        (Live(latency(7, 200), 200), latency(5, 20), 10, "healthy", "p95"),  # too little is known of the engine before
+        # too little is known of the engine before
+        (Live(latency(7, 200), 200), latency(5, 20), 10, "healthy", "p95"),
         (Live(latency(7, 200), 200), None, 10, "healthy", "p95"),
         (Live(latency(5, 10), 10, errors=3), None, 0, "unhealthy", "3 of 13"),
         (Live(latency(5, 10), 10, errors=2), None, 0, "wait", "of 200"),

@@ -46,7 +46,9 @@ def test_root_metadata_that_rot_cost_no_device_its_agent(
 
     whole = root.read_bytes()
     rot()
-    with pytest.raises(TrustError, match="root.json" if damage == "gone" else "root metadata of this device is not valid"):
+    with pytest.raises(
+        TrustError, match="root.json" if damage == "gone" else "root metadata of this device is not valid"
+    ):
         boot()
     root.write_bytes(whole)
     agent = boot()
@@ -61,7 +63,9 @@ def test_root_metadata_that_rot_cost_no_device_its_agent(
     assert boot()._root_notice is None
 
 
-def test_telemetry_gives_way_on_a_full_disk_only(boot: Callable[[], _Agent], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_gives_way_on_a_full_disk_only(
+    boot: Callable[[], _Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = boot()
     for i in range(40):
         agent._spool.put("tele", "t", bytes(20_000), 1.7e9 + i)

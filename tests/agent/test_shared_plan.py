@@ -1,4 +1,5 @@
-"""The step before the warm-up: whatever becomes of a shared plan, the device ends with one that is proven, or none."""
+"""The step before the warm-up: whatever becomes of a shared plan, the device ends with one that is proven,
+or none."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ class World:
 
     def take(self) -> object:
         context = SimpleNamespace(
-            store=self.store, engine_cache=self.cache, trust=self, fetcher=self, disk=self.disk, clock=lambda: self.now_s
+            store=self.store,
+            engine_cache=self.cache,
+            trust=self,
+            fetcher=self,
+            disk=self.disk,
+            clock=lambda: self.now_s,
         )
         return take_shared_plan(context, self.variant.digest, lambda: self.cancelled, lambda _: None)  # type: ignore[arg-type]
 
@@ -57,7 +63,9 @@ class World:
             raise self.error
         return self.signed if self.signed is not None and self.signed.key == key else None
 
-    def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None:
+    def fetch_blob(
+        self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+    ) -> None:
         assert self.disk.locked(), "nobody may tidy the plan away meanwhile"
         if self.error is not None:
             raise self.error
@@ -72,8 +80,10 @@ KEY: PlanKey = {"tensorrt": "10.3.0.30", "golden": "sha256:" + "e" * 64}
 
 
 def test_a_signed_plan_for_this_key_spares_the_compile(
-    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path  # noqa: F811
-) -> None:  # fmt: skip
+    make_variant: MakeVariant,
+    trt_double: Configure,
+    tmp_path: Path,
+) -> None:
     variant = make_variant(runtime="tensorrt")
     world = World(tmp_path / "device", variant)
     made = finalise(variant, tmp_path / "canary")
@@ -86,8 +96,9 @@ def test_a_signed_plan_for_this_key_spares_the_compile(
 
 
 @pytest.fixture
-def world(make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
-    """A device that lacks the plan of ``KEY``, with a fleet that has one; nothing is to be adopted unless a test says so."""
+def world(make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A device that lacks the plan of ``KEY``, with a fleet that has one; nothing is to be adopted unless
+    a test says so."""
     world = World(tmp_path / "device", make_variant(runtime="tensorrt"), b"plan")
     world.signed = SharedPlan(key=KEY, digest=digest_of(b"plan"), size=4, level=3)
     monkeypatch.setattr("edgectl.agent.shared_plan.missing", lambda *_: KEY)
@@ -95,9 +106,13 @@ def world(make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return world
 
 
-def test_a_plan_that_is_there_or_not_signed_for_this_key_is_not_fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_is_there_or_not_signed_for_this_key_is_not_fetched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.error = IntegrityError("fetched")
-    world.signed = SharedPlan(key={**KEY, "tensorrt": "10.7.0.23"}, digest=digest_of(b"plan"), size=4, level=3)
+    world.signed = SharedPlan(
+        key={**KEY, "tensorrt": "10.7.0.23"}, digest=digest_of(b"plan"), size=4, level=3
+    )
     assert world.take() is None
     assert world.asked == [KEY]
     monkeypatch.setattr("edgectl.agent.shared_plan.missing", lambda *_: None)
@@ -105,7 +120,9 @@ def test_a_plan_that_is_there_or_not_signed_for_this_key_is_not_fetched(world: W
     assert world.asked == [KEY], "the cache has it: nobody is asked"
 
 
-def test_a_plan_that_is_refused_is_noted_and_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_is_refused_is_noted_and_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def adopt(blobs: Path, manifest: str, cache: Path, file: Path, plan: SharedPlan) -> None:
         assert file.read_bytes() == b"plan"
         raise GoldenError("output y differs from golden")
@@ -115,7 +132,9 @@ def test_a_plan_that_is_refused_is_noted_and_nothing_else(world: World, monkeypa
     assert not world.disk.locked()
 
 
-@pytest.mark.parametrize("error", [StaleTrust("expired"), IntegrityError("not at the controller"), StorageError("disk full")])
+@pytest.mark.parametrize(
+    "error", [StaleTrust("expired"), IntegrityError("not at the controller"), StorageError("disk full")]
+)
 def test_without_a_plan_in_reach_the_device_goes_on(world: World, error: EdgectlError) -> None:
     world.error = error
     note = world.take()

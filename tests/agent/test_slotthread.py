@@ -1,4 +1,5 @@
-"""Wishes and orders reach a slot at any moment, and it goes on after a restart where it was; with doubles for what it calls."""
+"""Wishes and orders reach a slot at any moment, and it goes on after a restart where it was; with doubles
+for what it calls."""
 
 from __future__ import annotations
 
@@ -22,13 +23,20 @@ from edgectl.pipelines.worker_protocol import EngineRef
 def test_release_that_the_fleet_takes_back_is_not_activated_where_it_was_the_first(
     world: World, where: str, restarted: bool
 ) -> None:
-    """A rollout that stops gives each device what it had: this one had nothing, so its slot is gone from the document."""
+    """A rollout that stops gives each device what it had: this one had nothing, so its slot is gone from
+    the document."""
     if where == "fetching":
         world.hold["fetch"] = threading.Event()
     world.frozen = True
     world.start()
     world.want("1", 1)
-    wait_until(lambda: world.deployer.report().state.value == where and (where == "staged" or "fetch" in world.calls), where, 20)
+    wait_until(
+        lambda: (
+            world.deployer.report().state.value == where and (where == "staged" or "fetch" in world.calls)
+        ),
+        where,
+        20,
+    )
     if restarted:
         world.stop()
         world.hold.clear()
@@ -45,7 +53,9 @@ def test_release_that_the_fleet_takes_back_is_not_activated_where_it_was_the_fir
     assert "ensure gate-detector@1" not in world.calls
 
 
-def test_release_that_is_wanted_again_comes_and_one_that_serves_stays_when_nothing_is_wanted(world: World) -> None:
+def test_release_that_is_wanted_again_comes_and_one_that_serves_stays_when_nothing_is_wanted(
+    world: World,
+) -> None:
     world.frozen = True
     world.start()
     world.want("1", 1)
@@ -133,7 +143,10 @@ def test_operators_hold_outlasts_a_newer_wish(world: World) -> None:
     world.start()
     for gen, version in ((1, "1"), (2, "2")):
         world.want(version, gen)
-        wait_until(lambda gen=gen: world.deployer.report().gen == gen and world.deployer.report().stage == "held", "held")
+        wait_until(
+            lambda gen=gen: world.deployer.report().gen == gen and world.deployer.report().stage == "held",
+            "held",
+        )
     assert world.active is None
     assert world.deployer.order("release")
     assert world.ends(2) is State.COMMITTED
@@ -189,7 +202,9 @@ def test_crash_loop_of_a_committed_engine_brings_the_previous_one_back(world: Wo
     wait_until(serves_the_first, "the engine from before serves")
 
 
-_FORWARD = [s for s in State if s not in TERMINAL and s not in (State.IDLE, State.ROLLING_BACK, State.CLEARING)]
+_FORWARD = [
+    s for s in State if s not in TERMINAL and s not in (State.IDLE, State.ROLLING_BACK, State.CLEARING)
+]
 
 
 @pytest.mark.parametrize("state", _FORWARD)
@@ -214,7 +229,9 @@ def test_power_cut_while_going_back_goes_back(world: World) -> None:
     world.store_blobs("1", "2")
     for already in (False, True):
         slot = Slot(world.installed("1")) if already else Slot(world.installed("2"), world.installed("1"))
-        world.journal.save_slot("gate", slot, Deployment("gate", 2, State.ROLLING_BACK, wish, world.installed("2")))
+        world.journal.save_slot(
+            "gate", slot, Deployment("gate", 2, State.ROLLING_BACK, wish, world.installed("2"))
+        )
         world.boot()
         world.start()
         assert world.ends(2) is State.ROLLED_BACK
@@ -223,11 +240,15 @@ def test_power_cut_while_going_back_goes_back(world: World) -> None:
 
 
 @pytest.mark.parametrize("switched", [False, True])
-def test_state_of_a_newer_agent_goes_back_to_what_served_and_costs_the_journal_nothing(world: World, switched: bool) -> None:
+def test_state_of_a_newer_agent_goes_back_to_what_served_and_costs_the_journal_nothing(
+    world: World, switched: bool
+) -> None:
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
     old, new = world.installed("1"), world.installed("2")
     world.store_blobs("1", "2")
-    world.journal.save_slot("gate", Slot(new, old) if switched else Slot(old), Deployment("gate", 2, State.SHADOW, wish, new))
+    world.journal.save_slot(
+        "gate", Slot(new, old) if switched else Slot(old), Deployment("gate", 2, State.SHADOW, wish, new)
+    )
     world.journal.raise_floor("floor:root", 7)
     world.journal._db.execute("UPDATE deployments SET state = 'dreaming'")
     world.journal.close()
@@ -247,9 +268,15 @@ def test_state_of_a_newer_agent_goes_back_to_what_served_and_costs_the_journal_n
 
 @pytest.mark.parametrize(
     ("state", "tries", "end"),
-    [(State.WARMING, 2, State.FAILED), (State.ACTIVATING, 3, State.ROLLED_BACK), (State.PROBATION, 3, State.ROLLED_BACK)],
+    [
+        (State.WARMING, 2, State.FAILED),
+        (State.ACTIVATING, 3, State.ROLLED_BACK),
+        (State.PROBATION, 3, State.ROLLED_BACK),
+    ],
 )
-def test_state_that_was_interrupted_too_often_is_given_up(world: World, state: State, tries: int, end: State) -> None:
+def test_state_that_was_interrupted_too_often_is_given_up(
+    world: World, state: State, tries: int, end: State
+) -> None:
     wish = DesiredSlot(release="gate-detector@2", digest=world.bundles["2"].digest, policy=POLICY)
     old, new = world.installed("1"), world.installed("2")
     world.store_blobs("1", "2")

@@ -52,13 +52,16 @@ def test_old_messages_go_by_age(tmp_path: Path) -> None:
 
 
 def test_what_was_written_before_the_clock_was_set_does_not_go_when_it_is(tmp_path: Path) -> None:
-    """A device without a battery for its clock was offline: the time comes back with the network, just before the events can go."""
+    """A device without a battery for its clock was offline: the time comes back with the network, just
+    before the events can go."""
     spool = Spool(tmp_path / "s.db", max_age_s=10, max_bytes=100)
     spool.put("event", "offline", b"x", 3600.0)
     spool.put("event", "now", b"x", NOW)
     assert topics(spool) == ["offline", "now"]
     spool.put("event", "much", b"x" * 99, NOW + 1)
-    assert topics(spool) == ["much"] or topics(spool) == ["now", "much"], "it counts against the bytes as ever"
+    assert topics(spool) == ["much"] or topics(spool) == ["now", "much"], (
+        "it counts against the bytes as ever"
+    )
     spool.close()
 
 
@@ -72,7 +75,9 @@ def test_corrupt_database_is_moved_aside(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_corrupt_database_on_a_disk_that_takes_nothing_stops_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupt_database_on_a_disk_that_takes_nothing_stops_no_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Flash at its end corrupts files first and goes read-only then."""
     path = tmp_path / "s.db"
     path.write_bytes(b"rubbish" * 1000)
@@ -131,13 +136,16 @@ def test_spool_gives_its_files_up_and_goes_on(tmp_path: Path) -> None:
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 200_000
     assert (spool.size, spool.dropped, spool.oldest(9)) == (0, 8, [])
     spool.put("event", "t", b"after", 100.0)
-    spool.delete(before)  # its acknowledgement comes late, and the new file counts from one again
+    # its acknowledgement comes late, and the new file counts from one again
+    spool.delete(before)
     assert [r.payload for r in spool.oldest(9)] == [b"after"]
     assert not spool.give_way(), "there is nothing to gain"
     spool.close()
 
 
-def test_files_that_cannot_be_removed_do_not_end_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_removed_do_not_end_telemetry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool = Spool(tmp_path / "spool.db")
     for i in range(8):
         spool.put("tele", "t", bytes(100_000), float(i))

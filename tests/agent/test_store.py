@@ -55,7 +55,9 @@ def test_corrupt_blob_is_found_named_and_removed(tmp_path: Path) -> None:
     assert not store.has(d.digest), "so that it is fetched anew"
 
 
-def test_blob_on_a_lost_sector_is_corrupt_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_on_a_lost_sector_is_corrupt_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, data = Store(tmp_path), b"engine"
     store.put(digest_of(data), data)
 
@@ -73,18 +75,23 @@ def test_download_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) 
         Store(tmp_path).check_space(1 << 60)
 
 
-def test_download_that_was_cut_off_needs_room_for_its_rest_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_that_was_cut_off_needs_room_for_its_rest_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size, chunk = 64 << 20, bytes(range(256)) * 256
     store = Store(tmp_path, reserve=1 << 20, quota=65 << 20)
     blob = Descriptor(mediaType="x", digest=digest_of(b"some other engine"), size=size)
     part = store.part(blob)
-    for index in range(0, 960, 2):  # half of it, with holes: what is on disk counts, not how long the file is
+    # half of it, with holes: what is on disk counts, not how long the file is
+    for index in range(0, 960, 2):
         part.write(index, chunk)
     os.fsync(part._file.fileno())
     part.close()
 
     def free(megabytes: int) -> None:
-        monkeypatch.setattr("edgectl.agent.store.shutil.disk_usage", lambda _: SimpleNamespace(free=megabytes << 20))
+        monkeypatch.setattr(
+            "edgectl.agent.store.shutil.disk_usage", lambda _: SimpleNamespace(free=megabytes << 20)
+        )
 
     free(40)
     store.check_space(size, begun=[blob])
@@ -143,7 +150,10 @@ def test_a_blob_beyond_32_bits_is_written_resumed_and_sent_at_its_offsets(tmp_pa
     seeder = Seeder(size=controller.size(d.digest))
     seeder.on_need("dev", Need.parse(Need.of([0, last], size, epoch=1).encode()), 0.0)
     sends = [s for s in iter(lambda: seeder.next(1.0), None) if isinstance(s, Broadcast)]
-    frames = [decode_frame(encode_frame(d.digest, s.index, controller.chunk(d.digest, s.index)), d.digest) for s in sends]
+    frames = [
+        decode_frame(encode_frame(d.digest, s.index, controller.chunk(d.digest, s.index)), d.digest)
+        for s in sends
+    ]
     assert [(f.indices, f.data[:1], len(f.data)) for f in frames] == [
         ((0,), b"\0", CHUNK_SIZE),
         ((last,), b"b", size % CHUNK_SIZE),

@@ -33,7 +33,9 @@ TIMING = Timing(start_s=20, stop_s=3, steady_s=0.3, backoff_s=(0.05, 0.2), crash
 
 def ref(folder: Path, version: str, **behaviour: object) -> EngineRef:
     bundle = Bundle(make_bundle(folder / version, version=version, size=5000, **behaviour))
-    return EngineRef(blobs=bundle.blobs, manifest=bundle.variants[0].digest, release=f"m@{version}", bundle=bundle.digest)
+    return EngineRef(
+        blobs=bundle.blobs, manifest=bundle.variants[0].digest, release=f"m@{version}", bundle=bundle.digest
+    )
 
 
 @dataclass
@@ -48,12 +50,23 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.folder / "j.db")
-        self.config = PipelineConfig(kind="surveillance", source=self.source, slots={"detector": "gate"}, stall_s=0.6)
+        self.config = PipelineConfig(
+            kind="surveillance", source=self.source, slots={"detector": "gate"}, stall_s=0.6
+        )
         hooks = Hooks(
-            lambda _, s: self.stats.put(s), lambda _, e: self.events.put(e), self.loops.put, lambda _, le: self.leases.put(le)
+            lambda _, s: self.stats.put(s),
+            lambda _, e: self.events.put(e),
+            self.loops.put,
+            lambda _, le: self.leases.put(le),
         )
         self.supervisor = Supervisor(
-            {"yard": self.config}, self.engines.get, self.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING
+            {"yard": self.config},
+            self.engines.get,
+            self.journal,
+            hooks,
+            command=WORKER,
+            stats_every_s=0.05,
+            timing=TIMING,
         )
 
     def ensure(self, engine: EngineRef | None, timeout_s: float = 15) -> None:
@@ -64,7 +77,10 @@ class Bench:
         self.ensure(engine)
 
     def wait_served(self, engine: EngineRef) -> None:
-        wait_until(lambda: self.stats.get(timeout=10).stats.slots["detector"] == engine.bundle, "the engine makes frames")
+        wait_until(
+            lambda: self.stats.get(timeout=10).stats.slots["detector"] == engine.bundle,
+            "the engine makes frames",
+        )
 
     @property
     def state(self) -> str:
@@ -105,7 +121,9 @@ def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Pa
     assert bench.supervisor._pipelines["yard"]._process is process
 
 
-def test_engine_that_was_unloaded_is_loaded_again_when_it_is_wanted_back(bench: Bench, tmp_path: Path) -> None:
+def test_engine_that_was_unloaded_is_loaded_again_when_it_is_wanted_back(
+    bench: Bench, tmp_path: Path
+) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
     bench.activate(two)
@@ -124,7 +142,9 @@ def test_refused_swap_says_why_and_the_old_engine_goes_on(bench: Bench, tmp_path
     bench.wait_served(one)
 
 
-def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(bench: Bench, tmp_path: Path) -> None:
+def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(
+    bench: Bench, tmp_path: Path
+) -> None:
     bad = ref(tmp_path, "bad", crash=True)
     bench.engines["gate"] = bad
     assert bench.loops.get(timeout=20) == "yard"
@@ -139,7 +159,9 @@ def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(benc
 
 def test_worker_without_progress_is_replaced_although_it_is_alive(bench: Bench, tmp_path: Path) -> None:
     bench.activate(ref(tmp_path, "hung", hang=True))
-    wait_until(lambda: "no frame was processed" in (bench.supervisor.states()["yard"][1] or ""), "the watchdog bites")
+    wait_until(
+        lambda: "no frame was processed" in (bench.supervisor.states()["yard"][1] or ""), "the watchdog bites"
+    )
 
 
 def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench, tmp_path: Path) -> None:
@@ -152,7 +174,10 @@ def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench,
         process = pipeline._process
         assert process is not None
         process.kill()
-        wait_until(lambda p=process: pipeline._process not in (None, p) and bench.state == "running", "a new worker runs")  # type: ignore[misc]
+        wait_until(
+            lambda p=process: pipeline._process not in (None, p) and bench.state == "running",
+            "a new worker runs",
+        )  # type: ignore[misc]
     assert bench.loops.empty()
 
 
@@ -176,7 +201,15 @@ def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path)
     bench = Bench(tmp_path)
     config = PipelineConfig(kind="speech", source="synth://kiosk", slots={"vad": "vad", "keyword": "words"})
     hooks = Hooks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
-    s = Supervisor({"desk": config}, bench.engines.get, bench.journal, hooks, command=WORKER, stats_every_s=0.05, timing=TIMING)
+    s = Supervisor(
+        {"desk": config},
+        bench.engines.get,
+        bench.journal,
+        hooks,
+        command=WORKER,
+        stats_every_s=0.05,
+        timing=TIMING,
+    )
     s.start()
     vad, words = ref(tmp_path, "vad"), ref(tmp_path, "words")
     bench.engines["vad"] = vad
@@ -190,7 +223,9 @@ def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path)
     bench.journal.close()
 
 
-def test_an_engine_whose_file_became_better_is_opened_anew_without_a_restart(bench: Bench, tmp_path: Path) -> None:
+def test_an_engine_whose_file_became_better_is_opened_anew_without_a_restart(
+    bench: Bench, tmp_path: Path
+) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
     bench.wait_served(one)
@@ -212,7 +247,9 @@ def test_an_engine_that_cannot_be_opened_anew_goes_on(bench: Bench, tmp_path: Pa
     bench.wait_served(one)
 
 
-def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(bench: Bench, tmp_path: Path) -> None:
+def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(
+    bench: Bench, tmp_path: Path
+) -> None:
     one = ref(tmp_path, "1")
     bench.activate(one)
     other = ref(tmp_path, "2", agreement=0.5)
@@ -220,9 +257,13 @@ def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(bench: 
     assert (told.frames, told.agreement) == (7, 0.5)
     bench.wait_served(one)
     with pytest.raises(EngineError, match="has not seen 7 frames"):
-        bench.supervisor.shadow("gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.3, lambda: False)
+        bench.supervisor.shadow(
+            "gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.3, lambda: False
+        )
     with pytest.raises(EngineError, match="ended while it ran the new engine beside"):
-        bench.supervisor.shadow("gate", ref(tmp_path, "4", shadow_crash=True), ShadowGate(), 15, lambda: False)
+        bench.supervisor.shadow(
+            "gate", ref(tmp_path, "4", shadow_crash=True), ShadowGate(), 15, lambda: False
+        )
     bench.wait_served(one)
 
 
@@ -294,11 +335,15 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
     bench.wait_served(good)
 
 
-def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "_SEND_S", 0.05)
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda _: None)
     deaf = Pipeline("deaf", bench.config, lambda _: None, bench.journal, hooks, WORKER, 1.0, TIMING, None)
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.pause()"], stdin=subprocess.PIPE
+    ) as process:
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)
         deaf._process = process
@@ -308,7 +353,9 @@ def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(bench: Ben
         deaf.send(Commit(role="detector"))
 
 
-@pytest.mark.parametrize(("code", "outside"), [("source", True), ("storage", True), ("crash", False), ("stalled", False)])
+@pytest.mark.parametrize(
+    ("code", "outside"), [("source", True), ("storage", True), ("crash", False), ("stalled", False)]
+)
 def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
     bench: Bench, tmp_path: Path, code: str, outside: bool
 ) -> None:
@@ -316,7 +363,9 @@ def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
     bench.activate(ref(tmp_path, "1"))
     stream._fault = Failure(code=code, detail="because")
     with pytest.raises(EngineError) as e:
-        bench.supervisor.shadow("gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.1, lambda: False)
+        bench.supervisor.shadow(
+            "gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.1, lambda: False
+        )
     assert isinstance(e.value, Interrupted) is outside
 
 

@@ -19,7 +19,11 @@ def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
     h = Histogram()
     for _ in range(n):
         h.record(5000)
-    s = StreamStats(kind="surveillance", stages={"engine": h.data()}, frames=Frames(captured=processed, processed=processed))
+    s = StreamStats(
+        kind="surveillance",
+        stages={"engine": h.data()},
+        frames=Frames(captured=processed, processed=processed),
+    )
     return Stats(window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
 
 
@@ -51,7 +55,9 @@ def test_roles_become_slots_on_the_wire() -> None:
         releases={"vad": "silero@5"},
         stages={"engine:vad": h, "engine:keyword": h, "decode": h},
     )
-    t = in_slots(Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}).stats
+    t = in_slots(
+        Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}
+    ).stats
     assert t.slots == {"kiosk-vad": "sha256:1", "kiosk-words": "sha256:2"}
     assert t.releases == {"kiosk-vad": "silero@5"}
     assert set(t.stages) == {"engine:kiosk-vad", "engine:kiosk-words", "decode"}
@@ -105,7 +111,13 @@ def test_spooled_messages_arrive_once_the_broker_is_there_and_are_marked_as_late
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("payload", b'{"epoch": 1, "seq"'), ("payload", b"\xff\xfe"), ("topic", "t/#"), ("topic", ""), ("created", "yesterday")],
+    [
+        ("payload", b'{"epoch": 1, "seq"'),
+        ("payload", b"\xff\xfe"),
+        ("topic", "t/#"),
+        ("topic", ""),
+        ("created", "yesterday"),
+    ],
 )
 def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
     mosquitto: Broker, tmp_path: Path, column: str, value: object
@@ -119,7 +131,10 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         other.execute(f"UPDATE spool SET {column} = ? WHERE id = 1", (value,))
     other.close()
     received: list[bytes] = []
-    with Link(BrokerOptions(mosquitto.host, mosquitto.port), "watcher") as watcher, Link(watcher.broker, "dev") as link:
+    with (
+        Link(BrokerOptions(mosquitto.host, mosquitto.port), "watcher") as watcher,
+        Link(watcher.broker, "dev") as link,
+    ):
         watcher.subscribe("t/#", lambda _topic, payload: received.append(payload))
         watcher.connect()
         link.connect()
@@ -131,5 +146,7 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         sender.thread.join(10)
     assert [Telemetry.model_validate_json(p).seq for p in received] == [2]
     assert spool.dropped == 1
-    assert spool.size == 0 or column == "payload", "what a rotten row says of its size is not what was counted"
+    assert spool.size == 0 or column == "payload", (
+        "what a rotten row says of its size is not what was counted"
+    )
     spool.close()

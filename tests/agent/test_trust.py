@@ -199,7 +199,13 @@ def test_power_cut_that_empties_what_is_kept_is_survived(world: World) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"{}", b'{"files": {}}', b"\xff", b'{"files": {"targets.json": "x", "snapshot.json": "", "timestamp.json": "{}"}}'],
+    [
+        b"",
+        b"{}",
+        b'{"files": {}}',
+        b"\xff",
+        b'{"files": {"targets.json": "x", "snapshot.json": "", "timestamp.json": "{}"}}',
+    ],
 )
 def test_rubbish_is_a_trust_error(world: World, message: bytes) -> None:
     with pytest.raises(TrustError):

@@ -18,7 +18,9 @@ _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["signed", "signatures", "files", "keyid", "_type", "x"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["signed", "signatures", "files", "keyid", "_type", "x"]), inner, max_size=4
+        )
     ),
     max_leaves=12,
 )
@@ -47,7 +49,9 @@ def test_any_json_in_the_place_of_a_file_is_one_trust_error(
 
 @given(st.data())
 @_FUZZ
-def test_flipped_byte_never_changes_what_is_trusted(served: Device, repository: Repository, data: st.DataObject) -> None:
+def test_flipped_byte_never_changes_what_is_trusted(
+    served: Device, repository: Repository, data: st.DataObject
+) -> None:
     message, wish = repository.message(), served.desired(5, *repository.signers["director"])
     for payload, take in ((message, served.store.update), (wish, served.wants)):
         at = data.draw(st.integers(0, len(payload) - 1))
@@ -65,13 +69,19 @@ def test_flipped_byte_never_changes_what_is_trusted(served: Device, repository: 
 
 
 def test_deeply_nested_documents_are_refused(served: Device) -> None:
-    for payload in (b"[" * 100_000, b'{"signed":' * 20_000, b'{"signed":{"x":' + b"[" * 700 + b"]" * 700 + b'},"signatures":[]}'):
+    for payload in (
+        b"[" * 100_000,
+        b'{"signed":' * 20_000,
+        b'{"signed":{"x":' + b"[" * 700 + b"]" * 700 + b'},"signatures":[]}',
+    ):
         for take in (served.store.update, served.wants):
             with pytest.raises(TrustError):
                 take(payload)
 
 
-def test_meta_file_lengths_and_hashes_are_checked_where_they_are_given(served: Device, repository: Repository) -> None:
+def test_meta_file_lengths_and_hashes_are_checked_where_they_are_given(
+    served: Device, repository: Repository
+) -> None:
     repository.bump("targets")
     files = repository.files()
     repository.snapshot.meta["targets.json"] = MetaFile(repository.targets.version, length=10)

@@ -1,4 +1,5 @@
-"""Commands and the freeze against whoever holds the broker: forged, meant for others, repeated, late, and what a stolen key leaves behind."""
+"""Commands and the freeze against whoever holds the broker: forged, meant for others, repeated, late, and
+what a stolen key leaves behind."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def device(tmp_path: Path, repository: Repository) -> Iterator[Device]:
 def command(device: Device, **more: Any) -> Command:
     """What a controller with the right time would ask now."""
     seq = int(device.wall * 1000)
-    return Command.model_validate({"id": str(next(_IDS)), "op": "force", "seq": seq, "deadline_s": device.wall + 60, **more})
+    return Command.model_validate(
+        {"id": str(next(_IDS)), "op": "force", "seq": seq, "deadline_s": device.wall + 60, **more}
+    )
 
 
 def give(device: Device, payload: bytes) -> Command:
@@ -66,7 +69,9 @@ def hear(device: Device, payload: bytes) -> bool:
 # ---- commands
 
 
-def test_device_obeys_a_command_that_the_director_signed_for_it(device: Device, repository: Repository) -> None:
+def test_device_obeys_a_command_that_the_director_signed_for_it(
+    device: Device, repository: Repository
+) -> None:
     asked = command(device, op="lock", ttl_s=0.5, owner="anna", reason="Übergabe")
     obeyed = give(device, sealed(asked, *repository.signers["director"]))
     assert (obeyed.op, obeyed.ttl_s, obeyed.owner, obeyed.reason) == ("lock", 0.5, "anna", "Übergabe")
@@ -79,12 +84,18 @@ def test_stolen_broker_cannot_command(device: Device, repository: Repository) ->
         (c.encode(), "command is not signed"),
         (sealed(c), "command is not signed"),
         (sealed(c, CryptoSigner.generate_ed25519()), "signed by 0 of the 1 keys"),
-        *((sealed(c, *repository.signers[role]), "signed by 0 of the 1 keys") for role in ("root", "targets", "timestamp")),
+        *(
+            (sealed(c, *repository.signers[role]), "signed by 0 of the 1 keys")
+            for role in ("root", "targets", "timestamp")
+        ),
         (sealed(c, *director, device="gate-2"), "command is for device 'gate-2' of fleet 'home'"),
         (sealed(c, *director, fleet="away"), "command is for device 'gate-1' of fleet 'away'"),
         (sealed(c, *director).replace(b'"force"', b'"cancel"'), "signed by 0 of the 1 keys"),
         (seal(c.encode(), director), "signed as something else"),
-        (seal_state("home", ControllerState(epoch=1, online=True), director), "signed as something else: 'controller'"),
+        (
+            seal_state("home", ControllerState(epoch=1, online=True), director),
+            "signed as something else: 'controller'",
+        ),
         (seal_desired("home", "gate-1", Desired(gen=1), director), "signed as something else: None"),
         (b"x" * 300_000, "more than the 262144 allowed"),
     ):
@@ -107,7 +118,9 @@ def test_one_key_of_two_directors_is_enough_for_a_command_but_not_for_a_wish(tmp
     device.journal.close()
 
 
-def test_command_is_obeyed_once_also_after_a_restart_and_never_out_of_order(device: Device, repository: Repository) -> None:
+def test_command_is_obeyed_once_also_after_a_restart_and_never_out_of_order(
+    device: Device, repository: Repository
+) -> None:
     director = repository.signers["director"]
     first, second = (sealed(command(device, seq=int(device.wall * 1000) + i), *director) for i in (0, 1))
     give(device, second)
@@ -119,21 +132,27 @@ def test_command_is_obeyed_once_also_after_a_restart_and_never_out_of_order(devi
         device.store.update(repository.message())
 
 
-def test_command_that_was_held_back_past_its_deadline_is_refused(device: Device, repository: Repository) -> None:
+def test_command_that_was_held_back_past_its_deadline_is_refused(
+    device: Device, repository: Repository
+) -> None:
     late = sealed(command(device), *repository.signers["director"])
     device.sleep(61 / DAY)
     with pytest.raises(TrustError, match=r"the command ended at .* the clock here says"):
         give(device, late)
 
 
-def test_deadline_is_judged_by_the_attested_time_where_the_clock_is_behind(device: Device, repository: Repository) -> None:
+def test_deadline_is_judged_by_the_attested_time_where_the_clock_is_behind(
+    device: Device, repository: Repository
+) -> None:
     late = sealed(command(device), *repository.signers["director"])
     device.sleep(61 / DAY, clock=False)
     with pytest.raises(TrustError, match="the command ended"):
         give(device, late)
     device.wall = 1000.0
     fresh = command(device, seq=int((repository.now + 70) * 1000), deadline_s=repository.now + 130)
-    assert give(device, sealed(fresh, *repository.signers["director"])), "a device without a clock can be commanded"
+    assert give(device, sealed(fresh, *repository.signers["director"])), (
+        "a device without a clock can be commanded"
+    )
 
 
 def test_no_command_lives_longer_than_an_hour(device: Device, repository: Repository) -> None:
@@ -181,7 +200,9 @@ def test_disk_that_takes_nothing_keeps_changes_away_but_not_questions(
     for repeated in (change, question):
         with pytest.raises(TrustError, match="has already seen"):
             give(device, repeated)
-    assert device.store.accept_state(state(8, True, *director), "home").freeze, "known until the agent restarts"
+    assert device.store.accept_state(state(8, True, *director), "home").freeze, (
+        "known until the agent restarts"
+    )
     with pytest.raises(TrustError, match="has number 7, this device has already seen 8"):
         device.store.accept_state(state(7, False, *director), "home")
 
@@ -197,13 +218,17 @@ def test_fleet_without_a_director_goes_on_unsigned_until_it_gets_one(tmp_path: P
         give(device, b"{}")
     unsigned = ControllerState(epoch=1, online=True, freeze=True).encode()
     assert hear(device, unsigned)
-    assert hear(device, ControllerState(epoch=1, online=False, freeze=False).encode()), "a will says nothing about it"
+    assert hear(device, ControllerState(epoch=1, online=False, freeze=False).encode()), (
+        "a will says nothing about it"
+    )
     assert device.store.heard == 0
     repository.rotate("director")
     device.store.update(repository.message())
     with pytest.raises(TrustError, match="command is not signed"):
         give(device, plain)
-    assert hear(device, ControllerState(epoch=2, online=True, freeze=False).encode()), "nor does what is not signed"
+    assert hear(device, ControllerState(epoch=2, online=True, freeze=False).encode()), (
+        "nor does what is not signed"
+    )
     assert not hear(device, state(1, False, *repository.signers["director"]))
     device.journal.close()
 
@@ -217,7 +242,9 @@ def test_stolen_broker_can_neither_freeze_nor_unfreeze(device: Device, repositor
     assert not hear(device, free)
     assert hear(device, state(1001, True, *director))
     for _ in range(2):
-        with pytest.raises(TrustError, match="the controller state has number 1000, this device has already seen 1001"):
+        with pytest.raises(
+            TrustError, match="the controller state has number 1000, this device has already seen 1001"
+        ):
             hear(device, free)
         assert hear(device, state(1001, True, *director)), "retained: it comes again"
         device.lose_files()
@@ -227,13 +254,19 @@ def test_stolen_broker_can_neither_freeze_nor_unfreeze(device: Device, repositor
         (state(1002, False, *repository.signers["timestamp"]), "signed by 0 of the 1 keys"),
         (state(1002, False), "is not signed"),
         (state(1002, False, *director, fleet="away"), "is for fleet 'away'"),
-        (state(1001, True, *director).replace(b"1001", b"1002").replace(b"true", b"false"), "signed by 0 of the 1 keys"),
+        (
+            state(1001, True, *director).replace(b"1001", b"1002").replace(b"true", b"false"),
+            "signed by 0 of the 1 keys",
+        ),
         (sealed(command(device), *director), "signed as something else: 'command'"),
     ):
         with pytest.raises(TrustError, match=reason):
             hear(device, payload)
         assert device.journal.frozen
-    for said in ({"epoch": 9, "online": True, "freeze": False, "seq": MAX_GEN}, {"epoch": 9, "online": False}):
+    for said in (
+        {"epoch": 9, "online": True, "freeze": False, "seq": MAX_GEN},
+        {"epoch": 9, "online": False},
+    ):
         found = device.store.accept_state(json.dumps(said).encode(), "home")
         assert found.freeze is None, "unsigned, it says who is there and nothing else"
         assert device.journal.frozen
@@ -268,7 +301,9 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["signed", "signatures", "keyid", "epoch", "online", "freeze", "seq", "op"]), inner, max_size=4
+            st.sampled_from(["signed", "signatures", "keyid", "epoch", "online", "freeze", "seq", "op"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
@@ -286,7 +321,9 @@ def test_any_bytes_change_nothing(device: Device, payload: bytes) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_flipped_bit_is_refused_or_means_the_same(device: Device, repository: Repository, data: st.DataObject) -> None:
+def test_flipped_bit_is_refused_or_means_the_same(
+    device: Device, repository: Repository, data: st.DataObject
+) -> None:
     asked = command(device, op="lock", ttl_s=1.5, owner="anna")
     good = bytearray(sealed(asked, *repository.signers["director"]))
     at = data.draw(st.integers(0, len(good) - 1))

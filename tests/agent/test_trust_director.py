@@ -15,8 +15,14 @@ from edgectl.core.wire import MAX_GEN, Desired, DesiredSlot
 
 def test_device_obeys_what_the_director_signed_for_it(served: Device, repository: Repository) -> None:
     wish = served.wants(served.desired(3, *repository.signers["director"]))
-    assert (wish.gen, wish.slots["gate"].digest, wish.slots["gate"].policy.max_latency_ratio) == (3, DIGEST, 1.3)
-    assert served.wants(served.desired(3, *repository.signers["director"])).gen == 3, "retained: it comes again"
+    assert (wish.gen, wish.slots["gate"].digest, wish.slots["gate"].policy.max_latency_ratio) == (
+        3,
+        DIGEST,
+        1.3,
+    )
+    assert served.wants(served.desired(3, *repository.signers["director"])).gen == 3, (
+        "retained: it comes again"
+    )
 
 
 def test_stolen_broker_cannot_make_a_wish(served: Device, repository: Repository) -> None:
@@ -39,7 +45,9 @@ def test_older_wish_is_refused_after_a_reboot_too(served: Device, repository: Re
     director = repository.signers["director"]
     served.wants(served.desired(7, *director))
     for _ in range(2):
-        with pytest.raises(TrustError, match="desired state has generation 6, this device has already seen 7"):
+        with pytest.raises(
+            TrustError, match="desired state has generation 6, this device has already seen 7"
+        ):
             served.wants(served.desired(6, *director))
         served.lose_files()
         served.store.update(repository.message())
@@ -48,7 +56,8 @@ def test_older_wish_is_refused_after_a_reboot_too(served: Device, repository: Re
 def test_one_stolen_key_installs_nothing_new(served: Device, repository: Repository) -> None:
     """Targets name what is genuine, the director what this device runs: both have to agree."""
     honest = served.wants(served.desired(1, *repository.signers["director"]))
-    repository.name("evil@1", OTHER)  # the targets key is stolen: it can name, but not wish
+    # the targets key is stolen: it can name, but not wish
+    repository.name("evil@1", OTHER)
     repository.bump("targets")
     served.store.update(repository.message())
     evil = Desired(gen=2, slots={"gate": DesiredSlot(release="evil@1", digest=OTHER)})
@@ -63,7 +72,9 @@ def test_one_stolen_key_installs_nothing_new(served: Device, repository: Reposit
         served.store.check(wish.slots["gate"].release, wish.slots["gate"].digest)
 
 
-def test_revoked_director_is_not_obeyed_and_does_not_bind_the_next(served: Device, repository: Repository) -> None:
+def test_revoked_director_is_not_obeyed_and_does_not_bind_the_next(
+    served: Device, repository: Repository
+) -> None:
     thief = repository.signers["director"]
     served.wants(served.desired(MAX_GEN, *thief))
     repository.rotate("director")

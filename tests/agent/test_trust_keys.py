@@ -52,7 +52,9 @@ def test_root_that_the_old_keys_did_not_sign_is_refused(served: Device, reposito
         served.store.update(repository.message())
 
 
-def test_revocation_counts_even_where_the_rest_of_the_set_is_old(served: Device, repository: Repository) -> None:
+def test_revocation_counts_even_where_the_rest_of_the_set_is_old(
+    served: Device, repository: Repository
+) -> None:
     before = repository.message()
     director = list(repository.signers["director"])
     repository.rotate("timestamp", "director")
@@ -65,7 +67,9 @@ def test_revocation_counts_even_where_the_rest_of_the_set_is_old(served: Device,
         served.boot().accept_desired(served.desired(9, *director), "home", "gate-1")
 
 
-def test_version_that_a_thief_drove_up_does_not_bind_the_new_keys(served: Device, repository: Repository) -> None:
+def test_version_that_a_thief_drove_up_does_not_bind_the_new_keys(
+    served: Device, repository: Repository
+) -> None:
     honest = copy.deepcopy((repository.timestamp, repository.snapshot))
     repository.timestamp.version = repository.snapshot.version = 2**31
     served.store.update(repository.message())
@@ -78,7 +82,9 @@ def test_version_that_a_thief_drove_up_does_not_bind_the_new_keys(served: Device
     assert served.boot().check(RELEASE, DIGEST)
 
 
-def test_versions_and_lists_without_bounds_are_refused_though_they_are_signed(served: Device, repository: Repository) -> None:
+def test_versions_and_lists_without_bounds_are_refused_though_they_are_signed(
+    served: Device, repository: Repository
+) -> None:
     """The online keys are stolen: the journal must not be filled or broken by what they sign."""
     thief = copy.deepcopy(repository)
     thief.timestamp.version = thief.snapshot.version = 2**70
@@ -120,14 +126,21 @@ def test_delegation_counts_for_devices_of_its_profile_only(tmp_path: Path, repos
     cam = Device(tmp_path / "cam", repository, profile="cam")
     kiosk = Device(tmp_path / "kiosk", repository, profile="kiosk")
     assert cam.store.check("driving@1", DIGEST)
-    for device, release in ((kiosk, "driving@1"), (kiosk, "driving@2"), (cam, "driving@2"), (cam, "driving@3")):
+    for device, release in (
+        (kiosk, "driving@1"),
+        (kiosk, "driving@2"),
+        (cam, "driving@2"),
+        (cam, "driving@3"),
+    ):
         with pytest.raises(TrustError, match="does not name release driving"):
             device.store.check(release, DIGEST)
     for device in (cam, kiosk):
         device.journal.close()
 
 
-def test_delegation_that_is_wrong_or_expired_harms_nobody_else(served: Device, repository: Repository) -> None:
+def test_delegation_that_is_wrong_or_expired_harms_nobody_else(
+    served: Device, repository: Repository
+) -> None:
     repository.delegate("team", "cam")
     repository.name_delegated("team", "cam", "driving@1")
     repository.delegated["team"].expires = repository.at(1)

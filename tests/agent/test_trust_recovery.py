@@ -1,4 +1,5 @@
-"""Trust that has to survive what happens to a device: keys that were revoked, power cuts between two writes, wrong clocks."""
+"""Trust that has to survive what happens to a device: keys that were revoked, power cuts between two
+writes, wrong clocks."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from edgectl.core.errors import StorageError, TrustError
 def test_root_keys_that_were_replaced_cannot_fork_the_chain_of_roots(
     device: Device, repository: Repository, booted: bool
 ) -> None:
-    thief = copy.deepcopy(repository)  # has every key of version 1, and signs a version 2 of his own
+    # has every key of version 1, and signs a version 2 of his own
+    thief = copy.deepcopy(repository)
     repository.rotate("root", "targets", "snapshot", "timestamp")
     repository.bump("targets")
     device.store.update(repository.message())
@@ -54,7 +56,9 @@ def test_floors_of_a_set_that_no_disk_took_make_the_older_one_wait_and_not_refus
     assert device.store.check(RELEASE, DIGEST)
 
 
-def test_root_that_came_before_the_power_cut_makes_the_set_from_before_wait(device: Device, repository: Repository) -> None:
+def test_root_that_came_before_the_power_cut_makes_the_set_from_before_wait(
+    device: Device, repository: Repository
+) -> None:
     device.store.update(repository.message())
     old = (device.folder / "trust" / "trust.json").read_bytes()
     repository.rotate("timestamp")

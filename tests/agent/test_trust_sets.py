@@ -1,4 +1,5 @@
-"""Attacks on the metadata set (TUF specification): arbitrary software, rollback, freeze, partial and mixed sets, endless data."""
+"""Attacks on the metadata set (TUF specification): arbitrary software, rollback, freeze, partial and mixed
+sets, endless data."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def test_release_that_nobody_signed_is_refused(served: Device) -> None:
 
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
-def test_set_with_one_role_signed_by_a_stranger_is_refused(served: Device, repository: Repository, role: str) -> None:
+def test_set_with_one_role_signed_by_a_stranger_is_refused(
+    served: Device, repository: Repository, role: str
+) -> None:
     repository.bump("targets")
     repository.signers[role] = [CryptoSigner.generate_ed25519()]
     with pytest.raises(TrustError, match=f"{role} was signed by 0/1 keys"):
@@ -66,7 +69,9 @@ def test_replayed_older_set_is_refused(served: Device, repository: Repository) -
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["running", "after a power cut"])
-def test_older_snapshot_under_a_new_timestamp_is_refused(served: Device, repository: Repository, lost: bool) -> None:
+def test_older_snapshot_under_a_new_timestamp_is_refused(
+    served: Device, repository: Repository, lost: bool
+) -> None:
     old = copy.deepcopy(repository.snapshot)
     repository.bump("targets")
     served.store.update(repository.message())
@@ -99,7 +104,8 @@ def test_older_root_is_refused_once_a_newer_one_was_verified(served: Device, rep
     repository.bump("targets")
     served.store.update(repository.message())
     with pytest.raises(TrustError, match="was signed by 0/1 keys"):
-        served.store.update(old)  # its root chain is too short, but the device knows the rest of it
+        # its root chain is too short, but the device knows the rest of it
+        served.store.update(old)
     served.lose_files()
     with pytest.raises(TrustError, match="root metadata have version 1, this device has already seen 2"):
         served.store.update(old)
@@ -112,7 +118,9 @@ def test_older_root_is_refused_once_a_newer_one_was_verified(served: Device, rep
 # ---- freeze, slow and partial sets
 
 
-def test_set_that_expires_blocks_installs_until_a_newer_one_comes(served: Device, repository: Repository) -> None:
+def test_set_that_expires_blocks_installs_until_a_newer_one_comes(
+    served: Device, repository: Repository
+) -> None:
     served.sleep(8)
     with pytest.raises(StaleTrust, match=r"timestamp\.json ended .*, it is at least"):
         served.store.check(RELEASE, DIGEST)
@@ -162,13 +170,16 @@ def test_part_of_a_set_changes_nothing(served: Device, repository: Repository, n
         ("team", "Expected team v2, got v1"),
     ],
 )
-def test_files_of_two_sets_are_refused(served: Device, repository: Repository, name: str, reason: str) -> None:
+def test_files_of_two_sets_are_refused(
+    served: Device, repository: Repository, name: str, reason: str
+) -> None:
     repository.delegate("team", "cam")
     repository.name_delegated("team", "cam", "extra@1")
     old = repository.files()
     repository.bump("targets", "team")
     message = repository.message(**{name: old[f"{name}.json"]})
-    if name == "team":  # a delegation is looked at when one of its releases is wanted
+    # a delegation is looked at when one of its releases is wanted
+    if name == "team":
         served.store.update(message)
     with pytest.raises(TrustError, match=reason):
         served.store.check("extra@1", DIGEST) if name == "team" else served.store.update(message)

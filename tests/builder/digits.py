@@ -1,4 +1,5 @@
-"""A CNN on scikit-learn's digits (1 797 pictures of 8×8), trained where it is needed: 3 convolutions, 68 000 weights, seconds on a CPU."""
+"""A CNN on scikit-learn's digits (1 797 pictures of 8×8), trained where it is needed: 3 convolutions, 68
+000 weights, seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from edgectl.engines.open import open_model
 
 
 @functools.cache
-def digits(scale: int = 1) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
-    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. Skips without torch or scikit-learn.
+def digits(
+    scale: int = 1,
+) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
+    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. Skips without torch or
+    scikit-learn.
 
     ``scale``: each pixel is shown as ``scale`` × ``scale`` of them, and pooled again before the head.
     """
@@ -31,7 +35,10 @@ def digits(scale: int = 1) -> tuple[ModelProto, list[dict[str, np.ndarray]], lis
     x, y = x[order], y[order]
     rng = np.random.default_rng(1)
     shapes = {"w1": (32, 1, 3, 3), "w2": (64, 32, 3, 3), "w3": (64, 64, 3, 3), "wg": (10, 1024)}
-    tensors = {n: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype(np.float32) for n, s in shapes.items()}
+    tensors = {
+        n: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype(np.float32)
+        for n, s in shapes.items()
+    }
     tensors |= {f"b{n[1:]}": np.zeros(s[0], np.float32) for n, s in shapes.items()}
     nodes, last = [], "x"
     for i in "123":
@@ -41,15 +48,24 @@ def digits(scale: int = 1) -> tuple[ModelProto, list[dict[str, np.ndarray]], lis
         ]
         last = f"r{i}"
     nodes += [
-        helper.make_node("MaxPool", [last], ["p"], name="pool", kernel_shape=[2 * scale] * 2, strides=[2 * scale] * 2),
-        helper.make_node("Flatten", ["p"], ["f"], name="flat"), helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
-    ]  # fmt: skip
+        helper.make_node(
+            "MaxPool", [last], ["p"], name="pool", kernel_shape=[2 * scale] * 2, strides=[2 * scale] * 2
+        ),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
+    ]
     graph = helper.make_graph(
-        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8 * scale, 8 * scale])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], [numpy_helper.from_array(v, n) for n, v in tensors.items()],
-    )  # fmt: skip
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
+        nodes,
+        "digits",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8 * scale, 8 * scale])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])],
+        [numpy_helper.from_array(v, n) for n, v in tensors.items()],
+    )
+    model = onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+    # two threads on a busy machine wait for each other
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     net = TorchGraph(model)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)

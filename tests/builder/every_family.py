@@ -1,5 +1,6 @@
-"""One graph through all that a build does with numbers, without the clock: canonical form, calibration, each family's graph, its linter,
-ONNX Runtime with and without graph optimisation, and float16. What does not hold raises; the timed search is left out."""
+"""One graph through all that a build does with numbers, without the clock: canonical form, calibration,
+each family's graph, its linter, ONNX Runtime with and without graph optimisation, and float16. What does
+not hold raises; the timed search is left out."""
 
 from __future__ import annotations
 
@@ -25,12 +26,14 @@ __all__ = ["DATA", "TENSOR", "through_every_family"]
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 DATA = "sha256:" + "0" * 64
-_SANE = 0.9  # cosine with float, plain rounding of noise: what is below is wired wrongly, not rounded
+# cosine with float, plain rounding of noise: what is below is wired wrongly, not rounded
+_SANE = 0.9
 _SANE_4_BITS = 0.85
 
 
 def through_every_family(model: ModelProto, feeds: list[Feeds]) -> dict[str, ModelProto]:
-    """Family and form → graph, of all that were written. Raises AssertionError, or what the builder raises."""
+    """Family and form → graph, of all that were written. Raises AssertionError, or what the builder
+    raises."""
     ends = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
     graph, _, _ = canonical(model, TENSOR)
     assert [(o.name, o.type.tensor_type.elem_type) for o in graph.graph.output] == ends
@@ -57,12 +60,16 @@ def through_every_family(model: ModelProto, feeds: list[Feeds]) -> dict[str, Mod
         assert [(o.name, o.type.tensor_type.elem_type) for o in changed.graph.output] == ends, name
         for optimization in ("disabled",) if name.startswith("trt") else ("all", "disabled"):
             alike = _cosine(want, _run(changed, feeds, optimization))
-            assert alike > (_SANE_4_BITS if name.startswith("weights-4") else _SANE), f"{name}, {optimization}: {alike:.4f}"
+            assert alike > (_SANE_4_BITS if name.startswith("weights-4") else _SANE), (
+                f"{name}, {optimization}: {alike:.4f}"
+            )
     return made
 
 
 def _run(model: ModelProto, feeds: list[Feeds], optimization: str) -> list[Outputs]:
-    engine = open_model(model.SerializeToString(), SessionSettings.model_validate({"optimization": optimization}))
+    engine = open_model(
+        model.SerializeToString(), SessionSettings.model_validate({"optimization": optimization})
+    )
     outputs = [engine.run(f) for f in feeds]
     engine.close()
     return outputs

@@ -49,7 +49,9 @@ class Behaviour:
 
 def base(recipe: str, runtime: str = "onnxruntime") -> Candidate:
     return Candidate(
-        Graph(recipe, recipe.encode(), "float32" if recipe.startswith("float") else "int8"), runtime, SessionSettings()
+        Graph(recipe, recipe.encode(), "float32" if recipe.startswith("float") else "int8"),
+        runtime,
+        SessionSettings(),
     )  # type: ignore[arg-type]
 
 
@@ -58,9 +60,14 @@ class FakeLab:
     feeds: Sequence[Feeds] = ({"x": np.zeros(1, np.float32)},)
 
     def __init__(
-        self, behaviours: dict[tuple[str, str], Behaviour], *, noise: float = 0.0, seed: int = 0,
-        busy: float = 0.0, quiet_comes: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        behaviours: dict[tuple[str, str], Behaviour],
+        *,
+        noise: float = 0.0,
+        seed: int = 0,
+        busy: float = 0.0,
+        quiet_comes: bool = False,
+    ) -> None:
         self.behaviours = behaviours
         self.noise = noise
         self.seed = seed
@@ -105,9 +112,19 @@ class FakeLab:
         cpu = self.ms(c) * c.settings.threads * b.cpu
         paced = b.paced_factor * ms[:72]
         return FreshTimes(
-            (0.1,) * 3, (b.rss_mb,) * 3, (cpu,) * 3, tuple(ms), tuple(2 * ms), busy=1, block=4, paced_ms=tuple(paced), paced_block=4,
-            others=(self.busy,) * 3, steal=(0.0,) * 3, cores=2,
-        )  # fmt: skip
+            (0.1,) * 3,
+            (b.rss_mb,) * 3,
+            (cpu,) * 3,
+            tuple(ms),
+            tuple(2 * ms),
+            busy=1,
+            block=4,
+            paced_ms=tuple(paced),
+            paced_block=4,
+            others=(self.busy,) * 3,
+            steal=(0.0,) * 3,
+            cores=2,
+        )
 
     def quiet(self, seconds: float) -> bool:
         self.waited_s += seconds

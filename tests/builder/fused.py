@@ -1,8 +1,10 @@
-"""Small graphs around everything that kernels fuse: each layer with each thing behind it, at each place where a graph can be cut.
+"""Small graphs around everything that kernels fuse: each layer with each thing behind it, at each place where
+a graph can be cut.
 
-A :class:`Case` is a layer (``Conv``, ``Gemm`` …), what normalises it, what activates it, and a *place*: whether the block ends the graph,
-is read twice, is used again with the same weights, has an inner tensor that is an output of the graph, lies in front of a subgraph that
-captures it … :func:`cases` draws any number of them, each pair of properties as early as can be; the same number gives the same cases.
+A :class:`Case` is a layer (``Conv``, ``Gemm`` …), what normalises it, what activates it, and a *place*:
+whether the block ends the graph, is read twice, is used again with the same weights, has an inner tensor that
+is an output of the graph, lies in front of a subgraph that captures it … :func:`cases` draws any number of
+them, each pair of properties as early as can be; the same number gives the same cases.
 """
 
 from __future__ import annotations
@@ -17,16 +19,68 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 __all__ = ["ACTIVATIONS", "LAYERS", "NORMS", "PLACES", "WIDTHS", "Case", "cases", "feeds_of", "make"]
 
-LAYERS = ("conv", "pointwise", "depthwise", "grouped", "strided", "auto-pad", "conv1d", "transposed", "gemm", "gemm-untransposed", "matmul", "matmul-rows")  # fmt: skip
+LAYERS = (
+    "conv",
+    "pointwise",
+    "depthwise",
+    "grouped",
+    "strided",
+    "auto-pad",
+    "conv1d",
+    "transposed",
+    "gemm",
+    "gemm-untransposed",
+    "matmul",
+    "matmul-rows",
+)
 NORMS = ("none", "bias", "batchnorm", "add-constant", "mul-constant")
 ACTIVATIONS = (
-    "none", "Relu", "relu6", "clip-low", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "silu", "mish", "Tanh", "Elu", "gelu",
-    "Softmax", "add-skip", "add-skip-relu", "mul-gate", "concat", "pool", "resize", "transpose", "reshape", "slice", "split", "pad",
-)  # fmt: skip
+    "none",
+    "Relu",
+    "relu6",
+    "clip-low",
+    "LeakyRelu",
+    "PRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "silu",
+    "mish",
+    "Tanh",
+    "Elu",
+    "gelu",
+    "Softmax",
+    "add-skip",
+    "add-skip-relu",
+    "mul-gate",
+    "concat",
+    "pool",
+    "resize",
+    "transpose",
+    "reshape",
+    "slice",
+    "split",
+    "pad",
+)
 PLACES = (
-    "ends", "ends-twice", "in-the-middle", "branches", "reused", "layer-is-output", "norm-is-output", "all-are-outputs", "input-is-output",
-    "weight-is-output", "captured", "captured-layer", "two-heads", "output-then-pool", "output-into-two-layers", "unused-input", "shares-weights",
-)  # fmt: skip
+    "ends",
+    "ends-twice",
+    "in-the-middle",
+    "branches",
+    "reused",
+    "layer-is-output",
+    "norm-is-output",
+    "all-are-outputs",
+    "input-is-output",
+    "weight-is-output",
+    "captured",
+    "captured-layer",
+    "two-heads",
+    "output-then-pool",
+    "output-into-two-layers",
+    "unused-input",
+    "shares-weights",
+)
 WIDTHS = (4, 16, 24)
 """Channels: below and above what TensorRT takes in int8, and one that is no power of two."""
 _SIZE = 6
@@ -46,7 +100,8 @@ class Case:
 
 
 def cases(count: int) -> list[Case]:
-    """``count`` different cases: greedy from a seeded shuffle, so that every pair of values comes as soon as there is room for it."""
+    """``count`` different cases: greedy from a seeded shuffle, so that every pair of values comes as soon
+    as there is room for it."""
     rng = np.random.default_rng(0)
     every = [Case(*v) for v in itertools.product(LAYERS, NORMS, ACTIVATIONS, PLACES, WIDTHS)]
     order = iter([every[i] for i in rng.permutation(len(every))])
@@ -100,9 +155,15 @@ class _Net:
         if self._case.place == "unused-input":
             inputs.append(helper.make_tensor_value_info("unused", TensorProto.FLOAT, [2]))
         graph = helper.make_graph(
-            self.nodes, "generated", inputs,
-            [helper.make_tensor_value_info(o, TensorProto.FLOAT, self._known(o)) for o in dict.fromkeys(self.outputs)], self.constants,
-        )  # fmt: skip
+            self.nodes,
+            "generated",
+            inputs,
+            [
+                helper.make_tensor_value_info(o, TensorProto.FLOAT, self._known(o))
+                for o in dict.fromkeys(self.outputs)
+            ],
+            self.constants,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
@@ -117,11 +178,14 @@ class _Net:
         layer = "gemm" if self._flat else "conv1d" if self._case.layer == "conv1d" else "conv"
         x = "x"
         if self._flat and self._rows > 1:
-            return self.op("Relu", [self.op("MatMul", [x, self.weight((self._case.width, self._case.width))])])
+            return self.op(
+                "Relu", [self.op("MatMul", [x, self.weight((self._case.width, self._case.width))])]
+            )
         return self.op("Relu", [self.layer(x, layer, self._case.width)])
 
     def block(self, x: str, *, again: bool = False) -> tuple[str, str, str]:
-        """What the layer makes, what its normalisation makes, and the end of the block. ``again``: with the weights of the last one."""
+        """What the layer makes, what its normalisation makes, and the end of the block. ``again``: with
+        the weights of the last one."""
         made = self.layer(x, self._case.layer, self._case.width, share=again)
         normed = self.norm(made, again)
         return made, normed, self.activate(normed, x)
@@ -131,7 +195,9 @@ class _Net:
         bias = [self.weight((width,), 0.1, "bias" if share else "")] if self._case.norm == "bias" else []
         key = "shared" if share else ""
         if kind in ("gemm", "gemm-untransposed"):
-            return self.op("Gemm", [x, self.weight((width, width), 1.0, key), *bias], transB=int(kind == "gemm"))
+            return self.op(
+                "Gemm", [x, self.weight((width, width), 1.0, key), *bias], transB=int(kind == "gemm")
+            )
         if kind in ("matmul", "matmul-rows"):
             return self.op("MatMul", [x, self.weight((width, width), 1.0, key)])
         if kind == "conv1d":
@@ -141,16 +207,28 @@ class _Net:
             return self.op("ConvTranspose", [x, w, *bias], strides=[2, 2])
         group = {"depthwise": width, "grouped": 2}.get(kind, 1)
         size = 1 if kind == "pointwise" else 3
-        extra: dict[str, object] = {"auto_pad": "SAME_UPPER"} if kind == "auto-pad" else {"pads": [size // 2] * 4}
+        extra: dict[str, object] = (
+            {"auto_pad": "SAME_UPPER"} if kind == "auto-pad" else {"pads": [size // 2] * 4}
+        )
         if kind == "strided":
             extra["strides"] = [2, 2]
-        return self.op("Conv", [x, self.weight((width, inputs // group, size, size), 1.0, key), *bias], group=group, **extra)
+        return self.op(
+            "Conv",
+            [x, self.weight((width, inputs // group, size, size), 1.0, key), *bias],
+            group=group,
+            **extra,
+        )
 
     def norm(self, x: str, again: bool) -> str:
         width, key = self._case.width, "norm" if again else ""
-        along = (width,) if self._flat else (1, width, 1) if self._case.layer == "conv1d" else (1, width, 1, 1)
+        along = (
+            (width,) if self._flat else (1, width, 1) if self._case.layer == "conv1d" else (1, width, 1, 1)
+        )
         if self._case.norm == "batchnorm" and not (self._flat and self._rows > 1):
-            values = [self.weight((width,), 0.2, f"{key}{i}" if key else "", mean=m) for i, m in enumerate((1.0, 0.0, 0.0))]
+            values = [
+                self.weight((width,), 0.2, f"{key}{i}" if key else "", mean=m)
+                for i, m in enumerate((1.0, 0.0, 0.0))
+            ]
             spread = self.constant(np.abs(self._rng.standard_normal(width)).astype(np.float32) + 0.5)
             return self.op("BatchNormalization", [x, *values, spread])
         if self._case.norm == "add-constant":
@@ -175,20 +253,35 @@ class _Net:
             return self.op("Mul", [x, self.op("Tanh", [self.op("Softplus", [x])])])
         if kind == "gelu":
             erf = self.op("Erf", [self.op("Div", [x, self.number(2**0.5)])])
-            return self.op("Mul", [self.op("Mul", [x, self.op("Add", [erf, self.number(1.0)])]), self.number(0.5)])
+            return self.op(
+                "Mul", [self.op("Mul", [x, self.op("Add", [erf, self.number(1.0)])]), self.number(0.5)]
+            )
         if kind.startswith("add-skip"):
             added = self.op("Add", [x, self.beside(x, skip)])
             return self.op("Relu", [added]) if kind.endswith("relu") else added
         if kind == "mul-gate":
-            return self.op("Mul", [x, self.op("Sigmoid", [self.op("ReduceMean", [x], axes=[-1], keepdims=1)])])
+            return self.op(
+                "Mul", [x, self.op("Sigmoid", [self.op("ReduceMean", [x], axes=[-1], keepdims=1)])]
+            )
         if kind == "concat":
             # as wide as before, so that any layer may follow
             joined = self.op("Concat", [x, self.op("Relu", [x])], axis=-1)
-            return self.op("Slice", [joined, self.integers([1]), self.integers([1 + self.length(x)]), self.integers([-1])])
+            return self.op(
+                "Slice",
+                [joined, self.integers([1]), self.integers([1 + self.length(x)]), self.integers([-1])],
+            )
         if kind == "pool":
-            return x if self._flat else self.op("MaxPool", [x], kernel_shape=[3] * self.axes, pads=[1] * 2 * self.axes)
+            return (
+                x
+                if self._flat
+                else self.op("MaxPool", [x], kernel_shape=[3] * self.axes, pads=[1] * 2 * self.axes)
+            )
         if kind == "resize":
-            return x if self._flat else self.op("Resize", [x, "", self.floats([1.0, 1.0, *[2.0] * self.axes])], mode="nearest")
+            return (
+                x
+                if self._flat
+                else self.op("Resize", [x, "", self.floats([1.0, 1.0, *[2.0] * self.axes])], mode="nearest")
+            )
         if kind == "transpose":
             return self.op("Transpose", [self.op("Transpose", [x])])
         if kind == "reshape":
@@ -199,7 +292,9 @@ class _Net:
         if kind == "split":
             parts = [self.fresh("half") for _ in range(2)]
             self.nodes.append(
-                helper.make_node("Split", [x], parts, name=f"split{len(self.nodes)}", axis=1 if not self._flat else -1)
+                helper.make_node(
+                    "Split", [x], parts, name=f"split{len(self.nodes)}", axis=1 if not self._flat else -1
+                )
             )
             return self.op("Concat", parts[::-1], axis=1 if not self._flat else -1)
         if kind == "pad":
@@ -208,14 +303,17 @@ class _Net:
         return self.op(kind, [x])
 
     def beside(self, x: str, skip: str) -> str:
-        """Something of the shape of ``x`` that comes from before the layer, where that has this shape; else from the layer itself."""
+        """Something of the shape of ``x`` that comes from before the layer, where that has this shape;
+        else from the layer itself."""
         same = self._case.layer not in ("strided", "transposed") and skip != "x"
         return skip if same else self.op("Tanh", [x])
 
     def tail(self, x: str) -> str:
         """One more layer, so that ``x`` is inner."""
         kind = "conv1d" if self._case.layer == "conv1d" else "pointwise"
-        return self.layer(x, ("matmul" if self._rows > 1 else "gemm") if self._flat else kind, self._case.width)
+        return self.layer(
+            x, ("matmul" if self._rows > 1 else "gemm") if self._flat else kind, self._case.width
+        )
 
     @property
     def axes(self) -> int:
@@ -232,7 +330,9 @@ class _Net:
 
     def op(self, kind: str, inputs: list[str], **attributes: object) -> str:
         out = self.fresh("t")
-        self.nodes.append(helper.make_node(kind, inputs, [out], name=f"{kind.lower()}{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [out], name=f"{kind.lower()}{len(self.nodes)}", **attributes)
+        )
         return out
 
     def fresh(self, stem: str) -> str:
@@ -295,7 +395,11 @@ def _branches(net: _Net) -> None:
 
 def _reused(net: _Net) -> None:
     end = net.block(net.stem())[2]
-    net.outputs.append(net.op("Concat", [net.tail(end), net.tail(end), net.op("Neg", [end])], axis=-1) if net._flat else net.op("Concat", [net.op("Relu", [net.tail(end)]), net.tail(end)], axis=1))  # fmt: skip
+    net.outputs.append(
+        net.op("Concat", [net.tail(end), net.tail(end), net.op("Neg", [end])], axis=-1)
+        if net._flat
+        else net.op("Concat", [net.op("Relu", [net.tail(end)]), net.tail(end)], axis=1)
+    )
 
 
 def _layer_is_output(net: _Net) -> None:
@@ -320,7 +424,9 @@ def _input_is_output(net: _Net) -> None:
 
 def _weight_is_output(net: _Net) -> None:
     net.outputs.append(net.tail(net.block(net.stem())[2]))
-    net.outputs.append(next(n.input[1] for n in net.nodes if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")))
+    net.outputs.append(
+        next(n.input[1] for n in net.nodes if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
+    )
 
 
 def _captured_by(net: _Net, tensor: str) -> str:
@@ -331,7 +437,9 @@ def _captured_by(net: _Net, tensor: str) -> str:
     for kind in ("Relu", "Neg"):
         out = net.fresh(kind.lower())
         inner = [helper.make_node(kind, [tensor], [out], name=f"{out}_node")]
-        branches.append(helper.make_graph(inner, out, [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)]))
+        branches.append(
+            helper.make_graph(inner, out, [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)])
+        )
     return net.op("If", [more], then_branch=branches[0], else_branch=branches[1])
 
 
@@ -359,7 +467,11 @@ def _output_then_pool(net: _Net) -> None:
 
 def _output_into_two_layers(net: _Net) -> None:
     end = net.block(net.stem())[2]
-    net.outputs += [end, net.op("Relu", [net.tail(end)]), net.op("Add", [net.tail(end), end]) if net._flat else net.tail(end)]
+    net.outputs += [
+        end,
+        net.op("Relu", [net.tail(end)]),
+        net.op("Add", [net.tail(end), end]) if net._flat else net.tail(end),
+    ]
 
 
 def _unused_input(net: _Net) -> None:
@@ -374,9 +486,21 @@ def _shares_weights(net: _Net) -> None:
 
 
 _PLACES = {
-    "ends": _ends, "ends-twice": _ends_twice, "in-the-middle": _middle, "branches": _branches, "reused": _reused,
-    "layer-is-output": _layer_is_output, "norm-is-output": _norm_is_output, "all-are-outputs": _all_are_outputs,
-    "input-is-output": _input_is_output, "weight-is-output": _weight_is_output, "captured": _captured, "captured-layer": _captured_layer,
-    "two-heads": _two_heads, "output-then-pool": _output_then_pool, "output-into-two-layers": _output_into_two_layers,
-    "unused-input": _unused_input, "shares-weights": _shares_weights,
-}  # fmt: skip
+    "ends": _ends,
+    "ends-twice": _ends_twice,
+    "in-the-middle": _middle,
+    "branches": _branches,
+    "reused": _reused,
+    "layer-is-output": _layer_is_output,
+    "norm-is-output": _norm_is_output,
+    "all-are-outputs": _all_are_outputs,
+    "input-is-output": _input_is_output,
+    "weight-is-output": _weight_is_output,
+    "captured": _captured,
+    "captured-layer": _captured_layer,
+    "two-heads": _two_heads,
+    "output-then-pool": _output_then_pool,
+    "output-into-two-layers": _output_into_two_layers,
+    "unused-input": _unused_input,
+    "shares-weights": _shares_weights,
+}

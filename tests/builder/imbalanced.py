@@ -1,7 +1,9 @@
-"""A trained classifier whose channels are far apart, without a training library: random convolutions, read out by least squares.
+"""A trained classifier whose channels are far apart, without a training library: random convolutions, read
+out by least squares.
 
-scikit-learn's digits (1 797 pictures of 8 × 8). The convolutions are drawn, only the last layer is fitted, in closed form. Then
-channels are scaled apart, maker up and reader down: float computes the same, int8 with one scale per tensor does not.
+scikit-learn's digits (1 797 pictures of 8 × 8). The convolutions are drawn, only the last layer is fitted, in
+closed form. Then channels are scaled apart, maker up and reader down: float computes the same, int8 with one
+scale per tensor does not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _CHANNELS, _TRAIN, _RIDGE = 24, 1200, 3.0
 
 
 def readout_net(*, seed: int = 2) -> tuple[ModelProto, list[Feeds], list[Feeds], np.ndarray]:
-    """The model (input ``x`` [1, 1, 8, 8], output ``y`` [1, 10]), its training inputs, the test inputs and the test labels."""
+    """The model (input ``x`` [1, 1, 8, 8], output ``y`` [1, 10]), its training inputs, the test inputs and
+    the test labels."""
     x, labels = load_digits(return_X_y=True)
     pictures = (x / 16).astype(np.float32).reshape(-1, 1, 1, 8, 8)
     order = np.random.default_rng(0).permutation(len(pictures))
@@ -42,7 +45,8 @@ def readout_net(*, seed: int = 2) -> tuple[ModelProto, list[Feeds], list[Feeds],
 
 
 def imbalance(model: ModelProto, spread: float = SPREAD) -> ModelProto:
-    """The same function: each channel behind the first two convolutions is multiplied, and divided again by who reads it."""
+    """The same function: each channel behind the first two convolutions is multiplied, and divided again
+    by who reads it."""
     changed = ModelProto()
     changed.CopyFrom(model)
     stored = {t.name: t for t in changed.graph.initializer}
@@ -56,7 +60,9 @@ def imbalance(model: ModelProto, spread: float = SPREAD) -> ModelProto:
             f"w{reader}": 1 / (factor.reshape(-1, 1, 1, 1) if depthwise else factor.reshape(1, -1, 1, 1)),
         }
         for name, s in scaled.items():
-            stored[name].CopyFrom(numpy_helper.from_array((numpy_helper.to_array(stored[name]) * s).astype(np.float32), name))
+            stored[name].CopyFrom(
+                numpy_helper.from_array((numpy_helper.to_array(stored[name]) * s).astype(np.float32), name)
+            )
     return changed
 
 
@@ -68,7 +74,8 @@ def top1(model: ModelProto, feeds: list[Feeds], labels: np.ndarray) -> float:
 
 
 def _convolutions(seed: int) -> ModelProto:
-    """x → Conv → Relu → depthwise Conv → Relu → 1×1 Conv → Relu → MaxPool → Flatten → Gemm → y; the Gemm still zero."""
+    """x → Conv → Relu → depthwise Conv → Relu → 1×1 Conv → Relu → MaxPool → Flatten → Gemm → y; the Gemm
+    still zero."""
     rng = np.random.default_rng(seed)
     c, wide = _CHANNELS, 2 * _CHANNELS
     shapes = {"w1": (c, 1, 3, 3), "w2": (c, 1, 3, 3), "w3": (wide, c, 1, 1), "w4": (10, wide * 16)}
@@ -88,11 +95,15 @@ def _convolutions(seed: int) -> ModelProto:
         helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], name="head", transB=1),
     ]
     graph = helper.make_graph(
-        nodes, "digits", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
+        nodes,
+        "digits",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])],
         [numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()],
-    )  # fmt: skip
-    return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    )
+    return onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
 
 
 def _features(model: ModelProto, feeds: list[Feeds]) -> np.ndarray:

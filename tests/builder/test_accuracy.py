@@ -12,7 +12,9 @@ from edgectl.pipelines.decode.base import Detections
 def found(*rows: tuple[float, float, int]) -> Detections:
     """(x, score, class): boxes of 10 × 10 pixels at x."""
     xyxy = np.asarray([[x, 0, x + 10, 10] for x, _, _ in rows], np.float32).reshape(-1, 4)
-    return Detections(xyxy, np.asarray([s for _, s, _ in rows], np.float32), np.asarray([c for *_, c in rows], np.int32))
+    return Detections(
+        xyxy, np.asarray([s for _, s, _ in rows], np.float32), np.asarray([c for *_, c in rows], np.int32)
+    )
 
 
 def sure(of: Detections) -> Truth:
@@ -28,7 +30,8 @@ def test_average_precision_by_hand() -> None:
     assert ap(boxes, boxes) == 1.0
     assert ap(boxes, [found(), found()]) == 0.0
     assert ap(boxes, [found((0, 0.9, 0)), found()]) == pytest.approx(1 / 3)
-    assert ap(boxes, [found((0, 0.9, 1), (50, 0.8, 1)), found((0, 0.7, 0))]) == 0.0  # right boxes, wrong classes
+    # right boxes, wrong classes
+    assert ap(boxes, [found((0, 0.9, 1), (50, 0.8, 1)), found((0, 0.7, 0))]) == 0.0
     # hits at ranks 2, 3 and 4: the envelope is 3/4 all along
     late = [found((200, 0.99, 0), (0, 0.9, 0), (50, 0.8, 0)), found((0, 0.7, 1))]
     assert ap(boxes, late) == pytest.approx(3 / 4)
@@ -42,8 +45,11 @@ def test_an_object_is_what_float_shows_again_in_noise_and_the_rest_is_ignored() 
     copy = found((1, 0.8, 0), (50, 0.34, 0), (150, 0.9, 1), (200, 0.1, 0))
     of = truth(seen, [copy], 0.35)
     assert of.boxes.xyxy[of.objects][:, 0].tolist() == [0]
-    # the flickering box, the weak one, the one of changing class and the one that only noise shows: no gain, no loss
-    m = match(of, found((0, 0.9, 0), (50, 0.5, 0), (100, 0.5, 0), (150, 0.5, 1), (200, 0.5, 0), (250, 0.4, 0)))
+    # the flickering box, the weak one, the one of changing class and the one that only noise shows: no gain,
+    # no loss
+    m = match(
+        of, found((0, 0.9, 0), (50, 0.5, 0), (100, 0.5, 0), (150, 0.5, 1), (200, 0.5, 0), (250, 0.4, 0))
+    )
     assert m.scores.tolist() == pytest.approx([0.9, 0.4])
     assert (m.hits.tolist(), m.objects) == ([True, False], 1)
 
@@ -68,7 +74,9 @@ class Fake:
 
 
 SAMPLES = [Sample({}), Sample({})]
-TOP1 = TaskSpec(name="k", input=TensorInput(), decode=DecodeSpec(kind="keyword"), labels=("a", "b", "c"), metric="top1")
+TOP1 = TaskSpec(
+    name="k", input=TensorInput(), decode=DecodeSpec(kind="keyword"), labels=("a", "b", "c"), metric="top1"
+)
 SQNR = TaskSpec(name="t", input=TensorInput())
 REFERENCE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
@@ -145,7 +153,11 @@ def pixels(levels: list[float]) -> list[Sample]:
 
 
 PICTURE = TaskSpec(
-    name="p", input=ImageInput(width=8, height=8), decode=DecodeSpec(kind="keyword"), labels=("dark", "light"), metric="top1"
+    name="p",
+    input=ImageInput(width=8, height=8),
+    decode=DecodeSpec(kind="keyword"),
+    labels=("dark", "light"),
+    metric="top1",
 )
 
 
@@ -153,17 +165,20 @@ PICTURE = TaskSpec(
 def test_what_float_itself_flips_under_one_grey_level_of_noise_is_not_counted(task: TaskSpec) -> None:
     sure, ties = [20.0, 40.0, 180.0, 240.0] * 10, [100.0] * 10
     samples = pixels(sure + ties)
-    judge = Judge(task, samples, Threshold(99.98 / 255))  # a fiftieth of a level below the ties: noise of one level decides there
+    # a fiftieth of a level below the ties: noise of one level decides there
+    judge = Judge(task, samples, Threshold(99.98 / 255))
     a = judge.judge(Threshold(100.02 / 255))  # says otherwise of all ten
     assert len(sure) <= a.units < len(samples)
     assert a.drop == pytest.approx((a.units - len(sure)) / a.units, abs=1e-6)
     assert a.drop < 0.1
-    really = judge.judge(Threshold(200 / 255))  # says otherwise of what float is sure of: the light ones at 180
+    # says otherwise of what float is sure of: the light ones at 180
+    really = judge.judge(Threshold(200 / 255))
     assert really.drop >= 10 / really.units
 
 
 def test_where_float_is_sure_of_nothing_its_outputs_are_compared() -> None:
-    turns = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]  # another answer at every call, so also in the noise
+    # another answer at every call, so also in the noise
+    turns = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     a = Judge(TOP1, pixels([100.0, 200.0]), Fake(turns)).judge(Fake([turns[0]]))
     assert "top1_agreement" not in a.values
     assert (a.values["cosine"], a.units) == (1.0, 0)

@@ -52,7 +52,12 @@ def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:
     budget.extend(600)
     assert budget.wait_s() == 60.0
     endless = Budget()
-    assert (endless.rounds_s(), endless.fresh_s(1.5), endless.wait_s(), endless.left()) == (60.0, 1.5, 60.0, math.inf)
+    assert (endless.rounds_s(), endless.fresh_s(1.5), endless.wait_s(), endless.left()) == (
+        60.0,
+        1.5,
+        60.0,
+        math.inf,
+    )
     assert not endless.over(LADDER, "anything")
 
 
@@ -68,8 +73,12 @@ def test_without_time_the_ladder_writes_one_graph_and_names_the_others(save: Sav
         clock = Clock()
         budget = Budget(seconds, clock=clock)
         clock.now += 1.0
-        basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.1, tell=lambda _: None, budget=budget)
-        return climb(basis, family, feeds, judge, max_drop=0.1, timed=False, tell=lambda _: None, budget=budget), budget
+        basis = prepare_basis(
+            model, table, family, feeds, judge, max_drop=0.1, tell=lambda _: None, budget=budget
+        )
+        return climb(
+            basis, family, feeds, judge, max_drop=0.1, timed=False, tell=lambda _: None, budget=budget
+        ), budget
 
     hurried, budget = rungs(1.0)
     assert set(hurried.recipes) == {"full"}

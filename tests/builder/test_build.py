@@ -33,7 +33,15 @@ from edgectl.core.bundle import (
     LAYER_SBOM,
     Bundle,
 )
-from edgectl.core.errors import DataError, EdgectlError, IntegrityError, ModelError, ProfileError, StorageError, UsageError
+from edgectl.core.errors import (
+    DataError,
+    EdgectlError,
+    IntegrityError,
+    ModelError,
+    ProfileError,
+    StorageError,
+    UsageError,
+)
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
@@ -95,14 +103,24 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
     assert rows[-1].ratio.median == 1.0
 
 
-def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     report = build(
-        save(residual_net(channels=32)), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.2, **RUN
+        save(residual_net(channels=32)),
+        profiles=["jetson-orin"],
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.2,
+        **RUN,
     )
     assert any("compiled on the device" in n for n in report.notes)
     info = inspect_bundle(tmp_path / "out")
     typed, trt, arm = info.variants
-    assert (typed.variant, typed.requires) == ("tensorrt-int8-float16", ("arch:aarch64", "sm:8.7", "trt:10|trt:11"))
+    assert (typed.variant, typed.requires) == (
+        "tensorrt-int8-float16",
+        ("arch:aarch64", "sm:8.7", "trt:10|trt:11"),
+    )
     assert typed.precisions["float16"] >= 1
     assert typed.precisions["int8"] == trt.precisions["int8"]
     assert (trt.runtime, trt.recipe["family"], trt.recipe["plan"]) == ("tensorrt", "trt-gpu", "on-device")
@@ -110,7 +128,12 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(save: Sa
     assert trt.measured is None
     assert trt.precisions["int8"] >= 2
     assert trt.accuracy["drop"] <= 0.2
-    assert (arm.runtime, arm.recipe["family"], arm.fallback, arm.measured) == ("onnxruntime", "arm64", True, None)
+    assert (arm.runtime, arm.recipe["family"], arm.fallback, arm.measured) == (
+        "onnxruntime",
+        "arm64",
+        True,
+        None,
+    )
     assert arm.requires == ("arch:aarch64", "isa:dotprod")
     kept = {layer.node: layer.reason for layer in trt.layers if layer.precision == "float32"}
     assert kept["first"] == "fewer than 16 channels"
@@ -136,7 +159,10 @@ def test_a_dla_profile_gets_explicit_and_implicit_int8_before_the_graphs_for_the
     )
     bundle = Bundle(tmp_path / "out")
     explicit, implicit, *rest = bundle.variants
-    assert [v.config.variant for v in bundle.variants][:2] == ["tensorrt-dla-int8-float16", "tensorrt-dla-int8-implicit"]
+    assert [v.config.variant for v in bundle.variants][:2] == [
+        "tensorrt-dla-int8-float16",
+        "tensorrt-dla-int8-implicit",
+    ]
     assert [v.config.variant for v in rest] == ["tensorrt-int8-float16", "tensorrt-int8", "cpu-int8"]
     assert implicit.config.requires[-1] == "trt:8|trt:10"
     ranges = json.loads(implicit.need(LAYER_RANGES).read_bytes())
@@ -154,16 +180,22 @@ def test_a_dla_profile_gets_explicit_and_implicit_int8_before_the_graphs_for_the
 
 def test_a_graph_with_nms_inside_is_built_without_it(tmp_path: Path) -> None:
     boxes = TaskSpec(
-        name="boxes", input=ImageInput(width=16, height=16), labels=("a", "b"), metric="detection",
+        name="boxes",
+        input=ImageInput(width=16, height=16),
+        labels=("a", "b"),
+        metric="detection",
         decode=DecodeSpec(kind="boxes-scores", score=0.05, box_unit="relative"),
-    )  # fmt: skip
+    )
     model, pixels = nms_net(), np.random.default_rng(0).random((24, 3, 16, 16)).astype(np.float32)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.savez(tmp_path / "c.npz", image=pixels)
     report = build(
-        tmp_path / "model.onnx", profiles=["cpu-arm64"], calibration=str(tmp_path / "c.npz"), out=tmp_path / "out",
+        tmp_path / "model.onnx",
+        profiles=["cpu-arm64"],
+        calibration=str(tmp_path / "c.npz"),
+        out=tmp_path / "out",
         **{**RUN, "task": boxes},
-    )  # fmt: skip
+    )
     assert any("cut off" in n for n in report.notes)
     for v in Bundle(tmp_path / "out").variants:
         assert [o.name for o in v.config.outputs] == ["boxes", v.config.task.decode.scores]
@@ -176,7 +208,10 @@ def test_provenance_and_sbom_name_what_went_in(save: Save, npz: Path, tmp_path: 
     v = Bundle(tmp_path / "out").variants[0]
     statement = json.loads(v.need(LAYER_PROVENANCE).read_bytes())
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    made_of = {r["name"]: r["digest"]["sha256"] for r in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    made_of = {
+        r["name"]: r["digest"]["sha256"]
+        for r in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
     assert made_of["model"] == hex_of(digest_of(model.read_bytes()))
     engine = next(d.digest for d in v.manifest.layers if d.mediaType == LAYER_ENGINE)
     assert statement["subject"][0]["digest"]["sha256"] == hex_of(engine)
@@ -221,7 +256,14 @@ def test_without_data_the_error_says_how(save: Save, tmp_path: Path) -> None:
 
 
 def test_random_data_marks_the_bundle_speed_only(save: Save, tmp_path: Path) -> None:
-    build(save(residual_net()), profiles=["jetson-orin"], calibration=None, random_calibration=True, out=tmp_path / "out", **RUN)
+    build(
+        save(residual_net()),
+        profiles=["jetson-orin"],
+        calibration=None,
+        random_calibration=True,
+        out=tmp_path / "out",
+        **RUN,
+    )
     info = inspect_bundle(tmp_path / "out")
     assert all(v.speed_only for v in info.variants if v.precisions.get("int8"))
     assert info.variants[0].precisions["int8"]
@@ -229,7 +271,12 @@ def test_random_data_marks_the_bundle_speed_only(save: Save, tmp_path: Path) -> 
 
 def test_an_accuracy_budget_that_int8_cannot_meet_ships_float(save: Save, npz: Path, tmp_path: Path) -> None:
     report = build(
-        save(residual_net()), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", max_drop=0.0, **RUN
+        save(residual_net()),
+        profiles=["jetson-orin"],
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.0,
+        **RUN,
     )
     assert {v.precision for v in report.variants} == {"float16", "float32"}
     assert any("float instead" in n for n in report.notes)
@@ -258,7 +305,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 def test_bad_calibration_leaves_nothing(save: Save, tmp_path: Path) -> None:
     np.savez(tmp_path / "few.npz", image=np.zeros((2, 3, 32, 32), np.float32))
     with pytest.raises(DataError):
-        build(save(residual_net()), profiles=["cpu"], calibration=str(tmp_path / "few.npz"), out=tmp_path / "out", **RUN)
+        build(
+            save(residual_net()),
+            profiles=["cpu"],
+            calibration=str(tmp_path / "few.npz"),
+            out=tmp_path / "out",
+            **RUN,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -315,9 +368,14 @@ def test_real_models_build_for_this_machine(
     monkeypatch.setattr("edgectl.builder.data.MAX_SAMPLES", 48)  # still spread over the whole clip
     monkeypatch.setattr("edgectl.builder.ladder._EASY_DB", 10.0)  # no equalisation: test_ladder has it
     report = build(
-        shared / "models" / file, profiles=["cpu"], task=load_task(task), calibration=str(shared / data), out=tmp_path / "out",
-        max_drop=0.1, minutes=0.02,
-    )  # fmt: skip
+        shared / "models" / file,
+        profiles=["cpu"],
+        task=load_task(task),
+        calibration=str(shared / data),
+        out=tmp_path / "out",
+        max_drop=0.1,
+        minutes=0.02,
+    )
     bundle = Bundle(tmp_path / "out")
     bundle.verify()
     for v in bundle.variants:
@@ -329,11 +387,22 @@ def test_real_models_build_for_this_machine(
         assert s.precision == "float32" or (s.ratio_to_float is not None and s.ratio_to_float < 1 / 1.02)
 
 
-def test_a_bundle_of_shared_weights_travels_packed_and_runs_here(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_shared_weights_travels_packed_and_runs_here(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     options = CompressOptions(cluster=16)
     model = save(residual_net(channels=64))
-    build(model, profiles=["cpu"], calibration=str(npz), out=out, max_drop=1.0, name="net", compression=options, **RUN)
+    build(
+        model,
+        profiles=["cpu"],
+        calibration=str(npz),
+        out=out,
+        max_drop=1.0,
+        name="net",
+        compression=options,
+        **RUN,
+    )
     bundle = Bundle(out)
     bundle.verify()
     fallback = bundle.variants[-1]
@@ -347,7 +416,9 @@ def test_a_bundle_of_shared_weights_travels_packed_and_runs_here(save: Save, npz
     assert row.engine_bytes == fallback.need(LAYER_PACKED).stat().st_size
 
 
-def test_the_command_says_in_json_what_it_built_and_what_competed(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_the_command_says_in_json_what_it_built_and_what_competed(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     from typer.testing import CliRunner
 
     from edgectl.cli.main import app
@@ -375,7 +446,9 @@ def test_the_command_says_in_json_what_it_built_and_what_competed(save: Save, np
     assert all("model" not in o["candidate"]["graph"] for o in outcomes)
 
 
-def test_samples_of_a_killed_build_go_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_a_killed_build_go_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -387,27 +460,46 @@ def test_samples_of_a_killed_build_go_with_the_next_one(tmp_path: Path, monkeypa
 
 
 def relu_only() -> onnx.ModelProto:
-    ends = [[onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 32, 32])] for n in ("image", "out")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["image"], ["out"], name="relu")], "relu", *ends)
+    ends = [
+        [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 32, 32])]
+        for n in ("image", "out")
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["image"], ["out"], name="relu")], "relu", *ends
+    )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_why_float_ships_is_in_the_report_the_notes_and_the_json(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_why_float_ships_is_in_the_report_the_notes_and_the_json(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     report = build(save(relu_only()), profiles=["cpu"], calibration=str(npz), out=out, name="net", **RUN)
     [[why]] = report.causes.values()
     assert why.cause.value == "nothing-to-quantize"
     assert any(n.endswith(f": {why.text}") for n in report.notes)
     inspected = CliRunner().invoke(app, ["bundle", "inspect", str(out), "--json"])
-    assert [c["cause"] for c in next(iter(json.loads(inspected.stdout)["causes"].values()))] == ["nothing-to-quantize"]
+    assert [c["cause"] for c in next(iter(json.loads(inspected.stdout)["causes"].values()))] == [
+        "nothing-to-quantize"
+    ]
     text = CliRunner().invoke(app, ["bundle", "inspect", str(out)]).stdout
-    assert "nothing-to-quantize: the model has no convolution or matrix product with constant weights" in " ".join(text.split())
+    assert (
+        "nothing-to-quantize: the model has no convolution or matrix product with constant weights"
+        in " ".join(text.split())
+    )
     assert "Why this one" in render(inspect_bundle(out))
 
 
-def test_what_loses_too_much_is_told_by_the_least_loss_and_the_next_step(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_what_loses_too_much_is_told_by_the_least_loss_and_the_next_step(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     report = build(
-        save(residual_net(channels=32)), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", max_drop=1e-9, **RUN
+        save(residual_net(channels=32)),
+        profiles=["cpu"],
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=1e-9,
+        **RUN,
     )
     [causes] = report.causes.values()
     assert causes[0].cause.value == "over-budget"
@@ -420,20 +512,28 @@ def test_without_any_time_the_least_is_built_and_all_that_was_left_out_is_listed
 ) -> None:
     monkeypatch.setattr("edgectl.builder.build.Budget", lambda seconds: Budget(1e-9))
     out = tmp_path / "out"
-    report = build(save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.5, **RUN)
+    report = build(
+        save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.5, **RUN
+    )
     Bundle(out).verify()
-    assert {"the rest of the calibration data", "the choice of ranges", "reconstruction"} <= set(report.left_out)
-    assert any(n.startswith("left out for want of time") and "reconstruction" in n for n in report.notes)
-    assert any("the least that a bundle needs" in n for n in report.notes)
-    assert any(o.candidate.graph.recipe == "full" for outcomes in report.candidates.values() for o in outcomes)
-    assert json.loads(CliRunner().invoke(app, ["bundle", "inspect", str(out), "--json"]).stdout)["left_out"] == list(
+    assert {"the rest of the calibration data", "the choice of ranges", "reconstruction"} <= set(
         report.left_out
     )
+    assert any(n.startswith("left out for want of time") and "reconstruction" in n for n in report.notes)
+    assert any("the least that a bundle needs" in n for n in report.notes)
+    assert any(
+        o.candidate.graph.recipe == "full" for outcomes in report.candidates.values() for o in outcomes
+    )
+    assert json.loads(CliRunner().invoke(app, ["bundle", "inspect", str(out), "--json"]).stdout)[
+        "left_out"
+    ] == list(report.left_out)
 
 
 def test_build_and_bench_tell_every_context_of_what_ships(save: Save, npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = build(save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.2, **RUN)
+    report = build(
+        save(residual_net(channels=64)), profiles=["cpu"], calibration=str(npz), out=out, max_drop=0.2, **RUN
+    )
     contexts = {"alone", "paced", "beside"}
     for v in report.variants:
         assert {c.context.value for c in v.contexts} == contexts
@@ -461,19 +561,36 @@ def test_a_disk_that_is_full_of_temporary_files_is_said_and_is_no_defect(
 def test_an_out_whose_folder_takes_no_files_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
-        build(tmp_path / "missing.onnx", profiles=["cpu"], calibration="x.npz", out=tmp_path / "file" / "out", **RUN)
+        build(
+            tmp_path / "missing.onnx",
+            profiles=["cpu"],
+            calibration="x.npz",
+            out=tmp_path / "file" / "out",
+            **RUN,
+        )
 
 
-def test_a_model_whose_integers_are_places_in_a_table_asks_for_real_inputs(save: Save, tmp_path: Path) -> None:
+def test_a_model_whose_integers_are_places_in_a_table_asks_for_real_inputs(
+    save: Save, tmp_path: Path
+) -> None:
     table = onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "table")
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Gather", ["table", "ids"], ["out"])], "net",
+        [onnx.helper.make_node("Gather", ["table", "ids"], ["out"])],
+        "net",
         [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [1, 16])],
-        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)], [table],
-    )  # fmt: skip
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [table],
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(DataError, match="does not take noise") as e:
-        build(save(model), profiles=["cpu"], calibration=None, random_calibration=True, out=tmp_path / "out", **RUN)
+        build(
+            save(model),
+            profiles=["cpu"],
+            calibration=None,
+            random_calibration=True,
+            out=tmp_path / "out",
+            **RUN,
+        )
     assert "--calibration" in (e.value.hint or "")
 
 
@@ -495,7 +612,9 @@ def test_an_exception_that_nobody_thought_of_is_one_sentence_and_its_traceback_i
     assert not (tmp_path / "out").exists()
 
 
-def test_a_float16_model_is_quantized_like_any_other_and_competes_as_it_came(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_a_float16_model_is_quantized_like_any_other_and_competes_as_it_came(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     model = residual_net(channels=32)
     for t in model.graph.initializer:
         t.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t).astype(np.float16), t.name))
@@ -538,8 +657,10 @@ def test_a_background_class_is_found_on_the_calibration_pictures(save: Save, tmp
     """64 boxes, softmax over background and two classes, and a bias that makes most of them background."""
     rng = np.random.default_rng(0)
     weights = {
-        "wb": rng.standard_normal((4, 3, 2, 2)), "ws": rng.standard_normal((3, 3, 2, 2)) * 0.3, "bs": np.asarray([4.0, 0.0, 0.0]),
-    }  # fmt: skip
+        "wb": rng.standard_normal((4, 3, 2, 2)),
+        "ws": rng.standard_normal((3, 3, 2, 2)) * 0.3,
+        "bs": np.asarray([4.0, 0.0, 0.0]),
+    }
     nodes = [
         onnx.helper.make_node("Conv", ["image", "wb"], ["cb"], name="boxes", strides=[2, 2]),
         onnx.helper.make_node("Flatten", ["cb"], ["fb"], name="flat", axis=2),
@@ -551,22 +672,41 @@ def test_a_background_class_is_found_on_the_calibration_pictures(save: Save, tmp
         onnx.helper.make_node("Softmax", ["rs"], ["s"], name="softmax", axis=2),
     ]
     constants = [onnx.numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
-    constants += [onnx.numpy_helper.from_array(np.asarray([1, -1, k]), n) for n, k in (("four", 4), ("three", 3))]
+    constants += [
+        onnx.numpy_helper.from_array(np.asarray([1, -1, k]), n) for n, k in (("four", 4), ("three", 3))
+    ]
     graph = onnx.helper.make_graph(
-        [n for n in nodes if n.name != "flat"], "ssd", [onnx.helper.make_tensor_value_info("image", 1, [1, 3, 16, 16])],
-        [onnx.helper.make_tensor_value_info("b", 1, [1, 64, 4]), onnx.helper.make_tensor_value_info("s", 1, [1, 64, 3])], constants,
-    )  # fmt: skip
+        [n for n in nodes if n.name != "flat"],
+        "ssd",
+        [onnx.helper.make_tensor_value_info("image", 1, [1, 3, 16, 16])],
+        [
+            onnx.helper.make_tensor_value_info("b", 1, [1, 64, 4]),
+            onnx.helper.make_tensor_value_info("s", 1, [1, 64, 3]),
+        ],
+        constants,
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     np.savez(tmp_path / "c.npz", image=rng.random((16, 3, 16, 16)).astype(np.float32))
-    task = TaskSpec(name="ssd", input=ImageInput(width=16, height=16), decode=DecodeSpec(kind="boxes-scores"), labels=("a", "b"))
+    task = TaskSpec(
+        name="ssd",
+        input=ImageInput(width=16, height=16),
+        decode=DecodeSpec(kind="boxes-scores"),
+        labels=("a", "b"),
+    )
     report = build(
-        save(model), profiles=["cpu"], calibration=str(tmp_path / "c.npz"), out=tmp_path / "out", **{**RUN, "task": task}
+        save(model),
+        profiles=["cpu"],
+        calibration=str(tmp_path / "c.npz"),
+        out=tmp_path / "out",
+        **{**RUN, "task": task},
     )
     assert {v.config.task.decode.background for v in Bundle(tmp_path / "out").variants} == {"first"}
     assert any("background class" in note for note in report.notes)
 
 
-def test_an_output_whose_size_depends_on_the_data_ships_as_float_and_says_why(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_an_output_whose_size_depends_on_the_data_ships_as_float_and_says_why(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     model = residual_net()
     model.graph.node.append(onnx.helper.make_node("NonZero", ["out"], ["places"], name="places"))
     model.graph.output.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [4, "n"]))
@@ -575,10 +715,16 @@ def test_an_output_whose_size_depends_on_the_data_ships_as_float_and_says_why(sa
     assert any("output places has a size that depends on the data" in note for note in report.notes)
 
 
-def test_a_graph_with_an_output_of_strings_gets_no_tensorrt_variant(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_a_graph_with_an_output_of_strings_gets_no_tensorrt_variant(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     model = residual_net()
-    model.graph.node.append(onnx.helper.make_node("Cast", ["out"], ["text"], name="say", to=onnx.TensorProto.STRING))
-    model.graph.output.append(onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, [1, 8, 16, 16]))
+    model.graph.node.append(
+        onnx.helper.make_node("Cast", ["out"], ["text"], name="say", to=onnx.TensorProto.STRING)
+    )
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, [1, 8, 16, 16])
+    )
     report = build(save(model), profiles=["jetson-orin"], calibration=str(npz), out=tmp_path / "out", **RUN)
     assert {v.runtime for v in report.variants} == {"onnxruntime"}
     assert any("TensorRT does not take the output text" in note for note in report.notes)
@@ -588,18 +734,26 @@ def test_a_graph_with_an_output_of_strings_gets_no_tensorrt_variant(save: Save, 
             check_golden(engine, variant)
 
 
-def test_an_output_that_is_all_rounding_may_round_differently_on_the_device(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_all_rounding_may_round_differently_on_the_device(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     """A convolution with its batch norm less the same convolution with the norm folded in by hand."""
     rng = np.random.default_rng(0)
     w, gain, shift = (rng.standard_normal(s).astype(np.float32) for s in ((8, 3, 3, 3), (8,), (8,)))
     gain = np.abs(gain) + np.float32(0.5)
     constants = {
-        "w": w, "gain": gain, "shift": shift, "mean": np.zeros(8, np.float32), "var": np.full(8, 1 - 1e-5, np.float32),
+        "w": w,
+        "gain": gain,
+        "shift": shift,
+        "mean": np.zeros(8, np.float32),
+        "var": np.full(8, 1 - 1e-5, np.float32),
         "w2": w * gain[:, None, None, None],
-    }  # fmt: skip
+    }
     nodes = [
         onnx.helper.make_node("Conv", ["image", "w"], ["c"], name="conv"),
-        onnx.helper.make_node("BatchNormalization", ["c", "gain", "shift", "mean", "var"], ["n"], name="norm"),
+        onnx.helper.make_node(
+            "BatchNormalization", ["c", "gain", "shift", "mean", "var"], ["n"], name="norm"
+        ),
         onnx.helper.make_node("Conv", ["image", "w2", "shift"], ["m"], name="folded"),
         onnx.helper.make_node("Sub", ["n", "m"], ["d"], name="difference"),
     ]
@@ -608,7 +762,11 @@ def test_an_output_that_is_all_rounding_may_round_differently_on_the_device(save
         for n, s in (("image", [1, 3, 32, 32]), ("n", [1, 8, 30, 30]), ("d", [1, 8, 30, 30]))
     ]
     graph = onnx.helper.make_graph(
-        nodes, "nought", ends[:1], ends[1:], [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()]
+        nodes,
+        "nought",
+        ends[:1],
+        ends[1:],
+        [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     build(save(model), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN)

@@ -89,7 +89,9 @@ def test_the_range_of_least_error_has_less_error_than_the_extremes() -> None:
 
     def error(low: float, high: float) -> float:
         step = (high - low) / 255
-        return float(np.square(values - np.clip(np.rint((values - low) / step) * step + low, low, high)).mean())
+        return float(
+            np.square(values - np.clip(np.rint((values - low) / step) * step + low, low, high)).mean()
+        )
 
     assert error(*table.range("t", "mse")) < 0.9 * error(*table.range("t", "minmax"))
 
@@ -99,7 +101,9 @@ def test_every_range_lies_inside_the_extremes(values: list[float], kind: str) ->
     table = seen([np.asarray(values)])
     low, high = table.range("t", kind)  # type: ignore[arg-type]
     r = table.ranges["t"]
-    assert min(r.low, 0) <= low <= high <= max(r.high, 0) or low == high == 0 or r.low <= low <= high <= r.high
+    assert (
+        min(r.low, 0) <= low <= high <= max(r.high, 0) or low == high == 0 or r.low <= low <= high <= r.high
+    )
 
 
 def test_memory_is_sixteen_kibibytes_a_tensor() -> None:
@@ -112,7 +116,10 @@ def masked(value: float) -> onnx.ModelProto:
     """x [1, 8] → x + mask (``value`` in every second place) → Softmax → y."""
     mask = np.where(np.arange(8) % 2, 0, value).astype(np.float32)
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8]) for n in ("x", "y")]
-    nodes = [helper.make_node("Add", ["x", "mask"], ["a"], name="add"), helper.make_node("Softmax", ["a"], ["y"], name="softmax")]
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["a"], name="add"),
+        helper.make_node("Softmax", ["a"], ["y"], name="softmax"),
+    ]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [numpy_helper.from_array(mask, "mask")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return onnx.shape_inference.infer_shapes(model)

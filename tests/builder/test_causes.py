@@ -17,13 +17,25 @@ from edgectl.engines.timing import Ratio
 
 
 def outcome(
-    name: str, cause: Cause | None, *, ratio: float = 1.0, drop: float | None = None, units: int = 0, standing: Standing | None = None,
-    precision: Precision = "int8", runtime: Runtime = "onnxruntime",
-) -> Outcome:  # fmt: skip
+    name: str,
+    cause: Cause | None,
+    *,
+    ratio: float = 1.0,
+    drop: float | None = None,
+    units: int = 0,
+    standing: Standing | None = None,
+    precision: Precision = "int8",
+    runtime: Runtime = "onnxruntime",
+) -> Outcome:
     searched = None if drop is None else Accuracy(drop, {}, units=units)
     c = Candidate(Graph(name, b"", precision), runtime, SessionSettings())
     return Outcome(
-        c, searched, ratio=Ratio(ratio, ratio - 0.01, ratio + 0.01, 30), cause=cause, rejected="why", standing=standing
+        c,
+        searched,
+        ratio=Ratio(ratio, ratio - 0.01, ratio + 0.01, 30),
+        cause=cause,
+        rejected="why",
+        standing=standing,
     )
 
 
@@ -35,7 +47,11 @@ ALL = [
     over_budget("full", Accuracy(1 / 4, {}, units=4), 0.01),
     over_budget("full", Accuracy(0.2, {}, 0.0, 0.4, objects=12), 0.1),
     ran_out(["reconstruction"], 0.5),
-    *(w for cause in OF_A_CANDIDATE for w in of_search([FLOAT, outcome(f"of {cause}", cause, drop=0.05)], 0.01, ["others"])),
+    *(
+        w
+        for cause in OF_A_CANDIDATE
+        for w in of_search([FLOAT, outcome(f"of {cause}", cause, drop=0.05)], 0.01, ["others"])
+    ),
 ]
 
 

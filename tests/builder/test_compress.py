@@ -1,4 +1,5 @@
-"""Compression on small graphs: what is removed, what must stay, that numbers agree; and a digits CNN that is trained here."""
+"""Compression on small graphs: what is removed, what must stay, that numbers agree; and a digits CNN that
+is trained here."""
 
 from __future__ import annotations
 
@@ -35,14 +36,20 @@ TOP1 = TaskSpec(name="digits", input=TensorInput(), metric="top1")
 
 
 def chain_net(*, channels: int = 16, dead: int = 0, seed: int = 0) -> ModelProto:
-    """x → Conv → Relu → depthwise Conv → Sigmoid·x (SiLU) → Conv → MaxPool → Flatten → Gemm → y. ``dead`` channels do nothing."""
+    """x → Conv → Relu → depthwise Conv → Sigmoid·x (SiLU) → Conv → MaxPool → Flatten → Gemm → y. ``dead``
+    channels do nothing."""
     rng = np.random.default_rng(seed)
     c = channels
     w = {
-        "w1": rng.standard_normal((c, 3, 3, 3)) * 0.3, "b1": rng.standard_normal(c) * 0.1, "wd": rng.standard_normal((c, 1, 3, 3)) * 0.4,
-        "bd": rng.standard_normal(c) * 0.1, "w2": rng.standard_normal((c, c, 3, 3)) * 0.2, "b2": rng.standard_normal(c) * 0.1,
-        "wg": rng.standard_normal((5, c * 16)) * 0.1, "bg": rng.standard_normal(5),
-    }  # fmt: skip
+        "w1": rng.standard_normal((c, 3, 3, 3)) * 0.3,
+        "b1": rng.standard_normal(c) * 0.1,
+        "wd": rng.standard_normal((c, 1, 3, 3)) * 0.4,
+        "bd": rng.standard_normal(c) * 0.1,
+        "w2": rng.standard_normal((c, c, 3, 3)) * 0.2,
+        "b2": rng.standard_normal(c) * 0.1,
+        "wg": rng.standard_normal((5, c * 16)) * 0.1,
+        "bg": rng.standard_normal(5),
+    }
     if dead:
         w["w2"][:, :dead] = 0
     pads = {"pads": [1, 1, 1, 1]}
@@ -58,10 +65,12 @@ def chain_net(*, channels: int = 16, dead: int = 0, seed: int = 0) -> ModelProto
         helper.make_node("Gemm", ["f", "wg", "bg"], ["y"], name="head", transB=1),
     ]
     graph = helper.make_graph(
-        nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
         [numpy_helper.from_array(v.astype(np.float32), n) for n, v in w.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return onnx.shape_inference.infer_shapes(model)
@@ -84,8 +93,12 @@ def damage_of(model: ModelProto, importance: str) -> dict[int, float]:
     if importance == "hessian":
         return hessian_damage(model, coupling, inputs(16))
     if importance == "taylor":
-        return pytest.importorskip("edgectl.builder.compress.recover").taylor_damage(model, coupling, inputs(16))
-    norms = input_norms(model, weights_of(GraphIndex(model)), inputs()) if importance == "activation" else None
+        return pytest.importorskip("edgectl.builder.compress.recover").taylor_damage(
+            model, coupling, inputs(16)
+        )
+    norms = (
+        input_norms(model, weights_of(GraphIndex(model)), inputs()) if importance == "activation" else None
+    )
     return channel_damage(coupling, norms)
 
 
@@ -95,7 +108,9 @@ def test_channels_that_do_nothing_go_first_and_the_answer_stays(importance: str)
     coupling = couple(model)
     first = next(g for g in coupling.groups if g.makers == ("first",))
     damage = damage_of(model, importance)
-    assert max(damage[int(c)] for c in first.channels[:8]) < 1e-6 * min(damage[int(c)] for c in first.channels[8:])
+    assert max(damage[int(c)] for c in first.channels[:8]) < 1e-6 * min(
+        damage[int(c)] for c in first.channels[8:]
+    )
     pruned, done, _ = prune_channels(model, coupling, 0.5, 8, damage)
     onnx.checker.check_model(pruned, full_check=True)
     np.testing.assert_array_equal(done["first"], np.arange(8, 16))
@@ -115,7 +130,8 @@ def test_what_is_asked_for_is_saved_where_it_costs_least() -> None:
 
 
 def test_a_channel_that_others_can_make_up_for_costs_nothing_and_the_refit_does_it() -> None:
-    """Two channels of the first layer are the same: only second-order importance sees that one of them can go."""
+    """Two channels of the first layer are the same: only second-order importance sees that one of them can
+    go."""
     model = chain_net()
     for name in ("w1", "b1", "wd", "bd"):
         tensor = next(t for t in model.graph.initializer if t.name == name)
@@ -142,7 +158,9 @@ def test_weights_are_zeroed_as_asked_and_2_of_4_is_2_of_4() -> None:
     model = chain_net()
     pruned, zeros = prune_weights(model, 0.5, None)
     assert 0.49 < zeros < 0.52
-    sparse, zeros, reasons = prune_two_of_four(model, input_norms(model, weights_of(GraphIndex(model)), inputs()))
+    sparse, zeros, reasons = prune_two_of_four(
+        model, input_norms(model, weights_of(GraphIndex(model)), inputs())
+    )
     weight = GraphIndex(sparse).weights("w2")
     assert weight is not None
     fours = np.moveaxis(weight, 1, -1).reshape(-1, 4)
@@ -166,7 +184,9 @@ def test_shared_weights_are_few_near_and_pack_small() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.binary(max_size=300), st.lists(st.tuples(st.integers(1, 256), st.integers(0, 400)), max_size=4), st.integers(0, 2**32 - 1)
+    st.binary(max_size=300),
+    st.lists(st.tuples(st.integers(1, 256), st.integers(0, 400)), max_size=4),
+    st.integers(0, 2**32 - 1),
 )
 def test_packing_is_lossless(noise: bytes, regions: list[tuple[int, int]], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -192,12 +212,18 @@ def test_damaged_packs_are_one_error(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("prune", "more", "says"),
     [
-        (["channels:0.3"], {}, "not known"), (["channel:1.5"], {}, "share"), (["channel:x"], {}, "share"), (["channel:0.3/0"], {}, "step"),
-        (["2:4", "magnitude:0.5"], {}, "exclude"), ([], {"cluster": 1}, "2 to 256"),
+        (["channels:0.3"], {}, "not known"),
+        (["channel:1.5"], {}, "share"),
+        (["channel:x"], {}, "share"),
+        (["channel:0.3/0"], {}, "step"),
+        (["2:4", "magnitude:0.5"], {}, "exclude"),
+        ([], {"cluster": 1}, "2 to 256"),
         (["2:4"], {"importance": "luck"}, "luck"),
     ],
-)  # fmt: skip
-def test_options_that_make_no_sense_are_one_sentence(prune: list[str], more: dict[str, object], says: str) -> None:
+)
+def test_options_that_make_no_sense_are_one_sentence(
+    prune: list[str], more: dict[str, object], says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
         parse_options(prune, **more)  # type: ignore[arg-type]
 
@@ -217,14 +243,18 @@ def test_a_graph_that_cannot_be_pruned_says_why() -> None:
     model = chain_net()
     model.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, [1, 16, 8, 8]))
     model.graph.output.append(helper.make_tensor_value_info("c2", TensorProto.FLOAT, [1, 16, 8, 8]))
-    with pytest.raises(ModelError, match="no channel of this model can be pruned: first: its channels are an output"):
+    with pytest.raises(
+        ModelError, match="no channel of this model can be pruned: first: its channels are an output"
+    ):
         compress(model, parse_options(["channel:0.5/8"]), inputs(8), judge_of(model, inputs(4)), max_drop=1.0)
 
 
 def test_losing_more_than_the_budget_is_an_error() -> None:
     model = chain_net()
     with pytest.raises(ModelError, match="more than 0"):
-        compress(model, parse_options(["channel:0.9/1"]), inputs(8), judge_of(model, inputs(64)), max_drop=0.0)
+        compress(
+            model, parse_options(["channel:0.9/1"]), inputs(8), judge_of(model, inputs(64)), max_drop=0.0
+        )
 
 
 @pytest.mark.slow
@@ -260,5 +290,6 @@ def test_other_importances_and_sparse_recovery_keep_their_promise(importance: st
     assert report.steps[-2].drop <= report.steps[-3].drop
     weight = GraphIndex(small).weights("w2")
     assert weight is not None
-    assert (weight == 0).mean() >= (0.5 if importance == "taylor" else 0.599)  # training did not bring pruned weights back
+    # training did not bring pruned weights back
+    assert (weight == 0).mean() >= (0.5 if importance == "taylor" else 0.599)
     assert report.steps[-1].packed_bytes < 0.3 * report.steps[-1].bytes

@@ -1,4 +1,5 @@
-"""Which channels go together, on generated graphs: a pruned graph computes what the whole one does if nobody reads those channels."""
+"""Which channels go together, on generated graphs: a pruned graph computes what the whole one does if
+nobody reads those channels."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SIZE = 6
 
 
 class Net:
-    """Grows a graph; ``self.channels[tensor]`` and ``self.sizes[tensor]`` are its channels and edge length."""
+    """Grows a graph; ``self.channels[tensor]`` and ``self.sizes[tensor]`` are its channels and edge
+    length."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -32,14 +34,22 @@ class Net:
         self.weights.append(numpy_helper.from_array(np.asarray(value), f"w{len(self.weights)}"))
         return self.weights[-1].name
 
-    def op(self, kind: str, inputs: list[str], channels: int, outputs: int = 1, **attributes: object) -> list[str]:
+    def op(
+        self, kind: str, inputs: list[str], channels: int, outputs: int = 1, **attributes: object
+    ) -> list[str]:
         names = [f"t{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, inputs, names, name=f"{kind}{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, names, name=f"{kind}{len(self.nodes)}", **attributes)
+        )
         self.channels |= dict.fromkeys(names, channels)
         return names
 
     def conv(self, x: str, out: int, k: int = 3, *, group: int = 1, bias: bool = True) -> str:
-        weight = self.rng.standard_normal((out, self.channels[x] // group, k, k)) / (self.channels[x] // group) ** 0.5 / k
+        weight = (
+            self.rng.standard_normal((out, self.channels[x] // group, k, k))
+            / (self.channels[x] // group) ** 0.5
+            / k
+        )
         inputs = [x, self.const(weight.astype(np.float32))]
         if bias:
             inputs.append(self.const(self.rng.standard_normal(out).astype(np.float32)))
@@ -53,9 +63,12 @@ class Net:
 
     def model(self, x: str) -> ModelProto:
         graph = helper.make_graph(
-            self.nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
-            [helper.make_tensor_value_info(x, TensorProto.FLOAT, None)], self.weights,
-        )  # fmt: skip
+            self.nodes,
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+            [helper.make_tensor_value_info(x, TensorProto.FLOAT, None)],
+            self.weights,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
@@ -100,7 +113,10 @@ def gated(n: Net, x: str) -> str:
     y = n.conv(x, 8)
     flat = n.op("Flatten", [n.op("GlobalAveragePool", [y], 8)[0]], 8)[0]
     hidden = n.op(
-        "Gemm", [flat, n.const(n.rng.standard_normal((4, 8)).astype(np.float32)), n.const(np.ones(4, np.float32))], 4, transB=1
+        "Gemm",
+        [flat, n.const(n.rng.standard_normal((4, 8)).astype(np.float32)), n.const(np.ones(4, np.float32))],
+        4,
+        transB=1,
     )[0]
     gate = n.op("MatMul", [n.relu(hidden), n.const(n.rng.standard_normal((4, 8)).astype(np.float32))], 8)[0]
     gate = n.op("Reshape", [n.op("Sigmoid", [gate], 8)[0], n.ints(1, 8, 1, 1)], 8)[0]
@@ -108,26 +124,47 @@ def gated(n: Net, x: str) -> str:
 
 
 def scaled(n: Net, x: str) -> str:
-    """A batch norm that was not folded, a constant operand of one value a channel, an upsampling that names its size."""
+    """A batch norm that was not folded, a constant operand of one value a channel, an upsampling that
+    names its size."""
     y = n.conv(x, 8)
     parts = [n.const(n.rng.random(8).astype(np.float32) + 0.5) for _ in range(4)]
     y = n.op("BatchNormalization", [y, *parts], 8)[0]
     y = n.op("Add", [n.const(n.rng.standard_normal((8, 1, 1)).astype(np.float32)), y], 8)[0]
     y = n.op("MaxPool", [y], 8, kernel_shape=[2, 2], strides=[2, 2])[0]
-    return n.op("Resize", [y, "", "", n.ints(1, 8, SIZE, SIZE)], 8, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")[0]  # fmt: skip
+    return n.op(
+        "Resize",
+        [y, "", "", n.ints(1, 8, SIZE, SIZE)],
+        8,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )[0]
 
 
-BLOCKS: list[Callable[[Net, str], str]] = [residual, projected, depthwise, dense, split_half, sliced, gated, scaled]
+BLOCKS: list[Callable[[Net, str], str]] = [
+    residual,
+    projected,
+    depthwise,
+    dense,
+    split_half,
+    sliced,
+    gated,
+    scaled,
+]
 
 
 def flat_head(n: Net, x: str) -> str:
     flat = n.op("Flatten", [x], n.channels[x] * SIZE * SIZE)[0]
-    return n.op("MatMul", [flat, n.const(n.rng.standard_normal((n.channels[flat], 5)).astype(np.float32))], 5)[0]
+    return n.op(
+        "MatMul", [flat, n.const(n.rng.standard_normal((n.channels[flat], 5)).astype(np.float32))], 5
+    )[0]
 
 
 def run(model: ModelProto) -> np.ndarray:
     engine = open_model(model.SerializeToString(), SessionSettings())
-    [out] = engine.run({"x": np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}).values()
+    [out] = engine.run(
+        {"x": np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}
+    ).values()
     engine.close()
     return out
 
@@ -143,7 +180,9 @@ def unread(model: ModelProto, coupling: Coupling, gone: set[int]) -> ModelProto:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**20), st.data())
+@given(
+    st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**20), st.data()
+)
 def test_removing_channels_is_not_reading_them(
     blocks: list[Callable[[Net, str], str]], flat: bool, seed: int, data: st.DataObject
 ) -> None:
@@ -178,7 +217,9 @@ def test_what_a_residual_add_joins_is_one_group() -> None:
 
 def shuffled(n: Net, x: str) -> str:
     y = n.op("Reshape", [x, n.ints(1, 2, 4, SIZE, SIZE)], 8)[0]
-    return n.op("Reshape", [n.op("Transpose", [y], 8, perm=[0, 2, 1, 3, 4])[0], n.ints(1, 8, SIZE, SIZE)], 8)[0]
+    return n.op("Reshape", [n.op("Transpose", [y], 8, perm=[0, 2, 1, 3, 4])[0], n.ints(1, 8, SIZE, SIZE)], 8)[
+        0
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +230,10 @@ def shuffled(n: Net, x: str) -> str:
         (lambda n, x: n.op("Softmax", [x], 8, axis=1)[0], "Softmax"),
         (lambda n, x: n.op("DepthToSpace", [x], 2, blocksize=2)[0], "DepthToSpace"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_followed_stays_whole_and_is_named(block: Callable[[Net, str], str], says: str) -> None:
+)
+def test_what_cannot_be_followed_stays_whole_and_is_named(
+    block: Callable[[Net, str], str], says: str
+) -> None:
     n = Net(0)
     first = n.conv("x", 8)
     n.conv(block(n, first), 5, 1)
@@ -208,7 +251,9 @@ def test_a_picture_that_is_joined_with_channels_keeps_its_own() -> None:
     [group] = coupling.groups
     assert len(group.channels) == 8
     pruned = remove(model, coupling, set(group.channels[:3].tolist()))
-    np.testing.assert_allclose(run(pruned), run(unread(model, coupling, set(group.channels[:3].tolist()))), atol=1e-4)
+    np.testing.assert_allclose(
+        run(pruned), run(unread(model, coupling, set(group.channels[:3].tolist()))), atol=1e-4
+    )
 
 
 def test_two_layers_with_one_weight_stay_whole() -> None:

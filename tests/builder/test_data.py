@@ -26,7 +26,9 @@ def engine():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 20))
-def test_kept_samples_are_bounded_and_spread_evenly(tmp_path_factory: pytest.TempPathFactory, total: int, limit: int) -> None:
+def test_kept_samples_are_bounded_and_spread_evenly(
+    tmp_path_factory: pytest.TempPathFactory, total: int, limit: int
+) -> None:
     folder = tmp_path_factory.mktemp("s")
     store = SampleStore(folder, limit)
     for i in range(total):
@@ -50,7 +52,9 @@ def test_slices_never_overlap() -> None:
     assert sum(map(len, parts)) == 20
     held_out = slice_samples([*map(_fake, range(8))], [*map(_fake, range(100, 110))])
     assert {int(x.feeds["image"][0]) for x in held_out.calibration} == set(range(8))
-    assert not {int(x.feeds["image"][0]) for x in held_out.search} & {int(x.feeds["image"][0]) for x in held_out.confirmation}
+    assert not {int(x.feeds["image"][0]) for x in held_out.search} & {
+        int(x.feeds["image"][0]) for x in held_out.confirmation
+    }
     assert s.digest != held_out.digest
 
 
@@ -95,7 +99,9 @@ def test_a_folder_of_images_goes_through_the_device_preprocessing(tmp_path: Path
         ({}, "it has none"),
     ],
 )
-def test_data_that_does_not_fit_is_named(tmp_path: Path, engine, arrays: dict[str, np.ndarray], says: str) -> None:
+def test_data_that_does_not_fit_is_named(
+    tmp_path: Path, engine, arrays: dict[str, np.ndarray], says: str
+) -> None:
     np.savez(tmp_path / "c.npz", **arrays)
     with pytest.raises(DataError, match=says):
         collect(str(tmp_path / "c.npz"), IMAGE, INPUTS, engine, tmp_path)
@@ -110,7 +116,8 @@ def test_numbers_of_another_float_type_are_taken(tmp_path: Path, engine, kind: t
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("slot", [0, 2, 3])  # one in each slice: what is only judged is looked at, too
+# one in each slice: what is only judged is looked at, too
+@pytest.mark.parametrize("slot", [0, 2, 3])
 def test_a_value_that_is_not_finite_is_named(tmp_path: Path, engine, bad: float, slot: int) -> None:
     data = np.zeros((8, 3, 32, 32), np.float32)
     data[slot, 0, 5, 5] = bad
@@ -126,7 +133,9 @@ def test_data_that_is_not_there_or_not_readable(tmp_path: Path, engine) -> None:
         with pytest.raises(EdgectlError):
             collect(str(tmp_path / name), IMAGE, INPUTS, engine, tmp_path)
     with pytest.raises(UsageError, match="cannot make inputs"):
-        collect(str(tmp_path / "noise.mp4"), TaskSpec(name="t", input=TensorInput()), INPUTS, engine, tmp_path)
+        collect(
+            str(tmp_path / "noise.mp4"), TaskSpec(name="t", input=TensorInput()), INPUTS, engine, tmp_path
+        )
 
 
 def test_silero_drives_its_own_state(shared: Path, tmp_path: Path) -> None:

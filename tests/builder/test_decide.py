@@ -1,4 +1,5 @@
-"""``edgectl bench --decide``: the order of a bundle's variants is decided again, and the bundle stays valid."""
+"""``edgectl bench --decide``: the order of a bundle's variants is decided again, and the bundle stays
+valid."""
 
 from __future__ import annotations
 
@@ -29,22 +30,52 @@ from edgectl.engines.fresh import Contender, FreshTimes
 from edgectl.engines.timing import Ratio
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
-MEASURED = Measured(p10_ms=1, p50_ms=1, n=9, machine="m", threads=1, runtime_version="r", conditions=Conditions(load=0))
+MEASURED = Measured(
+    p10_ms=1, p50_ms=1, n=9, machine="m", threads=1, runtime_version="r", conditions=Conditions(load=0)
+)
 
 
 def config(
-    variant: str, roles: tuple[Role, ...] = (), *, profile: str = "cpu", fallback: bool = False, measured: bool = True, runtime: str = "onnxruntime"
-) -> VariantConfig:  # fmt: skip
+    variant: str,
+    roles: tuple[Role, ...] = (),
+    *,
+    profile: str = "cpu",
+    fallback: bool = False,
+    measured: bool = True,
+    runtime: str = "onnxruntime",
+) -> VariantConfig:
     return VariantConfig(
-        name="n", version="1", profile=profile, variant=variant, runtime=runtime, task=TENSOR, inputs=(), outputs=(),  # type: ignore[arg-type]
-        recipe=Recipe(family="x", precision="int8" if "int8" in variant else "float32"), roles=roles, fallback=fallback,
-        golden=GoldenSpec(samples=1, tolerances={}), measured=MEASURED if measured else None,
-    )  # fmt: skip
+        name="n",
+        version="1",
+        profile=profile,
+        variant=variant,
+        runtime=runtime,
+        task=TENSOR,
+        inputs=(),
+        outputs=(),  # type: ignore[arg-type]
+        recipe=Recipe(family="x", precision="int8" if "int8" in variant else "float32"),
+        roles=roles,
+        fallback=fallback,
+        golden=GoldenSpec(samples=1, tolerances={}),
+        measured=MEASURED if measured else None,
+    )
 
 
-def row(variant: str, standing: Standing | None, ratio: float = 0.8, *, profile: str = "cpu", **change: object) -> BenchRow:
-    contexts = (ContextRun(context=Context.ALONE, p50_ms=1, ratio=ratio, low=ratio, high=ratio, standing=standing),)
-    made = BenchRow(profile, variant, "onnxruntime", 1, ratio=Ratio(ratio, ratio, ratio, 9), contexts=contexts, standing=standing)
+def row(
+    variant: str, standing: Standing | None, ratio: float = 0.8, *, profile: str = "cpu", **change: object
+) -> BenchRow:
+    contexts = (
+        ContextRun(context=Context.ALONE, p50_ms=1, ratio=ratio, low=ratio, high=ratio, standing=standing),
+    )
+    made = BenchRow(
+        profile,
+        variant,
+        "onnxruntime",
+        1,
+        ratio=Ratio(ratio, ratio, ratio, 9),
+        contexts=contexts,
+        standing=standing,
+    )
     return replace(made, **change)  # type: ignore[arg-type]
 
 
@@ -53,8 +84,10 @@ def report(*rows: BenchRow, busy: tuple[str, ...] = ()) -> BenchReport:
 
 
 UNDECIDED = [
-    config("onnxruntime-float32", ("fast", "accurate", "low-power")), config("onnxruntime-int8"), config("cpu-float32", fallback=True),
-]  # fmt: skip
+    config("onnxruntime-float32", ("fast", "accurate", "low-power")),
+    config("onnxruntime-int8"),
+    config("cpu-float32", fallback=True),
+]
 FLOATS = (row("onnxruntime-float32", Standing.EQUAL, 1.0), row("cpu-float32", None, 1.0))
 
 
@@ -65,13 +98,19 @@ def placed(d: Decision) -> list[tuple[str, tuple[Role, ...]]]:
 def test_what_was_undecided_and_is_faster_comes_first() -> None:
     d = decide(UNDECIDED, report(*FLOATS, row("onnxruntime-int8", Standing.FASTER)))
     assert placed(d) == [
-        ("onnxruntime-int8", ("fast",)), ("onnxruntime-float32", ("accurate", "low-power")), ("cpu-float32", ()),
-    ]  # fmt: skip
+        ("onnxruntime-int8", ("fast",)),
+        ("onnxruntime-float32", ("accurate", "low-power")),
+        ("cpu-float32", ()),
+    ]
     assert d.changed
-    assert d.sentences == ("cpu: onnxruntime-int8 comes first: 0.80 × alone [0.80, 0.80] the time of cpu-float32",)
+    assert d.sentences == (
+        "cpu: onnxruntime-int8 comes first: 0.80 × alone [0.80, 0.80] the time of cpu-float32",
+    )
 
 
-@pytest.mark.parametrize(("standing", "says"), [(Standing.EQUAL, "equal to float"), (Standing.SLOWER, "slower than float")])
+@pytest.mark.parametrize(
+    ("standing", "says"), [(Standing.EQUAL, "equal to float"), (Standing.SLOWER, "slower than float")]
+)
 def test_what_is_not_faster_leaves_the_bundle(standing: Standing, says: str) -> None:
     d = decide(UNDECIDED, report(*FLOATS, row("onnxruntime-int8", standing)))
     assert placed(d) == [("onnxruntime-float32", ("fast", "accurate", "low-power")), ("cpu-float32", ())]
@@ -79,7 +118,10 @@ def test_what_is_not_faster_leaves_the_bundle(standing: Standing, says: str) -> 
 
 
 def test_int8_that_shipped_first_and_is_not_faster_here_gives_its_roles_to_float() -> None:
-    configs = [config("onnxruntime-int8", ("fast", "low-power")), config("cpu-float32", ("accurate",), fallback=True)]
+    configs = [
+        config("onnxruntime-int8", ("fast", "low-power")),
+        config("cpu-float32", ("accurate",), fallback=True),
+    ]
     d = decide(configs, report(FLOATS[1], row("onnxruntime-int8", Standing.EQUAL)))
     assert placed(d) == [("cpu-float32", ("fast", "accurate", "low-power"))]
     kept = decide(configs, report(FLOATS[1], row("onnxruntime-int8", Standing.FASTER)))
@@ -94,21 +136,32 @@ def test_a_busy_machine_decides_nothing() -> None:
 
 def test_float_takes_over_what_the_accurate_engine_was_and_not_a_faster_one_that_loses_more() -> None:
     configs = [
-        config("onnxruntime-int8", ("fast", "low-power")), config("onnxruntime-int8-accurate", ("accurate",)), config("cpu-float32", fallback=True),
-    ]  # fmt: skip
+        config("onnxruntime-int8", ("fast", "low-power")),
+        config("onnxruntime-int8-accurate", ("accurate",)),
+        config("cpu-float32", fallback=True),
+    ]
     d = decide(
-        configs, report(FLOATS[1], row("onnxruntime-int8", Standing.FASTER), row("onnxruntime-int8-accurate", Standing.EQUAL))
+        configs,
+        report(
+            FLOATS[1],
+            row("onnxruntime-int8", Standing.FASTER),
+            row("onnxruntime-int8-accurate", Standing.EQUAL),
+        ),
     )
     assert placed(d) == [("onnxruntime-int8", ("fast", "low-power")), ("cpu-float32", ("accurate",))]
 
 
 def test_an_engine_whose_runtime_is_not_here_keeps_its_place_and_role() -> None:
     configs = [
-        config("openvino-int8", ("fast",), runtime="openvino"), config("onnxruntime-int8", ("fast",)), config("cpu-float32", ("accurate",), fallback=True),
-    ]  # fmt: skip
+        config("openvino-int8", ("fast",), runtime="openvino"),
+        config("onnxruntime-int8", ("fast",)),
+        config("cpu-float32", ("accurate",), fallback=True),
+    ]
     rows = (
-        row("openvino-int8", None, skipped="this machine lacks runtime:openvino"), row("onnxruntime-int8", Standing.SLOWER), FLOATS[1],
-    )  # fmt: skip
+        row("openvino-int8", None, skipped="this machine lacks runtime:openvino"),
+        row("onnxruntime-int8", Standing.SLOWER),
+        FLOATS[1],
+    )
     d = decide(configs, report(*rows))
     assert placed(d) == [("openvino-int8", ("fast",)), ("cpu-float32", ("fast", "accurate"))]
     assert d.sentences[-1] == "cpu: openvino-int8 did not run here and stays as it was"
@@ -121,21 +174,30 @@ def test_too_few_calls_on_a_quiet_machine_take_nothing_out_of_the_bundle() -> No
 
 
 def test_nothing_is_decided_by_what_was_told_against_no_float_of_the_profile() -> None:
-    unmeasured = [row("cpu-float32", None, skipped="does not run"), row("onnxruntime-float32", Standing.FASTER)]
-    d = decide(UNDECIDED, report(*unmeasured, row("onnxruntime-int8", None), row("onnxruntime-int8", Standing.SLOWER)))
+    unmeasured = [
+        row("cpu-float32", None, skipped="does not run"),
+        row("onnxruntime-float32", Standing.FASTER),
+    ]
+    d = decide(
+        UNDECIDED,
+        report(*unmeasured, row("onnxruntime-int8", None), row("onnxruntime-int8", Standing.SLOWER)),
+    )
     assert placed(d) == [(c.variant, c.roles) for c in UNDECIDED]
 
 
 def test_other_profiles_what_did_not_run_and_smaller_pictures_stay_as_they_are() -> None:
     others = [
-        config("tensorrt-int8", profile="orin", measured=False), config("cpu-int8", profile="orin", measured=False, fallback=True),
+        config("tensorrt-int8", profile="orin", measured=False),
+        config("cpu-int8", profile="orin", measured=False, fallback=True),
         config("onnxruntime-int8-small-input", ("small-input",)),
-    ]  # fmt: skip
+    ]
     configs = [*others, *UNDECIDED]
     rows = (
-        *FLOATS, row("onnxruntime-int8", Standing.SLOWER), row("onnxruntime-int8-small-input", Standing.SLOWER),
+        *FLOATS,
+        row("onnxruntime-int8", Standing.SLOWER),
+        row("onnxruntime-int8-small-input", Standing.SLOWER),
         row("tensorrt-int8", None, profile="orin", skipped="this machine lacks sm:8.7"),
-    )  # fmt: skip
+    )
     d = decide(configs, report(*rows))
     assert placed(d)[:2] == [("tensorrt-int8", ()), ("cpu-int8", ())]
     assert ("onnxruntime-int8-small-input", ("small-input",)) in placed(d)
@@ -154,7 +216,8 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
     names = [f"onnxruntime-int8-{i}" for i in range(len(found))]
     owner = {role: data.draw(st.sampled_from([*names, "cpu-float32"])) for role in roles}
     all_configs = [
-        config(n, tuple(r for r in roles if owner[r] == n), fallback=n == "cpu-float32") for n in [*names, "cpu-float32"]
+        config(n, tuple(r for r in roles if owner[r] == n), fallback=n == "cpu-float32")
+        for n in [*names, "cpu-float32"]
     ]
     if float_first:
         all_configs.insert(0, config("onnxruntime-float32"))
@@ -186,8 +249,19 @@ def timed(int8: float, *, others: float = 0.0) -> Callable[..., dict[str, FreshT
         def one(name: str) -> FreshTimes:
             ms = tuple((int8 if "int8" in name else 10.0) * np.random.default_rng(1).normal(1, 0.001, 144))
             return FreshTimes(
-                (0.1,) * 3, (50.0,) * 3, (1.0,) * 3, ms, ms, 1, block=4, paced_ms=ms, paced_block=4, others=(others,) * 3, steal=(0.0,) * 3, cores=2,
-            )  # fmt: skip
+                (0.1,) * 3,
+                (50.0,) * 3,
+                (1.0,) * 3,
+                ms,
+                ms,
+                1,
+                block=4,
+                paced_ms=ms,
+                paced_block=4,
+                others=(others,) * 3,
+                steal=(0.0,) * 3,
+                cores=2,
+            )
 
         return {name: one(name) for name in contenders}
 
@@ -199,7 +273,9 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A bundle of a build on a machine that stays busy: float first, int8 behind it."""
     from edgectl.builder import lab
 
-    def busy(contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object) -> dict[str, FreshTimes]:
+    def busy(
+        contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object
+    ) -> dict[str, FreshTimes]:
         names = {n: ("int8" if not n.startswith("float") else n) for n in contenders}
         found = timed(9.0, others=1.9)({v: contenders[k] for k, v in names.items()}, feeds, seconds=seconds)
         return {k: found[v] for k, v in names.items()}
@@ -208,8 +284,14 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lab, "wait_until_quiet", lambda seconds: False)
     monkeypatch.setattr("edgectl.builder.search.may_be_faster", lambda o: o.possible and o.standing is None)
     built = build(
-        save(residual_net(channels=64)), profiles=["cpu"], task=TENSOR, calibration=str(npz), out=tmp_path / "out", max_drop=0.2, minutes=0.1
-    )  # fmt: skip
+        save(residual_net(channels=64)),
+        profiles=["cpu"],
+        task=TENSOR,
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.2,
+        minutes=0.1,
+    )
     assert [c.cause.value for why in built.causes.values() for c in why][:1] == ["undecided"]
     assert any("edgectl bench DIR --decide" in n for n in built.notes)
     return tmp_path / "out"
@@ -217,17 +299,23 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def first_here(root: Path) -> str:
     machine = probe()
-    return select(Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, role="fast").config.variant
+    return select(
+        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, role="fast"
+    ).config.variant
 
 
-def test_a_bundle_is_decided_when_the_machine_is_quiet_and_stays_valid(undecided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_decided_when_the_machine_is_quiet_and_stays_valid(
+    undecided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = Bundle(undecided)
     assert "float32" in first_here(undecided)
     assert "int8" in " ".join(v.config.variant for v in before.variants)
     said = CliRunner().invoke(app, ["bundle", "inspect", str(undecided)])
     assert "undecided: the machine was busy (other processes took 1.9 of 2 cores)" in said.output
     still = bench_bundle(undecided, seconds=0.1, measure=timed(8.0, others=1.9))
-    assert decide([v.config for v in before.variants], still).undecided == ("other processes took 1.9 of 2 cores",)
+    assert decide([v.config for v in before.variants], still).undecided == (
+        "other processes took 1.9 of 2 cores",
+    )
     quiet = bench_bundle(undecided, seconds=0.1, measure=timed(8.0))
     decision = decide([v.config for v in before.variants], quiet)
     digest = rewrite(undecided, decision, quiet)
@@ -264,7 +352,8 @@ def test_a_kill_at_any_step_leaves_the_old_bundle_or_the_new_one(
 
     def cut_after(name: str, do: Callable[..., object]) -> Callable[..., object]:
         def step(*args: object, **kw: object) -> object:
-            if len(steps) > at:  # the process is gone: cleaning up does not happen either
+            # the process is gone: cleaning up does not happen either
+            if len(steps) > at:
                 return None
             done = do(*args, **kw)
             steps.append(name)
@@ -276,7 +365,10 @@ def test_a_kill_at_any_step_leaves_the_old_bundle_or_the_new_one(
 
     monkeypatch.setattr(Path, "rename", cut_after("rename", Path.rename))
     monkeypatch.setattr(
-        package, "exchange", cut_after("exchange", getattr(package, "exchange", None) or (lambda *_: None)), raising=False
+        package,
+        "exchange",
+        cut_after("exchange", getattr(package, "exchange", None) or (lambda *_: None)),
+        raising=False,
     )
     monkeypatch.setattr(package, "fsync_dir", cut_after("fsync", package.fsync_dir))
     with contextlib.suppress(Cut):
@@ -299,7 +391,12 @@ def test_each_profile_is_told_against_its_own_fallback(save: Save, npz: Path, tm
     mine = tmp_path / "slow.toml"
     mine.write_text('inherits = "cpu"\ndescription = "the same"\n')
     build(
-        save(residual_net()), profiles=["cpu", str(mine)], task=TENSOR, calibration=str(npz), out=tmp_path / "out", minutes=0.05
+        save(residual_net()),
+        profiles=["cpu", str(mine)],
+        task=TENSOR,
+        calibration=str(npz),
+        out=tmp_path / "out",
+        minutes=0.05,
     )
     found = bench_bundle(tmp_path / "out", seconds=0.1, measure=timed(8.0))
     own = [r for r in found.rows if r.skipped is None and r.variant == "cpu-float32"]
@@ -332,10 +429,14 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(undecided: Path, monkeypatch: p
     assert [p.name for p in undecided.parent.iterdir() if p.name.startswith(".out")] == []
 
 
-def test_the_command_says_undecided_and_ends_with_its_own_code(undecided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_undecided_and_ends_with_its_own_code(
+    undecided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = Bundle(undecided).digest
     monkeypatch.setattr(
-        bench.bench_bundle, "__kwdefaults__", {**bench.bench_bundle.__kwdefaults__, "measure": timed(8.0, others=1.9)}
+        bench.bench_bundle,
+        "__kwdefaults__",
+        {**bench.bench_bundle.__kwdefaults__, "measure": timed(8.0, others=1.9)},
     )
     result = CliRunner().invoke(app, ["bench", str(undecided), "--decide", "--seconds", "0.1", "--json"])
     assert result.exception is not None

@@ -25,15 +25,22 @@ def table(model: ModelProto) -> CalibrationTable:
     return calibrate(model, images(8), data_digest="sha256:" + "0" * 64)
 
 
-def one(op: str, shape: tuple[int, ...] = (1, 3, 16, 16), weight: tuple[int, ...] | None = None, **attributes: object) -> str:
+def one(
+    op: str,
+    shape: tuple[int, ...] = (1, 3, 16, 16),
+    weight: tuple[int, ...] | None = None,
+    **attributes: object,
+) -> str:
     """Why DLA refuses a single node."""
     inputs = ["x", "w"] if weight else ["x", "x"] if op == "Concat" else ["x"]
     constants = [numpy_helper.from_array(np.zeros(weight, np.float32), "w")] if weight else []
     graph = helper.make_graph(
-        [helper.make_node(op, inputs, ["y"], name="n", **attributes)], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_node(op, inputs, ["y"], name="n", **attributes)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         constants,
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     index = GraphIndex(onnx.shape_inference.infer_shapes(model))
     return refusal(index, index.nodes[0])
@@ -93,7 +100,8 @@ def test_a_layer_kept_float_has_no_scales_of_its_own() -> None:
 def test_the_linter_finds_a_tensor_without_a_scale() -> None:
     model = residual_net()
     q = quantize(model, table(model), DLA).model
-    for n in q.graph.node:  # the second branch of the add reads past its pair
+    # the second branch of the add reads past its pair
+    for n in q.graph.node:
         if n.name == "add":
             n.input[1] = "r1"
     assert any("add: one of its inputs has no scale" in p for p in lint.lint(q, DLA))
@@ -111,9 +119,14 @@ def test_what_the_gpu_moves_between_two_layers_of_the_accelerator_keeps_its_scal
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 8, 8))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2, 8, 8))],
-        [numpy_helper.from_array(weight, "w"), *(numpy_helper.from_array(np.asarray(v), n) for n, v in cut.items())],
+        [
+            numpy_helper.from_array(weight, "w"),
+            *(numpy_helper.from_array(np.asarray(v), n) for n, v in cut.items()),
+        ],
     )
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    model = onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
     x = np.random.default_rng(1).normal(size=(4, 1, 4, 8, 8)).astype(np.float32)
     q = quantize(model, calibrate(model, [{"x": one} for one in x], data_digest="sha256:" + "0" * 64), DLA)
     assert refusal(GraphIndex(model), model.graph.node[1]) == "DLA has no Slice"

@@ -15,7 +15,8 @@ from edgectl.builder.sensitivity import outputs_of
 
 
 def chain_net(seed: int, between: str, *, depthwise: bool, spread: float, branch: bool = False) -> ModelProto:
-    """image → Conv → ``between`` → Conv (depthwise or not) → Relu → pool → Flatten → Gemm → out, channels up to ``spread`` apart."""
+    """image → Conv → ``between`` → Conv (depthwise or not) → Relu → pool → Flatten → Gemm → out, channels
+    up to ``spread`` apart."""
     rng = np.random.default_rng(seed)
     c = 8
     imbalance = np.geomspace(1, spread, c)
@@ -24,15 +25,27 @@ def chain_net(seed: int, between: str, *, depthwise: bool, spread: float, branch
         (c, 1, 1, 1) if depthwise else (1, c, 1, 1)
     )
     values = {
-        "w1": w1, "b1": np.abs(rng.standard_normal(c)) * imbalance, "w2": w2, "b2": rng.standard_normal(c), "w3": rng.standard_normal((4, c)),
+        "w1": w1,
+        "b1": np.abs(rng.standard_normal(c)) * imbalance,
+        "w2": w2,
+        "b2": rng.standard_normal(c),
+        "w3": rng.standard_normal((4, c)),
         "b3": rng.standard_normal(4),
-    }  # fmt: skip
+    }
     nodes = [helper.make_node("Conv", ["image", "w1", "b1"], ["t"], name="one")]
     if between:
-        attributes = {"kernel_shape": [2, 2]} if between == "MaxPool" else {"alpha": 0.1} if between == "LeakyRelu" else {}
+        attributes = (
+            {"kernel_shape": [2, 2]}
+            if between == "MaxPool"
+            else {"alpha": 0.1}
+            if between == "LeakyRelu"
+            else {}
+        )
         nodes.append(helper.make_node(between, ["t"], ["u"], name="between", **attributes))
     nodes += [
-        helper.make_node("Conv", ["u" if between else "t", "w2", "b2"], ["v"], name="two", group=c if depthwise else 1),
+        helper.make_node(
+            "Conv", ["u" if between else "t", "w2", "b2"], ["v"], name="two", group=c if depthwise else 1
+        ),
         helper.make_node("Relu", ["v"], ["r"], name="relu"),
         helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"),
         helper.make_node("Flatten", ["p"], ["f"], name="flat"),
@@ -43,16 +56,24 @@ def chain_net(seed: int, between: str, *, depthwise: bool, spread: float, branch
         nodes.append(helper.make_node("Neg", ["t"], ["also"], name="neg"))
         outputs.append(helper.make_tensor_value_info("also", 1, None))
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("image", 1, [1, 3, 32, 32])], outputs,
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", 1, [1, 3, 32, 32])],
+        outputs,
         [numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()],
-    )  # fmt: skip
-    return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    )
+    return onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(0, 10_000), st.sampled_from(["", "Relu", "MaxPool", "LeakyRelu"]), st.booleans(), st.floats(1, 1000)
-)  # fmt: skip
+    st.integers(0, 10_000),
+    st.sampled_from(["", "Relu", "MaxPool", "LeakyRelu"]),
+    st.booleans(),
+    st.floats(1, 1000),
+)
 def test_the_function_is_preserved(seed: int, between: str, depthwise: bool, spread: float) -> None:
     model = chain_net(seed, between, depthwise=depthwise, spread=spread)
     samples = images(2, seed=seed)

@@ -30,12 +30,27 @@ def test_a_named_task_has_the_size_of_the_model(name: str) -> None:
     task = load_task(name)
     assert picture(fit_input(task, takes(1, 3, 416, 320), {})) == ("NCHW", 416, 320, "float32")
     assert picture(fit_input(task, takes("N", 416, 320, 3), {})) == ("NHWC", 416, 320, "float32")
-    assert picture(fit_input(task, takes(1, 416, 320, 3, kind=TensorProto.UINT8), {})) == ("NHWC", 416, 320, "uint8")
+    assert picture(fit_input(task, takes(1, 416, 320, 3, kind=TensorProto.UINT8), {})) == (
+        "NHWC",
+        416,
+        320,
+        "uint8",
+    )
 
 
 def test_what_the_model_leaves_open_is_the_task_s_or_the_user_s() -> None:
-    assert picture(fit_input(load_task("yolox"), takes("N", 3, "H", "W"), {})) == ("NCHW", 640, 640, "float32")
-    assert picture(fit_input(load_task("yolox"), takes("N", 3, "H", 320), {})) == ("NCHW", 640, 320, "float32")
+    assert picture(fit_input(load_task("yolox"), takes("N", 3, "H", "W"), {})) == (
+        "NCHW",
+        640,
+        640,
+        "float32",
+    )
+    assert picture(fit_input(load_task("yolox"), takes("N", 3, "H", 320), {})) == (
+        "NCHW",
+        640,
+        320,
+        "float32",
+    )
     assert picture(fit_input(load_task("yolox"), takes("N", 3, "H", "W"), {"x": (1, 3, 256, 192)})) == (
         "NCHW",
         256,
@@ -46,11 +61,17 @@ def test_what_the_model_leaves_open_is_the_task_s_or_the_user_s() -> None:
 
 def test_a_file_that_inherits_a_task_gives_way_unless_it_says_the_size_itself(tmp_path: Path) -> None:
     (tmp_path / "plain.toml").write_text('inherits = "yolox"\nname = "mine"\nlabels = ["a"]\n')
-    assert picture(fit_input(load_task(tmp_path / "plain.toml"), takes(1, 3, 416, 416), {}))[1:3] == (416, 416)
+    assert picture(fit_input(load_task(tmp_path / "plain.toml"), takes(1, 3, 416, 416), {}))[1:3] == (
+        416,
+        416,
+    )
     (tmp_path / "sized.toml").write_text(
         'inherits = "yolox"\nname = "mine"\nlabels = ["a"]\n[input]\nwidth = 320\nheight = 320\n'
     )
-    assert picture(fit_input(load_task(tmp_path / "sized.toml"), takes(1, 3, 416, 416), {}))[1:3] == (320, 320)
+    assert picture(fit_input(load_task(tmp_path / "sized.toml"), takes(1, 3, 416, 416), {}))[1:3] == (
+        320,
+        320,
+    )
 
 
 def test_a_size_that_no_camera_fills_is_refused() -> None:
@@ -69,7 +90,8 @@ def test_keyword_features_take_the_shape_of_the_model() -> None:
     assert sound(1, 490) == ((1, 490), 49)
     assert sound(1, 980) == ((1, 49, 10, 1), 49)  # flat, and how many frames that is, nothing says
     assert sound(1, 1, 98, 10) == ((1, 1, 98, 10), 98)
-    assert sound(1, 49, 13) == ((1, 49, 10, 1), 49)  # other features: the model does not fit, and that is said
+    # other features: the model does not fit, and that is said
+    assert sound(1, 49, 13) == ((1, 49, 10, 1), 49)
 
 
 def test_the_adapting_is_no_part_of_what_is_written() -> None:
@@ -79,7 +101,9 @@ def test_the_adapting_is_no_part_of_what_is_written() -> None:
 
 def detector(*labels: str, background: tuple[str, ...] = ()) -> TaskSpec:
     decode = DecodeSpec(kind="boxes-scores", boxes="boxes", scores="scores")
-    return TaskSpec(name="ssd", input=ImageInput(width=64, height=64), decode=decode, labels=labels, background=background)
+    return TaskSpec(
+        name="ssd", input=ImageInput(width=64, height=64), decode=decode, labels=labels, background=background
+    )
 
 
 def scored(columns: int, winner: int, *, softmax: bool = True) -> list[dict[str, np.ndarray]]:

@@ -74,7 +74,8 @@ def test_an_int8_graph_reads_the_pixels_as_codes_where_they_are_codes(spec: Imag
     assert (index.producer[front.input[0]].op_type == "Transpose") == free
     a = run(q, feeds[0]["image"])
     b = run(inside, Preprocessor(folded_spec(spec))(pictures()[0])[0])
-    if spec is SYMMETRIC:  # its pixels lie half-way between codes: some round the other way
+    # its pixels lie half-way between codes: some round the other way
+    if spec is SYMMETRIC:
         assert measure(a.ravel().astype(float), b.ravel().astype(float)).cosine > 0.99
     else:
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
@@ -122,4 +123,7 @@ def test_the_route_decides_and_its_answer_is_a_graph_that_runs() -> None:
         assert made.gain.high <= 0.98
         assert OnnxRuntimeEngine(made.model, SessionSettings()).inputs[0].dtype == "uint8"
     twice = folded(model, PLAIN)
-    assert fold(twice, PLAIN, pictures(), runtime="onnxruntime", settings=SessionSettings(), seconds=0.05) is None
+    assert (
+        fold(twice, PLAIN, pictures(), runtime="onnxruntime", settings=SessionSettings(), seconds=0.05)
+        is None
+    )

@@ -1,4 +1,5 @@
-"""A release that follows another one: near it in bytes, near float in numbers, and a note where that cannot be."""
+"""A release that follows another one: near it in bytes, near float in numbers, and a note where that
+cannot be."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,16 @@ from edgectl.builder.calibrate import CalibrationTable, calibrate
 from edgectl.builder.candidates import Candidate
 from edgectl.builder.data import Sample, Slices
 from edgectl.builder.families import FAMILIES
-from edgectl.builder.follow import Former, Release, follow, near, read_release, update_notes, with_followed, with_near_floats
+from edgectl.builder.follow import (
+    Former,
+    Release,
+    follow,
+    near,
+    read_release,
+    update_notes,
+    with_followed,
+    with_near_floats,
+)
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ladder import Rungs
 from edgectl.builder.passes.base import PassLog
@@ -39,7 +49,9 @@ from edgectl.engines.open import open_model
 X86 = FAMILIES["x86-vnni"]
 FEEDS = images(8)
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
-RECIPE = Recipe(family="x86-vnni", passes=("ingest", "quantize:full", "reconstruct"), precision="int8", method="minmax")
+RECIPE = Recipe(
+    family="x86-vnni", passes=("ingest", "quantize:full", "reconstruct"), precision="int8", method="minmax"
+)
 
 
 def table_of(model: ModelProto) -> CalibrationTable:
@@ -54,7 +66,9 @@ def changed(model: ModelProto, change: Callable[[str, np.ndarray], np.ndarray]) 
     other = ModelProto()
     other.CopyFrom(model)
     for t in other.graph.initializer:
-        t.CopyFrom(numpy_helper.from_array(change(t.name, numpy_helper.to_array(t)).astype(np.float32), t.name))
+        t.CopyFrom(
+            numpy_helper.from_array(change(t.name, numpy_helper.to_array(t)).astype(np.float32), t.name)
+        )
     return other
 
 
@@ -69,7 +83,9 @@ def release_of(model: ModelProto, engine: ModelProto, recipe: Recipe = RECIPE) -
     return Release("net@1", GraphIndex(slim(model)), (Former(recipe, GraphIndex(slim(engine))),), {})
 
 
-def followed(model: ModelProto, release: Release, *, max_drop: float = 0.05, family: str = "x86-vnni") -> Rungs:
+def followed(
+    model: ModelProto, release: Release, *, max_drop: float = 0.05, family: str = "x86-vnni"
+) -> Rungs:
     reference = open_model(model.SerializeToString(), SessionSettings())
     judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
     reference.close()
@@ -107,9 +123,16 @@ def test_a_small_move_is_a_small_update_and_as_near_to_float_as_a_new_reconstruc
     assert q.followed
     assert fraction(old.model, q.model) < fraction(old.model, anew.model)
     reference = outputs_of(new, FEEDS)
-    assert sqnr_db(reference, outputs_of(q.model, FEEDS)) > sqnr_db(reference, outputs_of(anew.model, FEEDS)) - 1
-    moved = [np.mean(a != b) for a, b in zip(codes_of(q.model).values(), codes_of(old.model).values(), strict=True)]
-    again = [np.mean(a != b) for a, b in zip(codes_of(anew.model).values(), codes_of(old.model).values(), strict=True)]
+    assert (
+        sqnr_db(reference, outputs_of(q.model, FEEDS)) > sqnr_db(reference, outputs_of(anew.model, FEEDS)) - 1
+    )
+    moved = [
+        np.mean(a != b) for a, b in zip(codes_of(q.model).values(), codes_of(old.model).values(), strict=True)
+    ]
+    again = [
+        np.mean(a != b)
+        for a, b in zip(codes_of(anew.model).values(), codes_of(old.model).values(), strict=True)
+    ]
     assert max(moved) < 0.5 * min(again)
 
 
@@ -135,8 +158,11 @@ def test_a_range_is_kept_unless_it_is_outgrown_or_hardly_used() -> None:
         now = {t.name: t for t in q.model.graph.initializer}
         value = {n: numpy_helper.to_array(t) for n, t in now.items()}
         x, w, b = (value[f"{n}_scale"] for n in ("r1", "point_weight", "point_bias"))
-        np.testing.assert_allclose(b, x * w, rtol=1e-6)  # the kernel adds products of codes to codes of the bias
-        np.testing.assert_allclose(value["point_bias_q"] * b, np.asarray(GraphIndex(base).weights("b2")), atol=1e-4)
+        # the kernel adds products of codes to codes of the bias
+        np.testing.assert_allclose(b, x * w, rtol=1e-6)
+        np.testing.assert_allclose(
+            value["point_bias_q"] * b, np.asarray(GraphIndex(base).weights("b2")), atol=1e-4
+        )
         return [now[f"{t}_scale"] == was[f"{t}_scale"] for t in names]
 
     assert all(scales(1.02))
@@ -146,11 +172,16 @@ def test_a_range_is_kept_unless_it_is_outgrown_or_hardly_used() -> None:
 
 def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_nothing() -> None:
     base = residual_net()
-    new = changed(base, lambda n, w: np.where(np.arange(len(w)).reshape(-1, 1, 1, 1) == 3, 1.5 * w, w) if n == "w2" else w)
+    new = changed(
+        base,
+        lambda n, w: np.where(np.arange(len(w)).reshape(-1, 1, 1, 1) == 3, 1.5 * w, w) if n == "w2" else w,
+    )
     old = rebuilt(base)
     plain = quantize(new, table_of(new), X86)
     q, moved = follow(plain, new, GraphIndex(old.model), GraphIndex(base))
-    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (old.model, q.model))
+    before, after = (
+        {t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (old.model, q.model)
+    )
     grew = after["point_weight_scale"] / before["point_weight_scale"]
     assert np.flatnonzero(grew != 1).tolist() == [3]
     value = after["point_weight_q"][3] * after["point_weight_scale"][3]
@@ -183,7 +214,10 @@ def test_what_cannot_be_followed_is_said_and_changes_nothing() -> None:
         (replace(whole, model=None), "no float engine"),
         (replace(whole, formers=()), "no int8 engine of this family"),
         (replace(whole, formers=(replace(whole.formers[0], recipe=equalised),)), "was equalised"),
-        (release_of(residual_net(channels=8), rebuilt(residual_net(channels=8)).model), "0% of the weights have a partner"),
+        (
+            release_of(residual_net(channels=8), rebuilt(residual_net(channels=8)).model),
+            "0% of the weights have a partner",
+        ),
     ):
         rungs = followed(tuned(base), release)
         assert rungs.recipes == {}
@@ -198,7 +232,9 @@ def test_what_follows_and_misses_the_budget_is_left_out_with_a_note() -> None:
     assert "more than 0: the build goes on without it" in rungs.notes[0]
 
 
-def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     model, out = residual_net(channels=32), tmp_path / "out"
     reports: list[BuildReport] = []
     recipes: list[Recipe] = []
@@ -206,17 +242,30 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(s
     for i in range(3):
         reports.append(
             build(
-                save(model), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.5,
-                name="net", version=f"{i}", follow=out if i else None,
+                save(model),
+                profiles=["cpu-arm64"],
+                task=TENSOR,
+                calibration=str(npz),
+                out=out,
+                max_drop=0.05,
+                minutes=0.5,
+                name="net",
+                version=f"{i}",
+                follow=out if i else None,
             )
-        )  # fmt: skip
+        )
         model, variant = tuned(model), Bundle(out).variants[0]
         recipes.append(variant.config.recipe)
         engines.append(variant.need(LAYER_ENGINE).read_bytes())
-    assert [r.passes[-2:] for r in recipes] == [("quantize:full", "reconstruct"), *[("quantize:full", "follow")] * 2]
+    assert [r.passes[-2:] for r in recipes] == [
+        ("quantize:full", "reconstruct"),
+        *[("quantize:full", "follow")] * 2,
+    ]
     for i, (old, new) in enumerate(pairwise(engines)):
         size = len(make_delta(old, new) or b"")
-        assert f"cpu-arm64: cpu-int8 takes {size:,} bytes as a difference to net@{i}" in " ".join(reports[i + 1].notes)
+        assert f"cpu-arm64: cpu-int8 takes {size:,} bytes as a difference to net@{i}" in " ".join(
+            reports[i + 1].notes
+        )
         assert size < 0.5 * len(new)
 
 
@@ -246,13 +295,22 @@ def test_float_weights_keep_the_low_bits_that_they_had_and_move_by_less_than_the
 
 def float_plan(model: ModelProto) -> VariantPlan:
     return VariantPlan(
-        profile="cpu", variant="cpu-float32", runtime="onnxruntime", requires=(), model=model.SerializeToString(),
-        recipe=Recipe(family="float", passes=("ingest",)), precision="float32", session=SessionSettings(), fallback=True,
-    )  # fmt: skip
+        profile="cpu",
+        variant="cpu-float32",
+        runtime="onnxruntime",
+        requires=(),
+        model=model.SerializeToString(),
+        recipe=Recipe(family="float", passes=("ingest",)),
+        precision="float32",
+        session=SessionSettings(),
+        fallback=True,
+    )
 
 
 @pytest.mark.parametrize("max_drop", [0.05, 1e-9])
-def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_nothing(max_drop: float) -> None:
+def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_nothing(
+    max_drop: float,
+) -> None:
     base = residual_net(channels=32)
     plan, other = float_plan(tuned(base)), replace(float_plan(tuned(base)), variant="another")
     release = replace(release_of(base, base), engines={("cpu", "cpu-float32"): base.SerializeToString()})
@@ -260,7 +318,9 @@ def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_n
     judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
     reference.close()
     notes: list[str] = []
-    made, untouched = with_near_floats(release, [plan, other], lambda: judge, TENSOR, max_drop=max_drop, notes=notes)
+    made, untouched = with_near_floats(
+        release, [plan, other], lambda: judge, TENSOR, max_drop=max_drop, notes=notes
+    )
     assert untouched == other
     if max_drop < 1e-6:
         assert made == plan
@@ -275,14 +335,27 @@ def test_a_folder_that_is_no_bundle_is_refused_before_the_work(save: Save, npz: 
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UsageError, match="--follow"):
             build(
-                save(residual_net()), profiles=["cpu"], task=TENSOR, calibration=str(npz), out=tmp_path / "out", follow=path,
+                save(residual_net()),
+                profiles=["cpu"],
+                task=TENSOR,
+                calibration=str(npz),
+                out=tmp_path / "out",
+                follow=path,
                 progress=lambda p: pytest.fail("the work had begun"),
-            )  # fmt: skip
+            )
 
 
 def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    build(save(residual_net()), profiles=["cpu-arm64"], task=TENSOR, calibration=str(npz), out=out, max_drop=0.05, minutes=0.5)
+    build(
+        save(residual_net()),
+        profiles=["cpu-arm64"],
+        task=TENSOR,
+        calibration=str(npz),
+        out=out,
+        max_drop=0.05,
+        minutes=0.5,
+    )
     assert [f.name for f in read_release(out).formers] == ["full"]
     engine = Bundle(out).variants[0].need(LAYER_ENGINE)
     engine.write_bytes(engine.read_bytes()[:-1] + b"\0")
@@ -293,9 +366,15 @@ def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, 
 def test_a_variant_without_a_successor_is_named() -> None:
     release = Release("net@1", None, (), {("cpu", "openvino-int8"): b"", ("jetson", "tensorrt-int8"): b""})
     plan = VariantPlan(
-        profile="cpu", variant="cpu-int8", runtime="onnxruntime", requires=(), model=b"", recipe=RECIPE, precision="int8",
+        profile="cpu",
+        variant="cpu-int8",
+        runtime="onnxruntime",
+        requires=(),
+        model=b"",
+        recipe=RECIPE,
+        precision="int8",
         session=SessionSettings(),
-    )  # fmt: skip
+    )
     assert update_notes(release, [plan]) == [
         "cpu: openvino-int8 of net@1 has no successor: who runs it fetches another engine whole"
     ]
@@ -305,9 +384,17 @@ def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     base = residual_net()
     q = followed(base, release_of(base, rebuilt(base).model)).recipes["follow-full"]
     work = Work(
-        base, table_of(base), Slices([], [], [], "sha256:" + "0" * 64), TENSOR, probe(), PassLog([]), 0.01, [], lambda *_: None,
+        base,
+        table_of(base),
+        Slices([], [], [], "sha256:" + "0" * 64),
+        TENSOR,
+        probe(),
+        PassLog([]),
+        0.01,
+        [],
+        lambda *_: None,
         rungs={"x86-vnni": Rungs({"full": rebuilt(base), "follow-full": q}, {}, ())},
-    )  # fmt: skip
+    )
     searched: list[Candidate] = []
     monkeypatch.setattr(plans, "_search", lambda work, p, bases, *_: searched.extend(bases))
     plans._measure(work, load_profile("cpu"), "x86-vnni", 0.0, 1)

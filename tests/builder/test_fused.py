@@ -10,7 +10,8 @@ from tests.builder.every_family import through_every_family
 from tests.builder.fused import ACTIVATIONS, LAYERS, NORMS, PLACES, WIDTHS, Case, cases, feeds_of, make
 
 COUNT = 64
-"""Each value of each property, and each pair of layer and place, several times; ``bench/generated_graphs.py`` runs as many as it is told."""
+"""Each value of each property, and each pair of layer and place, several times;
+``bench/generated_graphs.py`` runs as many as it is told."""
 
 
 @pytest.mark.parametrize("case", cases(COUNT), ids=lambda case: case.name)
@@ -27,4 +28,6 @@ def test_the_cases_are_different_valid_and_have_all_that_they_say() -> None:
     assert seen == [set(LAYERS), set(NORMS), set(ACTIVATIONS), set(PLACES), set(WIDTHS)]
     for case in drawn[:COUNT]:
         onnx.checker.check_model(make(case))
-        assert make(case).SerializeToString(deterministic=True) == make(case).SerializeToString(deterministic=True)
+        assert make(case).SerializeToString(deterministic=True) == make(case).SerializeToString(
+            deterministic=True
+        )

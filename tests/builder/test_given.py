@@ -1,4 +1,5 @@
-"""A model that came quantized is called what it is, keeps its codes, and goes to TensorRT only in the form that TensorRT takes."""
+"""A model that came quantized is called what it is, keeps its codes, and goes to TensorRT only in the form
+that TensorRT takes."""
 
 from __future__ import annotations
 
@@ -26,18 +27,26 @@ OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
 
-def quantized_net(activations: type[np.generic] = np.uint8, zero: int = 128, *, pairs: bool = True) -> ModelProto:
-    """image → Q/DQ → Conv with int8 weights → Relu → Q/DQ → out; without ``pairs`` only the weights are codes."""
+def quantized_net(
+    activations: type[np.generic] = np.uint8, zero: int = 128, *, pairs: bool = True
+) -> ModelProto:
+    """image → Q/DQ → Conv with int8 weights → Relu → Q/DQ → out; without ``pairs`` only the weights are
+    codes."""
     rng = np.random.default_rng(0)
     weights = {
-        "codes": rng.integers(-127, 127, (16, 3, 3, 3)).astype(np.int8), "scales": np.full(16, 0.002, np.float32),
-        "zeros": np.zeros(16, np.int8), "scale": np.asarray(0.02, np.float32), "zero": np.asarray(zero, activations),
-    }  # fmt: skip
+        "codes": rng.integers(-127, 127, (16, 3, 3, 3)).astype(np.int8),
+        "scales": np.full(16, 0.002, np.float32),
+        "zeros": np.zeros(16, np.int8),
+        "scale": np.asarray(0.02, np.float32),
+        "zero": np.asarray(zero, activations),
+    }
 
     def pair(x: str) -> list[NodeProto]:
         return [
             helper.make_node("QuantizeLinear", [x, "scale", "zero"], [f"{x}_q"], name=f"{x}_quantize"),
-            helper.make_node("DequantizeLinear", [f"{x}_q", "scale", "zero"], [f"{x}_d"], name=f"{x}_dequantize"),
+            helper.make_node(
+                "DequantizeLinear", [f"{x}_q", "scale", "zero"], [f"{x}_d"], name=f"{x}_dequantize"
+            ),
         ]
 
     nodes = [
@@ -48,10 +57,12 @@ def quantized_net(activations: type[np.generic] = np.uint8, zero: int = 128, *, 
         *(pair("r") if pairs else []),
     ]
     graph = helper.make_graph(
-        nodes, "quantized", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        nodes,
+        "quantized",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("r_d" if pairs else "r", TensorProto.FLOAT, [1, 16, 30, 30])],
         [numpy_helper.from_array(v, n) for n, v in weights.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
@@ -66,10 +77,16 @@ def integer_net() -> ModelProto:
         helper.make_node("Mul", ["f", "s"], ["out"]),
     ]
     graph = helper.make_graph(
-        nodes, "integer", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        nodes,
+        "integer",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, 32, 32])],
-        [numpy_helper.from_array(np.random.default_rng(0).integers(-9, 9, (4, 3, 1, 1)).astype(np.int8), "w")],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(
+                np.random.default_rng(0).integers(-9, 9, (4, 3, 1, 1)).astype(np.int8), "w"
+            )
+        ],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -79,7 +96,9 @@ def test_the_operators_tell_the_precision() -> None:
     assert given_precision(integer_net()) == "int8"
 
 
-def test_codes_stay_codes_where_the_activations_are_codes_and_become_float_where_they_are_not(save: Save) -> None:
+def test_codes_stay_codes_where_the_activations_are_codes_and_become_float_where_they_are_not(
+    save: Save,
+) -> None:
     kept, _, _ = prepare(save(quantized_net()), TENSOR)
     assert {t.data_type for t in kept.graph.initializer if len(t.dims) == 4} == {TensorProto.INT8}
     folded, _, _ = prepare(save(quantized_net(pairs=False)), TENSOR)
@@ -95,13 +114,21 @@ def test_tensorrt_takes_pairs_of_int8_with_zero_point_nought() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "tensorrt"), [(quantized_net(np.int8, 0), True), (quantized_net(), False), (integer_net(), False)]
+    ("model", "tensorrt"),
+    [(quantized_net(np.int8, 0), True), (quantized_net(), False), (integer_net(), False)],
 )
-def test_it_ships_as_int8_and_says_so(save: Save, npz: Path, tmp_path: Path, model: ModelProto, tensorrt: bool) -> None:
+def test_it_ships_as_int8_and_says_so(
+    save: Save, npz: Path, tmp_path: Path, model: ModelProto, tensorrt: bool
+) -> None:
     if OLDER_RUNTIME and any(n.op_type == "ConvInteger" for n in model.graph.node):
         pytest.skip("the last ONNX Runtime for Python 3.10 has no ConvInteger of these types")
     report = build(
-        save(model), profiles=["cpu", "jetson-orin"], task=TENSOR, calibration=str(npz), out=tmp_path / "out", minutes=0.02
+        save(model),
+        profiles=["cpu", "jetson-orin"],
+        task=TENSOR,
+        calibration=str(npz),
+        out=tmp_path / "out",
+        minutes=0.02,
     )
     assert {v.precision for v in report.variants} == {"int8"}
     assert {v.ratio_to_float for v in report.variants} == {None}
@@ -119,7 +146,9 @@ def test_it_ships_as_int8_and_says_so(save: Save, npz: Path, tmp_path: Path, mod
         assert "float32" not in json.dumps([variant.config.variant, variant.config.recipe.model_dump()])
 
 
-@pytest.mark.parametrize("options", [CompressOptions(channel=0.3), CompressOptions(magnitude=0.5), CompressOptions(cluster=16)])
+@pytest.mark.parametrize(
+    "options", [CompressOptions(channel=0.3), CompressOptions(magnitude=0.5), CompressOptions(cluster=16)]
+)
 @pytest.mark.parametrize("kind", ["quantized", "no weights"])
 def test_what_has_no_float_weights_is_not_compressed_and_says_so(
     save: Save, tmp_path: Path, options: CompressOptions, kind: str
@@ -129,9 +158,17 @@ def test_what_has_no_float_weights_is_not_compressed_and_says_so(
         del model.graph.node[:], model.graph.initializer[:], model.graph.output[:]
         model.graph.node.append(helper.make_node("Relu", ["image"], ["out"]))
         model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3, 32, 32]))
-    with pytest.raises(UsageError, match="came quantized" if kind == "quantized" else "nothing to prune") as e:
+    with pytest.raises(
+        UsageError, match="came quantized" if kind == "quantized" else "nothing to prune"
+    ) as e:
         build(
-            save(model), profiles=["cpu"], task=TENSOR, calibration=None, random_calibration=True, out=tmp_path / "out", minutes=0.05,
+            save(model),
+            profiles=["cpu"],
+            task=TENSOR,
+            calibration=None,
+            random_calibration=True,
+            out=tmp_path / "out",
+            minutes=0.05,
             compression=options,
-        )  # fmt: skip
+        )
     assert "--prune" in (e.value.hint or "")

@@ -1,7 +1,8 @@
-"""Graphs that int8 does not like, through calibration, quantization, the real judge and the linter of every family.
+"""Graphs that int8 does not like, through calibration, quantization, the real judge and the linter of every
+family.
 
-Only the clock is made up: it makes int8 slower than float now and then. Nothing that ships may be slower than float or over the budget
-when it is judged again.
+Only the clock is made up: it makes int8 slower than float now and then. Nothing that ships may be slower than
+float or over the budget when it is judged again.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ def test_nothing_that_ships_is_slower_than_float_or_over_the_budget(tmp_path: Pa
             written = quantize(graph, table, family)
         assert lint(written.model, family) == []
         graphs.append(Graph(name, written.model.SerializeToString(deterministic=True), "int8"))
-    speeds = {(g.recipe, "onnxruntime"): Behaviour(10.0 * rng.choice([0.4, 0.9, 0.97, 0.99, 1.1, 2.0])) for g in graphs[1:]}
+    speeds = {
+        (g.recipe, "onnxruntime"): Behaviour(10.0 * rng.choice([0.4, 0.9, 0.97, 0.99, 1.1, 2.0]))
+        for g in graphs[1:]
+    }
     lab = ClockedLab({("float", "onnxruntime"): Behaviour(10.0), **speeds}, noise=0.01)
     lab.feeds = [s.feeds for s in samples[16:20]]
     bases = [Candidate(g, "onnxruntime", SessionSettings()) for g in graphs]

@@ -38,10 +38,12 @@ def types(model: ModelProto) -> dict[str, int]:
 def net(*nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
     """image [1, 3, 32, 32] → nodes → out."""
     graph = helper.make_graph(
-        list(nodes), "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(v, n) for n, v in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -70,15 +72,21 @@ def test_a_convolution_in_int8_has_float16_scales_and_the_same_codes() -> None:
         scale = after.weights(n.input[1])
         assert scale is not None
         assert scale.dtype == np.float16
-    for n in pairs:  # a reader has its DequantizeLinear directly before it: with a cast between them nothing fuses
+    # a reader has its DequantizeLinear directly before it: with a cast between them nothing fuses
+    for n in pairs:
         if n.op_type == "DequantizeLinear":
             assert {r.op_type for r, _ in after.readers[n.output[0]]} <= {"Conv", "Add"}
-    codes = {n for n, t in before.initializers.items() if t.data_type == TensorProto.INT8 and n.endswith("_weight_q")}
+    codes = {
+        n
+        for n, t in before.initializers.items()
+        if t.data_type == TensorProto.INT8 and n.endswith("_weight_q")
+    }
     assert codes
     for n in codes:
         assert after.initializers[n].raw_data == before.initializers[n].raw_data
     a, b = run(q)["out"].ravel().astype(float), run(halved)["out"].ravel().astype(float)
-    assert measure(a, b).cosine > 0.9995  # older ONNX Runtimes divide by the scale in float16: some codes differ by one
+    # older ONNX Runtimes divide by the scale in float16: some codes differ by one
+    assert measure(a, b).cosine > 0.9995
 
 
 def test_large_values_and_what_was_never_seen_stay_float32() -> None:
@@ -86,8 +94,9 @@ def test_large_values_and_what_was_never_seen_stay_float32() -> None:
         helper.make_node("Mul", ["image", "k"], ["m"], name="grow"),
         helper.make_node("Relu", ["m"], ["r"], name="relu"),
         helper.make_node("Mul", ["r", "back"], ["out"], name="shrink"),
-        k=np.float32([700.0]), back=np.float32([1 / 700]),
-    )  # fmt: skip
+        k=np.float32([700.0]),
+        back=np.float32([1 / 700]),
+    )
     assert half(large, seen(large))[1] == frozenset()
     small = net(helper.make_node("Relu", ["image"], ["out"], name="relu"))
     assert half(small, {})[1] == frozenset()
@@ -108,7 +117,7 @@ def test_softmax_and_reductions_stay_float32_between_halved_neighbours() -> None
         helper.make_node("ReduceMean", ["b"], ["c"], name="mean", axes=[2, 3], keepdims=1),
         helper.make_node("Add", ["c", "one"], ["out"], name="after"),
         one=np.float32([1.0]),
-    )  # fmt: skip
+    )
     halved, chosen = half(model, seen(model))
     assert chosen == {"before", "after"}
     kinds = types(halved)
@@ -118,7 +127,10 @@ def test_softmax_and_reductions_stay_float32_between_halved_neighbours() -> None
 
 
 def test_resize_keeps_its_scales_in_float32() -> None:
-    model = net(helper.make_node("Resize", ["image", "", "s"], ["out"], name="up", mode="nearest"), s=np.float32([1, 1, 2, 2]))
+    model = net(
+        helper.make_node("Resize", ["image", "", "s"], ["out"], name="up", mode="nearest"),
+        s=np.float32([1, 1, 2, 2]),
+    )
     halved, chosen = half(model, seen(model))
     assert chosen == {"up"}
     assert {t.name: t.data_type for t in halved.graph.initializer} == {"s": TensorProto.FLOAT}
@@ -137,7 +149,9 @@ def test_scales_too_small_for_float16_keep_their_convolution_in_float32() -> Non
     index = GraphIndex(halved)
     point = next(n for n in index.nodes if n.name == "point")
     assert [index.producer[i].op_type for i in point.input[:2]] == ["DequantizeLinear", "DequantizeLinear"]
-    assert measure(run(q)["out"].ravel().astype(float), run(halved)["out"].ravel().astype(float)).cosine > 0.9995
+    assert (
+        measure(run(q)["out"].ravel().astype(float), run(halved)["out"].ravel().astype(float)).cosine > 0.9995
+    )
 
 
 def test_the_same_arguments_give_the_same_bytes() -> None:
@@ -148,7 +162,8 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
 
 
 def recurrent_net(kind: str = "LSTM") -> ModelProto:
-    """image [1, 3, 32, 32] → Conv, Relu → 32 steps of 16 values → two recurrent layers of 24 → MatMul, as PyTorch writes it."""
+    """image [1, 3, 32, 32] → Conv, Relu → 32 steps of 16 values → two recurrent layers of 24 → MatMul, as
+    PyTorch writes it."""
     rng = np.random.default_rng(0)
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * 24
     shapes = {
@@ -171,8 +186,9 @@ def recurrent_net(kind: str = "LSTM") -> ModelProto:
         helper.make_node(kind, ["s1", "w2", "r2"], ["h2"], name="second", hidden_size=24),
         helper.make_node("Squeeze", ["h2", "second"], ["s2"], name="behind"),
         helper.make_node("MatMul", ["s2", "wm"], ["out"], name="head"),
-        **weights, **integers,
-    )  # fmt: skip
+        **weights,
+        **integers,
+    )
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
@@ -207,7 +223,7 @@ def test_what_makes_a_sequence_stays_float32() -> None:
         helper.make_node("Conv", ["image", "w"], ["out"], name="conv"),
         helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1),
         w=np.ones((16, 3, 1, 1), np.float32),
-    )  # fmt: skip
+    )
     sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
     model.graph.output.append(helper.make_value_info("parts", sequence))
     halved, chosen = half(model, seen(model))

@@ -23,12 +23,20 @@ from edgectl.core.task import TaskSpec, TensorInput
 EVIL = "<script>alert('x')</script>&\"</svg>"
 
 
-def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     build(
-        save(residual_net(channels=32)), profiles=["cpu", "jetson-orin"], task=TaskSpec(name=EVIL[:20], input=TensorInput()),
-        calibration=str(npz), out=tmp_path / "out", max_drop=0.2, minutes=0.02, name="net",
+        save(residual_net(channels=32)),
+        profiles=["cpu", "jetson-orin"],
+        task=TaskSpec(name=EVIL[:20], input=TensorInput()),
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.2,
+        minutes=0.02,
+        name="net",
         compression=parse_options(["magnitude:0.3"], cluster=64),
-    )  # fmt: skip
+    )
     page_file = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["bundle", "inspect", str(tmp_path / "out"), "--html", str(page_file)])
     assert result.exit_code == 0, result.output
@@ -44,7 +52,8 @@ def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(save: Save, 
     assert report is not None
     assert [row["step"] for row in report.compression] == ["magnitude:0.3", "cluster:64"]
     assert report.compression[-1]["drop"] > 0
-    for v in inspect_bundle(tmp_path / "out").variants:  # judged against the model as it came, on the confirmation slice
+    # judged against the model as it came, on the confirmation slice
+    for v in inspect_bundle(tmp_path / "out").variants:
         assert v.accuracy["drop"] > 0
         assert v.accuracy["compression_drop"] > 0
         if v.recipe["precision"] == "float32":
@@ -55,11 +64,18 @@ def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(save: Save, 
         assert c.name in page
 
 
-def test_a_bundle_without_measurements_has_no_report_layer_and_still_a_page(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_measurements_has_no_report_layer_and_still_a_page(
+    save: Save, npz: Path, tmp_path: Path
+) -> None:
     build(
-        save(residual_net()), profiles=["jetson-orin"], task=TaskSpec(name="tensor", input=TensorInput()), calibration=str(npz),
-        out=tmp_path / "out", max_drop=0.5, minutes=0.02,
-    )  # fmt: skip
+        save(residual_net()),
+        profiles=["jetson-orin"],
+        task=TaskSpec(name="tensor", input=TensorInput()),
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.5,
+        minutes=0.02,
+    )
     assert all(v.layer(LAYER_REPORT) is None for v in Bundle(tmp_path / "out").variants)
     assert "Nothing in this bundle was measured" in render(inspect_bundle(tmp_path / "out"))
 
@@ -74,7 +90,12 @@ def test_plots_are_well_formed_for_any_scale_and_any_text(value: float) -> None:
     for plot in made:
         root = ET.fromstring(plot)
         assert "script" not in {e.tag for e in root.iter()}
-        numbers = [float(v) for e in root.iter() for k, v in e.attrib.items() if k in ("x", "x1", "x2", "cx", "y", "cy", "width")]
+        numbers = [
+            float(v)
+            for e in root.iter()
+            for k, v in e.attrib.items()
+            if k in ("x", "x1", "x2", "cx", "y", "cy", "width")
+        ]
         assert numbers
         assert all(-100 <= n <= 1100 for n in numbers)
 
@@ -83,9 +104,14 @@ def test_a_variant_without_calibrated_scales_and_one_without_layer_errors_have_a
     save: Save, npz: Path, tmp_path: Path
 ) -> None:
     build(
-        save(residual_net()), profiles=["jetson-orin"], task=TaskSpec(name="tensor", input=TensorInput()), calibration=str(npz),
-        out=tmp_path / "out", max_drop=0.5, minutes=0.02,
-    )  # fmt: skip
+        save(residual_net()),
+        profiles=["jetson-orin"],
+        task=TaskSpec(name="tensor", input=TensorInput()),
+        calibration=str(npz),
+        out=tmp_path / "out",
+        max_drop=0.5,
+        minutes=0.02,
+    )
     info = inspect_bundle(tmp_path / "out")
     plain = info.variants[0]
     dynamic = {
@@ -101,8 +127,18 @@ def test_a_variant_without_calibrated_scales_and_one_without_layer_errors_have_a
 
 
 def test_what_compression_did_is_shown_in_the_words_of_the_build() -> None:
-    step = {"step": "cluster:64", "drop": 0.01, "macs_ratio": 1.0, "latency_ratio": 0.5, "latency_low": 0.4, "latency_high": 0.6,
-            "bytes": 452836.0, "packed_bytes": 117072.0, "seconds": 1.23, "note": EVIL}  # fmt: skip
+    step = {
+        "step": "cluster:64",
+        "drop": 0.01,
+        "macs_ratio": 1.0,
+        "latency_ratio": 0.5,
+        "latency_low": 0.4,
+        "latency_high": 0.6,
+        "bytes": 452836.0,
+        "packed_bytes": 117072.0,
+        "seconds": 1.23,
+        "note": EVIL,
+    }
     page = _compression([step])
     assert "0.500 [0.400, 0.600]" in page
     assert "452,836" in page

@@ -44,7 +44,11 @@ def refused(path: Path) -> str:
 
 
 def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
-    for name, data in {"text.onnx": b"hello, this is no model", "empty.onnx": b"", "zip.onnx": b"PK\x03\x04" + bytes(64)}.items():
+    for name, data in {
+        "text.onnx": b"hello, this is no model",
+        "empty.onnx": b"",
+        "zip.onnx": b"PK\x03\x04" + bytes(64),
+    }.items():
         (tmp_path / name).write_bytes(data)
         assert "is not an ONNX file" in refused(tmp_path / name)
     assert "cannot read" in refused(tmp_path / "missing.onnx")
@@ -61,7 +65,9 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2000), st.integers(1, 255))
-def test_a_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, at: int, flip: int) -> None:
+def test_a_flipped_byte_is_read_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
+) -> None:
     data = bytearray(residual_net(channels=2).SerializeToString())
     data[at % len(data)] ^= flip
     path = tmp_path_factory.mktemp("flip") / "m.onnx"
@@ -104,7 +110,9 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
 
 
 def test_external_data_beside_the_model_is_read_and_missing_is_said(tmp_path: Path) -> None:
-    onnx.save(residual_net(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(
+        residual_net(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
     loaded = read_model(tmp_path / "m.onnx")
     want = {t.name: numpy_helper.to_array(t) for t in residual_net().graph.initializer}
     assert all(np.array_equal(numpy_helper.to_array(t), want[t.name]) for t in loaded.graph.initializer)
@@ -140,9 +148,9 @@ def test_an_old_opset_a_dynamic_batch_and_listed_initializers_are_brought_up(sav
 
 
 def test_passes_are_deterministic() -> None:
-    assert prepared(residual_net()).SerializeToString(deterministic=True) == prepared(residual_net()).SerializeToString(
-        deterministic=True
-    )
+    assert prepared(residual_net()).SerializeToString(deterministic=True) == prepared(
+        residual_net()
+    ).SerializeToString(deterministic=True)
 
 
 def test_stored_weights_become_float_and_long_names_short() -> None:
@@ -186,7 +194,9 @@ def test_a_pass_that_changes_what_is_computed_is_caught_and_named() -> None:
 
 def test_a_task_that_does_not_fit_the_model_is_a_usage_error() -> None:
     wrong = TaskSpec(name="t", input=ImageInput(width=64, height=64))
-    with pytest.raises(UsageError, match=r"makes \[1, 3, 64, 64\] for input image; the model takes \[1, 3, 32, 32\]"):
+    with pytest.raises(
+        UsageError, match=r"makes \[1, 3, 64, 64\] for input image; the model takes \[1, 3, 32, 32\]"
+    ):
         resolve_inputs(residual_net(), wrong)
     named = TaskSpec(name="t", input=ImageInput(width=32, height=32, tensor="photo"))
     with pytest.raises(UsageError, match="feeds input photo; the model has image"):
@@ -208,8 +218,12 @@ def test_upsample_of_an_old_opset_becomes_a_resize_that_quantizes(save: Save) ->
     del model.graph.value_info[:]
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"))
     pool = next(i for i, n in enumerate(model.graph.node) if n.name == "pool")
-    model.graph.node.insert(pool, helper.make_node("Upsample", ["cat", "twice"], ["large"], name="up", mode="nearest"))
-    model.graph.node[pool + 1].CopyFrom(helper.make_node("MaxPool", ["large"], ["p"], kernel_shape=[4, 4], strides=[4, 4]))
+    model.graph.node.insert(
+        pool, helper.make_node("Upsample", ["cat", "twice"], ["large"], name="up", mode="nearest")
+    )
+    model.graph.node[pool + 1].CopyFrom(
+        helper.make_node("MaxPool", ["large"], ["p"], kernel_shape=[4, 4], strides=[4, 4])
+    )
     graph, _, _ = prepare(save(model), TENSOR)
     assert graph.opset_import[0].version == 17
     assert "Resize" in {n.op_type for n in graph.graph.node}
@@ -251,7 +265,9 @@ def test_a_model_that_answers_differently_each_time_is_refused_with_its_node(sav
         m.graph.node.append(helper.make_node("RandomNormalLike", ["head"], ["noise"], name="dice"))
         m.graph.node.append(helper.make_node("Add", ["head", "noise"], ["out"], name="add"))
 
-    with pytest.raises(ModelError, match=r"answers differently each time \(output out\): node dice \(RandomNormalLike\)"):
+    with pytest.raises(
+        ModelError, match=r"answers differently each time \(output out\): node dice \(RandomNormalLike\)"
+    ):
         prepare(save(change(shake)), TENSOR)
 
 
@@ -264,13 +280,17 @@ def with_output(m: ModelProto, nodes: list[onnx.NodeProto], name: str, kind: onn
 def test_outputs_that_are_no_tensors_of_numbers_are_left_out_of_every_comparison(save: Save) -> None:
     model = residual_net()
     with_output(
-        model, [helper.make_node("Cast", ["out"], ["text"], name="say", to=TensorProto.STRING)], "text",
+        model,
+        [helper.make_node("Cast", ["out"], ["text"], name="say", to=TensorProto.STRING)],
+        "text",
         helper.make_tensor_type_proto(TensorProto.STRING, [1, 8, 16, 16]),
-    )  # fmt: skip
+    )
     with_output(
-        model, [helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1)], "parts",
+        model,
+        [helper.make_node("SplitToSequence", ["out"], ["parts"], name="parts", axis=1)],
+        "parts",
         helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None)),
-    )  # fmt: skip
+    )
     graph, _, _ = prepare(save(model), TENSOR)
     assert [o.name for o in graph.graph.output] == ["out", "text", "parts"]
     engine = open_model(graph.SerializeToString(), SessionSettings())
@@ -295,7 +315,9 @@ def test_an_input_that_nobody_reads_stays_an_input(save: Save) -> None:
     assert [i.name for i in inputs] == [i.name for i in graph.graph.input] == ["unused", "image"]
 
 
-def test_a_graph_that_cannot_be_simplified_is_used_as_it_is(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_cannot_be_simplified_is_used_as_it_is(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import onnxslim
 
     def wrong(model: ModelProto) -> ModelProto:
@@ -322,19 +344,30 @@ def test_every_opset_from_7_on_is_read(save: Save) -> None:
 
 def test_a_model_without_inputs_is_refused() -> None:
     graph = helper.make_graph(
-        [helper.make_node("Neg", ["w"], ["y"])], "net", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [helper.make_node("Neg", ["w"], ["y"])],
+        "net",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
         [numpy_helper.from_array(np.ones(2, np.float32), "w")],
-    )  # fmt: skip
+    )
     with pytest.raises(ModelError, match="the model has no inputs"):
-        resolve_inputs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), TENSOR)
+        resolve_inputs(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), TENSOR
+        )
 
 
-def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the_data_stay_open(save: Save) -> None:
+def test_outputs_whose_size_only_a_run_tells_get_it_and_those_that_depend_on_the_data_stay_open(
+    save: Save,
+) -> None:
     def more(m: ModelProto) -> None:
         del m.graph.value_info[:]
         m.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         m.graph.initializer.append(numpy_helper.from_array(np.ones((16, 4), np.float32), "wm"))
-        m.graph.node.append(helper.make_node("FusedMatMul", ["out", "wm"], ["product"], name="product", domain="com.microsoft"))
+        m.graph.node.append(
+            helper.make_node(
+                "FusedMatMul", ["out", "wm"], ["product"], name="product", domain="com.microsoft"
+            )
+        )
         m.graph.node.append(helper.make_node("NonZero", ["r1"], ["places"], name="places"))
         m.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, None))
         m.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
@@ -357,10 +390,12 @@ def test_what_was_resized_by_the_rule_of_an_old_opset_still_is(
     factors = np.array([1, 1, *scales], np.float32)
     inputs, given = (["image"], {"scales": factors.tolist()}) if opset < 9 else (["image", "scales"], {})
     graph = helper.make_graph(
-        [helper.make_node(op, inputs, ["out"], mode=mode, **given)], "net",
+        [helper.make_node(op, inputs, ["out"], mode=mode, **given)],
+        "net",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [] if given else [numpy_helper.from_array(factors, "scales")],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [] if given else [numpy_helper.from_array(factors, "scales")],
+    )
     path = tmp_path / "old.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4), path)
     model = read_model(path)
@@ -372,10 +407,11 @@ def test_what_was_resized_by_the_rule_of_an_old_opset_still_is(
 
 def test_an_old_operator_that_becomes_another_is_refused_with_what_to_do(tmp_path: Path) -> None:
     graph = helper.make_graph(
-        [helper.make_node("Hardmax", ["image"], ["out"], axis=1)], "net",
+        [helper.make_node("Hardmax", ["image"], ["out"], axis=1)],
+        "net",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     path = tmp_path / "old.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), path)
     with pytest.raises(ModelError) as e:
@@ -390,12 +426,20 @@ def test_the_factors_of_a_product_go_into_its_constants_and_it_may_be_int8(save:
             helper.make_node("Gemm", ["image", "w", "b"], ["a"], name="first", alpha=0.5, beta=3.0, transB=1),
             helper.make_node("Gemm", ["a", "w"], ["out"], name="second", alpha=2.0),
         ],
-        "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [4, 64])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 64]), helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 64])],
-        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in {"w": (64, 64), "b": (64,)}.items()],
-    )  # fmt: skip
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [4, 64])],
+        [
+            helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 64]),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 64]),
+        ],
+        [
+            numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+            for n, s in {"w": (64, 64), "b": (64,)}.items()
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folded, _, _ = prepare(save(model), TENSOR)  # which checks that it computes the same, the weight that is an output, too
+    # which checks that it computes the same, the weight that is an output, too
+    folded, _, _ = prepare(save(model), TENSOR)
     index = GraphIndex(folded)
     products = [n for n in folded.graph.node if n.op_type == "Gemm"]
     assert len(products) == 2

@@ -1,4 +1,5 @@
-"""The ladder on a trained classifier whose channels are 300 × apart, and the search for the fewest float parts."""
+"""The ladder on a trained classifier whose channels are 300 × apart, and the search for the fewest float
+parts."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -41,13 +42,20 @@ def per_tensor(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> onnx
     source, out = folder / "float.onnx", folder / "int8.onnx"
     onnx.save(model, source)
     quantize_static(
-        source, out, Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=False, activation_type=QuantType.QUInt8,
+        source,
+        out,
+        Reader(feeds),
+        quant_format=QuantFormat.QDQ,
+        per_channel=False,
+        activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    )
     return onnx.load(out)
 
 
-def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fifth_of_one(tmp_path: Path) -> None:
+def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fifth_of_one(
+    tmp_path: Path,
+) -> None:
     balanced, train, test, labels = readout_net()
     model = imbalance(balanced)
     reference = top1(model, test, labels)
@@ -59,7 +67,11 @@ def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fi
     calibration = train[:128]
     table = calibrate(model, calibration, data_digest="sha256:" + "0" * 64)
     engine = open_model(model.SerializeToString(), SessionSettings())
-    judge = Judge(TaskSpec(name="digits", input=TensorInput(), metric="top1"), [Sample(f) for f in train[128:628]], engine)
+    judge = Judge(
+        TaskSpec(name="digits", input=TensorInput(), metric="top1"),
+        [Sample(f) for f in train[128:628]],
+        engine,
+    )
     engine.close()
     basis = prepare_basis(model, table, family, calibration, judge, max_drop=0.01, tell=lambda what: None)
     rungs = climb(basis, family, calibration, judge, max_drop=0.01, timed=False, tell=lambda what: None)
@@ -79,7 +91,16 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     engine.close()
     basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.02, tell=lambda what: None)
     assert basis.easy
-    rungs = climb(basis, family, feeds, judge, max_drop=0.02, timed=False, tell=lambda what: None, also=[FAMILIES["openvino"]])
+    rungs = climb(
+        basis,
+        family,
+        feeds,
+        judge,
+        max_drop=0.02,
+        timed=False,
+        tell=lambda what: None,
+        also=[FAMILIES["openvino"]],
+    )
     assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= rungs.judged.keys()
     assert rungs.recipes["dynamic"].family.name == "dynamic"
     assert rungs.judged["weights-8"].drop < rungs.judged["weights-4"].drop
@@ -100,7 +121,8 @@ def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> No
         tried.append(tuple(kept))
         return {1, 4} <= set(kept)
 
-    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)  # the four largest of the first five were tried in int8 again
+    # the four largest of the first five were tried in int8 again
+    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)
     assert [len(t) for t in tried[:4]] == [1, 2, 3, 5]
     assert tried[4] == (0, 1, 3, 4)  # the largest part goes back first
     assert fewest(lambda kept: False, 8, [1] * 8) is None
@@ -108,7 +130,9 @@ def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> No
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sets(st.integers(0, 11), max_size=4))
-def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(work: list[int], needed: set[int]) -> None:
+def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(
+    work: list[int], needed: set[int]
+) -> None:
     tried = 0
 
     def holds(kept: Collection[int]) -> bool:
@@ -126,7 +150,9 @@ def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(
         assert tried <= 6 + 4
 
 
-def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = residual_net(channels=32)
     samples = images(24)
     family = FAMILIES["x86-vnni"]
@@ -140,7 +166,13 @@ def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(mon
             t.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(t), t.name))
     monkeypatch.setattr(ladder, "_reconstructed", lambda *_, **__: spoilt)
     rungs = climb(
-        Basis(model, table, (), "minmax", easy=True), family, samples, judge, max_drop=0.01, timed=False, tell=lambda _: None
+        Basis(model, table, (), "minmax", easy=True),
+        family,
+        samples,
+        judge,
+        max_drop=0.01,
+        timed=False,
+        tell=lambda _: None,
     )
     assert rungs.judged["full"].drop > 0.01
     assert "full" not in rungs.recipes

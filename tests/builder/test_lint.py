@@ -44,8 +44,12 @@ def store(model: ModelProto, name: str, change: Callable[[np.ndarray], np.ndarra
 def pair(model: ModelProto, source: str, reader: str, position: int, like: str = "r2") -> None:
     """Put a Q/DQ pair with the scale of ``like`` on one edge."""
     codes, back = (
-        helper.make_node("QuantizeLinear", [source, f"{like}_scale", f"{like}_zero"], ["new_q"], name="new_quantize"),
-        helper.make_node("DequantizeLinear", ["new_q", f"{like}_scale", f"{like}_zero"], ["new_dq"], name="new_dequantize"),
+        helper.make_node(
+            "QuantizeLinear", [source, f"{like}_scale", f"{like}_zero"], ["new_q"], name="new_quantize"
+        ),
+        helper.make_node(
+            "DequantizeLinear", ["new_q", f"{like}_scale", f"{like}_zero"], ["new_dq"], name="new_dequantize"
+        ),
     )
     at = next(i for i, n in enumerate(model.graph.node) if n.name == reader)
     model.graph.node.insert(at, codes)
@@ -63,7 +67,9 @@ def zero_scale(m: ModelProto) -> None:
 
 def weight_at_load(m: ModelProto) -> None:
     m.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "plain"))
-    m.graph.node.append(helper.make_node("QuantizeLinear", ["plain", "r2_scale", "r2_zero"], ["plain_q"], name="late"))
+    m.graph.node.append(
+        helper.make_node("QuantizeLinear", ["plain", "r2_scale", "r2_zero"], ["plain_q"], name="late")
+    )
 
 
 def signed_activations(m: ModelProto) -> None:
@@ -119,7 +125,11 @@ def both_branches(m: ModelProto) -> None:
 
 def unequal_concat(m: ModelProto) -> None:
     m.graph.initializer.append(numpy_helper.from_array(np.float32(9), "new_scale"))
-    m.graph.initializer.append(numpy_helper.from_array(next(numpy_helper.to_array(t) for t in m.graph.initializer if t.name == "r2_zero"), "new_zero"))  # fmt: skip
+    m.graph.initializer.append(
+        numpy_helper.from_array(
+            next(numpy_helper.to_array(t) for t in m.graph.initializer if t.name == "r2_zero"), "new_zero"
+        )
+    )
     pair(m, "a", "cat", 0, like="new")
     node(m, "cat").input[1] = "r2_dq"
 
@@ -127,17 +137,26 @@ def unequal_concat(m: ModelProto) -> None:
 def quantized_output(m: ModelProto) -> None:
     head = node(m, "head")
     head.output[0] = "raw"
-    m.graph.node.append(helper.make_node("QuantizeLinear", ["raw", "r2_scale", "r2_zero"], ["out_q"], name="out_quantize"))
-    m.graph.node.append(helper.make_node("DequantizeLinear", ["out_q", "r2_scale", "r2_zero"], ["out"], name="out_dequantize"))
+    m.graph.node.append(
+        helper.make_node("QuantizeLinear", ["raw", "r2_scale", "r2_zero"], ["out_q"], name="out_quantize")
+    )
+    m.graph.node.append(
+        helper.make_node("DequantizeLinear", ["out_q", "r2_scale", "r2_zero"], ["out"], name="out_dequantize")
+    )
 
 
 def int8_head(m: ModelProto) -> None:
     pair(m, "p", "head", 0)
     codes = np.ones((8, 64, 1, 1), np.int8)
     m.graph.initializer.extend(
-        [numpy_helper.from_array(codes, "head_q"), numpy_helper.from_array(np.ones(8, np.float32), "head_scale")]
+        [
+            numpy_helper.from_array(codes, "head_q"),
+            numpy_helper.from_array(np.ones(8, np.float32), "head_scale"),
+        ]
     )
-    weight = helper.make_node("DequantizeLinear", ["head_q", "head_scale"], ["head_dq"], name="head_weight", axis=0)
+    weight = helper.make_node(
+        "DequantizeLinear", ["head_q", "head_scale"], ["head_dq"], name="head_weight", axis=0
+    )
     m.graph.node.insert(0, weight)
     node(m, "head").input[1] = "head_dq"
 
@@ -151,7 +170,11 @@ def float_accumulation(m: ModelProto) -> None:
 
 
 def wide_product(m: ModelProto) -> None:
-    store(m, next(n for n in m.graph.node if n.op_type == "MatMulInteger").input[1], lambda v: np.full_like(v, -128))
+    store(
+        m,
+        next(n for n in m.graph.node if n.op_type == "MatMulInteger").input[1],
+        lambda v: np.full_like(v, -128),
+    )
 
 
 def calibrated_scale(m: ModelProto) -> None:
@@ -190,7 +213,9 @@ def no_products(m: ModelProto) -> None:
         ("weights-8", no_products, "graph: nothing in it has low-bit weights"),
     ],
 )
-def test_a_broken_graph_is_named_with_its_node(family: str, breaks: Callable[[ModelProto], None], says: str) -> None:
+def test_a_broken_graph_is_named_with_its_node(
+    family: str, breaks: Callable[[ModelProto], None], says: str
+) -> None:
     model = written(family)
     assert lint(model, FAMILIES[family]) == []
     breaks(model)
@@ -208,7 +233,9 @@ def test_tensorrt_has_no_matrix_vector_product_in_int8() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cnns(), st.sampled_from(sorted(QDQ)), st.booleans(), st.sets(st.integers(0, 12), max_size=3))
-def test_whatever_is_written_is_clean_runs_and_carries_int8(model: ModelProto, family: str, chains: bool, kept: set[int]) -> None:
+def test_whatever_is_written_is_clean_runs_and_carries_int8(
+    model: ModelProto, family: str, chains: bool, kept: set[int]
+) -> None:
     spec = FAMILIES[family]
     rng = np.random.default_rng(0)
     feeds = [{"image": rng.random((1, 3, 8, 8), np.float32)} for _ in range(2)]
@@ -224,6 +251,8 @@ def test_whatever_is_written_is_clean_runs_and_carries_int8(model: ModelProto, f
     for name in (r.node for r in q.layers if r.precision == "int8" and r.op in ("Conv", "Gemm")):
         weight = next(n for n in GraphIndex(model).nodes if n.name == name).input[1]
         assert weight not in stored
-        codes = index.weights(index.producer[next(n for n in index.nodes if n.name == name).input[1]].input[0])
+        codes = index.weights(
+            index.producer[next(n for n in index.nodes if n.name == name).input[1]].input[0]
+        )
         assert codes is not None
         assert codes.dtype == np.int8

@@ -1,4 +1,5 @@
-"""Names that the builder would make itself, odd ones and long ones: inputs and outputs keep theirs, whatever is inside."""
+"""Names that the builder would make itself, odd ones and long ones: inputs and outputs keep theirs,
+whatever is inside."""
 
 from __future__ import annotations
 
@@ -32,10 +33,14 @@ def net(tensors: tuple[str, ...], nodes: tuple[str, str, str] = ("one", "relu", 
             helper.make_node("Relu", [c], [r], name=nodes[1]),
             helper.make_node("Conv", [r, w2], [y], name=nodes[2]),
         ],
-        "net", [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 3, 12, 12])],
+        "net",
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 3, 12, 12])],
         [helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 16, 8, 8])],
-        [numpy_helper.from_array((rng.standard_normal(s) * 0.3).astype(np.float32), n) for n, s in weights.items()],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array((rng.standard_normal(s) * 0.3).astype(np.float32), n)
+            for n, s in weights.items()
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
@@ -46,8 +51,12 @@ CLASHING = {
     "an output like an inner scale": net(("x", "w", "c", "r", "v", "r_scale")),
     "an output like the input's pair": net(("x", "w", "c", "r", "v", "x_dq")),
     "an input like the output's cast": net(("y_inner", "w", "y_inner_", "y_Cast", "y_value", "y")),
-    "weights like a node's": net(("x", "one_weight_q", "one_weight_dq", "two_weight_scale", "two_weight_q", "y")),
-    "nodes like a pair's": net(("x", "w", "c", "r", "v", "y"), ("x_QuantizeLinear", "r_DequantizeLinear", "x_half_Cast")),
+    "weights like a node's": net(
+        ("x", "one_weight_q", "one_weight_dq", "two_weight_scale", "two_weight_q", "y")
+    ),
+    "nodes like a pair's": net(
+        ("x", "w", "c", "r", "v", "y"), ("x_QuantizeLinear", "r_DequantizeLinear", "x_half_Cast")
+    ),
     "tensors like float16 ones": net(("x", "x_half", "w1_half", "c_half", "x_half_Cast", "x_float")),
     "odd": net(("图像/输入:0", "w 1", "c\n2", "r\t;", 'w"2"', "выход/0"), ("né/1", "n 2", "n\n3")),
     "like paths": net(("../../x", "/etc/w", "..", "r/../r", "w2", "in/0/x")),
@@ -62,11 +71,16 @@ CLASHING = {
 def test_names_of_any_kind_go_through_every_family(model: ModelProto) -> None:
     name = model.graph.input[0].name
     rng = np.random.default_rng(1)
-    through_every_family(model, [{name: rng.standard_normal((1, 3, 12, 12)).astype(np.float32)} for _ in range(8)])
+    through_every_family(
+        model, [{name: rng.standard_normal((1, 3, 12, 12)).astype(np.float32)} for _ in range(8)]
+    )
 
 
 def test_names_that_clash_with_nothing_are_kept() -> None:
-    model = net(("x", "conv.weight", "features/conv", "features/relu_1", "head.weight", "y"), ("conv", "relu_1", "head_Conv"))
+    model = net(
+        ("x", "conv.weight", "features/conv", "features/relu_1", "head.weight", "y"),
+        ("conv", "relu_1", "head_Conv"),
+    )
     graph, _, _ = canonical(model, TENSOR)
     assert [n.name for n in graph.graph.node] == ["conv", "relu_1", "head_Conv"]
     assert {t.name for t in graph.graph.initializer} == {"conv.weight", "head.weight"}
@@ -83,7 +97,10 @@ def test_only_inner_names_change_and_nothing_is_added() -> None:
 def test_a_bundle_carries_odd_names_of_inputs_and_outputs(save: Save, tmp_path: Path, kind: str) -> None:
     model = CLASHING[kind]
     ends = [model.graph.input[0].name, model.graph.output[0].name]
-    np.savez(tmp_path / "d.npz", **{ends[0]: np.random.default_rng(0).standard_normal((16, 3, 12, 12)).astype(np.float32)})
+    np.savez(
+        tmp_path / "d.npz",
+        **{ends[0]: np.random.default_rng(0).standard_normal((16, 3, 12, 12)).astype(np.float32)},
+    )
     build(
         save(model),
         profiles=["cpu-arm64"],

@@ -1,4 +1,5 @@
-"""Where pairs go at the ends of a graph: outputs stay float, whoever else reads them; what the rules say, the writer does."""
+"""Where pairs go at the ends of a graph: outputs stay float, whoever else reads them; what the rules say,
+the writer does."""
 
 from __future__ import annotations
 
@@ -27,10 +28,15 @@ def net(nodes: list[NodeProto], outputs: list[str], **weights: tuple[int, ...]) 
     """image [1, 3, 32, 32] → nodes → outputs; ``weights``: name → shape, filled with noise."""
     rng = np.random.default_rng(0)
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
-        [numpy_helper.from_array((rng.standard_normal(s) * 0.3).astype(np.float32), n) for n, s in weights.items()],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array((rng.standard_normal(s) * 0.3).astype(np.float32), n)
+            for n, s in weights.items()
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -56,10 +62,12 @@ def test_a_layer_and_its_activation_end_the_graph(family: str, activation: str) 
             helper.make_node("Conv", ["image", "w"], ["c"], name="conv"),
             helper.make_node(activation, ["c"], ["out"], name="act"),
         ],
-        ["out"], w=(16, 3, 3, 3),
-    )  # fmt: skip
+        ["out"],
+        w=(16, 3, 3, 3),
+    )
     made = written(model, family)
-    if family != "trt-dla":  # there outputs are quantized, too, and handed over behind their scale
+    # there outputs are quantized, too, and handed over behind their scale
+    if family != "trt-dla":
         assert made_by(made, "out") == activation
 
 
@@ -74,14 +82,17 @@ def test_a_tensor_inside_a_fused_block_is_an_output_too(family: str, tensor: str
             helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
             helper.make_node("Conv", ["r2", "w2"], ["out"], name="three"),
         ],
-        ["out", tensor], w1=(16, 3, 3, 3), w2=(16, 16, 3, 3),
-    )  # fmt: skip
+        ["out", tensor],
+        w1=(16, 3, 3, 3),
+        w2=(16, 16, 3, 3),
+    )
     made = written(model, family)
     index = GraphIndex(made)
     if family != "trt-dla":
         assert made_by(made, tensor) in ("Conv", "Relu")
     (two,) = (n for n in index.nodes if n.name == "two")
-    assert index.producer[two.input[0]].op_type == "DequantizeLinear"  # the layer inside reads codes all the same
+    # the layer inside reads codes all the same
+    assert index.producer[two.input[0]].op_type == "DequantizeLinear"
 
 
 def test_an_input_that_is_an_output_keeps_its_values() -> None:
@@ -94,7 +105,9 @@ def test_an_input_that_is_an_output_keeps_its_values() -> None:
 
 @pytest.mark.parametrize("channels", [8, 16])
 @pytest.mark.parametrize("family", ["trt-gpu", "trt-dla"])
-def test_the_writer_and_the_rule_count_the_channels_of_transposed_convolutions_alike(family: str, channels: int) -> None:
+def test_the_writer_and_the_rule_count_the_channels_of_transposed_convolutions_alike(
+    family: str, channels: int
+) -> None:
     model = net(
         [
             helper.make_node("Conv", ["image", "w1"], ["c1"], name="conv", pads=[1] * 4),
@@ -103,8 +116,11 @@ def test_the_writer_and_the_rule_count_the_channels_of_transposed_convolutions_a
             helper.make_node("Relu", ["t"], ["r2"], name="relu2"),
             helper.make_node("Conv", ["r2", "w3"], ["out"], name="head"),
         ],
-        ["out"], w1=(32, 3, 3, 3), w2=(32, channels, 2, 2), w3=(4, channels, 1, 1),
-    )  # fmt: skip
+        ["out"],
+        w1=(32, 3, 3, 3),
+        w2=(32, channels, 2, 2),
+        w3=(4, channels, 1, 1),
+    )
     made = written(model, family)
     index = GraphIndex(made)
     (up,) = (n for n in index.nodes if n.op_type == "ConvTranspose")
@@ -114,7 +130,10 @@ def test_the_writer_and_the_rule_count_the_channels_of_transposed_convolutions_a
 def test_a_layer_that_a_subgraph_reads_keeps_its_float_result_and_is_reconstructed() -> None:
     branches = [
         helper.make_graph(
-            [helper.make_node(op, ["c"], [op])], op, [], [helper.make_tensor_value_info(op, TensorProto.FLOAT, None)]
+            [helper.make_node(op, ["c"], [op])],
+            op,
+            [],
+            [helper.make_tensor_value_info(op, TensorProto.FLOAT, None)],
         )
         for op in ("Neg", "Abs")
     ]
@@ -124,11 +143,15 @@ def test_a_layer_that_a_subgraph_reads_keeps_its_float_result_and_is_reconstruct
             helper.make_node("Relu", ["c"], ["r"], name="relu"),
             helper.make_node("ReduceMax", ["image"], ["most"], name="most", keepdims=0),
             helper.make_node("Cast", ["most"], ["bright"], name="cast", to=TensorProto.BOOL),
-            helper.make_node("If", ["bright"], ["i"], name="if", then_branch=branches[0], else_branch=branches[1]),
+            helper.make_node(
+                "If", ["bright"], ["i"], name="if", then_branch=branches[0], else_branch=branches[1]
+            ),
             helper.make_node("Conv", ["i", "w2"], ["out"], name="two"),
         ],
-        ["out", "r"], w1=(16, 3, 3, 3), w2=(16, 16, 1, 1),
-    )  # fmt: skip
+        ["out", "r"],
+        w1=(16, 3, 3, 3),
+        w2=(16, 16, 1, 1),
+    )
     table = calibrate(model, images(6), data_digest=DATA)
     for family in ("x86-vnni", "trt-gpu"):
         plain = quantize(model, table, FAMILIES[family])
@@ -147,10 +170,16 @@ def test_layers_that_share_a_float_bias_are_reconstructed_each_with_its_own() ->
             helper.make_node("Add", ["a", "c"], ["s"], name="sum"),
             helper.make_node("Conv", ["s", "w1"], ["out"], name="head"),
         ],
-        ["out"], w0=(16, 3, 3, 3), w1=(16, 16, 1, 1), w2=(16, 16, 1, 1), b=(16,),
-    )  # fmt: skip
+        ["out"],
+        w0=(16, 3, 3, 3),
+        w1=(16, 16, 1, 1),
+        w2=(16, 16, 1, 1),
+        b=(16,),
+    )
     table = calibrate(model, images(6), data_digest=DATA)
-    rebuilt = reconstruct(quantize(model, table, FAMILIES["trt-gpu"]), model, FAMILIES["trt-gpu"], images(4), rows=512)
+    rebuilt = reconstruct(
+        quantize(model, table, FAMILIES["trt-gpu"]), model, FAMILIES["trt-gpu"], images(4), rows=512
+    )
     biases = [n.input[2] for n in rebuilt.model.graph.node if n.name in ("one", "two")]
     assert len(set(biases)) == 2
 
@@ -167,8 +196,11 @@ def test_a_layer_whose_bias_is_computed_stays_float_and_its_bias_too() -> None:
             helper.make_node("Relu", ["c"], ["r"], name="relu"),
             helper.make_node("Conv", ["r", "w2", "b"], ["out"], name="two"),
         ],
-        ["out"], wf=(3, 16), w1=(16, 3, 3, 3), w2=(16, 16, 1, 1),
-    )  # fmt: skip
+        ["out"],
+        wf=(3, 16),
+        w1=(16, 3, 3, 3),
+        w2=(16, 16, 1, 1),
+    )
     table = calibrate(model, images(6), data_digest=DATA)
     for family in QDQ:
         quantized = quantize(model, table, FAMILIES[family])
@@ -180,7 +212,10 @@ def test_a_layer_whose_bias_is_computed_stays_float_and_its_bias_too() -> None:
         assert sqnr_db(outputs_of(model, images(2)), outputs_of(rebuilt.model, images(2))) > 15
 
 
-@pytest.mark.skipif(OLDER_RUNTIME, reason="the last ONNX Runtime for Python 3.10 refuses a convolution without output channels")
+@pytest.mark.skipif(
+    OLDER_RUNTIME,
+    reason="the last ONNX Runtime for Python 3.10 refuses a convolution without output channels",
+)
 def test_outputs_and_weights_without_values_are_no_fault() -> None:
     model = net(
         [
@@ -189,7 +224,10 @@ def test_outputs_and_weights_without_values_are_no_fault() -> None:
             helper.make_node("Relu", ["c"], ["r"], name="relu"),
             helper.make_node("Conv", ["r", "w2"], ["out"], name="head"),
         ],
-        ["out", "nothing"], w1=(16, 3, 3, 3), w0=(0, 3, 3, 3), w2=(16, 16, 1, 1),
-    )  # fmt: skip
+        ["out", "nothing"],
+        w1=(16, 3, 3, 3),
+        w0=(0, 3, 3, 3),
+        w2=(16, 16, 1, 1),
+    )
     for family in QDQ:
         written(model, family)

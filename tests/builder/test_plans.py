@@ -38,14 +38,29 @@ TWO = Outcome(Candidate(FLOAT, "onnxruntime", SessionSettings(threads=2)))
 OTHER = Outcome(Candidate(FLOAT, "openvino", SessionSettings()))
 
 
-def variants(fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]) -> list[tuple[str, tuple[Role, ...], bool]]:
+def variants(
+    fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]
+) -> list[tuple[str, tuple[Role, ...], bool]]:
     work = Work(
-        residual_net(), None, Slices([], [], [], "sha256:" + "0" * 64), TaskSpec(name="t", input=TensorInput()), probe(), PassLog([]), 0.01,
-        [], lambda *_: None, barred=Why(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
-    )  # fmt: skip
-    choice = Choice(tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",))
+        residual_net(),
+        None,
+        Slices([], [], [], "sha256:" + "0" * 64),
+        TaskSpec(name="t", input=TensorInput()),
+        probe(),
+        PassLog([]),
+        0.01,
+        [],
+        lambda *_: None,
+        barred=Why(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
+    )
+    choice = Choice(
+        tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",)
+    )
     made = _measured(work, load_profile("cpu"), None, choice)
-    assert [n.split(": ", 1)[1] for n in work.notes] == [f"{picks[0][0].candidate.name}: why; go on", "one was left out"]
+    assert [n.split(": ", 1)[1] for n in work.notes] == [
+        f"{picks[0][0].candidate.name}: why; go on",
+        "one was left out",
+    ]
     return [(p.variant, p.roles, p.fallback) for p in made]
 
 
@@ -53,19 +68,23 @@ def variants(fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]) -> list[
 def test_the_fallback_is_the_last_and_keeps_its_other_roles(first: Outcome) -> None:
     name = f"{first.candidate.runtime}-float32"
     assert variants(ONE, (first, ("fast", "accurate")), (ONE, ("low-power",))) == [
-        (name, ("fast", "accurate"), False), ("cpu-float32", ("low-power",), True),
-    ]  # fmt: skip
+        (name, ("fast", "accurate"), False),
+        ("cpu-float32", ("low-power",), True),
+    ]
 
 
 def test_a_fast_fallback_alone_ships_once() -> None:
-    assert variants(ONE, (ONE, ("fast", "accurate", "low-power"))) == [("cpu-float32", ("fast", "accurate", "low-power"), True)]
+    assert variants(ONE, (ONE, ("fast", "accurate", "low-power"))) == [
+        ("cpu-float32", ("fast", "accurate", "low-power"), True)
+    ]
 
 
 def test_a_fast_fallback_beside_others_comes_first_as_well() -> None:
     assert variants(TWO, (TWO, ("fast", "accurate")), (ONE, ("low-power",))) == [
-        ("onnxruntime-float32", ("fast", "accurate"), False), ("onnxruntime-float32-low-power", ("low-power",), False),
+        ("onnxruntime-float32", ("fast", "accurate"), False),
+        ("onnxruntime-float32-low-power", ("low-power",), False),
         ("cpu-float32", (), True),
-    ]  # fmt: skip
+    ]
 
 
 def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_device_fills_in_pixels(
@@ -77,13 +96,30 @@ def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_dev
     bgr = [np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8) for i in range(8)]
     samples = [Sample({"image": Preprocessor(picture)(p)[0].copy()}) for p in bgr]
     work = Work(
-        model, None, Slices(samples, samples, samples, "sha256:" + "0" * 64), task, probe(), PassLog([]), 0.01, [], lambda *_: None,
-    )  # fmt: skip
-    measured = Measured(p10_ms=1, p50_ms=1, n=3, machine="m", threads=1, runtime_version="r", conditions=read_conditions())
+        model,
+        None,
+        Slices(samples, samples, samples, "sha256:" + "0" * 64),
+        task,
+        probe(),
+        PassLog([]),
+        0.01,
+        [],
+        lambda *_: None,
+    )
+    measured = Measured(
+        p10_ms=1, p50_ms=1, n=3, machine="m", threads=1, runtime_version="r", conditions=read_conditions()
+    )
     plain = VariantPlan(
-        profile="cpu", variant="onnxruntime-float32", runtime="onnxruntime", requires=(), model=work.float_bytes,
-        recipe=Recipe(family="float"), precision="float32", session=SessionSettings(), measured=measured,
-    )  # fmt: skip
+        profile="cpu",
+        variant="onnxruntime-float32",
+        runtime="onnxruntime",
+        requires=(),
+        model=work.float_bytes,
+        recipe=Recipe(family="float"),
+        precision="float32",
+        session=SessionSettings(),
+        measured=measured,
+    )
     inside = _folded(work, plain)
     assert inside.recipe.passes == ("fold-input",)
     assert inside.measured is not None
@@ -106,9 +142,15 @@ def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_dev
 
 def test_noise_and_graphs_that_take_no_pictures_are_left_as_they_are() -> None:
     plan = VariantPlan(
-        profile="cpu", variant="v", runtime="onnxruntime", requires=(), model=b"", recipe=Recipe(family="float"),
-        precision="float32", session=SessionSettings(),
-    )  # fmt: skip
+        profile="cpu",
+        variant="v",
+        runtime="onnxruntime",
+        requires=(),
+        model=b"",
+        recipe=Recipe(family="float"),
+        precision="float32",
+        session=SessionSettings(),
+    )
     for task, random in (
         (TaskSpec(name="t", input=TensorInput()), False),
         (TaskSpec(name="t", input=ImageInput(width=32, height=32)), True),
@@ -118,16 +160,31 @@ def test_noise_and_graphs_that_take_no_pictures_are_left_as_they_are() -> None:
         assert _folded(work, plan) is plan
 
 
-def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     picture = ImageInput(width=32, height=32)
-    samples = [Sample({"image": np.random.default_rng(i).random((1, 3, 32, 32)).astype(np.float32)}) for i in range(4)]
+    samples = [
+        Sample({"image": np.random.default_rng(i).random((1, 3, 32, 32)).astype(np.float32)})
+        for i in range(4)
+    ]
     model = residual_net(channels=32)
     slices = Slices(samples, samples, samples, "sha256:" + "0" * 64, random=True)
     table = calibrate(model, (s.feeds for s in samples), data_digest=slices.digest)
     here = probe().model_copy(
         update={"sm": "8.6", "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"), "arch": "x86_64"}
     )
-    work = Work(model, table, slices, TaskSpec(name="plain", input=picture), here, PassLog([]), 0.01, [], lambda *_: None)
+    work = Work(
+        model,
+        table,
+        slices,
+        TaskSpec(name="plain", input=picture),
+        here,
+        PassLog([]),
+        0.01,
+        [],
+        lambda *_: None,
+    )
     desktop = load_profile("desktop-gpu")
     assert _has_cuda(desktop, here)
     assert not _has_cuda(desktop, here.model_copy(update={"sm": "6.1"}))
@@ -141,7 +198,10 @@ def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_i
 
     monkeypatch.setattr(plans, "search", search)
     [plan] = _on_cuda(work, desktop, _measure_cuda(work, desktop, 0.0, 1))
-    assert [(c.graph.precision, c.settings.provider) for c in asked] == [("float32", "cuda"), ("float16", "cuda")]
+    assert [(c.graph.precision, c.settings.provider) for c in asked] == [
+        ("float32", "cuda"),
+        ("float16", "cuda"),
+    ]
     assert plan.variant == "onnxruntime-cuda-float16"
     assert {"arch:x86_64", desktop.sm_requirement, "provider:CUDA"} == set(plan.requires)
     assert all(requirement_met(r, here.facts) for r in plan.requires)
@@ -155,15 +215,21 @@ def test_why_no_layer_may_be_int8_is_told_and_stands_in_the_layer_report(save: S
             helper.make_node("Gemm", ["image", "w"], ["a"], name="first", transA=1),
             helper.make_node("Gemm", ["a", "v"], ["out"], name="second", transA=1),
         ],
-        "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [64, 64])],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [64, 64])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [64, 64])],
         [numpy_helper.from_array(rng.standard_normal((64, 64)).astype(np.float32), n) for n in "wv"],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     found = build(
-        save(model), profiles=["cpu"], task=TaskSpec(name="t", input=TensorInput()), calibration=None, random_calibration=True,
-        out=tmp_path / "b", minutes=0.05,
-    )  # fmt: skip
+        save(model),
+        profiles=["cpu"],
+        task=TaskSpec(name="t", input=TensorInput()),
+        calibration=None,
+        random_calibration=True,
+        out=tmp_path / "b",
+        minutes=0.05,
+    )
     [[why]] = found.causes.values()
     assert why.cause is Cause.REFUSED
     assert "not a plain matrix product (first and 1 more)" in why.sentence

@@ -1,4 +1,5 @@
-"""Matrix products without calibrated activations: right numbers in both runtimes, few bytes, and only where they pay."""
+"""Matrix products without calibrated activations: right numbers in both runtimes, few bytes, and only
+where they pay."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Fine-tuning of a quantized graph: codes change, scales and the graph do not, and the answer comes closer to float."""
+"""Fine-tuning of a quantized graph: codes change, scales and the graph do not, and the answer comes closer
+to float."""
 
 from __future__ import annotations
 
@@ -48,14 +49,18 @@ def test_codes_learn_and_nothing_else_changes() -> None:
     taught = tuned(model, q, steps=60)
     held = inputs(8, seed=77)
     reference = outputs_of(model, held)
-    assert sqnr_db(reference, outputs_of(taught.model, held)) > sqnr_db(reference, outputs_of(q.model, held)) + 2
+    assert (
+        sqnr_db(reference, outputs_of(taught.model, held)) > sqnr_db(reference, outputs_of(q.model, held)) + 2
+    )
     assert list(taught.model.graph.node) == list(q.model.graph.node)
     before = {t.name: t for t in q.model.graph.initializer}
     changed = {t.name for t in taught.model.graph.initializer if t != before[t.name]}
     assert changed
     assert all(name.endswith(("_weight_q", "_bias_q")) for name in changed)
     zeros = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "w2")) == 0
-    codes = numpy_helper.to_array(next(t for t in taught.model.graph.initializer if t.name == "second_weight_q"))
+    codes = numpy_helper.to_array(
+        next(t for t in taught.model.graph.initializer if t.name == "second_weight_q")
+    )
     assert (codes[zeros] == 0).all(), "what was pruned stays pruned"
     assert np.abs(codes).max() <= FAMILY.weight_max
 
@@ -72,7 +77,16 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
     monkeypatch.setattr(ladder, "_reconstructed", lambda *_, **__: start)
     basis = Basis(model, table, (), "minmax", easy=True)
     judge = judge_of(model, inputs(120, seed=5))
-    rungs = climb(basis, FAMILY, inputs(8), judge, max_drop=1.0, timed=False, tell=lambda _: None, tune=lambda _: trained)
+    rungs = climb(
+        basis,
+        FAMILY,
+        inputs(8),
+        judge,
+        max_drop=1.0,
+        timed=False,
+        tell=lambda _: None,
+        tune=lambda _: trained,
+    )
     assert rungs.judged["full"].drop > 0
     assert {"full", "full-tuned"} & set(rungs.recipes) == {kept}
 

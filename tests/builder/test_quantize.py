@@ -1,4 +1,5 @@
-"""The int8 writer: one calibration table, every family's rules, and arithmetic that can be checked by hand."""
+"""The int8 writer: one calibration table, every family's rules, and arithmetic that can be checked by
+hand."""
 
 import collections
 from pathlib import Path
@@ -57,7 +58,10 @@ def test_each_family_is_clean_close_to_float_and_small(family: str) -> None:
 
 def test_the_same_arguments_give_the_same_bytes() -> None:
     model = residual_net()
-    a, b = (quantize(model, table(model), FAMILIES["x86-vnni"]).model.SerializeToString(deterministic=True) for _ in range(2))
+    a, b = (
+        quantize(model, table(model), FAMILIES["x86-vnni"]).model.SerializeToString(deterministic=True)
+        for _ in range(2)
+    )
     assert a == b
     assert table(model).digest == table(model).digest
 
@@ -84,7 +88,9 @@ def test_what_a_recipe_keeps_float_stays_float_in_onnxruntime() -> None:
     uneven = numpy_helper.to_array(w) * np.geomspace(0.01, 30, 16).reshape(-1, 1, 1, 1).astype(np.float32)
     w.CopyFrom(numpy_helper.from_array(uneven.astype(np.float32), "w2"))
     q = quantize(model, table(model), FAMILIES["x86-vnni"], exclude=["point"])
-    np.testing.assert_allclose(outputs(q.model), outputs(q.model, optimization="disabled"), atol=0.05 * abs(outputs(model)).max())
+    np.testing.assert_allclose(
+        outputs(q.model), outputs(q.model, optimization="disabled"), atol=0.05 * abs(outputs(model)).max()
+    )
     assert "w2" in {t.name for t in q.model.graph.initializer}
 
 
@@ -123,7 +129,9 @@ def test_the_linter_finds_what_it_is_for() -> None:
     shipped_as_float.graph.initializer.extend(
         [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")]
     )
-    shipped_as_float.graph.node.extend([helper.make_node("QuantizeLinear", ["w1", "s", "z"], ["wq"], name="q")])
+    shipped_as_float.graph.node.extend(
+        [helper.make_node("QuantizeLinear", ["w1", "s", "z"], ["wq"], name="q")]
+    )
     assert "a weight is shipped as float" in " ".join(lint.lint(shipped_as_float, trt))
     with pytest.raises(ModelError, match="breaks"):
         lint.check(asymmetric, trt)

@@ -15,10 +15,12 @@ X = np.random.default_rng(0).random((1, 64)).astype(np.float32) + 0.5
 
 def net(*nodes: onnx.NodeProto, **constants: float | np.ndarray) -> ModelProto:
     graph = helper.make_graph(
-        list(nodes), "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])],
         [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in constants.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -28,17 +30,20 @@ def difference(error: float | np.ndarray) -> ModelProto:
         helper.make_node("Mul", ["x", "one"], ["m"], name="mul"),
         helper.make_node("Sub", ["x", "m"], ["d"], name="sub"),
         helper.make_node("Add", ["d", "error"], ["y"], name="add"),
-        one=1.0, error=error,
-    )  # fmt: skip
+        one=1.0,
+        error=error,
+    )
 
 
 def tiny(factor: float | np.ndarray) -> ModelProto:
     """x · factor: an output near nought that is exact all the same."""
     small = np.asarray(1e-7, np.float32)
     return net(
-        helper.make_node("Mul", ["x", "small"], ["s"], name="mul"), helper.make_node("Mul", ["s", "factor"], ["y"], name="mul2"),
-        small=small, factor=factor,
-    )  # fmt: skip
+        helper.make_node("Mul", ["x", "small"], ["s"], name="mul"),
+        helper.make_node("Mul", ["s", "factor"], ["y"], name="mul2"),
+        small=small,
+        factor=factor,
+    )
 
 
 def record(model: ModelProto) -> Reference:

@@ -1,4 +1,5 @@
-"""Forms of ONNX that some tool refuses: functions, sparse constants, names that occur twice, the long name of the operator domain."""
+"""Forms of ONNX that some tool refuses: functions, sparse constants, names that occur twice, the long name
+of the operator domain."""
 
 from __future__ import annotations
 
@@ -30,9 +31,12 @@ def run(model: ModelProto) -> np.ndarray:
 
 def net(nodes: list[NodeProto], functions: list[FunctionProto] = [], **weights: np.ndarray) -> ModelProto:  # noqa: B006
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [numpy_helper.from_array(w, n) for n, w in weights.items()],
-    )  # fmt: skip
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
     opsets = [*OPSET, *([helper.make_opsetid("own", 1)] if functions else [])]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
 
@@ -44,7 +48,9 @@ def weight(seed: int = 0, shape: tuple[int, ...] = (8, 3, 1, 1)) -> np.ndarray:
 def conv_relu(name: str = "Block") -> FunctionProto:
     """A convolution and a leaky Relu whose slope is an attribute of the function."""
     leaky = helper.make_node("LeakyRelu", ["c"], ["y"])
-    leaky.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    leaky.attribute.append(
+        onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    )
     return helper.make_function(
         "own", name, ["x", "w"], ["y"], [helper.make_node("Conv", ["x", "w"], ["c"]), leaky], OPSET, ["slope"]
     )
@@ -52,13 +58,16 @@ def conv_relu(name: str = "Block") -> FunctionProto:
 
 def test_functions_are_inlined_with_their_attributes_and_their_layers_are_seen(save: Save) -> None:
     twice = helper.make_function(
-        "own", "Twice", ["x", "w", "v"], ["y"],
+        "own",
+        "Twice",
+        ["x", "w", "v"],
+        ["y"],
         [
             helper.make_node("Block", ["x", "w"], ["a"], domain="own", slope=0.5),
             helper.make_node("Block", ["a", "v"], ["y"], domain="own", slope=0.25),
         ],
         [*OPSET, helper.make_opsetid("own", 1)],
-    )  # fmt: skip
+    )
     model = net(
         [helper.make_node("Twice", ["image", "w", "v"], ["out"], domain="own")],
         [conv_relu(), twice],
@@ -75,9 +84,14 @@ def test_functions_are_inlined_with_their_attributes_and_their_layers_are_seen(s
 
 def test_functions_called_in_a_branch_are_inlined(save: Save) -> None:
     branch = [
-        helper.make_graph([helper.make_node("Block", ["image", "w"], [o], domain="own", slope=s)], o, [], [helper.make_tensor_value_info(o, TensorProto.FLOAT, None)])
+        helper.make_graph(
+            [helper.make_node("Block", ["image", "w"], [o], domain="own", slope=s)],
+            o,
+            [],
+            [helper.make_tensor_value_info(o, TensorProto.FLOAT, None)],
+        )
         for o, s in (("then", 0.5), ("else", 0.25))
-    ]  # fmt: skip
+    ]
     nodes = [
         helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
         helper.make_node("Greater", ["most", "half"], ["bright"]),
@@ -98,14 +112,18 @@ def test_a_function_that_calls_itself_or_grows_without_bound_is_refused(save: Sa
     bomb = [helper.make_function("own", "F0", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opsets)]
     for level in range(1, 12):
         names = ["x", *(f"a{i}" for i in range(9)), "y"]
-        calls = [helper.make_node(f"F{level - 1}", [a], [b], domain="own") for a, b in itertools.pairwise(names)]
+        calls = [
+            helper.make_node(f"F{level - 1}", [a], [b], domain="own") for a, b in itertools.pairwise(names)
+        ]
         bomb.append(helper.make_function("own", f"F{level}", ["x"], ["y"], calls, opsets))
     with pytest.raises(ModelError, match="more than 50000 nodes"):
         read_model(save(net([helper.make_node("F11", ["image"], ["out"], domain="own")], bomb)))
 
 
 def test_an_unknown_operator_in_a_function_is_named(save: Save) -> None:
-    odd = helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("Frobnicate", ["x"], ["y"])], OPSET)
+    odd = helper.make_function(
+        "own", "F", ["x"], ["y"], [helper.make_node("Frobnicate", ["x"], ["y"])], OPSET
+    )
     with pytest.raises(ModelError, match="unknown operators: Frobnicate"):
         read_model(save(net([helper.make_node("F", ["image"], ["out"], domain="own")], [odd])))
 
@@ -134,8 +152,12 @@ def test_sparse_weights_are_made_dense(save: Save, coordinates: bool) -> None:
 def test_a_sparse_constant_node_is_made_dense(save: Save) -> None:
     full = np.zeros((1, 3, 1, 1), np.float32)
     full[0, 1] = 2.0
-    constant = helper.make_node("Constant", [], ["k"], name="k", sparse_value=sparse("k", full, coordinates=True))
-    graph, _, _ = prepare(save(net([constant, helper.make_node("Add", ["image", "k"], ["out"], name="add")])), TENSOR)
+    constant = helper.make_node(
+        "Constant", [], ["k"], name="k", sparse_value=sparse("k", full, coordinates=True)
+    )
+    graph, _, _ = prepare(
+        save(net([constant, helper.make_node("Add", ["image", "k"], ["out"], name="add")])), TENSOR
+    )
     np.testing.assert_allclose(run(graph), images(1)[0]["image"] + full)
 
 

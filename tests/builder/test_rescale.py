@@ -33,10 +33,12 @@ def net(*nodes: object, constants: dict[str, np.ndarray]) -> ModelProto:
     weights = {"w": np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32), **constants}
     first = helper.make_node("Conv", ["image", "w"], ["c"], name="first", pads=[1, 1, 1, 1], strides=[2, 2])
     graph = helper.make_graph(
-        [first, *nodes], "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [first, *nodes],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(a, n) for n, a in weights.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -60,7 +62,9 @@ def test_convolutions_see_fewer_pixels_with_the_same_weights() -> None:
     assert run(small, picture).shape == (1, 8, 8, 12)
     whole = np.zeros((1, 3, 32, 32), np.float32)
     whole[:, :, :16, :24] = picture
-    np.testing.assert_allclose(run(small, picture)[:, :, :6, :10], run(model, whole)[:, :, :6, :10], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(small, picture)[:, :, :6, :10], run(model, whole)[:, :, :6, :10], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -30,18 +30,45 @@ CALM = Conditions(load=0)
 
 
 def outcome(
-    name: str, p50_ms: float, *, precision: str = "int8", threads: int = 1, high: float | None = None, float_ms: float = 10.0,
-    cpu_ms: float | None = None, rss_mb: float = 50, reached: int = 2, runtime: str = "onnxruntime", followed: bool = False,
-    standing: Standing | None = None, drop: float | None = None,
-) -> Outcome:  # fmt: skip
+    name: str,
+    p50_ms: float,
+    *,
+    precision: str = "int8",
+    threads: int = 1,
+    high: float | None = None,
+    float_ms: float = 10.0,
+    cpu_ms: float | None = None,
+    rss_mb: float = 50,
+    reached: int = 2,
+    runtime: str = "onnxruntime",
+    followed: bool = False,
+    standing: Standing | None = None,
+    drop: float | None = None,
+) -> Outcome:
     candidate = Candidate(Graph(name, b"", precision, followed), runtime, SessionSettings(threads=threads))  # type: ignore[arg-type]
     ratio = p50_ms / float_ms
     fresh = FreshRun(
-        runs=3, cold_start_s=0.1, rss_mb=rss_mb, cpu_ms=cpu_ms or p50_ms, gap_ms=20, p50_ms=p50_ms, busy=1, n=132,
-        ratio_to_float=ratio, ratio_low=ratio * 0.99, contexts=(ContextRun(context=Context.ALONE, p50_ms=p50_ms, ratio=ratio),),
-    )  # fmt: skip
+        runs=3,
+        cold_start_s=0.1,
+        rss_mb=rss_mb,
+        cpu_ms=cpu_ms or p50_ms,
+        gap_ms=20,
+        p50_ms=p50_ms,
+        busy=1,
+        n=132,
+        ratio_to_float=ratio,
+        ratio_low=ratio * 0.99,
+        contexts=(ContextRun(context=Context.ALONE, p50_ms=p50_ms, ratio=ratio),),
+    )
     measured = Measured(
-        p10_ms=p50_ms, p50_ms=p50_ms, n=100, machine="m", threads=threads, runtime_version="r", conditions=CALM, fresh=fresh
+        p10_ms=p50_ms,
+        p50_ms=p50_ms,
+        n=100,
+        machine="m",
+        threads=threads,
+        runtime_version="r",
+        conditions=CALM,
+        fresh=fresh,
     )
     interval = Ratio(ratio, ratio * 0.99, high or ratio * 1.01, 100)
     searched = None if drop is None else Accuracy(drop, {})
@@ -64,15 +91,25 @@ def test_never_slower_than_float_and_what_is_equal_is_not_faster() -> None:
     assert names([FLOAT, outcome("slower", 12.0)]) == ["float"]
     assert names([FLOAT, outcome("same", 9.7)]) == ["float"]
     uncertain = outcome("uncertain", 8.0, high=1.1)
-    assert names([FLOAT, uncertain]) == ["uncertain", "float"]  # to be measured in a process of its own, which decides
+    # to be measured in a process of its own, which decides
+    assert names([FLOAT, uncertain]) == ["uncertain", "float"]
     for standing in (Standing.EQUAL, Standing.SLOWER, Standing.UNDECIDED):
         assert names([FLOAT, outcome("uncertain", 8.0, standing=standing)]) == ["float"]
-    assert names([FLOAT, outcome("proven", 9.7, standing=Standing.FASTER), uncertain]) == ["uncertain", "proven", "float"]
+    assert names([FLOAT, outcome("proven", 9.7, standing=Standing.FASTER), uncertain]) == [
+        "uncertain",
+        "proven",
+        "float",
+    ]
 
 
 def test_among_equals_the_more_accurate_one_comes_first() -> None:
     lossy, exact = outcome("lossy", 5.0, drop=0.008), outcome("exact", 5.2, drop=0.001)
-    assert names([FLOAT, lossy, exact, outcome("slower", 5.4, drop=0.0)]) == ["exact", "lossy", "slower", "float"]
+    assert names([FLOAT, lossy, exact, outcome("slower", 5.4, drop=0.0)]) == [
+        "exact",
+        "lossy",
+        "slower",
+        "float",
+    ]
     assert names([FLOAT, lossy, outcome("hardly", 5.2, drop=0.0079)]) == ["lossy", "hardly", "float"]
 
 
@@ -90,12 +127,18 @@ def test_a_second_thread_must_be_worth_its_core(two_threads_ms: float, first: st
 
 
 def test_who_was_measured_longer_goes_before_who_looked_faster_for_a_moment() -> None:
-    assert names([FLOAT, outcome("lucky", 3.0, reached=0), outcome("sure", 5.0)]) == ["sure", "lucky", "float"]
+    assert names([FLOAT, outcome("lucky", 3.0, reached=0), outcome("sure", 5.0)]) == [
+        "sure",
+        "lucky",
+        "float",
+    ]
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8), st.floats(1.0, 2.0))
-def test_whatever_the_times_no_slower_candidate_is_ever_before_float(times: list[float], speedup: float) -> None:
+def test_whatever_the_times_no_slower_candidate_is_ever_before_float(
+    times: list[float], speedup: float
+) -> None:
     order = choose([FLOAT, *(outcome(f"c{i}", t) for i, t in enumerate(times))], min_speedup=speedup)
     assert order[-1] is FLOAT
     for o in order[:-1]:
@@ -114,7 +157,13 @@ def test_a_round_keeps_the_better_half_the_close_ones_and_the_fastest_of_each_ki
     times = drawn({"best": 1.0, "close": 1.002, "third": 1.5, "fourth": 2.0, "slow": 3.0, "float": 9.0})
     of_kind: dict[str, set[str]] = {n: set() for n in times} | {"float": {"float"}}
     assert survivors(times, of_kind) == {"best", "close", "third", "float"}
-    assert survivors(times, of_kind | {"slow": {"int8"}, "fourth": {"int8"}}) == {"best", "close", "third", "fourth", "float"}
+    assert survivors(times, of_kind | {"slow": {"int8"}, "fourth": {"int8"}}) == {
+        "best",
+        "close",
+        "third",
+        "fourth",
+        "float",
+    }
     assert survivors({n: times[n] for n in ("best", "float")}, of_kind) == {"best", "float"}
 
 
@@ -133,7 +182,8 @@ def test_every_float_candidate_and_int8_in_onnxruntime_is_of_a_kind() -> None:
 def test_a_round_is_over_when_the_order_is_clear() -> None:
     assert settled(drawn({"best": 1.0, "other": 1.2, "float": 3.0}, 40), {"float"}, 1.02)
     assert not settled(drawn({"best": 1.0, "other": 1.01, "float": 3.0}, 40, noise=0.2), {"float"}, 1.02)
-    assert settled(drawn({"best": 1.0, "other": 1.0, "float": 3.0}, 200, noise=0.005), {"float"}, 1.02)  # equal, and known to be
+    # equal, and known to be
+    assert settled(drawn({"best": 1.0, "other": 1.0, "float": 3.0}, 200, noise=0.005), {"float"}, 1.02)
 
 
 def test_it_must_be_clear_whether_float_is_beaten() -> None:
@@ -150,7 +200,10 @@ def test_new_processes_contradict_by_where_a_candidate_stands_and_by_memory() ->
     for standing in (Standing.FASTER, Standing.UNDECIDED):
         assert contradiction(outcome("a", 9.9, standing=standing), 100) is None
     assert contradiction(outcome("a", 9.9, precision="float32"), 100) is None
-    assert contradiction(outcome("a", 5, rss_mb=120), 100) == ("takes 120 MiB of memory, 100 are allowed", Cause.MEMORY)
+    assert contradiction(outcome("a", 5, rss_mb=120), 100) == (
+        "takes 120 MiB of memory, 100 are allowed",
+        Cause.MEMORY,
+    )
     assert contradiction(outcome("a", 5, rss_mb=120), None) is None
 
 
@@ -159,12 +212,23 @@ def test_what_is_called_fast_is_at_most_five_percent_slower_than_any_that_takes_
     assert soonest(fast, [fast, other, two]) is other
     assert soonest(fast, [two, outcome("same", 4.8)]) is fast
     assert soonest(two, [fast, other]) is two
-    assert quicker_with_more_threads(fast, [other, two], 1.02) == "1 thread; two/onnxruntime/2 with 2 would be 1.25 × faster"
-    assert quicker_with_more_threads(fast, [other, outcome("unsure", 4.0, threads=2, standing=Standing.UNDECIDED)], 1.02) == ""
+    assert (
+        quicker_with_more_threads(fast, [other, two], 1.02)
+        == "1 thread; two/onnxruntime/2 with 2 would be 1.25 × faster"
+    )
+    assert (
+        quicker_with_more_threads(
+            fast, [other, outcome("unsure", 4.0, threads=2, standing=Standing.UNDECIDED)], 1.02
+        )
+        == ""
+    )
 
 
 def test_the_reference_is_the_fastest_float_whatever_it_takes() -> None:
-    one, two = outcome("float", 10.0, precision="float32"), outcome("float", 9.5, precision="float32", threads=2)
+    one, two = (
+        outcome("float", 10.0, precision="float32"),
+        outcome("float", 9.5, precision="float32", threads=2),
+    )
     assert fastest([one, two]) is two
     assert fastest([one, outcome("float", 1.0, precision="float32", reached=0)]) is one
 
@@ -182,7 +246,11 @@ def test_a_candidate_ships_once_with_all_its_roles() -> None:
     picks = picks_of({"fast": a, "accurate": b, "low-power": b}, None)
     assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("accurate", "low-power"))]
     picks = picks_of({"fast": a, "accurate": c, "low-power": b}, b)
-    assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("fast", "low-power")), (c, ("accurate",))]
+    assert [(p.outcome, p.roles) for p in picks] == [
+        (a, ("fast",)),
+        (b, ("fast", "low-power")),
+        (c, ("accurate",)),
+    ]
 
 
 def test_what_follows_an_older_release_wins_among_equals_and_only_there() -> None:

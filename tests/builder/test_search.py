@@ -1,4 +1,5 @@
-"""The guard: whatever the candidates do, what ships runs, is faster than float and inside the budget on every slice."""
+"""The guard: whatever the candidates do, what ships runs, is faster than float and inside the budget on
+every slice."""
 
 from __future__ import annotations
 
@@ -23,15 +24,30 @@ Zoo = dict[tuple[str, str], Behaviour]
 
 
 def run(
-    zoo: Zoo, *, noise: float = 0.0, threads: Sequence[int] = (2,), log: Path | None = None, order: Sequence[int] | None = None,
-    lab: FakeLab | None = None, host: str = "h", wait_s: float = 0.0, left: Callable[[], float] = lambda: math.inf,
-) -> Choice:  # fmt: skip
+    zoo: Zoo,
+    *,
+    noise: float = 0.0,
+    threads: Sequence[int] = (2,),
+    log: Path | None = None,
+    order: Sequence[int] | None = None,
+    lab: FakeLab | None = None,
+    host: str = "h",
+    wait_s: float = 0.0,
+    left: Callable[[], float] = lambda: math.inf,
+) -> Choice:
     lab = lab or FakeLab(zoo, noise=noise)
     bases = [base(*key) for key in zoo]
     return search(
-        bases if order is None else [bases[i] for i in order], FakeJudge(lab, "searched"), lambda: FakeJudge(lab, "confirmed"),
-        replace(GOAL, wait_s=wait_s), lab, TuningLog(log, {"host": host}), threads=threads, seconds=5, left=left,
-    )  # fmt: skip
+        bases if order is None else [bases[i] for i in order],
+        FakeJudge(lab, "searched"),
+        lambda: FakeJudge(lab, "confirmed"),
+        replace(GOAL, wait_s=wait_s),
+        lab,
+        TuningLog(log, {"host": host}),
+        threads=threads,
+        seconds=5,
+        left=left,
+    )
 
 
 def name(o: Outcome | None) -> str:
@@ -41,7 +57,10 @@ def name(o: Outcome | None) -> str:
 
 def roles(choice: Choice) -> dict[str, str]:
     """Role → the first pick that has it."""
-    return {role: name(next(p.outcome for p in choice.picks if role in p.roles)) for role in ("fast", "accurate", "low-power")}
+    return {
+        role: name(next(p.outcome for p in choice.picks if role in p.roles))
+        for role in ("fast", "accurate", "low-power")
+    }
 
 
 def why(choice: Choice, candidate: str) -> str | None:
@@ -65,7 +84,9 @@ behaviours = st.builds(
     glance=st.sampled_from([1.0, 1.0, 0.4, 1.5]),
     cpu=st.sampled_from([0.5, 1.0, 2.0]),
 )
-healthy = st.builds(Behaviour, ms=st.sampled_from([9.0, 10.0, 12.0]), scaling=st.sampled_from([0.5, 0.7, 1.2]))
+healthy = st.builds(
+    Behaviour, ms=st.sampled_from([9.0, 10.0, 12.0]), scaling=st.sampled_from([0.5, 0.7, 1.2])
+)
 
 
 @st.composite
@@ -83,7 +104,9 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
     assert choice.fallback.candidate.is_float
     assert choice.fallback.candidate.runtime == "onnxruntime"
     floats = [
-        o.candidate for o in choice.outcomes if o.candidate.is_float and o.measured is not None and not _broken(lab, o.candidate)
+        o.candidate
+        for o in choice.outcomes
+        if o.candidate.is_float and o.measured is not None and not _broken(lab, o.candidate)
     ]
     assert floats
     for p in choice.picks:
@@ -126,7 +149,9 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         if quicker:
             assert "would be" in choice.reason
     accurate = next(p.outcome.candidate for p in choice.picks if "accurate" in p.roles)
-    assert accurate.is_float or max(lab.of(accurate).searched, lab.of(accurate).confirmed) <= GOAL.max_drop / 10
+    assert (
+        accurate.is_float or max(lab.of(accurate).searched, lab.of(accurate).confirmed) <= GOAL.max_drop / 10
+    )
 
 
 def fast_is_float(choice: Choice) -> bool:
@@ -139,12 +164,16 @@ def _broken(lab: FakeLab, c: Candidate) -> bool:
 
 @settings(deadline=None, derandomize=True)
 @given(zoos(), st.sampled_from([(), (2,), (2, 4)]), st.sampled_from([0.0, 0.0, 1.5]))
-def test_whatever_the_candidates_do_what_ships_keeps_the_promises(zoo: Zoo, threads: tuple[int, ...], busy: float) -> None:
+def test_whatever_the_candidates_do_what_ships_keeps_the_promises(
+    zoo: Zoo, threads: tuple[int, ...], busy: float
+) -> None:
     lab = FakeLab(zoo, busy=busy)
     check(run(zoo, threads=threads, lab=lab), lab, slack=1.0001)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much]
+)
 @given(zoos(), st.integers(0, 1000))
 def test_noise_does_not_make_a_slower_candidate_ship(zoo: Zoo, seed: int) -> None:
     # New processes that flatter and a lucky first look: two lies that agree cannot be told from the truth.
@@ -158,8 +187,14 @@ def test_noise_does_not_make_a_slower_candidate_ship(zoo: Zoo, seed: int) -> Non
 def test_the_order_of_the_candidates_does_not_matter(zoo: Zoo, noise: float, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(zoo))))
     one, other = run(zoo, noise=noise), run(zoo, noise=noise, order=order)
-    assert [(name(p.outcome), p.roles) for p in one.picks] == [(name(p.outcome), p.roles) for p in other.picks]
-    assert (name(one.fallback), one.reason, sorted(one.notes)) == (name(other.fallback), other.reason, sorted(other.notes))
+    assert [(name(p.outcome), p.roles) for p in one.picks] == [
+        (name(p.outcome), p.roles) for p in other.picks
+    ]
+    assert (name(one.fallback), one.reason, sorted(one.notes)) == (
+        name(other.fallback),
+        other.reason,
+        sorted(other.notes),
+    )
 
 
 def test_a_log_that_cannot_be_written_is_said_and_is_no_fault_of_the_candidates(
@@ -184,7 +219,12 @@ def test_a_float_model_that_runs_nowhere_is_an_error() -> None:
 
 def test_the_fastest_inside_the_budget_wins_and_says_by_how_much() -> None:
     choice = run(
-        {FLOAT: Behaviour(10), INT8: Behaviour(5, 0.005, 0.005), ("lossy", "onnxruntime"): Behaviour(2, 0.02)}, threads=()
+        {
+            FLOAT: Behaviour(10),
+            INT8: Behaviour(5, 0.005, 0.005),
+            ("lossy", "onnxruntime"): Behaviour(2, 0.02),
+        },
+        threads=(),
     )
     assert roles(choice)["fast"] == "full/onnxruntime/1/no-arena"
     assert choice.reason == "2.00 × faster than float, 2.00 × paced"
@@ -195,14 +235,18 @@ def test_more_threads_and_an_arena_must_be_worth_it_and_the_report_says_what_the
     zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5, scaling=0.95)}
     frugal = run(zoo)
     assert name(frugal.winner) == "full/onnxruntime/1/no-arena"
-    assert frugal.reason == "1.40 × faster than float, 1.40 × paced; 1 thread; full/onnxruntime/2 with 2 would be 1.05 × faster"
+    assert (
+        frugal.reason
+        == "1.40 × faster than float, 1.40 × paced; 1 thread; full/onnxruntime/2 with 2 would be 1.05 × faster"
+    )
     zoo[INT8] = Behaviour(5, scaling=0.5)
     assert name(run(zoo).winner) == "full/onnxruntime/2/no-arena"
     assert "would be" not in run(zoo).reason
 
 
 def test_what_looked_fast_at_a_glance_only_does_not_come_back() -> None:
-    """All finalists lose too much, the reserve was lucky in its one short round, and float is faster with two threads."""
+    """All finalists lose too much, the reserve was lucky in its one short round, and float is faster with
+    two threads."""
     zoo = {FLOAT: Behaviour(10, scaling=0.4), ("lucky", "onnxruntime"): Behaviour(9, glance=0.9, scaling=1.0)}
     zoo |= {(f"q{i}", "onnxruntime"): Behaviour(3 + 0.001 * i, 0.0, 0.5) for i in range(8)}
     choice = run(zoo)
@@ -222,7 +266,8 @@ def test_what_comes_back_is_measured_as_long_as_the_finalists_with_all_its_setti
 
 
 def test_a_new_process_must_say_that_it_is_faster_not_only_that_it_may_be() -> None:
-    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(5, fresh_factor=1.99)}, threads=())  # 0.995 of float there
+    # 0.995 of float there
+    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(5, fresh_factor=1.99)}, threads=())
     assert choice.winner.candidate.is_float
     assert any("in processes of its own it takes" in note for note in choice.notes)
 
@@ -233,9 +278,16 @@ def test_float_in_another_runtime_must_hold_in_a_process_of_its_own_too() -> Non
     assert any(note.startswith("float/openvino/1 was left out") for note in choice.notes)
 
 
-def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_end_and_nobody_waits_busily() -> None:
+def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_end_and_nobody_waits_busily() -> (
+    None
+):
     lab = FakeLab(
-        {FLOAT: Behaviour(10), INT8: Behaviour(5), ("full", "openvino"): Behaviour(4), ("slow", "onnxruntime"): Behaviour(90)}
+        {
+            FLOAT: Behaviour(10),
+            INT8: Behaviour(5),
+            ("full", "openvino"): Behaviour(4),
+            ("slow", "onnxruntime"): Behaviour(90),
+        }
     )
     choice = run(lab.behaviours, lab=lab)
     tried = {name(o): o for o in choice.outcomes}
@@ -253,7 +305,10 @@ def test_float_is_tried_without_the_arena_like_the_fastest_so_that_no_setting_wi
 
 
 def test_what_loses_too_much_on_the_confirmation_slice_is_replaced_by_the_next() -> None:
-    choice = run({FLOAT: Behaviour(10), INT8: Behaviour(4, 0.0, 0.02), ("no-head", "onnxruntime"): Behaviour(5)}, threads=())
+    choice = run(
+        {FLOAT: Behaviour(10), INT8: Behaviour(4, 0.0, 0.02), ("no-head", "onnxruntime"): Behaviour(5)},
+        threads=(),
+    )
     assert name(choice.winner).startswith("no-head/")
     assert choice.winner.confirmed is not None
     assert "confirmation slice: loses 0.0200" in (why(choice, "full/onnxruntime/1/no-arena") or "")
@@ -269,7 +324,8 @@ def test_one_flip_in_each_slice_of_a_few_dozen_ships_and_two_in_each_do_not() ->
         return run({FLOAT: Behaviour(10), INT8: Behaviour(5, k / 57, k / 57, units=57)}, threads=())
 
     assert name(flips(1).winner).startswith("full/")
-    two = flips(2)  # each slice alone could not tell, both together do
+    # each slice alone could not tell, both together do
+    two = flips(2)
     assert two.winner.candidate.is_float
     assert "search and confirmation slice together: loses 0.0351" in (why(two, "full/onnxruntime/1") or "")
     assert two.reason.startswith("int8 loses too much")
@@ -283,7 +339,9 @@ def test_what_was_slower_in_the_search_ships_when_all_that_was_faster_does_not_h
     assert why(choice, "last/onnxruntime/1") is None
 
 
-@pytest.mark.parametrize("trouble", [Behaviour(4, fresh_factor=3.0), Behaviour(4, fresh_fails=True), Behaviour(4, rss_mb=201)])
+@pytest.mark.parametrize(
+    "trouble", [Behaviour(4, fresh_factor=3.0), Behaviour(4, fresh_fails=True), Behaviour(4, rss_mb=201)]
+)
 def test_a_process_of_its_own_overrules_the_search_and_the_user_hears_it(trouble: Behaviour) -> None:
     choice = run({FLOAT: Behaviour(10), INT8: trouble, ("no-head", "onnxruntime"): Behaviour(5)}, threads=())
     assert name(choice.winner).startswith("no-head/")
@@ -316,7 +374,9 @@ def test_faster_alone_and_slower_paced_is_slower() -> None:
 
 
 def test_faster_paced_alone_is_enough_if_it_is_not_slower_back_to_back() -> None:
-    assert name(run({FLOAT: Behaviour(10), INT8: Behaviour(9.8, paced_factor=0.8)}, threads=()).winner).startswith("full/")
+    assert name(
+        run({FLOAT: Behaviour(10), INT8: Behaviour(9.8, paced_factor=0.8)}, threads=()).winner
+    ).startswith("full/")
 
 
 CLOSE = {FLOAT: Behaviour(10), INT8: Behaviour(8)}
@@ -335,7 +395,11 @@ def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided
     assert choice.winner.candidate.is_float
     assert lab.waited_s == 30
     last = choice.picks[-1]
-    assert (last.roles, last.outcome.cause, last.outcome.standing) == ((), Cause.UNDECIDED, Standing.UNDECIDED)
+    assert (last.roles, last.outcome.cause, last.outcome.standing) == (
+        (),
+        Cause.UNDECIDED,
+        Standing.UNDECIDED,
+    )
     assert choice.busy == ("other processes took 1.8 of 2 cores",)
     assert choice.reason.startswith("undecided: the machine was busy (other processes took 1.8 of 2 cores)")
     assert "edgectl bench DIR --decide" in choice.reason
@@ -365,8 +429,10 @@ def test_roles_are_told_apart() -> None:
     }
     choice = run(zoo, threads=())
     assert roles(choice) == {
-        "fast": "full/openvino/1", "accurate": "no-head/openvino/1", "low-power": "full/onnxruntime/1/no-arena",
-    }  # fmt: skip
+        "fast": "full/openvino/1",
+        "accurate": "no-head/openvino/1",
+        "low-power": "full/onnxruntime/1/no-arena",
+    }
     assert [p.roles for p in choice.picks] == [("fast",), ("fast", "low-power"), ("accurate",)]
     zoo[INT8] = Behaviour(7.6, cpu=0.5)  # more than half as slow again
     assert roles(run(zoo, threads=()))["low-power"] != "full/onnxruntime/1"
@@ -391,7 +457,9 @@ def test_a_search_goes_on_from_its_log(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.floats(0, 1))
-def test_a_log_cut_anywhere_is_used_as_far_as_it_goes(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
+def test_a_log_cut_anywhere_is_used_as_far_as_it_goes(
+    tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
     path = tmp_path_factory.mktemp("tuning") / "out.tuning.jsonl"
     zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5), ("full", "openvino"): Behaviour(4, 0.005, 0.005)}
     first = run(zoo, noise=0.01, log=path)

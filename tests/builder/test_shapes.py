@@ -1,4 +1,5 @@
-"""Sizes that a model leaves open: from the user, the task or the data; and what is said when nothing tells them."""
+"""Sizes that a model leaves open: from the user, the task or the data; and what is said when nothing tells
+them."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
 def open_net(*dims: int | str, name: str = "image", kind: int = TensorProto.FLOAT) -> ModelProto:
     graph = helper.make_graph(
-        [helper.make_node("Identity", [name], ["out"])], "net", [helper.make_tensor_value_info(name, kind, dims)],
+        [helper.make_node("Identity", [name], ["out"])],
+        "net",
+        [helper.make_tensor_value_info(name, kind, dims)],
         [helper.make_tensor_value_info("out", kind, None)],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -48,7 +51,12 @@ def test_what_is_open_comes_from_the_user_or_from_the_data() -> None:
 
 def test_the_task_comes_before_the_data_and_the_model_before_both() -> None:
     picture = TaskSpec(name="t", input=ImageInput(width=64, height=48))
-    assert resolve_inputs(open_net("N", 3, "H", "W"), picture, data={"image": (9, 3, 32, 32)})[0].shape == (1, 3, 48, 64)
+    assert resolve_inputs(open_net("N", 3, "H", "W"), picture, data={"image": (9, 3, 32, 32)})[0].shape == (
+        1,
+        3,
+        48,
+        64,
+    )
     assert shape_of(open_net(1, 3, 16, 16), data={"image": (9, 3, 32, 32)}) == (
         1,
         3,
@@ -75,7 +83,9 @@ def test_the_data_of_another_shape_tells_nothing() -> None:
 
 
 def test_a_shape_that_contradicts_the_model_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--shape says 1 × 4 × 8 × 8 for input image; the model takes [?] × 3 × [?] × [?]"):
+    with pytest.raises(
+        UsageError, match=r"--shape says 1 × 4 × 8 × 8 for input image; the model takes [?] × 3 × [?] × [?]"
+    ):
         shape_of(open_net("N", 3, "H", "W"), given={"image": (1, 4, 8, 8)})
     with pytest.raises(UsageError, match="--shape names photo, which is no input") as e:
         shape_of(residual_net(), given={"photo": (1,)})

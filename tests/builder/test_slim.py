@@ -44,25 +44,45 @@ def test_an_int8_graph_shrinks_and_computes_bit_for_bit_the_same(family: str) ->
 @given(cnns())
 def test_any_generated_graph_computes_the_same(model: ModelProto) -> None:
     x = np.random.default_rng(0).random((1, 3, 8, 8)).astype(np.float32)
-    np.testing.assert_array_equal(run(model, {"image": x})["out" if "out" in [o.name for o in model.graph.output] else model.graph.output[0].name], next(iter(run(slim(model), {"image": x}).values())))  # fmt: skip
+    np.testing.assert_array_equal(
+        run(model, {"image": x})[
+            "out" if "out" in [o.name for o in model.graph.output] else model.graph.output[0].name
+        ],
+        next(iter(run(slim(model), {"image": x}).values())),
+    )
 
 
 def test_names_that_the_graph_already_uses_at_its_edge_are_never_taken() -> None:
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["a"], ["inner"], name="r"), helper.make_node("Add", ["inner", "one"], ["b"], name="s")], "g",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])], [helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])],
+        [
+            helper.make_node("Relu", ["a"], ["inner"], name="r"),
+            helper.make_node("Add", ["inner", "one"], ["b"], name="s"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])],
         [numpy_helper.from_array(np.float32([1, 1]), "one")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     np.testing.assert_array_equal(run(slim(model), {"a": np.float32([-1, 2])})["b"], np.float32([1, 3]))
 
 
 def test_a_graph_with_a_body_keeps_the_names_that_the_body_reads() -> None:
-    body = helper.make_graph([helper.make_node("Add", ["outer", "k"], ["y"])], "t", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])])  # fmt: skip
+    body = helper.make_graph(
+        [helper.make_node("Add", ["outer", "k"], ["y"])],
+        "t",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["outer"], name="r"), helper.make_node("If", ["yes"], ["out"], name="if", then_branch=body, else_branch=body)], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])], [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2])],
+        [
+            helper.make_node("Relu", ["x"], ["outer"], name="r"),
+            helper.make_node("If", ["yes"], ["out"], name="if", then_branch=body, else_branch=body),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2])],
         [numpy_helper.from_array(np.asarray(True), "yes"), numpy_helper.from_array(np.float32([5, 5]), "k")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     np.testing.assert_array_equal(run(slim(model), {"x": np.float32([-1, 2])})["out"], np.float32([5, 7]))

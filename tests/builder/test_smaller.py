@@ -41,7 +41,8 @@ def test_boxes_of_the_smaller_picture_lie_where_those_of_the_larger_lie() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("0.75", SmallerInput(0.75)), ("0.5:0.05", SmallerInput(0.5, 0.05)), ("0.5:0", SmallerInput(0.5, 0.0))]
+    ("text", "wanted"),
+    [("0.75", SmallerInput(0.75)), ("0.5:0.05", SmallerInput(0.5, 0.05)), ("0.5:0", SmallerInput(0.5, 0.0))],
 )
 def test_option_is_a_factor_and_what_it_may_lose(text: str, wanted: SmallerInput) -> None:
     assert parse_smaller(text) == wanted
@@ -59,9 +60,15 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     monkeypatch.setattr(plans, "WORTH", 1e9)  # here, today, it is
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     build(
-        save(residual_net()), profiles=["cpu", "jetson-orin"], task=task, calibration=None, random_calibration=True, out=tmp_path / "b",
-        minutes=0.5, smaller=SmallerInput(0.5),
-    )  # fmt: skip
+        save(residual_net()),
+        profiles=["cpu", "jetson-orin"],
+        task=task,
+        calibration=None,
+        random_calibration=True,
+        out=tmp_path / "b",
+        minutes=0.5,
+        smaller=SmallerInput(0.5),
+    )
     bundle, machine = Bundle(tmp_path / "b"), probe()
     bundle.verify()
     small = bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role="small-input")
@@ -74,13 +81,20 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     check_golden(engine, small)
     engine.close()
     for role in (None, "fast", "accurate", "low-power"):
-        assert "small-input" not in bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role=role).config.roles
+        assert (
+            "small-input"
+            not in bundle.select(
+                machine.facts, profile="cpu", runtimes=machine.runtimes, role=role
+            ).config.roles
+        )
     assert "tensorrt-int8-float16-small-input" in {v.config.variant for v in bundle.variants}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate_there(tmp_path: Path, save: Save) -> None:
+def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate_there(
+    tmp_path: Path, save: Save
+) -> None:
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     model = residual_net()
     for t in model.graph.initializer:
@@ -89,18 +103,33 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
         info.type.tensor_type.elem_type = TensorProto.FLOAT16
     del model.graph.value_info[:]
     built = build(
-        save(model), profiles=["cpu"], task=task, calibration=None, random_calibration=True,
-        out=tmp_path / "b", minutes=1, smaller=SmallerInput(0.5),
-    )  # fmt: skip
+        save(model),
+        profiles=["cpu"],
+        task=task,
+        calibration=None,
+        random_calibration=True,
+        out=tmp_path / "b",
+        minutes=1,
+        smaller=SmallerInput(0.5),
+    )
     named = {key: {o.candidate.graph.recipe for o in found} for key, found in built.candidates.items()}
-    assert {"smaller picture" in key: "given-float16" in names for key, names in named.items()} == {True: False, False: True}
+    assert {"smaller picture" in key: "given-float16" in names for key, names in named.items()} == {
+        True: False,
+        False: True,
+    }
 
 
 def test_model_that_takes_no_picture_says_so(tmp_path: Path) -> None:
     r = reference("kiosk-keyword")
     with pytest.raises(UsageError, match="one float picture"):
         build(
-            r.model, profiles=["cpu"], task=load_task(str(r.task)), calibration=None, random_calibration=True, out=tmp_path / "b",
-            minutes=0.5, smaller=SmallerInput(0.5),
-        )  # fmt: skip
+            r.model,
+            profiles=["cpu"],
+            task=load_task(str(r.task)),
+            calibration=None,
+            random_calibration=True,
+            out=tmp_path / "b",
+            minutes=0.5,
+            smaller=SmallerInput(0.5),
+        )
     assert not list(tmp_path.iterdir())

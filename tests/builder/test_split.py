@@ -15,14 +15,18 @@ from edgectl.pipelines.decode import make_decoder
 from edgectl.pipelines.preprocess import LetterboxMeta
 
 TASK = TaskSpec(
-    name="t", input=ImageInput(width=64, height=64), labels=("a", "b"), metric="detection",
+    name="t",
+    input=ImageInput(width=64, height=64),
+    labels=("a", "b"),
+    metric="detection",
     decode=DecodeSpec(kind="boxes-scores", score=0.3, iou=0.5),
-)  # fmt: skip
+)
 N, CLASSES = 24, 2
 
 
 def detector(*, turned: bool) -> ModelProto:
-    """boxes and logits in, sigmoid scores, NMS, selected indices out. ``turned``: scores are transposed in the graph."""
+    """boxes and logits in, sigmoid scores, NMS, selected indices out. ``turned``: scores are transposed in
+    the graph."""
     nodes = [helper.make_node("Sigmoid", ["logits"], ["probability"], name="sigmoid")]
     if turned:
         nodes.append(helper.make_node("Transpose", ["probability"], ["classes"], name="turn", perm=[0, 2, 1]))
@@ -38,12 +42,19 @@ def detector(*, turned: bool) -> ModelProto:
     ]
     shape = [1, N, CLASSES] if turned else [1, CLASSES, N]
     graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("raw", TensorProto.FLOAT, [1, N, 4]), helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("raw", TensorProto.FLOAT, [1, N, 4]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape),
+        ],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["k", 3])],
-        [numpy_helper.from_array(np.asarray([100], np.int64), "many"), numpy_helper.from_array(np.asarray([0.5], np.float32), "iou"),
-         numpy_helper.from_array(np.asarray([0.3], np.float32), "score")],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(np.asarray([100], np.int64), "many"),
+            numpy_helper.from_array(np.asarray([0.5], np.float32), "iou"),
+            numpy_helper.from_array(np.asarray([0.3], np.float32), "score"),
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
@@ -53,11 +64,13 @@ def feeds(turned: bool, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     corner = rng.random((1, N, 2)) * 40
     boxes = np.concatenate([corner, corner + 4 + rng.random((1, N, 2)) * 16], axis=2)
-    logits = np.full(
-        (1, N, CLASSES), -6.0
-    )  # one class a box: the decoder keeps a box's best class only, the graph selects per class
+    # one class a box: the decoder keeps a box's best class only, the graph selects per class
+    logits = np.full((1, N, CLASSES), -6.0)
     logits[0, np.arange(N), rng.integers(0, CLASSES, N)] = rng.standard_normal(N) * 2
-    return {"raw": boxes.astype(np.float32), "logits": (logits if turned else logits.transpose(0, 2, 1)).astype(np.float32)}
+    return {
+        "raw": boxes.astype(np.float32),
+        "logits": (logits if turned else logits.transpose(0, 2, 1)).astype(np.float32),
+    }
 
 
 @pytest.mark.parametrize("turned", [True, False])
@@ -70,7 +83,8 @@ def test_the_decoder_finds_what_the_graph_selected(turned: bool) -> None:
     assert not cut.graph.initializer
     decode = make_decoder(task)
     before, after = (
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]) for m in (model, cut)
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
+        for m in (model, cut)
     )
     whole = LetterboxMeta(1, 1, 0, 0, 64, 64, 64, 64)
     for seed in range(5):
@@ -80,7 +94,10 @@ def test_the_decoder_finds_what_the_graph_selected(turned: bool) -> None:
         found = decode(dict(zip(names, after.run(None, x), strict=True)), whole)
         wanted = {(int(b), int(c)) for _, c, b in picked}
         boxes = x["raw"][0]
-        got = {(int(np.abs(boxes - box).sum(axis=1).argmin()), int(k)) for box, k in zip(found.xyxy, found.cls, strict=True)}
+        got = {
+            (int(np.abs(boxes - box).sum(axis=1).argmin()), int(k))
+            for box, k in zip(found.xyxy, found.cls, strict=True)
+        }
         assert got == wanted
 
 

@@ -1,4 +1,5 @@
-"""Whether so many samples tell a loss from none: pure arithmetic, against an exact binomial drawn out by hand."""
+"""Whether so many samples tell a loss from none: pure arithmetic, against an exact binomial drawn out by
+hand."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def test_one_flip_of_57_is_a_loss_of_1_75_percent_and_no_loss() -> None:
     [
         (0, 57, Told.HELD),
         (2, 57, Told.UNTOLD),
-        (3, 57, Told.OVER),  # 2 % of such would come from a model that loses no more than 1 %
+        # 2 % of such would come from a model that loses no more than 1 %
+        (3, 57, Told.OVER),
         (1, 128, Told.HELD),
         (4, 128, Told.OVER),
         (3, 300, Told.HELD),

@@ -44,7 +44,9 @@ def test_what_was_written_is_found_again(tmp_path: Path) -> None:
     assert again.find(log.key("judged", "x"))["a"].accuracy == accuracy
     assert again.find(log.key("fresh", "x"))["a"].fresh == fresh
     assert again.find(log.key("judged", "y")) == {}
-    assert TuningLog(tmp_path / "new" / "log.jsonl", HOST | {"onnxruntime": "2"}).key("judged", "x") != log.key("judged", "x")
+    assert TuningLog(tmp_path / "new" / "log.jsonl", HOST | {"onnxruntime": "2"}).key(
+        "judged", "x"
+    ) != log.key("judged", "x")
 
 
 def test_a_torn_line_costs_itself_alone(tmp_path: Path) -> None:
@@ -57,7 +59,9 @@ def test_a_torn_line_costs_itself_alone(tmp_path: Path) -> None:
     assert set(TuningLog(path, HOST).find(two)) == {"b"}
 
 
-@pytest.mark.parametrize("junk", [b"{}", b"\xff\xfe", b"[" * 100_000, b'{"key": "../../etc"}', b'{"ms": "no"}', b"x" * 3_000_000])
+@pytest.mark.parametrize(
+    "junk", [b"{}", b"\xff\xfe", b"[" * 100_000, b'{"key": "../../etc"}', b'{"ms": "no"}', b"x" * 3_000_000]
+)
 def test_junk_between_lines_is_not_used(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "log.jsonl"
     one, two = write(path)
@@ -67,7 +71,9 @@ def test_junk_between_lines_is_not_used(tmp_path: Path, junk: bytes) -> None:
     assert set(log.find(one)) == set(log.find(two)) == {"a"}
 
 
-def test_reading_is_bounded_and_a_log_that_grew_too_large_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_is_bounded_and_a_log_that_grew_too_large_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "log.jsonl"
     one, two = write(path)
     monkeypatch.setattr(tuning, "MAX_BYTES", len(path.read_bytes().splitlines(keepends=True)[0]))
@@ -93,7 +99,9 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
 ) -> None:
     out, log = tmp_path / "bundles" / "net", tmp_path / "bundles" / "net.tuning.jsonl"
     model = save(residual_net(channels=32))
-    process = subprocess.Popen([sys.executable, "-c", _BUILD, str(model), str(npz), str(out)], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUILD, str(model), str(npz), str(out)], start_new_session=True
+    )
     deadline = time.monotonic() + 90
     while not any(x["round"] == 1 for x in _written(log)):  # then the first round is whole
         assert process.poll() is None, "it was done before it could be killed"
@@ -102,7 +110,9 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not out.exists()
-    kept = {x["key"] for x in _written(log) if x["what"] == "judged" or (x["what"] == "timed" and x["round"] == 0)}
+    kept = {
+        x["key"] for x in _written(log) if x["what"] == "judged" or (x["what"] == "timed" and x["round"] == 0)
+    }
 
     added: list[dict[str, object]] = []
     append = tuning._append
@@ -113,9 +123,15 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
 
     monkeypatch.setattr(tuning, "_append", seen)
     build(
-        model, profiles=["cpu"], task=TaskSpec(name="tensor", input=TensorInput()), calibration=str(npz), out=out, max_drop=0.05,
-        minutes=0.02, name="net",
-    )  # fmt: skip
+        model,
+        profiles=["cpu"],
+        task=TaskSpec(name="tensor", input=TensorInput()),
+        calibration=str(npz),
+        out=out,
+        max_drop=0.05,
+        minutes=0.02,
+        name="net",
+    )
     assert len(kept) > 1
     assert kept.isdisjoint(str(x["key"]) for x in added)
     assert {x["what"] for x in added} >= {"timed", "fresh"}

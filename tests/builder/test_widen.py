@@ -1,4 +1,5 @@
-"""Models in float16, bfloat16 and float64: float32 from the first pass on, and float16 ones as they came, too."""
+"""Models in float16, bfloat16 and float64: float32 from the first pass on, and float16 ones as they came,
+too."""
 
 from __future__ import annotations
 
@@ -60,21 +61,27 @@ def test_a_float32_model_stays_byte_for_byte_what_it_was(save: Save) -> None:
 def test_casts_and_subgraphs_are_widened_too(save: Save) -> None:
     half = TensorProto.FLOAT16
     branches = [
-        helper.make_graph([helper.make_node(op, ["h"], [op])], op, [], [helper.make_tensor_value_info(op, half, None)])
+        helper.make_graph(
+            [helper.make_node(op, ["h"], [op])], op, [], [helper.make_tensor_value_info(op, half, None)]
+        )
         for op in ("Relu", "Neg")
     ]
     nodes = [
         helper.make_node("Cast", ["image"], ["h"], to=half),
         helper.make_node("ReduceMax", ["h"], ["most"], keepdims=0),
-        helper.make_node("Constant", [], ["limit"], value=numpy_helper.from_array(np.asarray(0.5, np.float16))),
+        helper.make_node(
+            "Constant", [], ["limit"], value=numpy_helper.from_array(np.asarray(0.5, np.float16))
+        ),
         helper.make_node("Greater", ["most", "limit"], ["bright"]),
         helper.make_node("If", ["bright"], ["y"], then_branch=branches[0], else_branch=branches[1]),
         helper.make_node("Cast", ["y"], ["out"], to=TensorProto.FLOAT),
     ]
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3, 32, 32])],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     widened, _, _ = prepare(save(model), TENSOR)
     assert other_floats(widened) == ()
@@ -97,6 +104,8 @@ def test_a_float16_model_is_kept_as_it_came_behind_float32_ends() -> None:
     assert notes == []
     given = onnx.load_from_string(data)
     assert {t.data_type for t in given.graph.initializer} == {TensorProto.FLOAT16}
-    assert [i.type.tensor_type.elem_type for i in (*given.graph.input, *given.graph.output)] == [TensorProto.FLOAT] * 2
+    assert [i.type.tensor_type.elem_type for i in (*given.graph.input, *given.graph.output)] == [
+        TensorProto.FLOAT
+    ] * 2
     assert measure(run(graph).ravel().astype(float), run(given).ravel().astype(float)).cosine > 0.9999
     assert given_float16(residual_net(), inputs, notes) is None

@@ -1,4 +1,5 @@
-"""Bad input gets one sentence, the next step and its own exit code; nothing is left half-written. The real command, as a process."""
+"""Bad input gets one sentence, the next step and its own exit code; nothing is left half-written. The real
+command, as a process."""
 
 from __future__ import annotations
 
@@ -55,7 +56,17 @@ def test_a_model_that_cannot_be_built_leaves_no_bundle(make: object, tmp_path: P
     make(model)  # type: ignore[operator]
     np.savez(tmp_path / "data.npz", x=np.zeros((16, 1, 4), np.float32))
     run = edgectl(
-        "build", model, "--task", "tensor", "--profile", "cpu", "--calibration", "data.npz", "--out", "out/m", cwd=tmp_path
+        "build",
+        model,
+        "--task",
+        "tensor",
+        "--profile",
+        "cpu",
+        "--calibration",
+        "data.npz",
+        "--out",
+        "out/m",
+        cwd=tmp_path,
     )
     assert_refused(run, 3, "model.onnx" if make is not unknown_operator else "Frobnicate")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "model.onnx"]
@@ -63,7 +74,9 @@ def test_a_model_that_cannot_be_built_leaves_no_bundle(make: object, tmp_path: P
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert_refused(
-        edgectl("build", "none.onnx", "--task", "tensor", "--profile", "cpu", "--random-calibration", cwd=tmp_path),
+        edgectl(
+            "build", "none.onnx", "--task", "tensor", "--profile", "cpu", "--random-calibration", cwd=tmp_path
+        ),
         3,
         "none.onnx",
     )
@@ -71,21 +84,45 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 def test_an_unknown_profile_is_answered_with_the_nearest(tmp_path: Path) -> None:
     run = edgectl(
-        "build", reference("yard-detector").model, "--task", "yolov8", "--profile", "jetson-orim", "-c", YARD, cwd=tmp_path
+        "build",
+        reference("yard-detector").model,
+        "--task",
+        "yolov8",
+        "--profile",
+        "jetson-orim",
+        "-c",
+        YARD,
+        cwd=tmp_path,
     )
     assert_refused(run, 5, "jetson-orim")
     assert "jetson-orin" in run.stderr.split("next:")[1]
 
 
 def test_an_unknown_task_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    run = edgectl("build", reference("yard-detector").model, "--task", "yolo8", "--profile", "cpu", "-c", YARD, cwd=tmp_path)
+    run = edgectl(
+        "build",
+        reference("yard-detector").model,
+        "--task",
+        "yolo8",
+        "--profile",
+        "cpu",
+        "-c",
+        YARD,
+        cwd=tmp_path,
+    )
     assert_refused(run, 2, "yolo8")
     assert "yolov8" in run.stderr.split("next:")[1]
 
 
 def test_without_calibration_data_the_error_says_how_to_give_some(tmp_path: Path) -> None:
     run = edgectl(
-        "build", reference("yard-detector").model, "--task", reference("yard-detector").task, "--profile", "cpu", cwd=tmp_path
+        "build",
+        reference("yard-detector").model,
+        "--task",
+        reference("yard-detector").task,
+        "--profile",
+        "cpu",
+        cwd=tmp_path,
     )
     assert_refused(run, 2, "calibration")
     assert "--calibration" in run.stderr
@@ -94,7 +131,9 @@ def test_without_calibration_data_the_error_says_how_to_give_some(tmp_path: Path
 
 def test_a_video_that_does_not_decode(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(5000))
-    run = edgectl("run", "surveillance", "--bundle", bundle, "--source", "broken.mp4", "--out", "out", cwd=tmp_path)
+    run = edgectl(
+        "run", "surveillance", "--bundle", bundle, "--source", "broken.mp4", "--out", "out", cwd=tmp_path
+    )
     assert run.returncode in (4, 9)
     assert_refused(run, run.returncode, "broken.mp4")
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
@@ -104,7 +143,17 @@ def test_a_video_that_does_not_decode_is_no_calibration(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(os.urandom(20_000))
     ours = reference("yard-detector")
     run = edgectl(
-        "build", ours.model, "--task", ours.task, "--profile", "cpu", "-c", "broken.mp4", "--out", "out/y", cwd=tmp_path
+        "build",
+        ours.model,
+        "--task",
+        ours.task,
+        "--profile",
+        "cpu",
+        "-c",
+        "broken.mp4",
+        "--out",
+        "out/y",
+        cwd=tmp_path,
     )
     assert_refused(run, 4, "broken.mp4")
     assert [p.name for p in tmp_path.iterdir()] == ["broken.mp4"]
@@ -120,7 +169,8 @@ def test_a_bundle_with_one_flipped_byte(tmp_path: Path, bundle: Path) -> None:
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
     assert_refused(edgectl("bundle", "verify", copy, cwd=tmp_path), 6, largest.name[:12])
-    assert_refused(edgectl("release", "publish", copy, cwd=tmp_path), 2, "token")  # no controller: nothing is sent
+    # no controller: nothing is sent
+    assert_refused(edgectl("release", "publish", copy, cwd=tmp_path), 2, "token")
 
 
 def test_json_errors_are_json(tmp_path: Path) -> None:
@@ -131,7 +181,9 @@ def test_json_errors_are_json(tmp_path: Path) -> None:
     assert error["hint"]
 
 
-@pytest.mark.parametrize("line", ["run surveillance -b x", "run flying -b x -s y", "frobnicate", "bundle verify x --frob"])
+@pytest.mark.parametrize(
+    "line", ["run surveillance -b x", "run flying -b x -s y", "frobnicate", "bundle verify x --frob"]
+)
 def test_a_wrong_command_line_is_one_sentence_too(tmp_path: Path, line: str) -> None:
     assert_refused(edgectl(*line.split(), cwd=tmp_path), 2, "")
     run = edgectl(*line.split(), "--json", cwd=tmp_path)
@@ -143,7 +195,9 @@ def test_a_wrong_command_line_is_one_sentence_too(tmp_path: Path, line: str) -> 
 
 def test_a_controller_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret")
-    run = edgectl("fleet", "devices", "--controller", "http://127.0.0.1:9", "--token-file", "token", cwd=tmp_path)
+    run = edgectl(
+        "fleet", "devices", "--controller", "http://127.0.0.1:9", "--token-file", "token", cwd=tmp_path
+    )
     assert_refused(run, 9, "does not answer")
 
 
@@ -166,8 +220,22 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     try:
         ours = reference("yard-detector")
         run = edgectl(
-            "build", ours.model, "--task", ours.task, "--profile", "cpu", "-c", YARD, "--minutes", "0.05", "--max-drop", "0.5", "--out", small / "y", cwd=tmp_path
-        )  # fmt: skip
+            "build",
+            ours.model,
+            "--task",
+            ours.task,
+            "--profile",
+            "cpu",
+            "-c",
+            YARD,
+            "--minutes",
+            "0.05",
+            "--max-drop",
+            "0.5",
+            "--out",
+            small / "y",
+            cwd=tmp_path,
+        )
         assert_refused(run, 10, "disk is full")
         assert list(small.iterdir()) == []
     finally:
@@ -183,13 +251,31 @@ def test_an_onnx_bomb_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     model = helper.make_model(
         helper.make_graph([node, add], "bomb", [x], [y], [shape]),
         opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=10,  # onnx writes its newest, which ONNX Runtime may not know yet: that is another error
+        # onnx writes its newest, which ONNX Runtime may not know yet: that is another error
+        ir_version=10,
     )
     onnx.save(model, str(tmp_path / "bomb.onnx"))
     limited = "import resource,sys,runpy;resource.setrlimit(resource.RLIMIT_AS,(8<<30,8<<30));sys.argv[1:1]=[];sys.argv[0]='edgectl';runpy.run_module('edgectl.cli',run_name='__main__')"
     run = subprocess.run(
-        [sys.executable, "-c", limited, "build", "bomb.onnx", "--task", "tensor", "--profile", "cpu", "--random-calibration", "--out", "out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            limited,
+            "build",
+            "bomb.onnx",
+            "--task",
+            "tensor",
+            "--profile",
+            "cpu",
+            "--random-calibration",
+            "--out",
+            "out",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
     assert_refused(run, 3, "1099511627776 elements")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,5 @@
-"""Options of ``edgectl build`` as they reach the builder, and what a defect looks like with and without ``--debug``."""
+"""Options of ``edgectl build`` as they reach the builder, and what a defect looks like with and without
+``--debug``."""
 
 from __future__ import annotations
 

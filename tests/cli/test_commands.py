@@ -36,12 +36,55 @@ def commands() -> list[tuple[str, ...]]:
 
 def test_the_nouns_of_the_design_are_there() -> None:
     wanted = {
-        "build", "finalise", "bundle inspect", "bundle verify", "bench", "profiles list", "profiles show", "profiles probe", "run", "broker run", "device enroll", "device renew", "device revoke", "device lock", "device unlock", "device hold", "device release",
-        "device force", "device cancel", "device rollback", "device probe", "device logs", "device health", "fleet events",
-        "broker ca", "broker config", "keys init", "keys rotate", "keys sign", "keys status", "keys renew", "fleet status",
-        "agent run", "controller run", "release publish", "rollout start", "rollout status", "rollout pause", "rollout resume", "rollout abort",
-        "fleet devices", "fleet watch", "models list", "models pull", "doctor", "demo surveillance", "demo driving", "demo speech",
-    }  # fmt: skip
+        "build",
+        "finalise",
+        "bundle inspect",
+        "bundle verify",
+        "bench",
+        "profiles list",
+        "profiles show",
+        "profiles probe",
+        "run",
+        "broker run",
+        "device enroll",
+        "device renew",
+        "device revoke",
+        "device lock",
+        "device unlock",
+        "device hold",
+        "device release",
+        "device force",
+        "device cancel",
+        "device rollback",
+        "device probe",
+        "device logs",
+        "device health",
+        "fleet events",
+        "broker ca",
+        "broker config",
+        "keys init",
+        "keys rotate",
+        "keys sign",
+        "keys status",
+        "keys renew",
+        "fleet status",
+        "agent run",
+        "controller run",
+        "release publish",
+        "rollout start",
+        "rollout status",
+        "rollout pause",
+        "rollout resume",
+        "rollout abort",
+        "fleet devices",
+        "fleet watch",
+        "models list",
+        "models pull",
+        "doctor",
+        "demo surveillance",
+        "demo driving",
+        "demo speech",
+    }
     assert wanted <= {" ".join(c) for c in commands()}
 
 
@@ -67,7 +110,14 @@ def test_commands_of_the_readme_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("profiles", "list"), ("profiles", "probe"), ("models", "list"), ("profiles", "show", "jetson-orin"), ("doctor",)]
+    "command",
+    [
+        ("profiles", "list"),
+        ("profiles", "probe"),
+        ("models", "list"),
+        ("profiles", "show", "jetson-orin"),
+        ("doctor",),
+    ],
 )
 def test_json_of_commands_that_need_nothing(command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*command, "--json"])
@@ -104,9 +154,14 @@ def test_a_device_without_the_extras_runs_what_it_needs_and_names_what_it_lacks(
     command: tuple[str, ...], extra: str | None, tmp_path: Path
 ) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", DEVICE, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-c", DEVICE, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env={**os.environ, "EDGECTL_TOKEN": "t"},
-    )  # fmt: skip
+    )
     if extra is None:
         assert run.returncode == 0, run.stderr
     else:

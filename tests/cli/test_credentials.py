@@ -1,4 +1,5 @@
-"""A camera's password is in nothing that the product says: real commands, a camera that refuses it, and every output searched for it."""
+"""A camera's password is in nothing that the product says: real commands, a camera that refuses it, and
+every output searched for it."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ SPELLINGS = [
 
 
 class RefusingCamera:
-    """An RTSP server that asks for a password and takes none. ``asked`` is set once a client is there, who waits for ``answer``."""
+    """An RTSP server that asks for a password and takes none. ``asked`` is set once a client is there, who
+    waits for ``answer``."""
 
     def __init__(self) -> None:
         self.asked, self.answer = threading.Event(), threading.Event()
@@ -58,8 +60,18 @@ class RefusingCamera:
             while request := client.recv(65536):
                 self.asked.set()
                 self.answer.wait(60)
-                number = next((line.split(b":")[1].strip() for line in request.splitlines() if line.startswith(b"CSeq")), b"1")
-                client.sendall(b'RTSP/1.0 401 Unauthorized\r\nCSeq: %s\r\nWWW-Authenticate: Basic realm="cam"\r\n\r\n' % number)
+                number = next(
+                    (
+                        line.split(b":")[1].strip()
+                        for line in request.splitlines()
+                        if line.startswith(b"CSeq")
+                    ),
+                    b"1",
+                )
+                client.sendall(
+                    b'RTSP/1.0 401 Unauthorized\r\nCSeq: %s\r\nWWW-Authenticate: Basic realm="cam"\r\n\r\n'
+                    % number
+                )
 
     def close(self) -> None:
         self.answer.set()
@@ -78,7 +90,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def assert_silent(run: subprocess.CompletedProcess[str], folder: Path) -> None:
-    """Neither the outputs nor any file that the command left has the password, as it is or percent-encoded."""
+    """Neither the outputs nor any file that the command left has the password, as it is or
+    percent-encoded."""
     assert run.returncode not in (0, 1), run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     written = [p for p in folder.rglob("*") if p.is_file()]
@@ -90,12 +103,26 @@ def assert_silent(run: subprocess.CompletedProcess[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_run_whose_camera_refuses(spelling: str, form: str, camera: RefusingCamera, bundle: Path, tmp_path: Path) -> None:
+def test_a_run_whose_camera_refuses(
+    spelling: str, form: str, camera: RefusingCamera, bundle: Path, tmp_path: Path
+) -> None:
     camera.answer.set()
     every_character = "".join(f"%{b:02x}" for b in SECRET.encode())
     uri = spelling.format(s=SECRET, q=every_character, host=camera.host)
-    arguments = ["run", "surveillance", "-b", bundle, "--source", uri, "--out", "out", *(["--json"] if form == "json" else [])]
-    run = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    arguments = [
+        "run",
+        "surveillance",
+        "-b",
+        bundle,
+        "--source",
+        uri,
+        "--out",
+        "out",
+        *(["--json"] if form == "json" else []),
+    ]
+    run = subprocess.run(
+        command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
     assert_silent(run, tmp_path)
 
 
@@ -120,7 +147,9 @@ def test_a_mistyped_command_line_that_has_a_source(tmp_path: Path) -> None:
         ],
     ):
         arguments = [str(a).replace("\0", "/") for a in arguments]
-        run = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        run = subprocess.run(
+            command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
         assert_silent(run, tmp_path)
 
 
@@ -128,11 +157,18 @@ def test_a_calibration_camera_that_refuses(camera: RefusingCamera, tmp_path: Pat
     camera.answer.set()
     ours = reference("yard-detector")
     uri = f"rtsp://admin:{SECRET}@{camera.host}/sub"
-    arguments = command("build", ours.model, "--task", ours.task, "--profile", "cpu", "-c", uri, "--out", "out/y")
-    assert_silent(subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False), tmp_path)
+    arguments = command(
+        "build", ours.model, "--task", ours.task, "--profile", "cpu", "-c", uri, "--out", "out/y"
+    )
+    assert_silent(
+        subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False),
+        tmp_path,
+    )
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the arguments of a process are hidden on Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the arguments of a process are hidden on Linux"
+)
 def test_ps_does_not_show_it(camera: RefusingCamera, bundle: Path, tmp_path: Path) -> None:
     uri = f"rtsp://admin:{SECRET}@{camera.host}/sub"
     process = subprocess.Popen(
@@ -154,14 +190,17 @@ def test_ps_does_not_show_it(camera: RefusingCamera, bundle: Path, tmp_path: Pat
 
 
 def test_the_arguments_are_written_over_in_just_as_many_bytes() -> None:
-    before = b"\0".join([b"edgectl", b"run", b"--source=rtsp://a:%s@cam" % SECRET.encode(), b"x@\xff\xfe", b""])
+    before = b"\0".join(
+        [b"edgectl", b"run", b"--source=rtsp://a:%s@cam" % SECRET.encode(), b"x@\xff\xfe", b""]
+    )
     after = hidden(before)
     assert len(after) == len(before)
     assert after.split(b"\0")[:4] == [b"edgectl", b"run", b"--source=rtsp://cam", b"x@\xff\xfe"]
 
 
 @pytest.mark.parametrize(
-    "argument", ["rtsp://admin:1 {s}@cam/sub", "--source=rtsp://admin:a {s}@cam/sub", "day=rtsp://{s} b@cam/sub"]
+    "argument",
+    ["rtsp://admin:1 {s}@cam/sub", "--source=rtsp://admin:a {s}@cam/sub", "day=rtsp://{s} b@cam/sub"],
 )
 def test_an_argument_is_one_uri_whatever_blanks_it_has(argument: str) -> None:
     shown = hidden(argument.format(s=SECRET).encode() + b"\0")
@@ -169,7 +208,9 @@ def test_an_argument_is_one_uri_whatever_blanks_it_has(argument: str) -> None:
     assert b"rtsp://cam/sub" in shown
 
 
-def test_a_source_in_the_environment_needs_no_argument(camera: RefusingCamera, bundle: Path, tmp_path: Path) -> None:
+def test_a_source_in_the_environment_needs_no_argument(
+    camera: RefusingCamera, bundle: Path, tmp_path: Path
+) -> None:
     camera.answer.set()
     environment = {**os.environ, "EDGECTL_SOURCE": f"rtsp://admin:{SECRET}@{camera.host}/sub"}
     run = subprocess.run(

@@ -1,4 +1,5 @@
-"""The demo is the product's own test of itself: build, deliver, run, roll out, roll back. Real processes, embedded broker."""
+"""The demo is the product's own test of itself: build, deliver, run, roll out, roll back. Real processes,
+embedded broker."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     result = json.loads(run.stdout)
     assert [r["state"] for r in result["good"]] == ["done", "done", "done"]
     assert result["bad"]["state"] == "stopped"
-    assert sorted(m["outcome"] for m in result["bad"]["members"].values()) == ["restored", "waiting", "waiting"]
+    assert sorted(m["outcome"] for m in result["bad"]["members"].values()) == [
+        "restored",
+        "waiting",
+        "waiting",
+    ]
     assert all(n > 0 for n in result["frames_of_others_during_bad"].values())
     assert len(result["frames_of_others_during_bad"]) == 4
     assert {r["release"] for r in result["rows"] if r["device"].startswith("gate")} == {"gate@1.0.0"}
@@ -47,5 +52,12 @@ def test_the_bad_release_answers_right_and_works_many_times_as_much() -> None:
 
     ours = reference("yard-detector")
     good, bad = open_model(ours.model.read_bytes()), open_model(slow_copy(ours.model))
-    image = cv2.resize(open_scene("yard", seed=4).render(90), (320, 192)).transpose(2, 0, 1)[None].astype(np.float32) / 255
-    np.testing.assert_allclose(good.run({"image": image})["output"], bad.run({"image": image})["output"], atol=1e-5)
+    image = (
+        cv2.resize(open_scene("yard", seed=4).render(90), (320, 192))
+        .transpose(2, 0, 1)[None]
+        .astype(np.float32)
+        / 255
+    )
+    np.testing.assert_allclose(
+        good.run({"image": image})["output"], bad.run({"image": image})["output"], atol=1e-5
+    )

@@ -1,5 +1,5 @@
-"""`edgectl device enroll`, `remove` and `revoke`: what is refused leaves nothing, and who leaves is gone everywhere. The controller is real, its
-broker is a dictionary."""
+"""`edgectl device enroll`, `remove` and `revoke`: what is refused leaves nothing, and who leaves is gone
+everywhere. The controller is real, its broker is a dictionary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world.controller.config = world.controller.config.model_copy(update={"api": api})
     server = ApiServer(world.controller, "token")
     server.start()
-    monkeypatch.setattr(_controller, "client", lambda url, token_file: FleetClient(f"http://127.0.0.1:{api.port}", "token"))
+    monkeypatch.setattr(
+        _controller, "client", lambda url, token_file: FleetClient(f"http://127.0.0.1:{api.port}", "token")
+    )
     yield world
     server.close()
     world.controller.inventory.close()
@@ -81,7 +83,9 @@ def test_folder_that_cannot_be_written_is_found_before_anybody_is_told(world: Wo
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_disk_that_fills_up_on_the_way_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+def test_disk_that_fills_up_on_the_way_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
     if there:
         Path("gate-1").mkdir()
         Path("gate-1/mine").write_text("kept")
@@ -110,7 +114,9 @@ def test_device_is_enrolled_into_a_second_folder_only_if_that_is_meant(world: Wo
     assert load_agent_config(Path("other/agent.toml")).name == "gate-1"
 
 
-def test_second_enrolment_that_fails_takes_nothing_from_the_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_enrolment_that_fails_takes_nothing_from_the_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     edgectl("device enroll gate-1")
 
     def full(*_: object, **__: object) -> Path:
@@ -142,7 +148,9 @@ def test_enrolment_that_fails_keeps_the_history_of_a_device_of_that_name_that_wa
     assert "away: nothing was heard of it" in {e.text for e in world.controller.inventory.events()}
 
 
-def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_is_revoked(world: World) -> None:
+def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_is_revoked(
+    world: World,
+) -> None:
     edgectl("broker ca")
     edgectl("device enroll gate-1 --ca ca")
     for device in ("gate-1", "gate-2"):
@@ -150,12 +158,18 @@ def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_i
     rollout = world.rollout("1")
     world.tick()
     assert edgectl("device remove gate-1 --ca ca") == {
-        "device": "gate-1", "purged": False, "rollouts": [rollout], "revoked": 1, "crl": "ca/crl.pem",
-    }  # fmt: skip
+        "device": "gate-1",
+        "purged": False,
+        "rollouts": [rollout],
+        "revoked": 1,
+        "crl": "ca/crl.pem",
+    }
     world.tick()
     assert names(world) == {"gate-2"}
     assert world.wire.retained[T.desired("gate-1")] == b""
-    assert [c["revoked_s"] is not None for c in edgectl("device certificates") if c["name"] == "gate-1"] == [True]
+    assert [c["revoked_s"] is not None for c in edgectl("device certificates") if c["name"] == "gate-1"] == [
+        True
+    ]
     with pytest.raises(UsageError, match="there is no device gate-1"):
         edgectl("device remove gate-1")
     (gone,) = edgectl("fleet devices --removed")
@@ -166,7 +180,9 @@ def test_device_that_is_removed_leaves_rollouts_and_broker_and_its_certificate_i
     assert names(world) == {"gate-1", "gate-2"}
 
 
-def test_revoking_tells_the_controller_and_goes_on_without_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revoking_tells_the_controller_and_goes_on_without_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     edgectl("broker ca")
     edgectl("device enroll gate-1 --ca ca")
     world.born("gate-1")
@@ -189,7 +205,11 @@ def test_revoking_tells_the_controller_and_goes_on_without_one(world: World, mon
 def test_two_machines_with_one_identity_show_in_status_and_devices(world: World) -> None:
     from edgectl.core.wire import Conn
 
-    for instance, epoch, address in (("true", 5, "10.0.0.5"), ("copy", 6, "10.0.0.6"), ("true", 5, "10.0.0.5")):
+    for instance, epoch, address in (
+        ("true", 5, "10.0.0.5"),
+        ("copy", 6, "10.0.0.6"),
+        ("true", 5, "10.0.0.5"),
+    ):
         conn = Conn(epoch=epoch, online=True, heartbeat_s=30, instance=instance, host="gate", address=address)
         world.hears(T.conn("gate-1"), conn)
     for words in ("fleet status", "fleet devices"):
@@ -209,7 +229,9 @@ def test_two_machines_with_one_identity_show_in_status_and_devices(world: World)
         ("--since 2999-01-01", []),
     ],
 )
-def test_events_are_asked_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch, words: str, found: list[str]) -> None:
+def test_events_are_asked_of_the_database(
+    world: World, monkeypatch: pytest.MonkeyPatch, words: str, found: list[str]
+) -> None:
     monkeypatch.setattr("edgectl.cli.fleet._PAGE", 3)
     log: Callable[[str, str, str], None] = world.controller.inventory.log
     log("rollout", "gate-1", "began")

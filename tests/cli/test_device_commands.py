@@ -1,4 +1,5 @@
-"""`edgectl device lock … health` as they look: what is asked, what is shown, and what a device that lies can do to a terminal."""
+"""`edgectl device lock … health` as they look: what is asked, what is shown, and what a device that lies
+can do to a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class Controller:
         self.asked.append((name, op, options))
         return self.result
 
-    def events(self, limit: int, *, about: str | None, before: int | None, **_: object) -> list[dict[str, Any]]:
+    def events(
+        self, limit: int, *, about: str | None, before: int | None, **_: object
+    ) -> list[dict[str, Any]]:
         told = {"wall_s": AT_S, "kind": "command", "text": "anna: lock\x1b[31m"}
         subjects = enumerate(("gate-1", "gate-1/gate-detector", "gate-10"), 1)
         found = [{**told, "id": i, "subject": s} for i, s in subjects if about in (None, s.partition("/")[0])]
@@ -62,7 +65,10 @@ def test_lock_says_until_when_and_how_to_end_it(controller: Controller) -> None:
     ]
     assert time.strftime("%Y-%m-%d", time.localtime(time.time() + 5400)) in said
     assert "next: edgectl device unlock gate-1 --owner site-anna.b" in said
-    assert json.loads(run("device", "lock", "gate-1", "--for", "1d", "--json")) == {"device": "gate-1", **controller.result}
+    assert json.loads(run("device", "lock", "gate-1", "--for", "1d", "--json")) == {
+        "device": "gate-1",
+        **controller.result,
+    }
     controller.result = {"owner": "ben", "ttl_s": 0}
     assert run("device", "unlock", "gate-1", "--owner", "ben") == "ben no longer holds gate-1 back\n"
 
@@ -86,10 +92,24 @@ def test_time_that_is_none_is_refused_before_anybody_is_asked(controller: Contro
 )
 def test_orders_name_the_slots_that_obeyed(controller: Controller, op: str, words: str) -> None:
     controller.result = {"slots": ["gate-detector", "{yard}"]}
-    said = run("device", op, "gate-1", "--slot", "gate-detector", "--reason", "why", "--owner", "ben", "--timeout", "3")
+    said = run(
+        "device",
+        op,
+        "gate-1",
+        "--slot",
+        "gate-detector",
+        "--reason",
+        "why",
+        "--owner",
+        "ben",
+        "--timeout",
+        "3",
+    )
     assert said.startswith("gate-detector, {yard} of gate-1: ")
     assert words in said
-    assert controller.asked == [("gate-1", op, {"wait_s": 3.0, "slot": "gate-detector", "owner": "ben", "reason": "why"})]
+    assert controller.asked == [
+        ("gate-1", op, {"wait_s": 3.0, "slot": "gate-detector", "owner": "ben", "reason": "why"})
+    ]
     assert json.loads(run("device", op, "gate-1", "--json")) == {"device": "gate-1", **controller.result}
 
 
@@ -98,16 +118,33 @@ def test_questions_are_answered_in_tables(controller: Controller) -> None:
     assert run("device", "probe", "gate-1").split() == ["fact", "arch:aarch64", "runtime:tensorrt"]
     controller.result = {"health": {"load1": 0.5, "disk_free_mb": 12345.6}}
     assert "12,345.6" in run("device", "health", "gate-1")
-    assert json.loads(run("device", "health", "gate-1", "--json"))["health"] == {"load1": 0.5, "disk_free_mb": 12345.6}
+    assert json.loads(run("device", "health", "gate-1", "--json"))["health"] == {
+        "load1": 0.5,
+        "disk_free_mb": 12345.6,
+    }
     controller.result = {"events": [], "audit": []}
     assert run("device", "logs", "gate-1") == "nothing was done by hand\n\nno events yet\n"
-    event = {"wall_s": AT_S, "epoch": 3, "stream": "yard", "type": "zone", "seq": 9, "schema": "x", "zone": "gate-in", "ids": [7]}
-    controller.result = {"events": [event, {}, {"wall_s": "noon"}], "audit": [[AT_S, "anna: force of gate: fix"]]}
+    event = {
+        "wall_s": AT_S,
+        "epoch": 3,
+        "stream": "yard",
+        "type": "zone",
+        "seq": 9,
+        "schema": "x",
+        "zone": "gate-in",
+        "ids": [7],
+    }
+    controller.result = {
+        "events": [event, {}, {"wall_s": "noon"}],
+        "audit": [[AT_S, "anna: force of gate: fix"]],
+    }
     said = run("device", "logs", "gate-1")
     assert f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(AT_S))}  anna: force of gate: fix" in said
     assert 'yard    zone   "zone": "gate-in", "ids": [7]' in said
     assert [op for _, op, _ in controller.asked] == ["probe", "measure", "measure", "logs", "logs"]
-    assert all(options["owner"] == "site-anna.b" for _, _, options in controller.asked), "who asks is on record"
+    assert all(options["owner"] == "site-anna.b" for _, _, options in controller.asked), (
+        "who asks is on record"
+    )
 
 
 def test_device_that_lies_cannot_write_to_the_terminal_or_send_another_shape(controller: Controller) -> None:
@@ -127,7 +164,12 @@ def test_device_that_lies_cannot_write_to_the_terminal_or_send_another_shape(con
 
 
 @pytest.mark.parametrize(
-    ("words", "what"), [(("hold", "../x"), "../x"), (("hold", "g", "--slot", "#"), "#"), (("hold", "g", "--owner", "Ben"), "Ben")]
+    ("words", "what"),
+    [
+        (("hold", "../x"), "../x"),
+        (("hold", "g", "--slot", "#"), "#"),
+        (("hold", "g", "--owner", "Ben"), "Ben"),
+    ],
 )
 def test_names_that_are_none_are_refused_before_anybody_is_asked(
     controller: Controller, words: tuple[str, ...], what: str
@@ -138,7 +180,8 @@ def test_names_that_are_none_are_refused_before_anybody_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("login", "owner"), [("Jo Müller", "jo-m-ller"), ("...", "operator"), ("x" * 80, "x" * 64), (KeyError(), "operator")]
+    ("login", "owner"),
+    [("Jo Müller", "jo-m-ller"), ("...", "operator"), ("x" * 80, "x" * 64), (KeyError(), "operator")],
 )
 def test_owner_is_the_login_name_as_far_as_it_may_travel(
     controller: Controller, monkeypatch: pytest.MonkeyPatch, login: str | Exception, owner: str

@@ -1,4 +1,5 @@
-"""`edgectl doctor` on machines with no runtime, two, the wrong one; the machines are made, the command is real."""
+"""`edgectl doctor` on machines with no runtime, two, the wrong one; the machines are made, the command is
+real."""
 
 from __future__ import annotations
 
@@ -21,7 +22,14 @@ GPU = {
 
 
 def machine(**changes: object) -> Machine:
-    values = {"arch": "x86_64", "cpu": "x", "isa": (), "cores": 2, "memory_mb": 2048, "runtimes": {"onnxruntime": "1.32.0"}}
+    values = {
+        "arch": "x86_64",
+        "cpu": "x",
+        "isa": (),
+        "cores": 2,
+        "memory_mb": 2048,
+        "runtimes": {"onnxruntime": "1.32.0"},
+    }
     return Machine.model_validate(values | CPU | changes)
 
 
@@ -31,7 +39,13 @@ def machine(**changes: object) -> Machine:
         ({}, None, "ok", "onnxruntime 1.32.0", ""),
         ({"gpu": "L4"}, None, "missing", "leaves L4 unused", "edgectl[gpu]"),
         (GPU | {"gpu": "L4"}, "", "ok", "ran on the GPU", ""),
-        (GPU | {"gpu": "L4"}, "libcudnn.so.9 is not there", "broken", "cannot use L4: libcudnn.so.9", "CUDA and cuDNN"),
+        (
+            GPU | {"gpu": "L4"},
+            "libcudnn.so.9 is not there",
+            "broken",
+            "cannot use L4: libcudnn.so.9",
+            "CUDA and cuDNN",
+        ),
         (GPU, "no device", "broken", "nvidia-smi finds none", "edgectl[cpu]"),
         (
             GPU | {"providers": ("AzureExecutionProvider", "CPUExecutionProvider"), "gpu": "L4"},
@@ -59,7 +73,13 @@ def machine(**changes: object) -> Machine:
             "onnxruntime-gpu 1.32.0 of the package index has no CUDA on a Jetson",
             "NVIDIA's",
         ),
-        (GPU | {"arch": "aarch64", "jetson": "NVIDIA Jetson Orin Nano", "gpu": "Tegra"}, "", "ok", "ran on the GPU", ""),
+        (
+            GPU | {"arch": "aarch64", "jetson": "NVIDIA Jetson Orin Nano", "gpu": "Tegra"},
+            "",
+            "ok",
+            "ran on the GPU",
+            "",
+        ),
     ],
 )
 def test_what_is_said_of_an_installed_runtime(

@@ -19,22 +19,28 @@ def bundle_of(root: Path, *variants: Variant) -> Path:
     (root / "blobs").mkdir(parents=True)
     (root / "blobs" / "sha256").symlink_to(blobs)
     sizes = {v.digest: (blobs / hex_of(v.digest)).stat().st_size for v in variants}
-    index = Index(manifests=tuple(Descriptor(mediaType=MEDIA_MANIFEST, digest=d, size=s) for d, s in sizes.items()))
+    index = Index(
+        manifests=tuple(Descriptor(mediaType=MEDIA_MANIFEST, digest=d, size=s) for d, s in sizes.items())
+    )
     (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (root / "index.json").write_bytes(index.encode())
     return root
 
 
-def test_it_makes_the_engine_once_and_proves_it_each_time(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+def test_it_makes_the_engine_once_and_proves_it_each_time(make_variant: MakeVariant, tmp_path: Path) -> None:
     root = bundle_of(tmp_path / "bundle", make_variant())
     said = []
     for _ in range(2):
-        result = CliRunner().invoke(app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"])
+        result = CliRunner().invoke(
+            app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"]
+        )
         assert result.exit_code == 0, result.output
         said.append(json.loads(result.stdout))
     with pytest.raises(UsageError, match="no TensorRT plan"):
         CliRunner().invoke(
-            app, ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--export", "x"], catch_exceptions=False
+            app,
+            ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--export", "x"],
+            catch_exceptions=False,
         )
     assert [s["made"] for s in said] == [True, False]
     assert said[0]["kind"] in ("optimised", "original")
@@ -44,18 +50,25 @@ def test_it_makes_the_engine_once_and_proves_it_each_time(make_variant: MakeVari
 
 
 def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
-    make_variant: MakeVariant, trt_double: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    make_variant: MakeVariant,
+    trt_double: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from edgectl.cli import finalise as command
     from edgectl.device_profiles.probe import probe
 
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
     machine = probe()
     monkeypatch.setattr(
-        command, "probe", lambda: machine.model_copy(update={"runtimes": {"onnxruntime": "1.22.0", "tensorrt": "10.3.0"}})
+        command,
+        "probe",
+        lambda: machine.model_copy(update={"runtimes": {"onnxruntime": "1.22.0", "tensorrt": "10.3.0"}}),
     )
     arguments = ["finalise", str(root), "--cache", str(tmp_path / "cache"), "--json"]
-    result = CliRunner().invoke(app, [*arguments, "-p", "jetson-orin", "--level", "5", "--export", str(tmp_path / "handed")])
+    result = CliRunner().invoke(
+        app, [*arguments, "-p", "jetson-orin", "--level", "5", "--export", str(tmp_path / "handed")]
+    )
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     handed = json.loads((tmp_path / "handed" / "plan.json").read_text())
@@ -69,13 +82,15 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
         CliRunner().invoke(app, [*arguments, "-p", "jetson-xavier"], catch_exceptions=False)
 
 
-def test_a_bundle_with_nothing_for_this_machine_is_one_sentence(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+def test_a_bundle_with_nothing_for_this_machine_is_one_sentence(
+    make_variant: MakeVariant, tmp_path: Path
+) -> None:
     root = bundle_of(tmp_path / "bundle", make_variant(requires=("isa:none",)))
     with pytest.raises(BundleError, match="needs isa:none"):
         CliRunner().invoke(app, ["finalise", str(root)], catch_exceptions=False)
 
 
-def test_the_role_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+def test_the_role_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path) -> None:
     fast, lean = make_variant(roles=("fast",)), make_variant(roles=("low-power",))
     root = bundle_of(tmp_path / "bundle", fast, lean)
     keys = []
@@ -88,7 +103,9 @@ def test_the_role_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path)
     assert keys == [fast.digest, lean.digest]
 
 
-def test_a_runtime_that_compiles_nothing_is_not_said_to_have_a_cache(make_variant: MakeVariant, tmp_path: Path) -> None:  # noqa: F811
+def test_a_runtime_that_compiles_nothing_is_not_said_to_have_a_cache(
+    make_variant: MakeVariant, tmp_path: Path
+) -> None:
     pytest.importorskip("openvino")
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="openvino"))
     result = CliRunner().invoke(app, ["finalise", str(root), "--cache", str(tmp_path / "cache")])

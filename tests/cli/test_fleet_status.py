@@ -37,7 +37,10 @@ class Controller:
 
     def devices(self) -> list[dict[str, Any]]:
         conn = {"slots": ["gate"], "labels": {"site": "north"}}
-        return [{"name": n, "online": True, "conn": conn, "reported": {"slots": {"gate": s}}} for n, s in REPORTED.items()]
+        return [
+            {"name": n, "online": True, "conn": conn, "reported": {"slots": {"gate": s}}}
+            for n, s in REPORTED.items()
+        ]
 
     def trust(self) -> dict[str, Any]:
         return {"files": {}, "roles": []}
@@ -46,10 +49,20 @@ class Controller:
         return {}
 
     def rollouts(self) -> list[dict[str, Any]]:
-        return [{"id": f"gate-{n}", "release": "m@2", "state": s, "members": MEMBERS} for n, s in ((1, "done"), (2, "running"))]
+        return [
+            {"id": f"gate-{n}", "release": "m@2", "state": s, "members": MEMBERS}
+            for n, s in ((1, "done"), (2, "running"))
+        ]
 
     def start_rollout(self, release: str, slot: str, **_: object) -> dict[str, Any]:
-        return {"id": f"{slot}-3", "release": release, "slot": slot, "state": "running", "wave": 0, "members": {}}
+        return {
+            "id": f"{slot}-3",
+            "release": release,
+            "slot": slot,
+            "state": "running",
+            "wave": 0,
+            "members": {},
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +102,9 @@ def test_controller_without_a_broker_says_that_what_it_knows_is_old_and_that_a_f
     assert run("fleet freeze").startswith("kept, and not sent yet")
 
 
-@pytest.mark.parametrize("words", ["--slot gaet", "--slot gate --label site=south", "--slot gate --device gate-9"])
+@pytest.mark.parametrize(
+    "words", ["--slot gaet", "--slot gate --label site=south", "--slot gate --device gate-9"]
+)
 def test_rollout_that_means_no_device_says_so_and_how_to_end_it(words: str) -> None:
     said = run(f"rollout start m@2 {words}")
     assert "no device that this controller knows" in said

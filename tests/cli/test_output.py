@@ -25,7 +25,9 @@ class Sample:
     numbers: tuple[float, ...]
 
 
-SAMPLE = Sample(Path("a/b"), State.COMMITTED, Frames(captured=2, dropped={"stale": 1}), (1.0, np.float32(0.5)))
+SAMPLE = Sample(
+    Path("a/b"), State.COMMITTED, Frames(captured=2, dropped={"stale": 1}), (1.0, np.float32(0.5))
+)
 
 
 def test_everything_becomes_json() -> None:

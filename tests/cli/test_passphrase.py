@@ -70,13 +70,17 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 
 def terminal(line: str, *answers: str) -> tuple[int, str]:
-    """Run a command at a terminal of its own; each answer is typed once another prompt is there. Returns its exit code and the screen."""
+    """Run a command at a terminal of its own; each answer is typed once another prompt is there. Returns
+    its exit code and the screen."""
     master, slave = pty.openpty()
     start = "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", start, sys.executable, "-m", "edgectl.cli", *line.split()],
-        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-    )  # fmt: skip
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
     os.close(slave)
     screen, typed = b"", 0
     while select.select([master], [], [], 60)[0]:
@@ -93,11 +97,17 @@ def terminal(line: str, *answers: str) -> tuple[int, str]:
 
 def test_terminal_asks_without_showing_what_is_typed() -> None:
     code, screen = terminal("keys new ann.pem --passphrase", SECRET, SECRET)
-    assert (code, screen) == (0, "New passphrase: \nAgain: \nann.pem stays with its owner; hand over ann.pub\n")
+    assert (code, screen) == (
+        0,
+        "New passphrase: \nAgain: \nann.pem stays with its owner; hand over ann.pub\n",
+    )
     edgectl("keys init --root-keys 0 --root-key ann.pub")
     code, screen = terminal("keys sign keys/pending/1.root.json --key ann.pem", "wrong", SECRET)
     assert code == 0
-    assert "Passphrase of ann.pem (empty: do without this key): \nThat is not it. Passphrase of ann.pem" in screen
+    assert (
+        "Passphrase of ann.pem (empty: do without this key): \nThat is not it. Passphrase of ann.pem"
+        in screen
+    )
     assert "in force here (root 1 of 1)" in screen
     assert SECRET not in screen
 
@@ -107,7 +117,13 @@ def test_nobody_to_ask_is_one_sentence(passphrase_file: Path, monkeypatch: pytes
     monkeypatch.delenv("EDGECTL_PASSPHRASE_FILE")
     command = [sys.executable, "-m", "edgectl.cli", "keys", "renew", "root"]
     told = subprocess.run(
-        command, start_new_session=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+        command,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert told.returncode == 2
     assert told.stderr == (
@@ -152,7 +168,9 @@ def test_file_opens_keys_and_ca_for_automation(passphrase_file: Path) -> None:
         (None, 0o600, "cannot read"),
     ],
 )
-def test_file_that_will_not_do_is_one_sentence(passphrase_file: Path, content: str | None, mode: int, says: str) -> None:
+def test_file_that_will_not_do_is_one_sentence(
+    passphrase_file: Path, content: str | None, mode: int, says: str
+) -> None:
     passphrase_file.unlink()
     if content is not None:
         passphrase_file.write_text(content)
@@ -195,7 +213,9 @@ def test_empty_answer_does_without_the_key(typing: Callable[..., list[str]]) -> 
     assert len(prompts) == 3
 
 
-def test_controller_is_told_by_a_file_or_does_not_start(passphrase_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controller_is_told_by_a_file_or_does_not_start(
+    passphrase_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     edgectl("keys init")
     edgectl("keys passphrase keys/online.pem")
     edgectl("controller init --broker 127.0.0.1:1")

@@ -19,7 +19,16 @@ BEFORE = {"release": "m@1", "digest": DIGEST}
 
 
 def rollout(state: str, **more: Any) -> dict[str, Any]:
-    return {"id": "gate-1", "release": "m@2", "slot": "gate", "digest": DIGEST, "state": state, "wave": 0, "members": {}, **more}
+    return {
+        "id": "gate-1",
+        "release": "m@2",
+        "slot": "gate",
+        "digest": DIGEST,
+        "state": state,
+        "wave": 0,
+        "members": {},
+        **more,
+    }
 
 
 class Controller:
@@ -47,7 +56,9 @@ class Controller:
     def signed_file(self, name: str) -> None:
         return None
 
-    def accept_trust(self, files: dict[str, bytes], withdraw: list[str], *, stop_rollouts: bool) -> dict[str, Any]:
+    def accept_trust(
+        self, files: dict[str, bytes], withdraw: list[str], *, stop_rollouts: bool
+    ) -> dict[str, Any]:
         self.said.append(("withdraw", *withdraw, stop_rollouts))
         return {}
 
@@ -57,7 +68,8 @@ class Controller:
 
     def devices(self) -> list[dict[str, Any]]:
         return [
-            {"name": n, "online": n != "gate-9", "reported": {"slots": {"gate": s}} if s else None} for n, s in self.slots.items()
+            {"name": n, "online": n != "gate-9", "reported": {"slots": {"gate": s}} if s else None}
+            for n, s in self.slots.items()
         ]
 
 
@@ -112,7 +124,9 @@ def test_withdrawing_what_a_rollout_needs_is_asked_before_anything_is_signed(
     assert (tmp_path / "keys" / "targets.json").read_bytes() == before
 
 
-def test_slot_that_is_not_emptied_in_time_is_told_and_who_is_away_is_not_waited_for(said: list[tuple[object, ...]]) -> None:
+def test_slot_that_is_not_emptied_in_time_is_told_and_who_is_away_is_not_waited_for(
+    said: list[tuple[object, ...]],
+) -> None:
     Controller.slots |= {
         "gate-1": {"gen": 2, "state": "cleared", "active_release": None},
         "gate-2": {"gen": 2, "state": "clearing", "stage": "frozen"},
@@ -123,7 +137,11 @@ def test_slot_that_is_not_emptied_in_time_is_told_and_who_is_away_is_not_waited_
     assert isinstance(result.exception, RolloutError)
     assert result.exception.message == "gate-2: slot gate is not empty after 0.1 s"
     found = {c["device"]: c["state"] for c in json.loads(result.stdout)}
-    assert found == {"gate-1": "cleared", "gate-2": "clearing: frozen", "gate-9": "away: empties it when it is back"}
+    assert found == {
+        "gate-1": "cleared",
+        "gate-2": "clearing: frozen",
+        "gate-9": "away: empties it when it is back",
+    }
     assert said == [("clear", "gate", "gate-1", "gate-2", "gate-9", {})]
 
 

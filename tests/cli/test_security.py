@@ -78,9 +78,17 @@ def test_several_people_make_a_fleet(tmp_path: Path) -> None:
 def test_broker_controller_and_device_get_their_files() -> None:
     edgectl("keys init")
     edgectl("broker ca --fleet yard")
-    assert sorted(Path(p).name for p in edgectl("broker config mosquitto --host broker.lan --host 10.0.0.2 --fleet yard")["files"]) == [
-        "acl", "ca.crt", "crl.pem", "mosquitto.conf", "server.crt", "server.key",
-    ]  # fmt: skip
+    assert sorted(
+        Path(p).name
+        for p in edgectl("broker config mosquitto --host broker.lan --host 10.0.0.2 --fleet yard")["files"]
+    ) == [
+        "acl",
+        "ca.crt",
+        "crl.pem",
+        "mosquitto.conf",
+        "server.crt",
+        "server.key",
+    ]
     key = Path("broker/server.key").read_bytes()
     edgectl("broker config mosquitto --host broker.lan --fleet yard --peer-seeding")
     assert Path("broker/server.key").read_bytes() == key, "writing again leaves the broker its key"
@@ -95,14 +103,25 @@ def test_broker_controller_and_device_get_their_files() -> None:
 
     edgectl("controller init --ca ca --broker broker.lan --fleet yard --out c/controller.toml")
     controller = load_controller_config(Path("c/controller.toml"))
-    assert controller.keys.resolve() == Path("keys").resolve(), "as the shell understands the path, wherever the file lies"
-    assert (controller.broker.host, controller.broker.port, controller.broker.tls) == ("broker.lan", 8883, True)
+    assert controller.keys.resolve() == Path("keys").resolve(), (
+        "as the shell understands the path, wherever the file lies"
+    )
+    assert (controller.broker.host, controller.broker.port, controller.broker.tls) == (
+        "broker.lan",
+        8883,
+        True,
+    )
     assert controller.broker.options().tls.context()  # type: ignore[union-attr]
     assert Path("c/controller.key").stat().st_mode & 0o777 == 0o600
 
     issued = FleetCa(Path("ca")).issue_client("gate-1")
     write_enrolment(
-        Path("gate-1"), "gate-1", root=b"{}", fleet="yard", broker={"host": "b", "port": 8883, "tls": False}, certificate=issued
+        Path("gate-1"),
+        "gate-1",
+        root=b"{}",
+        fleet="yard",
+        broker={"host": "b", "port": 8883, "tls": False},
+        certificate=issued,
     )
     agent = load_agent_config(Path("gate-1/agent.toml"))
     assert agent.broker.tls
@@ -136,7 +155,12 @@ class _Controller:
 
     def enroll(self, name: str, *, again: bool = False) -> dict[str, Any]:
         self.enrolled.append(name)
-        return {"new": True, "fleet": "home", "broker": {"host": "b", "port": 8883, "tls": True}, "root": "{}"}
+        return {
+            "new": True,
+            "fleet": "home",
+            "broker": {"host": "b", "port": 8883, "tls": True},
+            "root": "{}",
+        }
 
     def revoked(self, name: str) -> list[str]:
         return ["gate-3"]
@@ -147,10 +171,18 @@ def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("edgectl.cli._controller.client", lambda url, token_file: controller)
     edgectl("broker ca")
     assert edgectl("device request gate-1 --out etc") == {
-        "device": "gate-1", "key": "etc/device.key", "request": "etc/device.csr", "new": True,
-    }  # fmt: skip
+        "device": "gate-1",
+        "key": "etc/device.key",
+        "request": "etc/device.csr",
+        "new": True,
+    }
     edgectl("device enroll gate-1 --ca ca --csr etc/device.csr")
-    assert sorted(p.name for p in Path("gate-1").iterdir()) == ["agent.toml", "ca.crt", "device.crt", "root.json"]
+    assert sorted(p.name for p in Path("gate-1").iterdir()) == [
+        "agent.toml",
+        "ca.crt",
+        "device.crt",
+        "root.json",
+    ]
     for file in Path("gate-1").iterdir():
         file.rename(Path("etc") / file.name)
     assert load_agent_config(Path("etc/agent.toml")).broker.options().tls.context()  # type: ignore[union-attr]
@@ -159,7 +191,10 @@ def test_device_makes_its_own_key_and_keeps_it(monkeypatch: pytest.MonkeyPatch) 
         edgectl("device renew gate-1")
     assert not Path("gate-1/device.key").exists()
     assert "was there and stays" in text("device request gate-1 --out etc")
-    assert [Path(p).name for p in edgectl("device renew gate-1 --csr etc/device.csr")["files"]] == ["ca.crt", "device.crt"]
+    assert [Path(p).name for p in edgectl("device renew gate-1 --csr etc/device.csr")["files"]] == [
+        "ca.crt",
+        "device.crt",
+    ]
     with pytest.raises(UsageError, match="--csr needs the CA"):
         edgectl("device enroll gate-1 --csr etc/device.csr")
     Path("gate-1/device.key").write_text("of somebody")

@@ -26,11 +26,21 @@ SPEC = (TensorSpec(name="x", shape=(1,), dtype="float32"),)
 
 def variant(name: str, profile: str = "cpu", **config: Any) -> Variant:
     values = VariantConfig(
-        name="m", version="1", profile=profile, variant=name, task=TaskSpec(name="t", input=TensorInput()), inputs=SPEC, outputs=SPEC,
-        recipe=Recipe(family="float"), golden=GoldenSpec(samples=1, tolerances={}), **{"runtime": "onnxruntime", **config},
-    )  # fmt: skip
+        name="m",
+        version="1",
+        profile=profile,
+        variant=name,
+        task=TaskSpec(name="t", input=TensorInput()),
+        inputs=SPEC,
+        outputs=SPEC,
+        recipe=Recipe(family="float"),
+        golden=GoldenSpec(samples=1, tolerances={}),
+        **{"runtime": "onnxruntime", **config},
+    )
     digest = "sha256:" + "0" * 64
-    return Variant(Path(), digest, Manifest(config=Descriptor(mediaType="c", digest=digest, size=1), layers=()), values)
+    return Variant(
+        Path(), digest, Manifest(config=Descriptor(mediaType="c", digest=digest, size=1), layers=()), values
+    )
 
 
 VARIANTS = (
@@ -42,7 +52,9 @@ VARIANTS = (
 
 
 def chosen(role: Role | None, facts: set[str], *runtimes: str, profile: str | None = "cpu") -> str:
-    return select(VARIANTS, frozenset(facts), profile=profile, runtimes=("onnxruntime", *runtimes), role=role).config.variant
+    return select(
+        VARIANTS, frozenset(facts), profile=profile, runtimes=("onnxruntime", *runtimes), role=role
+    ).config.variant
 
 
 @pytest.mark.parametrize(
@@ -54,7 +66,9 @@ def chosen(role: Role | None, facts: set[str], *runtimes: str, profile: str | No
         ("low-power", "int8", "int8"),
     ],
 )
-def test_the_first_that_fits_or_the_one_of_the_role(role: Role | None, with_openvino: str, without: str) -> None:
+def test_the_first_that_fits_or_the_one_of_the_role(
+    role: Role | None, with_openvino: str, without: str
+) -> None:
     assert chosen(role, {"isa:avx2"}, "openvino") == with_openvino
     assert chosen(role, {"isa:avx2"}) == without
 

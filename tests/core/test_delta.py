@@ -37,13 +37,23 @@ def test_fine_tuned_network_is_made_from_the_old_one_and_a_quarter_of_the_bytes(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drop=st.sampled_from(["", "a", "b", "c"]), shift=st.binary(max_size=300), seed=st.integers(0, 99), scratch=st.booleans())
-def test_any_pair_of_networks_makes_the_exact_bytes(tmp_path: Path, drop: str, shift: bytes, seed: int, scratch: bool) -> None:
+@given(
+    drop=st.sampled_from(["", "a", "b", "c"]),
+    shift=st.binary(max_size=300),
+    seed=st.integers(0, 99),
+    scratch=st.booleans(),
+)
+def test_any_pair_of_networks_makes_the_exact_bytes(
+    tmp_path: Path, drop: str, shift: bytes, seed: int, scratch: bool
+) -> None:
     net = network(seed, size=2000)
     other = network(seed + 100, size=2000) if scratch else tuned(net, seed)
     other.pop(drop, None)
     other["new"] = np.arange(seed, dtype=np.int8)
-    old, new = onnx_file(net), onnx_file(other, nodes=b"\x1a" + bytes([len(shift) & 0x7F]) + shift[: len(shift) & 0x7F])
+    old, new = (
+        onnx_file(net),
+        onnx_file(other, nodes=b"\x1a" + bytes([len(shift) & 0x7F]) + shift[: len(shift) & 0x7F]),
+    )
     delta = make_delta(old, new)
     assert delta is not None
     assert apply(tmp_path, old, delta, len(new)) == new
@@ -70,7 +80,9 @@ def test_another_base_or_size_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(tmp_path: Path, data: st.DataObject) -> None:
+def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     old, new = onnx_file(network(size=800)), onnx_file(tuned(network(size=800)))
     good = make_delta(old, new)
     assert good is not None
@@ -83,12 +95,19 @@ def test_no_bytes_make_more_than_was_asked_for_or_raise_anything_else(tmp_path: 
 
 
 def forge(
-    folder: Path, table: list[tuple[int, int, int]], size: int, old_size: int, content: int = 100, lengths: tuple[int, ...] = ()
+    folder: Path,
+    table: list[tuple[int, int, int]],
+    size: int,
+    old_size: int,
+    content: int = 100,
+    lengths: tuple[int, ...] = (),
 ) -> None:
     packed = zlib.compress(b"".join(struct.pack(">BQQ", *s) for s in table))
     flat = zlib.compressobj(9, zlib.DEFLATED, -15)
     streams = [flat.compress(bytes(content)) + flat.flush(), *(lzma.compress(bytes(content), preset=0),) * 3]
-    header = struct.pack(">QQII4Q", old_size, size % 2**64, len(table), len(packed), *(lengths or map(len, streams)))
+    header = struct.pack(
+        ">QQII4Q", old_size, size % 2**64, len(table), len(packed), *(lengths or map(len, streams))
+    )
     (folder / "old").write_bytes(bytes(old_size))
     (folder / "delta").write_bytes(b"edgectl-delta-1\n" + header + packed + b"".join(streams))
 
@@ -98,7 +117,9 @@ def forge(
     [(1, 150, 51), (1, 2**63, 10), (4, 0, 7), (3, 0, 9), (255, 0, 9), (2, 201, 0)],
     ids=["beyond the base", "far beyond", "half a number", "width 3", "width 255", "empty, beyond"],
 )
-def test_segment_that_the_base_does_not_have_is_refused(tmp_path: Path, segment: tuple[int, int, int]) -> None:
+def test_segment_that_the_base_does_not_have_is_refused(
+    tmp_path: Path, segment: tuple[int, int, int]
+) -> None:
     forge(tmp_path, [segment], segment[2], old_size=200)
     with pytest.raises(ProtocolError, match="does not have"):
         list(apply_delta(tmp_path / "old", tmp_path / "delta", segment[2]))
@@ -139,7 +160,10 @@ def test_no_bytes_break_the_reader_of_networks(data: bytes) -> None:
 
 
 def test_a_large_network_is_made_in_little_memory(tmp_path: Path) -> None:
-    old, new = (onnx_file({"a": np.full((40, 1 << 18), v, np.int8), "b": np.full((4, 1 << 18), v, np.float32)}) for v in (1, 2))
+    old, new = (
+        onnx_file({"a": np.full((40, 1 << 18), v, np.int8), "b": np.full((4, 1 << 18), v, np.float32)})
+        for v in (1, 2)
+    )
     delta = make_delta(old, new)
     assert delta is not None
     (tmp_path / "old").write_bytes(old)

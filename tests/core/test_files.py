@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.errors import IntegrityError, StorageError
-from edgectl.core.files import atomic_write, check_name, digest_of, exchange, file_digest, forget_unfinished, hex_of, open_atomic
+from edgectl.core.files import (
+    atomic_write,
+    check_name,
+    digest_of,
+    exchange,
+    file_digest,
+    forget_unfinished,
+    hex_of,
+    open_atomic,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -32,7 +41,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_full_disk_is_a_storage_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -43,14 +54,24 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path, monke
 
 
 @given(st.binary(max_size=3000))
-def test_file_digest_is_the_digest_of_its_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_file_digest_is_the_digest_of_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "blob"
     path.write_bytes(data)
     assert file_digest(path) == digest_of(data)
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "sha256:", "sha256:" + "A" * 64, "sha256:../../etc/passwd", "sha512:" + "0" * 128, "sha256:" + "0" * 64 + "\n"]
+    "bad",
+    [
+        "",
+        "sha256:",
+        "sha256:" + "A" * 64,
+        "sha256:../../etc/passwd",
+        "sha512:" + "0" * 128,
+        "sha256:" + "0" * 64 + "\n",
+    ],
 )
 def test_what_is_no_digest_becomes_no_path(bad: str) -> None:
     with pytest.raises(IntegrityError):

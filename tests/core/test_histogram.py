@@ -1,4 +1,5 @@
-"""Any quantile within 1.1 %; merging in any order gives the same bits; percentiles only from enough samples."""
+"""Any quantile within 1.1 %; merging in any order gives the same bits; percentiles only from enough
+samples."""
 
 from __future__ import annotations
 
@@ -73,7 +74,14 @@ def test_an_empty_histogram_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"counts": [-1]}, {"scale": 4}, {"offset": -1}, {"offset": 1152, "counts": [1, 1]}, {"counts": [1] * 2000}]
+    "bad",
+    [
+        {"counts": [-1]},
+        {"scale": 4},
+        {"offset": -1},
+        {"offset": 1152, "counts": [1, 1]},
+        {"counts": [1] * 2000},
+    ],
 )
 def test_a_hostile_histogram_is_refused(bad: dict[str, object]) -> None:
     import json

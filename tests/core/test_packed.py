@@ -41,9 +41,16 @@ def test_a_packed_engine_is_small_and_decodes_to_the_file_that_was_signed(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "unpacked", [Unpacked(digest=WRONG, size=200_003), Unpacked(digest=WRONG, size=1), Unpacked(digest=WRONG, size=1 << 30)]
+    "unpacked",
+    [
+        Unpacked(digest=WRONG, size=200_003),
+        Unpacked(digest=WRONG, size=1),
+        Unpacked(digest=WRONG, size=1 << 30),
+    ],
 )
-def test_an_engine_that_decodes_to_something_else_than_the_config_says_is_refused(tmp_path: Path, unpacked: Unpacked) -> None:
+def test_an_engine_that_decodes_to_something_else_than_the_config_says_is_refused(
+    tmp_path: Path, unpacked: Unpacked
+) -> None:
     variant = packed_variant(tmp_path, unpacked=unpacked)
     with pytest.raises(IntegrityError):
         variant.verify()

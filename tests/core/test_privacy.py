@@ -1,4 +1,5 @@
-"""No runtime may leave a trace in the home directory or load a telemetry client. Real runtimes, a fresh process, an empty home."""
+"""No runtime may leave a trace in the home directory or load a telemetry client. Real runtimes, a fresh
+process, an empty home."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ assert [t.name for t in threading.enumerate()] == ["MainThread"]
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_runtime_tells_nobody(runtime: str, tmp_path: Path) -> None:
     pytest.importorskip(runtime)
-    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME")
+    }
     run = subprocess.run(
         [sys.executable, "-c", RUN, runtime],
         env={**environment, "HOME": str(tmp_path)},

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from edgectl.core.errors import BundleError
 from edgectl.core.tensors import read_npz, write_npz
 
-ARRAYS = {"in/0/x": np.arange(6, dtype=np.float32).reshape(2, 3), "out/0/y": np.array([True, False]), "n": np.array(3, np.int64)}
+ARRAYS = {
+    "in/0/x": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "out/0/y": np.array([True, False]),
+    "n": np.array(3, np.int64),
+}
 
 
 def test_arrays_come_back_and_the_same_arrays_give_the_same_bytes() -> None:

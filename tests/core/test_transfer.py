@@ -70,12 +70,15 @@ class Device:
 def simulate(
     data: bytes, devices: int, loss: float, chaos: random.Random, *, late: int = 0, reorder: bool = True
 ) -> tuple[list[Device], Seeder, float]:
-    """Run seeder and devices in simulated time until all are complete. Pages, needs and markers suffer like chunks."""
+    """Run seeder and devices in simulated time until all are complete. Pages, needs and markers suffer
+    like chunks."""
     d = describe(data)
     pages = [p.encode() for p in pages_of(d.digest, len(data), chunk_hashes(data))]
     seeder = Seeder(size=len(data))
     fleet = [
-        Device(Receiver(d, 20.0 * (i < late), epoch=1, seed=i), bytearray(len(data)), from_s=20.0 * (i < late))
+        Device(
+            Receiver(d, 20.0 * (i < late), epoch=1, seed=i), bytearray(len(data)), from_s=20.0 * (i < late)
+        )
         for i in range(devices)
     ]
     now, flight = 0.0, list[tuple[float, int, str, bytes]]()
@@ -85,7 +88,9 @@ def simulate(
             if chaos.random() >= loss:
                 if chaos.random() < loss and kind != "need":
                     at = chaos.randrange(len(payload))
-                    payload = payload[:at] + bytes([payload[at] ^ 1 << chaos.randrange(8)]) + payload[at + 1 :]
+                    payload = (
+                        payload[:at] + bytes([payload[at] ^ 1 << chaos.randrange(8)]) + payload[at + 1 :]
+                    )
                 flight.append((now + (chaos.random() * 0.3 if reorder else 0.1), to, kind, payload))
 
     for i in range(devices):
@@ -132,10 +137,15 @@ def simulate(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    chunks=st.integers(2, 40), tail=st.integers(1, CHUNK_SIZE), devices=st.integers(1, 6), loss=st.sampled_from([0.0, 0.05, 0.3]),
+    chunks=st.integers(2, 40),
+    tail=st.integers(1, CHUNK_SIZE),
+    devices=st.integers(1, 6),
+    loss=st.sampled_from([0.0, 0.05, 0.3]),
     seed=st.integers(0, 2**32),
-)  # fmt: skip
-def test_every_device_ends_with_the_exact_bytes(chunks: int, tail: int, devices: int, loss: float, seed: int) -> None:
+)
+def test_every_device_ends_with_the_exact_bytes(
+    chunks: int, tail: int, devices: int, loss: float, seed: int
+) -> None:
     data = blob((chunks - 1) * CHUNK_SIZE + tail, seed)
     fleet, _, _ = simulate(data, devices, loss, random.Random(seed))
     assert all(bytes(x.data) == data for x in fleet)
@@ -204,7 +214,9 @@ def test_a_slow_device_is_set_apart_and_does_not_slow_the_rest() -> None:
     assert isinstance(end, Marker)
     seeder.on_need("slow", Need.of(range(84, 200), seeder.size, epoch=1).model_copy(update=apart), 1.4)
     assert sends(seeder, 1.4) == [], "a need that crossed the batch on the way asks for nothing new"
-    now = Need.of([99, *range(148, 200)], seeder.size, epoch=1, round=end.round.round).model_copy(update={"apart": True})
+    now = Need.of([99, *range(148, 200)], seeder.size, epoch=1, round=end.round.round).model_copy(
+        update={"apart": True}
+    )
     seeder.on_need("slow", now, 1.5)
     assert sends(seeder, 1.5)[:-1] == [Repair("slow", i) for i in (99, *range(148, 200))]
 
@@ -255,9 +267,17 @@ def test_a_chunk_list_that_is_not_the_signed_one_is_refused() -> None:
 def test_a_blob_of_many_pages_is_assembled_in_any_order() -> None:
     hashes = [bytes([i % 256, i // 256]) + bytes(30) for i in range(2100)]
     size = 2100 * CHUNK_SIZE - 5
-    d = Descriptor(mediaType="x", digest=digest_of(b"x"), size=size, annotations={ANNOTATION_CHUNKS: chunks_digest(hashes)})
+    d = Descriptor(
+        mediaType="x",
+        digest=digest_of(b"x"),
+        size=size,
+        annotations={ANNOTATION_CHUNKS: chunks_digest(hashes)},
+    )
     receiver = Receiver(d, 0.0, epoch=1)
-    offers = tuple(DeltaOffer(base=digest_of(b"%d" % k), digest=digest_of(b"d%d" % k), size=size - k - 1) for k in range(8))
+    offers = tuple(
+        DeltaOffer(base=digest_of(b"%d" % k), digest=digest_of(b"d%d" % k), size=size - k - 1)
+        for k in range(8)
+    )
     pages = pages_of(d.digest, size, hashes, deltas=offers)
     assert [p.page for p in pages] == receiver.page_numbers()
     for page in reversed(pages):

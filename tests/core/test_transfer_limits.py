@@ -53,7 +53,9 @@ def play(seeder: Seeder, until: float, on_send: Callable[[float, object], None],
 
 
 @given(st.floats(1e4, 1e9), st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, CHUNK_SIZE)), max_size=60))
-def test_bucket_never_gives_more_than_its_rate_and_one_burst(rate: float, asks: list[tuple[float, int]]) -> None:
+def test_bucket_never_gives_more_than_its_rate_and_one_burst(
+    rate: float, asks: list[tuple[float, int]]
+) -> None:
     bucket, now, sent = Bucket(rate, 0.0), 0.0, 0
     for pause, size in asks:
         now += pause
@@ -341,7 +343,22 @@ def test_no_frame_is_more_than_a_chunk_or_names_one_twice(junk: bytes, headed: b
         assert 1 <= len(set(found.indices)) == len(found.indices) <= MAX_SUM
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(["round", "size", "missing", "epoch", "digest", "page", "pages", "deltas", "site", "bps"]), x, max_size=6), max_leaves=12))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda x: (
+            st.lists(x, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["round", "size", "missing", "epoch", "digest", "page", "pages", "deltas", "site", "bps"]
+                ),
+                x,
+                max_size=6,
+            )
+        ),
+        max_leaves=12,
+    )
+)
 def test_no_json_breaks_rounds_needs_and_pages(value: object) -> None:
     import json
 

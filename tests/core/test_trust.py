@@ -17,7 +17,8 @@ def test_set_round_trips_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../root.json", "root.json", "0.root.json", "X.json", "a.b.json", "timestamp.json/..", "1.root.json\n"]
+    "name",
+    ["../root.json", "root.json", "0.root.json", "X.json", "a.b.json", "timestamp.json/..", "1.root.json\n"],
 )
 def test_foreign_file_names_are_refused(name: str) -> None:
     with pytest.raises(TrustError, match="no metadata set has"):

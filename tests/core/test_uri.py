@@ -1,4 +1,5 @@
-"""Credentials never leave the process in any spelling. The secrets of these tests are made; whatever is shown must not have them."""
+"""Credentials never leave the process in any spelling. The secrets of these tests are made; whatever is
+shown must not have them."""
 
 from __future__ import annotations
 
@@ -18,11 +19,21 @@ from edgectl.core.uri import HIDDEN, RedactingFormatter, has_credentials, redact
 SECRET = "S3cr3tX"
 USER = "Us3rnameY"
 
-schemes = st.sampled_from(["rtsp", "rtsps", "rtmp", "http", "https", "RTSP", "mqtts", "postgresql+psycopg", "gopher", "rtp"])
+schemes = st.sampled_from(
+    ["rtsp", "rtsps", "rtmp", "http", "https", "RTSP", "mqtts", "postgresql+psycopg", "gopher", "rtp"]
+)
 hosts = st.sampled_from(["cam7", "10.0.0.7", "[fe80::1]", "cam-7.site.lan"])
 ports = st.sampled_from(["", ":554", ":8554"])
 paths = st.sampled_from(
-    ["", "/", "/sub", "/Streaming/Channels/101", "/cam/realmonitor", "/h264Preview_01_main", "/axis-media/media.amp"]
+    [
+        "",
+        "/",
+        "/sub",
+        "/Streaming/Channels/101",
+        "/cam/realmonitor",
+        "/h264Preview_01_main",
+        "/axis-media/media.amp",
+    ]
 )
 odd = st.text(st.sampled_from("/?#:@&=;%'\"!$()*+,[]{}|\\^~`<>.äé-_9a"), max_size=6)
 """What people have in passwords, white space aside, which ends a word of a sentence."""
@@ -37,23 +48,52 @@ def spelt(text: str, how: int) -> str:
     return text
 
 
-@given(schemes, st.sampled_from(["://", ":/", ":", ":///"]), odd, odd, hosts, ports, paths, st.integers(0, 2), st.booleans())
+@given(
+    schemes,
+    st.sampled_from(["://", ":/", ":", ":///"]),
+    odd,
+    odd,
+    hosts,
+    ports,
+    paths,
+    st.integers(0, 2),
+    st.booleans(),
+)
 @example("rtsp", "://", "/", "", "cam", "", "", 0, False)
 def test_userinfo_is_never_shown(
-    scheme: str, slashes: str, left: str, right: str, host: str, port: str, path: str, how: int, encoded_at: bool
+    scheme: str,
+    slashes: str,
+    left: str,
+    right: str,
+    host: str,
+    port: str,
+    path: str,
+    how: int,
+    encoded_at: bool,
 ) -> None:
     at = "%40" if encoded_at else "@"
     uri = f"{scheme}{slashes}{spelt(USER, how)}:{spelt(left + SECRET + right, how)}{at}{host}{port}{path}"
     if slashes == ":" and scheme in ("gopher",):
         uri = uri.removeprefix("gopher:")  # an unknown word before a colon is a user name
-    for shown in (redact(uri), redact_text(f"cannot open {uri}: no route to host"), redact_text(f"('{uri}')")):
+    for shown in (
+        redact(uri),
+        redact_text(f"cannot open {uri}: no route to host"),
+        redact_text(f"('{uri}')"),
+    ):
         assert SECRET not in shown
         assert USER not in shown
     assert host in redact(uri)
 
 
-@given(hosts, odd, st.sampled_from(["user", "usr", "password", "pwd", "x", "token", "channel", "%70assword"]), st.integers(0, 3))
-def test_what_a_query_a_fragment_or_a_path_assigns_is_not_shown(host: str, tail: str, name: str, how: int) -> None:
+@given(
+    hosts,
+    odd,
+    st.sampled_from(["user", "usr", "password", "pwd", "x", "token", "channel", "%70assword"]),
+    st.integers(0, 3),
+)
+def test_what_a_query_a_fragment_or_a_path_assigns_is_not_shown(
+    host: str, tail: str, name: str, how: int
+) -> None:
     value = spelt(SECRET + re.sub(r"[/&;?#]", "", tail), how)
     for uri in (
         f"rtsp://{host}/sub?channel=1&{name}={value}",
@@ -66,7 +106,8 @@ def test_what_a_query_a_fragment_or_a_path_assigns_is_not_shown(host: str, tail:
         shown = redact(uri)
         assert SECRET not in shown
         assert spelt(SECRET, how) not in shown
-        assert host in shown or "@" in tail  # an @ in a value hides too much: it might end a password
+        # an @ in a value hides too much: it might end a password
+        assert host in shown or "@" in tail
         assert redact(shown) == shown
 
 
@@ -78,12 +119,21 @@ def test_what_a_query_a_fragment_or_a_path_assigns_is_not_shown(host: str, tail:
         ("rtsp://admin:p@ss@cam/sub", "rtsp://cam/sub"),
         ("rtsp://admin@cam/sub", "rtsp://cam/sub"),
         ("admin:secret@cam/sub", "cam/sub"),
-        ("rtsp://cam/live?user=admin&password=x&channel=2", f"rtsp://cam/live?user={HIDDEN}&password={HIDDEN}&channel=2"),
+        (
+            "rtsp://cam/live?user=admin&password=x&channel=2",
+            f"rtsp://cam/live?user={HIDDEN}&password={HIDDEN}&channel=2",
+        ),
         ("rtsp://cam:554/user=admin_password=x_channel=1_stream=0.sdp", f"rtsp://cam:554/{HIDDEN}"),
-        ("rtsps://192.168.1.1:7441/AbCdEfGhIjKlMn0p?enableSrtp", f"rtsps://192.168.1.1:7441/{HIDDEN}?enableSrtp"),
+        (
+            "rtsps://192.168.1.1:7441/AbCdEfGhIjKlMn0p?enableSrtp",
+            f"rtsps://192.168.1.1:7441/{HIDDEN}?enableSrtp",
+        ),
         ("rtmp://a.example/live2/abcd-efgh-ijkl", f"rtmp://a.example/live2/{HIDDEN}"),
         ("http://cam/token/abc/video.mjpg", f"http://cam/token/{HIDDEN}/video.mjpg"),
-        ("rtsp://tv.example:8080/live/alice/hunter/17.ts", f"rtsp://tv.example:8080/live/{HIDDEN}/{HIDDEN}/17.ts"),
+        (
+            "rtsp://tv.example:8080/live/alice/hunter/17.ts",
+            f"rtsp://tv.example:8080/live/{HIDDEN}/{HIDDEN}/17.ts",
+        ),
         ("rtsp://admin:secret", f"rtsp://{HIDDEN}:{HIDDEN}"),
         ("postgresql+psycopg://fleet:secret@db/edgectl", "postgresql+psycopg://db/edgectl"),
         ("mic://secret@hw:1,0", "mic://hw:1,0"),
@@ -197,7 +247,8 @@ def test_a_long_text_is_looked_through_in_linear_time() -> None:
             '\\"' * n,
         ),
     ):
-        redact_text(text)  # the time-out of the test is the bound: the square of these lengths takes hours
+        # the time-out of the test is the bound: the square of these lengths takes hours
+        redact_text(text)
 
 
 def test_json_values_are_looked_through_and_keys_stay() -> None:
@@ -211,7 +262,9 @@ def test_a_traceback_in_the_log_has_no_secret() -> None:
     try:
         raise OSError(f"no route to rtsp://admin:{SECRET}@cam/sub")
     except OSError:
-        record = logging.LogRecord("x", logging.ERROR, __file__, 1, "%s failed", (f"rtsp://u:{SECRET}@cam",), sys.exc_info())
+        record = logging.LogRecord(
+            "x", logging.ERROR, __file__, 1, "%s failed", (f"rtsp://u:{SECRET}@cam",), sys.exc_info()
+        )
     line = RedactingFormatter("%(levelname)s %(message)s").format(record)
     assert "OSError" in line
     assert SECRET not in line
@@ -232,7 +285,9 @@ def fall(what): raise OSError(where + what)
 threading.Thread(target=fall, args=("thread",)).start()
 fall("end")
 """
-    done = subprocess.run([sys.executable, "-c", program.replace("SECRET", SECRET)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("SECRET", SECRET)], capture_output=True, text=True, timeout=60
+    )
     assert SECRET not in done.stderr
     for what in ("log", "warning", "finaliser", "thread", "end"):
         assert f"rtsp://cam/{what}" in done.stderr

@@ -34,7 +34,9 @@ def at(day: int, clock: str) -> datetime:
         ("tue 00:00-00:00", at(2, "00:00"), False),
     ],
 )
-def test_window_is_open_from_its_first_minute_to_before_its_last(window: str, when: datetime, found: bool) -> None:
+def test_window_is_open_from_its_first_minute_to_before_its_last(
+    window: str, when: datetime, found: bool
+) -> None:
     assert is_open([window], when) is found
 
 
@@ -43,7 +45,10 @@ def test_without_windows_it_is_always_open() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["mon-fri 01:00-05:00", "sun 22:00-02:00", "wed 10:10-10:11", "daily 03:00-04:00"]), min_size=1),
+    st.lists(
+        st.sampled_from(["mon-fri 01:00-05:00", "sun 22:00-02:00", "wed 10:10-10:11", "daily 03:00-04:00"]),
+        min_size=1,
+    ),
     st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)),  # noqa: DTZ001
 )
 def test_next_opening_is_open_and_not_before_now(windows: list[str], now: datetime) -> None:
@@ -54,7 +59,8 @@ def test_next_opening_is_open_and_not_before_now(windows: list[str], now: dateti
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mon", "mon 1:00-2:00", "mon 25:00-26:00", "moon 01:00-02:00", "mon- 01:00-02:00", "x" * 100_000]
+    "text",
+    ["", "mon", "mon 1:00-2:00", "mon 25:00-26:00", "moon 01:00-02:00", "mon- 01:00-02:00", "x" * 100_000],
 )
 def test_what_is_no_window_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValidationError, match="mon-fri 01:00-05:00"):

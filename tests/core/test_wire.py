@@ -31,7 +31,17 @@ from edgectl.core.wire import (
 )
 
 DIGEST = "sha256:" + "ab" * 32
-MESSAGES: list[type[Message]] = [Conn, Desired, Reported, Telemetry, Trust, StreamStats, Command, Reply, ControllerState]
+MESSAGES: list[type[Message]] = [
+    Conn,
+    Desired,
+    Reported,
+    Telemetry,
+    Trust,
+    StreamStats,
+    Command,
+    Reply,
+    ControllerState,
+]
 
 
 def test_topics_follow_the_design() -> None:
@@ -62,7 +72,19 @@ def test_a_name_cannot_become_another_topic(name: str) -> None:
                 st.lists(c, max_size=3)
                 | st.dictionaries(
                     st.sampled_from(
-                        ["gen", "epoch", "slots", "seq", "files", "online", "id", "op", "deadline_s", "ok", "result"]
+                        [
+                            "gen",
+                            "epoch",
+                            "slots",
+                            "seq",
+                            "files",
+                            "online",
+                            "id",
+                            "op",
+                            "deadline_s",
+                            "ok",
+                            "result",
+                        ]
                     ),
                     c,
                     max_size=4,
@@ -91,7 +113,9 @@ def test_messages_survive_the_wire_and_ignore_what_newer_versions_add() -> None:
     assert parse_json(Desired, desired.encode(), max_bytes=10_000, what="desired") == desired
     newer = desired.encode().replace(b'{"gen":3', b'{"colour":"blue","gen":3')
     assert parse_json(Desired, newer, max_bytes=10_000, what="desired") == desired
-    reported = Reported(epoch=1, seq=2, gen=3, slots={"gate-detector": ReportedSlot(state=State.PROBATION, digest=DIGEST)})
+    reported = Reported(
+        epoch=1, seq=2, gen=3, slots={"gate-detector": ReportedSlot(state=State.PROBATION, digest=DIGEST)}
+    )
     assert b'"state":"probation"' in reported.encode()
     assert parse_json(Reported, reported.encode(), max_bytes=10_000, what="reported") == reported
 
@@ -106,6 +130,8 @@ def test_no_number_of_a_wish_is_more_than_the_journal_can_write(field: str) -> N
 
 def test_what_is_not_judged_is_not_judged_by_the_default_on_the_other_side() -> None:
     policy = Policy(max_latency_ratio=None, shadow=ShadowGate(max_latency_ratio=None))
-    wish = Desired(gen=1, slots={"gate": DesiredSlot(release="m@1", digest="sha256:" + "a" * 64, policy=policy)})
+    wish = Desired(
+        gen=1, slots={"gate": DesiredSlot(release="m@1", digest="sha256:" + "a" * 64, policy=policy)}
+    )
     assert Desired.model_validate_json(wish.encode()) == wish
     assert b"max_latency_ms" not in wish.encode(), "what is nothing by default is left out"

@@ -1,4 +1,5 @@
-"""An operator says "not now", passes it, and takes back: with `edgectl device`, through controller, broker and agent. And nobody else can."""
+"""An operator says "not now", passes it, and takes back: with `edgectl device`, through controller, broker
+and agent. And nobody else can."""
 
 from __future__ import annotations
 
@@ -21,22 +22,33 @@ SLOT = "gate-detector"
 
 
 def edgectl(fleet: Fleet, *words: str) -> dict[str, Any]:
-    where = ["--controller", f"http://127.0.0.1:{fleet.api_port}", "--token-file", str(fleet.config.state_dir / "token")]
+    where = [
+        "--controller",
+        f"http://127.0.0.1:{fleet.api_port}",
+        "--token-file",
+        str(fleet.config.state_dir / "token"),
+    ]
     told = CliRunner().invoke(app, ["device", *words, *where, "--json"], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     found: dict[str, Any] = json.loads(told.stdout)
     return found
 
 
-def test_lease_keeps_an_update_away_force_passes_it_cancel_takes_back_and_nobody_else_can(gate: Fleet, tmp_path: Path) -> None:
+def test_lease_keeps_an_update_away_force_passes_it_cancel_takes_back_and_nobody_else_can(
+    gate: Fleet, tmp_path: Path
+) -> None:
     commands: list[bytes] = []
     states: list[bytes] = []
     replies: Queue[Reply] = Queue()
     gate.spy.subscribe(gate.topics.command("gate-1"), lambda _, payload: commands.append(payload))
     gate.spy.subscribe(gate.topics.ctl, lambda _, payload: states.append(payload))
-    gate.spy.subscribe(gate.topics.any_reply, lambda _, payload: replies.put(Reply.model_validate_json(payload)))
+    gate.spy.subscribe(
+        gate.topics.any_reply, lambda _, payload: replies.put(Reply.model_validate_json(payload))
+    )
     anna = ("gate-1", "--owner", "anna")
-    with pytest.raises(UsageError, match=rf"gate-1 refuses: cancel is not possible now \({SLOT}: committed\)"):
+    with pytest.raises(
+        UsageError, match=rf"gate-1 refuses: cancel is not possible now \({SLOT}: committed\)"
+    ):
         edgectl(gate, "cancel", *anna)
     lease = edgectl(gate, "lock", *anna, "--for", "1h", "--reason", "night shift")
     assert lease == {"device": "gate-1", "owner": "anna", "ttl_s": 3600.0}
@@ -45,11 +57,17 @@ def test_lease_keeps_an_update_away_force_passes_it_cancel_takes_back_and_nobody
     def stage() -> str | None:
         return gate.reported["gate-1"][-1].slots[SLOT].stage
 
-    wait_until(lambda: gate.state_of("gate-1") == "deferred" and stage() == "anna says not now: night shift", "it waits")
+    wait_until(
+        lambda: gate.state_of("gate-1") == "deferred" and stage() == "anna says not now: night shift",
+        "it waits",
+    )
     assert edgectl(gate, "force", *anna, "--slot", SLOT, "--reason", "security fix")["slots"] == [SLOT]
     gate.wait_rollout(rollout, "done")
     logs = edgectl(gate, "logs", "gate-1")
-    assert [what for _, what in logs["audit"]] == ["anna: lock: night shift", f"anna: force of {SLOT}: security fix"]
+    assert [what for _, what in logs["audit"]] == [
+        "anna: lock: night shift",
+        f"anna: force of {SLOT}: security fix",
+    ]
     assert [(e["stream"], e["kind"]) for e in logs["events"]][-1:] == [("yard", "started")]
     edgectl(gate, "unlock", *anna)
     with pytest.raises(UsageError, match="anna holds no lease; who does: nobody"):

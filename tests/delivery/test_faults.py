@@ -20,7 +20,11 @@ SLOT = "gate-detector"
 
 
 def errors_of(fleet: Fleet, device: str) -> list[str]:
-    return [f"{r.slots[SLOT].state.value} {e.code}: {e.detail}" for r in fleet.reported[device] if (e := r.slots[SLOT].error)]
+    return [
+        f"{r.slots[SLOT].state.value} {e.code}: {e.detail}"
+        for r in fleet.reported[device]
+        if (e := r.slots[SLOT].error)
+    ]
 
 
 def last(fleet: Fleet, device: str = "gate-1") -> Reported:
@@ -28,7 +32,8 @@ def last(fleet: Fleet, device: str = "gate-1") -> Reported:
 
 
 def wish(fleet: Fleet, device: str, release: str, digest: str) -> None:
-    """Write ``desired`` past the controller, as somebody with the director's key and access to the broker could."""
+    """Write ``desired`` past the controller, as somebody with the director's key and access to the broker
+    could."""
     gen = last(fleet, device).gen + 100
     desired = Desired(gen=gen, slots={SLOT: DesiredSlot(release=release, digest=digest, policy=POLICY)})
     fleet.spy.publish(fleet.topics.desired(device), fleet.seal(device, desired), retain=True).wait(5)
@@ -37,7 +42,9 @@ def wish(fleet: Fleet, device: str, release: str, digest: str) -> None:
 def test_kill_in_the_middle_of_a_download_resumes_and_commits(gate: Fleet, tmp_path: Path) -> None:
     size = 40_000_000
     bundle = make_bundle(tmp_path / "v2", version="2.0.0", size=size)
-    engine = hex_of(next(d for d in Bundle(bundle).variants[0].descriptors() if d.mediaType == LAYER_ENGINE).digest)
+    engine = hex_of(
+        next(d for d in Bundle(bundle).variants[0].descriptors() if d.mediaType == LAYER_ENGINE).digest
+    )
     part = tmp_path / "gate-1" / "state" / "store" / "parts" / engine
     before = gate.client.transfer()["bytes"]
     rollout = gate.rollout(gate.publish(bundle))
@@ -79,7 +86,9 @@ def test_a_device_of_the_site_serves_when_the_controller_is_gone(fleet: Fleet, t
     fleet.end_controller()
 
     peers: list[str] = []
-    fleet.spy.subscribe(f"{fleet.topics.root}/a/+/p/+", lambda topic, _: peers.append(topic.rsplit("/", 1)[1]))
+    fleet.spy.subscribe(
+        f"{fleet.topics.root}/a/+/p/+", lambda topic, _: peers.append(topic.rsplit("/", 1)[1])
+    )
     fleet.start_agent("gate-2")
     wait_until(lambda: fleet.reported.get("gate-2"), "gate-2 is there")
     wish(fleet, "gate-2", release, bundle.digest)
@@ -88,7 +97,9 @@ def test_a_device_of_the_site_serves_when_the_controller_is_gone(fleet: Fleet, t
     assert len(peers) < 2 * (1_000_000 // 65536 + 1)
 
 
-def test_corrupted_chunk_is_refused_with_a_reason_and_the_right_one_is_used(gate: Fleet, tmp_path: Path) -> None:
+def test_corrupted_chunk_is_refused_with_a_reason_and_the_right_one_is_used(
+    gate: Fleet, tmp_path: Path
+) -> None:
     bundle = make_bundle(tmp_path / "v2", version="2.0.0", size=50_000)
     engine = next(d for d in Bundle(bundle).variants[0].descriptors() if d.mediaType == LAYER_ENGINE)
     rubbish = encode_frame(engine.digest, 0, b"\0" * engine.size)
@@ -107,7 +118,9 @@ def test_unsigned_digest_is_rejected_and_the_old_engine_serves_on(gate: Fleet, t
     assert last(gate).slots[SLOT].active == serving
 
 
-def test_expired_metadata_blocks_installs_but_not_inference_until_it_is_renewed(fleet: Fleet, tmp_path: Path) -> None:
+def test_expired_metadata_blocks_installs_but_not_inference_until_it_is_renewed(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     fleet.config = fleet.config.model_copy(update={"metadata_days": 4 / 86400})
     fleet.start_controller()
     fleet.enroll("gate-1")
@@ -121,9 +134,12 @@ def test_expired_metadata_blocks_installs_but_not_inference_until_it_is_renewed(
         wish(fleet, "gate-1", "gate-detector@2.0.0", Bundle(v2).digest)
         return fleet.state_of("gate-1") == "deferred"
 
-    time.sleep(5)  # the metadata has to expire: four seconds of wall time, there is no event for it
+    # the metadata has to expire: four seconds of wall time, there is no event for it
+    time.sleep(5)
     wait_until(expired, "the install waits")
-    wait_until(lambda: any("deferred" in e and "expired" in e for e in errors_of(fleet, "gate-1")), "it says why")
+    wait_until(
+        lambda: any("deferred" in e and "expired" in e for e in errors_of(fleet, "gate-1")), "it says why"
+    )
     seen = len(fleet.telemetry["gate-1"])
     wait_until(lambda: len(fleet.telemetry["gate-1"]) > seen + 1, "telemetry goes on")
     assert (
@@ -133,12 +149,16 @@ def test_expired_metadata_blocks_installs_but_not_inference_until_it_is_renewed(
 
     fleet.start_controller()
     wait_until(
-        lambda: last(fleet).slots[SLOT].active == Bundle(v2).digest and fleet.state_of("gate-1") == "committed",
+        lambda: (
+            last(fleet).slots[SLOT].active == Bundle(v2).digest and fleet.state_of("gate-1") == "committed"
+        ),
         "v2 after renewal",
     )
 
 
-def test_engine_that_fails_its_warm_up_or_fits_another_machine_never_reaches_the_worker(gate: Fleet, tmp_path: Path) -> None:
+def test_engine_that_fails_its_warm_up_or_fits_another_machine_never_reaches_the_worker(
+    gate: Fleet, tmp_path: Path
+) -> None:
     wrong = make_bundle(tmp_path / "v2", version="2.0.0", warm=False)
     stopped = gate.wait_rollout(gate.rollout(gate.publish(wrong)), "stopped")
     assert "differs from golden" in stopped["reason"]
@@ -159,7 +179,10 @@ def test_engine_that_kills_the_worker_is_rolled_back_and_stays_blocked(gate: Fle
     wait_until(lambda: gate.state_of("gate-1") == "committed", "v1 is wanted again and serves")
     assert last(gate).slots[SLOT].active == serving
     processed = gate.telemetry["gate-1"][-1].streams["yard"].frames.processed
-    wait_until(lambda: gate.telemetry["gate-1"][-1].streams["yard"].frames.processed not in (0, processed), "frames flow again")
+    wait_until(
+        lambda: gate.telemetry["gate-1"][-1].streams["yard"].frames.processed not in (0, processed),
+        "frames flow again",
+    )
     wish(gate, "gate-1", release, Bundle(bundle).digest)  # attempt 1 again
     wait_until(lambda: gate.state_of("gate-1") == "rejected", "the same attempt is blocked")
 
@@ -168,7 +191,9 @@ def test_first_release_that_does_not_work_leaves_an_empty_slot(fleet: Fleet, tmp
     fleet.start_controller()
     fleet.enroll("gate-1")
     fleet.start_agent("gate-1")
-    stopped = fleet.wait_rollout(fleet.rollout(fleet.publish(make_bundle(tmp_path / "v1", crash=True))), "stopped")
+    stopped = fleet.wait_rollout(
+        fleet.rollout(fleet.publish(make_bundle(tmp_path / "v1", crash=True))), "stopped"
+    )
     assert "rolled_back" in stopped["reason"]
     assert last(fleet).slots[SLOT].active is None
 
@@ -197,7 +222,8 @@ def test_freeze_a_restart_and_a_lost_database_of_the_controller(gate: Fleet, tmp
     (tmp_path / "controller" / "fleet.db").unlink()
     client = gate.start_controller()
     (device,) = wait_until(
-        lambda: [d for d in client.devices() if d["online"] and d["reported"] and d["desired"]["slots"]], "rebuilt"
+        lambda: [d for d in client.devices() if d["online"] and d["reported"] and d["desired"]["slots"]],
+        "rebuilt",
     )
     assert device["desired"]["gen"] == last(gate).gen, "the generation goes on where it was"
     assert device["reported"]["slots"][SLOT]["state"] == "committed"
@@ -213,13 +239,17 @@ def test_broker_that_forgets_everything_and_a_replayed_wish_change_nothing(
     seen, reports = len(gate.conns["gate-1"]), len(gate.reported["gate-1"])
     again = start_mosquitto(mosquitto.folder, mosquitto.port)
     try:
-        wait_until(lambda: gate.conns["gate-1"][seen:] and gate.reported["gate-1"][reports:], "the device tells everything again")
+        wait_until(
+            lambda: gate.conns["gate-1"][seen:] and gate.reported["gate-1"][reports:],
+            "the device tells everything again",
+        )
         assert gate.conns["gate-1"][-1].epoch == epoch, "the same start"
         assert last(gate).slots[SLOT] == before.slots[SLOT]
         late = gate.conns["gate-1"][-1].model_copy(update={"online": False, "epoch": epoch - 1})
         gate.spy.publish(gate.topics.conn("gate-1"), late.encode(), retain=True).wait(5)
         desired = Desired(
-            gen=before.gen, slots={SLOT: DesiredSlot(release="gate-detector@1.0.0", digest=before.slots[SLOT].active or "")}
+            gen=before.gen,
+            slots={SLOT: DesiredSlot(release="gate-detector@1.0.0", digest=before.slots[SLOT].active or "")},
         )
         gate.spy.publish(gate.topics.desired("gate-1"), gate.seal("gate-1", desired), retain=True).wait(5)
         bundle = make_bundle(tmp_path / "v2", version="2.0.0")
@@ -243,7 +273,13 @@ def test_damaged_journal_and_engine_heal_without_anybody(gate: Fleet, tmp_path: 
     reports = len(gate.reported["gate-1"])
     gate.start_agent("gate-1")
     wait_until(
-        lambda: any(r.error is not None and r.error.code == "journal" for r in gate.reported["gate-1"][reports:]), "it says so"
+        lambda: any(
+            r.error is not None and r.error.code == "journal" for r in gate.reported["gate-1"][reports:]
+        ),
+        "it says so",
     )
-    wait_until(lambda: gate.state_of("gate-1") == "committed" and last(gate).slots[SLOT].active, "fetched again and committed")
+    wait_until(
+        lambda: gate.state_of("gate-1") == "committed" and last(gate).slots[SLOT].active,
+        "fetched again and committed",
+    )
     assert engine.read_bytes() != bytes(data)

@@ -12,7 +12,9 @@ import pytest
 from conftest import free_port, start_mosquitto
 from support_fleet import Fleet, wait_until
 
-PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+PERSISTENT = (
+    "persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+)
 
 
 @pytest.fixture
@@ -65,4 +67,6 @@ def test_copy_of_a_disk_is_told_of_and_the_true_device_is_there_when_it_goes(fle
     assert device["online"]
     assert device["conn"]["instance"] == true
     assert fleet.client.command("gate-1", "probe")
-    wait_until(lambda: of(fleet, "gate-1")["reported"]["instance"] == true, "what the true device says counts")
+    wait_until(
+        lambda: of(fleet, "gate-1")["reported"]["instance"] == true, "what the true device says counts"
+    )

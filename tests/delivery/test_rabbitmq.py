@@ -1,4 +1,5 @@
-"""The same line through a real RabbitMQ with the generated files. Ten seconds of start-up: run it with ``EDGECTL_RABBITMQ=1``."""
+"""The same line through a real RabbitMQ with the generated files. Ten seconds of start-up: run it with
+``EDGECTL_RABBITMQ=1``."""
 
 from __future__ import annotations
 
@@ -36,19 +37,31 @@ def site(tmp_path: Path) -> Iterator[tuple[FleetCa, int]]:
     plan = BrokerPlan("home", PurePosixPath(folder), port, "127.0.0.1")
     for name, text in broker_files("rabbitmq", plan, ["gate-1", "gate-2"]).items():
         (folder / name).write_text(text)
-    names = port + 1  # a port mapper of its own: whoever else uses Erlang here is left alone
+    # a port mapper of its own: whoever else uses Erlang here is left alone
+    names = port + 1
     environment = {
-        **os.environ, "HOME": str(folder), "RABBITMQ_NODENAME": "edgectl@localhost", "RABBITMQ_MNESIA_BASE": str(folder / "db"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"), "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"), "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "ERL_EPMD_PORT": str(names), "ERL_EPMD_ADDRESS": "127.0.0.1", "RABBITMQ_DIST_PORT": str(port + 2),
+        **os.environ,
+        "HOME": str(folder),
+        "RABBITMQ_NODENAME": "edgectl@localhost",
+        "RABBITMQ_MNESIA_BASE": str(folder / "db"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "ERL_EPMD_PORT": str(names),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_DIST_PORT": str(port + 2),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-    }  # fmt: skip
+    }
     mapper = subprocess.Popen(
-        ["epmd", "-port", str(names), "-address", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["epmd", "-port", str(names), "-address", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     with (folder / "out").open("wb") as out:
-        server = subprocess.Popen([str(SERVER)], env=environment, stdout=out, stderr=out, start_new_session=True)
+        server = subprocess.Popen(
+            [str(SERVER)], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         wait_until(lambda: "completed with" in (folder / "out").read_text(), "RabbitMQ starts", 60)
         yield ca, port
@@ -59,7 +72,9 @@ def site(tmp_path: Path) -> Iterator[tuple[FleetCa, int]]:
         mapper.wait(10)
 
 
-def test_release_reaches_a_device_through_rabbitmq_and_rules_hold(site: tuple[FleetCa, int], tmp_path: Path) -> None:
+def test_release_reaches_a_device_through_rabbitmq_and_rules_hold(
+    site: tuple[FleetCa, int], tmp_path: Path
+) -> None:
     ca, port = site
     fleet = Fleet(tmp_path, port, free_port(), ca=ca)
     try:
@@ -74,7 +89,10 @@ def test_release_reaches_a_device_through_rabbitmq_and_rules_hold(site: tuple[Fl
         fleet.close()
 
     def link(name: str) -> Link:
-        return Link(BrokerOptions("127.0.0.1", port, tls=Tls(*ca.issue_client(name).write(tmp_path / name, "tls"))), name)
+        return Link(
+            BrokerOptions("127.0.0.1", port, tls=Tls(*ca.issue_client(name).write(tmp_path / name, "tls"))),
+            name,
+        )
 
     heard: list[str] = []
     with link(CONTROLLER) as controller:

@@ -1,4 +1,5 @@
-"""One of the random sequences with a real broker, controller and agents; more: ``bench/rollout_sequences.py --real N``."""
+"""One of the random sequences with a real broker, controller and agents; more:
+``bench/rollout_sequences.py --real N``."""
 
 from __future__ import annotations
 

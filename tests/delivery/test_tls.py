@@ -1,4 +1,5 @@
-"""The whole line over TLS with the files that `edgectl broker config` writes: nobody has a password, everybody a certificate."""
+"""The whole line over TLS with the files that `edgectl broker config` writes: nobody has a password,
+everybody a certificate."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ SLOT = "gate-detector"
 
 
 def edgectl(folder: Path, *args: str) -> None:
-    result = subprocess.run([sys.executable, "-m", "edgectl.cli", *args], cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "edgectl.cli", *args], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -37,9 +40,23 @@ def site(tmp_path: Path) -> Iterator[Fleet]:
         pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
     port = free_port()
     edgectl(tmp_path, "broker", "ca")
-    edgectl(tmp_path, "broker", "config", "mosquitto", "--host", "127.0.0.1", "--port", str(port), "--state", str(tmp_path))
+    edgectl(
+        tmp_path,
+        "broker",
+        "config",
+        "mosquitto",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--state",
+        str(tmp_path),
+    )
     conf = tmp_path / "broker" / "mosquitto.conf"
-    conf.write_text(conf.read_text() + f"user {pwd.getpwuid(os.getuid()).pw_name}\nlog_dest file {tmp_path}/mosquitto.log\n")
+    conf.write_text(
+        conf.read_text()
+        + f"user {pwd.getpwuid(os.getuid()).pw_name}\nlog_dest file {tmp_path}/mosquitto.log\n"
+    )
     broker = subprocess.Popen([binary, "-c", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: (tmp_path / "mosquitto.log").is_file(), "the broker starts", 10)
@@ -62,13 +79,19 @@ def test_release_reaches_a_device_over_mutual_tls_and_forged_wishes_do_not_with_
     done = site.wait_rollout(site.rollout(site.publish(v1)), "done")
     assert {m["outcome"] for m in done["members"].values()} == {"committed"}
 
-    assert client.command("gate-1", "probe")["facts"] == ["arch:test"], "the access rules let a command and its answer pass"
+    assert client.command("gate-1", "probe")["facts"] == ["arch:test"], (
+        "the access rules let a command and its answer pass"
+    )
 
     # Whoever holds the broker can write where the controller writes; he has not the director's key.
     serving = site.reported["gate-1"][-1]
     rogue = Desired(
         gen=serving.gen + 1,
-        slots={SLOT: DesiredSlot(release="gate-detector@1.0.0", digest=Bundle(v1).digest, attempt=9, policy=POLICY)},
+        slots={
+            SLOT: DesiredSlot(
+                release="gate-detector@1.0.0", digest=Bundle(v1).digest, attempt=9, policy=POLICY
+            )
+        },
     )
     site.spy.publish(site.topics.desired("gate-1"), rogue.encode(), retain=True).wait(5)
     refused = wait_until(lambda: [r for r in site.reported["gate-1"] if r.error], "the refusal is reported")
@@ -91,6 +114,7 @@ def test_release_reaches_a_device_over_mutual_tls_and_forged_wishes_do_not_with_
     assert [r["release"] for r in client.releases()] == ["gate-detector@2.0.0"]
     site.spy.publish(site.topics.desired("gate-1"), old, retain=True).wait(5)
     wait_until(
-        lambda: any("signed by 0 of the 1 keys" in str(r.error) for r in site.reported["gate-1"]), "the old director is refused"
+        lambda: any("signed by 0 of the 1 keys" in str(r.error) for r in site.reported["gate-1"]),
+        "the old director is refused",
     )
     assert site.reported["gate-1"][-1].slots[SLOT].active == Bundle(v2).digest

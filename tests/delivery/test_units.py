@@ -55,7 +55,11 @@ def test_agent_keeps_cameras_sound_and_gpu() -> None:
 def test_exposure_is_low(path: Path) -> None:
     tool = found("systemd-analyze")
     result = subprocess.run(
-        [tool, "security", "--offline=true", str(path)], capture_output=True, text=True, timeout=60, check=False
+        [tool, "security", "--offline=true", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     match = re.search(r"exposure level for \S+: ([0-9.]+)", result.stdout + result.stderr)
     if match is None:
@@ -65,9 +69,15 @@ def test_exposure_is_low(path: Path) -> None:
 
 def test_systemd_accepts_the_units() -> None:
     result = subprocess.run(
-        [found("systemd-analyze"), "verify", *map(str, UNITS)], capture_output=True, text=True, timeout=60, check=False
+        [found("systemd-analyze"), "verify", *map(str, UNITS)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    complaints = [line for line in result.stderr.splitlines() if "edgectl-" in line and "not executable" not in line]
+    complaints = [
+        line for line in result.stderr.splitlines() if "edgectl-" in line and "not executable" not in line
+    ]
     assert complaints == []
 
 
@@ -75,16 +85,28 @@ def test_keys_are_readable_by_their_service_alone(tmp_path: Path) -> None:
     users, files = found("systemd-sysusers"), found("systemd-tmpfiles")
     if os.getuid() != 0:
         pytest.skip("only root may give files to other users")
-    secrets = ["etc/edgectl/device.key", "etc/edgectl/agent.toml", "etc/edgectl-controller/controller.key",
-               "etc/edgectl-controller/keys/online.pem", "etc/edgectl-controller/keys/director.pem"]  # fmt: skip
+    secrets = [
+        "etc/edgectl/device.key",
+        "etc/edgectl/agent.toml",
+        "etc/edgectl-controller/controller.key",
+        "etc/edgectl-controller/keys/online.pem",
+        "etc/edgectl-controller/keys/director.pem",
+    ]
     for name in secrets:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("secret")
         (tmp_path / name).chmod(0o644)
     for tool, conf in ((users, "sysusers.d"), (files, "tmpfiles.d")):
-        command = [tool, f"--root={tmp_path}", *(["--create"] if tool == files else []), str(SYSTEMD / conf / "edgectl.conf")]
+        command = [
+            tool,
+            f"--root={tmp_path}",
+            *(["--create"] if tool == files else []),
+            str(SYSTEMD / conf / "edgectl.conf"),
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-    groups = {g.split(":")[0]: int(g.split(":")[2]) for g in (tmp_path / "etc/group").read_text().splitlines()}
+    groups = {
+        g.split(":")[0]: int(g.split(":")[2]) for g in (tmp_path / "etc/group").read_text().splitlines()
+    }
     for name in secrets:
         stat = (tmp_path / name).stat()
         owner = "edgectl-controller" if "controller" in name else "edgectl-agent"
@@ -120,7 +142,8 @@ def heard(systemd: socket.socket, wanted: str) -> list[str]:
 
 
 def command_of(service: str, folder: Path) -> list[str]:
-    """The service as its unit starts it, with files of its own. There need not be an MQTT broker for any of them to be ready."""
+    """The service as its unit starts it, with files of its own. There need not be an MQTT broker for any
+    of them to be ready."""
     port = free_port()
     if service == "broker":
         return [sys.executable, "-m", "edgectl.cli", "broker", "run", "--port", str(port)]
@@ -128,9 +151,19 @@ def command_of(service: str, folder: Path) -> list[str]:
     if service == "controller":
         text = f'state_dir = "other"\nkeys = "keys"\n[broker]\nhost = "127.0.0.1"\nport = {port}\n[api]\nport = {free_port()}\n'
         (folder / "controller.toml").write_text(text)
-        command = [sys.executable, "-m", "edgectl.cli", "controller", "run", "--config", str(folder / "controller.toml")]
+        command = [
+            sys.executable,
+            "-m",
+            "edgectl.cli",
+            "controller",
+            "run",
+            "--config",
+            str(folder / "controller.toml"),
+        ]
         return [*command, "--state", str(folder / "state")]
-    config = write_enrolment(folder, "gate-1", root=root.read_bytes(), fleet="home", broker={"host": "127.0.0.1", "port": port})
+    config = write_enrolment(
+        folder, "gate-1", root=root.read_bytes(), fleet="home", broker={"host": "127.0.0.1", "port": port}
+    )
     return [sys.executable, str(Path(__file__).parents[1] / "support_agent.py"), str(config)]
 
 

@@ -1,4 +1,5 @@
-"""The whole line with a real broker and real processes: publish → broadcast → activate → commit, and what is bad is taken back."""
+"""The whole line with a real broker and real processes: publish → broadcast → activate → commit, and what
+is bad is taken back."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from support_fleet import Fleet, wait_until
 from edgectl.core.bundle import Bundle
 
 
-def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:
+def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_back(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     client = fleet.start_controller()
     v1 = make_bundle(tmp_path / "v1", version="1.0.0", size=2_000_000)
     release = fleet.publish(v1)
@@ -30,7 +33,10 @@ def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_bac
     for name in ("gate-1", "gate-2"):
         assert fleet.history(name)[-1] == "committed"
         assert fleet.reported[name][-1].slots["gate-detector"].active == Bundle(v1).digest
-    wait_until(lambda: len(client.rows()) == 2 and all(r["p95_ms"] for r in client.rows()), "latency reaches the controller")
+    wait_until(
+        lambda: len(client.rows()) == 2 and all(r["p95_ms"] for r in client.rows()),
+        "latency reaches the controller",
+    )
 
     latency = client.latency()
     assert [(x["slot"], x["digest"]) for x in latency] == [("gate-detector", Bundle(v1).digest)]
@@ -40,7 +46,8 @@ def test_two_devices_get_a_release_with_one_broadcast_and_a_bad_one_is_taken_bac
     second = fleet.rollout(fleet.publish(v2), canary=1)
     stopped = fleet.wait_rollout(second, "stopped")
     print(stopped["reason"])
-    # The canary's own probation and the gate over its telemetry see the same latency; which one is first is the machine's business.
+    # The canary's own probation and the gate over its telemetry see the same latency; which one is first is
+    # the machine's business.
     assert "latency" in stopped["reason"]
     touched = [n for n, m in stopped["members"].items() if m.get("admitted_s")]
     assert len(touched) == 1, "only the canary ever saw the bad release"

@@ -12,7 +12,11 @@ def test_every_shipped_profile_is_valid(name: str) -> None:
 
 
 def test_the_orin_family_inherits_and_overrides() -> None:
-    base, nano, agx = load_profile("jetson-orin"), load_profile("jetson-orin-nano"), load_profile("jetson-agx-orin")
+    base, nano, agx = (
+        load_profile("jetson-orin"),
+        load_profile("jetson-orin-nano"),
+        load_profile("jetson-agx-orin"),
+    )
     assert nano.gpu == base.gpu
     assert nano.tensorrt is not None
     assert base.tensorrt is not None

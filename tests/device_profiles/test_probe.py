@@ -9,7 +9,14 @@ from edgectl.device_profiles.probe import Machine, best_profile, host_family, mi
 
 
 def machine(**changes: object) -> Machine:
-    values = {"arch": "x86_64", "cpu": "x", "isa": (), "cores": 2, "memory_mb": 2048, "runtimes": {"onnxruntime": "1.20"}}
+    values = {
+        "arch": "x86_64",
+        "cpu": "x",
+        "isa": (),
+        "cores": 2,
+        "memory_mb": 2048,
+        "runtimes": {"onnxruntime": "1.20"},
+    }
     return Machine.model_validate(values | changes)
 
 
@@ -44,10 +51,16 @@ def test_an_orin_is_known_by_its_device_tree(tmp_path: Path, monkeypatch: pytest
         ({"arch": "aarch64", "isa": ("dotprod", "neon")}, "arm64", "cpu-arm64"),
         ({"arch": "aarch64", "isa": ("neon",)}, None, "cpu"),
         ({"isa": ("avx2",), "sm": "8.9", "gpu": "L4"}, "x86-avx2", "desktop-gpu"),
-        ({"arch": "aarch64", "isa": ("dotprod",), "sm": "11.0", "jetson": "NVIDIA Jetson AGX Thor"}, "arm64", "jetson-thor"),
+        (
+            {"arch": "aarch64", "isa": ("dotprod",), "sm": "11.0", "jetson": "NVIDIA Jetson AGX Thor"},
+            "arm64",
+            "jetson-thor",
+        ),
     ],
 )
-def test_the_most_specific_profile_that_fits_is_taken(changes: dict[str, object], family: str | None, profile: str) -> None:
+def test_the_most_specific_profile_that_fits_is_taken(
+    changes: dict[str, object], family: str | None, profile: str
+) -> None:
     m = machine(**changes)
     assert host_family(m) == family
     assert best_profile(m).name == profile
@@ -58,10 +71,14 @@ def test_a_gpu_without_a_working_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatc
     assert module._nvidia_smi() == (None, None, None)
 
 
-def test_an_emulated_machine_has_no_instructions_of_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulated_machine_has_no_instructions_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor : 0\nmodel name : AMD EPYC\nflags : fpu avx2 avx512_vnni\n")
+    (tmp_path / "proc/cpuinfo").write_text(
+        "processor : 0\nmodel name : AMD EPYC\nflags : fpu avx2 avx512_vnni\n"
+    )
     emulated = probe(tmp_path)
     assert (emulated.arch, emulated.isa) == ("aarch64", ())
 

@@ -49,11 +49,17 @@ def small_model(seed: int = 0) -> bytes:
 
 @pytest.fixture
 def make_variant(tmp_path: Path) -> MakeVariant:
-    """``make_variant(runtime=…, shift=…, samples=…)``: a variant whose golden outputs are its own, plus ``shift``."""
+    """``make_variant(runtime=…, shift=…, samples=…)``: a variant whose golden outputs are its own, plus
+    ``shift``."""
     import onnxruntime
 
     def make(
-        *, runtime: str = "onnxruntime", shift: float = 0.0, samples: int = 2, model: bytes | None = None, **config: Any
+        *,
+        runtime: str = "onnxruntime",
+        shift: float = 0.0,
+        samples: int = 2,
+        model: bytes | None = None,
+        **config: Any,
     ) -> Variant:
         data = small_model() if model is None else model
         rng = np.random.default_rng(1)
@@ -68,12 +74,17 @@ def make_variant(tmp_path: Path) -> MakeVariant:
             y = session.run(["y"], {"x": x})[0] if session else np.zeros((1, 4, 6, 6), np.float32)
             arrays[f"out/{i}/y"] = (y + shift).astype(np.float32)
         values = VariantConfig(
-            name="small", version="1", profile="cpu", variant="small", runtime=runtime, task=TaskSpec(name="t", input=TensorInput()),
+            name="small",
+            version="1",
+            profile="cpu",
+            variant="small",
+            runtime=runtime,
+            task=TaskSpec(name="t", input=TensorInput()),
             inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
             outputs=(TensorSpec(name="y", shape=(1, 4, 6, 6), dtype="float32"),),
             golden=GoldenSpec(samples=samples, tolerances={"y": Tolerance(cosine=0.999, max_abs=0.01)}),
             **{"recipe": Recipe(family="float"), **config},
-        )  # fmt: skip
+        )
         blobs = tmp_path / "blobs"
         blobs.mkdir(exist_ok=True)
 
@@ -91,7 +102,8 @@ def make_variant(tmp_path: Path) -> MakeVariant:
 
 @pytest.fixture
 def trt_double(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put the TensorRT and pycuda doubles on the path of child processes; call it to set version and faults."""
+    """Put the TensorRT and pycuda doubles on the path of child processes; call it to set version and
+    faults."""
     import os
 
     double = str(Path(__file__).parent / "double")

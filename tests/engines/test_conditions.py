@@ -24,7 +24,8 @@ def test_counters_are_read_where_the_machine_has_them(tmp_path: Path) -> None:
     found = read_cpu(tmp_path)
     assert found is not None
     assert found.cores == 2
-    assert found.busy_s / found.steal_s == pytest.approx(1550 / 60)  # idle, waiting for disks and steal are not computing
+    # idle, waiting for disks and steal are not computing
+    assert found.busy_s / found.steal_s == pytest.approx(1550 / 60)
 
 
 def test_what_was_measured_itself_is_not_others() -> None:

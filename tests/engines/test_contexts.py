@@ -50,20 +50,26 @@ def test_a_profile_may_ask_for_more_than_five_percent() -> None:
 
 def test_on_a_busy_machine_only_what_no_neighbour_can_do_counts() -> None:
     assert standing(ratio(0.72), busy=True, reference_ms=5) is Standing.FASTER
-    assert standing(ratio(0.72), busy=True, reference_ms=0.03) is Standing.UNDECIDED  # AD01 under load: caches
+    # AD01 under load: caches
+    assert standing(ratio(0.72), busy=True, reference_ms=0.03) is Standing.UNDECIDED
     assert standing(ratio(0.75), busy=True, reference_ms=5) is Standing.UNDECIDED
     assert standing(ratio(1.5), busy=True, reference_ms=5) is Standing.SLOWER
     assert standing(ratio(1.0), busy=True, reference_ms=5) is Standing.UNDECIDED
 
 
 ratios = st.builds(
-    lambda m, down, up: Ratio(m, m * down, m * up, 36), st.floats(0.2, 4), st.floats(0.5, 1.0), st.floats(1.0, 2.0)
+    lambda m, down, up: Ratio(m, m * down, m * up, 36),
+    st.floats(0.2, 4),
+    st.floats(0.5, 1.0),
+    st.floats(1.0, 2.0),
 )
 
 
 @settings(derandomize=True)
 @given(ratios, st.booleans(), st.floats(0.01, 100))
-def test_faster_and_slower_are_never_inside_the_margin_or_the_spread(found: Ratio, busy: bool, ms: float) -> None:
+def test_faster_and_slower_are_never_inside_the_margin_or_the_spread(
+    found: Ratio, busy: bool, ms: float
+) -> None:
     stands = standing(found, busy=busy, reference_ms=ms)
     if stands is Standing.FASTER:
         assert found.median < 0.95
@@ -78,9 +84,12 @@ def test_faster_and_slower_are_never_inside_the_margin_or_the_spread(found: Rati
 
 @settings(derandomize=True)
 @given(ratios, ratios, ratios, st.booleans())
-def test_what_is_faster_in_all_is_slower_in_no_context_of_a_device(a: Ratio, p: Ratio, b: Ratio, busy: bool) -> None:
+def test_what_is_faster_in_all_is_slower_in_no_context_of_a_device(
+    a: Ratio, p: Ratio, b: Ratio, busy: bool
+) -> None:
     found = {
-        c: (standing(r, busy=busy, reference_ms=5), r) for c, r in ((Context.ALONE, a), (Context.PACED, p), (Context.BESIDE, b))
+        c: (standing(r, busy=busy, reference_ms=5), r)
+        for c, r in ((Context.ALONE, a), (Context.PACED, p), (Context.BESIDE, b))
     }
     stands = overall(found)
     deciding = [found[Context.ALONE], found[Context.PACED]]
@@ -88,7 +97,8 @@ def test_what_is_faster_in_all_is_slower_in_no_context_of_a_device(a: Ratio, p: 
         assert any(s is Standing.FASTER for s, _ in deciding)
         assert all(r.low <= 1 for _, r in deciding)
     assert (stands is Standing.SLOWER) == any(s is Standing.SLOWER for s, _ in deciding)
-    assert stands is overall({c: f for c, f in found.items() if c is not Context.BESIDE})  # that one is only shown
+    # that one is only shown
+    assert stands is overall({c: f for c, f in found.items() if c is not Context.BESIDE})
 
 
 def test_faster_in_one_and_a_little_but_surely_slower_in_the_other_is_equal() -> None:
@@ -101,7 +111,9 @@ def test_faster_in_one_and_a_little_but_surely_slower_in_the_other_is_equal() ->
 
 @settings(derandomize=True, max_examples=60)
 @given(st.floats(0.3, 3), st.integers(12, 72), st.integers(0, 1000))
-def test_blocks_that_take_turns_tell_the_ratio_on_a_machine_that_changes_its_speed(true: float, n: int, seed: int) -> None:
+def test_blocks_that_take_turns_tell_the_ratio_on_a_machine_that_changes_its_speed(
+    true: float, n: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     machine = np.repeat(rng.uniform(0.7, 3, n), 4)  # a clock of its own in every block
     ours = medians(machine * true * rng.normal(1, 0.01, 4 * n), 4)

@@ -25,8 +25,13 @@ Configure = Callable[..., None]
 
 
 def left(cache: Path) -> list[str]:
-    """What a failed finalise left behind, beside the lock and the timing cache (which is good whatever became of the plan)."""
-    return sorted(p.name for p in cache.iterdir() if not p.name.startswith((".lock-", "timings-"))) if cache.exists() else []
+    """What a failed finalise left behind, beside the lock and the timing cache (which is good whatever
+    became of the plan)."""
+    return (
+        sorted(p.name for p in cache.iterdir() if not p.name.startswith((".lock-", "timings-")))
+        if cache.exists()
+        else []
+    )
 
 
 def record_of(plan: Path) -> Path:
@@ -43,7 +48,9 @@ def test_each_generation_compiles_a_checked_plan_and_then_hits_its_cache(
     plan = finalise(variant, cache).path
     assert plan.read_bytes().startswith(f"PLAN {version}".encode())
     record = json.loads(record_of(plan).read_bytes())
-    assert {"tensorrt": version, "sm": "8.7", "driver": "12060", "device": "Orin"}.items() <= record["key"].items()
+    assert {"tensorrt": version, "sm": "8.7", "driver": "12060", "device": "Orin"}.items() <= record[
+        "key"
+    ].items()
     before = plan.stat().st_mtime_ns
     trt_double(version=version, build=1)  # a second compile would fail
     assert finalise(variant, cache).path == plan
@@ -63,7 +70,9 @@ def test_another_version_driver_or_model_is_a_miss_and_the_stale_plan_goes(
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no record", "other key"])
-def test_a_damaged_cache_is_never_used(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_is_never_used(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, damage: str
+) -> None:
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
     plan = finalise(variant, cache).path
     good, record = plan.read_bytes(), record_of(plan)
@@ -103,7 +112,9 @@ def test_a_failure_is_one_error_and_leaves_no_plan(
     assert left(cache) == []
 
 
-def test_a_hanging_compiler_is_stopped(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
+def test_a_hanging_compiler_is_stopped(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
     trt_double(hang=1)
     with pytest.raises(EngineError, match="more than 3 s"):
         finalise(make_variant(runtime="tensorrt"), tmp_path / "cache", timeout_s=3.0)
@@ -124,7 +135,9 @@ def test_a_kill_in_the_middle_of_a_compile_leaves_a_cache_that_works(
         "import sys; from pathlib import Path; from edgectl.core.bundle import Variant; from edgectl.engines.finalise import finalise\n"
         "finalise(Variant.open(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(variant.blobs), variant.digest, str(cache)], start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(variant.blobs), variant.digest, str(cache)], start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not list(cache.glob(".making-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -142,7 +155,9 @@ def test_a_tensorrt_variant_needs_a_cache(make_variant: MakeVariant) -> None:
         open_engine(make_variant(runtime="tensorrt"))
 
 
-def test_the_cpu_branch_decides_once_and_the_engine_passes_golden(make_variant: MakeVariant, tmp_path: Path) -> None:
+def test_the_cpu_branch_decides_once_and_the_engine_passes_golden(
+    make_variant: MakeVariant, tmp_path: Path
+) -> None:
     variant, cache = make_variant(), tmp_path / "cache"
     first = finalise(variant, cache).path
     records = list(cache.glob("*.json"))
@@ -170,7 +185,9 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(make_variant: MakeVar
         finalise(make_variant(), tmp_path / "file" / "cache")
 
 
-def test_two_models_do_not_share_a_plan(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
+def test_two_models_do_not_share_a_plan(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     a = finalise(make_variant(runtime="tensorrt"), cache).path
     b = finalise(make_variant(runtime="tensorrt", model=small_model(7)), cache).path
@@ -250,7 +267,11 @@ def test_a_compiler_that_takes_too_much_memory_is_stopped(
 ) -> None:
     trt_double(memory=700)
     with pytest.raises(EngineError, match="more than 400 MiB, and was stopped"):
-        finalise(make_variant(runtime="tensorrt"), tmp_path / "cache", limits=TensorRtSpec(min="8.6", max="11.4", memory_mb=400))
+        finalise(
+            make_variant(runtime="tensorrt"),
+            tmp_path / "cache",
+            limits=TensorRtSpec(min="8.6", max="11.4", memory_mb=400),
+        )
     assert left(tmp_path / "cache") == []
 
 
@@ -291,7 +312,9 @@ def dla_variant(make_variant: MakeVariant, tmp_path: Path, *, implicit: bool) ->
     return Variant.open(variant.blobs, digest_of(manifest))
 
 
-@pytest.mark.parametrize(("version", "implicit"), [("8.6.2", True), ("10.3.0.30", True), ("11.4.1.12", False)])
+@pytest.mark.parametrize(
+    ("version", "implicit"), [("8.6.2", True), ("10.3.0.30", True), ("11.4.1.12", False)]
+)
 def test_dla_is_compiled_in_the_form_that_its_tensorrt_takes(
     make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, version: str, implicit: bool
 ) -> None:
@@ -314,7 +337,12 @@ def test_dla_is_compiled_in_the_form_that_its_tensorrt_takes(
     ],
 )
 def test_dla_where_there_is_none_is_one_error_and_leaves_no_plan(
-    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path, faults: dict[str, object], implicit: bool, says: str
+    make_variant: MakeVariant,
+    trt_double: Configure,
+    tmp_path: Path,
+    faults: dict[str, object],
+    implicit: bool,
+    says: str,
 ) -> None:
     trt_double(**faults)
     with pytest.raises(EngineError) as e:
@@ -323,7 +351,9 @@ def test_dla_where_there_is_none_is_one_error_and_leaves_no_plan(
     assert left(tmp_path / "cache") == []
 
 
-def test_a_dla_that_falls_back_silently_is_said(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
+def test_a_dla_that_falls_back_silently_is_said(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
     trt_double(version="8.6.2", dla_falls_back=1)
     made = finalise(dla_variant(make_variant, tmp_path, implicit=True), tmp_path / "cache")
     assert made.notes == ("nothing of the plan runs on the DLA: everything fell back to the GPU",)

@@ -1,4 +1,5 @@
-"""Engines measured in new processes, for real but with a tiny model: what is reported, and what a failure costs."""
+"""Engines measured in new processes, for real but with a tiny model: what is reported, and what a failure
+costs."""
 
 from __future__ import annotations
 
@@ -17,17 +18,29 @@ from edgectl.engines import fresh
 from edgectl.engines.child import Conversation
 from edgectl.engines.conditions import CpuTimes, read_conditions
 from edgectl.engines.contexts import busy_because
-from edgectl.engines.fresh import Contender, FreshTimes, evidence, measure_fresh, next_frame, standing_of, summarise_fresh
+from edgectl.engines.fresh import (
+    Contender,
+    FreshTimes,
+    evidence,
+    measure_fresh,
+    next_frame,
+    standing_of,
+    summarise_fresh,
+)
 
 FEEDS = [{"x": np.zeros((1, 3, 8, 8), np.float32)}, {"x": np.ones((1, 3, 8, 8), np.float32)}]
 
 
 def contender(model: bytes | None = None, **settings: object) -> Contender:
-    return Contender(small_model() if model is None else model, "onnxruntime", SessionSettings.model_validate(settings))
+    return Contender(
+        small_model() if model is None else model, "onnxruntime", SessionSettings.model_validate(settings)
+    )
 
 
 def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() -> None:
-    found = measure_fresh({"a": contender(), "b": contender(arena=False), "bad": contender(b"no model")}, FEEDS, runs=2)
+    found = measure_fresh(
+        {"a": contender(), "b": contender(arena=False), "bad": contender(b"no model")}, FEEDS, runs=2
+    )
     assert "cannot open" in (found["bad"].failed or "")
     for name in ("a", "b"):
         t = found[name]
@@ -100,7 +113,11 @@ def test_a_child_keeps_its_state_between_questions(echo: str) -> None:
 
 @pytest.mark.parametrize(
     ("do", "says"),
-    [("die", "died by SIGKILL"), ("hang", "took more than"), ("leave", "ended with 3 and no answer.*out of memory")],
+    [
+        ("die", "died by SIGKILL"),
+        ("hang", "took more than"),
+        ("leave", "ended with 3 and no answer.*out of memory"),
+    ],
 )
 def test_whatever_a_child_does_in_a_conversation_is_one_error(echo: str, do: str, says: str) -> None:
     with Conversation(echo, [], what="the work") as child:
@@ -116,8 +133,9 @@ def test_the_state_of_the_machine_is_read_where_it_tells(tmp_path: Path) -> None
     nothing = read_conditions(tmp_path)
     assert (nothing.governor, nothing.power_mode) == (None, None)
     for path, text in {
-        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n", "var/lib/nvpmodel/status": "pmode:0002\n",
-    }.items():  # fmt: skip
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+        "var/lib/nvpmodel/status": "pmode:0002\n",
+    }.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     seen = read_conditions(tmp_path)
@@ -129,16 +147,30 @@ def test_the_state_of_the_machine_is_read_where_it_tells(tmp_path: Path) -> None
     ("last", "now_s", "comes"),
     [(0, 0.0, 1), (1, 0.034, 2), (1, 0.02, 2), (1, 0.101, 4), (3, 0.4, 12)],
 )
-def test_a_slow_engine_takes_the_next_frame_of_the_camera_and_the_others_are_dropped(last: int, now_s: float, comes: int) -> None:
+def test_a_slow_engine_takes_the_next_frame_of_the_camera_and_the_others_are_dropped(
+    last: int, now_s: float, comes: int
+) -> None:
     assert next_frame(last, now_s, 1 / 30) == comes
 
 
-def times_of(alone: float, paced: float, *, others: float = 0.1, n: int = 36, jitter: float = 0.01, seed: int = 0) -> FreshTimes:
+def times_of(
+    alone: float, paced: float, *, others: float = 0.1, n: int = 36, jitter: float = 0.01, seed: int = 0
+) -> FreshTimes:
     rng = np.random.default_rng(seed)
     return FreshTimes(
-        (0.1,) * 3, (50.0,) * 3, (1.0,) * 3, tuple(alone * rng.normal(1, jitter, 4 * n)), tuple(2 * alone * rng.normal(1, jitter, 4 * n)),
-        busy=1, block=4, paced_ms=tuple(paced * rng.normal(1, jitter, 4 * n)), paced_block=4, others=(0.0, others, 0.0), steal=(0.0,) * 3, cores=2,
-    )  # fmt: skip
+        (0.1,) * 3,
+        (50.0,) * 3,
+        (1.0,) * 3,
+        tuple(alone * rng.normal(1, jitter, 4 * n)),
+        tuple(2 * alone * rng.normal(1, jitter, 4 * n)),
+        busy=1,
+        block=4,
+        paced_ms=tuple(paced * rng.normal(1, jitter, 4 * n)),
+        paced_block=4,
+        others=(0.0, others, 0.0),
+        steal=(0.0,) * 3,
+        cores=2,
+    )
 
 
 def test_each_context_is_told_and_they_decide_together() -> None:
@@ -146,8 +178,10 @@ def test_each_context_is_told_and_they_decide_together() -> None:
     run = summarise_fresh(times_of(8, 11, seed=1), base, base)
     told = {c.context: c for c in run.contexts}
     assert {c: r.standing for c, r in told.items()} == {
-        Context.ALONE: Standing.FASTER, Context.PACED: Standing.EQUAL, Context.BESIDE: Standing.FASTER,
-    }  # fmt: skip
+        Context.ALONE: Standing.FASTER,
+        Context.PACED: Standing.EQUAL,
+        Context.BESIDE: Standing.FASTER,
+    }
     assert told[Context.ALONE].ratio == run.ratio_to_float == pytest.approx(0.8, rel=0.01)
     assert (run.others, run.busy_because) == (0.1, ())
     assert standing_of(times_of(8, 11, seed=1), base) is Standing.FASTER
@@ -164,7 +198,8 @@ def test_the_busiest_run_counts_and_an_unsteady_reference_does_too() -> None:
 
 
 def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> None:
-    """Two readings of a machine on which three cores computed all the time; the contender was one of them, at most."""
+    """Two readings of a machine on which three cores computed all the time; the contender was one of them,
+    at most."""
     now = [0.0]
 
     def cpu() -> CpuTimes:

@@ -21,13 +21,17 @@ def test_a_good_engine_passes_and_reports_the_worst_sample(make_variant: MakeVar
 
 def test_an_engine_that_is_off_is_named_with_its_numbers(make_variant: MakeVariant) -> None:
     variant = make_variant(shift=0.1)
-    with pytest.raises(GoldenError, match=r"output y of golden sample 0: cosine 0\.\d+ .* largest error 0\.1"):
+    with pytest.raises(
+        GoldenError, match=r"output y of golden sample 0: cosine 0\.\d+ .* largest error 0\.1"
+    ):
         check_golden(open_engine(variant), variant)
 
 
 def test_a_golden_layer_with_too_few_samples_is_refused(make_variant: MakeVariant) -> None:
     variant = make_variant(samples=1)
-    short = variant.config.model_copy(update={"golden": variant.config.golden.model_copy(update={"samples": 2})})
+    short = variant.config.model_copy(
+        update={"golden": variant.config.golden.model_copy(update={"samples": 2})}
+    )
     variant.config = short
     with pytest.raises(BundleError, match="lacks samples"):
         check_golden(open_engine(variant), variant)

@@ -23,7 +23,8 @@ def test_the_best_level_is_built_once_and_the_answer_says_whether_the_plan_chang
     better = improve(variant.blobs, variant.digest, cache)
     after = finalise(variant, cache)
     assert after.level == BEST_LEVEL
-    assert better == (after.path != quick.path)  # the double's two plans are alike: chance says which one is the faster
+    # the double's two plans are alike: chance says which one is the faster
+    assert better == (after.path != quick.path)
     trt_double(build=1)  # another build would fail
     assert not improve(variant.blobs, variant.digest, cache)
 
@@ -34,7 +35,9 @@ def test_other_runtimes_have_nothing_to_build(make_variant: MakeVariant, tmp_pat
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_build_that_fails_leaves_the_plan_in_use(make_variant: MakeVariant, trt_double: Configure, tmp_path: Path) -> None:
+def test_a_build_that_fails_leaves_the_plan_in_use(
+    make_variant: MakeVariant, trt_double: Configure, tmp_path: Path
+) -> None:
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
     quick = finalise(variant, cache)
     trt_double(crash=1)

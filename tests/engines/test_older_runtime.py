@@ -1,4 +1,5 @@
-"""What a newer Python built, an older one runs: every kind of engine and of bundle. ``$EDGECTL_BUILT`` is made by tests/every_kind.py.
+"""What a newer Python built, an older one runs: every kind of engine and of bundle. ``$EDGECTL_BUILT`` is
+made by tests/every_kind.py.
 
 ``.ci/run`` builds with the newest Python and runs this with 3.10, whose ONNX Runtime is the last one for it.
 """
@@ -17,8 +18,21 @@ from edgectl.engines.golden import check_golden, measure
 from edgectl.engines.open import open_engine, open_model
 
 BUILT = Path(os.environ.get("EDGECTL_BUILT", ""))
-pytestmark = pytest.mark.skipif("EDGECTL_BUILT" not in os.environ, reason="nothing built by another Python ($EDGECTL_BUILT)")
-KINDS = ["float", "x86-vnni", "x86-avx2", "arm64", "openvino", "trt-gpu", "trt-dla", "dynamic", "weights-8", "weights-4"]
+pytestmark = pytest.mark.skipif(
+    "EDGECTL_BUILT" not in os.environ, reason="nothing built by another Python ($EDGECTL_BUILT)"
+)
+KINDS = [
+    "float",
+    "x86-vnni",
+    "x86-avx2",
+    "arm64",
+    "openvino",
+    "trt-gpu",
+    "trt-dla",
+    "dynamic",
+    "weights-8",
+    "weights-4",
+]
 
 
 def test_every_kind_was_made() -> None:
@@ -41,7 +55,9 @@ def test_every_kind_of_graph_opens_and_computes(kind: str, runtime: str) -> None
 
 
 @pytest.mark.parametrize("name", ["plain", "packed"])
-def test_every_variant_of_a_bundle_opens_and_those_for_this_machine_are_golden(name: str, tmp_path: Path) -> None:
+def test_every_variant_of_a_bundle_opens_and_those_for_this_machine_are_golden(
+    name: str, tmp_path: Path
+) -> None:
     machine = probe()
     bundle = Bundle(BUILT / "bundles" / name)
     opened = []

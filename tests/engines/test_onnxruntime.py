@@ -48,7 +48,9 @@ def test_wrong_feeds_are_named(runtime: str, feeds: dict[str, np.ndarray], says:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_an_input_that_nothing_reads_is_still_one_from_a_file_and_from_bytes(runtime: str, tmp_path: Path) -> None:
+def test_an_input_that_nothing_reads_is_still_one_from_a_file_and_from_bytes(
+    runtime: str, tmp_path: Path
+) -> None:
     pytest.importorskip(runtime)
     model = onnx.load_from_string(small_model())
     model.graph.input.append(onnx.helper.make_tensor_value_info("unused", onnx.TensorProto.FLOAT, [1, 5]))

@@ -37,7 +37,9 @@ except KeyboardInterrupt:
 
 
 def test_a_process_survives_a_signal_after_engines_were_opened_and_closed() -> None:
-    run = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, check=False
+    )
     assert run.returncode == 7, run.stderr
 
 
@@ -45,7 +47,9 @@ def test_both_runtimes_give_the_same_answer() -> None:
     model = reference("yard-detector").model.read_bytes()
     image = np.random.default_rng(1).random((1, 3, 192, 320), dtype=np.float32)
     one, two = open_model(model), open_model(model, runtime="openvino")
-    np.testing.assert_allclose(one.run({"image": image})["output"], two.run({"image": image})["output"], atol=1e-4)
+    np.testing.assert_allclose(
+        one.run({"image": image})["output"], two.run({"image": image})["output"], atol=1e-4
+    )
     two.close()
     with pytest.raises(EngineError, match="closed"):
         two.run({"image": image})

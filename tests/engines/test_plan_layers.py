@@ -21,7 +21,11 @@ def test_layers_are_counted_by_the_type_of_their_output() -> None:
         layer("Sixteen wide channel vectorized row major FP16 format where channel % 16 == 0"),
         layer("Row major linear FP32"),
         layer("Row major linear FP32", kind="Reformat"),
-        {"Name": "{ForeignNode[Conv_0...Relu_9]}", "LayerType": "DLA", "Outputs": [{"Format/Datatype": "CHW32 Int8"}]},
+        {
+            "Name": "{ForeignNode[Conv_0...Relu_9]}",
+            "LayerType": "DLA",
+            "Outputs": [{"Format/Datatype": "CHW32 Int8"}],
+        },
         {"Name": "[DlaLayer] {ForeignNode[Conv_11]}", "LayerType": "", "Outputs": []},
         layer("INT32 something"),
     ]

@@ -1,4 +1,5 @@
-"""A plan that one device compiled, on another: adopted for the same key once it is proven, and refused otherwise."""
+"""A plan that one device compiled, on another: adopted for the same key once it is proven, and refused
+otherwise."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
-    """What this device is, without asking a child each time; :func:`finalise._identity` itself is tested beside the finaliser."""
+    """What this device is, without asking a child each time; :func:`finalise._identity` itself is tested
+    beside the finaliser."""
     identity: dict[str, str | None] = {
         "tensorrt": "10.3.0.30",
         "sm": "8.7",
@@ -68,7 +70,11 @@ def test_a_plan_is_adopted_for_its_very_key_once_it_is_proven_and_leaves_no_trac
 
 def test_every_part_of_the_key_makes_another_target() -> None:
     key = {"tensorrt": "10.3.0.30", "sm": "8.7", "l4t": None, "dla": 0}
-    paths = {plan_path(key), *(plan_path({**key, name: "other"}) for name in key), plan_path({**key, "module": None})}
+    paths = {
+        plan_path(key),
+        *(plan_path({**key, name: "other"}) for name in key),
+        plan_path({**key, "module": None}),
+    }
     assert len(paths) == 2 + len(key)
 
 

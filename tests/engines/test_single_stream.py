@@ -11,7 +11,8 @@ from edgectl.engines.single_stream import at_most, overruns_allowed, single_stre
 
 
 class Machine:
-    """Time passes only in queries, sleeps and between calls. ``late``: how much longer than asked a sleep takes, ms."""
+    """Time passes only in queries, sleeps and between calls. ``late``: how much longer than asked a sleep
+    takes, ms."""
 
     def __init__(self, latencies: list[float], *, late: float = 0.0, overhead: float = 0.0) -> None:
         self.now, self._late, self._overhead = 0, late, overhead
@@ -39,28 +40,42 @@ def test_the_next_query_is_scheduled_when_the_last_one_is_done() -> None:
 
 def test_a_query_that_waits_behind_a_slow_one_counts_its_waiting() -> None:
     m = Machine([5.0, 35.0, 5.0, 5.0, 5.0])
-    s = single_stream(m.query, seconds=0, min_queries=5, max_queries=5, rate=100, clock=m.clock, sleep=m.sleep)
+    s = single_stream(
+        m.query, seconds=0, min_queries=5, max_queries=5, rate=100, clock=m.clock, sleep=m.sleep
+    )
     assert s.latencies.tolist() == [5.0, 35.0, 30.0, 25.0, 20.0]
-    assert s.late.tolist() == [0.0]  # the timer was asked once: before the second query
+    # the timer was asked once: before the second query
+    assert s.late.tolist() == [0.0]
 
 
 def test_the_lateness_of_the_timer_is_a_part_of_the_latency_and_is_told_apart() -> None:
     m = Machine([1.0] * 4, late=0.25)
-    s = single_stream(m.query, seconds=0, min_queries=4, max_queries=4, rate=100, clock=m.clock, sleep=m.sleep)
+    s = single_stream(
+        m.query, seconds=0, min_queries=4, max_queries=4, rate=100, clock=m.clock, sleep=m.sleep
+    )
     assert s.latencies.tolist() == [1.0, 1.25, 1.25, 1.25]
     assert s.late.tolist() == [0.25] * 3
 
 
 def test_it_ends_after_its_time_and_not_before_its_queries() -> None:
     m = Machine([10.0] * 200)
-    assert len(single_stream(m.query, seconds=0.5, min_queries=10, clock=m.clock, sleep=m.sleep).latencies) == 50
+    assert (
+        len(single_stream(m.query, seconds=0.5, min_queries=10, clock=m.clock, sleep=m.sleep).latencies) == 50
+    )
     m = Machine([10.0] * 200)
-    assert len(single_stream(m.query, seconds=0.01, min_queries=64, clock=m.clock, sleep=m.sleep).latencies) == 64
+    assert (
+        len(single_stream(m.query, seconds=0.01, min_queries=64, clock=m.clock, sleep=m.sleep).latencies)
+        == 64
+    )
 
 
 @pytest.mark.parametrize(
     ("percentile", "needed"),
-    [(90, {0: 44, 1: 64, 2: 81, 5: 127, 10: 197}), (95, {0: 90, 1: 130, 2: 165}), (99, {0: 459, 1: 662, 2: 838, 10: 2010})],
+    [
+        (90, {0: 44, 1: 64, 2: 81, 5: 127, 10: 197}),
+        (95, {0: 90, 1: 130, 2: 165}),
+        (99, {0: 459, 1: 662, 2: 838, 10: 2010}),
+    ],
 )
 def test_the_early_stopping_table_of_loadgen(percentile: float, needed: dict[int, int]) -> None:
     for t, n in needed.items():
@@ -69,7 +84,9 @@ def test_the_early_stopping_table_of_loadgen(percentile: float, needed: dict[int
 
 
 @given(st.integers(2, 3000), st.sampled_from([50.0, 90.0, 99.0]), st.integers(0, 100))
-def test_the_estimate_is_never_below_the_percentile_of_the_samples(n: int, percentile: float, seed: int) -> None:
+def test_the_estimate_is_never_below_the_percentile_of_the_samples(
+    n: int, percentile: float, seed: int
+) -> None:
     samples = np.random.default_rng(seed).exponential(size=n)
     bound = at_most(samples, percentile)
     if bound is None:

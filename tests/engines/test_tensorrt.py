@@ -1,4 +1,5 @@
-"""The TensorRT engine over doubles of TensorRT, pycuda and cuda-python: it computes, records its graph once, and frees what it took."""
+"""The TensorRT engine over doubles of TensorRT, pycuda and cuda-python: it computes, records its graph
+once, and frees what it took."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def doubles(monkeypatch: pytest.MonkeyPatch, trt_double: Configure) -> Iterator[
     """In this process, too; gone again afterwards."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "double"))
     yield
-    for name in [m for m in sys.modules if m.split(".")[0] in ("tensorrt", "pycuda", "cuda")] + ["edgectl.engines.tensorrt"]:
+    for name in [m for m in sys.modules if m.split(".")[0] in ("tensorrt", "pycuda", "cuda")] + [
+        "edgectl.engines.tensorrt"
+    ]:
         sys.modules.pop(name, None)
 
 

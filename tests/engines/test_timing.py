@@ -60,7 +60,8 @@ def test_a_ratio_survives_a_machine_that_changes_its_speed(ratio: float, n: int,
 
 
 def test_short_calls_take_turns_in_blocks_and_the_first_of_each_is_not_timed() -> None:
-    """0.25 ms: after another candidate the caches are its own. The first call takes ten times as long, and counts for nobody."""
+    """0.25 ms: after another candidate the caches are its own. The first call takes ten times as long, and
+    counts for nobody."""
     clock, log = Clock(), []
 
     def call(name: str):
@@ -74,7 +75,8 @@ def test_short_calls_take_turns_in_blocks_and_the_first_of_each_is_not_timed() -
     times = interleave({"a": call("a"), "b": call("b")}, seconds=0, min_rounds=6, clock=clock)
     assert {n: set(t) for n, t in times.items()} == {"a": {0.25}, "b": {0.25}}
     blocks = [len(list(g)) for _, g in itertools.groupby(log[6:])]
-    assert set(blocks) <= {5, 10}  # one and four more; twice as many where a round ends as the next begins
+    # one and four more; twice as many where a round ends as the next begins
+    assert set(blocks) <= {5, 10}
 
 
 def test_calls_of_a_millisecond_take_turns_one_by_one() -> None:

@@ -67,7 +67,9 @@ def test_a_missing_blob_is_a_report(make_variant: MakeVariant) -> None:
     assert not warm_up(variant.blobs, variant.digest).ok
 
 
-def test_a_hang_is_stopped(make_variant: MakeVariant, trt_double: Callable[..., None], tmp_path: Path) -> None:
+def test_a_hang_is_stopped(
+    make_variant: MakeVariant, trt_double: Callable[..., None], tmp_path: Path
+) -> None:
     trt_double(hang=1)
     variant = make_variant(runtime="tensorrt")
     cache = tmp_path / "cache"
@@ -77,7 +79,11 @@ def test_a_hang_is_stopped(make_variant: MakeVariant, trt_double: Callable[..., 
     assert list(cache.glob(".making-*")), "the compiler had begun"
     # Its own child, the compiler, goes with it, though it has a session of its own.
     wait_until(
-        lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(cache) in " ".join(p.info["cmdline"] or [])],
+        lambda: (
+            not [
+                p for p in psutil.process_iter(["cmdline"]) if str(cache) in " ".join(p.info["cmdline"] or [])
+            ]
+        ),
         "no compiler is left",
     )
 
@@ -95,13 +101,18 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
         ("import os; os.kill(os.getpid(), 9)", "died by SIGKILL"),
         ("import ctypes; ctypes.string_at(0)", "died by SIGSEGV"),
         ("print('hello')", "no answer"),
-        ("import sys; sys.stderr.write('out of memory'); sys.exit(3)", "ended with 3 and no answer: out of memory"),
+        (
+            "import sys; sys.stderr.write('out of memory'); sys.exit(3)",
+            "ended with 3 and no answer: out of memory",
+        ),
         ('print(\'{"ok": false, "error": "no"}\')', "failed: no"),
         ("print('[1]')", "failed"),
         ("import os; os.write(1, bytes([255, 254, 10]))", "no answer"),
     ],
 )
-def test_whatever_a_child_does_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str) -> None:
+def test_whatever_a_child_does_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str
+) -> None:
     child(tmp_path, monkeypatch, body)
     with pytest.raises(EngineError) as e:
         run_child("childmodule", [], timeout_s=30, what="the work")
@@ -109,13 +120,17 @@ def test_whatever_a_child_does_is_one_error(tmp_path: Path, monkeypatch: pytest.
     assert says in e.value.message
 
 
-def test_a_library_that_prints_cannot_break_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_prints_cannot_break_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = "import os, sys\nfrom edgectl.engines.child import answer\ndef work():\n os.write(1, b'noise')\n return {'x': 1}\nsys.exit(answer(work))"
     child(tmp_path, monkeypatch, body)
     assert run_child("childmodule", [], timeout_s=30, what="the work") == {"ok": True, "x": 1}
 
 
-def test_a_machine_without_room_for_a_process_is_not_the_engines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_room_for_a_process_is_not_the_engines_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 

@@ -65,14 +65,21 @@ def test_publish_uploads_once_and_repeats_safely(fleet: Fleet, tmp_path: Path) -
 def test_release_is_published_with_differences_to_the_one_before_it(fleet: Fleet, tmp_path: Path) -> None:
     net = network(size=200_000)
     net.pop("b")
-    engines = [onnx_file(net), onnx_file(tuned(net, 1)), onnx_file(tuned(net, 2)), onnx_file(network(9, size=200_000))]
+    engines = [
+        onnx_file(net),
+        onnx_file(tuned(net, 1)),
+        onnx_file(tuned(net, 2)),
+        onnx_file(network(9, size=200_000)),
+    ]
     bundles = [make_bundle(tmp_path / f"{k}", version=f"{k}.0.0", engine=e) for k, e in enumerate(engines)]
     first = fleet.publish(bundles[0])
     fleet.publish(bundles[1])
     publish_bundle(fleet.client, bundles[2], fleet.keys, delta_from=first)
     fleet.publish(bundles[3])  # trained anew: nothing to gain
     blobs = BlobStore(fleet.config.state_dir / "blobs")
-    layers = [next(d for d in Bundle(b).variants[0].descriptors() if d.mediaType == LAYER_ENGINE) for b in bundles]
+    layers = [
+        next(d for d in Bundle(b).variants[0].descriptors() if d.mediaType == LAYER_ENGINE) for b in bundles
+    ]
     offers = [blobs.deltas(layer.digest) for layer in layers]
     assert [[o.base for o in found] for found in offers] == [[], [layers[0].digest], [layers[0].digest], []]
     assert all(o.size == blobs.size(o.digest) < 0.4 * layers[1].size for found in offers for o in found)
@@ -82,7 +89,9 @@ def test_release_is_published_with_differences_to_the_one_before_it(fleet: Fleet
         publish_bundle(fleet.client, bundles[0], fleet.keys, delta_from="gate-detector@7.0.0")
 
 
-def test_a_plan_is_shared_for_a_published_bundle_only_and_offered_to_devices(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_plan_is_shared_for_a_published_bundle_only_and_offered_to_devices(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     bundle, folder = make_bundle(tmp_path / "b"), tmp_path / "handed"
     key = {"tensorrt": "10.3.0.30", "golden": Bundle(bundle).variants[0].digest}
     (tmp_path / "compiled").write_bytes(b"PLAN" * 100)
@@ -150,7 +159,10 @@ def test_one_rollout_per_slot_and_unknown_things_are_named(fleet: Fleet, tmp_pat
 
 
 def test_wrong_token_opens_nothing(fleet: Fleet) -> None:
-    with FleetClient(f"http://127.0.0.1:{fleet.api_port}", "guess") as client, pytest.raises(UsageError, match="token"):
+    with (
+        FleetClient(f"http://127.0.0.1:{fleet.api_port}", "guess") as client,
+        pytest.raises(UsageError, match="token"),
+    ):
         client.devices()
     assert httpx.get(f"http://127.0.0.1:{fleet.api_port}/v1/devices", trust_env=False).status_code == 401
     assert (fleet.config.state_dir / "token").stat().st_mode & 0o077 == 0
@@ -159,7 +171,9 @@ def test_wrong_token_opens_nothing(fleet: Fleet) -> None:
 def test_rubbish_is_answered_not_obeyed(fleet: Fleet) -> None:
     token = (fleet.config.state_dir / "token").read_text()
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{fleet.api_port}/v1", headers={"Authorization": f"Bearer {token}"}, trust_env=False
+        base_url=f"http://127.0.0.1:{fleet.api_port}/v1",
+        headers={"Authorization": f"Bearer {token}"},
+        trust_env=False,
     ) as http:
         assert http.post("/rollouts", content=b"{").status_code == 422
         assert http.put("/blobs/..%2F..%2Fx", content=b"").status_code in (400, 404, 422)
@@ -168,7 +182,10 @@ def test_rubbish_is_answered_not_obeyed(fleet: Fleet) -> None:
 
 
 def test_absent_controller_is_one_sentence() -> None:
-    with FleetClient(f"http://127.0.0.1:{free_port()}", "t") as client, pytest.raises(LinkError, match="does not answer"):
+    with (
+        FleetClient(f"http://127.0.0.1:{free_port()}", "t") as client,
+        pytest.raises(LinkError, match="does not answer"),
+    ):
         client.devices()
 
 
@@ -176,7 +193,9 @@ def test_taken_port_is_one_sentence(fleet: Fleet) -> None:
     from edgectl.fleet.service import run_controller
 
     with pytest.raises(LinkError, match="cannot listen"):
-        run_controller(fleet.config.model_copy(update={"state_dir": fleet.folder / "other"}), fleet.stop_controller)
+        run_controller(
+            fleet.config.model_copy(update={"state_dir": fleet.folder / "other"}), fleet.stop_controller
+        )
 
 
 class Director:
@@ -209,7 +228,9 @@ def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None
         last = said
     for frozen in (True, False, None):
         if frozen is not None:
-            assert fleet.client.freeze(frozen) == fleet.client.state() == {"freeze": frozen, "connected": True}
+            assert (
+                fleet.client.freeze(frozen) == fleet.client.state() == {"freeze": frozen, "connected": True}
+            )
             director.next()
         fleet.end_controller()
         if frozen is None:  # installed anew
@@ -220,14 +241,18 @@ def test_freeze_is_told_to_the_fleet_signed_and_taken_back(fleet: Fleet) -> None
         last = said
 
 
-def test_numbers_go_on_where_devices_have_seen_them_after_a_clock_that_was_ahead_and_a_lost_database(fleet: Fleet) -> None:
+def test_numbers_go_on_where_devices_have_seen_them_after_a_clock_that_was_ahead_and_a_lost_database(
+    fleet: Fleet,
+) -> None:
     director = Director(fleet)
     now_ms = director.next().seq
     for heard, believed in ((now_ms + 86_400_000, True), (now_ms - 5, False), (MAX_GEN, False)):
         report = Reported(epoch=1, seq=heard, gen=0, heard=heard)
         fleet.spy.publish(fleet.topics.reported("gate-9"), report.encode(), retain=True).wait(5)
         if believed:
-            assert director.next().seq == heard + 1, "told again at once: the device did not take the one before"
+            assert director.next().seq == heard + 1, (
+                "told again at once: the device did not take the one before"
+            )
     fleet.client.freeze(True)
     assert director.next().seq == now_ms + 86_400_002
 
@@ -236,14 +261,21 @@ def test_numbers_go_on_where_devices_have_seen_them_after_a_clock_that_was_ahead
 
 
 def where(fleet: Fleet) -> list[str]:
-    return ["--controller", f"http://127.0.0.1:{fleet.api_port}", "--token-file", str(fleet.config.state_dir / "token")]
+    return [
+        "--controller",
+        f"http://127.0.0.1:{fleet.api_port}",
+        "--token-file",
+        str(fleet.config.state_dir / "token"),
+    ]
 
 
 @pytest.fixture
 def heard(fleet: Fleet) -> queue.Queue[str]:
     """Ids of the commands to gate-1, which is connected."""
     ids: queue.Queue[str] = queue.Queue()
-    fleet.spy.subscribe(fleet.topics.command("gate-1"), lambda _, payload: ids.put(json.loads(payload)["signed"]["id"]))
+    fleet.spy.subscribe(
+        fleet.topics.command("gate-1"), lambda _, payload: ids.put(json.loads(payload)["signed"]["id"])
+    )
     fleet.spy.publish(fleet.topics.conn("gate-1"), Conn(epoch=1, online=True).encode(), retain=True).wait(5)
     wait_until(lambda: any(d["online"] for d in fleet.client.devices()), "gate-1 is there")
     return ids
@@ -255,7 +287,9 @@ def test_devices_that_cannot_answer_are_one_sentence_each(fleet: Fleet, heard: q
         fleet.client.command("gate-7", "probe")
     with pytest.raises(LinkError, match="gate-2 is not connected and never was"):
         fleet.client.command("gate-2", "probe")
-    with pytest.raises(LinkError, match=r"gate-1 did not answer within 0\.1 s; it may still obey until \d\d:\d\d:\d\d UTC"):
+    with pytest.raises(
+        LinkError, match=r"gate-1 did not answer within 0\.1 s; it may still obey until \d\d:\d\d:\d\d UTC"
+    ):
         fleet.client.command("gate-1", "probe", wait_s=0.1, owner="anna")
     for wrong in (
         {"op": "explode"},
@@ -275,7 +309,9 @@ def test_devices_that_cannot_answer_are_one_sentence_each(fleet: Fleet, heard: q
     assert heard.qsize() == len(told) // 2 == 1, "nothing is sent to who is away"
 
 
-def test_only_the_device_itself_answers_and_only_with_an_answer(fleet: Fleet, heard: queue.Queue[str]) -> None:
+def test_only_the_device_itself_answers_and_only_with_an_answer(
+    fleet: Fleet, heard: queue.Queue[str]
+) -> None:
     def answer() -> None:
         command = heard.get(timeout=10)
         good = Reply(id=command, ok=True, result={"facts": ["cpu"], "runtimes": []})
@@ -302,7 +338,9 @@ def test_what_a_device_refuses_is_raised_as_its_own_error(fleet: Fleet, heard: q
 
         def answer(code: str = code) -> None:
             error = Failure(code=code, detail="not today")
-            fleet.spy.publish(fleet.topics.reply("gate-1"), Reply(id=heard.get(timeout=10), ok=False, error=error).encode())
+            fleet.spy.publish(
+                fleet.topics.reply("gate-1"), Reply(id=heard.get(timeout=10), ok=False, error=error).encode()
+            )
 
         with ThreadPoolExecutor(1) as device:
             device.submit(answer)
@@ -317,11 +355,16 @@ def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand(fleet: Fleet, 
     token = (fleet.config.state_dir / "token").read_text()
     body = {"files": {"targets.json": targets}, "withdraw": [release]}
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{fleet.api_port}/v1", headers={"Authorization": f"Bearer {token}"}, trust_env=False
+        base_url=f"http://127.0.0.1:{fleet.api_port}/v1",
+        headers={"Authorization": f"Bearer {token}"},
+        trust_env=False,
     ) as http:
         refused = http.post("/trust", json=body)
         assert refused.status_code == 409
-        assert refused.json()["error"]["message"] == f"{release} is not withdrawn: rollout {rollout} of it is running"
+        assert (
+            refused.json()["error"]["message"]
+            == f"{release} is not withdrawn: rollout {rollout} of it is running"
+        )
         assert [r["release"] for r in fleet.client.releases()] == [release]
         assert http.post("/trust", json={**body, "stop_rollouts": True}).status_code == 201
     found = fleet.client.rollout(rollout)
@@ -353,7 +396,9 @@ def test_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_and_no_traceb
     fleet: Fleet, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = (fleet.config.state_dir / "token").read_text()
-    head = f"{what} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\nbegun"
+    head = (
+        f"{what} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\nbegun"
+    )
     with socket.create_connection(("127.0.0.1", fleet.api_port)) as client:
         client.sendall(head.encode())
         if what.startswith("PUT"):
@@ -363,7 +408,9 @@ def test_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_and_no_traceb
     assert not any(r.exc_info for r in caplog.records)
 
 
-def test_body_that_drips_for_too_long_is_answered_with_one_sentence(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_that_drips_for_too_long_is_answered_with_one_sentence(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgectl.fleet.api._BODY_S", 0.2)
     token = (fleet.config.state_dir / "token").read_text()
     head = f"POST /v1/rollouts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\n"

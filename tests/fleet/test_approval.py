@@ -50,8 +50,9 @@ def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fl
     (tmp_path / "passphrase").chmod(0o600)
     environment = {
         "EDGECTL_PASSPHRASE_FILE": str(tmp_path / "passphrase"),
-        "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}", "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
-    }  # fmt: skip
+        "EDGECTL_CONTROLLER": f"http://127.0.0.1:{fleet.api_port}",
+        "EDGECTL_TOKEN_FILE": str(fleet.config.state_dir / "token"),
+    }
 
     def approve(*options: str) -> dict[str, Any]:
         result = CliRunner().invoke(app, ["rollout", "approve", *options, "--json"], env=environment)
@@ -62,7 +63,9 @@ def test_rollout_waits_for_the_operator_and_goes_on_with_his_signature(fleet: Fl
     shown = approve("--show")
     (wish,) = shown["documents"]
     assert (shown["approved"], wish["release"], wish["replaces"]) == (False, "gate-detector@1.0.0", "nothing")
-    assert any(term.startswith("probation s") for term in wish["terms"]), "a rollout of a test is in a hurry, and says so"
+    assert any(term.startswith("probation s") for term in wish["terms"]), (
+        "a rollout of a test is in a hurry, and says so"
+    )
     assert set(fleet.client.waiting()) == {"gate-1"}
     with pytest.raises(TrustError, match="none of them is a key of the director"):
         approve("--key", str(tmp_path / "keys" / "root.pem"))

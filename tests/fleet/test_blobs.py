@@ -26,7 +26,13 @@ class Fleet:
 
     def publish(self, version: str, engines: dict[tuple[str, str], bytes]) -> str:
         parts = [
-            make_bundle(self.folder / f"{version}-{k}", version=version, profile=profile, variant=variant, engine=engine)
+            make_bundle(
+                self.folder / f"{version}-{k}",
+                version=version,
+                profile=profile,
+                variant=variant,
+                engine=engine,
+            )
             for k, ((profile, variant), engine) in enumerate(engines.items())
         ]
         bundle = Bundle(join_bundles(self.folder / version, *parts))
@@ -50,7 +56,9 @@ def int8(seed: int = 0) -> dict[str, np.ndarray]:
 def test_renamed_variant_is_found_by_its_tensors(fleet: Fleet) -> None:
     net = int8()
     old, new = onnx_file(net), onnx_file(tuned(net))
-    first = fleet.publish("1.0.0", {("cpu", "onnxruntime-int8"): old, ("cpu", "float"): onnx_file(network(5))})
+    first = fleet.publish(
+        "1.0.0", {("cpu", "onnxruntime-int8"): old, ("cpu", "float"): onnx_file(network(5))}
+    )
     second = fleet.publish("2.0.0", {("cpu", "openvino-int8"): new})
     (offer,) = fleet.store.make_deltas(second, first)
     assert offer.base == digest_of(old)
@@ -62,7 +70,9 @@ def test_each_device_finds_a_difference_from_the_engine_it_has(fleet: Fleet) -> 
     net = int8()
     wide, deep = onnx_file(net), onnx_file({**tuned(net, 3), "extra": np.ones((40, 40), np.float32)})
     new = onnx_file(tuned(net))
-    first = fleet.publish("1.0.0", {("cpu", "int8"): wide, ("cpu", "int8-wide"): deep, ("cpu", "float"): onnx_file(network(5))})
+    first = fleet.publish(
+        "1.0.0", {("cpu", "int8"): wide, ("cpu", "int8-wide"): deep, ("cpu", "float"): onnx_file(network(5))}
+    )
     second = fleet.publish("2.0.0", {("cpu", "int8"): new})
     made = fleet.store.make_deltas(second, first)
     assert made[0].base == digest_of(wide), "the namesake goes first"
@@ -72,7 +82,8 @@ def test_each_device_finds_a_difference_from_the_engine_it_has(fleet: Fleet) -> 
 def test_other_profiles_and_strangers_are_no_bases(fleet: Fleet) -> None:
     net = int8()
     first = fleet.publish(
-        "1.0.0", {("jetson", "int8"): onnx_file(net), ("cpu", "other"): onnx_file({"a": net["a"].astype(np.float32)})}
+        "1.0.0",
+        {("jetson", "int8"): onnx_file(net), ("cpu", "other"): onnx_file({"a": net["a"].astype(np.float32)})},
     )
     second = fleet.publish("2.0.0", {("cpu", "int8"): onnx_file(tuned(net))})
     assert fleet.store.make_deltas(second, first) == []
@@ -84,11 +95,17 @@ def test_engine_with_too_little_in_common_is_not_tried(fleet: Fleet, monkeypatch
     tried: list[int] = []
     monkeypatch.setattr(blobs, "make_delta", lambda old, new: tried.append(len(new)))
     first = fleet.publish("1.0.0", {("cpu", "a"): onnx_file({"a": net["a"][:500]})})
-    second = fleet.publish("2.0.0", {("cpu", "b"): onnx_file({"a": net["a"][:500], "z": np.zeros((1500, 100), np.int8)})})
+    second = fleet.publish(
+        "2.0.0", {("cpu", "b"): onnx_file({"a": net["a"][:500], "z": np.zeros((1500, 100), np.int8)})}
+    )
     fleet.store.make_deltas(second, first)
     assert tried == []
-    third = fleet.publish("3.0.0", {("cpu", "c"): onnx_file({"a": net["a"][:1500], "z": np.zeros((500, 100), np.int8)})})
-    fourth = fleet.publish("4.0.0", {("cpu", "d"): onnx_file({"a": net["a"][:1500] // 2, "y": np.zeros((400, 100), np.int8)})})
+    third = fleet.publish(
+        "3.0.0", {("cpu", "c"): onnx_file({"a": net["a"][:1500], "z": np.zeros((500, 100), np.int8)})}
+    )
+    fourth = fleet.publish(
+        "4.0.0", {("cpu", "d"): onnx_file({"a": net["a"][:1500] // 2, "y": np.zeros((400, 100), np.int8)})}
+    )
     fleet.store.make_deltas(fourth, third)
     assert len(tried) == 1
 
@@ -107,7 +124,9 @@ def engine(name: str, size: int = 1 << 20) -> Descriptor:
 def test_work_is_bounded_and_goes_to_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs, "_MAX_OTHERS", 2)
     old = {("cpu", f"old-{k}"): engine(f"old-{k}") for k in range(9)}
-    new = {("cpu", f"new-{k}"): engine(f"new-{k}") for k in range(4)} | {("cpu", "old-0"): engine("successor")}
+    new = {("cpu", f"new-{k}"): engine(f"new-{k}") for k in range(4)} | {
+        ("cpu", "old-0"): engine("successor")
+    }
     share = {engine(f"old-{k}").digest: 0.99 - k / 100 for k in range(9)}
     pairs = blobs._worth_trying(new, old, lambda blob, base: share[base.digest])
     assert pairs[0] == (engine("successor"), engine("old-0"))
@@ -121,7 +140,9 @@ def test_work_is_bounded_and_goes_to_the_best(monkeypatch: pytest.MonkeyPatch) -
     assert blobs._worth_trying(new, old, lambda blob, base: 0.39) == [(engine("successor"), engine("old-0"))]
     huge = {("cpu", "old-0"): engine("huge", 600 << 20), ("cpu", "small"): engine("small", 1000)}
     assert blobs._worth_trying(huge, old, lambda blob, base: 1.0) == []
-    assert blobs._worth_trying({("cpu", "new"): engine("new")}, huge, lambda blob, base: 1.0)[0][1] == engine("small", 1000)
+    assert blobs._worth_trying({("cpu", "new"): engine("new")}, huge, lambda blob, base: 1.0)[0][1] == engine(
+        "small", 1000
+    )
 
 
 def test_one_engine_under_several_profiles_is_made_once(fleet: Fleet) -> None:
@@ -159,7 +180,9 @@ def test_base_of_a_difference_that_is_offered_stays_and_with_the_new_engine_both
     assert fleet.store.deltas(digest_of(new)) == ()
 
 
-def test_collection_that_is_killed_is_finished_by_the_next_one(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collection_that_is_killed_is_finished_by_the_next_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = fleet.publish("1.0.0", {("cpu", "a"): onnx_file(int8())})
     gone = fleet.store.offered(release)
     removed: list[Path] = []
@@ -177,7 +200,9 @@ def test_collection_that_is_killed_is_finished_by_the_next_one(fleet: Fleet, mon
             fleet.store.collect([], gone)
     left = [p.name for p in fleet.store.folder.iterdir()]
     assert left
-    assert all(digest_of((fleet.store.folder / name).read_bytes()) == f"sha256:{name}" for name in left), "whole ones only"
+    assert all(digest_of((fleet.store.folder / name).read_bytes()) == f"sha256:{name}" for name in left), (
+        "whole ones only"
+    )
     old(fleet.store)
     fleet.store.collect([])
     assert not any(fleet.store.folder.iterdir())

@@ -13,8 +13,16 @@ from edgectl.fleet.broker_config import BROKERS, MAX_PACKET_BYTES, BrokerPlan, b
 
 T = Topics("home")
 DIGEST = "sha256:" + "ab" * 32
-MAY_READ = [T.trust, T.ctl, T.manifest(DIGEST, 3), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
-            T.desired("gate-1"), T.command("gate-1")]  # fmt: skip
+MAY_READ = [
+    T.trust,
+    T.ctl,
+    T.manifest(DIGEST, 3),
+    T.broadcast(DIGEST),
+    T.rounds(DIGEST),
+    T.repair(DIGEST, "gate-1"),
+    T.desired("gate-1"),
+    T.command("gate-1"),
+]
 MAY_WRITE = [
     T.need(DIGEST, "gate-1"),
     T.conn("gate-1"),
@@ -41,11 +49,16 @@ def peer_topics(device: str) -> list[str]:
 def matches(pattern: str, topic: str) -> bool:
     """MQTT 3.1.1 §4.7, without ``#``, which no rule has."""
     parts, levels = pattern.split("/"), topic.split("/")
-    return len(parts) == len(levels) and all(p in ("+", level) for p, level in zip(parts, levels, strict=True))
+    return len(parts) == len(levels) and all(
+        p in ("+", level) for p, level in zip(parts, levels, strict=True)
+    )
 
 
 def may(access: str, topic: str, **options: bool) -> bool:
-    return any(r.access == access and matches(r.topic.replace("{device}", "gate-1"), topic) for r in rules("home", **options))
+    return any(
+        r.access == access and matches(r.topic.replace("{device}", "gate-1"), topic)
+        for r in rules("home", **options)
+    )
 
 
 def test_rules_cover_what_a_device_does_and_nothing_else() -> None:
@@ -62,11 +75,16 @@ def test_rules_cover_what_a_device_does_and_nothing_else() -> None:
 def test_rabbitmq_says_the_same_in_regular_expressions() -> None:
     definitions = json.loads(broker_files("rabbitmq", PLAN, ["gate-1", "gate-11"])["definitions.json"])
     assert [u["name"] for u in definitions["users"]] == ["Controller", "gate-1", "gate-11"]
-    assert all(u["password_hash"] == "" and u["tags"] == [] for u in definitions["users"]), "certificates only"
+    assert all(u["password_hash"] == "" and u["tags"] == [] for u in definitions["users"]), (
+        "certificates only"
+    )
     mine = next(p for p in definitions["topic_permissions"] if p["user"] == "gate-1")
     for access in ("read", "write"):
         for topic in (*MAY_READ, *MAY_WRITE, *FOREIGN, "x/" + T.trust, T.trust + "/x"):
-            assert bool(re.search(mine[access], topic.replace("/", "."))) == may(access, topic), (access, topic)
+            assert bool(re.search(mine[access], topic.replace("/", "."))) == may(access, topic), (
+                access,
+                topic,
+            )
     with pytest.raises(UsageError, match=r"RabbitMQ cannot serve a device called gate\.1"):
         broker_files("rabbitmq", PLAN, ["gate.1"])
 
@@ -75,7 +93,9 @@ def test_emqx_says_the_same_in_its_own_words() -> None:
     acl = broker_files("emqx", PLAN)["acl.conf"]
     said = re.findall(r'\{allow, all, (subscribe|publish), \["([^"]+)"\]\}\.', acl)
     verb = {"subscribe": "read", "publish": "write"}
-    assert [(verb[v], t.replace("${username}", "{device}")) for v, t in said] == [(r.access, r.topic) for r in rules("home")]
+    assert [(verb[v], t.replace("${username}", "{device}")) for v, t in said] == [
+        (r.access, r.topic) for r in rules("home")
+    ]
     assert acl.rstrip().endswith("{deny, all}.")
     conf = broker_files("emqx", PLAN)["emqx.conf"]
     for line in (

@@ -1,7 +1,9 @@
-"""A real EMQX with the generated files: who may connect, what a device can and cannot see and say, and how one is thrown out.
+"""A real EMQX with the generated files: who may connect, what a device can and cannot see and say, and how
+one is thrown out.
 
-``EDGECTL_EMQX`` names a command that runs EMQX in the foreground with the configuration ``emqx.conf`` of the folder that is its
-argument, and ends on SIGTERM. The configuration keeps state in that folder and the management API on loopback.
+``EDGECTL_EMQX`` names a command that runs EMQX in the foreground with the configuration ``emqx.conf`` of the
+folder that is its argument, and ends on SIGTERM. The configuration keeps state in that folder and the
+management API on loopback.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ include "{files}/emqx.conf"
 """)
         with (self.folder / "out").open("wb") as out:
             self.process = subprocess.Popen(
-                [*self.command, str(self.folder)], stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+                [*self.command, str(self.folder)],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
         def answers() -> bool:
@@ -136,8 +142,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_device_says_only_what_is_its_own(site: Site) -> None:
-    foreign = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1"), T.trust, T.ctl, T.manifest(DIGEST, 0), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
-               T.desired("gate-1"), T.desired("gate-2"), T.command("gate-2"), "edgectl/1/away/d/gate-1/reported", f"$delayed/1/{T.ctl}", "other"]  # fmt: skip
+    foreign = [
+        T.peer(DIGEST, "gate-1"),
+        T.peer_rounds(DIGEST, "gate-1"),
+        T.trust,
+        T.ctl,
+        T.manifest(DIGEST, 0),
+        T.broadcast(DIGEST),
+        T.rounds(DIGEST),
+        T.repair(DIGEST, "gate-1"),
+        T.desired("gate-1"),
+        T.desired("gate-2"),
+        T.command("gate-2"),
+        "edgectl/1/away/d/gate-1/reported",
+        f"$delayed/1/{T.ctl}",
+        "other",
+    ]
     with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         assert controller.subscribe(f"{T.root}/#")
         assert [t for t in (*own_topics("gate-2"), *foreign) if not refuses(site, say=t)] == []
@@ -148,11 +168,27 @@ def test_device_says_only_what_is_its_own(site: Site) -> None:
 
 
 def test_device_sees_only_what_is_for_it(site: Site) -> None:
-    mine = [T.trust, T.ctl, T.manifest(DIGEST, 3), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
-            T.desired("gate-1"), T.command("gate-1")]  # fmt: skip
-    others = [T.desired("gate-2"), T.command("gate-2"), T.repair(DIGEST, "gate-2"), *own_topics("gate-2"), *own_topics("gate-1")]
+    mine = [
+        T.trust,
+        T.ctl,
+        T.manifest(DIGEST, 3),
+        T.broadcast(DIGEST),
+        T.rounds(DIGEST),
+        T.repair(DIGEST, "gate-1"),
+        T.desired("gate-1"),
+        T.command("gate-1"),
+    ]
+    others = [
+        T.desired("gate-2"),
+        T.command("gate-2"),
+        T.repair(DIGEST, "gate-2"),
+        *own_topics("gate-2"),
+        *own_topics("gate-1"),
+    ]
     wide = ["#", "+/#", f"{T.root}/#", f"{T.root}/d/+/desired", f"{T.root}/a/+/r/+", f"{T.root}/a/+/need/+"]
-    assert [t for t in (*others, *wide, *(f"$share/g/{t}" for t in wide), "$SYS/#") if not refuses(site, hear=t)] == []
+    assert [
+        t for t in (*others, *wide, *(f"$share/g/{t}" for t in wide), "$SYS/#") if not refuses(site, hear=t)
+    ] == []
     with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         assert all(device.subscribe(t) for t in mine)
         for topic in (*others, *mine):
@@ -163,7 +199,9 @@ def test_device_sees_only_what_is_for_it(site: Site) -> None:
 def test_lie_about_the_client_id_or_the_user_name_changes_nothing(site: Site) -> None:
     assert refuses(site, hear=T.desired("gate-2"), client_id="gate-2")
     assert refuses(site, say=T.reported("gate-2"), client_id="gate-2")
-    options = BrokerOptions("127.0.0.1", site.port, username=CONTROLLER, password="x", tls=site.identity("gate-1"))
+    options = BrokerOptions(
+        "127.0.0.1", site.port, username=CONTROLLER, password="x", tls=site.identity("gate-1")
+    )
     heard: queue.Queue[str] = queue.Queue()
     with site.client(CONTROLLER) as controller, Link(options, "liar") as link:
         link.subscribe(T.command("gate-1"), lambda topic, _: heard.put(topic))
@@ -198,7 +236,9 @@ def test_slow_reader_loses_what_is_above_the_bounds_and_stays_connected(site: Si
         assert device.subscribe(T.broadcast(DIGEST))
         assert device.subscribe(T.ctl)
         reads = threading.Event()
-        device.client.on_message = lambda _c, _d, m: device.got.put(m.topic if reads.wait(30) else "nobody let it read")
+        device.client.on_message = lambda _c, _d, m: device.got.put(
+            m.topic if reads.wait(30) else "nobody let it read"
+        )
         sent = [controller.client.publish(T.broadcast(DIGEST), bytes(1024), 1) for _ in range(bound + 100)]
         for message in sent:
             message.wait_for_publish(10)
@@ -220,7 +260,10 @@ def test_largest_trust_message_is_kept_through_a_restart_and_a_larger_one_is_ref
             for topic in (T.trust, T.manifest(DIGEST, 0)):
                 device.subscribe(topic, lambda topic, payload: sizes.put((topic, len(payload))))
             device.connect()
-            assert {sizes.get(timeout=10) for _ in range(2)} == {(T.trust, MAX_TRUST_BYTES), (T.manifest(DIGEST, 0), 4)}
+            assert {sizes.get(timeout=10) for _ in range(2)} == {
+                (T.trust, MAX_TRUST_BYTES),
+                (T.manifest(DIGEST, 0), 4),
+            }
         site.stop()
         site.start()
 
@@ -251,7 +294,9 @@ def test_revoked_device_is_banned_by_name_and_thrown_out_by_client_id(site: Site
         with site.link("gate-1") as good:
             good.connect()
         revoked.publish(T.telemetry("gate-9"))
-        assert controller.got.get(timeout=10) == T.telemetry("gate-9"), "who is connected stays: hence the second request"
+        assert controller.got.get(timeout=10) == T.telemetry("gate-9"), (
+            "who is connected stays: hence the second request"
+        )
         for found in site.api("GET", "clients?username=gate-9&fields=clientid")["data"]:
             site.api("DELETE", f"clients/{found['clientid']}")
         assert revoked.down.get(timeout=10)
@@ -282,7 +327,10 @@ def test_peers_send_chunks_only_where_that_is_switched_on(site: Site) -> None:
     site.stop()
     site.start(peer_seeding=True)
     with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
-        assert all(controller.subscribe(t) for t in (f"{T.root}/a/+/p/+", f"{T.root}/a/+/st/+", T.telemetry("gate-1")))
+        assert all(
+            controller.subscribe(t)
+            for t in (f"{T.root}/a/+/p/+", f"{T.root}/a/+/st/+", T.telemetry("gate-1"))
+        )
         own = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1")]
         others = (
             T.peer(DIGEST, "gate-2"),

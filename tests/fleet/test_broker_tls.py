@@ -1,4 +1,5 @@
-"""A real mosquitto with the generated files: who may connect, and what a device can and cannot see and say."""
+"""A real mosquitto with the generated files: who may connect, and what a device can and cannot see and
+say."""
 
 from __future__ import annotations
 
@@ -35,7 +36,14 @@ class Site:
     names: dict[str, Tls] = field(default_factory=dict)
 
     def write(self) -> None:
-        plan = BrokerPlan("home", PurePosixPath(self.folder), self.port, "127.0.0.1", self.peer_seeding, state=str(self.folder))
+        plan = BrokerPlan(
+            "home",
+            PurePosixPath(self.folder),
+            self.port,
+            "127.0.0.1",
+            self.peer_seeding,
+            state=str(self.folder),
+        )
         for name, text in broker_files("mosquitto", plan).items():
             (self.folder / name).write_text(text)
         (self.folder / "crl.pem").write_bytes(self.ca.crl)
@@ -45,9 +53,14 @@ class Site:
         if binary is None:
             pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
         conf = self.folder / "test.conf"
-        me = pwd.getpwuid(os.getuid()).pw_name  # as root it would become the user mosquitto, who may not read these keys
-        conf.write_text((self.folder / "mosquitto.conf").read_text() + f"user {me}\nlog_dest file {self.folder}/log\n")
-        self.process = subprocess.Popen([binary, "-c", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # as root it would become the user mosquitto, who may not read these keys
+        me = pwd.getpwuid(os.getuid()).pw_name
+        conf.write_text(
+            (self.folder / "mosquitto.conf").read_text() + f"user {me}\nlog_dest file {self.folder}/log\n"
+        )
+        self.process = subprocess.Popen(
+            [binary, "-c", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -100,8 +113,21 @@ def test_device_connects_with_a_key_that_it_made_itself(site: Site) -> None:
 
 
 def test_device_says_only_what_is_its_own(site: Site) -> None:
-    foreign = [T.peer(DIGEST, "gate-1"), T.peer_rounds(DIGEST, "gate-1"), T.trust, T.ctl, T.manifest(DIGEST, 0), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
-               T.desired("gate-1"), T.desired("gate-2"), T.command("gate-2"), "edgectl/1/away/d/gate-1/reported", "other"]  # fmt: skip
+    foreign = [
+        T.peer(DIGEST, "gate-1"),
+        T.peer_rounds(DIGEST, "gate-1"),
+        T.trust,
+        T.ctl,
+        T.manifest(DIGEST, 0),
+        T.broadcast(DIGEST),
+        T.rounds(DIGEST),
+        T.repair(DIGEST, "gate-1"),
+        T.desired("gate-1"),
+        T.desired("gate-2"),
+        T.command("gate-2"),
+        "edgectl/1/away/d/gate-1/reported",
+        "other",
+    ]
     with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         controller.subscribe("#")
         for topic in (*own_topics("gate-2"), *foreign, *own_topics("gate-1")):
@@ -111,9 +137,23 @@ def test_device_says_only_what_is_its_own(site: Site) -> None:
 
 
 def test_device_sees_only_what_is_for_it(site: Site) -> None:
-    mine = [T.trust, T.ctl, T.manifest(DIGEST, 3), T.broadcast(DIGEST), T.rounds(DIGEST), T.repair(DIGEST, "gate-1"),
-            T.desired("gate-1"), T.command("gate-1")]  # fmt: skip
-    others = [T.desired("gate-2"), T.command("gate-2"), T.repair(DIGEST, "gate-2"), *own_topics("gate-2"), *own_topics("gate-1")]
+    mine = [
+        T.trust,
+        T.ctl,
+        T.manifest(DIGEST, 3),
+        T.broadcast(DIGEST),
+        T.rounds(DIGEST),
+        T.repair(DIGEST, "gate-1"),
+        T.desired("gate-1"),
+        T.command("gate-1"),
+    ]
+    others = [
+        T.desired("gate-2"),
+        T.command("gate-2"),
+        T.repair(DIGEST, "gate-2"),
+        *own_topics("gate-2"),
+        *own_topics("gate-1"),
+    ]
     with site.client(CONTROLLER) as controller, site.client("gate-1") as device:
         device.subscribe("#")
         device.subscribe(T.desired("gate-2"))
@@ -129,7 +169,9 @@ def test_lie_about_the_client_id_or_the_user_name_changes_nothing(site: Site) ->
         liar.publish(T.reported("gate-2"))
         controller.publish(T.desired("gate-1"))
         assert liar.drain(T.desired("gate-1")) == []
-    options = BrokerOptions("127.0.0.1", site.port, username=CONTROLLER, password="x", tls=site.identity("gate-1"))
+    options = BrokerOptions(
+        "127.0.0.1", site.port, username=CONTROLLER, password="x", tls=site.identity("gate-1")
+    )
     heard: queue.Queue[str] = queue.Queue()
     with site.client(CONTROLLER) as controller, Link(options, "liar") as link:
         link.subscribe("#", lambda topic, _: heard.put(topic))
@@ -159,12 +201,16 @@ def test_broker_under_another_name_is_not_believed(site: Site, tmp_path: Path) -
     other.start()
     try:
         with pytest.raises(LinkError, match="certificate"):
-            Link(BrokerOptions("127.0.0.1", other.port, tls=site.identity("gate-1")), "x").connect(timeout_s=5.0)
+            Link(BrokerOptions("127.0.0.1", other.port, tls=site.identity("gate-1")), "x").connect(
+                timeout_s=5.0
+            )
     finally:
         other.stop()
 
 
-def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     assert site.process is not None
     with site.client(CONTROLLER) as controller, site.client("gate-9") as revoked:
         controller.subscribe(T.telemetry("gate-9"))
@@ -172,14 +218,17 @@ def test_revoked_device_is_out_after_a_reload_and_thrown_out_by_a_restart(site: 
         site.write()
         site.process.send_signal(signal.SIGHUP)
         with site.client("gate-1"):
-            pass  # the broker has gone round its loop, where it looks at the signal
+            # the broker has gone round its loop, where it looks at the signal
+            pass
         with pytest.raises(LinkError, match="not revoked"):
             site.link("gate-9").connect()
         assert "does not take the connection: it closed the connection; is the certificate" in caplog.text
         with site.link("gate-1") as good:
             good.connect()
         revoked.publish(T.telemetry("gate-9"))
-        assert controller.got.get(timeout=10) == T.telemetry("gate-9"), "who is connected stays: hence the advice to restart"
+        assert controller.got.get(timeout=10) == T.telemetry("gate-9"), (
+            "who is connected stays: hence the advice to restart"
+        )
     site.stop()
     site.start()
     with pytest.raises(LinkError, match="not revoked"):

@@ -27,7 +27,9 @@ def test_certificate_names_its_device_and_may_do_nothing_but_connect(ca: FleetCa
     issued = ca.issue_client("gate-1", days=100)
     cert = of(issued.cert)
     assert [a.value for a in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == ["gate-1"]
-    assert list(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
+        ExtendedKeyUsageOID.CLIENT_AUTH
+    ]
     assert not cert.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert 99 <= (cert.not_valid_after_utc - datetime.now(timezone.utc)).days <= 100
     cert.verify_directly_issued_by(of(ca.certificate))
@@ -54,10 +56,16 @@ def test_revoked_names_stay_revoked_and_can_be_given_out_again(ca: FleetCa) -> N
     assert crl.is_signature_valid(of(ca.certificate).public_key())  # type: ignore[arg-type]
     assert {r.serial_number for r in crl} == {first.serial_number, second.serial_number}
     assert not {third.serial_number, other.serial_number} & {r.serial_number for r in crl}
-    assert crl.next_update_utc == of(ca.certificate).not_valid_after_utc, "a list that ends makes OpenSSL refuse everybody"
+    assert crl.next_update_utc == of(ca.certificate).not_valid_after_utc, (
+        "a list that ends makes OpenSSL refuse everybody"
+    )
     assert FleetCa(ca.folder).clients() == ("gate-1", "gate-2")
     assert FleetCa(ca.folder).revoke("gate-1") == 1
-    numbers = [x509.load_pem_x509_crl(FleetCa(ca.folder).crl).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number]
+    numbers = [
+        x509.load_pem_x509_crl(FleetCa(ca.folder).crl)
+        .extensions.get_extension_for_class(x509.CRLNumber)
+        .value.crl_number
+    ]
     assert numbers == [3]
 
 

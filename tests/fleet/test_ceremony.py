@@ -40,13 +40,20 @@ class Site:
     def controller(self) -> OnlineTrust:
         theirs = self.folder / "theirs"
         theirs.mkdir(exist_ok=True)
-        for path in (*self.keys.glob("*.json"), *self.keys.glob("online*.pem"), *self.keys.glob("director*.pem")):
+        for path in (
+            *self.keys.glob("*.json"),
+            *self.keys.glob("online*.pem"),
+            *self.keys.glob("director*.pem"),
+        ):
             shutil.copy(path, theirs)
         return OnlineTrust(self.folder / "controller", theirs)
 
     def device(self, profile: str | None = None) -> TrustStore:
         return TrustStore(
-            self.folder / f"device-{profile}", (self.keys / "1.root.json").read_bytes(), self.journal, profile=profile
+            self.folder / f"device-{profile}",
+            (self.keys / "1.root.json").read_bytes(),
+            self.journal,
+            profile=profile,
         )
 
     def root(self) -> Root:
@@ -70,12 +77,17 @@ def test_new_fleet_has_a_director_and_every_key_is_for_its_owner_only(site: Site
     init_keys(site.keys)
     assert director_keys(site.root()) is not None
     assert {p.name: p.stat().st_mode & 0o777 for p in site.keys.glob("*.pem")} == {
-        "root.pem": 0o600, "targets.pem": 0o600, "online.pem": 0o600, "director.pem": 0o600,
-    }  # fmt: skip
+        "root.pem": 0o600,
+        "targets.pem": 0o600,
+        "online.pem": 0o600,
+        "director.pem": 0o600,
+    }
     assert site.keys.stat().st_mode & 0o777 == 0o700
 
 
-def test_root_of_three_people_is_in_force_when_two_have_signed(site: Site, tmp_path: Path, bundle: Bundle) -> None:
+def test_root_of_three_people_is_in_force_when_two_have_signed(
+    site: Site, tmp_path: Path, bundle: Bundle
+) -> None:
     people = [tmp_path / name / f"{name}.pem" for name in ("ann", "ben", "cem")]
     for path in people:
         path.parent.mkdir()
@@ -100,7 +112,9 @@ def test_root_of_three_people_is_in_force_when_two_have_signed(site: Site, tmp_p
     assert device.check("gate-detector@1.0.0", bundle.digest)
 
 
-def test_release_waits_until_enough_targets_keys_have_signed(site: Site, tmp_path: Path, bundle: Bundle) -> None:
+def test_release_waits_until_enough_targets_keys_have_signed(
+    site: Site, tmp_path: Path, bundle: Bundle
+) -> None:
     init_keys(site.keys, targets=KeySet(2, 2))
     safe = tmp_path / "safe"
     safe.mkdir()
@@ -136,7 +150,9 @@ def test_stolen_targets_key_is_rotated_away(site: Site, bundle: Bundle, tmp_path
         controller.accept(sign_release(stolen, evil)[1])
 
 
-def test_root_rotates_with_old_and_new_keys_and_a_device_follows_from_the_first(site: Site, bundle: Bundle) -> None:
+def test_root_rotates_with_old_and_new_keys_and_a_device_follows_from_the_first(
+    site: Site, bundle: Bundle
+) -> None:
     init_keys(site.keys, root=KeySet(2, 2))
     old = {p.name: p.read_bytes() for p in site.keys.glob("root*.pem")}
     assert rotate(site.keys, "root", KeySet(1, 1)).signatures == ("the root before 2 of 2", "root 1 of 1")
@@ -251,7 +267,9 @@ def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_
     controller = site.controller()
     delegate(site.keys, "team", ("cam",))
     files = public_files(site.keys)
-    stranger = signed(Metadata[Targets].from_bytes(files["team.json"]).signed, keys_in(site.keys / "targets.pem"))
+    stranger = signed(
+        Metadata[Targets].from_bytes(files["team.json"]).signed, keys_in(site.keys / "targets.pem")
+    )
     with pytest.raises(TrustError, match="team metadata are not signed by the keys of this fleet"):
         controller.accept(files | {"team.json": stranger})
     assert "team.json" not in controller.files()
@@ -263,7 +281,9 @@ def test_delegation_is_signed_by_its_own_keys_and_stays_listed_when_it_is_taken_
     assert snapshot.meta["team.json"].version == 1, "python-tuf's clients refuse a snapshot that forgets"
 
 
-def test_host_that_was_away_takes_what_others_signed_before_it_rotates(site: Site, bundle: Bundle, tmp_path: Path) -> None:
+def test_host_that_was_away_takes_what_others_signed_before_it_rotates(
+    site: Site, bundle: Bundle, tmp_path: Path
+) -> None:
     init_keys(site.keys)
     away = tmp_path / "away"
     shutil.copytree(site.keys, away)

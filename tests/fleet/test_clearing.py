@@ -26,9 +26,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def has(world: World, device: str, version: str, gen: int, seq: int) -> None:
     """It says that it runs this."""
     r = ReportedSlot(
-        state=State.COMMITTED, gen=gen, release=f"gate@{version}", digest=DIGEST[version], active=DIGEST[version],
+        state=State.COMMITTED,
+        gen=gen,
+        release=f"gate@{version}",
+        digest=DIGEST[version],
+        active=DIGEST[version],
         active_release=f"gate@{version}",
-    )  # fmt: skip
+    )
     world.hears(T.reported(device), Reported(epoch=1, seq=seq, gen=gen, slots={"gate": r}))
 
 
@@ -42,7 +46,9 @@ def done(world: World) -> str:
     return rollout
 
 
-def test_devices_that_are_meant_are_told_in_their_signed_documents_and_the_others_are_not(world: World) -> None:
+def test_devices_that_are_meant_are_told_in_their_signed_documents_and_the_others_are_not(
+    world: World,
+) -> None:
     done(world)
     told = world.controller.clear_slot("gate", ClearRequest(labels={"site": "a"}))
     assert [(c.device, c.gen, c.active_release) for c in told] == [("d0", 2, "gate@1"), ("d1", 2, "gate@1")]
@@ -96,7 +102,9 @@ def test_release_fills_the_slot_again_and_its_rollback_empties_it(world: World) 
         ("gate", ClearRequest(devices=("d0",), labels={"site": "b"}), "no device that is meant"),
     ],
 )
-def test_who_cannot_be_meant_is_told_in_a_sentence(world: World, slot: str, request_: ClearRequest, why: str) -> None:
+def test_who_cannot_be_meant_is_told_in_a_sentence(
+    world: World, slot: str, request_: ClearRequest, why: str
+) -> None:
     with pytest.raises(UsageError, match=why):
         world.controller.clear_slot(slot, request_)
     world.tick()

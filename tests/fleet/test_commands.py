@@ -1,4 +1,5 @@
-"""Numbers of what the director's keys sign rise whatever clocks, restarts and lying devices do; commands leave in their order."""
+"""Numbers of what the director's keys sign rise whatever clocks, restarts and lying devices do; commands
+leave in their order."""
 
 from __future__ import annotations
 
@@ -31,8 +32,14 @@ def new(tmp_path: Path) -> Iterator[Callable[[], Inventory]]:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.tuples(st.sampled_from(["next", "restart", "heard"]), _CLOCK, st.integers(0, MAX_GEN)), max_size=12))
-def test_numbers_rise_over_restarts_clocks_and_claims(new: Callable[[], Inventory], steps: list[tuple[str, float, int]]) -> None:
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["next", "restart", "heard"]), _CLOCK, st.integers(0, MAX_GEN)), max_size=12
+    )
+)
+def test_numbers_rise_over_restarts_clocks_and_claims(
+    new: Callable[[], Inventory], steps: list[tuple[str, float, int]]
+) -> None:
     inventory = new()
     numbers, last = Numbers(inventory), 0
     for what, now_s, claimed in steps:
@@ -46,7 +53,9 @@ def test_numbers_rise_over_restarts_clocks_and_claims(new: Callable[[], Inventor
             last = number
 
 
-def test_controller_that_lost_everything_goes_on_above_what_devices_have_seen(new: Callable[[], Inventory]) -> None:
+def test_controller_that_lost_everything_goes_on_above_what_devices_have_seen(
+    new: Callable[[], Inventory],
+) -> None:
     before = Numbers(new())
     seen = [before.next(NOW_S) for _ in range(10)][-1]
     after = Numbers(new())
@@ -65,10 +74,14 @@ def test_device_that_lies_drives_numbers_ten_years_and_no_further(new: Callable[
     assert numbers.next(NOW_S) == int(NOW_S * 1000)
     assert numbers.heard(int((NOW_S + 10 * YEAR_S) * 1000), NOW_S)
     lost = Numbers(new())
-    assert lost.heard(int((NOW_S + 10 * YEAR_S) * 1000), NOW_S + 60), "what was believed once is believed again"
+    assert lost.heard(int((NOW_S + 10 * YEAR_S) * 1000), NOW_S + 60), (
+        "what was believed once is believed again"
+    )
 
 
-def test_number_that_cannot_be_kept_is_not_used(new: Callable[[], Inventory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_that_cannot_be_kept_is_not_used(
+    new: Callable[[], Inventory], monkeypatch: pytest.MonkeyPatch
+) -> None:
     inventory = new()
     numbers = Numbers(inventory)
     first = numbers.next(NOW_S)
@@ -148,9 +161,13 @@ def test_nothing_is_kept_for_a_broker_that_is_away(commander: Commander, link: L
     ]
 
 
-def test_commands_of_many_operators_leave_in_the_order_of_their_numbers(commander: Commander, link: Link) -> None:
+def test_commands_of_many_operators_leave_in_the_order_of_their_numbers(
+    commander: Commander, link: Link
+) -> None:
     with ThreadPoolExecutor(2) as operators:
-        replies = list(operators.map(lambda _: commander.send("gate-1", CommandRequest(op="probe")), range(4)))
+        replies = list(
+            operators.map(lambda _: commander.send("gate-1", CommandRequest(op="probe")), range(4))
+        )
     assert all(r.ok for r in replies)
     numbers = [c.seq for c in link.sent]
     assert numbers == sorted(set(numbers))

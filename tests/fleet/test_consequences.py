@@ -39,13 +39,19 @@ def test_usual_document_has_no_terms() -> None:
 
 def test_every_term_that_is_not_as_usual_is_told() -> None:
     assert terms(Policy(shared_plans=True)) == ("shared plans yes",)
-    assert terms(Policy(windows=("mon-fri 01:00-05:00", "sat 02:00-04:00"))) == ("windows mon-fri 01:00-05:00, sat 02:00-04:00",)
+    assert terms(Policy(windows=("mon-fri 01:00-05:00", "sat 02:00-04:00"))) == (
+        "windows mon-fri 01:00-05:00, sat 02:00-04:00",
+    )
     assert terms(Policy(max_latency_ratio=9.0, max_latency_ms=80.0, percentile=50)) == (
-        "percentile 50", "max latency ratio 9.0", "max latency ms 80.0",
-    )  # fmt: skip
+        "percentile 50",
+        "max latency ratio 9.0",
+        "max latency ms 80.0",
+    )
     assert terms(Policy(probation_s=0.5, min_inferences=1, max_error_rate=1.0)) == (
-        "probation s 0.5", "min inferences 1", "max error rate 1.0",
-    )  # fmt: skip
+        "probation s 0.5",
+        "min inferences 1",
+        "max error rate 1.0",
+    )
     assert terms(attempt=2, expires_s=1_800_000_000.0) == ("attempt 2", "expires s 2027-01-15 08:00:00 UTC")
     told = terms(Policy(shadow=ShadowGate()))
     assert "shadow percent 10.0" in told
@@ -54,12 +60,31 @@ def test_every_term_that_is_not_as_usual_is_told() -> None:
 
 @pytest.mark.parametrize("model", [Policy, DesiredSlot, Desired])
 def test_no_field_of_the_wire_can_be_added_without_being_told(model: type[Any]) -> None:
-    """Whatever a model gains is shown when it is set: here each field is set to something that it never is."""
-    for name in model.model_fields.keys() - {"release", "digest", "gen", "fleet", "device", "slots", "clear", "policy", "shadow"}:
+    """Whatever a model gains is shown when it is set: here each field is set to something that it never
+    is."""
+    for name in model.model_fields.keys() - {
+        "release",
+        "digest",
+        "gen",
+        "fleet",
+        "device",
+        "slots",
+        "clear",
+        "policy",
+        "shadow",
+    }:
         envelope = json.loads(document(Desired(gen=3, slots={"gate": SLOT})))
         slot = envelope["signed"]["slots"]["gate"]
-        values = {"windows": ["sun 01:00-02:00"], "percentile": 99, "shared_plans": True, "hold": True, "attempt": 7}
-        {Policy: slot["policy"], DesiredSlot: slot, Desired: envelope["signed"]}[model][name] = values.get(name, 1)
+        values = {
+            "windows": ["sun 01:00-02:00"],
+            "percentile": 99,
+            "shared_plans": True,
+            "hold": True,
+            "attempt": 7,
+        }
+        {Policy: slot["policy"], DesiredSlot: slot, Desired: envelope["signed"]}[model][name] = values.get(
+            name, 1
+        )
         (found,) = consequences("gate-1", json.dumps(envelope).encode(), None)
         assert any(t.startswith(name.replace("_", " ")) for t in found.terms), name
 
@@ -114,7 +139,9 @@ def test_document_of_another_device_is_not_shown_as_this_ones() -> None:
         consequences("gate-1", b'{"signed": {"gen": 1}, "signatures": []}', None)
 
 
-@pytest.mark.parametrize("change", [{"exec": "rm"}, {"slots": {"gate": {"release": "gate@2", "digest": DIGEST, "as": "root"}}}])
+@pytest.mark.parametrize(
+    "change", [{"exec": "rm"}, {"slots": {"gate": {"release": "gate@2", "digest": DIGEST, "as": "root"}}}]
+)
 def test_terms_that_nobody_here_can_explain_are_shown_and_not_signed(change: dict[str, Any]) -> None:
     found = consequences("gate-1", changed(change), None)
     assert "(unknown to this edgectl)" in found[0].terms[0]
@@ -124,7 +151,8 @@ def test_terms_that_nobody_here_can_explain_are_shown_and_not_signed(change: dic
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"[]", b"{}", b'{"signed": []}', b'{"signed": {"gen": -1}}', b"[" * 5000, b" " * (1 << 19)]
+    "payload",
+    [b"", b"[]", b"{}", b'{"signed": []}', b'{"signed": {"gen": -1}}', b"[" * 5000, b" " * (1 << 19)],
 )
 def test_anything_else_is_one_typed_error(payload: bytes) -> None:
     with pytest.raises(TrustError):
@@ -138,6 +166,9 @@ def test_only_directors_who_have_not_signed_are_missing() -> None:
     assert director == director_keys(repository.root)
     unsigned = document(Desired(gen=3))
     assert missing_from(unsigned, director, "gate-1") == ({mine.public_key.keyid}, 1)
-    assert missing_from(seal_desired("home", "gate-1", Desired(gen=3), [mine]), director, "gate-1") == (frozenset(), 0)
+    assert missing_from(seal_desired("home", "gate-1", Desired(gen=3), [mine]), director, "gate-1") == (
+        frozenset(),
+        0,
+    )
     with pytest.raises(TrustError, match="no list of signatures"):
         missing_from(b'{"signed": {}, "signatures": 3}', director, "gate-1")

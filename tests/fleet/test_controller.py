@@ -1,4 +1,5 @@
-"""The controller without a broker: what is left when a step is cut off in the middle, and what threads do to each other."""
+"""The controller without a broker: what is left when a step is cut off in the middle, and what threads do
+to each other."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def test_every_admitted_device_is_told_although_the_broker_was_full_in_the_middl
         assert world.controller.rollout(rollout)[1].members[f"d{i}"].outcome is Outcome.ADMITTED
 
 
-def test_step_that_a_kill_cuts_off_is_taken_whole_or_not_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_a_kill_cuts_off_is_taken_whole_or_not_at_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.born("d0")
     rollout = world.rollout("1")
 
@@ -147,7 +150,9 @@ def test_what_was_not_read_in_the_middle_keeps_nothing_from_being_published_agai
                 world.tick()
         if method == "releases":
             world.tick()
-        assert {T.ctl, T.trust, T.desired("d0")} <= world.wire.retained.keys(), "also while no rollout can go on"
+        assert {T.ctl, T.trust, T.desired("d0")} <= world.wire.retained.keys(), (
+            "also while no rollout can go on"
+        )
         assert world.seeder.offered == [DIGEST["1"]]
 
 
@@ -165,11 +170,15 @@ def test_release_is_told_and_offered_although_the_broker_was_full(world: World, 
         world.tick()
     world.wire.takes = 100
     world.tick()
-    assert json.loads(Trust.model_validate_json(world.wire.retained[T.trust]).files["targets.json"]) == json.loads(targets)
+    assert json.loads(
+        Trust.model_validate_json(world.wire.retained[T.trust]).files["targets.json"]
+    ) == json.loads(targets)
     assert sorted(world.seeder.offered) == sorted(f"sha256:{name}" for name in blobs)
 
 
-def test_renewed_metadata_that_the_broker_did_not_take_are_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewed_metadata_that_the_broker_did_not_take_are_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renewals = iter([True])
     monkeypatch.setattr(world.controller.trust, "renew", lambda: next(renewals, False))
     world.wire.takes = 0
@@ -180,7 +189,9 @@ def test_renewed_metadata_that_the_broker_did_not_take_are_sent_again(world: Wor
     assert T.trust in world.wire.retained
 
 
-def test_newer_word_of_ours_on_the_broker_is_put_back_where_an_older_one_was_written_over_it(world: World) -> None:
+def test_newer_word_of_ours_on_the_broker_is_put_back_where_an_older_one_was_written_over_it(
+    world: World,
+) -> None:
     """The database is an old backup: it says what was wanted then before the broker has told it better."""
     world.born("d0")
     world.rollout("1")
@@ -231,7 +242,8 @@ def test_release_cannot_be_rolled_back_while_another_rollout_is_at_work_in_its_s
 
 
 @pytest.mark.parametrize(
-    ("op", "hint"), [(None, "rollout abort"), ("pause", "rollout resume"), ("abort", "ends by itself, 3600 s")]
+    ("op", "hint"),
+    [(None, "rollout abort"), ("pause", "rollout resume"), ("abort", "ends by itself, 3600 s")],
 )
 def test_busy_slot_says_what_to_do_about_it(world: World, op: str | None, hint: str) -> None:
     world.born("d0")
@@ -286,7 +298,9 @@ class Shelf:
     def withdraw(self, version: str, *, stop: bool = False) -> None:
         release = f"gate-detector@{version}"
         current = self.world.controller.trust.files()["targets.json"]
-        self.world.controller.accept_trust({"targets.json": withdraw(self.keys, release, current)}, [release], stop_rollouts=stop)
+        self.world.controller.accept_trust(
+            {"targets.json": withdraw(self.keys, release, current)}, [release], stop_rollouts=stop
+        )
 
     def has(self, bundle: Bundle) -> set[bool]:
         digests = {bundle.digest, *(f"sha256:{p.name}" for p in bundle.blobs.iterdir())}
@@ -298,7 +312,9 @@ def shelf(world: World, tmp_path: Path) -> Shelf:
     return Shelf(world, tmp_path)
 
 
-def test_blobs_of_a_release_that_is_withdrawn_go_but_for_those_that_another_has_too(world: World, shelf: Shelf) -> None:
+def test_blobs_of_a_release_that_is_withdrawn_go_but_for_those_that_another_has_too(
+    world: World, shelf: Shelf
+) -> None:
     first, second = shelf.publish("1.0.0"), shelf.publish("2.0.0")
     own = {p.name for p in first.blobs.iterdir()} - {p.name for p in second.blobs.iterdir()}
     world.tick()
@@ -306,10 +322,14 @@ def test_blobs_of_a_release_that_is_withdrawn_go_but_for_those_that_another_has_
     assert shelf.has(second) == {True}
     assert not any(world.controller.blobs.has(f"sha256:{name}") for name in own | {hex_of(first.digest)})
     world.tick()
-    assert world.wire.retained[T.manifest(first.digest, 0)] == b"", "the broker need not keep its chunk list either"
+    assert world.wire.retained[T.manifest(first.digest, 0)] == b"", (
+        "the broker need not keep its chunk list either"
+    )
 
 
-def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand_and_its_rollout_aborted(world: World, shelf: Shelf) -> None:
+def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand_and_its_rollout_aborted(
+    world: World, shelf: Shelf
+) -> None:
     world.born("d0")
     bundle = shelf.publish("1.0.0")
     spec = world.controller.start_rollout(RolloutRequest(release="gate-detector@1.0.0", slot="gate"))
@@ -319,9 +339,13 @@ def test_release_that_a_rollout_needs_is_withdrawn_only_on_demand_and_its_rollou
     assert "--yes" in str(e.value.hint)
     assert [*world.controller.inventory.releases()] == ["gate-detector@1.0.0"]
     assert shelf.has(bundle) == {True}
-    shelf.withdraw("1.0.0", stop=True)  # the file that was signed then is handed over now
+    # the file that was signed then is handed over now
+    shelf.withdraw("1.0.0", stop=True)
     progress = world.controller.rollout(spec.id)[1]
-    assert (progress.state, progress.reason) == (RolloutState.ROLLING_BACK, "gate-detector@1.0.0 was withdrawn")
+    assert (progress.state, progress.reason) == (
+        RolloutState.ROLLING_BACK,
+        "gate-detector@1.0.0 was withdrawn",
+    )
     assert progress.ending is RolloutState.ABORTED
     assert shelf.has(bundle) == {False}
     world.tick()
@@ -335,7 +359,9 @@ def test_blobs_of_a_release_that_is_being_published_stay(world: World, shelf: Sh
     coming = shelf.upload("2.0.0")
     again = {f"sha256:{p.name}" for p in coming.blobs.iterdir()}
     shared = again & {f"sha256:{p.name}" for p in first.blobs.iterdir()}
-    assert all(world.controller.blobs.expects(d) for d in again), "a publisher asks what is here, and sends only the rest"
+    assert all(world.controller.blobs.expects(d) for d in again), (
+        "a publisher asks what is here, and sends only the rest"
+    )
     shelf.withdraw("1.0.0")
     assert shelf.has(coming) == {True}, "what is young may be on its way"
     assert all(world.controller.blobs.has(d) for d in shared)
@@ -343,7 +369,9 @@ def test_blobs_of_a_release_that_is_being_published_stay(world: World, shelf: Sh
 
 def test_what_was_uploaded_and_never_named_goes_after_a_day(world: World, shelf: Shelf) -> None:
     named, abandoned = shelf.publish("1.0.0"), shelf.upload("9.0.0", name="x")
-    only = [p.name for p in abandoned.blobs.iterdir() if p.name not in {q.name for q in named.blobs.iterdir()}]
+    only = [
+        p.name for p in abandoned.blobs.iterdir() if p.name not in {q.name for q in named.blobs.iterdir()}
+    ]
     world.tick()
     assert shelf.has(abandoned) == {True}
     old = time.time() - 2 * 86400
@@ -389,7 +417,9 @@ def test_latency_is_asked_while_telemetry_comes(world: World, monkeypatch: pytes
     def telemetry(seq: int) -> Telemetry:
         h = Histogram()
         h.record(5000.0)
-        s = StreamStats(kind="k", slots={"gate": DIGEST[str(seq)]}, stages={"engine": h.data()}, frames=Frames(), fps=1.0)
+        s = StreamStats(
+            kind="k", slots={"gate": DIGEST[str(seq)]}, stages={"engine": h.data()}, frames=Frames(), fps=1.0
+        )
         return Telemetry(epoch=1, seq=seq, window_s=1, streams={"yard": s})
 
     world.born("d0")
@@ -411,13 +441,18 @@ def test_latency_is_asked_while_telemetry_comes(world: World, monkeypatch: pytes
     assert len(world.controller.engines()) == 2
 
 
-def test_approved_document_that_the_broker_did_not_take_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approved_document_that_the_broker_did_not_take_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(tmp_path, monkeypatch, KeySet(1, 2, (new_key(tmp_path / "operator.pem"),)))
     world.born("d0")
     world.rollout("1")
     world.tick()
     assert world.told("d0") is None
-    documents = {d: add_signatures(p, keys_in(tmp_path / "operator.pem")) for d, p in world.controller.waiting().items()}
+    documents = {
+        d: add_signatures(p, keys_in(tmp_path / "operator.pem"))
+        for d, p in world.controller.waiting().items()
+    }
     world.wire.takes = 0
     assert world.controller.approve(documents) == ["d0"]
     assert world.controller.waiting() == {}
@@ -438,7 +473,9 @@ def test_freeze_that_the_broker_did_not_take_is_told_later(world: World) -> None
     assert json.loads(world.wire.retained[T.ctl])["signed"]["freeze"] is True
 
 
-def test_controller_ends_although_the_broker_takes_no_good_bye(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controller_ends_although_the_broker_takes_no_good_bye(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended: list[str] = []
     monkeypatch.setattr(world.seeder, "close", lambda: ended.append("seeder"))
     monkeypatch.setattr(world.wire, "close", lambda: ended.append("link"))
@@ -447,8 +484,11 @@ def test_controller_ends_although_the_broker_takes_no_good_bye(world: World, mon
     assert ended == ["seeder", "link"]
 
 
-def test_clock_that_jumps_passes_no_deadline_of_a_rollout(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set to 2030 for a moment, or back by a day: who was admitted just now has neither failed nor gone away."""
+def test_clock_that_jumps_passes_no_deadline_of_a_rollout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set to 2030 for a moment, or back by a day: who was admitted just now has neither failed nor gone
+    away."""
     now = world.now = time.time()
     world.born("d0")
     rollout = world.rollout("1")

@@ -10,7 +10,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -53,14 +58,21 @@ def test_key_of_a_device_never_leaves_it(ca: FleetCa, tmp_path: Path) -> None:
     issued = ca.issue_client("gate-1", request=read_request(csr))
     assert issued.key is None
     config = write_enrolment(
-        tmp_path / "out", "gate-1", root=b"{}", fleet="home", broker={"host": "b", "port": 1}, certificate=issued
+        tmp_path / "out",
+        "gate-1",
+        root=b"{}",
+        fleet="home",
+        broker={"host": "b", "port": 1},
+        certificate=issued,
     )
     assert {p.name for p in config.parent.iterdir()} == {"agent.toml", "root.json", "ca.crt", "device.crt"}
     assert 'key = "device.key"' in config.read_text(), "which lies on the device"
     private = load_pem_private_key(key.read_bytes(), None)
     assert of(issued.cert).public_key() == private.public_key()
     secret = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())[-40:]
-    assert not any(secret in p.read_bytes() for p in [*(tmp_path / "ca").iterdir(), *(tmp_path / "out").iterdir()])
+    assert not any(
+        secret in p.read_bytes() for p in [*(tmp_path / "ca").iterdir(), *(tmp_path / "out").iterdir()]
+    )
 
 
 def test_certificate_has_nothing_of_the_request_but_its_key(ca: FleetCa) -> None:
@@ -72,7 +84,9 @@ def test_certificate_has_nothing_of_the_request_but_its_key(ca: FleetCa) -> None
     cert = of(ca.issue_client("gate-1", request=handmade(None, None, *wishes)).cert)
     assert [a.value for a in cert.subject] == ["gate-1"]
     assert not cert.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    assert list(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
+        ExtendedKeyUsageOID.CLIENT_AUTH
+    ]
     with pytest.raises(x509.ExtensionNotFound):
         cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
 
@@ -181,6 +195,10 @@ def test_any_bytes_are_one_typed_error(change: bytes | tuple[int, int]) -> None:
     if isinstance(change, tuple):
         flipped = bytearray(x509.load_pem_x509_csr(GOOD).public_bytes(Encoding.DER))
         flipped[change[0] % len(flipped)] ^= change[1]
-        data = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(flipped) + b"-----END CERTIFICATE REQUEST-----\n"
+        data = (
+            b"-----BEGIN CERTIFICATE REQUEST-----\n"
+            + base64.encodebytes(flipped)
+            + b"-----END CERTIFICATE REQUEST-----\n"
+        )
     with pytest.raises(TrustError):
         requested_key(data, "gate-1")  # type: ignore[arg-type]

@@ -57,7 +57,8 @@ def test_late_death_and_late_report_of_an_earlier_start_are_ignored(world: World
 
 @pytest.mark.parametrize("name", ["UPPER", "a b", "x" * 65, "..", "ä"])
 def test_device_whose_name_is_none_is_ignored(world: World, name: str) -> None:
-    """It could not be answered: the first rollout would end the controller, and every start of it after that."""
+    """It could not be answered: the first rollout would end the controller, and every start of it after
+    that."""
     world.hears(f"{T.root}/d/{name}/conn", Conn(epoch=1, online=True, slots=("gate",)))
     world.born("d0")
     world.rollout("1")
@@ -92,8 +93,11 @@ def test_last_generation_of_all_is_used_again(world: World) -> None:
     assert (wish.gen, wish.slots["gate"].release) == (MAX_GEN, "gate@1")
 
 
-def test_newer_word_of_ours_counts_although_an_older_one_is_on_its_way_to_take_its_place(world: World) -> None:
-    """The database is an older one: everything is published again while the broker still sends what it had kept."""
+def test_newer_word_of_ours_counts_although_an_older_one_is_on_its_way_to_take_its_place(
+    world: World,
+) -> None:
+    """The database is an older one: everything is published again while the broker still sends what it had
+    kept."""
     world.born("d0")
     world.rollout("1")
     world.tick()
@@ -129,7 +133,9 @@ def test_word_on_the_broker_that_is_not_ours_is_written_over(world: World) -> No
     assert len([t for t in told if "not ours was on the broker" in t]) == 2
 
 
-def test_rubbish_in_a_fleet_without_a_director_is_written_over_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rubbish_in_a_fleet_without_a_director_is_written_over_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.born("d0")
     world.rollout("1")
     world.tick()
@@ -143,9 +149,19 @@ def test_rubbish_in_a_fleet_without_a_director_is_written_over_too(world: World,
 # ---- presence needs evidence
 
 
-def beat(world: World, device: str = "d0", instance: str = "a", epoch: int = 1, address: str = "10.0.0.5") -> None:
+def beat(
+    world: World, device: str = "d0", instance: str = "a", epoch: int = 1, address: str = "10.0.0.5"
+) -> None:
     """A birth or heartbeat; the device promises one every 30 s."""
-    conn = Conn(epoch=epoch, online=True, slots=("gate",), heartbeat_s=30.0, instance=instance, host="gate", address=address)
+    conn = Conn(
+        epoch=epoch,
+        online=True,
+        slots=("gate",),
+        heartbeat_s=30.0,
+        instance=instance,
+        host="gate",
+        address=address,
+    )
     world.hears(T.conn(device), conn)
 
 
@@ -185,18 +201,21 @@ def test_nobody_is_away_because_the_controller_hears_nothing(world: World) -> No
     world.wire.hears = None
     world.tick()
     assert is_online(world)
-    pass_by(world, 3600, up_for=-3590)  # an hour later the broker is back, for ten seconds
+    # an hour later the broker is back, for ten seconds
+    pass_by(world, 3600, up_for=-3590)
     assert is_online(world)
 
 
 def test_two_machines_with_one_identity_are_told_of_and_neither_locks_the_other_out(world: World) -> None:
     beat(world, instance="true", epoch=5)
     world.hears(
-        T.reported("d0"), Reported(epoch=5, seq=9, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)})
+        T.reported("d0"),
+        Reported(epoch=5, seq=9, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)}),
     )
     beat(world, instance="copy", epoch=6, address="10.0.0.6")
     world.hears(
-        T.reported("d0"), Reported(epoch=6, seq=1, gen=0, instance="copy", slots={"gate": ReportedSlot(state=State.IDLE)})
+        T.reported("d0"),
+        Reported(epoch=6, seq=1, gen=0, instance="copy", slots={"gate": ReportedSlot(state=State.IDLE)}),
     )
     assert world.controller.rivals("d0") == []
     beat(world, instance="true", epoch=5)
@@ -206,7 +225,8 @@ def test_two_machines_with_one_identity_are_told_of_and_neither_locks_the_other_
     assert "10.0.0.5" in text
     assert "10.0.0.6" in text
     world.hears(
-        T.reported("d0"), Reported(epoch=5, seq=10, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.FETCHING)})
+        T.reported("d0"),
+        Reported(epoch=5, seq=10, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.FETCHING)}),
     )
     d = world.controller._devices["d0"]
     assert d.reported is not None
@@ -216,7 +236,10 @@ def test_two_machines_with_one_identity_are_told_of_and_neither_locks_the_other_
     assert d.reported.slots["gate"].state is State.FETCHING
     assert world.controller.rivals("d0") == []
     world.hears(
-        T.reported("d0"), Reported(epoch=5, seq=11, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)})
+        T.reported("d0"),
+        Reported(
+            epoch=5, seq=11, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)}
+        ),
     )
     assert d.reported.slots["gate"].state is State.COMMITTED
     assert any("only one machine" in text for text in told(world, "presence"))
@@ -232,14 +255,17 @@ def test_true_device_that_a_copy_declared_dead_is_there_with_its_next_heartbeat(
     beat(world, instance="true", epoch=6)
     assert is_online(world)
     world.hears(
-        T.reported("d0"), Reported(epoch=6, seq=2, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)})
+        T.reported("d0"),
+        Reported(epoch=6, seq=2, gen=0, instance="true", slots={"gate": ReportedSlot(state=State.COMMITTED)}),
     )
     d = world.controller._devices["d0"]
     assert d.reported is not None
     assert d.reported.instance == "true"
 
 
-def test_report_that_is_only_said_again_is_not_written_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_that_is_only_said_again_is_not_written_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beat(world)
     world.reports("d0", 1, 1)
     saved: list[str] = []
@@ -250,7 +276,8 @@ def test_report_that_is_only_said_again_is_not_written_down(world: World, monkey
 
 
 def test_birth_that_a_crashed_broker_has_from_before_is_no_sign_of_life(world: World) -> None:
-    """It writes what it retains once a minute: after a crash it may give out the start before this one, or one that ended."""
+    """It writes what it retains once a minute: after a crash it may give out the start before this one, or
+    one that ended."""
     beat(world, instance="before", epoch=5)
     beat(world, instance="now", epoch=6)
     world.wire.is_kept = True
@@ -322,7 +349,11 @@ def test_removed_device_leaves_fleet_broker_and_rollouts_and_is_archived(world: 
     assert {d.name for d in world.controller.devices()} == {"d1"}
     gone = world.controller.rollout(rollout)[1].members["d0"]
     assert (gone.outcome, gone.detail) == (Outcome.SKIPPED, "it left the fleet")
-    assert [world.wire.retained[t] for t in (T.desired("d0"), T.conn("d0"), T.reported("d0"))] == [b"", b"", b""]
+    assert [world.wire.retained[t] for t in (T.desired("d0"), T.conn("d0"), T.reported("d0"))] == [
+        b"",
+        b"",
+        b"",
+    ]
     (kept,) = world.controller.inventory.archived()
     assert kept.device.name == "d0"
     assert kept.device.reported is not None

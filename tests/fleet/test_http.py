@@ -1,4 +1,5 @@
-"""Clients that are slow, half open or hostile at a real server: they are closed, told of in one line, and keep nobody out."""
+"""Clients that are slow, half open or hostile at a real server: they are closed, told of in one line, and
+keep nobody out."""
 
 from __future__ import annotations
 
@@ -35,7 +36,13 @@ class Server:
             ]
         )
         config = uvicorn.Config(
-            app, port=self.port, http=BoundedProtocol, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=2
+            app,
+            port=self.port,
+            http=BoundedProtocol,
+            log_level="warning",
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._socket = socket.create_server(("127.0.0.1", self.port), backlog=512)
@@ -88,10 +95,19 @@ def end_of(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"POST / HT", HEAD, HEAD + b"\r\n", HEAD + b"\r\nbegun", HEAD.replace(b"/ ", b"/no ") + b"\r\nbegun"],
+    [
+        b"",
+        b"POST / HT",
+        HEAD,
+        HEAD + b"\r\n",
+        HEAD + b"\r\nbegun",
+        HEAD.replace(b"/ ", b"/no ") + b"\r\nbegun",
+    ],
     ids=["nothing", "half a line", "half a head", "no body", "a slow body", "a slow body after an answer"],
 )
-def test_client_that_stops_sending_is_closed(server: Server, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_stops_sending_is_closed(
+    server: Server, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with server.connect(sent) as client:
         end_of(client)
     assert "Traceback" not in caplog.text
@@ -142,7 +158,10 @@ def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
     try:
         with ExitStack() as stack:
             clients = [stack.enter_context(server.connect(HEAD + b"\r\n{")) for _ in range(300)]
-            assert httpx.post(f"http://127.0.0.1:{server.port}/", content=b"y" * 100_000, timeout=30).text == "100000"
+            assert (
+                httpx.post(f"http://127.0.0.1:{server.port}/", content=b"y" * 100_000, timeout=30).text
+                == "100000"
+            )
             for client in clients:
                 end_of(client)
         assert told.wait(10)

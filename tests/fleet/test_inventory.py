@@ -29,7 +29,9 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     inventory.save_device(device)
     inventory.save_release(Release("m@1", D, ("cpu", "jetson-orin"), 1.0))
     spec = RolloutSpec(id="r1", release="m@1", digest=D, slot="gate")
-    progress = Progress(members={"cam": Member(wave=0, outcome=Outcome.ADMITTED, admitted_s=1.0, before=wish)})
+    progress = Progress(
+        members={"cam": Member(wave=0, outcome=Outcome.ADMITTED, admitted_s=1.0, before=wish)}
+    )
     inventory.save_rollout(spec, Progress())
     inventory.save_rollout(spec, progress)
     inventory.log("rollout", "r1", "began")
@@ -57,7 +59,10 @@ def test_acts_of_operators_outlive_whatever_devices_say(inventory: Inventory) ->
     """1 300 devices with 8 states each: more than any bound on rows."""
     inventory.log("fleet", "home", "frozen")
     with inventory._transaction() as db:
-        states = [{"wall_s": 1.0, "kind": "state", "subject": f"d{i % 1300}/gate", "text": "committed"} for i in range(10_400)]
+        states = [
+            {"wall_s": 1.0, "kind": "state", "subject": f"d{i % 1300}/gate", "text": "committed"}
+            for i in range(10_400)
+        ]
         db.execute(insert(_events), states)
     inventory.log("rollout", "gate-1", "abort by the operator")
     assert [e.text for e in inventory.events(acts=True)] == ["frozen", "abort by the operator"]
@@ -87,7 +92,9 @@ def test_device_that_never_stops_talking_fills_no_disk_and_crowds_out_nobody(
 
 
 @pytest.mark.parametrize("name", ["gate-1", "a_b", "50%"])
-def test_events_about_one_subject_are_those_of_it_and_its_parts_however_many_came_since(inventory: Inventory, name: str) -> None:
+def test_events_about_one_subject_are_those_of_it_and_its_parts_however_many_came_since(
+    inventory: Inventory, name: str
+) -> None:
     inventory.log("rollout", name, "began")
     inventory.log("state", f"{name}/detector", "committed")
     for other in ("gate-10", "axb", "50x", f"x/{name}"):
@@ -127,7 +134,9 @@ def test_database_of_an_older_build_is_taken_over_with_all_that_it_knows(tmp_pat
     assert [e.text for e in inventory.events()] == ["frozen", "committed"]
     assert inventory.archived() == []
     with inventory._transaction() as db:
-        indexes = {row[0] for row in db.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        indexes = {
+            row[0] for row in db.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
+        }
     assert {"events_by_subject", "events_by_kind"} <= indexes
     assert (tmp_path / "fleet.db").stat().st_mode & 0o777 == 0o600
     inventory.close()

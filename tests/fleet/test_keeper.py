@@ -24,9 +24,13 @@ def told(world: World) -> list[str]:
     return [e.text for e in world.controller.inventory.events() if e.kind == "broker"]
 
 
-@pytest.mark.parametrize(("topic", "what"), [(T.ctl, "the state of the controller was"), (T.trust, "the signed metadata were")])
+@pytest.mark.parametrize(
+    ("topic", "what"), [(T.ctl, "the state of the controller was"), (T.trust, "the signed metadata were")]
+)
 @pytest.mark.parametrize(("payload", "change"), [(b"", "deleted"), (b"{}", "overwritten")])
-def test_what_is_lost_is_put_back_and_told_of(world: World, topic: str, what: str, payload: bytes, change: str) -> None:
+def test_what_is_lost_is_put_back_and_told_of(
+    world: World, topic: str, what: str, payload: bytes, change: str
+) -> None:
     ours = world.wire.retained[topic]
     assert len(ours) > 10
     world.wire.publish(topic, payload)
@@ -53,14 +57,18 @@ def test_will_of_a_controller_that_is_gone_is_put_right_without_an_alarm(world: 
 
 
 def test_second_controller_of_one_fleet_is_called_that(world: World) -> None:
-    state = world.controller.director.seal_state(ControllerState(epoch=1_700_000_000, online=True, seq=10**13))
+    state = world.controller.director.seal_state(
+        ControllerState(epoch=1_700_000_000, online=True, seq=10**13)
+    )
     world.wire.publish(T.ctl, state)
     world.tick()
     (text,) = told(world)
     assert text.startswith("another controller speaks for this fleet, too (it began at 2023-11-14 22:13 UTC)")
 
 
-def test_pages_of_what_is_being_fetched_are_offered_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_what_is_being_fetched_are_offered_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody deleted them at the broker: a device that needs them would wait in vain."""
     world.born("d0")
     world.rollout("1")

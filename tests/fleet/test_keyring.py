@@ -53,7 +53,9 @@ def everyone(folder: Path) -> Iterable[tuple[list[str], int]]:
 # ---- the file
 
 
-@pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())], ids=["ed", "ec"])
+@pytest.mark.parametrize(
+    "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())], ids=["ed", "ec"]
+)
 @pytest.mark.parametrize("secret", [b"x", "Käse und Wein".encode(), b"z" * 1000])
 @pytest.mark.usefixtures("cheap")
 def test_encrypted_file_is_what_the_library_reads(key: ec.EllipticCurvePrivateKey, secret: bytes) -> None:
@@ -73,10 +75,14 @@ def test_openssl_opens_what_is_written_and_a_guess_is_dear(tmp_path: Path) -> No
     (tmp_path / "k.pem").write_bytes(private_pem(key, SECRET))
     (tmp_path / "p").write_bytes(SECRET)
     shown = subprocess.run(
-        [openssl, "pkey", "-in", tmp_path / "k.pem", "-passin", f"file:{tmp_path / 'p'}"], capture_output=True, check=True
+        [openssl, "pkey", "-in", tmp_path / "k.pem", "-passin", f"file:{tmp_path / 'p'}"],
+        capture_output=True,
+        check=True,
     )
     assert load_pem_private_key(shown.stdout, None).public_key() == key.public_key()
-    parsed = subprocess.run([openssl, "asn1parse", "-in", tmp_path / "k.pem"], capture_output=True, check=True, text=True).stdout
+    parsed = subprocess.run(
+        [openssl, "asn1parse", "-in", tmp_path / "k.pem"], capture_output=True, check=True, text=True
+    ).stdout
     assert "scrypt" in parsed
     assert "INTEGER           :4000" in parsed, "2^14, with r = 8 and p = 5"
 
@@ -122,7 +128,9 @@ def test_only_the_key_that_has_to_sign_is_asked_for_and_only_once(tmp_path: Path
     owner = Owner()
     ring = owner.ring()
     assert rotate(tmp_path, "targets", KeySet(passphrase=b"another one"), ring=ring).complete
-    assert owner.asked == ["root.pem"], "targets are signed anew in the same step, with the key that was just made"
+    assert owner.asked == ["root.pem"], (
+        "targets are signed anew in the same step, with the key that was just made"
+    )
     assert renew(tmp_path, "root", ring=ring).complete
     assert owner.asked == ["root.pem"]
     assert {p.name for p in (tmp_path / "retired").iterdir()} == {"targets.pem", "targets.pub"}
@@ -253,7 +261,9 @@ class Upload:
 
 @pytest.mark.parametrize(("delegation", "file"), [(None, "targets.pem"), ("team", "team.pem")])
 @pytest.mark.usefixtures("cheap")
-def test_publishing_asks_before_it_uploads_and_not_again(tmp_path: Path, delegation: str | None, file: str) -> None:
+def test_publishing_asks_before_it_uploads_and_not_again(
+    tmp_path: Path, delegation: str | None, file: str
+) -> None:
     keys = tmp_path / "keys"
     init_keys(keys, targets=KeySet(passphrase=SECRET))
     delegate(keys, "team", ("cpu",), KeySet(passphrase=SECRET), ring=Owner().ring())

@@ -1,4 +1,5 @@
-"""Who is there, by what was heard: silence, two machines with one identity, and a controller that hears nothing itself."""
+"""Who is there, by what was heard: silence, two machines with one identity, and a controller that hears
+nothing itself."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def test_any_message_is_evidence() -> None:
 
 
 def test_silence_counts_only_while_the_controller_hears() -> None:
-    """It was away itself for an hour, or its broker was: nobody is away before a period has passed in which he could have been heard."""
+    """It was away itself for an hour, or its broker was: nobody is away before a period has passed in
+    which he could have been heard."""
     claims = Claims()
     claims.birth(birth("a"), 100.0)
     assert claims.silence(since_s=4000.0, until_s=4000.0 + P) is None

@@ -1,4 +1,5 @@
-"""What is marked reaches the broker although it stalls and things change meanwhile; nobody who may not wait waits for it."""
+"""What is marked reaches the broker although it stalls and things change meanwhile; nobody who may not
+wait waits for it."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_nothing_is_published_unless_it_is_marked_and_then_once(bench: Bench) ->
         bench.publisher.publish()
     bench.publisher.publish_state()
     digest = bench.offered[0]
-    assert topics == [T.ctl, T.trust, T.desired("d0"), T.manifest(digest, 0)], "what devices need to go on comes first"
+    assert topics == [T.ctl, T.trust, T.desired("d0"), T.manifest(digest, 0)], (
+        "what devices need to go on comes first"
+    )
 
 
 @pytest.mark.parametrize("taken", range(4))
@@ -124,7 +127,9 @@ def test_states_of_two_threads_reach_the_broker_in_the_order_in_which_they_were_
         said.append(made)
         return made
 
-    publisher = Publisher(bench.wire, T, state=state, trust=bytes, desired=lambda *_: None, pages=lambda _: None)  # type: ignore[arg-type]
+    publisher = Publisher(
+        bench.wire, T, state=state, trust=bytes, desired=lambda *_: None, pages=lambda _: None
+    )  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as threads:
         publisher.state_changed()
         one = threads.submit(publisher.publish_state)

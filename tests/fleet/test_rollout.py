@@ -48,7 +48,16 @@ class Sim:
 
     def view(self, name: str) -> DeviceView:
         reported = ReportedSlot(state=State.COMMITTED, gen=1, release="m@1", digest=OLD, active=OLD)
-        return DeviceView(name, True, self.now, frozenset({"gate"}), {"site": "a"}, {"gate": BEFORE}, {"gate": reported}, gen=1)
+        return DeviceView(
+            name,
+            True,
+            self.now,
+            frozenset({"gate"}),
+            {"site": "a"},
+            {"gate": BEFORE},
+            {"gate": reported},
+            gen=1,
+        )
 
     def step(self, evidence: Evidence | None = None, dt: float = 1.0) -> list[SetSlot]:
         self.now += dt
@@ -59,7 +68,10 @@ class Sim:
         for a in actions:
             v = self.views[a.device]
             empty = isinstance(a.desired, ClearSlot)
-            wishes = {"desired": {} if empty else {"gate": a.desired}, "clear": {"gate": a.desired} if empty else {}}
+            wishes = {
+                "desired": {} if empty else {"gate": a.desired},
+                "clear": {"gate": a.desired} if empty else {},
+            }
             self.views[a.device] = replace(v, **wishes, gen=v.gen + 1)  # type: ignore[arg-type]
         self.log += actions
         return actions
@@ -85,17 +97,23 @@ class Sim:
     def empties(self, name: str) -> None:
         """It had nothing before, and says that it is empty again."""
         v = self.views[name]
-        self.views[name] = replace(v, reported={"gate": ReportedSlot(state=State.CLEARED, gen=v.gen)}, seen_s=self.now)
+        self.views[name] = replace(
+            v, reported={"gate": ReportedSlot(state=State.CLEARED, gen=v.gen)}, seen_s=self.now
+        )
 
     def outcome(self, name: str) -> Outcome:
         return self.progress.members[name].outcome
 
-    def report(self, name: str, state: State, digest: str = NEW, error: str | None = None, *, retryable: bool = False) -> None:
+    def report(
+        self, name: str, state: State, digest: str = NEW, error: str | None = None, *, retryable: bool = False
+    ) -> None:
         v = self.views[name]
         wish = v.desired["gate"]
         active = digest if state in (State.COMMITTED, State.PROBATION) else OLD
         failure = Failure(code="health", detail=error, retryable=retryable) if error else None
-        r = ReportedSlot(state=state, gen=v.gen, release=wish.release, digest=wish.digest, active=active, error=failure)
+        r = ReportedSlot(
+            state=state, gen=v.gen, release=wish.release, digest=wish.digest, active=active, error=failure
+        )
         self.views[name] = replace(v, reported={"gate": r}, seen_s=self.now)
 
     @property
@@ -168,7 +186,9 @@ def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_oth
     assert sim.outcome(b) is Outcome.ADMITTED
     sim.step(dt=2)
     assert (sim.progress.state, sim.outcome(b)) == (RolloutState.RUNNING, Outcome.LOST)
-    assert sim.progress.note == (f"{b} went away in the middle of an activation; `edgectl rollout skip r {b}` goes on without")
+    assert sim.progress.note == (
+        f"{b} went away in the middle of an activation; `edgectl rollout skip r {b}` goes on without"
+    )
     for _ in range(5):
         sim.step(dt=SPEC.away_s)
     assert sim.admitted == {a, b}, "nobody else gets what may have been its end"
@@ -192,7 +212,11 @@ def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience
     assert f"{b} went away in the middle of an activation" in (sim.progress.reason or "")
     sim.report(a, State.COMMITTED, OLD)
     sim.step()
-    assert (sim.progress.state, sim.outcome(a), sim.outcome(b)) == (RolloutState.STOPPED, Outcome.RESTORED, Outcome.AWAY)
+    assert (sim.progress.state, sim.outcome(a), sim.outcome(b)) == (
+        RolloutState.STOPPED,
+        Outcome.RESTORED,
+        Outcome.AWAY,
+    )
 
 
 def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -> None:
@@ -358,7 +382,10 @@ def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None
     del sim.views[b]
     for _ in range(3):
         sim.step()
-    assert (sim.progress.state, sim.outcome(b)) == (RolloutState.ABORTED if back else RolloutState.DONE, Outcome.SKIPPED)
+    assert (sim.progress.state, sim.outcome(b)) == (
+        RolloutState.ABORTED if back else RolloutState.DONE,
+        Outcome.SKIPPED,
+    )
     assert sim.progress.members[b].detail == "it left the fleet"
     assert not sim.progress.unfinished
 
@@ -437,7 +464,11 @@ def test_rollout_that_is_done_can_be_taken_back_device_by_device() -> None:
     done(sim)
     newer = DesiredSlot(release="m@3", digest="sha256:" + "c" * 64)
     sim.views["d2"] = replace(sim.views["d2"], desired={"gate": newer})
-    assert {x.device: x.desired for x in sim.rollback()} == {"d0": BACK, "d1": ClearSlot(number=1), "d3": BACK}
+    assert {x.device: x.desired for x in sim.rollback()} == {
+        "d0": BACK,
+        "d1": ClearSlot(number=1),
+        "d3": BACK,
+    }
     sim.step()
     for name in ("d0", "d3"):
         sim.report(name, State.COMMITTED, OLD)
@@ -475,10 +506,14 @@ def test_device_that_is_there_and_does_not_go_back_holds_the_slot_for_its_time_o
     sim.abort()
     sim.step()
     sim.views["d0"] = replace(
-        sim.views["d0"], reported={"gate": ReportedSlot(state=State.STAGED, gen=3, digest=OLD, active=NEW, stage="frozen")}
+        sim.views["d0"],
+        reported={"gate": ReportedSlot(state=State.STAGED, gen=3, digest=OLD, active=NEW, stage="frozen")},
     )
     sim.step(dt=99)
-    assert (sim.progress.state, sim.progress.members["d0"].detail) == (RolloutState.ROLLING_BACK, "staged, frozen")
+    assert (sim.progress.state, sim.progress.members["d0"].detail) == (
+        RolloutState.ROLLING_BACK,
+        "staged, frozen",
+    )
     sim.step(dt=2)
     assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, Outcome.LATE)
     assert sim.progress.members["d0"].detail == "not back within 100 s: staged, frozen"
@@ -521,7 +556,12 @@ def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> No
     sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
     bad = DesiredSlot(release="m@bad", digest="sha256:" + "d" * 64)
     gave_up = ReportedSlot(
-        state=State.ROLLED_BACK, gen=1, release=bad.release, digest=bad.digest, active=OLD, active_release="m@1"
+        state=State.ROLLED_BACK,
+        gen=1,
+        release=bad.release,
+        digest=bad.digest,
+        active=OLD,
+        active_release="m@1",
     )
     sim.views["d0"] = replace(sim.views["d0"], desired={"gate": bad}, reported={"gate": gave_up})
     sim.step()
@@ -537,7 +577,9 @@ def test_stranded_device_is_asked_once_more_by_another_rollback() -> None:
     why = Failure(code="storage", detail="the disk is full")
     sim.views["d0"] = replace(
         sim.views["d0"],
-        reported={"gate": ReportedSlot(state=State.FAILED, gen=3, release="m@1", digest=OLD, active=NEW, error=why)},
+        reported={
+            "gate": ReportedSlot(state=State.FAILED, gen=3, release="m@1", digest=OLD, active=NEW, error=why)
+        },
     )
     sim.step()
     assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, Outcome.STRANDED)
@@ -594,7 +636,9 @@ def test_late_joiner_enters_the_wave_that_runs() -> None:
 
 
 def test_only_matching_devices_are_touched() -> None:
-    sim = Sim(4, SPEC.model_copy(update={"labels": {"site": "a"}, "devices": ("d0", "d1", "d2"), "canary": 9}))
+    sim = Sim(
+        4, SPEC.model_copy(update={"labels": {"site": "a"}, "devices": ("d0", "d1", "d2"), "canary": 9})
+    )
     sim.views["d1"] = replace(sim.views["d1"], labels={"site": "b"})
     sim.views["d2"] = replace(sim.views["d2"], slots=frozenset({"other"}))
     assert {a.device for a in sim.step()} == {"d0"}
@@ -618,7 +662,9 @@ def test_latency_over_the_fleet_is_a_gate() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.floats(0, 0.5), st.integers(0, 2**32))
-def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(n: int, canary: int, bad: float, seed: int) -> None:
+def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
+    n: int, canary: int, bad: float, seed: int
+) -> None:
     chance = random.Random(seed)
     sim = Sim(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
     fate = {name: State.ROLLED_BACK if chance.random() < bad else State.COMMITTED for name in sim.views}
@@ -650,16 +696,22 @@ def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as
         assert sim.progress.members[first].outcome is Outcome.RETRYING
         assert sim.step(dt=wait_s - 2) == [], "the wave waits for it"
         [again] = sim.step(dt=3)
-        assert (again.device, again.desired and again.desired.attempt) == (first, attempt), "an end that was reported stays one"
+        assert (again.device, again.desired and again.desired.attempt) == (first, attempt), (
+            "an end that was reported stays one"
+        )
         sim.step()
-        assert sim.progress.members[first].outcome is Outcome.ADMITTED, "what it said before is about the attempt before"
+        assert sim.progress.members[first].outcome is Outcome.ADMITTED, (
+            "what it said before is about the attempt before"
+        )
         sim.report(first, State.FAILED, error="the disk is full", retryable=True)
     sim.step()
     assert sim.progress.members[first].outcome is Outcome.FAILED
     assert sim.progress.state is RolloutState.RUNNING
 
 
-@pytest.mark.parametrize(("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)])
+@pytest.mark.parametrize(
+    ("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)]
+)
 def test_what_speaks_against_the_release_is_not_tried_again(state: State, retryable: bool) -> None:
     sim = Sim(2)
     [a, _] = sim.step()

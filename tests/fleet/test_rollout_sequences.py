@@ -1,4 +1,5 @@
-"""Whatever operators, devices, broker and controller do in whatever order: every rollout ends, and says what is so."""
+"""Whatever operators, devices, broker and controller do in whatever order: every rollout ends, and says
+what is so."""
 
 from __future__ import annotations
 

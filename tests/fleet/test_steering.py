@@ -22,12 +22,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def _says(world: World, device: str, seq: int, version: str | None, state: State, epoch: int = 1) -> None:
-    """The device reports what became of ``version`` in the slot, by the document that the broker keeps for it."""
+    """The device reports what became of ``version`` in the slot, by the document that the broker keeps for
+    it."""
     told = world.told(device)
     gen = told.gen if told else 0
     digest, release = (DIGEST[version], f"gate@{version}") if version else (None, None)
     active = digest if state is State.COMMITTED else None
-    slot = ReportedSlot(state=state, gen=gen, digest=digest, release=release, active=active, active_release=active and release)
+    slot = ReportedSlot(
+        state=state, gen=gen, digest=digest, release=release, active=active, active_release=active and release
+    )
     world.hears(T.reported(device), Reported(epoch=epoch, seq=seq, gen=gen, slots={"gate": slot}))
 
 
@@ -51,7 +54,8 @@ def test_device_that_left_after_its_verdict_is_asked_for_nothing_when_the_releas
     _says(world, "d0", 1, "1", State.COMMITTED)
     _says(world, "d1", 1, "1", State.FETCHING)
     world.tick()
-    if outcome is State.FAILED:  # the gate takes the release back in this very step
+    # the gate takes the release back in this very step
+    if outcome is State.FAILED:
         getattr(world.controller, leaves)("d0")
         _says(world, "d1", 2, "1", State.FAILED)
     else:
@@ -60,8 +64,13 @@ def test_device_that_left_after_its_verdict_is_asked_for_nothing_when_the_releas
     world.tick()
     _says(world, "d1", 3, None, State.CLEARED)
     world.tick()
-    assert _state(world, rollout) is (RolloutState.STOPPED if outcome is State.FAILED else RolloutState.ABORTED)
-    assert (_member(world, rollout, "d0").outcome, _member(world, rollout, "d1").outcome) == (Outcome.COMMITTED, Outcome.RESTORED)
+    assert _state(world, rollout) is (
+        RolloutState.STOPPED if outcome is State.FAILED else RolloutState.ABORTED
+    )
+    assert (_member(world, rollout, "d0").outcome, _member(world, rollout, "d1").outcome) == (
+        Outcome.COMMITTED,
+        Outcome.RESTORED,
+    )
 
 
 def test_device_that_failed_and_was_removed_can_be_skipped(world: World) -> None:
@@ -71,7 +80,10 @@ def test_device_that_failed_and_was_removed_can_be_skipped(world: World) -> None
     world.tick()
     with world.controller._devices.lock:
         spec, progress = world.controller.rollout(rollout)
-        members = {**progress.members, "d0": progress.members["d0"].model_copy(update={"outcome": Outcome.FAILED})}
+        members = {
+            **progress.members,
+            "d0": progress.members["d0"].model_copy(update={"outcome": Outcome.FAILED}),
+        }
         world.controller.inventory.save_rollout(spec, progress.model_copy(update={"members": members}))
     world.controller.remove("d0")
     world.controller.skip_device(rollout, "d0")
@@ -145,13 +157,16 @@ def test_removal_that_the_broker_has_yet_to_take_deletes_nothing_that_was_wanted
 
 
 def test_device_that_has_seen_a_higher_generation_is_told_again_above_it(world: World) -> None:
-    """It was removed and enrolled again without a restart, or the database was lost: what it saw is known only once it refuses."""
+    """It was removed and enrolled again without a restart, or the database was lost: what it saw is known
+    only once it refuses."""
     world.born("d0")
     rollout = world.rollout("1", "d0")
     world.tick()
     assert (told := world.told("d0")) is not None
     slot = ReportedSlot(state=State.IDLE, gen=7)
-    world.hears(T.reported("d0"), Reported(epoch=1, seq=1, gen=7, slots={"gate": slot}, error=Failure(code="desired")))
+    world.hears(
+        T.reported("d0"), Reported(epoch=1, seq=1, gen=7, slots={"gate": slot}, error=Failure(code="desired"))
+    )
     world.tick()
     assert (told := world.told("d0")) is not None
     assert told.gen > 7
@@ -172,8 +187,11 @@ def test_removed_device_that_goes_on_speaking_after_it_was_enrolled_again_is_the
     assert [bool(d.conn and d.conn.online) for d in world.controller.devices()] == [True]
 
 
-def test_enrolled_again_with_an_empty_disk_a_device_is_believed_although_it_counts_from_one(world: World) -> None:
-    """An agent of an older build does not say which start it is: its first start on another disk looks like the one that was revoked."""
+def test_enrolled_again_with_an_empty_disk_a_device_is_believed_although_it_counts_from_one(
+    world: World,
+) -> None:
+    """An agent of an older build does not say which start it is: its first start on another disk looks
+    like the one that was revoked."""
     world.born("d0")
     _says(world, "d0", 9, None, State.IDLE)
     world.controller.revoke("d0")
@@ -188,7 +206,8 @@ def test_enrolled_again_with_an_empty_disk_a_device_is_believed_although_it_coun
 
 
 def test_device_that_is_enrolled_again_without_a_restart_gets_back_what_it_had(world: World) -> None:
-    """It says that it is there, and nothing new: what it said before it was removed is so until it says something else."""
+    """It says that it is there, and nothing new: what it said before it was removed is so until it says
+    something else."""
     world.born("d0")
     world.rollout("1", "d0")
     world.tick()
@@ -235,7 +254,8 @@ def test_release_that_a_device_is_still_to_go_back_to_is_needed(world: World, on
 
 
 def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world: World) -> None:
-    """That one took the wish away, which leaves the engine running, and kept no word on how the rollout ends."""
+    """That one took the wish away, which leaves the engine running, and kept no word on how the rollout
+    ends."""
     world.born("d0")
     rollout = world.rollout("1", "d0")
     world.tick()
@@ -245,7 +265,9 @@ def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world:
     old = devices["d0"].desired.model_copy(update={"slots": {}, "gen": devices["d0"].desired.gen + 1})
     devices["d0"].desired = old
     inventory.save_device(devices["d0"])
-    inventory.save_rollout(spec, progress.model_copy(update={"state": RolloutState.ROLLING_BACK, "reason": "a gate"}))
+    inventory.save_rollout(
+        spec, progress.model_copy(update={"state": RolloutState.ROLLING_BACK, "reason": "a gate"})
+    )
     inventory.close()
     world.boot()
     world.born("d0", epoch=2)
@@ -258,4 +280,7 @@ def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world:
     assert _member(world, rollout, "d0").outcome is Outcome.RETURNING
     _says(world, "d0", 1, None, State.CLEARED, epoch=2)
     world.tick()
-    assert (_state(world, rollout), _member(world, rollout, "d0").outcome) == (RolloutState.STOPPED, Outcome.RESTORED)
+    assert (_state(world, rollout), _member(world, rollout, "d0").outcome) == (
+        RolloutState.STOPPED,
+        Outcome.RESTORED,
+    )

@@ -38,7 +38,12 @@ def test_controller_needs_neither_root_nor_targets_key(tmp_path: Path) -> None:
         (tmp_path / "k" / name).unlink()
     trust = OnlineTrust(tmp_path / "online", tmp_path / "k")
     (tmp_path / "k" / "director.pem").unlink()
-    assert set(decode_trust(trust.message())) == {"1.root.json", "snapshot.json", "targets.json", "timestamp.json"}
+    assert set(decode_trust(trust.message())) == {
+        "1.root.json",
+        "snapshot.json",
+        "targets.json",
+        "timestamp.json",
+    }
 
 
 def test_online_key_cannot_sign_releases(tmp_path: Path) -> None:
@@ -81,7 +86,9 @@ def test_second_host_continues_from_what_the_controller_has(tmp_path: Path) -> N
     trust.accept(sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "a", size=2000)))[1])
     (tmp_path / "k" / "targets.json").write_bytes(stale)
     trust.accept(
-        sign_release(tmp_path / "k", Bundle(make_bundle(tmp_path / "b", version="2", size=2000)), trust.targets_bytes)[1]
+        sign_release(
+            tmp_path / "k", Bundle(make_bundle(tmp_path / "b", version="2", size=2000)), trust.targets_bytes
+        )[1]
     )
     assert set(trust.targets.targets) == {"releases/gate-detector/1.0.0", "releases/gate-detector/2"}
 
@@ -119,7 +126,8 @@ def test_controller_that_lost_its_folder_goes_on_above_what_devices_have_seen(
 def test_set_is_consistent_again_whatever_write_it_was_cut_off_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
-    """Targets that the snapshot does not list, or a snapshot that the timestamp does not, are refused by every device."""
+    """Targets that the snapshot does not list, or a snapshot that the timestamp does not, are refused by
+    every device."""
     init_keys(tmp_path / "k")
     delegate(tmp_path / "k", "team", ("cam",))
     shutil.copytree(tmp_path / "k", tmp_path / "copied")  # what the controller has of it

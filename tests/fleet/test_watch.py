@@ -30,7 +30,13 @@ def test_row_shows_latency_of_the_engine_drops_and_the_slot() -> None:
     slot = ReportedSlot(state=State.PROBATION, active=D, active_release="m@2")
     conn = Conn(epoch=1, online=True, slots=("gate",), streams={"yard": "surveillance"})
     (row,) = rows({"cam": (conn, Reported(epoch=1, seq=1, gen=1, slots={"gate": slot}))}, book)
-    assert (row.device, row.stream, row.slot_state, row.release, row.dropped) == ("cam", "yard", "probation", "m@2", 20)
+    assert (row.device, row.stream, row.slot_state, row.release, row.dropped) == (
+        "cam",
+        "yard",
+        "probation",
+        "m@2",
+        20,
+    )
     assert row.p95_ms is None, "100 samples are not enough for p95"
     assert row.p50_ms is not None
     assert 4.9 < row.p50_ms < 5.1
@@ -91,7 +97,9 @@ def test_device_that_makes_names_up_fills_no_memory_and_crowds_nobody_out() -> N
     h.record(1000)
     for seq in range(1, 8):
         streams = {
-            f"s{seq}-{i}": StreamStats(kind="x", slots={f"{seq}-{i}-{k}": D for k in range(100)}, stages={"engine": h.data()})
+            f"s{seq}-{i}": StreamStats(
+                kind="x", slots={f"{seq}-{i}-{k}": D for k in range(100)}, stages={"engine": h.data()}
+            )
             for i in range(64)
         }
         book.add("liar", Telemetry(epoch=1, seq=seq, window_s=1, streams=streams))

@@ -54,7 +54,8 @@ def test_large_payloads_reach_several_clients_in_order(broker: BrokerOptions) ->
         for link in links:
             link.connect()
         writer.connect()
-        for i, link in enumerate(links):  # a round trip proves that the subscriptions are in force
+        # a round trip proves that the subscriptions are in force
+        for i, link in enumerate(links):
             echo = listen(link, f"echo/{i}")
             link.publish(f"echo/{i}", b"?").wait(5)
             assert echo.get(timeout=5)
@@ -147,7 +148,9 @@ def test_topic_that_is_none_takes_no_place_in_the_window() -> None:
     link.close()
 
 
-def test_handler_that_fails_does_not_stop_the_others(mosquitto: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_handler_that_fails_does_not_stop_the_others(
+    mosquitto: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
         link.subscribe("bad", lambda _t, _p: 1 / 0)  # type: ignore[arg-type, return-value]
         inbox = listen(link, "good")
@@ -186,7 +189,9 @@ def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
         inbox.put_nowait(None)
 
 
-def test_connection_outlives_a_fault_of_the_client_library(mosquitto: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_outlives_a_fault_of_the_client_library(
+    mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Link(BrokerOptions("127.0.0.1", mosquitto.port), "a") as link:
         inbox = listen(link, "t")
         link.connect()
@@ -235,7 +240,8 @@ def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:
 def test_link_that_runs_for_ever_waits_for_tls_files_that_are_not_right_yet(
     mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device whose key has rotted, or is just being replaced, goes on without a broker and not without its agent."""
+    """A device whose key has rotted, or is just being replaced, goes on without a broker and not without
+    its agent."""
     tried = queue.Queue[None]()
 
     def rotten(_: Tls) -> None:
@@ -257,9 +263,13 @@ def test_link_that_runs_for_ever_waits_for_tls_files_that_are_not_right_yet(
 def test_refused_subscription_is_told_and_asked_for_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A broker may open its door before its access rules are there. Mosquitto grants every filter, so this one is played."""
+    """A broker may open its door before its access rules are there. Mosquitto grants every filter, so this
+    one is played."""
     monkeypatch.setattr("edgectl.link.mqtt._ASK_AGAIN_S", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as server, Link(BrokerOptions(*server.getsockname()), "late") as link:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Link(BrokerOptions(*server.getsockname()), "late") as link,
+    ):
         got = listen(link, "ours")
         link.start()
         connection, _ = server.accept()
@@ -297,7 +307,8 @@ def test_link_says_from_when_until_when_it_heard_everything(mosquitto: Broker) -
         assert heard[0] <= heard[1] <= now, "what is being handled is not heard yet"
         done.set()
         while (heard := link.hears) is not None and heard[1] < now:
-            time.sleep(0.01)  # nobody says anything: a ping of the link itself is the proof
+            # nobody says anything: a ping of the link itself is the proof
+            time.sleep(0.01)
         assert heard is not None
         assert link.address == "127.0.0.1"
     assert link.hears is None
@@ -324,10 +335,18 @@ def test_certificate_that_the_clock_calls_over_makes_the_clock_the_first_suspect
     """A device whose clock says 2030, or 1970, may well be the one that is wrong."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+    )
     made = made.not_valid_before(now + timedelta(days=begins)).not_valid_after(now + timedelta(days=ends))
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    made = made.add_extension(
+        x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+    )
     (tmp_path / "crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
     (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -343,7 +362,9 @@ def test_certificate_that_the_clock_calls_over_makes_the_clock_the_first_suspect
         thread = threading.Thread(target=answer)
         thread.start()
         options = BrokerOptions("127.0.0.1", server.getsockname()[1], tls=Tls(tmp_path / "crt"))
-        with pytest.raises(LinkError, match=f"this machine's clock says 20.*, and by it: certificate .*{what}"):
+        with pytest.raises(
+            LinkError, match=f"this machine's clock says 20.*, and by it: certificate .*{what}"
+        ):
             Link(options, "a").connect()
         thread.join()
 

@@ -29,7 +29,9 @@ def test_watchdog_is_fed_twice_per_interval(monkeypatch: pytest.MonkeyPatch) -> 
     assert watchdog_interval_s() == 30.0
 
 
-def test_watchdog_says_no_more_than_systemd_wants_to_hear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_says_no_more_than_systemd_wants_to_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     times = [100.0, 100.0, 101.0, 129.9, 130.0, 131.0]  # made, then fed five times
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:

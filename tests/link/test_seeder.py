@@ -41,7 +41,9 @@ class Wire:
     def __init__(self) -> None:
         self.topics: list[str] = []
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> None:
         self.topics.append(topic)
 
     def start(self) -> None:
@@ -62,7 +64,8 @@ def seeder() -> Iterator[BlobSeeder]:
 
 @pytest.mark.parametrize("name", ["UPPER", "x" * 65, "ä", ""])
 def test_need_from_a_name_that_is_none_ends_nothing(seeder: BlobSeeder, name: str) -> None:
-    """What goes to one device goes to a topic with its name: the thread must not end over one that is none."""
+    """What goes to one device goes to a topic with its name: the thread must not end over one that is
+    none."""
     wire = seeder._link
     assert isinstance(wire, Wire)
     need = Need.of([1], len(DATA), epoch=1).model_copy(update={"apart": True})

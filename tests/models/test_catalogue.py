@@ -1,4 +1,5 @@
-"""Models by name: what we ship is what its card says; what we fetch is what the catalogue says, or nothing."""
+"""Models by name: what we ship is what its card says; what we fetch is what the catalogue says, or
+nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def _serve(entry: catalogue.Entry, body: bytes, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("body", [b"other bytes!", b"longer than the catalogue says"])
-def test_a_download_of_other_bytes_leaves_nothing(body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_of_other_bytes_leaves_nothing(
+    body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = catalogue.Entry(
         name="m",
         file="m.onnx",

@@ -1,4 +1,5 @@
-"""Test doubles at our own seams: engines that find what they are told, variants with real blobs, detections by hand."""
+"""Test doubles at our own seams: engines that find what they are told, variants with real blobs,
+detections by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ class BoxEngine:
 
     runtime = "double 1"
 
-    def __init__(self, boxes_at: BoxesAt, *, size: tuple[int, int] = (64, 64), classes: int = 2, slots: int = 16) -> None:
+    def __init__(
+        self, boxes_at: BoxesAt, *, size: tuple[int, int] = (64, 64), classes: int = 2, slots: int = 16
+    ) -> None:
         width, height = size
         self.inputs = (TensorSpec(name="image", shape=(1, 3, height, width), dtype="float32"),)
         self.outputs = (
@@ -64,7 +67,9 @@ class BoxEngine:
         self.closed.set()
 
 
-def box_task(labels: tuple[str, ...] = ("person", "vehicle"), size: tuple[int, int] = (64, 64), **decode: Any) -> TaskSpec:
+def box_task(
+    labels: tuple[str, ...] = ("person", "vehicle"), size: tuple[int, int] = (64, 64), **decode: Any
+) -> TaskSpec:
     return TaskSpec.model_validate(
         {
             "name": "double",
@@ -82,8 +87,13 @@ class OrtEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(TensorSpec(name=i.name, shape=tuple(i.shape), dtype="float32") for i in self._session.get_inputs())
-        self.outputs = tuple(TensorSpec(name=o.name, shape=tuple(o.shape), dtype="float32") for o in self._session.get_outputs())
+        self.inputs = tuple(
+            TensorSpec(name=i.name, shape=tuple(i.shape), dtype="float32") for i in self._session.get_inputs()
+        )
+        self.outputs = tuple(
+            TensorSpec(name=o.name, shape=tuple(o.shape), dtype="float32")
+            for o in self._session.get_outputs()
+        )
         self.runtime = f"onnxruntime {ort.__version__}"
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -119,7 +129,9 @@ def make_variant(folder: Path, task: TaskSpec, model: bytes = b"no model", name:
         outputs=(),
         golden=GoldenSpec(samples=1, tolerances={"boxes": Tolerance(cosine=0.99, max_abs=1.0)}),
     )
-    manifest = Manifest(config=blob(config.model_dump_json().encode(), MEDIA_CONFIG), layers=(blob(model, LAYER_ENGINE),))
+    manifest = Manifest(
+        config=blob(config.model_dump_json().encode(), MEDIA_CONFIG), layers=(blob(model, LAYER_ENGINE),)
+    )
     descriptor = blob(manifest.encode(), "application/vnd.oci.image.manifest.v1+json")
     return Variant.open(folder, descriptor.digest)
 
@@ -130,7 +142,9 @@ def detections(*rows: tuple[float, float, float, float, float, int]) -> Detectio
     return Detections(a[:, :4].copy(), a[:, 4].copy(), a[:, 5].astype(np.int32))
 
 
-def tracks(*rows: tuple[int, float, float], cls: int = 0, size: tuple[int, int] = (1000, 1000), seen: bool = True) -> Tracks:
+def tracks(
+    *rows: tuple[int, float, float], cls: int = 0, size: tuple[int, int] = (1000, 1000), seen: bool = True
+) -> Tracks:
     """id, x, y of the bottom centre; boxes are 40 × 80 pixels."""
     n = len(rows)
     xy = np.array([r[1:] for r in rows], np.float32).reshape(n, 2)
@@ -154,7 +168,8 @@ def write_clip(path: Path, frames: int = 30, size: tuple[int, int] = (64, 48), f
 
 
 class OracleEngine(BoxEngine):
-    """Knows the truth of a synthetic scene: it reads the frame number from the pixels. 5 % missed, 1 px of jitter."""
+    """Knows the truth of a synthetic scene: it reads the frame number from the pixels. 5 % missed, 1 px of
+    jitter."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(self._look, size=(scene.width, scene.height), classes=len(scene.labels), slots=32)
@@ -188,9 +203,11 @@ def write_h264(
     options: dict[str, str] | None = None,
     detail: int = 16,
 ) -> Path:
-    """A clip in which a bright square walks to the right over a fixed pattern; its format follows from the name of ``path``.
+    """A clip in which a bright square walks to the right over a fixed pattern; its format follows from the
+    name of ``path``.
 
-    ``detail``: pixels of the pattern's grain. The finer, the more bits, and the surer a decoder finds that some are wrong.
+    ``detail``: pixels of the pattern's grain. The finer, the more bits, and the surer a decoder finds that
+    some are wrong.
     """
     rng = np.random.default_rng(5)
     grain = rng.integers(40, 200, (max(2, size[1] // detail), max(2, size[0] // detail), 3), dtype=np.uint8)

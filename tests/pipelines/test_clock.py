@@ -123,7 +123,10 @@ def test_a_loop_on_purpose_is_no_news() -> None:
     assert told == []
 
 
-@given(st.lists(st.none() | st.integers(-(1 << 62), 1 << 62) | st.integers(0, 20 * S), max_size=60), st.booleans())
+@given(
+    st.lists(st.none() | st.integers(-(1 << 62), 1 << 62) | st.integers(0, 20 * S), max_size=60),
+    st.booleans(),
+)
 def test_whatever_the_times_are_the_clock_goes_forward(pts: list[int | None], jumps_expected: bool) -> None:
     times, _ = run(MediaClock(P, jumps_expected=jumps_expected), pts)
     assert all(t >= 0 for t in times)

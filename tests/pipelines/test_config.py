@@ -100,7 +100,9 @@ def test_any_document_is_a_configuration_or_a_usage_error(value: Any) -> None:
 
 
 def test_a_configuration_survives_json() -> None:
-    c = parse_config({"zones": {"y": {"polygon": [0, 0, 1, 0, 1, 1]}}, "rules": [{"id": "l", "line": [0, 0, 1, 1]}]})
+    c = parse_config(
+        {"zones": {"y": {"polygon": [0, 0, 1, 0, 1, 1]}}, "rules": [{"id": "l", "line": [0, 0, 1, 1]}]}
+    )
     assert PipelineConfig.model_validate_json(c.model_dump_json()) == c
 
 
@@ -108,7 +110,11 @@ def test_labels_are_filtered_and_merged_and_doubles_go() -> None:
     config = parse_config({"merge": {"vehicle": ["car", "truck"]}, "classes": ["vehicle", "person"]})
     labels = LabelMap(config, ("person", "car", "cat", "truck"))
     assert labels.labels == ("person", "vehicle")
-    found = labels(detections((0, 0, 10, 10, 0.9, 1), (0, 0, 10, 11, 0.8, 3), (50, 0, 60, 10, 0.7, 2), (80, 0, 90, 10, 0.6, 0)))
+    found = labels(
+        detections(
+            (0, 0, 10, 10, 0.9, 1), (0, 0, 10, 11, 0.8, 3), (50, 0, 60, 10, 0.7, 2), (80, 0, 90, 10, 0.6, 0)
+        )
+    )
     assert found.cls.tolist() == [1, 0]
     np.testing.assert_allclose(found.score, [0.9, 0.6])
 

@@ -98,7 +98,8 @@ def test_boxes_and_scores_in_every_convention(fmt: str, unit: str) -> None:
 
 @pytest.mark.parametrize(("end", "column"), [("first", 0), ("last", 3)])
 def test_a_background_class_is_never_a_detection_and_takes_no_place(end: str, column: int) -> None:
-    """Softmax over background and three classes, far more boxes of nothing than may be detected, and two objects."""
+    """Softmax over background and three classes, far more boxes of nothing than may be detected, and two
+    objects."""
     boxes = np.zeros((1, 500, 4), np.float32)
     boxes[0, :, :2] = np.random.default_rng(0).uniform(0, 50, (500, 2))
     boxes[0, :, 2:] = boxes[0, :, :2] + 8
@@ -108,7 +109,9 @@ def test_a_background_class_is_never_a_detection_and_takes_no_place(end: str, co
     for box, label in ((17, 1), (401, 2)):
         scores[0, box] = 0.1
         scores[0, box, classes[label]] = 0.7
-    found = make_decoder(task("boxes-scores", background=end, max_detections=10))({"b": boxes, "s": scores}, META)
+    found = make_decoder(task("boxes-scores", background=end, max_detections=10))(
+        {"b": boxes, "s": scores}, META
+    )
     assert sorted(found.cls.tolist()) == [1, 2]
     assert found.score == pytest.approx([0.7, 0.7])
     with pytest.raises(ModelError, match="1x500x4, it has 1x500x3"):
@@ -128,7 +131,9 @@ def test_boxes_come_back_into_the_frame() -> None:
         ("yolox", (1, 80, 8), "1x84x8, it has 1x80x8"),
     ],
 )
-def test_a_wrong_shape_says_what_was_expected_and_what_came(kind: str, shape: tuple[int, ...], words: str) -> None:
+def test_a_wrong_shape_says_what_was_expected_and_what_came(
+    kind: str, shape: tuple[int, ...], words: str
+) -> None:
     with pytest.raises(ModelError, match=words):
         make_decoder(task(kind))({"o": np.zeros(shape, np.float32)}, META)
 
@@ -139,9 +144,13 @@ def test_named_outputs_that_are_not_there_are_named() -> None:
         decoder({"b": np.zeros((1, 5, 4)), "s": np.zeros((1, 5, 3))}, META)
 
 
-@pytest.mark.parametrize(("kind", "good"), [("fastestdet", fastestdet()), ("yolov8", yolov8()), ("yolox", yolox())])
+@pytest.mark.parametrize(
+    ("kind", "good"), [("fastestdet", fastestdet()), ("yolov8", yolov8()), ("yolox", yolox())]
+)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_broken_numbers_are_an_error_and_not_an_empty_scene(kind: str, good: NDArray[np.float32], bad: float) -> None:
+def test_broken_numbers_are_an_error_and_not_an_empty_scene(
+    kind: str, good: NDArray[np.float32], bad: float
+) -> None:
     out = np.full_like(good, bad)
     with pytest.raises(EngineError, match="not finite"):
         make_decoder(task(kind))({"o": out}, META)

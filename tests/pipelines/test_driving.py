@@ -1,4 +1,5 @@
-"""Driving: lanes where they are, warnings in time, silence where there is nothing to warn of, and honesty about what is missing."""
+"""Driving: lanes where they are, warnings in time, silence where there is nothing to warn of, and honesty
+about what is missing."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def test_lanes_survive_dropped_frames() -> None:
 
 
 def test_the_real_highway_has_its_two_lines_in_every_frame(shared: Path) -> None:
-    """By eye the lines end at columns 120..220 and 800..880 of 960 at the bottom, and meet near (480, 304)."""
+    """By eye the lines end at columns 120..220 and 800..880 of 960 at the bottom, and meet near (480,
+    304)."""
     source = open_source(str(shared / "media/highway-lanes.mp4"))
     source.open()
     finder = LaneFinder()
@@ -96,7 +98,11 @@ def road(seed: int, markings: Markings, *, clutter: bool = True) -> RoadScene:
 @pytest.mark.parametrize("seed", [1, 2, 3, 5])
 def test_a_road_without_its_two_lines_has_no_lane(seed: int, markings: Markings, clutter: bool) -> None:
     """Whatever else is on it: seams, patches, a kerb, a rail, shadows, or only one of the lines."""
-    assert [k for k, lanes in enumerate(found(road(seed, markings, clutter=clutter), 60, every=2)) if lanes is not None] == []
+    assert [
+        k
+        for k, lanes in enumerate(found(road(seed, markings, clutter=clutter), 60, every=2))
+        if lanes is not None
+    ] == []
 
 
 @pytest.mark.parametrize("seed", [1, 3, 8])
@@ -104,7 +110,11 @@ def test_the_lines_are_found_among_what_looks_like_lines(seed: int) -> None:
     scene = road(seed, "lanes")
     lanes = found(scene, 60)
     assert lanes.count(None) <= 1
-    errors = [abs(float(lane.at(360.0)[0]) - scene.truth(k).values["left_x"]) for k, lane in enumerate(lanes) if lane is not None]
+    errors = [
+        abs(float(lane.at(360.0)[0]) - scene.truth(k).values["left_x"])
+        for k, lane in enumerate(lanes)
+        if lane is not None
+    ]
     assert np.median(errors) < 4
 
 
@@ -174,7 +184,11 @@ def test_no_road_no_lane(picture: str) -> None:
     rng = np.random.default_rng(0)
     finder = LaneFinder()
     for f in range(20):
-        image = np.full((270, 480), 90, np.uint8) if picture == "grey" else rng.integers(80, 100, (270, 480), dtype=np.uint8)
+        image = (
+            np.full((270, 480), 90, np.uint8)
+            if picture == "grey"
+            else rng.integers(80, 100, (270, 480), dtype=np.uint8)
+        )
         assert finder.find(image, f / 15) is None
 
 
@@ -197,9 +211,12 @@ def lanes_at(offset_m: float, *, width: int = 960, height: int = 540, support: f
     return Lanes(width / 2, v0, (centre - 300) / drop, (centre + 300) / drop, 0.0, (support, support))
 
 
-def drive(offsets: NDArray[np.float64], *, fps: float = 20, speed: float | None = 27.0, v_min: float = 16.7) -> list[Event]:
+def drive(
+    offsets: NDArray[np.float64], *, fps: float = 20, speed: float | None = 27.0, v_min: float = 16.7
+) -> list[Event]:
     rule = DepartureRule(
-        LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture(v_min_mps=v_min)), CameraConfig()
+        LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture(v_min_mps=v_min)),
+        CameraConfig(),
     )
     return [e for i, x in enumerate(offsets) for e in rule.step(lanes_at(float(x)), 960, 540, speed, i / fps)]
 
@@ -216,7 +233,8 @@ def test_drifting_out_is_warned_before_the_wheel_is_on_the_line(sign: int, side:
     events = warned(drive(offset))
     assert events[0].phase == "start"
     assert events[0].data["side"] == side
-    assert events[0].t_s < 2 + 0.9 / lateral + 0.3  # EU 351/2012: 0.3 m beyond the line at the latest; wheel at 0.9 m
+    # EU 351/2012: 0.3 m beyond the line at the latest; wheel at 0.9 m
+    assert events[0].t_s < 2 + 0.9 / lateral + 0.3
     assert events[0].t_s > 2 + 0.9 / lateral - 1.2
 
 
@@ -233,11 +251,15 @@ def test_below_its_speed_it_is_silent() -> None:
 
 def test_without_speed_it_says_so_once() -> None:
     events = drive(np.linspace(0, 2, 100), speed=None)
-    assert [(e.type, e.data["available"], e.data["reason"]) for e in events] == [("capability", False, "speed_missing")]
+    assert [(e.type, e.data["available"], e.data["reason"]) for e in events] == [
+        ("capability", False, "speed_missing")
+    ]
 
 
 def test_without_lanes_it_says_so_and_comes_back() -> None:
-    rule = DepartureRule(LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture()), CameraConfig())
+    rule = DepartureRule(
+        LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture()), CameraConfig()
+    )
     events = []
     for i in range(200):
         lanes = None if 80 <= i < 140 else lanes_at(0.0)
@@ -253,7 +275,8 @@ def test_without_lanes_it_says_so_and_comes_back() -> None:
 def test_a_lane_change_is_not_a_drift_back() -> None:
     t = np.arange(0, 10, 0.05)
     x = np.clip((t - 4) * 0.9, 0, 3.6)
-    events = warned(drive(np.where(x > 1.8, x - 3.6, x)))  # the finder takes the new lane's lines in the middle
+    # the finder takes the new lane's lines in the middle
+    events = warned(drive(np.where(x > 1.8, x - 3.6, x)))
     assert [e.phase for e in events] == ["start", "end"]
 
 
@@ -311,7 +334,15 @@ def approach(
             break
         w = 1800 / d + rng.normal(0, jitter)
         box = np.array([[480 - w / 2, 300 - w / 2, 480 + w / 2, 300 + w / 2]], np.float32)
-        one = Tracks(np.array([7]), box, np.array([0.9], np.float32), np.array([0], np.int32), np.array([True]), 960, 540)
+        one = Tracks(
+            np.array([7]),
+            box,
+            np.array([0.9], np.float32),
+            np.array([0], np.int32),
+            np.array([True]),
+            960,
+            540,
+        )
         events += rule.step(one, np.array([path]), speed, i / fps)
     return [e for e in events if e.type == "collision_warning"]
 
@@ -336,8 +367,18 @@ def test_a_warning_clears_when_the_danger_is_over() -> None:
         d -= 12 / 20 if i < 40 else 0
         w = 1800 / d
         box = np.array([[480 - w / 2, 250, 480 + w / 2, 250 + w]], np.float32)
-        one = Tracks(np.array([7]), box, np.array([0.9], np.float32), np.array([0], np.int32), np.array([True]), 960, 540)
-        phases += [e.phase for e in rule.step(one, np.array([True]), 25.0, i / 20) if e.type == "collision_warning"]
+        one = Tracks(
+            np.array([7]),
+            box,
+            np.array([0.9], np.float32),
+            np.array([0], np.int32),
+            np.array([True]),
+            960,
+            540,
+        )
+        phases += [
+            e.phase for e in rule.step(one, np.array([True]), 25.0, i / 20) if e.type == "collision_warning"
+        ]
     assert phases[-1] == "clear"
 
 
@@ -358,6 +399,8 @@ def test_nothing_to_warn_of_gives_no_warning(kwargs: dict[str, float]) -> None:
 
 def test_the_path_is_between_the_lines() -> None:
     boxes = np.array([[440, 300, 520, 400], [100, 300, 180, 400], [440, 100, 520, 200]], np.float32)
-    three = Tracks(np.arange(1, 4), boxes, np.ones(3, np.float32), np.zeros(3, np.int32), np.ones(3, bool), 960, 540)
+    three = Tracks(
+        np.arange(1, 4), boxes, np.ones(3, np.float32), np.zeros(3, np.int32), np.ones(3, bool), 960, 540
+    )
     assert in_path(three, lanes_at(0.0)).tolist() == [True, False, True]
     assert in_path(three, None).tolist() == [True, False, True]

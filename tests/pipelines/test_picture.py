@@ -94,7 +94,9 @@ def smooth(width: int = 160, height: int = 96) -> NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), (9, 9), 0), np.uint8)
 
 
-def write_colour(path: Path, image: NDArray[np.uint8], fmt: str, matrix: str, full: bool, codec: str = "ffv1") -> None:
+def write_colour(
+    path: Path, image: NDArray[np.uint8], fmt: str, matrix: str, full: bool, codec: str = "ffv1"
+) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=5)
         assert isinstance(stream, av.VideoStream)
@@ -123,7 +125,9 @@ def test_range_and_matrix_are_what_the_stream_says(tmp_path: Path, matrix: str, 
     frame = first(path)
     assert np.abs(frame.bgr().astype(int) - image).mean() < 1.5
     # What the engine sees is the same picture.
-    spec = ImageInput.model_validate({"kind": "image", "width": 80, "height": 48, "fit": "stretch", "scale": 1.0, "color": "bgr"})
+    spec = ImageInput.model_validate(
+        {"kind": "image", "width": 80, "height": 48, "fit": "stretch", "scale": 1.0, "color": "bgr"}
+    )
     tensor, _ = Preprocessor(spec)(frame)
     small = cv2.resize(image, (80, 48), interpolation=cv2.INTER_AREA)
     assert np.abs(tensor[0].transpose(1, 2, 0) - small).mean() < 2
@@ -131,12 +135,21 @@ def test_range_and_matrix_are_what_the_stream_says(tmp_path: Path, matrix: str, 
 
 @pytest.mark.parametrize(
     ("codec", "fmt", "name"),
-    [("mjpeg", "yuvj420p", "x.avi"), ("mjpeg", "yuvj422p", "x.avi"), ("png", "rgb24", "x.avi"), ("ffv1", "gray", "x.mkv")],
+    [
+        ("mjpeg", "yuvj420p", "x.avi"),
+        ("mjpeg", "yuvj422p", "x.avi"),
+        ("png", "rgb24", "x.avi"),
+        ("ffv1", "gray", "x.mkv"),
+    ],
 )
-def test_formats_that_are_full_range_without_saying_so(tmp_path: Path, codec: str, fmt: str, name: str) -> None:
+def test_formats_that_are_full_range_without_saying_so(
+    tmp_path: Path, codec: str, fmt: str, name: str
+) -> None:
     image = smooth()
     if fmt == "gray":
-        image = np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR), np.uint8)
+        image = np.asarray(
+            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR), np.uint8
+        )
     path = tmp_path / name
     write_colour(path, image, fmt, "bt601", True, codec)
     assert np.abs(first(path).bgr().astype(int) - image).mean() < (3 if codec == "mjpeg" else 1.5)
@@ -158,13 +171,19 @@ def test_the_usual_case_takes_opencvs_own_way() -> None:
     assert np.array_equal(to_bgr(planes, Colour()), cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420))
 
 
-@pytest.mark.parametrize(("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60)), (8, (40, 60))])
-def test_a_photograph_is_set_upright_by_its_exif(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60)), (8, (40, 60))]
+)
+def test_a_photograph_is_set_upright_by_its_exif(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:20, :30] = 255
     plain = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 0x112, 3, 1, orientation, 0, 0)
-    (tmp_path / "x.jpg").write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    (tmp_path / "x.jpg").write_bytes(
+        plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    )
     frame = first(tmp_path / "x.jpg")
     assert (frame.width, frame.height) == size
     corner = {1: (10, 10), 3: (-10, -10), 6: (10, -10), 8: (-10, 10)}[orientation]

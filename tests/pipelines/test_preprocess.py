@@ -88,10 +88,16 @@ def test_the_tensor_is_reused() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(8, 700), st.integers(8, 700), st.integers(8, 400), st.integers(8, 400), st.sampled_from(["letterbox", "stretch"]),
+    st.integers(8, 700),
+    st.integers(8, 700),
+    st.integers(8, 400),
+    st.integers(8, 400),
+    st.sampled_from(["letterbox", "stretch"]),
     st.lists(st.floats(0, 1), min_size=4, max_size=4),
-)  # fmt: skip
-def test_boxes_find_their_way_back(width: int, height: int, w: int, h: int, fit: str, where: list[float]) -> None:
+)
+def test_boxes_find_their_way_back(
+    width: int, height: int, w: int, h: int, fit: str, where: list[float]
+) -> None:
     p = Preprocessor(ImageInput.model_validate({"width": w, "height": h, "fit": fit}))
     _, meta = p(np.zeros((height, width, 3), np.uint8))
     xs, ys = sorted(v * width for v in where[:2]), sorted(v * height for v in where[2:])
@@ -105,7 +111,12 @@ def test_boxes_find_their_way_back(width: int, height: int, w: int, h: int, fit:
 
 @pytest.mark.parametrize(
     "bad",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)],
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
 )
 def test_what_is_no_bgr_image_is_refused(bad: NDArray[np.uint8]) -> None:
     with pytest.raises(DataError, match="uint8 BGR"):

@@ -20,14 +20,16 @@ from edgectl.pipelines.tracker import Tracker, Tracks
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(
     {
-        "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8], "enter_s": 0.2, "exit_s": 0.5}},
+        "zones": {
+            "yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8], "enter_s": 0.2, "exit_s": 0.5}
+        },
         "rules": [
             {"id": "gate", "line": [0.5, 0.0, 0.5, 1.0]},
             {"id": "lurk", "loiter": {"zone": "yard", "seconds": 5}},
             {"id": "crowd", "occupancy": {"zone": "yard", "high": 2}},
         ],
     }
-)  # fmt: skip
+)
 
 
 def rules(config: PipelineConfig = CONFIG) -> RuleSet:
@@ -45,7 +47,8 @@ def walk(steps: list[tuple[float, Tracks]], engine: RuleSet | None = None) -> li
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-3, 3))
-@example(384, 1.0)  # leaves the band twice on the far side, seconds apart
+# leaves the band twice on the far side, seconds apart
+@example(384, 1.0)
 def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
     """σ 2 px, 300 frames (sv.LineZone counts 76 in and 76 out)."""
     rng = np.random.default_rng(seed)
@@ -68,7 +71,9 @@ def test_g12_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> 
         crossings["out"] += int(((before <= 0) & (x > 0)).sum())
         before = x
         if rng.random() > 0.3:
-            steps.append((f / 30, tracks(*((i + 1, 500 + x[i] + rng.normal(0, 1), 300 + 40 * i) for i in range(10)))))
+            steps.append(
+                (f / 30, tracks(*((i + 1, 500 + x[i] + rng.normal(0, 1), 300 + 40 * i) for i in range(10))))
+            )
     # A crossing within the last hold time is not decided yet.
     engine = rules()
     events = of(walk(steps, engine), "line_crossing")
@@ -240,7 +245,14 @@ def box_tracks(*boxes: tuple[float, float, float, float], size: tuple[int, int] 
     """Tracks 1, 2, … with these boxes, xyxy, clipped to the frame as a detector's are."""
     n = len(boxes)
     xyxy = np.clip(np.array(boxes, np.float32).reshape(n, 4), 0, [*size, *size]).astype(np.float32)
-    return Tracks(np.arange(1, n + 1), xyxy, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), np.ones(n, np.bool_), *size)
+    return Tracks(
+        np.arange(1, n + 1),
+        xyxy,
+        np.full(n, 0.9, np.float32),
+        np.zeros(n, np.int32),
+        np.ones(n, np.bool_),
+        *size,
+    )
 
 
 WHOLE = [0, 0, 1, 0, 1, 1, 0, 1]
@@ -284,7 +296,9 @@ def test_a_box_that_the_frames_edge_cuts_off_is_in_a_zone_that_touches_it(edge: 
         ([0.5, 0.4, 1, 1, 0, 1], "bottom"),
     ],
 )
-def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(polygon: list[float], edge: str) -> None:
+def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(
+    polygon: list[float], edge: str
+) -> None:
     r = rules(parse_config({"zones": {"z": {"polygon": polygon}}}))
     (zone,) = r.zones
     for i in range(5):
@@ -317,7 +331,9 @@ def test_a_zone_outside_the_picture_and_a_thin_one_at_its_edge_are_still_zones()
         ([0.99, 0.5, 0.4, 0.5], [(1000.0, y) for y in range(300, 720, 20)]),
     ],
 )
-def test_there_is_no_way_around_the_end_of_a_line_at_the_frames_edge(line: list[float], path: list[tuple[float, float]]) -> None:
+def test_there_is_no_way_around_the_end_of_a_line_at_the_frames_edge(
+    line: list[float], path: list[tuple[float, float]]
+) -> None:
     r = rules(parse_config({"rules": [{"id": "gate", "line": line}]}))
     events = [e for i, (x, y) in enumerate(path) for e in r.step(tracks((1, x, y)), i / 10)]
     assert len(of(events, "line_crossing")) == 1

@@ -24,7 +24,14 @@ def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int
 
 def run(tmp_path: Path, source: str, **more: Any) -> Any:
     variant = make_variant(tmp_path / "blobs", box_task())
-    return run_stream("surveillance", [], source, variants={"detector": variant}, open_engine=lambda v: BoxEngine(middle), **more)
+    return run_stream(
+        "surveillance",
+        [],
+        source,
+        variants={"detector": variant},
+        open_engine=lambda v: BoxEngine(middle),
+        **more,
+    )
 
 
 def test_a_summary_adds_up(tmp_path: Path) -> None:
@@ -43,7 +50,12 @@ def test_a_summary_adds_up(tmp_path: Path) -> None:
 
 def test_an_endless_source_stops_after_its_seconds(tmp_path: Path) -> None:
     seen: list[Any] = []
-    s = run(tmp_path, "synth://yard?fps=30&width=160&height=96", seconds=1.2, on_progress=lambda s, share: seen.append(share))
+    s = run(
+        tmp_path,
+        "synth://yard?fps=30&width=160&height=96",
+        seconds=1.2,
+        on_progress=lambda s, share: seen.append(share),
+    )
     assert 1.0 < s.seconds < 5
     assert s.frames.in_flight == 0
     assert len(seen) >= 2
@@ -62,7 +74,11 @@ def test_seconds_are_those_of_the_source_not_of_the_clock(tmp_path: Path, source
 
 def test_progress_of_a_file_is_known(tmp_path: Path) -> None:
     shares: list[float | None] = []
-    run(tmp_path, str(write_clip(tmp_path / "c.mp4", frames=30)), on_progress=lambda s, share: shares.append(share))
+    run(
+        tmp_path,
+        str(write_clip(tmp_path / "c.mp4", frames=30)),
+        on_progress=lambda s, share: shares.append(share),
+    )
     assert shares[-1] == 1.0
 
 
@@ -99,12 +115,19 @@ def test_percentiles_need_samples() -> None:
     assert percentiles(h) == {"p50": None, "p90": None, "p99": None, "max": 1.005, "n": 6}
 
 
-def oracle(tmp_path: Path, kind: Any, scene_name: str, seed: int, seconds: int, config: dict[str, Any]) -> Any:
+def oracle(
+    tmp_path: Path, kind: Any, scene_name: str, seed: int, seconds: int, config: dict[str, Any]
+) -> Any:
     scene = open_scene(scene_name, seed=seed)
     variant = make_variant(tmp_path / "oracle", box_task(scene.labels, (scene.width, scene.height)))
     uri = f"synth://{scene_name}?seed={seed}&paced=0&seconds={seconds}"
     return run_stream(
-        kind, [], uri, parse_config(config), variants={"detector": variant}, open_engine=lambda v: OracleEngine(scene)
+        kind,
+        [],
+        uri,
+        parse_config(config),
+        variants={"detector": variant},
+        open_engine=lambda v: OracleEngine(scene),
     )
 
 
@@ -118,7 +141,8 @@ def test_counts_over_a_line_are_the_truth_of_the_scene(tmp_path: Path, seed: int
         truth = scene.truth(seq)
         for ident, box in zip(truth.ids.tolist(), truth.boxes, strict=True):
             paths.setdefault(ident, []).append(float(box[0] + box[2]) / 2 - scene.width / 2)
-    beyond = 40  # pixels: whoever turns or is cut off nearer to the line is not asked for
+    # pixels: whoever turns or is cut off nearer to the line is not asked for
+    beyond = 40
     clear = [np.array(p) for p in paths.values() if abs(p[0]) > beyond and abs(p[-1]) > beyond]
     expected = sum(int(p[0] * p[-1] < 0) for p in clear)
     counted = sum(sum(v.values()) for v in s.last_counts["l"].values())
@@ -137,7 +161,9 @@ def test_free_driving_on_the_synthetic_road_has_lanes_and_no_warning(tmp_path: P
 @pytest.mark.slow
 def test_people_on_the_real_clip_are_counted_one_track_each(tmp_path: Path, shared: Path) -> None:
     """Six people come in, stand still, and leave to the right one after another."""
-    variant = make_variant(tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes())
+    variant = make_variant(
+        tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
+    )
     config = parse_config(
         {
             "classes": ["person"],
@@ -146,7 +172,9 @@ def test_people_on_the_real_clip_are_counted_one_track_each(tmp_path: Path, shar
         }
     )
     clip = shared / "media/one-by-one-person-detection.mp4"
-    s = run_stream("surveillance", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort)
+    s = run_stream(
+        "surveillance", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort
+    )
     assert s.frames.processed == 1394
     assert s.last_counts["gate"] == {"in": {"person": 6}, "out": {}}
     assert s.events["tracked_object:new"] == 6
@@ -154,7 +182,9 @@ def test_people_on_the_real_clip_are_counted_one_track_each(tmp_path: Path, shar
 
 @pytest.mark.slow
 def test_the_real_highway_has_lanes_and_vehicles_and_no_warning(tmp_path: Path, shared: Path) -> None:
-    variant = make_variant(tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes())
+    variant = make_variant(
+        tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
+    )
     config = parse_config({"ego": {"speed_mps": 27}})
     clip = shared / "media/highway-lanes.mp4"
     s = run_stream("driving", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort)

@@ -30,7 +30,13 @@ class Rig:
     """A pipeline on a double engine, its events, and the engines it opened."""
 
     def __init__(
-        self, tmp_path: Path, source: str, config: dict[str, Any] | None = None, *, out: bool = False, kind: Any = "surveillance"
+        self,
+        tmp_path: Path,
+        source: str,
+        config: dict[str, Any] | None = None,
+        *,
+        out: bool = False,
+        kind: Any = "surveillance",
     ) -> None:
         self.folder = tmp_path
         self.events: list[Record] = []
@@ -66,7 +72,9 @@ class Rig:
         return found
 
     def variant(self, name: str, labels: tuple[str, ...] = ("person", "vehicle")) -> EngineSlot:
-        return EngineSlot(make_variant(self.folder / name, box_task(labels), name=name), f"{name}@2", "sha256:" + "2" * 64)
+        return EngineSlot(
+            make_variant(self.folder / name, box_task(labels), name=name), f"{name}@2", "sha256:" + "2" * 64
+        )
 
     def wait_processed(self, n: int, timeout_s: float = 10) -> None:
         deadline = time.monotonic() + timeout_s
@@ -104,7 +112,17 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
     assert rig.events[0]["time"] is None
     assert rig.engines[0].closed.is_set()
     totals = rig.pipeline.totals()
-    assert {"wait", "pre", "engine", "decode", "track", "rules", "avail_to_event", "publish", "period"} <= set(totals)
+    assert {
+        "wait",
+        "pre",
+        "engine",
+        "decode",
+        "track",
+        "rules",
+        "avail_to_event",
+        "publish",
+        "period",
+    } <= set(totals)
     assert totals["engine"].n == 40
 
 
@@ -133,7 +151,8 @@ def test_a_slow_engine_on_a_camera_loses_old_frames_and_the_ledger_adds_up(tmp_p
     assert set(frames.dropped) <= {"superseded", "shutdown"}
     age = rig.pipeline.totals()["wait"].quantile_us(0.9)
     assert age is not None
-    assert age < 60_000  # a taken frame is at most one period old, not a queue old
+    # a taken frame is at most one period old, not a queue old
+    assert age < 60_000
 
 
 def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
@@ -164,7 +183,8 @@ def test_a_failed_inference_is_an_event_and_not_an_empty_scene(tmp_path: Path, c
     frames = rig.frames()
     assert frames.dropped == {"engine_error": 10}
     assert rig.pipeline.stats().errors == 10
-    # 10 frames at 15 fps are longer than lost_s: the track ends by time, but no event was made of the failed frames
+    # 10 frames at 15 fps are longer than lost_s: the track ends by time, but no event was made of the failed
+    # frames
     assert rig.pipeline.error is None
 
 
@@ -362,7 +382,11 @@ def test_what_becomes_of_a_source_stands_in_the_events_in_the_order_of_the_frame
     for name in ("a", "b"):
         rig = Rig(tmp_path / name, str(path), {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
         rig.run_to_the_end()
-        told = [(e["seq"], e["name"], e["reason"], e["available"]) for e in rig.events if e["type"] == "capability"]
+        told = [
+            (e["seq"], e["name"], e["reason"], e["available"])
+            for e in rig.events
+            if e["type"] == "capability"
+        ]
         assert told == [
             (30, "clock", "clock_restarted", True),
             (60, "clock", "clock_restarted", True),
@@ -381,7 +405,10 @@ def test_one_picture_is_one_answer(tmp_path: Path, single: bool) -> None:
     for name in ("b.png", "a.jpg"):
         cv2.imwrite(str(folder / name), np.full((40, 60, 3), 90, np.uint8))
     config = {
-        "zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}, "left": {"polygon": [0, 0, 0.3, 0, 0.3, 1, 0, 1]}},
+        "zones": {
+            "all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]},
+            "left": {"polygon": [0, 0, 0.3, 0, 0.3, 1, 0, 1]},
+        },
         "rules": [
             {"id": "crowd", "occupancy": {"zone": "all", "high": 1}},
             {"id": "few", "occupancy": {"zone": "all", "high": 2}},
@@ -425,7 +452,9 @@ def test_a_folder_with_a_rate_is_a_film(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{i:02}.png"), np.full((40, 60, 3), i, np.uint8))
     rig = Rig(tmp_path, f"{tmp_path}?fps=10")
     rig.run_to_the_end()
-    assert [(e["type"], e["t_s"]) for e in rig.events if e["type"] != "capability"] == [("tracked_object", 0.2)]
+    assert [(e["type"], e["t_s"]) for e in rig.events if e["type"] != "capability"] == [
+        ("tracked_object", 0.2)
+    ]
 
 
 def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) -> None:
@@ -440,4 +469,8 @@ def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) 
 
     rig.boxes_at = elsewhere
     rig.run_to_the_end()
-    assert sum((e["type"], e.get("phase")) == ("tracked_object", "new") for e in rig.events) == rig.frames().processed > 1
+    assert (
+        sum((e["type"], e.get("phase")) == ("tracked_object", "new") for e in rig.events)
+        == rig.frames().processed
+        > 1
+    )

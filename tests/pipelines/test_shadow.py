@@ -10,7 +10,9 @@ def found(*boxes: tuple[float, float, float, float, int]) -> Detections:
     if not boxes:
         return Detections.none()
     values = np.array(boxes, np.float32)
-    return Detections(values[:, :4], np.linspace(0.9, 0.5, len(boxes)).astype(np.float32), values[:, 4].astype(np.int32))
+    return Detections(
+        values[:, :4], np.linspace(0.9, 0.5, len(boxes)).astype(np.float32), values[:, 4].astype(np.int32)
+    )
 
 
 A, B = (0.0, 0.0, 10.0, 10.0, 0), (50.0, 50.0, 60.0, 60.0, 0)

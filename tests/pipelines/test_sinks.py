@@ -127,7 +127,9 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
         pool = SinkPool("s", [log, video], wait=True)
         for i in range(200):
             image = noise.integers(0, 256, (90, 160, 3), dtype=np.uint8)
-            pool.offer(Output((record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+            pool.offer(
+                Output((record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0)))
+            )
         assert pool.close(20)
         assert set(pool.errors) == {"jsonl", "video"}
         assert all("the disk is full" in str(e) for e in pool.errors.values())
@@ -147,7 +149,8 @@ def test_a_sink_that_fails_is_closed_and_counted_and_the_others_go_on(error: Exc
 
     bad, heard = Failing("bad", False), []
     pool = SinkPool("s", [bad, CallbackSink(heard.append)], wait=True)
-    for i in range(5000):  # more than the queue holds: a dead thread would block here for ever
+    # more than the queue holds: a dead thread would block here for ever
+    for i in range(5000):
         pool.offer(Output((record(i),)))
     assert pool.close(20)
     assert len(heard) == 5000
@@ -230,7 +233,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("frames", [25, 100])
-def test_of_a_process_that_is_killed_all_but_the_last_second_of_video_plays(tmp_path: Path, frames: int) -> None:
+def test_of_a_process_that_is_killed_all_but_the_last_second_of_video_plays(
+    tmp_path: Path, frames: int
+) -> None:
     path = tmp_path / "v.mp4"
     done = subprocess.run([sys.executable, "-c", WRITER, str(path), str(frames)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
@@ -275,14 +280,19 @@ def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
 RULES = parse_config(
     {
         "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
-        "rules": [{"id": "gate", "line": [0.5, 0, 0.5, 1]}, {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}}],
+        "rules": [
+            {"id": "gate", "line": [0.5, 0, 0.5, 1]},
+            {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}},
+        ],
     }
 )
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31))
-def test_g14_a_replayed_track_log_gives_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_g14_a_replayed_track_log_gives_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     path = tmp_path_factory.mktemp("log") / "tracks.jsonl"
     rng = np.random.default_rng(seed)
     at = rng.uniform(100, 900, (3, 2))
@@ -304,7 +314,14 @@ def test_g14_a_replayed_track_log_gives_the_same_bytes(tmp_path_factory: pytest.
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"t": 1}', encode_tracks(tracks((1, 2, 3)), 1.0).replace('"cls":[0]', '"cls":[0,1]'), "x" * 2_000_000]
+    "line",
+    [
+        "{",
+        "[]",
+        '{"t": 1}',
+        encode_tracks(tracks((1, 2, 3)), 1.0).replace('"cls":[0]', '"cls":[0,1]'),
+        "x" * 2_000_000,
+    ],
 )
 def test_a_broken_track_log_names_its_line(line: str) -> None:
     with pytest.raises(DataError, match="line 2"):

@@ -1,4 +1,5 @@
-"""Sources: every frame of a file, what does not decode, paced clips, folders, parameters, cameras that come and go."""
+"""Sources: every frame of a file, what does not decode, paced clips, folders, parameters, cameras that
+come and go."""
 
 from __future__ import annotations
 
@@ -191,7 +192,9 @@ def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
     assert [round(float(f.bgr().mean()), -1) for f in drain(source)] == [10, 20, 30]
 
 
-def test_a_folder_without_images_or_with_broken_ones_alone_and_a_broken_image_are_errors(tmp_path: Path) -> None:
+def test_a_folder_without_images_or_with_broken_ones_alone_and_a_broken_image_are_errors(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(SourceError, match="no images"):
         open_source(str(tmp_path)).open()
     (tmp_path / "x.png").write_bytes(b"\x89PNG broken")
@@ -217,7 +220,10 @@ def test_a_broken_picture_of_a_folder_is_counted_and_the_others_keep_their_times
     source = open_source(str(tmp_path))
     assert source.open().frames == 4
     frames = drain(source)
-    assert [(f.name, f.stamp.seq, f.stamp.t_ns) for f in frames] == [("a.png", 0, 0), ("c.png", 1, 2_000_000_000)]
+    assert [(f.name, f.stamp.seq, f.stamp.t_ns) for f in frames] == [
+        ("a.png", 0, 0),
+        ("c.png", 1, 2_000_000_000),
+    ]
     assert source.decode_errors == 2
     assert "b.png cannot be decoded" in caplog.text
     assert "1 files are left out" in caplog.text
@@ -276,7 +282,8 @@ def next_frame(source: Source, within_s: float) -> Frame:
 
 
 def test_a_camera_that_dies_is_found_again(tmp_path: Path) -> None:
-    """A real sender over TCP, killed and started anew: same source object, sequence and time go on, the reason is known."""
+    """A real sender over TCP, killed and started anew: same source object, sequence and time go on, the
+    reason is known."""
     clip = write_clip(tmp_path / "c.mp4", frames=60, fps=25)
     port = free_port()
     source = LiveSource("rtsp://cam/x", f"tcp://127.0.0.1:{port}", format="mpegts", patient=True)
@@ -341,7 +348,9 @@ def test_a_password_that_ends_the_address_before_its_time_is_told_how_to_be_writ
     assert password not in e.value.message
 
 
-@pytest.mark.parametrize("uri", ["rtsp:/admin:secret@cam7/sub", "rtsp:admin:secret@cam7/sub", "admin:secret@cam7/sub"])
+@pytest.mark.parametrize(
+    "uri", ["rtsp:/admin:secret@cam7/sub", "rtsp:admin:secret@cam7/sub", "admin:secret@cam7/sub"]
+)
 def test_an_address_without_its_slashes_is_no_file_and_is_not_repeated_with_its_password(uri: str) -> None:
     with pytest.raises(SourceError, match="there is no file") as e:
         open_source(uri)

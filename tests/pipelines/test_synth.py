@@ -71,7 +71,8 @@ def test_lane_positions_are_where_the_lane_lines_are_painted() -> None:
 
 
 @given(
-    value=st.integers(0, 2**32 - 1), size=st.sampled_from([(64, 64), (71, 64), (180, 64), (64, 128), (360, 640), (1080, 1920)])
+    value=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([(64, 64), (71, 64), (180, 64), (64, 128), (360, 640), (1080, 1920)]),
 )
 def test_any_frame_number_reads_back(value: int, size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 99, dtype=np.uint8)
@@ -89,8 +90,17 @@ def test_frame_number_survives_video_compression() -> None:
     scene = open_scene("yard", seed=1)
     with av.open(io.BytesIO(), "w", format="mp4") as out:
         stream = out.add_stream("mpeg4", rate=15)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = scene.width, scene.height, "yuv420p", 600_000
-        packets = [p for seq in range(20) for p in stream.encode(av.VideoFrame.from_ndarray(scene.render(seq), "bgr24"))]
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            scene.width,
+            scene.height,
+            "yuv420p",
+            600_000,
+        )
+        packets = [
+            p
+            for seq in range(20)
+            for p in stream.encode(av.VideoFrame.from_ndarray(scene.render(seq), "bgr24"))
+        ]
         packets += stream.encode(None)
         decoder = av.CodecContext.create("mpeg4", "r")
         decoder.extradata = stream.codec_context.extradata
@@ -99,7 +109,8 @@ def test_frame_number_survives_video_compression() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("moon", {}), ("yard", {"width": 10}), ("yard", {"height": 361}), ("road", {"fps": 1000.0})]
+    ("name", "options"),
+    [("moon", {}), ("yard", {"width": 10}), ("yard", {"height": 361}), ("road", {"fps": 1000.0})],
 )
 def test_unknown_scenes_and_sizes_out_of_range_are_refused(name: str, options: dict[str, float]) -> None:
     with pytest.raises(SourceError, match=r"scene"):

@@ -12,7 +12,15 @@ from edgectl.pipelines.tasks import load_task, task_names
 
 
 def test_every_named_task_loads_except_the_base() -> None:
-    assert set(task_names()) >= {"fastestdet", "yolov8", "yolox", "edge-detector", "silero-vad", "keyword", "tensor"}
+    assert set(task_names()) >= {
+        "fastestdet",
+        "yolov8",
+        "yolox",
+        "edge-detector",
+        "silero-vad",
+        "keyword",
+        "tensor",
+    }
     for name in task_names():
         if name != "edge-detector":
             assert load_task(name).name == name

@@ -1,4 +1,5 @@
-"""The tracker: one id per object, also at low and irregular frame rates, on synthetic truth and on TUD-Campus."""
+"""The tracker: one id per object, also at low and irregular frame rates, on synthetic truth and on
+TUD-Campus."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def score(rows: Rows) -> tuple[int, float, int]:
 
 
 def crowd(keep: Callable[[int, np.random.Generator], bool], seed: int = 0) -> tuple[int, float, int]:
-    """12 objects moving for 15 s at 30 fps, 5 % missed, 15 % of low score, 2 px of jitter; frames kept as told."""
+    """12 objects moving for 15 s at 30 fps, 5 % missed, 15 % of low score, 2 px of jitter; frames kept as
+    told."""
     rng = np.random.default_rng(seed)
     at = rng.uniform([50, 50], [1230, 670], (12, 2))
     speed = rng.uniform(-160, 160, (12, 2))
@@ -65,7 +67,9 @@ def crowd(keep: Callable[[int, np.random.Generator], bool], seed: int = 0) -> tu
         noisy = boxes + rng.normal(0, 2, boxes.shape)
         if kept:
             n = int(seen.sum())
-            found = Detections(noisy[seen].astype(np.float32), scores[seen].astype(np.float32), np.zeros(n, np.int32))
+            found = Detections(
+                noisy[seen].astype(np.float32), scores[seen].astype(np.float32), np.zeros(n, np.int32)
+            )
             out = tracker.update(found, f / 30, 1280, 720)
             rows.append((np.arange(12), boxes, out.ids[out.seen], out.xyxy[out.seen].astype(np.float64)))
     return score(rows)
@@ -95,7 +99,8 @@ def test_a_crowd_keeps_its_ids_at_a_third_of_the_frame_rate(every: int, most: in
 
 @pytest.mark.parametrize("seed", range(3))
 def test_irregular_drops_of_up_to_12_frames_cost_few_ids(seed: int) -> None:
-    """A tracker that counts frames makes hundreds of switches here (reference: 417 for ByteTrack without time stamps)."""
+    """A tracker that counts frames makes hundreds of switches here (reference: 417 for ByteTrack without
+    time stamps)."""
     switches, matched, _ = crowd(irregular(), seed)
     assert switches <= 20
     assert matched > 0.8
@@ -112,7 +117,9 @@ def test_tud_campus(shared: Path, every: int, most: int) -> None:
         real = np.concatenate([g[:, 2:4], g[:, 2:4] + g[:, 4:6]], axis=1)
         found = Detections(boxes.astype(np.float32), d[:, 6].astype(np.float32), np.zeros(len(d), np.int32))
         out = tracker.update(found, f / 25, 640, 480)
-        rows.append((g[:, 1].astype(np.int64), real, out.ids[out.seen], out.xyxy[out.seen].astype(np.float64)))
+        rows.append(
+            (g[:, 1].astype(np.int64), real, out.ids[out.seen], out.xyxy[out.seen].astype(np.float64))
+        )
     switches, matched, false = score(rows)
     assert switches <= most
     assert matched > 0.5
@@ -145,7 +152,9 @@ def test_a_low_score_keeps_a_track_but_starts_none() -> None:
 
 
 @pytest.mark.parametrize(("drops", "least"), [(0.3, 19), (0.5, 19), (0.7, 15)])
-def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_most_frames_gone(drops: float, least: int) -> None:
+def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_most_frames_gone(
+    drops: float, least: int
+) -> None:
     """Boxes that do not touch: 43 pixels a frame, 80 wide, three of ten frames left."""
     whole = 0
     for seed in range(20):
@@ -154,7 +163,9 @@ def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_mos
         for i in range(30):
             x = 1280 * i / 30
             if rng.random() >= drops:
-                box = np.clip(np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4), 0, [1280, 720, 1280, 720])
+                box = np.clip(
+                    np.array([x - 40, 300, x + 40, 500]) + rng.normal(0, 2, 4), 0, [1280, 720, 1280, 720]
+                )
                 out = tracker.update(detections((*box.tolist(), 0.9, 0)), i / 15, 1280, 720)
                 ids |= set(out.ids.tolist())
                 seen.append(bool(out.seen.any()))
@@ -207,7 +218,9 @@ def test_a_rider_and_a_bicycle_are_two_objects() -> None:
     tracker = Tracker()
     for f in range(20):
         x = 20.0 + 5 * f
-        out = tracker.update(detections((x, 60, x + 50, 180, 0.8, 0), (x - 20, 110, x + 70, 190, 0.8, 1)), f / 10, 640, 360)
+        out = tracker.update(
+            detections((x, 60, x + 50, 180, 0.8, 0), (x - 20, 110, x + 70, 190, 0.8, 1)), f / 10, 640, 360
+        )
     assert out.ids.tolist() == [1, 2]
     assert sorted(out.cls.tolist()) == [0, 1]
 
@@ -216,7 +229,9 @@ def test_a_person_who_walks_past_a_car_stays_a_person() -> None:
     tracker = Tracker()
     for f in range(60):
         x = 10.0 + 6 * f
-        out = tracker.update(detections((150, 90, 290, 180, 0.9, 1), (x, 100, x + 40, 190, 0.8, 0)), f / 10, 640, 360)
+        out = tracker.update(
+            detections((150, 90, 290, 180, 0.9, 1), (x, 100, x + 40, 190, 0.8, 0)), f / 10, 640, 360
+        )
     assert out.ids.tolist() == [1, 2]
     assert out.cls[out.xyxy[:, 0] > 300].tolist() == [0]
 
@@ -270,7 +285,9 @@ def test_whatever_is_detected_ids_are_unique_ordered_and_boxes_inside(data: st.D
         rng = np.random.default_rng(data.draw(st.integers(0, 999)))
         xy = rng.uniform(0, 300, (n, 2))
         boxes = np.concatenate([xy, xy + rng.uniform(1, 80, (n, 2))], axis=1)
-        found = Detections(boxes.astype(np.float32), rng.random(n).astype(np.float32), rng.integers(0, 2, n).astype(np.int32))
+        found = Detections(
+            boxes.astype(np.float32), rng.random(n).astype(np.float32), rng.integers(0, 2, n).astype(np.int32)
+        )
         out = tracker.update(found, t, 320, 240)
         assert (np.diff(out.ids) > 0).all()
         assert ((out.xyxy >= 0) & (out.xyxy <= [320, 240, 320, 240])).all()

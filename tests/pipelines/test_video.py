@@ -1,4 +1,5 @@
-"""Recordings with faults: what FFmpeg knows to be damaged is counted and never shown; what changes in the middle is followed and told."""
+"""Recordings with faults: what FFmpeg knows to be damaged is counted and never shown; what changes in the
+middle is followed and told."""
 
 from __future__ import annotations
 
@@ -62,14 +63,19 @@ def test_a_second_recording_with_another_size_is_read_on(tmp_path: Path) -> None
     assert [(f.width, f.height) for f in r.frames] == [(160, 96)] * 40 + [(96, 64)] * 40
 
 
-@pytest.mark.parametrize(("one", "other"), [("libx264", "mpeg2video"), ("mpeg2video", "libx264"), ("mpeg2video", "mpeg4")])
-def test_a_second_recording_with_another_codec_is_read_on_and_told(tmp_path: Path, one: str, other: str) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"), [("libx264", "mpeg2video"), ("mpeg2video", "libx264"), ("mpeg2video", "mpeg4")]
+)
+def test_a_second_recording_with_another_codec_is_read_on_and_told(
+    tmp_path: Path, one: str, other: str
+) -> None:
     a = write_h264(tmp_path / "a.ts", codec=one, frames=60)
     b = write_h264(tmp_path / "b.ts", codec=other, frames=60, size=(96, 64), gop=100)
     (tmp_path / "ab.ts").write_bytes(a.read_bytes() + b.read_bytes())
     r = read(tmp_path / "ab.ts")
     sizes = [(f.width, f.height) for f in r.frames]
-    assert sizes.count((160, 96)) >= 57  # what the old decoder still held at the joint may be lost
+    # what the old decoder still held at the joint may be lost
+    assert sizes.count((160, 96)) >= 57
     assert sizes.count((96, 64)) == 60
     assert "codec_changed" in [reason for _, reason in r.told]
     assert r.errors == 0
@@ -156,7 +162,9 @@ def test_a_stream_that_begins_between_key_frames_shows_nothing_grey(tmp_path: Pa
 @pytest.mark.parametrize("name", ["x.mkv", "x.mp4", "x.flv"])
 def test_a_file_that_is_cut_short_is_told(tmp_path: Path, name: str) -> None:
     options = {"movflags": "faststart"} if name == "x.mp4" else {}
-    path = write_h264(tmp_path / name, codec="flv1" if name == "x.flv" else "libx264", frames=100, options=options)
+    path = write_h264(
+        tmp_path / name, codec="flv1" if name == "x.flv" else "libx264", frames=100, options=options
+    )
     assert read(path).ending == "ended"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
@@ -173,7 +181,11 @@ def test_a_file_whose_sound_goes_on_is_not_cut_short(tmp_path: Path) -> None:
         assert isinstance(audio, av.AudioStream)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         for i in range(20):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 9, np.uint8), format="bgr24")))
+            container.mux(
+                video.encode(
+                    av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 9, np.uint8), format="bgr24")
+                )
+            )
         container.mux(video.encode(None))
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000 * 8), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 16000

@@ -1,4 +1,5 @@
-"""What the capture tells of a source: another size, a picture that stands still, nothing but damage, a call that hangs, its end."""
+"""What the capture tells of a source: another size, a picture that stands still, nothing but damage, a
+call that hangs, its end."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from edgectl.pipelines.sources import EndOfStream, SourceInfo
 from edgectl.pipelines.watch import PictureWatch
 
 
-def frame(t_s: float, value: int = 0, size: tuple[int, int] = (32, 24), notices: tuple[Notice, ...] = ()) -> Frame:
+def frame(
+    t_s: float, value: int = 0, size: tuple[int, int] = (32, 24), notices: tuple[Notice, ...] = ()
+) -> Frame:
     image = np.full((size[1], size[0], 3), value, np.uint8)
     made = Frame.of_bgr(image, Stamp(round(t_s * 10), round(t_s * 1e9), 0, t_s, None, "pts"))
     made.notices = notices
@@ -32,7 +35,9 @@ class Scripted:
 
     outage: str | None = None
 
-    def __init__(self, *script: Frame | str | Callable[[], None], kind: Any = "file", end: Notice | None = None) -> None:
+    def __init__(
+        self, *script: Frame | str | Callable[[], None], kind: Any = "file", end: Notice | None = None
+    ) -> None:
         self.decode_errors = self.corrupt_frames = 0
         self._script = list(script)
         self._kind = kind
@@ -95,9 +100,13 @@ def test_a_source_that_fails_is_told_before_the_stream_ends_of_it() -> None:
     told: list[tuple[str, bool, str]] = []
     failed: list[EdgectlError] = []
     ledger = Ledger()
-    capture = Capture("s", Scripted(frame(0), "corrupt", fail), ledger, target_fps=None, seconds=None, failed=failed.append)
+    capture = Capture(
+        "s", Scripted(frame(0), "corrupt", fail), ledger, target_fps=None, seconds=None, failed=failed.append
+    )
     capture.open()
-    capture.deliver(Fifo(10), lambda e, s: told.append((e.data["reason"], e.data["available"], e.data["detail"])))
+    capture.deliver(
+        Fifo(10), lambda e, s: told.append((e.data["reason"], e.data["available"], e.data["detail"]))
+    )
     assert capture.join(10)
     assert told == [("failed", False, "x does not decode")]
     assert [e.message for e in failed] == ["x does not decode"]
@@ -155,7 +164,9 @@ def test_a_still_scene_with_noise_is_alive() -> None:
         assert watch.good(made) == ()
 
 
-def test_a_source_that_hangs_in_a_native_call_is_told_of_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_hangs_in_a_native_call_is_told_of_from_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(capture_module, "_STALLED_S", -1.0)
     reading, go = threading.Event(), threading.Event()
 

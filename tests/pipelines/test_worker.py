@@ -47,7 +47,8 @@ M = TypeVar("M", bound=Message)
 
 
 def model_bytes(x: float = 0.4) -> bytes:
-    """An ONNX graph that always sees one person at ``x``: it reads its input, so that nothing is folded away."""
+    """An ONNX graph that always sees one person at ``x``: it reads its input, so that nothing is folded
+    away."""
     boxes = np.zeros((1, 4, 4), np.float32)
     boxes[0, 0] = x, 0.3, x + 0.2, 0.8
     scores = np.zeros((1, 4, 2), np.float32)
@@ -84,7 +85,10 @@ class Process:
         self.folder = folder
         self.log = (folder / "worker.log").open("wb")
         self.p = subprocess.Popen(
-            [sys.executable, "-m", "edgectl.pipelines.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log
+            [sys.executable, "-m", "edgectl.pipelines.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
         )
         self.answers: Queue[Message | None] = Queue()
         self.seen: list[Message] = []
@@ -108,8 +112,12 @@ class Process:
             try:
                 answer = self.answers.get(timeout=timeout_s)
             except Empty:
-                raise AssertionError(f"no {kind.__name__}; {(self.folder / 'worker.log').read_text()}") from None
-            assert answer is not None, f"ended without {kind.__name__}; {(self.folder / 'worker.log').read_text()}"
+                raise AssertionError(
+                    f"no {kind.__name__}; {(self.folder / 'worker.log').read_text()}"
+                ) from None
+            assert answer is not None, (
+                f"ended without {kind.__name__}; {(self.folder / 'worker.log').read_text()}"
+            )
             self.seen.append(answer)
             if isinstance(answer, kind) and where(answer):
                 return answer
@@ -138,7 +146,9 @@ def worker(tmp_path: Path) -> Iterator[Process]:
 
 
 def ref(variant: Variant, release: str = "yard@1") -> EngineRef:
-    return EngineRef(blobs=variant.blobs, manifest=variant.digest, release=release, bundle="sha256:" + "1" * 64)
+    return EngineRef(
+        blobs=variant.blobs, manifest=variant.digest, release=release, bundle="sha256:" + "1" * 64
+    )
 
 
 def start(tmp_path: Path, source: str = "synth://yard?fps=30&width=160&height=96", **more: Any) -> Start:
@@ -154,7 +164,11 @@ def start(tmp_path: Path, source: str = "synth://yard?fps=30&width=160&height=96
 
 
 def test_a_whole_life(worker: Process, tmp_path: Path) -> None:
-    worker.say(start(tmp_path, config={"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}}, out=tmp_path / "out"))
+    worker.say(
+        start(
+            tmp_path, config={"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}}, out=tmp_path / "out"
+        )
+    )
     assert worker.hear(Ready).seconds > 0
     event = worker.hear(EventMessage, lambda m: m.event["type"] == "zone").event
     assert (event["stream"], event["zone"], event["releases"]) == ("gate", "all", {"detector": "yard@1"})
@@ -192,7 +206,9 @@ def test_a_swap_to_a_broken_bundle_keeps_the_old_engine(worker: Process, tmp_pat
     failed = worker.hear(SwapFailed)
     assert failed.manifest == broken.digest
     assert failed.error.code in ("engine", "model")
-    worker.say(Swap(role="detector", engine=EngineRef(blobs=tmp_path / "nowhere", manifest="sha256:" + "0" * 64)))
+    worker.say(
+        Swap(role="detector", engine=EngineRef(blobs=tmp_path / "nowhere", manifest="sha256:" + "0" * 64))
+    )
     assert worker.hear(SwapFailed).error.code in ("bundle", "integrity")
     at = worker.hear(Stats).stats.frames.processed
     worker.hear(Stats, lambda m: m.stats.frames.processed > at)
@@ -208,7 +224,9 @@ def test_a_swap_to_a_broken_bundle_keeps_the_old_engine(worker: Process, tmp_pat
         ({"engines": {"detector": {"blobs": "/nowhere", "manifest": "sha256:" + "0" * 64}}}, "bundle"),
     ],
 )
-def test_a_start_that_cannot_work_is_one_fault(worker: Process, tmp_path: Path, change: dict[str, Any], code: str) -> None:
+def test_a_start_that_cannot_work_is_one_fault(
+    worker: Process, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
     worker.say(start(tmp_path, **change))
     assert worker.hear(Fault).error.code == code
     assert worker.end() == 1
@@ -216,7 +234,14 @@ def test_a_start_that_cannot_work_is_one_fault(worker: Process, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "line", [b"not json\n", b"{}\n", b'{"op":"stats"}\n', b'{"op":"commit","role":"x"}\n', b"x" * (MAX_LINE_BYTES + 10) + b"\n"]
+    "line",
+    [
+        b"not json\n",
+        b"{}\n",
+        b'{"op":"stats"}\n',
+        b'{"op":"commit","role":"x"}\n',
+        b"x" * (MAX_LINE_BYTES + 10) + b"\n",
+    ],
 )
 def test_nonsense_is_a_protocol_fault(worker: Process, line: bytes) -> None:
     worker.say(line)
@@ -252,7 +277,12 @@ def test_a_camera_that_is_away_is_an_outage_and_not_a_fault(worker: Process, tmp
     worker.say(start(tmp_path, f"rtsp://user:secret@127.0.0.1:{free_port()}/x"))
     worker.hear(Ready)
     event = worker.hear(EventMessage).event
-    assert (event["type"], event["name"], event["available"], event["reason"]) == ("capability", "source", False, "refused")
+    assert (event["type"], event["name"], event["available"], event["reason"]) == (
+        "capability",
+        "source",
+        False,
+        "refused",
+    )
     assert worker.hear(Stats, lambda m: m.stats.state == "outage").stats.reason == "refused"
     worker.say(Stop())
     assert worker.end() == 0
@@ -261,7 +291,8 @@ def test_a_camera_that_is_away_is_an_outage_and_not_a_fault(worker: Process, tmp
 
 
 def test_swap_and_revert_lose_no_frame(worker: Process, tmp_path: Path) -> None:
-    """A live camera: only a newer frame may replace one that waits; nothing may go missing around three changes of the engine."""
+    """A live camera: only a newer frame may replace one that waits; nothing may go missing around three
+    changes of the engine."""
     worker.say(start(tmp_path, config={"budget_ms": 600_000}))
     worker.hear(Ready)
     new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
@@ -303,7 +334,9 @@ def test_shadow_compares_on_the_same_frames_and_tells_only_numbers(worker: Proce
     worker.say(Stop())
     assert worker.end() == 0
     events = [m.event for m in worker.seen if isinstance(m, EventMessage)]
-    assert {e["releases"]["detector"] for e in events} <= {"yard@1", "yard@3"}, "nothing of what the shadow found goes anywhere"
+    assert {e["releases"]["detector"] for e in events} <= {"yard@1", "yard@3"}, (
+        "nothing of what the shadow found goes anywhere"
+    )
 
 
 def test_event_takes_the_lease_that_the_configuration_asks_for(worker: Process, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""Before any engine is started: is every active engine, and the one that is to follow it, byte for byte what was verified?
+"""Before any engine is started: is every active engine, and the one that is to follow it, byte for byte what
+was verified?
 
-An active one that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that it is fetched again, and a committed
-deployment starts once more from the wish that still stands. Nobody has to come.
+An active one that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that
+it is fetched again, and a committed deployment starts once more from the wish that still stands. Nobody has
+to come.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ log = logging.getLogger(__name__)
 
 
 def damage(store: Store, installed: Installed) -> str | None:
-    """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is removed.
+    """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is
+    removed.
 
     Raises :class:`StorageError` where the disk cannot be read at all.
     """
@@ -37,7 +40,8 @@ def damage(store: Store, installed: Installed) -> str | None:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A slot's record still names a ``damaged`` engine, because the disk takes nothing: ``instead`` serves until it does."""
+    """A slot's record still names a ``damaged`` engine, because the disk takes nothing: ``instead`` serves
+    until it does."""
 
     damaged: Installed
     instead: Installed | None
@@ -52,7 +56,8 @@ class Checked:
 
 
 def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Checked:
-    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal cannot be read."""
+    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal
+    cannot be read."""
     passed_over: dict[str, PassedOver] = {}
     trouble: StorageError | None = None
     for name in slots:
@@ -71,18 +76,28 @@ def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Check
 
 def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str) -> None:
     instead = whole[0] if whole else None
-    says = f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
+    says = (
+        f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
+    )
     failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)
     log.error("%s: %s", name, failure.detail)
     golden = slot.golden if slot.golden in whole else None
     d = journal.deployment(name)
-    journal.save_slot(name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure))
+    journal.save_slot(
+        name, Slot(active=instead, golden=golden), None if d is None else _after(d, slot, failure)
+    )
 
 
 def _check_next(journal: Journal, store: Store, name: str) -> None:
-    """The engine that is to be the next one was proved before the agent stopped; what has rotted since is fetched again."""
+    """The engine that is to be the next one was proved before the agent stopped; what has rotted since is
+    fetched again."""
     d = journal.deployment(name)
-    if d is None or d.installed in (None, journal.slot(name).active) or (d.state, E.DAMAGED) not in TABLE or d.state in TERMINAL:
+    if (
+        d is None
+        or d.installed in (None, journal.slot(name).active)
+        or (d.state, E.DAMAGED) not in TABLE
+        or d.state in TERMINAL
+    ):
         return
     assert d.installed is not None
     if (why := damage(store, d.installed)) is not None:

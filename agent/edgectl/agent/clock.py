@@ -1,9 +1,10 @@
 """What time it is at least, on a device whose clock may be wrong. Pure.
 
-A clock that is behind makes old metadata look fresh, one that is ahead makes fresh metadata look old. Here a clock may be late or early
-for a while, but cannot be for ever: the only times that are kept are *attested* ones (the time at which the controller signed the last
-verified timestamp metadata) and the time that has run since on a monotonic clock. The wall clock itself is never kept, so one that
-was years ahead leaves no trace once it is right.
+A clock that is behind makes old metadata look fresh, one that is ahead makes fresh metadata look old. Here a
+clock may be late or early for a while, but cannot be for ever: the only times that are kept are *attested*
+ones (the time at which the controller signed the last verified timestamp metadata) and the time that has run
+since on a monotonic clock. The wall clock itself is never kept, so one that was years ahead leaves no trace
+once it is right.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ TOLERANCE_S = 300.0
 """Clocks of device and controller may differ by this much before the device's is called untrusted."""
 
 RELEASED_S = 1_793_491_200.0
-"""No clock is right that says it is earlier than this code: 2026-11-01, moved on with each release. Not the time of a file, which
-whatever clock the device was installed under has set."""
+"""No clock is right that says it is earlier than this code: 2026-11-01, moved on with each release. Not
+the time of a file, which whatever clock the device was installed under has set."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,14 @@ class TimeFloor:
     def attest(self, attested_s: float, steady_s: float, *, built_s: float) -> TimeFloor:
         """With the attestation of a *newer, verified* timestamp.
 
-        Attestations go up. One that goes down says that the controller's own clock was ahead before, and takes back what rested on
-        it; nobody else can say so, because versions never go down and the signature is the controller's.
+        Attestations go up. One that goes down says that the controller's own clock was ahead before, and
+        takes back what rested on it; nobody else can say so, because versions never go down and the signature
+        is the controller's.
         """
         if attested_s <= 0:
             return self  # it does not say
         if attested_s < self.attested_s:
             return TimeFloor(attested_s, max(attested_s, built_s), steady_s)
-        return replace(self, attested_s=attested_s, bound_s=max(self.at(steady_s), attested_s), steady_s=steady_s)
+        return replace(
+            self, attested_s=attested_s, bound_s=max(self.at(steady_s), attested_s), steady_s=steady_s
+        )

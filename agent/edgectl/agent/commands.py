@@ -1,4 +1,5 @@
-"""What an operator may ask of a device by a command, and who asked: kept where it overrides what the fleet wished."""
+"""What an operator may ask of a device by a command, and who asked: kept where it overrides what the fleet
+wished."""
 
 from __future__ import annotations
 
@@ -43,18 +44,24 @@ class Commands:
         self._events = events
 
     def obey(self, command: Command) -> dict[str, object]:
-        """Do it, and return the reply's ``result``. Raises :class:`EdgectlError`: it is not possible now, or not a whole command."""
+        """Do it, and return the reply's ``result``. Raises :class:`EdgectlError`: it is not possible now,
+        or not a whole command."""
         if command.op == "probe":
             return {"facts": sorted(self._machine.facts), "runtimes": sorted(self._machine.runtimes)}
         if command.op == "logs":
-            return {"events": list(self._events), "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()]}
+            return {
+                "events": list(self._events),
+                "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()],
+            }
         if command.op == "measure":
             return {"health": health(self._state_dir)}
         owner = command.owner or "operator"
         if command.op in ("lock", "unlock"):
             return self._lease(command, owner)
         if command.slot is not None and command.slot not in self._deployers:
-            raise UsageError(f"this device has no slot {command.slot}; it has {', '.join(sorted(self._deployers))}")
+            raise UsageError(
+                f"this device has no slot {command.slot}; it has {', '.join(sorted(self._deployers))}"
+            )
         chosen = [d for slot, d in sorted(self._deployers.items()) if command.slot in (None, slot)]
         obeyed = [d.slot for d in chosen if d.order(command.op)]  # every one, not up to the first
         if not obeyed:
@@ -71,7 +78,9 @@ class Commands:
                 raise UsageError(f"{_MAX_LEASES} others hold a lease already")
             self._leases.take(owner, command.ttl_s, command.reason)
         elif not self._leases.drop(owner):
-            raise UsageError(f"{owner} holds no lease; who does: {', '.join(sorted(self._leases.owners)) or 'nobody'}")
+            raise UsageError(
+                f"{owner} holds no lease; who does: {', '.join(sorted(self._leases.owners)) or 'nobody'}"
+            )
         self._audit(f"{owner}: {command.op}: {command.reason or 'no reason given'}")
         for deployer in self._deployers.values():
             deployer.nudge()

@@ -46,7 +46,8 @@ class AgentConfig(Config):
     roles: dict[Name, Role] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
     heartbeat_s: float = Field(default=30.0, ge=1, le=3600)
-    """The device shows that it lives at least this often, and is taken for away after one and a half times that."""
+    """The device shows that it lives at least this often, and is taken for away after one and a half times
+    that."""
     telemetry_s: float = Field(default=10.0, ge=0.5, le=3600)
     stats_every_s: float = Field(default=2.0, ge=0.05, le=60)
     spool_mb: int = Field(default=50, ge=1)
@@ -65,7 +66,8 @@ class AgentConfig(Config):
     """kB/s that this device sends at most when it seeds."""
     warm_runs: int = Field(default=32, ge=1, le=10_000)
     improve_after_s: float = Field(default=900.0, ge=0)
-    """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the best level. 0: never."""
+    """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the
+    best level. 0: never."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -78,11 +80,17 @@ def load_agent_config(path: Path) -> AgentConfig:
         with path.open("rb") as f:
             config = AgentConfig.model_validate(tomllib.load(f))
     except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror}", hint="`edgectl device enroll NAME` writes one") from e
+        raise UsageError(
+            f"cannot read {path}: {e.strerror}", hint="`edgectl device enroll NAME` writes one"
+        ) from e
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"{path} is not TOML: {e}") from e
     except ValidationError as e:
         raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
     base = path.resolve().parent
-    places = {"state_dir": base / config.state_dir, "root": base / config.root, "broker": config.broker.relative_to(base)}
+    places = {
+        "state_dir": base / config.state_dir,
+        "root": base / config.root,
+        "broker": config.broker.relative_to(base),
+    }
     return config.model_copy(update=places)

@@ -38,13 +38,17 @@ class WarmUpReport(Protocol):
 
 
 class WarmUp(Protocol):
-    def __call__(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> WarmUpReport: ...
+    def __call__(
+        self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None
+    ) -> WarmUpReport: ...
 
 
 class Pipelines(Protocol):
     """What the deployer asks of the supervisor."""
 
-    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None: ...
+    def ensure(
+        self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> None: ...
     def commit(self, slot: str) -> None: ...
     def restart(self, slot: str) -> None: ...
     def idle(self, slot: str) -> bool: ...
@@ -62,12 +66,15 @@ class Fetch(Protocol):
         progress: Callable[[Progress], None],
         role: Role | None = None,
     ) -> Fetched: ...
-    def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None: ...
+    def fetch_blob(
+        self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every slot's deployer works with. ``changed`` is called whenever there is something new to report."""
+    """What every slot's deployer works with. ``changed`` is called whenever there is something new to
+    report."""
 
     journal: Journal
     store: Store
@@ -97,4 +104,9 @@ class Context:
 
     def ref(self, installed: Installed) -> EngineRef:
         """Where an installed engine lies, for the workers."""
-        return EngineRef(blobs=self.store.blobs, manifest=installed.manifest, release=installed.release, bundle=installed.bundle)
+        return EngineRef(
+            blobs=self.store.blobs,
+            manifest=installed.manifest,
+            release=installed.release,
+            bundle=installed.bundle,
+        )

@@ -1,7 +1,8 @@
 """What a slot's deployer does in each state of the table.
 
-All rules are elsewhere: the table in :mod:`edgectl.agent.deployment`, the health gates in :mod:`edgectl.agent.probation`, what is
-signed in :mod:`edgectl.agent.trust`. Each method ``_<state>`` does the work of one state and returns the event it ended with.
+All rules are elsewhere: the table in :mod:`edgectl.agent.deployment`, the health gates in
+:mod:`edgectl.agent.probation`, what is signed in :mod:`edgectl.agent.trust`. Each method ``_<state>`` does
+the work of one state and returns the event it ended with.
 """
 
 from __future__ import annotations
@@ -58,12 +59,16 @@ class SlotDeployer(SlotThread):
     def _notified(self) -> Event:
         d = self._deployment()
         if code := self._c.journal.bad(d.brings.digest, d.brings.attempt):
-            raise TrustError(f"this device gave {d.brings.release} up before: {code}", hint="raise the attempt to try again")
+            raise TrustError(
+                f"this device gave {d.brings.release} up before: {code}",
+                hint="raise the attempt to try again",
+            )
         while True:
             try:
                 self._c.trust.check(d.brings.release, d.brings.digest)
                 return Event.TRUSTED
-            except (StaleTrust, StorageError) as e:  # a disk that takes nothing now is no reason to give a release up
+            except (StaleTrust, StorageError) as e:
+                # a disk that takes nothing now is no reason to give a release up
                 self._note = failure(e, retryable=True)
                 return Event.STALE
             except TrustError as e:
@@ -107,7 +112,11 @@ class SlotDeployer(SlotThread):
         if self._c.wall() < CLOCK_SET_S:
             return "the clock was never set: no maintenance window can open"
         now = self._c.local()
-        return None if is_open(windows, now) else f"the maintenance window opens {opens_at(windows, now):%A %H:%M}"
+        return (
+            None
+            if is_open(windows, now)
+            else f"the maintenance window opens {opens_at(windows, now):%A %H:%M}"
+        )
 
     def _fetching(self) -> Event:
         d = self._deployment()
@@ -121,7 +130,9 @@ class SlotDeployer(SlotThread):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
         try:
-            fetched = self._c.fetcher.fetch(d.brings.release, index, self._cancelled(State.FETCHING), self._progress, self._role)
+            fetched = self._c.fetcher.fetch(
+                d.brings.release, index, self._cancelled(State.FETCHING), self._progress, self._role
+            )
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
             self._c.journal.save(d)
@@ -150,7 +161,8 @@ class SlotDeployer(SlotThread):
         return self._still_signed() or Event.RELEASED
 
     def _still_signed(self) -> Event | None:
-        """Metadata may have changed since the release was fetched, weeks ago: one that was withdrawn is refused, expired ones wait."""
+        """Metadata may have changed since the release was fetched, weeks ago: one that was withdrawn is
+        refused, expired ones wait."""
         d = self._deployment()
         try:
             self._c.trust.check(d.brings.release, d.brings.digest)
@@ -182,14 +194,21 @@ class SlotDeployer(SlotThread):
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
         active = self._c.journal.slot(self.slot).active
-        compared = d.brings.policy.shadow is not None and active is not None and not self._c.pipelines.idle(self.slot)
+        compared = (
+            d.brings.policy.shadow is not None
+            and active is not None
+            and not self._c.pipelines.idle(self.slot)
+        )
         return Event.OBSERVE if compared else Event.WARM
 
     def _shared_plan(self, installed: Installed) -> Failure | None:
-        """Once: one that took the device down with it is not tried again. Its time is not the warm-up's, which may still have to compile."""
+        """Once: one that took the device down with it is not tried again. Its time is not the warm-up's,
+        which may still have to compile."""
         self._show("looking for a shared plan")
         try:
-            note = take_shared_plan(self._c, installed.manifest, self._cancelled(State.WARMING), self._progress)
+            note = take_shared_plan(
+                self._c, installed.manifest, self._cancelled(State.WARMING), self._progress
+            )
         except Cancelled:
             note = None
         self._guard(State.WARMING)
@@ -201,17 +220,21 @@ class SlotDeployer(SlotThread):
         gate = d.brings.policy.shadow
         assert d.installed is not None
         if gate is None:
-            return Event.AGREES  # the same wish came again and does not ask for it any more
+            # the same wish came again and does not ask for it any more
+            return Event.AGREES
         if not_now := self._still_signed():
             return not_now
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
         try:
-            found = self._c.pipelines.shadow(self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled)
+            found = self._c.pipelines.shadow(
+                self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled
+            )
         except Interrupted as e:
             raise Leave(Event.NOT_NOW, e.code, e.message, retryable=True) from e
         finally:
-            self._guard(State.SHADOW)  # first: an engine is not to blame for what ended the comparison from outside
+            # first: an engine is not to blame for what ended the comparison from outside
+            self._guard(State.SHADOW)
         for shadowed in found:
             verdict = judge_shadow(gate, shadowed)
             if verdict.outcome == "unhealthy":
@@ -240,13 +263,17 @@ class SlotDeployer(SlotThread):
         self._c.live.start_over(self.slot, installed.bundle)
         self._show("switching")
         try:
-            self._c.pipelines.ensure(self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled)
+            self._c.pipelines.ensure(
+                self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled
+            )
         finally:
-            self._guard(State.ACTIVATING)  # first: an engine is not to blame for what ended the switch from outside
+            # first: an engine is not to blame for what ended the switch from outside
+            self._guard(State.ACTIVATING)
         return Event.ACTIVATED
 
     def _baseline(self, active: Installed) -> Histogram:
-        """The latency of the engine before, on this device. Right after a start it has to be measured first, but not for ever."""
+        """The latency of the engine before, on this device. Right after a start it has to be measured
+        first, but not for ever."""
         policy = self._deployment().brings.policy
         while True:
             latency = self._c.live.of(self.slot, active.bundle).latency
@@ -294,7 +321,8 @@ class SlotDeployer(SlotThread):
         return Event.HEALTHY
 
     def _rolling_back(self) -> Event:
-        """The previous engine again; if it does not run either, the golden one, and the deployment ends DEGRADED."""
+        """The previous engine again; if it does not run either, the golden one, and the deployment ends
+        DEGRADED."""
         d = self._deployment()
         slot = self._c.journal.slot(self.slot)
         if slot.active is not None and slot.active == d.installed:
@@ -313,7 +341,8 @@ class SlotDeployer(SlotThread):
         return Event.RESTORED
 
     def _clearing(self) -> Event:
-        """Nothing is left in the slot, the engines to go back to included: the record first, then whoever runs what it named."""
+        """Nothing is left in the slot, the engines to go back to included: the record first, then whoever
+        runs what it named."""
         if self._c.journal.slot(self.slot).active is not None:
             while obstacle := self._obstacle():
                 self._show(obstacle)

@@ -1,9 +1,10 @@
-"""The deployment of a release in a slot, as a table: what happens in a state leads to the next one. Nothing here does IO.
+"""The deployment of a release in a slot, as a table: what happens in a state leads to the next one. Nothing
+here does IO.
 
 ``python -m edgectl.agent.deployment`` prints the page ``docs/deployment-states.md``.
 
-The rule of the shell that executes this (:mod:`edgectl.agent.deployer`): write the state, act, write the result. After a power
-cut :data:`RESUME` says where to go on; every action may be repeated.
+The rule of the shell that executes this (:mod:`edgectl.agent.deployer`): write the state, act, write the
+result. After a power cut :data:`RESUME` says where to go on; every action may be repeated.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from edgectl.core.errors import EdgectlError
 from edgectl.core.states import TERMINAL, State
 
 __all__ = [
-    "BEFORE_ACTIVATION", "DEADLINE_S", "RESUME", "TABLE", "TRIES", "WORKING", "Event", "IllegalTransition", "mermaid", "page", "resume", "step",
-]  # fmt: skip
+    "BEFORE_ACTIVATION",
+    "DEADLINE_S",
+    "RESUME",
+    "TABLE",
+    "TRIES",
+    "WORKING",
+    "Event",
+    "IllegalTransition",
+    "mermaid",
+    "page",
+    "resume",
+    "step",
+]
 
 
 class Event(str, Enum):
@@ -39,7 +51,8 @@ class Event(str, Enum):
     RELEASED = "released"
     """Neither ``hold`` nor the fleet's freeze switch is set."""
     NOT_NOW = "not_now"
-    """The maintenance window is closed, somebody holds a lease, the fleet is frozen, or the metadata expired: nothing was changed yet."""
+    """The maintenance window is closed, somebody holds a lease, the fleet is frozen, or the metadata
+    expired: nothing was changed yet."""
     WARM = "warm"
     """The engine loads, reproduces its golden outputs and runs, in a child process."""
     COLD = "cold"
@@ -74,8 +87,18 @@ class Event(str, Enum):
 
 _S, _E = State, Event
 
-BEFORE_ACTIVATION = (_S.NOTIFIED, _S.DEFERRED, _S.FETCHING, _S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW, _S.CLEARING)
-"""Here nothing that serves has been touched: a deployment can simply be dropped. (CLEARING until its record is written, and then it is seen through.)"""
+BEFORE_ACTIVATION = (
+    _S.NOTIFIED,
+    _S.DEFERRED,
+    _S.FETCHING,
+    _S.VERIFYING,
+    _S.STAGED,
+    _S.WARMING,
+    _S.SHADOW,
+    _S.CLEARING,
+)
+"""Here nothing that serves has been touched: a deployment can simply be dropped. (CLEARING until its
+record is written, and then it is seen through.)"""
 
 _ENDS = tuple(state for state in State if state in TERMINAL)
 
@@ -85,8 +108,9 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.NOTIFIED, _E.TRUSTED): _S.FETCHING,
     (_S.NOTIFIED, _E.REFUSED): _S.REJECTED,
     (_S.NOTIFIED, _E.STALE): _S.DEFERRED,
-    # Expired metadata blocks installs, never inference: wait for a newer set. So do a closed window, a lease and a freeze. Whatever it
-    # waited for, signatures and bytes are asked again afterwards: what lies in the store is not fetched twice.
+    # Expired metadata blocks installs, never inference: wait for a newer set. So do a closed window, a lease
+    # and a freeze. Whatever it waited for, signatures and bytes are asked again afterwards: what lies in the
+    # store is not fetched twice.
     (_S.DEFERRED, _E.TRUSTED): _S.FETCHING,
     (_S.DEFERRED, _E.REFUSED): _S.REJECTED,
     # A device may have been off for weeks in the middle of it.
@@ -121,7 +145,8 @@ TABLE: dict[tuple[State, Event], State] = {
     **{(state, _E.EXPIRED): _S.EXPIRED for state in BEFORE_ACTIVATION},
     # What was whole when the agent stopped and is not when it starts is fetched again.
     **{(state, _E.DAMAGED): _S.FETCHING for state in (_S.VERIFYING, _S.STAGED, _S.WARMING, _S.SHADOW)},
-    # From here on whatever speaks against it goes through the way back; only before the switch can it still wait or be refused.
+    # From here on whatever speaks against it goes through the way back; only before the switch can it still
+    # wait or be refused.
     (_S.ACTIVATING, _E.NOT_NOW): _S.DEFERRED,
     (_S.ACTIVATING, _E.REFUSED): _S.REJECTED,
     (_S.ACTIVATING, _E.ACTIVATED): _S.PROBATION,
@@ -139,10 +164,12 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.PROBATION, _E.SUPERSEDED): _S.ROLLING_BACK,
     (_S.PROBATION, _E.CANCELED): _S.ROLLING_BACK,
     (_S.ROLLING_BACK, _E.RESTORED): _S.ROLLED_BACK,
-    # The previous engine does not run either: the golden one serves, or what is left is tried again and again.
+    # The previous engine does not run either: the golden one serves, or what is left is tried again and
+    # again.
     (_S.ROLLING_BACK, _E.NOT_RESTORED): _S.DEGRADED,
     (_S.ROLLING_BACK, _E.TIMEOUT): _S.DEGRADED,
-    # An engine that serves and cannot be kept alive, or has lost bytes, gives way to the previous or the golden one.
+    # An engine that serves and cannot be kept alive, or has lost bytes, gives way to the previous or the
+    # golden one.
     **{(state, _E.CRASH_LOOP): _S.DEGRADED for state in _ENDS},
     **{(state, _E.DAMAGED): _S.DEGRADED for state in _ENDS},
     # The wish for it still stands and no release is to blame: deploy it once more.
@@ -162,8 +189,10 @@ RESUME: dict[State, State] = {
     State.VERIFYING: State.VERIFYING,
     State.STAGED: State.STAGED,
     State.WARMING: State.WARMING,  # at most TRIES times
-    State.SHADOW: State.SHADOW,  # from its first frame, at most TRIES times: what the warm-up proved and cached outlives a power cut
-    State.ACTIVATING: State.ACTIVATING,  # the slot record says which engine serves: old or new, never a mix
+    # from its first frame, at most TRIES times: what the warm-up proved and cached outlives a power cut
+    State.SHADOW: State.SHADOW,
+    # the slot record says which engine serves: old or new, never a mix
+    State.ACTIVATING: State.ACTIVATING,
     State.PROBATION: State.PROBATION,  # at most TRIES times
     State.CLEARING: State.CLEARING,  # the slot record says whether it is empty by now
     **{end: end for end in _ENDS},
@@ -172,7 +201,8 @@ RESUME: dict[State, State] = {
 """State on disk → state to resume. What is not here goes to ROLLING_BACK."""
 
 TRIES: dict[State, int] = {State.WARMING: 2, State.SHADOW: 2, State.ACTIVATING: 3, State.PROBATION: 3}
-"""How often a state may be entered (restarts included), counted on disk before the action; then it counts as TIMEOUT."""
+"""How often a state may be entered (restarts included), counted on disk before the action; then it counts
+as TIMEOUT."""
 
 DEADLINE_S: dict[State, float] = {
     State.NOTIFIED: 60.0,
@@ -181,11 +211,14 @@ DEADLINE_S: dict[State, float] = {
     State.VERIFYING: 600.0,
     State.STAGED: 30 * 86400.0,
     State.WARMING: 1800.0,  # a TensorRT plan may have to be compiled
-    State.SHADOW: 3600.0,  # a camera at 1 fps needs 17 min for 100 frames of 10 %
+    # a camera at 1 fps needs 17 min for 100 frames of 10 %
+    State.SHADOW: 3600.0,
     State.ACTIVATING: 120.0,
-    State.PROBATION: 300.0,  # besides four times the probation time of the policy
+    # besides four times the probation time of the policy
+    State.PROBATION: 300.0,
     State.ROLLING_BACK: 120.0,
-    State.CLEARING: 30 * 86400.0,  # `hold`, a freeze and leases keep it here, as in STAGED
+    # `hold`, a freeze and leases keep it here, as in STAGED
+    State.CLEARING: 30 * 86400.0,
 }
 """Seconds (monotonic, counted anew after a restart) after which a state ends with TIMEOUT."""
 
@@ -202,7 +235,9 @@ def step(state: State, event: Event) -> State:
     try:
         return TABLE[state, event]
     except KeyError:
-        raise IllegalTransition(f"{event.value} cannot happen to a deployment that is {state.value}") from None
+        raise IllegalTransition(
+            f"{event.value} cannot happen to a deployment that is {state.value}"
+        ) from None
 
 
 def resume(on_disk: State) -> State:
@@ -228,21 +263,23 @@ def page() -> str:
         tries = str(TRIES.get(state, "–"))
         end = "yes" if state in TERMINAL else ""
         rows.append(f"| `{state.value}` | {deadline} | {tries} | `{resume(state).value}` | {end} |")
-    return "\n".join([
-        "# The states of a deployment",
-        "",
-        "Generated from `edgectl.agent.deployment` by `python -m edgectl.agent.deployment > docs/deployment-states.md`;",
-        "a test keeps it current.",
-        "",
-        "```mermaid",
-        mermaid(),
-        "```",
-        "",
-        "| state | deadline | tries | after a power cut | end |",
-        "| --- | --- | --- | --- | --- |",
-        *rows,
-        "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# The states of a deployment",
+            "",
+            "Generated from `edgectl.agent.deployment` by `python -m edgectl.agent.deployment > docs/deployment-states.md`;",
+            "a test keeps it current.",
+            "",
+            "```mermaid",
+            mermaid(),
+            "```",
+            "",
+            "| state | deadline | tries | after a power cut | end |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

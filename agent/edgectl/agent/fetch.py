@@ -1,7 +1,8 @@
 """Bring a bundle's blobs to this device: signed index → manifests and configs → the chosen variant's layers.
 
-The thin shell over :class:`edgectl.core.transfer.Receiver`: it opens the bulk connection (its own, so that chunks never delay
-commands), feeds what arrives, and writes what is verified. It can be killed anywhere; part files are hashed again.
+The thin shell over :class:`edgectl.core.transfer.Receiver`: it opens the bulk connection (its own, so that
+chunks never delay commands), feeds what arrives, and writes what is verified. It can be killed anywhere; part
+files are hashed again.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ __all__ = ["Cancelled", "Fetched", "Fetcher", "Machine", "Progress", "variant_bl
 log = logging.getLogger(__name__)
 
 _QUEUE = 64  # messages, at most 4 MiB of chunks
-_DELTA_SHARE = 0.75  # of what is missing: a difference that is larger is not worth the detour
-_PATIENCE_S = 15.0  # without a word about a difference, the whole is fetched
+# of what is missing: a difference that is larger is not worth the detour
+_DELTA_SHARE = 0.75
+# without a word about a difference, the whole is fetched
+_PATIENCE_S = 15.0
 
 
 class Cancelled(Exception):
@@ -78,7 +81,8 @@ class Fetched:
 
 
 def variant_blobs(store: Path, installed: Iterable[Installed]) -> list[Descriptor]:
-    """What lies on disk of installed variants: config, layers, decoded engines. Raises :class:`BundleError` / :class:`IntegrityError`."""
+    """What lies on disk of installed variants: config, layers, decoded engines. Raises
+    :class:`BundleError` / :class:`IntegrityError`."""
     return [d for i in installed for d in Variant.open(store, i.manifest).installed()]
 
 
@@ -101,7 +105,8 @@ class _Item:
 
 @dataclass
 class Fetcher:
-    """``open_link`` makes an unstarted bulk connection. One fetch at a time (the caller's lock): slots may share blobs."""
+    """``open_link`` makes an unstarted bulk connection. One fetch at a time (the caller's lock): slots may
+    share blobs."""
 
     open_link: Callable[[], Link]
     topics: Topics
@@ -123,13 +128,18 @@ class Fetcher:
         progress: Callable[[Progress], None],
         role: Role | None = None,
     ) -> Fetched:
-        """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the ``role``.
+        """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the
+        ``role``.
 
-        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is not what was signed),
-        :class:`BundleError` (no variant fits, or the bundle is malformed), :class:`StorageError` (no space), :class:`Cancelled`.
+        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is
+        not what was signed),
+        :class:`BundleError` (no variant fits, or the bundle is malformed), :class:`StorageError` (no space),
+          :class:`Cancelled`.
         """
         if index.size > MAX_INDEX_BYTES:
-            raise BundleError(f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}")
+            raise BundleError(
+                f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}"
+            )
         with self.open_link() as link, contextlib.ExitStack() as stack:
             link.start()
             session = stack.enter_context(_Session(self, link, cancelled, progress))
@@ -142,7 +152,9 @@ class Fetcher:
                 error=BundleError,
             )
             runtimes = self.machine.runtimes
-            candidates = [d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)]
+            candidates = [
+                d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)
+            ]
             session.get(candidates)
             manifests = [_manifest(self.store, d) for d in candidates]
             session.get([m.config for m in manifests])
@@ -151,19 +163,26 @@ class Fetcher:
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             blobs = [d for v in wanted for d in v.descriptors()]
-            lacking = {d.digest: d for v in wanted for d in v.installed() if not self.store.has(d.digest)}.values()
+            lacking = {
+                d.digest: d for v in wanted for d in v.installed() if not self.store.has(d.digest)
+            }.values()
             self.store.check_space(sum(d.size for d in lacking), begun=lacking)
             session.get(blobs)
         for v in wanted:
             self._unpack(v)
         return Fetched(
             chosen=Installed(release=release, bundle=index.digest, manifest=chosen.digest, role=role),
-            fallback=None if fallback is None else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
+            fallback=None
+            if fallback is None
+            else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
             blobs=(index, *(d for d in candidates if d.digest in {v.digest for v in wanted}), *blobs),
         )
 
-    def fetch_blob(self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None:
-        """Fetch one blob that lies in the store afterwards until somebody tidies up. Raises like :meth:`fetch`."""
+    def fetch_blob(
+        self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[Progress], None]
+    ) -> None:
+        """Fetch one blob that lies in the store afterwards until somebody tidies up. Raises like
+        :meth:`fetch`."""
         self.store.check_space(0 if self.store.has(blob.digest) else blob.size, begun=[blob])
         with self.open_link() as link:
             link.start()
@@ -171,7 +190,8 @@ class Fetcher:
                 session.get([blob])
 
     def _unpack(self, variant: Variant) -> None:
-        """Decode a packed engine into the store: from here on it is a blob like any other, under the digest that was signed."""
+        """Decode a packed engine into the store: from here on it is a blob like any other, under the
+        digest that was signed."""
         unpacked = variant.config.unpacked
         if unpacked is not None and not self.store.holds(unpacked):
             self.store.put(unpacked.digest, variant.unpack())
@@ -193,7 +213,13 @@ def _manifest(store: Store, d: Descriptor) -> Manifest:
 class _Session:
     """One bulk connection; any number of blobs at a time."""
 
-    def __init__(self, fetcher: Fetcher, link: Link, cancelled: Callable[[], bool], progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        link: Link,
+        cancelled: Callable[[], bool],
+        progress: Callable[[Progress], None],
+    ) -> None:
         self._f = fetcher
         self._link = link
         self._cancelled = cancelled
@@ -207,10 +233,12 @@ class _Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True  # a handler that waits for room in the queue gives up, so that the link can be closed
+        # a handler that waits for room in the queue gives up, so that the link can be closed
+        self._over = True
 
     def get(self, blobs: Iterable[Descriptor]) -> None:
-        """Fetch every blob that the store does not have, or has no longer as it was: what rotted there is not the release's fault."""
+        """Fetch every blob that the store does not have, or has no longer as it was: what rotted there is
+        not the release's fault."""
         wanted = {d.digest: d for d in blobs if not self._f.store.holds(d)}
         items = []
         try:
@@ -287,16 +315,21 @@ class _Session:
         elif hopeless:
             raise IntegrityError(f"too many chunks of blob {item.blob.digest[:19]}… are not what was signed")
         elif gone:
-            raise IntegrityError(f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again")
+            raise IntegrityError(
+                f"blob {item.blob.digest[:19]}… is not at the controller", hint="publish the release again"
+            )
         elif not item.held and self._link.is_up and (need := receiver.poll(now)):
             self._say(item, need)
 
     def _say(self, item: _Item, need: Need) -> None:
-        """What is missing, now: while the broker is away it is not kept for later, and no deployment fails for that."""
+        """What is missing, now: while the broker is away it is not kept for later, and no deployment fails
+        for that."""
         if not self._link.is_up:
             return
         try:
-            self._link.publish(self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=1.0)
+            self._link.publish(
+                self._f.topics.need(item.blob.digest, self._f.device), need.encode(), timeout_s=1.0
+            )
         except LinkError as e:
             log.info("a need is said later: %s", e.message)
 
@@ -309,7 +342,8 @@ class _Session:
                     self._inbox.put((item, kind, payload, peer), timeout=0.5)
                     return
                 except queue.Full:
-                    continue  # the disk is slower than the network: TCP holds the broker back
+                    # the disk is slower than the network: TCP holds the broker back
+                    continue
 
         item.topics.append(topic)
         self._link.subscribe(topic, handler)
@@ -317,7 +351,8 @@ class _Session:
     # ---- what is here already
 
     def _resume(self, item: _Item) -> None:
-        """Count what an earlier run wrote, and copy what other stored blobs have. Without a chunk list yet this is done when it is here."""
+        """Count what an earlier run wrote, and copy what other stored blobs have. Without a chunk list yet
+        this is done when it is here."""
         receiver, part = item.receiver, item.part
         if part is None or receiver.hashes is None:
             return
@@ -336,7 +371,8 @@ class _Session:
                     part.write(index, data)
 
     def _offer(self, item: _Item) -> None:
-        """Fetch a difference instead, where one is offered whose base lies here and that is smaller than what is missing."""
+        """Fetch a difference instead, where one is offered whose base lies here and that is smaller than
+        what is missing."""
         receiver = item.receiver
         left = (receiver.n - receiver.have) * CHUNK_SIZE
         usable = [d for d in receiver.deltas if d.size <= left * _DELTA_SHARE and self._f.store.has(d.base)]
@@ -352,7 +388,9 @@ class _Session:
             return  # for the whole alone there is room
         item.held = True
         delta = self._item(
-            Descriptor(mediaType=f"application/vnd.edgectl.delta.{offer.codec}", digest=offer.digest, size=offer.size)
+            Descriptor(
+                mediaType=f"application/vnd.edgectl.delta.{offer.codec}", digest=offer.digest, size=offer.size
+            )
         )
         delta.makes, delta.offer, delta.patience = item, offer, self._f.clock() + _PATIENCE_S
         if self._f.store.has(offer.digest):
@@ -363,26 +401,35 @@ class _Session:
             self._finish(delta)
 
     def _give_up_delta(self, delta: _Item) -> None:
-        """The whole blob comes instead. A difference is an offer that nobody signed: that it fails is no error of the release."""
+        """The whole blob comes instead. A difference is an offer that nobody signed: that it fails is no
+        error of the release."""
         if delta.makes is not None:
             delta.makes.held = False
         self._end(delta)
 
     def _apply(self, delta: _Item) -> None:
-        """Make the chunks of the whole from base and difference. Each is checked like one that arrived; the others are fetched."""
+        """Make the chunks of the whole from base and difference. Each is checked like one that arrived;
+        the others are fetched."""
         item, offer = delta.makes, delta.offer
         if item is None or offer is None or item.part is None:
             return
         store, receiver = self._f.store, item.receiver
         try:
-            for index, data in enumerate(apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)):
+            for index, data in enumerate(
+                apply_delta(store.path(offer.base), store.path(offer.digest), item.blob.size)
+            ):
                 self._go_on()
                 if receiver.lacks(index) and receiver.accept(index, data):
                     item.part.write(index, data)
         except (ProtocolError, IntegrityError) as e:
             log.warning("the difference to blob %s… is of no use: %s", item.blob.digest[:19], e.message)
         else:
-            log.info("blob %s… of %d bytes came as a difference of %d", item.blob.digest[:19], item.blob.size, offer.size)
+            log.info(
+                "blob %s… of %d bytes came as a difference of %d",
+                item.blob.digest[:19],
+                item.blob.size,
+                offer.size,
+            )
         item.held = False
 
     # ---- what arrives
@@ -391,7 +438,9 @@ class _Session:
         """Handle what has arrived, at most one queue's worth."""
         for n in range(_QUEUE):
             try:
-                item, kind, payload, peer = self._inbox.get(timeout=0.05) if n == 0 else self._inbox.get_nowait()
+                item, kind, payload, peer = (
+                    self._inbox.get(timeout=0.05) if n == 0 else self._inbox.get_nowait()
+                )
             except queue.Empty:
                 return
             if item.blob.digest in self._pending:

@@ -1,7 +1,8 @@
-"""Look through a device's state folder: is every blob what its name says, is every slot's engine whole, is the journal sound?
+"""Look through a device's state folder: is every blob what its name says, is every slot's engine whole, is
+the journal sound?
 
-Reads only, so that it may run beside an agent. :func:`repair` writes, and takes the folder for itself first: it does no more than the agent
-does when it starts, and removes what nobody needs.
+Reads only, so that it may run beside an agent. :func:`repair` writes, and takes the folder for itself first:
+it does no more than the agent does when it starts, and removes what nobody needs.
 """
 
 from __future__ import annotations
@@ -51,16 +52,24 @@ class Report:
 
 
 def check(state_dir: Path) -> Report:
-    """Read everything. Raises :class:`UsageError` if this is no state folder, :class:`StorageError` if it cannot be read."""
+    """Read everything. Raises :class:`UsageError` if this is no state folder, :class:`StorageError` if it
+    cannot be read."""
     journal, store, engines = state_dir / "journal.db", state_dir / "store", state_dir / "engines"
     if not journal.exists() and not (store / "blobs").is_dir():
-        raise UsageError(f"{state_dir} is not the state folder of an agent", hint="it is `state_dir` in agent.toml")
+        raise UsageError(
+            f"{state_dir} is not the state folder of an agent", hint="it is `state_dir` in agent.toml"
+        )
     mirror = read_mirror(state_dir / "journal.mirror.json")
     problems = [Problem("journal", journal.name, text, True) for text in check_file(journal)]
     found = None if problems else _read(journal, problems)
     if mirror is None and journal.exists():
         problems.append(
-            Problem("mirror", "journal.mirror.json", "missing or damaged; the agent writes it anew when it starts", False)
+            Problem(
+                "mirror",
+                "journal.mirror.json",
+                "missing or damaged; the agent writes it anew when it starts",
+                False,
+            )
         )
     truth = merged(found, mirror)
     blobs, size = 0, 0
@@ -75,21 +84,41 @@ def check(state_dir: Path) -> Report:
     for d in truth.deployments.values():
         needed.blobs_of(filter(None, (d.installed, d.fallback)))
     for name in sorted(rotten):
-        problems.append(Problem("blob", name[:19], "its bytes are not what its name says", name in needed.names))
+        problems.append(
+            Problem("blob", name[:19], "its bytes are not what its name says", name in needed.names)
+        )
     with storage(str(store)):
         for path in sorted((store / "blobs").glob("*")):
             if path.name not in needed.names and path.name not in rotten:
-                problems.append(Problem("unneeded", path.name[:19], f"no slot needs it, {path.stat().st_size:,} bytes", False))
+                problems.append(
+                    Problem(
+                        "unneeded", path.name[:19], f"no slot needs it, {path.stat().st_size:,} bytes", False
+                    )
+                )
         for path in sorted((store / "parts").glob("*")):
-            problems.append(Problem("part", path.name[:19], f"a download that did not end, {path.stat().st_size:,} bytes", False))
+            problems.append(
+                Problem(
+                    "part",
+                    path.name[:19],
+                    f"a download that did not end, {path.stat().st_size:,} bytes",
+                    False,
+                )
+            )
         for path in others(engines, [f"sha256:{name}" for name in needed.names]):
-            problems.append(Problem("finalised", path.name, f"of a model that no slot has, {path.stat().st_size:,} bytes", False))
+            problems.append(
+                Problem(
+                    "finalised",
+                    path.name,
+                    f"of a model that no slot has, {path.stat().st_size:,} bytes",
+                    False,
+                )
+            )
     return Report(tuple(problems), blobs, size, truth.slots)
 
 
 def repair(state_dir: Path) -> None:
-    """Mend the journal, give every slot a whole engine, remove what is corrupt or unneeded. An active engine that is missing is
-    fetched again; a previous or golden one that is not whole is forgotten.
+    """Mend the journal, give every slot a whole engine, remove what is corrupt or unneeded. An active engine
+    that is missing is fetched again; a previous or golden one that is not whole is forgotten.
 
     Raises :class:`UsageError` while an agent runs on the folder.
     """
@@ -98,7 +127,9 @@ def repair(state_dir: Path) -> None:
         journal = Journal(state_dir / "journal.db")
         try:
             if journal.volatile:
-                raise StorageError(f"{state_dir} cannot be written", hint="free some space, or mount it read-write")
+                raise StorageError(
+                    f"{state_dir} cannot be written", hint="free some space, or mount it read-write"
+                )
             store = Store(state_dir / "store")
             for p in before.problems:
                 if p.kind == "blob":
@@ -134,9 +165,15 @@ class _Needed:
         self.names: set[str] = set()
 
     def of_slot(self, name: str, slot: Slot) -> Iterator[Problem]:
-        for place, installed in (("active", slot.active), ("previous", slot.previous), ("golden", slot.golden)):
+        for place, installed in (
+            ("active", slot.active),
+            ("previous", slot.previous),
+            ("golden", slot.golden),
+        ):
             if installed is not None and (why := self.blobs_of([installed])):
-                yield Problem("slot", name, f"its {place} engine {installed.release} is not whole: {why}", True)
+                yield Problem(
+                    "slot", name, f"its {place} engine {installed.release} is not whole: {why}", True
+                )
 
     def blobs_of(self, installed: Iterable[Installed]) -> str | None:
         """Why one of these engines is not whole; None if all are."""
@@ -151,7 +188,9 @@ class _Needed:
             self.names |= names
             for blob in sorted(names):
                 if blob in self._rotten or not (self._blobs / blob).is_file():
-                    wrong = wrong or f"blob {blob[:12]}… is {'corrupt' if blob in self._rotten else 'missing'}"
+                    wrong = (
+                        wrong or f"blob {blob[:12]}… is {'corrupt' if blob in self._rotten else 'missing'}"
+                    )
         return wrong
 
 

@@ -1,4 +1,5 @@
-"""The device's own key, made where it stays: only the request for its certificate travels (:mod:`edgectl.fleet.csr` reads it)."""
+"""The device's own key, made where it stays: only the request for its certificate travels
+(:mod:`edgectl.fleet.csr` reads it)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 
 from edgectl.core.errors import TrustError, UsageError
@@ -18,10 +24,11 @@ __all__ = ["make_request"]
 
 
 def make_request(folder: Path, name: str) -> tuple[Path, Path, bool]:
-    """Write ``device.csr`` (PKCS#10), and ``device.key`` (EC P-256, PKCS#8, 0600) unless it is there: a running agent connects with it.
+    """Write ``device.csr`` (PKCS#10), and ``device.key`` (EC P-256, PKCS#8, 0600) unless it is there: a
+    running agent connects with it.
 
-    Returns both paths and whether the key is new. Raises :class:`UsageError` for a bad name, :class:`TrustError` for a
-    ``device.key`` that is none; :class:`StorageError`.
+    Returns both paths and whether the key is new. Raises :class:`UsageError` for a bad name,
+    :class:`TrustError` for a ``device.key`` that is none; :class:`StorageError`.
     """
     try:
         check_name(name)

@@ -1,8 +1,9 @@
-"""Good now, better later: when the device has nothing to deploy and cores to spare, TensorRT plans are built again at the highest level.
+"""Good now, better later: when the device has nothing to deploy and cores to spare, TensorRT plans are built
+again at the highest level.
 
-A deployment compiles its plan at a quick level, so that a rollout does not wait. What is built here later is checked against the golden
-outputs, measured against the plan in use, and kept only if it is faster; then running streams take it between two frames. One engine at a
-time, each once per start of the agent.
+A deployment compiles its plan at a quick level, so that a rollout does not wait. What is built here later is
+checked against the golden outputs, measured against the plan in use, and kept only if it is faster; then
+running streams take it between two frames. One engine at a time, each once per start of the agent.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _LOOK_S = 15.0
 
 @dataclass
 class Improver:
-    """``improve(ref)``: build a better engine and say whether there is one now. ``refresh(slot, ref)``: streams open the engine anew."""
+    """``improve(ref)``: build a better engine and say whether there is one now. ``refresh(slot, ref)``:
+    streams open the engine anew."""
 
     slots: Sequence[str]
     active: Callable[[str], EngineRef | None]
@@ -44,7 +46,8 @@ class Improver:
         self.thread = threading.Thread(target=self._run, name="improve", daemon=True)
 
     def stop(self) -> None:
-        """A build that is under way is not waited for: it runs in a child, and the cache survives its end at any moment."""
+        """A build that is under way is not waited for: it runs in a child, and the cache survives its end
+        at any moment."""
         self._stop.set()
 
     def step(self) -> str | None:
@@ -65,7 +68,8 @@ class Improver:
                 if not self.improve(ref):
                     continue
                 if self.active(slot) != ref or self._stop.is_set():
-                    return None  # the better plan lies in the cache for whoever opens this engine again
+                    # the better plan lies in the cache for whoever opens this engine again
+                    return None
                 self.refresh(slot, ref)
             except EdgectlError as e:
                 log.warning("%s: the engine stays as it is: %s", slot, e.message)

@@ -1,7 +1,7 @@
 """What comes from the broker and is judged: trust sets, the controller's state, desired documents, commands.
 
-What counts is handed on. What does not is kept where that may pass: newer root metadata may name who signed it, a disk may have room again,
-a clock that is ahead may be set.
+What counts is handed on. What does not is kept where that may pass: newer root metadata may name who signed
+it, a disk may have room again, a clock that is ahead may be set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Refusal:
-    """A desired document that was not accepted. It is reported once at least, even where a good one follows on its heels."""
+    """A desired document that was not accepted. It is reported once at least, even where a good one
+    follows on its heels."""
 
     payload: bytes
     why: Failure
@@ -51,8 +52,8 @@ class Inbox:
         allow_peers: Callable[[bool], None],
         make_room: Callable[[], None],
     ) -> None:
-        """``frozen``: as the journal has it; ``obey`` raises :class:`EdgectlError` with the reason why not; ``make_room`` is called when
-        the disk does not take the generation of a desired document."""
+        """``frozen``: as the journal has it; ``obey`` raises :class:`EdgectlError` with the reason why
+        not; ``make_room`` is called when the disk does not take the generation of a desired document."""
         self._topics = topics
         self._name = name
         self._trust = trust
@@ -63,11 +64,13 @@ class Inbox:
         self._allow_peers = allow_peers
         self._make_room = make_room
         self._lock = threading.RLock()
-        """Held while one is judged, commands aside: what comes again later must not overtake what came since."""
+        """Held while one is judged, commands aside: what comes again later must not overtake what came
+        since."""
         self.frozen = frozen
         """Nothing may be activated now."""
         self.gen = trust.generation
-        """The generation of the desired document in force, also before the broker has told it again: an older one is refused."""
+        """The generation of the desired document in force, also before the broker has told it again: an
+        older one is refused."""
         self.without_slot: Mapping[str, ReportedSlot] = {}
         """What it asks for in slots that this device does not have."""
         self._refusal: Refusal | None = None
@@ -80,7 +83,8 @@ class Inbox:
 
     @property
     def handlers(self) -> dict[str, Callable[[str, bytes], None]]:
-        """By topic. A message that is not accepted is logged: the sender is at fault, and the device goes on."""
+        """By topic. A message that is not accepted is logged: the sender is at fault, and the device goes
+        on."""
         handlers = {
             self._topics.trust: self.on_trust,
             self._topics.ctl: self.on_controller,
@@ -96,7 +100,8 @@ class Inbox:
         return None if r is None or (r.mended and r.reported) else r
 
     def try_again(self) -> None:
-        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest on them."""
+        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest
+        on them."""
         with self._lock:
             if (trust := self._untrusted) is not None:
                 try:
@@ -116,7 +121,8 @@ class Inbox:
             try:
                 self._trust.update(payload)
                 self._reporter.trouble = None
-            except StaleTrust as e:  # a clock that is ahead becomes right some day, and the set does not come again by itself
+            except StaleTrust as e:
+                # a clock that is ahead becomes right some day, and the set does not come again by itself
                 self._untrusted = payload
                 self._reporter.trouble = Failure(code="expired", detail=e.message, retryable=True)
             except TrustError as e:
@@ -140,7 +146,8 @@ class Inbox:
                 state = self._trust.accept_state(payload, self._topics.fleet)
             except (TrustError, ProtocolError):
                 self._unheard = payload
-                self._reporter.again()  # tell the number that was seen: the controller goes on there
+                # tell the number that was seen: the controller goes on there
+                self._reporter.again()
                 raise
             self._allow_peers(state.peers)
             if state.freeze is None:
@@ -163,7 +170,8 @@ class Inbox:
             log.warning("desired state is refused: %s", e.message)
             self._refusal = Refusal(payload, Failure(code="desired", detail=e.message))
             return
-        except StorageError as e:  # the generation could not be written down: asked again until it can
+        except StorageError as e:
+            # the generation could not be written down: asked again until it can
             log.error("desired state waits: %s", e.message)
             self._make_room()
             self._unkept = payload
@@ -180,7 +188,8 @@ class Inbox:
         for slot in self._deployers.keys() & desired.slots.keys():
             self._deployers[slot].want(desired.gen, desired.slots[slot], desired.hold)
         empty = {
-            slot: ReportedSlot(state=State.CLEARED, gen=desired.gen) for slot in desired.clear.keys() - self._deployers.keys()
+            slot: ReportedSlot(state=State.CLEARED, gen=desired.gen)
+            for slot in desired.clear.keys() - self._deployers.keys()
         }
         self.without_slot = empty | {
             slot: ReportedSlot(
@@ -195,14 +204,16 @@ class Inbox:
         }
 
     def on_command(self, payload: bytes) -> None:
-        """Raises :class:`TrustError` or :class:`ProtocolError`: it is not from the director, and gets no answer."""
+        """Raises :class:`TrustError` or :class:`ProtocolError`: it is not from the director, and gets no
+        answer."""
         command = self._trust.open_command(payload, self._topics.fleet, self._name)
         try:
             self._trust.admit(command)
             reply = Reply(id=command.id, ok=True, result=self._obey(command))
         except EdgectlError as e:
             reply = Reply(id=command.id, ok=False, error=Failure(code=e.code, detail=e.message[:1024]))
-            self._reporter.again()  # tell the number that was seen: the controller goes on there
+            # tell the number that was seen: the controller goes on there
+            self._reporter.again()
         self._reply(reply)
 
 

@@ -1,11 +1,13 @@
 """What the agent must not forget, in SQLite (WAL, synchronous=FULL: a returned write survives a power cut).
 
-Deployments, the engines of each slot (active, previous, golden), known-bad digests, version floors of signed metadata, the
-epoch, the fleet's freeze, leases, who forced what, and crash counters. Each method is one transaction. What to write when is decided in
+Deployments, the engines of each slot (active, previous, golden), known-bad digests, version floors of signed
+metadata, the epoch, the fleet's freeze, leases, who forced what, and crash counters. Each method is one
+transaction. What to write when is decided in
 :mod:`edgectl.agent.deployer`.
 
-A journal never stops a device. A damaged file is set aside and rebuilt from its mirror (:mod:`edgectl.agent.mirror`); on a disk that cannot
-be written the mirror is read into memory, so that what serves goes on serving, and every write fails until the disk takes it again.
+A journal never stops a device. A damaged file is set aside and rebuilt from its mirror
+(:mod:`edgectl.agent.mirror`); on a disk that cannot be written the mirror is read into memory, so that what
+serves goes on serving, and every write fails until the disk takes it again.
 :attr:`Journal.notice` says what happened.
 """
 
@@ -55,21 +57,26 @@ _OVER = frozenset(state.value for state in TERMINAL)
 _NO_DIGEST = "sha256:" + "0" * 64
 
 Statement = tuple[str, tuple[object, ...]]
-_NEXT_SERIAL: Statement = ("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (_SERIAL,))
+_NEXT_SERIAL: Statement = (
+    "INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1",
+    (_SERIAL,),
+)
 
 
 class Journal:
     """Thread-safe; one connection, one writer."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create, and mend. Raises :class:`StorageError` where there is neither a journal nor a mirror that can be read."""
+        """Open or create, and mend. Raises :class:`StorageError` where there is neither a journal nor a
+        mirror that can be read."""
         self._lock = threading.RLock()
         self._path = path
         self._mirror = path.with_name(path.stem + ".mirror.json")
         self.notice: Failure | None = None
         """What was wrong with the file when it was opened, or with its mirror since."""
         self.damaged = False
-        """The file was found damaged while it was in use: nothing can be relied on any more until it is opened, and mended, anew."""
+        """The file was found damaged while it was in use: nothing can be relied on any more until it is
+        opened, and mended, anew."""
         self._volatile = False
         mirror = read_mirror(self._mirror)
         found: Essentials | None = None
@@ -102,7 +109,8 @@ class Journal:
 
     @property
     def volatile(self) -> bool:
-        """The disk cannot be written: what is read comes from the mirror, writes fail until they do not any more."""
+        """The disk cannot be written: what is read comes from the mirror, writes fail until they do not
+        any more."""
         return self._volatile
 
     def next_epoch(self) -> int:
@@ -115,12 +123,14 @@ class Journal:
 
     def deployment(self, slot: str) -> Deployment | None:
         row = self._one(
-            "SELECT gen, state, desired, installed, fallback, tries, error, baseline FROM deployments WHERE slot = ?", slot
+            "SELECT gen, state, desired, installed, fallback, tries, error, baseline FROM deployments WHERE slot = ?",
+            slot,
         )
         return None if row is None else _deployment(slot, *row)
 
     def save(self, d: Deployment) -> None:
-        """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come back as going on."""
+        """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come
+        back as going on."""
         if d.state not in TERMINAL:
             self._write([_saved(d)])
             return
@@ -170,7 +180,14 @@ class Journal:
     def count(self, name: str) -> int:
         """Add one, durably, and return the new value (crash counters: called *before* the engine starts)."""
         with self._lock:
-            self._write([("INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1", (name,))])
+            self._write(
+                [
+                    (
+                        "INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1",
+                        (name,),
+                    )
+                ]
+            )
             return self.value(name)
 
     def clear(self, name: str) -> None:
@@ -190,7 +207,8 @@ class Journal:
 
     @property
     def frozen(self) -> bool:
-        """The fleet's kill switch as it was last heard: a device that starts while the controller is away still honours it."""
+        """The fleet's kill switch as it was last heard: a device that starts while the controller is away
+        still honours it."""
         return bool(self.value("frozen"))
 
     def set_frozen(self, frozen: bool, floors: Mapping[str, int] = MappingProxyType({})) -> None:
@@ -225,7 +243,8 @@ class Journal:
     # ---- opening and mending
 
     def _open_or_set_aside(self, mirrored: bool) -> tuple[sqlite3.Connection, Essentials | None]:
-        """A connection and what it knows; None where the file had to be replaced by a new one, which knows nothing."""
+        """A connection and what it knows; None where the file had to be replaced by a new one, which knows
+        nothing."""
         new = not self._path.exists()
         try:
             db = _connect(self._path)
@@ -238,10 +257,14 @@ class Journal:
             if isinstance(e, sqlite3.Error) and _is_of_the_disk(e, self._path):
                 raise
             aside = self._set_aside()
-            what = "slots, version floors and the blocked releases come from its mirror" if mirrored else (
-                "its mirror is gone, too: version floors, blocked releases and what the slots had are lost; "
-                "the slots are filled again by the fleet's desired state"
-            )  # fmt: skip
+            what = (
+                "slots, version floors and the blocked releases come from its mirror"
+                if mirrored
+                else (
+                    "its mirror is gone, too: version floors, blocked releases and what the slots had are lost; "
+                    "the slots are filled again by the fleet's desired state"
+                )
+            )
             why = str(e).splitlines()[0][:80]
             detail = f"the journal was damaged ({why}) and lies at {aside.name}: {what}"
             log.error("%s", detail)
@@ -252,7 +275,8 @@ class Journal:
         """The damaged files, for whoever wants to look; one generation is kept."""
         aside = self._path.with_name(self._path.name + ".damaged")
         with storage(str(self._path)):
-            os.replace(self._path, aside)  # first: beside a file of no bytes SQLite drops a log that was left
+            # first: beside a file of no bytes SQLite drops a log that was left
+            os.replace(self._path, aside)
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             fsync_dir(self._path.parent)
@@ -264,14 +288,18 @@ class Journal:
             log.error("%s", detail)
             self.notice = Failure(code="journal", detail=detail)
         elif self.notice is None:
-            self.notice = Failure(code="journal", detail="the journal was gone; slots and version floors come from its mirror")
+            self.notice = Failure(
+                code="journal", detail="the journal was gone; slots and version floors come from its mirror"
+            )
 
     def _go_on_in_memory(self, e: StorageError) -> None:
         self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self._db.executescript(_SCHEMA)
         self._volatile = True
         self.notice = Failure(
-            code="storage", detail=f"{e.message}; what serves goes on, nothing new is installed", retryable=True
+            code="storage",
+            detail=f"{e.message}; what serves goes on, nothing new is installed",
+            retryable=True,
         )
         log.error("%s", self.notice.detail)
 
@@ -314,7 +342,9 @@ class Journal:
 
     @staticmethod
     def _slots(db: sqlite3.Connection) -> dict[str, Slot]:
-        return {name: _slot(*row) for name, *row in db.execute("SELECT slot, active, previous, golden FROM slots")}
+        return {
+            name: _slot(*row) for name, *row in db.execute("SELECT slot, active, previous, golden FROM slots")
+        }
 
     # ---- SQLite
 
@@ -352,7 +382,8 @@ class Journal:
             truth = merged(found, read_mirror(self._mirror))
             if truth != found:
                 self._restore(truth)
-        except BaseException:  # what was read into memory goes on: a journal without it would be taken for the truth
+        except BaseException:
+            # what was read into memory goes on: a journal without it would be taken for the truth
             self._db = before
             db.close()
             raise
@@ -365,7 +396,9 @@ class Journal:
             yield
         except (sqlite3.Error, OSError) as e:
             self.damaged |= any(word in str(e) for word in ("malformed", "not a database"))
-            raise StorageError(f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost") from e
+            raise StorageError(
+                f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost"
+            ) from e
 
     def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock, self._errors():
@@ -374,7 +407,8 @@ class Journal:
 
 
 def check_file(path: Path) -> list[str]:
-    """What SQLite's own integrity check says of a journal, opened read-only; empty if it is whole or not there."""
+    """What SQLite's own integrity check says of a journal, opened read-only; empty if it is whole or not
+    there."""
     if not path.exists():
         return []
     try:
@@ -385,7 +419,8 @@ def check_file(path: Path) -> list[str]:
             db.close()
     except sqlite3.Error as e:
         return [str(e)]
-    except UnicodeDecodeError:  # of SQLite's own words: it quotes names of tables that are no text any more
+    except UnicodeDecodeError:
+        # of SQLite's own words: it quotes names of tables that are no text any more
         return ["the names of its tables are damaged"]
 
 
@@ -424,7 +459,8 @@ def _saved(d: Deployment) -> Statement:
 
 
 def _wish_text(wish: DesiredSlot | ClearSlot) -> str:
-    """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a release that nobody has."""
+    """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
+    release that nobody has."""
     if isinstance(wish, ClearSlot):
         return json.dumps({"number": wish.number, "release": "", "digest": _NO_DIGEST})
     return wish.encode().decode()
@@ -441,13 +477,24 @@ def _slot_saved(slot: str, value: Slot) -> Statement:
 
 
 def _deployment(
-    slot: str, gen: int, state: str, desired: str, installed: str | None, fallback: str | None, tries: int, error: str | None,
+    slot: str,
+    gen: int,
+    state: str,
+    desired: str,
+    installed: str | None,
+    fallback: str | None,
+    tries: int,
+    error: str | None,
     baseline: str | None,
-) -> Deployment:  # fmt: skip
+) -> Deployment:
     try:
         at, why = State(state), Failure.model_validate_json(error) if error else None
-    except ValueError:  # a newer agent was here: whatever it meant, what served before it serves again
-        at, why = State.ROLLING_BACK, Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True)
+    except ValueError:
+        # a newer agent was here: whatever it meant, what served before it serves again
+        at, why = (
+            State.ROLLING_BACK,
+            Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True),
+        )
     return Deployment(
         slot=slot,
         gen=gen,

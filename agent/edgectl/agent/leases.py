@@ -1,8 +1,9 @@
-"""Who says "not now": a pipeline in the middle of something, or an operator. A lease that is not taken again runs out.
+"""Who says "not now": a pipeline in the middle of something, or an operator. A lease that is not taken again
+runs out.
 
-Leases outlive a restart of the agent with the time that they had left when it was last written down: wall clocks jump, and a device that has
-just started cannot know how long it was away. It is written down every ten minutes, so that a device which is switched off each night does
-not hold one for ever.
+Leases outlive a restart of the agent with the time that they had left when it was last written down: wall
+clocks jump, and a device that has just started cannot know how long it was away. It is written down every ten
+minutes, so that a device which is switched off each night does not hold one for ever.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Leases:
         self._clock = clock
         self._lock = threading.Lock()
         now = clock()
-        self._held = {owner: Lease(owner, ttl_s, reason, now + ttl_s, now) for owner, ttl_s, reason in journal.leases()}
+        self._held = {
+            owner: Lease(owner, ttl_s, reason, now + ttl_s, now) for owner, ttl_s, reason in journal.leases()
+        }
 
     @property
     def owners(self) -> frozenset[str]:
@@ -51,10 +54,15 @@ class Leases:
             return frozenset(self._held)
 
     def take(self, owner: str, ttl_s: float, reason: str = "") -> None:
-        """Take or renew. Only a lease that is new or different is written to disk: renewals come every few seconds."""
+        """Take or renew. Only a lease that is new or different is written to disk: renewals come every few
+        seconds."""
         with self._lock:
             before, now = self._held.get(owner), self._clock()
-            written = before is not None and (before.ttl_s, before.reason) == (ttl_s, reason) and now - before.saved_s < _SAVE_S
+            written = (
+                before is not None
+                and (before.ttl_s, before.reason) == (ttl_s, reason)
+                and now - before.saved_s < _SAVE_S
+            )
             self._held[owner] = Lease(
                 owner, ttl_s, reason, now + ttl_s, before.saved_s if before is not None and written else now
             )
@@ -76,7 +84,8 @@ class Leases:
             return max(self._held.values(), key=lambda lease: lease.until_s, default=None)
 
     def tidy(self) -> None:
-        """Forget what has run out, and write down now and then how much is left. To be called now and then."""
+        """Forget what has run out, and write down now and then how much is left. To be called now and
+        then."""
         with self._lock:
             now = self._clock()
             for owner in [o for o, lease in self._held.items() if lease.until_s <= now]:
@@ -85,7 +94,9 @@ class Leases:
             for lease in list(self._held.values()):
                 if now - lease.saved_s >= _SAVE_S:
                     self._held[lease.owner] = replace(lease, saved_s=now)
-                    self._kept(partial(self._journal.save_lease, lease.owner, lease.until_s - now, lease.reason))
+                    self._kept(
+                        partial(self._journal.save_lease, lease.owner, lease.until_s - now, lease.reason)
+                    )
 
     @staticmethod
     def _kept(write: Callable[[], None]) -> None:

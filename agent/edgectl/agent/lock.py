@@ -18,7 +18,8 @@ _NAME = "agent.lock"
 
 @contextlib.contextmanager
 def alone(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder; the kernel lets go of it however the process ends. Raises :class:`UsageError` if somebody else does."""
+    """Hold the state folder; the kernel lets go of it however the process ends. Raises :class:`UsageError`
+    if somebody else does."""
     with storage(str(state_dir)):
         state_dir.mkdir(parents=True, exist_ok=True)
     fd = _open(state_dir)
@@ -26,7 +27,9 @@ def alone(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            raise UsageError(f"an agent is running on {state_dir}", hint="stop it first: systemctl stop edgectl-agent") from e
+            raise UsageError(
+                f"an agent is running on {state_dir}", hint="stop it first: systemctl stop edgectl-agent"
+            ) from e
         yield
     finally:
         os.close(fd)
@@ -43,7 +46,8 @@ def is_free(state_dir: Path) -> bool:
 
 def _open(state_dir: Path) -> int:
     """A file to lock, also where it can only be read; the folder itself where the disk takes no new file."""
-    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # the same file: whoever came before the disk went read-only holds it
+    # the same file: whoever came before the disk went read-only holds it
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         try:
             return os.open(state_dir / _NAME, flags | os.O_CLOEXEC, 0o644)
         except OSError:

@@ -1,7 +1,9 @@
-"""A second copy of what a device cannot do without, beside the journal: one JSON file that appears whole or not at all.
+"""A second copy of what a device cannot do without, beside the journal: one JSON file that appears whole or
+not at all.
 
-If the journal is damaged, or has lost its last transactions, the mirror says which engine serves, which versions of signed metadata were
-seen and which releases were given up. The file carries its own checksum. Which of the two is right is decided in :func:`merged`.
+If the journal is damaged, or has lost its last transactions, the mirror says which engine serves, which
+versions of signed metadata were seen and which releases were given up. The file carries its own checksum.
+Which of the two is right is decided in :func:`merged`.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ _MAX_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Essentials:
-    """``serial`` counts the changes of slots and the ends of deployments: of two copies, the one with the higher serial knows more."""
+    """``serial`` counts the changes of slots and the ends of deployments: of two copies, the one with the
+    higher serial knows more."""
 
     serial: int = 0
     slots: dict[str, Slot] = field(default_factory=dict)
     deployments: dict[str, Deployment] = field(default_factory=dict)
-    """As they were at that change: a deployment found here goes on from there, and repeats what it did since."""
+    """As they were at that change: a deployment found here goes on from there, and repeats what it did
+    since."""
     counters: dict[str, int] = field(default_factory=dict)
     """Epoch, version floors, the freeze: see :mod:`edgectl.agent.journal`."""
     bad: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -38,16 +42,19 @@ _ADAPTER: TypeAdapter[Essentials] = TypeAdapter(Essentials)
 
 
 def merged(journal: Essentials | None, mirror: Essentials | None) -> Essentials:
-    """What is true: the later slots; the highest counters and attempts of both, so that no version floor ever sinks.
+    """What is true: the later slots; the highest counters and attempts of both, so that no version floor ever
+    sinks.
 
-    With equal serials the two hold the same slots, and the mirror's are the ones with a checksum; deployments are then further in the journal.
+    With equal serials the two hold the same slots, and the mirror's are the ones with a checksum; deployments
+    are then further in the journal.
     """
     if journal is None or mirror is None:
         return journal or mirror or Essentials()
     newer = mirror if mirror.serial > journal.serial else journal
     slots = mirror.slots if mirror.serial >= journal.serial else journal.slots
     counters = {
-        n: max(journal.counters.get(n, 0), mirror.counters.get(n, 0)) for n in journal.counters.keys() | mirror.counters.keys()
+        n: max(journal.counters.get(n, 0), mirror.counters.get(n, 0))
+        for n in journal.counters.keys() | mirror.counters.keys()
     }
     bad = {**mirror.bad, **journal.bad}
     for digest in mirror.bad.keys() & journal.bad.keys():

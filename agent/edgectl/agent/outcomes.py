@@ -1,4 +1,5 @@
-"""What an error or an interruption means to a deployment: the event it ends its state with, and what is reported of it. No IO."""
+"""What an error or an interruption means to a deployment: the event it ends its state with, and what is
+reported of it. No IO."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ class StoreBlobs:
     def find(self, prefix: str) -> str | None:
         if len(prefix) != 32 or set(prefix) - set("0123456789abcdef"):
             return None
-        return next((f"sha256:{p.name}" for p in self._store.blobs.glob(f"{prefix}*") if len(p.name) == 64), None)
+        return next(
+            (f"sha256:{p.name}" for p in self._store.blobs.glob(f"{prefix}*") if len(p.name) == 64), None
+        )
 
     def size(self, digest: str) -> int:
         with storage(digest):
@@ -48,7 +50,8 @@ class StoreBlobs:
 
 
 class PeerSeeder:
-    """Its connection exists only while ``seed_peers`` is set here and the controller's last word allowed peers."""
+    """Its connection exists only while ``seed_peers`` is set here and the controller's last word allowed
+    peers."""
 
     def __init__(self, config: AgentConfig, topics: Topics, store: Store) -> None:
         self._config = config
@@ -65,13 +68,16 @@ class PeerSeeder:
         return self._seeder is not None and self._allowed
 
     def allow(self, allowed: bool) -> None:
-        """The controller's policy. Turning it off silences at once; the connection is kept for when it is on again."""
+        """The controller's policy. Turning it off silences at once; the connection is kept for when it is
+        on again."""
         self._allowed = allowed
         with self._lock:
             if allowed and self._config.seed_peers and self._seeder is None and not self._closed:
                 peer = Peer(self._config.name, self._config.site, lambda: self._allowed)
                 rates = Rates(total=self._config.seed_kb_s * 1000)
-                self._seeder = BlobSeeder(self._config.broker.options(), self._topics, self._blobs, rates=rates, peer=peer)
+                self._seeder = BlobSeeder(
+                    self._config.broker.options(), self._topics, self._blobs, rates=rates, peer=peer
+                )
                 self._seeder.start()
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """One stream's worker process: started, watched, swapped, started again.
 
-A crash in a native library ends the worker, never the agent. A worker is judged by progress (processed frames), not by being
-alive. Starts are counted on disk *before* the process starts; a worker that made progress for a while clears the count.
+A crash in a native library ends the worker, never the agent. A worker is judged by progress (processed
+frames), not by being alive. Starts are counted on disk *before* the process starts; a worker that made
+progress for a while clears the count.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ WORKER = (sys.executable, "-m", "edgectl.pipelines.worker")
 _OUTSIDE = frozenset({"source", "link", "storage"})
 """Fault codes that no engine is to blame for: started again, not counted."""
 _SEND_S = 2.0
-"""A pipe holds many lines: whoever lets it fill up and does not read for this long does nothing else, either."""
+"""A pipe holds many lines: whoever lets it fill up and does not read for this long does nothing else,
+either."""
 
 
 class Interrupted(EngineError):
-    """A stream could not go on with an engine for a reason that the engine is not to blame for: its camera is gone, the disk is full."""
+    """A stream could not go on with an engine for a reason that the engine is not to blame for: its camera
+    is gone, the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Hooks:
 
 @dataclass
 class Pipeline:
-    """One stream. The thread ``pipe-<stream>`` owns the process; other threads send lines and wait on ``_changed``."""
+    """One stream. The thread ``pipe-<stream>`` owns the process; other threads send lines and wait on
+    ``_changed``."""
 
     stream: str
     config: PipelineConfig
@@ -140,7 +144,9 @@ class Pipeline:
 
     def engines(self) -> dict[str, EngineRef] | None:
         """Role → engine; None while a slot is empty."""
-        found = {role: ref for role, slot in self.config.slots.items() if (ref := self.engine_of(slot)) is not None}
+        found = {
+            role: ref for role, slot in self.config.slots.items() if (ref := self.engine_of(slot)) is not None
+        }
         return found if len(found) == len(self.config.slots) else None
 
     def stop(self) -> None:
@@ -153,7 +159,9 @@ class Pipeline:
             self._restart = True
             self._changed.notify_all()
 
-    def ensure(self, slot: str, ref: EngineRef | None, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def ensure(
+        self, slot: str, ref: EngineRef | None, deadline: float, cancelled: Callable[[], bool]
+    ) -> None:
         if ref is None or self.engines() is None:
             self.restart()  # the thread finds a slot empty and waits
             return
@@ -178,7 +186,8 @@ class Pipeline:
 
     def commit(self, role: str) -> None:
         """The old engine may be unloaded; to go back to it is a switch like any other from then on."""
-        with self._changed:  # forgotten first: a worker that has unloaded it has nothing to revert to
+        # forgotten first: a worker that has unloaded it has nothing to revert to
+        with self._changed:
             self._standby.pop(role, None)
         self.send(Commit(role=role))
 
@@ -201,7 +210,9 @@ class Pipeline:
                     raise self._blamed("ended while it ran the new engine beside the old one")
                 self._wait_on(deadline, cancelled, f"has not seen {gate.frames} frames with both engines")
         if isinstance(answer, ShadowFailed):
-            raise EngineError(f"{self.stream} could not compare the engines: {answer.error.detail or answer.error.code}")
+            raise EngineError(
+                f"{self.stream} could not compare the engines: {answer.error.detail or answer.error.code}"
+            )
         return answer
 
     def _wait_on(self, deadline: float, cancelled: Callable[[], bool], what: str) -> None:
@@ -218,7 +229,8 @@ class Pipeline:
         with self._changed:
             self._fault = None
             self._refused.pop(role, None)
-            self._changed.notify_all()  # a thread that backs off after crashes of the old engine starts now
+            # a thread that backs off after crashes of the old engine starts now
+            self._changed.notify_all()
             while self._serving.get(role) != ref:
                 if self._serving and asked is not self._process and role not in self._asked:
                     asked = self._process
@@ -229,18 +241,24 @@ class Pipeline:
                     self._asked[role] = ref
                     self.send(Swap(role=role, engine=ref))
                 failure = self._refused.pop(role, None)
-                if self._fault is not None and self._fault.code not in _OUTSIDE and self._launched.get(role) == ref:
+                if (
+                    self._fault is not None
+                    and self._fault.code not in _OUTSIDE
+                    and self._launched.get(role) == ref
+                ):
                     failure = failure or self._fault
                 if failure is not None:
-                    raise EngineError(f"{self.stream} did not take the engine: {failure.detail or failure.code}")
+                    raise EngineError(
+                        f"{self.stream} did not take the engine: {failure.detail or failure.code}"
+                    )
                 if cancelled() or time.monotonic() > deadline:
                     why = self._fault.detail if self._fault else self._why or self.state[0]
                     raise EngineError(f"{self.stream} did not take the engine in time: {why}")
                 self._changed.wait(0.2)
 
     def send(self, message: Start | Swap | Shadow | Commit | Revert | Stop) -> None:
-        """One line to the worker; a worker that is gone is the thread's business. One that hangs and does not read is killed: who
-        waits for it holds what the thread needs to notice."""
+        """One line to the worker; a worker that is gone is the thread's business. One that hangs and does
+        not read is killed: who waits for it holds what the thread needs to notice."""
         process = self._process
         if process is None or process.stdin is None:
             return
@@ -260,7 +278,8 @@ class Pipeline:
         while not self._stopping:
             try:
                 engines = self.engines()
-            except StorageError as e:  # of the journal: nobody knows which engine, until it can be read
+            except StorageError as e:
+                # of the journal: nobody knows which engine, until it can be read
                 self._set("waiting", e.message)
                 self._wait(1.0)
                 continue
@@ -282,10 +301,11 @@ class Pipeline:
                 low, high = self.timing.backoff_s
                 self._why = self._fault.detail if self._fault else "the worker ended"
                 self._set("restarting", self._why)
-                self._wait(random.uniform(low / 2, min(high, low * 2**attempt)))  # noqa: S311
+                self._wait(random.uniform(low / 2, min(high, low * 2**attempt)))
 
     def _count(self, counter: str) -> int:
-        """Starts in a row, this one counted, on disk before it happens; in memory while the disk takes nothing: inference goes on."""
+        """Starts in a row, this one counted, on disk before it happens; in memory while the disk takes
+        nothing: inference goes on."""
         try:
             starts = self.journal.count(counter)
         except StorageError as e:
@@ -316,9 +336,14 @@ class Pipeline:
         self._launched = dict(engines)
         # A session of its own: Ctrl-C reaches the agent, which stops its workers in order.
         try:
-            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        except OSError as e:  # no memory, no process, no file left: the engine is not to blame
-            self._fault = Failure(code="storage", detail=f"a worker cannot be started: {e.strerror}", retryable=True)
+            process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as e:
+            # no memory, no process, no file left: the engine is not to blame
+            self._fault = Failure(
+                code="storage", detail=f"a worker cannot be started: {e.strerror}", retryable=True
+            )
             log.error("%s: %s", self.stream, self._fault.detail)
             return False
         assert process.stdin is not None
@@ -360,7 +385,11 @@ class Pipeline:
         while not self._stopping and not self._restart:
             limit = self.config.stall_s if self._serving else self.timing.start_s
             if time.monotonic() - max(self._progress_at, started) > limit:
-                what = f"no frame was processed for {limit:.0f} s" if self._serving else f"not ready after {limit:.0f} s"
+                what = (
+                    f"no frame was processed for {limit:.0f} s"
+                    if self._serving
+                    else f"not ready after {limit:.0f} s"
+                )
                 self._fault = Failure(code="stalled", detail=what, retryable=True)
                 return
             if not select.select([fd], [], [], 0.1)[0]:
@@ -400,7 +429,8 @@ class Pipeline:
             self.hooks.lease(self.stream, message)
 
     def _compare(self, message: Stats) -> None:
-        """What a worker says it runs is what counts on screens and in gates; it has to be what is on record."""
+        """What a worker says it runs is what counts on screens and in gates; it has to be what is on
+        record."""
         named = message.stats.slots
         with self._changed:
             wrong = [role for role, ref in self._serving.items() if named.get(role, ref.bundle) != ref.bundle]
@@ -448,7 +478,9 @@ class Pipeline:
             process.wait()
         process.stdout.close()
         if process.returncode and self._fault is None:
-            self._fault = Failure(code="crash", detail=f"the worker ended with code {process.returncode}", retryable=True)
+            self._fault = Failure(
+                code="crash", detail=f"the worker ended with code {process.returncode}", retryable=True
+            )
 
     def _set(self, state: str, reason: str | None) -> None:
         with self._changed:

@@ -1,7 +1,9 @@
-"""Is the new engine good enough to keep? Pure gates over what the workers measured, and the book that collects it.
+"""Is the new engine good enough to keep? Pure gates over what the workers measured, and the book that
+collects it.
 
-An engine is judged against the policy and against the engine before it *on the same device*. Nothing is judged from too few
-samples: a percentile needs those of :data:`edgectl.core.histogram.MIN_SAMPLES`, and the policy's ``min_inferences``.
+An engine is judged against the policy and against the engine before it *on the same device*. Nothing is
+judged from too few samples: a percentile needs those of :data:`edgectl.core.histogram.MIN_SAMPLES`, and the
+policy's ``min_inferences``.
 """
 
 from __future__ import annotations
@@ -38,12 +40,18 @@ class Verdict:
 
 
 def judge(policy: Policy, live: Live, baseline: Histogram | None, elapsed_s: float) -> Verdict:
-    """Judge ``live`` after ``elapsed_s`` of probation; bad news is told as soon as it is certain, good news at the end."""
+    """Judge ``live`` after ``elapsed_s`` of probation; bad news is told as soon as it is certain, good
+    news at the end."""
     attempts = live.processed + live.errors
     if live.errors >= _MIN_ERRORS and live.errors > policy.max_error_rate * attempts:
-        return Verdict("unhealthy", f"{live.errors} of {attempts} inferences failed, {policy.max_error_rate:.1%} are allowed")
+        return Verdict(
+            "unhealthy",
+            f"{live.errors} of {attempts} inferences failed, {policy.max_error_rate:.1%} are allowed",
+        )
     if policy.max_rss_mb is not None and live.rss_mb > policy.max_rss_mb:
-        return Verdict("unhealthy", f"the worker uses {live.rss_mb:.0f} MiB, {policy.max_rss_mb:.0f} MiB are allowed")
+        return Verdict(
+            "unhealthy", f"the worker uses {live.rss_mb:.0f} MiB, {policy.max_rss_mb:.0f} MiB are allowed"
+        )
     needed = max(policy.min_inferences, MIN_SAMPLES[policy.percentile])
     n = live.latency.n
     if n < needed:
@@ -52,7 +60,9 @@ def judge(policy: Policy, live: Live, baseline: Histogram | None, elapsed_s: flo
     now_ms = live.latency.percentile_ms(policy.percentile)
     assert now_ms is not None
     if policy.max_latency_ms is not None and now_ms > policy.max_latency_ms:
-        return Verdict("unhealthy", f"{p} latency is {now_ms:.2f} ms, {policy.max_latency_ms:g} ms are allowed")
+        return Verdict(
+            "unhealthy", f"{p} latency is {now_ms:.2f} ms, {policy.max_latency_ms:g} ms are allowed"
+        )
     before_ms = baseline.percentile_ms(policy.percentile) if baseline is not None else None
     if policy.max_latency_ratio is not None and before_ms and now_ms > policy.max_latency_ratio * before_ms:
         return Verdict(
@@ -73,14 +83,19 @@ def judge_shadow(gate: ShadowGate, shadowed: Shadowed) -> Verdict:
         return Verdict("unhealthy", f"{s.errors} of {s.frames} inferences failed beside the old engine")
     if s.agreement < gate.min_agreement:
         return Verdict(
-            "unhealthy", f"the engines agree on {s.agreement:.1%} of what they find, {gate.min_agreement:.1%} are asked for"
+            "unhealthy",
+            f"the engines agree on {s.agreement:.1%} of what they find, {gate.min_agreement:.1%} are asked for",
         )
     ratio = s.new_ms / s.old_ms if s.old_ms > 0 else 0.0
     if gate.max_latency_ratio is not None and ratio > gate.max_latency_ratio:
         return Verdict(
-            "unhealthy", f"{ratio:.2f} times the old engine's latency on the same frames; {gate.max_latency_ratio:g} are allowed"
+            "unhealthy",
+            f"{ratio:.2f} times the old engine's latency on the same frames; {gate.max_latency_ratio:g} are allowed",
         )
-    return Verdict("healthy", f"agreement {s.agreement:.1%} over {s.frames} frames, {ratio:.2f} times the old engine's latency")
+    return Verdict(
+        "healthy",
+        f"agreement {s.agreement:.1%} over {s.frames} frames, {ratio:.2f} times the old engine's latency",
+    )
 
 
 class LiveBook:
@@ -92,7 +107,8 @@ class LiveBook:
         self._before: dict[str, tuple[int, int]] = {}
 
     def record(self, stream: str, stats: Stats, roles: Mapping[str, str]) -> None:
-        """Take one window. ``roles``: role → slot of this stream; ``stats.stats.slots`` says which bundle served each role."""
+        """Take one window. ``roles``: role → slot of this stream; ``stats.stats.slots`` says which bundle
+        served each role."""
         s = stats.stats
         with self._lock:
             processed, errors = self._before.get(stream, (0, 0))

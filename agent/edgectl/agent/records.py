@@ -61,7 +61,8 @@ class Deployment:
 
 
 def ways_back(slot: Slot) -> list[Installed]:
-    """What can serve instead of the active engine, best first: the previous one, then the golden CPU engine."""
+    """What can serve instead of the active engine, best first: the previous one, then the golden CPU
+    engine."""
     found: list[Installed] = []
     for way in (slot.previous, slot.golden):
         known = [i.manifest for i in (slot.active, *found) if i is not None]

@@ -1,4 +1,5 @@
-"""When a device says what it has: a new state at once, progress now and then, and again where the broker may not know it."""
+"""When a device says what it has: a new state at once, progress now and then, and again where the broker
+may not know it."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Reporter:
         *,
         instance: str | None = None,
     ) -> None:
-        """``send`` raises :class:`EdgectlError` where it cannot; ``wake``: whoever calls :meth:`report` shall do so soon. ``clock``:
-        monotonic seconds."""
+        """``send`` raises :class:`EdgectlError` where it cannot; ``wake``: whoever calls :meth:`report`
+        shall do so soon. ``clock``: monotonic seconds."""
         self._epoch = epoch
         self._instance = instance
         self._trust = trust
@@ -49,7 +50,8 @@ class Reporter:
         self._said_s = 0.0
 
     def again(self) -> None:
-        """Report soon, even if nothing is new: the broker may have lost it, or a number in it that alone makes no report is asked for."""
+        """Report soon, even if nothing is new: the broker may have lost it, or a number in it that alone
+        makes no report is asked for."""
         self._again = True
         self.changed()
 
@@ -62,9 +64,14 @@ class Reporter:
 
     def report(self, gen: int, slots: Mapping[str, ReportedSlot], error: Failure | None) -> bool:
         """Send it if it is time to. False: it was not, or it could not be sent."""
-        again, self._again = self._again, False  # first: what is asked for from here on is not answered by this report
+        # first: what is asked for from here on is not answered by this report
+        again, self._again = self._again, False
         clock: Literal["untrusted"] | None = None if self._trust.clock_trusted else "untrusted"
-        states = (error, clock, *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())))
+        states = (
+            error,
+            clock,
+            *((slot, r.state, r.gen, r.active, r.error) for slot, r in sorted(slots.items())),
+        )
         everything = (states, tuple((r.stage, r.pct) for r in slots.values()))
         now = self._clock()
         due = everything != self._said and now - self._said_s >= _PROGRESS_S

@@ -1,7 +1,8 @@
 """The agent: connects the parts and lets them run until it is told to stop.
 
-Threads: the caller's (reports, telemetry windows, systemd), one per slot (``deploy-…``), one per pipeline (``pipe-…``), the
-telemetry sender, and two of the control link. The bulk link exists only while something is fetched.
+Threads: the caller's (reports, telemetry windows, systemd), one per slot (``deploy-…``), one per pipeline
+(``pipe-…``), the telemetry sender, and two of the control link. The bulk link exists only while something is
+fetched.
 """
 
 from __future__ import annotations
@@ -57,14 +58,18 @@ __all__ = ["AgentParts", "run_agent"]
 log = logging.getLogger(__name__)
 
 _BULK_QUEUE = 32  # chunks
-_CONTROL_BYTES = 8 << 20  # of messages that wait to be handled: eight of the largest metadata sets
-_LOGGED_BYTES = 2048  # of an event that the command `logs` repeats: the reply stays within one message
+# of messages that wait to be handled: eight of the largest metadata sets
+_CONTROL_BYTES = 8 << 20
+# of an event that the command `logs` repeats: the reply stays within one message
+_LOGGED_BYTES = 2048
 _REFRESH_S = 120.0
 _MAX_BACKOFF_S = 60.0
-_FULL_BYTES = 1 << 20  # of disk, below which a journal may not find room
+# of disk, below which a journal may not find room
+_FULL_BYTES = 1 << 20
 _RETRY_S = 5.0
 _REPORT_AGAIN = 10
-"""Heartbeats after which the device says again what it has: somebody may have deleted it at the broker, or another machine written over it."""
+"""Heartbeats after which the device says again what it has: somebody may have deleted it at the broker, or
+another machine written over it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class AgentParts:
 
 
 def default_parts() -> AgentParts:
-    """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime is installed."""
+    """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
+    is installed."""
     from edgectl.device_profiles.probe import best_profile, probe
     from edgectl.engines.improve import improve
     from edgectl.engines.warm import warm_up
@@ -95,9 +101,9 @@ def default_parts() -> AgentParts:
 def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
-    Raises before anything runs: :class:`UsageError` (another agent has the state folder), :class:`StorageError` (state folder, and
-    nothing in it to run), :class:`TrustError` (root metadata).
-    A broker that is away is no error: the agent keeps trying and the pipelines keep running.
+    Raises before anything runs: :class:`UsageError` (another agent has the state folder),
+    :class:`StorageError` (state folder, and nothing in it to run), :class:`TrustError` (root metadata). A
+    broker that is away is no error: the agent keeps trying and the pipelines keep running.
     """
     with alone(config.state_dir):
         forget_unfinished(config.state_dir, config.state_dir / "trust")
@@ -124,12 +130,18 @@ class _Agent:
         self._leases = Leases(self._journal)
         checked = check_slots(self._journal, self._store, config.slots)
         self._passed_over = checked.passed_over
-        self._spool = Spool(config.state_dir / "spool.db", max_bytes=config.spool_mb << 20, max_age_s=config.spool_hours * 3600)
+        self._spool = Spool(
+            config.state_dir / "spool.db",
+            max_bytes=config.spool_mb << 20,
+            max_age_s=config.spool_hours * 3600,
+        )
         self._live = LiveBook()
         self._collector = Collector(self._epoch)
         self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
-        self._reporter = Reporter(self._epoch, self._trust, self._send_report, self._wake.set, instance=self._instance)
+        self._reporter = Reporter(
+            self._epoch, self._trust, self._send_report, self._wake.set, instance=self._instance
+        )
         for trouble in filter(None, (uncounted, checked.trouble)):
             log.error("%s", trouble.message)
             self._reporter.storage_fails(trouble)
@@ -185,7 +197,9 @@ class _Agent:
             make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
-        commands = Commands(config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events)
+        commands = Commands(
+            config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events
+        )
         self._inbox = Inbox(
             self._topics,
             config.name,
@@ -208,7 +222,8 @@ class _Agent:
         )
 
     def _open_trust(self) -> TrustStore:
-        """Root metadata that have rotted since a start before must not cost the device its agent: a copy was kept then."""
+        """Root metadata that have rotted since a start before must not cost the device its agent: a copy
+        was kept then."""
         folder, hint = self._config.state_dir / "trust", "`edgectl device enroll NAME` writes it"
         try:
             return TrustStore(folder, self._config.root.read_bytes(), self._journal, profile=self._profile)
@@ -221,7 +236,9 @@ class _Agent:
         except (OSError, TrustError):
             self._journal.close()
             raise why from None
-        self._root_notice = Failure(code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts")
+        self._root_notice = Failure(
+            code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts"
+        )
         log.error("%s", self._root_notice.detail)
         return store
 
@@ -240,7 +257,7 @@ class _Agent:
         watchdog = Watchdog()
         next_try = 0.0
         # Not all at the same time, when all have just found a broker that was away.
-        next_beat = time.monotonic() + self._config.heartbeat_s * random.uniform(0.2, 1)  # noqa: S311
+        next_beat = time.monotonic() + self._config.heartbeat_s * random.uniform(0.2, 1)
         beats = 0
         ready = False
         while not stop.is_set():
@@ -266,7 +283,8 @@ class _Agent:
                 watchdog.feed()
 
     def close(self) -> None:
-        """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the links, the files."""
+        """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the
+        links, the files."""
         notify("STOPPING=1")
         self._improver.stop()
         self._peer.close()
@@ -280,7 +298,12 @@ class _Agent:
         if self._sender.thread.ident is not None:
             self._sender.thread.join()
         if self._link.is_up:
-            self._link.publish(self._topics.conn(self._config.name), self._death(clean=True).encode(), retain=True, timeout_s=1.0)
+            self._link.publish(
+                self._topics.conn(self._config.name),
+                self._death(clean=True).encode(),
+                retain=True,
+                timeout_s=1.0,
+            )
         self._link.close()
         self._spool.close()
         self._journal.close()
@@ -362,7 +385,9 @@ class _Agent:
     def _beat(self, *, report: bool) -> None:
         """The birth again: whoever deleted or overwrote it at the broker finds it there again."""
         try:
-            self._link.publish(self._topics.conn(self._config.name), self._birth().encode(), retain=True, timeout_s=0.0)
+            self._link.publish(
+                self._topics.conn(self._config.name), self._birth().encode(), retain=True, timeout_s=0.0
+            )
         except EdgectlError as e:
             log.info("the heartbeat waits for the next: %s", e.message)
         if report:
@@ -372,13 +397,20 @@ class _Agent:
         if not self._link.is_up:
             return
         refusal = self._inbox.refusal
-        error = self._reporter.trouble or (refusal.why if refusal else None) or self._journal.notice or self._root_notice
+        error = (
+            self._reporter.trouble
+            or (refusal.why if refusal else None)
+            or self._journal.notice
+            or self._root_notice
+        )
         slots = {**self._inbox.without_slot, **{slot: d.report() for slot, d in self._deployers.items()}}
         if self._reporter.report(self._inbox.gen, slots, error) and refusal is not None:
             refusal.reported = True
 
     def _send_report(self, reported: Reported) -> None:
-        self._link.publish(self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0)
+        self._link.publish(
+            self._topics.reported(self._config.name), reported.encode(), retain=True, timeout_s=1.0
+        )
 
     def _telemetry(self, window_s: float) -> None:
         try:
@@ -402,16 +434,24 @@ class _Agent:
         self._sender.nudge()
 
     def _check_threads(self) -> None:
-        """A thread that ended by a defect, or a journal that rots, must not go unseen: the agent ends, and its next start mends and resumes."""
+        """A thread that ended by a defect, or a journal that rots, must not go unseen: the agent ends, and
+        its next start mends and resumes."""
         if self._journal.damaged:
-            raise StorageError("the journal was damaged while it was in use", hint="start the agent again: it mends it")
-        threads = [d.thread for d in self._deployers.values()] + [self._sender.thread, *self._supervisor.threads]
+            raise StorageError(
+                "the journal was damaged while it was in use", hint="start the agent again: it mends it"
+            )
+        threads = [d.thread for d in self._deployers.values()] + [
+            self._sender.thread,
+            *self._supervisor.threads,
+        ]
         if dead := [t.name for t in threads if not t.is_alive()]:
-            raise EdgectlError(f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again")
+            raise EdgectlError(
+                f"the thread {dead[0]} has ended unexpectedly", hint="see the log; start the agent again"
+            )
 
     def _is_ready(self) -> bool:
-        """Every pipeline has made its first inference, waits for its first release, or has been tried once: a camera that is not there
-        must not have systemd kill the others."""
+        """Every pipeline has made its first inference, waits for its first release, or has been tried
+        once: a camera that is not there must not have systemd kill the others."""
         return all(state != "starting" for state, _ in self._supervisor.states().values())
 
     def _engine_of(self, slot: str) -> EngineRef | None:
@@ -427,7 +467,9 @@ class _Agent:
 
     def _bulk_link(self) -> Link:
         name = f"{self._config.name}-bulk"
-        return Link(self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17))
+        return Link(
+            self._config.broker.options(), name, queue_size=_BULK_QUEUE, max_payload=max(FRAME_BYTES, 1 << 17)
+        )
 
 
 def _count_start(journal: Journal) -> tuple[int, StorageError | None]:

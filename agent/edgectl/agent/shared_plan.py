@@ -1,7 +1,8 @@
 """Before an engine is warmed up: the TensorRT plan that another device compiled, if the fleet vouches for it.
 
-It is used where signed targets name it for the key under which this device would file its own, and once it has passed the check that a
-plan compiled here passes. Whatever is wrong, the plan is compiled here as ever: nothing fails because of a shared one.
+It is used where signed targets name it for the key under which this device would file its own, and once it
+has passed the check that a plan compiled here passes. Whatever is wrong, the plan is compiled here as ever:
+nothing fails because of a shared one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def take_shared_plan(
     except Cancelled:
         if cancelled():
             raise
-        return Failure(code="link", detail="the shared plan did not come in time; it is compiled here", retryable=True)
+        return Failure(
+            code="link", detail="the shared plan did not come in time; it is compiled here", retryable=True
+        )
     except EdgectlError as e:
         log.warning("the shared plan is not used: %s", e.message)
         return failure(e, retryable=True)

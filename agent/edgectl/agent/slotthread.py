@@ -1,6 +1,8 @@
-"""Drives one slot through the deployment table: write the state, act, write the result. What a state does is in :mod:`edgectl.agent.deployer`.
+"""Drives one slot through the deployment table: write the state, act, write the result. What a state does is
+in :mod:`edgectl.agent.deployer`.
 
-Here are the thread, the wishes and orders that reach it from other threads, what is saved and shown, and when a state has to be left.
+Here are the thread, the wishes and orders that reach it from other threads, what is saved and shown, and when
+a state has to be left.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ __all__ = ["CLOCK_SET_S", "SlotThread"]
 log = logging.getLogger(__name__)
 
 CLOCK_SET_S = 1_600_000_000
-"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is open."""
+"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is
+open."""
 
 
 _UNWANTED = "unwanted"
@@ -43,38 +46,45 @@ class SlotThread(ABC):
         self._wake = threading.Condition()
         self._stopping = False
         self._wish: tuple[int, DesiredSlot | ClearSlot, bool] | None = None  # gen, what, hold
-        self._unwanted = -1  # the generation that did not speak of this slot any more
+        # the generation that did not speak of this slot any more
+        self._unwanted = -1
         self._crashed = False
         self._order: str | None = None  # an operator's command: hold, release, rollback
         self._held = False
         self._forced = False
-        self._after: Slot | None = None  # what the slot has once the state that runs is left
+        # what the slot has once the state that runs is left
+        self._after: Slot | None = None
         self._d: Deployment | None = context.journal.deployment(slot)
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
         self._way_back = WayBack(slot, context, lambda: self._stopping)
-        self._view = threading.Lock()  # deployment, stage and progress are reported as they belong together
+        # deployment, stage and progress are reported as they belong together
+        self._view = threading.Lock()
         self._working: tuple[int, State] | None = None
-        self._came: tuple[Event, Failure | None] | None = None  # what came of the state that runs, until it is written down
+        # what came of the state that runs, until it is written down
+        self._came: tuple[Event, Failure | None] | None = None
         self._entered = 0.0  # when the state that runs was entered
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
     @abstractmethod
     def _act(self, state: State) -> Event:
-        """Do the work of the state, and say what came of it. Raises :class:`Leave`, ``TimeoutError``, :class:`EdgectlError`."""
+        """Do the work of the state, and say what came of it. Raises :class:`Leave`, ``TimeoutError``,
+        :class:`EdgectlError`."""
 
     # ---- from other threads
 
     def want(self, gen: int, desired: DesiredSlot | ClearSlot, hold: bool) -> None:
-        """What a ``desired`` document wants in this slot, or that it be empty; older generations are ignored."""
+        """What a ``desired`` document wants in this slot, or that it be empty; older generations are
+        ignored."""
         with self._wake:
             if gen >= max(self._unwanted, self._wish[0] if self._wish else 0):
                 self._wish, self._unwanted = (gen, desired, hold), -1
                 self._wake.notify_all()
 
     def want_nothing(self, gen: int) -> None:
-        """A ``desired`` document that does not speak of this slot: what is on its way is given up, what serves or is on trial stays."""
+        """A ``desired`` document that does not speak of this slot: what is on its way is given up, what
+        serves or is on trial stays."""
         with self._wake:
             if self._wish is None or gen >= self._wish[0]:
                 self._wish, self._unwanted = None, max(gen, self._unwanted)
@@ -92,7 +102,8 @@ class SlotThread(ABC):
             self._wake.notify_all()
 
     def order(self, op: str) -> bool:
-        """``hold`` until ``release`` (or a restart) whatever comes before activation, ``force`` past windows and leases, ``cancel``, ``rollback`` in probation.
+        """``hold`` until ``release`` (or a restart) whatever comes before activation, ``force`` past windows
+        and leases, ``cancel``, ``rollback`` in probation.
 
         False: not possible now.
         """
@@ -102,7 +113,9 @@ class SlotThread(ABC):
                 self._held = op == "hold"
             elif op == "force" and state in BEFORE_ACTIVATION:
                 self._forced = True
-            elif (op == "cancel" and (state in BEFORE_ACTIVATION or self.on_trial)) or (op == "rollback" and self.on_trial):
+            elif (op == "cancel" and (state in BEFORE_ACTIVATION or self.on_trial)) or (
+                op == "rollback" and self.on_trial
+            ):
                 self._order = op
             else:
                 return False
@@ -198,7 +211,8 @@ class SlotThread(ABC):
         return self._c.roles.get(self.slot)
 
     def _news(self) -> bool:
-        """Whether the wish names another digest or attempt than the deployment on record, or the configuration another role."""
+        """Whether the wish names another digest or attempt than the deployment on record, or the
+        configuration another role."""
         if self._wish is None:
             return False
         gen, desired, _ = self._wish
@@ -212,7 +226,11 @@ class SlotThread(ABC):
         active = self._c.journal.slot(self.slot).active
         if isinstance(desired, ClearSlot) or isinstance(d.desired, ClearSlot):
             return desired != d.desired or (d.state is State.CLEARED and active is not None)
-        if (desired.digest, desired.attempt, desired.release) != (d.desired.digest, d.desired.attempt, d.desired.release):
+        if (desired.digest, desired.attempt, desired.release) != (
+            d.desired.digest,
+            d.desired.attempt,
+            d.desired.release,
+        ):
             return True
         ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
         return ours and active is not None and active.role != self._role
@@ -231,12 +249,17 @@ class SlotThread(ABC):
         self._c.changed()
 
     def _work(self, d: Deployment) -> None:
-        """One state: count the try, act, save what came of it. A state that a full disk kept from being left is not entered again: an
-        order that was obeyed, or a crash that was seen, counts once there is room to write it down."""
+        """One state: count the try, act, save what came of it. A state that a full disk kept from being
+        left is not entered again: an order that was obeyed, or a crash that was seen, counts once there is
+        room to write it down."""
         limit = TRIES.get(d.state)
         if self._working != (d.gen, d.state):
             if limit is not None and d.tries >= limit:
-                self._next(d, Event.TIMEOUT, Failure(code="tries", detail=f"{d.state.value} was interrupted {d.tries} times"))
+                self._next(
+                    d,
+                    Event.TIMEOUT,
+                    Failure(code="tries", detail=f"{d.state.value} was interrupted {d.tries} times"),
+                )
                 return
             if limit is not None:
                 self._save(replace(d, tries=d.tries + 1))
@@ -245,7 +268,8 @@ class SlotThread(ABC):
         if self._came is None:
             self._came = self._outcome(d)
         if self._stopping:
-            return  # the state on disk is where the next start goes on
+            # the state on disk is where the next start goes on
+            return
         self._next(self._d or d, *self._came)
 
     def _outcome(self, d: Deployment) -> tuple[Event, Failure | None]:
@@ -264,14 +288,17 @@ class SlotThread(ABC):
             if d.state in NEEDS_SPACE:
                 event, error = Event.NO_SPACE, failure(e)
             elif self._c.clock() - self._entered <= DEADLINE_S[d.state]:
-                raise  # no release is to blame for a disk that takes nothing: the state is tried again
+                # no release is to blame for a disk that takes nothing: the state is tried again
+                raise
             else:
                 event, error = Event.TIMEOUT, failure(e)
         except EdgectlError as e:
             event = EVENT_OF[d.state](e)
-            error = failure(e, retryable=event is Event.CORRUPT)  # what the hash refuses is never the release's fault
+            # what the hash refuses is never the release's fault
+            error = failure(e, retryable=event is Event.CORRUPT)
         except Exception as e:
-            # A defect of ours. With this thread the agent would end, and every start would come back to it: rather this release does not come.
+            # A defect of ours. With this thread the agent would end, and every start would come back to it:
+            # rather this release does not come.
             log.exception("%s: %s failed in a way that nobody thought of", self.slot, d.state.value)
             defect = EdgectlError(f"a defect of the agent in {d.state.value}: {type(e).__name__}: {e}")
             event, error = EVENT_OF[d.state](defect), Failure(code="defect", detail=defect.message[:1000])
@@ -282,7 +309,9 @@ class SlotThread(ABC):
         log.info("%s: %s --%s--> %s", self.slot, d.state.value, event.value, state.value)
         if d.error is not None and d.state in (State.PROBATION, State.ROLLING_BACK):
             error = d.error  # the first cause, kept through the way back
-        given_up = state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD or event is Event.DISAGREES
+        given_up = (
+            state in (State.ROLLED_BACK, State.DEGRADED) or event is Event.COLD or event is Event.DISAGREES
+        )
         if given_up and (error is None or not error.retryable):
             self._c.journal.mark_bad(d.brings.digest, d.brings.attempt, error.code if error else event.value)
         self._note = None
@@ -290,14 +319,16 @@ class SlotThread(ABC):
         self._working = self._came = None
         if event is Event.HEALTHY:
             self._c.pipelines.commit(self.slot)
-        late = d.state is State.FETCHING and event is Event.TIMEOUT  # what came so far is there when the controller asks again
+        # what came so far is there when the controller asks again
+        late = d.state is State.FETCHING and event is Event.TIMEOUT
         if state in TERMINAL and not late:
             self._collect_garbage()
 
     # ---- on the way
 
     def _degrade(self, error: Failure) -> None:
-        """The engine that serves is lost: the previous one, else the golden one; without either it is tried again and again."""
+        """The engine that serves is lost: the previous one, else the golden one; without either it is
+        tried again and again."""
         d = self._d
         slot = self._c.journal.slot(self.slot)
         if slot.active is None:
@@ -306,7 +337,8 @@ class SlotThread(ABC):
             self._note = more(error, "there is no other engine; it is started again and again")
             self._c.changed()
             return
-        if d is None or d.state not in TERMINAL:  # a deployment on its way: what serves meanwhile is not its business
+        # a deployment on its way: what serves meanwhile is not its business
+        if d is None or d.state not in TERMINAL:
             slot = self._way_back.save(slot)
         else:
             if isinstance(d.desired, DesiredSlot) and d.installed == slot.active and not error.retryable:
@@ -353,7 +385,9 @@ class SlotThread(ABC):
         note = self._note
         if p.rejected:
             note = Failure(
-                code="integrity", detail=f"{p.rejected} chunks were not what was signed; asked for again", retryable=True
+                code="integrity",
+                detail=f"{p.rejected} chunks were not what was signed; asked for again",
+                retryable=True,
             )
         self._show("fetching", pct=100.0 * p.done / p.total if p.total else 100.0, note=note)
 
@@ -372,24 +406,30 @@ class SlotThread(ABC):
         return state in BEFORE_ACTIVATION and self._deployment().gen <= self._unwanted
 
     def _expired(self, state: State) -> bool:
-        """The wish was good until a time that has passed. Once an engine is being switched, it is seen through."""
+        """The wish was good until a time that has passed. Once an engine is being switched, it is seen
+        through."""
         desired = self._deployment().desired
         until_s = desired.expires_s if isinstance(desired, DesiredSlot) else None
         now_s = self._c.wall()
         return state in BEFORE_ACTIVATION and until_s is not None and now_s >= CLOCK_SET_S and now_s > until_s
 
     def _guard(self, state: State, extra_s: float = 0.0) -> None:
-        """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish; TimeoutError past its deadline."""
+        """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish;
+        TimeoutError past its deadline."""
         self._take_note()
         if self._stopping or self._news():
             raise Leave(Event.SUPERSEDED, "superseded", "a newer desired state came", retryable=True)
         if self._is_unwanted(state):
-            raise Leave(Event.CANCELED, _UNWANTED, "the fleet wants nothing of this slot any more", retryable=True)
+            raise Leave(
+                Event.CANCELED, _UNWANTED, "the fleet wants nothing of this slot any more", retryable=True
+            )
         if self._order == "cancel":
             self._order = None
             raise Leave(Event.CANCELED, "operator", "canceled by command")
         if self._expired(state):
-            raise Leave(Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True)
+            raise Leave(
+                Event.EXPIRED, "expired", "the time that the wish gave itself has passed", retryable=True
+            )
         if self._c.clock() - self._entered > DEADLINE_S[state] + extra_s:
             raise TimeoutError
         if self._crashed and state in BEFORE_ACTIVATION:
@@ -417,7 +457,8 @@ class SlotThread(ABC):
             self._c.disk.release()
 
     def _blobs_of(self, installed: Installed) -> list[Descriptor]:
-        """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for ever."""
+        """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for
+        ever."""
         try:
             return variant_blobs(self._c.store.blobs, [installed])
         except BundleError as e:

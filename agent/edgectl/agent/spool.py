@@ -1,7 +1,8 @@
 """A bounded spool on disk for what must reach the controller although the network is away.
 
-Persist, publish, delete on PUBACK. Over the bounds (bytes, age) the oldest telemetry goes first, events only when no telemetry
-is left; what was dropped is counted. A corrupt database is moved aside and a new one started: reported, not fatal.
+Persist, publish, delete on PUBACK. Over the bounds (bytes, age) the oldest telemetry goes first, events only
+when no telemetry is left; what was dropped is counted. A corrupt database is moved aside and a new one
+started: reported, not fatal.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 20
 _LOG_PAGES = 64
 """Pages of the write-ahead log before they go into the file: the log is on top of ``max_bytes``."""
-_CLOCK_SET_S = 1_600_000_000  # earlier wall times mean that the clock was never set
+# earlier wall times mean that the clock was never set
+_CLOCK_SET_S = 1_600_000_000
 _WORTH_GIVING = 256 << 10
 """Bytes of the files below which throwing them away helps nobody."""
 
@@ -54,7 +56,9 @@ class Spool:
         """Rows given up since this start."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = self._open_somehow()
-        self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[0]
+        self._bytes: int = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM spool").fetchone()[
+            0
+        ]
 
     def _open_somehow(self) -> sqlite3.Connection:
         try:
@@ -110,7 +114,8 @@ class Spool:
         """Persist one message. Raises :class:`StorageError` if the disk does not take it."""
         with self._lock, _errors():
             self._db.execute(
-                "INSERT INTO spool (kind, created, topic, payload) VALUES (?, ?, ?, ?)", (kind, now_s, topic, payload)
+                "INSERT INTO spool (kind, created, topic, payload) VALUES (?, ?, ?, ?)",
+                (kind, now_s, topic, payload),
             )
             self._bytes += len(payload)
             self._shrink(now_s)
@@ -119,14 +124,17 @@ class Spool:
         """Up to ``n`` messages to publish next: events first, each kind in order."""
         with self._lock, _errors():
             rows = self._db.execute(
-                "SELECT id, kind, created, topic, payload FROM spool ORDER BY kind = 'event' DESC, id LIMIT ?", (n,)
+                "SELECT id, kind, created, topic, payload FROM spool ORDER BY kind = 'event' DESC, id LIMIT ?",
+                (n,),
             )
             return [Row(*row) for row in rows]
 
     def delete(self, row: Row) -> None:
         """The broker has acknowledged it."""
         with self._lock, _errors():
-            if self._db.execute("DELETE FROM spool WHERE id = ? AND created = ?", (row.id, row.created_s)).rowcount:
+            if self._db.execute(
+                "DELETE FROM spool WHERE id = ? AND created = ?", (row.id, row.created_s)
+            ).rowcount:
                 self._bytes -= len(row.payload)
 
     def drop(self, row: Row) -> None:
@@ -137,9 +145,11 @@ class Spool:
                 self.dropped += 1
 
     def give_way(self) -> bool:
-        """Throw away all that waits, files included, so that what the device must not forget finds room. False: there is little to give.
+        """Throw away all that waits, files included, so that what the device must not forget finds room.
+        False: there is little to give.
 
-        Deleting rows would not do: on a full disk that takes room first. What is lost is counted in :attr:`dropped`.
+        Deleting rows would not do: on a full disk that takes room first. What is lost is counted in
+        :attr:`dropped`.
         """
         files = [self._path, *(self._path.with_name(self._path.name + s) for s in ("-wal", "-shm"))]
         with self._lock, _errors():
@@ -150,9 +160,12 @@ class Spool:
             try:
                 for f in files:
                     f.unlink(missing_ok=True)
-            finally:  # a disk that is read-only gives nothing, and telemetry has to go on all the same
+            finally:
+                # a disk that is read-only gives nothing, and telemetry has to go on all the same
                 self._db = self._open_or_memory()
-                self._bytes, left = self._db.execute("SELECT coalesce(sum(length(payload)), 0), count(*) FROM spool").fetchone()
+                self._bytes, left = self._db.execute(
+                    "SELECT coalesce(sum(length(payload)), 0), count(*) FROM spool"
+                ).fetchone()
                 self.dropped += max(0, waited - left)
         return True
 
@@ -161,7 +174,8 @@ class Spool:
             self._db.close()
 
     def _shrink(self, now_s: float) -> None:
-        # What was written before the clock was set has no age: it must not go at the very moment at which the network, and the time, are back.
+        # What was written before the clock was set has no age: it must not go at the very moment at which the
+        # network, and the time, are back.
         sql = "SELECT id, length(payload) FROM spool WHERE created < ? AND created >= ?"
         old = self._db.execute(sql, (now_s - self._max_age_s, _CLOCK_SET_S))
         for row_id, size in old.fetchall():

@@ -1,7 +1,7 @@
 """Blobs on the device: ``blobs/<64 hex>`` are whole and verified, ``parts/<64 hex>`` are on their way.
 
-A blob appears by rename after its hash was checked and its bytes are on disk, so a name in ``blobs`` is a promise. Part files
-survive a power cut; what is in them is believed only after it was hashed again.
+A blob appears by rename after its hash was checked and its bytes are on disk, so a name in ``blobs`` is a
+promise. Part files survive a power cut; what is in them is believed only after it was hashed again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _RESERVE = 64 << 20  # bytes that a download must leave free
 
 class Store:
     def __init__(self, root: Path, *, reserve: int = _RESERVE, quota: int | None = None) -> None:
-        """``reserve``: bytes of disk that no download may use up; ``quota``: bytes that all blobs together may take."""
+        """``reserve``: bytes of disk that no download may use up; ``quota``: bytes that all blobs together
+        may take."""
         self.blobs = root / "blobs"
         self._parts = root / "parts"
         self._reserve = reserve
@@ -56,7 +57,8 @@ class Store:
         return False
 
     def read(self, digest: str, max_bytes: int) -> bytes:
-        """A whole blob, hashed again. Raises :class:`IntegrityError`; the corrupt file is removed, so that it is fetched anew."""
+        """A whole blob, hashed again. Raises :class:`IntegrityError`; the corrupt file is removed, so that
+        it is fetched anew."""
         path = self.path(digest)
         data = _readable(digest, lambda: path.read_bytes() if path.stat().st_size <= max_bytes else None)
         if data is None or digest_of(data) != digest:
@@ -70,7 +72,8 @@ class Store:
         atomic_write(self.path(digest), data)
 
     def verify(self, blobs: Iterable[Descriptor]) -> None:
-        """Hash every blob once more, from disk. A wrong one is removed and named in :class:`IntegrityError`."""
+        """Hash every blob once more, from disk. A wrong one is removed and named in
+        :class:`IntegrityError`."""
         for d in blobs:
             if not self.has(d.digest):
                 raise IntegrityError(f"blob {d.digest[:19]}… is missing in the store")
@@ -79,7 +82,9 @@ class Store:
 
     def _is_right(self, d: Descriptor | Unpacked) -> bool:
         path = self.path(d.digest)
-        return bool(_readable(d.digest, lambda: path.stat().st_size == d.size and file_digest(path) == d.digest))
+        return bool(
+            _readable(d.digest, lambda: path.stat().st_size == d.size and file_digest(path) == d.digest)
+        )
 
     def _corrupt(self, digest: str) -> IntegrityError:
         """Removed where the disk allows it, so that it is fetched anew."""
@@ -88,24 +93,35 @@ class Store:
         return IntegrityError(f"stored blob {digest[:19]}… is corrupt")
 
     def verify_variant(self, manifest: str) -> None:
-        """Hash everything of an installed variant, the manifest first. What is wrong is removed, so that it is fetched anew.
+        """Hash everything of an installed variant, the manifest first. What is wrong is removed, so that it
+        is fetched anew.
 
         Raises :class:`IntegrityError` or :class:`BundleError` naming it.
         """
         if not self.has(manifest):
             raise IntegrityError(f"manifest {manifest[:19]}… is missing in the store")
         data = self.read(manifest, MAX_JSON_BYTES)
-        self.verify([parse_json(Manifest, data, max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError).config])
+        self.verify(
+            [
+                parse_json(
+                    Manifest, data, max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError
+                ).config
+            ]
+        )
         self.verify(Variant.open(self.blobs, manifest).installed())
 
     def check_space(self, needed: int, *, begun: Iterable[Descriptor] = ()) -> None:
-        """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota; sooner here than at 80 %.
+        """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota;
+        sooner here than at 80 %.
 
-        ``begun``: blobs among them whose part files may be here already: what of them lies on the disk needs no room again.
+        ``begun``: blobs among them whose part files may be here already: what of them lies on the disk needs
+        no room again.
         """
         with storage("the blob store"):
             used = sum(p.stat().st_size for p in self.blobs.iterdir()) if self._quota is not None else 0
-            free = shutil.disk_usage(self.blobs).free + sum(map(self._begun, {d.digest: d for d in begun}.values()))
+            free = shutil.disk_usage(self.blobs).free + sum(
+                map(self._begun, {d.digest: d for d in begun}.values())
+            )
         if self._quota is not None and used + needed > self._quota:
             raise StorageError(
                 f"{_mib(needed)} are needed, and of the quota of {_mib(self._quota)} {_mib(used)} are in use",
@@ -125,7 +141,8 @@ class Store:
             return 0
 
     def chunks(self, wanted: Collection[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """``(hash, data)`` of every wanted chunk (32-byte sha256) that some stored blob has, read from disk; the caller hashes it again.
+        """``(hash, data)`` of every wanted chunk (32-byte sha256) that some stored blob has, read from disk;
+        the caller hashes it again.
 
         Each blob is hashed once in the life of this object.
         """
@@ -136,14 +153,17 @@ class Store:
             try:
                 with path.open("rb") as f:
                     if path.name not in self._chunks:
-                        self._chunks[path.name] = [sha256(p).digest() for p in iter(partial(f.read, CHUNK_SIZE), b"")]
+                        self._chunks[path.name] = [
+                            sha256(p).digest() for p in iter(partial(f.read, CHUNK_SIZE), b"")
+                        ]
                     hashes = self._chunks[path.name]
                     for i, h in enumerate(hashes):
                         if h in left:
                             left.discard(h)
                             yield h, os.pread(f.fileno(), CHUNK_SIZE, i * CHUNK_SIZE)
             except OSError:
-                continue  # gone meanwhile, or unreadable: then it is fetched
+                # gone meanwhile, or unreadable: then it is fetched
+                continue
 
     def part(self, d: Descriptor) -> Part:
         return Part(self, self._parts / hex_of(d.digest), d)
@@ -168,7 +188,8 @@ def _mib(size: int) -> str:
 
 
 def _readable(digest: str, read: Callable[[], T]) -> T | None:
-    """What ``read`` returns; None where a sector is lost (EIO), which is how a worn-out flash corrupts a file."""
+    """What ``read`` returns; None where a sector is lost (EIO), which is how a worn-out flash corrupts a
+    file."""
     with storage(digest):
         try:
             return read()
@@ -223,12 +244,15 @@ class Part:
                 self._unsynced = 0
 
     def finish(self) -> None:
-        """Hash the whole file, fsync, rename, fsync the folder. Raises :class:`IntegrityError`; the part then stays."""
+        """Hash the whole file, fsync, rename, fsync the folder. Raises :class:`IntegrityError`; the part
+        then stays."""
         with storage(str(self._path)):
             os.ftruncate(self._file.fileno(), self._blob.size)
             os.fsync(self._file.fileno())
             if file_digest(self._path) != self._blob.digest:
-                raise IntegrityError(f"blob {self._blob.digest[:19]}… does not match its digest although it is complete")
+                raise IntegrityError(
+                    f"blob {self._blob.digest[:19]}… does not match its digest although it is complete"
+                )
             os.replace(self._path, self._store.path(self._blob.digest))
             fsync_dir(self._store.blobs)
         self.close()

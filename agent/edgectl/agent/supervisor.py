@@ -1,4 +1,5 @@
-"""The worker processes of all streams (:mod:`edgectl.agent.pipeline`), asked slot by slot to change their engines while they run.
+"""The worker processes of all streams (:mod:`edgectl.agent.pipeline`), asked slot by slot to change their
+engines while they run.
 
 Which engine a slot is to run is not decided here: ``engine_of`` says it, each time a worker starts.
 """
@@ -34,7 +35,9 @@ class Supervisor:
     ) -> None:
         """``cache``: folder of finalised engines."""
         self._pipelines = {
-            stream: Pipeline(stream, config, engine_of, journal, hooks, command, stats_every_s, timing or Timing(), cache)
+            stream: Pipeline(
+                stream, config, engine_of, journal, hooks, command, stats_every_s, timing or Timing(), cache
+            )
             for stream, config in pipelines.items()
         }
 
@@ -55,11 +58,14 @@ class Supervisor:
         """One a stream, from :meth:`start` to :meth:`close`."""
         return [p.thread for p in self._pipelines.values()]
 
-    def ensure(self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]) -> None:
-        """Make every stream that uses ``slot`` run ``ref``; None stops them. A running worker is swapped between two frames.
+    def ensure(
+        self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> None:
+        """Make every stream that uses ``slot`` run ``ref``; None stops them. A running worker is swapped
+        between two frames.
 
-        Returns at once for a stream that waits for an engine of another slot.
-        Raises :class:`EngineError` if a worker does not take it in time.
+        Returns at once for a stream that waits for an engine of another slot. Raises :class:`EngineError` if
+        a worker does not take it in time.
         """
         deadline = time.monotonic() + timeout_s
         for p in self._using(slot):
@@ -72,14 +78,17 @@ class Supervisor:
                 p.commit(role)
 
     def restart(self, slot: str) -> None:
-        """Every stream that uses ``slot`` starts a new process with what the record says: what runs now must not go on."""
+        """Every stream that uses ``slot`` starts a new process with what the record says: what runs now
+        must not go on."""
         for p in self._using(slot):
             p.restart()
 
     def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
-        """Streams that run ``ref`` open it anew, because its file became a better one; they change over between two frames.
+        """Streams that run ``ref`` open it anew, because its file became a better one; they change over
+        between two frames.
 
-        A stream that does not run it is left alone. Raises :class:`EngineError` if a worker does not take it; what ran goes on.
+        A stream that does not run it is left alone. Raises :class:`EngineError` if a worker does not take it;
+        what ran goes on.
         """
         deadline = time.monotonic() + timeout_s
         for p in self._using(slot):
@@ -90,15 +99,16 @@ class Supervisor:
     ) -> list[Shadowed]:
         """Let each stream that uses ``slot`` run ``ref`` beside its engine; one result a stream and role.
 
-        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time; :class:`Interrupted` if that is
-        nothing that an engine does.
+        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time;
+        :class:`Interrupted` if that is nothing that an engine does.
         """
         deadline = time.monotonic() + timeout_s
         running = [p for p in self._using(slot) if p.engines() is not None]
         return [found for p in running for found in p.shadow(slot, ref, gate, deadline, cancelled)]
 
     def idle(self, slot: str) -> bool:
-        """No stream can run this slot's engine now: none uses it, or each lacks the engine of another slot."""
+        """No stream can run this slot's engine now: none uses it, or each lacks the engine of another
+        slot."""
         return all(p.engines() is None for p in self._using(slot))
 
     def states(self) -> dict[str, tuple[str, str | None]]:

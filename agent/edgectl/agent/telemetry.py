@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 10
 _REPLAY_AFTER_S = 120.0
-_CLOCK_SET_S = 1_600_000_000  # earlier wall times mean that the clock was never set
+# earlier wall times mean that the clock was never set
+_CLOCK_SET_S = 1_600_000_000
 
 
 def health(disk: Path) -> dict[str, float]:
@@ -44,7 +45,8 @@ def health(disk: Path) -> dict[str, float]:
 
 
 def in_slots(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
-    """A worker speaks of roles, the fleet of slots: rename the keys of ``slots``, ``releases`` and the engine stages."""
+    """A worker speaks of roles, the fleet of slots: rename the keys of ``slots``, ``releases`` and the
+    engine stages."""
     s = stats.stats
 
     def stage(name: str) -> str:
@@ -70,7 +72,8 @@ class Collector:
         self._lock = threading.Lock()
         self._last: dict[str, Stats] = {}
         self._stages: dict[str, dict[str, Histogram]] = {}
-        self._busy: dict[str, tuple[int, float]] = {}  # processed at the last message, seconds covered since
+        # processed at the last message, seconds covered since
+        self._busy: dict[str, tuple[int, float]] = {}
 
     def record(self, stream: str, stats: Stats) -> None:
         with self._lock:
@@ -89,7 +92,8 @@ class Collector:
         measured: dict[str, float],
         dropped: int,
     ) -> Telemetry:
-        """Everything since the last call as one message. A stream without a worker's word is there with its state."""
+        """Everything since the last call as one message. A stream without a worker's word is there with
+        its state."""
         with self._lock:
             self._seq += 1
             streams = {s: self._stream(s, kinds[s], state, reason) for s, (state, reason) in states.items()}
@@ -114,7 +118,8 @@ class Collector:
             return StreamStats(kind=kind, state=state, reason=reason)
         before, covered_s = self._busy[stream]
         processed = last.stats.frames.processed
-        done = processed - before if processed >= before else processed  # smaller: the worker was started anew
+        # smaller: the worker was started anew
+        done = processed - before if processed >= before else processed
         update: dict[str, object] = {
             "stages": {name: h.data() for name, h in self._stages.get(stream, {}).items()},
             "fps": done / covered_s if covered_s else 0.0,
@@ -125,7 +130,8 @@ class Collector:
 
 
 class Sender:
-    """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker acknowledged."""
+    """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker
+    acknowledged."""
 
     def __init__(self, spool: Spool, link: Link, *, wall: Callable[[], float] = time.time) -> None:
         self._spool = spool
@@ -153,13 +159,15 @@ class Sender:
                 self._stop.wait(2.0)
 
     def _send(self) -> bool:
-        """One batch; False if there was nothing to send. What is not acknowledged stays for the next round."""
+        """One batch; False if there was nothing to send. What is not acknowledged stays for the next
+        round."""
         rows = self._spool.oldest(_IN_FLIGHT)
         sent: list[tuple[Row, Handle]] = []
         for row in rows:
             try:
                 sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
-            except (ValueError, TypeError) as e:  # no checksum guards what lies here, and an older agent may have written it
+            except (ValueError, TypeError) as e:
+                # no checksum guards what lies here, and an older agent may have written it
                 log.warning("what the spool has as %r cannot be sent and is dropped: %s", row.topic, e)
                 self._spool.drop(row)
         for row, handle in sent:

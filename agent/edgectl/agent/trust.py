@@ -1,12 +1,15 @@
-"""What the device may install: python-tuf's client over the retained trust message, with version floors of our own.
+"""What the device may install: python-tuf's client over the retained trust message, with version floors of
+our own.
 
-The set is verified again, whole and from the first root, at every question (a few milliseconds), so that metadata which expires in
-the meantime stops installs. python-tuf works in a folder that is thrown away afterwards: it would keep a newer timestamp of a set whose
-rest it refuses, and writes without fsync. What is kept is kept here: verified roots, the last good message, the time that is attested, and
-in the journal the version floors.
+The set is verified again, whole and from the first root, at every question (a few milliseconds), so that
+metadata which expires in the meantime stops installs. python-tuf works in a folder that is thrown away
+afterwards: it would keep a newer timestamp of a set whose rest it refuses, and writes without fsync. What is
+kept is kept here: verified roots, the last good message, the time that is attested, and in the journal the
+version floors.
 
-A version floor holds for the keys that signed it. When root metadata replace the keys of a role, a version that a thief drove up
-does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). Nothing here ever stops inference.
+A version floor holds for the keys that signed it. When root metadata replace the keys of a role, a version
+that a thief drove up does not bind the new keys (TUF 5.3.11, recovery from a fast-forward attack). Nothing
+here ever stops inference.
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ class _Set(FetcherInterface):
         self._files = files
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        # Not a generator: an error must come up inside fetch(), which wraps it. 404 is how root discovery ends.
+        # Not a generator: an error must come up inside fetch(), which wraps it. 404 is how root discovery
+        # ends.
         name = url.rsplit("/", 1)[-1]
         if name not in self._files:
             raise DownloadHTTPError(f"no {name} in the trust message", 404)
@@ -107,7 +111,8 @@ class _Verified:
 
 
 class TrustStore:
-    """``folder`` keeps verified roots and the last good message; ``root`` is the root metadata the device was enrolled with."""
+    """``folder`` keeps verified roots and the last good message; ``root`` is the root metadata the device
+    was enrolled with."""
 
     def __init__(
         self,
@@ -148,7 +153,8 @@ class TrustStore:
             self._bootstrap, self._root = root, enrolled.signed
         except (RepositoryError, ValueError, AttributeError) as e:
             raise TrustError(
-                f"the root metadata of this device is not valid: {e}", hint="enroll the device again and copy its root.json"
+                f"the root metadata of this device is not valid: {e}",
+                hint="enroll the device again and copy its root.json",
             ) from e
         with contextlib.suppress(OSError, StorageError):
             if not (folder / ENROLLED).is_file() or (folder / ENROLLED).read_bytes() != root:
@@ -156,12 +162,18 @@ class TrustStore:
         self._roots: dict[str, bytes] = {}
         with contextlib.suppress(TrustError):
             roots = {**decode_trust(self._message or b""), **roots}
-        with contextlib.suppress(StorageError):  # what could not be written is written when the next set comes
+        # what could not be written is written when the next set comes
+        with contextlib.suppress(StorageError):
             self._follow(roots)
         self._attestation = _Attestation()
-        with contextlib.suppress(TrustError, OSError):  # without it, time starts at the build of the agent
+        # without it, time starts at the build of the agent
+        with contextlib.suppress(TrustError, OSError):
             self._attestation = parse_json(
-                _Attestation, (folder / "time.json").read_bytes(), max_bytes=4096, what="time.json", error=TrustError
+                _Attestation,
+                (folder / "time.json").read_bytes(),
+                max_bytes=4096,
+                what="time.json",
+                error=TrustError,
             )
         kept = self._attestation
         self._time = TimeFloor(kept.attested_s, max(kept.bound_s, self._built_s), steady())
@@ -170,7 +182,8 @@ class TrustStore:
 
     @property
     def director(self) -> Keys | None:
-        """Who signs ``desired`` documents, commands and freezes; None where the root of this fleet names nobody."""
+        """Who signs ``desired`` documents, commands and freezes; None where the root of this fleet names
+        nobody."""
         return director_keys(self._root)
 
     @property
@@ -190,21 +203,27 @@ class TrustStore:
     def check(self, release: str, digest: str) -> Descriptor:
         """The descriptor (length, digest) of the index.json that signed targets name for ``release``.
 
-        A release of a delegation counts where it is for this device's profile. Raises :class:`StaleTrust` if there is no valid
-        set now, :class:`TrustError` if it does not name this digest.
+        A release of a delegation counts where it is for this device's profile. Raises :class:`StaleTrust` if
+        there is no valid set now, :class:`TrustError` if it does not name this digest.
         """
         with self._lock:
             target = self._in_force(release).found
         if target is None:
-            raise TrustError(f"signed metadata does not name release {release}", hint="publish the release with its keys")
+            raise TrustError(
+                f"signed metadata does not name release {release}", hint="publish the release with its keys"
+            )
         if target.hashes.get("sha256") != digest.removeprefix("sha256:"):
-            raise TrustError(f"signed metadata names another digest for release {release} than {digest[:19]}…")
+            raise TrustError(
+                f"signed metadata names another digest for release {release} than {digest[:19]}…"
+            )
         return Descriptor(mediaType=MEDIA_INDEX, digest=digest, size=target.length)
 
     def plan(self, key: Mapping[str, object]) -> SharedPlan | None:
-        """The TensorRT plan that signed targets name for this very key; None if they name none. What a delegation says does not count.
+        """The TensorRT plan that signed targets name for this very key; None if they name none. What a
+        delegation says does not count.
 
-        Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if what is signed is no plan for this key.
+        Raises :class:`StaleTrust` if there is no valid set now, :class:`TrustError` if what is signed is no
+        plan for this key.
         """
         with self._lock:
             target = self._in_force().targets.targets.get(plan_path(key))
@@ -214,15 +233,21 @@ class TrustStore:
         if said.key != key:
             raise TrustError("signed metadata names a plan under the path of another key")
         try:
-            return SharedPlan(key=said.key, digest=f"sha256:{target.hashes.get('sha256')}", size=target.length, level=said.level)
+            return SharedPlan(
+                key=said.key,
+                digest=f"sha256:{target.hashes.get('sha256')}",
+                size=target.length,
+                level=said.level,
+            )
         except ValueError as e:
             raise TrustError("signed metadata names a plan without its sha256") from e
 
     def accept_desired(self, payload: bytes, fleet: str, device: str) -> Desired:
-        """The wish in a ``desired`` message, if the director has signed it and its generation is not older than one seen before.
+        """The wish in a ``desired`` message, if the director has signed it and its generation is not older
+        than one seen before.
 
-        A fleet whose root names no director takes unsigned documents: the root decides, and a device never goes back to an older
-        root. Raises :class:`TrustError` with the reason.
+        A fleet whose root names no director takes unsigned documents: the root decides, and a device never
+        goes back to an older root. Raises :class:`TrustError` with the reason.
         """
         with self._lock:
             self._check_root_floor()
@@ -234,7 +259,9 @@ class TrustStore:
             floor = self._generation_floor()
             seen = self._journal.value(floor)
             if desired.gen < seen:
-                raise TrustError(f"desired state has generation {desired.gen}, this device has already seen {seen}")
+                raise TrustError(
+                    f"desired state has generation {desired.gen}, this device has already seen {seen}"
+                )
             if desired.gen > seen:
                 self._journal.raise_floor(floor, desired.gen)
             return desired
@@ -249,9 +276,11 @@ class TrustStore:
         return "floor:gen" if self.director is None else f"floor:gen:{keyset_id(self.director)}"
 
     def open_command(self, payload: bytes, fleet: str, device: str) -> Command:
-        """The command in a message, if one of the director's keys has signed it for this device; :meth:`admit` says whether to obey it.
+        """The command in a message, if one of the director's keys has signed it for this device;
+        :meth:`admit` says whether to obey it.
 
-        A fleet whose root names no director sends them unsigned. Raises :class:`TrustError` or :class:`ProtocolError`.
+        A fleet whose root names no director sends them unsigned. Raises :class:`TrustError` or
+        :class:`ProtocolError`.
         """
         with self._lock:
             self._check_root_floor()
@@ -261,15 +290,17 @@ class TrustStore:
             return open_command(payload, director, fleet, device)
 
     def admit(self, command: Command) -> None:
-        """Let a command that was opened pass once, and only in time. Its number is on disk when this returns; a command that changes
-        nothing does not wait for a disk that takes nothing.
+        """Let a command that was opened pass once, and only in time. Its number is on disk when this returns;
+        a command that changes nothing does not wait for a disk that takes nothing.
 
         Raises :class:`TrustError` (too late, or not above the numbers seen), :class:`StorageError`.
         """
         with self._lock:
             now_s = self._time.now(self._wall(), self._steady())
             if command.deadline_s < now_s:
-                raise TrustError(f"the command ended at {_utc(command.deadline_s)}, the clock here says {_utc(now_s)}")
+                raise TrustError(
+                    f"the command ended at {_utc(command.deadline_s)}, the clock here says {_utc(now_s)}"
+                )
             director = self.director
             if director is None:
                 return
@@ -285,10 +316,12 @@ class TrustStore:
                     raise
 
     def accept_state(self, payload: bytes, fleet: str) -> ControllerState:
-        """What the controller says of itself. Its ``freeze`` is one that counts and is in the journal, else None: an unsigned state says
-        nothing about it where root names a director, and that of a controller that is gone nowhere.
+        """What the controller says of itself. Its ``freeze`` is one that counts and is in the journal, else
+        None: an unsigned state says nothing about it where root names a director, and that of a controller
+        that is gone nowhere.
 
-        Raises :class:`TrustError` (signed, but not by the director, or older than one seen before) or :class:`ProtocolError`.
+        Raises :class:`TrustError` (signed, but not by the director, or older than one seen before) or
+        :class:`ProtocolError`.
         """
         with self._lock:
             self._check_root_floor()
@@ -298,11 +331,15 @@ class TrustStore:
                 state = open_state(payload, director, fleet)
                 floor = _state_floor(director)
                 if state.seq < (seen := self._seen(floor)):
-                    raise TrustError(f"the controller state has number {state.seq}, this device has already seen {seen}")
+                    raise TrustError(
+                        f"the controller state has number {state.seq}, this device has already seen {seen}"
+                    )
                 self._unkept[floor] = state.seq
                 floors[floor] = state.seq
             else:
-                state = parse_json(ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state")
+                state = parse_json(
+                    ControllerState, payload, max_bytes=MAX_MESSAGE_BYTES, what="controller state"
+                )
             if not state.online or state.freeze is None or (director is not None and not floors):
                 return state.model_copy(update={"freeze": None})
             try:
@@ -321,7 +358,8 @@ class TrustStore:
             return max(self._seen(_command_floor(director)), self._seen(_state_floor(director)))
 
     def save_time(self) -> None:
-        """Keep how late it is at least, at most once an hour: after a power cut the device goes on from there."""
+        """Keep how late it is at least, at most once an hour: after a power cut the device goes on from
+        there."""
         with self._lock:
             now = self._time.at(self._steady())
             if self._attestation.version and now - self._attestation.bound_s >= _SAVE_TIME_S:
@@ -333,28 +371,34 @@ class TrustStore:
     # ---- verification
 
     def _in_force(self, release: str | None = None) -> _Verified:
-        """The kept set, verified as of now. Raises :class:`StaleTrust` if it does not count any more: a power cut may come between what is
-        known of a newer set (its root, its version floors) and that set itself, and no release is to blame for it.
+        """The kept set, verified as of now. Raises :class:`StaleTrust` if it does not count any more: a power
+        cut may come between what is known of a newer set (its root, its version floors) and that set itself,
+        and no release is to blame for it.
         """
         try:
             return self._verify(self._current(), release)
         except StaleTrust:
             raise
         except TrustError as e:
-            raise StaleTrust(f"the signed metadata kept here do not count any more: {e.message}", hint=e.hint) from e
+            raise StaleTrust(
+                f"the signed metadata kept here do not count any more: {e.message}", hint=e.hint
+            ) from e
 
     def _current(self) -> dict[str, bytes]:
         self._check_root_floor()
         if self._message is None:
-            raise StaleTrust("no signed metadata has reached this device yet", hint="is the controller running?")
+            raise StaleTrust(
+                "no signed metadata has reached this device yet", hint="is the controller running?"
+            )
         return decode_trust(self._message)
 
     def _verify(self, files: dict[str, bytes], release: str | None = None) -> _Verified:
         for name in _TOP:
             if name not in files:
                 raise TrustError(f"the trust message has no {name}")
-        # Of roots that were verified before, ours count and not those of the message: keys that were replaced since could sign others, and
-        # lead from the enrolled root to keys of their own. A controller that lost its oldest roots is no attack, either.
+        # Of roots that were verified before, ours count and not those of the message: keys that were replaced
+        # since could sign others, and lead from the enrolled root to keys of their own. A controller that
+        # lost its oldest roots is no attack, either.
         files = {**files, **self._roots}
         paths = _paths(release, self._profile) if release is not None else []
         try:
@@ -363,18 +407,28 @@ class TrustStore:
                 try:
                     updater.refresh()  # metadata only: targets come by our own transfer
                 finally:
-                    # Root goes first: keys that are revoked are revoked even where the rest of the set is old.
+                    # Root goes first: keys that are revoked are revoked even where the rest of the set is
+                    # old.
                     self._follow({p.name: p.read_bytes() for p in (Path(scratch) / "root_history").iterdir()})
                     self._check_root_floor()
                 found = next((t for p in paths if (t := updater.get_targetinfo(p)) is not None), None)
-                delegates = [p.name for p in Path(scratch).glob("*.json") if p.name not in _TOP and p.name != "root.json"]
+                delegates = [
+                    p.name
+                    for p in Path(scratch).glob("*.json")
+                    if p.name not in _TOP and p.name != "root.json"
+                ]
         except ExpiredMetadataError as e:
-            raise StaleTrust(f"{clock_says(self._wall())}, and by it signed metadata is expired: {e}", hint=_RENEW) from e
+            raise StaleTrust(
+                f"{clock_says(self._wall())}, and by it signed metadata is expired: {e}", hint=_RENEW
+            ) from e
         except (RepositoryError, DownloadError, ValueError) as e:
             raise TrustError(f"signed metadata is not accepted: {e}") from e
         except OSError as e:
             raise StorageError(f"signed metadata cannot be verified: {e.strerror}") from e
-        timestamp, snapshot = _signed(files["timestamp.json"], Timestamp), _signed(files["snapshot.json"], Snapshot)
+        timestamp, snapshot = (
+            _signed(files["timestamp.json"], Timestamp),
+            _signed(files["snapshot.json"], Snapshot),
+        )
         verified = _Verified(files, self._root, snapshot, _signed(files["targets.json"], Targets), found)
         self._check_floors(verified, timestamp)
         self._check_expiry(files, delegates, timestamp)
@@ -383,7 +437,9 @@ class TrustStore:
     def _check_floors(self, v: _Verified, timestamp: Timestamp) -> None:
         """Everything here is signed; is it older than what this device has verified before?"""
         if len(v.snapshot.meta) > _MAX_FILES:
-            raise TrustError(f"snapshot.json lists {len(v.snapshot.meta)} files, more than the {_MAX_FILES} allowed")
+            raise TrustError(
+                f"snapshot.json lists {len(v.snapshot.meta)} files, more than the {_MAX_FILES} allowed"
+            )
         for what, version, floor in self._versions(v, timestamp):
             if version > _MAX_VERSION:
                 raise TrustError(f"{what} has version {version}, more than the {_MAX_VERSION} allowed")
@@ -406,8 +462,13 @@ class TrustStore:
             )
 
     def _versions(self, v: _Verified, timestamp: Timestamp) -> Iterator[tuple[str, int, str]]:
-        """(what, its version, name of its floor). Targets and delegations are bound by the snapshot that lists them, as in TUF."""
-        yield "timestamp.json", timestamp.version, f"floor:timestamp:{keyset_id(_role_keys(v.root, Timestamp.type))}"
+        """(what, its version, name of its floor). Targets and delegations are bound by the snapshot that
+        lists them, as in TUF."""
+        yield (
+            "timestamp.json",
+            timestamp.version,
+            f"floor:timestamp:{keyset_id(_role_keys(v.root, Timestamp.type))}",
+        )
         snapshots = keyset_id(_role_keys(v.root, Snapshot.type))
         yield "snapshot.json", v.snapshot.version, f"floor:snapshot:{snapshots}"
         for name, meta in v.snapshot.meta.items():
@@ -432,7 +493,8 @@ class TrustStore:
     # ---- roots
 
     def _follow(self, roots: Mapping[str, bytes]) -> None:
-        """Go on from the current root as far as each next one is signed by the keys of the one before, and keep those."""
+        """Go on from the current root as far as each next one is signed by the keys of the one before, and
+        keep those."""
         new = {}
         while (name := f"{self._root.version + 1}.root.json") in roots:
             try:
@@ -456,14 +518,19 @@ class TrustStore:
 
     def _check_root_floor(self) -> None:
         if self._root.version < (seen := self._journal.value("floor:root")):
-            raise TrustError(f"the root metadata have version {self._root.version}, this device has already seen {seen}")
+            raise TrustError(
+                f"the root metadata have version {self._root.version}, this device has already seen {seen}"
+            )
 
     # ---- time
 
     def _attests(self, timestamp: Timestamp) -> bool:
         """Whether this (verified) timestamp is newer than the one that the attested time is from."""
         known = self._attestation
-        return known.keys != keyset_id(_role_keys(self._root, Timestamp.type)) or timestamp.version > known.version
+        return (
+            known.keys != keyset_id(_role_keys(self._root, Timestamp.type))
+            or timestamp.version > known.version
+        )
 
     def _attested(self, timestamp: Timestamp) -> TimeFloor:
         return self._time.attest(signed_at(timestamp), self._steady(), built_s=self._built_s)
@@ -482,7 +549,9 @@ def _state_floor(director: Keys) -> str:
 
 
 def _utc(at_s: float) -> str:
-    return datetime.fromtimestamp(max(0.0, min(at_s, 253402300799)), timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(max(0.0, min(at_s, 253402300799)), timezone.utc).strftime(
+        "%Y-%m-%d %H:%M:%S UTC"
+    )
 
 
 def _paths(release: str, profile: str | None) -> list[str]:

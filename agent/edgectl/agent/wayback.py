@@ -1,4 +1,5 @@
-"""Back to an engine that works: the previous one, else the golden CPU engine, whichever is whole and starts."""
+"""Back to an engine that works: the previous one, else the golden CPU engine, whichever is whole and
+starts."""
 
 from __future__ import annotations
 
@@ -33,20 +34,25 @@ class WayBack:
         return any(damage(self._c.store, way) is None for way in ways_back(slot))
 
     def save(self, slot: Slot, d: Deployment | None = None) -> Slot:
-        """Write down, with the deployment ``d``, that the best whole engine behind the active one serves from now on.
+        """Write down, with the deployment ``d``, that the best whole engine behind the active one serves from
+        now on.
 
-        The slot is empty if there never was one. Raises :class:`EngineError` if none is whole any more: then what serves goes on.
+        The slot is empty if there never was one. Raises :class:`EngineError` if none is whole any more: then
+        what serves goes on.
         """
         ways = [(way, damage(self._c.store, way)) for way in ways_back(slot)]
         whole = [way for way, wrong in ways if wrong is None]
         if ways and not whole:
-            raise EngineError(f"no engine to go back to is whole: {'; '.join(wrong for _, wrong in ways if wrong)}")
+            raise EngineError(
+                f"no engine to go back to is whole: {'; '.join(wrong for _, wrong in ways if wrong)}"
+            )
         after = Slot(active=whole[0] if whole else None, golden=slot.golden if slot.golden in whole else None)
         self._c.journal.save_slot(self._slot, after, d)
         return after
 
     def serve(self, installed: Installed | None) -> None:
-        """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does not go on serving.
+        """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does
+        not go on serving.
 
         Raises :class:`EngineError` if it does not start either way.
         """

@@ -1,15 +1,17 @@
-"""How good a candidate is on a slice of samples, by the task's metric; the float model's own outputs are the reference.
+"""How good a candidate is on a slice of samples, by the task's metric; the float model's own outputs are the
+reference.
 
-``detection``: AP at IoU 0.5 of the candidate's detections, the float model's being the truth, as far as float itself is sure of
-them: an object counts if float reports it again in two copies of the picture with ± 1 grey level of noise, less than any
-sensor adds. (FastestDet's own AP against itself falls by 2 % under that noise: chairs that are mice in the next frame.) What float
-sees less surely than that, down to a quarter of the threshold, is neither object nor background: finding it costs nothing
-and gains nothing, like the "difficult" objects of PASCAL VOC. ``top1``: how often the arg max agrees, of the samples on which float's own
-is the same in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
+``detection``: AP at IoU 0.5 of the candidate's detections, the float model's being the truth, as far as float
+itself is sure of them: an object counts if float reports it again in two copies of the picture with ± 1 grey
+level of noise, less than any sensor adds. (FastestDet's own AP against itself falls by 2 % under that noise:
+chairs that are mice in the next frame.) What float sees less surely than that, down to a quarter of the
+threshold, is neither object nor background: finding it costs nothing and gains nothing, like the "difficult"
+objects of PASCAL VOC. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
+in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 
-Every drop comes with its 95 % interval, from a bootstrap over blocks of neighbouring samples (frames of one video are not
-independent).
+Every drop comes with its 95 % interval, from a bootstrap over blocks of neighbouring samples (frames of one
+video are not independent).
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ from edgectl.pipelines.decode.base import Detections
 __all__ = ["Accuracy", "Judge", "Match", "Truth", "average_precision", "grid_step", "match", "truth"]
 
 _IOU = 0.5
-_LOW_SCORE = 0.25  # of the task's threshold: how far below it candidate boxes still enter the precision–recall curve
+# of the task's threshold: how far below it candidate boxes still enter the precision–recall curve
+_LOW_SCORE = 0.25
 _RESAMPLED = 200
 _BLOCKS = 32
-_GLANCE = 48  # samples after which a hopeless candidate is given up
+# samples after which a hopeless candidate is given up
+_GLANCE = 48
 _STEP_SAMPLES = 8  # among which every level of a picture comes up
 _MAX_REFERENCE_BYTES = 128 << 20  # of float outputs that are held in memory
 
@@ -45,11 +49,13 @@ Sums = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``drop`` (0 = like float, 1 = all lost) is what the budget bounds; ``values`` are the figures behind it.
+    """``drop`` (0 = like float, 1 = all lost) is what the budget bounds; ``values`` are the figures behind
+    it.
 
-    ``low``/``high``: the 95 % interval of the drop; ``samples``: how many were judged (fewer than the slice has for a candidate
-    that was certainly out). ``units``: of ``top1``, how many samples float is sure of: each answered otherwise is a drop of 1/units. ``objects``: of
-    ``detection``, how many it is sure of (AP is no count: false boxes and the order of scores take part). 0 for other metrics.
+    ``low``/``high``: the 95 % interval of the drop; ``samples``: how many were judged (fewer than the slice
+    has for a candidate that was certainly out). ``units``: of ``top1``, how many samples float is sure of:
+    each answered otherwise is a drop of 1/units. ``objects``: of ``detection``, how many it is sure of (AP is
+    no count: false boxes and the order of scores take part). 0 for other metrics.
     """
 
     drop: float
@@ -72,14 +78,18 @@ class Judge:
         *,
         shown: tuple[TaskSpec, Sequence[Sample]] | None = None,
     ) -> None:
-        """``shown``: the same pictures in another size and the task that says so, for candidates that do not take what the reference
-        takes. Their outputs have other shapes: :class:`ModelError` unless the metric is ``detection`` or ``top1``."""
+        """``shown``: the same pictures in another size and the task that says so, for candidates that do
+        not take what the reference takes. Their outputs have other shapes: :class:`ModelError` unless the
+        metric is ``detection`` or ``top1``."""
         self._samples = samples if shown is None else shown[1]
         self._metric = task.metric
         if self._metric == "detection" and any(s.meta is None for s in samples[:1]):
-            self._metric = "sqnr"  # from an .npz: nothing says where the picture lies
+            # from an .npz: nothing says where the picture lies
+            self._metric = "sqnr"
         low = task.decode.model_copy(update={"score": task.decode.score * _LOW_SCORE})
-        decode = make_decoder(task.model_copy(update={"decode": low})) if self._metric == "detection" else None
+        decode = (
+            make_decoder(task.model_copy(update={"decode": low})) if self._metric == "detection" else None
+        )
         self._decode = decode
         if decode is not None and shown is not None:
             self._decode = make_decoder(shown[0].model_copy(update={"decode": low}))
@@ -104,11 +114,16 @@ class Judge:
             if i % stride == 0 and shown is None:
                 self._outputs[i] = outputs
             if decode is not None and s.meta is not None:
-                copies = [decode(reference.run(_noisy(s.feeds, steps, noise[(i + k) % len(noise)])), s.meta) for k in (0, 1)]
+                copies = [
+                    decode(reference.run(_noisy(s.feeds, steps, noise[(i + k) % len(noise)])), s.meta)
+                    for k in (0, 1)
+                ]
                 self._truth.append(truth(decode(outputs, s.meta), copies, self._threshold))
             if self._metric == "top1":
                 top = _argmax(outputs)
-                copies_of = (_noisy(s.feeds, steps, noise[(i + k) % len(noise)]) for k in (0, 1)) if steps else ()
+                copies_of = (
+                    (_noisy(s.feeds, steps, noise[(i + k) % len(noise)]) for k in (0, 1)) if steps else ()
+                )
                 self._top.append(top if all(_argmax(reference.run(c)) == top for c in copies_of) else None)
         if self._metric == "top1" and all(t is None for t in self._top):
             self._metric = "sqnr"
@@ -119,12 +134,15 @@ class Judge:
                 "nothing tells how good another size of picture is: only detections that float sees and classes can be compared"
             )
         self.digest = "sha256:" + sha.hexdigest()
-        """Of the samples, the reference's outputs and the task: two judges with one digest give the same verdicts."""
+        """Of the samples, the reference's outputs and the task: two judges with one digest give the same
+        verdicts."""
 
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy:
-        """Run the candidate over the slice; with ``limit``, give up once it has certainly lost more than that.
+        """Run the candidate over the slice; with ``limit``, give up once it has certainly lost more than
+        that.
 
-        Raises :class:`ModelError` for a candidate that does not run; one whose outputs are not finite has lost all.
+        Raises :class:`ModelError` for a candidate that does not run; one whose outputs are not finite has
+        lost all.
         """
         sums: list[Sums] = []
         rows: list[Match] = []
@@ -161,7 +179,8 @@ class Judge:
         elif self._metric == "top1":
             agreed = np.asarray(same)
             measure, n, name = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same), "top1_agreement"
-            if not n:  # float was sure of none of those that were looked at so far
+            # float was sure of none of those that were looked at so far
+            if not n:
                 return Accuracy(0.0, values, 0.0, 1.0, 0)
             units = n
         else:
@@ -170,14 +189,16 @@ class Judge:
         if name:
             values[name] = round(quality, 6)
         low, high = np.percentile([measure(w) for w in _block_weights(n)], [2.5, 97.5])
-        if self._metric == "top1":  # what was never seen can still happen: the rule of three, for a run without an error
+        # what was never seen can still happen: the rule of three, for a run without an error
+        if self._metric == "top1":
             low = min(low, 1 - 3 / n) if quality == 1.0 else low
         drop, worst, best = (round(min(1.0, max(0.0, 1 - q)), 6) for q in (quality, float(low), float(high)))
         return Accuracy(drop, values, best, worst, n, units, objects)
 
 
 def _block_weights(n: int) -> list[NDArray[np.float64]]:
-    """How often each sample counts in each bootstrap resample. Blocks of neighbours are drawn together; seeded."""
+    """How often each sample counts in each bootstrap resample. Blocks of neighbours are drawn together;
+    seeded."""
     length = max(1, math.ceil(n / _BLOCKS))
     blocks = math.ceil(n / length)
     rng = np.random.default_rng(0)
@@ -218,16 +239,21 @@ class Truth:
 def truth(seen: Detections, copies: Sequence[Detections], threshold: float) -> Truth:
     """What float is sure of: boxes of at least ``threshold`` that every copy of the picture shows again.
 
-    All else that it sees in the picture or in a copy is ignored. The decoder has left out what is far below the threshold.
+    All else that it sees in the picture or in a copy is ignored. The decoder has left out what is far below
+    the threshold.
     """
     objects = seen.score >= threshold
     for copy in copies:
         again = copy.score >= threshold
         for i in np.flatnonzero(objects):
-            objects[i] = bool(np.any(again & (copy.cls == seen.cls[i]) & (_iou(seen.xyxy[i], copy.xyxy) >= _IOU)))
+            objects[i] = bool(
+                np.any(again & (copy.cls == seen.cls[i]) & (_iou(seen.xyxy[i], copy.xyxy) >= _IOU))
+            )
     parts = [seen, *copies]
     boxes = Detections(
-        np.concatenate([p.xyxy for p in parts]), np.concatenate([p.score for p in parts]), np.concatenate([p.cls for p in parts])
+        np.concatenate([p.xyxy for p in parts]),
+        np.concatenate([p.score for p in parts]),
+        np.concatenate([p.cls for p in parts]),
     )
     return Truth(boxes, np.concatenate([objects, np.zeros(sum(len(c) for c in copies), bool)]))
 
@@ -263,17 +289,21 @@ def match(of: Truth, found: Detections) -> Match:
 
 
 def _noise(like: Feeds) -> list[dict[str, NDArray[np.float32]]]:
-    """A few patterns of uniform noise in ± 1, used in turn: drawing them anew for every picture would cost more than running it."""
+    """A few patterns of uniform noise in ± 1, used in turn: drawing them anew for every picture would cost
+    more than running it."""
     rng = np.random.default_rng(0)
     return [{n: 2 * rng.random(x.shape, np.float32) - 1 for n, x in like.items()} for _ in range(5)]
 
 
 def _steps(task: TaskSpec, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-    """The smallest step of each input that has one: a grey level of a picture, or of values that lie on a grid. Empty if none has."""
+    """The smallest step of each input that has one: a grey level of a picture, or of values that lie on a
+    grid. Empty if none has."""
     if isinstance(task.input, ImageInput):
         level = np.asarray(task.input.scale / np.asarray(task.input.std), np.float32)
         level = level.reshape(1, 3, 1, 1) if task.input.layout == "NCHW" else level
-        return {n: np.ones((), np.float32) if x.dtype == np.uint8 else level for n, x in samples[0].feeds.items()}
+        return {
+            n: np.ones((), np.float32) if x.dtype == np.uint8 else level for n, x in samples[0].feeds.items()
+        }
     found = {}
     few = [s.feeds for s in samples[:_STEP_SAMPLES]]
     for name in few[0]:
@@ -286,9 +316,15 @@ def _steps(task: TaskSpec, samples: Sequence[Sample]) -> dict[str, NDArray[np.fl
 
 
 def grid_step(x: NDArray[Any]) -> NDArray[np.float64] | None:
-    """The step of the grid on which the values of each channel lie (pixels that were scaled and shifted), broadcastable to ``x``; None for
-    values that lie on none of at most 256 levels (audio features, noise)."""
-    axis = 1 if x.ndim == 4 and x.shape[1] in (1, 3) else x.ndim - 1 if x.ndim == 4 and x.shape[3] in (1, 3) else None
+    """The step of the grid on which the values of each channel lie (pixels that were scaled and shifted),
+    broadcastable to ``x``; None for values that lie on none of at most 256 levels (audio features, noise)."""
+    axis = (
+        1
+        if x.ndim == 4 and x.shape[1] in (1, 3)
+        else x.ndim - 1
+        if x.ndim == 4 and x.shape[3] in (1, 3)
+        else None
+    )
     planes = [x] if axis is None else [np.take(x, c, axis) for c in range(x.shape[axis])]
     steps = []
     for plane in planes:
@@ -308,18 +344,23 @@ def grid_step(x: NDArray[Any]) -> NDArray[np.float64] | None:
     return np.asarray(steps).reshape(shape)
 
 
-def _noisy(feeds: Feeds, steps: dict[str, NDArray[np.float32]], noise: dict[str, NDArray[np.float32]]) -> Feeds:
+def _noisy(
+    feeds: Feeds, steps: dict[str, NDArray[np.float32]], noise: dict[str, NDArray[np.float32]]
+) -> Feeds:
     """A copy of the inputs with ± 1 step of noise on those that have one."""
     return {
-        name: x if name not in steps
-        else np.clip(np.rint(x + noise[name]), 0, 255).astype(np.uint8) if x.dtype == np.uint8
+        name: x
+        if name not in steps
+        else np.clip(np.rint(x + noise[name]), 0, 255).astype(np.uint8)
+        if x.dtype == np.uint8
         else (x + steps[name] * noise[name]).astype(x.dtype)
         for name, x in feeds.items()
-    }  # fmt: skip
+    }
 
 
 class _Curve:
-    """The boxes of all pictures in order of score, so that AP of any weighting of the pictures is one pass."""
+    """The boxes of all pictures in order of score, so that AP of any weighting of the pictures is one
+    pass."""
 
     def __init__(self, rows: Sequence[Match]) -> None:
         scores = np.concatenate([r.scores for r in rows])
@@ -342,8 +383,8 @@ class _Curve:
 def average_precision(rows: Sequence[Match]) -> float:
     """AP at IoU 0.5 (area under the monotone precision–recall curve), all classes pooled.
 
-    Pooled, because the float model's own detections are the truth: a mean over classes would let a class that it saw once, by
-    mistake, weigh as much as all people together.
+    Pooled, because the float model's own detections are the truth: a mean over classes would let a class that
+    it saw once, by mistake, weigh as much as all people together.
     """
     return _Curve(rows).average_precision(np.ones(len(rows)))
 

@@ -1,7 +1,8 @@
 """``edgectl bench DIR``: every variant of a bundle that this machine can run, golden checked first.
 
-They are compared with the fallback exactly as the build compares them (:mod:`edgectl.engines.fresh`): in processes of their own, in blocks, in turn, in each
-context of a device. Then each is run as one stream of queries, for the latencies.
+They are compared with the fallback exactly as the build compares them (:mod:`edgectl.engines.fresh`): in
+processes of their own, in blocks, in turn, in each context of a device. Then each is run as one stream of
+queries, for the latencies.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ class BenchRow:
     """Of one stream of queries, from their scheduled issue (:mod:`edgectl.engines.single_stream`)."""
     p90_at_most_ms: float | None = None
     p99_at_most_ms: float | None = None
-    """Early-stopping estimates: what the percentile does not exceed, with 99 % confidence; None from too few queries."""
+    """Early-stopping estimates: what the percentile does not exceed, with 99 % confidence; None from too
+    few queries."""
     timer_late_p90_ms: float | None = None
-    """At a rate: how late the machine's own timer was. Differences below are the machine's, not the engine's."""
+    """At a rate: how late the machine's own timer was. Differences below are the machine's, not the
+    engine's."""
     ratio: Ratio | None = None
     """Alone, against the fallback of its profile; one of :attr:`contexts`."""
     contexts: tuple[ContextRun, ...] = ()
@@ -102,10 +105,12 @@ def bench_bundle(
     progress: Callable[[str], None] | None = None,
     measure: Measure = measure_fresh,
 ) -> BenchReport:
-    """Open, check and measure, for about ``seconds`` in all; starting the processes comes on top. ``rate``: issue this many queries a second, like a camera.
-    ``cache``: folder of finalised engines (TensorRT needs it).
+    """Open, check and measure, for about ``seconds`` in all; starting the processes comes on top. ``rate``:
+    issue this many queries a second, like a camera. ``cache``: folder of finalised engines (TensorRT needs
+    it).
 
-    Raises :class:`UsageError` if no variant runs here, and whatever :class:`~edgectl.core.bundle.Bundle` raises.
+    Raises :class:`UsageError` if no variant runs here, and whatever :class:`~edgectl.core.bundle.Bundle`
+    raises.
     """
     tell = progress or (lambda what: None)
     machine = probe()
@@ -136,13 +141,22 @@ def bench_bundle(
             rows[key] = _streamed(r, rate, seconds * _STREAM_SHARE / len(runnable), threads, cache)
     variants = {k: r.variant for k, r in runnable.items()}
     references = {k: _reference(variants, times, v.config.profile) for k, v in variants.items()}
-    busy = [why for r in dict.fromkeys(references.values()) if r is not None for why in busy_because(evidence(times[r]))]
+    busy = [
+        why
+        for r in dict.fromkeys(references.values())
+        if r is not None
+        for why in busy_because(evidence(times[r]))
+    ]
     for key in runnable:
         rows[key] = _compared(rows[key], times, key, references[key])
-    return BenchReport(machine.summary, load_1m(), rate, tuple(rows.values()), tuple(dict.fromkeys(busy)), bundle.digest)
+    return BenchReport(
+        machine.summary, load_1m(), rate, tuple(rows.values()), tuple(dict.fromkeys(busy)), bundle.digest
+    )
 
 
-def _opened(v: Variant, machine: Machine, threads: int | None, cache: Path | None, folder: Path) -> BenchRow | _Runnable:
+def _opened(
+    v: Variant, machine: Machine, threads: int | None, cache: Path | None, folder: Path
+) -> BenchRow | _Runnable:
     """What is measured of a variant, or a row that says why it is not."""
     c = v.config
     row = BenchRow(c.profile, c.variant, c.runtime, threads or c.session.threads)
@@ -164,7 +178,9 @@ def _opened(v: Variant, machine: Machine, threads: int | None, cache: Path | Non
     return _Runnable(v, row, feeds, Contender(path.read_bytes(), c.runtime, settings, feeds))
 
 
-def _streamed(r: _Runnable, rate: float | None, seconds: float, threads: int | None, cache: Path | None) -> BenchRow:
+def _streamed(
+    r: _Runnable, rate: float | None, seconds: float, threads: int | None, cache: Path | None
+) -> BenchRow:
     engine = open_engine(r.variant, threads=threads, cache=cache)
     turn = [0]
 
@@ -177,14 +193,17 @@ def _streamed(r: _Runnable, rate: float | None, seconds: float, threads: int | N
     finally:
         engine.close()
     return replace(
-        r.row, latency=summarise(stream.latencies), p90_at_most_ms=at_most(stream.latencies, 90),
-        p99_at_most_ms=at_most(stream.latencies, 99), timer_late_p90_ms=percentile(stream.late, 90),
-    )  # fmt: skip
+        r.row,
+        latency=summarise(stream.latencies),
+        p90_at_most_ms=at_most(stream.latencies, 90),
+        p99_at_most_ms=at_most(stream.latencies, 99),
+        timer_late_p90_ms=percentile(stream.late, 90),
+    )
 
 
 def _reference(variants: Mapping[str, Variant], times: Mapping[str, FreshTimes], profile: str) -> str | None:
-    """Who those of a profile are told against: its fallback, another one's if that does not run, or the slowest. None if nothing ran in
-    a process of its own."""
+    """Who those of a profile are told against: its fallback, another one's if that does not run, or the
+    slowest. None if nothing ran in a process of its own."""
     alive = {k: v.config for k, v in variants.items() if times[k].failed is None}
     fallbacks = sorted((k for k, c in alive.items() if c.fallback), key=lambda k: alive[k].profile != profile)
     if fallbacks:
@@ -204,5 +223,9 @@ def _compared(row: BenchRow, times: Mapping[str, FreshTimes], key: str, referenc
     fresh = summarise_fresh(mine, base, base)
     alone = compared(mine, base, busy=False).get(Context.ALONE)
     return replace(
-        row, fresh=fresh, contexts=fresh.contexts, ratio=None if alone is None else alone[1], standing=standing_of(mine, base)
+        row,
+        fresh=fresh,
+        contexts=fresh.contexts,
+        ratio=None if alone is None else alone[1],
+        standing=standing_of(mine, base),
     )

@@ -1,4 +1,5 @@
-"""``edgectl build``: from an ONNX file to a bundle. Order of work, top-down; each part lives in its own module."""
+"""``edgectl build``: from an ONNX file to a bundle. Order of work, top-down; each part lives in its own
+module."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a build is: ``share`` of the whole (0..1), and the best candidate so far (empty before the first measurement)."""
+    """Where a build is: ``share`` of the whole (0..1), and the best candidate so far (empty before the
+    first measurement)."""
 
     stage: str
     share: float
@@ -105,7 +107,8 @@ class BuildReport:
     notes: tuple[str, ...]
     compression: CompressionReport
     causes: dict[str, tuple[Why, ...]] = field(default_factory=dict)
-    """Kernel family → why no quantized engine ships first there, what came nearest first; no entry where one does."""
+    """Kernel family → why no quantized engine ships first there, what came nearest first; no entry where
+    one does."""
     left_out: tuple[str, ...] = ()
     """What was not done for want of time."""
 
@@ -131,19 +134,24 @@ def build(
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
 
-    What is measured is kept beside it in ``OUT.tuning.jsonl`` until the bundle is whole: the same build, started again after it was
-    killed, goes on from there.
+    What is measured is kept beside it in ``OUT.tuning.jsonl`` until the bundle is whole: the same build,
+    started again after it was killed, goes on from there.
 
-    ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: for the whole build, all
-    profiles together (training that was asked for comes on top); what is left out for it is listed (:mod:`edgectl.builder.budget`).
-    ``smaller``: variants of a smaller picture, in what is left then. ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
+    ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: for the
+    whole build, all profiles together (training that was asked for comes on top); what is left out for it is
+    listed (:mod:`edgectl.builder.budget`). ``smaller``: variants of a smaller picture, in what is left then.
+    ``random_calibration``: noise instead of data; the bundle is then marked *speed only*.
 
-    ``shapes``: input → shape, for what the model leaves open. The task, and then an ``.npz`` of inputs, say what is not in it.
+    ``shapes``: input → shape, for what the model leaves open. The task, and then an ``.npz`` of inputs, say
+    what is not in it.
 
-    ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes (:mod:`edgectl.builder.follow`).
+    ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes
+    (:mod:`edgectl.builder.follow`).
 
-    Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`, :class:`ProfileError`,
-    :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left at ``out`` that was not there before.
+    Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
+    :class:`ProfileError`,
+    :class:`StorageError` or (a damaged ``follow``) :class:`IntegrityError`; after any of them nothing is left
+      at ``out`` that was not there before.
     """
     at = ["start", ""]
 
@@ -154,17 +162,30 @@ def build(
 
     try:
         return _built(
-            model, profiles=profiles, task=task, calibration=calibration, out=out, validation=validation, max_drop=max_drop, minutes=minutes,
-            name=name, version=version, random_calibration=random_calibration, compression=compression, smaller=smaller, follow=follow,
-            shapes=shapes, progress=heard,
-        )  # fmt: skip
+            model,
+            profiles=profiles,
+            task=task,
+            calibration=calibration,
+            out=out,
+            validation=validation,
+            max_drop=max_drop,
+            minutes=minutes,
+            name=name,
+            version=version,
+            random_calibration=random_calibration,
+            compression=compression,
+            smaller=smaller,
+            follow=follow,
+            shapes=shapes,
+            progress=heard,
+        )
     except EdgectlError:
         raise
-    except (
-        Exception
-    ) as e:  # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
+    # whatever a graph brings up that nobody thought of: the traceback is for us, the sentence for the user
+    except Exception as e:
         _log.debug("build step %s (%s) broke", *at, exc_info=True)
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # of a temporary file, wherever
+        # of a temporary file, wherever
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             with storage(e.filename or tempfile.gettempdir()):
                 raise
         what = (str(e).strip() or "no reason given").splitlines()[0][:200]
@@ -175,10 +196,24 @@ def build(
 
 
 def _built(
-    model: Path, *, profiles: Sequence[str], task: TaskSpec, calibration: str | None, out: Path, validation: str | None, max_drop: float,
-    minutes: float, name: str | None, version: str, random_calibration: bool, compression: CompressOptions | None,
-    smaller: SmallerInput | None, follow: Path | None, shapes: Mapping[str, Shape] | None, progress: Callable[[Progress], None],
-) -> BuildReport:  # fmt: skip
+    model: Path,
+    *,
+    profiles: Sequence[str],
+    task: TaskSpec,
+    calibration: str | None,
+    out: Path,
+    validation: str | None,
+    max_drop: float,
+    minutes: float,
+    name: str | None,
+    version: str,
+    random_calibration: bool,
+    compression: CompressOptions | None,
+    smaller: SmallerInput | None,
+    follow: Path | None,
+    shapes: Mapping[str, Shape] | None,
+    progress: Callable[[Progress], None],
+) -> BuildReport:
     budget = Budget(minutes * 60)
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
     if not loaded:
@@ -202,13 +237,16 @@ def _built(
     minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
     if minutes_to_recover:
         budget.extend(minutes_to_recover * 60)
-        training()  # raises before the long work if torch is not there
+        # raises before the long work if torch is not there
+        training()
     tell("passes", 0.0, f"reading {model.name}")
     machine = probe()
     notes: list[str] = []
     source, task, was_cut = split_post(read_model(model), task)
     if was_cut:
-        notes.append("NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task")
+        notes.append(
+            "NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task"
+        )
     task = fit_input(task, source, shapes or {})
     data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
     graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
@@ -239,20 +277,44 @@ def _built(
         table, why_not = _calibrate(graph, slices, notes, tell, budget)
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         work = Work(
-            graph, table, slices, task, machine, log, max_drop, notes, tell, tuning=tuning, recover_minutes=minutes_to_recover,
-            original=original, release=former, budget=budget, barred=why_not, precision=given_precision(graph),
+            graph,
+            table,
+            slices,
+            task,
+            machine,
+            log,
+            max_drop,
+            notes,
+            tell,
+            tuning=tuning,
+            recover_minutes=minutes_to_recover,
+            original=original,
+            release=former,
+            budget=budget,
+            barred=why_not,
+            precision=given_precision(graph),
             given=given_float16(source, inputs, notes) if original is None else None,
-        )  # fmt: skip
+        )
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
-            name=release, version=version, task=task, inputs=inputs, source=file_digest(model),
-            parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)}, table=table,
-            samples=slices.confirmation, float_model=work.float_bytes, speed_only=slices.random and table is not None, packed=bool(compression and compression.cluster),
-        )  # fmt: skip
+            name=release,
+            version=version,
+            task=task,
+            inputs=inputs,
+            source=file_digest(model),
+            parameters={"task": task.name, "max_drop": max_drop, "passes": list(log.ran)},
+            table=table,
+            samples=slices.confirmation,
+            float_model=work.float_bytes,
+            speed_only=slices.random and table is not None,
+            packed=bool(compression and compression.cluster),
+        )
         plans, choices = plan_variants(work, loaded)
         causes = {key: why for key, choice in choices.items() if (why := causes_of(work, choice))}
         if former is not None and not identity.packed:  # weights that are shared stay shared
-            plans = with_near_floats(former, plans, lambda: work.judge("confirmation"), task, max_drop=max_drop, notes=notes)
+            plans = with_near_floats(
+                former, plans, lambda: work.judge("confirmation"), task, max_drop=max_drop, notes=notes
+            )
         of_identity = [(identity, p) for p in plans]
         if smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             of_identity += _smaller(work, smaller, identity, loaded, plans, choices)
@@ -262,31 +324,53 @@ def _built(
         tell("package", 0.92, "recording golden outputs")
         report = (
             LAYER_REPORT,
-            report_of(choices, shrunk.steps, causes, budget.left_out).model_dump_json(exclude_none=True).encode(),
+            report_of(choices, shrunk.steps, causes, budget.left_out)
+            .model_dump_json(exclude_none=True)
+            .encode(),
         )
-        contents = [make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity]
+        contents = [
+            make_variant(i, p, extra=(report,) if p.measured or shrunk.steps else ()) for i, p in of_identity
+        ]
         digest = write_bundle(out, contents, name=release, version=version)
     if former is not None:
-        notes += update_notes(former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None])
+        notes += update_notes(
+            former, [p for (_, p), c in zip(of_identity, contents, strict=True) if c.config.unpacked is None]
+        )
     tell("done", 1.0, f"{len(contents)} variants")
     if budget.left_out:
-        notes.append(f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more")
+        notes.append(
+            f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more"
+        )
     if budget.left(1.0) < 0:
-        notes.append(f"took {-budget.left(1.0):.0f} s more than {minutes:g} min: the least that a bundle needs")
+        notes.append(
+            f"took {-budget.left(1.0):.0f} s more than {minutes:g} min: the least that a bundle needs"
+        )
     if slices.random and table is not None:
         notes.append("calibrated on random data: the bundle is marked speed only and is not for production")
     return BuildReport(
-        digest=digest, out=out, name=release, version=version, seconds=budget.used,
-        source_bytes=model.stat().st_size, variants=tuple(_summary(p) for _, p in of_identity),
-        candidates={f: c.outcomes for f, c in choices.items()}, notes=tuple(dict.fromkeys(notes)), compression=shrunk,
-        causes=causes, left_out=budget.left_out,
-    )  # fmt: skip
+        digest=digest,
+        out=out,
+        name=release,
+        version=version,
+        seconds=budget.used,
+        source_bytes=model.stat().st_size,
+        variants=tuple(_summary(p) for _, p in of_identity),
+        candidates={f: c.outcomes for f, c in choices.items()},
+        notes=tuple(dict.fromkeys(notes)),
+        compression=shrunk,
+        causes=causes,
+        left_out=budget.left_out,
+    )
 
 
 def _smaller(
-    work: Work, wanted: SmallerInput, identity: Identity, profiles: Sequence[DeviceProfile], plans: Sequence[VariantPlan],
+    work: Work,
+    wanted: SmallerInput,
+    identity: Identity,
+    profiles: Sequence[DeviceProfile],
+    plans: Sequence[VariantPlan],
     choices: dict[str, Choice],
-) -> list[tuple[Identity, VariantPlan]]:  # fmt: skip
+) -> list[tuple[Identity, VariantPlan]]:
     """The variants of a smaller picture, each with what it starts from; a note says why there are none."""
     try:
         small = smaller_work(work, wanted)
@@ -299,9 +383,14 @@ def _smaller(
     shape = next(iter(small.slices.search[0].feeds.values())).shape
     inputs = (TensorSpec(name=name, shape=shape, dtype="float32"),)
     its = replace(
-        identity, task=small.task, inputs=inputs, table=small.table, samples=small.slices.confirmation, float_model=small.float_bytes,
+        identity,
+        task=small.task,
+        inputs=inputs,
+        table=small.table,
+        samples=small.slices.confirmation,
+        float_model=small.float_bytes,
         parameters={**identity.parameters, "max_drop": small.max_drop, "passes": list(small.log.ran)},
-    )  # fmt: skip
+    )
     return [(its, p) for p in found]
 
 
@@ -339,7 +428,8 @@ def _release_name(text: str) -> str:
 
 
 def _with_background(graph: ModelProto, task: TaskSpec, slices: Slices) -> tuple[TaskSpec, str]:
-    """The task with its background class, if the model's own answers on a few samples tell that it has one."""
+    """The task with its background class, if the model's own answers on a few samples tell that it has
+    one."""
     if task.decode.kind != "boxes-scores":
         return task, ""
     engine = open_model(graph.SerializeToString(), SessionSettings())
@@ -350,17 +440,29 @@ def _with_background(graph: ModelProto, task: TaskSpec, slices: Slices) -> tuple
 
 
 def _data(
-    graph: ModelProto, inputs: tuple[TensorSpec, ...], task: TaskSpec, calibration: str | None, validation: str | None,
-    random_calibration: bool, spool: Path, tell: Callable[[str, float, str, str], None], budget: Budget,
-) -> Slices:  # fmt: skip
+    graph: ModelProto,
+    inputs: tuple[TensorSpec, ...],
+    task: TaskSpec,
+    calibration: str | None,
+    validation: str | None,
+    random_calibration: bool,
+    spool: Path,
+    tell: Callable[[str, float, str, str], None],
+    budget: Budget,
+) -> Slices:
     engine = open_model(graph.SerializeToString(), SessionSettings())
 
     def read(uri: str, folder: str) -> SampleStore:
         (spool / folder).mkdir()
         return collect(
-            uri, task, inputs, engine, spool / folder, progress=lambda n: tell("data", 0.02, f"{redact(uri)}: {n} samples", ""),
+            uri,
+            task,
+            inputs,
+            engine,
+            spool / folder,
+            progress=lambda n: tell("data", 0.02, f"{redact(uri)}: {n} samples", ""),
             enough=lambda: budget.over(READ, f"the rest of the {folder} data"),
-        )  # fmt: skip
+        )
 
     try:
         if calibration is None:
@@ -374,31 +476,44 @@ def _data(
 
 
 def _check_takes_noise(engine: Engine, inputs: tuple[TensorSpec, ...], noise: SampleStore) -> None:
-    """Raises :class:`DataError` for a model whose integers are no pixels but places in a table, say, of which noise names some that are not there."""
+    """Raises :class:`DataError` for a model whose integers are no pixels but places in a table, say, of
+    which noise names some that are not there."""
     if all(np.dtype(i.dtype).kind == "f" for i in inputs):
         return
     try:
         for sample in noise:
             engine.run(sample.feeds)
     except EngineError as e:
-        raise DataError(f"the model does not take noise: {e.message}", hint="give --calibration an .npz of real inputs") from e
+        raise DataError(
+            f"the model does not take noise: {e.message}", hint="give --calibration an .npz of real inputs"
+        ) from e
 
 
 def _compress(
-    graph: ModelProto, options: CompressOptions, slices: Slices, task: TaskSpec, max_drop: float,
+    graph: ModelProto,
+    options: CompressOptions,
+    slices: Slices,
+    task: TaskSpec,
+    max_drop: float,
     tell: Callable[[str, float, str, str], None],
-) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
+) -> tuple[ModelProto, CompressionReport]:
     reference = open_model(graph.SerializeToString(), SessionSettings())
     judge = Judge(task, slices.search, reference)
     reference.close()
     return compress(
-        graph, options, [s.feeds for s in slices.calibration], judge, max_drop=1.0 if slices.random else max_drop, decode=task.decode,
+        graph,
+        options,
+        [s.feeds for s in slices.calibration],
+        judge,
+        max_drop=1.0 if slices.random else max_drop,
+        decode=task.decode,
         progress=lambda what, share: tell("compress", 0.02 + 0.03 * share, what, ""),
-    )  # fmt: skip
+    )
 
 
 def _confirmed(work: Work) -> Accuracy:
-    """What compression cost, on samples that chose nothing. Raises :class:`ModelError` if that is more than the budget."""
+    """What compression cost, on samples that chose nothing. Raises :class:`ModelError` if that is more
+    than the budget."""
     engine = open_model(work.float_bytes, SessionSettings())
     try:
         accuracy = work.judge("confirmation").judge(engine)
@@ -413,9 +528,14 @@ def _confirmed(work: Work) -> Accuracy:
 
 
 def _calibrate(
-    graph: ModelProto, slices: Slices, notes: list[str], tell: Callable[[str, float, str, str], None], budget: Budget
+    graph: ModelProto,
+    slices: Slices,
+    notes: list[str],
+    tell: Callable[[str, float, str, str], None],
+    budget: Budget,
 ) -> tuple[CalibrationTable | None, Why | None]:
-    """The range table, or why there is none: a graph that is already quantized or has nothing to quantize ships as it is."""
+    """The range table, or why there is none: a graph that is already quantized or has nothing to quantize
+    ships as it is."""
     why = _barred(graph)
     if why is not None:
         notes.append(why.sentence)
@@ -424,14 +544,18 @@ def _calibrate(
 
     def feeds() -> Iterator[Feeds]:
         for n, sample in enumerate(slices.calibration):
-            if n >= LEAST_SAMPLES and budget.over(CALIBRATE, f"calibration samples from the {n + 1}th of {total} on"):
+            if n >= LEAST_SAMPLES and budget.over(
+                CALIBRATE, f"calibration samples from the {n + 1}th of {total} on"
+            ):
                 return
             yield sample.feeds
 
     table = calibrate(
-        graph, feeds(), data_digest=slices.digest,
+        graph,
+        feeds(),
+        data_digest=slices.digest,
         progress=lambda n: tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples", ""),
-    )  # fmt: skip
+    )
     return table, None
 
 
@@ -455,7 +579,9 @@ def _barred(graph: ModelProto) -> Why | None:
         return barred(Barred.QUANTIZED)
     if not weighted_nodes(index):
         return barred(Barred.NO_LAYER)
-    if loose := [o.name for o in graph.graph.output if index.is_tensor(o.name) and index.shape(o.name) is None]:
+    if loose := [
+        o.name for o in graph.graph.output if index.is_tensor(o.name) and index.shape(o.name) is None
+    ]:
         return barred(Barred.SIZE_OF_DATA, loose[0])
     recurrent = _states_of(index)
     return barred(Barred.RECURRENT, ", ".join(recurrent)) if recurrent else None
@@ -467,7 +593,11 @@ def _states_of(index: GraphIndex) -> list[str]:
     What is judged sample by sample says nothing about hundreds of steps that feed on each other.
     """
     shapes = {index.shape(o) for o in index.outputs}
-    return [i for i in index.inputs if len(index.inputs) > 1 and index.is_float(i) and index.shape(i) in shapes - {(), None}]
+    return [
+        i
+        for i in index.inputs
+        if len(index.inputs) > 1 and index.is_float(i) and index.shape(i) in shapes - {(), None}
+    ]
 
 
 def _with_compression(p: VariantPlan, confirmed: Accuracy) -> VariantPlan:
@@ -478,12 +608,25 @@ def _with_compression(p: VariantPlan, confirmed: Accuracy) -> VariantPlan:
 
 def _slimmed(p: VariantPlan) -> VariantPlan:
     """Without the names that nobody refers to; ranges of implicit quantization refer to tensors by name."""
-    return p if p.parts else replace(p, model=slim(onnx.load_from_string(p.model)).SerializeToString(deterministic=True))
+    return (
+        p
+        if p.parts
+        else replace(p, model=slim(onnx.load_from_string(p.model)).SerializeToString(deterministic=True))
+    )
 
 
 def _summary(p: VariantPlan) -> VariantSummary:
     return VariantSummary(
-        p.profile, p.variant, p.runtime, p.precision, p.accuracy.drop if p.accuracy else None,
-        p.measured.p50_ms if p.measured else None, p.measured.ratio_to_float if p.measured else None, len(p.model), p.fallback,
-        p.roles, p.measured.fresh.contexts if p.measured and p.measured.fresh else (), p.measured.standing if p.measured else None,
-    )  # fmt: skip
+        p.profile,
+        p.variant,
+        p.runtime,
+        p.precision,
+        p.accuracy.drop if p.accuracy else None,
+        p.measured.p50_ms if p.measured else None,
+        p.measured.ratio_to_float if p.measured else None,
+        len(p.model),
+        p.fallback,
+        p.roles,
+        p.measured.fresh.contexts if p.measured and p.measured.fresh else (),
+        p.measured.standing if p.measured else None,
+    )

@@ -1,7 +1,9 @@
-"""One pass over the calibration samples: extremes and a histogram of every float tensor, in memory that does not grow with the samples.
+"""One pass over the calibration samples: extremes and a histogram of every float tensor, in memory that does
+not grow with the samples.
 
-The collector sees each tensor of each sample once; the activations of one sample are all that is ever held, beside 16 KiB of
-counts a tensor. Every method of choosing a range (:data:`RangeKind`) is worked out from what that one pass left.
+The collector sees each tensor of each sample once; the activations of one sample are all that is ever held,
+beside 16 KiB of counts a tensor. Every method of choosing a range (:data:`RangeKind`) is worked out from what
+that one pass left.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 __all__ = ["RANGE_KINDS", "CalibrationTable", "Collector", "Histogram", "Range", "RangeKind", "calibrate"]
 
 RangeKind = Literal["minmax", "typical", "percentile", "mse", "entropy"]
-"""``minmax``: nothing that was seen saturates. ``typical``: the mean of each sample's extremes, finer steps, outliers saturate.
-``percentile``: all but 0.01 % of the values, half of them on each side. ``mse``: the least squared error of 8 bit codes. ``entropy``: the
-8 bit distribution that diverges least from the float one (Migacz, *8-bit Inference with TensorRT*, 2017)."""
+"""``minmax``: nothing that was seen saturates. ``typical``: the mean of each sample's extremes, finer
+steps, outliers saturate. ``percentile``: all but 0.01 % of the values, half of them on each side. ``mse``:
+the least squared error of 8 bit codes. ``entropy``: the 8 bit distribution that diverges least from the
+float one (Migacz, *8-bit Inference with TensorRT*, 2017)."""
 RANGE_KINDS: tuple[RangeKind, ...] = ("minmax", "typical", "percentile", "mse", "entropy")
 
 _BINS = 2048
 _OUTSIDE = 1e-4
-_CODES = 128  # of the magnitude: entropy calibration quantizes it to 7 bits and a sign
+# of the magnitude: entropy calibration quantizes it to 7 bits and a sign
+_CODES = 128
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a tensor was seen to hold. ``low``/``high``: extremes of all samples; ``typical_*``: means of each sample's extremes."""
+    """What a tensor was seen to hold. ``low``/``high``: extremes of all samples; ``typical_*``: means of
+    each sample's extremes."""
 
     low: float
     high: float
@@ -47,7 +52,8 @@ class Range:
 
 @dataclass
 class Histogram:
-    """Counts in 2048 equal bins over ±``limit``, which doubles when a larger value comes (pairs of bins then become one)."""
+    """Counts in 2048 equal bins over ±``limit``, which doubles when a larger value comes (pairs of bins
+    then become one)."""
 
     limit: float = 0.0
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
@@ -63,11 +69,16 @@ class Histogram:
             self.counts[_BINS // 2] = zeros
         while largest > self.limit:
             half = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.concatenate([np.zeros(_BINS // 4, np.int64), half, np.zeros(_BINS // 4, np.int64)])
+            self.counts = np.concatenate(
+                [np.zeros(_BINS // 4, np.int64), half, np.zeros(_BINS // 4, np.int64)]
+            )
             self.limit *= 2
         flat = values.ravel()
-        for start in range(0, flat.size, 1 << 20):  # in pieces: the scaled copy must not be as large as the tensor
-            scaled = (flat[start : start + (1 << 20)].astype(np.float64) + self.limit) * (_BINS / (2 * self.limit))
+        # in pieces: the scaled copy must not be as large as the tensor
+        for start in range(0, flat.size, 1 << 20):
+            scaled = (flat[start : start + (1 << 20)].astype(np.float64) + self.limit) * (
+                _BINS / (2 * self.limit)
+            )
             bins = np.minimum(scaled.astype(np.int32), _BINS - 1)
             self.counts += np.bincount(bins, minlength=_BINS)
 
@@ -83,7 +94,8 @@ class Histogram:
         return float(self.edges[low]), float(self.edges[min(high, _BINS - 1) + 1])
 
     def mse(self, low: float, high: float) -> tuple[float, float]:
-        """The part of ``low``..``high`` with the least squared error of rounding and saturating, over a grid of shrunk ranges."""
+        """The part of ``low``..``high`` with the least squared error of rounding and saturating, over a
+        grid of shrunk ranges."""
         centres, weights = (self.edges[:-1] + self.edges[1:]) / 2, self.counts
         best, chosen = np.inf, (low, high)
         for share in np.linspace(0.3, 1.0, 36):
@@ -96,10 +108,12 @@ class Histogram:
         return chosen
 
     def entropy(self, low: float, high: float) -> tuple[float, float]:
-        """Saturate at the magnitude for which the Kullback–Leibler divergence of the quantized distribution is least."""
+        """Saturate at the magnitude for which the Kullback–Leibler divergence of the quantized
+        distribution is least."""
         half = _BINS // 2
         magnitude = (self.counts[half:] + self.counts[:half][::-1]).astype(np.float64)
-        magnitude[0] = magnitude[1]  # zeros of a rectifier are exact in any case and would outweigh all else
+        # zeros of a rectifier are exact in any case and would outweigh all else
+        magnitude[0] = magnitude[1]
         best, bins = np.inf, half
         for kept in range(_CODES, half + 1, _CODES // 8):
             p = magnitude[:kept].copy()
@@ -119,7 +133,8 @@ class Histogram:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """What one pass saw of every tensor of one very graph (``model_digest``) on one set of samples (``data_digest``).
+    """What one pass saw of every tensor of one very graph (``model_digest``) on one set of samples
+    (``data_digest``).
 
     The one table that every family is written from.
     """
@@ -143,12 +158,17 @@ class CalibrationTable:
         return h.mse(r.low, r.high) if kind == "mse" else h.entropy(r.low, r.high)
 
     def to_json(self) -> bytes:
-        """Canonical bytes: the layer of the bundle, and what :attr:`digest` names. Histograms are named by their digest."""
+        """Canonical bytes: the layer of the bundle, and what :attr:`digest` names. Histograms are named by
+        their digest."""
         rows = {n: [r.low, r.high, r.typical_low, r.typical_high] for n, r in sorted(self.ranges.items())}
         counts = digest_of(b"".join(self.histograms[n].counts.astype("<i8").tobytes() for n in rows))
         whole = {
-            "samples": self.samples, "data": self.data_digest, "model": self.model_digest, "ranges": rows, "histograms": counts,
-        }  # fmt: skip
+            "samples": self.samples,
+            "data": self.data_digest,
+            "model": self.model_digest,
+            "ranges": rows,
+            "histograms": counts,
+        }
         return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
 
     @property
@@ -170,7 +190,10 @@ class Collector:
             return
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(f"tensor {name} is not finite on a calibration sample", hint="check the model and its preprocessing")
+            raise DataError(
+                f"tensor {name} is not finite on a calibration sample",
+                hint="check the model and its preprocessing",
+            )
         seen = self._seen.setdefault(name, [low, high, 0.0, 0.0])
         n = self._count[name] = self._count.get(name, 0) + 1
         seen[0], seen[1] = min(seen[0], low), max(seen[1], high)
@@ -194,7 +217,8 @@ def calibrate(
     data_digest: str,
     progress: Callable[[int], None] | None = None,
 ) -> CalibrationTable:
-    """Run the float model over the samples and collect the range of every float tensor of its top-level graph.
+    """Run the float model over the samples and collect the range of every float tensor of its top-level
+    graph.
 
     ``progress`` is told the number of samples done. Raises :class:`DataError` if there is no sample.
     """
@@ -204,7 +228,9 @@ def calibrate(
     index = GraphIndex(model)
     tensors = [o for n in index.nodes for o in n.output if index.is_float(o)]
     outputs = set(index.outputs)
-    watched.graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in tensors if t not in outputs)
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in tensors if t not in outputs
+    )
     engine = OnnxRuntimeEngine(watched.SerializeToString(), SessionSettings())
     masked: set[str] = set()
     count = 0
@@ -213,7 +239,8 @@ def calibrate(
             if values.dtype != np.float32 or name in masked:
                 continue
             if name not in outputs and np.isinf(values).any() and not np.isnan(values).any():
-                masked.add(name)  # what hides a part of a softmax; it has no range, so nothing that reads it is quantized
+                # what hides a part of a softmax; it has no range, so nothing that reads it is quantized
+                masked.add(name)
                 collector.forget(name)
             else:
                 collector.update(name, values)
@@ -222,6 +249,8 @@ def calibrate(
             progress(count)
     engine.close()
     if not count:
-        raise DataError("there are no calibration samples", hint="give a longer video, more images or more arrays")
+        raise DataError(
+            "there are no calibration samples", hint="give a longer video, more images or more arrays"
+        )
     digest = digest_of(model.SerializeToString(deterministic=True))
     return CalibrationTable(collector.ranges(), count, data_digest, digest, collector.histograms)

@@ -1,7 +1,8 @@
 """What competes: a graph in a runtime with session settings, and what became of it.
 
-The space is kept small by rule. Every graph starts with one thread in every runtime; only what survives the first round is tried with
-more threads; the arena is only taken from finalists. Threads never wait busily: a device has other work.
+The space is kept small by rule. Every graph starts with one thread in every runtime; only what survives the
+first round is tried with more threads; the arena is only taken from finalists. Threads never wait busily: a
+device has other work.
 """
 
 from __future__ import annotations
@@ -18,15 +19,28 @@ from edgectl.core.files import digest_of
 from edgectl.core.measured import Conditions, Measured, Standing
 from edgectl.engines.timing import Ratio
 
-__all__ = ["SLOWER", "Candidate", "Cause", "Choice", "Graph", "Outcome", "Pick", "Round", "with_threads", "without_arena"]
+__all__ = [
+    "SLOWER",
+    "Candidate",
+    "Cause",
+    "Choice",
+    "Graph",
+    "Outcome",
+    "Pick",
+    "Round",
+    "with_threads",
+    "without_arena",
+]
 
 
 SLOWER = "slower"
-"""Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not to hold."""
+"""Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not
+to hold."""
 
 
 class Cause(str, Enum):
-    """Why a quantized candidate does not ship first. What came nearest to it is first here (:mod:`edgectl.builder.causes` has the sentences)."""
+    """Why a quantized candidate does not ship first. What came nearest to it is first here
+    (:mod:`edgectl.builder.causes` has the sentences)."""
 
     UNDECIDED = "undecided"
     """The machine was too busy to tell."""
@@ -52,7 +66,8 @@ class Graph:
     followed: bool = False
     """Its codes are near those of an older release: an update takes few bytes."""
     came_so: bool = False
-    """The model itself, in a precision below float32: there is no float form of it, and others are compared with this one."""
+    """The model itself, in a precision below float32: there is no float form of it, and others are
+    compared with this one."""
 
     @cached_property
     def digest(self) -> str:
@@ -74,13 +89,16 @@ class Candidate:
 
     @property
     def is_float(self) -> bool:
-        """Whether it is what others are compared with: the float model, or one that came quantized, as it came."""
+        """Whether it is what others are compared with: the float model, or one that came quantized, as it
+        came."""
         return self.graph.precision == "float32" or self.graph.came_so
 
     @cached_property
     def digest(self) -> str:
         """Of everything that decides how it behaves."""
-        return digest_of(json.dumps([self.graph.digest, self.runtime, self.settings.model_dump()], sort_keys=True).encode())
+        return digest_of(
+            json.dumps([self.graph.digest, self.runtime, self.settings.model_dump()], sort_keys=True).encode()
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,8 @@ class Outcome:
     cause: Cause | None = None
     """The kind of ``rejected``, and of what is undecided; None for what ships first, or might have."""
     standing: Standing | None = None
-    """Against the fastest float candidate, in processes of their own; None for float and for what was not measured there."""
+    """Against the fastest float candidate, in processes of their own; None for float and for what was not
+    measured there."""
 
     @property
     def accuracy(self) -> Accuracy | None:
@@ -136,7 +155,8 @@ class Choice:
     picks: tuple[Pick, ...]
     """The winner first. No two of them are the same candidate."""
     fallback: Outcome | None
-    """The best float candidate that needs nothing but ONNX Runtime; it may be a pick, too. None if float does not run there."""
+    """The best float candidate that needs nothing but ONNX Runtime; it may be a pick, too. None if float
+    does not run there."""
     outcomes: tuple[Outcome, ...]
     reason: str
     notes: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""A model that nobody vouches for → the float32 graph with static shapes that everything else works on, checked against the model itself."""
+"""A model that nobody vouches for → the float32 graph with static shapes that everything else works on,
+checked against the model itself."""
 
 from __future__ import annotations
 
@@ -25,9 +26,18 @@ from edgectl.engines.open import open_model
 
 __all__ = ["canonical", "given_float16", "prepare"]
 
-_ROUGH_COSINE, _ROUGH_RELATIVE = 0.99, 0.1  # float16 rounds each tensor to 11 bits on the way
+# float16 rounds each tensor to 11 bits on the way
+_ROUGH_COSINE, _ROUGH_RELATIVE = 0.99, 0.1
 _COUNTING = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
-_RANDOM = ("Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_RANDOM = (
+    "Dropout",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+)
 
 
 def prepare(
@@ -47,9 +57,10 @@ def canonical(
 ) -> tuple[ModelProto, tuple[TensorSpec, ...], PassLog]:
     """Run the passes, checked against the model's own outputs on made-up inputs.
 
-    ``shapes``, ``data``: what else says the sizes that the model leaves open (:func:`resolve_inputs`). A model in another float type is
-    float32 from here on; what it computes after that is what later passes are checked against.
-    Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or :class:`UsageError`.
+    ``shapes``, ``data``: what else says the sizes that the model leaves open (:func:`resolve_inputs`). A
+    model in another float type is float32 from here on; what it computes after that is what later passes are
+    checked against. Returns the canonical float graph, its inputs and what ran. Raises :class:`ModelError` or
+    :class:`UsageError`.
     """
     check_sizes(original)
     inputs = resolve_inputs(original, task, given=shapes, data=data)
@@ -59,20 +70,28 @@ def canonical(
         rough = _rough(original, inputs, log)
         graph, log = run_passes(original, [Ingest(), Widen()], rough, log)
         inputs = resolve_inputs(graph, task, given=shapes, data=data)
-        log.notes.append(f"the model is in {' and '.join(kinds)}: it was widened to float32, its inputs and outputs, too")
+        log.notes.append(
+            f"the model is in {' and '.join(kinds)}: it was widened to float32, its inputs and outputs, too"
+        )
     reference = Reference.record(graph.SerializeToString(), _made_up(inputs))
     _check_repeats(graph, reference)
-    graph, log = run_passes(graph, [StaticShapes(inputs)] if kinds else [Ingest(), StaticShapes(inputs)], reference, log)
+    graph, log = run_passes(
+        graph, [StaticShapes(inputs)] if kinds else [Ingest(), StaticShapes(inputs)], reference, log
+    )
     try:
         graph, log = run_passes(graph, [Canonicalise()], reference, log)
-    except ModelError as e:  # onnxslim does not get every graph right; as it is, it is larger, and as good
+    except ModelError as e:
+        # onnxslim does not get every graph right; as it is, it is larger, and as good
         graph, log = run_passes(graph, [Canonicalise(simplify=False)], reference, log)
         log.notes.append(f"the graph is used without being simplified: {e.message}")
     return _with_output_shapes(graph, inputs, reference), inputs, log
 
 
-def _with_output_shapes(graph: ModelProto, inputs: tuple[TensorSpec, ...], reference: Reference) -> ModelProto:
-    """The shapes of outputs that inference could not tell, where other inputs give the same; the others stay open."""
+def _with_output_shapes(
+    graph: ModelProto, inputs: tuple[TensorSpec, ...], reference: Reference
+) -> ModelProto:
+    """The shapes of outputs that inference could not tell, where other inputs give the same; the others
+    stay open."""
     unknown = [o for o in graph.graph.output if o.name in reference.outputs and shape_of(o) is None]
     if not unknown:
         return graph
@@ -85,7 +104,9 @@ def _with_output_shapes(graph: ModelProto, inputs: tuple[TensorSpec, ...], refer
         info.type.tensor_type.ClearField("shape")
         info.type.tensor_type.shape.SetInParent()
         for i, (a, b) in enumerate(zip(first, second, strict=False)):
-            info.type.tensor_type.shape.dim.add(**({"dim_value": a} if a == b else {"dim_param": f"{info.name}_{i}"}))
+            info.type.tensor_type.shape.dim.add(
+                **({"dim_value": a} if a == b else {"dim_param": f"{info.name}_{i}"})
+            )
     return graph
 
 
@@ -104,7 +125,8 @@ def _counts(index: GraphIndex, output: str) -> bool:
 
 
 def given_float16(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: list[str]) -> bytes | None:
-    """A float16 model in the precision that it came in, a candidate of its own; None for any other, or with a note where nothing runs it."""
+    """A float16 model in the precision that it came in, a candidate of its own; None for any other, or
+    with a note where nothing runs it."""
     ingested, _ = Ingest().run(source)
     given = as_given(ingested)
     if given is None:
@@ -119,7 +141,8 @@ def given_float16(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: lis
 
 
 def _made_up(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Noise in 0..1 (another seed: around nought) for floats; zeros for integers, and a sample rate for a single one."""
+    """Noise in 0..1 (another seed: around nought) for floats; zeros for integers, and a sample rate for a
+    single one."""
     rng = np.random.default_rng(seed)
     return {
         i.name: np.asarray(rng.standard_normal(i.shape) if seed else rng.random(i.shape), i.dtype)
@@ -140,17 +163,24 @@ def _rough(original: ModelProto, inputs: tuple[TensorSpec, ...], log: PassLog) -
 
 
 def _check_repeats(model: ModelProto, reference: Reference) -> None:
-    """Raise :class:`ModelError` for a model that answers differently each time: nothing could be compared with it.
+    """Raise :class:`ModelError` for a model that answers differently each time: nothing could be compared
+    with it.
 
     Two runs of one engine: a new one starts from the same seed.
     """
     engine = open_model(model.SerializeToString(), SessionSettings(optimization="disabled"))
     first, again = (engine.run(reference.feeds) for _ in range(2))
     engine.close()
-    different = [n for n, o in first.items() if not np.array_equal(o, again[n], equal_nan=o.dtype.kind == "f")]
+    different = [
+        n for n, o in first.items() if not np.array_equal(o, again[n], equal_nan=o.dtype.kind == "f")
+    ]
     if different:
         random = [n for n in all_nodes(model.graph) if n.op_type in _RANDOM]
-        who = f"node {random[0].name or random[0].output[0]} ({random[0].op_type})" if random else "something in it"
+        who = (
+            f"node {random[0].name or random[0].output[0]} ({random[0].op_type})"
+            if random
+            else "something in it"
+        )
         raise ModelError(
             f"the model answers differently each time (output {different[0]}): {who} is random",
             hint="export the model in evaluation mode, without random nodes",

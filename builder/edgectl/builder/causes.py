@@ -1,6 +1,7 @@
 """Why no quantized engine ships first: one cause, its figure and the next step. Pure.
 
-What came nearest to shipping is told first. A candidate that is over the budget says nothing about its speed, so both may be told.
+What came nearest to shipping is told first. A candidate that is over the budget says nothing about its speed,
+so both may be told.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from edgectl.builder.candidates import Cause, Outcome
 from edgectl.builder.telling import flips, in_all, needed, too_few
 from edgectl.core.measured import Context
 
-__all__ = ["SPEED", "Barred", "Cause", "Why", "barred", "best_ratio", "of_search", "over_budget", "ran_out", "told_first"]
+__all__ = [
+    "SPEED",
+    "Barred",
+    "Cause",
+    "Why",
+    "barred",
+    "best_ratio",
+    "of_search",
+    "over_budget",
+    "ran_out",
+    "told_first",
+]
 
 
 SPEED = (Cause.UNDECIDED, Cause.EQUAL, Cause.SLOWER)
@@ -48,8 +60,8 @@ class Barred(str, Enum):
 
 
 def barred(why: Barred, what: str = "") -> Why:
-    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the output, the machine,
-    or why of each layer."""
+    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the
+    output, the machine, or why of each layer."""
     if why is Barred.QUANTIZED:
         return Why(
             Cause.NOTHING_TO_QUANTIZE,
@@ -58,9 +70,11 @@ def barred(why: Barred, what: str = "") -> Why:
         )
     if why is Barred.NO_LAYER:
         return Why(
-            Cause.NOTHING_TO_QUANTIZE, "the model has no convolution or matrix product with constant weights: it ships as float",
-            "nothing to do: int8 would change nothing", "0 layers",
-        )  # fmt: skip
+            Cause.NOTHING_TO_QUANTIZE,
+            "the model has no convolution or matrix product with constant weights: it ships as float",
+            "nothing to do: int8 would change nothing",
+            "0 layers",
+        )
     if why is Barred.SIZE_OF_DATA:
         return Why(
             Cause.NOTHING_TO_QUANTIZE,
@@ -69,14 +83,17 @@ def barred(why: Barred, what: str = "") -> Why:
         )
     if why is Barred.RECURRENT:
         return Why(
-            Cause.NOTHING_TO_QUANTIZE, f"the model carries {what} from input to input, where errors would add up: it ships as float",
+            Cause.NOTHING_TO_QUANTIZE,
+            f"the model carries {what} from input to input, where errors would add up: it ships as float",
             "to have int8, quantize the part without the state and give that as a model",
-        )  # fmt: skip
+        )
     if why is Barred.NO_PLACE:
         return Why(
-            Cause.REFUSED, f"no layer of the model may be int8 in this kernel family: {what}",
-            "`edgectl bundle inspect DIR --layers` names each", "0 layers",
-        )  # fmt: skip
+            Cause.REFUSED,
+            f"no layer of the model may be int8 in this kernel family: {what}",
+            "`edgectl bundle inspect DIR --layers` names each",
+            "0 layers",
+        )
     return Why(
         Cause.REFUSED,
         f"this CPU has no int8 kernels that are faster than float ({what})",
@@ -88,33 +105,40 @@ def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Wh
     """Of candidates that lose too much, the one that loses least."""
     if too_few(a, budget) and a.units:
         return Why(
-            Cause.TOO_FEW_SAMPLES, f"one of {a.units} samples decides: {name} answers it otherwise", f"give about {in_all(budget)} samples in all",
+            Cause.TOO_FEW_SAMPLES,
+            f"one of {a.units} samples decides: {name} answers it otherwise",
+            f"give about {in_all(budget)} samples in all",
             f"1 of {a.units}",
-        )  # fmt: skip
+        )
     if too_few(a, budget):
         return Why(
             Cause.TOO_FEW_SAMPLES,
             f"too few objects to tell: {name} loses {a.drop:.4f} [{a.low:.4f}, {a.high:.4f}], {budget:g} are allowed, and float is sure of {a.objects} objects",
-            f"give data with about {math.ceil(needed(budget) / a.objects)} × as many", f"{a.objects} objects",
-        )  # fmt: skip
+            f"give data with about {math.ceil(needed(budget) / a.objects)} × as many",
+            f"{a.objects} objects",
+        )
     of = f", {flips(a)} of {a.units}" if a.units else ""
     return Why(
-        Cause.OVER_BUDGET, f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
+        Cause.OVER_BUDGET,
+        f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
         f"{a.drop:.4f}",
-    )  # fmt: skip
+    )
 
 
 def ran_out(left_out: Sequence[str], minutes: float) -> Why:
     return Why(
-        Cause.OUT_OF_TIME, f"the {minutes:g} minutes ran out before int8 was tried to the end: {', '.join(left_out)} left out",
-        f"allow more: --minutes {max(1.0, 2 * minutes):g}", f"{minutes:g} min",
-    )  # fmt: skip
+        Cause.OUT_OF_TIME,
+        f"the {minutes:g} minutes ran out before int8 was tried to the end: {', '.join(left_out)} left out",
+        f"allow more: --minutes {max(1.0, 2 * minutes):g}",
+        f"{minutes:g} min",
+    )
 
 
 def of_search(outcomes: Iterable[Outcome], budget: float, busy: Sequence[str] = ()) -> tuple[Why, ...]:
-    """The causes of one search that ends with float first; empty if there was no other candidate. Those of int8 come before those of
-    float16 (a model that came so, or a GPU), each time what came nearest to shipping first.
+    """The causes of one search that ends with float first; empty if there was no other candidate. Those of
+    int8 come before those of float16 (a model that came so, or a GPU), each time what came nearest to
+    shipping first.
 
     A runtime that does not run float either says nothing about int8."""
     everyone = list(outcomes)
@@ -141,13 +165,19 @@ def told_first(causes: Sequence[Why]) -> Why | None:
 def best_ratio(o: Outcome) -> float:
     """The least latency, × float, that is known of a candidate, measured best."""
     fresh = o.measured.fresh if o.measured else None
-    known = [] if fresh is None else [c.ratio for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
+    known = (
+        []
+        if fresh is None
+        else [c.ratio for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
+    )
     if known:
         return min(known)
     return o.ratio.median if o.ratio is not None else float("inf")
 
 
-def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[str], what: str, tried: int) -> Why:
+def _why(
+    cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[str], what: str, tried: int
+) -> Why:
     """``what``: the precision of those that were ``found``, of ``tried`` of that precision."""
     best = min(
         found, key=lambda o: (o.standing is None, best_ratio(o), o.candidate.name)
@@ -155,29 +185,46 @@ def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[s
     name, times = best.candidate.name, _times(best)
     if cause is Cause.UNDECIDED:
         return Why(
-            cause, f"undecided: the machine was busy ({'; '.join(busy) or 'see its conditions'}), {name} took {times}, and float ships first",
-            "measure again when it is quiet: `edgectl bench DIR --decide`", times,
-        )  # fmt: skip
+            cause,
+            f"undecided: the machine was busy ({'; '.join(busy) or 'see its conditions'}), {name} took {times}, and float ships first",
+            "measure again when it is quiet: `edgectl bench DIR --decide`",
+            times,
+        )
     if cause is Cause.EQUAL:
         return Why(
-            cause, f"{what} is only equal: {name} takes {times}, within 5 % or its spread, and float is more accurate",
-            "nothing to do here; on a slower device measure again: `edgectl bench DIR`", times,
-        )  # fmt: skip
+            cause,
+            f"{what} is only equal: {name} takes {times}, within 5 % or its spread, and float is more accurate",
+            "nothing to do here; on a slower device measure again: `edgectl bench DIR`",
+            times,
+        )
     if cause is Cause.SLOWER:
         return Why(
-            cause, f"{what} is slower: the best of {len(found)}, {name}, takes {times}",
-            "nothing to do: float is faster on this machine", times,
-        )  # fmt: skip
+            cause,
+            f"{what} is slower: the best of {len(found)}, {name}, takes {times}",
+            "nothing to do: float is faster on this machine",
+            times,
+        )
     if cause is Cause.OUT_OF_TIME:
         return Why(
-            cause, f"the time ran out before {name} was measured in a process of its own: {times}", "allow more: --minutes", times
-        )  # fmt: skip
+            cause,
+            f"the time ran out before {name} was measured in a process of its own: {times}",
+            "allow more: --minutes",
+            times,
+        )
     if cause is Cause.MEMORY:
-        return Why(cause, f"{what} takes too much memory: {name} {best.rejected}", "raise limits.rss_mb in the device profile")
+        return Why(
+            cause,
+            f"{what} takes too much memory: {name} {best.rejected}",
+            "raise limits.rss_mb in the device profile",
+        )
     if cause in (Cause.OVER_BUDGET, Cause.TOO_FEW_SAMPLES):
         least = min(found, key=lambda o: o.accuracy.drop if o.accuracy else 1.0)
         return over_budget(least.candidate.name, least.accuracy or Accuracy(1.0, {}), budget, what)
-    none = f"no {what} graph runs here" if len(found) == tried else f"{len(found)} of {tried} {what} candidates do not run here"
+    none = (
+        f"no {what} graph runs here"
+        if len(found) == tried
+        else f"{len(found)} of {tried} {what} candidates do not run here"
+    )
     return Why(
         Cause.REFUSED,
         f"{none}: {name} {best.rejected}",
@@ -187,9 +234,15 @@ def _why(cause: Cause, found: Sequence[Outcome], budget: float, busy: Sequence[s
 
 def _times(o: Outcome) -> str:
     fresh = o.measured.fresh if o.measured else None
-    known = [] if fresh is None else [c for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
+    known = (
+        []
+        if fresh is None
+        else [c for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
+    )
     if known:
-        return " and ".join(f"{c.ratio:.2f} × float {c.context.value} [{c.low:.2f}, {c.high:.2f}]" for c in known)
+        return " and ".join(
+            f"{c.ratio:.2f} × float {c.context.value} [{c.low:.2f}, {c.high:.2f}]" for c in known
+        )
     if o.ratio is None:
         return "an unknown time"
     return f"{o.ratio.median:.2f} × float [{o.ratio.low:.2f}, {o.ratio.high:.2f}] in the search"

@@ -1,8 +1,10 @@
-"""Calibration and validation data: a video, a folder of images, a recording or a folder of them, an ``.npz``: as engine inputs.
+"""Calibration and validation data: a video, a folder of images, a recording or a folder of them, an ``.npz``:
+as engine inputs.
 
-The very sources, preprocessing and features that run on the device make the inputs. Samples are spread evenly over what is
-given and spooled to a folder, so that memory does not grow with their number. Calibration, search and confirmation samples
-never overlap: what scales were fitted on, what candidates were chosen on and what the result is judged on are three things.
+The very sources, preprocessing and features that run on the device make the inputs. Samples are spread evenly
+over what is given and spooled to a folder, so that memory does not grow with their number. Calibration,
+search and confirmation samples never overlap: what scales were fitted on, what candidates were chosen on and
+what the result is judged on are three things.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.speech.features import windows
 from edgectl.pipelines.speech.sources import read_audio
 
-__all__ = ["Pixels", "Sample", "SampleStore", "Slices", "collect", "npz_shapes", "random_samples", "slice_samples"]
+__all__ = [
+    "Pixels",
+    "Sample",
+    "SampleStore",
+    "Slices",
+    "collect",
+    "npz_shapes",
+    "random_samples",
+    "slice_samples",
+]
 
 MAX_SAMPLES = 512
 _MIN_SAMPLES = 8
@@ -47,9 +58,11 @@ class Sample:
 
 
 class SampleStore(Sequence[Sample]):
-    """Samples in files of a folder, at most ``limit``: when twice as many were given, every second one is dropped.
+    """Samples in files of a folder, at most ``limit``: when twice as many were given, every second one is
+    dropped.
 
-    So the kept ones are spread evenly whatever the length of the source is, which a stream does not say beforehand.
+    So the kept ones are spread evenly whatever the length of the source is, which a stream does not say
+    beforehand.
     """
 
     def __init__(self, folder: Path, limit: int | None = None, *, picture: ImageInput | None = None) -> None:
@@ -109,11 +122,14 @@ class SampleStore(Sequence[Sample]):
 
 
 class Pixels:
-    """A float picture as the uint8 pixels that it was made of: a quarter of the bytes, and the same values to the bit."""
+    """A float picture as the uint8 pixels that it was made of: a quarter of the bytes, and the same values
+    to the bit."""
 
     def __init__(self, spec: ImageInput) -> None:
         levels = np.arange(256, dtype=np.float64)
-        self._tables = [((levels * spec.scale - spec.mean[c]) / spec.std[c]).astype(np.float32) for c in range(3)]
+        self._tables = [
+            ((levels * spec.scale - spec.mean[c]) / spec.std[c]).astype(np.float32) for c in range(3)
+        ]
         self._axis = 1 if spec.layout == "NCHW" else 3
         along = [3 if a == self._axis else 1 for a in range(4)]
         self._zero = np.asarray([t[0] for t in self._tables], np.float32).reshape(along)
@@ -127,8 +143,11 @@ class Pixels:
         return codes if np.array_equal(self.decode(codes), values) else None
 
     def nearest(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The pixels, each the nearest; ``values`` and they have the layout and the order of colours of the task's input."""
-        codes: NDArray[np.uint8] = np.clip(np.rint((values - self._zero) / self._step), 0, 255).astype(np.uint8)
+        """The pixels, each the nearest; ``values`` and they have the layout and the order of colours of
+        the task's input."""
+        codes: NDArray[np.uint8] = np.clip(np.rint((values - self._zero) / self._step), 0, 255).astype(
+            np.uint8
+        )
         return codes
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -138,7 +157,8 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Slices:
-    """Three disjoint sets of samples. ``digest`` names the calibration samples; ``random``: made up, for speed only."""
+    """Three disjoint sets of samples. ``digest`` names the calibration samples; ``random``: made up, for
+    speed only."""
 
     calibration: Sequence[Sample]
     search: Sequence[Sample]
@@ -156,7 +176,11 @@ class _View(Sequence[Sample]):
         return len(self.indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return [self.store[i] for i in self.indices[index]] if isinstance(index, slice) else self.store[self.indices[index]]
+        return (
+            [self.store[i] for i in self.indices[index]]
+            if isinstance(index, slice)
+            else self.store[self.indices[index]]
+        )
 
 
 def collect(
@@ -171,8 +195,9 @@ def collect(
 ) -> SampleStore:
     """Read ``uri`` as the task says and keep at most ``MAX_SAMPLES`` sets of inputs in ``folder``.
 
-    ``engine``: the float model, which drives its own recurrent state. ``enough`` is asked after each sample whether to stop. Raises :class:`DataError` or :class:`SourceError` for
-    data that cannot be read or does not fit, :class:`UsageError` for a task that cannot use such data.
+    ``engine``: the float model, which drives its own recurrent state. ``enough`` is asked after each sample
+    whether to stop. Raises :class:`DataError` or :class:`SourceError` for data that cannot be read or does
+    not fit, :class:`UsageError` for a task that cannot use such data.
     """
     store = SampleStore(folder, picture=task.input if isinstance(task.input, ImageInput) else None)
     path = Path(uri)
@@ -195,7 +220,10 @@ def collect(
         if len(store) >= _MIN_SAMPLES and enough():
             break
     if len(store) < _MIN_SAMPLES:
-        raise DataError(f"{redact(uri)} gives {len(store)} samples; at least {_MIN_SAMPLES} are needed", hint="give more data")
+        raise DataError(
+            f"{redact(uri)} gives {len(store)} samples; at least {_MIN_SAMPLES} are needed",
+            hint="give more data",
+        )
     return store
 
 
@@ -203,11 +231,16 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Array → shape, samples along axis 0, of an ``.npz``. Raises :class:`DataError` if it cannot be read."""
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="check the path of the calibration data")
-    return {name: array.shape for name, array in read_npz(path, max_bytes=_MAX_NPZ_BYTES, error=DataError).items()}
+    return {
+        name: array.shape for name, array in read_npz(path, max_bytes=_MAX_NPZ_BYTES, error=DataError).items()
+    }
 
 
-def slice_samples(store: Sequence[Sample], validation: Sequence[Sample] | None, *, random: bool = False) -> Slices:
-    """Without validation data, of every four samples two calibrate, one searches and one confirms (of many: one, one and two)."""
+def slice_samples(
+    store: Sequence[Sample], validation: Sequence[Sample] | None, *, random: bool = False
+) -> Slices:
+    """Without validation data, of every four samples two calibrate, one searches and one confirms (of
+    many: one, one and two)."""
     n = len(store)
     if validation is None:
         quarters = ((0, 1), (2,), (3,)) if n < _MANY else ((0,), (1,), (2, 3))
@@ -241,7 +274,8 @@ def _noise(spec: TensorSpec, task: TaskSpec, rng: np.random.Generator) -> NDArra
         return np.asarray(task.input.rate, dtype)
     if dtype.kind == "f":
         return np.asarray(
-            rng.random(spec.shape) if isinstance(task.input, ImageInput) else rng.standard_normal(spec.shape), dtype
+            rng.random(spec.shape) if isinstance(task.input, ImageInput) else rng.standard_normal(spec.shape),
+            dtype,
         )
     return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 127, spec.shape), dtype)
 
@@ -251,9 +285,14 @@ def _check(n: int, feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
         array = feeds.get(spec.name)
         if array is None or array.shape != spec.shape or array.dtype != spec.dtype:
             got = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-            raise DataError(f"the data gives {got} for input {spec.name}, which takes {spec.dtype}{list(spec.shape)}")
+            raise DataError(
+                f"the data gives {got} for input {spec.name}, which takes {spec.dtype}{list(spec.shape)}"
+            )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(f"input {spec.name} of sample {n} is not finite", hint="leave that sample out, or mend what made it")
+            raise DataError(
+                f"input {spec.name} of sample {n} is not finite",
+                hint="leave that sample out, or mend what made it",
+            )
 
 
 def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:
@@ -262,7 +301,9 @@ def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:
         raise DataError(f"there is no file {path}", hint="check the path of the calibration data")
     arrays = read_npz(path, max_bytes=_MAX_NPZ_BYTES, error=DataError)
     if missing := [i.name for i in inputs if i.name not in arrays]:
-        raise DataError(f"{path.name} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'none'}")
+        raise DataError(
+            f"{path.name} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'none'}"
+        )
     for n in range(min(len(arrays[i.name]) if arrays[i.name].ndim else 0 for i in inputs)):
         feeds = {}
         for i in inputs:
@@ -273,16 +314,21 @@ def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:
 
 
 def _as_float(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """Numbers in another float type than the model takes: numpy's own is float64. What does not fit becomes infinite, and is refused."""
+    """Numbers in another float type than the model takes: numpy's own is float64. What does not fit
+    becomes infinite, and is refused."""
     if array.dtype.kind != "f" or np.dtype(spec.dtype).kind != "f":
         return array
     with np.errstate(over="ignore"):
         return np.asarray(array, spec.dtype)
 
 
-def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], store: SampleStore) -> Iterator[Sample]:
+def _from_pictures(
+    uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], store: SampleStore
+) -> Iterator[Sample]:
     if len(inputs) != 1:
-        raise UsageError(f"the model has {len(inputs)} inputs; pictures feed one", hint="give an .npz of all inputs")
+        raise UsageError(
+            f"the model has {len(inputs)} inputs; pictures feed one", hint="give an .npz of all inputs"
+        )
     source = open_source(uri)
     preprocess = Preprocessor(spec)
     try:
@@ -294,7 +340,10 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
             except EndOfStream:
                 return
             if frame is None:
-                raise DataError(f"{redact(uri)} gave no frame for {_READ_TIMEOUT_S:g} s", hint="calibrate from a recording")
+                raise DataError(
+                    f"{redact(uri)} gave no frame for {_READ_TIMEOUT_S:g} s",
+                    hint="calibrate from a recording",
+                )
             if store.wants():
                 tensor, meta = preprocess(frame)
                 yield Sample({inputs[0].name: tensor}, meta)
@@ -304,15 +353,22 @@ def _from_pictures(uri: str, spec: ImageInput, inputs: tuple[TensorSpec, ...], s
         source.close()
 
 
-def _from_audio(uri: str, spec: AudioInput, inputs: tuple[TensorSpec, ...], engine: Engine) -> Iterator[Sample]:
-    """Features of every recording, in name order. Further inputs are the sample rate (an integer) or recurrent state: a float tensor
-    that has the shape of an output, fed back by running the model, from zeros at the start of each file."""
+def _from_audio(
+    uri: str, spec: AudioInput, inputs: tuple[TensorSpec, ...], engine: Engine
+) -> Iterator[Sample]:
+    """Features of every recording, in name order. Further inputs are the sample rate (an integer) or
+    recurrent state: a float tensor that has the shape of an output, fed back by running the model, from
+    zeros at the start of each file."""
     main = next(i for i in inputs if i.name == (spec.tensor or inputs[0].name))
     states = _states(main, inputs, engine)
     if spec.rate != 16000:
-        raise UsageError(f"recordings are read at 16000 Hz; the task takes {spec.rate}", hint="give an .npz of the inputs")
+        raise UsageError(
+            f"recordings are read at 16000 Hz; the task takes {spec.rate}", hint="give an .npz of the inputs"
+        )
     folder = Path(uri)
-    files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in _AUDIO) if folder.is_dir() else [uri]
+    files = (
+        sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in _AUDIO) if folder.is_dir() else [uri]
+    )
     if not files:
         raise DataError(f"folder {folder} has no sound files", hint=f"looked for {', '.join(_AUDIO)}")
     # Eight inputs a window: one that slides frame by frame shows the same second fifty times.
@@ -329,7 +385,8 @@ def _from_audio(uri: str, spec: AudioInput, inputs: tuple[TensorSpec, ...], engi
 
 
 def _states(main: TensorSpec, inputs: tuple[TensorSpec, ...], engine: Engine) -> dict[str, str]:
-    """Recurrent input → the output that feeds it. Raises :class:`UsageError` for an input that nothing explains."""
+    """Recurrent input → the output that feeds it. Raises :class:`UsageError` for an input that nothing
+    explains."""
     probe = {i.name: np.zeros(i.shape, i.dtype) for i in inputs}
     outputs = engine.run(probe) if len(inputs) > 1 else {}
     states: dict[str, str] = {}
@@ -337,9 +394,16 @@ def _states(main: TensorSpec, inputs: tuple[TensorSpec, ...], engine: Engine) ->
         if i.name == main.name or (not i.shape and np.dtype(i.dtype).kind == "i"):
             continue
         match = next(
-            (n for n, o in outputs.items() if o.shape == i.shape and o.dtype == i.dtype and n not in states.values()), None
+            (
+                n
+                for n, o in outputs.items()
+                if o.shape == i.shape and o.dtype == i.dtype and n not in states.values()
+            ),
+            None,
         )
         if match is None:
-            raise UsageError(f"nothing says what input {i.name} is fed with", hint="give an .npz of all inputs")
+            raise UsageError(
+                f"nothing says what input {i.name} is fed with", hint="give an .npz of all inputs"
+            )
         states[i.name] = match
     return states

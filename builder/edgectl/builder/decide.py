@@ -1,6 +1,8 @@
-"""``edgectl bench DIR --decide``: which variant comes first is decided again, from what was measured on this machine while it was quiet.
+"""``edgectl bench DIR --decide``: which variant comes first is decided again, from what was measured on this
+machine while it was quiet.
 
-:func:`decide` is pure. :func:`rewrite` writes the whole bundle anew beside its place and renames it, so that it is the old one or the new one, and valid,
+:func:`decide` is pure. :func:`rewrite` writes the whole bundle anew beside its place and renames it, so that
+  it is the old one or the new one, and valid,
 whatever happens; its digest changes.
 """
 
@@ -33,7 +35,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Decision:
-    """What comes of a measurement. ``undecided``: why nothing can be said; then ``order`` is empty and nothing is written."""
+    """What comes of a measurement. ``undecided``: why nothing can be said; then ``order`` is empty and
+    nothing is written."""
 
     order: tuple[Placed, ...]
     sentences: tuple[str, ...]
@@ -43,9 +46,9 @@ class Decision:
 
 
 def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
-    """The order and roles of the variants. In each profile whose float and quantized engines both ran here the fastest quantized one that is faster
-    than float comes first; one that is not leaves the bundle, and what comes first takes over its roles (float: that of the accurate one). All others
-    stay as they are.
+    """The order and roles of the variants. In each profile whose float and quantized engines both ran here
+    the fastest quantized one that is faster than float comes first; one that is not leaves the bundle, and
+    what comes first takes over its roles (float: that of the accurate one). All others stay as they are.
     """
     rows = {(r.profile, r.variant): r for r in report.rows if r.skipped is None}
     if report.busy_because:
@@ -62,14 +65,18 @@ def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
 
 
 def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
-    """Write the bundle as it was decided, with what was measured; every blob is checked first. Returns its digest.
+    """Write the bundle as it was decided, with what was measured; every blob is checked first. Returns its
+    digest.
 
-    Raises :class:`IntegrityError` for a damaged bundle, :class:`BusyError` for one that is no longer what was measured, and
+    Raises :class:`IntegrityError` for a damaged bundle, :class:`BusyError` for one that is no longer what was
+    measured, and
     :class:`StorageError` for a full disk; the bundle is then as it was.
     """
     bundle = Bundle(root)
     if bundle.digest != report.digest:
-        raise BusyError(f"{root} was written anew while it was measured, and stays as it is", hint="try again")
+        raise BusyError(
+            f"{root} was written anew while it was measured, and stays as it is", hint="try again"
+        )
     bundle.verify()
     if not decision.order:
         return bundle.digest
@@ -78,27 +85,40 @@ def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
     contents = []
     for p in decision.order:
         v = by_name[p.profile, p.variant]
-        config = _measured_again(v.config.model_copy(update={"roles": p.roles}), rows.get((p.profile, p.variant)))
+        config = _measured_again(
+            v.config.model_copy(update={"roles": p.roles}), rows.get((p.profile, p.variant))
+        )
         contents.append(VariantContent(config, tuple(_layers(v, decision))))
     return write_bundle(root, contents, name=bundle.name, version=bundle.version)
 
 
-def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], BenchRow]) -> tuple[list[Placed], list[str]]:
+def _of_profile(
+    own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], BenchRow]
+) -> tuple[list[Placed], list[str]]:
     kept = [Placed(c.profile, c.variant, c.roles) for c in own]
-    known = {c.variant: rows[c.profile, c.variant] for c in own if (c.profile, c.variant) in rows and c.measured is not None}
+    known = {
+        c.variant: rows[c.profile, c.variant]
+        for c in own
+        if (c.profile, c.variant) in rows and c.measured is not None
+    }
     floats = [c for c in own if c.variant in known and c.recipe.precision == "float32"]
     quantized = [
-        c for c in own
-        if c.variant in known and c.recipe.precision != "float32" and "small-input" not in c.roles and known[c.variant].standing is not None
-    ]  # fmt: skip
-    if not quantized or all(
-        known[c.variant].standing is not None for c in floats
-    ):  # nothing was told against a float of this profile
+        c
+        for c in own
+        if c.variant in known
+        and c.recipe.precision != "float32"
+        and "small-input" not in c.roles
+        and known[c.variant].standing is not None
+    ]
+    # nothing was told against a float of this profile
+    if not quantized or all(known[c.variant].standing is not None for c in floats):
         return kept, []
     profile = own[0].profile
     open_ = [c.variant for c in quantized if known[c.variant].standing is Standing.UNDECIDED]
     if open_:
-        return kept, [f"{profile}: stays as it was: too few calls of {', '.join(open_)} to tell; give more --seconds"]
+        return kept, [
+            f"{profile}: stays as it was: too few calls of {', '.join(open_)} to tell; give more --seconds"
+        ]
     faster = [c for c in quantized if known[c.variant].standing is Standing.FASTER]
     lead = min(faster, key=lambda c: (_ratio(known[c.variant]), c.variant)) if faster else floats[0]
     gone = {c.variant for c in quantized if c not in faster}
@@ -113,7 +133,8 @@ def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], Ben
             wanted |= {"fast", *(freed - {"accurate"})}
         elif c.variant in known and c not in first_in_runtime:
             wanted -= {"fast"}
-        if c is floats[0] and "accurate" in freed:  # the lead may lose more than what was the accurate one
+        # the lead may lose more than what was the accurate one
+        if c is floats[0] and "accurate" in freed:
             wanted |= {"accurate"}
         return tuple(r for r in ROLES if r in wanted)
 
@@ -127,8 +148,13 @@ def _of_profile(own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], Ben
             else ": no quantized engine is faster"
         )
     ]
-    sentences += [f"{profile}: {v} leaves the bundle: {_standing(known[v])} ({_figures(known[v])} float)" for v in sorted(gone)]
-    sentences += [f"{profile}: {c.variant} did not run here and stays as it was" for c in stay if _unknown(c, known)]
+    sentences += [
+        f"{profile}: {v} leaves the bundle: {_standing(known[v])} ({_figures(known[v])} float)"
+        for v in sorted(gone)
+    ]
+    sentences += [
+        f"{profile}: {c.variant} did not run here and stays as it was" for c in stay if _unknown(c, known)
+    ]
     return [Placed(c.profile, c.variant, roles(c)) for c in stay], sentences
 
 
@@ -176,5 +202,9 @@ def _layers(v: Variant, decision: Decision) -> list[tuple[str, bytes]]:
 
 
 def _decided(report: Report, decision: Decision) -> Report:
-    causes = {g: tuple(c for c in why if c.cause != Cause.UNDECIDED.value) for g, why in report.causes.items()}
-    return report.model_copy(update={"causes": {g: why for g, why in causes.items() if why}, "decided": decision.sentences})
+    causes = {
+        g: tuple(c for c in why if c.cause != Cause.UNDECIDED.value) for g, why in report.causes.items()
+    }
+    return report.model_copy(
+        update={"causes": {g: why for g, why in causes.items() if why}, "decided": decision.sentences}
+    )

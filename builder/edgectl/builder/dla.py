@@ -1,6 +1,8 @@
-"""What NVIDIA's Deep Learning Accelerator runs, layer by layer; the GPU takes the rest, and the builder is told nothing about it.
+"""What NVIDIA's Deep Learning Accelerator runs, layer by layer; the GPU takes the rest, and the builder is
+told nothing about it.
 
-Source: TensorRT documentation, "DLA supported layers and restrictions" (reference/builder.md §6.2). Static shapes are a pass's business.
+Source: TensorRT documentation, "DLA supported layers and restrictions" (reference/builder.md §6.2). Static
+shapes are a pass's business.
 """
 
 from __future__ import annotations
@@ -12,9 +14,26 @@ from edgectl.builder.graph import GraphIndex, attribute
 __all__ = ["refusal"]
 
 _PLAIN = frozenset(
-    ("Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "PRelu", "Add", "Sub", "Mul", "Max", "Min", "Div", "Pow", "LRN", "BatchNormalization",
-     "GlobalAveragePool", "Identity")
-)  # fmt: skip
+    (
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Clip",
+        "LeakyRelu",
+        "PRelu",
+        "Add",
+        "Sub",
+        "Mul",
+        "Max",
+        "Min",
+        "Div",
+        "Pow",
+        "LRN",
+        "BatchNormalization",
+        "GlobalAveragePool",
+        "Identity",
+    )
+)
 _MAX_BATCH, _MAX_DIMENSION = 4096, 8192
 
 
@@ -35,8 +54,14 @@ def refusal(index: GraphIndex, n: NodeProto) -> str:
         fits = len(kernel) == 2 and max(kernel) <= 32 and max(strides) <= 8
         return "" if fits else "kernel above 32 or stride above 8"
     if n.op_type == "ConvTranspose":
-        plain = attribute(n, "group", 1) == 1 and set(_ints(n, "dilations") or [1]) == {1} and not any(_ints(n, "pads"))
-        return "" if plain and max(kernel) <= 32 else "transposed convolution with groups, dilation or padding"
+        plain = (
+            attribute(n, "group", 1) == 1
+            and set(_ints(n, "dilations") or [1]) == {1}
+            and not any(_ints(n, "pads"))
+        )
+        return (
+            "" if plain and max(kernel) <= 32 else "transposed convolution with groups, dilation or padding"
+        )
     if n.op_type in ("MaxPool", "AveragePool"):
         fits = max(kernel, default=1) <= 8 and max(strides) <= 16 and len(n.output) == 1
         return "" if fits else "pooling window above 8 or stride above 16"

@@ -1,9 +1,11 @@
-"""Kernel families: the form of int8 that each kind of kernel takes fast. One table; the writers know nothing else.
+"""Kernel families: the form of int8 that each kind of kernel takes fast. One table; the writers know nothing
+else.
 
-Measured reasons (reference/builder.md §5.2, §6.1): S8S8 is slower than float on x86 VNNI, where U8S8 is 3 × faster; without
-VNNI U8S8 saturates in 16 bit unless weights have 7 bit; ARM dot products take S8S8; TensorRT wants symmetric activations
-with zero point 0, Q/DQ on the inputs of weighted layers only, and float biases; OpenVINO runs SiLU networks faster from that
-placement than from whole chains (bench/matrix_products.py has the products).
+Measured reasons (reference/builder.md §5.2, §6.1): S8S8 is slower than float on x86 VNNI, where U8S8 is 3 ×
+faster; without VNNI U8S8 saturates in 16 bit unless weights have 7 bit; ARM dot products take S8S8; TensorRT
+wants symmetric activations with zero point 0, Q/DQ on the inputs of weighted layers only, and float biases;
+OpenVINO runs SiLU networks faster from that placement than from whole chains (bench/matrix_products.py has
+the products).
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ class Family:
     """Largest absolute weight code: 127, or 63 where products of 8 × 8 bit saturate."""
     int32_bias: bool
     placement: Literal["tensors", "inputs", "everything", "products"]
-    """``tensors``: whole chains run in int8 (every tensor between quantized nodes carries Q/DQ). ``inputs``: only what
-    weighted layers read; everything else is left to the compiler's fusion. ``everything``: each tensor of each layer that DLA runs: one
-    without a scale makes its whole region fall back. ``products``: matrix products are rewritten, and there is no Q/DQ
+    """``tensors``: whole chains run in int8 (every tensor between quantized nodes carries Q/DQ).
+    ``inputs``: only what weighted layers read; everything else is left to the compiler's fusion.
+    ``everything``: each tensor of each layer that DLA runs: one without a scale makes its whole region
+    fall back. ``products``: matrix products are rewritten, and there is no Q/DQ
     (:mod:`edgectl.builder.products`)."""
     min_channels: int
     """Convolutions with fewer input or output channels stay float (depthwise ones count their groups)."""

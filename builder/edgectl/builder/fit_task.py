@@ -1,6 +1,8 @@
-"""A named task takes from the model what the model itself says: the size, layout and type of its input, and where its background class is.
+"""A named task takes from the model what the model itself says: the size, layout and type of its input, and
+where its background class is.
 
-What a user's file says stays as it is and must fit. Left out: labels, colours and thresholds, which no graph tells.
+What a user's file says stays as it is and must fit. Left out: labels, colours and thresholds, which no graph
+tells.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ __all__ = ["fit_background", "fit_input"]
 _BACKGROUND = ("background", "__background__", "bg", "no object", "no-object", "no_object", "none", "n/a")
 _MOSTLY = 0.9
 """Of all boxes of a picture: what the background class wins in a detector that looks at real pictures."""
-_SURE = 1e-3  # how near to 1 the scores of a box sum up to behind a softmax
+# how near to 1 the scores of a box sum up to behind a softmax
+_SURE = 1e-3
 
 
 def fit_input(task: TaskSpec, model: ModelProto, given: Mapping[str, Shape]) -> TaskSpec:
@@ -40,26 +43,35 @@ def fit_input(task: TaskSpec, model: ModelProto, given: Mapping[str, Shape]) -> 
     names = [i.name for i in real_inputs(model)]
     name = spec.tensor or (names[0] if len(names) == 1 else "")
     if name not in names:
-        return task  # what is wrong with it is said where shapes are resolved
+        # what is wrong with it is said where shapes are resolved
+        return task
     dims = model_dims(model, name, given)
     kind = next(i.type.tensor_type.elem_type for i in model.graph.input if i.name == name)
     update = _picture(spec, dims, kind) if isinstance(spec, ImageInput) else _sound(spec, dims)
     try:
         fitted = type(spec).model_validate({**spec.model_dump(), **update})
     except ValidationError as e:
-        raise UsageError(f"input {name} has a size that task {task.name} cannot fill: {first_problem(e)}") from e
+        raise UsageError(
+            f"input {name} has a size that task {task.name} cannot fill: {first_problem(e)}"
+        ) from e
     return task.model_copy(update={"input": fitted})
 
 
 def fit_background(task: TaskSpec, outputs: Sequence[Outputs]) -> tuple[TaskSpec, str]:
-    """The task with ``decode.background``, where the float model's ``outputs`` on some pictures leave no doubt, and a note about it.
+    """The task with ``decode.background``, where the float model's ``outputs`` on some pictures leave no
+    doubt, and a note about it.
 
-    Only where the scores have one column more than there are labels, or a label is a name for background. Raises :class:`UsageError`
-    where there must be a background class and nothing tells which end it is at, :class:`ModelError` for outputs that are not those of the decoder.
+    Only where the scores have one column more than there are labels, or a label is a name for background.
+    Raises :class:`UsageError` where there must be a background class and nothing tells which end it is at,
+    :class:`ModelError` for outputs that are not those of the decoder.
     """
     if task.decode.kind != "boxes-scores" or task.decode.background != "none":
         return task, ""
-    named = [i for i, label in enumerate(task.labels) if label.strip().lower() in _BACKGROUND or label in task.background]
+    named = [
+        i
+        for i, label in enumerate(task.labels)
+        if label.strip().lower() in _BACKGROUND or label in task.background
+    ]
     scores = [np.asarray(boxes_and_scores(o, task.decode)[1], np.float64) for o in outputs]
     columns = scores[0].shape[-1] if scores and scores[0].ndim == 3 else 0
     if columns == len(task.labels) and named in ([0], [columns - 1]):
@@ -87,7 +99,8 @@ def fit_background(task: TaskSpec, outputs: Sequence[Outputs]) -> tuple[TaskSpec
 
 
 def _end(scores: NDArray[np.float64]) -> str:
-    """``first`` or ``last``, where the scores of each box sum up to 1 and nearly every box is of that class; empty otherwise."""
+    """``first`` or ``last``, where the scores of each box sum up to 1 and nearly every box is of that
+    class; empty otherwise."""
     if not len(scores) or np.abs(scores.sum(axis=1) - 1).max() > _SURE:
         return ""
     won = scores.argmax(axis=1)
@@ -126,4 +139,7 @@ def _sound(spec: AudioInput, dims: Sequence[int | None]) -> dict[str, object]:
     sizes = [d for d in shape if d != 1]
     if rest or (sizes and sizes[-1] != bins):
         return {}
-    return {"shape": shape, "features": FeatureSpec.model_validate({**f.model_dump(), "frames": frames}).model_dump()}
+    return {
+        "shape": shape,
+        "features": FeatureSpec.model_validate({**f.model_dump(), "frames": frames}).model_dump(),
+    }

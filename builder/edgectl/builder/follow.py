@@ -1,15 +1,17 @@
-"""Start from the release that this model fine-tunes: int8 codes move only as far as the weights did, so that the update is small.
+"""Start from the release that this model fine-tunes: int8 codes move only as far as the weights did, so that
+the update is small.
 
-Reconstruction chooses codes that make up for each other's errors; when the weights move a little, it chooses anew everywhere. Here
-an engine of the release before is written again: its scales, and the weights that its codes stand for plus what moved between the two
-float models, rounded with error feedback. Where nothing moved much, that is the old code. Layers are paired by name, kind and
-shape; one without a partner is reconstructed.
+Reconstruction chooses codes that make up for each other's errors; when the weights move a little, it chooses
+anew everywhere. Here an engine of the release before is written again: its scales, and the weights that its
+codes stand for plus what moved between the two float models, rounded with error feedback. Where nothing moved
+much, that is the old code. Layers are paired by name, kind and shape; one without a partner is reconstructed.
 
-What comes out is one more candidate, judged and measured like every other. Left out: engines that were equalised (their weights are
-not those of the float engine beside them), products without Q/DQ pairs (plain rounding, which is near already), pictures of another size.
+What comes out is one more candidate, judged and measured like every other. Left out: engines that were
+equalised (their weights are not those of the float engine beside them), products without Q/DQ pairs (plain
+rounding, which is near already), pictures of another size.
 
-Float engines ship beside them, and are several times as large. There (:func:`near`) each weight is rounded to a number whose low bits are
-those of the weight before, so that only the high ones travel.
+Float engines ship beside them, and are several times as large. There (:func:`near`) each weight is rounded to
+a number whose low bits are those of the weight before, so that only the high ones travel.
 """
 
 from __future__ import annotations
@@ -46,15 +48,29 @@ from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["PREFIX", "Former", "Release", "follow", "near", "read_release", "update_notes", "with_followed", "with_near_floats"]
+__all__ = [
+    "PREFIX",
+    "Former",
+    "Release",
+    "follow",
+    "near",
+    "read_release",
+    "update_notes",
+    "with_followed",
+    "with_near_floats",
+]
 
 PREFIX = "follow-"
 """Of the names of candidates."""
-_SATURATE = 0.05  # of the old range: what a tensor may exceed it by and still keep its scale
-_WASTE = 0.75  # of the old range: what a tensor must fill to keep its scale
-_PAIRED = 0.5  # of the weights: with fewer the update is hardly smaller
+# of the old range: what a tensor may exceed it by and still keep its scale
+_SATURATE = 0.05
+# of the old range: what a tensor must fill to keep its scale
+_WASTE = 0.75
+# of the weights: with fewer the update is hardly smaller
+_PAIRED = 0.5
 _KEPT_BITS = 15
-"""Of the 23 that a float32's fraction has: a weight is off by at most 2⁻⁹ of itself, all of them together by 60 dB: 20 dB below int8."""
+"""Of the 23 that a float32's fraction has: a weight is off by at most 2⁻⁹ of itself, all of them together
+by 60 dB: 20 dB below int8."""
 _NEAR_SHARE = 0.1  # of the accuracy budget: what that may cost
 
 Array = NDArray[np.float64]
@@ -84,31 +100,51 @@ class Release:
     """The float model that its engines were written from; None if it carries none."""
     formers: tuple[Former, ...]
     engines: Mapping[tuple[str, str], bytes] = field(repr=False)
-    """(profile, variant) → the ONNX file, of those that do not travel packed: what ``edgectl release publish`` makes differences to."""
+    """(profile, variant) → the ONNX file, of those that do not travel packed: what ``edgectl release
+    publish`` makes differences to."""
 
 
 def read_release(root: Path) -> Release:
-    """Read a bundle, every blob checked against its digest. Raises :class:`UsageError` if ``root`` is no bundle,
+    """Read a bundle, every blob checked against its digest. Raises :class:`UsageError` if ``root`` is no
+    bundle,
     :class:`IntegrityError` if one of its files is damaged."""
     try:
         bundle = Bundle(root)
         bundle.verify()
-        models = [(v, onnx.load_from_string(_engine(v))) for v in bundle.variants if "small-input" not in v.config.roles]
+        models = [
+            (v, onnx.load_from_string(_engine(v)))
+            for v in bundle.variants
+            if "small-input" not in v.config.roles
+        ]
     except IntegrityError:
         raise
     except BundleError as e:
-        raise UsageError(f"--follow: {e.message}", hint="give the folder of a bundle that `edgectl build` made") from e
+        raise UsageError(
+            f"--follow: {e.message}", hint="give the folder of a bundle that `edgectl build` made"
+        ) from e
     except DecodeError as e:
-        raise UsageError(f"--follow: {root} has an engine that is no ONNX file", hint="give another bundle") from e
-    floats = (m for v, m in models if v.config.recipe.family == "float" and v.config.recipe.precision == "float32")
+        raise UsageError(
+            f"--follow: {root} has an engine that is no ONNX file", hint="give another bundle"
+        ) from e
+    floats = (
+        m for v, m in models if v.config.recipe.family == "float" and v.config.recipe.precision == "float32"
+    )
     model = next(floats, None)
     formers = {
-        (f.recipe.family, f.name): f for f in (Former(v.config.recipe, GraphIndex(m)) for v, m in reversed(models)) if f.name
+        (f.recipe.family, f.name): f
+        for f in (Former(v.config.recipe, GraphIndex(m)) for v, m in reversed(models))
+        if f.name
     }
     return Release(
-        f"{bundle.name}@{bundle.version}", None if model is None else GraphIndex(model), tuple(reversed(formers.values())),
-        {(v.config.profile, v.config.variant): _engine(v) for v in bundle.variants if v.config.unpacked is None},
-    )  # fmt: skip
+        f"{bundle.name}@{bundle.version}",
+        None if model is None else GraphIndex(model),
+        tuple(reversed(formers.values())),
+        {
+            (v.config.profile, v.config.variant): _engine(v)
+            for v in bundle.variants
+            if v.config.unpacked is None
+        },
+    )
 
 
 def _engine(v: Variant) -> bytes:
@@ -116,11 +152,19 @@ def _engine(v: Variant) -> bytes:
 
 
 def with_followed(
-    rungs: Rungs, release: Release, model: ModelProto, table: CalibrationTable, families: Collection[Family],
-    samples: Sequence[Feeds], judge: Judge, *, max_drop: float, tell: Callable[[str], None],
-) -> Rungs:  # fmt: skip
-    """``rungs`` and one more graph for each engine of one of ``families`` that the release has, where it holds ``max_drop`` on the
-    judge's slice. Notes say what came of it."""
+    rungs: Rungs,
+    release: Release,
+    model: ModelProto,
+    table: CalibrationTable,
+    families: Collection[Family],
+    samples: Sequence[Feeds],
+    judge: Judge,
+    *,
+    max_drop: float,
+    tell: Callable[[str], None],
+) -> Rungs:
+    """``rungs`` and one more graph for each engine of one of ``families`` that the release has, where it
+    holds ``max_drop`` on the judge's slice. Notes say what came of it."""
     recipes, judged, notes = dict(rungs.recipes), dict(rungs.judged), list(rungs.notes)
     known = {f.name: f for f in families}
     formers = [f for f in release.formers if f.recipe.family in known]
@@ -143,12 +187,19 @@ def with_followed(
         if affordable(judged[name], max_drop):
             recipes[name] = q
         else:
-            notes.append(f"{name} loses {judged[name].drop:.4f}, more than {max_drop:g}: the build goes on without it")
+            notes.append(
+                f"{name} loses {judged[name].drop:.4f}, more than {max_drop:g}: the build goes on without it"
+            )
     return replace(rungs, recipes=recipes, judged=judged, notes=tuple(notes))
 
 
 def _followed(
-    former: Former, release: Release, model: ModelProto, table: CalibrationTable, family: Family, samples: Sequence[Feeds]
+    former: Former,
+    release: Release,
+    model: ModelProto,
+    table: CalibrationTable,
+    family: Family,
+    samples: Sequence[Feeds],
 ) -> Quantized:
     assert release.model is not None
     kind = next((k for k in RANGE_KINDS if k == former.recipe.method), None)
@@ -156,22 +207,29 @@ def _followed(
         raise ModelError(f"its ranges are of a kind that is not known here ({former.recipe.method})")
     if "equalise" in former.recipe.passes:
         raise ModelError("it was equalised, and the float engine beside it was not")
-    plain = quantize(model, table, family, exclude=former.recipe.excluded, chains=former.name != "conv-only", ranges=kind)
+    plain = quantize(
+        model, table, family, exclude=former.recipe.excluded, chains=former.name != "conv-only", ranges=kind
+    )
     q, moved = follow(plain, model, former.engine, release.model)
     share = _share(q, model, moved)
     if share < _PAIRED:
-        raise ModelError(f"{share:.0%} of the weights have a partner there by name and shape, {_PAIRED:.0%} are needed")
+        raise ModelError(
+            f"{share:.0%} of the weights have a partner there by name and shape, {_PAIRED:.0%} are needed"
+        )
     q = reconstruct(q, model, family, samples, towards=moved)
     lint.check(q.model, family)
     return q
 
 
-def follow(plain: Quantized, model: ModelProto, engine: GraphIndex, before: GraphIndex) -> tuple[Quantized, dict[str, Array]]:
-    """``plain``, written from ``model``, with the ranges of ``engine`` and its codes, moved by what moved since ``before``, the float
-    model of ``engine``. Also, by node name, the weights that were rounded to these codes: what :func:`reconstruct` does better.
+def follow(
+    plain: Quantized, model: ModelProto, engine: GraphIndex, before: GraphIndex
+) -> tuple[Quantized, dict[str, Array]]:
+    """``plain``, written from ``model``, with the ranges of ``engine`` and its codes, moved by what moved
+    since ``before``, the float model of ``engine``. Also, by node name, the weights that were rounded to
+    these codes: what :func:`reconstruct` does better.
 
-    A range is kept if the new one exceeds it by at most 5 % of its width and fills three quarters of it. The scale of an output channel
-    grows if a weight would no longer fit.
+    A range is kept if the new one exceeds it by at most 5 % of its width and fills three quarters of it. The
+    scale of an output channel grows if a weight would no longer fit.
     """
     changed = ModelProto()
     changed.CopyFrom(plain.model)
@@ -188,27 +246,40 @@ def follow(plain: Quantized, model: ModelProto, engine: GraphIndex, before: Grap
             moved[n.name] = partner.codes * partner.scale + (weight - partner.weight)
             _move_weight(n, moved[n.name], partner.scale, written, plain.family.weight_max)
         _rescale_bias(n, now, written)
-    layers = tuple(r if r.scale is None else r.model_copy(update=written.report(r.node)) for r in plain.layers)
+    layers = tuple(
+        r if r.scale is None else r.model_copy(update=written.report(r.node)) for r in plain.layers
+    )
     return replace(plain, model=changed, layers=layers, followed=True), moved
 
 
 def _share(q: Quantized, model: ModelProto, moved: Mapping[str, Array]) -> float:
     """Of the quantized weights, those that had a partner."""
     index = GraphIndex(model)
-    sizes = {n.name: math.prod(index.shape(n.input[1]) or ()) for n in weighted_nodes(index) if n.name in q.placement.nodes}
+    sizes = {
+        n.name: math.prod(index.shape(n.input[1]) or ())
+        for n in weighted_nodes(index)
+        if n.name in q.placement.nodes
+    }
     return sum(sizes[name] for name in moved) / max(1, sum(sizes.values()))
 
 
 def with_near_floats(
-    release: Release, plans: Sequence[VariantPlan], judge: Callable[[], Judge], task: TaskSpec, *, max_drop: float,
+    release: Release,
+    plans: Sequence[VariantPlan],
+    judge: Callable[[], Judge],
+    task: TaskSpec,
+    *,
+    max_drop: float,
     notes: list[str],
-) -> list[VariantPlan]:  # fmt: skip
-    """``plans``, with the float32 engines that the release has, too, near to those (:func:`near`), where that costs at most a tenth of
-    ``max_drop`` on the judge's slice."""
+) -> list[VariantPlan]:
+    """``plans``, with the float32 engines that the release has, too, near to those (:func:`near`), where
+    that costs at most a tenth of ``max_drop`` on the judge's slice."""
     found = []
     for p in plans:
         old = release.engines.get((p.profile, p.variant))
-        model = near(p.model, old) if p.precision == "float32" and old is not None and not p.parts else p.model
+        model = (
+            near(p.model, old) if p.precision == "float32" and old is not None and not p.parts else p.model
+        )
         if model == p.model:
             found.append(p)
             continue
@@ -218,18 +289,24 @@ def with_near_floats(
         with contextlib.closing(engine):
             accuracy = judge().judge(engine)
         if accuracy.drop > max_drop * _NEAR_SHARE:
-            notes.append(f"{p.profile}: {p.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is")
+            notes.append(
+                f"{p.profile}: {p.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is"
+            )
             found.append(p)
             continue
         recipe = p.recipe.model_copy(update={"passes": (*p.recipe.passes, "near")})
-        found.append(replace(p, model=model, recipe=recipe, accuracy=None if p.accuracy is None else accuracy))
+        found.append(
+            replace(p, model=model, recipe=recipe, accuracy=None if p.accuracy is None else accuracy)
+        )
     return found
 
 
 def near(new: bytes, old: bytes) -> bytes:
-    """``new`` (an ONNX file) with each float32 weight at the nearest number whose low 15 bits are those of its partner in ``old``.
+    """``new`` (an ONNX file) with each float32 weight at the nearest number whose low 15 bits are those of
+    its partner in ``old``.
 
-    Partners are the constants of one shape at one input of nodes of one name and kind. Zeros stay zeros, and nothing becomes subnormal.
+    Partners are the constants of one shape at one input of nodes of one name and kind. Zeros stay zeros, and
+    nothing becomes subnormal.
     """
     changed = onnx.load_from_string(new)
     index, was = GraphIndex(changed), _Reader(GraphIndex(onnx.load_from_string(old)))
@@ -270,7 +347,9 @@ def update_notes(release: Release, plans: Sequence[VariantPlan]) -> list[str]:
             )
     for profile, variant in release.engines.keys() - {(p.profile, p.variant) for p in plans}:
         if profile in {p.profile for p in plans}:
-            notes.append(f"{profile}: {variant} of {release.name} has no successor: who runs it fetches another engine whole")
+            notes.append(
+                f"{profile}: {variant} of {release.name} has no successor: who runs it fetches another engine whole"
+            )
     return sorted(notes)
 
 
@@ -288,7 +367,11 @@ class _Reader:
 
     def dequantizer(self, tensor: str) -> NodeProto | None:
         maker = self.index.producer.get(tensor)
-        return maker if maker is not None and maker.op_type == "DequantizeLinear" and len(maker.input) == 3 else None
+        return (
+            maker
+            if maker is not None and maker.op_type == "DequantizeLinear" and len(maker.input) == 3
+            else None
+        )
 
     def codes(self, node: str, i: int) -> tuple[Array, Array] | None:
         """Codes and scale of a quantized constant."""
@@ -330,7 +413,8 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Partner:
-    """The same layer in the release before: its codes, their scales as a factor, and the float weight that they were chosen for."""
+    """The same layer in the release before: its codes, their scales as a factor, and the float weight that
+    they were chosen for."""
 
     codes: Array
     scale: Array
@@ -338,9 +422,14 @@ class _Partner:
 
 
 def _partner(n: NodeProto, weight: Array, old: _Reader, was: _Reader) -> _Partner | None:
-    """None if the engine or its float model has no such node with a weight of the same shape, or the engine keeps it float."""
+    """None if the engine or its float model has no such node with a weight of the same shape, or the
+    engine keeps it float."""
     found, before = old.codes(n.name, 1), was.constant(n.name, 1)
-    if found is None or before is None or {old.nodes[n.name].op_type, was.nodes[n.name].op_type} != {n.op_type}:
+    if (
+        found is None
+        or before is None
+        or {old.nodes[n.name].op_type, was.nodes[n.name].op_type} != {n.op_type}
+    ):
         return None
     codes, scale = found
     axis = weight_axis(n)
@@ -352,14 +441,17 @@ def _partner(n: NodeProto, weight: Array, old: _Reader, was: _Reader) -> _Partne
 
 
 def _keep_ranges(plain: Quantized, now: GraphIndex, written: _Reader, old: _Reader) -> None:
-    """Give activations the scales that they had, where the new ranges fit; tensors that share a scale keep it together or not at all."""
+    """Give activations the scales that they had, where the new ranges fit; tensors that share a scale keep
+    it together or not at all."""
     groups: dict[str, list[str]] = {}
     for t in plain.placement.tensors:
         groups.setdefault(plain.placement.root.get(t, t), []).append(t)
     for tensors in groups.values():
         found = {_former_range(t, now, old) for t in tensors}
         former = found.pop()
-        scale, zero = (np.asarray(written.index.weights(f"{tensors[0]}_{what}")) for what in ("scale", "zero"))
+        scale, zero = (
+            np.asarray(written.index.weights(f"{tensors[0]}_{what}")) for what in ("scale", "zero")
+        )
         if former is None or found or not _fits((float(scale), int(zero)), former, np.iinfo(zero.dtype)):
             continue
         for t in tensors:
@@ -377,7 +469,9 @@ def _fits(new: tuple[float, int], former: tuple[float, int], codes: np.iinfo[Any
     """Both: scale and zero point."""
     if not codes.min <= former[1] <= codes.max:
         return False
-    (low, high), (least, most) = (((codes.min - zero) * scale, (codes.max - zero) * scale) for scale, zero in (new, former))
+    (low, high), (least, most) = (
+        ((codes.min - zero) * scale, (codes.max - zero) * scale) for scale, zero in (new, former)
+    )
     width = most - least
     return max(least - low, high - most) <= _SATURATE * width and high - low >= _WASTE * width
 

@@ -1,4 +1,5 @@
-"""A model that came quantized: told by its operators. It ships as what it is, and nothing is quantized once more. Pure."""
+"""A model that came quantized: told by its operators. It ships as what it is, and nothing is quantized
+once more. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +15,17 @@ GIVEN = "given"
 """Recipe family, and name among the candidates, of a model in the form that it came in."""
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER = (
-    "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QAttention", "QMoE", "MatMulNBits", "MatMulBnb4", "MatMulIntegerToFloat",
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "QGemm",
+    "QAttention",
+    "QMoE",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "MatMulIntegerToFloat",
     "GatherBlockQuantized",
-)  # fmt: skip
+)
 _INTEGER_PREFIXES = ("QLinear", "DynamicQuantize", "QEmbed")
 
 
@@ -26,12 +35,14 @@ def is_quantized(n: NodeProto) -> bool:
 
 
 def given_precision(model: ModelProto) -> Precision:
-    """``int8`` for a model with quantized operators, whatever else is in it; ``float32`` for any other (they were widened)."""
+    """``int8`` for a model with quantized operators, whatever else is in it; ``float32`` for any other
+    (they were widened)."""
     return "int8" if any(is_quantized(n) for n in all_nodes(model.graph)) else "float32"
 
 
 def unfit_for_tensorrt(model: ModelProto) -> str:
-    """What TensorRT does not take of a model, with the node or output; empty if there is nothing to say before it is compiled.
+    """What TensorRT does not take of a model, with the node or output; empty if there is nothing to say
+    before it is compiled.
 
     TensorRT reads Q/DQ pairs of int8 codes with zero point 0, and no integer operators.
     """

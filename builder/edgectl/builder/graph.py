@@ -1,4 +1,5 @@
-"""An index over an ONNX graph: who makes a tensor, who reads it, what shape it has. Built anew after every change."""
+"""An index over an ONNX graph: who makes a tensor, who reads it, what shape it has. Built anew after every
+change."""
 
 from __future__ import annotations
 
@@ -10,11 +11,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-__all__ = ["GraphIndex", "all_graphs", "all_nodes", "attribute", "np_dtype", "reads", "real_inputs", "shape_of", "subgraphs"]
+__all__ = [
+    "GraphIndex",
+    "all_graphs",
+    "all_nodes",
+    "attribute",
+    "np_dtype",
+    "reads",
+    "real_inputs",
+    "shape_of",
+    "subgraphs",
+]
 
 
 class GraphIndex:
-    """Look-ups over the top-level graph. A tensor that a subgraph captures counts as read there (``captured``)."""
+    """Look-ups over the top-level graph. A tensor that a subgraph captures counts as read there
+    (``captured``)."""
 
     def __init__(self, model: ModelProto) -> None:
         graph = model.graph
@@ -34,7 +46,8 @@ class GraphIndex:
         self._info = {v.name: v for v in (*graph.value_info, *graph.input, *graph.output)}
 
     def only_reader(self, name: str) -> NodeProto | None:
-        """The one node that reads a tensor, once; None if something else needs it, too: another node, a subgraph, the outside."""
+        """The one node that reads a tensor, once; None if something else needs it, too: another node, a
+        subgraph, the outside."""
         readers = self.readers.get(name, [])
         alone = len(readers) == 1 and name not in self.captured and name not in self._kept
         return readers[0][0] if alone else None
@@ -113,6 +126,10 @@ def reads(node: NodeProto) -> list[str]:
 
 def _outer_reads(graph: GraphProto) -> list[str]:
     """Names that a subgraph reads and does not make; each once, in order."""
-    own = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
+    own = (
+        {i.name for i in graph.input}
+        | {t.name for t in graph.initializer}
+        | {o for n in graph.node for o in n.output}
+    )
     read = [*(i for n in graph.node for i in reads(n)), *(o.name for o in graph.output)]
     return [name for name in dict.fromkeys(read) if name not in own]

@@ -1,12 +1,14 @@
-"""Write float16 into a graph for strongly typed TensorRT networks (10.x, 11.x), which take every precision from the graph.
+"""Write float16 into a graph for strongly typed TensorRT networks (10.x, 11.x), which take every precision
+from the graph.
 
-Works on float graphs and on explicit Q/DQ graphs: what int8 leaves over computes in float16 instead of float32. The scales of Q/DQ
-pairs become float16 with it (ONNX opset 19), because a convolution has the type of what it dequantizes. Inputs and outputs of the
-graph keep their types.
+Works on float graphs and on explicit Q/DQ graphs: what int8 leaves over computes in float16 instead of
+float32. The scales of Q/DQ pairs become float16 with it (ONNX opset 19), because a convolution has the type
+of what it dequantizes. Inputs and outputs of the graph keep their types.
 
-What stays float32 (the rules of ModelOpt's AutoCast, reference/builder.md §2): nodes that see a value above 512, constants outside
-float16, reductions, exponentials and normalisations, recurrent layers and what feeds them, and nodes whose values were never seen. TensorRT 8.x does not need this: its
-builder flag chooses float16 by itself.
+What stays float32 (the rules of ModelOpt's AutoCast, reference/builder.md §2): nodes that see a value above
+512, constants outside float16, reductions, exponentials and normalisations, recurrent layers and what feeds
+them, and nodes whose values were never seen. TensorRT 8.x does not need this: its builder flag chooses
+float16 by itself.
 """
 
 from __future__ import annotations
@@ -23,17 +25,51 @@ from edgectl.core.errors import ModelError
 
 __all__ = ["half"]
 
-_OPSET = 19  # the first in which QuantizeLinear and DequantizeLinear take float16
+# the first in which QuantizeLinear and DequantizeLinear take float16
+_OPSET = 19
 _MAX_VALUE = 512.0
 _MAX_CONSTANT = 65504.0
-_MIN_SCALE = 6.104e-5  # the least normal float16: below, a scale loses digits
+# the least normal float16: below, a scale loses digits
+_MIN_SCALE = 6.104e-5
 _FLOAT32 = frozenset(
-    ("Softmax", "LogSoftmax", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Erf", "LayerNormalization", "InstanceNormalization",
-     "GroupNormalization", "BatchNormalization", "LpNormalization", "CumSum", "NonMaxSuppression", "LSTM", "GRU", "RNN", "Cast",
-     "Constant", "ConstantOfShape", "Range", "RandomNormal", "RandomUniform", "EyeLike", "STFT", "DFT", "Einsum", "Mod", "QLinearConv",
-     "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-)  # fmt: skip
-_ALWAYS_FLOAT32 = {"Resize": (1, 2)}  # inputs that are float32 whatever the type of the data
+    (
+        "Softmax",
+        "LogSoftmax",
+        "Exp",
+        "Log",
+        "Pow",
+        "Sqrt",
+        "Reciprocal",
+        "Erf",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "BatchNormalization",
+        "LpNormalization",
+        "CumSum",
+        "NonMaxSuppression",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Cast",
+        "Constant",
+        "ConstantOfShape",
+        "Range",
+        "RandomNormal",
+        "RandomUniform",
+        "EyeLike",
+        "STFT",
+        "DFT",
+        "Einsum",
+        "Mod",
+        "QLinearConv",
+        "ConvInteger",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+    )
+)
+# inputs that are float32 whatever the type of the data
+_ALWAYS_FLOAT32 = {"Resize": (1, 2)}
 _LOOPS = ("LSTM", "GRU", "RNN", "Loop", "Scan")
 _PASSES_ON = frozenset((*MOVES, "Concat", "Cast", "Pad"))
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -42,8 +78,8 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 def half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto, frozenset[str]]:
     """A copy of ``model`` that computes in float16 where that is safe, and the names of the nodes that do.
 
-    Inputs, outputs and their types stay. ``largest``: tensor → largest magnitude seen in calibration. Raises :class:`ModelError` if
-    the opset cannot be raised to 19.
+    Inputs, outputs and their types stay. ``largest``: tensor → largest magnitude seen in calibration. Raises
+    :class:`ModelError` if the opset cannot be raised to 19.
     """
     writer = _Writer(_upgraded(model), largest)
     return writer.write(), frozenset(writer.chosen)
@@ -55,7 +91,8 @@ def _upgraded(model: ModelProto) -> ModelProto:
         raised = onnx.version_converter.convert_version(model, _OPSET) if opset < _OPSET else model
         raised.ir_version = max(raised.ir_version, 9)
         return onnx.shape_inference.infer_shapes(raised, data_prop=True)
-    except Exception as e:  # the converter is C++ and raises RuntimeError and others
+    except Exception as e:
+        # the converter is C++ and raises RuntimeError and others
         raise ModelError(
             f"the graph cannot be raised to opset {_OPSET}: {(str(e).strip() or 'no reason').splitlines()[0][:200]}"
         ) from e
@@ -70,7 +107,9 @@ class _Writer:
         self._made: set[str] = set()
         """Tensors that are float16 in the written graph."""
         self._casts: dict[tuple[str, bool], str] = {}
-        self.chosen = {n.name for n in self._index.nodes if n.op_type not in _PAIR and self._safe(n)} - self._before_loops()
+        self.chosen = {
+            n.name for n in self._index.nodes if n.op_type not in _PAIR and self._safe(n)
+        } - self._before_loops()
         """Nodes that compute in float16."""
 
     def write(self) -> ModelProto:
@@ -91,7 +130,12 @@ class _Writer:
 
     def _safe(self, n: NodeProto) -> bool:
         index = self._index
-        if n.op_type in _FLOAT32 or n.op_type.startswith("Reduce") or n.domain not in ("", "ai.onnx") or any(subgraphs(n)):
+        if (
+            n.op_type in _FLOAT32
+            or n.op_type.startswith("Reduce")
+            or n.domain not in ("", "ai.onnx")
+            or any(subgraphs(n))
+        ):
             return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
         if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
@@ -110,8 +154,9 @@ class _Writer:
     def _before_loops(self) -> set[str]:
         """What makes the inputs of recurrent layers, back to the first node that computes something.
 
-        These layers compute in float32. Where a cast is the last thing before one, or only moves lie between, TensorRT takes the
-        cast into the loop, over one time step, and refuses the graph ("Mismatched number of elements in reshape").
+        These layers compute in float32. Where a cast is the last thing before one, or only moves lie between,
+        TensorRT takes the cast into the loop, over one time step, and refuses the graph ("Mismatched number
+        of elements in reshape").
         """
         index = self._index
         found: set[str] = set()
@@ -126,7 +171,8 @@ class _Writer:
         return found
 
     def _fits(self, tensor: str) -> bool:
-        """Whether all that was seen of a tensor is well inside float16; for one behind a DequantizeLinear its scales decide, too."""
+        """Whether all that was seen of a tensor is well inside float16; for one behind a DequantizeLinear
+        its scales decide, too."""
         made = self._index.producer.get(tensor)
         if made is not None and made.op_type == "DequantizeLinear":
             scale = np.asarray(self._index.weights(made.input[1]), np.float32)
@@ -161,7 +207,8 @@ class _Writer:
         self._nodes.append(node)
 
     def _as(self, tensor: str, to_half: bool) -> str:
-        """The tensor in the type that a reader computes in: itself, a constant of that type, a twin pair, or a cast."""
+        """The tensor in the type that a reader computes in: itself, a constant of that type, a twin pair,
+        or a cast."""
         if tensor in self._index.initializers:
             value = self._index.initializers[tensor]
             return self._constant(tensor) if to_half and value.data_type == TensorProto.FLOAT else tensor
@@ -200,7 +247,9 @@ class _Writer:
         for node in self._nodes:
             node.output[:] = [inner if o == output else o for o in node.output]
             node.input[:] = [inner if i == output else i for i in node.input]
-        self._nodes.append(helper.make_node("Cast", [inner], [output], name=f"{output}_Cast", to=TensorProto.FLOAT))
+        self._nodes.append(
+            helper.make_node("Cast", [inner], [output], name=f"{output}_Cast", to=TensorProto.FLOAT)
+        )
 
     def _finished(self) -> ModelProto:
         model = ModelProto()

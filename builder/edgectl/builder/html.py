@@ -1,7 +1,8 @@
-"""A bundle as one HTML page: what competed, what each layer lost, accuracy against latency, recipe and origin.
+"""A bundle as one HTML page: what competed, what each layer lost, accuracy against latency, recipe and
+origin.
 
-The page fetches nothing and runs no script; plots are SVG drawn by :mod:`edgectl.builder.svg`. Whatever comes from the bundle is
-escaped. It follows the reader's dark or light setting and prints on white.
+The page fetches nothing and runs no script; plots are SVG drawn by :mod:`edgectl.builder.svg`. Whatever comes
+from the bundle is escaped. It follows the reader's dark or light setting and prints on white.
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ svg .a { fill: var(--a); stroke: var(--a); } svg .b { fill: var(--b); stroke: va
 .key::before { content: "●"; margin-right: .3em; } .key { margin-right: 1.2em; white-space: nowrap; }
 .key.a { color: var(--a); } .key.b { color: var(--b); } .key.c { color: var(--c); }
 """
-_KEY = (
-    '<p><span class="key a">int8</span><span class="key b">float32</span><span class="key c">rejected, with the reason</span></p>'
-)
+_KEY = '<p><span class="key a">int8</span><span class="key b">float32</span><span class="key c">rejected, with the reason</span></p>'
 
 
 def render(info: BundleInfo) -> str:
@@ -65,7 +64,9 @@ def render(info: BundleInfo) -> str:
         parts.append(_trade(name, candidates))
         parts.append(_rounds(candidates))
     if info.report is None:
-        parts.append(_section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>"))
+        parts.append(
+            _section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>")
+        )
     elif info.report.compression:
         parts.append(_compression(info.report.compression))
     parts += [_errors(v) for v in _distinct(info.variants) if v.layers]
@@ -92,11 +93,19 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
         flags = [w for w, on in (("fallback", v.fallback), ("SPEED ONLY", v.speed_only)) if on]
         rows.append(
             [
-                v.profile, v.variant + (f" ({', '.join(flags)})" if flags else ""), v.runtime, v.recipe.get("precision", ""),
-                ", ".join(v.roles), f"{v.engine_bytes:,}", f"{v.added_bytes:,}", _number(m.get("p50_ms", "")),
-                _number(m.get("ratio_to_float", "")), _number(v.accuracy.get("drop", "")), ", ".join(v.requires).replace("|", " or ") or "nothing",
+                v.profile,
+                v.variant + (f" ({', '.join(flags)})" if flags else ""),
+                v.runtime,
+                v.recipe.get("precision", ""),
+                ", ".join(v.roles),
+                f"{v.engine_bytes:,}",
+                f"{v.added_bytes:,}",
+                _number(m.get("p50_ms", "")),
+                _number(m.get("ratio_to_float", "")),
+                _number(v.accuracy.get("drop", "")),
+                ", ".join(v.requires).replace("|", " or ") or "nothing",
             ]
-        )  # fmt: skip
+        )
     return _table(
         [
             "profile",
@@ -125,13 +134,25 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
         name = f"{v.profile}/{v.variant}"
         rows.append(
             [
-                name, f"{f['cold_start_s']:.3f}", f"{f['rss_mb']:.0f}", f"{f['cpu_ms']:.3f}",
-                _number(f["p50_ms"]), _number(f.get("p95_ms", "-")), _number(f.get("p95_loaded_ms", "-")), str(f["n"]),
+                name,
+                f"{f['cold_start_s']:.3f}",
+                f"{f['rss_mb']:.0f}",
+                f"{f['cpu_ms']:.3f}",
+                _number(f["p50_ms"]),
+                _number(f.get("p95_ms", "-")),
+                _number(f.get("p95_loaded_ms", "-")),
+                str(f["n"]),
             ]
-        )  # fmt: skip
+        )
         for c in f.get("contexts", ()):
-            ratio = f"{c['ratio']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if "ratio" in c else "is the float fallback"
-            contexts.append([name, str(c["context"]), _number(c["p50_ms"]), ratio, str(c.get("standing", "-"))])
+            ratio = (
+                f"{c['ratio']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"
+                if "ratio" in c
+                else "is the float fallback"
+            )
+            contexts.append(
+                [name, str(c["context"]), _number(c["p50_ms"]), ratio, str(c.get("standing", "-"))]
+            )
     if not rows:
         return ""
     first = next(v.measured["fresh"] for v in variants if v.measured and "fresh" in v.measured)
@@ -142,17 +163,33 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
         "that only compute. Alone: back to back; paced: one inference a frame of a camera; medians of blocks, × the float fallback. Within 5 % or "
         "within their spread two engines are equal." + (f" The machine was busy: {busy}." if busy else "")
     )
-    headers = ["variant", "#cold start s", "#memory MiB", "#CPU ms", "#p50 ms", "#p95 ms", "#p95 ms loaded", "#n"]
+    headers = [
+        "variant",
+        "#cold start s",
+        "#memory MiB",
+        "#CPU ms",
+        "#p50 ms",
+        "#p95 ms",
+        "#p95 ms loaded",
+        "#n",
+    ]
     body = _table(["variant", "context", "#p50 ms", "× float", ""], contexts) if contexts else ""
     return _section("In processes of their own", about, _table(headers, rows) + body)
 
 
 def _causes(report: Report | None) -> str:
-    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there is nothing to say."""
+    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there
+    is nothing to say."""
     if report is None or not (report.causes or report.left_out or report.decided):
         return ""
-    rows = [[group, c.cause, c.sentence, c.figure, c.next] for group, why in report.causes.items() for c in why]
-    rows += [["", "out-of-time", f"left out: {', '.join(report.left_out)}", "", "more --minutes"]] if report.left_out else []
+    rows = [
+        [group, c.cause, c.sentence, c.figure, c.next] for group, why in report.causes.items() for c in why
+    ]
+    rows += (
+        [["", "out-of-time", f"left out: {', '.join(report.left_out)}", "", "more --minutes"]]
+        if report.left_out
+        else []
+    )
     rows += [["", "decided later", d, "", ""] for d in report.decided]
     return _section(
         "Why this one",
@@ -162,22 +199,34 @@ def _causes(report: Report | None) -> str:
 
 
 def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
-    """Each candidate's latency ratio to float with its interval, best first; those that never ran follow as a list."""
-    measured = sorted((c for c in candidates if c.ratio and c.measured), key=lambda c: c.ratio[0] if c.ratio else 0.0)
+    """Each candidate's latency ratio to float with its interval, best first; those that never ran follow
+    as a list."""
+    measured = sorted(
+        (c for c in candidates if c.ratio and c.measured), key=lambda c: c.ratio[0] if c.ratio else 0.0
+    )
     rows = [
         Range(
-            c.name, c.ratio[0], c.ratio[1], c.ratio[2], _kind(c), f"{c.measured.p50_ms:.3f} ms" + (f" · {', '.join(c.roles)}" if c.roles else f" · {c.rejected}" if c.rejected else ""),
+            c.name,
+            c.ratio[0],
+            c.ratio[1],
+            c.ratio[2],
+            _kind(c),
+            f"{c.measured.p50_ms:.3f} ms"
+            + (f" · {', '.join(c.roles)}" if c.roles else f" · {c.rejected}" if c.rejected else ""),
             f"{c.name}: p50 {c.measured.p50_ms:.3f} ms, ratio {c.ratio[0]:.3f} [{c.ratio[1]:.3f}, {c.ratio[2]:.3f}], "
             f"n = {c.measured.n}{', ' + c.rejected if c.rejected else ''}",
         )
-        for c in measured if c.ratio and c.measured
-    ]  # fmt: skip
+        for c in measured
+        if c.ratio and c.measured
+    ]
     if not rows:
         return ""
     machine = measured[0].measured.machine if measured[0].measured else ""
     never = [c for c in candidates if c.measured is None]
     body = _KEY + ranges(
-        rows, axis="latency, × the fastest float candidate (median of paired ratios, 95 % interval)", reference=1.0
+        rows,
+        axis="latency, × the fastest float candidate (median of paired ratios, 95 % interval)",
+        reference=1.0,
     )
     if never:
         body += _table(["not measured", "reason"], [[c.name, c.rejected or ""] for c in never])
@@ -190,14 +239,23 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
 
 def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:
     dots = [
-        Dot(c.measured.p50_ms, c.drop, _kind(c), f"{c.name} ({', '.join(c.roles)})" if c.roles else "", f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}")
-        for c in candidates if c.measured and c.drop is not None
-    ]  # fmt: skip
+        Dot(
+            c.measured.p50_ms,
+            c.drop,
+            _kind(c),
+            f"{c.name} ({', '.join(c.roles)})" if c.roles else "",
+            f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}",
+        )
+        for c in candidates
+        if c.measured and c.drop is not None
+    ]
     if len(dots) < 2:
         return ""
     plot = scatter(dots, x="p50 latency, ms (logarithmic)", y="accuracy drop against float")
     return _section(
-        f"Accuracy against latency: {group}", "Lower left is better. What ships is named, with what it is best at.", _KEY + plot
+        f"Accuracy against latency: {group}",
+        "Lower left is better. What ships is named, with what it is best at.",
+        _KEY + plot,
     )
 
 
@@ -205,12 +263,17 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
     """Every round of every candidate, with the state of the machine, folded away."""
     rows = [
         [
-            c.name, str(r.round + 1), str(r.n), _number(r.p50_ms), f"{r.conditions.load:.2f}",
+            c.name,
+            str(r.round + 1),
+            str(r.n),
+            _number(r.p50_ms),
+            f"{r.conditions.load:.2f}",
             "-" if r.conditions.temperature_c is None else f"{r.conditions.temperature_c:.0f}",
             r.conditions.governor or r.conditions.power_mode or "-",
         ]
-        for c in candidates for r in c.rounds
-    ]  # fmt: skip
+        for c in candidates
+        for r in c.rounds
+    ]
     if not rows:
         return ""
     table = _table(["candidate", "#round", "#calls", "#p50 ms", "#load", "#°C", "governor"], rows)
@@ -218,7 +281,8 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
 
 
 def _compression(steps: Sequence[Mapping[str, str | float]]) -> str:
-    """What each step did, cost and gained: the rows of :class:`edgectl.builder.compress.run.CompressionStep`."""
+    """What each step did, cost and gained: the rows of
+    :class:`edgectl.builder.compress.run.CompressionStep`."""
 
     def figure(step: Mapping[str, str | float], key: str, form: str) -> str:
         value = step.get(key)
@@ -226,14 +290,23 @@ def _compression(steps: Sequence[Mapping[str, str | float]]) -> str:
 
     rows = [
         [
-            str(s.get("step", "")), figure(s, "drop", ".4f"), figure(s, "macs_ratio", ".3f"),
+            str(s.get("step", "")),
+            figure(s, "drop", ".4f"),
+            figure(s, "macs_ratio", ".3f"),
             f"{figure(s, 'latency_ratio', '.3f')} [{figure(s, 'latency_low', '.3f')}, {figure(s, 'latency_high', '.3f')}]",
-            figure(s, "bytes", ",.0f"), figure(s, "packed_bytes", ",.0f"), figure(s, "seconds", ".1f"), str(s.get("note", "")),
+            figure(s, "bytes", ",.0f"),
+            figure(s, "packed_bytes", ",.0f"),
+            figure(s, "seconds", ".1f"),
+            str(s.get("note", "")),
         ]
         for s in steps
-    ]  # fmt: skip
+    ]
     headers = ["step", "#drop", "#× MACs", "× latency", "#bytes", "#packed", "#s", ""]
-    return _section("Compression", "What each step did, cost and gained, against the model as it came.", _table(headers, rows))
+    return _section(
+        "Compression",
+        "What each step did, cost and gained, against the model as it came.",
+        _table(headers, rows),
+    )
 
 
 def _kind(c: CandidateReport) -> str:
@@ -241,23 +314,35 @@ def _kind(c: CandidateReport) -> str:
 
 
 def _errors(v: VariantInfo) -> str:
-    """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the worst output. Where that was
-    not measured (float, a graph that held the budget at once) only why layers are not int8."""
+    """SQNR of each layer in graph order: what quantizing this layer alone leaves of the signal in the
+    worst output. Where that was not measured (float, a graph that held the budget at once) only why layers
+    are not int8."""
     rows = [
-        Bar(r.node, r.sqnr_db, "a" if r.precision == "int8" else "b", f"{r.op} {r.precision}" + (f": {r.reason}" if r.reason else ""))
-        for r in v.layers if r.sqnr_db is not None or (r.reason and r.precision != "int8")
-    ]  # fmt: skip
+        Bar(
+            r.node,
+            r.sqnr_db,
+            "a" if r.precision == "int8" else "b",
+            f"{r.op} {r.precision}" + (f": {r.reason}" if r.reason else ""),
+        )
+        for r in v.layers
+        if r.sqnr_db is not None or (r.reason and r.precision != "int8")
+    ]
     if all(r.sqnr_db is None for r in v.layers):
         reasons = Counter(r.reason for r in v.layers if r.reason and r.precision != "int8")
-        table = _table(["#layers", "not int8 because"], [[str(n), reason] for reason, n in reasons.most_common()])
+        table = _table(
+            ["#layers", "not int8 because"], [[str(n), reason] for reason, n in reasons.most_common()]
+        )
         about = "What each layer alone would cost was not measured."
         return _section(f"Layers kept in float: {v.profile}/{v.variant}", about, table) if reasons else ""
-    counts = ", ".join(f"{n} × {what}" for what, n in sorted(Counter(f"{r.op} {r.precision}" for r in v.layers).items()))
+    counts = ", ".join(
+        f"{n} × {what}" for what, n in sorted(Counter(f"{r.op} {r.precision}" for r in v.layers).items())
+    )
     body = '<p><span class="key a">runs in int8</span><span class="key b">kept in float, with the reason</span></p>'
     return _section(
-        f"Error per layer: {v.profile}/{v.variant}", f"SQNR in dB when this layer alone is quantized; short bars hurt. {counts}.",
+        f"Error per layer: {v.profile}/{v.variant}",
+        f"SQNR in dB when this layer alone is quantized; short bars hurt. {counts}.",
         body + bars(rows, axis="SQNR, dB"),
-    )  # fmt: skip
+    )
 
 
 def _distinct(variants: Iterable[VariantInfo]) -> list[VariantInfo]:
@@ -268,15 +353,24 @@ def _distinct(variants: Iterable[VariantInfo]) -> list[VariantInfo]:
 def _recipe(v: VariantInfo) -> str:
     r, s = v.recipe, v.session
     rows = [
-        ["family", r.get("family", "")], ["passes", ", ".join(r.get("passes", ())) or "none"],
+        ["family", r.get("family", "")],
+        ["passes", ", ".join(r.get("passes", ())) or "none"],
         ["quantization", _quantization(r)],
         ["kept in float", ", ".join(r.get("excluded", ())) or "nothing"],
         ["session", ", ".join(f"{k} {value}" for k, value in s.items())],
-        ["golden", f"{v.golden['samples']} samples; " + "; ".join(f"{n}: cosine ≥ {t['cosine']:.5f}, |error| ≤ {t['max_abs']:.3g}" for n, t in v.golden["tolerances"].items())],
+        [
+            "golden",
+            f"{v.golden['samples']} samples; "
+            + "; ".join(
+                f"{n}: cosine ≥ {t['cosine']:.5f}, |error| ≤ {t['max_abs']:.3g}"
+                for n, t in v.golden["tolerances"].items()
+            ),
+        ],
         ["accuracy", ", ".join(f"{k} {value:.4f}" for k, value in v.accuracy.items()) or "not judged"],
         ["measured", _measurement(v.measured) if v.measured else "not where it was built"],
-        ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"], ["manifest", v.digest],
-    ]  # fmt: skip
+        ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"],
+        ["manifest", v.digest],
+    ]
     return _section(f"Recipe: {v.profile}/{v.variant}", "", _table(["", ""], rows))
 
 
@@ -298,8 +392,9 @@ def _origin(info: BundleInfo) -> str:
     statements = "".join(
         f"<details><summary>{escape(v.profile)}/{escape(v.variant)}: in-toto statement</summary>"
         f"<pre>{escape(json.dumps(v.provenance, indent=1, ensure_ascii=False))}</pre></details>"
-        for v in info.variants if v.provenance
-    )  # fmt: skip
+        for v in info.variants
+        if v.provenance
+    )
     return _section("Provenance", "What it was made of and by what.", libraries + statements)
 
 
@@ -307,10 +402,11 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Headers that start with ``#`` are numbers and aligned right."""
     css = [' class="num"' if h.startswith("#") else "" for h in headers]
     head = "".join(f"<th{c}>{escape(h.lstrip('#'))}</th>" for h, c in zip(headers, css, strict=True))
-    body = "".join("<tr>" + "".join(f"<td{c}>{escape(str(x))}</td>" for x, c in zip(r, css, strict=True)) + "</tr>" for r in rows)
-    return (
-        f'<div class="wide"><table>{f"<thead><tr>{head}</tr></thead>" if any(headers) else ""}<tbody>{body}</tbody></table></div>'
+    body = "".join(
+        "<tr>" + "".join(f"<td{c}>{escape(str(x))}</td>" for x, c in zip(r, css, strict=True)) + "</tr>"
+        for r in rows
     )
+    return f'<div class="wide"><table>{f"<thead><tr>{head}</tr></thead>" if any(headers) else ""}<tbody>{body}</tbody></table></div>'
 
 
 def _number(value: object) -> str:

@@ -1,4 +1,5 @@
-"""What a bundle holds, as plain data for ``edgectl bundle inspect``: variants, precisions per layer, recipes, measurements."""
+"""What a bundle holds, as plain data for ``edgectl bundle inspect``: variants, precisions per layer,
+recipes, measurements."""
 
 from __future__ import annotations
 
@@ -79,16 +80,22 @@ class BundleInfo:
 
 
 def inspect_bundle(root: Path) -> BundleInfo:
-    """Read a bundle. Raises :class:`BundleError` / :class:`IntegrityError`; blobs other than metadata are not hashed here."""
+    """Read a bundle. Raises :class:`BundleError` / :class:`IntegrityError`; blobs other than metadata are
+    not hashed here."""
     bundle = Bundle(root)
     blobs = {d.digest: d.size for v in bundle.variants for d in v.descriptors()}
     manifests = {d.digest: d.size for d in bundle.index.manifests}
     return BundleInfo(
-        bundle.digest, bundle.name, bundle.version, bundle.variants[0].config.task.name,
-        tuple(_variant(v, added) for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)),
+        bundle.digest,
+        bundle.name,
+        bundle.version,
+        bundle.variants[0].config.task.name,
+        tuple(
+            _variant(v, added) for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)
+        ),
         sum(blobs.values()) + sum(manifests.values()) + len(bundle.index_bytes),
         next((r for v in bundle.variants if (r := read_report(v)) is not None), None),
-    )  # fmt: skip
+    )
 
 
 def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
@@ -96,18 +103,33 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
     layers = _layers(v)
     sizes = {d.mediaType: d.size for d in v.manifest.layers}
     return VariantInfo(
-        digest=v.digest, profile=c.profile, variant=c.variant, runtime=c.runtime, requires=c.requires, fallback=c.fallback,
-        speed_only=c.speed_only, engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)), total_bytes=sum(d.size for d in v.descriptors()),
-        added_bytes=sum(d.size for d in added), added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
-        roles=c.roles, expected_rss_mb=c.expected_rss_mb,
-        precisions=dict(Counter(r.precision for r in layers)), layers=layers, recipe=c.recipe.model_dump(exclude_none=True),
-        session=c.session.model_dump(exclude_none=True), accuracy=c.accuracy,
+        digest=v.digest,
+        profile=c.profile,
+        variant=c.variant,
+        runtime=c.runtime,
+        requires=c.requires,
+        fallback=c.fallback,
+        speed_only=c.speed_only,
+        engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)),
+        total_bytes=sum(d.size for d in v.descriptors()),
+        added_bytes=sum(d.size for d in added),
+        added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
+        roles=c.roles,
+        expected_rss_mb=c.expected_rss_mb,
+        precisions=dict(Counter(r.precision for r in layers)),
+        layers=layers,
+        recipe=c.recipe.model_dump(exclude_none=True),
+        session=c.session.model_dump(exclude_none=True),
+        accuracy=c.accuracy,
         measured=c.measured.model_dump(exclude_none=True) if c.measured else None,
-        golden=c.golden.model_dump(exclude_none=True), provenance=_object(v, LAYER_PROVENANCE),
+        golden=c.golden.model_dump(exclude_none=True),
+        provenance=_object(v, LAYER_PROVENANCE),
         libraries=tuple(
-            (str(x.get("name")), str(x.get("version"))) for x in _object(v, LAYER_SBOM).get("components", []) if isinstance(x, dict)
+            (str(x.get("name")), str(x.get("version")))
+            for x in _object(v, LAYER_SBOM).get("components", [])
+            if isinstance(x, dict)
         ),
-    )  # fmt: skip
+    )
 
 
 def _layers(v: Variant) -> tuple[LayerReport, ...]:
@@ -117,7 +139,9 @@ def _layers(v: Variant) -> tuple[LayerReport, ...]:
     try:
         return tuple(_LAYERS.validate_python(json.loads(read_bounded(path, MAX_JSON_BYTES)), strict=False))
     except (ValueError, ValidationError, RecursionError) as e:
-        raise BundleError(f"the layer report of {v.config.variant} is not valid", hint="build the bundle again") from e
+        raise BundleError(
+            f"the layer report of {v.config.variant} is not valid", hint="build the bundle again"
+        ) from e
 
 
 def _object(v: Variant, layer: str) -> dict[str, Any]:
@@ -128,5 +152,7 @@ def _object(v: Variant, layer: str) -> dict[str, Any]:
     try:
         value = json.loads(read_bounded(path, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as e:
-        raise BundleError(f"a layer of {v.config.variant} is not JSON ({layer})", hint="build the bundle again") from e
+        raise BundleError(
+            f"a layer of {v.config.variant} is not JSON ({layer})", hint="build the bundle again"
+        ) from e
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,5 @@
-"""Where candidates are opened and measured. The search knows only :class:`Lab`; a test puts one with its own clock in its place."""
+"""Where candidates are opened and measured. The search knows only :class:`Lab`; a test puts one with its
+own clock in its place."""
 
 from __future__ import annotations
 
@@ -38,16 +39,21 @@ class Lab(Protocol):
     def conditions(self) -> Conditions: ...
 
     def quiet(self, seconds: float) -> bool:
-        """Wait for a moment in which this machine has little else to do, at most so long; False if none comes."""
+        """Wait for a moment in which this machine has little else to do, at most so long; False if none
+        comes."""
         ...
 
 
 class HostLab:
-    """This machine. ``fresh_s``: how long a process of its own is measured in each context; when ``left()`` (seconds) is over, no more are
-    started than the least."""
+    """This machine. ``fresh_s``: how long a process of its own is measured in each context; when
+    ``left()`` (seconds) is over, no more are started than the least."""
 
     def __init__(
-        self, machine: str, feeds: Sequence[Feeds], fresh_s: float = SECONDS, left: Callable[[], float] = lambda: math.inf
+        self,
+        machine: str,
+        feeds: Sequence[Feeds],
+        fresh_s: float = SECONDS,
+        left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.machine = machine
         self.feeds = feeds

@@ -1,9 +1,10 @@
 """The escalation ladder: from plain int8 to what the accuracy budget allows, cheapest remedy first.
 
-Per-channel weights → the better range kind → cross-layer equalisation → reconstruction (rounding and biases) → the parts that
-cost most per microsecond kept float, as few as the budget allows → float. Remedies are compared by SQNR, the number of float parts
-by the task's metric on the search slice; whoever ships is confirmed on another slice. Left out: which of the graphs that hold is
-fastest (:mod:`edgectl.builder.search`).
+Per-channel weights → the better range kind → cross-layer equalisation → reconstruction (rounding and biases)
+→ the parts that cost most per microsecond kept float, as few as the budget allows → float. Remedies are
+compared by SQNR, the number of float parts by the task's metric on the search slice; whoever ships is
+confirmed on another slice. Left out: which of the graphs that hold is fastest
+(:mod:`edgectl.builder.search`).
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ __all__ = [
 RECONSTRUCT_SAMPLES = 16
 _TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
 _PROXY_SAMPLES = 6
-_SMALL = 32  # weighted nodes up to which every structural alternative is tried
-_EASY_DB = 30.0  # with this much and the budget held, only the rounding is refined; few samples alone would not tell
+# weighted nodes up to which every structural alternative is tried
+_SMALL = 32
+# with this much and the budget held, only the rounding is refined; few samples alone would not tell
+_EASY_DB = 30.0
 _WORTH_DB = 0.2  # what a remedy must gain to be kept
-_LEAST_INT8 = 0.2  # of the MACs: below, a mixed graph is float with conversions
-_TRIED_BACK = 4  # parts: those with the most work; each try is a run over the whole slice
+# of the MACs: below, a mixed graph is float with conversions
+_LEAST_INT8 = 0.2
+# parts: those with the most work; each try is a run over the whole slice
+_TRIED_BACK = 4
 
 Tell = Callable[[str], None]
 Tune = Callable[[Quantized], Quantized]
@@ -98,11 +103,11 @@ def prepare_basis(
     tell: Tell,
     budget: Budget | None = None,
 ) -> Basis:
-    """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the SQNR that reconstructed int8
-    has. ``samples`` calibrate.
+    """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the
+    SQNR that reconstructed int8 has. ``samples`` calibrate.
 
-    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised. Nor is one when the time of
-    ``budget`` is over.
+    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
+    Nor is one when the time of ``budget`` is over.
     """
     time = budget or Budget()
     if time.over(LADDER, "the choice of ranges"):
@@ -116,7 +121,8 @@ def prepare_basis(
     tell("ranges")
     sqnr = {kind: plain(kind) for kind in RANGE_KINDS}
     kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
-    if kind != "minmax":  # few samples speak for saturating outliers, and the metric may be made of them
+    # few samples speak for saturating outliers, and the metric may be made of them
+    if kind != "minmax":
         judged = {
             k: judged_as(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
             for k in ("minmax", kind)
@@ -136,10 +142,14 @@ def prepare_basis(
     peaks = {} if time.over(LADDER, "equalisation") else _peaks(model, samples)
     if peaks:
         tell("equalise")
-        equal, log = run_passes(model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0]))
+        equal, log = run_passes(
+            model, [Equalise(peaks)], Reference.record(model.SerializeToString(), samples[0])
+        )
         if log.modified:
             few = some(samples, RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
-            before, after = (rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal))
+            before, after = (
+                rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal)
+            )
             if after > before + _WORTH_DB:
                 again = calibrate(equal, samples, data_digest=table.data_digest)
                 basis = Basis(equal, again, tuple(log.modified), kind)
@@ -147,15 +157,26 @@ def prepare_basis(
 
 
 def climb(
-    basis: Basis, family: Family, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, timed: bool, tell: Tell,
-    also: Sequence[Family] = (), tune: Tune | None = None, budget: Budget | None = None,
-) -> Rungs:  # fmt: skip
-    """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in ``recipes``.
+    basis: Basis,
+    family: Family,
+    samples: Sequence[Feeds],
+    judge: Judge,
+    *,
+    max_drop: float,
+    timed: bool,
+    tell: Tell,
+    also: Sequence[Family] = (),
+    tune: Tune | None = None,
+    budget: Budget | None = None,
+) -> Rungs:
+    """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in
+    ``recipes``.
 
-    ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that what a part gains
-    can be measured. ``also``: families of other runtimes of the same machine; their whole graph is a candidate, too,
-    where that of ``family`` or a variation of it holds. ``tune`` trains the whole graph in int8, if that
-    loses anything, and is kept if it loses less then. When the time of ``budget`` is over, the graphs that are left are not written.
+    ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that
+    what a part gains can be measured. ``also``: families of other runtimes of the same machine; their whole
+    graph is a candidate, too, where that of ``family`` or a variation of it holds. ``tune`` trains the whole
+    graph in int8, if that loses anything, and is kept if it loses less then. When the time of ``budget`` is
+    over, the graphs that are left are not written.
     """
     time = budget or Budget()
     index = GraphIndex(basis.model)
@@ -193,8 +214,12 @@ def climb(
         return name in made
 
     fits = attempt("full", lambda: full)
-    if not fits or len(names) <= _SMALL:  # weights refitted to few samples may be the worse ones
-        fits = attempt("full-plain", lambda: quantize(basis.model, basis.table, family, ranges=basis.ranges)) or fits
+    # weights refitted to few samples may be the worse ones
+    if not fits or len(names) <= _SMALL:
+        fits = (
+            attempt("full-plain", lambda: quantize(basis.model, basis.table, family, ranges=basis.ranges))
+            or fits
+        )
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
         fits = attempt("full-tuned", lambda: tuned) or fits
@@ -216,7 +241,8 @@ def climb(
         for form in FORMS:
             try:
                 attempt(form, functools.partial(rewrite, basis.model, form, family))
-            except ModelError as e:  # a runtime without that operator has the other candidates
+            except ModelError as e:
+                # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
     if not made and "full" in judged and not time.over(LADDER, "parts kept float"):
         parts = rank_parts(basis.model, alike, some(samples, _PROXY_SAMPLES), timed=timed)
@@ -227,18 +253,25 @@ def climb(
 
         kept = fewest(holds, _most(parts), [p.work for p in parts])
         for name in list(made)[1:-1]:
-            del made[name]  # the first has most float, the last least: what lies between is judged and measured for nothing
+            # the first has most float, the last least: what lies between is judged and measured for nothing
+            del made[name]
         if kept is not None:
             nodes = [n for i in kept for n in parts[i].nodes]
-            attempt(f"keep-{len(nodes)}-rebuilt", lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time))
+            attempt(
+                f"keep-{len(nodes)}-rebuilt",
+                lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time),
+            )
     return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes), dict(full.placement.reasons))
 
 
-def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]) -> tuple[int, ...] | None:
+def fewest(
+    holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]
+) -> tuple[int, ...] | None:
     """Few of the parts 0, 1 … that, kept float, hold; None if not even the first ``most`` do.
 
-    Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first count that holds
-    ends the climb. Then the parts with most ``work`` are tried in int8 again, one at a time. What is returned holds.
+    Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first
+    count that holds ends the climb. Then the parts with most ``work`` are tried in int8 again, one at a time.
+    What is returned holds.
     """
     if most < 1:
         return None
@@ -257,8 +290,11 @@ def fewest(holds: Callable[[Collection[int]], bool], most: int, work: Sequence[f
     return tuple(kept)
 
 
-def float_report(model: ModelProto, rungs: Rungs | None, max_drop: float, reason: str) -> tuple[LayerReport, ...]:
-    """The per-layer report of a float variant: what int8 would have cost each layer, and why none of it shipped."""
+def float_report(
+    model: ModelProto, rungs: Rungs | None, max_drop: float, reason: str
+) -> tuple[LayerReport, ...]:
+    """The per-layer report of a float variant: what int8 would have cost each layer, and why none of it
+    shipped."""
     part = {n: p for p in (rungs.parts if rungs else ()) for n in p.nodes}
     unfit = rungs.unfit if rungs and not rungs.recipes else {}
     if not reason and rungs and rungs.judged:
@@ -266,11 +302,14 @@ def float_report(model: ModelProto, rungs: Rungs | None, max_drop: float, reason
         reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if not rungs.recipes else ""
     return tuple(
         LayerReport(
-            node=n.name, op=n.op_type, precision="float32", reason=reason or unfit.get(n.name) or "float: the fallback runs on any machine",
+            node=n.name,
+            op=n.op_type,
+            precision="float32",
+            reason=reason or unfit.get(n.name) or "float: the fallback runs on any machine",
             sqnr_db=round(part[n.name].sqnr_db, 2) if n.name in part else None,
         )
         for n in weighted_nodes(GraphIndex(model))
-    )  # fmt: skip
+    )
 
 
 def _most(parts: Sequence[Part]) -> int:
@@ -305,11 +344,14 @@ def _reconstructed(
     def stop() -> bool:
         return time.over(LADDER, "reconstruction of the last layers")
 
-    return reconstruct(q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate, stop=stop)
+    return reconstruct(
+        q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate, stop=stop
+    )
 
 
 def judged_as(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
-    """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph optimisation."""
+    """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph
+    optimisation."""
     try:
         engine = open_model(model.SerializeToString(), SessionSettings(threads=2))
         try:
@@ -328,7 +370,9 @@ def _explained(made: dict[str, Quantized], parts: Sequence[Part]) -> dict[str, Q
     def told(r: LayerReport) -> LayerReport:
         p = of.get(r.node)
         if p is None:
-            return r.model_copy(update={"reason": "kept float by this recipe"}) if r.reason == "excluded" else r
+            return (
+                r.model_copy(update={"reason": "kept float by this recipe"}) if r.reason == "excluded" else r
+            )
         gain = 10 * math.log10(total / max(total - p.noise, total * 1e-3))
         reason = f"kept float: costs {gain:.1f} dB" if r.reason == "excluded" else r.reason
         return r.model_copy(update={"sqnr_db": round(p.sqnr_db, 2), "reason": reason})
@@ -337,13 +381,16 @@ def _explained(made: dict[str, Quantized], parts: Sequence[Part]) -> dict[str, Q
 
 
 def _peaks(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """Largest absolute value of each channel of each tensor that can be equalised, behind its Relu where there is one."""
+    """Largest absolute value of each channel of each tensor that can be equalised, behind its Relu where
+    there is one."""
     index = GraphIndex(model)
     found = chains(index)
     watched = ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(c.tensor, TensorProto.FLOAT, None) for c in found)
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(c.tensor, TensorProto.FLOAT, None) for c in found
+    )
     if not found:
         return {}
     rectified = {c.tensor: all(r.op_type == "Relu" for r, _ in index.readers[c.tensor]) for c in found}

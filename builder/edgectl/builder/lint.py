@@ -1,7 +1,9 @@
-"""Check a written graph against the rules of its family: what slipped through the placement is found here, not on a device.
+"""Check a written graph against the rules of its family: what slipped through the placement is found here,
+not on a device.
 
-One function a rule, all in :data:`RULES`. Sources: the explicit-quantization rules of NVIDIA's TensorRT developer guide and
-Model Optimizer, ONNX Runtime's quantization guide, and this project's own measurements (docs/builder.md).
+One function a rule, all in :data:`RULES`. Sources: the explicit-quantization rules of NVIDIA's TensorRT
+developer guide and Model Optimizer, ONNX Runtime's quantization guide, and this project's own measurements
+(docs/builder.md).
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ def _opset(index: GraphIndex, family: Family) -> Iterator[str]:
 def _scales(index: GraphIndex, family: Family) -> Iterator[str]:
     for n in _all(index, "QuantizeLinear", "DequantizeLinear"):
         scale = index.weights(n.input[1])
-        if scale is None or not np.all(np.isfinite(np.asarray(scale, np.float64))) or not np.all(np.asarray(scale) > 0):
+        if (
+            scale is None
+            or not np.all(np.isfinite(np.asarray(scale, np.float64)))
+            or not np.all(np.asarray(scale) > 0)
+        ):
             yield f"{n.name}: its scale is not a positive constant"
 
 
@@ -75,7 +81,8 @@ def _codes(index: GraphIndex, family: Family) -> Iterator[str]:
 
 
 def _weights(index: GraphIndex, family: Family) -> Iterator[str]:
-    """A weighted node is float throughout, or reads int8 data and int8 weights with a scale for each output channel."""
+    """A weighted node is float throughout, or reads int8 data and int8 weights with a scale for each
+    output channel."""
     for n, dequantize in _quantized(index):
         if not _dequantized(index, n.input[0]):
             yield f"{n.name}: int8 weights but float data"
@@ -86,7 +93,11 @@ def _weights(index: GraphIndex, family: Family) -> Iterator[str]:
         if np.abs(codes.astype(np.int16)).max(initial=0) > family.weight_max:
             yield f"{n.name}: weight codes exceed ±{family.weight_max}"
         axis = weight_axis(n) % codes.ndim
-        if scale is None or scale.shape != (codes.shape[axis],) or attribute(dequantize, "axis", 1) % codes.ndim != axis:
+        if (
+            scale is None
+            or scale.shape != (codes.shape[axis],)
+            or attribute(dequantize, "axis", 1) % codes.ndim != axis
+        ):
             yield f"{n.name}: its weight has no scale for each output channel"
 
 
@@ -102,7 +113,12 @@ def _size(index: GraphIndex, family: Family) -> Iterator[str]:
         if fewest_channels(n, index.initializers[dequantize.input[0]].dims) < family.min_channels:
             yield f"{n.name}: fewer than {family.min_channels} channels in int8"
         shape = index.shape(n.output[0])
-        if n.op_type in ("Gemm", "MatMul") and not family.quantize_gemv and shape is not None and shape[-2:][0] == 1:
+        if (
+            n.op_type in ("Gemm", "MatMul")
+            and not family.quantize_gemv
+            and shape is not None
+            and shape[-2:][0] == 1
+        ):
             yield f"{n.name}: a matrix-vector product in int8"
 
 
@@ -146,7 +162,8 @@ def _joins(index: GraphIndex, family: Family) -> Iterator[str]:
 
 
 def _ends(index: GraphIndex, family: Family) -> Iterator[str]:
-    """TensorRT and OpenVINO: the last layers and the graph's outputs are float (scores and boxes need more than 256 values)."""
+    """TensorRT and OpenVINO: the last layers and the graph's outputs are float (scores and boxes need more
+    than 256 values)."""
     if family.placement != "inputs":
         return
     for o in index.outputs:
@@ -199,9 +216,22 @@ def _products_only(index: GraphIndex, family: Family) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[GraphIndex, Family], Iterator[str]], ...] = (
-    _opset, _scales, _payload, _activations, _codes, _weights, _biases, _size, _activation_fused, _moves, _joins, _ends, _scaled,
-    _integers, _products_only,
-)  # fmt: skip
+    _opset,
+    _scales,
+    _payload,
+    _activations,
+    _codes,
+    _weights,
+    _biases,
+    _size,
+    _activation_fused,
+    _moves,
+    _joins,
+    _ends,
+    _scaled,
+    _integers,
+    _products_only,
+)
 
 
 def _all(index: GraphIndex, *kinds: str) -> list[NodeProto]:

@@ -1,7 +1,9 @@
 """Write a bundle: an OCI image layout of content-addressed blobs (:mod:`edgectl.core.bundle` reads it).
 
-It is written into a temporary folder beside its place, and the two change places in one step: whatever happens, the old bundle or the new one is
-there, whole. (Where the file system cannot swap two folders, a kill between two renames leaves the old one as ``.NAME.old``.) The same contents give the same bytes; provenance and SBOM carry no time and no name of a machine.
+It is written into a temporary folder beside its place, and the two change places in one step: whatever
+happens, the old bundle or the new one is there, whole. (Where the file system cannot swap two folders, a kill
+between two renames leaves the old one as ``.NAME.old``.) The same contents give the same bytes; provenance
+and SBOM carry no time and no name of a machine.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ class VariantContent:
 def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, version: str) -> str:
     """Write a bundle to the folder ``out`` and return its digest. A bundle that is already there is replaced.
 
-    Raises :class:`UsageError` if ``out`` is something else than a bundle or an empty folder, :class:`StorageError` for a full
-    or unwritable disk; what was at ``out`` is then still there, and nothing else is.
+    Raises :class:`UsageError` if ``out`` is something else than a bundle or an empty folder,
+    :class:`StorageError` for a full or unwritable disk; what was at ``out`` is then still there, and nothing
+    else is.
     """
     check_target(out)
     with storage(str(out)):
@@ -66,7 +69,8 @@ def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, ve
 
 
 def check_target(out: Path) -> None:
-    """Raise :class:`UsageError` if ``out`` is something else, or :class:`StorageError` if its folder takes no files (checked before a long build, too)."""
+    """Raise :class:`UsageError` if ``out`` is something else, or :class:`StorageError` if its folder takes
+    no files (checked before a long build, too)."""
     if out.exists() and not (out.is_dir() and ((out / "oci-layout").is_file() or not any(out.iterdir()))):
         raise UsageError(f"{out} exists and is not a bundle", hint="give --out another folder")
     above = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
@@ -75,13 +79,19 @@ def check_target(out: Path) -> None:
 
 
 def chunks_digest(data: bytes) -> str:
-    """Digest of the concatenated sha256 of the 64 KiB chunks: lets a device check each chunk as it arrives."""
-    hashes = b"".join(hashlib.sha256(data[i : i + CHUNK_SIZE]).digest() for i in range(0, len(data), CHUNK_SIZE))
+    """Digest of the concatenated sha256 of the 64 KiB chunks: lets a device check each chunk as it
+    arrives."""
+    hashes = b"".join(
+        hashlib.sha256(data[i : i + CHUNK_SIZE]).digest() for i in range(0, len(data), CHUNK_SIZE)
+    )
     return digest_of(hashes)
 
 
-def provenance(subject: Mapping[str, str], parameters: Mapping[str, Any], materials: Mapping[str, str]) -> bytes:
-    """An in-toto statement (v1, SLSA provenance v1): what was made (name → digest), how, and of what (name → digest)."""
+def provenance(
+    subject: Mapping[str, str], parameters: Mapping[str, Any], materials: Mapping[str, str]
+) -> bytes:
+    """An in-toto statement (v1, SLSA provenance v1): what was made (name → digest), how, and of what (name
+    → digest)."""
 
     def resources(of: Mapping[str, str]) -> list[dict[str, Any]]:
         return [{"name": n, "digest": {"sha256": hex_of(d)}} for n, d in sorted(of.items())]
@@ -104,22 +114,30 @@ def provenance(subject: Mapping[str, str], parameters: Mapping[str, Any], materi
 
 
 def sbom(name: str, version: str, model: str) -> bytes:
-    """A CycloneDX 1.6 bill of materials: the model (digest ``model``) and the libraries that made and run it."""
+    """A CycloneDX 1.6 bill of materials: the model (digest ``model``) and the libraries that made and run
+    it."""
     libraries = [
         {"type": "library", "name": n, "version": v, "purl": f"pkg:pypi/{n}@{v}", "bom-ref": n}
         for n, v in sorted(_versions().items())
     ]
     component = {
-        "type": "machine-learning-model", "bom-ref": name, "name": name, "version": version,
+        "type": "machine-learning-model",
+        "bom-ref": name,
+        "name": name,
+        "version": version,
         "hashes": [{"alg": "SHA-256", "content": hex_of(model)}],
-    }  # fmt: skip
+    }
     depends = [{"ref": name, "dependsOn": [c["bom-ref"] for c in libraries]}]
     return _json(
         {
-            "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "metadata": {"component": component},
-            "components": libraries, "dependencies": depends,
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {"component": component},
+            "components": libraries,
+            "dependencies": depends,
         }
-    )  # fmt: skip
+    )
 
 
 def _write(root: Path, variants: Sequence[VariantContent], name: str, version: str) -> str:
@@ -137,9 +155,10 @@ def _manifest(blobs: Path, variant: VariantContent) -> Descriptor:
     config = _blob(blobs, MEDIA_CONFIG, variant.config.model_dump_json(exclude_none=True).encode())
     layers = tuple(_blob(blobs, media, data) for media, data in variant.layers)
     annotations = {
-        ANNOTATION_PROFILE: variant.config.profile, ANNOTATION_VARIANT: variant.config.variant,
+        ANNOTATION_PROFILE: variant.config.profile,
+        ANNOTATION_VARIANT: variant.config.variant,
         ANNOTATION_RUNTIME: variant.config.runtime,
-    }  # fmt: skip
+    }
     manifest = Manifest(config=config, layers=layers, annotations=annotations).encode()
     return _blob(blobs, MEDIA_MANIFEST, manifest).model_copy(update={"annotations": annotations})
 

@@ -1,15 +1,17 @@
-"""Where Q/DQ pairs go: which nodes compute in int8, and which of their inputs and outputs are quantized. Pure.
+"""Where Q/DQ pairs go: which nodes compute in int8, and which of their inputs and outputs are quantized.
+Pure.
 
-``tensors`` placement (CPU families): weighted nodes are the seeds; nodes that an int8 chain can pass through (pooling, concat,
-add, reshape …) join where their neighbours are quantized, so that the chain is not broken. Nodes that only move or pick values share
-one scale with their input, so that the runtime drops the Q/DQ around them.
+``tensors`` placement (CPU families): weighted nodes are the seeds; nodes that an int8 chain can pass through
+(pooling, concat, add, reshape …) join where their neighbours are quantized, so that the chain is not broken.
+Nodes that only move or pick values share one scale with their input, so that the runtime drops the Q/DQ
+around them.
 
 ``everything`` placement (DLA): each tensor of each layer that DLA runs (:mod:`edgectl.builder.dla`).
 
 Outputs of the graph are float, also where a layer inside reads them: that layer reads the pair beside.
 
-``inputs`` placement (TensorRT): every input of a weighted node; of a residual add only the branch that does not come from a
-convolution, because convolution + add fuses and takes its int8 type from the skip branch.
+``inputs`` placement (TensorRT): every input of a weighted node; of a residual add only the branch that does
+not come from a convolution, because convolution + add fuses and takes its int8 type from the skip branch.
 """
 
 from __future__ import annotations
@@ -39,21 +41,50 @@ __all__ = [
 ]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-MOVES = ("MaxPool", "Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Resize")  # fmt: skip
+MOVES = (
+    "MaxPool",
+    "Reshape",
+    "Transpose",
+    "Gather",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Split",
+    "Identity",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Expand",
+    "Tile",
+    "Resize",
+)
 """Their output holds only values of their first input: same scale, same zero point."""
-_JOINS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "HardSwish", "HardSigmoid", "Pad")
+_JOINS = (
+    "Add",
+    "Mul",
+    "Concat",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Sigmoid",
+    "LeakyRelu",
+    "HardSwish",
+    "HardSigmoid",
+    "Pad",
+)
 _ALIKE = 4.0
-"""Inputs of a concat share one scale if the widest range is at most this many times the narrowest: two of eight bits."""
+"""Inputs of a concat share one scale if the widest range is at most this many times the narrowest: two of
+eight bits."""
 _ACTIVATIONS = ("Relu", "Clip")
 """Absorbed into the quantization of their output when they follow a quantized node."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """``nodes`` compute in int8. ``tensors`` get a Q/DQ pair, in graph order; ``edges`` (node name, input) read through it.
+    """``nodes`` compute in int8. ``tensors`` get a Q/DQ pair, in graph order; ``edges`` (node name, input)
+    read through it.
 
-    ``edges`` None: every reader of such a tensor reads through it. ``root`` maps a tensor to the one whose scale it shares.
-    ``reasons``: why a weighted node stayed float.
+    ``edges`` None: every reader of such a tensor reads through it. ``root`` maps a tensor to the one whose
+    scale it shares. ``reasons``: why a weighted node stayed float.
     """
 
     nodes: frozenset[str]
@@ -65,7 +96,11 @@ class Placement:
 
 def weighted_nodes(index: GraphIndex) -> list[NodeProto]:
     """Nodes with a constant weight, in graph order."""
-    return [n for n in index.nodes if n.op_type in WEIGHTED and len(n.input) > 1 and n.input[1] in index.initializers]
+    return [
+        n
+        for n in index.nodes
+        if n.op_type in WEIGHTED and len(n.input) > 1 and n.input[1] in index.initializers
+    ]
 
 
 def weight_axis(node: NodeProto) -> int:
@@ -92,9 +127,15 @@ def heads(index: GraphIndex) -> frozenset[str]:
 
 
 def place(
-    index: GraphIndex, family: Family, *, ranges: Mapping[str, Range], exclude: Collection[str] = (), chains: bool = True
+    index: GraphIndex,
+    family: Family,
+    *,
+    ranges: Mapping[str, Range],
+    exclude: Collection[str] = (),
+    chains: bool = True,
 ) -> Placement:
-    """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only (``conv-only``)."""
+    """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only
+    (``conv-only``)."""
     reasons = {}
     seeds = []
     for n in weighted_nodes(index):
@@ -124,7 +165,9 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
         if reason := plain_product(n, weight):
             return reason
         shape = index.shape(n.input[0])
-        if not family.quantize_gemv and (shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels):
+        if not family.quantize_gemv and (
+            shape is None or shape[-2:][0] == 1 or min(weight.shape) < family.min_channels
+        ):
             return "matrix-vector product"
         return ""
     if n.op_type == "ConvTranspose" and attribute(n, "group", 1) > 1:
@@ -135,7 +178,8 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
 
 
 def fewest_channels(n: NodeProto, weight: Sequence[int]) -> int:
-    """Input or output channels of a convolution, transposed or not, or rows or columns of a product: the fewer of the two.
+    """Input or output channels of a convolution, transposed or not, or rows or columns of a product: the
+    fewer of the two.
 
     ``weight``: its shape. A depthwise convolution counts its groups.
     """
@@ -155,7 +199,11 @@ def plain_product(n: NodeProto, weight: NDArray[np.generic]) -> str:
 
 
 def _by_inputs(
-    index: GraphIndex, seeds: list[NodeProto], family: Family, ranges: Mapping[str, Range], reasons: dict[str, str]
+    index: GraphIndex,
+    seeds: list[NodeProto],
+    family: Family,
+    ranges: Mapping[str, Range],
+    reasons: dict[str, str],
 ) -> Placement:
     for name in heads(index) & {n.name for n in seeds}:
         reasons[name] = "head: its output is the graph's"
@@ -178,10 +226,14 @@ def _by_inputs(
 
 
 def _by_everything(
-    index: GraphIndex, seeds: list[NodeProto], ranges: Mapping[str, Range], reasons: dict[str, str], exclude: Collection[str]
+    index: GraphIndex,
+    seeds: list[NodeProto],
+    ranges: Mapping[str, Range],
+    reasons: dict[str, str],
+    exclude: Collection[str],
 ) -> Placement:
-    """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too. A concat shares one scale, and so does what only
-    moves values."""
+    """Every layer that DLA runs, with each tensor it reads or makes, graph outputs too. A concat shares
+    one scale, and so does what only moves values."""
     fit = {n.name for n in seeds}
     chosen: set[str] = set()
     tensors: set[str] = set()
@@ -212,7 +264,8 @@ def _by_everything(
             share(*data, *n.output)
     for n in index.nodes:
         if n.op_type in MOVES and _plain_move(n) and {n.input[0], *n.output} <= tensors:
-            share(n.input[0], *n.output)  # also where the GPU moves them between two layers of DLA
+            # also where the GPU moves them between two layers of DLA
+            share(n.input[0], *n.output)
     order = [*index.inputs, *(o for n in index.nodes for o in n.output)]
     flat = {t: top(t) for t in tensors if top(t) != t}
     return Placement(frozenset(chosen), tuple(t for t in order if t in tensors), None, flat, reasons)
@@ -235,7 +288,8 @@ def _by_tensors(
         return node is not None and node.name in chosen and tensor not in outputs
 
     if chains:
-        for n in index.nodes:  # graph order: producers are decided before their readers
+        # graph order: producers are decided before their readers
+        for n in index.nodes:
             if n.name in exclude or not all(o in ranges for o in n.output):
                 continue
             data = [i for i in n.input if i and i not in index.initializers and i in ranges]
@@ -255,7 +309,11 @@ def _by_tensors(
             if join and not any(o in outputs for o in n.output):
                 chosen.add(n.name)
     else:
-        chosen |= {n.name for n in index.nodes if n.op_type in _ACTIVATIONS and quantized(n.input[0]) and n.output[0] in ranges}
+        chosen |= {
+            n.name
+            for n in index.nodes
+            if n.op_type in _ACTIVATIONS and quantized(n.input[0]) and n.output[0] in ranges
+        }
 
     tensors = []
     for t in [*index.inputs, *(o for n in index.nodes for o in n.output)]:
@@ -264,18 +322,23 @@ def _by_tensors(
         made = quantized(t)
         only = index.only_reader(t)
         if made and only is not None and only.op_type in _ACTIVATIONS:
-            continue  # the pair goes behind the activation; if that makes an output of the graph, there is none
+            # the pair goes behind the activation; if that makes an output of the graph, there is none
+            continue
         if made or any(n.name in chosen and n.op_type not in _ACTIVATIONS for n, _ in index.readers[t]):
             tensors.append(t)
-    return Placement(frozenset(chosen), tuple(tensors), None, _shared_scales(index, chosen, tensors, ranges), reasons)
+    return Placement(
+        frozenset(chosen), tuple(tensors), None, _shared_scales(index, chosen, tensors, ranges), reasons
+    )
 
 
 def _shared_scales(
     index: GraphIndex, chosen: Collection[str], tensors: Sequence[str], ranges: Mapping[str, Range]
 ) -> dict[str, str]:
-    """Tensor → the one whose scale it shares: moves with their input; a concat with its inputs, if their ranges are alike.
+    """Tensor → the one whose scale it shares: moves with their input; a concat with its inputs, if their
+    ranges are alike.
 
-    A concat of different scales rounds every value once more; in a ShuffleNet that adds up from block to block.
+    A concat of different scales rounds every value once more; in a ShuffleNet that adds up from block to
+    block.
     """
     parent: dict[str, str] = {}
 
@@ -287,8 +350,11 @@ def _shared_scales(
     known = set(tensors)
     for n in index.nodes:
         if n.op_type in MOVES and _plain_move(n) and (n.name in chosen or {n.input[0], *n.output} <= known):
-            joined = [n.input[0], *n.output]  # the same values, whether it runs on codes or between two pairs
-        elif n.op_type == "Concat" and n.name in chosen and _alike([ranges[i] for i in n.input if i in known]):
+            # the same values, whether it runs on codes or between two pairs
+            joined = [n.input[0], *n.output]
+        elif (
+            n.op_type == "Concat" and n.name in chosen and _alike([ranges[i] for i in n.input if i in known])
+        ):
             joined = [n.output[0], *(i for i in n.input if i in known)]
         else:
             continue
@@ -300,7 +366,8 @@ def _shared_scales(
 
 
 def _alike(ranges: Sequence[Range]) -> bool:
-    """A rectified tensor never shares with a signed one: its zero point must stay the lowest code, or its Relu is not absorbed."""
+    """A rectified tensor never shares with a signed one: its zero point must stay the lowest code, or its
+    Relu is not absorbed."""
     widths = [r.high - r.low for r in ranges]
     return len({r.low >= 0 for r in ranges}) == 1 and max(widths) <= _ALIKE * min(widths)
 

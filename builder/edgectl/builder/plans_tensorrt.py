@@ -1,4 +1,5 @@
-"""The graphs that a device compiles with TensorRT: checked numerically in ONNX Runtime here, measured nowhere but there."""
+"""The graphs that a device compiles with TensorRT: checked numerically in ONNX Runtime here, measured
+nowhere but there."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from edgectl.builder.half import half
 from edgectl.builder.quantize import symmetric_ranges
 from edgectl.builder.telling import affordable
 from edgectl.builder.variants import VariantPlan
-from edgectl.builder.work import Work, basis_of, float_layers, limit_of, numerically_best, recipe_as_is, recipe_of
+from edgectl.builder.work import (
+    Work,
+    basis_of,
+    float_layers,
+    limit_of,
+    numerically_best,
+    recipe_as_is,
+    recipe_of,
+)
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.open import open_model
@@ -26,11 +35,15 @@ _ON_DEVICE = "the TensorRT plan is compiled on the device itself; here its graph
 def tensorrt_plans(work: Work, p: DeviceProfile) -> list[VariantPlan]:
     """The graphs that the device compiles: explicit Q/DQ where int8 holds the budget, float otherwise.
 
-    TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no float16 scales and
-    chooses float16 by itself. A profile that asks for DLA gets that first.
+    TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no
+    float16 scales and chooses float16 by itself. A profile that asks for DLA gets that first.
     """
     if why := unfit_for_tensorrt(work.model):
-        came = "" if work.precision == "float32" else ", in the form that the model came in; build from the float model"
+        came = (
+            ""
+            if work.precision == "float32"
+            else ", in the form that the model came in; build from the float model"
+        )
         work.notes.append(f"{p.name}: no TensorRT variant: TensorRT does not take {why}{came}")
         return []
     work.notes.append(f"{p.name}: {_ON_DEVICE}")
@@ -39,42 +52,78 @@ def tensorrt_plans(work: Work, p: DeviceProfile) -> list[VariantPlan]:
 
 
 def _dla(work: Work, p: DeviceProfile) -> list[VariantPlan]:
-    """Explicit Q/DQ for TensorRT 11, and float with the same ranges for the implicit quantization of 8.6 to 10.7."""
+    """Explicit Q/DQ for TensorRT 11, and float with the same ranges for the implicit quantization of 8.6
+    to 10.7."""
     best = numerically_best(work, "trt-dla", p)
     if best is None:
-        return []  # a note says why; DLA is worth its detour in int8 only
+        # a note says why; DLA is worth its detour in int8 only
+        return []
     name, quantized, accuracy = best
     recipe = recipe_of(work, "trt-dla", name, quantized).model_copy(update={"plan": "on-device"})
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     explicit = VariantPlan(
-        profile=p.name, variant="tensorrt-dla-int8", runtime="tensorrt", requires=(*fits, "trt:11"), model=quantized.model.SerializeToString(deterministic=True),
-        recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
-    )  # fmt: skip
+        profile=p.name,
+        variant="tensorrt-dla-int8",
+        runtime="tensorrt",
+        requires=(*fits, "trt:11"),
+        model=quantized.model.SerializeToString(deterministic=True),
+        recipe=recipe,
+        precision="int8",
+        session=SessionSettings(),
+        layers=quantized.layers,
+        accuracy=accuracy,
+    )
     ranges = json.dumps(symmetric_ranges(quantized.model), separators=(",", ":"), sort_keys=True).encode()
     implicit = replace(
-        explicit, variant="tensorrt-dla-int8-implicit", requires=(*fits, "trt:8|trt:10"),
-        model=basis_of(work, "trt-dla", quantized).model.SerializeToString(deterministic=True), golden=explicit.model, parts=((LAYER_RANGES, ranges),),
-    )  # fmt: skip
+        explicit,
+        variant="tensorrt-dla-int8-implicit",
+        requires=(*fits, "trt:8|trt:10"),
+        model=basis_of(work, "trt-dla", quantized).model.SerializeToString(deterministic=True),
+        golden=explicit.model,
+        parts=((LAYER_RANGES, ranges),),
+    )
     halved = _halved(work, p, explicit, quantized.model, basis_of(work, "trt-dla", quantized).table)
-    return [replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit, implicit]
+    return [
+        replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit,
+        implicit,
+    ]
 
 
 def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPlan]:
     best = numerically_best(work, "trt-gpu", p)
     if best is None:
-        graph, table, recipe = work.model, work.table, recipe_as_is(work).model_copy(update={"plan": "on-device"})
+        graph, table, recipe = (
+            work.model,
+            work.table,
+            recipe_as_is(work).model_copy(update={"plan": "on-device"}),
+        )
         plain = VariantPlan(
-            profile=p.name, variant=f"tensorrt-{work.precision}", runtime="tensorrt", requires=(), model=work.float_bytes, recipe=recipe,
-            precision=work.precision, session=SessionSettings(), layers=float_layers(work, "trt-gpu"),
-        )  # fmt: skip
+            profile=p.name,
+            variant=f"tensorrt-{work.precision}",
+            runtime="tensorrt",
+            requires=(),
+            model=work.float_bytes,
+            recipe=recipe,
+            precision=work.precision,
+            session=SessionSettings(),
+            layers=float_layers(work, "trt-gpu"),
+        )
     else:
         name, quantized, accuracy = best
         graph, table = quantized.model, basis_of(work, "trt-gpu", quantized).table
         recipe = recipe_of(work, "trt-gpu", name, quantized).model_copy(update={"plan": "on-device"})
         plain = VariantPlan(
-            profile=p.name, variant="tensorrt-int8", runtime="tensorrt", requires=(), model=quantized.model.SerializeToString(deterministic=True),
-            recipe=recipe, precision="int8", session=SessionSettings(), layers=quantized.layers, accuracy=accuracy,
-        )  # fmt: skip
+            profile=p.name,
+            variant="tensorrt-int8",
+            runtime="tensorrt",
+            requires=(),
+            model=quantized.model.SerializeToString(deterministic=True),
+            recipe=recipe,
+            precision="int8",
+            session=SessionSettings(),
+            layers=quantized.layers,
+            accuracy=accuracy,
+        )
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
     halved = _halved(work, p, plain, graph, table) if typed else None
@@ -89,7 +138,8 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantPl
 def _halved(
     work: Work, p: DeviceProfile, plain: VariantPlan, graph: ModelProto, table: CalibrationTable | None
 ) -> VariantPlan | None:
-    """The same with what is left in float computing in float16; None if that loses too much, or was never calibrated."""
+    """The same with what is left in float computing in float16; None if that loses too much, or was never
+    calibrated."""
     if table is None:
         return None
     model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
@@ -104,12 +154,21 @@ def _halved(
         work.notes.append(f"{p.name}: float16 loses {accuracy.drop:.4f}: what is not int8 stays float32")
         return None
     layers = [
-        layer.model_copy(update={"precision": "float16"}) if layer.precision == "float32" and layer.node in chosen else layer
+        layer.model_copy(update={"precision": "float16"})
+        if layer.precision == "float32" and layer.node in chosen
+        else layer
         for layer in plain.layers
     ]
     precision: Precision = "float16" if plain.precision == "float32" else plain.precision
-    recipe = plain.recipe.model_copy(update={"passes": (*plain.recipe.passes, "half"), "precision": precision})
+    recipe = plain.recipe.model_copy(
+        update={"passes": (*plain.recipe.passes, "half"), "precision": precision}
+    )
     return replace(
-        plain, variant=f"tensorrt-{precision}" + ("-float16" if precision == "int8" else ""), model=data, recipe=recipe,
-        precision=precision, layers=tuple(layers), accuracy=accuracy,
-    )  # fmt: skip
+        plain,
+        variant=f"tensorrt-{precision}" + ("-float16" if precision == "int8" else ""),
+        model=data,
+        recipe=recipe,
+        precision=precision,
+        layers=tuple(layers),
+        accuracy=accuracy,
+    )

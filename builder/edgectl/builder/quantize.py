@@ -1,7 +1,8 @@
 """Write the int8 form of a graph for one kernel family: Q/DQ pairs, int8 weights stored as int8, biases.
 
-Weights are int8 initializers with a DequantizeLinear each (per output channel, symmetric); never float weights with a
-QuantizeLinear, which would ship four times the bytes. Left out: where pairs go (:mod:`edgectl.builder.placement`).
+Weights are int8 initializers with a DequantizeLinear each (per output channel, symmetric); never float
+weights with a QuantizeLinear, which would ship four times the bytes. Left out: where pairs go
+(:mod:`edgectl.builder.placement`).
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def _hand_over(graph: onnx.GraphProto, output: str, dequantized: str) -> None:
 
 
 def activation_params(low: float, high: float, family: Family) -> tuple[np.float32, int]:
-    """Scale and zero point of a tensor with values in ``low``..``high``; zero is always exactly representable."""
+    """Scale and zero point of a tensor with values in ``low``..``high``; zero is always exactly
+    representable."""
     low, high = min(low, 0.0), max(high, 0.0)
     if family.symmetric:
         return np.float32(max(max(-low, high) / 127, _MIN_SCALE)), 0
@@ -78,16 +80,21 @@ def symmetric_ranges(model: ModelProto) -> dict[str, float]:
     index = GraphIndex(model)
     outputs = {f"{o}_value": o for o in index.outputs}
     pairs = [n for n in index.nodes if n.op_type == "QuantizeLinear"]
-    return {outputs.get(n.input[0], n.input[0]): 127 * float(np.asarray(index.weights(n.input[1]))) for n in pairs}
+    return {
+        outputs.get(n.input[0], n.input[0]): 127 * float(np.asarray(index.weights(n.input[1]))) for n in pairs
+    }
 
 
 def weight_codes(
     weight: NDArray[np.float32], axis: int, family: Family, *, floor: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 codes and one scale per channel of ``axis``. ``floor``: smallest scale allowed, per channel."""
+    """Symmetric int8 codes and one scale per channel of ``axis``. ``floor``: smallest scale allowed, per
+    channel."""
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     scale = np.abs(weight).max(axis=others).astype(np.float64) / family.weight_max
-    scale = np.maximum(scale, _MIN_SCALE if floor is None else np.maximum(floor, _MIN_SCALE)).astype(np.float32)
+    scale = np.maximum(scale, _MIN_SCALE if floor is None else np.maximum(floor, _MIN_SCALE)).astype(
+        np.float32
+    )
     along = [1] * weight.ndim
     along[axis] = -1
     codes = np.clip(np.rint(weight / scale.reshape(along)), -family.weight_max, family.weight_max)
@@ -96,7 +103,12 @@ def weight_codes(
 
 class _Writer:
     def __init__(
-        self, index: GraphIndex, placement: Placement, table: CalibrationTable, family: Family, ranges: RangeKind
+        self,
+        index: GraphIndex,
+        placement: Placement,
+        table: CalibrationTable,
+        family: Family,
+        ranges: RangeKind,
     ) -> None:
         self._index, self._placement, self._family = index, placement, family
         self._table, self._ranges = table, ranges
@@ -106,7 +118,9 @@ class _Writer:
         taken = {*index.inputs, *index.initializers, *index.producer}
         self._mark = ""
         while any(
-            self._made(t, what) in taken for t in (*index.inputs, *index.producer) for what in ("q", "dq", "scale", "zero")
+            self._made(t, what) in taken
+            for t in (*index.inputs, *index.producer)
+            for what in ("q", "dq", "scale", "zero")
         ):
             self._mark += "_"
 
@@ -163,7 +177,8 @@ class _Writer:
         low, high = self._table.range(tensor, self._ranges)
         node = self._index.producer.get(tensor)
         if node is not None and node.op_type == "Relu":
-            low = 0.0  # so that the zero point is the lowest code and the runtime drops the Relu
+            # so that the zero point is the lowest code and the runtime drops the Relu
+            low = 0.0
         return low, high
 
     def _pair(self, tensor: str) -> tuple[NodeProto, NodeProto]:
@@ -177,7 +192,8 @@ class _Writer:
         )
 
     def _made(self, tensor: str, what: str) -> str:
-        """The name of a part of a tensor's pair: ``x_dq``, and with more underscores in a graph that has such a name already."""
+        """The name of a part of a tensor's pair: ``x_dq``, and with more underscores in a graph that has
+        such a name already."""
         return f"{tensor}{self._mark}_{what}"
 
     def _weights(self, source: NodeProto, node: NodeProto) -> list[NodeProto]:
@@ -197,26 +213,39 @@ class _Writer:
         node.input[1] = f"{name}_dq"
         if quantize_bias:
             bias_scale = (x_scale * scale.astype(np.float64)).astype(np.float32)
-            bias_codes = np.clip(np.rint(np.asarray(bias, np.float64) / bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
+            bias_codes = np.clip(
+                np.rint(np.asarray(bias, np.float64) / bias_scale), -(2**31), 2**31 - 1
+            ).astype(np.int32)
             added.append(self._dequantize(f"{source.name}_bias", bias_codes, bias_scale, 0))
             node.input[2] = f"{source.name}_bias_dq"
         elif bias is not None and self._index.only_reader(source.input[2]) is None:
-            node.input[2] = self._constant(f"{source.name}_bias", bias)  # reconstruction shifts it, of this layer alone
+            # reconstruction shifts it, of this layer alone
+            node.input[2] = self._constant(f"{source.name}_bias", bias)
         return added
 
-    def _dequantize(self, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int) -> NodeProto:
+    def _dequantize(
+        self, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int
+    ) -> NodeProto:
         q = self._constant(f"{name}_q", codes)
         s = self._constant(f"{name}_scale", scale)
         z = self._constant(f"{name}_zero", np.zeros(scale.shape, codes.dtype))
-        return helper.make_node("DequantizeLinear", [q, s, z], [f"{name}_dq"], name=f"{name}_DequantizeLinear", axis=axis)
+        return helper.make_node(
+            "DequantizeLinear", [q, s, z], [f"{name}_dq"], name=f"{name}_DequantizeLinear", axis=axis
+        )
 
     def _constant_operands(self, source: NodeProto, node: NodeProto, graph: onnx.GraphProto) -> None:
-        """A constant operand of a quantized Add, Mul or Concat: stored in the family's activation type, per tensor."""
+        """A constant operand of a quantized Add, Mul or Concat: stored in the family's activation type,
+        per tensor."""
         if source.name not in self._placement.nodes or source.op_type not in ("Add", "Mul", "Concat"):
             return
         for i, operand in enumerate(source.input):
             value = self._index.weights(operand)
-            if value is None or value.dtype != np.float32 or not value.size or self._family.placement == "inputs":
+            if (
+                value is None
+                or value.dtype != np.float32
+                or not value.size
+                or self._family.placement == "inputs"
+            ):
                 continue
             scale, zero = activation_params(float(value.min()), float(value.max()), self._family)
             info = np.iinfo(self._family.activation)
@@ -225,7 +254,11 @@ class _Writer:
             q = self._constant(f"{name}_q", codes)
             s = self._constant(f"{name}_scale", np.asarray(scale, np.float32))
             z = self._constant(f"{name}_zero", np.asarray(zero, self._family.activation))
-            graph.node.append(helper.make_node("DequantizeLinear", [q, s, z], [f"{name}_dq"], name=f"{name}_DequantizeLinear"))
+            graph.node.append(
+                helper.make_node(
+                    "DequantizeLinear", [q, s, z], [f"{name}_dq"], name=f"{name}_DequantizeLinear"
+                )
+            )
             node.input[i] = f"{name}_dq"
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> str:
@@ -240,8 +273,11 @@ class _Writer:
         scale, zero = self._params.get(node.input[0], (None, None))
         self.reports.append(
             LayerReport(
-                node=node.name, op=node.op_type, precision="int8" if quantized else "float32",
+                node=node.name,
+                op=node.op_type,
+                precision="int8" if quantized else "float32",
                 reason=placement.reasons.get(node.name, "" if weighted else "joins its neighbours"),
-                scale=float(scale) if quantized and scale is not None else None, zero_point=zero if quantized else None,
+                scale=float(scale) if quantized and scale is not None else None,
+                zero_point=zero if quantized else None,
             )
-        )  # fmt: skip
+        )

@@ -1,12 +1,15 @@
-"""Round weights so that each layer's *output* is right, not each weight: layer by layer from the input on, without labels.
+"""Round weights so that each layer's *output* is right, not each weight: layer by layer from the input on,
+without labels.
 
-Every quantized layer sees the inputs that the layers before it, already quantized, really make, if it is to. In closed form: the weights that
-reproduce the float layer's output from those inputs best (ridge regression); rounding one input at a time, each rounding
-error spread over the inputs not rounded yet (Frantar et al., *GPTQ*, 2023; Frantar & Alistarh, *Optimal Brain Compression*,
-2022); and the shift of the mean that is left goes into the bias (Nagel et al., *Data-Free Quantization*, 2019, section 4.2).
+Every quantized layer sees the inputs that the layers before it, already quantized, really make, if it is to.
+In closed form: the weights that reproduce the float layer's output from those inputs best (ridge regression);
+rounding one input at a time, each rounding error spread over the inputs not rounded yet (Frantar et al.,
+*GPTQ*, 2023; Frantar & Alistarh, *Optimal Brain Compression*,
+2022); and the shift of the mean that is left goes into the bias (Nagel et al., *Data-Free Quantization*,
+  2019, section 4.2).
 
-Scales and the graph stay as they are; only codes change. Left out: transposed convolutions, convolutions over one or
-three axes, and ``auto_pad`` (they keep plain rounding).
+Scales and the graph stay as they are; only codes change. Left out: transposed convolutions, convolutions over
+one or three axes, and ``auto_pad`` (they keep plain rounding).
 """
 
 from __future__ import annotations
@@ -35,10 +38,12 @@ Patches = NDArray[np.float32]
 
 ROWS = 3072
 """Input patches that a layer is fitted on."""
-_MAX_INPUTS = 1200  # larger layers average their rounding errors well, and the solution is cubic in it: bias only
+# larger layers average their rounding errors well, and the solution is cubic in it: bias only
+_MAX_INPUTS = 1200
 _MAX_VALUE = 1e15  # the square of what is larger leaves float32
 _RIDGE = 0.01  # of the mean variance of an input
-_BLOCK = 32  # inputs whose rounding errors are spread over the rest in one product
+# inputs whose rounding errors are spread over the rest in one product
+_BLOCK = 32
 
 
 def reconstruct(
@@ -54,11 +59,12 @@ def reconstruct(
 ) -> Quantized:
     """``quantized`` with better codes and biases; ``model`` is the float graph it was written from.
 
-    ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples' noise.
-    ``compensate``: each layer is fitted to the inputs that the quantized layers before it make; otherwise to the float ones, which
-    is a little worse, but gives codes that suit any variation of the graph (:func:`adopt`).
-    ``stop`` is asked before each layer; those that are left then keep plain rounding.
-    ``towards``: weights of some nodes, in the shape of their initializers, to be rounded as they are and not refitted.
+    ``rows``: input patches that each layer is fitted on, over all samples; few of them fit the samples'
+    noise. ``compensate``: each layer is fitted to the inputs that the quantized layers before it make;
+    otherwise to the float ones, which is a little worse, but gives codes that suit any variation of the graph
+    (:func:`adopt`). ``stop`` is asked before each layer; those that are left then keep plain rounding.
+    ``towards``: weights of some nodes, in the shape of their initializers, to be rounded as they are and not
+    refitted.
     """
     changed = ModelProto()
     changed.CopyFrom(quantized.model)
@@ -77,12 +83,22 @@ def reconstruct(
         cut = [layer.patches(a, b, count, rng) for a, b in zip(exact.next(), rough.next(), strict=True)]
         want, seen = (np.concatenate([c[side] for c in cut], axis=1) for side in (0, 1))
         fitted = None if towards is None or n.name not in towards else layer.flattened(towards[n.name])
-        _refit(layer, by_name[n.name], stored, rough.makers, want, seen if compensate else want, family.weight_max, fitted)
+        _refit(
+            layer,
+            by_name[n.name],
+            stored,
+            rough.makers,
+            want,
+            seen if compensate else want,
+            family.weight_max,
+            fitted,
+        )
     return replace(quantized, model=changed, rebuilt=True)
 
 
 def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
-    """``quantized`` with the codes and biases of ``rebuilt``, another int8 form of the same graph with the same scales.
+    """``quantized`` with the codes and biases of ``rebuilt``, another int8 form of the same graph with the
+    same scales.
 
     Layers that only one of them has in int8 stay as they are.
     """
@@ -99,7 +115,9 @@ def adopt(quantized: Quantized, rebuilt: Quantized) -> Quantized:
 
 def patched(n: NodeProto, index: GraphIndex) -> bool:
     """Whether the inputs of this node can be cut into patches here."""
-    if n.op_type == "ConvTranspose" or any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in n.attribute):
+    if n.op_type == "ConvTranspose" or any(
+        a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in n.attribute
+    ):
         return False
     return n.op_type != "Conv" or len(index.initializers[n.input[1]].dims) == 4
 
@@ -124,11 +142,20 @@ class Layer:
             transposed = not (n.op_type == "Gemm" and attribute(n, "transB"))
             return cls((w.T if transposed else w)[None], w.shape, transposed)
         group = attribute(n, "group", 1)
-        ints = {a.name: tuple(int(i) for i in a.ints) for a in n.attribute if a.ints}
+        ints = {a.name: list(a.ints) for a in n.attribute if a.ints}
+        stride_y, stride_x = ints.get("strides", (1, 1))
+        step_y, step_x = ints.get("dilations", (1, 1))
+        top, left, bottom, right = ints.get("pads", (0, 0, 0, 0))
         return cls(
-            w.reshape(group, w.shape[0] // group, -1), w.shape, False, (w.shape[2], w.shape[3]),
-            ints.get("strides", (1, 1)), ints.get("dilations", (1, 1)), ints.get("pads", (0, 0, 0, 0)), True,  # type: ignore[arg-type]
-        )  # fmt: skip
+            w.reshape(group, w.shape[0] // group, -1),
+            w.shape,
+            transposed=False,
+            kernel=(w.shape[2], w.shape[3]),
+            strides=(stride_y, stride_x),
+            dilations=(step_y, step_x),
+            pads=(top, left, bottom, right),
+            convolution=True,
+        )
 
     def flattened(self, weight: Array) -> Array:
         """From the shape of the initializer to that of :attr:`weight`."""
@@ -139,7 +166,9 @@ class Layer:
         flat = weight.reshape(-1, weight.shape[-1])
         return (flat.T if self.transposed else flat).reshape(self.shape)
 
-    def patches(self, a: Patches, b: Patches, count: int, rng: np.random.Generator) -> tuple[Patches, Patches]:
+    def patches(
+        self, a: Patches, b: Patches, count: int, rng: np.random.Generator
+    ) -> tuple[Patches, Patches]:
         """The same ``count`` random input patches of two tensors, each (groups, count, inputs per group)."""
         if not self.convolution:
             flat = [x.reshape(-1, x.shape[-1]) for x in (a, b)]
@@ -172,7 +201,8 @@ def _refit(
     weight_max: int,
     fitted: Array | None,
 ) -> None:
-    """Choose codes and bias of one layer from patches of its float (``want``) and its real (``seen``) inputs, and store them.
+    """Choose codes and bias of one layer from patches of its float (``want``) and its real (``seen``) inputs,
+    and store them.
 
     ``fitted``: the weight to round; None: what fits best.
     """
@@ -181,7 +211,10 @@ def _refit(
     scale = scale.reshape(layer.weight.shape[0], layer.weight.shape[1], 1)
     mean_want, mean_seen = (x.mean(axis=1, keepdims=True, dtype=np.float64) for x in (want, seen))
     codes = np.clip(np.rint((layer.weight if fitted is None else fitted) / scale), -weight_max, weight_max)
-    if layer.weight.shape[2] <= _MAX_INPUTS and max(float(np.abs(x).max(initial=0.0)) for x in (want, seen)) < _MAX_VALUE:
+    if (
+        layer.weight.shape[2] <= _MAX_INPUTS
+        and max(float(np.abs(x).max(initial=0.0)) for x in (want, seen)) < _MAX_VALUE
+    ):
         a, b = want - mean_want.astype(np.float32), seen - mean_seen.astype(np.float32)
         codes = _round(layer.weight, scale, a, b, weight_max, fitted)
         held = stored[dequantize.input[0]]
@@ -191,8 +224,11 @@ def _refit(
         _add(stored, makers, node.input[2], shift.reshape(-1))
 
 
-def _round(weight: Array, scale: Array, want: Patches, seen: Patches, weight_max: int, fitted: Array | None) -> Array:
-    """Codes (groups, outputs, inputs) for which ``seen @ codes.T * scale`` is close to ``want @ weight.T``; both are centred.
+def _round(
+    weight: Array, scale: Array, want: Patches, seen: Patches, weight_max: int, fitted: Array | None
+) -> Array:
+    """Codes (groups, outputs, inputs) for which ``seen @ codes.T * scale`` is close to ``want @ weight.T``;
+    both are centred.
 
     Given ``fitted``: close to ``seen @ fitted.T``.
     """
@@ -232,10 +268,11 @@ def _add(stored: dict[str, TensorProto], makers: dict[str, NodeProto], bias: str
 
 
 class Walk:
-    """Computes a list of tensors one after the other, over all samples, each from the nearest ones that it computed before.
+    """Computes a list of tensors one after the other, over all samples, each from the nearest ones that it
+    computed before.
 
-    So that a layer may be changed between its input and the next one's, at the cost of one inference in small pieces. A tensor
-    is dropped after its last use.
+    So that a layer may be changed between its input and the next one's, at the cost of one inference in small
+    pieces. A tensor is dropped after its last use.
     """
 
     def __init__(self, model: ModelProto, targets: Sequence[str], samples: Sequence[Feeds]) -> None:
@@ -293,17 +330,26 @@ class Walk:
 
     def _run(self, target: str, nodes: list[NodeProto], known: list[str]) -> list[NDArray[np.float32]]:
         constants = {i for n in nodes for i in reads(n)} & self._initializers.keys()
-        given = [{r: f[r] if r in self._inputs else self._values[r][i] for r in known} for i, f in enumerate(self._samples)]
+        given = [
+            {r: f[r] if r in self._inputs else self._values[r][i] for r in known}
+            for i, f in enumerate(self._samples)
+        ]
         inputs = [
-            helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for r, v in given[0].items()
+            helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for r, v in given[0].items()
         ]
         piece = helper.make_model(
             helper.make_graph(
-                [_beside(n, set(known)) for n in nodes], "piece", inputs, [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
+                [_beside(n, set(known)) for n in nodes],
+                "piece",
+                inputs,
+                [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
                 [self._initializers[c] for c in sorted(constants)],
             ),
-            opset_imports=list(self._model.opset_import), ir_version=self._model.ir_version, functions=list(self._model.functions),
-        )  # fmt: skip
+            opset_imports=list(self._model.opset_import),
+            ir_version=self._model.ir_version,
+            functions=list(self._model.functions),
+        )
         engine = open_model(piece.SerializeToString(), SessionSettings())
         values = [np.asarray(engine.run(g)[target], np.float32) for g in given]
         engine.close()
@@ -311,7 +357,8 @@ class Walk:
 
 
 def _beside(node: NodeProto, known: set[str]) -> NodeProto:
-    """A node that makes a known tensor beside a needed one (Split): what is known is read as it was computed, under its own name."""
+    """A node that makes a known tensor beside a needed one (Split): what is known is read as it was
+    computed, under its own name."""
     if not known.intersection(node.output):
         return node
     other = NodeProto()

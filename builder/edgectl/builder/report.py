@@ -1,6 +1,8 @@
-"""The report layer of a bundle: every candidate that was measured and what compression did, for people to look at later.
+"""The report layer of a bundle: every candidate that was measured and what compression did, for people to
+look at later.
 
-It holds timings, so it only lies beside variants that hold timings anyway: the digest of any other variant stays reproducible.
+It holds timings, so it only lies beside variants that hold timings anyway: the digest of any other variant
+stays reproducible.
 """
 
 from __future__ import annotations
@@ -76,38 +78,59 @@ class Report(Config):
 
 
 def report_of(
-    choices: Mapping[str, Choice], compression: Sequence[CompressionStep] = (), causes: Mapping[str, Sequence[Why]] | None = None,
+    choices: Mapping[str, Choice],
+    compression: Sequence[CompressionStep] = (),
+    causes: Mapping[str, Sequence[Why]] | None = None,
     left_out: Sequence[str] = (),
-) -> Report:  # fmt: skip
+) -> Report:
     """What the layer says of a build."""
     groups = {name: tuple(_candidate(o, c) for o in c.outcomes) for name, c in choices.items()}
     why = {
-        name: tuple(CauseReport(cause=w.cause.value, sentence=w.sentence, next=w.next, figure=w.figure) for w in found)
+        name: tuple(
+            CauseReport(cause=w.cause.value, sentence=w.sentence, next=w.next, figure=w.figure) for w in found
+        )
         for name, found in (causes or {}).items()
     }
-    return Report(groups=groups, compression=tuple(asdict(s) for s in compression), causes=why, left_out=tuple(left_out))
+    return Report(
+        groups=groups, compression=tuple(asdict(s) for s in compression), causes=why, left_out=tuple(left_out)
+    )
 
 
 def read_report(variant: Variant) -> Report | None:
-    """The report beside a variant, None if it has none. Raises :class:`BundleError` for one that is malformed."""
+    """The report beside a variant, None if it has none. Raises :class:`BundleError` for one that is
+    malformed."""
     path = variant.layer(LAYER_REPORT)
     if path is None:
         return None
     return parse_json(
-        Report, read_bounded(path, MAX_JSON_BYTES), max_bytes=MAX_JSON_BYTES, what="build report", error=BundleError
+        Report,
+        read_bounded(path, MAX_JSON_BYTES),
+        max_bytes=MAX_JSON_BYTES,
+        what="build report",
+        error=BundleError,
     )
 
 
 def _candidate(o: Outcome, choice: Choice) -> CandidateReport:
     c = o.candidate
     return CandidateReport(
-        name=c.name, recipe=c.graph.recipe, runtime=c.runtime, precision=c.graph.precision, threads=c.settings.threads,
-        chosen=c == choice.winner.candidate, drop=o.accuracy.drop if o.accuracy else None,
-        accuracy=o.accuracy.values if o.accuracy else {}, measured=o.measured,
-        ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None, rejected=o.rejected,
+        name=c.name,
+        recipe=c.graph.recipe,
+        runtime=c.runtime,
+        precision=c.graph.precision,
+        threads=c.settings.threads,
+        chosen=c == choice.winner.candidate,
+        drop=o.accuracy.drop if o.accuracy else None,
+        accuracy=o.accuracy.values if o.accuracy else {},
+        measured=o.measured,
+        ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None,
+        rejected=o.rejected,
         cause=o.cause.value if o.cause else None,
-        roles=_roles(c, choice), rounds=tuple(RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds),
-    )  # fmt: skip
+        roles=_roles(c, choice),
+        rounds=tuple(
+            RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds
+        ),
+    )
 
 
 def _roles(c: Candidate, choice: Choice) -> tuple[Role, ...]:

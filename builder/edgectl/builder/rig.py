@@ -1,4 +1,5 @@
-"""Candidates opened, judged and timed in a lab; what the tuning log knows already is not measured again. Decides nothing."""
+"""Candidates opened, judged and timed in a lab; what the tuning log knows already is not measured again.
+Decides nothing."""
 
 from __future__ import annotations
 
@@ -51,8 +52,11 @@ class Rig:
         if (engine := self._engines.pop(c.name, None)) is not None:
             engine.close()
 
-    def verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging, limit: float) -> Accuracy:
-        """Of a graph in a runtime, whatever the settings. Raises :class:`EdgectlError` for a candidate that does not run."""
+    def verdict(
+        self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging, limit: float
+    ) -> Accuracy:
+        """Of a graph in a runtime, whatever the settings. Raises :class:`EdgectlError` for a candidate
+        that does not run."""
         label = f"{c.graph.recipe}/{c.runtime}"
         key = self._log.key(what, c.graph.digest, c.runtime, judge.digest, limit)
         line = self._log.find(key).get(label)
@@ -63,10 +67,16 @@ class Rig:
         return accuracy
 
     def times(
-        self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int,
+        self,
+        index: int,
+        candidates: Sequence[Candidate],
+        seconds: float,
+        fewest: int,
+        most: int,
         settled: Callable[[Mapping[str, Samples]], bool],
-    ) -> tuple[dict[str, Line], dict[str, str]]:  # fmt: skip
-        """One line each for those that run, and why the others do not: from the log if the whole round is there, measured otherwise."""
+    ) -> tuple[dict[str, Line], dict[str, str]]:
+        """One line each for those that run, and why the others do not: from the log if the whole round is
+        there, measured otherwise."""
         key = self._round_key(index, candidates, seconds, fewest, most)
         lines, failed = self._log.find(key), {}
         if not _whole(lines, candidates):
@@ -83,8 +93,11 @@ class Rig:
         return {c.name: lines[c.name] for c in candidates}, failed
 
     def fresh(self, contenders: Sequence[Candidate], *, again: bool = False) -> dict[str, FreshTimes]:
-        """In processes of their own, in turn. ``again``: what was measured on a busy machine does not count."""
-        key = self._log.key("fresh", [c.digest for c in contenders], self._feeds, *(["again"] if again else []))
+        """In processes of their own, in turn. ``again``: what was measured on a busy machine does not
+        count."""
+        key = self._log.key(
+            "fresh", [c.digest for c in contenders], self._feeds, *(["again"] if again else [])
+        )
         lines = self._log.find(key)
         if not all(c.name in lines and lines[c.name].fresh is not None for c in contenders):
             found = self._lab.fresh(contenders)
@@ -93,12 +106,23 @@ class Rig:
         return {n: line.fresh for n, line in lines.items() if line.fresh is not None}
 
     def _measured(
-        self, key: str, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int,
+        self,
+        key: str,
+        index: int,
+        candidates: Sequence[Candidate],
+        seconds: float,
+        fewest: int,
+        most: int,
         settled: Callable[[Mapping[str, Samples]], bool],
-    ) -> dict[str, Line]:  # fmt: skip
+    ) -> dict[str, Line]:
         runs = {c.name: self._caller(c, i) for i, c in enumerate(candidates)}
         times = interleave(
-            runs, seconds=max(_MIN_SECONDS, seconds), min_rounds=fewest, max_rounds=most, clock=self._lab.clock, settled=settled
+            runs,
+            seconds=max(_MIN_SECONDS, seconds),
+            min_rounds=fewest,
+            max_rounds=most,
+            clock=self._lab.clock,
+            settled=settled,
         )
         conditions = self._lab.conditions()
         return {

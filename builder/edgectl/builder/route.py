@@ -1,7 +1,9 @@
-"""Whether preprocessing belongs into the graph: the whole route from a picture to the outputs is measured both ways, in turn.
+"""Whether preprocessing belongs into the graph: the whole route from a picture to the outputs is measured
+both ways, in turn.
 
-A graph that takes pixels does more work than one that takes normalised planes, and the device does less around it. So engines are not
-compared here, but preprocessing and engine together, by the very preprocessing that runs on the device.
+A graph that takes pixels does more work than one that takes normalised planes, and the device does less
+around it. So engines are not compared here, but preprocessing and engine together, by the very preprocessing
+that runs on the device.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from edgectl.pipelines.preprocess import Preprocessor
 
 __all__ = ["Folded", "PixelFed", "fold", "pixel_feeds", "pixels_of"]
 
-_WORTH = 0.98  # of the time: the whole interval of the ratio must lie below
+# of the time: the whole interval of the ratio must lie below
+_WORTH = 0.98
 _MAX_ROUNDS = 600
 _COMPARED = 3  # pictures on which both must compute the same
 
@@ -48,7 +51,8 @@ def pixels_of(tensor: NDArray[np.float32], spec: ImageInput) -> NDArray[np.uint8
 
 
 def pixel_feeds(feeds: Feeds, spec: ImageInput) -> dict[str, NDArray[np.uint8]]:
-    """The feeds of a folded graph, from those of the graph as it was. ``spec``: the task's input before the fold."""
+    """The feeds of a folded graph, from those of the graph as it was. ``spec``: the task's input before
+    the fold."""
     (name, tensor), *_ = feeds.items()
     return {name: _inside(np.asarray(tensor, np.float32), spec)}
 
@@ -65,7 +69,9 @@ class PixelFed:
     def __init__(self, engine: Engine, spec: ImageInput) -> None:
         self._engine, self._spec = engine, spec
         shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
-        self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name=engine.inputs[0].name, shape=shape, dtype="float32"),)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name=engine.inputs[0].name, shape=shape, dtype="float32"),
+        )
         self.outputs, self.runtime = engine.outputs, engine.runtime
 
     def run(self, feeds: Feeds) -> Outputs:
@@ -86,7 +92,8 @@ def fold(
 ) -> Folded | None:
     """The graph with preprocessing inside, if that makes the route faster; None if not.
 
-    ``pictures``: BGR, of the size of the input. It stays outside, too, where the folded graph would not compute the same.
+    ``pictures``: BGR, of the size of the input. It stays outside, too, where the folded graph would not
+    compute the same.
     """
     step, inner = FoldInput(spec), folded_spec(spec)
     try:
@@ -97,13 +104,17 @@ def fold(
     step.ensures(folded)
     name = model.graph.input[0].name
     outside, inside = Preprocessor(spec), Preprocessor(inner)
-    if not all(_same(model, folded, {name: outside(p)[0]}, {name: inside(p)[0]}) for p in pictures[:_COMPARED]):
-        return None  # codes half-way between two steps may round the other way
+    if not all(
+        _same(model, folded, {name: outside(p)[0]}, {name: inside(p)[0]}) for p in pictures[:_COMPARED]
+    ):
+        # codes half-way between two steps may round the other way
+        return None
     data = folded.SerializeToString(deterministic=True)
     try:
         after = open_model(data, settings, runtime=runtime)
     except EdgectlError:
-        return None  # a runtime without kernels for it keeps the graph that it has
+        # a runtime without kernels for it keeps the graph that it has
+        return None
     before = open_model(model.SerializeToString(), settings, runtime=runtime)
     turn = [0]
 
@@ -124,13 +135,19 @@ def fold(
         return None
     engine_ms = float(np.median(times["engine"]))
     gain = RouteGain(
-        ratio=round(ratio.median, 4), low=round(ratio.low, 4), high=round(ratio.high, 4), engine_p50_ms=round(engine_ms, 5)
+        ratio=round(ratio.median, 4),
+        low=round(ratio.low, 4),
+        high=round(ratio.high, 4),
+        engine_p50_ms=round(engine_ms, 5),
     )
     return Folded(data, inner, gain)
 
 
 def _same(
-    model: ModelProto, folded: ModelProto, feeds: dict[str, NDArray[np.generic]], pixels: dict[str, NDArray[np.generic]]
+    model: ModelProto,
+    folded: ModelProto,
+    feeds: dict[str, NDArray[np.generic]],
+    pixels: dict[str, NDArray[np.generic]],
 ) -> bool:
     """Whether both compute the same on the same picture, by the arithmetic of their nodes as they are."""
     reference = Reference.record(model.SerializeToString(), feeds)

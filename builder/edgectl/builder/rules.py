@@ -1,8 +1,9 @@
 """What decides the search: times and drops in, an order out. Pure.
 
-A resource must earn its place: a second thread and an arena are charged to the latency before candidates are compared. Among equals (5 %) a graph that
-follows an older release wins, then the more accurate one. What the search measures only says who is worth measuring in processes of their own; those
-decide whether a quantized candidate is faster than float (:mod:`edgectl.engines.contexts`).
+A resource must earn its place: a second thread and an arena are charged to the latency before candidates are
+compared. Among equals (5 %) a graph that follows an older release wins, then the more accurate one. What the
+search measures only says who is worth measuring in processes of their own; those decide whether a quantized
+candidate is faster than float (:mod:`edgectl.engines.contexts`).
 """
 
 from __future__ import annotations
@@ -39,15 +40,19 @@ __all__ = [
     "survivors",
 ]
 
-_THREADS_WORTH = 0.9  # share of the time that twice the threads must come down to: a core on a device has other work
+# share of the time that twice the threads must come down to: a core on a device has other work
+_THREADS_WORTH = 0.9
 _ARENA_WORTH = 0.99
 _RESOLUTION = 0.01  # of a ratio: what is closer is equal
-_SMALL_UPDATE_WORTH = 0.97  # of the time: one graph with other codes was measured 2 % apart
+# of the time: one graph with other codes was measured 2 % apart
+_SMALL_UPDATE_WORTH = 0.97
 FINALISTS = 5
-LOW_POWER_SLOWER = 1.5  # × the latency of the fastest that the low-power variant may take
+# × the latency of the fastest that the low-power variant may take
+LOW_POWER_SLOWER = 1.5
 _LOW_POWER_WORTH = 0.95  # of the processor time of the fastest
 ACCURATE_SHARE = 0.1  # of the accuracy budget
-_FAR = 1.33  # × float: a search does not err by a third, and who is that slow needs no second look
+# × float: a search does not err by a third, and who is that slow needs no second look
+_FAR = 1.33
 
 
 def cost(o: Outcome) -> float:
@@ -62,10 +67,13 @@ def _worth(o: Outcome) -> float:
 
 
 def _pays(o: Outcome, best_float: Outcome) -> bool:
-    """Whether it is worth what it takes, by the search or, where it was measured so, in processes of its own."""
+    """Whether it is worth what it takes, by the search or, where it was measured so, in processes of its
+    own."""
     fresh = o.measured.fresh if o.measured else None
     proven = fresh.ratio_to_float if fresh is not None and o.standing is Standing.FASTER else None
-    return cost(o) <= cost(best_float) or (proven is not None and proven / _worth(o) * _preference(o) <= cost(best_float))
+    return cost(o) <= cost(best_float) or (
+        proven is not None and proven / _worth(o) * _preference(o) <= cost(best_float)
+    )
 
 
 def _preference(o: Outcome) -> float:
@@ -73,7 +81,8 @@ def _preference(o: Outcome) -> float:
 
 
 def kinds(c: Candidate) -> set[str]:
-    """What a candidate may be needed for although others are faster: each kind keeps its fastest to the last round."""
+    """What a candidate may be needed for although others are faster: each kind keeps its fastest to the
+    last round."""
     if c.is_float:
         return {"float", f"float in {c.runtime}"}
     if c.graph.followed:
@@ -86,14 +95,15 @@ def frugal(c: Candidate) -> bool:
 
 
 def is_accurate(o: Outcome, max_drop: float) -> bool:
-    """Whether it loses at most a tenth of the budget on every slice that it was judged on. Float has nothing to lose."""
+    """Whether it loses at most a tenth of the budget on every slice that it was judged on. Float has
+    nothing to lose."""
     known = [a for a in (o.searched, o.confirmed) if a is not None]
     return o.candidate.is_float or (bool(known) and all(a.drop <= ACCURATE_SHARE * max_drop for a in known))
 
 
 def survivors(times: Mapping[str, Samples], of_kind: Mapping[str, Collection[str]]) -> set[str]:
-    """Of a round, at most :data:`FINALISTS` that are in the better half or may still be the best, and the fastest of each kind
-    (name → its kinds)."""
+    """Of a round, at most :data:`FINALISTS` that are in the better half or may still be the best, and the
+    fastest of each kind (name → its kinds)."""
     order = sorted(times, key=lambda n: (float(np.median(times[n])), n))
     half = order[: max(2, (len(order) + 1) // 2)]
     close = [n for n in order if median_interval(times[n] / times[order[0]])[0] <= 1 + _RESOLUTION]
@@ -102,8 +112,8 @@ def survivors(times: Mapping[str, Samples], of_kind: Mapping[str, Collection[str
 
 
 def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: float) -> bool:
-    """Whether more rounds would hardly change what is chosen: everyone's ratio to the fastest is known to 2 %, or clearly above 1;
-    and it is clear whether the fastest is ``min_speedup`` faster than float."""
+    """Whether more rounds would hardly change what is chosen: everyone's ratio to the fastest is known to
+    2 %, or clearly above 1; and it is clear whether the fastest is ``min_speedup`` faster than float."""
     order = sorted(times, key=lambda n: float(np.median(times[n])))
     best = order[0]
     for n in order[1:]:
@@ -116,8 +126,8 @@ def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: 
 
 
 def eligible(o: Outcome, min_speedup: float) -> bool:
-    """Whether a candidate may ship: float may; a quantized one if it is faster in processes of its own, or has yet to be measured there and
-    the search does not rule it out."""
+    """Whether a candidate may ship: float may; a quantized one if it is faster in processes of its own, or
+    has yet to be measured there and the search does not rule it out."""
     if not o.possible or o.candidate.is_float:
         return o.possible
     if o.standing is not None:
@@ -126,13 +136,14 @@ def eligible(o: Outcome, min_speedup: float) -> bool:
 
 
 def may_be_faster(o: Outcome) -> bool:
-    """Whether a quantized candidate that the search ruled out is near enough to float that it is measured in a process of its own, too: what
-    is told of the best one must come from there."""
+    """Whether a quantized candidate that the search ruled out is near enough to float that it is measured
+    in a process of its own, too: what is told of the best one must come from there."""
     return o.possible and o.standing is None and o.ratio is not None and o.ratio.low < _FAR
 
 
 def looks(o: Outcome) -> Cause | None:
-    """What the search alone says of a quantized candidate that was measured nowhere else; None if it may be faster."""
+    """What the search alone says of a quantized candidate that was measured nowhere else; None if it may
+    be faster."""
     if o.ratio is None or o.ratio.median < 1 - EQUAL:
         return None
     return Cause.SLOWER if o.ratio.median > 1 + EQUAL and o.ratio.low > 1 else Cause.EQUAL
@@ -143,15 +154,17 @@ def _least(min_speedup: float) -> float:
 
 
 def choose(outcomes: Iterable[Outcome], *, min_speedup: float) -> list[Outcome]:
-    """Best first, down to the best float one; quantized ones only if :func:`eligible`. Whoever was measured longer goes first: a short
-    look makes some candidate look better than it is. Of those that are as fast as the first, the most accurate one goes first.
-    Raises StopIteration if there is no float one."""
+    """Best first, down to the best float one; quantized ones only if :func:`eligible`. Whoever was
+    measured longer goes first: a short look makes some candidate look better than it is. Of those that are
+    as fast as the first, the most accurate one goes first. Raises StopIteration if there is no float one."""
     order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=rank)
     best_float = next(o for o in order if o.candidate.is_float)
     quantized = [o for o in order if not o.candidate.is_float and _pays(o, best_float)]
     if quantized and not quantized[0].candidate.graph.followed:
         first = quantized[0]
-        equal = [o for o in quantized if rank(o)[0] == rank(first)[0] and cost(o) * (1 - EQUAL) <= cost(first)]
+        equal = [
+            o for o in quantized if rank(o)[0] == rank(first)[0] and cost(o) * (1 - EQUAL) <= cost(first)
+        ]
         equal.sort(key=lambda o: (_loss(o), rank(o)))
         quantized = [*equal, *(o for o in quantized if o not in equal)]
     return [*quantized, best_float]
@@ -168,13 +181,16 @@ def rank(o: Outcome) -> tuple[int, float, str]:
 
 
 def fastest(outcomes: Iterable[Outcome]) -> Outcome:
-    """The least latency, whatever it takes; whoever was measured longer goes first. Raises ValueError if there is none."""
-    return min(outcomes, key=lambda o: (rank(o)[0], o.ratio.median if o.ratio else math.inf, o.candidate.name))
+    """The least latency, whatever it takes; whoever was measured longer goes first. Raises ValueError if
+    there is none."""
+    return min(
+        outcomes, key=lambda o: (rank(o)[0], o.ratio.median if o.ratio else math.inf, o.candidate.name)
+    )
 
 
 def soonest(fast: Outcome, shipped: Iterable[Outcome]) -> Outcome:
-    """``fast``, or one that ships, too, takes no more threads and is more than 5 % faster: what is called fast must not be slow.
-    One that follows an older release keeps its place among equals."""
+    """``fast``, or one that ships, too, takes no more threads and is more than 5 % faster: what is called
+    fast must not be slow. One that follows an older release keeps its place among equals."""
     rivals = (o for o in shipped if o.candidate.settings.threads <= fast.candidate.settings.threads)
 
     def median(o: Outcome) -> float:
@@ -198,7 +214,8 @@ def quicker_with_more_threads(fast: Outcome, outcomes: Iterable[Outcome], min_sp
 
 
 def slower_followed(choice: Choice) -> str:
-    """What speaks against the graphs that follow an older release, if none of them ships; empty if one does or there are none."""
+    """What speaks against the graphs that follow an older release, if none of them ships; empty if one
+    does or there are none."""
     followed = [o for o in choice.outcomes if o.candidate.graph.followed and o.ratio is not None]
     if not followed or any(p.outcome.candidate.graph.followed for p in choice.picks):
         return ""
@@ -214,13 +231,17 @@ def slower_followed(choice: Choice) -> str:
 
 
 def contradiction(o: Outcome, max_rss_mb: float | None) -> tuple[str, Cause] | None:
-    """What new processes say against a quantized candidate or one of another runtime; None if nothing, or if the machine was too busy to say."""
+    """What new processes say against a quantized candidate or one of another runtime; None if nothing, or
+    if the machine was too busy to say."""
     fresh = o.measured.fresh if o.measured else None
     if fresh is None:
         return None
     if not o.candidate.is_float and o.standing in (Standing.EQUAL, Standing.SLOWER):
         of = [c for c in fresh.contexts if c.context is not Context.BESIDE and c.ratio is not None]
-        times = " and ".join(f"{c.ratio:.2f} × {c.context.value}" for c in of) or f"{fresh.ratio_to_float or 0:.2f} ×"
+        times = (
+            " and ".join(f"{c.ratio:.2f} × {c.context.value}" for c in of)
+            or f"{fresh.ratio_to_float or 0:.2f} ×"
+        )
         return (
             f"in processes of its own it takes {times} the time of float",
             Cause.EQUAL if o.standing is Standing.EQUAL else Cause.SLOWER,
@@ -231,7 +252,8 @@ def contradiction(o: Outcome, max_rss_mb: float | None) -> tuple[str, Cause] | N
 
 
 def least_power(among: Sequence[Outcome], fast: Outcome) -> Outcome:
-    """The one that takes least processor time an inference, if it is not much slower than ``fast`` and takes clearly less."""
+    """The one that takes least processor time an inference, if it is not much slower than ``fast`` and
+    takes clearly less."""
 
     def figures(o: Outcome) -> tuple[float, float]:
         assert o.measured is not None
@@ -239,12 +261,17 @@ def least_power(among: Sequence[Outcome], fast: Outcome) -> Outcome:
         return o.measured.fresh.cpu_ms, o.measured.p50_ms
 
     cpu, p50 = figures(fast)
-    low = [o for o in among if figures(o)[1] <= LOW_POWER_SLOWER * p50 and figures(o)[0] <= _LOW_POWER_WORTH * cpu]
+    low = [
+        o
+        for o in among
+        if figures(o)[1] <= LOW_POWER_SLOWER * p50 and figures(o)[0] <= _LOW_POWER_WORTH * cpu
+    ]
     return min(low, key=lambda o: (figures(o), o.candidate.name), default=fast)
 
 
 def picks_of(named: Mapping[Role, Outcome], plain: Outcome | None) -> tuple[Pick, ...]:
-    """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices that have ONNX Runtime alone."""
+    """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices
+    that have ONNX Runtime alone."""
     found: dict[str, tuple[Outcome, list[Role]]] = {}
     for role in (r for r in ROLES if r in named):
         found.setdefault(named[role].candidate.name, (named[role], []))[1].append(role)

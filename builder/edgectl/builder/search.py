@@ -1,11 +1,14 @@
-"""Choose the fastest candidate by measurement, inside an accuracy budget, and never one that is slower than float.
+"""Choose the fastest candidate by measurement, inside an accuracy budget, and never one that is slower than
+float.
 
-Candidates are measured in turn in rounds of successive halving: a short look at every graph in every runtime with one
-thread, a longer one at the better half with other settings, and the last until the order is clear. What is to ship is confirmed on
-samples that chose nothing, and in processes of its own, in turn with float, in each context of a device; whoever is not faster there is replaced by the next.
-Where the machine is busy, that waits for a while until it is quiet; what even then cannot be told is *undecided*, and float ships first. One
-that a short look had left out comes back only through a runoff: measured again as long as the finalists, in turn with them.
-The rules are in :mod:`edgectl.builder.rules`; what measures is a :class:`~edgectl.builder.lab.Lab`.
+Candidates are measured in turn in rounds of successive halving: a short look at every graph in every runtime
+with one thread, a longer one at the better half with other settings, and the last until the order is clear.
+What is to ship is confirmed on samples that chose nothing, and in processes of its own, in turn with float,
+in each context of a device; whoever is not faster there is replaced by the next. Where the machine is busy,
+that waits for a while until it is quiet; what even then cannot be told is *undecided*, and float ships first.
+One that a short look had left out comes back only through a runoff: measured again as long as the finalists,
+in turn with them. The rules are in :mod:`edgectl.builder.rules`; what measures is a
+:class:`~edgectl.builder.lab.Lab`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ from typing import Literal
 import numpy as np
 
 from edgectl.builder.accuracy import Accuracy
-from edgectl.builder.candidates import SLOWER, Candidate, Cause, Choice, Outcome, Pick, Round, with_threads, without_arena
+from edgectl.builder.candidates import (
+    SLOWER,
+    Candidate,
+    Cause,
+    Choice,
+    Outcome,
+    Pick,
+    Round,
+    with_threads,
+    without_arena,
+)
 from edgectl.builder.causes import of_search, told_first
 from edgectl.builder.lab import Lab
 from edgectl.builder.rig import Judging, Rig
@@ -85,13 +98,16 @@ def search(
     progress: Tell | None = None,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Choice:
-    """Judge, measure, confirm and choose. ``bases``: every graph in every runtime with one thread and default settings, at least one
-    of them float. ``seconds`` bounds the rounds; confirming comes on top, and who is still to be measured in a process of its own when
-    ``left()`` (seconds) is over does not ship. ``known``: recipes and runtimes judged before.
+    """Judge, measure, confirm and choose. ``bases``: every graph in every runtime with one thread and default
+    settings, at least one of them float. ``seconds`` bounds the rounds; confirming comes on top, and who is
+    still to be measured in a process of its own when ``left()`` (seconds) is over does not ship. ``known``:
+    recipes and runtimes judged before.
 
     ``progress(what, share, best)`` is told what goes on. Raises :class:`ModelError` if not even float runs.
     """
-    s = _Search(judge, confirm, goal, lab, log, dict(known or {}), progress or (lambda what, share, best: None), left)
+    s = _Search(
+        judge, confirm, goal, lab, log, dict(known or {}), progress or (lambda what, share, best: None), left
+    )
     try:
         alive = s.judge(sorted(bases, key=lambda c: c.name))
         for i, (share, fewest, most) in enumerate(_ROUNDS):
@@ -107,9 +123,16 @@ def search(
 
 class _Search:
     def __init__(
-        self, judge: Judging, confirm: Callable[[], Judging], goal: Goal, lab: Lab, log: TuningLog,
-        judged: dict[tuple[str, Runtime], Accuracy], tell: Tell, left: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        judge: Judging,
+        confirm: Callable[[], Judging],
+        goal: Goal,
+        lab: Lab,
+        log: TuningLog,
+        judged: dict[tuple[str, Runtime], Accuracy],
+        tell: Tell,
+        left: Callable[[], float],
+    ) -> None:
         self._judge, self._confirm, self._goal, self._tell = judge, confirm, goal, tell
         self._lab, self._left, self._wait_s = lab, left, goal.wait_s
         self._rig = Rig(lab, log)
@@ -142,7 +165,9 @@ class _Search:
             self._outcomes[c.name] = Outcome(c, accuracy)
             if not affordable(accuracy, self._goal.max_drop):
                 self._reject(
-                    c, f"loses {accuracy.drop:.4f}, more than {self._goal.max_drop:g}", _lossy(accuracy, self._goal.max_drop)
+                    c,
+                    f"loses {accuracy.drop:.4f}, more than {self._goal.max_drop:g}",
+                    _lossy(accuracy, self._goal.max_drop),
                 )
             else:
                 alive.append(c)
@@ -161,12 +186,15 @@ class _Search:
         return [*alive, *new]
 
     def arena_tried(self, alive: Sequence[Candidate]) -> list[Candidate]:
-        """The fastest, and the fastest float one: a quantized one must not be faster for a setting that float was not tried with."""
+        """The fastest, and the fastest float one: a quantized one must not be faster for a setting that
+        float was not tried with."""
         order = sorted(alive, key=lambda c: _by_time(self._outcomes[c.name]))
         floats = [c for c in order if c.is_float and c.runtime == "onnxruntime"]
         return list(dict.fromkeys([*order[:_ARENA_TRIED], *floats[:1]]))
 
-    def round(self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int) -> list[Candidate]:
+    def round(
+        self, index: int, candidates: Sequence[Candidate], seconds: float, fewest: int, most: int
+    ) -> list[Candidate]:
         """Measure all in turn and return who goes on; in the last round, all."""
         floats = {c.name for c in candidates if c.is_float}
         lines, failed = self._rig.times(
@@ -175,7 +203,9 @@ class _Search:
             seconds,
             fewest,
             most,
-            settled=lambda t: bool(floats & t.keys()) and settled(t, floats & t.keys(), self._goal.min_speedup),
+            settled=lambda t: (
+                bool(floats & t.keys()) and settled(t, floats & t.keys(), self._goal.min_speedup)
+            ),
         )
         for c in candidates:
             if c.name in failed:
@@ -191,7 +221,9 @@ class _Search:
             )
         best = min(times, key=lambda n: (float(np.median(times[n])), n))
         share = 0.15 + 0.7 * sum(r[0] for r in _ROUNDS[: index + 1])
-        self._tell(f"measured {len(alive)} candidates", share, f"{best} {float(np.median(times[best])):.2f} ms")
+        self._tell(
+            f"measured {len(alive)} candidates", share, f"{best} {float(np.median(times[best])):.2f} ms"
+        )
         if index == _LAST:
             return alive
         kept = survivors(times, {c.name: kinds(c) for c in alive})
@@ -207,8 +239,12 @@ class _Search:
             reference = wanted.reference.candidate.name
             if late := [o.candidate for o in wanted.all() if not _measured_to_the_end(o)]:
                 self._runoff(late, threads)
-            elif new := [o.candidate for o in wanted.to_prove() if self._compared.get(o.candidate.name) != reference]:
-                self._tell(f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name)
+            elif new := [
+                o.candidate for o in wanted.to_prove() if self._compared.get(o.candidate.name) != reference
+            ]:
+                self._tell(
+                    f"{len(new)} candidates in processes of their own", 0.85, wanted.fast.candidate.name
+                )
                 self._fresh(new, wanted.reference.candidate, wanted.shown.candidate)
             else:
                 break
@@ -225,7 +261,9 @@ class _Search:
         for name, o in self._outcomes.items():
             if not o.candidate.is_float and o.cause is None and o.standing is None and o.possible:
                 missed = Cause.UNDECIDED if self._busy else Cause.OUT_OF_TIME if self._left() <= 0 else None
-                self._outcomes[name] = replace(o, cause=looks(o) or (missed if fast.candidate.is_float else None))
+                self._outcomes[name] = replace(
+                    o, cause=looks(o) or (missed if fast.candidate.is_float else None)
+                )
         return Choice(
             picks,
             wanted.fallback,
@@ -236,12 +274,16 @@ class _Search:
         )
 
     def _undecided(self) -> Outcome | None:
-        """The best one that the machine was too busy to judge: it ships behind float, for `edgectl bench --decide`."""
-        order = sorted((o for o in self._outcomes.values() if o.possible and o.standing is Standing.UNDECIDED), key=rank)
+        """The best one that the machine was too busy to judge: it ships behind float, for `edgectl bench
+        --decide`."""
+        order = sorted(
+            (o for o in self._outcomes.values() if o.possible and o.standing is Standing.UNDECIDED), key=rank
+        )
         return self._first(order, lambda o: True)
 
     def _runoff(self, late: Sequence[Candidate], threads: Sequence[int]) -> None:
-        """Measure candidates that an early round left out, and their other settings, as often as the finalists and in turn with them."""
+        """Measure candidates that an early round left out, and their other settings, as often as the
+        finalists and in turn with them."""
         finalists = [o for o in self._outcomes.values() if o.possible and _measured_to_the_end(o)]
         others = [n for c in late for n in with_threads(c, threads)]
         self.add([], (n for n in others if n.name not in self._outcomes))
@@ -253,9 +295,14 @@ class _Search:
 
     def _wanted(self, possible: Sequence[Outcome]) -> _Wanted:
         if not any(o.candidate.is_float for o in possible):
-            raise ModelError("the float model does not run in a process of its own", hint="; ".join(self._notes))
-        if self._busy or self._left() <= 0:  # who was not measured in a process of its own so far cannot be
-            possible = [o for o in possible if o.candidate.is_float or o.standing is not None or not self._compared]
+            raise ModelError(
+                "the float model does not run in a process of its own", hint="; ".join(self._notes)
+            )
+        # who was not measured in a process of its own so far cannot be
+        if self._busy or self._left() <= 0:
+            possible = [
+                o for o in possible if o.candidate.is_float or o.standing is not None or not self._compared
+            ]
         ranking = choose(possible, min_speedup=self._goal.min_speedup)
         fast = self._first(ranking, lambda o: True)
         accurate = self._first(ranking, lambda o: is_accurate(o, self._goal.max_drop))
@@ -265,17 +312,30 @@ class _Search:
         lean = [o for o in possible if eligible(o, self._goal.min_speedup) and frugal(o.candidate)]
         floats = [o for o in possible if o.candidate.is_float]
         fallback = min((o for o in floats if o.candidate.runtime == "onnxruntime"), key=rank, default=None)
-        near = [o for o in possible if not o.candidate.is_float and may_be_faster(o)] if fast.candidate.is_float else []
+        near = (
+            [o for o in possible if not o.candidate.is_float and may_be_faster(o)]
+            if fast.candidate.is_float
+            else []
+        )
         rival = min(near, key=rank, default=None)
         if rival is not None and not _measured_to_the_end(rival):
             rival = None
         return _Wanted(
-            fast, accurate, fastest(floats), plain, self._first(sorted(lean, key=rank), lambda o: True), fallback, rival
+            fast,
+            accurate,
+            fastest(floats),
+            plain,
+            self._first(sorted(lean, key=rank), lambda o: True),
+            fallback,
+            rival,
         )
 
     def _first(self, order: Iterable[Outcome], fits: Callable[[Outcome], bool]) -> Outcome | None:
-        """The first that fits and holds the budget on the confirmation slice (and fits what that says, too)."""
-        return next((held for o in order if fits(o) and (held := self._held(o)) is not None and fits(held)), None)
+        """The first that fits and holds the budget on the confirmation slice (and fits what that says,
+        too)."""
+        return next(
+            (held for o in order if fits(o) and (held := self._held(o)) is not None and fits(held)), None
+        )
 
     def _held(self, o: Outcome) -> Outcome | None:
         c = o.candidate
@@ -292,14 +352,20 @@ class _Search:
         for slice_, a in (("confirmation slice", accuracy), ("search and confirmation slice together", both)):
             if not affordable(a, self._goal.max_drop):
                 self._reject(
-                    c, f"{slice_}: loses {a.drop:.4f}, more than {self._goal.max_drop:g}", _lossy(a, self._goal.max_drop)
+                    c,
+                    f"{slice_}: loses {a.drop:.4f}, more than {self._goal.max_drop:g}",
+                    _lossy(a, self._goal.max_drop),
                 )
                 return None
         return self._outcomes[c.name]
 
     def _reason(self, winner: Outcome, shipped: Sequence[Outcome]) -> str:
         c = winner.candidate
-        others = [o for o in self._outcomes.values() if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)]
+        others = [
+            o
+            for o in self._outcomes.values()
+            if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)
+        ]
         known = [*shipped, *(o for o in others if _measured_to_the_end(o))]
         quicker = quicker_with_more_threads(winner, known, self._goal.min_speedup)
         return self._why(winner) + (f"; {quicker}" if quicker else "")
@@ -308,15 +374,17 @@ class _Search:
         fresh = winner.measured.fresh if winner.measured else None
         if not winner.candidate.is_float and fresh is not None and fresh.ratio_to_float is not None:
             paced = next((c.ratio for c in fresh.contexts if c.context is Context.PACED), None)
-            return f"{1 / fresh.ratio_to_float:.2f} × faster than float" + (f", {1 / paced:.2f} × paced" if paced else "")
+            return f"{1 / fresh.ratio_to_float:.2f} × faster than float" + (
+                f", {1 / paced:.2f} × paced" if paced else ""
+            )
         if winner.ratio is not None and not winner.candidate.is_float:
             return f"{1 / winner.ratio.median:.2f} × faster than float"
         first = told_first(of_search(self._outcomes.values(), self._goal.max_drop, self._busy))
         return "float is the only candidate" if first is None else first.text
 
     def _fresh(self, new: Sequence[Candidate], reference: Candidate, shown: Candidate) -> None:
-        """Measure in new processes, in turn with the fastest float one, and reject whom that contradicts. ``shown``: the float one that the
-        bundle falls back on, which figures are told against."""
+        """Measure in new processes, in turn with the fastest float one, and reject whom that contradicts.
+        ``shown``: the float one that the bundle falls back on, which figures are told against."""
         contenders = sorted({c.name: c for c in (*new, reference, shown)}.values(), key=lambda c: c.name)
         times = self._proven(contenders, reference)
         self._compared |= {c.name: reference.name for c in new}
@@ -340,26 +408,36 @@ class _Search:
                 self._outcomes[c.name] = replace(o, cause=Cause.UNDECIDED)
                 self._busy = busy
             elif (
-                c.is_float and not busy and fresh is not None and fresh.ratio_high is not None and fresh.ratio_high < 1
+                c.is_float
+                and not busy
+                and fresh is not None
+                and fresh.ratio_high is not None
+                and fresh.ratio_high < 1
                 and self._outcomes[reference.name].possible
-            ):  # fmt: skip
+            ):
                 why = f"in processes of its own it takes longer than {c.name} ({1 / (fresh.ratio_to_float or 1):.2f} ×)"
                 self._say(reference, why, Cause.SLOWER)
 
     def _proven(self, contenders: Sequence[Candidate], reference: Candidate) -> dict[str, FreshTimes]:
-        """Measured in processes of their own; once more if the machine was too busy to tell and becomes quiet in time."""
+        """Measured in processes of their own; once more if the machine was too busy to tell and becomes
+        quiet in time."""
         times = self._rig.fresh(contenders)
         base = times[reference.name]
         alive = [c for c in contenders if times[c.name].failed is None and not c.is_float]
         if base.failed is not None or not busy_because(evidence(base)) or self._wait_s <= 0:
             return times
-        if all(standing_of(times[c.name], base, min_speedup=self._goal.min_speedup) is not Standing.UNDECIDED for c in alive):
+        if all(
+            standing_of(times[c.name], base, min_speedup=self._goal.min_speedup) is not Standing.UNDECIDED
+            for c in alive
+        ):
             return times
         wait, self._wait_s = self._wait_s, 0.0
         self._tell(f"the machine is busy: waiting at most {wait:.0f} s for a quiet moment", 0.85, "")
         return self._rig.fresh(contenders, again=True) if self._lab.quiet(wait) else times
 
-    def _with_fresh(self, c: Candidate, times: dict[str, FreshTimes], reference: Candidate, shown: Candidate) -> Outcome:
+    def _with_fresh(
+        self, c: Candidate, times: dict[str, FreshTimes], reference: Candidate, shown: Candidate
+    ) -> Outcome:
         o, base, told = self._outcomes[c.name], times[reference.name], times[shown.name]
         assert o.measured is not None
         fresh = summarise_fresh(
@@ -367,13 +445,20 @@ class _Search:
             None if c.name == reference.name else base,
             None if c.name == shown.name or told.failed is not None else told,
         )
-        standing = None if c.is_float else standing_of(times[c.name], base, min_speedup=self._goal.min_speedup)
+        standing = (
+            None if c.is_float else standing_of(times[c.name], base, min_speedup=self._goal.min_speedup)
+        )
         alone = next((x.ratio for x in fresh.contexts if x.context is Context.ALONE), None)
-        update = {"fresh": fresh, "standing": standing, "ratio_to_float": 1.0 if c.name == shown.name else alone}
+        update = {
+            "fresh": fresh,
+            "standing": standing,
+            "ratio_to_float": 1.0 if c.name == shown.name else alone,
+        }
         return replace(o, measured=o.measured.model_copy(update=update), standing=standing)
 
     def _verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging) -> Accuracy | None:
-        """None for a candidate that does not run: it is rejected. A disk that takes no more of the log is no candidate's fault."""
+        """None for a candidate that does not run: it is rejected. A disk that takes no more of the log is
+        no candidate's fault."""
         try:
             return self._rig.verdict(what, c, judge, self._goal.max_drop)
         except StorageError:
@@ -407,7 +492,8 @@ class _Wanted:
     fallback: Outcome | None
     """The best float one in ONNX Runtime."""
     rival: Outcome | None = None
-    """Where float is the fastest: the best quantized one that the search ruled out, and not by far. It is measured like those that ship."""
+    """Where float is the fastest: the best quantized one that the search ruled out, and not by far. It is
+    measured like those that ship."""
 
     @property
     def shown(self) -> Outcome:
@@ -443,10 +529,17 @@ def _with_times(o: Outcome, times: Samples, reference: Samples, line: Line, mach
     fresh, standing = (o.measured.fresh, o.measured.standing) if o.measured else (None, None)
     p50 = round(float(np.median(times)), 5)
     measured = Measured(
-        p10_ms=round(float(np.percentile(times, 10)), 5), p50_ms=p50,
-        p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5), n=len(times), ratio_to_float=round(ratio.median, 4),
-        machine=machine, threads=o.candidate.settings.threads, runtime_version=line.runtime, conditions=line.conditions,
-        fresh=fresh, standing=standing,
-    )  # fmt: skip
+        p10_ms=round(float(np.percentile(times, 10)), 5),
+        p50_ms=p50,
+        p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5),
+        n=len(times),
+        ratio_to_float=round(ratio.median, 4),
+        machine=machine,
+        threads=o.candidate.settings.threads,
+        runtime_version=line.runtime,
+        conditions=line.conditions,
+        fresh=fresh,
+        standing=standing,
+    )
     rounds = (*o.rounds, Round(line.round, len(times), p50, line.conditions))
     return replace(o, measured=measured, ratio=ratio, rounds=rounds)

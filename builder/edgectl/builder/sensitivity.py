@@ -1,8 +1,10 @@
-"""What each part of an int8 graph costs: it is put back to float alone, and the noise that goes and the time that comes are measured.
+"""What each part of an int8 graph costs: it is put back to float alone, and the noise that goes and the time
+that comes are measured.
 
-Parts are runs of neighbouring weighted nodes, not single nodes: a float island in an int8 chain pays for two conversions and
-saves little noise, because its input and output are quantized anyway. Noise is relative to the signal at the worst output, each
-channel weighted by its amplitude: by power, four box coordinates outweigh the eighty class scores that decide.
+Parts are runs of neighbouring weighted nodes, not single nodes: a float island in an int8 chain pays for two
+conversions and saves little noise, because its input and output are quantized anyway. Noise is relative to
+the signal at the worst output, each channel weighted by its amplitude: by power, four box coordinates
+outweigh the eighty class scores that decide.
 """
 
 from __future__ import annotations
@@ -31,15 +33,18 @@ _PARTS = 14
 _TIMED_SECONDS = 1.5
 _PRICE_FLOOR = 0.01
 _CLEARLY = 3  # × or a third of its share of the MACs
-_UNSURE = 0.035  # share of the latency that the clock is off by on a busy machine
+# share of the latency that the clock is off by on a busy machine
+_UNSURE = 0.035
 
 
 @dataclass(frozen=True)
 class Part:
-    """``noise``: power relative to the signal that keeping these nodes float takes away; ``work``: share of all MACs.
+    """``noise``: power relative to the signal that keeping these nodes float takes away; ``work``: share of
+    all MACs.
 
-    ``price``: its share of the MACs, or a third or thrice of that where this machine clearly says so. Three steps, so that the order of
-    parts does not follow the noise of the clock and the same build gives the same graph.
+    ``price``: its share of the MACs, or a third or thrice of that where this machine clearly says so. Three
+    steps, so that the order of parts does not follow the noise of the clock and the same build gives the same
+    graph.
     """
 
     nodes: tuple[str, ...]
@@ -53,11 +58,16 @@ class Part:
 
 
 def rank_parts(
-    model: ModelProto, without: Callable[[Collection[str]], Quantized], samples: Sequence[Feeds], *, timed: bool
+    model: ModelProto,
+    without: Callable[[Collection[str]], Quantized],
+    samples: Sequence[Feeds],
+    *,
+    timed: bool,
 ) -> list[Part]:
     """The parts of a graph, most noise per price first: the order in which keeping them float is worth most.
 
-    ``model``: the float graph; ``without(nodes)``: its int8 form with these nodes float. ``timed``: price by latency on this machine.
+    ``model``: the float graph; ``without(nodes)``: its int8 form with these nodes float. ``timed``: price by
+    latency on this machine.
     """
     index = GraphIndex(model)
     full = without(())
@@ -66,7 +76,10 @@ def rank_parts(
     # the first layers one by one: they see the raw input, read few channels and are often the worst of all
     cuts = [*range(min(2, len(fit))), *range(min(2, len(fit)), len(fit), size), len(fit)]
     runs = [tuple(fit[a:b]) for a, b in itertools.pairwise(cuts) if a < b]
-    engines = [open_model(q.SerializeToString(), SessionSettings()) for q in (full.model, *(without(r).model for r in runs))]
+    engines = [
+        open_model(q.SerializeToString(), SessionSettings())
+        for q in (full.model, *(without(r).model for r in runs))
+    ]
     reference = outputs_of(model, samples)
     noise = [10 ** (-sqnr_db(reference, [e.run(f) for f in samples]) / 10) for e in engines]
     macs = {n: _macs(index, n) for n in fit}
@@ -74,12 +87,16 @@ def rank_parts(
     prices = [price(w, s) for w, s in zip(work, _slower(engines, samples), strict=True)] if timed else work
     for e in engines:
         e.close()
-    parts = [Part(r, max(0.0, noise[0] - n), w, p) for r, n, w, p in zip(runs, noise[1:], work, prices, strict=True)]
+    parts = [
+        Part(r, max(0.0, noise[0] - n), w, p)
+        for r, n, w, p in zip(runs, noise[1:], work, prices, strict=True)
+    ]
     return sorted(parts, key=lambda p: -p.noise / (p.price + _PRICE_FLOOR))
 
 
 def price(work: float, slower: float) -> float:
-    """What a part counts for that has a share ``work`` of the MACs and adds a share ``slower`` of the latency."""
+    """What a part counts for that has a share ``work`` of the MACs and adds a share ``slower`` of the
+    latency."""
     if slower > work * _CLEARLY + 2 * _UNSURE:
         return work * _CLEARLY
     return work / _CLEARLY if slower < work / _CLEARLY - _UNSURE else work
@@ -111,7 +128,10 @@ def sqnr_db(reference: list[Outputs], got: list[Outputs]) -> float:
         amplitude = np.sqrt(signal)
         if not amplitude.size:
             continue  # an output without values has no noise
-        relative = float(np.sum(noise / np.maximum(amplitude, amplitude.max() * 1e-3 + 1e-30)) / max(amplitude.sum(), 1e-30))
+        relative = float(
+            np.sum(noise / np.maximum(amplitude, amplitude.max() * 1e-3 + 1e-30))
+            / max(amplitude.sum(), 1e-30)
+        )
         if relative:
             worst = min(worst, -10 * math.log10(relative))
     return worst
@@ -121,7 +141,9 @@ def _power(x: NDArray[np.generic]) -> NDArray[np.float64]:
     """Per channel (axis 1) of a map; of a vector, in all: there the largest entry is the answer."""
     square = np.square(x.astype(np.float64))
     return np.asarray(
-        square.sum(axis=tuple(a for a in range(x.ndim) if a != 1)) if x.ndim > 2 else square.sum(keepdims=True).ravel()
+        square.sum(axis=tuple(a for a in range(x.ndim) if a != 1))
+        if x.ndim > 2
+        else square.sum(keepdims=True).ravel()
     )
 
 

@@ -1,7 +1,8 @@
-"""The same graph in fewer bytes: short names for what nobody refers to, and no shapes that a runtime infers by itself.
+"""The same graph in fewer bytes: short names for what nobody refers to, and no shapes that a runtime infers
+by itself.
 
-Of a small int8 model a tenth is names: every Q/DQ pair carries that of its tensor six times. Kept: names of inputs, outputs and of the nodes
-that reports speak of. Pure.
+Of a small int8 model a tenth is names: every Q/DQ pair carries that of its tensor six times. Kept: names of
+inputs, outputs and of the nodes that reports speak of. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def slim(model: ModelProto) -> ModelProto:
-    """A copy that computes the same, byte for byte the same for the same model. Graphs with subgraphs keep their names: they read outer ones."""
+    """A copy that computes the same, byte for byte the same for the same model. Graphs with subgraphs keep
+    their names: they read outer ones."""
     small = ModelProto()
     small.CopyFrom(model)
     graph = small.graph

@@ -1,7 +1,9 @@
-"""A variant for a smaller picture: less work an inference, at an accuracy that the user allows for it and for nothing else.
+"""A variant for a smaller picture: less work an inference, at an accuracy that the user allows for it and for
+nothing else.
 
-The same weights, fewer pixels: calibrated, quantized and searched like the model itself, but judged on the same pictures against what
-float sees at full size. A device takes it only if its configuration asks for the role ``small-input``.
+The same weights, fewer pixels: calibrated, quantized and searched like the model itself, but judged on the
+same pictures against what float sees at full size. A device takes it only if its configuration asks for the
+role ``small-input``.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ _SECONDS = 2.0
 
 @dataclass(frozen=True)
 class SmallerInput:
-    """``factor``: of the picture's width and height (0.1 … 0.95). ``max_drop``: what this variant may lose; None: as the others."""
+    """``factor``: of the picture's width and height (0.1 … 0.95). ``max_drop``: what this variant may
+    lose; None: as the others."""
 
     factor: float
     max_drop: float | None = None
@@ -96,15 +99,21 @@ class Shrunk(Sequence[Sample]):
     def _moved(self, m: LetterboxMeta) -> LetterboxMeta:
         down, across = self._small.height / self._spec.height, self._small.width / self._spec.width
         return replace(
-            m, sx=m.sx * across, sy=m.sy * down, left=round(m.left * across), top=round(m.top * down),
-            input_width=self._small.width, input_height=self._small.height,
-        )  # fmt: skip
+            m,
+            sx=m.sx * across,
+            sy=m.sy * down,
+            left=round(m.left * across),
+            top=round(m.top * down),
+            input_width=self._small.width,
+            input_height=self._small.height,
+        )
 
 
 def smaller_work(work: Work, wanted: SmallerInput) -> Work:
     """What the variants of a smaller picture start from; judged against the model at full size.
 
-    Raises :class:`ModelError` if this model cannot be made smaller, or float itself loses more than allowed then.
+    Raises :class:`ModelError` if this model cannot be made smaller, or float itself loses more than allowed
+    then.
     """
     spec = work.task.input
     assert isinstance(spec, ImageInput)
@@ -116,7 +125,9 @@ def smaller_work(work: Work, wanted: SmallerInput) -> Work:
     small = spec.model_copy(update={"height": height, "width": width})
     task = work.task.model_copy(update={"input": small})
     s = work.slices
-    calibration, seen, confirmation = (Shrunk(part, spec, small) for part in (s.calibration, s.search, s.confirmation))
+    calibration, seen, confirmation = (
+        Shrunk(part, spec, small) for part in (s.calibration, s.search, s.confirmation)
+    )
     data = digest_of(f"{s.digest} at {width}x{height}".encode())
     slices = Slices(calibration, seen, confirmation, data, s.random)
     limit = 1.0 if s.random else work.max_drop if wanted.max_drop is None else wanted.max_drop
@@ -127,9 +138,20 @@ def smaller_work(work: Work, wanted: SmallerInput) -> Work:
     table = calibrate(graph, (x.feeds for x in slices.calibration), data_digest=slices.digest)
     log = PassLog([*work.log.ran, "rescale"], list(work.log.modified))
     return replace(
-        work, model=graph, table=table, slices=slices, task=task, log=log, max_drop=limit, judge_cache=judges, bases={}, rungs={},
-        recover_minutes=0.0, release=None, given=None,
-    )  # fmt: skip
+        work,
+        model=graph,
+        table=table,
+        slices=slices,
+        task=task,
+        log=log,
+        max_drop=limit,
+        judge_cache=judges,
+        bases={},
+        rungs={},
+        recover_minutes=0.0,
+        release=None,
+        given=None,
+    )
 
 
 def _judges(work: Work, task: TaskSpec, small: Slices) -> dict[str, Judge]:
@@ -137,7 +159,9 @@ def _judges(work: Work, task: TaskSpec, small: Slices) -> dict[str, Judge]:
     try:
         return {
             "search": Judge(work.task, work.slices.search, reference, shown=(task, small.search)),
-            "confirmation": Judge(work.task, work.slices.confirmation, reference, shown=(task, small.confirmation)),
+            "confirmation": Judge(
+                work.task, work.slices.confirmation, reference, shown=(task, small.confirmation)
+            ),
         }
     finally:
         reference.close()
@@ -170,4 +194,8 @@ def _next(engine: Engine, feeds: Iterator[Feeds]) -> Outputs:
 def _feeds(plan: VariantPlan, work: Work) -> list[Feeds]:
     spec = work.task.input
     plain = [s.feeds for s in work.slices.search[:8]]
-    return [pixel_feeds(f, spec) for f in plain] if plan.picture is not None and isinstance(spec, ImageInput) else plain
+    return (
+        [pixel_feeds(f, spec) for f in plain]
+        if plan.picture is not None and isinstance(spec, ImageInput)
+        else plain
+    )

@@ -1,4 +1,5 @@
-"""Three plots as SVG text: ranges (a point with its interval on a logarithmic axis), bars, scatter. Colours are classes of the page."""
+"""Three plots as SVG text: ranges (a point with its interval on a logarithmic axis), bars, scatter.
+Colours are classes of the page."""
 
 from __future__ import annotations
 
@@ -107,7 +108,11 @@ def scatter(dots: Sequence[Dot], *, x: str, y: str) -> str:
         )
     for d in sorted(dots, key=lambda d: bool(d.label)):
         radius, end = (6, px(d.x) > _WIDTH * 0.7) if d.label else (4, False)
-        label = _text(px(d.x) + (-11 if end else 11), py(d.y) - 12, d.label, "end" if end else "start", 60) if d.label else ""
+        label = (
+            _text(px(d.x) + (-11 if end else 11), py(d.y) - 12, d.label, "end" if end else "start", 60)
+            if d.label
+            else ""
+        )
         parts.append(
             f'<g><title>{escape(d.title)}</title><circle class="{d.css}" fill-opacity=".75" cx="{px(d.x):.1f}" cy="{py(d.y):.1f}" r="{radius}"/>{label}</g>'
         )

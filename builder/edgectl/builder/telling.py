@@ -1,10 +1,11 @@
 """Whether so many samples can tell a loss from none. Pure.
 
-With n independent samples one that is answered otherwise weighs 1/n: of 57 it is a loss of 1.75 %, whatever the truth is. A model that loses exactly the
-budget shows no difference on n samples with probability (1 - budget)ⁿ; 0.01 is told from 0 when that is below 5 %, from 299 samples on. With fewer, only what could
-hardly come from a loss inside the budget (less than 5 %, binomial) is a loss. Only a count can say that: AP of few objects must hold the budget as it is,
-and the cause that is told is the few objects. What ships holds on the search slice, on the confirmation slice, and on
-both taken together, which tell more than either.
+With n independent samples one that is answered otherwise weighs 1/n: of 57 it is a loss of 1.75 %, whatever
+the truth is. A model that loses exactly the budget shows no difference on n samples with probability (1 -
+budget)ⁿ; 0.01 is told from 0 when that is below 5 %, from 299 samples on. With fewer, only what could hardly
+come from a loss inside the budget (less than 5 %, binomial) is a loss. Only a count can say that: AP of few
+objects must hold the budget as it is, and the cause that is told is the few objects. What ships holds on the
+search slice, on the confirmation slice, and on both taken together, which tell more than either.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from edgectl.builder.accuracy import Accuracy
 __all__ = ["Told", "affordable", "flips", "in_all", "needed", "pooled", "say_untold", "told", "too_few"]
 
 _DOUBT = 0.05
-MANY = 256  # from so many on, three of four samples judge (:func:`edgectl.builder.data.slice_samples`)
+# from so many on, three of four samples judge (:func:`edgectl.builder.data.slice_samples`)
+MANY = 256
 
 
 class Told(str, Enum):
@@ -30,7 +32,8 @@ class Told(str, Enum):
 
 
 def needed(budget: float) -> int:
-    """How many independent samples tell a loss of ``budget`` from none: 299 for 0.01. 1 for a budget of 0 or all."""
+    """How many independent samples tell a loss of ``budget`` from none: 299 for 0.01. 1 for a budget of 0
+    or all."""
     return 1 if not 0 < budget < 1 else math.ceil(math.log(_DOUBT) / math.log1p(-budget))
 
 
@@ -54,8 +57,8 @@ def affordable(a: Accuracy, budget: float) -> bool:
 
 
 def too_few(a: Accuracy, budget: float) -> bool:
-    """Of a drop that is over the budget: whether more samples may say otherwise. One answer decides, or float is sure of few objects and the interval reaches
-    down to the budget."""
+    """Of a drop that is over the budget: whether more samples may say otherwise. One answer decides, or
+    float is sure of few objects and the interval reaches down to the budget."""
     return (a.units > 0 and flips(a) <= 1) or (0 < a.objects < needed(budget) and a.low <= budget)
 
 
@@ -69,7 +72,8 @@ def pooled(a: Accuracy, b: Accuracy) -> Accuracy:
 
 
 def in_all(budget: float) -> int:
-    """How many calibration samples a build must be given so that both slices together have :func:`needed`: they get half of few, three of four of many."""
+    """How many calibration samples a build must be given so that both slices together have :func:`needed`:
+    they get half of few, three of four of many."""
     enough = needed(budget)
     few = 2 * enough
     return few if few < MANY else max(MANY, math.ceil(enough / 0.75))

@@ -1,8 +1,10 @@
-"""``OUT.tuning.jsonl``: what was measured, one line a measurement, so that a build that was killed goes on where it was.
+"""``OUT.tuning.jsonl``: what was measured, one line a measurement, so that a build that was killed goes on
+where it was.
 
-A line holds for one key: the digest of all that the measurement depends on (candidates, samples, settings, host, versions). The times
-of a round are only comparable with each other, so a round is taken from the log whole or not at all. Lines are only ever appended; a
-torn one, one of another host or version, or one that is malformed is not used.
+A line holds for one key: the digest of all that the measurement depends on (candidates, samples, settings,
+host, versions). The times of a round are only comparable with each other, so a round is taken from the log
+whole or not at all. Lines are only ever appended; a torn one, one of another host or version, or one that is
+malformed is not used.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ What = Literal["judged", "confirmed", "timed", "fresh"]
 
 
 class Line(Message):
-    """One measurement of one candidate. Exactly one of ``accuracy`` (judged, confirmed), ``ms`` (timed), ``fresh`` is there."""
+    """One measurement of one candidate. Exactly one of ``accuracy`` (judged, confirmed), ``ms`` (timed),
+    ``fresh`` is there."""
 
     key: Digest
     what: What
@@ -69,9 +72,16 @@ class TuningLog:
         return self._known.get(key, {})
 
     def add(self, key: str, what: What, candidate: str, conditions: Conditions, **found: Any) -> Line:
-        """Remember a measurement; on disk before this returns, as far as a kill is concerned. Raises :class:`StorageError`."""
+        """Remember a measurement; on disk before this returns, as far as a kill is concerned. Raises
+        :class:`StorageError`."""
         line = Line(
-            key=key, what=what, candidate=candidate, conditions=conditions, host=self._host, time_s=round(time.time(), 3), **found
+            key=key,
+            what=what,
+            candidate=candidate,
+            conditions=conditions,
+            host=self._host,
+            time_s=round(time.time(), 3),
+            **found,
         )
         self._known.setdefault(key, {})[candidate] = line
         if self._path is not None:

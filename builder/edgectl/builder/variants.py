@@ -1,8 +1,9 @@
 """Turn a chosen graph into the contents of one variant: config, golden outputs with tolerances, reports.
 
-Golden outputs are those of the variant's own graph in ONNX Runtime. How far another runtime or machine may be from them
-follows from noise that was observed: the same graph with and without graph optimisation (other kernels, other rounding), and in
-the runtime that was chosen; for int8 also a part of what quantization itself did to the outputs.
+Golden outputs are those of the variant's own graph in ONNX Runtime. How far another runtime or machine may be
+from them follows from noise that was observed: the same graph with and without graph optimisation (other
+kernels, other rounding), and in the runtime that was chosen; for int8 also a part of what quantization itself
+did to the outputs.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ _NOISE_FACTOR = 4.0
 _WORTH_PACKING = 0.9  # of the bytes
 _FLOOR = 1e-3  # of the output's largest value
 _QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0}
-_IMPLICIT_SHARE = 2.0  # the device rounds by rules of its own: as far from the recorded graph as that is from float
+# the device rounds by rules of its own: as far from the recorded graph as that is from float
+_IMPLICIT_SHARE = 2.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class VariantPlan:
     measured: Measured | None = None
     fallback: bool = False
     golden: bytes | None = field(default=None, repr=False)
-    """The graph whose outputs are golden, where the engine file alone does not say how it computes (implicit quantization)."""
+    """The graph whose outputs are golden, where the engine file alone does not say how it computes
+    (implicit quantization)."""
     parts: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
     """More layers that the engine is made of: (media type, bytes)."""
     roles: tuple[Role, ...] = ()
@@ -106,8 +109,11 @@ class VariantPlan:
     """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
 
 
-def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()) -> VariantContent:
-    """Record golden outputs and assemble the layers, ``extra`` ones (media type, bytes) last. Raises :class:`ModelError` if the graph does not reproduce itself."""
+def make_variant(
+    identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[str, bytes], ...] = ()
+) -> VariantContent:
+    """Record golden outputs and assemble the layers, ``extra`` ones (media type, bytes) last. Raises
+    :class:`ModelError` if the graph does not reproduce itself."""
     inputs, outputs, tolerances = _golden(identity, plan)
     task = identity.task if plan.picture is None else identity.task.model_copy(update={"input": plan.picture})
     config = VariantConfig(
@@ -147,13 +153,22 @@ def make_variant(identity: Identity, plan: VariantPlan, *, extra: tuple[tuple[st
     engine = (LAYER_ENGINE, plan.model) if packed is None else (LAYER_PACKED, packed)
     layers = [engine, (LAYER_GOLDEN, write_npz(golden)), *plan.parts]
     layers.append(
-        (LAYER_LAYERS, json.dumps([r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")).encode())
+        (
+            LAYER_LAYERS,
+            json.dumps(
+                [r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")
+            ).encode(),
+        )
     )
     materials = {"model": identity.source}
     if identity.table is not None and plan.precision == "int8":
         layers.append((LAYER_CALIBRATION, identity.table.to_json()))
         materials["calibration"] = identity.table.data_digest
-    parameters = {**identity.parameters, "profile": plan.profile, "recipe": plan.recipe.model_dump(exclude_none=True)}
+    parameters = {
+        **identity.parameters,
+        "profile": plan.profile,
+        "recipe": plan.recipe.model_dump(exclude_none=True),
+    }
     layers.append((LAYER_PROVENANCE, provenance({plan.variant: engine_digest}, parameters, materials)))
     layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
     return VariantContent(config, (*layers, *extra))
@@ -168,7 +183,10 @@ def _packed(model: bytes) -> bytes | None:
 def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Feeds], list[Outputs], dict[str, Tolerance]]:
     """Golden inputs, the outputs of this graph on them, and the tolerance of each output."""
     count = min(GOLDEN_SAMPLES, len(identity.samples))
-    plain = [identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))].feeds for i in range(count)]
+    plain = [
+        identity.samples[round(i * (len(identity.samples) - 1) / max(1, count - 1))].feeds
+        for i in range(count)
+    ]
     inputs: list[Feeds] = list(plain)
     if plan.picture is not None:
         assert isinstance(identity.task.input, ImageInput)
@@ -183,14 +201,17 @@ def _golden(identity: Identity, plan: VariantPlan) -> tuple[list[Feeds], list[Ou
         share = _QUANTIZATION_SHARE[plan.runtime] if plan.golden is None else _IMPLICIT_SHARE
         noise.append(_noise(golden, _run(identity.float_model, plain), share))
     tolerances = {}
-    sizes = {n: max(float(np.abs(o[n].astype(np.float64)).max(initial=0.0)) for o in golden) for n in golden[0]}
+    sizes = {
+        n: max(float(np.abs(o[n].astype(np.float64)).max(initial=0.0)) for o in golden) for n in golden[0]
+    }
     rounding = rounding_of(identity.float_model, plain[0]) if min(sizes.values()) <= NOUGHT else {}
     for name, largest in sizes.items():
         if not np.isfinite(largest):
             raise ModelError(f"output {name} of variant {plan.variant} is not finite on its golden samples")
         max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
         cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
-        if largest <= rounding.get(name, 0.0):  # all of it is rounding, and another machine rounds in another direction
+        # all of it is rounding, and another machine rounds in another direction
+        if largest <= rounding.get(name, 0.0):
             max_abs, cosine = max(max_abs, largest + rounding[name]), 0.0
         tolerances[name] = Tolerance(cosine=round(max(0.0, cosine), 6), max_abs=float(f"{max_abs:.4g}"))
     return inputs, golden, tolerances
@@ -208,7 +229,9 @@ def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[s
     return worst
 
 
-def _run(model: bytes, inputs: Sequence[Feeds], *, optimization: str = "all", runtime: str = "onnxruntime") -> list[Outputs]:
+def _run(
+    model: bytes, inputs: Sequence[Feeds], *, optimization: str = "all", runtime: str = "onnxruntime"
+) -> list[Outputs]:
     settings = SessionSettings.model_validate({"optimization": optimization})
     engine = open_model(model, settings, runtime=runtime)
     outputs = [engine.run(feeds) for feeds in inputs]

@@ -1,4 +1,5 @@
-"""What every profile of one build starts from, and what the ladder gave for each kernel family: worked out once, when it is first needed."""
+"""What every profile of one build starts from, and what the ladder gave for each kernel family: worked out
+once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ class Work:
     given: bytes | None = field(default=None, repr=False)
     """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
     release: Release | None = None
-    """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not matter."""
+    """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not
+    matter."""
     budget: Budget = field(default_factory=Budget)
     """What is left of the time for the whole build."""
     barred: Why | None = None
@@ -83,7 +85,9 @@ class Work:
         """The judge of a slice; made when it is first needed."""
         if which not in self.judge_cache:
             self.tell("judge", 0.15, f"float outputs of the {which} slice", "")
-            reference = open_model((self.original or self.model).SerializeToString(), SessionSettings(threads=2))
+            reference = open_model(
+                (self.original or self.model).SerializeToString(), SessionSettings(threads=2)
+            )
             samples = self.slices.search if which == "search" else self.slices.confirmation
             self.judge_cache[which] = Judge(self.task, samples, reference)
             reference.close()
@@ -95,7 +99,8 @@ class Work:
 
 
 def rungs_of(work: Work, family: str) -> Rungs | None:
-    """What the ladder gave for a family; None where there is nothing to quantize. Each family is climbed once."""
+    """What the ladder gave for a family; None where there is nothing to quantize. Each family is climbed
+    once."""
     if work.table is None:
         return None
     if family not in work.rungs:
@@ -108,19 +113,42 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
         key = (spec.symmetric, spec.placement)
         if key not in work.bases:
             work.bases[key] = prepare_basis(
-                work.model, work.table, spec, calibration, work.judge("search"), max_drop=limit_of(work), tell=tell,
+                work.model,
+                work.table,
+                spec,
+                calibration,
+                work.judge("search"),
+                max_drop=limit_of(work),
+                tell=tell,
                 budget=work.budget,
-            )  # fmt: skip
-        also = [FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else []
+            )
+        also = (
+            [FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else []
+        )
         rungs = climb(
-            work.bases[key], spec, calibration, work.judge("search"), max_drop=limit_of(work), timed=family == host_family(work.machine), tell=tell,
-            also=also, tune=_tune(work, spec, tell), budget=work.budget,
-        )  # fmt: skip
+            work.bases[key],
+            spec,
+            calibration,
+            work.judge("search"),
+            max_drop=limit_of(work),
+            timed=family == host_family(work.machine),
+            tell=tell,
+            also=also,
+            tune=_tune(work, spec, tell),
+            budget=work.budget,
+        )
         if work.release is not None and not work.budget.over(LADDER, "following the older release"):
             rungs = with_followed(
-                rungs, work.release, work.model, work.table, [spec, *also], calibration, work.judge("search"),
-                max_drop=limit_of(work), tell=tell,
-            )  # fmt: skip
+                rungs,
+                work.release,
+                work.model,
+                work.table,
+                [spec, *also],
+                calibration,
+                work.judge("search"),
+                max_drop=limit_of(work),
+                tell=tell,
+            )
         work.rungs[family] = rungs
         work.notes.extend(f"{family}: {note}" for note in work.rungs[family].notes)
     return work.rungs[family]
@@ -130,15 +158,21 @@ def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | Non
     """Fine-tuning of int8 for the minutes that were allowed; None if none were."""
     if not work.recover_minutes:
         return None
-    from edgectl.builder.compress.qat import fine_tune  # torch is there: compression asked for it before anything was measured
+    # torch is there: compression asked for it before anything was measured
+    from edgectl.builder.compress.qat import fine_tune
 
     def tune(q: Quantized) -> Quantized:
         work.budget.extend(work.recover_minutes * 60)
         samples = [s.feeds for s in work.slices.calibration]
         taught, lesson = fine_tune(
-            q, basis_of(work, family.name, q).model, samples, weight_max=family.weight_max, seconds=work.recover_minutes * 60,
-            decode=work.task.decode, progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
-        )  # fmt: skip
+            q,
+            basis_of(work, family.name, q).model,
+            samples,
+            weight_max=family.weight_max,
+            seconds=work.recover_minutes * 60,
+            decode=work.task.decode,
+            progress=lambda share, error: tell(f"fine-tuning, {share:.0%}: error {error:.4f}"),
+        )
         work.notes.append(
             f"{family.name}: int8 fine-tuned in {lesson.steps} steps, held-back loss {lesson.before:.4f} → {lesson.after:.4f}"
         )
@@ -158,7 +192,8 @@ def limit_of(work: Work) -> float:
 
 
 def float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
-    """Why each layer is float, for the families that were climbed. Nothing for a model that came quantized: its layers are its maker's."""
+    """Why each layer is float, for the families that were climbed. Nothing for a model that came
+    quantized: its layers are its maker's."""
     if work.precision != "float32":
         return ()
     if work.table is None:
@@ -167,9 +202,11 @@ def float_layers(work: Work, family: str | None) -> tuple[LayerReport, ...]:
 
 
 def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Quantized, Accuracy] | None:
-    """The int8 graph of a family that keeps least in float and affordable the budget on the confirmation slice, too.
+    """The int8 graph of a family that keeps least in float and affordable the budget on the confirmation
+    slice, too.
 
-    Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this machine is.
+    Run in ONNX Runtime without graph optimisation: the arithmetic of the Q/DQ nodes themselves, whatever this
+    machine is.
     """
     rungs = rungs_of(work, family)
     if rungs is None or not rungs.judged:
@@ -178,7 +215,12 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
     simulated = SessionSettings(optimization="disabled", threads=min(2, work.machine.cores))
     order = sorted(
         rungs.recipes.items(),
-        key=lambda r: (r[1].ranges is None, len(r[1].placement.reasons), not r[1].followed, rungs.judged[r[0]].drop),
+        key=lambda r: (
+            r[1].ranges is None,
+            len(r[1].placement.reasons),
+            not r[1].followed,
+            rungs.judged[r[0]].drop,
+        ),
     )
     for name, quantized in order:
         work.tell("confirm", 0.15, f"{family}: {name}", "")
@@ -219,8 +261,8 @@ def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) ->
 
 
 def basis_of(work: Work, family: str, quantized: Quantized) -> Basis:
-    """What a graph of a family that was climbed is written from. Symmetric and asymmetric codes, chains and lone layers want other
-    ranges; what follows an older release is never equalised."""
+    """What a graph of a family that was climbed is written from. Symmetric and asymmetric codes, chains
+    and lone layers want other ranges; what follows an older release is never equalised."""
     if quantized.followed:
         assert work.table is not None
         assert quantized.ranges is not None
@@ -241,11 +283,19 @@ def recipe_of(work: Work, family: str, name: str, quantized: Quantized) -> Recip
     basis = basis_of(work, family, quantized)
     codes = ("follow",) if quantized.followed else ("reconstruct",) if quantized.rebuilt else ()
     return Recipe(
-        family=spec.name, passes=(*work.log.ran, *basis.passes, f"quantize:{name.removeprefix(PREFIX)}", *codes),
-        precision="int8", activations=spec.activation, weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
+        family=spec.name,
+        passes=(*work.log.ran, *basis.passes, f"quantize:{name.removeprefix(PREFIX)}", *codes),
+        precision="int8",
+        activations=spec.activation,
+        weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
         excluded=tuple(sorted(quantized.placement.reasons)),
-        method=quantized.ranges, **({} if quantized.ranges is None else {"calibration": basis.table.digest, "samples": basis.table.samples}),
-    )  # fmt: skip
+        method=quantized.ranges,
+        **(
+            {}
+            if quantized.ranges is None
+            else {"calibration": basis.table.digest, "samples": basis.table.samples}
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TOKEN_FILE", "URL", "TokenFile", "Url", "client"]
 
-Url = Annotated[str, typer.Option("--controller", envvar="EDGECTL_CONTROLLER", help="URL of the controller's API.")]
+Url = Annotated[
+    str, typer.Option("--controller", envvar="EDGECTL_CONTROLLER", help="URL of the controller's API.")
+]
 TokenFile = Annotated[
     Path,
     typer.Option(
-        "--token-file", envvar="EDGECTL_TOKEN_FILE", help="The API token that the controller wrote into its state folder."
+        "--token-file",
+        envvar="EDGECTL_TOKEN_FILE",
+        help="The API token that the controller wrote into its state folder.",
     ),
 ]
 
 
 def client(url: str, token_file: Path) -> FleetClient:
-    """A client for the controller; ``EDGECTL_TOKEN`` goes before the file. Raises :class:`UsageError` without a token."""
+    """A client for the controller; ``EDGECTL_TOKEN`` goes before the file. Raises :class:`UsageError`
+    without a token."""
     from edgectl.fleet.client import FleetClient
 
     token = os.environ.get("EDGECTL_TOKEN")

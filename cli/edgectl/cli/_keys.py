@@ -1,4 +1,5 @@
-"""How a command finds the keys that it signs with: a folder, and keys on other media. Passphrases are asked for where they are needed."""
+"""How a command finds the keys that it signs with: a folder, and keys on other media. Passphrases are
+asked for where they are needed."""
 
 from __future__ import annotations
 
@@ -15,11 +16,15 @@ __all__ = ["KEYS", "Keys", "More", "NewPassphrase", "key_ring"]
 
 Keys = Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")]
 More = Annotated[
-    list[Path] | None, typer.Option("--key", help="A private key, or a folder of them, on another medium; may be repeated.")
+    list[Path] | None,
+    typer.Option("--key", help="A private key, or a folder of them, on another medium; may be repeated."),
 ]
 NewPassphrase = Annotated[
     bool,
-    typer.Option("--passphrase", help="Write new private keys with a passphrase, which is asked for (EDGECTL_PASSPHRASE_FILE)."),
+    typer.Option(
+        "--passphrase",
+        help="Write new private keys with a passphrase, which is asked for (EDGECTL_PASSPHRASE_FILE).",
+    ),
 ]
 KEYS = Path("keys")
 

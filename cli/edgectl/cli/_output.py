@@ -1,4 +1,5 @@
-"""The one output sink: results on stdout, talk and progress on stderr, one JSON object where ``--json`` asks for it."""
+"""The one output sink: results on stdout, talk and progress on stderr, one JSON object where ``--json``
+asks for it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from pydantic import BaseModel
 from edgectl.core.errors import EdgectlError
 from edgectl.core.uri import redact_text, redact_values
 
-if TYPE_CHECKING:  # Rich is imported where something is shown: the agent lives for months and shows nothing
+# Rich is imported where something is shown: the agent lives for months and shows nothing
+if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
     from rich.table import Table
@@ -83,13 +85,15 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float | None], None]]:
-        """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot be known."""
+        """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot
+        be known."""
         if self.as_json or not self.stderr.is_terminal:
             said = ""
             next_s = 0.0
 
             def quiet(what: str, fraction: float | None) -> None:
-                nonlocal said, next_s  # a log wants to know that it goes on, not every step
+                # a log wants to know that it goes on, not every step
+                nonlocal said, next_s
                 if what != said and time.monotonic() >= next_s:
                     said, next_s = what, time.monotonic() + 3.0
                     self.say(f"  {what}")
@@ -128,21 +132,25 @@ class Output:
                 bar.start()
 
     def fail(self, error: EdgectlError) -> None:
-        """One sentence on what is wrong and the next step; with ``--json`` on stdout as ``{"error": …}``, too, unless a result stands
-        there already: two objects are not JSON, and the exit code says that it is not good.
+        """One sentence on what is wrong and the next step; with ``--json`` on stdout as ``{"error": …}``,
+        too, unless a result stands there already: two objects are not JSON, and the exit code says that it is
+        not good.
         """
         from rich.text import Text
 
         if self.as_json and not self._told:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps({"error": redact_values(body)}, indent=2) + "\n")
-        self.stderr.print(Text.assemble(("error: ", "bold red"), printable(redact_text(error.message))), soft_wrap=True)
+        self.stderr.print(
+            Text.assemble(("error: ", "bold red"), printable(redact_text(error.message))), soft_wrap=True
+        )
         if error.hint:
             self.stderr.print(Text.assemble(("next: ", "bold"), redact_text(error.hint)), soft_wrap=True)
 
 
 def _shown(text: RenderableType) -> RenderableType:
-    """Plain text without credentials; tables and panels are made of names and numbers, and of texts that passed an outlet before."""
+    """Plain text without credentials; tables and panels are made of names and numbers, and of texts that
+    passed an outlet before."""
     return redact_text(text) if isinstance(text, str) else text
 
 
@@ -150,9 +158,13 @@ def table(*headers: str, title: str | None = None) -> Table:
     """A table in the house's looks; headers that start with ``>`` are numbers and aligned right."""
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for header in headers:
-        made.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
+        made.add_column(
+            header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold"
+        )
     return made
 
 
@@ -168,7 +180,8 @@ def printable(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON types of dataclasses (without their fields of bytes), pydantic models, enums, paths, mappings and sequences."""
+    """JSON types of dataclasses (without their fields of bytes), pydantic models, enums, paths, mappings
+    and sequences."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

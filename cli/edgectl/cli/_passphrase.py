@@ -1,4 +1,5 @@
-"""Where the passphrases of private keys come from: a file that automation names, or whoever sits at the terminal. Never the command line."""
+"""Where the passphrases of private keys come from: a file that automation names, or whoever sits at the
+terminal. Never the command line."""
 
 from __future__ import annotations
 
@@ -17,14 +18,18 @@ _MIN_NEW, _MAX = 8, 1000  # characters; bytes (OpenSSL takes 1023)
 
 
 def ask(path: Path, wrong: int) -> bytes | None:
-    """The passphrase of a key. None: its owner left it empty. Raises :class:`UsageError` where nobody can be asked.
+    """The passphrase of a key. None: its owner left it empty. Raises :class:`UsageError` where nobody can be
+    asked.
 
     :data:`edgectl.fleet.pkcs8.Ask`.
     """
     if os.environ.get(_VARIABLE):
         return ask_file(path, wrong)
     again = "That is not it. " if wrong else ""
-    return _typed(f"{again}Passphrase of {path} (empty: do without this key): ", f"{path} has a passphrase") or None
+    return (
+        _typed(f"{again}Passphrase of {path} (empty: do without this key): ", f"{path} has a passphrase")
+        or None
+    )
 
 
 def ask_file(path: Path, wrong: int) -> bytes:
@@ -52,7 +57,9 @@ def choose() -> bytes:
 
 def _typed(prompt: str, why: str) -> bytes:
     if not _has_terminal():  # getpass would read it from stdin, in the clear
-        raise UsageError(f"{why}, and there is no terminal to ask at", hint=f"put it into a file and set {_VARIABLE}")
+        raise UsageError(
+            f"{why}, and there is no terminal to ask at", hint=f"put it into a file and set {_VARIABLE}"
+        )
     with Output.paused():
         try:
             given = getpass.getpass(prompt).encode("utf-8", "surrogateescape")

@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM as an event: services stop in good order. And a service that ends with the process that started it."""
+"""SIGINT and SIGTERM as an event: services stop in good order. And a service that ends with the process
+that started it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def stop_event() -> threading.Event:
 
 
 def follow_parent() -> None:
-    """Where :data:`DIE_WITH_PARENT` asks for it: SIGTERM from the kernel when the parent ends, even by a crash or SIGKILL."""
+    """Where :data:`DIE_WITH_PARENT` asks for it: SIGTERM from the kernel when the parent ends, even by a
+    crash or SIGKILL."""
     parent = os.environ.pop(DIE_WITH_PARENT, None)
     if parent is None:
         return

@@ -18,7 +18,9 @@ app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help
 @app.command("run")
 def run(
     config: Annotated[Path, typer.Option("--config", "-c", help="agent.toml, from `edgectl device enroll`.")],
-    state: Annotated[Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
@@ -32,5 +34,11 @@ def run(
     if state is not None:
         loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
-    log.info("device %s of fleet %s, broker %s:%d", loaded.name, loaded.fleet, loaded.broker.host, loaded.broker.port)
+    log.info(
+        "device %s of fleet %s, broker %s:%d",
+        loaded.name,
+        loaded.fleet,
+        loaded.broker.host,
+        loaded.broker.port,
+    )
     run_agent(loaded, stop_event())

@@ -16,7 +16,9 @@ from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write, check_name
 
 app = typer.Typer(
-    name="broker", help="An MQTT broker for one machine, and the files of one for production.", no_args_is_help=True
+    name="broker",
+    help="An MQTT broker for one machine, and the files of one for production.",
+    no_args_is_help=True,
 )
 
 
@@ -26,7 +28,8 @@ def run(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 1883,
     json: Json = False,
 ) -> None:
-    """Run the embedded broker (amqtt, MQTT 3.1.1) until interrupted. For production use Mosquitto, EMQX or RabbitMQ."""
+    """Run the embedded broker (amqtt, MQTT 3.1.1) until interrupted. For production use Mosquitto, EMQX or
+    RabbitMQ."""
     out = Output(json)
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.broker import run_broker
@@ -37,7 +40,9 @@ def run(
 
 @app.command("ca")
 def ca(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = Path("ca"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = Path(
+        "ca"
+    ),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
     passphrase: NewPassphrase = False,
     json: Json = False,
@@ -49,23 +54,30 @@ def ca(
 
     FleetCa.create(out, _name(fleet), _passphrase.choose() if passphrase else None)
     output.result(
-        {"ca": out}, f"{out}: ca.key stays here, keep a copy offline\nnext: edgectl broker config mosquitto --host NAME"
+        {"ca": out},
+        f"{out}: ca.key stays here, keep a copy offline\nnext: edgectl broker config mosquitto --host NAME",
     )
 
 
 @app.command("config")
 def config(
     kind: Annotated[str, typer.Argument(help="mosquitto, emqx or rabbitmq.")],
-    host: Annotated[list[str], typer.Option(help="Name or address by which clients reach the broker; may be repeated.")],
+    host: Annotated[
+        list[str], typer.Option(help="Name or address by which clients reach the broker; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("broker"),
     ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8883,
     listen: Annotated[str | None, typer.Option(help="Address to listen on; default: all.")] = None,
-    install: Annotated[str | None, typer.Option(help="Where the files will lie on the broker's machine; default: --out.")] = None,
+    install: Annotated[
+        str | None, typer.Option(help="Where the files will lie on the broker's machine; default: --out.")
+    ] = None,
     state: Annotated[str, typer.Option(help="Where Mosquitto keeps its state.")] = "/var/lib/mosquitto",
     memory_mb: Annotated[int, typer.Option(min=64, help="Memory that the broker may take, MiB.")] = 512,
-    peer_seeding: Annotated[bool, typer.Option("--peer-seeding", help="Devices may send chunks to each other, too.")] = False,
+    peer_seeding: Annotated[
+        bool, typer.Option("--peer-seeding", help="Devices may send chunks to each other, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write listener, TLS, access rules and limits of a production broker, with its certificate."""
@@ -94,7 +106,8 @@ def config(
 
 
 def _give_to_group(key: Path, group: str) -> None:
-    """Let the broker read its key where that can be done here: as root, with the broker installed. Its group is called as it is."""
+    """Let the broker read its key where that can be done here: as root, with the broker installed. Its
+    group is called as it is."""
     if os.getuid() == 0:
         with contextlib.suppress(LookupError, OSError):
             shutil.chown(key, group=group)

@@ -19,32 +19,53 @@ __all__ = ["build"]
 
 def build(
     model: Annotated[Path, typer.Argument(help="The trained model, an ONNX file.")],
-    profile: Annotated[str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")],
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
+    ],
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")
+    ],
     calibration: Annotated[
-        str | None, typer.Option("--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…")
+        str | None,
+        typer.Option(
+            "--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…"
+        ),
     ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data.")
+        str | None,
+        typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data."),
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")] = 0.01,
+    max_drop: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")
+    ] = 0.01,
     minutes: Annotated[
-        float, typer.Option(min=0.05, max=1440, help="Time for the whole build; what is left out for it is listed.")
+        float,
+        typer.Option(min=0.05, max=1440, help="Time for the whole build; what is left out for it is listed."),
     ] = 5.0,
-    name: Annotated[str | None, typer.Option(help="Name of the release; default: the model's file name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the release; default: the model's file name.")
+    ] = None,
     version: Annotated[str, typer.Option(help="Version of the release.")] = "0.1.0",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the bundle; default: out/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the bundle; default: out/NAME.")
+    ] = None,
     random_calibration: Annotated[
-        bool, typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'.")
+        bool,
+        typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'."),
     ] = False,
     prune: Annotated[
         list[str] | None,
-        typer.Option(help="channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4; may be given more than once."),
+        typer.Option(
+            help="channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4; may be given more than once."
+        ),
     ] = None,
     importance: Annotated[
-        str, typer.Option(help="What pruning keeps: by magnitude, activation, hessian, or taylor (needs torch).")
+        str,
+        typer.Option(help="What pruning keeps: by magnitude, activation, hessian, or taylor (needs torch)."),
     ] = "magnitude",
-    cluster: Annotated[int, typer.Option(help="Share weights: at most this many values a tensor (k-means); 0: off.")] = 0,
+    cluster: Annotated[
+        int, typer.Option(help="Share weights: at most this many values a tensor (k-means); 0: off.")
+    ] = 0,
     recover: Annotated[
         float,
         typer.Option(
@@ -62,7 +83,8 @@ def build(
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            "--shape", help="NAME=1,3,224,224: an input's shape, where the model leaves it open; may be given more than once."
+            "--shape",
+            help="NAME=1,3,224,224: an input's shape, where the model leaves it open; may be given more than once.",
         ),
     ] = None,
     follow: Annotated[
@@ -71,10 +93,13 @@ def build(
             help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the accuracy budget first."""
+    """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the
+    accuracy budget first."""
     output = Output(json)
     if debug:
         log_to_stderr()
@@ -117,13 +142,29 @@ def build(
         parts: list[RenderableType] = []
         if report.compression.steps:
             shrunk = table(
-                "step", ">drop", ">× MACs", ">× latency", "95 % interval", ">bytes", ">packed", ">s", "", title="compression"
+                "step",
+                ">drop",
+                ">× MACs",
+                ">× latency",
+                "95 % interval",
+                ">bytes",
+                ">packed",
+                ">s",
+                "",
+                title="compression",
             )
             for c in report.compression.steps:
                 shrunk.add_row(
-                    c.step, f"{c.drop:.4f}", f"{c.macs_ratio:.3f}", f"{c.latency_ratio:.3f}",
-                    f"{c.latency_low:.3f} … {c.latency_high:.3f}", f"{c.bytes:,}", f"{c.packed_bytes:,}", f"{c.seconds:.1f}", c.note,
-                )  # fmt: skip
+                    c.step,
+                    f"{c.drop:.4f}",
+                    f"{c.macs_ratio:.3f}",
+                    f"{c.latency_ratio:.3f}",
+                    f"{c.latency_low:.3f} … {c.latency_high:.3f}",
+                    f"{c.bytes:,}",
+                    f"{c.packed_bytes:,}",
+                    f"{c.seconds:.1f}",
+                    c.note,
+                )
             parts += [shrunk, ""]
         for family, outcomes in report.candidates.items():
             measured = table(
@@ -151,6 +192,9 @@ def build(
             parts += [measured, ""]
         parts += [variants_table(Bundle(report.out)), ""]
         parts += [f"note: {n}" for n in report.notes]
-        return Group(*parts, f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s")
+        return Group(
+            *parts,
+            f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s",
+        )
 
     output.result(report, shown)

@@ -34,15 +34,24 @@ if TYPE_CHECKING:
     from edgectl.builder.report import Report
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
-_KINDS = {LAYER_ENGINE: "engine", LAYER_PACKED: "engine", LAYER_GOLDEN: "golden samples", LAYER_RANGES: "ranges"}
+_KINDS = {
+    LAYER_ENGINE: "engine",
+    LAYER_PACKED: "engine",
+    LAYER_GOLDEN: "golden samples",
+    LAYER_RANGES: "ranges",
+}
 _LAYERS: TypeAdapter[tuple[LayerReport, ...]] = TypeAdapter(tuple[LayerReport, ...])
 
 
 @app.command("inspect")
 def inspect(
     path: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    layers: Annotated[bool, typer.Option("--layers", help="Show every layer with its precision and reason.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the report with its plots to this file.")] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show every layer with its precision and reason.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the report with its plots to this file.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what is in a bundle: variants, precisions, recipes, what was measured."""
@@ -59,7 +68,12 @@ def inspect(
     reports = {v.config.variant + "@" + v.config.profile: _layer_report(v) for v in bundle.variants}
 
     def shown() -> RenderableType:
-        parts: list[RenderableType] = [f"{bundle.name} {bundle.version}  {bundle.digest}", "", variants_table(bundle), ""]
+        parts: list[RenderableType] = [
+            f"{bundle.name} {bundle.version}  {bundle.digest}",
+            "",
+            variants_table(bundle),
+            "",
+        ]
         for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True):
             report = reports[v.config.variant + "@" + v.config.profile]
             parts += [_recipe(v, report, added, first=v is bundle.variants[0]), ""]
@@ -68,7 +82,12 @@ def inspect(
                 for row in report:
                     scale = "" if row.scale is None else f"{row.scale:.3g}"
                     t.add_row(
-                        row.node, row.op, row.precision, scale, "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}", row.reason
+                        row.node,
+                        row.op,
+                        row.precision,
+                        scale,
+                        "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+                        row.reason,
                     )
                 parts += [t, ""]
         parts += _why_float(bundle)
@@ -110,29 +129,49 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], 
 def variants_table(bundle: Bundle) -> Table:
     """One row a variant, in the order of the index: the order in which a device tries them."""
     t = table(
-        "profile", "variant", "runtime", "precision", "best at", ">bytes", ">adds", ">p50 ms", ">× float alone", ">paced", ">MiB", "accuracy", "needs",
+        "profile",
+        "variant",
+        "runtime",
+        "precision",
+        "best at",
+        ">bytes",
+        ">adds",
+        ">p50 ms",
+        ">× float alone",
+        ">paced",
+        ">MiB",
+        "accuracy",
+        "needs",
         title="variants",
-    )  # fmt: skip
+    )
     for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True):
         c = v.config
         m = c.measured
         a = c.accuracy
-        accuracy = f"drop {a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]" if "drop_high" in a else ""
+        accuracy = (
+            f"drop {a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]" if "drop_high" in a else ""
+        )
         flags = " (fallback)" if c.fallback else ""
         speed_only = " SPEED ONLY" if c.speed_only else ""
         t.add_row(
-            c.profile, c.variant + flags + speed_only, c.runtime, c.recipe.precision,
+            c.profile,
+            c.variant + flags + speed_only,
+            c.runtime,
+            c.recipe.precision,
             ", ".join(c.roles) or ("undecided" if m is not None and m.standing is Standing.UNDECIDED else ""),
-            f"{sum(d.size for d in v.manifest.layers):,}", f"{sum(d.size for d in added):,}",
+            f"{sum(d.size for d in v.manifest.layers):,}",
+            f"{sum(d.size for d in added):,}",
             *_times(m),
             "-" if c.expected_rss_mb is None else f"{c.expected_rss_mb:.0f}",
-            accuracy or "-", ", ".join(c.requires) or "nothing",
-        )  # fmt: skip
+            accuracy or "-",
+            ", ".join(c.requires) or "nothing",
+        )
     return t
 
 
 def _times(m: Measured | None) -> tuple[str, str, str]:
-    """Median alone, and × the float fallback alone and paced, from processes of their own where it was measured there."""
+    """Median alone, and × the float fallback alone and paced, from processes of their own where it was
+    measured there."""
     if m is None:
         return "-", "-", "-"
     of = {c.context: c for c in m.fresh.contexts} if m.fresh is not None else {}
@@ -150,7 +189,10 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
     t = table(f"{v.config.profile}/{v.config.variant}", "")
     if v.config.unpacked is not None:
         packed = next(d.size for d in v.manifest.layers if d.mediaType == LAYER_PACKED)
-        t.add_row("engine", f"travels packed in {packed:,} bytes, {v.config.unpacked.size:,} when decoded at installation")
+        t.add_row(
+            "engine",
+            f"travels packed in {packed:,} bytes, {v.config.unpacked.size:,} when decoded at installation",
+        )
     t.add_row("recipe", f"{r.family}: {', '.join(r.passes) or 'no passes'}")
     if r.activations:
         scales = f"{r.method} over {r.samples} samples" if r.method else "no calibrated scales"
@@ -165,14 +207,20 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             f"{s.threads} thread(s), spinning {'on' if s.spinning else 'off'}, arena {'on' if s.arena else 'off'}, optimization {s.optimization}",
         )
     elif v.config.runtime == "openvino":
-        t.add_row("session", f"{s.threads} thread(s), computes in {s.precision_hint or 'the precision that it chooses'}")
+        t.add_row(
+            "session",
+            f"{s.threads} thread(s), computes in {s.precision_hint or 'the precision that it chooses'}",
+        )
     t.add_row("adds", _added(added, first=first))
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
     t.add_row(
         "golden",
         f"{v.config.golden.samples} samples, "
-        + "; ".join(f"{o}: cosine ≥ {x.cosine:.5f}, |error| ≤ {x.max_abs:.3g}" for o, x in v.config.golden.tolerances.items()),
+        + "; ".join(
+            f"{o}: cosine ≥ {x.cosine:.5f}, |error| ≤ {x.max_abs:.3g}"
+            for o, x in v.config.golden.tolerances.items()
+        ),
     )
     if v.config.measured:
         m = v.config.measured
@@ -199,7 +247,9 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             if m.standing is not None:
                 t.add_row("in all", f"{m.standing.value}, against the fastest float engine")
             if f.busy_because:
-                t.add_row("busy", f"{'; '.join(f.busy_because)}: measure again with `edgectl bench DIR --decide`")
+                t.add_row(
+                    "busy", f"{'; '.join(f.busy_because)}: measure again with `edgectl bench DIR --decide`"
+                )
         if m.route:
             g = m.route
             said = f"from the picture to the outputs {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] × preprocessing outside, engine p50 {g.engine_p50_ms:.2f} ms"
@@ -214,11 +264,14 @@ def _report(bundle: Bundle) -> Report | None:
 
 
 def _why_float(bundle: Bundle) -> list[RenderableType]:
-    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there is nothing to say."""
+    """Why no quantized engine ships first, what was left out, and what was decided later; empty if there
+    is nothing to say."""
     report = _report(bundle)
     if report is None:
         return []
-    lines = [f"{group}: {c.cause}: {c.sentence}; {c.next}" for group, why in report.causes.items() for c in why]
+    lines = [
+        f"{group}: {c.cause}: {c.sentence}; {c.next}" for group, why in report.causes.items() for c in why
+    ]
     lines += [f"left out for want of time: {', '.join(report.left_out)}"] if report.left_out else []
     return [*lines, *(f"decided later: {d}" for d in report.decided)]
 
@@ -230,7 +283,9 @@ def _added(added: list[Descriptor], *, first: bool) -> str:
         sizes[_KINDS.get(d.mediaType, "reports")] += d.size
     words = ", ".join(f"{kind} {size:,}" for kind, size in sizes.most_common()) or "nothing"
     return f"{words} bytes" + (
-        ": one ONNX file shares no weights with another" if sizes["engine"] else "; its engine is another's, too"
+        ": one ONNX file shares no weights with another"
+        if sizes["engine"]
+        else "; its engine is another's, too"
     )
 
 
@@ -241,4 +296,6 @@ def _layer_report(v: Variant) -> tuple[LayerReport, ...]:
     try:
         return _LAYERS.validate_json(read_bounded(path, MAX_JSON_BYTES))
     except (ValidationError, RecursionError) as e:
-        raise BundleError(f"the layer report of {v.config.variant} is not valid", hint="build the bundle again") from e
+        raise BundleError(
+            f"the layer report of {v.config.variant} is not valid", hint="build the bundle again"
+        ) from e

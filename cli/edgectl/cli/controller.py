@@ -14,19 +14,26 @@ from edgectl.core.errors import UsageError
 from edgectl.core.files import atomic_write
 
 app = typer.Typer(
-    name="controller", help="The service that knows the fleet: inventory, seeder, rollouts, API.", no_args_is_help=True
+    name="controller",
+    help="The service that knows the fleet: inventory, seeder, rollouts, API.",
+    no_args_is_help=True,
 )
 
 
 @app.command("init")
 def init(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The configuration file to write.")] = Path("controller.toml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The configuration file to write.")] = Path(
+        "controller.toml"
+    ),
     keys: Annotated[Path, typer.Option(help="Folder that `edgectl keys init` made.")] = Path("keys"),
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
-    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")] = "127.0.0.1",
+    broker: Annotated[
+        str, typer.Option(help="HOST or HOST:PORT of the MQTT broker, as devices reach it.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API, on loopback.")] = 8765,
     ca: Annotated[
-        Path | None, typer.Option(help="Folder that `edgectl broker ca` made: TLS, with a certificate of its own.")
+        Path | None,
+        typer.Option(help="Folder that `edgectl broker ca` made: TLS, with a certificate of its own."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -55,7 +62,9 @@ def init(
 @app.command("run")
 def run(
     config: Annotated[Path, typer.Option("--config", "-c", help="controller.toml")],
-    state: Annotated[Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run the controller until interrupted."""

@@ -1,4 +1,5 @@
-"""``edgectl device``: devices join the fleet. What is said to one that did: :mod:`edgectl.cli.device_commands`."""
+"""``edgectl device``: devices join the fleet. What is said to one that did:
+:mod:`edgectl.cli.device_commands`."""
 
 from __future__ import annotations
 
@@ -28,17 +29,23 @@ if TYPE_CHECKING:
 app = typer.Typer(name="device", help="Devices join the fleet, and are spoken to.", no_args_is_help=True)
 
 Csr = Annotated[
-    Path | None, typer.Option(help="device.csr that `edgectl device request` made: the certificate is for the key on the device.")
+    Path | None,
+    typer.Option(
+        help="device.csr that `edgectl device request` made: the certificate is for the key on the device."
+    ),
 ]
 
 
 @app.command("request")
 def request(
     name: Annotated[str, typer.Argument(help="Name of the device: a-z, 0-9, '.', '_' and '-'.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """On the device: make its key, which stays there, and ask for a certificate. A key that is there already is kept."""
+    """On the device: make its key, which stays there, and ask for a certificate. A key that is there
+    already is kept."""
     output = Output(json)
     from edgectl.agent.identity import make_request
 
@@ -53,7 +60,9 @@ def request(
 @app.command("enroll")
 def enroll(
     name: Annotated[str, typer.Argument(help="Name of the device: a-z, 0-9, '.', '_' and '-'.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the device's files; default: NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the device's files; default: NAME.")
+    ] = None,
     stream: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,21 +71,35 @@ def enroll(
     ] = None,
     slot: Annotated[
         list[str] | None,
-        typer.Option(help="Slot of each --stream's engine, in order: ROLE=SLOT; default detector=STREAM-detector."),
+        typer.Option(
+            help="Slot of each --stream's engine, in order: ROLE=SLOT; default detector=STREAM-detector."
+        ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Device profile; auto: the probe of the device decides.")] = "auto",
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, for selecting devices in a rollout.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Folder that `edgectl broker ca` made: gives the device a certificate.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="Device profile; auto: the probe of the device decides.")
+    ] = "auto",
+    label: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, for selecting devices in a rollout.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `edgectl broker ca` made: gives the device a certificate."),
+    ] = None,
     csr: Csr = None,
     days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
     again: Annotated[
-        bool, typer.Option("--again", help="The device is in the fleet already: its files are lost, or it gets another machine.")
+        bool,
+        typer.Option(
+            "--again",
+            help="The device is in the fleet already: its files are lost, or it gets another machine.",
+        ),
     ] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Make a device known to the controller and write the files that it needs. What is refused leaves nothing behind."""
+    """Make a device known to the controller and write the files that it needs. What is refused leaves
+    nothing behind."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
@@ -109,14 +132,19 @@ def enroll(
                 pipelines=pipelines,
                 profile=profile,
                 labels=labels,
-                certificate=authority.issue_client(name, days=days, request=asked) if authority is not None else None,
+                certificate=authority.issue_client(name, days=days, request=asked)
+                if authority is not None
+                else None,
             )
         except BaseException:
-            if granted.get("new"):  # what is archived of one of that name that was removed before stays
+            # what is archived of one of that name that was removed before stays
+            if granted.get("new"):
                 fleet.remove(name, purge=all(d["name"] != name for d in fleet.archive()))
             raise
     if granted["broker"].get("tls") and authority is None:
-        output.say("the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml")
+        output.say(
+            "the controller's broker speaks TLS: give --ca for a certificate, or ca, cert and key in agent.toml"
+        )
     output.result(
         {"device": name, "config": config},
         f"{config}\nnext: {'' if stream else f'name its cameras in {config} ([pipelines.NAME], docs/configuration.md), '}"
@@ -129,17 +157,25 @@ def enroll(
 def remove(
     name: Annotated[str, typer.Argument(help="Name of the device.")],
     purge: Annotated[
-        bool, typer.Option("--purge", help="Keep nothing of it but its name, and what operators did; default: it is archived.")
+        bool,
+        typer.Option(
+            "--purge",
+            help="Keep nothing of it but its name, and what operators did; default: it is archived.",
+        ),
     ] = False,
     ca: Annotated[
-        Path | None, typer.Option(help="Folder that `edgectl broker ca` made: its certificates are revoked, too.")
+        Path | None,
+        typer.Option(help="Folder that `edgectl broker ca` made: its certificates are revoked, too."),
     ] = None,
-    broker: Annotated[Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")] = None,
+    broker: Annotated[
+        Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")
+    ] = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Take a device out of the fleet: nobody listens to it any more, the broker keeps nothing of it, no rollout counts it."""
+    """Take a device out of the fleet: nobody listens to it any more, the broker keeps nothing of it, no
+    rollout counts it."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
@@ -147,37 +183,50 @@ def remove(
     authority = FleetCa(ca, ask) if ca is not None else None
     with _controller.client(url, token_file) as fleet:
         rollouts = fleet.remove(name, purge=purge)
-    lines = [f"{name} has left the fleet; {'only its name is kept' if purge else 'what is known of it is archived'}"]
+    lines = [
+        f"{name} has left the fleet; {'only its name is kept' if purge else 'what is known of it is archived'}"
+    ]
     lines += [f"no longer counted by {', '.join(rollouts)}"] if rollouts else []
     revoked, crl = None, None
     if authority is None:
         lines.append(f"next: stop its agent; if it has a certificate: edgectl device revoke {name} --ca ca")
     elif name in authority.clients():
         revoked, crl = authority.revoke(name), _replace_crl(authority, broker)
-        lines += [f"certificates of {name} that are revoked now: {revoked}, in {crl}", _NEXT_CRL.format(name=name)]
+        lines += [
+            f"certificates of {name} that are revoked now: {revoked}, in {crl}",
+            _NEXT_CRL.format(name=name),
+        ]
     else:
         lines.append(f"{name} has no valid certificate of this CA: nothing to revoke")
     lines.append(f"to take it back: edgectl device enroll {name} --out ANOTHER")
-    output.result({"device": name, "purged": purge, "rollouts": rollouts, "revoked": revoked, "crl": crl}, "\n".join(lines))
+    output.result(
+        {"device": name, "purged": purge, "rollouts": rollouts, "revoked": revoked, "crl": crl},
+        "\n".join(lines),
+    )
 
 
 @app.command("renew")
 def renew(
     name: Annotated[str, typer.Argument(help="Name of the device.")],
     ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the device's files; default: NAME.")
+    ] = None,
     csr: Csr = None,
     days: Annotated[int, typer.Option(min=1, help="Lifetime of the certificate.")] = 730,
     json: Json = False,
 ) -> None:
-    """Give a device a new certificate, and a new key unless it has its own. The old one stays valid until it ends or is revoked."""
+    """Give a device a new certificate, and a new key unless it has its own. The old one stays valid until
+    it ends or is revoked."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
 
     authority = FleetCa(ca, ask)
     if name not in authority.clients():
-        raise UsageError(f"{name} has no valid certificate of this CA", hint=f"edgectl device enroll {name} --ca {ca}")
+        raise UsageError(
+            f"{name} has no valid certificate of this CA", hint=f"edgectl device enroll {name} --ca {ca}"
+        )
     folder = out or Path(name)
     asked = _read_request(csr, folder, name)
     if asked is None and authority.makes_own_key(name):
@@ -187,7 +236,8 @@ def renew(
         )
     paths = authority.issue_client(name, days=days, request=asked).write(folder, "device")
     output.result(
-        {"device": name, "files": paths}, f"copy {', '.join(str(p) for p in paths)} to the device and restart its agent"
+        {"device": name, "files": paths},
+        f"copy {', '.join(str(p) for p in paths)} to the device and restart its agent",
     )
 
 
@@ -195,12 +245,15 @@ def renew(
 def revoke(
     name: Annotated[str, typer.Argument(help="Name of the device.")],
     ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
-    broker: Annotated[Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")] = None,
+    broker: Annotated[
+        Path | None, typer.Option(help="Folder of `edgectl broker config`: its crl.pem is replaced, too.")
+    ] = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Take a device's access to the broker away, e.g. because it was stolen. A controller that can be asked counts it in no rollout any more."""
+    """Take a device's access to the broker away, e.g. because it was stolen. A controller that can be
+    asked counts it in no rollout any more."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.ca import FleetCa
@@ -217,14 +270,21 @@ def revoke(
     else:
         told = f"no longer counted by {', '.join(rollouts or ['any rollout'])}; to take it out of the fleet: edgectl device remove {name}"
     output.result(
-        {"device": name, "revoked": count, "crl": crl, "told": rollouts is not None, "rollouts": rollouts or []},
+        {
+            "device": name,
+            "revoked": count,
+            "crl": crl,
+            "told": rollouts is not None,
+            "rollouts": rollouts or [],
+        },
         f"certificates of {name} that are revoked now: {count}, in {crl}\n{told}\n{_NEXT_CRL.format(name=name)}",
     )
 
 
 @app.command("certificates")
 def certificates(
-    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"), json: Json = False
+    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
+    json: Json = False,
 ) -> None:
     """List the certificates that were given out. Exit 8 if one that is in use has expired."""
     output = Output(json)
@@ -237,9 +297,23 @@ def certificates(
         t = table("name", "for", "key", "expires", "state")
         for i in issued:
             left = i.expires_s - now
-            state = "revoked" if i.revoked_s else "expired" if left <= 0 else "renew it" if left < 60 * 86400 else "valid"
+            state = (
+                "revoked"
+                if i.revoked_s
+                else "expired"
+                if left <= 0
+                else "renew it"
+                if left < 60 * 86400
+                else "valid"
+            )
             end = time.strftime("%Y-%m-%d", time.gmtime(i.expires_s))
-            t.add_row(i.name, "client" if i.client else "broker", "its own" if i.own_key else "made here", end, state)
+            t.add_row(
+                i.name,
+                "client" if i.client else "broker",
+                "its own" if i.own_key else "made here",
+                end,
+                state,
+            )
         return t
 
     output.result(issued, shown)
@@ -266,7 +340,8 @@ def _replace_crl(authority: FleetCa, broker: Path | None) -> Path:
 
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """``folder``, before anybody is told that there will be something in it; on an error nothing is there that was not before."""
+    """``folder``, before anybody is told that there will be something in it; on an error nothing is there
+    that was not before."""
     missing = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
     before = set(folder.iterdir()) if folder.is_dir() else set()
     with storage(str(folder)):
@@ -283,7 +358,9 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def _check_agent(name: str, pipelines: dict[str, dict[str, Any]], profile: str, labels: dict[str, str]) -> None:
+def _check_agent(
+    name: str, pipelines: dict[str, dict[str, Any]], profile: str, labels: dict[str, str]
+) -> None:
     """Whether an agent would take such a file, before anybody is asked. Raises :class:`UsageError`."""
     from edgectl.agent.config import AgentConfig
 

@@ -34,16 +34,25 @@ def _duration(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a time like 30m, 2h or 1h30m")
     seconds = float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text)))
     if not 0 < seconds <= _DAY_S:
-        raise typer.BadParameter("a lease lasts at most 24 hours, and more than none; take it again before it runs out")
+        raise typer.BadParameter(
+            "a lease lasts at most 24 hours, and more than none; take it again before it runs out"
+        )
     return seconds
 
 
 Name = Annotated[str, typer.Argument(help="Name of the device.")]
 Slot = Annotated[str | None, typer.Option(help="Only this slot; default: all.")]
-Owner = Annotated[str | None, typer.Option(help="Who asks; the device writes it down. Default: your login name.")]
+Owner = Annotated[
+    str | None, typer.Option(help="Who asks; the device writes it down. Default: your login name.")
+]
 Reason = Annotated[str, typer.Option(help="Why; the device writes it down, too.")]
-For = Annotated[float, typer.Option("--for", parser=_duration, metavar="TIME", help="How long, at most a day: 30m, 2h, 1h30m.")]
-Wait = Annotated[float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the device's answer.")]
+For = Annotated[
+    float,
+    typer.Option("--for", parser=_duration, metavar="TIME", help="How long, at most a day: 30m, 2h, 1h30m."),
+]
+Wait = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the device's answer.")
+]
 
 
 _NOT_SHOWN = frozenset(
@@ -127,7 +136,9 @@ def unlock(
     """Give the lease of `device lock` back before it runs out."""
     out, who = Output(json), owner or _login()
     lease = _ask(name, "unlock", _Lease, url, token_file, wait, owner=who, reason=reason)
-    out.result({"device": name, **lease.model_dump()}, f"{printable(lease.owner)} no longer holds {name} back")
+    out.result(
+        {"device": name, **lease.model_dump()}, f"{printable(lease.owner)} no longer holds {name} back"
+    )
 
 
 @app.command("hold")
@@ -193,7 +204,8 @@ def force(
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Activate what waits, past maintenance windows and leases, once. A hold and the freeze of the fleet still keep it back."""
+    """Activate what waits, past maintenance windows and leases, once. A hold and the freeze of the fleet
+    still keep it back."""
     _order(
         name,
         "force",
@@ -300,9 +312,17 @@ def logs(
         events = table("when", "stream", "event", "more")
         for event in found.events:
             rest = {k: v for k, v in event.items() if k not in _NOT_SHOWN}
-            cells = (event.get("stream", "-"), event.get("type", "-"), js.dumps(rest, ensure_ascii=False)[1:-1] if rest else "")
+            cells = (
+                event.get("stream", "-"),
+                event.get("type", "-"),
+                js.dumps(rest, ensure_ascii=False)[1:-1] if rest else "",
+            )
             events.add_row(_when(event.get("wall_s")), *(printable(str(c)) for c in cells))
-        return Group(by_hand if found.audit else "nothing was done by hand", "", events if found.events else "no events yet")
+        return Group(
+            by_hand if found.audit else "nothing was done by hand",
+            "",
+            events if found.events else "no events yet",
+        )
 
     out.result({"device": name, **found.model_dump()}, shown)
 
@@ -328,7 +348,9 @@ def health(
     out.result({"device": name, **found.model_dump()}, shown)
 
 
-def _order(name: str, op: Op, done: str, out: Output, url: str, token_file: Path, wait: float, **options: Any) -> None:
+def _order(
+    name: str, op: Op, done: str, out: Output, url: str, token_file: Path, wait: float, **options: Any
+) -> None:
     obeyed = _ask(name, op, _Slots, url, token_file, wait, **options)
     slots = ", ".join(printable(s) for s in obeyed.slots)
     out.result({"device": name, **obeyed.model_dump()}, done.format(name=name, slots=slots))
@@ -351,7 +373,8 @@ def _login() -> str:
     """The login name as one that may travel; who has none is called operator."""
     try:
         login = getpass.getuser().lower()
-    except (OSError, KeyError):  # no such user on this machine, e.g. in a container
+    except (OSError, KeyError):
+        # no such user on this machine, e.g. in a container
         login = ""
     return re.sub(r"[^a-z0-9._-]+", "-", login)[:64].strip("._-") or "operator"
 

@@ -27,7 +27,8 @@ __all__ = ["Check", "doctor", "runtime_check"]
 
 @dataclass(frozen=True)
 class Check:
-    """``ok``, ``missing`` (something optional is not there) or ``broken`` (something needed does not work)."""
+    """``ok``, ``missing`` (something optional is not there) or ``broken`` (something needed does not
+    work)."""
 
     name: str
     state: Literal["ok", "missing", "broken"]
@@ -36,10 +37,13 @@ class Check:
 
 
 def doctor(
-    state_dir: Annotated[Path, typer.Option("--state", help="Folder that the agent would keep its state in.")] = Path(),
+    state_dir: Annotated[
+        Path, typer.Option("--state", help="Folder that the agent would keep its state in.")
+    ] = Path(),
     json: Json = False,
 ) -> None:
-    """Check Python, runtimes, decoders, disk, clock and devices of this machine. Exit 1 if something needed is broken."""
+    """Check Python, runtimes, decoders, disk, clock and devices of this machine. Exit 1 if something
+    needed is broken."""
     out = Output(json)
     checks = [check for part in _PARTS for check in part(state_dir)]
 
@@ -59,7 +63,9 @@ def doctor(
 def _python(_: Path) -> Iterator[Check]:
     current = ".".join(str(n) for n in sys.version_info[:3])
     good = sys.version_info >= (3, 10)
-    yield Check("python", "ok" if good else "broken", current, "" if good else "edgectl needs Python 3.10 or newer")
+    yield Check(
+        "python", "ok" if good else "broken", current, "" if good else "edgectl needs Python 3.10 or newer"
+    )
 
 
 def _engine(_: Path) -> Iterator[Check]:
@@ -80,20 +86,32 @@ def _engine(_: Path) -> Iterator[Check]:
     yield runtime_check(machine, cuda)
     failure = _inference("cpu")
     step = f"pip install --force-reinstall {names[0]}" if failure else ""
-    yield Check("onnxruntime", "broken" if failure else "ok", failure or "a reference model ran on the CPU", step)
+    yield Check(
+        "onnxruntime", "broken" if failure else "ok", failure or "a reference model ran on the CPU", step
+    )
 
 
 def _installed(names: Sequence[str]) -> Iterator[Check]:
     if not names:
-        yield Check("runtime", "missing", "no inference runtime: needed for build, run, bench and agent run", RUNTIME_HINT)
+        yield Check(
+            "runtime",
+            "missing",
+            "no inference runtime: needed for build, run, bench and agent run",
+            RUNTIME_HINT,
+        )
     if len(names) > 1:
         step = f"pip uninstall -y {' '.join(names)}, then pip install 'edgectl[cpu]' or 'edgectl[gpu]'"
-        yield Check("runtime", "broken", f"{' and '.join(names)} write the same files: the last one installed wins", step)
+        yield Check(
+            "runtime",
+            "broken",
+            f"{' and '.join(names)} write the same files: the last one installed wins",
+            step,
+        )
 
 
 def runtime_check(machine: Machine, cuda: str | None) -> Check:
-    """What there is to say of the one installed ONNX Runtime. ``cuda``: what an inference on the GPU failed with; "" if it ran, None if it
-    was not tried (the installed ONNX Runtime has no CUDA provider).
+    """What there is to say of the one installed ONNX Runtime. ``cuda``: what an inference on the GPU failed
+    with; "" if it ran, None if it was not tried (the installed ONNX Runtime has no CUDA provider).
     """
     name = machine.distributions["onnxruntime"][0]
     found = f"{name} {machine.runtimes['onnxruntime']}"
@@ -105,10 +123,15 @@ def runtime_check(machine: Machine, cuda: str | None) -> Check:
     if "gpu" in name or cuda is not None:
         if machine.gpu is None:
             step = f"pip uninstall -y {name}, then pip install 'edgectl[cpu]'; or mend the driver, if there is a GPU"
-            return Check("runtime", "broken", f"{found} is for an NVIDIA GPU, and nvidia-smi finds none", step)
+            return Check(
+                "runtime", "broken", f"{found} is for an NVIDIA GPU, and nvidia-smi finds none", step
+            )
         why = cuda or "it has no CUDA provider"
         return Check(
-            "runtime", "broken", f"{found} cannot use {machine.gpu}: {why}", "install the CUDA and cuDNN that it asks for"
+            "runtime",
+            "broken",
+            f"{found} cannot use {machine.gpu}: {why}",
+            "install the CUDA and cuDNN that it asks for",
         )
     if machine.gpu is not None:
         step = f"pip uninstall -y {name}, then pip install 'edgectl[gpu]'"
@@ -141,7 +164,9 @@ def _video(_: Path) -> Iterator[Check]:
     wanted = ("h264", "hevc", "mjpeg")
     lacking = [c for c in wanted if c not in av.codecs_available]
     if lacking:
-        yield Check("video decoders", "broken", f"FFmpeg lacks {', '.join(lacking)}", "install the av wheel from PyPI")
+        yield Check(
+            "video decoders", "broken", f"FFmpeg lacks {', '.join(lacking)}", "install the av wheel from PyPI"
+        )
     else:
         yield Check("video decoders", "ok", f"{', '.join(wanted)} (PyAV {av.__version__})")
 
@@ -173,7 +198,10 @@ def _programs(_: Path) -> Iterator[Check]:
     ):
         path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         yield Check(
-            program, "ok" if path else "missing", path or f"needed for {use}", "" if path else f"apt-get install {package}"
+            program,
+            "ok" if path else "missing",
+            path or f"needed for {use}",
+            "" if path else f"apt-get install {package}",
         )
 
 
@@ -184,10 +212,15 @@ def _disk(state_dir: Path) -> Iterator[Check]:
     free_mb = shutil.disk_usage(folder).free >> 20
     enough, writable = free_mb >= 512, os.access(folder, os.W_OK)
     if not writable:
-        yield Check("disk", "broken", f"{folder} cannot be written", "choose another --state or fix its permissions")
+        yield Check(
+            "disk", "broken", f"{folder} cannot be written", "choose another --state or fix its permissions"
+        )
     else:
         yield Check(
-            "disk", "ok" if enough else "broken", f"{free_mb:,} MB free at {folder}", "" if enough else "free at least 512 MB"
+            "disk",
+            "ok" if enough else "broken",
+            f"{free_mb:,} MB free at {folder}",
+            "" if enough else "free at least 512 MB",
         )
 
 
@@ -195,9 +228,18 @@ def _devices(_: Path) -> Iterator[Check]:
     cameras = sorted(Path("/dev").glob("video*"))
     usable = [str(c) for c in cameras if os.access(c, os.R_OK | os.W_OK)]
     if cameras and not usable:
-        yield Check("cameras", "broken", f"{len(cameras)} found, none may be opened", "add this user to the group 'video'")
+        yield Check(
+            "cameras",
+            "broken",
+            f"{len(cameras)} found, none may be opened",
+            "add this user to the group 'video'",
+        )
     else:
-        yield Check("cameras", "ok" if usable else "missing", ", ".join(usable) or "no /dev/video*; rtsp:// and files need none")
+        yield Check(
+            "cameras",
+            "ok" if usable else "missing",
+            ", ".join(usable) or "no /dev/video*; rtsp:// and files need none",
+        )
 
 
 def _machine(_: Path) -> Iterator[Check]:

@@ -21,18 +21,27 @@ __all__ = ["finalise"]
 
 def finalise(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")],
-    cache: Annotated[Path | None, typer.Option(help="Folder of finalised engines; default: ~/.cache/edgectl/engines.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of finalised engines; default: ~/.cache/edgectl/engines.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Device profile; default: the one that fits here.")
     ] = None,
-    role: Annotated[Role | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")
+    ] = None,
     level: Annotated[
         int | None,
-        typer.Option(min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."),
+        typer.Option(
+            min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."
+        ),
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="TensorRT: copy the plan and its key here, for `edgectl release share-plan`."),
+        typer.Option(
+            metavar="FOLDER",
+            help="TensorRT: copy the plan and its key here, for `edgectl release share-plan`.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -46,7 +55,10 @@ def finalise(
     machine.require_runtime()
     chosen = load_profile(profile) if profile else best_profile(machine)
     variant = Bundle(path).select(
-        machine.facts, profile=chosen.name, runtimes=machine.runtimes, role=None if role is None else role.value
+        machine.facts,
+        profile=chosen.name,
+        runtimes=machine.runtimes,
+        role=None if role is None else role.value,
     )
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
     c = variant.config
@@ -56,21 +68,30 @@ def finalise(
         update("golden check in a process of its own", None)
         proof = warm_up(variant.blobs, variant.digest, cache=cache)
     if not proof.ok:
-        raise GoldenError(f"{c.profile}/{c.variant} was finalised and is not usable: {proof.error}", hint="take another variant")
+        raise GoldenError(
+            f"{c.profile}/{c.variant} was finalised and is not usable: {proof.error}",
+            hint="take another variant",
+        )
     if export is not None:
         if made.kind != "plan" or made.level is None:
-            raise UsageError(f"{c.profile}/{c.variant} has no TensorRT plan to export", hint="only TensorRT compiles one")
+            raise UsageError(
+                f"{c.profile}/{c.variant} has no TensorRT plan to export", hint="only TensorRT compiles one"
+            )
         hand_out(made.path, made.key, made.level, export)
     value = {"profile": c.profile, "variant": c.variant, **plain(made), "golden": plain(proof)}
 
     def shown() -> Table:
         t = table(f"{c.profile}/{c.variant}", "")
-        t.add_row("engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}"))
+        t.add_row(
+            "engine", f"{made.kind} {made.path}" + ("" if made.level is None else f", level {made.level}")
+        )
         if made.key:
             t.add_row("", f"{'made' if made.made else 'found in the cache'} in {made.seconds:.1f} s")
         else:
             t.add_row("", "nothing is compiled for this runtime")
-        t.add_row("key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-")
+        t.add_row(
+            "key", ", ".join(f"{k} {v}" for k, v in made.key.items() if isinstance(v, str) and v) or "-"
+        )
         if made.layers is not None:
             n = made.layers
             t.add_row(

@@ -40,7 +40,10 @@ _BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 @app.command("devices")
 def devices(
     removed: Annotated[
-        bool, typer.Option("--removed", help="Those that `device remove` took out of the fleet, as they were then.")
+        bool,
+        typer.Option(
+            "--removed", help="Those that `device remove` took out of the fleet, as they were then."
+        ),
     ] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -55,8 +58,13 @@ def devices(
         t = table("device", "removed", "last heard", "had")
         for d in found:
             slots = (d["reported"] or {}).get("slots") or {}
-            had = ", ".join(sorted({s["active_release"] for s in slots.values() if s.get("active_release")})) or "-"
-            t.add_row(d["name"], _minute(d["removed_s"]), _minute(d["seen_s"]) if d["seen_s"] else "never", had)
+            had = (
+                ", ".join(sorted({s["active_release"] for s in slots.values() if s.get("active_release")}))
+                or "-"
+            )
+            t.add_row(
+                d["name"], _minute(d["removed_s"]), _minute(d["seen_s"]) if d["seen_s"] else "never", had
+            )
         return t
 
     def shown() -> Table:
@@ -68,7 +76,9 @@ def devices(
                 waits = (s or {}).get("stage") if state in ("deferred", "staged") else None
                 note = _rivals(d) or ((s or {}).get("error") or {}).get("detail") or waits or ""
                 profile = (d.get("conn") or {}).get("profile") or "-"
-                t.add_row(d["name"], _online(d), profile, name, state, (s or {}).get("active_release") or "-", note)
+                t.add_row(
+                    d["name"], _online(d), profile, name, state, (s or {}).get("active_release") or "-", note
+                )
         return t
 
     out.result(found, shown_removed if removed else shown)
@@ -89,15 +99,20 @@ def _online(d: dict[str, Any]) -> str:
 def _rivals(d: dict[str, Any]) -> str:
     """Who all claims to be this device, where they are several."""
     rivals = d.get("rivals") or []
-    places = "; ".join(f"{c.get('host') or '?'} at {c.get('address') or '?'} (start {c['epoch']})" for c in rivals)
+    places = "; ".join(
+        f"{c.get('host') or '?'} at {c.get('address') or '?'} (start {c['epoch']})" for c in rivals
+    )
     return f"{len(rivals)} machines claim to be {d['name']}: {places}" if rivals else ""
 
 
 @app.command("status")
 def status(
-    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
 ) -> None:
-    """One look: devices, what is wrong with them or waits, rollouts under way, and when signed metadata end."""
+    """One look: devices, what is wrong with them or waits, rollouts under way, and when signed metadata
+    end."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
         found = fleet.devices()
@@ -132,12 +147,21 @@ def status(
         if not controller["connected"]:
             lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
         if revoked := [d["name"] for d in found if d.get("revoked")]:
-            lines.append(f"revoked, and still in the fleet: {', '.join(revoked)}: edgectl device remove {revoked[0]}")
+            lines.append(
+                f"revoked, and still in the fleet: {', '.join(revoked)}: edgectl device remove {revoked[0]}"
+            )
         if controller["freeze"]:
             lines.append("the fleet is frozen: edgectl fleet freeze --off")
         lines += [printable(f"{_rivals(d)}: was a disk copied?") for d in found if _rivals(d)]
-        lines += [f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}" for t in troubles]
-        lines += [printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}") for s in slots if s["state"] in _BAD]
+        lines += [
+            f"{t['device']}: {t['error'] or ''}{' clock:' + t['clock'] if t['clock'] else ''}"
+            for t in troubles
+        ]
+        lines += [
+            printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}")
+            for s in slots
+            if s["state"] in _BAD
+        ]
         lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
         for r in rollouts:
             why = f" ({r['note']})" if r.get("note") else ""
@@ -171,7 +195,8 @@ def freeze(
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Stop every device within seconds from activating another engine; what runs goes on. Kept by the devices over restarts."""
+    """Stop every device within seconds from activating another engine; what runs goes on. Kept by the
+    devices over restarts."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
         state = fleet.freeze(not off)
@@ -188,7 +213,9 @@ def _since(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise typer.BadParameter(f"{text!r} is no time like 30m, 2h, 7d, 2026-11-28 or '2026-11-28 14:00'") from None
+        raise typer.BadParameter(
+            f"{text!r} is no time like 30m, 2h, 7d, 2026-11-28 or '2026-11-28 14:00'"
+        ) from None
 
 
 @app.command("events")
@@ -198,13 +225,18 @@ def events(
     since: Annotated[
         float | None,
         typer.Option(
-            parser=_since, metavar="TIME", help="Only from then on: 30m, 2h, 7d ago, or 2026-11-28, or '2026-11-28 14:00'."
+            parser=_since,
+            metavar="TIME",
+            help="Only from then on: 30m, 2h, 7d ago, or 2026-11-28, or '2026-11-28 14:00'.",
         ),
     ] = None,
     before: Annotated[
-        int | None, typer.Option(min=1, help="Only older ones than this: the number of the oldest one that you have.")
+        int | None,
+        typer.Option(min=1, help="Only older ones than this: the number of the oldest one that you have."),
     ] = None,
-    acts: Annotated[bool, typer.Option("--acts", help="Only what operators did; what devices said is left out.")] = False,
+    acts: Annotated[
+        bool, typer.Option("--acts", help="Only what operators did; what devices said is left out.")
+    ] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -215,7 +247,11 @@ def events(
         found: list[dict[str, Any]] = []
         while len(found) < last:
             page = fleet.events(
-                min(_PAGE, last - len(found)), about=about, since_s=since, before=found[0]["id"] if found else before, acts=acts
+                min(_PAGE, last - len(found)),
+                about=about,
+                since_s=since,
+                before=found[0]["id"] if found else before,
+                acts=acts,
             )
             found = page + found
             if not page:
@@ -233,7 +269,9 @@ def events(
 
 @app.command("watch")
 def watch(
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")
+    ] = None,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -260,7 +298,8 @@ def watch(
 
 
 def rows_table(rows: list[dict[str, Any]]) -> Table:
-    """Rows of :class:`edgectl.fleet.watch.Row` as dictionaries. A percentile without enough samples is a dash."""
+    """Rows of :class:`edgectl.fleet.watch.Row` as dictionaries. A percentile without enough samples is a
+    dash."""
     t = table(
         "device",
         "stream",
@@ -281,7 +320,16 @@ def rows_table(rows: list[dict[str, Any]]) -> Table:
         state = r["slot_state"]
         cells = ["-" if r[p] is None else f"{r[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")]
         t.add_row(
-            r["device"], r["stream"], r["kind"], Text(r["state"]) if r["online"] else Text("offline", "red"), Text(state, _COLOUR.get(state, "")), r["release"] or "-",
-            f"{r['fps']:.1f}", *cells, f"{r['processed']:,}", f"{r['dropped']:,}", r["error"] or "",
-        )  # fmt: skip
+            r["device"],
+            r["stream"],
+            r["kind"],
+            Text(r["state"]) if r["online"] else Text("offline", "red"),
+            Text(state, _COLOUR.get(state, "")),
+            r["release"] or "-",
+            f"{r['fps']:.1f}",
+            *cells,
+            f"{r['processed']:,}",
+            f"{r['dropped']:,}",
+            r["error"] or "",
+        )
     return t

@@ -29,17 +29,27 @@ _SOON_DEFAULT_S = 21 * 86400.0
 @app.command("init")
 def init(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the keys; kept on the host, readable by you alone.")
+        Path,
+        typer.Option("--out", "-o", help="Folder for the keys; kept on the host, readable by you alone."),
     ] = KEYS,
     root_keys: Annotated[int, typer.Option(min=0, max=16, help="Root keys to make here.")] = 1,
     root_threshold: Annotated[int, typer.Option(min=1, max=16, help="Root keys that must sign.")] = 1,
-    root_key: Annotated[list[Path] | None, typer.Option(help="Public root key that its owner hands over (`keys new`).")] = None,
+    root_key: Annotated[
+        list[Path] | None, typer.Option(help="Public root key that its owner hands over (`keys new`).")
+    ] = None,
     targets_keys: Annotated[int, typer.Option(min=0, max=16, help="Targets keys to make here.")] = 1,
-    targets_threshold: Annotated[int, typer.Option(min=1, max=16, help="Targets keys that must sign a release.")] = 1,
-    targets_key: Annotated[list[Path] | None, typer.Option(help="Public targets key that its owner hands over.")] = None,
-    director_threshold: Annotated[int, typer.Option(min=1, max=16, help="Director keys that must sign what a device runs.")] = 1,
+    targets_threshold: Annotated[
+        int, typer.Option(min=1, max=16, help="Targets keys that must sign a release.")
+    ] = 1,
+    targets_key: Annotated[
+        list[Path] | None, typer.Option(help="Public targets key that its owner hands over.")
+    ] = None,
+    director_threshold: Annotated[
+        int, typer.Option(min=1, max=16, help="Director keys that must sign what a device runs.")
+    ] = 1,
     director_key: Annotated[
-        list[Path] | None, typer.Option(help="Public director key of an operator, beside the controller's own.")
+        list[Path] | None,
+        typer.Option(help="Public director key of an operator, beside the controller's own."),
     ] = None,
     passphrase: NewPassphrase = False,
     json: Json = False,
@@ -85,16 +95,21 @@ def new(
 
 @app.command("passphrase")
 def change_passphrase(
-    path: Annotated[Path, typer.Argument(help="A private key: a .pem file, or the ca.key of `edgectl broker ca`.")],
+    path: Annotated[
+        Path, typer.Argument(help="A private key: a .pem file, or the ca.key of `edgectl broker ca`.")
+    ],
     remove: Annotated[bool, typer.Option("--remove", help="Write it without a passphrase.")] = False,
     json: Json = False,
 ) -> None:
-    """Give a private key a passphrase, another one, or none. The key stays the same: nothing has to be signed anew."""
+    """Give a private key a passphrase, another one, or none. The key stays the same: nothing has to be
+    signed anew."""
     output = Output(json)
     from edgectl.cli import _passphrase
 
     key_ring(None).change_passphrase(path, None if remove else _passphrase.choose)
-    output.result({"private": path, "passphrase": not remove}, f"{path} has {'no' if remove else 'a new'} passphrase")
+    output.result(
+        {"private": path, "passphrase": not remove}, f"{path} has {'no' if remove else 'a new'} passphrase"
+    )
 
 
 @app.command("rotate")
@@ -103,15 +118,19 @@ def rotate(
     keys: Keys = KEYS,
     count: Annotated[int, typer.Option("--new", min=0, max=16, help="Keys to make here.")] = 1,
     threshold: Annotated[int, typer.Option(min=1, max=16, help="Keys of the role that must sign.")] = 1,
-    public: Annotated[list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")] = None,
+    public: Annotated[
+        list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")
+    ] = None,
     revoke: Annotated[
-        list[str] | None, typer.Option(help="Id (or its beginning) of a key that goes; without it, all of the role go.")
+        list[str] | None,
+        typer.Option(help="Id (or its beginning) of a key that goes; without it, all of the role go."),
     ] = None,
     key: More = None,
     passphrase: NewPassphrase = False,
     json: Json = False,
 ) -> None:
-    """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a stolen key is revoked."""
+    """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a
+    stolen key is revoked."""
     output = Output(json)
     from edgectl.fleet.ceremony import KeySet
     from edgectl.fleet.ceremony import rotate as rotate_keys
@@ -126,11 +145,15 @@ def rotate(
 @app.command("delegate")
 def delegate(
     name: Annotated[str, typer.Argument(help="Name of the delegation, e.g. driving-team.")],
-    profile: Annotated[list[str] | None, typer.Option(help="Device profile it may sign for; may be repeated.")] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Device profile it may sign for; may be repeated.")
+    ] = None,
     keys: Keys = KEYS,
     count: Annotated[int, typer.Option("--new", min=0, max=16, help="Keys to make here.")] = 1,
     threshold: Annotated[int, typer.Option(min=1, max=16, help="Keys that must sign.")] = 1,
-    public: Annotated[list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")] = None,
+    public: Annotated[
+        list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the delegation back.")] = False,
     key: More = None,
     passphrase: NewPassphrase = False,
@@ -143,7 +166,9 @@ def delegate(
 
     if remove == bool(profile):
         raise UsageError("give at least one --profile, or --remove")
-    wanted = KeySet(0 if public and count == 1 else count, threshold, tuple(public or ()), _choose(passphrase))
+    wanted = KeySet(
+        0 if public and count == 1 else count, threshold, tuple(public or ()), _choose(passphrase)
+    )
     _tell(output, delegate_to(keys, name, tuple(profile or ()), wanted, ring=key_ring(key)), keys)
 
 
@@ -163,12 +188,15 @@ def renew(
 
 @app.command("sign")
 def sign(
-    path: Annotated[Path, typer.Argument(help="A partly signed file, from the folder `pending` of another host.")],
+    path: Annotated[
+        Path, typer.Argument(help="A partly signed file, from the folder `pending` of another host.")
+    ],
     keys: Keys = KEYS,
     key: More = None,
     json: Json = False,
 ) -> None:
-    """Add the signatures that the keys here can give; in force here once there are enough, else hand the file on."""
+    """Add the signatures that the keys here can give; in force here once there are enough, else hand the
+    file on."""
     output = Output(json)
     from edgectl.fleet.ceremony import sign as sign_file
 
@@ -190,7 +218,9 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
         t = table("role", ">keys", ">here", ">threshold", ">version", "expires in")
         for s in found:
             left = s.left_s(now)
-            t.add_row(s.role, str(s.keys), str(s.here), str(s.threshold), str(s.version), left_text(s.role, left))
+            t.add_row(
+                s.role, str(s.keys), str(s.here), str(s.threshold), str(s.version), left_text(s.role, left)
+            )
         return t
 
     rows = [
@@ -209,7 +239,9 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
         output.say(f"waits for signatures: {p}")
     for file in KeyRing().lying_in(keys):
         if file.keyid is None:
-            output.say(f"{file.path} has a passphrase and no {file.public.name} beside it: whose it is cannot be told")
+            output.say(
+                f"{file.path} has a passphrase and no {file.public.name} beside it: whose it is cannot be told"
+            )
     expired = [s.role for s in found if (left := s.left_s(now)) is not None and left <= 0]
     if expired:
         raise TrustError(
@@ -267,7 +299,8 @@ def expiry_table(roles: list[dict[str, Any]]) -> Table:
 
 
 def expired_text(roles: list[dict[str, Any]]) -> str | None:
-    """What of the controller's metadata is over, the clock first: it may be what is wrong. None: nothing is."""
+    """What of the controller's metadata is over, the clock first: it may be what is wrong. None: nothing
+    is."""
     now = datetime.now(timezone.utc).timestamp()
     over = [
         f"{r['role']} ended {datetime.fromtimestamp(r['expires_s'], timezone.utc):%Y-%m-%d}"
@@ -293,7 +326,9 @@ def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
     from edgectl.fleet.keyring import KeyRing
 
     if not passphrase and any(f.locked for f in KeyRing().lying_in(keys)):
-        output.say("keys here have passphrases, the new ones have none: `edgectl keys passphrase FILE` gives them one")
+        output.say(
+            "keys here have passphrases, the new ones have none: `edgectl keys passphrase FILE` gives them one"
+        )
 
 
 def _choose(passphrase: bool) -> bytes | None:
@@ -305,8 +340,14 @@ def _choose(passphrase: bool) -> bytes | None:
 def _tell(output: Output, proposals: list[Proposal], keys: Path) -> None:
     lines = []
     for p in proposals:
-        lines += [f"{p.path}: {'in force here' if p.complete else 'needs more signatures'} ({', '.join(p.signatures)})"]
+        lines += [
+            f"{p.path}: {'in force here' if p.complete else 'needs more signatures'} ({', '.join(p.signatures)})"
+        ]
         lines += [f"  {change}" for change in p.changes]
     done = all(p.complete for p in proposals)
-    lines.append("next: edgectl keys publish" if done else "next: hand it over for `edgectl keys sign FILE --keys … --key …`")
+    lines.append(
+        "next: edgectl keys publish"
+        if done
+        else "next: hand it over for `edgectl keys sign FILE --keys … --key …`"
+    )
     output.result(proposals, "\n".join(lines))

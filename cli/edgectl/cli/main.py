@@ -25,23 +25,42 @@ __all__ = ["app", "main"]
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 _COMMANDS = (
-    "build", "bench", "finalise", "run", "doctor", "bundle", "profiles", "models", "keys", "broker", "device", "agent", "controller",
-    "release", "rollout", "slot", "fleet", "store", "demo",
-)  # fmt: skip
+    "build",
+    "bench",
+    "finalise",
+    "run",
+    "doctor",
+    "bundle",
+    "profiles",
+    "models",
+    "keys",
+    "broker",
+    "device",
+    "agent",
+    "controller",
+    "release",
+    "rollout",
+    "slot",
+    "fleet",
+    "store",
+    "demo",
+)
 """In the order of the help. The file of that name has a group ``app``, or one command of the file's name."""
 _LAST_FILE = {"device": "device_commands"}
 """Of groups that have several: it imports the others, which add to the same ``app``."""
 
 
 class _Commands(TyperGroup):
-    """Imports the file of the command that is asked for: the agent, which shares a small device with its pipelines, carries no other."""
+    """Imports the file of the command that is asked for: the agent, which shares a small device with its
+    pipelines, carries no other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
-            self.commands.update({name: self._load(name) for name in _COMMANDS})  # what a misspelt name is compared with
+            # what a misspelt name is compared with
+            self.commands.update({name: self._load(name) for name in _COMMANDS})
             return None
         if cmd_name not in self.commands:
             self.commands[cmd_name] = self._load(cmd_name)
@@ -99,7 +118,8 @@ _EXTRAS = {
 
 
 def main() -> None:
-    """Entry point: known errors become one sentence, a next step and their exit code; SIGTERM stops in good order, as Ctrl-C does."""
+    """Entry point: known errors become one sentence, a next step and their exit code; SIGTERM stops in
+    good order, as Ctrl-C does."""
     hide_credentials()
     redact_tracebacks()
     signal.signal(signal.SIGTERM, _terminated)
@@ -122,7 +142,10 @@ def main() -> None:
             raise
         what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
         _fail(
-            EdgectlError(f"this is a defect of edgectl: {what}", hint="EDGECTL_DEBUG=1 shows where; please report it with that")
+            EdgectlError(
+                f"this is a defect of edgectl: {what}",
+                hint="EDGECTL_DEBUG=1 shows where; please report it with that",
+            )
         )
 
 
@@ -134,9 +157,12 @@ def _lacking(e: ModuleNotFoundError) -> EdgectlError:
         return UsageError("this command needs an inference runtime, and none is installed", hint=RUNTIME_HINT)
     if module in _EXTRAS:
         return UsageError(
-            f"this command needs {module}, which is not installed", hint=f"pip install 'edgectl[{_EXTRAS[module]}]'"
+            f"this command needs {module}, which is not installed",
+            hint=f"pip install 'edgectl[{_EXTRAS[module]}]'",
         )
-    return EdgectlError(f"edgectl is not whole: {e}", hint="install it again: pip install --force-reinstall edgectl")
+    return EdgectlError(
+        f"edgectl is not whole: {e}", hint="install it again: pip install --force-reinstall edgectl"
+    )
 
 
 def _fail(e: EdgectlError) -> NoReturn:

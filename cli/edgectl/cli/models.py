@@ -11,7 +11,9 @@ from rich.table import Table
 from edgectl.cli._output import Json, Output, table
 from edgectl.models import entries, pull, references
 
-app = typer.Typer(name="models", help="Models by name: our own reference models and public ones.", no_args_is_help=True)
+app = typer.Typer(
+    name="models", help="Models by name: our own reference models and public ones.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -43,11 +45,15 @@ def list_models(json: Json = False) -> None:
 def pull_model(
     name: Annotated[str, typer.Argument(help="A name of `edgectl models list`.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to put the file in.")] = Path(),
-    local: Annotated[Path | None, typer.Option("--from", help="Take it from this local folder instead of the network.")] = None,
+    local: Annotated[
+        Path | None, typer.Option("--from", help="Take it from this local folder instead of the network.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fetch a model, checked against the digest of the catalogue."""
     out = Output(json)
     with out.progress() as update:
-        path = pull(name, to, local=local, progress=lambda done, total: update(f"downloading {name}", done / total))
+        path = pull(
+            name, to, local=local, progress=lambda done, total: update(f"downloading {name}", done / total)
+        )
     out.result({"name": name, "path": path}, str(path))

@@ -12,7 +12,9 @@ from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.probe import best_profile
 from edgectl.device_profiles.probe import probe as probe_machine
 
-app = typer.Typer(name="profiles", help="Device profiles and what this machine really is.", no_args_is_help=True)
+app = typer.Typer(
+    name="profiles", help="Device profiles and what this machine really is.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -33,7 +35,8 @@ def list_profiles(json: Json = False) -> None:
 
 @app.command("show")
 def show_profile(
-    name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")], json: Json = False
+    name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")],
+    json: Json = False,
 ) -> None:
     """Print one profile with everything it inherits."""
     out = Output(json)

@@ -24,11 +24,14 @@ def publish(
     delta_from: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME@VERSION", help="Devices that have this release fetch differences. Default: the one before it."
+            metavar="NAME@VERSION",
+            help="Devices that have this release fetch differences. Default: the one before it.",
         ),
     ] = None,
     no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
-    delegation: Annotated[str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")] = None,
+    delegation: Annotated[
+        str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")
+    ] = None,
     key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
@@ -50,7 +53,10 @@ def publish(
             ring=key_ring(key),
         )
     digest = Bundle(bundle).digest
-    out.result({"release": release, "digest": digest}, f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT")
+    out.result(
+        {"release": release, "digest": digest},
+        f"{release}  {digest}\nnext: edgectl rollout start {release} --slot SLOT",
+    )
 
 
 @app.command("withdraw")
@@ -58,13 +64,16 @@ def withdraw(
     release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
     keys: Keys = KEYS,
     delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Also where rollouts need it: they are aborted.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Also where rollouts need it: they are aborted.")
+    ] = False,
     key: More = None,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published again.
+    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published
+    again.
 
     Where a rollout needs it, you are asked first.
     """
@@ -80,7 +89,8 @@ def withdraw(
 
 
 def _may_stop(rollouts: list[dict[str, Any]], release: str) -> bool:
-    """Ask before anything is signed; False: no rollout needs it now. Raises :class:`RolloutError` where nobody can be asked, or says no."""
+    """Ask before anything is signed; False: no rollout needs it now. Raises :class:`RolloutError` where
+    nobody can be asked, or says no."""
     from edgectl.fleet.rollout import Progress, RolloutSpec
     from edgectl.fleet.takeback import needs
 
@@ -100,7 +110,9 @@ def _may_stop(rollouts: list[dict[str, Any]], release: str) -> bool:
 
 @app.command("share-plan")
 def share(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the published bundle that the plan was compiled from.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the published bundle that the plan was compiled from.")
+    ],
     plan: Annotated[Path, typer.Argument(help="Folder that `edgectl finalise --export` made on a device.")],
     keys: Keys = KEYS,
     key: More = None,
@@ -108,7 +120,8 @@ def share(
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Sign a compiled TensorRT plan for identical devices. They run its code: sign only what comes from a device that you trust."""
+    """Sign a compiled TensorRT plan for identical devices. They run its code: sign only what comes from a
+    device that you trust."""
     out = Output(json)
     from edgectl.fleet.publish import share_plan
 
@@ -128,7 +141,9 @@ def share(
 
 @app.command("list")
 def list_releases(
-    url: _controller.Url = _controller.URL, token_file: _controller.TokenFile = _controller.TOKEN_FILE, json: Json = False
+    url: _controller.Url = _controller.URL,
+    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
+    json: Json = False,
 ) -> None:
     """List what was published."""
     out = Output(json)

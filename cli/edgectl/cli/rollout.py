@@ -18,10 +18,13 @@ from edgectl.core.errors import RolloutError, TrustError, UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.windows import Window
 
-app = typer.Typer(name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True)
+app = typer.Typer(
+    name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True
+)
 
 _MEDIAN_RATIO = 1.5
-"""Of the gates that compare medians, in shadow and between the rollout's windows; a looser `--max-latency-ratio` loosens them, too."""
+"""Of the gates that compare medians, in shadow and between the rollout's windows; a looser
+`--max-latency-ratio` loosens them, too."""
 
 Id = Annotated[str, typer.Argument(help="Id of the rollout; `edgectl rollout status` lists them.")]
 
@@ -34,35 +37,63 @@ def start(
     soak: Annotated[float, typer.Option(min=0, help="Seconds between the canary and the rest.")] = 0.0,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: only devices with this label.")] = None,
     device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
-    probation: Annotated[float, typer.Option(min=0.1, help="Seconds that a new engine is watched on each device.")] = 60.0,
-    min_inferences: Annotated[int, typer.Option(min=1, help="Inferences that probation needs at least.")] = 130,
-    percentile: Annotated[int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")] = 95,
-    max_latency_ratio: Annotated[float, typer.Option(min=0.01, help="Largest latency against the engine before.")] = 1.3,
+    probation: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a new engine is watched on each device.")
+    ] = 60.0,
+    min_inferences: Annotated[
+        int, typer.Option(min=1, help="Inferences that probation needs at least.")
+    ] = 130,
+    percentile: Annotated[
+        int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")
+    ] = 95,
+    max_latency_ratio: Annotated[
+        float, typer.Option(min=0.01, help="Largest latency against the engine before.")
+    ] = 1.3,
     max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Largest latency in ms.")] = None,
     window: Annotated[
         list[str] | None,
-        typer.Option(help="When devices may activate it, in their local time: 'mon-fri 01:00-05:00'. They fetch it at any time."),
+        typer.Option(
+            help="When devices may activate it, in their local time: 'mon-fri 01:00-05:00'. They fetch it at any time."
+        ),
     ] = None,
     shadow: Annotated[
-        float | None, typer.Option(min=0.1, max=100, help="First run it beside the old engine on this percentage of frames.")
+        float | None,
+        typer.Option(
+            min=0.1, max=100, help="First run it beside the old engine on this percentage of frames."
+        ),
     ] = None,
-    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")] = 0.9,
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")
+    ] = 0.9,
     retries: Annotated[
-        int, typer.Option(min=0, max=20, help="How often a device is asked again that had no space or no time to fetch it.")
+        int,
+        typer.Option(
+            min=0, max=20, help="How often a device is asked again that had no space or no time to fetch it."
+        ),
     ] = 3,
     shared_plans: Annotated[
         bool,
         typer.Option(
-            "--shared-plans", help="TensorRT: take a plan that `edgectl release share-plan` signed for just this device."
+            "--shared-plans",
+            help="TensorRT: take a plan that `edgectl release share-plan` signed for just this device.",
         ),
     ] = False,
-    deadline: Annotated[float, typer.Option(min=1, help="Hours that a device which is there may take.")] = 24.0,
+    deadline: Annotated[
+        float, typer.Option(min=1, help="Hours that a device which is there may take.")
+    ] = 24.0,
     idle: Annotated[
         float,
-        typer.Option(min=0.01, help="Hours to wait with nobody there who could show that the release works; then it stops."),
+        typer.Option(
+            min=0.01,
+            help="Hours to wait with nobody there who could show that the release works; then it stops.",
+        ),
     ] = 24.0,
-    back: Annotated[float, typer.Option(min=0.01, help="Minutes to wait for devices to go back, where it is taken back.")] = 60.0,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")] = False,
+    back: Annotated[
+        float, typer.Option(min=0.01, help="Minutes to wait for devices to go back, where it is taken back.")
+    ] = 60.0,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")
+    ] = False,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
@@ -72,13 +103,21 @@ def start(
     if percentile not in (50, 90, 95, 99):
         raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
     policy = {
-        "probation_s": probation, "min_inferences": min_inferences, "percentile": percentile,
-        "max_latency_ratio": max_latency_ratio, "max_latency_ms": max_latency_ms, "windows": _windows(window or []),
-        "shadow": None if shadow is None else {
-            "percent": shadow, "min_agreement": min_agreement, "max_latency_ratio": max(_MEDIAN_RATIO, max_latency_ratio),
+        "probation_s": probation,
+        "min_inferences": min_inferences,
+        "percentile": percentile,
+        "max_latency_ratio": max_latency_ratio,
+        "max_latency_ms": max_latency_ms,
+        "windows": _windows(window or []),
+        "shadow": None
+        if shadow is None
+        else {
+            "percent": shadow,
+            "min_agreement": min_agreement,
+            "max_latency_ratio": max(_MEDIAN_RATIO, max_latency_ratio),
         },
         "shared_plans": shared_plans,
-    }  # fmt: skip
+    }
     labels = dict(_label(text) for text in label or [])
     with _controller.client(url, token_file) as fleet:
         rollout = fleet.start_rollout(
@@ -172,7 +211,8 @@ def rollback(
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Take a release back, also after its rollout was done, stopped or aborted; devices get back what they had before it."""
+    """Take a release back, also after its rollout was done, stopped or aborted; devices get back what they
+    had before it."""
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
         changed = fleet.change_rollout(rollout, "rollback")
@@ -199,7 +239,8 @@ def skip(
 @app.command("approve")
 def approve(
     key: Annotated[
-        list[Path] | None, typer.Option(help="Private key of the director that you hold, or a folder of them; not with --show.")
+        list[Path] | None,
+        typer.Option(help="Private key of the director that you hold, or a folder of them; not with --show."),
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show what waits, sign nothing.")] = False,
@@ -213,7 +254,9 @@ def approve(
     from edgectl.fleet.approval import check_known, consequences, director_in, missing_from
 
     if not show and not key:
-        raise UsageError("nothing is signed without a key", hint="--key operator.pem; --show only shows what waits")
+        raise UsageError(
+            "nothing is signed without a key", hint="--key operator.pem; --show only shows what waits"
+        )
     with _controller.client(url, token_file) as fleet:
         reported = {d["name"]: d["reported"] for d in fleet.devices()}
         found = {d: p for d, p in sorted(fleet.waiting().items()) if not device or d in device}
@@ -229,7 +272,14 @@ def approve(
     def shown() -> RenderableType:
         t = table("device", "slot", "release", "in place of", "terms", "digest")
         for c in told:
-            t.add_row(c.device, c.slot or "-", c.release or "-", c.replaces or "-", "\n".join(c.terms) or "as usual", c.digest)
+            t.add_row(
+                c.device,
+                c.slot or "-",
+                c.release or "-",
+                c.replaces or "-",
+                "\n".join(c.terms) or "as usual",
+                c.digest,
+            )
         what = "wait" if show else "are approved"
         fleets = ", ".join(sorted({c.fleet for c in told}))
         return Group(t, "", f"{len(found)} documents of fleet {fleets} {what}") if found else "nothing waits"

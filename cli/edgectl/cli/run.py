@@ -39,7 +39,10 @@ class Role(str, enum.Enum):
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
     bundle: Annotated[
-        list[Path], typer.Option("--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword).")
+        list[Path],
+        typer.Option(
+            "--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword)."
+        ),
     ],
     source: Annotated[
         str,
@@ -52,14 +55,22 @@ def run(
         ),
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow.")
+        Path | None,
+        typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")] = None,
-    role: Annotated[Role | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")
+    ] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them at the end."""
+    """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them
+    at the end."""
     output = Output(json)
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
@@ -84,12 +95,23 @@ def run(
             update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", share)
 
         summary = run_stream(
-            kind.value, [Bundle(b) for b in bundle], source, load_config(config) if config else None,
-            seconds=seconds, out=out, on_event=heard, on_progress=moving, facts=machine.facts, runtimes=tuple(machine.runtimes),
+            kind.value,
+            [Bundle(b) for b in bundle],
+            source,
+            load_config(config) if config else None,
+            seconds=seconds,
+            out=out,
+            on_event=heard,
+            on_progress=moving,
+            facts=machine.facts,
+            runtimes=tuple(machine.runtimes),
             role=None if role is None else role.value,
-        )  # fmt: skip
+        )
 
-    value = plain(summary) | {"records": events, "records_left_out": sum(summary.events.values()) - len(events)}
+    value = plain(summary) | {
+        "records": events,
+        "records_left_out": sum(summary.events.values()) - len(events),
+    }
     output.result(value, lambda: summary_view(summary))
 
 
@@ -101,7 +123,9 @@ def summary_view(summary: RunSummary) -> RenderableType:
         stages.add_row(stage, f"{row['n']:,}", *cells)
     f = summary.frames
     dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
-    lines = [f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"]
+    lines = [
+        f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"
+    ]
     lines += [f"{what}: {n}" for what, n in summary.events.items()]
     lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
     lines += [f"wrote {p}" for p in summary.outputs]
@@ -132,9 +156,14 @@ def describe(event: dict[str, Any]) -> Text:
 
 
 def _when(event: dict[str, Any]) -> str:
-    """Local date and time of something live; the place in the recording, h:mm:ss.mmm, of something that has no time of day."""
+    """Local date and time of something live; the place in the recording, h:mm:ss.mmm, of something that
+    has no time of day."""
     if event.get("time") is not None:
-        return datetime.fromtimestamp(event["time"]).astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+        return (
+            datetime.fromtimestamp(event["time"])
+            .astimezone()
+            .isoformat(sep=" ", timespec="milliseconds")[:23]
+        )
     ms = max(0, round(event["t_s"] * 1000))
     return f"{ms // 3_600_000}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 

@@ -24,25 +24,37 @@ def _group() -> None:
 def clear(
     slot: Annotated[str, typer.Argument(help="The slot that is to be empty, e.g. gate-detector.")],
     device: Annotated[list[str] | None, typer.Option(help="On this device; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: on every device that has the slot and this label.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE: on every device that has the slot and this label.")
+    ] = None,
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait until the devices that are there say that it is empty.")
+        float,
+        typer.Option(min=0, help="Seconds to wait until the devices that are there say that it is empty."),
     ] = 0.0,
     url: _controller.Url = _controller.URL,
     token_file: _controller.TokenFile = _controller.TOKEN_FILE,
     json: Json = False,
 ) -> None:
-    """Take out what a slot has, with all that is kept to go back to; its pipelines stop. A rollout fills it again.
+    """Take out what a slot has, with all that is kept to go back to; its pipelines stop. A rollout fills it
+    again.
 
-    A device does it as soon as it hears of it, but for a hold, the freeze and leases, as with every change. Exit 12 if some did not in time.
+    A device does it as soon as it hears of it, but for a hold, the freeze and leases, as with every change.
+    Exit 12 if some did not in time.
     """
     out = Output(json)
     with _controller.client(url, token_file) as fleet:
         told = fleet.clear_slot(slot, device or [], dict(_label(text) for text in label or []))
         deadline = time.monotonic() + wait
         with out.progress() as update:
-            while (found := _found(fleet.devices(), told, slot)) and _open(found) and time.monotonic() < deadline:
-                update(f"{len(_open(found))} of {len(found)} devices have not emptied it yet", 1 - len(_open(found)) / len(found))
+            while (
+                (found := _found(fleet.devices(), told, slot))
+                and _open(found)
+                and time.monotonic() < deadline
+            ):
+                update(
+                    f"{len(_open(found))} of {len(found)} devices have not emptied it yet",
+                    1 - len(_open(found)) / len(found),
+                )
                 time.sleep(0.3)
 
     def shown() -> Table:
@@ -60,7 +72,8 @@ def clear(
 
 
 def _found(devices: list[dict[str, Any]], told: list[dict[str, Any]], slot: str) -> list[dict[str, Any]]:
-    """Each device that was told, with the state of its slot: ``cleared``, ``away``, what it is doing, or that it was asked."""
+    """Each device that was told, with the state of its slot: ``cleared``, ``away``, what it is doing, or
+    that it was asked."""
     now = {d["name"]: d for d in devices}
     return [{**c, "state": _state(now.get(c["device"], {}), c, slot)} for c in told]
 

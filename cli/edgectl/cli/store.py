@@ -21,12 +21,15 @@ def _store() -> None:
 
 @app.command("fsck")
 def fsck(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="agent.toml: its state folder is looked at.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="agent.toml: its state folder is looked at.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option("--state-dir", help="The state folder itself.")] = None,
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Remove what is corrupt or unneeded, and give each slot a whole engine. Not beside a running agent."
+            "--repair",
+            help="Remove what is corrupt or unneeded, and give each slot a whole engine. Not beside a running agent.",
         ),
     ] = False,
     json: Json = False,
@@ -51,7 +54,10 @@ def fsck(
         for name, s in sorted(report.slots.items()):
             slots.add_row(name, *(i.release if i else "-" for i in (s.active, s.previous, s.golden)))
         parts: list[RenderableType] = [slots, ""]
-        for title, problems in (("repaired", [p for p in repaired if p not in report.problems]), ("problems", report.problems)):
+        for title, problems in (
+            ("repaired", [p for p in repaired if p not in report.problems]),
+            ("problems", report.problems),
+        ):
             if problems:
                 t = table("kind", "name", "what", title=title)
                 for p in problems:

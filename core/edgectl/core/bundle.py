@@ -1,4 +1,5 @@
-"""The bundle: an OCI image layout that holds every variant of one model (OCI image-spec 1.1, ``image-layout.md``).
+"""The bundle: an OCI image layout that holds every variant of one model (OCI image-spec 1.1,
+``image-layout.md``).
 
 On disk::
 
@@ -6,9 +7,9 @@ On disk::
     index.json                      one manifest per (profile, variant); its sha256 is the *bundle digest*
     blobs/sha256/<64 hex>           manifests, configs, layers; each named by its own digest
 
-This module has the schema and the reader. Everything read is untrusted: sizes are bounded before bytes are read, digests
-are checked before a name becomes a path. The writer is ``edgectl.builder.package``; the device keeps the same blobs in its
-store and opens a variant with :meth:`Variant.open` from there.
+This module has the schema and the reader. Everything read is untrusted: sizes are bounded before bytes are
+read, digests are checked before a name becomes a path. The writer is ``edgectl.builder.package``; the device
+keeps the same blobs in its store and opens a variant with :meth:`Variant.open` from there.
 """
 
 from __future__ import annotations
@@ -27,12 +28,45 @@ from edgectl.core.schema import Config, Digest, Message, Name, parse_json
 from edgectl.core.task import TaskSpec
 
 __all__ = [
-    "ANNOTATION_CHUNKS", "ANNOTATION_PROFILE", "ANNOTATION_RUNTIME", "ANNOTATION_VARIANT", "CHUNK_SIZE", "LAYER_CALIBRATION",
-    "LAYER_ENGINE", "LAYER_GOLDEN", "LAYER_LAYERS", "LAYER_PACKED", "LAYER_PROVENANCE", "LAYER_RANGES", "LAYER_REPORT", "LAYER_SBOM", "MAX_INDEX_BYTES", "MAX_JSON_BYTES",
-    "MEDIA_CONFIG", "MEDIA_INDEX", "MEDIA_MANIFEST", "ROLES", "Bundle", "Descriptor", "GoldenSpec", "Index",
-    "LayerReport", "Manifest", "Precision", "Recipe", "Role", "Runtime", "SessionSettings", "TensorSpec", "Tolerance", "Unpacked",
-    "Variant", "VariantConfig", "added_blobs", "select",
-]  # fmt: skip
+    "ANNOTATION_CHUNKS",
+    "ANNOTATION_PROFILE",
+    "ANNOTATION_RUNTIME",
+    "ANNOTATION_VARIANT",
+    "CHUNK_SIZE",
+    "LAYER_CALIBRATION",
+    "LAYER_ENGINE",
+    "LAYER_GOLDEN",
+    "LAYER_LAYERS",
+    "LAYER_PACKED",
+    "LAYER_PROVENANCE",
+    "LAYER_RANGES",
+    "LAYER_REPORT",
+    "LAYER_SBOM",
+    "MAX_INDEX_BYTES",
+    "MAX_JSON_BYTES",
+    "MEDIA_CONFIG",
+    "MEDIA_INDEX",
+    "MEDIA_MANIFEST",
+    "ROLES",
+    "Bundle",
+    "Descriptor",
+    "GoldenSpec",
+    "Index",
+    "LayerReport",
+    "Manifest",
+    "Precision",
+    "Recipe",
+    "Role",
+    "Runtime",
+    "SessionSettings",
+    "TensorSpec",
+    "Tolerance",
+    "Unpacked",
+    "Variant",
+    "VariantConfig",
+    "added_blobs",
+    "select",
+]
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -40,7 +74,8 @@ MEDIA_CONFIG = "application/vnd.edgectl.variant.config.v1+json"
 LAYER_ENGINE = "application/vnd.edgectl.engine.v1.onnx"
 """The ONNX file that the runtime opens, or that the finaliser compiles (TensorRT)."""
 LAYER_PACKED = "application/vnd.edgectl.engine.v1.packed"
-"""In place of :data:`LAYER_ENGINE`: that file as :mod:`edgectl.core.codebook` packs it; see :class:`Unpacked`."""
+"""In place of :data:`LAYER_ENGINE`: that file as :mod:`edgectl.core.codebook` packs it; see
+:class:`Unpacked`."""
 LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 """Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
@@ -57,9 +92,11 @@ ANNOTATION_PROFILE = "io.edgectl.profile"
 ANNOTATION_VARIANT = "io.edgectl.variant"
 ANNOTATION_RUNTIME = "io.edgectl.runtime"
 ANNOTATION_CHUNKS = "io.edgectl.chunks"
-"""On every layer of more than one chunk: digest of the concatenated 32-byte sha256 of its chunks, in order."""
+"""On every layer of more than one chunk: digest of the concatenated 32-byte sha256 of its chunks, in
+order."""
 
-CHUNK_SIZE = 65536  # bytes; measured sweet spot, reference/fleet-and-delivery.md §2.2
+# bytes; measured sweet spot, reference/fleet-and-delivery.md §2.2
+CHUNK_SIZE = 65536
 MAX_INDEX_BYTES = 1 << 20
 MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
@@ -91,7 +128,8 @@ class Manifest(Message):
 
 
 class Index(Message):
-    """OCI image index: the bundle. ``annotations`` carry ``org.opencontainers.image.title`` (name) and ``.version``."""
+    """OCI image index: the bundle. ``annotations`` carry ``org.opencontainers.image.title`` (name) and
+    ``.version``."""
 
     schemaVersion: Literal[2] = 2
     mediaType: str = MEDIA_INDEX
@@ -112,7 +150,8 @@ class SessionSettings(Config):
 
     threads: int = Field(default=1, ge=1, le=256)
     provider: Literal["cpu", "cuda"] = "cpu"
-    """ONNX Runtime: where the graph runs. ``cuda`` is an error where it is not there, never a quiet fall back to the CPU."""
+    """ONNX Runtime: where the graph runs. ``cuda`` is an error where it is not there, never a quiet fall
+    back to the CPU."""
     spinning: bool = False
     """ONNX Runtime: its threads wait for each other busily inside a run; between runs they never do."""
     arena: bool = True
@@ -127,8 +166,8 @@ class Recipe(Config):
     """How one variant was made."""
 
     family: str
-    """Kernel family of the Q/DQ placement: ``float``, ``x86-vnni``, ``x86-avx2``, ``arm64``, ``trt-gpu``, …; ``given``: a model in the
-    quantized or float16 form that it came in."""
+    """Kernel family of the Q/DQ placement: ``float``, ``x86-vnni``, ``x86-avx2``, ``arm64``, ``trt-gpu``,
+    …; ``given``: a model in the quantized or float16 form that it came in."""
     passes: tuple[str, ...] = ()
     precision: Precision = "float32"
     activations: str | None = None
@@ -144,14 +183,16 @@ class Recipe(Config):
 
 
 class Tolerance(Config):
-    """An output reproduces its golden one if its cosine is at least ``cosine`` and its largest absolute error ≤ ``max_abs``."""
+    """An output reproduces its golden one if its cosine is at least ``cosine`` and its largest absolute
+    error ≤ ``max_abs``."""
 
     cosine: float
     max_abs: float
 
 
 class Unpacked(Config):
-    """The ONNX file that a packed engine layer decodes to. It is named here, in what was signed, and decoded at installation."""
+    """The ONNX file that a packed engine layer decodes to. It is named here, in what was signed, and
+    decoded at installation."""
 
     digest: Digest
     size: int = Field(ge=1, le=2 << 30)  # bytes
@@ -186,7 +227,8 @@ class VariantConfig(Config):
     variant: Name
     runtime: Runtime
     requires: tuple[str, ...] = ()
-    """What the machine must have, e.g. ``arch:x86_64``, ``isa:avx512_vnni``, ``sm:8.7``; see :func:`requirement_met`."""
+    """What the machine must have, e.g. ``arch:x86_64``, ``isa:avx512_vnni``, ``sm:8.7``; see
+    :func:`requirement_met`."""
     task: TaskSpec
     recipe: Recipe
     session: SessionSettings = SessionSettings()
@@ -198,11 +240,14 @@ class VariantConfig(Config):
     measured: Measured | None = None
     """None where the target is not the machine that built it."""
     roles: tuple[Role, ...] = ()
-    """What this variant is the best of its profile at: ``fast`` (least latency), ``accurate`` (fastest that loses at most a tenth of
-    the accuracy budget), ``low-power`` (least processor time an inference), ``small-input`` (a smaller picture, with an accuracy budget of its own). Empty where nothing was measured."""
+    """What this variant is the best of its profile at: ``fast`` (least latency), ``accurate`` (fastest
+    that loses at most a tenth of the accuracy budget), ``low-power`` (least processor time an inference),
+    ``small-input`` (a smaller picture, with an accuracy budget of its own). Empty where nothing was
+    measured."""
     budget_ms: float | None = None
     expected_rss_mb: float | None = None
-    """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that was not measured."""
+    """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that
+    was not measured."""
     speed_only: bool = False
     """Calibrated on random data: never for production."""
     unpacked: Unpacked | None = None
@@ -228,7 +273,11 @@ class Variant:
         Raises :class:`BundleError` or :class:`IntegrityError`.
         """
         manifest = parse_json(
-            Manifest, _read(blobs, digest), max_bytes=MAX_JSON_BYTES, what="variant manifest", error=BundleError
+            Manifest,
+            _read(blobs, digest),
+            max_bytes=MAX_JSON_BYTES,
+            what="variant manifest",
+            error=BundleError,
         )
         config = parse_json(
             VariantConfig,
@@ -239,7 +288,9 @@ class Variant:
         )
         kinds = {d.mediaType for d in manifest.layers} & {LAYER_ENGINE, LAYER_PACKED}
         if (config.unpacked is not None) != (LAYER_PACKED in kinds) or len(kinds) > 1:
-            raise BundleError(f"the engine layer of variant {config.variant} is not what its config says: packed, or as it is")
+            raise BundleError(
+                f"the engine layer of variant {config.variant} is not what its config says: packed, or as it is"
+            )
         return cls(blobs, digest, manifest, config)
 
     def layer(self, media_type: str) -> Path | None:
@@ -259,16 +310,20 @@ class Variant:
         path = self.layer(media_type)
         if path is None or not path.is_file():
             raise BundleError(
-                f"variant {self.config.variant} has no {media_type.rsplit('.', 2)[-2]} layer", hint="build the bundle again"
+                f"variant {self.config.variant} has no {media_type.rsplit('.', 2)[-2]} layer",
+                hint="build the bundle again",
             )
         return path
 
     def unpack(self) -> bytes:
-        """The ONNX file of a packed variant, decoded from its layer. The size that was signed bounds what is taken of memory.
+        """The ONNX file of a packed variant, decoded from its layer. The size that was signed bounds what is
+        taken of memory.
 
-        Raises :class:`BundleError` if the layer is missing or too large, :class:`IntegrityError` if it decodes to anything else than the config says.
+        Raises :class:`BundleError` if the layer is missing or too large, :class:`IntegrityError` if it
+        decodes to anything else than the config says.
         """
-        from edgectl.core.codebook import unpack  # numpy: an agent whose engines are not packed does without
+        # numpy: an agent whose engines are not packed does without
+        from edgectl.core.codebook import unpack
 
         unpacked = self.config.unpacked
         if unpacked is None:
@@ -283,7 +338,8 @@ class Variant:
         return data
 
     def engine(self, folder: Path) -> Path:
-        """The ONNX file. Of a packed variant that is not installed (a bundle on a host) it is decoded into ``folder``, once."""
+        """The ONNX file. Of a packed variant that is not installed (a bundle on a host) it is decoded into
+        ``folder``, once."""
         path = self.layer(LAYER_ENGINE)
         if self.config.unpacked is None or (path is not None and path.is_file()):
             return self.need(LAYER_ENGINE)
@@ -326,11 +382,14 @@ class Bundle:
         index = root / "index.json"
         if not (root / "oci-layout").is_file() or not index.is_file():
             raise BundleError(
-                f"{root} is not a bundle: it has no oci-layout and index.json", hint="`edgectl build … --out DIR` writes one"
+                f"{root} is not a bundle: it has no oci-layout and index.json",
+                hint="`edgectl build … --out DIR` writes one",
             )
         self.index_bytes = read_bounded(index, MAX_INDEX_BYTES)
         self.digest = digest_of(self.index_bytes)
-        self.index = parse_json(Index, self.index_bytes, max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError)
+        self.index = parse_json(
+            Index, self.index_bytes, max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError
+        )
         self.blobs = root / "blobs" / "sha256"
         self.variants = tuple(Variant.open(self.blobs, d.digest) for d in self.index.manifests)
         if not self.variants:
@@ -356,7 +415,8 @@ class Bundle:
         runtimes: Iterable[str] = ("onnxruntime",),
         role: Role | None = None,
     ) -> Variant:
-        """The best variant for a machine: the first, in the order of the index, that it meets (see :func:`select`)."""
+        """The best variant for a machine: the first, in the order of the index, that it meets (see
+        :func:`select`)."""
         return select(self.variants, facts, profile=profile, runtimes=runtimes, role=role)
 
 
@@ -370,10 +430,11 @@ def select(
 ) -> Variant:
     """The first variant whose runtime is there and whose ``requires`` the machine's ``facts`` cover.
 
-    A variant of ``profile`` that has the ``role`` goes first, even if it is the fallback; where none has it (nothing was measured for
-    that profile), the role says nothing. Then variants of ``profile`` are preferred; a ``fallback`` variant of another profile is
-    taken last. ``small-input`` variants have an accuracy budget of their own: nobody gets one who did not ask for it.
-    Raises :class:`BundleError` naming what each variant lacks.
+    A variant of ``profile`` that has the ``role`` goes first, even if it is the fallback; where none has it
+    (nothing was measured for that profile), the role says nothing. Then variants of ``profile`` are
+    preferred; a ``fallback`` variant of another profile is taken last. ``small-input`` variants have an
+    accuracy budget of their own: nobody gets one who did not ask for it. Raises :class:`BundleError` naming
+    what each variant lacks.
     """
     known = [v for v in variants if role == "small-input" or "small-input" not in v.config.roles]
     have = set(runtimes)
@@ -408,7 +469,8 @@ def added_blobs(variants: Iterable[Variant]) -> list[list[Descriptor]]:
 
 
 def requirement_met(requirement: str, facts: frozenset[str]) -> bool:
-    """Whether a machine's facts (``arch:x86_64``, ``isa:avx2``, …) cover one requirement; ``a|b`` means either."""
+    """Whether a machine's facts (``arch:x86_64``, ``isa:avx2``, …) cover one requirement; ``a|b`` means
+    either."""
     return any(alternative in facts for alternative in requirement.split("|"))
 
 
@@ -431,9 +493,13 @@ def verify_blob(path: Path, d: Descriptor) -> None:
     try:
         size = path.stat().st_size
     except OSError as e:
-        raise IntegrityError(f"blob {d.digest[:19]}… ({d.mediaType}) is missing", hint="build or fetch the bundle again") from e
+        raise IntegrityError(
+            f"blob {d.digest[:19]}… ({d.mediaType}) is missing", hint="build or fetch the bundle again"
+        ) from e
     if size != d.size or file_digest(path) != d.digest:
-        raise IntegrityError(f"blob {d.digest[:19]}… ({d.mediaType}) is corrupt", hint="build or fetch the bundle again")
+        raise IntegrityError(
+            f"blob {d.digest[:19]}… ({d.mediaType}) is corrupt", hint="build or fetch the bundle again"
+        )
 
 
 def _read(blobs: Path, digest: str) -> bytes:

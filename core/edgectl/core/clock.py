@@ -12,8 +12,8 @@ _SET_S = 1_600_000_000
 
 
 def clock_says(wall_s: float | None = None) -> str:
-    """``this machine's clock says 2030-01-01 12:00 UTC``; ``wall_s``: Unix time, None: now. Where something is found to be over, this goes first: the
-    clock may be what is wrong."""
+    """``this machine's clock says 2030-01-01 12:00 UTC``; ``wall_s``: Unix time, None: now. Where
+    something is found to be over, this goes first: the clock may be what is wrong."""
     now = time.time() if wall_s is None else wall_s
     try:
         said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
@@ -23,7 +23,8 @@ def clock_says(wall_s: float | None = None) -> str:
 
 
 class SteadyWall:
-    """Unix time for deadlines: what the clock said at the start, and the monotonic time since. A clock that is set meanwhile, or set wrong for a minute, passes no deadline.
+    """Unix time for deadlines: what the clock said at the start, and the monotonic time since. A clock that
+    is set meanwhile, or set wrong for a minute, passes no deadline.
 
     One that was never set when this began is followed when it is.
     """

@@ -1,7 +1,9 @@
-"""Pack a file whose weights share few values: codebook and packed indices instead of numbers, the rest deflated. Lossless.
+"""Pack a file whose weights share few values: codebook and packed indices instead of numbers, the rest
+deflated. Lossless.
 
-Format: ``EDGCB1``, a JSON header line, then one deflate stream of: the file with its packed regions cut out, and for each region
-its codebook and its indices. :func:`unpack` gives back the very bytes: the header carries their digest.
+Format: ``EDGCB1``, a JSON header line, then one deflate stream of: the file with its packed regions cut out,
+and for each region its codebook and its indices. :func:`unpack` gives back the very bytes: the header carries
+their digest.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ __all__ = ["pack", "unpack"]
 _MAGIC = b"EDGCB1\n"
 _MAX_HEADER = 1 << 20
 _WORD = 4  # bytes of a weight
-_BLOCK = 1 << 18  # weights that are widened at a time; a multiple of 8, so that blocks start at whole bytes
+# weights that are widened at a time; a multiple of 8, so that blocks start at whole bytes
+_BLOCK = 1 << 18
 
 
 def pack(data: bytes, regions: Sequence[bytes]) -> bytes:
-    """``regions``: pieces of ``data`` that are arrays of 4-byte values; those with more than 256 distinct ones stay as they are."""
+    """``regions``: pieces of ``data`` that are arrays of 4-byte values; those with more than 256 distinct
+    ones stay as they are."""
     found: list[list[int]] = []  # offset, count, size of the codebook
     rest, books, at = [], [], 0
     for region in sorted(((data.find(r), r) for r in set(regions)), key=lambda r: r[0]):
@@ -45,8 +49,8 @@ def pack(data: bytes, regions: Sequence[bytes]) -> bytes:
 
 
 def unpack(packed: bytes, *, max_bytes: int) -> bytes:
-    """The file as it was. Raises :class:`IntegrityError` for anything that :func:`pack` did not write, before it takes more memory
-    than ``max_bytes`` allows."""
+    """The file as it was. Raises :class:`IntegrityError` for anything that :func:`pack` did not write,
+    before it takes more memory than ``max_bytes`` allows."""
     try:
         if not packed.startswith(_MAGIC):
             raise ValueError("no magic")

@@ -1,18 +1,23 @@
-"""Differences between two ONNX files that know where the tensors are: what a release that fine-tunes another one costs to send.
+"""Differences between two ONNX files that know where the tensors are: what a release that fine-tunes another
+one costs to send.
 
-A fine-tuned network has no byte run in common with the old one, so that chunk reuse and bsdiff find next to nothing in it; but tensor by
-tensor the numbers are close. The file is cut into tensors, which are paired by type and shape in order, and the rest. A pair travels as
-the difference of its numbers (int8: bytes; float32: words, split into planes of bytes), entropy coded by LZMA; the rest is deflated with
-the old file's rest as dictionary. ``bench/delta.py`` measures it against bsdiff4.
+A fine-tuned network has no byte run in common with the old one, so that chunk reuse and bsdiff find next to
+nothing in it; but tensor by tensor the numbers are close. The file is cut into tensors, which are paired by
+type and shape in order, and the rest. A pair travels as the difference of its numbers (int8: bytes; float32:
+words, split into planes of bytes), entropy coded by LZMA; the rest is deflated with the old file's rest as
+dictionary. ``bench/delta.py`` measures it against bsdiff4.
 
-A difference is untrusted: nobody signed it, the digest of what comes out is what proves it. So :func:`apply_delta` never makes more than
-the size it is told, holds a few MiB at most, and answers anything malformed with :class:`ProtocolError`.
+A difference is untrusted: nobody signed it, the digest of what comes out is what proves it. So
+:func:`apply_delta` never makes more than the size it is told, holds a few MiB at most, and answers anything
+malformed with :class:`ProtocolError`.
 
 Format::
 
     "edgectl-delta-1\\n"
-    u64 size of the old file, u64 size of the new one, u32 segments, u32 bytes of the segment table, 4 × u64 bytes of the streams
-    the segment table, deflated: u8 width (0: the rest; 1, 2, 4: bytes of a number), u64 offset in the old file, u64 bytes
+    u64 size of the old file, u64 size of the new one, u32 segments, u32 bytes of the segment table, 4 × u64
+    bytes of the streams
+    the segment table, deflated: u8 width (0: the rest; 1, 2, 4: bytes of a number), u64 offset in the old
+    file, u64 bytes
     the streams of widths 0 (deflate), 1, 2, 4 (xz)
 """
 
@@ -68,7 +73,8 @@ class _Segment:
 
 
 def make_delta(old: bytes, new: bytes) -> bytes | None:
-    """What :func:`apply_delta` needs to make ``new`` of ``old``; None where the two have no tensors in common, or are no ONNX files."""
+    """What :func:`apply_delta` needs to make ``new`` of ``old``; None where the two have no tensors in
+    common, or are no ONNX files."""
     try:
         pairs = _pairs(tensor_spans(old), tensor_spans(new))
     except ProtocolError:
@@ -90,7 +96,9 @@ def make_delta(old: bytes, new: bytes) -> bytes | None:
         for start in range(0, s.size, _BLOCK):
             size = min(_BLOCK, s.size - start)
             piece = new[at + start : at + start + size]
-            parts[s.width].append(_subtract(piece, old[s.old + start : s.old + start + size], s.width) if s.width else piece)
+            parts[s.width].append(
+                _subtract(piece, old[s.old + start : s.old + start + size], s.width) if s.width else piece
+            )
         at += s.size
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, _rest(old, segments))
     streams = [deflate.compress(b"".join(parts[0])) + deflate.flush()]
@@ -101,7 +109,8 @@ def make_delta(old: bytes, new: bytes) -> bytes | None:
 
 
 def common_bytes(old: Sequence[Span], new: Sequence[Span]) -> int:
-    """Bytes of the new file's tensors that :func:`make_delta` would pair with one of the old file: an upper bound of what it can save."""
+    """Bytes of the new file's tensors that :func:`make_delta` would pair with one of the old file: an
+    upper bound of what it can save."""
     return sum(b.size for _, b in _pairs(old, new))
 
 
@@ -130,7 +139,8 @@ def _xz(data: bytes) -> bytes:
 def apply_delta(base: Path, delta: Path, size: int) -> Iterator[bytes]:
     """The new file of ``size`` bytes, in pieces of 64 KiB; the last may be shorter. Nothing here is verified.
 
-    Raises :class:`ProtocolError` if the difference is malformed, of another base, or of another result's size.
+    Raises :class:`ProtocolError` if the difference is malformed, of another base, or of another result's
+    size.
     """
     try:
         with base.open("rb") as old, delta.open("rb") as f:
@@ -198,9 +208,11 @@ def _add(coded: bytes, old: bytes, width: int) -> bytes:
 
 
 class _Lanes:
-    """Arithmetic on ``count`` unsigned little-endian numbers of ``width`` bytes that lie side by side in one large integer.
+    """Arithmetic on ``count`` unsigned little-endian numbers of ``width`` bytes that lie side by side in one
+    large integer.
 
-    Each wraps by itself. This is what numpy would do, without its 20 MiB in an agent that needs it once a release.
+    Each wraps by itself. This is what numpy would do, without its 20 MiB in an agent that needs it once a
+    release.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -307,7 +319,8 @@ def _gaps(size: int, segments: Sequence[_Segment]) -> list[tuple[int, int]]:
 
 
 def tensor_spans(data: bytes) -> list[Span]:
-    """The raw data of all initializers of some size, in the order of the file. Raises :class:`ProtocolError`: this is no ONNX file."""
+    """The raw data of all initializers of some size, in the order of the file. Raises
+    :class:`ProtocolError`: this is no ONNX file."""
     spans = []
     for number, start, end, _ in _fields(data, 0, len(data)):
         if number != 7:

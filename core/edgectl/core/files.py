@@ -1,6 +1,7 @@
 """Digests and crash-safe files.
 
-A file appears whole or not at all: temporary file in the same directory, fsync, ``os.replace``, fsync of the directory.
+A file appears whole or not at all: temporary file in the same directory, fsync, ``os.replace``, fsync of the
+directory.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def file_digest(path: Path) -> str:
 
 
 def check_digest(text: str) -> str:
-    """Return ``text`` if it is a ``sha256:<64 lower-case hex>`` digest; raise :class:`IntegrityError` otherwise.
+    """Return ``text`` if it is a ``sha256:<64 lower-case hex>`` digest; raise :class:`IntegrityError`
+    otherwise.
 
     Digests name files: this check is what keeps a hostile descriptor from leaving the blob folder.
     """
@@ -71,10 +73,11 @@ def hex_of(digest: str) -> str:
 
 
 def check_name(text: str) -> str:
-    """Return ``text`` if it may name a device, slot, stream or release: ``[a-z0-9]``, then ``[a-z0-9._-]``, at most 64.
+    """Return ``text`` if it may name a device, slot, stream or release: ``[a-z0-9]``, then ``[a-z0-9._-]``,
+    at most 64.
 
-    Names become MQTT topic levels and file names, so neither ``/``, ``+``, ``#`` nor a leading dot is allowed.
-    Raises ValueError, so that pydantic reports the field.
+    Names become MQTT topic levels and file names, so neither ``/``, ``+``, ``#`` nor a leading dot is
+    allowed. Raises ValueError, so that pydantic reports the field.
     """
     if not _NAME.match(text):
         raise ValueError(
@@ -93,9 +96,11 @@ def fsync_dir(path: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap the names of two files or folders of one file system in one step: at each of them there is always one or the other.
+    """Swap the names of two files or folders of one file system in one step: at each of them there is always
+    one or the other.
 
-    False, and nothing is done, where the system or its file system cannot do that (it needs Linux, and NFS has none). Raises ``OSError``.
+    False, and nothing is done, where the system or its file system cannot do that (it needs Linux, and NFS
+    has none). Raises ``OSError``.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
@@ -116,14 +121,18 @@ def storage(what: str) -> Iterator[None]:
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
-                f"the disk is full while writing {what}", hint="free some space and run the same command again"
+                f"the disk is full while writing {what}",
+                hint="free some space and run the same command again",
             ) from e
-        raise StorageError(f"cannot write {what}: {e.strerror or e}", hint="check the path and its permissions") from e
+        raise StorageError(
+            f"cannot write {what}: {e.strerror or e}", hint="check the path and its permissions"
+        ) from e
 
 
 @contextlib.contextmanager
 def open_atomic(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; on success it replaces ``path`` durably, on any error nothing is left.
+    """Open a temporary file beside ``path``; on success it replaces ``path`` durably, on any error nothing is
+    left.
 
     Raises :class:`StorageError` for a full or unwritable disk.
     """
@@ -154,19 +163,23 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def keep_private(database: Path) -> None:
-    """Make a SQLite database, if there is none, that only its owner can read; SQLite gives what it writes beside it the same mode. One that is there,
-    and what lies beside it, becomes private. Raises ``OSError``."""
+    """Make a SQLite database, if there is none, that only its owner can read; SQLite gives what it writes
+    beside it the same mode. One that is there, and what lies beside it, becomes private. Raises
+    ``OSError``."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    for path in (database, *(database.with_name(database.name + end) for end in ("-journal", "-wal", "-shm"))):
+    for path in (
+        database,
+        *(database.with_name(database.name + end) for end in ("-journal", "-wal", "-shm")),
+    ):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
 
 
 def forget_unfinished(*folders: Path) -> None:
-    """Remove the temporary files that a power cut or SIGKILL left in ``folders``, which nobody else may be writing to. What a disk does
-    not let go stays: it is in nobody's way."""
+    """Remove the temporary files that a power cut or SIGKILL left in ``folders``, which nobody else may be
+    writing to. What a disk does not let go stays: it is in nobody's way."""
     for folder in folders:
         with contextlib.suppress(OSError):
             for path in [p for p in folder.iterdir() if _UNFINISHED.match(p.name) and p.is_file()]:

@@ -1,7 +1,8 @@
 """Latency as a base-2 exponential histogram, scale 5: any quantile within 1.1 %, merge is integer addition.
 
-Bucket ``i`` holds ``(b^i, b^(i+1)]`` with ``b = 2^(2^-5)``, the boundaries of an OTLP ExponentialHistogram data point with
-scale 5 and of a Prometheus native histogram with schema 5. Values are microseconds; below 1 µs they count as zero.
+Bucket ``i`` holds ``(b^i, b^(i+1)]`` with ``b = 2^(2^-5)``, the boundaries of an OTLP ExponentialHistogram
+data point with scale 5 and of a Prometheus native histogram with schema 5. Values are microseconds; below 1
+µs they count as zero.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ __all__ = ["MIN_SAMPLES", "SCALE", "Histogram", "HistogramData"]
 
 SCALE = 5
 _PER_OCTAVE = 1 << SCALE
-_MAX_COUNT = (1 << 53) - 1  # what a peer says has to fit a float: quantiles are fractions of it
+# what a peer says has to fit a float: quantiles are fractions of it
+_MAX_COUNT = (1 << 53) - 1
 _MAX_INDEX = 36 * _PER_OCTAVE  # 2^36 µs: 19 hours
 MIN_SAMPLES = {50.0: 7, 90.0: 64, 95.0: 130, 99.0: 662, 99.9: 6636}
-"""Samples below which a percentile is not reported (LoadGen early stopping, 99 % confidence, one over-latency sample)."""
+"""Samples below which a percentile is not reported (LoadGen early stopping, 99 % confidence, one
+over-latency sample)."""
 
 
 class HistogramData(Message):
@@ -37,7 +40,10 @@ class HistogramData(Message):
 
     @model_validator(mode="after")
     def _counts_are_counts(self) -> HistogramData:
-        if any(not 0 <= c <= _MAX_COUNT for c in (self.zero, *self.counts)) or self.offset + len(self.counts) > _MAX_INDEX + 1:
+        if (
+            any(not 0 <= c <= _MAX_COUNT for c in (self.zero, *self.counts))
+            or self.offset + len(self.counts) > _MAX_INDEX + 1
+        ):
             raise ValueError("histogram counts are out of range")
         return self
 
@@ -92,7 +98,8 @@ class Histogram:
         return self._max
 
     def percentile_ms(self, p: float) -> float | None:
-        """Percentile ``p`` in milliseconds, or None if there are too few samples to say it (:data:`MIN_SAMPLES`)."""
+        """Percentile ``p`` in milliseconds, or None if there are too few samples to say it
+        (:data:`MIN_SAMPLES`)."""
         needed = MIN_SAMPLES.get(p, math.ceil(7 / (1 - p / 100)))
         if self.n < needed:
             return None
@@ -118,7 +125,9 @@ class Histogram:
         low = min(self._counts, default=0)
         high = max(self._counts, default=-1)
         counts = tuple(self._counts.get(i, 0) for i in range(low, high + 1))
-        return HistogramData(zero=self._zero, offset=low, counts=counts, sum_us=self._sum, min_us=self._min, max_us=self._max)
+        return HistogramData(
+            zero=self._zero, offset=low, counts=counts, sum_us=self._sum, min_us=self._min, max_us=self._max
+        )
 
     @classmethod
     def of(cls, data: HistogramData) -> Histogram:

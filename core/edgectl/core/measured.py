@@ -1,4 +1,5 @@
-"""What was measured of an engine, with the context without which the numbers mean nothing. Part of a variant's config."""
+"""What was measured of an engine, with the context without which the numbers mean nothing. Part of a
+variant's config."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class ContextRun(Config):
     context: Context
     p50_ms: float
     ratio: float | None = None
-    """Median of the ratios of neighbouring blocks to the float engine that the bundle falls back on. None for that one itself."""
+    """Median of the ratios of neighbouring blocks to the float engine that the bundle falls back on. None
+    for that one itself."""
     low: float | None = None
     high: float | None = None
     """95 % interval; the median of each process lies in it."""
@@ -57,7 +59,8 @@ class Conditions(Config):
 
 
 class FreshRun(Config):
-    """What an engine did in new processes, one after the other; the median of the processes where not said otherwise."""
+    """What an engine did in new processes, one after the other; the median of the processes where not said
+    otherwise."""
 
     runs: int
     """Processes."""
@@ -66,7 +69,8 @@ class FreshRun(Config):
     rss_mb: float
     """Largest resident memory (MiB) of any of the processes, interpreter and runtime included."""
     cpu_ms: float
-    """Processor time of all threads for one inference when one comes every ``gap_ms``: waiting busily shows here."""
+    """Processor time of all threads for one inference when one comes every ``gap_ms``: waiting busily
+    shows here."""
     gap_ms: float
     p50_ms: float
     p95_ms: float | None = None
@@ -88,7 +92,8 @@ class FreshRun(Config):
 
 
 class RouteGain(Config):
-    """Preprocessing inside the graph against outside, from the picture to the outputs: paired ratio with its 95 % interval; < 1 is faster."""
+    """Preprocessing inside the graph against outside, from the picture to the outputs: paired ratio with
+    its 95 % interval; < 1 is faster."""
 
     ratio: float
     low: float
@@ -105,8 +110,8 @@ class Measured(Config):
     p90_ms: float | None = None
     n: int
     ratio_to_float: float | None = None
-    """Median of paired latency ratios against the fastest float candidate, among all candidates of the search, interleaved; < 1 is faster.
-    What decides is :attr:`FreshRun.contexts`."""
+    """Median of paired latency ratios against the fastest float candidate, among all candidates of the
+    search, interleaved; < 1 is faster. What decides is :attr:`FreshRun.contexts`."""
     machine: str
     threads: int
     runtime_version: str
@@ -116,4 +121,5 @@ class Measured(Config):
     standing: Standing | None = None
     """What the contexts say together, against the fastest float candidate; None for float itself."""
     route: RouteGain | None = None
-    """The engine takes pixels. Figures here are of the same graph before its preprocessing was folded in, but for ``fresh`` and what comes from it."""
+    """The engine takes pixels. Figures here are of the same graph before its preprocessing was folded in,
+    but for ``fresh`` and what comes from it."""

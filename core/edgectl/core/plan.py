@@ -1,8 +1,10 @@
 """A compiled TensorRT plan that one device hands to others: its key, and what signed targets say of it.
 
-The key is what the finaliser files the plan under (:mod:`edgectl.engines.finalise`): the exact TensorRT build, the device, its driver,
-the model, the golden outputs. A target ``plans/<sha256 of the key>`` has the length and sha256 of the plan; its custom field is a
-:class:`PlanStatement`. Two keys that differ anywhere are two paths, so a plan can only be found by a device that is the same.
+The key is what the finaliser files the plan under (:mod:`edgectl.engines.finalise`): the exact TensorRT
+build, the device, its driver, the model, the golden outputs. A target ``plans/<sha256 of the key>`` has the
+length and sha256 of the plan; its custom field is a
+:class:`PlanStatement`. Two keys that differ anywhere are two paths, so a plan can only be found by a device
+  that is the same.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from pydantic import Field
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.schema import Digest, Message
 
-__all__ = ["MEDIA_PLAN", "PLANS", "PLAN_FILE", "PLAN_JSON", "PlanKey", "PlanStatement", "SharedPlan", "key_hex", "plan_path"]
+__all__ = [
+    "MEDIA_PLAN",
+    "PLANS",
+    "PLAN_FILE",
+    "PLAN_JSON",
+    "PlanKey",
+    "PlanStatement",
+    "SharedPlan",
+    "key_hex",
+    "plan_path",
+]
 
 PLAN_FILE, PLAN_JSON = "engine.plan", "plan.json"
 """What a folder has that a plan is handed over in."""
@@ -26,12 +38,15 @@ PLANS = "plans/"
 """Prefix of the targets of plans."""
 
 _Text = Annotated[str, Field(max_length=512)]
-PlanKey = Annotated[dict[Annotated[str, Field(max_length=64)], _Text | int | None], Field(min_length=1, max_length=32)]
+PlanKey = Annotated[
+    dict[Annotated[str, Field(max_length=64)], _Text | int | None], Field(min_length=1, max_length=32)
+]
 """What a plan depends on, by name, readable."""
 
 
 class SharedPlan(Message):
-    """Which plan it is: ``plan.json`` of a folder that ``edgectl finalise --export`` writes and ``edgectl release share-plan`` reads."""
+    """Which plan it is: ``plan.json`` of a folder that ``edgectl finalise --export`` writes and ``edgectl
+    release share-plan`` reads."""
 
     key: PlanKey
     digest: Digest

@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.files import check_digest, check_name
@@ -44,13 +51,17 @@ class Message(BaseModel):
 
 
 class Terms(Message):
-    """A message in which None says something, e.g. "not judged": it is written out wherever the default is something else."""
+    """A message in which None says something, e.g. "not judged": it is written out wherever the default is
+    something else."""
 
     @model_serializer(mode="wrap")
     def _with_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         fields = type(self).model_fields.items()
-        return {**found, **{name: None for name, f in fields if f.default is not None and getattr(self, name) is None}}
+        return {
+            **found,
+            **{name: None for name, f in fields if f.default is not None and getattr(self, name) is None},
+        }
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,7 +80,8 @@ _PLAIN = {
 
 
 def first_problem(e: ValidationError) -> str:
-    """One validation problem as ``field.path: what is wrong``. A misspelt name goes first: it explains what else is missing."""
+    """One validation problem as ``field.path: what is wrong``. A misspelt name goes first: it explains
+    what else is missing."""
     problems = e.errors(include_url=False, include_context=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     what = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
@@ -77,7 +89,9 @@ def first_problem(e: ValidationError) -> str:
     return f"{where}: {what}" if where else what
 
 
-def parse_json(model: type[M], data: bytes, *, max_bytes: int, what: str, error: type[EdgectlError] = ProtocolError) -> M:
+def parse_json(
+    model: type[M], data: bytes, *, max_bytes: int, what: str, error: type[EdgectlError] = ProtocolError
+) -> M:
     """Parse untrusted JSON: size checked first, then one typed error for whatever is wrong with it."""
     if len(data) > max_bytes:
         raise error(f"{what} has {len(data)} bytes, more than the {max_bytes} allowed")
@@ -89,7 +103,9 @@ def parse_json(model: type[M], data: bytes, *, max_bytes: int, what: str, error:
         raise error(f"{what} is not valid JSON") from e
 
 
-def parse_object(model: type[M], data: dict[str, Any], *, what: str, error: type[EdgectlError] = ProtocolError) -> M:
+def parse_object(
+    model: type[M], data: dict[str, Any], *, what: str, error: type[EdgectlError] = ProtocolError
+) -> M:
     """The same for an object that was parsed before, where a signature was checked over this very object."""
     try:
         return model.model_validate(data)

@@ -1,7 +1,9 @@
-"""A signed document that people can read: ``{"signed": {…}, "signatures": [{"keyid", "sig"}]}``, the form of TUF metadata.
+"""A signed document that people can read: ``{"signed": {…}, "signatures": [{"keyid", "sig"}]}``, the form of
+TUF metadata.
 
-The signature is over OLPC canonical JSON (securesystemslib). That form has no fractions: here a number with a fraction or an exponent
-is signed as the text that stands in the document, so no two machines can disagree about how a float is written.
+The signature is over OLPC canonical JSON (securesystemslib). That form has no fractions: here a number with a
+fraction or an exponent is signed as the text that stands in the document, so no two machines can disagree
+about how a float is written.
 
 Pure. Not here: where keys come from, and what a document means.
 """
@@ -39,7 +41,8 @@ def seal(document: bytes, signers: Iterable[Signer]) -> bytes:
 
 
 def add_signatures(payload: bytes, signers: Iterable[Signer]) -> bytes:
-    """The envelope with the signatures of ``signers`` added or replaced. Raises :class:`TrustError` if it is no envelope."""
+    """The envelope with the signatures of ``signers`` added or replaced. Raises :class:`TrustError` if it
+    is no envelope."""
     signed, signatures = _parts(payload, "document")
     data = _canonical(signed, "document")
     for signer in signers:
@@ -51,7 +54,9 @@ def add_signatures(payload: bytes, signers: Iterable[Signer]) -> bytes:
     }
     written = json.dumps(envelope, separators=(",", ":")).encode()
     if _canonical(_parts(written, "document")[0], "document") != data:
-        raise TrustError("the document was not written by edgectl: its numbers would change with a second signature")
+        raise TrustError(
+            "the document was not written by edgectl: its numbers would change with a second signature"
+        )
     return written
 
 
@@ -65,9 +70,11 @@ def is_signed(payload: bytes) -> bool:
 
 
 def open_signed(payload: bytes, allowed: Keys, *, max_bytes: int, what: str) -> dict[str, Any]:
-    """The document inside, once enough of ``allowed`` have signed it. Numbers with a fraction come as their text.
+    """The document inside, once enough of ``allowed`` have signed it. Numbers with a fraction come as their
+    text.
 
-    Raises :class:`TrustError` for anything else: too large, not JSON, not an envelope, signatures missing or wrong.
+    Raises :class:`TrustError` for anything else: too large, not JSON, not an envelope, signatures missing or
+    wrong.
     """
     if len(payload) > max_bytes:
         raise TrustError(f"{what} has {len(payload)} bytes, more than the {max_bytes} allowed")
@@ -75,7 +82,9 @@ def open_signed(payload: bytes, allowed: Keys, *, max_bytes: int, what: str) -> 
     found = valid_signatures(_canonical(signed, what), signatures, allowed)
     if len(found) < allowed.threshold:
         if not signatures:
-            raise TrustError(f"{what} is not signed", hint="the root metadata of this fleet name a director, who signs it")
+            raise TrustError(
+                f"{what} is not signed", hint="the root metadata of this fleet name a director, who signs it"
+            )
         raise TrustError(f"{what} is signed by {len(found)} of the {allowed.threshold} keys that it needs")
     return signed
 
@@ -96,12 +105,15 @@ def valid_signatures(data: bytes, signatures: Mapping[str, Signature], allowed: 
 
 def _parts(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Signature]]:
     try:
-        # Parsed once, and what was verified is what is used: two parsers could disagree, e.g. about a key that stands there twice.
+        # Parsed once, and what was verified is what is used: two parsers could disagree, e.g. about a key
+        # that stands there twice.
         found = json.loads(payload, parse_float=str, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         raise TrustError(f"{what} is not valid JSON") from e
     if not isinstance(found, dict) or not isinstance(found.get("signed"), dict):
-        raise TrustError(f"{what} is not signed", hint="the root metadata of this fleet name a director, who signs it")
+        raise TrustError(
+            f"{what} is not signed", hint="the root metadata of this fleet name a director, who signs it"
+        )
     listed = found.get("signatures")
     if not isinstance(listed, list) or len(listed) > _MAX_SIGNATURES:
         raise TrustError(f"{what} has no list of at most {_MAX_SIGNATURES} signatures")

@@ -34,8 +34,16 @@ class State(str, Enum):
     """The slot is empty, as it was wanted."""
 
 
-TERMINAL = frozenset({
-    State.COMMITTED, State.ROLLED_BACK, State.DEGRADED, State.REJECTED, State.FAILED, State.CANCELED, State.EXPIRED,
-    State.CLEARED,
-})  # fmt: skip
+TERMINAL = frozenset(
+    {
+        State.COMMITTED,
+        State.ROLLED_BACK,
+        State.DEGRADED,
+        State.REJECTED,
+        State.FAILED,
+        State.CANCELED,
+        State.EXPIRED,
+        State.CLEARED,
+    }
+)
 """Where a deployment has come to its end; only COMMITTED is success of a release."""

@@ -1,7 +1,7 @@
 """What a model is for: how its input is made, how its output is read, how good it is judged.
 
-A :class:`TaskSpec` travels inside every bundle, so that what was calibrated and measured on the host is what runs on the
-device. The decoders and feature extractors that these specs name live in ``edgectl.pipelines``.
+A :class:`TaskSpec` travels inside every bundle, so that what was calibrated and measured on the host is what
+runs on the device. The decoders and feature extractors that these specs name live in ``edgectl.pipelines``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Metric = Literal["detection", "top1", "sqnr"]
 
 
 class ImageInput(Config):
-    """A camera frame as a tensor. ``value = (pixel * scale - mean) / std``, channel-wise in the order of ``color``."""
+    """A camera frame as a tensor. ``value = (pixel * scale - mean) / std``, channel-wise in the order of
+    ``color``."""
 
     kind: Literal["image"] = "image"
     tensor: str | None = None
@@ -36,17 +37,19 @@ class ImageInput(Config):
     fit: Literal["letterbox", "stretch"] = "letterbox"
     pad: int = Field(default=114, ge=0, le=255)
     adapts: bool = Field(default=False, exclude=True)
-    """The model's own size, layout and type come first; those above are for what it leaves open. Never part of a bundle."""
+    """The model's own size, layout and type come first; those above are for what it leaves open. Never
+    part of a bundle."""
 
 
 class FeatureSpec(Config):
     """How audio samples become features. Everything that must agree between training, builder and device.
 
     ``waveform``: raw samples, ``window`` new samples after ``context`` old ones (Silero: 512 after 64).
-    ``log_mel`` / ``mfcc``: frames of ``window`` samples every ``hop``; ``frames`` of them make one input.
-    A frame: periodic Hann window, FFT of ``fft`` points, ``spectrum``, triangular filters on the HTK mel scale from
-    ``mel_low`` to ``mel_high`` Hz, ``ln(x + log_floor)``. ``mfcc``: DCT-II of that, scaled by sqrt(2 / mels), the first
-    ``coefficients`` (the arithmetic of ``tf.signal``, which MLPerf Tiny's keyword model was trained with).
+    ``log_mel`` / ``mfcc``: frames of ``window`` samples every ``hop``; ``frames`` of them make one input. A
+    frame: periodic Hann window, FFT of ``fft`` points, ``spectrum``, triangular filters on the HTK mel scale
+    from ``mel_low`` to ``mel_high`` Hz, ``ln(x + log_floor)``. ``mfcc``: DCT-II of that, scaled by sqrt(2 /
+    mels), the first ``coefficients`` (the arithmetic of ``tf.signal``, which MLPerf Tiny's keyword model was
+    trained with).
     """
 
     kind: Literal["waveform", "log_mel", "mfcc"]
@@ -62,7 +65,8 @@ class FeatureSpec(Config):
     frames: int = Field(default=1, ge=1, le=4096)
     log_floor: float = Field(default=1e-6, gt=0)
     peak_normalise: bool = False
-    """Divide each input's samples by the largest of them before the features (MLPerf Tiny keyword spotting does)."""
+    """Divide each input's samples by the largest of them before the features (MLPerf Tiny keyword spotting
+    does)."""
 
     @model_validator(mode="after")
     def _window_fits(self) -> FeatureSpec:
@@ -73,7 +77,11 @@ class FeatureSpec(Config):
     @property
     def samples(self) -> int:
         """Samples that one input of the model spans."""
-        return self.context + self.window if self.kind == "waveform" else self.window + (self.frames - 1) * self.hop
+        return (
+            self.context + self.window
+            if self.kind == "waveform"
+            else self.window + (self.frames - 1) * self.hop
+        )
 
 
 class AudioInput(Config):
@@ -99,14 +107,12 @@ class DecodeSpec(Config):
     """How outputs become detections, probabilities or keywords.
 
     ``fastestdet``: ``[1, 5+C, H, W]`` = objectness, tanh dx, tanh dy, sigmoid w, sigmoid h, C class scores;
-    score = obj^``objectness_power`` × class^(1-``objectness_power``).
-    ``yolov8``: ``[1, 4+C, N]`` = cx, cy, w, h in input pixels, C class scores.
-    ``yolox``: ``[1, N, 5+C]`` raw grid outputs, strides 8/16/32.
-    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N, C]``, or ``[1, N, C+1]``
-    with a ``background`` class.
-    ``vad``: speech probability ``[1, 1]`` with a recurrent state tensor (Silero).
-    ``keyword``: ``[1, C]`` class scores, softmaxed unless ``softmax`` is false.
-    ``none``: outputs are left as they are.
+    score = obj^``objectness_power`` × class^(1-``objectness_power``). ``yolov8``: ``[1, 4+C, N]`` = cx, cy,
+    w, h in input pixels, C class scores. ``yolox``: ``[1, N, 5+C]`` raw grid outputs, strides 8/16/32.
+    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N,
+    C]``, or ``[1, N, C+1]`` with a ``background`` class. ``vad``: speech probability ``[1, 1]`` with a
+    recurrent state tensor (Silero). ``keyword``: ``[1, C]`` class scores, softmaxed unless ``softmax`` is
+    false. ``none``: outputs are left as they are.
     """
 
     kind: Literal["fastestdet", "yolov8", "yolox", "boxes-scores", "vad", "keyword", "none"] = "none"
@@ -120,7 +126,8 @@ class DecodeSpec(Config):
     boxes: str | None = None
     scores: str | None = None
     background: Literal["none", "first", "last"] = "none"
-    """``boxes-scores``: the column of the scores that means "nothing is here". It has no label and is never a detection."""
+    """``boxes-scores``: the column of the scores that means "nothing is here". It has no label and is
+    never a detection."""
     softmax: bool = True
 
 
@@ -137,7 +144,10 @@ class TaskSpec(Config):
 
     @model_validator(mode="after")
     def _labels_where_classes_are_named(self) -> TaskSpec:
-        if self.decode.kind in ("fastestdet", "yolov8", "yolox", "boxes-scores", "keyword") and not self.labels:
+        if (
+            self.decode.kind in ("fastestdet", "yolov8", "yolox", "boxes-scores", "keyword")
+            and not self.labels
+        ):
             raise ValueError(f"decode kind {self.decode.kind!r} needs labels")
         if unknown := set(self.background) - set(self.labels):
             raise ValueError(f"background names labels that do not exist: {', '.join(sorted(unknown))}")

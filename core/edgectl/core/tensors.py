@@ -36,7 +36,8 @@ _MALFORMED = (
 
 
 def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Pack arrays; the same arrays give the same bytes (sorted names, fixed dates; deflated: golden images shrink to a fifth)."""
+    """Pack arrays; the same arrays give the same bytes (sorted names, fixed dates; deflated: golden images
+    shrink to a fifth)."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as z:
         for name in sorted(arrays):
@@ -47,7 +48,9 @@ def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
     return out.getvalue()
 
 
-def read_npz(source: Path | bytes, *, max_bytes: int, max_arrays: int = 256, error: type[EdgectlError] = BundleError) -> Arrays:
+def read_npz(
+    source: Path | bytes, *, max_bytes: int, max_arrays: int = 256, error: type[EdgectlError] = BundleError
+) -> Arrays:
     """Read an untrusted ``.npz``. No pickles; the sum of unpacked sizes is at most ``max_bytes``.
 
     Raises ``error`` for anything else than a well-formed file within these bounds.
@@ -74,10 +77,13 @@ def read_npz(source: Path | bytes, *, max_bytes: int, max_arrays: int = 256, err
 
 
 def _array(data: bytes) -> NDArray[np.generic]:
-    """One ``.npy`` member. numpy allocates what the header claims, so the claim is compared with the bytes first."""
+    """One ``.npy`` member. numpy allocates what the header claims, so the claim is compared with the bytes
+    first."""
     f = io.BytesIO(data)
     version = np.lib.format.read_magic(f)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+        version
+    )
     if header is None:
         raise ValueError(f"unsupported .npy version {version}")
     shape, fortran, dtype = header(f)

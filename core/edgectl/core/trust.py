@@ -1,9 +1,10 @@
 """The signed metadata set as one message, and what its parts mean (TUF 1.0; DESIGN.md §5).
 
-A target ``releases/<name>/<version>`` has the length and sha256 of the bundle's ``index.json``; its custom field lists the
-profiles. ``profiles/<profile>/releases/<name>/<version>`` is the same for the devices of one profile: targets delegate such paths,
-so that a team can sign for its devices only. Two fields of ours travel inside signed metadata: root names the *director*, whose
-signature every ``desired`` document, command and freeze needs, and timestamp says when it was signed.
+A target ``releases/<name>/<version>`` has the length and sha256 of the bundle's ``index.json``; its custom
+field lists the profiles. ``profiles/<profile>/releases/<name>/<version>`` is the same for the devices of one
+profile: targets delegate such paths, so that a team can sign for its devices only. Two fields of ours travel
+inside signed metadata: root names the *director*, whose signature every ``desired`` document, command and
+freeze needs, and timestamp says when it was signed.
 
 Signing is the host's business (``edgectl.fleet.trust``), verifying the device's (``edgectl.agent.trust``).
 """
@@ -26,10 +27,27 @@ from edgectl.core.signed import Keys, open_signed, seal
 from edgectl.core.wire import MAX_COMMAND_S, MAX_MESSAGE_BYTES, Command, ControllerState, Desired, Trust
 
 __all__ = [
-    "DIRECTOR", "MAX_TRUST_BYTES", "SIGNED_AT", "decode_trust", "delegated_path", "delegation_paths", "director_keys", "encode_trust",
-    "keyset_id", "open_command", "open_desired", "open_state", "release_name", "role_name", "seal_command", "seal_desired", "seal_state", "set_director",
-    "signed_at", "target_path",
-]  # fmt: skip
+    "DIRECTOR",
+    "MAX_TRUST_BYTES",
+    "SIGNED_AT",
+    "decode_trust",
+    "delegated_path",
+    "delegation_paths",
+    "director_keys",
+    "encode_trust",
+    "keyset_id",
+    "open_command",
+    "open_desired",
+    "open_state",
+    "release_name",
+    "role_name",
+    "seal_command",
+    "seal_desired",
+    "seal_state",
+    "set_director",
+    "signed_at",
+    "target_path",
+]
 
 MAX_TRUST_BYTES = 1 << 20
 """About 4000 releases. Brokers are configured for it (:mod:`edgectl.fleet.broker_config`)."""
@@ -87,9 +105,13 @@ def delegation_paths(profiles: tuple[str, ...]) -> list[str]:
 
 
 def role_name(text: str) -> str:
-    """``text`` if it may name a delegated role: it becomes a file name beside ``root.json``. Raises :class:`UsageError`."""
+    """``text`` if it may name a delegated role: it becomes a file name beside ``root.json``. Raises
+    :class:`UsageError`."""
     if not _ROLE.match(text) or text in TOP_LEVEL_ROLE_NAMES or text in ("online", "director"):
-        raise UsageError(f"{text[:80]!r} cannot name a delegation", hint="use a-z, 0-9 and '-'; not root, targets and the like")
+        raise UsageError(
+            f"{text[:80]!r} cannot name a delegation",
+            hint="use a-z, 0-9 and '-'; not root, targets and the like",
+        )
     return text
 
 
@@ -105,11 +127,15 @@ def _profile(text: str) -> str:
 
 def set_director(root: Root, keys: list[Key], threshold: int) -> None:
     """Name the keys whose signature ``desired`` documents need."""
-    root.unrecognized_fields[DIRECTOR] = {"keys": {k.keyid: k.to_dict() for k in keys}, "threshold": threshold}
+    root.unrecognized_fields[DIRECTOR] = {
+        "keys": {k.keyid: k.to_dict() for k in keys},
+        "threshold": threshold,
+    }
 
 
 def director_keys(root: Root) -> Keys | None:
-    """The director that (verified) root metadata name; None: this fleet has none. Raises :class:`TrustError` if it is malformed."""
+    """The director that (verified) root metadata name; None: this fleet has none. Raises
+    :class:`TrustError` if it is malformed."""
     field = root.unrecognized_fields.get(DIRECTOR)
     if field is None:
         return None
@@ -136,21 +162,28 @@ def open_desired(payload: bytes, director: Keys, fleet: str, device: str) -> Des
     Raises :class:`TrustError`: not signed, signed by others, or meant for another device or fleet.
     """
     return parse_object(
-        Desired, _addressed(payload, director, "desired state", None, fleet, device), what="desired state", error=TrustError
+        Desired,
+        _addressed(payload, director, "desired state", None, fleet, device),
+        what="desired state",
+        error=TrustError,
     )
 
 
-# What follows can hold, take back and stop, never install: one of the director's keys is enough, whatever its threshold, so that whoever
-# is on duty can stop a fleet. The type keeps each document from being read as another.
+# What follows can hold, take back and stop, never install: one of the director's keys is enough, whatever its
+# threshold, so that whoever is on duty can stop a fleet. The type keeps each document from being read as
+# another.
 
 
 def seal_command(fleet: str, device: str, command: Command, signers: Sequence[Signer]) -> bytes:
     """The signed command to one device. ``signers``: at least one of the director's."""
-    return seal(command.model_copy(update={"type": "command", "fleet": fleet, "device": device}).encode(), signers)
+    return seal(
+        command.model_copy(update={"type": "command", "fleet": fleet, "device": device}).encode(), signers
+    )
 
 
 def open_command(payload: bytes, director: Keys, fleet: str, device: str) -> Command:
-    """A command to this very device that one of the director's keys has signed. Whether it is in time, and news, is for the caller to decide.
+    """A command to this very device that one of the director's keys has signed. Whether it is in time, and
+    news, is for the caller to decide.
 
     Raises :class:`TrustError`, also for one that may wait longer than :data:`MAX_COMMAND_S`.
     """
@@ -167,15 +200,20 @@ def seal_state(fleet: str, state: ControllerState, signers: Sequence[Signer]) ->
 
 
 def open_state(payload: bytes, director: Keys, fleet: str) -> ControllerState:
-    """The controller's state that one of the director's keys has signed. Whether its ``seq`` is news is for the caller to decide.
+    """The controller's state that one of the director's keys has signed. Whether its ``seq`` is news is for
+    the caller to decide.
 
     Raises :class:`TrustError`.
     """
-    document = _addressed(payload, replace(director, threshold=1), "controller state", "controller", fleet, None)
+    document = _addressed(
+        payload, replace(director, threshold=1), "controller state", "controller", fleet, None
+    )
     return parse_object(ControllerState, document, what="controller state", error=TrustError)
 
 
-def _addressed(payload: bytes, director: Keys, what: str, kind: str | None, fleet: str, device: str | None) -> dict[str, Any]:
+def _addressed(
+    payload: bytes, director: Keys, what: str, kind: str | None, fleet: str, device: str | None
+) -> dict[str, Any]:
     document = open_signed(payload, director, max_bytes=MAX_MESSAGE_BYTES, what=what)
     if document.get("type") != kind:
         raise TrustError(f"{what} is signed as something else: {_short(document, 'type')}")
@@ -193,7 +231,8 @@ def _short(document: Mapping[str, Any], key: str) -> str:
 
 
 def keyset_id(keys: Keys) -> str:
-    """A short name for who may sign. A floor holds for these signers: who is replaced takes what he claimed with him."""
+    """A short name for who may sign. A floor holds for these signers: who is replaced takes what he
+    claimed with him."""
     return hashlib.sha256("\n".join([str(keys.threshold), *sorted(keys.keys)]).encode()).hexdigest()[:16]
 
 

@@ -1,17 +1,23 @@
-"""What a URI may look like in any output: the one place that decides. Credentials never leave the process in any spelling.
+"""What a URI may look like in any output: the one place that decides. Credentials never leave the process in
+any spelling.
 
-What is shown is what is known to be harmless; the rest is ``***``. So a spelling that nobody thought of hides too much, never too
-little:
+What is shown is what is known to be harmless; the rest is ``***``. So a spelling that nobody thought of hides
+too much, never too little:
 
-* everything before the last ``@``, wherever it stands and however it is escaped: people write passwords with ``/``, ``?`` and ``#``,
+* everything before the last ``@``, wherever it stands and however it is escaped: people write passwords with
+  ``/``, ``?`` and ``#``,
   so the userinfo may reach far beyond the authority of RFC 3986 §3.2;
 * of the query only the parameters that choose a stream (``channel=1``), of the fragment nothing;
-* of a sentence also the values of ``password=…``, ``"token": "…"`` and their like, and what follows ``Authorization: Basic``;
-* a path segment with ``=``, ``:`` or ``&`` in it (``/user=admin_password=x_channel=1.sdp``), one that looks random (the key of a
-  stream), one behind a word such as ``user`` or ``token``, the last one of RTMP, and every name if there are two or more
+* of a sentence also the values of ``password=…``, ``"token": "…"`` and their like, and what follows
+  ``Authorization: Basic``;
+* a path segment with ``=``, ``:`` or ``&`` in it (``/user=admin_password=x_channel=1.sdp``), one that looks
+  random (the key of a
+  stream), one behind a word such as ``user`` or ``token``, the last one of RTMP, and every name if there are
+  two or more
   (``/live/NAME/PASSWORD/1.ts``).
 
-:func:`redact` takes one URI, :func:`redact_text` finds them in a sentence. Nothing here imports anything of ours: every outlet (terminal,
+:func:`redact` takes one URI, :func:`redact_text` finds them in a sentence. Nothing here imports anything of
+  ours: every outlet (terminal,
 logs, events, telemetry, errors) passes through it.
 
     >>> redact("rtsp://admin:pa/ss@cam7:554/Streaming/Channels/101?channel=1&token=x")
@@ -31,7 +37,15 @@ from types import TracebackType
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
-__all__ = ["HIDDEN", "RedactingFormatter", "has_credentials", "redact", "redact_text", "redact_tracebacks", "redact_values"]
+__all__ = [
+    "HIDDEN",
+    "RedactingFormatter",
+    "has_credentials",
+    "redact",
+    "redact_text",
+    "redact_tracebacks",
+    "redact_values",
+]
 
 HIDDEN: Final = "***"
 
@@ -78,7 +92,8 @@ _HIDDEN_KEY = (
 _NO_SECRET = re.compile(r"[a-z0-9_-]*(?:compass|bypass|(?:low|high|band)pass)")
 _PERSON = frozenset({"login", "user", "username"})
 """Half a credential: hidden as part of an address, but an ordinary word of a sentence."""
-# A name starts where no other can: every place is looked at once, however long a line of dashes or underscores is.
+# A name starts where no other can: every place is looked at once, however long a line of dashes or
+# underscores is.
 _ASSIGNMENT = re.compile(
     r"""(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)(?:(?:=|%(?:25)*3[dD])(?!=)|\\*["'][ \t]{0,3}[:=][ \t]{0,3}|[ \t]{0,3}[:=][ \t]{0,3}(?=["']))"""
 )
@@ -90,7 +105,8 @@ _IN_TEXT = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{0,40}:/\S*")
 _WITH_BLANKS = re.compile(
     r"(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9+.-]{0,40}:/{1,3})[^\s/@:]{1,128}:(?![0-9]{1,5}(?![^\s,.;/?#]))[^\s@]{0,128}[ \t][^\n]{0,128}@(?=[A-Za-z0-9\[])"
 )
-"""A password with blanks in it. What has a port or nothing behind the colon is an address, and the @ belongs to the sentence."""
+"""A password with blanks in it. What has a port or nothing behind the colon is an address, and the @
+belongs to the sentence."""
 _TOKEN = re.compile(r"\S+")
 _BEFORE_A_HOST = re.compile(r"(?:@|＠|%(?:25)*40)(?=[A-Za-z\[]|[0-9]+\.[0-9]+\.[0-9]+\.[0-9])")
 _BARE_USERINFO = re.compile(r"(?<![^\s'\"(=])(?:/{2,3})?[^\s:/@'\"(=]{1,128}(?::|：|%(?:25)*3[aA])[^\s@]")
@@ -101,7 +117,8 @@ _NETWORK_IN_TEXT = re.compile(
 
 
 def redact(uri: str) -> str:
-    """``uri`` as it may be shown. Anything may be given, also what is no URI; a path of this machine stays as it is.
+    """``uri`` as it may be shown. Anything may be given, also what is no URI; a path of this machine stays as
+    it is.
 
     Stable: ``redact(redact(x)) == redact(x)``.
     """
@@ -111,12 +128,19 @@ def redact(uri: str) -> str:
 def _redact(uri: str, *, public: bool) -> str:
     """``public``: the path of a web page is shown, whatever it is called."""
     found = _SCHEME.match(uri)
-    if found is None or (len(found[2]) < 1 and not _NETWORK_IN_TEXT.match(uri) and found[1].lower() not in _LOCAL):
+    if found is None or (
+        len(found[2]) < 1 and not _NETWORK_IN_TEXT.match(uri) and found[1].lower() not in _LOCAL
+    ):
         return _bare(uri)
     scheme, rest = found[1], uri[found.end() :]
     if len(scheme) == 1 and _last_at(uri) is None:
         return _local(uri)  # C:/clips/gate.mp4
-    if len(found[2]) == 1 and scheme.lower() not in _LOCAL and not _NETWORK_IN_TEXT.match(uri) and _last_at(uri) is not None:
+    if (
+        len(found[2]) == 1
+        and scheme.lower() not in _LOCAL
+        and not _NETWORK_IN_TEXT.match(uri)
+        and _last_at(uri) is not None
+    ):
         return _bare(uri)  # a name, and a password that begins with a slash
     local = scheme.lower() in _LOCAL
     if (at := _last_at(rest)) is not None and (scheme.lower() not in _PATHS or _userinfo_like(rest[: at[0]])):
@@ -136,7 +160,8 @@ def _redact(uri: str, *, public: bool) -> str:
 
 
 def redact_text(text: str) -> str:
-    """``text`` with every URI in it as :func:`redact` shows it, and without the values of ``password=…`` and their like."""
+    """``text`` with every URI in it as :func:`redact` shows it, and without the values of ``password=…``
+    and their like."""
     if not _INTERESTING.search(text):
         return text
     text = _WITH_BLANKS.sub(r"\1", text)
@@ -171,8 +196,9 @@ class RedactingFormatter(logging.Formatter):
 
 
 def redact_tracebacks() -> None:
-    """From here on, what Python itself prints passes through :func:`redact_text`: exceptions that nobody caught, in every thread and
-    in finalisers, warnings, and what is logged where nobody set up a log (:data:`logging.lastResort`).
+    """From here on, what Python itself prints passes through :func:`redact_text`: exceptions that nobody
+    caught, in every thread and in finalisers, warnings, and what is logged where nobody set up a log
+    (:data:`logging.lastResort`).
     """
 
     def write(text: str) -> None:
@@ -180,10 +206,14 @@ def redact_tracebacks() -> None:
             sys.stderr.write(redact_text(text))
             sys.stderr.flush()
 
-    def show(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def show(
+        kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         write("".join(traceback.format_exception(kind, error, trace)))
 
-    def warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object) -> None:
+    def warn(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    ) -> None:
         write(warnings.formatwarning(message, category, filename, lineno))
 
     sys.excepthook = show
@@ -204,7 +234,8 @@ def _userinfo_like(before: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """No scheme: ``user:password@host/path`` loses its userinfo, everything else is a path of this machine."""
+    """No scheme: ``user:password@host/path`` loses its userinfo, everything else is a path of this
+    machine."""
     at = _last_at(text)
     if at is not None and _userinfo_like(text[: at[0]]):
         text = text[at[1] :]
@@ -212,7 +243,8 @@ def _bare(text: str) -> str:
 
 
 def _local(path: str) -> str:
-    """A path or a synthetic source: whole, but for values that are called a secret and for parameters that are not ours."""
+    """A path or a synthetic source: whole, but for values that are called a secret and for parameters that
+    are not ours."""
     place, mark, query = path.partition("?")
     return _without_values(place) + (f"?{_query(query)}" if mark else "")
 
@@ -227,7 +259,9 @@ def _path(path: str, *, last_is_secret: bool, public: bool) -> str:
     segments = path.split("/")
     kinds = [_kind(s, public=public) for s in segments]
     for i in range(1, len(segments)):
-        if unquote(segments[i - 1]).lower() in _BEFORE_A_SECRET or (last_is_secret and i == len(segments) - 1):
+        if unquote(segments[i - 1]).lower() in _BEFORE_A_SECRET or (
+            last_is_secret and i == len(segments) - 1
+        ):
             kinds[i] = "secret"
     # Two names in one path: one may be a person's, the other the password.
     told = {"word", "name"} if public or kinds.count("name") < 2 else {"word"}
@@ -235,8 +269,13 @@ def _path(path: str, *, last_is_secret: bool, public: bool) -> str:
 
 
 def _kind(segment: str, *, public: bool) -> Literal["word", "name", "secret"]:
-    """``word``: part of the usual paths, or empty; ``name``: what a person may have chosen; ``secret``: what may be one."""
-    if all(word.lower() in _WORDS or re.fullmatch(r"[0-9]{1,4}", word) for word in re.split(r"[._-]+", segment) if word):
+    """``word``: part of the usual paths, or empty; ``name``: what a person may have chosen; ``secret``:
+    what may be one."""
+    if all(
+        word.lower() in _WORDS or re.fullmatch(r"[0-9]{1,4}", word)
+        for word in re.split(r"[._-]+", segment)
+        if word
+    ):
         return "word"
     if _ASSIGNED.search(segment) or (not public and not _PLAIN_NAME.fullmatch(segment)):
         return "secret"
@@ -247,7 +286,9 @@ def _query(query: str) -> str:
     shown = []
     for pair in re.split(r"([&;])", query):
         name, sep, value = pair.partition("=")
-        if pair in ("&", ";", "") or (name.lower() in _HARMLESS and (not sep or _VALUE.fullmatch(value) or value == HIDDEN)):
+        if pair in ("&", ";", "") or (
+            name.lower() in _HARMLESS and (not sep or _VALUE.fullmatch(value) or value == HIDDEN)
+        ):
             shown.append(pair)
         else:
             told = name if name.lower() in _HARMLESS or re.fullmatch(_HIDDEN_KEY, name.lower()) else HIDDEN
@@ -266,7 +307,9 @@ def _without_values(text: str) -> str:
     """``text`` with *** for the values of ``password=…``, ``"token": "…"`` and their like."""
     shown, done = [], 0
     for name in _ASSIGNMENT.finditer(text):
-        if name.start() < done or not _names_a_secret(name[1].lower(), text[max(0, name.start() - 1) : name.start()]):
+        if name.start() < done or not _names_a_secret(
+            name[1].lower(), text[max(0, name.start() - 1) : name.start()]
+        ):
             continue
         value = _ASSIGNED_VALUE.match(text, name.end())
         if value is not None:

@@ -1,7 +1,8 @@
 """Maintenance windows: the times of a week, on the device's own clock, at which an engine may be changed.
 
-A window is written as people say it: ``mon-fri 01:00-05:00``, ``sat,sun 22:00-02:00`` (past midnight), ``daily 03:00-04:00``.
-It belongs to the day on which it starts. Times are wall time: on the days on which the clocks change, a window is an hour longer or shorter.
+A window is written as people say it: ``mon-fri 01:00-05:00``, ``sat,sun 22:00-02:00`` (past midnight),
+``daily 03:00-04:00``. It belongs to the day on which it starts. Times are wall time: on the days on which the
+clocks change, a window is an hour longer or shorter.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ _TEXT = re.compile(r"([a-z,-]+) +([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5
 
 
 def _parse(text: str) -> tuple[frozenset[int], timedelta, timedelta]:
-    """Weekdays (0: Monday), start after midnight, length (a day if both times are the same). Raises ValueError."""
+    """Weekdays (0: Monday), start after midnight, length (a day if both times are the same). Raises
+    ValueError."""
     match = _TEXT.match(text.strip().lower()) if len(text) <= 80 else None
     days = _days(match[1]) if match else None
     if match is None or not days:
-        raise ValueError(f"{text[:80]!r} is not a maintenance window: write days and times, e.g. 'mon-fri 01:00-05:00'")
+        raise ValueError(
+            f"{text[:80]!r} is not a maintenance window: write days and times, e.g. 'mon-fri 01:00-05:00'"
+        )
     start = timedelta(hours=int(match[2]), minutes=int(match[3]))
     length = timedelta(hours=int(match[4]), minutes=int(match[5])) - start
     return days, start, length if length > timedelta(0) else length + timedelta(days=1)

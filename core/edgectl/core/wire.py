@@ -1,7 +1,8 @@
 """Topics and messages on MQTT (DESIGN.md §6). JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
 
-Every message of a device carries its ``epoch`` (counts agent starts, kept on disk) and, where order matters, a ``seq``.
-Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lost, repeated or late.
+Every message of a device carries its ``epoch`` (counts agent starts, kept on disk) and, where order matters,
+a ``seq``. Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lost, repeated or
+late.
 """
 
 from __future__ import annotations
@@ -18,9 +19,30 @@ from edgectl.core.uri import redact_text
 from edgectl.core.windows import MAX_WINDOWS, Window
 
 __all__ = [
-    "ENGINE_STAGE", "MAX_COMMAND_S", "MAX_GEN", "MAX_MESSAGE_BYTES", "READ_ONLY", "ClearSlot", "Command", "Conn", "ControllerState", "Desired", "DesiredSlot", "Failure",
-    "Frames", "Op", "Policy", "Reply", "Reported", "ReportedSlot", "ShadowGate", "StreamStats", "Telemetry", "Topics", "Trust",
-]  # fmt: skip
+    "ENGINE_STAGE",
+    "MAX_COMMAND_S",
+    "MAX_GEN",
+    "MAX_MESSAGE_BYTES",
+    "READ_ONLY",
+    "ClearSlot",
+    "Command",
+    "Conn",
+    "ControllerState",
+    "Desired",
+    "DesiredSlot",
+    "Failure",
+    "Frames",
+    "Op",
+    "Policy",
+    "Reply",
+    "Reported",
+    "ReportedSlot",
+    "ShadowGate",
+    "StreamStats",
+    "Telemetry",
+    "Topics",
+    "Trust",
+]
 
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger JSON messages are refused before they are parsed (trust sets have their own bound)."""
@@ -32,12 +54,13 @@ MAX_COMMAND_S = 3600
 """How long a signed command may wait to be obeyed."""
 
 ENGINE_STAGE = "engine"
-"""The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in telemetry, where slots
-count and not roles, they are ``engine:<slot>``."""
+"""The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in
+telemetry, where slots count and not roles, they are ``engine:<slot>``."""
 
 
 class Topics:
-    """All topics of one fleet. ``Topics("home").reported("gate-1")`` → ``edgectl/1/home/d/gate-1/reported``."""
+    """All topics of one fleet. ``Topics("home").reported("gate-1")`` →
+    ``edgectl/1/home/d/gate-1/reported``."""
 
     def __init__(self, fleet: str) -> None:
         self.fleet = check_name(fleet)
@@ -90,7 +113,8 @@ class Topics:
         return f"{self._artifact(digest)}/st"
 
     def peer(self, digest: str, device: str) -> str:
-        """What a device of the site sends of this blob. Its name is in the topic, so that a broker can hold it to that."""
+        """What a device of the site sends of this blob. Its name is in the topic, so that a broker can
+        hold it to that."""
         return f"{self._artifact(digest)}/p/{check_name(device)}"
 
     def peer_rounds(self, digest: str, device: str) -> str:
@@ -120,7 +144,8 @@ class Failure(Message):
 
 
 class Conn(Message):
-    """Birth, and the will that is the death. A death older than the last birth is ignored. A will can die with its broker: hence the heartbeat."""
+    """Birth, and the will that is the death. A death older than the last birth is ignored. A will can die
+    with its broker: hence the heartbeat."""
 
     epoch: int = Field(ge=0)
     online: bool
@@ -134,9 +159,11 @@ class Conn(Message):
     clean: bool = False
     """On a death: the agent stopped in good order."""
     heartbeat_s: float | None = Field(default=None, gt=0, le=3600)
-    """The birth comes again within this time while the agent lives. None: it promises nothing, and only its will says that it is gone."""
+    """The birth comes again within this time while the agent lives. None: it promises nothing, and only
+    its will says that it is gone."""
     instance: str | None = Field(default=None, max_length=64)
-    """Made anew at each start of an agent: two at once are two machines with one identity. A death has that of its birth."""
+    """Made anew at each start of an agent: two at once are two machines with one identity. A death has
+    that of its birth."""
     host: str | None = Field(default=None, max_length=255)
     """What the machine calls itself, and"""
     address: str | None = Field(default=None, max_length=64)
@@ -144,7 +171,8 @@ class Conn(Message):
 
 
 class ShadowGate(Terms):
-    """Run the new engine beside the old one on some frames before it may take over; what it finds goes nowhere."""
+    """Run the new engine beside the old one on some frames before it may take over; what it finds goes
+    nowhere."""
 
     percent: float = Field(default=10.0, gt=0, le=100)
     """Share of frames that both engines get."""
@@ -168,10 +196,12 @@ class Policy(Terms):
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     max_rss_mb: float | None = Field(default=None, gt=0)
     windows: tuple[Window, ...] = Field(default=(), max_length=MAX_WINDOWS)
-    """When an engine may be activated, in the device's local time; it is fetched at any time. None: always."""
+    """When an engine may be activated, in the device's local time; it is fetched at any time. None:
+    always."""
     shadow: ShadowGate | None = None
     shared_plans: bool = False
-    """Take a compiled TensorRT plan that signed targets name for just this device, instead of compiling one."""
+    """Take a compiled TensorRT plan that signed targets name for just this device, instead of compiling
+    one."""
 
 
 class DesiredSlot(Message):
@@ -187,7 +217,8 @@ class DesiredSlot(Message):
 
 
 class ClearSlot(Message):
-    """A slot is to be empty: nothing in it runs, or is kept to go back to. Also one that a release never reached."""
+    """A slot is to be empty: nothing in it runs, or is kept to go back to. Also one that a release never
+    reached."""
 
     number: int = Field(ge=1, le=MAX_GEN)
     """Raised to ask once more where the device gave the last one up."""
@@ -196,7 +227,8 @@ class ClearSlot(Message):
 class Desired(Message):
     """What the fleet wants of a device. Retained; the highest ``gen`` wins.
 
-    Where the fleet's root metadata name a director, it travels signed (:func:`edgectl.core.trust.seal_desired`).
+    Where the fleet's root metadata name a director, it travels signed
+    (:func:`edgectl.core.trust.seal_desired`).
     """
 
     gen: int = Field(ge=0, le=MAX_GEN)
@@ -245,7 +277,8 @@ class Reported(Message):
     instance: str | None = Field(default=None, max_length=64)
     """As in the birth."""
     heard: int = Field(default=0, ge=0, le=MAX_GEN)
-    """The highest ``seq`` among what the director's keys have signed: a controller that lost its database goes on there."""
+    """The highest ``seq`` among what the director's keys have signed: a controller that lost its database
+    goes on there."""
     error: Failure | None = None
     """What is wrong with the device as a whole, e.g. expired trust metadata."""
 
@@ -260,7 +293,8 @@ class Frames(Message):
 
 
 class StreamStats(Message):
-    """One stream over one window. ``stages`` are histograms of this window; ``frames`` and ``errors`` count since start."""
+    """One stream over one window. ``stages`` are histograms of this window; ``frames`` and ``errors``
+    count since start."""
 
     kind: str
     slots: dict[str, str] = {}
@@ -299,13 +333,15 @@ READ_ONLY: frozenset[Op] = frozenset({"probe", "logs", "measure"})
 class Command(Message):
     """A request to a device. Ignored after ``deadline_s`` (Unix time).
 
-    Where the fleet's root metadata name a director, it travels signed by one of its keys (:func:`edgectl.core.trust.seal_command`).
+    Where the fleet's root metadata name a director, it travels signed by one of its keys
+    (:func:`edgectl.core.trust.seal_command`).
     """
 
     id: str = Field(max_length=64)
     op: Op
-    """``cancel``: give up what is not activated yet, take back what is on trial. ``lock``: nothing is activated while the lease lasts.
-    ``force``: pass windows and leases once; the device writes down who asked."""
+    """``cancel``: give up what is not activated yet, take back what is on trial. ``lock``: nothing is
+    activated while the lease lasts. ``force``: pass windows and leases once; the device writes down who
+    asked."""
     slot: Name | None = None
     deadline_s: float
     owner: Name | None = None
@@ -318,7 +354,8 @@ class Command(Message):
     device: Name | None = None
     """Whom it is for; set in signed ones, as is ``type``."""
     seq: int = Field(default=0, ge=0, le=MAX_GEN)
-    """Of signed ones: Unix time in ms, or one more than the last. A device obeys only what is above all that it has seen."""
+    """Of signed ones: Unix time in ms, or one more than the last. A device obeys only what is above all
+    that it has seen."""
 
 
 class Reply(Message):
@@ -331,14 +368,16 @@ class Reply(Message):
 class ControllerState(Message):
     """Retained, and the will: is a controller there, and is the fleet frozen.
 
-    Where the fleet's root metadata name a director, it travels signed by one of its keys (:func:`edgectl.core.trust.seal_state`); the will does
-    not: it is written before anybody can know the freeze of then.
+    Where the fleet's root metadata name a director, it travels signed by one of its keys
+    (:func:`edgectl.core.trust.seal_state`); the will does not: it is written before anybody can know the
+    freeze of then.
     """
 
     epoch: int = Field(ge=0)
     online: bool
     peers: bool = False
-    """Devices that are set up for it may seed their site. True of the will, too: a controller that is gone is when it counts."""
+    """Devices that are set up for it may seed their site. True of the will, too: a controller that is gone
+    is when it counts."""
     freeze: bool | None = None
     """True stops every ACTIVATING within seconds. None: it does not say."""
     type: Literal["controller"] | None = None
@@ -349,6 +388,7 @@ class ControllerState(Message):
 
 
 class Trust(Message):
-    """The whole TUF metadata set in one retained message: file name (``1.root.json``, ``timestamp.json``) → its exact text."""
+    """The whole TUF metadata set in one retained message: file name (``1.root.json``, ``timestamp.json``)
+    → its exact text."""
 
     files: dict[str, str] = Field(max_length=512)

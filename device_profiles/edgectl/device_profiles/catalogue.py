@@ -1,7 +1,7 @@
 """The profiles that ship with edgectl, and profiles in a user's own TOML file.
 
-Each is one TOML file; ``inherits`` names another one, whose tables are merged below it (tables merge, everything else
-replaces). ``models`` and ``description`` belong to one file alone and are not inherited.
+Each is one TOML file; ``inherits`` names another one, whose tables are merged below it (tables merge,
+everything else replaces). ``models`` and ``description`` belong to one file alone and are not inherited.
 """
 
 from __future__ import annotations

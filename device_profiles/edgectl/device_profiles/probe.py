@@ -1,7 +1,8 @@
 """What this machine really is: CPU and its instruction sets, memory, runtimes, Jetson module, NVIDIA GPU.
 
-Read from ``/proc``, ``/etc/nv_tegra_release``, the device tree and ``nvidia-smi``. Nothing is guessed: what cannot be
-read is absent from ``facts``. Native runtimes are looked up, not imported (importing TensorRT costs seconds and a context).
+Read from ``/proc``, ``/etc/nv_tegra_release``, the device tree and ``nvidia-smi``. Nothing is guessed: what
+cannot be read is absent from ``facts``. Native runtimes are looked up, not imported (importing TensorRT costs
+seconds and a context).
 """
 
 from __future__ import annotations
@@ -23,17 +24,36 @@ from edgectl.core.schema import Config
 from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.schema import DeviceProfile
 
-__all__ = ["RUNTIME_HINT", "Machine", "best_profile", "host_family", "missing_facts", "probe", "runtime_distributions"]
+__all__ = [
+    "RUNTIME_HINT",
+    "Machine",
+    "best_profile",
+    "host_family",
+    "missing_facts",
+    "probe",
+    "runtime_distributions",
+]
 
 # /proc/cpuinfo flag → fact. Only what decides between kernels.
 _ISA = {
-    "avx2": "avx2", "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni", "amx_int8": "amx_int8",
-    "avx512_bf16": "avx512_bf16", "asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16",
-}  # fmt: skip
+    "avx2": "avx2",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "amx_int8": "amx_int8",
+    "avx512_bf16": "avx512_bf16",
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+}
 _TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-_ISA_ARCH = {fact: "aarch64" if fact in ("neon", "dotprod", "i8mm", "bf16") else "x86_64" for fact in _ISA.values()}
+_ISA_ARCH = {
+    fact: "aarch64" if fact in ("neon", "dotprod", "i8mm", "bf16") else "x86_64" for fact in _ISA.values()
+}
 _RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
-"""By the name of the module: several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``, NVIDIA's for Jetson …)."""
+"""By the name of the module: several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``,
+NVIDIA's for Jetson …)."""
 
 
 RUNTIME_HINT = "pip install 'edgectl[cpu]', or 'edgectl[gpu]' on a machine with an NVIDIA GPU (one of them); a Jetson takes NVIDIA's onnxruntime-gpu"
@@ -51,7 +71,8 @@ class Machine(Config):
     runtimes: dict[str, str]
     """Runtime → version, for those that are installed."""
     distributions: dict[str, tuple[str, ...]] = {}
-    """Runtime → the installed distributions that bring its module; two of them overwrite each other's files."""
+    """Runtime → the installed distributions that bring its module; two of them overwrite each other's
+    files."""
     providers: tuple[str, ...] = ()
     """Execution providers of the installed ONNX Runtime."""
     jetson: str | None = None
@@ -63,7 +84,11 @@ class Machine(Config):
 
     @property
     def facts(self) -> frozenset[str]:
-        facts = {f"arch:{self.arch}", *(f"isa:{i}" for i in self.isa), *(f"runtime:{r}" for r in self.runtimes)}
+        facts = {
+            f"arch:{self.arch}",
+            *(f"isa:{i}" for i in self.isa),
+            *(f"runtime:{r}" for r in self.runtimes),
+        }
         if self.sm:
             facts.add(f"sm:{self.sm}")
         if self.jetson:
@@ -75,14 +100,19 @@ class Machine(Config):
         return frozenset(facts)
 
     def require_runtime(self) -> None:
-        """Raises :class:`UsageError` where no inference runtime is installed: what runs anywhere needs ONNX Runtime."""
+        """Raises :class:`UsageError` where no inference runtime is installed: what runs anywhere needs
+        ONNX Runtime."""
         if "onnxruntime" not in self.runtimes:
-            raise UsageError("no inference runtime is installed here, so no engine can run", hint=RUNTIME_HINT)
+            raise UsageError(
+                "no inference runtime is installed here, so no engine can run", hint=RUNTIME_HINT
+            )
 
     @property
     def summary(self) -> str:
         """One line for measurement records: never a host name."""
-        return f"{self.jetson or self.cpu}, {self.arch}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
+        return f"{self.jetson or self.cpu}, {self.arch}, {self.cores} cores" + (
+            f", {self.gpu}" if self.gpu else ""
+        )
 
 
 def probe(root: Path = Path("/")) -> Machine:
@@ -100,9 +130,12 @@ def probe(root: Path = Path("/")) -> Machine:
     return Machine(
         arch=arch,
         cpu=_field(cpuinfo, "model name") or model or platform.processor() or "unknown CPU",
-        # Emulated (qemu-user), a process of one architecture reads the host's /proc/cpuinfo, which is of another.
+        # Emulated (qemu-user), a process of one architecture reads the host's /proc/cpuinfo, which is of
+        # another.
         isa=tuple(sorted(fact for flag, fact in _ISA.items() if flag in flags and _ISA_ARCH[fact] == arch)),
-        cores=len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1,
+        cores=len(psutil.Process().cpu_affinity() or [])
+        if hasattr(psutil.Process, "cpu_affinity")
+        else psutil.cpu_count() or 1,
         memory_mb=psutil.virtual_memory().total >> 20,
         runtimes=runtimes,
         distributions=distributions,
@@ -112,7 +145,7 @@ def probe(root: Path = Path("/")) -> Machine:
         gpu=gpu,
         sm=sm,
         driver=driver,
-    )  # fmt: skip
+    )
 
 
 def host_family(machine: Machine) -> Literal["x86-vnni", "x86-avx2", "arm64"] | None:
@@ -128,18 +161,22 @@ def host_family(machine: Machine) -> Literal["x86-vnni", "x86-avx2", "arm64"] | 
 def missing_facts(profile: DeviceProfile, machine: Machine) -> list[str]:
     """What a machine lacks to be what a profile says; empty if the profile fits."""
     needs = [profile.arch_requirement]
-    needs += [profile.sm_requirement] if profile.gpu is not None else profile.cpu.isa  # with a GPU the CPU is the fallback
+    # with a GPU the CPU is the fallback
+    needs += [profile.sm_requirement] if profile.gpu is not None else profile.cpu.isa
     return [n for n in needs if not requirement_met(n, machine.facts)]
 
 
 def best_profile(machine: Machine) -> DeviceProfile:
     """The most specific shipped profile that this machine fits. ``cpu`` fits every 64-bit machine.
 
-    Order: named in the device tree (longest name first), then GPU, then instruction set. Raises :class:`ProfileError`.
+    Order: named in the device tree (longest name first), then GPU, then instruction set. Raises
+    :class:`ProfileError`.
     """
     fitting = [p for p in map(load_profile, profile_names()) if not missing_facts(p, machine)]
     if not fitting:
-        raise ProfileError(f"no profile fits this machine ({machine.summary})", hint="write one: docs/profiles")
+        raise ProfileError(
+            f"no profile fits this machine ({machine.summary})", hint="write one: docs/profiles"
+        )
 
     def specificity(p: DeviceProfile) -> tuple[int, int, int, int]:
         named = max((len(m) for m in p.models if m in (machine.jetson or "")), default=0)
@@ -149,27 +186,31 @@ def best_profile(machine: Machine) -> DeviceProfile:
 
 
 def runtime_distributions() -> dict[str, tuple[str, ...]]:
-    """Runtime → distributions, the one whose name is the module's first. A module that no distribution brings is not installed."""
+    """Runtime → distributions, the one whose name is the module's first. A module that no distribution
+    brings is not installed."""
     found: dict[str, set[str]] = {
         r: set(names) for r, names in importlib.metadata.packages_distributions().items() if r in _RUNTIMES
     }
     for runtime, name in (*((r, r) for r in _RUNTIMES), ("onnxruntime", "onnxruntime-gpu")):
-        for distribution in importlib.metadata.distributions(
-            name=name
-        ):  # JetPack's does not list its files, nor does Python 3.10 look there
+        # JetPack's does not list its files, nor does Python 3.10 look there
+        for distribution in importlib.metadata.distributions(name=name):
             found.setdefault(runtime, set()).add(distribution.metadata["Name"])
     return {r: tuple(sorted(found[r], key=lambda name: (name != r, name))) for r in _RUNTIMES if r in found}
 
 
 def _providers() -> tuple[str, ...]:
-    """What ONNX Runtime can use here, asked in a child: whoever probes need not carry the runtime from then on."""
+    """What ONNX Runtime can use here, asked in a child: whoever probes need not carry the runtime from
+    then on."""
     code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
     try:
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
         return tuple(json.loads(out.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as e:
         raise ProfileError(
-            f"ONNX Runtime is installed and cannot be imported: {e}", hint="`edgectl doctor` looks at how it is installed"
+            f"ONNX Runtime is installed and cannot be imported: {e}",
+            hint="`edgectl doctor` looks at how it is installed",
         ) from e
 
 

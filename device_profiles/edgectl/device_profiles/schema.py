@@ -1,6 +1,7 @@
 """What a device profile says: CPU, GPU, runtimes and limits of one kind of device.
 
-A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.probe` says what one machine really is.
+A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.probe` says what one machine really
+is.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Limits(Config):
 
 
 class DeviceProfile(Config):
-    """One kind of device. ``runtimes`` are in order of preference; the CPU fallback always runs in ONNX Runtime."""
+    """One kind of device. ``runtimes`` are in order of preference; the CPU fallback always runs in ONNX
+    Runtime."""
 
     name: Name
     description: str = Field(min_length=1, max_length=200)
@@ -91,7 +93,9 @@ class DeviceProfile(Config):
         if self.tensorrt is not None and self.tensorrt.dla_core is not None:
             cores = self.gpu.dla_cores if self.gpu else 0
             if self.tensorrt.dla_core >= cores:
-                raise ValueError(f"dla_core is {self.tensorrt.dla_core}, and the profile's [gpu] has dla_cores = {cores}")
+                raise ValueError(
+                    f"dla_core is {self.tensorrt.dla_core}, and the profile's [gpu] has dla_cores = {cores}"
+                )
         if "onnxruntime" not in self.runtimes:
             raise ValueError("runtimes must contain onnxruntime: every bundle carries a CPU fallback")
         return self

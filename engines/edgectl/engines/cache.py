@@ -1,6 +1,8 @@
-"""The folder of finalised engines, seen from outside: whoever knows which models are still wanted lets the others go.
+"""The folder of finalised engines, seen from outside: whoever knows which models are still wanted lets the
+others go.
 
-Loads no runtime. What lies there is written by :mod:`edgectl.engines.finalise`: ``<16 hex of the model>-<key>…`` and its lock.
+Loads no runtime. What lies there is written by :mod:`edgectl.engines.finalise`: ``<16 hex of the
+model>-<key>…`` and its lock.
 """
 
 from __future__ import annotations
@@ -17,10 +19,15 @@ _NAME = re.compile(r"(?:\.lock-)?([0-9a-f]{16})(?:-.*)?")
 
 
 def others(cache: Path, models: Iterable[str]) -> list[Path]:
-    """Finalised engines, and their locks, of every model whose digest is not among ``models``. Raises :class:`StorageError`."""
+    """Finalised engines, and their locks, of every model whose digest is not among ``models``. Raises
+    :class:`StorageError`."""
     kept = {hex_of(digest)[:16] for digest in models}
     with storage(str(cache)):
-        found = [(p, _NAME.fullmatch(p.name)) for p in sorted(cache.iterdir()) if p.is_file()] if cache.is_dir() else []
+        found = (
+            [(p, _NAME.fullmatch(p.name)) for p in sorted(cache.iterdir()) if p.is_file()]
+            if cache.is_dir()
+            else []
+        )
     return [path for path, match in found if match is not None and match[1] not in kept]
 
 

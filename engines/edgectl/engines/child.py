@@ -1,7 +1,10 @@
-"""Run risky native work (compile, deserialise, first inference) in a child process that cannot hurt its parent.
+"""Run risky native work (compile, deserialise, first inference) in a child process that cannot hurt its
+parent.
 
-The child is a module of ours with :func:`answer` at its end; it says one JSON line on its standard output. One with
-:func:`converse` says a line for every line that it is asked (:class:`Conversation`). Whatever else a native library prints is moved
+The child is a module of ours with :func:`answer` at its end; it says one JSON line on its standard output.
+One with
+:func:`converse` says a line for every line that it is asked (:class:`Conversation`). Whatever else a native
+  library prints is moved
 to standard error. Hang, crash and kill become one :class:`EngineError` in the parent.
 """
 
@@ -22,17 +25,28 @@ from typing import Any, TextIO
 
 import psutil
 
-from edgectl.core.errors import BundleError, EdgectlError, EngineError, GoldenError, IntegrityError, StorageError
+from edgectl.core.errors import (
+    BundleError,
+    EdgectlError,
+    EngineError,
+    GoldenError,
+    IntegrityError,
+    StorageError,
+)
 
 __all__ = ["Conversation", "answer", "converse", "peak_rss_mb", "run_child"]
 
-_TAIL = 400  # characters of standard error that an error message quotes
+# characters of standard error that an error message quotes
+_TAIL = 400
 _MAX_OUTPUT = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.25  # how often the memory of a child is looked at
 _KINDS: dict[str, type[EdgectlError]] = {
-    "golden": GoldenError, "bundle": BundleError, "integrity": IntegrityError, "storage": StorageError,
-}  # fmt: skip
+    "golden": GoldenError,
+    "bundle": BundleError,
+    "integrity": IntegrityError,
+    "storage": StorageError,
+}
 """Errors that keep their type on the way out of the child; every other one is an EngineError."""
 
 
@@ -41,18 +55,24 @@ def run_child(
 ) -> dict[str, Any]:
     """``python -m module arguments`` in its own process group. Returns its JSON answer.
 
-    Raises :class:`EngineError`: took longer than ``timeout_s`` or more resident memory than ``memory_mb`` MiB (the whole group is
-    killed; memory of the GPU is not counted unless it is the machine's own, as on a Jetson), died by a signal, said nothing that is
-    JSON, or answered ``{"ok": false, "error": …}`` (Golden-, Bundle-, Integrity- and StorageError keep their type).
-    Raises :class:`StorageError` if the machine has no room for a process.
+    Raises :class:`EngineError`: took longer than ``timeout_s`` or more resident memory than ``memory_mb`` MiB
+    (the whole group is killed; memory of the GPU is not counted unless it is the machine's own, as on a
+    Jetson), died by a signal, said nothing that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-,
+    Bundle-, Integrity- and StorageError keep their type). Raises :class:`StorageError` if the machine has no
+    room for a process.
     """
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-        )  # fmt: skip
+        )
     except OSError as e:
-        raise StorageError(f"{what}: no process can be started: {e.strerror}", hint="free memory or processes") from e
+        raise StorageError(
+            f"{what}: no process can be started: {e.strerror}", hint="free memory or processes"
+        ) from e
     try:
         out, err = _watched(process, timeout_s, memory_mb, what)
     except BaseException:
@@ -71,12 +91,17 @@ class Conversation:
         self._what = what
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-            start_new_session=True, bufsize=0,
-        )  # fmt: skip
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            start_new_session=True,
+            bufsize=0,
+        )
 
     def ask(self, question: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """Send one question and wait for its answer. Raises :class:`EngineError` like :func:`run_child`; then it is over."""
+        """Send one question and wait for its answer. Raises :class:`EngineError` like :func:`run_child`;
+        then it is over."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died: the empty answer says how
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -122,7 +147,8 @@ class Conversation:
 
 
 def answer(work: Callable[[], dict[str, Any]]) -> int:
-    """Child side: do the work, print ``{"ok": true, …}`` or ``{"ok": false, "error": …}``, return the exit code."""
+    """Child side: do the work, print ``{"ok": true, …}`` or ``{"ok": false, "error": …}``, return the exit
+    code."""
     with _answers() as out:
         reply = _tried(work)
         out.write(json.dumps(reply) + "\n")
@@ -140,15 +166,17 @@ def converse(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
 
 
 def peak_rss_mb() -> float | None:
-    """Largest resident memory of this program (MiB): ``getrusage`` would count the parent's memory before the exec, too."""
+    """Largest resident memory of this program (MiB): ``getrusage`` would count the parent's memory before
+    the exec, too."""
     with open("/proc/self/status") as f:
         peak = next((line.split()[1] for line in f if line.startswith("VmHWM:")), None)
     return int(peak) / 1024 if peak else None
 
 
 def _answers() -> TextIO:
-    """The standard output, for answers alone: what a library prints from here on goes to standard error. And the parent's death is ours:
-    a child that is killed takes its own children with it, though they have sessions of their own (``prctl(2)``)."""
+    """The standard output, for answers alone: what a library prints from here on goes to standard error.
+    And the parent's death is ours: a child that is killed takes its own children with it, though they have
+    sessions of their own (``prctl(2)``)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -169,7 +197,9 @@ def _reply(out: bytes, err: bytes, code: int, what: str) -> dict[str, Any]:
     said = " ".join(err.decode(errors="replace").split())[-_TAIL:]
     if code < 0:
         name = signal.Signals(-code).name
-        raise EngineError(f"{what} died by {name}" + (f": {said}" if said else ""), hint="take the fallback variant")
+        raise EngineError(
+            f"{what} died by {name}" + (f": {said}" if said else ""), hint="take the fallback variant"
+        )
     try:
         reply = json.loads(out[-_MAX_OUTPUT:].decode().strip().splitlines()[-1])
     except (ValueError, IndexError) as e:
@@ -186,7 +216,9 @@ def _signal(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _watched(process: subprocess.Popen[bytes], timeout_s: float, memory_mb: int | None, what: str) -> tuple[bytes, bytes]:
+def _watched(
+    process: subprocess.Popen[bytes], timeout_s: float, memory_mb: int | None, what: str
+) -> tuple[bytes, bytes]:
     """Wait for the child's output, no longer and for no more memory than it may take."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -196,10 +228,14 @@ def _watched(process: subprocess.Popen[bytes], timeout_s: float, memory_mb: int 
         except subprocess.TimeoutExpired:
             if time.monotonic() >= deadline:
                 hint = "take the fallback variant, or allow more time"
-                raise EngineError(f"{what} took more than {timeout_s:g} s and was stopped", hint=hint) from None
+                raise EngineError(
+                    f"{what} took more than {timeout_s:g} s and was stopped", hint=hint
+                ) from None
             if memory_mb is not None and (used := _resident_mb(process.pid)) > memory_mb:
                 hint = "take the fallback variant, or stop other engines and allow more memory"
-                raise EngineError(f"{what} took {used:.0f} MiB, more than {memory_mb} MiB, and was stopped", hint=hint) from None
+                raise EngineError(
+                    f"{what} took {used:.0f} MiB, more than {memory_mb} MiB, and was stopped", hint=hint
+                ) from None
 
 
 def _resident_mb(pid: int) -> float:

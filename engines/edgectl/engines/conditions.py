@@ -1,4 +1,5 @@
-"""The state of this machine while something is measured: load, temperature, clock governor, power mode, and who else computes."""
+"""The state of this machine while something is measured: load, temperature, clock governor, power mode,
+and who else computes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class CpuTimes:
 
 def read_cpu(root: Path = Path("/")) -> CpuTimes | None:
     """The counters now; None where there is no ``proc/stat`` under ``root``."""
-    lines = [line.split() for line in _text(root / "proc/stat", 1 << 20).splitlines() if line.startswith("cpu")]
+    lines = [
+        line.split() for line in _text(root / "proc/stat", 1 << 20).splitlines() if line.startswith("cpu")
+    ]
     if not lines or len(lines[0]) < 9:
         return None
     tick = os.sysconf("SC_CLK_TCK")
@@ -42,13 +45,17 @@ def read_cpu(root: Path = Path("/")) -> CpuTimes | None:
     return CpuTimes(user + nice + system + irq + softirq, steal, max(1, len(lines) - 1), time.monotonic())
 
 
-def evidence_of(before: CpuTimes | None, after: CpuTimes | None, own_s: float, spread: float = 0.0) -> Evidence:
+def evidence_of(
+    before: CpuTimes | None, after: CpuTimes | None, own_s: float, spread: float = 0.0
+) -> Evidence:
     """What two readings say of the others. ``own_s``: processor time of what was measured meanwhile. Pure."""
     if before is None or after is None or after.at_s <= before.at_s:
         return Evidence(None, after.cores if after else 1, None, spread)
     passed = after.at_s - before.at_s
     others = max(0.0, after.busy_s - before.busy_s - own_s) / passed
-    return Evidence(round(others, 3), after.cores, max(0.0, after.steal_s - before.steal_s) / passed / after.cores, spread)
+    return Evidence(
+        round(others, 3), after.cores, max(0.0, after.steal_s - before.steal_s) / passed / after.cores, spread
+    )
 
 
 def wait_until_quiet(
@@ -58,7 +65,8 @@ def wait_until_quiet(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait for a second in which this machine has little else to do, at most ``seconds``. False if none came, or it does not tell."""
+    """Wait for a second in which this machine has little else to do, at most ``seconds``. False if none
+    came, or it does not tell."""
     deadline = clock() + seconds
     while clock() + _LOOK_S <= deadline:
         before = read()
@@ -72,7 +80,8 @@ def wait_until_quiet(
 
 
 def read_conditions(root: Path = Path("/")) -> Conditions:
-    """Read it now. What this machine does not tell is None. ``root`` is where ``sys`` and ``var`` are read."""
+    """Read it now. What this machine does not tell is None. ``root`` is where ``sys`` and ``var`` are
+    read."""
     sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
     temperatures = [t.current for readings in sensors.values() for t in readings if t.current]
     mode = re.search(r"pmode:(\w+)", _text(root / "var/lib/nvpmodel/status"))

@@ -1,12 +1,14 @@
-"""Which of two engines is faster, in each way in which a device runs them. Pure: blocks of calls in, one word out.
+"""Which of two engines is faster, in each way in which a device runs them. Pure: blocks of calls in, one word
+out.
 
-A device runs an engine *alone*, back to back, or *paced* by its camera, with a rest before each call; *beside* another process that
-computes is measured and shown, too. Those are different questions: an engine of 0.03 ms a call may be 4 % faster in one and slower in
-another, and measured call by call among others it only shows who empties whose caches. So an engine is called in blocks, several
-times in a row, the blocks of the engines take turns in processes of their own, and what is compared is the medians of neighbouring blocks.
+A device runs an engine *alone*, back to back, or *paced* by its camera, with a rest before each call;
+*beside* another process that computes is measured and shown, too. Those are different questions: an engine of
+0.03 ms a call may be 4 % faster in one and slower in another, and measured call by call among others it only
+shows who empties whose caches. So an engine is called in blocks, several times in a row, the blocks of the
+engines take turns in processes of their own, and what is compared is the medians of neighbouring blocks.
 
-Within 5 %, or within their spread, two engines are equal. On a busy machine only what is clear by far more than a neighbour can do counts; the rest is
-undecided::
+Within 5 %, or within their spread, two engines are equal. On a busy machine only what is clear by far more
+than a neighbour can do counts; the rest is undecided::
 
     ratio = block_ratio(int8, float, runs=3)                    # of one context
     found = standing(ratio, busy=bool(busy_because(evidence)), reference_ms=2.1)
@@ -46,8 +48,9 @@ PERIOD_S = 1 / 30
 
 _CLEAR = 0.75
 _CLEAR_MS = 1.0
-"""A neighbour empties caches: that costs a call up to about 0.2 ms, more of it the engine with more weights. A ratio below 0.75 (or above its
-inverse) of calls that take a millisecond does not come from that."""
+"""A neighbour empties caches: that costs a call up to about 0.2 ms, more of it the engine with more
+weights. A ratio below 0.75 (or above its inverse) of calls that take a millisecond does not come from
+that."""
 _OTHERS, _OTHERS_MOST = 0.15, 1.0
 _STEAL = 0.02
 _SPREAD = 0.10
@@ -100,7 +103,8 @@ def spread(blocks: Samples) -> float:
 
 
 def block_ratio(blocks: Samples, reference: Samples, *, runs: int = 1) -> Ratio:
-    """Median of the ratios of neighbouring blocks; the interval holds the median of each run (a new process may be lucky), too.
+    """Median of the ratios of neighbouring blocks; the interval holds the median of each run (a new process
+    may be lucky), too.
 
     Both have the same length ≥ 3, the blocks of a run one after the other.
     """
@@ -110,7 +114,8 @@ def block_ratio(blocks: Samples, reference: Samples, *, runs: int = 1) -> Ratio:
 
 
 def standing(ratio: Ratio, *, busy: bool, reference_ms: float, min_speedup: float = 1.0) -> Standing:
-    """Where a candidate stands in one context. ``min_speedup``: what the profile asks for, if that is more than 5 %."""
+    """Where a candidate stands in one context. ``min_speedup``: what the profile asks for, if that is more
+    than 5 %."""
     if busy and not (reference_ms >= _CLEAR_MS and (ratio.high <= _CLEAR or ratio.low >= 1 / _CLEAR)):
         return Standing.UNDECIDED
     if ratio.median < min(1 - EQUAL, 1 / min_speedup) and ratio.high < 1:
@@ -121,7 +126,8 @@ def standing(ratio: Ratio, *, busy: bool, reference_ms: float, min_speedup: floa
 
 
 def overall(found: Mapping[Context, tuple[Standing, Ratio]]) -> Standing:
-    """Of the contexts of a device: slower if it is so in any; faster if it is so in one and in none surely slower, however little."""
+    """Of the contexts of a device: slower if it is so in any; faster if it is so in one and in none surely
+    slower, however little."""
     each = [found[c] for c in DECIDING if c in found]
     standings = {s for s, _ in each}
     if Standing.SLOWER in standings:

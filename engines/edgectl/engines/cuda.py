@@ -1,4 +1,5 @@
-"""Device memory and the stream of the TensorRT engine, through cuda-python or pycuda, whichever is installed."""
+"""Device memory and the stream of the TensorRT engine, through cuda-python or pycuda, whichever is
+installed."""
 
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ class Graph(Protocol):
 
 
 class Cuda(Protocol):
-    """One stream on the first device. Copies are asynchronous on that stream; only :meth:`synchronize` waits."""
+    """One stream on the first device. Copies are asynchronous on that stream; only :meth:`synchronize`
+    waits."""
 
     stream: int
 
     def identity(self) -> dict[str, str]:
-        """``device``, ``sm``, ``multiprocessors`` and ``driver`` (CUDA driver API version): parts of the plan's cache key."""
+        """``device``, ``sm``, ``multiprocessors`` and ``driver`` (CUDA driver API version): parts of the
+        plan's cache key."""
         ...
 
     def enter(self) -> None:
@@ -47,13 +50,14 @@ class Cuda(Protocol):
     def synchronize(self) -> None: ...
 
     def capture(self, work: Callable[[], object]) -> Graph | None:
-        """Record what ``work`` puts on the stream. None: this binding has no CUDA graphs. Raises :class:`EngineError` if the work
-        cannot be recorded; the stream is usable afterwards."""
+        """Record what ``work`` puts on the stream. None: this binding has no CUDA graphs. Raises
+        :class:`EngineError` if the work cannot be recorded; the stream is usable afterwards."""
         ...
 
 
 def open_cuda() -> Cuda:
-    """The installed binding, cuda-python first: pycuda has no CUDA graphs. Raises :class:`EngineError` if there is none, or no device."""
+    """The installed binding, cuda-python first: pycuda has no CUDA graphs. Raises :class:`EngineError` if
+    there is none, or no device."""
     problems = []
     for binding in (_CudaPython, _PyCuda):
         try:
@@ -62,7 +66,8 @@ def open_cuda() -> Cuda:
             problems.append(str(e))
         except Exception as e:
             raise EngineError(
-                f"the CUDA device cannot be opened: {e}", hint="check the driver with nvidia-smi or tegrastats"
+                f"the CUDA device cannot be opened: {e}",
+                hint="check the driver with nvidia-smi or tegrastats",
             ) from e
     raise EngineError(
         f"neither pycuda nor cuda-python is installed ({'; '.join(problems)})",
@@ -88,7 +93,12 @@ class _PyCuda:
         major, minor = self._device.compute_capability()
         count = self._device.get_attribute(self._driver.device_attribute.MULTIPROCESSOR_COUNT)
         driver = str(self._driver.get_driver_version())
-        return {"device": self._device.name(), "sm": f"{major}.{minor}", "multiprocessors": str(count), "driver": driver}
+        return {
+            "device": self._device.name(),
+            "sm": f"{major}.{minor}",
+            "multiprocessors": str(count),
+            "driver": driver,
+        }
 
     def enter(self) -> None:
         self._context.push()
@@ -132,7 +142,12 @@ class _CudaPython:
         p = self._call("cudaGetDeviceProperties", 0)
         name = p.name.decode() if isinstance(p.name, bytes) else str(p.name)
         count, driver = str(p.multiProcessorCount), str(self._call("cudaDriverGetVersion"))
-        return {"device": name.rstrip("\0"), "sm": f"{p.major}.{p.minor}", "multiprocessors": count, "driver": driver}
+        return {
+            "device": name.rstrip("\0"),
+            "sm": f"{p.major}.{p.minor}",
+            "multiprocessors": count,
+            "driver": driver,
+        }
 
     def enter(self) -> None:
         self._call("cudaSetDevice", 0)
@@ -159,10 +174,15 @@ class _CudaPython:
         self._call("cudaStreamSynchronize", self._handle)
 
     def capture(self, work: Callable[[], object]) -> Graph | None:
-        self._call("cudaStreamBeginCapture", self._handle, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._call(
+            "cudaStreamBeginCapture",
+            self._handle,
+            self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+        )
         try:
             work()
-        finally:  # whatever happened, the stream leaves capture mode
+        finally:
+            # whatever happened, the stream leaves capture mode
             graph = self._call("cudaStreamEndCapture", self._handle)
         try:
             executable = self._call("cudaGraphInstantiate", graph, 0)

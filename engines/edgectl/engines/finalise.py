@@ -1,15 +1,16 @@
 """Turn a variant into the engine that this very device runs, and keep it in a cache.
 
-CPU: the graph that ONNX Runtime made of the file, saved, if it opens faster and still passes the golden check; otherwise the
-file as it is. TensorRT: a plan, compiled in a child process (nothing native runs in the caller), saved, and then *the saved
-file* is checked against the golden outputs in another child before it gets its name in the cache.
+CPU: the graph that ONNX Runtime made of the file, saved, if it opens faster and still passes the golden
+check; otherwise the file as it is. TensorRT: a plan, compiled in a child process (nothing native runs in the
+caller), saved, and then *the saved file* is checked against the golden outputs in another child before it
+gets its name in the cache.
 
-Good now, better later: the first plan is built at the quick level; asked for a higher one, the finaliser builds it beside the
-plan that is in use, measures both and keeps the faster.
+Good now, better later: the first plan is built at the quick level; asked for a higher one, the finaliser
+builds it beside the plan that is in use, measures both and keeps the faster.
 
-On disk: ``<model 16 hex>-<key 16 hex>[-<level>].{onnx,plan}`` and ``<model>-<key>.json`` with the whole key, the name of the file
-that counts and its digest. A file without its JSON, or with another digest or key, is a miss. Kill at any point leaves the cache
-as it was, or with a temporary.
+On disk: ``<model 16 hex>-<key 16 hex>[-<level>].{onnx,plan}`` and ``<model>-<key>.json`` with the whole key,
+the name of the file that counts and its digest. A file without its JSON, or with another digest or key, is a
+miss. Kill at any point leaves the cache as it was, or with a temporary.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ __all__ = ["QUICK_LEVEL", "Finalised", "adopt_plan", "finalise", "missing_plan"]
 
 QUICK_LEVEL = 3
 _CHECK_TIMEOUT_S = 300.0
-_SIBLINGS = 6  # engines of one model that are kept for other variants: active and previous ones of a few roles
+# engines of one model that are kept for other variants: active and previous ones of a few roles
+_SIBLINGS = 6
 _ANY_TENSORRT = TensorRtSpec(min="8.6", max="11.99")
 """For a variant whose profile is not one of those that ship with edgectl."""
 
@@ -63,7 +65,8 @@ class Finalised:
     key: dict[str, Any]
     """Everything that it depends on; empty where nothing is cached."""
     level: int | None = None
-    """TensorRT: the builder optimisation level that was asked for last. The plan is the fastest of those built so far."""
+    """TensorRT: the builder optimisation level that was asked for last. The plan is the fastest of those
+    built so far."""
     p50_ms: float | None = None
     """TensorRT: latency of the saved plan, measured when it was checked."""
     layers: PlanLayers | None = None
@@ -73,16 +76,24 @@ class Finalised:
 
 
 def finalise(
-    variant: Variant, cache: Path, *, limits: TensorRtSpec | None = None, level: int | None = None, timeout_s: float | None = None
+    variant: Variant,
+    cache: Path,
+    *,
+    limits: TensorRtSpec | None = None,
+    level: int | None = None,
+    timeout_s: float | None = None,
 ) -> Finalised:
     """The engine of this machine: from the cache, or made now.
 
-    ``limits``: TensorRT versions, workspace and build time that are allowed (default: those of the variant's profile).
-    ``level``: TensorRT builder optimisation level 0–5; None takes whatever plan is in the cache and builds at the quick level
-    otherwise. ``timeout_s`` bounds each compile (default: the limits' build minutes).
+    ``limits``: TensorRT versions, workspace and build time that are allowed (default: those of the variant's
+    profile). ``level``: TensorRT builder optimisation level 0–5; None takes whatever plan is in the cache and
+    builds at the quick level otherwise. ``timeout_s`` bounds each compile (default: the limits' build
+    minutes).
 
-    Raises :class:`ProfileError` (this TensorRT is outside the limits), :class:`EngineError` (compile failed, crashed, hung),
-    :class:`GoldenError` (the saved engine computes something else), :class:`StorageError` (disk full). After an error the
+    Raises :class:`ProfileError` (this TensorRT is outside the limits), :class:`EngineError` (compile failed,
+    crashed, hung),
+    :class:`GoldenError` (the saved engine computes something else), :class:`StorageError` (disk full). After
+      an error the
     cache holds what it held before.
     """
     started = time.monotonic()
@@ -92,23 +103,28 @@ def finalise(
         limits = limits or _limits(variant.config.profile)
         entry = _plan_entry(variant, model, cache, limits)
         known = entry.read()
-        if known is not None and known["level"] >= (
-            level or 0
-        ):  # without the lock: a better plan may be in the making for minutes
-            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]).result(
-                entry, started
-            )
+        # without the lock: a better plan may be in the making for minutes
+        if known is not None and known["level"] >= (level or 0):
+            return _Made(
+                entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]
+            ).result(entry, started)
         with _alone(cache, model):
             known = entry.read()
             if known is None or known["level"] < (level or 0):
                 most_s = timeout_s or limits.build_minutes * 60.0
-                wanted = _Wanted(limits, QUICK_LEVEL if level is None else level, most_s, entry.key.get("dla"))
+                wanted = _Wanted(
+                    limits, QUICK_LEVEL if level is None else level, most_s, entry.key.get("dla")
+                )
                 return _compile(variant, entry, wanted, known).result(entry, started)
-            return _Made(entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]).result(
-                entry, started
-            )
+            return _Made(
+                entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]
+            ).result(entry, started)
     if runtime == "onnxruntime" and provider == "cpu":
-        key = {"onnxruntime": ort.__version__, "isa": list(probe().isa), "settings": variant.config.session.model_dump()}
+        key = {
+            "onnxruntime": ort.__version__,
+            "isa": list(probe().isa),
+            "settings": variant.config.session.model_dump(),
+        }
         with _alone(cache, model):
             entry = _Entry.of(variant, model, cache, key, "onnx")
             known = entry.read()
@@ -119,7 +135,8 @@ def finalise(
 
 
 def missing_plan(variant: Variant, cache: Path) -> dict[str, Any] | None:
-    """The whole key of the TensorRT plan that :func:`finalise` would have to compile here; None if the cache has it.
+    """The whole key of the TensorRT plan that :func:`finalise` would have to compile here; None if the cache
+    has it.
 
     Raises :class:`ProfileError` and :class:`EngineError` like :func:`finalise`.
     """
@@ -128,10 +145,13 @@ def missing_plan(variant: Variant, cache: Path) -> dict[str, Any] | None:
 
 
 def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> None:
-    """Take ``file``, which another device compiled under the same key, if it passes the check that a plan made here passes.
+    """Take ``file``, which another device compiled under the same key, if it passes the check that a plan
+    made here passes.
 
-    To deserialise a plan is to run it: the caller knows who vouches for its digest. A plan that the cache has by now stays. Raises
-    :class:`EngineError` (a plan for another key; it does not open), :class:`IntegrityError` (another digest), :class:`GoldenError`,
+    To deserialise a plan is to run it: the caller knows who vouches for its digest. A plan that the cache has
+    by now stays. Raises
+    :class:`EngineError` (a plan for another key; it does not open), :class:`IntegrityError` (another digest),
+      :class:`GoldenError`,
     :class:`StorageError`; the cache then has no plan, and the next :func:`finalise` compiles one.
     """
     model = variant.engine(cache)
@@ -151,11 +171,18 @@ def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> N
                 if file_digest(copy) != plan.digest:
                     raise IntegrityError("the shared plan is not what was signed")
             p50_ms, layers = _check(variant, copy)
-            entry.commit(copy, f"{entry.stem}-{plan.level}.{entry.suffix}", level=plan.level, p50_ms=p50_ms, layers=layers)
+            entry.commit(
+                copy,
+                f"{entry.stem}-{plan.level}.{entry.suffix}",
+                level=plan.level,
+                p50_ms=p50_ms,
+                layers=layers,
+            )
 
 
 def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> _Entry:
-    """Where the plan of a variant lies on this machine. Raises :class:`ProfileError` if its TensorRT is outside the limits."""
+    """Where the plan of a variant lies on this machine. Raises :class:`ProfileError` if its TensorRT is
+    outside the limits."""
     key = _identity()
     if not limits.covers(key["tensorrt"]):
         raise ProfileError(
@@ -182,16 +209,20 @@ class _Wanted:
         """For the compiling child."""
         ranges = variant.layer(LAYER_RANGES)
         return [
-            "--workspace-mb", str(self.limits.workspace_mb), "--level", str(self.level),
+            "--workspace-mb",
+            str(self.limits.workspace_mb),
+            "--level",
+            str(self.level),
             *(["--sparse"] if "2:4" in variant.config.recipe.passes else []),
             *(["--dla-core", str(self.dla_core)] if self.dla_core is not None else []),
             *(["--ranges", str(ranges)] if ranges is not None else []),
-        ]  # fmt: skip
+        ]
 
 
 @contextlib.contextmanager
 def _alone(cache: Path, model: Path) -> Iterator[None]:
-    """One finaliser per model at a time, whatever the process: two slots may get the same one. The lock dies with its holder."""
+    """One finaliser per model at a time, whatever the process: two slots may get the same one. The lock
+    dies with its holder."""
     with storage(str(cache)):
         cache.mkdir(parents=True, exist_ok=True)
         lock = (cache / f".lock-{model.name[:16]}").open("wb")
@@ -201,12 +232,16 @@ def _alone(cache: Path, model: Path) -> Iterator[None]:
 
 
 def _identity() -> dict[str, Any]:
-    """Everything that a plan depends on beside the model: exact TensorRT build, device, driver, L4T, power mode.
+    """Everything that a plan depends on beside the model: exact TensorRT build, device, driver, L4T, power
+    mode.
 
     Every Orin calls itself ``Orin``: the module and the number of multiprocessors tell a Nano from an AGX.
     """
     found = run_child(
-        "edgectl.engines.trt_compile", ["--identify"], timeout_s=120.0, what="looking at the TensorRT of this device"
+        "edgectl.engines.trt_compile",
+        ["--identify"],
+        timeout_s=120.0,
+        what="looking at the TensorRT of this device",
     )
     machine = probe()
     try:
@@ -219,7 +254,8 @@ def _identity() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of the cache: a model on a machine. ``key``: what the machine is, the model's digest, the golden outputs to meet."""
+    """One line of the cache: a model on a machine. ``key``: what the machine is, the model's digest, the
+    golden outputs to meet."""
 
     cache: Path
     model: Path
@@ -250,15 +286,21 @@ class _Entry:
         if record["file"] == "original":
             return record
         path = self.path(record)
-        return record if path.parent == self.cache and path.is_file() and file_digest(path) == record["digest"] else None
+        return (
+            record
+            if path.parent == self.cache and path.is_file() and file_digest(path) == record["digest"]
+            else None
+        )
 
     def path(self, record: dict[str, Any]) -> Path:
         return self.model if record["file"] == "original" else self.cache / str(record["file"])
 
     def invalidate(self) -> None:
-        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn write of this one.
+        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn
+        write of this one.
 
-        Those that other variants have of this model on this machine stay: other streams run them, or a rollback will.
+        Those that other variants have of this model on this machine stay: other streams run them, or a
+        rollback will.
         """
         siblings = self._siblings()
         with storage(str(self.cache)):
@@ -275,7 +317,11 @@ class _Entry:
                 known, written = json.loads(path.read_bytes()).get("key"), path.stat().st_mtime
             except (OSError, ValueError, AttributeError):
                 continue
-            if path.stem != self.stem and isinstance(known, dict) and _of_machine(known) == _of_machine(self.key):
+            if (
+                path.stem != self.stem
+                and isinstance(known, dict)
+                and _of_machine(known) == _of_machine(self.key)
+            ):
                 found.append((written, path.stem))
         return tuple(stem for _, stem in sorted(found, reverse=True)[:_SIBLINGS])
 
@@ -287,7 +333,8 @@ class _Entry:
             torn.rmdir()
 
     def commit(self, temporary: Path, name: str, **record: Any) -> Path:
-        """Name the engine, durably; the JSON beside it comes last and is what makes it count. Then the one before it goes."""
+        """Name the engine, durably; the JSON beside it comes last and is what makes it count. Then the one
+        before it goes."""
         final = self.cache / name
         digest = file_digest(temporary)
         with storage(str(final)):
@@ -323,7 +370,15 @@ class _Made:
         layers = PlanLayers(**self.layers) if self.layers is not None else None
         notes = _notes(layers, entry.recipe) if layers is not None else ()
         return Finalised(
-            self.path, kind, self.made, time.monotonic() - started, entry.key, self.level, self.p50_ms, layers, notes
+            self.path,
+            kind,
+            self.made,
+            time.monotonic() - started,
+            entry.key,
+            self.level,
+            self.p50_ms,
+            layers,
+            notes,
         )
 
 
@@ -340,13 +395,24 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
         plan = Path(folder) / "plan"
         run_child(
             "edgectl.engines.trt_compile",
-            ["--onnx", str(entry.model), "--plan", str(plan), "--timing-cache", str(timings),
-             *wanted.arguments(variant)],
-            timeout_s=wanted.timeout_s, what="compiling the TensorRT plan", memory_mb=wanted.limits.memory_mb,
-        )  # fmt: skip
+            [
+                "--onnx",
+                str(entry.model),
+                "--plan",
+                str(plan),
+                "--timing-cache",
+                str(timings),
+                *wanted.arguments(variant),
+            ],
+            timeout_s=wanted.timeout_s,
+            what="compiling the TensorRT plan",
+            memory_mb=wanted.limits.memory_mb,
+        )
         p50_ms, layers = _check(variant, plan)
         if known is not None and (before := _check(variant, entry.path(known))[0]) <= p50_ms:
-            entry.record(**{k: v for k, v in known.items() if k != "key"} | {"level": wanted.level, "p50_ms": before})
+            entry.record(
+                **{k: v for k, v in known.items() if k != "key"} | {"level": wanted.level, "p50_ms": before}
+            )
             return _Made(entry.path(known), wanted.level, before, layers=known["layers"])
         name = f"{entry.stem}-{wanted.level}.{entry.suffix}"
         path = entry.commit(plan, name, level=wanted.level, p50_ms=p50_ms, layers=layers)
@@ -354,16 +420,20 @@ def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, 
 
 
 def _check(variant: Variant, plan: Path) -> tuple[float, dict[str, int]]:
-    """Open a saved plan in a child, check it against the golden outputs. Returns its median latency in ms and its :class:`PlanLayers`."""
+    """Open a saved plan in a child, check it against the golden outputs. Returns its median latency in ms
+    and its :class:`PlanLayers`."""
     reply = run_child(
-        "edgectl.engines.trt_check", [str(variant.blobs), variant.digest, str(plan)],
-        timeout_s=_CHECK_TIMEOUT_S, what="checking the saved TensorRT plan",
-    )  # fmt: skip
+        "edgectl.engines.trt_check",
+        [str(variant.blobs), variant.digest, str(plan)],
+        timeout_s=_CHECK_TIMEOUT_S,
+        what="checking the saved TensorRT plan",
+    )
     return float(reply["p50_ms"]), reply["layers"]
 
 
 def _notes(layers: PlanLayers, recipe: Recipe) -> tuple[str, ...]:
-    """Where a plan is not what its recipe asked for. Slow or heavy, not wrong: the golden check has passed."""
+    """Where a plan is not what its recipe asked for. Slow or heavy, not wrong: the golden check has
+    passed."""
     notes = []
     if recipe.family == "trt-dla" and not layers.dla:
         notes.append("nothing of the plan runs on the DLA: everything fell back to the GPU")
@@ -389,7 +459,8 @@ def _optimise(variant: Variant, entry: _Entry) -> Path:
             engine.close()
             helps = _open_seconds(saved, fast) < _open_seconds(entry.model, settings)
         except EdgectlError:
-            helps = False  # the file as it is is the sound choice; the warm-up judges it
+            # the file as it is is the sound choice; the warm-up judges it
+            helps = False
         if helps:
             return entry.commit(saved, f"{entry.stem}.{entry.suffix}")
     entry.record(file="original")

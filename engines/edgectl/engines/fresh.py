@@ -1,9 +1,12 @@
-"""Measure engines in new processes, in turn: cold start, memory, processor time, and latency in each context of a device.
+"""Measure engines in new processes, in turn: cold start, memory, processor time, and latency in each context
+of a device.
 
-One process for each contender, all alive at once, asked one after the other for a block of calls: so the latencies are paired,
-and memory is each one's own. Blocks are called back to back (*alone*), paced like a camera, and back to back beside other work
-(:mod:`edgectl.engines.contexts`). That is repeated with new processes, because a process may be lucky (where its memory lies, which core
-it started on). What else the machine did meanwhile is part of the result. Build and bench both measure here. ``python -m edgectl.engines.fresh MODEL RUNTIME SETTINGS FEEDS`` is the child.
+One process for each contender, all alive at once, asked one after the other for a block of calls: so the
+latencies are paired, and memory is each one's own. Blocks are called back to back (*alone*), paced like a
+camera, and back to back beside other work (:mod:`edgectl.engines.contexts`). That is repeated with new
+processes, because a process may be lucky (where its memory lies, which core it started on). What else the
+machine did meanwhile is part of the result. Build and bench both measure here. ``python -m
+edgectl.engines.fresh MODEL RUNTIME SETTINGS FEEDS`` is the child.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ __all__ = [
     "summarise_fresh",
 ]
 
-RUNS = 5  # each costs imports and an open a contender; one and the same engine of 0.02 ms differed by 2 % between two processes
+# each costs imports and an open a contender; one and the same engine of 0.02 ms differed by 2 % between two
+# processes
+RUNS = 5
 _LEAST_RUNS = 2
 _BLOCKS = (4, 24)  # a process and context: fewest and most
 SECONDS = 1.0
@@ -86,7 +91,8 @@ class FreshTimes:
     rss_mb: tuple[float, ...] = ()
     cpu_ms: tuple[float, ...] = ()
     ms: tuple[float, ...] = ()
-    """Alone, blocks of ``block`` calls in a row, in turn with those of the other contenders: equally many blocks, pair by pair."""
+    """Alone, blocks of ``block`` calls in a row, in turn with those of the other contenders: equally many
+    blocks, pair by pair."""
     loaded_ms: tuple[float, ...] = ()
     """The same beside ``busy`` processes that compute."""
     busy: int = 0
@@ -118,9 +124,9 @@ def measure_fresh(
     cpu: Callable[[], CpuTimes | None] = read_cpu,
     enough: Callable[[], bool] = lambda: False,
 ) -> dict[str, FreshTimes]:
-    """``runs`` times a new process for each contender, which runs for about ``seconds`` in each context. One that
-    fails is left out of the rest and of nobody else's figures. ``cpu`` reads the machine's counters. ``enough`` is asked before the third run and each
-    one after it whether to stop."""
+    """``runs`` times a new process for each contender, which runs for about ``seconds`` in each context.
+    One that fails is left out of the rest and of nobody else's figures. ``cpu`` reads the machine's
+    counters. ``enough`` is asked before the third run and each one after it whether to stop."""
     total: dict[str, list[FreshTimes]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory(prefix="edgectl-fresh-") as folder:
         arguments = _files(Path(folder), contenders, feeds[:_FEEDS])
@@ -146,7 +152,8 @@ def evidence(reference: FreshTimes) -> Evidence:
 def compared(
     times: FreshTimes, reference: FreshTimes, *, busy: bool, min_speedup: float = 1.0
 ) -> dict[Context, tuple[Standing, Ratio]]:
-    """How one contender did against another one of the same measurement, in each context in which both have at least three blocks."""
+    """How one contender did against another one of the same measurement, in each context in which both
+    have at least three blocks."""
     found = {}
     for context in Context:
         ours, theirs = times.of(context), reference.of(context)
@@ -164,9 +171,12 @@ def standing_of(times: FreshTimes, reference: FreshTimes, *, min_speedup: float 
     return overall(compared(times, reference, busy=busy, min_speedup=min_speedup))
 
 
-def summarise_fresh(times: FreshTimes, reference: FreshTimes | None, shown: FreshTimes | None = None) -> FreshRun:
-    """The figures of one contender that did not fail; ``reference``: the times that it is compared with, of the same measurement.
-    ``shown``: those of the engine that its contexts are told against; None: of that one itself."""
+def summarise_fresh(
+    times: FreshTimes, reference: FreshTimes | None, shown: FreshTimes | None = None
+) -> FreshRun:
+    """The figures of one contender that did not fail; ``reference``: the times that it is compared with,
+    of the same measurement. ``shown``: those of the engine that its contexts are told against; None: of
+    that one itself."""
     ms, loaded = np.asarray(times.ms), np.asarray(times.loaded_ms)
     ratio = None if reference is None else compared(times, reference, busy=False).get(Context.ALONE)
     because = busy_because(evidence(reference or times))
@@ -174,11 +184,23 @@ def summarise_fresh(times: FreshTimes, reference: FreshTimes | None, shown: Fres
     contexts = tuple(_context_run(c, times.of(c), against.get(c)) for c in Context if len(times.of(c)))
     low, middle, high = (None, None, None) if ratio is None else _figures(ratio[1])
     return FreshRun(
-        runs=len(times.cold_s), cold_start_s=round(float(np.median(times.cold_s)), 4), rss_mb=round(max(times.rss_mb), 1),
-        cpu_ms=round(float(np.median(times.cpu_ms)), 4), gap_ms=round(PERIOD_S * 1e3, 1), p50_ms=round(float(np.median(ms)), 4),
-        p95_ms=_p95(ms), p95_loaded_ms=_p95(loaded), busy=times.busy, n=len(ms), ratio_to_float=middle, ratio_low=low, ratio_high=high,
-        contexts=contexts, others=evidence(times).others, busy_because=because,
-    )  # fmt: skip
+        runs=len(times.cold_s),
+        cold_start_s=round(float(np.median(times.cold_s)), 4),
+        rss_mb=round(max(times.rss_mb), 1),
+        cpu_ms=round(float(np.median(times.cpu_ms)), 4),
+        gap_ms=round(PERIOD_S * 1e3, 1),
+        p50_ms=round(float(np.median(ms)), 4),
+        p95_ms=_p95(ms),
+        p95_loaded_ms=_p95(loaded),
+        busy=times.busy,
+        n=len(ms),
+        ratio_to_float=middle,
+        ratio_low=low,
+        ratio_high=high,
+        contexts=contexts,
+        others=evidence(times).others,
+        busy_because=because,
+    )
 
 
 def _context_run(context: Context, blocks: Samples, against: tuple[Standing, Ratio] | None) -> ContextRun:
@@ -199,7 +221,8 @@ def _p95(ms: Samples) -> float | None:
 
 
 def _files(folder: Path, contenders: Mapping[str, Contender], feeds: Sequence[Feeds]) -> dict[str, list[str]]:
-    """The command line of each contender. Contenders with one model share its file, so that the page cache treats them alike."""
+    """The command line of each contender. Contenders with one model share its file, so that the page cache
+    treats them alike."""
     paths: dict[bytes, Path] = {}
     lines = {}
     for n, c in contenders.items():
@@ -226,7 +249,8 @@ class _Extent:
         in_a_row = {n: calls_in_a_row(s * 1e3) for n, s in first_s.items()}
         longest = max((in_a_row[n] * s for n, s in first_s.items()), default=1.0)
         slowest = max(first_s.values(), default=1.0)
-        paced_s = seconds * (2 if slowest < _SHORT_S else 1)  # after a rest such a call takes a fifth more or less each time
+        # after a rest such a call takes a fifth more or less each time
+        paced_s = seconds * (2 if slowest < _SHORT_S else 1)
         return cls(
             in_a_row,
             blocks=int(np.clip(seconds / longest, *_BLOCKS)),
@@ -235,13 +259,20 @@ class _Extent:
 
 
 def _one_run(
-    arguments: Mapping[str, list[str]], seconds: float, cpu: Callable[[], CpuTimes | None], extent: _Extent | None
+    arguments: Mapping[str, list[str]],
+    seconds: float,
+    cpu: Callable[[], CpuTimes | None],
+    extent: _Extent | None,
 ) -> tuple[dict[str, FreshTimes], _Extent]:
-    found: dict[str, dict[str, Any]] = {n: {"ms": [], "loaded_ms": [], "paced_ms": [], "cpu": []} for n in arguments}
+    found: dict[str, dict[str, Any]] = {
+        n: {"ms": [], "loaded_ms": [], "paced_ms": [], "cpu": []} for n in arguments
+    }
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         children = {
-            n: stack.enter_context(Conversation("edgectl.engines.fresh", a, what=f"{n} in a process of its own"))
+            n: stack.enter_context(
+                Conversation("edgectl.engines.fresh", a, what=f"{n} in a process of its own")
+            )
             for n, a in arguments.items()
         }
 
@@ -258,11 +289,14 @@ def _one_run(
             return time.process_time() + sum(float(ask(n, cpu=1).get("cpu_s", 0.0)) for n in children)
 
         for n in children:
-            ask(n)  # its imports, so that they disturb nobody's start
+            # its imports, so that they disturb nobody's start
+            ask(n)
         for n in children:
             found[n] |= ask(n, open=1)
         if extent is None:
-            extent = _Extent.fitting({n: max(f["first_s"], 1e-6) for n, f in found.items() if "first_s" in f}, seconds)
+            extent = _Extent.fitting(
+                {n: max(f["first_s"], 1e-6) for n, f in found.items() if "first_s" in f}, seconds
+            )
         in_a_row = {n: {"calls": extent.in_a_row.get(n, 1)} for n in children}
         like_a_camera = {n: {"calls": _PACED_BLOCK, "period_s": PERIOD_S} for n in children}
         used, before = own_s(), cpu()
@@ -278,16 +312,29 @@ def _one_run(
     def times(n: str) -> FreshTimes:
         f = found[n]
         return FreshTimes(
-            (f["cold_s"],), (f["rss_mb"],), (float(np.mean(f["cpu"])),), tuple(f["ms"]), tuple(f["loaded_ms"]), busy,
-            block=extent.in_a_row[n], paced_ms=tuple(f["paced_ms"]), paced_block=_PACED_BLOCK, others=(seen.others,), steal=(seen.steal,),
+            (f["cold_s"],),
+            (f["rss_mb"],),
+            (float(np.mean(f["cpu"])),),
+            tuple(f["ms"]),
+            tuple(f["loaded_ms"]),
+            busy,
+            block=extent.in_a_row[n],
+            paced_ms=tuple(f["paced_ms"]),
+            paced_block=_PACED_BLOCK,
+            others=(seen.others,),
+            steal=(seen.steal,),
             cores=seen.cores,
-        )  # fmt: skip
+        )
 
     return {n: FreshTimes(failed=failed[n]) if n in failed else times(n) for n in found}, extent
 
 
 def _in_turn(
-    questions: Mapping[str, Mapping[str, float]], ask: Any, blocks: int, found: dict[str, dict[str, Any]], key: str
+    questions: Mapping[str, Mapping[str, float]],
+    ask: Any,
+    blocks: int,
+    found: dict[str, dict[str, Any]],
+    key: str,
 ) -> None:
     order = list(questions)
     for _ in range(blocks):
@@ -308,19 +355,30 @@ def _joined(parts: Sequence[FreshTimes]) -> FreshTimes:
         return tuple(x for p in parts for x in series(p))
 
     return FreshTimes(
-        all_of(lambda p: p.cold_s), all_of(lambda p: p.rss_mb), all_of(lambda p: p.cpu_ms), all_of(lambda p: p.ms),
-        all_of(lambda p: p.loaded_ms), parts[0].busy, block=parts[0].block, paced_ms=all_of(lambda p: p.paced_ms),
-        paced_block=parts[0].paced_block, others=tuple(x for p in parts for x in p.others),
-        steal=tuple(x for p in parts for x in p.steal), cores=parts[0].cores,
-    )  # fmt: skip
+        all_of(lambda p: p.cold_s),
+        all_of(lambda p: p.rss_mb),
+        all_of(lambda p: p.cpu_ms),
+        all_of(lambda p: p.ms),
+        all_of(lambda p: p.loaded_ms),
+        parts[0].busy,
+        block=parts[0].block,
+        paced_ms=all_of(lambda p: p.paced_ms),
+        paced_block=parts[0].paced_block,
+        others=tuple(x for p in parts for x in p.others),
+        steal=tuple(x for p in parts for x in p.steal),
+        cores=parts[0].cores,
+    )
 
 
 @contextlib.contextmanager
 def _busy() -> Iterator[int]:
-    """Processes that compute and nothing else, on all cores but one (on one core: one). They end with this process, too."""
+    """Processes that compute and nothing else, on all cores but one (on one core: one). They end with this
+    process, too."""
     count = max(1, len(os.sched_getaffinity(0)) - 1)
     command = [sys.executable, "-c", _BUSY, str(os.getpid())]
-    processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(count)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(count)
+    ]
     try:
         time.sleep(0.05)  # until they compute
         yield count
@@ -331,8 +389,8 @@ def _busy() -> Iterator[int]:
 
 
 def next_frame(last: int, now_s: float, period_s: float) -> int:
-    """Which frame comes next, after the ``last`` one that was used: those that came while the engine ran are dropped, as a live stream does.
-    Frame k comes at ``k × period_s``. Pure."""
+    """Which frame comes next, after the ``last`` one that was used: those that came while the engine ran
+    are dropped, as a live stream does. Frame k comes at ``k × period_s``. Pure."""
     return max(last + 1, math.ceil(now_s / period_s))
 
 
@@ -340,10 +398,16 @@ class _Child:
     """The other side: opens the engine when asked, then runs it as often as asked."""
 
     def __init__(self, model: str, runtime: str, settings: str, feeds: str) -> None:
-        self._model, self._runtime, self._settings = Path(model), runtime, SessionSettings.model_validate_json(settings)
+        self._model, self._runtime, self._settings = (
+            Path(model),
+            runtime,
+            SessionSettings.model_validate_json(settings),
+        )
         arrays = read_npz(Path(feeds), max_bytes=_MAX_FEED_BYTES)
         count = 1 + max(int(n.split("/", 1)[0]) for n in arrays)
-        self._feeds = [{n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)]
+        self._feeds = [
+            {n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)
+        ]
         if runtime == "openvino":
             import openvino  # noqa: F401  loading the library is not the engine's start; ONNX Runtime is there already
         self._engine: Engine | None = None
@@ -373,8 +437,8 @@ class _Child:
         return {"cold_s": cold, "first_s": min(self._call() for _ in range(3)) / 1e3}
 
     def _paced(self, calls: int, period_s: float) -> dict[str, Any]:
-        """A call for each frame of a camera. Processor time of the process between the first rest and the last: what threads burn while
-        they wait is in it."""
+        """A call for each frame of a camera. Processor time of the process between the first rest and the
+        last: what threads burn while they wait is in it."""
         self._call()
         start, frame, ms = time.monotonic(), 0, []
         before = time.process_time()

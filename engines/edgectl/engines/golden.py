@@ -35,8 +35,9 @@ class GoldenResult:
 def check_golden(engine: Engine, variant: Variant) -> GoldenResult:
     """Run the golden inputs and compare every output with its tolerance.
 
-    Raises :class:`GoldenError` naming output, sample, cosine and largest absolute error; NaN and Inf are refused unless the
-    golden output has them at the very same places. Raises :class:`BundleError` if the golden layer is malformed.
+    Raises :class:`GoldenError` naming output, sample, cosine and largest absolute error; NaN and Inf are
+    refused unless the golden output has them at the very same places. Raises :class:`BundleError` if the
+    golden layer is malformed.
     """
     golden = read_golden(variant)
     worst: dict[str, OutputError] = {}
@@ -64,7 +65,9 @@ def compare(
     a, b = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()
     finite = np.isfinite(a)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
-        raise GoldenError(f"{where} has NaN or Inf", hint="the engine overflows on this device: take the fallback variant")
+        raise GoldenError(
+            f"{where} has NaN or Inf", hint="the engine overflows on this device: take the fallback variant"
+        )
     error = measure(a[finite], b[finite])
     if error.cosine < tolerance.cosine or error.max_abs > tolerance.max_abs:
         raise GoldenError(
@@ -90,8 +93,12 @@ def read_golden(variant: Variant) -> list[tuple[Arrays, Arrays]]:
         kind, _, rest = key.partition("/")
         number, _, tensor = rest.partition("/")
         if kind not in ("in", "out") or not number.isdecimal() or int(number) not in samples or not tensor:
-            raise BundleError(f"golden layer has an unexpected array {key[:80]!r}", hint="build the bundle again")
+            raise BundleError(
+                f"golden layer has an unexpected array {key[:80]!r}", hint="build the bundle again"
+            )
         samples[int(number)][kind == "out"][tensor] = array
     if any(not feeds or not outputs for feeds, outputs in samples.values()):
-        raise BundleError("golden layer lacks samples that its config promises", hint="build the bundle again")
+        raise BundleError(
+            "golden layer lacks samples that its config promises", hint="build the bundle again"
+        )
     return list(samples.values())

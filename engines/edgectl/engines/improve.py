@@ -1,4 +1,5 @@
-"""Build the plan of a TensorRT variant again at the best level, in a child process: the caller loads no runtime for it.
+"""Build the plan of a TensorRT variant again at the best level, in a child process: the caller loads no
+runtime for it.
 
 ``python -m edgectl.engines.improve BLOBS MANIFEST CACHE`` prints one JSON line ``{ok, better}``.
 """
@@ -17,12 +18,14 @@ from edgectl.engines.child import answer, run_child
 __all__ = ["BEST_LEVEL", "improve"]
 
 BEST_LEVEL = 5
-_CHECKS_S = 900.0  # golden check and timing of both plans, beside the compile itself
+# golden check and timing of both plans, beside the compile itself
+_CHECKS_S = 900.0
 _DEFAULT_MINUTES = 20
 
 
 def improve(blobs: Path, manifest: str, cache: Path) -> bool:
-    """Whether there is a faster plan in the cache now; False for another runtime and for a plan that is the best already.
+    """Whether there is a faster plan in the cache now; False for another runtime and for a plan that is the
+    best already.
 
     Raises :class:`EngineError` and what else ``finalise`` raises; the plan in use is then still there.
     """
@@ -32,9 +35,11 @@ def improve(blobs: Path, manifest: str, cache: Path) -> bool:
     spec = load_profile(config.profile).tensorrt if config.profile in profile_names() else None
     minutes = spec.build_minutes if spec else _DEFAULT_MINUTES
     reply = run_child(
-        "edgectl.engines.improve", [str(blobs), manifest, str(cache)], timeout_s=minutes * 60 + _CHECKS_S,
+        "edgectl.engines.improve",
+        [str(blobs), manifest, str(cache)],
+        timeout_s=minutes * 60 + _CHECKS_S,
         what="building a better TensorRT plan",
-    )  # fmt: skip
+    )
     return bool(reply["better"])
 
 

@@ -1,7 +1,8 @@
 """ONNX Runtime: the CPU engine everywhere, and the CUDA one where the settings ask for it.
 
-Threads are explicit, spinning is off unless the settings ask for it, execution is sequential. A Q/DQ model needs full graph
-optimisation (at a lower level its int8 kernels are not formed: 4 × slower), so that is the default.
+Threads are explicit, spinning is off unless the settings ask for it, execution is sequential. A Q/DQ model
+needs full graph optimisation (at a lower level its int8 kernels are not formed: 4 × slower), so that is the
+default.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ from edgectl.engines.base import Feeds, Outputs, check_feeds
 __all__ = ["OnnxRuntimeEngine"]
 
 _DTYPES = {
-    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
-    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16", "tensor(int32)": "int32",
-    "tensor(uint32)": "uint32", "tensor(int64)": "int64", "tensor(uint64)": "uint64",
-}  # fmt: skip
-# It quantizes, per tensor, the weights of convolutions that a recipe keeps float because they are sensitive: 7 dB lost on FastestDet.
-# The other moves a QuantizeLinear up through float pooling, whose 8 bit kernel is 20 × slower there: 2.5 ms of FastestDet's 4.5 ms.
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64",
+    "tensor(uint64)": "uint64",
+}
+# It quantizes, per tensor, the weights of convolutions that a recipe keeps float because they are sensitive:
+# 7 dB lost on FastestDet. The other moves a QuantizeLinear up through float pooling, whose 8 bit kernel is 20
+# × slower there: 2.5 ms of FastestDet's 4.5 ms.
 _NOT_WANTED = ["WeightBiasQuantization", "QDQPropagationTransformer"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -32,11 +43,15 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OnnxRuntimeEngine:
     """An ONNX file or its bytes, opened in ONNX Runtime.
 
-    Its outputs are those of the graph that are tensors of numbers; strings, sequences and maps are left in the runtime.
+    Its outputs are those of the graph that are tensors of numbers; strings, sequences and maps are left in
+    the runtime.
     """
 
-    def __init__(self, model: Path | bytes, settings: SessionSettings, *, save_optimised: Path | None = None) -> None:
-        """Open a model. ``save_optimised``: where ONNX Runtime writes the graph it made of it (machine-specific).
+    def __init__(
+        self, model: Path | bytes, settings: SessionSettings, *, save_optimised: Path | None = None
+    ) -> None:
+        """Open a model. ``save_optimised``: where ONNX Runtime writes the graph it made of it
+        (machine-specific).
 
         Raises :class:`EngineError` for whatever the runtime has against it.
         """
@@ -46,10 +61,13 @@ class OnnxRuntimeEngine:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.enable_cpu_mem_arena = settings.arena
         level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if settings.optimization == "all" else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if settings.optimization == "all" else level.ORT_DISABLE_ALL
+        )
         options.log_severity_level = 3  # errors; they are raised as exceptions anyway
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs: half of the CPU time, or more
+        # between runs: half of the CPU time, or more
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if save_optimised is not None:
             options.optimized_model_filepath = str(save_optimised)
         provider = _PROVIDERS[settings.provider]
@@ -59,7 +77,8 @@ class OnnxRuntimeEngine:
                 hint="on a machine with an NVIDIA GPU: pip uninstall onnxruntime, then pip install 'edgectl[gpu]'; else take a variant for the CPU",
             )
         if settings.provider == "cuda":
-            # Nodes without a CUDA kernel (shape arithmetic) may run on the CPU; the check below refuses a quiet full fallback.
+            # Nodes without a CUDA kernel (shape arithmetic) may run on the CPU; the check below refuses a
+            # quiet full fallback.
             providers = [provider, _PROVIDERS["cpu"]]
         else:
             providers = [provider]
@@ -71,17 +90,22 @@ class OnnxRuntimeEngine:
                 disabled_optimizers=_NOT_WANTED,
             )
         except Exception as e:  # the binding raises a dozen unrelated types
-            raise EngineError(f"ONNX Runtime {ort.__version__} cannot open the model: {_first_line(e)}") from e
+            raise EngineError(
+                f"ONNX Runtime {ort.__version__} cannot open the model: {_first_line(e)}"
+            ) from e
         if provider not in self._session.get_providers():
             raise EngineError(
-                f"ONNX Runtime fell back from {provider} to the CPU", hint="check the CUDA and cuDNN libraries of this machine"
+                f"ONNX Runtime fell back from {provider} to the CPU",
+                hint="check the CUDA and cuDNN libraries of this machine",
             )
         self.runtime = f"onnxruntime {ort.__version__}"
         self.inputs = tuple(_spec(v) for v in self._session.get_inputs())
         self.outputs = tuple(_spec(v) for v in self._session.get_outputs() if v.type in _DTYPES)
         if not self.outputs:
             kinds = ", ".join(f"{v.name} ({v.type})" for v in self._session.get_outputs())
-            raise EngineError(f"the model has no output that is a tensor of numbers: {kinds}", hint="export it with one")
+            raise EngineError(
+                f"the model has no output that is a tensor of numbers: {kinds}", hint="export it with one"
+            )
         self._names = [o.name for o in self.outputs]
 
     def run(self, feeds: Feeds) -> Outputs:

@@ -18,8 +18,9 @@ __all__ = ["engine_file", "open_engine", "open_model"]
 def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | None = None) -> Engine:
     """Open a variant in its runtime.
 
-    ``threads`` overrides the measured setting. ``cache``: folder of finalised engines; None opens the ONNX file as it is
-    (a TensorRT variant needs the folder, because its plan is compiled there). Raises :class:`EngineError`.
+    ``threads`` overrides the measured setting. ``cache``: folder of finalised engines; None opens the ONNX
+    file as it is (a TensorRT variant needs the folder, because its plan is compiled there). Raises
+    :class:`EngineError`.
     """
     with tempfile.TemporaryDirectory() as folder:  # for an engine that is still packed
         path, settings = engine_file(variant, Path(folder), threads=threads, cache=cache)
@@ -29,7 +30,8 @@ def open_engine(variant: Variant, *, threads: int | None = None, cache: Path | N
 def engine_file(
     variant: Variant, folder: Path, *, threads: int | None = None, cache: Path | None = None
 ) -> tuple[Path, SessionSettings]:
-    """What :func:`open_engine` opens, and how: for a process that opens it itself. A packed engine is decoded into ``folder``."""
+    """What :func:`open_engine` opens, and how: for a process that opens it itself. A packed engine is
+    decoded into ``folder``."""
     settings = variant.config.session
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
@@ -42,15 +44,20 @@ def engine_file(
         return variant.engine(folder), settings
     final = finalise(variant, cache)
     if final.kind == "optimised":
-        settings = settings.model_copy(update={"optimization": "disabled"})  # ONNX Runtime optimised this very file
+        # ONNX Runtime optimised this very file
+        settings = settings.model_copy(update={"optimization": "disabled"})
     return final.path, settings
 
 
-def open_model(model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime") -> Engine:
-    """Open an ONNX file, or its bytes, in a CPU runtime; for ``tensorrt`` the file of a plan that was compiled here."""
+def open_model(
+    model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime"
+) -> Engine:
+    """Open an ONNX file, or its bytes, in a CPU runtime; for ``tensorrt`` the file of a plan that was
+    compiled here."""
     settings = settings or SessionSettings()
     if runtime == "tensorrt":
-        from edgectl.engines.tensorrt import TensorRtEngine  # here: only devices with TensorRT load its module
+        # here: only devices with TensorRT load its module
+        from edgectl.engines.tensorrt import TensorRtEngine
 
         if not isinstance(model, Path):
             raise EngineError("a TensorRT plan is opened from its file")

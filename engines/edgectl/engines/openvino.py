@@ -1,7 +1,8 @@
-"""OpenVINO: the second CPU runtime, optional (``edgectl[openvino]``). Reads the same ONNX file as ONNX Runtime.
+"""OpenVINO: the second CPU runtime, optional (``edgectl[openvino]``). Reads the same ONNX file as ONNX
+Runtime.
 
-The inference precision is always pinned: its default is bf16 on CPUs that have it, which would make both the outputs and
-a comparison with float depend on the machine.
+The inference precision is always pinned: its default is bf16 on CPUs that have it, which would make both the
+outputs and a comparison with float depend on the machine.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _name(port: Any) -> str:
-    """The ONNX name. A port may carry several (folding merges tensors); the result node is called ``<name>/sink_port_0``."""
+    """The ONNX name. A port may carry several (folding merges tensors); the result node is called
+    ``<name>/sink_port_0``."""
     names: set[str] = port.get_names()
     own = str(port.node.friendly_name).rpartition("/sink_port_")[0]
     return own if own in names else str(port.get_any_name())

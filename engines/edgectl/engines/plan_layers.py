@@ -1,8 +1,10 @@
-"""What a TensorRT plan really does, from what its engine inspector says (``EngineInspector.get_engine_information``, JSON).
+"""What a TensorRT plan really does, from what its engine inspector says
+(``EngineInspector.get_engine_information``, JSON).
 
-The graph asks for int8, float16 or DLA; the builder decides. A DLA that falls back to the GPU does so silently, and a convolution that
-could not fuse with its Q/DQ runs in float: both show here only. The text is TensorRT's own and differs between its versions, so what
-is not understood counts as ``other`` and never as success.
+The graph asks for int8, float16 or DLA; the builder decides. A DLA that falls back to the GPU does so
+silently, and a convolution that could not fuse with its Q/DQ runs in float: both show here only. The text is
+TensorRT's own and differs between its versions, so what is not understood counts as ``other`` and never as
+success.
 """
 
 from __future__ import annotations
@@ -16,8 +18,15 @@ from edgectl.core.errors import EngineError
 __all__ = ["PlanLayers", "read_layers"]
 
 _MAX_BYTES = 64 << 20
-_FORMATS = (("int8", "int8"), ("fp16", "float16"), ("half", "float16"), ("fp32", "float32"), ("float", "float32"))
-"""A word of a tensor's ``Format/Datatype``, e.g. ``Thirty-two wide channel vectorized row major Int8 format``."""
+_FORMATS = (
+    ("int8", "int8"),
+    ("fp16", "float16"),
+    ("half", "float16"),
+    ("fp32", "float32"),
+    ("float", "float32"),
+)
+"""A word of a tensor's ``Format/Datatype``, e.g. ``Thirty-two wide channel vectorized row major Int8
+format``."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,20 @@ def read_layers(text: str) -> PlanLayers:
         raise EngineError("the engine inspector names no layers")
     kinds = [_kind(layer) for layer in layers]
     return PlanLayers(
-        total=len(kinds), int8=kinds.count("int8"), float16=kinds.count("float16"), float32=kinds.count("float32"),
-        other=kinds.count("other"), reformats=kinds.count("reformat"), dla=kinds.count("dla"),
-    )  # fmt: skip
+        total=len(kinds),
+        int8=kinds.count("int8"),
+        float16=kinds.count("float16"),
+        float32=kinds.count("float32"),
+        other=kinds.count("other"),
+        reformats=kinds.count("reformat"),
+        dla=kinds.count("dla"),
+    )
 
 
 def _kind(layer: Any) -> str:
     if not isinstance(layer, dict):
-        return "other"  # only its name: the plan was built without details
+        # only its name: the plan was built without details
+        return "other"
     kind, name = str(layer.get("LayerType", "")).lower(), str(layer.get("Name", ""))
     if kind == "dla" or "[DlaLayer]" in name:
         return "dla"
@@ -64,5 +79,9 @@ def _kind(layer: Any) -> str:
         return "reformat"
     outputs = layer.get("Outputs")
     first = outputs[0] if isinstance(outputs, list) and outputs else None
-    words = str(first.get("Format/Datatype", first.get("Datatype", ""))).lower() if isinstance(first, dict) else ""
+    words = (
+        str(first.get("Format/Datatype", first.get("Datatype", ""))).lower()
+        if isinstance(first, dict)
+        else ""
+    )
     return next((found for word, found in _FORMATS if word in words), "other")

@@ -1,7 +1,8 @@
-"""Plans that one device compiles and others take over: handed out of a cache, adopted into one. The caller loads no runtime for it.
+"""Plans that one device compiles and others take over: handed out of a cache, adopted into one. The caller
+loads no runtime for it.
 
-``python -m edgectl.engines.shared BLOBS MANIFEST CACHE`` prints one JSON line ``{ok, key}``; with ``--file`` and ``--plan`` (the JSON of
-a :class:`SharedPlan`) it adopts that plan.
+``python -m edgectl.engines.shared BLOBS MANIFEST CACHE`` prints one JSON line ``{ok, key}``; with ``--file``
+and ``--plan`` (the JSON of a :class:`SharedPlan`) it adopts that plan.
 """
 
 from __future__ import annotations
@@ -31,19 +32,23 @@ def missing(blobs: Path, manifest: str, cache: Path) -> dict[str, Any] | None:
     if Variant.open(blobs, manifest).config.runtime != "tensorrt":
         return None
     arguments = [str(blobs), manifest, str(cache)]
-    reply = run_child("edgectl.engines.shared", arguments, timeout_s=_IDENTIFY_S, what="asking for the key of the plan")
+    reply = run_child(
+        "edgectl.engines.shared", arguments, timeout_s=_IDENTIFY_S, what="asking for the key of the plan"
+    )
     key = reply["key"]
     return key if isinstance(key, dict) else None
 
 
 def adopt(blobs: Path, manifest: str, cache: Path, file: Path, plan: SharedPlan) -> None:
-    """:func:`edgectl.engines.finalise.adopt_plan` in a child process: whatever the plan does, it does it there."""
+    """:func:`edgectl.engines.finalise.adopt_plan` in a child process: whatever the plan does, it does it
+    there."""
     arguments = [str(blobs), manifest, str(cache), "--file", str(file), "--plan", plan.model_dump_json()]
     run_child("edgectl.engines.shared", arguments, timeout_s=_CHECK_S, what="checking the shared plan")
 
 
 def hand_out(file: Path, key: Mapping[str, Any], level: int, folder: Path) -> SharedPlan:
-    """Copy a plan of this machine's cache with its key into ``folder``, the JSON last. Raises :class:`StorageError`."""
+    """Copy a plan of this machine's cache with its key into ``folder``, the JSON last. Raises
+    :class:`StorageError`."""
     with storage(str(folder)):
         data = file.read_bytes()
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +59,8 @@ def hand_out(file: Path, key: Mapping[str, Any], level: int, folder: Path) -> Sh
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
-    from edgectl.engines.finalise import adopt_plan, missing_plan  # here: whoever asks loads no runtime for it
+    # here: whoever asks loads no runtime for it
+    from edgectl.engines.finalise import adopt_plan, missing_plan
 
     parser = argparse.ArgumentParser(prog="edgectl.engines.shared")
     parser.add_argument("blobs", type=Path)

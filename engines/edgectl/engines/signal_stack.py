@@ -1,7 +1,8 @@
 """Keep a thread's alternate signal stack as it is while a native library does something to it.
 
-OpenVINO's CPU plugin sets an alternate signal stack on the thread that compiles a model, and frees the memory with the model:
-the next signal that Python handles (SIGINT, SIGTERM) then lands on memory that is gone, and the process dies of SIGSEGV.
+OpenVINO's CPU plugin sets an alternate signal stack on the thread that compiles a model, and frees the memory
+with the model: the next signal that Python handles (SIGINT, SIGTERM) then lands on memory that is gone, and
+the process dies of SIGSEGV.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 
 __all__ = ["SS_DISABLE", "current_signal_stack", "keep_signal_stack"]
 
-SS_DISABLE = 2  # <signal.h>, Linux: this thread has no alternate stack
+# <signal.h>, Linux: this thread has no alternate stack
+SS_DISABLE = 2
 
 
 class _Stack(ctypes.Structure):

@@ -1,8 +1,10 @@
-"""Latency the way MLPerf LoadGen counts it: from the moment at which a query was *scheduled*, so that nothing waits unseen.
+"""Latency the way MLPerf LoadGen counts it: from the moment at which a query was *scheduled*, so that nothing
+waits unseen.
 
-SingleStream: a query is scheduled when the one before is done; what happens in between belongs to the latency. At a rate: query ``k`` is
-scheduled at ``k / rate`` whatever became of those before it, as frames of a camera are; an engine that falls behind shows its queue instead
-of hiding it (no coordinated omission). Source: MLCommons inference rules and ``loadgen/early_stopping.cc``, reference/speech-and-telemetry.md §1.13.
+SingleStream: a query is scheduled when the one before is done; what happens in between belongs to the
+latency. At a rate: query ``k`` is scheduled at ``k / rate`` whatever became of those before it, as frames of
+a camera are; an engine that falls behind shows its queue instead of hiding it (no coordinated omission).
+Source: MLCommons inference rules and ``loadgen/early_stopping.cc``, reference/speech-and-telemetry.md §1.13.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Stream:
-    """``latencies``: of each query, ms. ``late``: how late this machine's own timer was when it had nothing to do, ms; no latency can be
-    told from less (empty without a rate)."""
+    """``latencies``: of each query, ms. ``late``: how late this machine's own timer was when it had
+    nothing to do, ms; no latency can be told from less (empty without a rate)."""
 
     latencies: Samples
     late: Samples
@@ -42,7 +44,8 @@ def single_stream(
     clock: Callable[[], int] = time.perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Stream:
-    """Issue queries for ``seconds`` (at least ``min_queries``). ``rate``: queries per second; None: each when the last one is done."""
+    """Issue queries for ``seconds`` (at least ``min_queries``). ``rate``: queries per second; None: each
+    when the last one is done."""
     for _ in range(_WARM_UP):
         query()
     latencies: list[float] = []
@@ -65,16 +68,22 @@ def single_stream(
 
 
 def overruns_allowed(n: int, percentile: float) -> int:
-    """How many of ``n`` queries may exceed a bound for it to be an upper bound of the percentile with 99 % confidence; -1: n is too few.
+    """How many of ``n`` queries may exceed a bound for it to be an upper bound of the percentile with 99 %
+    confidence; -1: n is too few.
 
-    The largest ``t`` with P[Binomial(n, 1 - percentile / 100) ≤ t] ≤ 1 %. 64 queries allow one at p90, 662 one at p99.
+    The largest ``t`` with P[Binomial(n, 1 - percentile / 100) ≤ t] ≤ 1 %. 64 queries allow one at p90, 662
+    one at p99.
     """
     over = 1 - percentile / 100
     total, t = 0.0, -1
     while t < n:
         k = t + 1
         log_p = (
-            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(over) + (n - k) * math.log1p(-over)
+            math.lgamma(n + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(n - k + 1)
+            + k * math.log(over)
+            + (n - k) * math.log1p(-over)
         )
         total += math.exp(log_p)
         if total > 1 - _CONFIDENCE:
@@ -84,6 +93,7 @@ def overruns_allowed(n: int, percentile: float) -> int:
 
 
 def at_most(samples: Samples, percentile: float) -> float | None:
-    """The early-stopping estimate: what the percentile does not exceed, with 99 % confidence. None where fewer than one overrun is allowed."""
+    """The early-stopping estimate: what the percentile does not exceed, with 99 % confidence. None where
+    fewer than one overrun is allowed."""
     t = overruns_allowed(len(samples), percentile)
     return float(np.sort(samples)[len(samples) - 1 - t]) if t >= 1 else None

@@ -1,8 +1,10 @@
-"""TensorRT: an engine over a plan that the finaliser compiled on this very device. TensorRT 8.6, 10.x and 11.x.
+"""TensorRT: an engine over a plan that the finaliser compiled on this very device. TensorRT 8.6, 10.x and
+11.x.
 
-Static shapes; inputs and outputs are copied through one stream. From the second inference on, the kernels are launched as one CUDA
-graph where the binding has them and the engine can be recorded. Only names that all three generations have are used
-(``tests/engines/test_tensorrt_types.py`` checks them against the vendor's signatures).
+Static shapes; inputs and outputs are copied through one stream. From the second inference on, the kernels are
+launched as one CUDA graph where the binding has them and the engine can be recorded. Only names that all
+three generations have are used (``tests/engines/test_tensorrt_types.py`` checks them against the vendor's
+signatures).
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ __all__ = ["TensorRtEngine", "trt_version"]
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool", "UINT8": "uint8"}  # fmt: skip
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
 
 
 def trt_version() -> str:
@@ -61,18 +71,26 @@ class TensorRtEngine:
         # The binding answers None, not an exception, for a plan of another version or device.
         self._engine: trt.ICudaEngine | None = engine or None
         if self._engine is None:
-            raise EngineError(f"TensorRT {trt_version()} does not accept the plan {plan.name}", hint="finalise the variant again")
+            raise EngineError(
+                f"TensorRT {trt_version()} does not accept the plan {plan.name}",
+                hint="finalise the variant again",
+            )
         context = self._engine.create_execution_context()
         self._context: trt.IExecutionContext | None = context or None
         if self._context is None:
-            raise EngineError("TensorRT cannot create an execution context", hint="not enough GPU memory: stop other engines")
+            raise EngineError(
+                "TensorRT cannot create an execution context",
+                hint="not enough GPU memory: stop other engines",
+            )
         specs: dict[bool, list[TensorSpec]] = {True: [], False: []}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             spec = TensorSpec(name=name, shape=_shape(self._engine, name), dtype=_dtype(self._engine, name))
             specs[is_input].append(spec)
-            self._buffers[name] = self._cuda.allocate(max(1, math.prod(spec.shape) * np.dtype(spec.dtype).itemsize))
+            self._buffers[name] = self._cuda.allocate(
+                max(1, math.prod(spec.shape) * np.dtype(spec.dtype).itemsize)
+            )
             self._context.set_tensor_address(name, self._buffers[name])
         self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
 
@@ -85,7 +103,8 @@ class TensorRtEngine:
         try:
             for name, array in feeds.items():
                 self._cuda.upload(self._buffers[name], array)
-            if self._runs == 1:  # the first one, outside a graph, lets TensorRT finish its deferred set-up
+            # the first one, outside a graph, lets TensorRT finish its deferred set-up
+            if self._runs == 1:
                 self._record()
             if self._graph is not None:
                 self._graph.launch()
@@ -104,7 +123,8 @@ class TensorRtEngine:
         return outputs
 
     def layers(self) -> str:
-        """What TensorRT's engine inspector says of every layer, JSON; see :mod:`edgectl.engines.plan_layers`."""
+        """What TensorRT's engine inspector says of every layer, JSON; see
+        :mod:`edgectl.engines.plan_layers`."""
         if self._engine is None:
             raise EngineError("the engine is closed")
         inspector = self._engine.create_engine_inspector()
@@ -117,7 +137,8 @@ class TensorRtEngine:
             raise EngineError("TensorRT refused to run the engine")
 
     def _record(self) -> None:
-        """A graph is faster and nothing else: an engine that cannot be recorded (loops, data-dependent shapes) runs without one."""
+        """A graph is faster and nothing else: an engine that cannot be recorded (loops, data-dependent
+        shapes) runs without one."""
         assert self._cuda is not None
         try:
             self._graph = self._cuda.capture(self._enqueue)
@@ -154,7 +175,8 @@ def _shape(engine: trt.ICudaEngine, name: str) -> tuple[int, ...]:
     shape = tuple(int(dims[i]) for i in range(len(dims)))
     if any(d < 0 for d in shape):
         raise EngineError(
-            f"tensor {name} of the plan has a dynamic shape {list(shape)}", hint="build the bundle with static shapes"
+            f"tensor {name} of the plan has a dynamic shape {list(shape)}",
+            hint="build the bundle with static shapes",
         )
     return shape
 

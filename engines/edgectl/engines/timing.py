@@ -1,8 +1,10 @@
-"""Latency, measured so that it can be compared: interleaved rounds, percentiles with their sample size, paired ratios.
+"""Latency, measured so that it can be compared: interleaved rounds, percentiles with their sample size,
+paired ratios.
 
-Two candidates measured one after the other see two different machines (clock, neighbours, page cache); measured in turn,
-they see the same one, and the *ratio of neighbours* is stable where both times are not. Calls of a millisecond take turns one by
-one; shorter ones in blocks of several in a row, or what is measured is who emptied whose caches.
+Two candidates measured one after the other see two different machines (clock, neighbours, page cache);
+measured in turn, they see the same one, and the *ratio of neighbours* is stable where both times are not.
+Calls of a millisecond take turns one by one; shorter ones in blocks of several in a row, or what is measured
+is who emptied whose caches.
 """
 
 from __future__ import annotations
@@ -81,9 +83,11 @@ def paired_ratio(samples: Samples, reference: Samples, *, seed: int = 0) -> Rati
 
 
 def median_interval(values: Samples) -> tuple[float, float]:
-    """The 95 % interval of a median from its order statistics (no resampling: cheap enough to ask again and again)."""
+    """The 95 % interval of a median from its order statistics (no resampling: cheap enough to ask again
+    and again)."""
     n = len(values)
-    reach = 0.98 * math.sqrt(n)  # 1.96 standard deviations of a binomial with p = 1/2
+    # 1.96 standard deviations of a binomial with p = 1/2
+    reach = 0.98 * math.sqrt(n)
     ordered = np.sort(values)
     low, high = math.floor(n / 2 - reach) - 1, math.ceil(n / 2 + reach)
     return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
@@ -101,13 +105,15 @@ def interleave(
 ) -> dict[str, Samples]:
     """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
 
-    One whose calls are shorter than a millisecond is called several times in a row, one call more than fill a millisecond (at most
+    One whose calls are shorter than a millisecond is called several times in a row, one call more than fill a
+    millisecond (at most
     64): the first is not timed, and the figure of the round is the median of the others.
 
     ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything.
 
-    The order is drawn anew for each round (the same draws every time), so that no candidate always runs in the cache that the
-    same other one left. Rotating is not enough: the neighbours stay neighbours, and 0.06 ms models differ by a third for it.
+    The order is drawn anew for each round (the same draws every time), so that no candidate always runs in
+    the cache that the same other one left. Rotating is not enough: the neighbours stay neighbours, and 0.06
+    ms models differ by a third for it.
     """
     names = list(runs)
     in_a_row = {}
@@ -115,14 +121,21 @@ def interleave(
         shortest = math.inf
         for _ in range(warm_up):
             shortest = min(shortest, _timed(runs[name], clock))
-        in_a_row[name] = 1 if shortest >= _BLOCK_MS else min(_MOST_IN_A_ROW, math.ceil(_BLOCK_MS / max(shortest, 1e-6)))
+        in_a_row[name] = (
+            1 if shortest >= _BLOCK_MS else min(_MOST_IN_A_ROW, math.ceil(_BLOCK_MS / max(shortest, 1e-6)))
+        )
     times: dict[str, list[float]] = {name: [] for name in names}
-    rng = random.Random(0)  # noqa: S311  an order, not a secret
+    rng = random.Random(0)
     start = clock()
     for turn in range(max_rounds):
         if turn >= min_rounds and (clock() - start) / 1e9 >= seconds:
             break
-        if settled is not None and turn and turn % min_rounds == 0 and settled({n: np.asarray(t) for n, t in times.items()}):
+        if (
+            settled is not None
+            and turn
+            and turn % min_rounds == 0
+            and settled({n: np.asarray(t) for n, t in times.items()})
+        ):
             break
         for name in rng.sample(names, len(names)):
             if in_a_row[name] > 1:
@@ -139,9 +152,15 @@ def _timed(run: Callable[[], object], clock: Callable[[], int]) -> float:
 
 
 def bench(
-    engine: Engine, feeds: Sequence[Feeds], *, seconds: float = 3.0, min_runs: int = 64, max_runs: int = 100_000
+    engine: Engine,
+    feeds: Sequence[Feeds],
+    *,
+    seconds: float = 3.0,
+    min_runs: int = 64,
+    max_runs: int = 100_000,
 ) -> Samples:
-    """One stream, one query at a time (MLPerf LoadGen's SingleStream): the next starts when the last one is done."""
+    """One stream, one query at a time (MLPerf LoadGen's SingleStream): the next starts when the last one
+    is done."""
     turn = iter(range(max_runs + 10))
     runs = {"engine": lambda: engine.run(feeds[next(turn) % len(feeds)])}
     return interleave(runs, seconds=seconds, min_rounds=min_runs, max_rounds=max_runs)["engine"]

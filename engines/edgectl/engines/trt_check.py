@@ -1,4 +1,5 @@
-"""Check a saved TensorRT plan in a child process of the finaliser: it is opened, compared with the golden outputs, timed and looked into.
+"""Check a saved TensorRT plan in a child process of the finaliser: it is opened, compared with the golden
+outputs, timed and looked into.
 
 ``python -m edgectl.engines.trt_check BLOBS MANIFEST PLAN`` prints one JSON line ``{ok, p50_ms, layers}``.
 """
@@ -33,7 +34,8 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     engine = TensorRtEngine(a.plan)
     check_golden(engine, variant)
     times = bench(engine, [feeds for feeds, _ in read_golden(variant)], seconds=0.0, min_runs=_RUNS)
-    check_golden(engine, variant)  # again: from the second inference on it may run as a CUDA graph
+    # again: from the second inference on it may run as a CUDA graph
+    check_golden(engine, variant)
     layers = read_layers(engine.layers())
     engine.close()
     return {"p50_ms": float(np.median(times)), "layers": asdict(layers)}

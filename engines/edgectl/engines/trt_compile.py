@@ -1,10 +1,13 @@
-"""Compile a TensorRT plan: one function, three branches (8.x, 10.x, 11.x). Runs as a child process of the finaliser.
+"""Compile a TensorRT plan: one function, three branches (8.x, 10.x, 11.x). Runs as a child process of the
+finaliser.
 
-* 8.x: the explicit-batch flag is needed; precision comes from builder flags (FP16 and INT8) beside the Q/DQ nodes;
+* 8.x: the explicit-batch flag is needed; precision comes from builder flags (FP16 and INT8) beside the Q/DQ
+  nodes;
 * 10.x: explicit batch is the only kind; ``STRONGLY_TYPED`` takes every precision from the graph;
 * 11.x: strong typing is the only kind; FP16 and INT8 flags are gone.
 
-Names that only some generations have are looked up in ``__members__``, so the module type-checks against all three.
+Names that only some generations have are looked up in ``__members__``, so the module type-checks against all
+three.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ class Order:
 def compile_plan(order: Order, timing_cache: bytes) -> tuple[bytes, bytes]:
     """Compile an ONNX file. Returns the plan and the grown timing cache (empty where there is none).
 
-    Raises :class:`EngineError` with what the parser or the builder has against it, and for DLA on a TensorRT or a device without it.
+    Raises :class:`EngineError` with what the parser or the builder has against it, and for DLA on a TensorRT
+    or a device without it.
     """
     major = int(trt_version().split(".")[0])
     if major not in (8, 10, 11):
@@ -65,9 +69,11 @@ def compile_plan(order: Order, timing_cache: bytes) -> tuple[bytes, bytes]:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_mb << 20)
     config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, order.workspace_mb << 21)
     config.builder_optimization_level = order.level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector can say what became of each layer
+    # so that the inspector can say what became of each layer
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     cache = config.create_timing_cache(timing_cache)
-    if not config.set_timing_cache(cache, False):  # of another build of TensorRT: start afresh rather than trust it
+    # of another build of TensorRT: start afresh rather than trust it
+    if not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
 
@@ -81,16 +87,25 @@ def compile_plan(order: Order, timing_cache: bytes) -> tuple[bytes, bytes]:
         _set_ranges(network, order.ranges)
     plan: Any = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT {trt_version()} cannot build the model", hint="its log says why; often too little memory")
+        raise EngineError(
+            f"TensorRT {trt_version()} cannot build the model",
+            hint="its log says why; often too little memory",
+        )
     grown: Any = config.get_timing_cache()
     return bytes(plan), bytes(grown.serialize()) if grown is not None else b""
 
 
-def _network(builder: trt.Builder, config: trt.IBuilderConfig, major: int, *, implicit: bool) -> trt.INetworkDefinition:
-    """8.x, and implicit quantization wherever it exists: the builder chooses among the precisions that flags allow. Else strong typing."""
+def _network(
+    builder: trt.Builder, config: trt.IBuilderConfig, major: int, *, implicit: bool
+) -> trt.INetworkDefinition:
+    """8.x, and implicit quantization wherever it exists: the builder chooses among the precisions that
+    flags allow. Else strong typing."""
     creation = trt.NetworkDefinitionCreationFlag.__members__
     if implicit and major >= 11:
-        raise EngineError(f"TensorRT {trt_version()} has no implicit quantization", hint="take the variant with explicit Q/DQ")
+        raise EngineError(
+            f"TensorRT {trt_version()} has no implicit quantization",
+            hint="take the variant with explicit Q/DQ",
+        )
     if major == 8 or implicit:
         for flag in ("FP16", "INT8"):
             config.set_flag(trt.BuilderFlag.__members__[flag])
@@ -100,7 +115,8 @@ def _network(builder: trt.Builder, config: trt.IBuilderConfig, major: int, *, im
 
 
 def _use_dla(builder: trt.Builder, config: trt.IBuilderConfig, core: int, *, implicit: bool) -> None:
-    """DLA takes implicit int8 up to 10.7 and explicit int8 from 11.4.1; between them no TensorRT has DLA (support matrix 11.4.1)."""
+    """DLA takes implicit int8 up to 10.7 and explicit int8 from 11.4.1; between them no TensorRT has DLA
+    (support matrix 11.4.1)."""
     numbers = [int(n) for n in re.findall(r"\d+", trt_version())][:3]
     if not (numbers < [10, 8] if implicit else numbers >= [11, 4, 1]):
         form = "implicit" if implicit else "explicit"
@@ -119,7 +135,8 @@ def _use_dla(builder: trt.Builder, config: trt.IBuilderConfig, core: int, *, imp
 
 
 def _set_ranges(network: trt.INetworkDefinition, ranges: Mapping[str, float]) -> None:
-    """Every tensor that was calibrated gets its symmetric range: one without makes its whole DLA region fall back."""
+    """Every tensor that was calibrated gets its symmetric range: one without makes its whole DLA region
+    fall back."""
     tensors: list[Any] = [network.get_input(i) for i in range(network.num_inputs)]
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -130,32 +147,44 @@ def _set_ranges(network: trt.INetworkDefinition, ranges: Mapping[str, float]) ->
 
 
 def read_ranges(path: Path) -> dict[str, float]:
-    """The ranges layer of a variant: a JSON object of tensor → largest magnitude, finite and positive. Raises :class:`BundleError`."""
+    """The ranges layer of a variant: a JSON object of tensor → largest magnitude, finite and positive.
+    Raises :class:`BundleError`."""
     try:
         said = json.loads(read_bounded(path, MAX_JSON_BYTES))
         ranges = {str(name): float(value) for name, value in said.items()}
     except (ValueError, TypeError, AttributeError) as e:
-        raise BundleError("the ranges of this variant are not a JSON object of numbers", hint="build the bundle again") from e
+        raise BundleError(
+            "the ranges of this variant are not a JSON object of numbers", hint="build the bundle again"
+        ) from e
     if not ranges or not all(0 < value < math.inf for value in ranges.values()):
-        raise BundleError("the ranges of this variant are not positive numbers", hint="build the bundle again")
+        raise BundleError(
+            "the ranges of this variant are not positive numbers", hint="build the bundle again"
+        )
     return ranges
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="edgectl.engines.trt_compile")
-    parser.add_argument("--identify", action="store_true", help="say what the plan's cache key needs to know, compile nothing")
+    parser.add_argument(
+        "--identify", action="store_true", help="say what the plan's cache key needs to know, compile nothing"
+    )
     parser.add_argument("--onnx", type=Path)
     parser.add_argument("--plan", type=Path)
     parser.add_argument("--timing-cache", type=Path)
     parser.add_argument("--workspace-mb", type=int, default=1024)
     parser.add_argument("--level", type=int, default=3)
     parser.add_argument("--sparse", action="store_true", help="the weights are pruned 2:4")
-    parser.add_argument("--dla-core", type=int, help="compile for this DLA core, with the GPU for what it cannot run")
-    parser.add_argument("--ranges", type=Path, help="implicit quantization: JSON of tensor → largest magnitude")
+    parser.add_argument(
+        "--dla-core", type=int, help="compile for this DLA core, with the GPU for what it cannot run"
+    )
+    parser.add_argument(
+        "--ranges", type=Path, help="implicit quantization: JSON of tensor → largest magnitude"
+    )
     a = parser.parse_args(arguments)
     if a.identify:
         return {"tensorrt": trt_version(), **open_cuda().identity()}
-    os.nice(10)  # a compile takes minutes beside running pipelines
+    # a compile takes minutes beside running pipelines
+    os.nice(10)
     known = a.timing_cache.read_bytes() if a.timing_cache.is_file() else b""
     ranges = read_ranges(a.ranges) if a.ranges else {}
     order = Order(a.onnx, a.workspace_mb, a.level, a.sparse, a.dla_core, ranges)

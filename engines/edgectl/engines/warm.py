@@ -1,7 +1,7 @@
 """Warm an engine up in a child process before it is activated: open, golden check, timed runs, memory.
 
-A crash, a hang or a wrong result costs the child, never the caller. ``python -m edgectl.engines.warm BLOBS MANIFEST``
-prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
+A crash, a hang or a wrong result costs the child, never the caller. ``python -m edgectl.engines.warm BLOBS
+MANIFEST`` prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["WarmReport", "warm_up"]
 
 @dataclass(frozen=True)
 class WarmReport:
-    """What became of a warm-up. ``ok`` is False with ``error`` (one sentence) and ``code`` set, never an exception."""
+    """What became of a warm-up. ``ok`` is False with ``error`` (one sentence) and ``code`` set, never an
+    exception."""
 
     ok: bool
     p50_ms: float | None = None
@@ -36,11 +37,19 @@ class WarmReport:
 
 
 def warm_up(
-    blobs: Path, manifest: str, *, runs: int = 64, timeout_s: float = 120.0, cache: Path | None = None, threads: int | None = None
+    blobs: Path,
+    manifest: str,
+    *,
+    runs: int = 64,
+    timeout_s: float = 120.0,
+    cache: Path | None = None,
+    threads: int | None = None,
 ) -> WarmReport:
-    """Open the variant ``manifest`` (digest) from ``blobs`` in a child, check it against golden, time ``runs`` inferences.
+    """Open the variant ``manifest`` (digest) from ``blobs`` in a child, check it against golden, time
+    ``runs`` inferences.
 
-    ``cache``: folder of finalised engines, as for ``open_engine``; a TensorRT compile happens inside ``timeout_s``.
+    ``cache``: folder of finalised engines, as for ``open_engine``; a TensorRT compile happens inside
+    ``timeout_s``.
     """
     arguments = [str(blobs), manifest, "--runs", str(runs)]
     if cache is not None:
@@ -48,14 +57,17 @@ def warm_up(
     if threads is not None:
         arguments += ["--threads", str(threads)]
     try:
-        reply = run_child("edgectl.engines.warm", arguments, timeout_s=timeout_s, what="warming the engine up")
+        reply = run_child(
+            "edgectl.engines.warm", arguments, timeout_s=timeout_s, what="warming the engine up"
+        )
     except EdgectlError as e:
         return WarmReport(ok=False, error=e.message, code=e.code)
     return WarmReport(**{k: reply.get(k) for k in WarmReport.__dataclass_fields__})  # type: ignore[arg-type]
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
-    import numpy as np  # here: whoever asks for a warm-up loads no runtime for it
+    # here: whoever asks for a warm-up loads no runtime for it
+    import numpy as np
 
     from edgectl.engines.golden import check_golden, read_golden
     from edgectl.engines.open import open_engine

@@ -1,6 +1,7 @@
 """The controller's HTTP API: Starlette on uvicorn, loopback by default, bearer token, JSON.
 
-Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.client` makes the same exception of them.
+Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.client` makes the same
+exception of them.
 """
 
 from __future__ import annotations
@@ -100,20 +101,27 @@ def make_app(controller: Controller, token: str) -> Starlette:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 return _error(
-                    401, UsageError("the API token is missing or wrong", hint="it lies in the controller's state folder")
+                    401,
+                    UsageError(
+                        "the API token is missing or wrong", hint="it lies in the controller's state folder"
+                    ),
                 )
             try:
                 return await endpoint(request)
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody reads it
             except TimeoutError:
-                return _error(408, UsageError(f"the request was not whole within {_BODY_S:g} s", hint="send it again"))
+                return _error(
+                    408, UsageError(f"the request was not whole within {_BODY_S:g} s", hint="send it again")
+                )
             except ValidationError as e:
                 return _error(422, UsageError(f"the request is not valid: {first_problem(e)}"))
             except ValueError as e:
                 return _error(422, UsageError(str(e)))
             except EdgectlError as e:
-                return _error(next((status for kind, status in _STATUS.items() if isinstance(e, kind)), 400), e)
+                return _error(
+                    next((status for kind, status in _STATUS.items() if isinstance(e, kind)), 400), e
+                )
 
         return call
 
@@ -134,12 +142,16 @@ def make_app(controller: Controller, token: str) -> Starlette:
 
     async def add_release(request: Request) -> Response:
         r = ReleaseRequest.model_validate_json(await _body(request))
-        found = await run_in_threadpool(controller.add_release, r.release, r.digest, _bytes(r.files), r.delta_from)
+        found = await run_in_threadpool(
+            controller.add_release, r.release, r.digest, _bytes(r.files), r.delta_from
+        )
         return JSONResponse(dataclasses.asdict(found), status_code=201)
 
     async def accept_trust(request: Request) -> Response:
         r = TrustRequest.model_validate_json(await _body(request))
-        await run_in_threadpool(controller.accept_trust, _bytes(r.files), r.withdraw, stop_rollouts=r.stop_rollouts)
+        await run_in_threadpool(
+            controller.accept_trust, _bytes(r.files), r.withdraw, stop_rollouts=r.stop_rollouts
+        )
         return JSONResponse(_trust(controller), status_code=201)
 
     async def approve(request: Request) -> Response:
@@ -166,17 +178,23 @@ def make_app(controller: Controller, token: str) -> Starlette:
     async def clear_slot(request: Request) -> Response:
         slot = check_name(request.path_params["slot"])
         r = ClearRequest.model_validate_json(await _body(request))
-        return JSONResponse([dataclasses.asdict(c) for c in await run_in_threadpool(controller.clear_slot, slot, r)])
+        return JSONResponse(
+            [dataclasses.asdict(c) for c in await run_in_threadpool(controller.clear_slot, slot, r)]
+        )
 
     async def enroll(request: Request) -> Response:
         r = EnrollRequest.model_validate_json(await _body(request))
         name = check_name(r.name)
-        return JSONResponse(await run_in_threadpool(partial(controller.enroll, name, again=r.again)), status_code=201)
+        return JSONResponse(
+            await run_in_threadpool(partial(controller.enroll, name, again=r.again)), status_code=201
+        )
 
     async def remove(request: Request) -> Response:
         device = check_name(request.path_params["name"])
         r = RemoveRequest.model_validate_json(await _body(request))
-        return JSONResponse({"rollouts": await run_in_threadpool(partial(controller.remove, device, purge=r.purge))})
+        return JSONResponse(
+            {"rollouts": await run_in_threadpool(partial(controller.remove, device, purge=r.purge))}
+        )
 
     async def revoked(request: Request) -> Response:
         device = check_name(request.path_params["name"])
@@ -196,7 +214,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
         routes=[
             Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
             Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
-            Route("/v1/releases", get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()])),
+            Route(
+                "/v1/releases",
+                get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()]),
+            ),
             Route("/v1/releases", guarded(add_release), methods=["POST"]),
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
@@ -204,7 +225,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
             Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
             Route("/v1/archive", get(lambda _: _archive(controller))),
-            Route("/v1/rollouts", get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()])),
+            Route(
+                "/v1/rollouts",
+                get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()]),
+            ),
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
             Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
@@ -233,7 +257,9 @@ class ApiServer:
         try:
             self._socket = socket.create_server((c.host, c.port))
         except OSError as e:
-            raise LinkError(f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port") from e
+            raise LinkError(
+                f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port"
+            ) from e
         self._server = uvicorn.Server(
             uvicorn.Config(
                 make_app(controller, token),
@@ -245,7 +271,9 @@ class ApiServer:
                 timeout_graceful_shutdown=_SHUTDOWN_S,
             )
         )
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -331,7 +359,9 @@ def _archive(controller: Controller) -> list[dict[str, Any]]:
 
 def _events(controller: Controller, request: Request) -> list[dict[str, Any]]:
     q = EventQuery.model_validate(dict(request.query_params))
-    found = controller.inventory.events(q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts)
+    found = controller.inventory.events(
+        q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts
+    )
     return [dataclasses.asdict(e) for e in found]
 
 

@@ -1,7 +1,7 @@
 """What an operator's signature on a ``desired`` document makes a device do, told before he gives it.
 
-The document itself is read, not what the controller says of it: a controller that was taken over must not get a signature for something
-that was not shown. Only what runs on the device now is the controller's word.
+The document itself is read, not what the controller says of it: a controller that was taken over must not get
+a signature for something that was not shown. Only what runs on the device now is the controller's word.
 """
 
 from __future__ import annotations
@@ -45,15 +45,24 @@ class Consequence:
 
 
 def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None) -> list[Consequence]:
-    """Everything that the document for ``device`` says. ``reported``: what the controller knows of the device (JSON), or None.
+    """Everything that the document for ``device`` says. ``reported``: what the controller knows of the device
+    (JSON), or None.
 
     Raises :class:`TrustError` for what is no ``desired`` document, or one for another device.
     """
     signed = _envelope(payload, device)["signed"]
     desired = parse_object(Desired, signed, what=f"the document for {device}", error=TrustError)
     if desired.device != device or desired.fleet is None:
-        raise TrustError(f"the document that waits for {device} is for {desired.device}", hint="do not trust this controller")
-    whole = tuple(_terms({k: v for k, v in signed.items() if k not in ("fleet", "device", "gen", "slots", "clear")}, _DESIRED))
+        raise TrustError(
+            f"the document that waits for {device} is for {desired.device}",
+            hint="do not trust this controller",
+        )
+    whole = tuple(
+        _terms(
+            {k: v for k, v in signed.items() if k not in ("fleet", "device", "gen", "slots", "clear")},
+            _DESIRED,
+        )
+    )
     slots = signed.get("slots", {})
     found = []
     for slot, wish in sorted(desired.slots.items()):
@@ -74,7 +83,9 @@ def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None
     for slot in sorted(desired.clear):
         terms = tuple(_terms(signed["clear"][slot], {"number": 1}))
         replaces = _replaces(reported, slot)
-        found.append(Consequence(desired.fleet, device, desired.gen, slot, "", "", replaces, (*whole, CLEARED, *terms)))
+        found.append(
+            Consequence(desired.fleet, device, desired.gen, slot, "", "", replaces, (*whole, CLEARED, *terms))
+        )
     return found or [Consequence(desired.fleet, device, desired.gen, "", "", "", "", whole)]
 
 
@@ -89,21 +100,27 @@ def _replaces(reported: Mapping[str, Any] | None, slot: str) -> str:
 
 
 def check_known(found: list[Consequence]) -> None:
-    """Raises :class:`TrustError` if a document has terms that this version cannot explain: nobody signs those."""
+    """Raises :class:`TrustError` if a document has terms that this version cannot explain: nobody signs
+    those."""
     for c in found:
         if strange := [t for t in c.terms if t.endswith(_UNKNOWN)]:
-            raise TrustError(f"the document for {c.device} says more than can be shown here: {strange[0]}", hint="update edgectl")
+            raise TrustError(
+                f"the document for {c.device} says more than can be shown here: {strange[0]}",
+                hint="update edgectl",
+            )
 
 
 def director_in(files: Mapping[str, str]) -> Keys:
-    """The director's keys, as the newest root among the controller's metadata names them. Raises :class:`TrustError`."""
+    """The director's keys, as the newest root among the controller's metadata names them. Raises
+    :class:`TrustError`."""
     roots = {n: text.encode() for n, text in files.items() if n.endswith(".root.json")}
     ordered = dict(sorted(roots.items(), key=lambda item: int(item[0].split(".")[0])))
     return keys_of(follow(ordered)[-1].signed, "director")
 
 
 def missing_from(payload: bytes, director: Keys, device: str) -> tuple[frozenset[str], int]:
-    """Ids of the director's keys that have not signed the document, and how many of them have to. No signature is verified."""
+    """Ids of the director's keys that have not signed the document, and how many of them have to. No
+    signature is verified."""
     try:
         there = {entry["keyid"] for entry in _envelope(payload, device)["signatures"]}
     except (KeyError, TypeError) as e:

@@ -32,7 +32,8 @@ __all__ = ["BlobStore"]
 _KEEP_SHARE = 0.6
 """Of the whole: a larger difference is not worth keeping."""
 _MAX_OFFERS = 8
-_MAX_DELTA_BLOB = 512 << 20  # bytes of a blob that is taken into memory to make a difference
+# bytes of a blob that is taken into memory to make a difference
+_MAX_DELTA_BLOB = 512 << 20
 _MAX_OTHERS = 3
 """Bases for one engine, beside its namesake."""
 _MAX_OTHER_BYTES = 256 << 20
@@ -82,7 +83,8 @@ class BlobStore:
         return next((f"sha256:{p.name}" for p in self.folder.glob(f"{prefix}*")), None)
 
     async def put(self, digest: str, body: AsyncIterator[bytes], max_bytes: int) -> int:
-        """Stream a blob to disk. Raises :class:`IntegrityError` if it is not what ``digest`` says; then nothing is left."""
+        """Stream a blob to disk. Raises :class:`IntegrityError` if it is not what ``digest`` says; then
+        nothing is left."""
         sha, size = hashlib.sha256(), 0
         self._expected[digest] = time.time()
         with open_atomic(self.path(digest)) as f:
@@ -109,7 +111,9 @@ class BlobStore:
         path = self._deltas / hex_of(digest)
         if not path.is_file():
             return ()
-        return parse_json(_Offers, path.read_bytes(), max_bytes=MAX_JSON_BYTES, what="list of differences").offers
+        return parse_json(
+            _Offers, path.read_bytes(), max_bytes=MAX_JSON_BYTES, what="list of differences"
+        ).offers
 
     def hashes(self, digest: str) -> tuple[int, list[bytes]]:
         """Size in bytes, and the sha256 of every chunk. Remembered: a blob never changes."""
@@ -123,11 +127,12 @@ class BlobStore:
         return self._hashes[digest]
 
     def make_deltas(self, new: str, old: str) -> list[DeltaOffer]:
-        """Make the differences with which devices that run bundle ``old`` get bundle ``new``. Returns those that were kept; they are
-        offered from now on, each to the devices that have its base.
+        """Make the differences with which devices that run bundle ``old`` get bundle ``new``. Returns those
+        that were kept; they are offered from now on, each to the devices that have its base.
 
-        Each new engine gets one from its namesake (profile and variant), and from the engines of the same profile that have most in
-        common with it: a variant may have been renamed, or a device may change to another one. Kept is what is clearly smaller.
+        Each new engine gets one from its namesake (profile and variant), and from the engines of the same
+        profile that have most in common with it: a variant may have been renamed, or a device may change to
+        another one. Kept is what is clearly smaller.
 
         Raises :class:`BundleError` / :class:`IntegrityError` if a bundle is not here whole.
         """
@@ -142,7 +147,9 @@ class BlobStore:
                 continue
             offer = DeltaOffer(base=base.digest, digest=digest_of(data), size=len(data))
             atomic_write(self.path(offer.digest), data)
-            atomic_write(self._deltas / hex_of(blob.digest), _Offers(offers=(offer, *known)[:_MAX_OFFERS]).encode())
+            atomic_write(
+                self._deltas / hex_of(blob.digest), _Offers(offers=(offer, *known)[:_MAX_OFFERS]).encode()
+            )
             kept.append(offer)
         return kept
 
@@ -174,7 +181,8 @@ class BlobStore:
         return parse_json(Index, data, max_bytes=MAX_INDEX_BYTES, what="index.json", error=BundleError)
 
     def closure(self, index_digest: str) -> list[Descriptor]:
-        """Every blob of a bundle but its index. Raises :class:`BundleError` / :class:`IntegrityError` if one is missing."""
+        """Every blob of a bundle but its index. Raises :class:`BundleError` / :class:`IntegrityError` if
+        one is missing."""
         index = self._index(index_digest)
         found: dict[str, Descriptor] = {}
         for d in index.manifests:
@@ -187,20 +195,25 @@ class BlobStore:
             )
             for blob in (d, manifest.config, *manifest.layers):
                 if not self.has(blob.digest) or self.path(blob.digest).stat().st_size != blob.size:
-                    raise IntegrityError(f"blob {blob.digest[:19]}… of this bundle was not uploaded", hint="publish it again")
+                    raise IntegrityError(
+                        f"blob {blob.digest[:19]}… of this bundle was not uploaded", hint="publish it again"
+                    )
                 found[blob.digest] = blob
         return list(found.values())
 
     def offered(self, index_digest: str) -> list[str]:
-        """What devices may fetch of a bundle: all its blobs, and the differences to them. Raises like :meth:`closure`."""
+        """What devices may fetch of a bundle: all its blobs, and the differences to them. Raises like
+        :meth:`closure`."""
         blobs = [index_digest, *(d.digest for d in self.closure(index_digest))]
         return [*blobs, *(offer.digest for blob in blobs for offer in self.deltas(blob))]
 
     def collect(self, kept: Collection[str], gone: Collection[str] = ()) -> dict[str, int]:
-        """Remove every blob but ``kept``, the bases of differences to these, and what somebody is about to name; of those that are not in
-        ``gone`` only what came a day ago: its upload may still go on. Returns digest → bytes.
+        """Remove every blob but ``kept``, the bases of differences to these, and what somebody is about to
+        name; of those that are not in ``gone`` only what came a day ago: its upload may still go on. Returns
+        digest → bytes.
 
-        A kill in the middle leaves whole blobs, which the next run finds. No release may be taking its blobs meanwhile.
+        A kill in the middle leaves whole blobs, which the next run finds. No release may be taking its blobs
+        meanwhile.
         """
         young_s = time.time() - _YOUNG_S
         self._expected = {d: at for d, at in self._expected.items() if at > young_s}
@@ -213,7 +226,8 @@ class BlobStore:
                     continue
                 found = path.stat()
                 if digest in gone or found.st_mtime < young_s:
-                    (self._deltas / path.name).unlink(missing_ok=True)  # first: no difference to a blob that is not here
+                    # first: no difference to a blob that is not here
+                    (self._deltas / path.name).unlink(missing_ok=True)
                     path.unlink()
                     self._hashes.pop(digest, None)
                     removed[digest] = found.st_size
@@ -231,11 +245,14 @@ class BlobStore:
 def _worth_trying(
     new: _Engines, old: _Engines, common: Callable[[Descriptor, Descriptor], float]
 ) -> list[tuple[Descriptor, Descriptor]]:
-    """(engine, base) of the differences to make: every engine with its namesake, then the best of the others, within bounds."""
+    """(engine, base) of the differences to make: every engine with its namesake, then the best of the
+    others, within bounds."""
     found: dict[tuple[str, str], tuple[Descriptor, Descriptor]] = {}
     others = []
     for (profile, variant), blob in new.items():
-        bases = {base.digest: base for (p, _), base in old.items() if p == profile and base.size <= _MAX_DELTA_BLOB}
+        bases = {
+            base.digest: base for (p, _), base in old.items() if p == profile and base.size <= _MAX_DELTA_BLOB
+        }
         if blob.digest in bases or not CHUNK_SIZE <= blob.size <= _MAX_DELTA_BLOB:
             continue
         namesake = old.get((profile, variant))

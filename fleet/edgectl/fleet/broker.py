@@ -1,7 +1,9 @@
-"""An embedded MQTT 3.1.1 broker (amqtt), for demos, tests and one desk. Production: see docs on Mosquitto, EMQX, AWS IoT Core.
+"""An embedded MQTT 3.1.1 broker (amqtt), for demos, tests and one desk. Production: see docs on Mosquitto,
+EMQX, AWS IoT Core.
 
-Limits of amqtt that matter here: MQTT 3.1.1 only, retained messages live in memory and are gone after a restart (controller and
-agents publish theirs again), no access rules are set up, and a slow reader's queue is not bounded.
+Limits of amqtt that matter here: MQTT 3.1.1 only, retained messages live in memory and are gone after a
+restart (controller and agents publish theirs again), no access rules are set up, and a slow reader's queue is
+not bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ __all__ = ["run_broker"]
 
 
 def run_broker(host: str, port: int, stop: threading.Event, ready: threading.Event | None = None) -> None:
-    """Serve until ``stop`` is set; ``ready`` is set once clients can connect. Raises :class:`LinkError` if the port is taken."""
+    """Serve until ``stop`` is set; ``ready`` is set once clients can connect. Raises :class:`LinkError` if
+    the port is taken."""
     try:
         from amqtt.broker import Broker
         from amqtt.errors import AMQTTError

@@ -1,7 +1,8 @@
-"""Configuration of a production broker for one fleet: TLS with client certificates, access rules, limits. Pure: text out of values.
+"""Configuration of a production broker for one fleet: TLS with client certificates, access rules, limits.
+Pure: text out of values.
 
-One table of access rules (:func:`rules`) is written in the words of each broker. A client is who its certificate says (common name),
-never who it says it is: client ids are free, and nothing rests on them.
+One table of access rules (:func:`rules`) is written in the words of each broker. A client is who its
+certificate says (common name), never who it says it is: client ids are free, and nothing rests on them.
 """
 
 from __future__ import annotations
@@ -51,12 +52,25 @@ class BrokerPlan:
 def rules(fleet: str, *, peer_seeding: bool = False) -> list[Rule]:
     """Everything a device may do; what is not here it may not."""
     t = Topics(fleet).root
-    reads = ["trust", "ctl", "a/+/m/+", "a/+/b", "a/+/st", f"a/+/r/{_DEVICE}", f"d/{_DEVICE}/desired", f"d/{_DEVICE}/cmd"]
-    reads += ["a/+/p/+", "a/+/st/+"]  # what peers send; nobody does unless the line below is there
-    writes = [f"a/+/need/{_DEVICE}", *(f"d/{_DEVICE}/{leaf}" for leaf in ("conn", "reported", "rsp", "tele", "ev/+"))]
-    if (
-        peer_seeding
-    ):  # under its own name; chunks are checked against signed hashes, so a liar wastes bandwidth and installs nothing
+    reads = [
+        "trust",
+        "ctl",
+        "a/+/m/+",
+        "a/+/b",
+        "a/+/st",
+        f"a/+/r/{_DEVICE}",
+        f"d/{_DEVICE}/desired",
+        f"d/{_DEVICE}/cmd",
+    ]
+    # what peers send; nobody does unless the line below is there
+    reads += ["a/+/p/+", "a/+/st/+"]
+    writes = [
+        f"a/+/need/{_DEVICE}",
+        *(f"d/{_DEVICE}/{leaf}" for leaf in ("conn", "reported", "rsp", "tele", "ev/+")),
+    ]
+    # under its own name; chunks are checked against signed hashes, so a liar wastes bandwidth and installs
+    # nothing
+    if peer_seeding:
         reads.append("a/+/need/+")
         writes += [f"a/+/p/{_DEVICE}", f"a/+/st/{_DEVICE}"]
     return [Rule("read", f"{t}/{x}") for x in reads] + [Rule("write", f"{t}/{x}") for x in writes]
@@ -65,7 +79,8 @@ def rules(fleet: str, *, peer_seeding: bool = False) -> list[Rule]:
 def broker_files(broker: str, plan: BrokerPlan, devices: Iterable[str] = ()) -> dict[str, str]:
     """File name → text. ``devices``: RabbitMQ knows its users by name; the others need no list.
 
-    Raises :class:`UsageError` for a broker that is not known, or a device name that RabbitMQ cannot tell apart from others.
+    Raises :class:`UsageError` for a broker that is not known, or a device name that RabbitMQ cannot tell
+    apart from others.
     """
     if broker == "mosquitto":
         return _mosquitto(plan)
@@ -77,13 +92,18 @@ def broker_files(broker: str, plan: BrokerPlan, devices: Iterable[str] = ()) -> 
 
 
 def _mosquitto(p: BrokerPlan) -> dict[str, str]:
-    acl = [f"# Who may do what, by common name. Written by `edgectl broker config mosquitto`.\nuser {CONTROLLER}"]
+    acl = [
+        f"# Who may do what, by common name. Written by `edgectl broker config mosquitto`.\nuser {CONTROLLER}"
+    ]
     acl += [
         f"topic readwrite {Topics(p.fleet).root}/#",
         "",
         "# Mosquitto warns of patterns without %u: they are meant, for every device.",
     ]
-    acl += [f"pattern {r.access} {r.topic.replace(_DEVICE, '%u')}" for r in rules(p.fleet, peer_seeding=p.peer_seeding)]
+    acl += [
+        f"pattern {r.access} {r.topic.replace(_DEVICE, '%u')}"
+        for r in rules(p.fleet, peer_seeding=p.peer_seeding)
+    ]
     conf = f"""\
 # Mosquitto 2.0 or later, for fleet {p.fleet}. Written by `edgectl broker config mosquitto`.
 listener {p.port}{f" {p.host}" if p.host else ""}
@@ -175,7 +195,8 @@ authorization {{
 def _rabbitmq(p: BrokerPlan, devices: tuple[str, ...]) -> dict[str, str]:
     if dotted := [d for d in devices if "." in d]:
         raise UsageError(
-            f"RabbitMQ cannot serve a device called {dotted[0]}: it takes '.' for '/'", hint="use '-' in names of devices"
+            f"RabbitMQ cannot serve a device called {dotted[0]}: it takes '.' for '/'",
+            hint="use '-' in names of devices",
         )
     listener = f"{p.host or '0.0.0.0'}:{p.port}"  # noqa: S104
     conf = f"""\
@@ -219,27 +240,51 @@ def _definitions(p: BrokerPlan, devices: tuple[str, ...]) -> dict[str, Any]:
     def topics(name: str) -> Mapping[str, str]:
         if name == CONTROLLER:
             return {"read": everything, "write": everything}
-        return {access: pattern.replace(re.escape(_DEVICE), re.escape(name)) for access, pattern in patterns.items()}
+        return {
+            access: pattern.replace(re.escape(_DEVICE), re.escape(name))
+            for access, pattern in patterns.items()
+        }
 
-    # A subscription is a queue that is bound to the exchange, and a queue's name begins with mqtt-subscription-.
+    # A subscription is a queue that is bound to the exchange, and a queue's name begins with
+    # mqtt-subscription-.
     own = "^mqtt-subscription-.*"
     return {
         "vhosts": [{"name": "/"}],
-        "users": [{"name": n, "password_hash": "", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": []} for n in names],
+        "users": [
+            {
+                "name": n,
+                "password_hash": "",
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": [],
+            }
+            for n in names
+        ],
         "permissions": [
-            {"user": n, "vhost": "/", "configure": own, "write": f"{own}|^amq\\.topic$", "read": f"{own}|^amq\\.topic$"} for n in names
+            {
+                "user": n,
+                "vhost": "/",
+                "configure": own,
+                "write": f"{own}|^amq\\.topic$",
+                "read": f"{own}|^amq\\.topic$",
+            }
+            for n in names
         ],
         "topic_permissions": [{"user": n, "vhost": "/", "exchange": "amq.topic", **topics(n)} for n in names],
         "policies": [
             {
-                "vhost": "/", "name": "edgectl-queues", "pattern": "^mqtt-subscription-", "apply-to": "queues",
-                "definition": {"max-length": 256, "overflow": "drop-head"}, "priority": 0,
+                "vhost": "/",
+                "name": "edgectl-queues",
+                "pattern": "^mqtt-subscription-",
+                "apply-to": "queues",
+                "definition": {"max-length": 256, "overflow": "drop-head"},
+                "priority": 0,
             }
         ],
-    }  # fmt: skip
+    }
 
 
 def _routing_keys(topics: Iterable[str]) -> str:
-    """One expression for topics, in RabbitMQ's words: levels are parted by dots, ``+`` is a ``*`` where it was subscribed to."""
+    """One expression for topics, in RabbitMQ's words: levels are parted by dots, ``+`` is a ``*`` where it
+    was subscribed to."""
     escaped = (re.escape(t.replace("/", ".")).replace(r"\+", r"[^.]+") for t in topics)
     return f"^({'|'.join(escaped)})$"

@@ -1,8 +1,9 @@
 """A small certificate authority for one fleet: who may connect to the broker, and as whom.
 
-The common name of a certificate is the name the broker knows its holder by: the device's own, or :data:`CONTROLLER`. Keys are EC P-256.
-What a folder of the CA holds: ``ca.key`` (stays here), ``ca.crt``, ``issued.json`` (who got which serial number), ``crl.pem``.
-A device that makes its own key hands a request in (:mod:`edgectl.fleet.csr`); the others get one with their certificate.
+The common name of a certificate is the name the broker knows its holder by: the device's own, or
+:data:`CONTROLLER`. Keys are EC P-256. What a folder of the CA holds: ``ca.key`` (stays here), ``ca.crt``,
+``issued.json`` (who got which serial number), ``crl.pem``. A device that makes its own key hands a request in
+(:mod:`edgectl.fleet.csr`); the others get one with their certificate.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ CONTROLLER = "Controller"
 """The controller's common name. No device can be called so: names of devices have no capitals."""
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=timezone.utc)
-"""Start of the CA's and the broker's certificate: a device whose clock has not been set, and counts from here, checks them, too."""
+"""Start of the CA's and the broker's certificate: a device whose clock has not been set, and counts from
+here, checks them, too."""
 _CA_DAYS, _SERVER_DAYS = 20 * 365, 5 * 365
 
 
@@ -69,7 +71,8 @@ class Certificate:
     ca: bytes
 
     def write(self, folder: Path, name: str) -> tuple[Path, ...]:
-        """``ca.crt``, ``<name>.crt`` and, if it was made here, ``<name>.key`` (0600), last: what is there is complete."""
+        """``ca.crt``, ``<name>.crt`` and, if it was made here, ``<name>.key`` (0600), last: what is there
+        is complete."""
         atomic_write(folder / "ca.crt", self.ca)
         atomic_write(folder / f"{name}.crt", self.cert)
         if self.key is None:
@@ -80,7 +83,8 @@ class Certificate:
 
 class FleetCa:
     def __init__(self, folder: Path, ask: Ask = nobody) -> None:
-        """Open. ``ask``: for the passphrase of ``ca.key``, once something has to be signed. Raises :class:`TrustError` if there is no CA."""
+        """Open. ``ask``: for the passphrase of ``ca.key``, once something has to be signed. Raises
+        :class:`TrustError` if there is no CA."""
         self.folder = folder
         self._ask = ask
         try:
@@ -89,15 +93,20 @@ class FleetCa:
             book = folder / "issued.json"
             self._book = _Book.model_validate_json(book.read_bytes()) if book.is_file() else _Book()
         except OSError as e:
-            raise TrustError(f"cannot read {e.filename}: {e.strerror}", hint="`edgectl broker ca` makes a CA") from e
+            raise TrustError(
+                f"cannot read {e.filename}: {e.strerror}", hint="`edgectl broker ca` makes a CA"
+            ) from e
         except (ValueError, TypeError, UnsupportedAlgorithm) as e:
             what = first_problem(e) if isinstance(e, ValidationError) else str(e)
-            raise TrustError(f"{folder} is not the folder of a CA: {what}", hint="`edgectl broker ca` makes a CA") from e
+            raise TrustError(
+                f"{folder} is not the folder of a CA: {what}", hint="`edgectl broker ca` makes a CA"
+            ) from e
         self._key = self._private(None)
 
     @classmethod
     def create(cls, folder: Path, fleet: str, passphrase: bytes | None = None) -> FleetCa:
-        """Make a CA; ``passphrase``: of ``ca.key``. Raises :class:`UsageError` if there is one: another would lock every device out."""
+        """Make a CA; ``passphrase``: of ``ca.key``. Raises :class:`UsageError` if there is one: another
+        would lock every device out."""
         if (folder / "ca.key").exists():
             raise UsageError(f"{folder} has a CA already", hint="use it, or choose another folder")
         check_name(fleet)
@@ -131,22 +140,28 @@ class FleetCa:
         return (self.folder / "crl.pem").read_bytes()
 
     def issue_client(self, name: str, *, days: int = 730, request: bytes | None = None) -> Certificate:
-        """A certificate with which ``name`` (a device, or :data:`CONTROLLER`) connects. Older ones of the name stay valid.
+        """A certificate with which ``name`` (a device, or :data:`CONTROLLER`) connects. Older ones of the
+        name stay valid.
 
-        ``request``: for the key of this PKCS#10 request (PEM); None: for a new one. Raises :class:`UsageError` for a bad name,
+        ``request``: for the key of this PKCS#10 request (PEM); None: for a new one. Raises
+        :class:`UsageError` for a bad name,
         :class:`TrustError` for a bad request and for a key that another name has or that was revoked.
         """
         asked = self.check_client(name, request)
         start = _now() - timedelta(days=1)
         if asked is None:
             made = _new_key()
-            return self._certificate(made, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, made.public_key()))
+            return self._certificate(
+                made, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, made.public_key())
+            )
         key, own = asked
-        return self._certificate(None, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, key, own_key=own))
+        return self._certificate(
+            None, self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, start, days, key, own_key=own)
+        )
 
     def check_client(self, name: str, request: bytes | None) -> tuple[ec.EllipticCurvePublicKey, bool] | None:
-        """What :meth:`issue_client` would refuse, before anything is done. Returns the requested key, if there is a request, and
-        whether it never was here.
+        """What :meth:`issue_client` would refuse, before anything is done. Returns the requested key, if
+        there is a request, and whether it never was here.
         """
         if name != CONTROLLER:
             try:
@@ -163,23 +178,35 @@ class FleetCa:
         names = list(dict.fromkeys(hosts))
         if not names:
             raise UsageError(
-                "a broker's certificate needs at least one name or address", hint="--host broker.lan --host 10.0.0.2"
+                "a broker's certificate needs at least one name or address",
+                hint="--host broker.lan --host 10.0.0.2",
             )
         alternatives = x509.SubjectAlternativeName([_alternative(h) for h in names])
         key = _new_key()
         cert = self._issue(
-            names[0][:64], ExtendedKeyUsageOID.SERVER_AUTH, _ALWAYS, days, key.public_key(), alternatives=alternatives
+            names[0][:64],
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            _ALWAYS,
+            days,
+            key.public_key(),
+            alternatives=alternatives,
         )
         return self._certificate(key, cert)
 
     def revoke(self, name: str) -> int:
-        """Revoke every certificate of ``name`` and write ``crl.pem``. Returns how many. Raises :class:`UsageError` if there is none."""
+        """Revoke every certificate of ``name`` and write ``crl.pem``. Returns how many. Raises
+        :class:`UsageError` if there is none."""
         now = int(_now().timestamp())
         mine = [i for i in self._book.issued if i.name == name and i.client]
         if not mine:
-            raise UsageError(f"this CA has issued no certificate to {name}", hint="`edgectl device certificates` lists them")
+            raise UsageError(
+                f"this CA has issued no certificate to {name}",
+                hint="`edgectl device certificates` lists them",
+            )
         fresh = [i for i in mine if i.revoked_s is None]
-        issued = tuple(i.model_copy(update={"revoked_s": now}) if i in fresh else i for i in self._book.issued)
+        issued = tuple(
+            i.model_copy(update={"revoked_s": now}) if i in fresh else i for i in self._book.issued
+        )
         self._write_crl(self._book.model_copy(update={"issued": issued}))
         return len(fresh)
 
@@ -199,7 +226,8 @@ class FleetCa:
         return tuple(sorted({i.name for i in good} - {CONTROLLER}))
 
     def _check_known(self, key: str, name: str) -> bool:
-        """A revoked key would let whoever stole it back in; one key for two devices is that of an image that was copied with its key.
+        """A revoked key would let whoever stole it back in; one key for two devices is that of an image that
+        was copied with its key.
 
         Returns whether the key was never here.
         """
@@ -237,14 +265,19 @@ class FleetCa:
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()),
+                critical=False,
+            )
         )
         if alternatives is not None:
             builder = builder.add_extension(alternatives, critical=False)
         cert = builder.sign(self._signing_key(), SHA256())
         client = use == ExtendedKeyUsageOID.CLIENT_AUTH
         serial, ends = str(cert.serial_number), int(end.timestamp())
-        entry = Issued(serial=serial, name=name, client=client, expires_s=ends, key=_key_id(key), own_key=own_key)
+        entry = Issued(
+            serial=serial, name=name, client=client, expires_s=ends, key=_key_id(key), own_key=own_key
+        )
         # Written down before it is handed out: what is not in the book cannot be revoked.
         self._write_book(self._book.model_copy(update={"issued": (*self._book.issued, entry)}))
         return cert.public_bytes(Encoding.PEM)
@@ -272,16 +305,21 @@ class FleetCa:
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._cert.subject)
             .last_update(_ALWAYS)
-            # It never ends before the CA does: a list that has expired makes OpenSSL refuse every client, and there is nobody on the
-            # way to the broker who could withhold a newer one: it is copied there.
+            # It never ends before the CA does: a list that has expired makes OpenSSL refuse every client, and
+            # there is nobody on the way to the broker who could withhold a newer one: it is copied there.
             .next_update(self._cert.not_valid_after_utc)
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()),
+                critical=False,
+            )
         )
         for i in book.issued:
             if i.revoked_s is not None:
                 at = datetime.fromtimestamp(i.revoked_s, timezone.utc)
-                entry = x509.RevokedCertificateBuilder().serial_number(int(i.serial)).revocation_date(at).build()
+                entry = (
+                    x509.RevokedCertificateBuilder().serial_number(int(i.serial)).revocation_date(at).build()
+                )
                 builder = builder.add_revoked_certificate(entry)
         crl = builder.sign(self._signing_key(), SHA256())
         self._write_book(book.model_copy(update={"crl_number": number}))
@@ -307,11 +345,20 @@ def _builder(
     return made.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
 
 
-def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+def _usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=digital_signature, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=key_cert_sign, crl_sign=crl_sign, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _alternative(host: str) -> x509.GeneralName:

@@ -1,7 +1,7 @@
 """The key ceremony on the hosts of those who hold keys: make, rotate, delegate, renew, sign by hand-over.
 
-Each works on a folder of keys (:mod:`edgectl.fleet.keyfolder`) with the private keys in it and those of a ``ring``: on other media, and
-with passphrases. Without one, the keys of the folder that have none.
+Each works on a folder of keys (:mod:`edgectl.fleet.keyfolder`) with the private keys in it and those of a
+``ring``: on other media, and with passphrases. Without one, the keys of the folder that have none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import storage
 from edgectl.core.trust import delegation_paths, role_name, set_director
-from edgectl.fleet.keyfolder import ROLES, Proposal, keys_of, own_targets, propose, root_of, same, targets_of, unlock
+from edgectl.fleet.keyfolder import (
+    ROLES,
+    Proposal,
+    keys_of,
+    own_targets,
+    propose,
+    root_of,
+    same,
+    targets_of,
+    unlock,
+)
 from edgectl.fleet.keyring import KeyRing
 from edgectl.fleet.signing import EXPIRY, delegated_roles, expires_in, load, load_public, parse, read
 
@@ -28,7 +38,8 @@ __all__ = ["KeySet", "RoleStatus", "delegate", "init_keys", "new_key", "renew", 
 
 @dataclass(frozen=True)
 class KeySet:
-    """The keys of a role: ``new`` made on this host, ``public`` handed over by their owners; ``threshold`` of them must sign."""
+    """The keys of a role: ``new`` made on this host, ``public`` handed over by their owners; ``threshold``
+    of them must sign."""
 
     new: int = 1
     threshold: int = 1
@@ -40,7 +51,10 @@ class KeySet:
         """Raises :class:`UsageError`."""
         total = self.new + len(self.public)
         if not 1 <= self.threshold <= total:
-            raise UsageError(f"{role}: a threshold of {self.threshold} with {total} keys", hint="1 up to the number of keys")
+            raise UsageError(
+                f"{role}: a threshold of {self.threshold} with {total} keys",
+                hint="1 up to the number of keys",
+            )
 
 
 @dataclass(frozen=True)
@@ -65,9 +79,11 @@ def init_keys(
     targets: KeySet = KeySet(),
     director: KeySet = KeySet(),
 ) -> Path:
-    """Make the keys, ``1.root.json`` and an empty ``targets.json``. Returns the path of the root, in ``pending/`` if keys are elsewhere.
+    """Make the keys, ``1.root.json`` and an empty ``targets.json``. Returns the path of the root, in
+    ``pending/`` if keys are elsewhere.
 
-    Raises :class:`UsageError` if the folder has keys already: overwriting them would lock every enrolled device out.
+    Raises :class:`UsageError` if the folder has keys already: overwriting them would lock every enrolled
+    device out.
     """
     if (folder / "1.root.json").exists() or (folder / "pending" / "1.root.json").exists():
         raise UsageError(f"{folder} has keys already", hint="use them, or choose another folder")
@@ -75,7 +91,8 @@ def init_keys(
     for role, wanted in sets.items():
         wanted.check(role)
         for path in wanted.public:
-            load_public(path)  # all of them, before a key is made that would be left over
+            # all of them, before a key is made that would be left over
+            load_public(path)
     with storage(str(folder)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = Root(version=1, expires=expires_in(EXPIRY["root"]), consistent_snapshot=False)
@@ -83,7 +100,9 @@ def init_keys(
     for role, wanted in sets.items():
         _set_keys(new, role, _make(ring, folder, role, wanted), wanted.threshold)
     # Targets first: should anything fail, there is no root yet, and init can be run again.
-    propose(folder, "targets.json", Metadata(Targets(version=1, expires=expires_in(EXPIRY["targets"]))), ring, new)
+    propose(
+        folder, "targets.json", Metadata(Targets(version=1, expires=expires_in(EXPIRY["targets"]))), ring, new
+    )
     return propose(folder, "1.root.json", Metadata(new), ring, new).path
 
 
@@ -94,15 +113,24 @@ def new_key(path: Path, passphrase: bytes | None = None) -> Path:
 
 
 def rotate(
-    folder: Path, role: str, keys: KeySet = KeySet(), *, revoke: Iterable[str] = (), ring: KeyRing | None = None
+    folder: Path,
+    role: str,
+    keys: KeySet = KeySet(),
+    *,
+    revoke: Iterable[str] = (),
+    ring: KeyRing | None = None,
 ) -> Proposal:
-    """Root N+1 with other keys for ``role``; ``revoke``: only these (prefixes of key ids) go, else all of the role's.
+    """Root N+1 with other keys for ``role``; ``revoke``: only these (prefixes of key ids) go, else all of the
+    role's.
 
-    It needs the signatures of the old root keys and, if it is root that rotates, of the new ones. Targets that the new keys have to
-    sign are signed anew in the same step, where the keys are here.
+    It needs the signatures of the old root keys and, if it is root that rotates, of the new ones. Targets
+    that the new keys have to sign are signed anew in the same step, where the keys are here.
     """
     if role not in ROLES:
-        raise UsageError(f"there is no role {role!r}", hint=f"one of {', '.join(ROLES)}; a delegation: `edgectl keys delegate`")
+        raise UsageError(
+            f"there is no role {role!r}",
+            hint=f"one of {', '.join(ROLES)}; a delegation: `edgectl keys delegate`",
+        )
     current = root_of(folder)
     new = copy.deepcopy(current)
     new.version += 1
@@ -111,7 +139,9 @@ def rotate(
     gone = _matching(old.keys, revoke) if revoke else set(old.keys)
     kept = [key for keyid, key in old.keys.items() if keyid not in gone]
     if not 1 <= keys.threshold <= len(kept) + keys.new + len(keys.public):
-        raise UsageError(f"{role}: a threshold of {keys.threshold} with {len(kept) + keys.new + len(keys.public)} keys")
+        raise UsageError(
+            f"{role}: a threshold of {keys.threshold} with {len(kept) + keys.new + len(keys.public)} keys"
+        )
     ring = ring or KeyRing()
     unlock(folder, "root", ring)  # before a key is made that would be left over
     made = _make(ring, folder, role, keys, f"-v{new.version}")
@@ -120,9 +150,15 @@ def rotate(
 
 
 def delegate(
-    folder: Path, name: str, profiles: tuple[str, ...], keys: KeySet = KeySet(), *, ring: KeyRing | None = None
+    folder: Path,
+    name: str,
+    profiles: tuple[str, ...],
+    keys: KeySet = KeySet(),
+    *,
+    ring: KeyRing | None = None,
 ) -> list[Proposal]:
-    """Let other keys sign releases for devices of these profiles; again with the same ``name`` replaces keys and profiles.
+    """Let other keys sign releases for devices of these profiles; again with the same ``name`` replaces keys
+    and profiles.
 
     Without profiles the delegation is taken back. Raises :class:`UsageError`, :class:`TrustError`.
     """
@@ -137,7 +173,9 @@ def delegate(
     if profiles:
         keys.check(name)
         made = _make(ring, folder, name, keys, f"-v{new.version + 1}" if known else "")
-        roles[name] = DelegatedRole(name, [k.keyid for k in made], keys.threshold, True, delegation_paths(profiles))
+        roles[name] = DelegatedRole(
+            name, [k.keyid for k in made], keys.threshold, True, delegation_paths(profiles)
+        )
     elif known is None:
         raise UsageError(f"there is no delegation {name}", hint="`edgectl keys status` lists them")
     used = {k for role in roles.values() for k in role.keyids}
@@ -155,14 +193,17 @@ def delegate(
 
 
 def renew(folder: Path, role: str, *, ring: KeyRing | None = None) -> Proposal:
-    """The same metadata with a later expiry: ``root``, ``targets`` or a delegation. Snapshot and timestamp renew with the controller."""
+    """The same metadata with a later expiry: ``root``, ``targets`` or a delegation. Snapshot and timestamp
+    renew with the controller."""
     if role == "root":
         root = copy.deepcopy(root_of(folder))
         root.version += 1
         root.expires = expires_in(EXPIRY["root"])
         return propose(folder, f"{root.version}.root.json", Metadata(root), ring)
     if role in ROLES and role != "targets":
-        raise UsageError(f"{role} is nothing that is renewed by hand", hint="renew root, targets or a delegation")
+        raise UsageError(
+            f"{role} is nothing that is renewed by hand", hint="renew root, targets or a delegation"
+        )
     targets = copy.deepcopy(own_targets(folder, role, must=True))
     targets.version += 1
     targets.expires = expires_in(EXPIRY["targets"])
@@ -170,7 +211,8 @@ def renew(folder: Path, role: str, *, ring: KeyRing | None = None) -> Proposal:
 
 
 def sign(path: Path, folder: Path, *, ring: KeyRing | None = None) -> Proposal:
-    """Add what signatures the keys here can give to a partly signed file; put it in force in ``folder`` when it is complete.
+    """Add what signatures the keys here can give to a partly signed file; put it in force in ``folder`` when
+    it is complete.
 
     Raises :class:`TrustError` if it does not follow what is in force in ``folder``.
     """
@@ -178,12 +220,22 @@ def sign(path: Path, folder: Path, *, ring: KeyRing | None = None) -> Proposal:
     if name.endswith(".root.json"):
         metadata: Metadata[Any] = parse(read(path), Root, str(path))
         if name != f"{metadata.signed.version}.root.json":
-            raise TrustError(f"{path} is version {metadata.signed.version} of root", hint="keep the name it was handed over with")
+            raise TrustError(
+                f"{path} is version {metadata.signed.version} of root",
+                hint="keep the name it was handed over with",
+            )
     else:
         metadata = parse(read(path), Targets, str(path))
         in_force = folder / name
-        if in_force.is_file() and not same(in_force, path) and metadata.signed.version <= load(in_force, Targets).signed.version:
-            raise TrustError(f"{path} has version {metadata.signed.version}, {in_force} is not older", hint="propose it anew")
+        if (
+            in_force.is_file()
+            and not same(in_force, path)
+            and metadata.signed.version <= load(in_force, Targets).signed.version
+        ):
+            raise TrustError(
+                f"{path} has version {metadata.signed.version}, {in_force} is not older",
+                hint="propose it anew",
+            )
     return propose(folder, name, metadata, ring, handed=path)
 
 
@@ -202,14 +254,23 @@ def status(folder: Path) -> list[RoleStatus]:
         elif role == "targets":
             targets = targets_of(folder, root)
             version, expires = targets.version, targets.expires
-        found.append(RoleStatus(role, len(keys.keys), len(here & set(keys.keys)), keys.threshold, version, expires))
+        found.append(
+            RoleStatus(role, len(keys.keys), len(here & set(keys.keys)), keys.threshold, version, expires)
+        )
     targets = targets_of(folder, root)
     for name in delegated_roles(targets):
         role_keys = targets.get_delegated_role(name)
         own = own_targets(folder, name)
         expires = own.expires if own.version else None
         found.append(
-            RoleStatus(name, len(role_keys.keyids), len(here & set(role_keys.keyids)), role_keys.threshold, own.version, expires)
+            RoleStatus(
+                name,
+                len(role_keys.keyids),
+                len(here & set(role_keys.keyids)),
+                role_keys.threshold,
+                own.version,
+                expires,
+            )
         )
     return found
 
@@ -239,6 +300,9 @@ def _matching(keys: Iterable[str], prefixes: Iterable[str]) -> set[str]:
     for prefix in prefixes:
         matching = [k for k in keys if k.startswith(prefix)]
         if len(matching) != 1:
-            raise UsageError(f"{prefix!r} is the beginning of {len(matching)} key ids", hint="`edgectl keys status` shows them")
+            raise UsageError(
+                f"{prefix!r} is the beginning of {len(matching)} key ids",
+                hint="`edgectl keys status` shows them",
+            )
         found.add(matching[0])
     return found

@@ -26,7 +26,8 @@ class ClearRequest(Message):
 
 @dataclass(frozen=True)
 class Cleared:
-    """A device that was told. ``gen``: of the document that says so; ``active_release``: what ran when it was asked."""
+    """A device that was told. ``gen``: of the document that says so; ``active_release``: what ran when it
+    was asked."""
 
     device: str
     gen: int
@@ -42,7 +43,8 @@ def clear(
 ) -> list[SetSlot]:
     """What to write. ``views``: every known device, None for one that was never there.
 
-    Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for one that a rollout is at work with.
+    Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for one that a rollout
+    is at work with.
     """
     chosen = _chosen(slot, request, views)
     for spec, progress in rollouts:
@@ -59,23 +61,38 @@ def cleared(slot: str, d: Device) -> Cleared:
 
 def _chosen(slot: str, request: ClearRequest, views: Mapping[str, DeviceView | None]) -> list[str]:
     if not request.devices and not request.labels:
-        raise UsageError("no device is named", hint="--device NAME, or --label KEY=VALUE for all that have it")
+        raise UsageError(
+            "no device is named", hint="--device NAME, or --label KEY=VALUE for all that have it"
+        )
     for device in request.devices:
         view = views.get(device)
         if device not in views:
             raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
         if view is not None and slot not in view.slots:
             raise UsageError(f"{device} has no slot {slot}; it has {', '.join(sorted(view.slots)) or 'none'}")
-    labelled = [n for n, v in views.items() if v is not None and slot in v.slots and request.labels.items() <= v.labels.items()]
-    chosen = [n for n in request.devices if not request.labels or n in labelled] if request.devices else sorted(labelled)
+    labelled = [
+        n
+        for n, v in views.items()
+        if v is not None and slot in v.slots and request.labels.items() <= v.labels.items()
+    ]
+    chosen = (
+        [n for n in request.devices if not request.labels or n in labelled]
+        if request.devices
+        else sorted(labelled)
+    )
     if not chosen:
-        raise UsageError(f"no device that is meant has slot {slot} and these labels", hint="`edgectl fleet devices` shows them")
+        raise UsageError(
+            f"no device that is meant has slot {slot} and these labels",
+            hint="`edgectl fleet devices` shows them",
+        )
     return list(dict.fromkeys(chosen))
 
 
 def _check_free(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | None) -> None:
     m = progress.members.get(device)
-    if (m is not None and m.outcome is not Outcome.SKIPPED) or (m is None and view is not None and fits(spec, view)):
+    if (m is not None and m.outcome is not Outcome.SKIPPED) or (
+        m is None and view is not None and fits(spec, view)
+    ):
         raise RolloutError(
             f"rollout {spec.id} of {spec.release} is {progress.state.value} in slot {spec.slot} of {device}",
             hint=f"`edgectl rollout abort {spec.id}`, or `edgectl rollout skip {spec.id} {device}`, first",

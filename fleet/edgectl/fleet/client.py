@@ -16,19 +16,25 @@ from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustErr
 __all__ = ["FleetClient"]
 
 _BY_CODE: dict[str, type[EdgectlError]] = {
-    name.removesuffix("Error").lower(): getattr(errors, name) for name in errors.__all__ if name != "EdgectlError"
+    name.removesuffix("Error").lower(): getattr(errors, name)
+    for name in errors.__all__
+    if name != "EdgectlError"
 }
 
 _DELTA_TIMEOUT_S = 1800.0
 
 
 class FleetClient:
-    """Every method raises :class:`LinkError` if the controller is not there, else the controller's own error."""
+    """Every method raises :class:`LinkError` if the controller is not there, else the controller's own
+    error."""
 
     def __init__(self, url: str, token: str, *, timeout_s: float = 30.0) -> None:
         self._url = url.rstrip("/")
         self._http = httpx.Client(
-            base_url=self._url + "/v1", headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
+            base_url=self._url + "/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout_s,
+            trust_env=False,
         )
 
     @classmethod
@@ -37,12 +43,16 @@ class FleetClient:
         try:
             return cls(url, token_file.read_text().strip())
         except OSError as e:
-            raise UsageError(f"cannot read the API token {token_file}: {e.strerror}", hint="has the controller run?") from e
+            raise UsageError(
+                f"cannot read the API token {token_file}: {e.strerror}", hint="has the controller run?"
+            ) from e
 
     def __enter__(self) -> FleetClient:
         return self
 
-    def __exit__(self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -65,7 +75,8 @@ class FleetClient:
         self._send("PUT", f"/blobs/{digest}", content=pieces())
 
     def trust(self) -> dict[str, Any]:
-        """``files``: the controller's signed metadata by name; ``roles``: :class:`edgectl.fleet.trust.Expiry` as dictionaries."""
+        """``files``: the controller's signed metadata by name; ``roles``:
+        :class:`edgectl.fleet.trust.Expiry` as dictionaries."""
         return dict(self._json("GET", "/trust"))
 
     def signed_file(self, name: str) -> bytes | None:
@@ -76,12 +87,15 @@ class FleetClient:
     def accept_trust(
         self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False
     ) -> dict[str, Any]:
-        """Hand newer signed metadata over. Returns as :meth:`trust`. ``stop_rollouts``: of the releases that are withdrawn."""
+        """Hand newer signed metadata over. Returns as :meth:`trust`. ``stop_rollouts``: of the releases
+        that are withdrawn."""
         signed = {n: d.decode() for n, d in files.items()}
         body = {"files": signed, "withdraw": list(withdraw), "stop_rollouts": stop_rollouts}
         return dict(self._json("POST", "/trust", json=body))
 
-    def add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> dict[str, Any]:
+    def add_release(
+        self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None
+    ) -> dict[str, Any]:
         """The controller makes differences before it answers: seconds a variant."""
         signed = {n: d.decode() for n, d in files.items()}
         body = {"release": release, "digest": digest, "files": signed, "delta_from": delta_from}
@@ -110,7 +124,9 @@ class FleetClient:
         """Have a rollout go on without a device."""
         return dict(self._json("POST", f"/rollouts/{rollout}/devices/{quote(device, safe='')}/skip"))
 
-    def clear_slot(self, slot: str, devices: Iterable[str] = (), labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    def clear_slot(
+        self, slot: str, devices: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
         """Have a slot empty; the fields of :class:`edgectl.fleet.clearing.Cleared` of each device."""
         body = {"devices": list(devices), "labels": dict(labels or {})}
         return list(self._json("POST", f"/slots/{quote(slot, safe='')}/clear", json=body))
@@ -121,17 +137,23 @@ class FleetClient:
 
     def approve(self, documents: Mapping[str, bytes]) -> list[str]:
         """Hand signed documents back; returns their devices."""
-        return list(self._json("POST", "/waiting", json={"documents": {d: p.decode() for d, p in documents.items()}}))
+        return list(
+            self._json("POST", "/waiting", json={"documents": {d: p.decode() for d, p in documents.items()}})
+        )
 
     # ---- devices
 
     def enroll(self, name: str, *, again: bool = False) -> dict[str, Any]:
-        """What its ``agent.toml`` needs, and whether it is ``new``. One that is known is refused unless it is enrolled ``again``."""
+        """What its ``agent.toml`` needs, and whether it is ``new``. One that is known is refused unless it
+        is enrolled ``again``."""
         return dict(self._json("POST", "/devices", json={"name": name, "again": again}))
 
     def remove(self, name: str, *, purge: bool = False) -> list[str]:
-        """Take a device out of the fleet; ``purge``: with all that is known of it. Returns the rollouts that no longer count it."""
-        return list(self._json("POST", f"/devices/{quote(name, safe='')}/remove", json={"purge": purge})["rollouts"])
+        """Take a device out of the fleet; ``purge``: with all that is known of it. Returns the rollouts
+        that no longer count it."""
+        return list(
+            self._json("POST", f"/devices/{quote(name, safe='')}/remove", json={"purge": purge})["rollouts"]
+        )
 
     def revoked(self, name: str) -> list[str]:
         """Tell that its certificate was revoked. Returns the rollouts that no longer count it."""
@@ -142,17 +164,23 @@ class FleetClient:
         return list(self._json("GET", "/archive"))
 
     def command(self, name: str, op: str, *, wait_s: float = 10.0, **options: Any) -> dict[str, Any]:
-        """Ask a device, and return the ``result`` of its answer. ``options``: the other fields of :class:`edgectl.fleet.commands.CommandRequest`.
+        """Ask a device, and return the ``result`` of its answer. ``options``: the other fields of
+        :class:`edgectl.fleet.commands.CommandRequest`.
 
         What the device refuses is raised with the device's own kind of error.
         """
         body = {"op": op, "wait_s": wait_s, **options}
-        reply = self._json("POST", f"/devices/{quote(name, safe='')}/commands", json=body, timeout=2 * wait_s + 30)
+        reply = self._json(
+            "POST", f"/devices/{quote(name, safe='')}/commands", json=body, timeout=2 * wait_s + 30
+        )
         if not reply["ok"]:
             error = reply.get("error") or {"code": "", "detail": "it gave no reason"}
             kind = _BY_CODE.get(error["code"], ProtocolError)
             hint = "compare the clocks of device and controller; a number that was too low is right the next time"
-            raise kind(f"{name} refuses: {error['detail'] or error['code']}", hint=hint if kind is TrustError else None)
+            raise kind(
+                f"{name} refuses: {error['detail'] or error['code']}",
+                hint=hint if kind is TrustError else None,
+            )
         return dict(reply["result"])
 
     def devices(self) -> list[dict[str, Any]]:
@@ -166,8 +194,9 @@ class FleetClient:
         return list(self._json("GET", "/latency"))
 
     def events(self, limit: int = 200, **query: Any) -> list[dict[str, Any]]:
-        """The newest that fit, oldest of them first. ``query``: the other fields of :class:`edgectl.fleet.api.EventQuery`; an answer has at
-        most 1000, and the ``id`` of its first one is the ``before`` of the next page."""
+        """The newest that fit, oldest of them first. ``query``: the other fields of
+        :class:`edgectl.fleet.api.EventQuery`; an answer has at most 1000, and the ``id`` of its first one
+        is the ``before`` of the next page."""
         asked = {k: v for k, v in query.items() if v is not None}
         return list(self._json("GET", "/events", params={"limit": limit, **asked}))
 
@@ -180,7 +209,8 @@ class FleetClient:
         return dict(self._json("POST", "/freeze", json={"freeze": frozen}))
 
     def state(self) -> dict[str, Any]:
-        """``freeze``: as ordered last, None if nobody knows; ``connected``: whether the controller reaches the broker."""
+        """``freeze``: as ordered last, None if nobody knows; ``connected``: whether the controller reaches
+        the broker."""
         return dict(self._json("GET", "/freeze"))
 
     def _json(self, method: str, path: str, **options: Any) -> Any:

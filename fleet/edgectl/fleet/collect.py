@@ -1,4 +1,5 @@
-"""Removes the controller's blobs that nothing names any more. Which these are, is here; how they are removed, in :mod:`edgectl.fleet.blobs`."""
+"""Removes the controller's blobs that nothing names any more. Which these are, is here; how they are
+removed, in :mod:`edgectl.fleet.blobs`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ _EVERY_S = 86400.0
 class Collector:
     """Thread-safe. Nobody waits for it, and it waits for nobody."""
 
-    def __init__(self, blobs: BlobStore, inventory: Inventory, trust: OnlineTrust, publisher: Publisher, topics: Topics) -> None:
+    def __init__(
+        self, blobs: BlobStore, inventory: Inventory, trust: OnlineTrust, publisher: Publisher, topics: Topics
+    ) -> None:
         self._blobs = blobs
         self._inventory = inventory
         self._trust = trust
@@ -33,7 +36,8 @@ class Collector:
         self.naming = threading.Lock()
         """Held while a release takes its blobs, or blobs that none has are removed."""
         self._gone: frozenset[str] = frozenset()
-        """Of releases that were withdrawn: removed at once. A kill forgets them here, and they go with the daily round."""
+        """Of releases that were withdrawn: removed at once. A kill forgets them here, and they go with the
+        daily round."""
         self._last_s = 0.0
 
     def expect(self, releases: Iterable[str]) -> None:
@@ -52,7 +56,8 @@ class Collector:
         return due or bool(self._gone)
 
     def collect(self) -> None:
-        """Remove what nothing names. Failing to tidy up is not failing: it is logged, and tried again another day."""
+        """Remove what nothing names. Failing to tidy up is not failing: it is logged, and tried again
+        another day."""
         if not self.naming.acquire(blocking=False):
             return  # a release takes its blobs
         try:
@@ -66,6 +71,10 @@ class Collector:
             self.naming.release()
         if removed:
             self._inventory.log(
-                "release", "blobs", f"{len(removed)} that nothing names were removed, {sum(removed.values())} bytes"
+                "release",
+                "blobs",
+                f"{len(removed)} that nothing names were removed, {sum(removed.values())} bytes",
             )
-            self._publisher.forget(t for digest, size in removed.items() for t in manifest_topics(self._topics, digest, size))
+            self._publisher.forget(
+                t for digest, size in removed.items() for t in manifest_topics(self._topics, digest, size)
+            )

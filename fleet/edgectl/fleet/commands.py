@@ -1,7 +1,8 @@
 """Commands to single devices: numbered, signed, sent, and the device's answer waited for.
 
-A number is the time in ms, and always above the one before, so that a controller which was installed anew goes on above what devices
-have seen. A clock that was ahead is the one case in which it would not: then devices say which number they have seen, and numbers go on there.
+A number is the time in ms, and always above the one before, so that a controller which was installed anew
+goes on above what devices have seen. A clock that was ahead is the one case in which it would not: then
+devices say which number they have seen, and numbers go on there.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ MAX_WAIT_S = 60.0
 _LATE_S = 300.0
 """What the clock of a device may be ahead of ours (the agent's own tolerance)."""
 _BELIEVED_MS = 10 * 365 * 86_400_000
-"""How far ahead of our time a number may be that a device claims to have seen. Whoever lies (devices do not sign) drives the numbers up to
-here and no further; there is room for 285 000 years above."""
+"""How far ahead of our time a number may be that a device claims to have seen. Whoever lies (devices do
+not sign) drives the numbers up to here and no further; there is room for 285 000 years above."""
 _NAME = "signed"
 
 
 class CommandRequest(Message):
-    """What is asked of a device: the fields of :class:`edgectl.core.wire.Command` that are the operator's to choose."""
+    """What is asked of a device: the fields of :class:`edgectl.core.wire.Command` that are the operator's
+    to choose."""
 
     op: Op
     slot: Name | None = None
@@ -45,7 +47,8 @@ class CommandRequest(Message):
 
 
 class Numbers:
-    """One line of numbers for everything that the director's keys sign and that must not be repeated. Thread-safe, kept before use."""
+    """One line of numbers for everything that the director's keys sign and that must not be repeated.
+    Thread-safe, kept before use."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -58,7 +61,8 @@ class Numbers:
             return self._keep(max(self._last + 1, int(now_s * 1000)))
 
     def heard(self, number: int, now_s: float) -> bool:
-        """A device has seen this one. True: it is above ours and can be believed, and numbers go on from there."""
+        """A device has seen this one. True: it is above ours and can be believed, and numbers go on from
+        there."""
         with self._lock:
             believed = self._last < number <= now_s * 1000 + _BELIEVED_MS
             if believed:
@@ -74,7 +78,9 @@ class Numbers:
 class Commander:
     """Sends commands and matches the answers. Thread-safe."""
 
-    def __init__(self, topics: Topics, director: Director, numbers: Numbers, inventory: Inventory, link: Link) -> None:
+    def __init__(
+        self, topics: Topics, director: Director, numbers: Numbers, inventory: Inventory, link: Link
+    ) -> None:
         self._topics = topics
         self._director = director
         self._numbers = numbers
@@ -85,7 +91,8 @@ class Commander:
         """(device, id) → where its answer goes."""
 
     def send(self, device: str, request: CommandRequest) -> Reply:
-        """Ask, and return the device's answer. Who asked what, and what came of it, is in the inventory's log.
+        """Ask, and return the device's answer. Who asked what, and what came of it, is in the inventory's
+        log.
 
         Raises :class:`LinkError`: the broker is away, or no answer came in time.
         """
@@ -103,7 +110,8 @@ class Commander:
         return reply
 
     def on_reply(self, device: str, payload: bytes) -> None:
-        """From the broker: anything may come. Raises :class:`ProtocolError` for what is no answer; one that nobody waits for is dropped."""
+        """From the broker: anything may come. Raises :class:`ProtocolError` for what is no answer; one
+        that nobody waits for is dropped."""
         reply = parse_json(Reply, payload, max_bytes=MAX_MESSAGE_BYTES, what="reply")
         try:
             json.dumps(reply.result, allow_nan=False)
@@ -114,15 +122,18 @@ class Commander:
             answers.put(reply)
 
     def _ask(self, device: str, request: CommandRequest) -> Reply:
-        if not self._link.is_up:  # it would be sent when nobody expects it any more
+        # it would be sent when nobody expects it any more
+        if not self._link.is_up:
             raise LinkError(
-                f"the controller is not connected to the broker at {self._link.broker}", hint="is the broker running?"
+                f"the controller is not connected to the broker at {self._link.broker}",
+                hint="is the broker running?",
             )
         key = (device, secrets.token_hex(8))
         answers = self._waiting[key] = queue.Queue()
         deadline_s = round(time.time() + request.wait_s + _LATE_S, 3)
         try:
-            with self._in_order:  # a device obeys no number below one that it has seen
+            # a device obeys no number below one that it has seen
+            with self._in_order:
                 command = Command(
                     id=key[1],
                     deadline_s=deadline_s,

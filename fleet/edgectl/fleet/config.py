@@ -29,7 +29,8 @@ class ApiConfig(Config):
 
 
 class TransferConfig(Config):
-    """``[transfer]``: kB/s (1000 bytes) that the seeder sends at most, and whether devices may help it. Without a number: no limit."""
+    """``[transfer]``: kB/s (1000 bytes) that the seeder sends at most, and whether devices may help it.
+    Without a number: no limit."""
 
     total_kb_s: int | None = Field(default=None, ge=8)
     site_kb_s: int | None = Field(default=None, ge=8)
@@ -39,7 +40,8 @@ class TransferConfig(Config):
     site_broker: bool = False
     """Every site has a broker of its own, bridged to the controller's: a broadcast counts once a site."""
     peers: bool = False
-    """Devices whose ``agent.toml`` says ``seed_peers = true`` may seed their site while the controller does not."""
+    """Devices whose ``agent.toml`` says ``seed_peers = true`` may seed their site while the controller
+    does not."""
 
     def rates(self) -> Rates:
         total, site, device = (n and n * 1000 for n in (self.total_kb_s, self.site_kb_s, self.device_kb_s))
@@ -51,7 +53,8 @@ class ControllerConfig(Config):
     broker: BrokerConfig
     state_dir: Path
     keys: Path
-    """Folder with ``online.pem``, ``director.pem``, every ``N.root.json`` and, at first, ``targets.json`` and delegations."""
+    """Folder with ``online.pem``, ``director.pem``, every ``N.root.json`` and, at first, ``targets.json``
+    and delegations."""
     director: tuple[Path, ...] = ()
     """Files or folders with the director's private keys; none: the folder of ``keys``."""
     api: ApiConfig = ApiConfig()
@@ -66,7 +69,8 @@ class ControllerConfig(Config):
 
 
 def load_controller_config(path: Path) -> ControllerConfig:
-    """Read ``controller.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the field."""
+    """Read ``controller.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the
+    field."""
     try:
         with path.open("rb") as f:
             config = ControllerConfig.model_validate(tomllib.load(f))

@@ -1,14 +1,18 @@
-"""The controller: follows what devices report, moves rollouts on, keeps the signed metadata fresh, seeds blobs.
+"""The controller: follows what devices report, moves rollouts on, keeps the signed metadata fresh, seeds
+blobs.
 
-:class:`Controller` is what the API talks to; every public method is thread-safe. It lives and ticks here. What it is made of: what operators
-ask, and rollouts do, with devices (:mod:`edgectl.fleet.steering`); what devices say (:mod:`edgectl.fleet.devices`); what there is to be installed
-(:mod:`edgectl.fleet.stock`); what the broker has to keep (:mod:`edgectl.fleet.publisher`, :mod:`edgectl.fleet.keeper`).
-What cannot be rebuilt is written to the database before it is published.
+:class:`Controller` is what the API talks to; every public method is thread-safe. It lives and ticks here.
+  What it is made of: what operators
+ask, and rollouts do, with devices (:mod:`edgectl.fleet.steering`); what devices say
+(:mod:`edgectl.fleet.devices`); what there is to be installed (:mod:`edgectl.fleet.stock`); what the broker
+has to keep (:mod:`edgectl.fleet.publisher`, :mod:`edgectl.fleet.keeper`). What cannot be rebuilt is written
+to the database before it is published.
 
-Threads: the one of :meth:`Controller.run` ticks and hands messages to the broker; API calls come on any other; what devices say comes on
-the dispatcher thread of the link (:mod:`edgectl.fleet.devices`). Locks: what is decided about devices and rollouts is decided under
-``Devices.lock``. Trust, inventory and numbers have locks of their own, which may be taken under it and never the other way round. Nobody
-waits for the broker under any of these (:mod:`edgectl.fleet.publisher`): the dispatcher thread would wait with him.
+Threads: the one of :meth:`Controller.run` ticks and hands messages to the broker; API calls come on any
+other; what devices say comes on the dispatcher thread of the link (:mod:`edgectl.fleet.devices`). Locks: what
+is decided about devices and rollouts is decided under ``Devices.lock``. Trust, inventory and numbers have
+locks of their own, which may be taken under it and never the other way round. Nobody waits for the broker
+under any of these (:mod:`edgectl.fleet.publisher`): the dispatcher thread would wait with him.
 """
 
 from __future__ import annotations
@@ -54,7 +58,8 @@ log = logging.getLogger(__name__)
 _KEEPALIVE_S = 5
 """The controller has to know that it hears: who is silent is away."""
 _BACKOFF_S = 2.0
-"""Between two tries to connect. Who is away is known 1.5 heartbeats after the controller hears again: at 10 s, 5 s more would be too late."""
+"""Between two tries to connect. Who is away is known 1.5 heartbeats after the controller hears again: at
+10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
 
 
@@ -74,7 +79,9 @@ class Controller:
         self.director = Director(config.fleet, self.trust, config.director or (config.keys,), ring)
         self.trust.check_root = self.director.check
         self.latency = LatencyBook()
-        self.seeder = BlobSeeder(config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates())
+        self.seeder = BlobSeeder(
+            config.broker.options(), self.topics, self.blobs, rates=config.transfer.rates()
+        )
         self.watchdog = Watchdog()
         self._epoch = int(time.time())
         self._time = SteadyWall()
@@ -88,13 +95,21 @@ class Controller:
         self._death = ControllerState(epoch=self._epoch, online=False, peers=config.transfer.peers)
         will = (self.topics.ctl, self._death.encode())
         self._link = Link(
-            config.broker.options(), "controller", will=will, queue_size=65536, keepalive_s=_KEEPALIVE_S, max_backoff_s=_BACKOFF_S
+            config.broker.options(),
+            "controller",
+            will=will,
+            queue_size=65536,
+            keepalive_s=_KEEPALIVE_S,
+            max_backoff_s=_BACKOFF_S,
         )
         self._prune_s = time.monotonic()
-        self.inventory = Inventory(config.state_dir, config.database)  # last of what may fail: it has to be closed
+        # last of what may fail: it has to be closed
+        self.inventory = Inventory(config.state_dir, config.database)
         self._numbers = Numbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
-        self._countersignatures = Countersignatures(config.state_dir / "approved", self.director, self.inventory)
+        self._countersignatures = Countersignatures(
+            config.state_dir / "approved", self.director, self.inventory
+        )
         self._publisher = Publisher(
             self._link,
             self.topics,
@@ -116,7 +131,13 @@ class Controller:
             retained=lambda: self._link.is_kept,
         )
         self._steering = Steering(
-            self.inventory, self._devices, self.latency, self.director, self._countersignatures, self._publisher, self._wake
+            self.inventory,
+            self._devices,
+            self.latency,
+            self.director,
+            self._countersignatures,
+            self._publisher,
+            self._wake,
         )
         self._stock = Stock(
             config.fleet,
@@ -129,7 +150,9 @@ class Controller:
             self._publisher,
             self._collector,
         )
-        self._keeper = Keeper(self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs)
+        self._keeper = Keeper(
+            self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs
+        )
 
     # ---- life
 
@@ -155,7 +178,8 @@ class Controller:
             self._wake.clear()
             if not self.seeder.alive:
                 raise EdgectlError(
-                    "the thread that sends chunks has ended unexpectedly", hint="see the log; start the controller again"
+                    "the thread that sends chunks has ended unexpectedly",
+                    hint="see the log; start the controller again",
                 )
             try:
                 self.tick(self._time())
@@ -238,18 +262,27 @@ class Controller:
             if e.expires_s <= now_s:
                 log.error(
                     "%s, and by it the %s metadata are expired: devices install nothing; set the clock if it is wrong, else "
-                    "`edgectl keys renew %s`", clock_says(now_s), e.role, e.role,
-                )  # fmt: skip
+                    "`edgectl keys renew %s`",
+                    clock_says(now_s),
+                    e.role,
+                    e.role,
+                )
             elif e.due:
                 log.warning(
-                    "%s metadata end in %.0f days: `edgectl keys renew %s`", e.role, (e.expires_s - now_s) / 86400, e.role
+                    "%s metadata end in %.0f days: `edgectl keys renew %s`",
+                    e.role,
+                    (e.expires_s - now_s) / 86400,
+                    e.role,
                 )
 
     # ---- for the API
 
-    def add_release(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> Release:
-        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it. For devices
-        that have the release ``delta_from`` (None: the one of this name before it; "": none), make differences to its engines.
+    def add_release(
+        self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None
+    ) -> Release:
+        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name
+        it. For devices that have the release ``delta_from`` (None: the one of this name before it; "": none),
+        make differences to its engines.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -257,12 +290,15 @@ class Controller:
         self._wake.set()
         return found
 
-    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False) -> None:
+    def accept_trust(
+        self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False
+    ) -> None:
         """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
 
-        ``withdraw``: releases that the new targets no longer name; no device installs them from then on, and what only they needed of the
-        blobs here is removed. Raises :class:`TrustError`, and :class:`RolloutError` where a rollout is under way that needs one of them:
-        nothing is done unless ``stop_rollouts`` says that it be aborted.
+        ``withdraw``: releases that the new targets no longer name; no device installs them from then on, and
+        what only they needed of the blobs here is removed. Raises :class:`TrustError`, and
+        :class:`RolloutError` where a rollout is under way that needs one of them: nothing is done unless
+        ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
         self._stock.accept_trust(files, gone, stop_rollouts=stop_rollouts)
@@ -272,11 +308,13 @@ class Controller:
             self._collector.collect()
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
-        """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
+        """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError`
+        for an unknown release."""
         return self._steering.start(request)
 
     def change_rollout(self, rollout: str, op: str) -> Progress:
-        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in any state).
+        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in
+        any state).
 
         Raises :class:`RolloutError`.
         """
@@ -287,8 +325,8 @@ class Controller:
         return self._steering.skip(rollout, device)
 
     def clear_slot(self, slot: str, request: ClearRequest) -> list[Cleared]:
-        """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for those that
-        a rollout is at work with."""
+        """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant,
+        :class:`RolloutError` for those that a rollout is at work with."""
         return self._steering.clear_slot(slot, request)
 
     def waiting(self) -> dict[str, bytes]:
@@ -317,8 +355,8 @@ class Controller:
         return self._link.is_up
 
     def freeze(self, frozen: bool) -> None:
-        """The kill switch: while it is set, no device of the fleet activates anything. It outlives a restart; what a broker that is away
-        does not take is sent when it is back (:attr:`connected`)."""
+        """The kill switch: while it is set, no device of the fleet activates anything. It outlives a
+        restart; what a broker that is away does not take is sent when it is back (:attr:`connected`)."""
         with self._devices.lock:
             atomic_write(self._freeze_file, b"on" if frozen else b"off")
             self._frozen = frozen
@@ -329,7 +367,8 @@ class Controller:
     def command(self, device: str, request: CommandRequest) -> Reply:
         """Ask a device to do something now, and wait for its answer; what it refuses is an answer, too.
 
-        Raises :class:`UsageError` for a device that nobody knows, :class:`LinkError` for one that is away or does not answer in time.
+        Raises :class:`UsageError` for a device that nobody knows, :class:`LinkError` for one that is away or
+        does not answer in time.
         """
         with self._devices.lock:
             known = self._devices.get(device)
@@ -337,12 +376,14 @@ class Controller:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
             if known.conn is None or not known.conn.online:
                 raise LinkError(
-                    f"{device} is not connected{_since(known.seen_s)}", hint="commands are not kept for later: try again"
+                    f"{device} is not connected{_since(known.seen_s)}",
+                    hint="commands are not kept for later: try again",
                 )
         return self._commander.send(device, request)
 
     def enroll(self, device: str, *, again: bool = False) -> dict[str, Any]:
-        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines, and whether it is ``new``.
+        """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines, and whether it is
+        ``new``.
 
         Raises :class:`UsageError` for one that is known, unless it is to be enrolled ``again``.
         """
@@ -357,21 +398,27 @@ class Controller:
         }
 
     def remove(self, device: str, *, purge: bool = False) -> list[str]:
-        """Take a device out of the fleet. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        """Take a device out of the fleet. Returns the rollouts that no longer count it. Raises
+        :class:`UsageError`."""
         with self._devices.lock:
             self._devices.remove(device, purge=purge)
             left = self._steering.leave(device)
-            self.inventory.log("device", device, "removed, and what was known of it purged" if purge else "removed")
+            self.inventory.log(
+                "device", device, "removed, and what was known of it purged" if purge else "removed"
+            )
         self._countersignatures.forget(device)
         self._wake.set()
         return left
 
     def revoke(self, device: str) -> list[str]:
-        """The certificate of a device was revoked. Returns the rollouts that no longer count it. Raises :class:`UsageError`."""
+        """The certificate of a device was revoked. Returns the rollouts that no longer count it. Raises
+        :class:`UsageError`."""
         with self._devices.lock:
             self._devices.revoke(device)
             left = self._steering.leave(device)
-            self.inventory.log("device", device, "its certificate was revoked: no rollout counts on it any more")
+            self.inventory.log(
+                "device", device, "its certificate was revoked: no rollout counts on it any more"
+            )
         self._wake.set()
         return left
 
@@ -396,10 +443,15 @@ class Controller:
 
 
 def _freeze_in(path: Path) -> bool | None:
-    """What was ordered last; None where nobody knows: then the controller does not say, and devices stay as they are."""
+    """What was ordered last; None where nobody knows: then the controller does not say, and devices stay
+    as they are."""
     with storage(str(path)):
         return {b"on": True, b"off": False}.get(path.read_bytes()) if path.is_file() else None
 
 
 def _since(seen_s: float) -> str:
-    return f"; its last word came {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(seen_s))}" if seen_s else " and never was"
+    return (
+        f"; its last word came {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(seen_s))}"
+        if seen_s
+        else " and never was"
+    )

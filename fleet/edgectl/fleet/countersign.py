@@ -1,4 +1,5 @@
-"""Desired documents that operators have to sign, too: what waits for them, and what they have signed. Thread-safe."""
+"""Desired documents that operators have to sign, too: what waits for them, and what they have signed.
+Thread-safe."""
 
 from __future__ import annotations
 
@@ -26,13 +27,16 @@ class Countersignatures:
         return dict(self._waiting)
 
     def seal(self, device: str, desired: Desired) -> bytes | None:
-        """The document with every signature that it needs. None: it waits for :meth:`take`, and the device for it."""
+        """The document with every signature that it needs. None: it waits for :meth:`take`, and the device
+        for it."""
         sealed = self._director.seal(device, desired)
         payload = self._taken(device, desired) if sealed.missing else sealed.payload
         if payload is not None:
             self._waiting.pop(device, None)
         elif self._waiting.get(device) != sealed.payload:
-            self._inventory.log("trust", device, f"generation {desired.gen} waits for {sealed.missing} more signatures")
+            self._inventory.log(
+                "trust", device, f"generation {desired.gen} waits for {sealed.missing} more signatures"
+            )
             self._waiting[device] = sealed.payload
         return payload
 

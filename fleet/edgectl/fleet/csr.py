@@ -1,7 +1,8 @@
 """What a device asks the CA for: a PKCS#10 request, made by a machine that nobody watches.
 
-Only the public key is taken from it, once its holder has shown by his signature that he has the private half. The name is the operator's
-to give; what else the request asks for (extensions, attributes) is not even looked at.
+Only the public key is taken from it, once its holder has shown by his signature that he has the private half.
+The name is the operator's to give; what else the request asks for (extensions, attributes) is not even looked
+at.
 """
 
 from __future__ import annotations
@@ -24,25 +25,31 @@ _HINT = "make it on the device: `edgectl device request NAME`"
 
 
 def read_request(path: Path) -> bytes:
-    """The bytes of a file that may be a request. Raises :class:`UsageError` if it cannot be read, or is too large to be one."""
+    """The bytes of a file that may be a request. Raises :class:`UsageError` if it cannot be read, or is
+    too large to be one."""
     try:
         with path.open("rb") as f:
             data = f.read(MAX_REQUEST_BYTES + 1)
     except OSError as e:
         raise UsageError(f"cannot read {path}: {e.strerror}", hint=_HINT) from e
     if len(data) > MAX_REQUEST_BYTES:
-        raise UsageError(f"{path} has more than the {MAX_REQUEST_BYTES} bytes of a certificate request", hint=_HINT)
+        raise UsageError(
+            f"{path} has more than the {MAX_REQUEST_BYTES} bytes of a certificate request", hint=_HINT
+        )
     return data
 
 
 def requested_key(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
     """The public key that a certificate for ``name`` is wanted for.
 
-    Raises :class:`TrustError`: no request, not signed by its own key, made for another name, or not of EC P-256 (what this CA's
-    own keys are; every TLS library and most secure elements have it).
+    Raises :class:`TrustError`: no request, not signed by its own key, made for another name, or not of EC
+    P-256 (what this CA's own keys are; every TLS library and most secure elements have it).
     """
     if len(request) > MAX_REQUEST_BYTES:
-        raise TrustError(f"a certificate request has at most {MAX_REQUEST_BYTES} bytes, this one {len(request)}", hint=_HINT)
+        raise TrustError(
+            f"a certificate request has at most {MAX_REQUEST_BYTES} bytes, this one {len(request)}",
+            hint=_HINT,
+        )
     try:
         csr = x509.load_pem_x509_csr(request)
         key = csr.public_key()
@@ -56,6 +63,7 @@ def requested_key(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
         raise TrustError("the certificate request is not signed with the key that it is for", hint=_HINT)
     if any(a != name for a in asked):
         raise TrustError(
-            f"the certificate request is for {str(asked[0])[:80]!r}, not for {name}", hint=_HINT.replace("NAME", name)
+            f"the certificate request is for {str(asked[0])[:80]!r}, not for {name}",
+            hint=_HINT.replace("NAME", name),
         )
     return key

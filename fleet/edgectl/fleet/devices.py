@@ -1,7 +1,7 @@
 """What is known of each device: what it said last, and what is wanted of it. No waiting for the broker here.
 
-Handlers run on the dispatcher thread, with whatever anybody may publish. :attr:`Devices.lock` is theirs, too, so whoever takes it must not
-wait for the network while he has it.
+Handlers run on the dispatcher thread, with whatever anybody may publish. :attr:`Devices.lock` is theirs, too,
+so whoever takes it must not wait for the network while he has it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ BELIEVED_GEN = MAX_GEN // 2
 
 
 def from_device(topics: Topics, handle: Callable[[str, bytes], None], *, empty: bool = False) -> Handler:
-    """A handler for topics of devices that calls ``handle(device, payload)``, and logs the :class:`EdgectlError` of what makes no sense.
+    """A handler for topics of devices that calls ``handle(device, payload)``, and logs the
+    :class:`EdgectlError` of what makes no sense.
 
     ``empty``: also for an empty payload, with which a retained message is deleted.
     """
@@ -45,7 +46,8 @@ def from_device(topics: Topics, handle: Callable[[str, bytes], None], *, empty: 
         if levels is None or not (payload or empty):
             return
         try:
-            handle(check_name(levels[1]), payload)  # who is called otherwise could not be answered: names become topics
+            # who is called otherwise could not be answered: names become topics
+            handle(check_name(levels[1]), payload)
         except ValueError as e:
             log.warning("%s: %s", topic, e)
         except EdgectlError as e:
@@ -68,9 +70,10 @@ class Devices:
         now: Callable[[], float] = time.time,
         retained: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begins with what the inventory remembers. ``latency`` is written under the lock; ``wake`` is set when there is something to do;
-        ``clock``: monotonic seconds; ``now``: Unix time of the deadlines of rollouts (:class:`edgectl.core.clock.SteadyWall`);
-        ``retained``: whether the message that is being handled lay on the broker when we connected."""
+        """Begins with what the inventory remembers. ``latency`` is written under the lock; ``wake`` is set
+        when there is something to do; ``clock``: monotonic seconds; ``now``: Unix time of the deadlines of
+        rollouts (:class:`edgectl.core.clock.SteadyWall`); ``retained``: whether the message that is being
+        handled lay on the broker when we connected."""
         self.lock = threading.RLock()
         """Guards every device here, and what is decided from them: a step of a rollout is taken under it."""
         self._inventory = inventory
@@ -112,9 +115,11 @@ class Devices:
             return sorted(self._known.values(), key=lambda d: d.name)
 
     def enroll(self, device: str, *, again: bool = False) -> bool:
-        """Make a device known before it says anything; True if it was not. Whatever was said of it when it was removed or revoked is over.
+        """Make a device known before it says anything; True if it was not. Whatever was said of it when it
+        was removed or revoked is over.
 
-        Raises :class:`UsageError` for one that is known, unless it is to be enrolled ``again``; :class:`StorageError`.
+        Raises :class:`UsageError` for one that is known, unless it is to be enrolled ``again``;
+        :class:`StorageError`.
         """
         with self.lock:
             known = self._known.get(device)
@@ -123,7 +128,11 @@ class Devices:
                     f"{device} is in the fleet already",
                     hint="--again writes its files once more; two machines with one identity mislead everybody",
                 )
-            self._keep(_unheard(known) if known is not None and device in self._revoked else known or self._once_more(device))
+            self._keep(
+                _unheard(known)
+                if known is not None and device in self._revoked
+                else known or self._once_more(device)
+            )
             self._inventory.mark_revoked(device, False)
             self._revoked.discard(device)
             self._removed.discard(device)
@@ -131,7 +140,8 @@ class Devices:
             return known is None
 
     def remove(self, device: str, *, purge: bool) -> None:
-        """Take a device out of the fleet, and have the broker keep nothing of it. From then on nobody listens to it.
+        """Take a device out of the fleet, and have the broker keep nothing of it. From then on nobody listens
+        to it.
 
         Raises :class:`UsageError` for one that nobody knows, :class:`StorageError`.
         """
@@ -149,7 +159,8 @@ class Devices:
             self._publisher.clear(device)
 
     def revoke(self, device: str) -> None:
-        """Its certificate was taken away: no rollout counts on it any more. Raises :class:`UsageError`, :class:`StorageError`."""
+        """Its certificate was taken away: no rollout counts on it any more. Raises :class:`UsageError`,
+        :class:`StorageError`."""
         with self.lock:
             if device not in self._known:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
@@ -166,7 +177,8 @@ class Devices:
             return claims.rivals if claims else []
 
     def look(self, hears: tuple[float, float] | None) -> None:
-        """Who was silent for too long is away. ``hears``: as :attr:`edgectl.link.mqtt.Link.hears`; while we hear nobody, nobody is."""
+        """Who was silent for too long is away. ``hears``: as :attr:`edgectl.link.mqtt.Link.hears`; while
+        we hear nobody, nobody is."""
         if hears is None:
             return
         with self.lock:
@@ -226,7 +238,9 @@ class Devices:
             if not self._is_news(d, reported) or self._is_former(d, reported.epoch):
                 return
             if self._numbers.heard(reported.heard, time.time()):
-                self._inventory.log("trust", device, f"has seen number {reported.heard}, above ours: numbers go on there")
+                self._inventory.log(
+                    "trust", device, f"has seen number {reported.heard}, above ours: numbers go on there"
+                )
                 self._publisher.state_changed()
             before = {slot: r.state for slot, r in d.reported.slots.items()} if d.reported else {}
             same = d.reported is not None and d.reported.model_copy(update={"seq": reported.seq}) == reported
@@ -238,7 +252,9 @@ class Devices:
             for slot, r in reported.slots.items():
                 if r.state is not before.get(slot):
                     detail = f": {r.error.detail or r.error.code}" if r.error else ""
-                    self._inventory.log("state", f"{device}/{slot}", f"{r.release or '-'} {r.state.value}{detail}")
+                    self._inventory.log(
+                        "state", f"{device}/{slot}", f"{r.release or '-'} {r.state.value}{detail}"
+                    )
         self._wake.set()
 
     def on_telemetry(self, device: str, payload: bytes) -> None:
@@ -271,7 +287,10 @@ class Devices:
         except (TrustError, ProtocolError) as e:
             if came is Came.OVERTAKEN:
                 return
-            self._tell_of_loss(device, f"a desired state that is not ours was on the broker, and ours is put back: {e.message}")
+            self._tell_of_loss(
+                device,
+                f"a desired state that is not ours was on the broker, and ours is put back: {e.message}",
+            )
             if came is Came.EARLY and (d := self.get(device)):
                 self._publisher.tell(device, d.desired)
             raise
@@ -283,11 +302,13 @@ class Devices:
             if desired.gen > d.desired.gen:
                 d.desired = desired
                 self._keep(d)
-                self._publisher.tell(device, desired)  # we may have written an older one over it meanwhile
+                # we may have written an older one over it meanwhile
+                self._publisher.tell(device, desired)
                 return
             if came is Came.OTHER and desired != d.desired:
                 self._tell_of_loss(
-                    device, f"generation {desired.gen} was put over its desired document at the broker, and ours is put back"
+                    device,
+                    f"generation {desired.gen} was put over its desired document at the broker, and ours is put back",
                 )
             elif desired.gen < d.desired.gen and came is not Came.OVERTAKEN:
                 # Ours, but not what we want now: a device that asks the broker must not get it.
@@ -302,11 +323,16 @@ class Devices:
         if not claims.birth(conn, self._clock()):
             return  # another machine counts
         if d.conn is not None and conn.epoch < d.conn.epoch:
-            # It counts its starts anew: another disk, or an old image of this one. What it said before is over.
+            # It counts its starts anew: another disk, or an old image of this one. What it said before is
+            # over.
             self._former[d.name] = d.conn.epoch
             self._latency.forget(d.name)
             if conn.instance is None or not heard_before:
-                self._inventory.log("presence", d.name, f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced")
+                self._inventory.log(
+                    "presence",
+                    d.name,
+                    f"start {conn.epoch} after start {d.conn.epoch}: its state was replaced",
+                )
         self._saw(d)
         self._silent.pop(d.name, None)
         if conn != d.conn:
@@ -325,8 +351,13 @@ class Devices:
             if claims.current is not None:
                 self._takes_over(d, claims.current)
                 return
-        elif conn.epoch < born or (conn.epoch == born and conn.instance is not None) or self._is_former(d, conn.epoch):
-            return  # we never heard of this start, or it is long over
+        elif (
+            conn.epoch < born
+            or (conn.epoch == born and conn.instance is not None)
+            or self._is_former(d, conn.epoch)
+        ):
+            # we never heard of this start, or it is long over
+            return
         else:
             self._claims.pop(d.name, None)
         if d.conn is not None:
@@ -346,7 +377,9 @@ class Devices:
         elif d.conn.online:
             last = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(d.seen_s))
             self._inventory.log(
-                "presence", d.name, f"away: nothing was heard of it since {last}, and its broker has not said that it left"
+                "presence",
+                d.name,
+                f"away: nothing was heard of it since {last}, and its broker has not said that it left",
             )
             log.warning("%s is away: nothing was heard of it since %s", d.name, last)
             self._silent[d.name] = d.conn.instance
@@ -355,7 +388,8 @@ class Devices:
             self._wake.set()
 
     def _is_stale(self, d: Device, claims: Claims, kept: Conn) -> bool:
-        """A birth that the broker had kept, and may have from before a crash of its own, is no sign of life."""
+        """A birth that the broker had kept, and may have from before a crash of its own, is no sign of
+        life."""
         current = claims.current
         if current is not None:  # unless it tells of a start that we have missed
             return kept.instance != current.conn.instance and kept.epoch <= current.conn.epoch
@@ -398,7 +432,9 @@ class Devices:
         if d.conn is None:
             return False
         another_start = reported.epoch == d.conn.epoch != last.epoch
-        another_machine = reported.instance is not None and reported.instance == d.conn.instance != last.instance
+        another_machine = (
+            reported.instance is not None and reported.instance == d.conn.instance != last.instance
+        )
         return another_start or another_machine
 
     def _is_removed(self, device: str) -> bool:
@@ -414,22 +450,28 @@ class Devices:
         return True
 
     def _go_above(self, d: Device, reported: Reported) -> None:
-        """A device that refuses what is wanted, because it has seen a later generation, is told again above that.
+        """A device that refuses what is wanted, because it has seen a later generation, is told again above
+        that.
 
-        It was removed and enrolled again with the disk that it had, or the database here is an older one. A kept report proves nothing: what it
-        refused may be long over, and the document that it saw, later than ours, may be the next message to come.
+        It was removed and enrolled again with the disk that it had, or the database here is an older one. A
+        kept report proves nothing: what it refused may be long over, and the document that it saw, later than
+        ours, may be the next message to come.
         """
         refused = reported.error is not None and reported.error.code == "desired" and not self._retained()
         if refused and 0 < d.desired.gen < reported.gen < BELIEVED_GEN:
-            self._inventory.log("trust", d.name, f"has seen generation {reported.gen}, above ours: generations go on there")
+            self._inventory.log(
+                "trust", d.name, f"has seen generation {reported.gen}, above ours: generations go on there"
+            )
             d.desired = d.desired.model_copy(update={"gen": reported.gen + 1})
             self._keep(d)
             self._publisher.tell(d.name, d.desired)
 
     def _once_more(self, device: str) -> Device:
-        """A device that is enrolled, maybe with the disk of one that was removed: what is wanted of it goes on above the generations that
-        disk has seen, and until it speaks it has what it said last."""
-        before = next((a.device for a in reversed(self._inventory.archived()) if a.device.name == device), None)
+        """A device that is enrolled, maybe with the disk of one that was removed: what is wanted of it
+        goes on above the generations that disk has seen, and until it speaks it has what it said last."""
+        before = next(
+            (a.device for a in reversed(self._inventory.archived()) if a.device.name == device), None
+        )
         if before is None:
             return Device(device)
         return _unheard(Device(device, reported=before.reported, desired=Desired(gen=before.desired.gen)))
@@ -452,7 +494,9 @@ class Devices:
 
 def _unheard(d: Device) -> Device:
     """Whatever it reports next is news: it may be on another disk, and count anew."""
-    return replace(d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}) if d.reported is not None else None)
+    return replace(
+        d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}) if d.reported is not None else None
+    )
 
 
 def _machine(claim: Claim) -> str:

@@ -1,4 +1,5 @@
-"""Write the files with which a device joins a fleet: ``agent.toml``, ``root.json`` and, with a CA, its key and certificate."""
+"""Write the files with which a device joins a fleet: ``agent.toml``, ``root.json`` and, with a CA, its key
+and certificate."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ __all__ = ["check_folder", "write_enrolment"]
 
 
 def check_folder(folder: Path, request: bytes, name: str) -> None:
-    """Raises :class:`UsageError` if ``folder`` has a ``device.key`` that is not the requested one's: copied to the device, it would
-    replace the key that the certificate is for.
+    """Raises :class:`UsageError` if ``folder`` has a ``device.key`` that is not the requested one's: copied
+    to the device, it would replace the key that the certificate is for.
     """
     path = folder / "device.key"
     if not path.exists():
@@ -30,7 +31,9 @@ def check_folder(folder: Path, request: bytes, name: str) -> None:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if key != requested_key(request, name):
-        raise UsageError(f"{path} is not the key of the certificate request", hint="remove it, or choose another --out")
+        raise UsageError(
+            f"{path} is not the key of the certificate request", hint="remove it, or choose another --out"
+        )
 
 
 def write_enrolment(
@@ -46,22 +49,35 @@ def write_enrolment(
     certificate: Certificate | None = None,
     **settings: Any,
 ) -> Path:
-    """Write ``folder/agent.toml`` and ``folder/root.json``; returns the former. State goes to ``folder/state``.
+    """Write ``folder/agent.toml`` and ``folder/root.json``; returns the former. State goes to
+    ``folder/state``.
 
-    ``broker``: ``host``, ``port`` and TLS options; ``pipelines``: stream → ``kind``, ``source``, ``slots``, ``config``;
-    ``certificate``: written as ``device.crt``, ``ca.crt`` and, unless the device has it, ``device.key`` (0600), and named in ``[broker]``;
-    ``settings``: other keys of ``agent.toml``. Raises :class:`UsageError` for a bad name.
+    ``broker``: ``host``, ``port`` and TLS options; ``pipelines``: stream → ``kind``, ``source``, ``slots``,
+    ``config``; ``certificate``: written as ``device.crt``, ``ca.crt`` and, unless the device has it,
+    ``device.key`` (0600), and named in ``[broker]``; ``settings``: other keys of ``agent.toml``. Raises
+    :class:`UsageError` for a bad name.
     """
     try:
         check_name(name)
         check_name(fleet)
     except ValueError as e:
         raise UsageError(str(e)) from e
-    top = {"name": name, "fleet": fleet, "state_dir": "state", "root": "root.json", "profile": profile, **settings}
+    top = {
+        "name": name,
+        "fleet": fleet,
+        "state_dir": "state",
+        "root": "root.json",
+        "profile": profile,
+        **settings,
+    }
     lines = [f"{key} = {_toml(value)}" for key, value in top.items()]
     if certificate is not None:
         broker = {**broker, "tls": True, "ca": "ca.crt", "cert": "device.crt", "key": "device.key"}
-    lines += ["", "[broker]", *(f"{key} = {_toml(value)}" for key, value in broker.items() if value is not None)]
+    lines += [
+        "",
+        "[broker]",
+        *(f"{key} = {_toml(value)}" for key, value in broker.items() if value is not None),
+    ]
     if labels:
         lines += ["", "[labels]", *(f"{_key(key)} = {_toml(value)}" for key, value in labels.items())]
     for stream, pipeline in (pipelines or {}).items():
@@ -70,7 +86,8 @@ def write_enrolment(
     if certificate is not None:
         certificate.write(folder, "device")
     atomic_write(folder / "root.json", root)
-    atomic_write(folder / "agent.toml", ("\n".join(lines) + "\n").encode(), mode=0o600)  # it may hold a password
+    # it may hold a password
+    atomic_write(folder / "agent.toml", ("\n".join(lines) + "\n").encode(), mode=0o600)
     return folder / "agent.toml"
 
 

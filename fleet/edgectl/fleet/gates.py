@@ -13,12 +13,15 @@ __all__ = ["failure_gate", "latency_gate", "lower_bound", "upper_bound"]
 def failure_gate(
     failed: int, finished: int, *, max_rate: float, max_canary: int, canary: bool, confidence: float = 0.95
 ) -> str | None:
-    """Too many failures? In the canary a count decides. Later the *certain* failure rate does: the lower bound of it.
+    """Too many failures? In the canary a count decides. Later the *certain* failure rate does: the lower
+    bound of it.
 
     ``finished``: devices that committed or failed.
     """
     if canary:
-        return f"{failed} of {finished} canary devices failed, {max_canary} may" if failed > max_canary else None
+        return (
+            f"{failed} of {finished} canary devices failed, {max_canary} may" if failed > max_canary else None
+        )
     certain = lower_bound(failed, finished, confidence)
     if certain > max_rate:
         return f"{failed} of {finished} devices failed: surely more than {certain:.1%}, {max_rate:.1%} may"
@@ -26,7 +29,8 @@ def failure_gate(
 
 
 def latency_gate(before: Histogram, after: Histogram, *, percentile: float, max_ratio: float) -> str | None:
-    """Is the new engine slower than the old one over the devices that run it? Nothing is said from too few samples."""
+    """Is the new engine slower than the old one over the devices that run it? Nothing is said from too few
+    samples."""
     old, new = before.percentile_ms(percentile), after.percentile_ms(percentile)
     if old is None or new is None or new <= max_ratio * old:
         return None

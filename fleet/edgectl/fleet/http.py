@@ -1,7 +1,10 @@
-"""uvicorn's HTTP/1.1 connection with deadlines for whatever a client has to send or take, and a bound on how many there are.
+"""uvicorn's HTTP/1.1 connection with deadlines for whatever a client has to send or take, and a bound on how
+many there are.
 
-uvicorn itself waits for ever for a head, a body, or a reader of its answer. Here a client that is slow, half open or hostile costs one connection for
-:data:`PATIENCE_S`, and the log one line, however many there are of it. Not here: what requests mean (:mod:`edgectl.fleet.api`).
+uvicorn itself waits for ever for a head, a body, or a reader of its answer. Here a client that is slow, half
+open or hostile costs one connection for
+:data:`PATIENCE_S`, and the log one line, however many there are of it. Not here: what requests mean
+  (:mod:`edgectl.fleet.api`).
 """
 
 from __future__ import annotations
@@ -41,7 +44,10 @@ class _Told:
 
     def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._closed:
-            log.warning("closed connections of API clients: %s", "; ".join(f"{n} {why}" for why, n in self._closed.items()))
+            log.warning(
+                "closed connections of API clients: %s",
+                "; ".join(f"{n} {why}" for why, n in self._closed.items()),
+            )
         self._due = loop.call_later(_TOLD_EVERY_S, self._tell, loop) if self._closed else None
         self._closed = {}
 
@@ -63,10 +69,14 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._wait()
         if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [c for c in self.connections if isinstance(c, BoundedProtocol) and c._waits and c is not self]
+            waiting = [
+                c for c in self.connections if isinstance(c, BoundedProtocol) and c._waits and c is not self
+            ]
             # A head that does not come is worth less than a body that does.
             victim = min(
-                waiting, key=lambda c: (c.conn.their_state is not h11.IDLE, c._came_bytes, c._waits_since_s), default=self
+                waiting,
+                key=lambda c: (c.conn.their_state is not h11.IDLE, c._came_bytes, c._waits_since_s),
+                default=self,
             )
             victim._give_up(f"to make room: there are more than {MAX_CONNECTIONS}")
 
@@ -80,7 +90,8 @@ class BoundedProtocol(H11Protocol):
         self._came_bytes += len(data)
         try:
             super().data_received(data)
-        except h11.LocalProtocolError:  # it goes on in a way that is no HTTP after it was answered: there are no words for that
+        except h11.LocalProtocolError:
+            # it goes on in a way that is no HTTP after it was answered: there are no words for that
             self.transport.abort()
             return
         if self.cycle is not before:

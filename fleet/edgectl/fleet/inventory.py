@@ -1,10 +1,10 @@
 """What the controller remembers, in SQL (SQLite by default, any SQLAlchemy URL).
 
-Devices could be rebuilt from retained messages; releases, desired documents and rollouts could not, so they are written before
-anything is published. No rules here.
+Devices could be rebuilt from retained messages; releases, desired documents and rollouts could not, so they
+are written before anything is published. No rules here.
 
-Events are of two kinds. What operators did is kept for ever. What devices and the broker said (:data:`SAID`) is as much as a fleet has to say,
-and is pruned by time: it never crowds out an act.
+Events are of two kinds. What operators did is kept for ever. What devices and the broker said (:data:`SAID`)
+is as much as a fleet has to say, and is pruned by time: it never crowds out an act.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ _archive = Table(
     Column("desired", Text),
     Column("seen_s", Float, nullable=False),
 )
-_revoked = Table("revoked", _meta, Column("name", String(64), primary_key=True), Column("wall_s", Float, nullable=False))
+_revoked = Table(
+    "revoked", _meta, Column("name", String(64), primary_key=True), Column("wall_s", Float, nullable=False)
+)
 _numbers = Table(
     "numbers",
     _meta,
@@ -107,7 +109,8 @@ _numbers = Table(
     Column("value", BigInteger, nullable=False),
 )
 _SAID_OF_ONE = 5_000
-"""The newest of one subject that are kept however new they are: a device that says something new all day fills nobody's disk."""
+"""The newest of one subject that are kept however new they are: a device that says something new all day
+fills nobody's disk."""
 _STRAGGLERS = "stragglers"
 """In the column ``state``: a rollout that is done, and some device has not come back yet."""
 
@@ -124,7 +127,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Archived:
-    """A device that was removed, as it was then. ``device.conn``, ``reported`` and ``desired`` are empty where it was purged."""
+    """A device that was removed, as it was then. ``device.conn``, ``reported`` and ``desired`` are empty
+    where it was purged."""
 
     device: Device
     removed_s: float
@@ -159,7 +163,8 @@ class Inventory:
                 keep_private(state_dir / "fleet.db")
             self._engine = create_engine(url or f"sqlite:///{state_dir / 'fleet.db'}")
             _meta.create_all(self._engine)
-            for index in _events.indexes:  # a table that was there already has got none by the line above
+            # a table that was there already has got none by the line above
+            for index in _events.indexes:
                 index.create(self._engine, checkfirst=True)
         except (SQLAlchemyError, OSError) as e:
             raise StorageError(f"the fleet database cannot be opened: {e}") from e
@@ -180,7 +185,8 @@ class Inventory:
                 _replace(db, _devices, "name", _device_values(d))
 
     def archive(self, d: Device, *, purge: bool = False) -> None:
-        """Take a device out of the fleet. What is known of it is kept, with all events; ``purge``: only its name is, and what operators did."""
+        """Take a device out of the fleet. What is known of it is kept, with all events; ``purge``: only
+        its name is, and what operators did."""
         row = {**_device_values(d), "removed_s": time.time()}
         if purge:
             row |= {"conn": None, "reported": None, "desired": None}
@@ -193,8 +199,12 @@ class Inventory:
             db.execute(insert(_archive).values(**row))
 
     def archived(self) -> list[Archived]:
-        """Devices that were removed, oldest first; one that was enrolled again and removed again is there twice."""
-        return [Archived(_device(row), row.removed_s) for row in self._all(select(_archive).order_by(_archive.c.id))]
+        """Devices that were removed, oldest first; one that was enrolled again and removed again is there
+        twice."""
+        return [
+            Archived(_device(row), row.removed_s)
+            for row in self._all(select(_archive).order_by(_archive.c.id))
+        ]
 
     def revoked(self) -> set[str]:
         """Devices whose certificate was revoked."""
@@ -208,10 +218,18 @@ class Inventory:
 
     def releases(self) -> dict[str, Release]:
         rows = self._all(select(_releases).order_by(_releases.c.created_s))
-        return {r.release: Release(r.release, r.digest, tuple(filter(None, r.profiles.split(","))), r.created_s) for r in rows}
+        return {
+            r.release: Release(r.release, r.digest, tuple(filter(None, r.profiles.split(","))), r.created_s)
+            for r in rows
+        }
 
     def save_release(self, r: Release) -> None:
-        values = {"release": r.release, "digest": r.digest, "profiles": ",".join(r.profiles), "created_s": r.created_s}
+        values = {
+            "release": r.release,
+            "digest": r.digest,
+            "profiles": ",".join(r.profiles),
+            "created_s": r.created_s,
+        }
         with self._transaction() as db:
             _replace(db, _releases, "release", values)
 
@@ -221,24 +239,33 @@ class Inventory:
             db.execute(delete(_releases).where(_releases.c.release == release))
 
     def rollouts(self, *, active: bool = False) -> dict[str, tuple[RolloutSpec, Progress]]:
-        """Rollout id → spec and progress, oldest first. ``active``: only those with a device that has to be looked after."""
+        """Rollout id → spec and progress, oldest first. ``active``: only those with a device that has to
+        be looked after."""
         query = select(_rollouts).order_by(_rollouts.c.created_s)
         if active:
             query = query.where(_rollouts.c.state.in_([*(s.value for s in ACTIVE), _STRAGGLERS]))
         return {
-            r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress)) for r in self._all(query)
+            r.id: (RolloutSpec.model_validate_json(r.spec), Progress.model_validate_json(r.progress))
+            for r in self._all(query)
         }
 
     def save_rollout(self, spec: RolloutSpec, progress: Progress, devices: Iterable[Device] = ()) -> None:
         """``devices``: those whose desired document changes with this step, all in one transaction."""
         self.save_rollouts([(spec, progress)], devices)
 
-    def save_rollouts(self, rollouts: Iterable[tuple[RolloutSpec, Progress]], devices: Iterable[Device] = ()) -> None:
+    def save_rollouts(
+        self, rollouts: Iterable[tuple[RolloutSpec, Progress]], devices: Iterable[Device] = ()
+    ) -> None:
         """All in one transaction."""
         with self._transaction() as db:
             for spec, progress in rollouts:
                 created = db.execute(select(_rollouts.c.created_s).where(_rollouts.c.id == spec.id)).scalar()
-                _replace(db, _rollouts, "id", _rollout_values(spec, progress, time.time() if created is None else created))
+                _replace(
+                    db,
+                    _rollouts,
+                    "id",
+                    _rollout_values(spec, progress, time.time() if created is None else created),
+                )
             for d in devices:
                 _replace(db, _devices, "name", _device_values(d))
 
@@ -254,7 +281,9 @@ class Inventory:
     def log(self, kind: str, subject: str, text: str) -> None:
         """Append to the audit log. ``kind``: one of :data:`SAID` is pruned some day, all else is kept."""
         with self._transaction() as db:
-            db.execute(insert(_events).values(wall_s=time.time(), kind=kind, subject=subject, text=text[:2000]))
+            db.execute(
+                insert(_events).values(wall_s=time.time(), kind=kind, subject=subject, text=text[:2000])
+            )
 
     def prune(self, before_s: float) -> int:
         """Forget what devices and broker said before ``before_s`` (Unix time); returns how much that was."""
@@ -267,8 +296,16 @@ class Inventory:
             ).scalars()
             for subject in list(crowded):
                 mine = (said, _events.c.subject == subject)
-                newest = select(_events.c.id).where(*mine).order_by(_events.c.id.desc()).offset(_SAID_OF_ONE - 1).limit(1)
-                gone += db.execute(delete(_events).where(*mine, _events.c.id < db.execute(newest).scalar_one())).rowcount
+                newest = (
+                    select(_events.c.id)
+                    .where(*mine)
+                    .order_by(_events.c.id.desc())
+                    .offset(_SAID_OF_ONE - 1)
+                    .limit(1)
+                )
+                gone += db.execute(
+                    delete(_events).where(*mine, _events.c.id < db.execute(newest).scalar_one())
+                ).rowcount
         return gone
 
     def events(
@@ -280,8 +317,9 @@ class Inventory:
         before: int | None = None,
         acts: bool = False,
     ) -> list[Event]:
-        """The newest that fit, oldest of them first. ``about``: of this device and its slots, this rollout, release or fleet; ``since_s``: Unix time;
-        ``before``: the id of the oldest event of the page before; ``acts``: only what operators did.
+        """The newest that fit, oldest of them first. ``about``: of this device and its slots, this rollout,
+        release or fleet; ``since_s``: Unix time; ``before``: the id of the oldest event of the page before;
+        ``acts``: only what operators did.
         """
         query = select(_events)
         if about is not None:
@@ -334,7 +372,9 @@ def _rollout_values(spec: RolloutSpec, progress: Progress, created_s: float) -> 
         "id": spec.id,
         "spec": spec.encode().decode(),
         "progress": progress.encode().decode(),
-        "state": _STRAGGLERS if progress.unfinished and progress.state not in ACTIVE else progress.state.value,
+        "state": _STRAGGLERS
+        if progress.unfinished and progress.state not in ACTIVE
+        else progress.state.value,
         "created_s": created_s,
     }
 

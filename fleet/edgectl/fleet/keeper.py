@@ -1,7 +1,10 @@
-"""Keeps what the broker retains of ours as it is: what somebody deletes or overwrites there is told of, and put back.
+"""Keeps what the broker retains of ours as it is: what somebody deletes or overwrites there is told of, and
+put back.
 
-Which message is ours, and when it is time to put it back: :mod:`edgectl.fleet.retained`. Desired documents are heard by
-:meth:`edgectl.fleet.devices.Devices.on_desired`, because a newer one may be our own of before the database was lost.
+Which message is ours, and when it is time to put it back: :mod:`edgectl.fleet.retained`. Desired documents
+are heard by
+:meth:`edgectl.fleet.devices.Devices.on_desired`, because a newer one may be our own of before the database
+  was lost.
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ class Keeper:
             log.info("the will of a controller that is gone took the place of our state, which is put back")
         elif other is not None:
             began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(other.epoch))
-            self._tell(f"another controller speaks for this fleet, too (it began at {began}): stop one of the two")
+            self._tell(
+                f"another controller speaks for this fleet, too (it began at {began}): stop one of the two"
+            )
         else:
             self._tell(f"the state of the controller was {change} at the broker, and is put back")
 
@@ -83,12 +88,14 @@ class Keeper:
             self._offer_again()
 
     def _offer_again(self) -> None:
-        """Manifest pages of what is being fetched. They are too many to listen to, and a device that finds none asks the broker, not us."""
+        """Manifest pages of what is being fetched. They are too many to listen to, and a device that finds
+        none asks the broker, not us."""
         for spec, _ in self._inventory.rollouts(active=True).values():
             try:
                 self._publisher.offer(self._blobs.offered(spec.digest))
             except EdgectlError as e:
-                log.debug("%s is not offered again: %s", spec.release, e.message)  # it was told of when it was offered first
+                # it was told of when it was offered first
+                log.debug("%s is not offered again: %s", spec.release, e.message)
 
     def _state_in(self, payload: bytes) -> ControllerState | None:
         """A state that devices would believe, or a will."""

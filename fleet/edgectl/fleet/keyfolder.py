@@ -1,8 +1,9 @@
-"""A folder of keys: what is in force in it, what is pending, and how a proposal becomes the one or stays the other.
+"""A folder of keys: what is in force in it, what is pending, and how a proposal becomes the one or stays the
+other.
 
-``N.root.json`` (all of them: a device that was away follows the chain), ``targets.json``, a file for each delegation, and such private
-keys (``*.pem``) as lie on this host. Keys are found by their id, whatever their file is called. What has too few signatures lies in
-``pending/``; devices and the controller never see it.
+``N.root.json`` (all of them: a device that was away follows the chain), ``targets.json``, a file for each
+delegation, and such private keys (``*.pem``) as lie on this host. Keys are found by their id, whatever their
+file is called. What has too few signatures lies in ``pending/``; devices and the controller never see it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from edgectl.core.files import atomic_write, storage
 from edgectl.core.signed import Keys, valid_signatures
 from edgectl.core.trust import director_keys
 from edgectl.fleet.keyring import KeyRing
-from edgectl.fleet.signing import EXPIRY, add, delegated_roles, expires_in, follow, load, read, roots_in, verified
+from edgectl.fleet.signing import (
+    EXPIRY,
+    add,
+    delegated_roles,
+    expires_in,
+    follow,
+    load,
+    read,
+    roots_in,
+    verified,
+)
 
 __all__ = [
     "ROLES",
@@ -53,14 +64,16 @@ class Proposal:
 
 
 def public_files(folder: Path) -> dict[str, bytes]:
-    """What of a folder is in force and meant for the controller: every root, targets, and the delegations' files."""
+    """What of a folder is in force and meant for the controller: every root, targets, and the delegations'
+    files."""
     targets = targets_of(folder, root_of(folder))
     names = ["targets.json", *(f"{n}.json" for n in delegated_roles(targets))]
     return {**roots_in(folder), **{n: read(folder / n) for n in names if (folder / n).is_file()}}
 
 
 def take_newer(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Put roots, targets and delegations of the controller in force where they are newer than ours. Returns the files' names.
+    """Put roots, targets and delegations of the controller in force where they are newer than ours. Returns
+    the files' names.
 
     Raises :class:`TrustError` for what the keys of this folder's fleet have not signed.
     """
@@ -69,11 +82,16 @@ def take_newer(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     ordered = dict(sorted(roots.items(), key=lambda item: int(item[0].split(".")[0])))
     root = follow(ordered)[-1].signed
     newer = {n: d for n, d in ordered.items() if not (folder / n).is_file()}
-    for name in ("targets.json", *sorted(files.keys() - ordered.keys() - {"targets.json", "snapshot.json", "timestamp.json"})):
+    for name in (
+        "targets.json",
+        *sorted(files.keys() - ordered.keys() - {"targets.json", "snapshot.json", "timestamp.json"}),
+    ):
         if name not in files:
             continue
         role = name.removesuffix(".json")
-        theirs = verified(root if role == "targets" else targets_of(folder, root), role, files[name], Targets).signed
+        theirs = verified(
+            root if role == "targets" else targets_of(folder, root), role, files[name], Targets
+        ).signed
         if theirs.version > own_targets(folder, role).version:
             newer[name] = files[name]
         if role == "targets":  # delegations are looked up in it
@@ -98,13 +116,20 @@ def propose(
     delegator: Targets | None = None,
     handed: Path | None = None,
 ) -> Proposal:
-    """Sign ``name`` with the keys that are here, as far as signatures are missing, and write it where it then belongs."""
+    """Sign ``name`` with the keys that are here, as far as signatures are missing, and write it where it
+    then belongs."""
     needed = _needed(folder, name, metadata, first, delegator, handed)
     ring = ring or KeyRing()
     valid = [valid_signatures(metadata.signed_bytes, metadata.signatures, who) for _, who in needed]
-    missing = [(who.keys.keys() - good, who.threshold - len(good)) for (_, who), good in zip(needed, valid, strict=True)]
+    missing = [
+        (who.keys.keys() - good, who.threshold - len(good))
+        for (_, who), good in zip(needed, valid, strict=True)
+    ]
     add(metadata, ring.signers(missing, folder))
-    have = [(role, len(valid_signatures(metadata.signed_bytes, metadata.signatures, who)), who.threshold) for role, who in needed]
+    have = [
+        (role, len(valid_signatures(metadata.signed_bytes, metadata.signatures, who)), who.threshold)
+        for role, who in needed
+    ]
     complete = all(n >= threshold for _, n, threshold in have)
     pending, final = handed or folder / "pending" / name, folder / name
     changes = tuple(_changes(folder, metadata, handed))
@@ -120,7 +145,8 @@ def propose(
 
 
 def unlock(folder: Path, role: str, ring: KeyRing) -> None:
-    """Ask now for the passphrases that signing root, targets or a delegation will need: not after minutes of work, or half of it."""
+    """Ask now for the passphrases that signing root, targets or a delegation will need: not after minutes
+    of work, or half of it."""
     root = root_of(folder)
     who = keys_of(root, role) if role in ROLES else _delegate_of(targets_of(folder, root), role)
     ring.signers([(who.keys.keys(), who.threshold)], folder)
@@ -135,7 +161,8 @@ def targets_of(folder: Path, root: Root) -> Targets:
 
 
 def own_targets(folder: Path, role: str, *, must: bool = False) -> Targets:
-    """``targets.json``, or the file of a delegation; a new one of version 0 where there is none and it need not be."""
+    """``targets.json``, or the file of a delegation; a new one of version 0 where there is none and it
+    need not be."""
     path = folder / f"{role}.json"
     if path.is_file() or must:
         return load(path, Targets).signed
@@ -156,18 +183,27 @@ def same(a: Path, b: Path) -> bool:
 
 
 def _needed(
-    folder: Path, name: str, metadata: Metadata[Any], first: Root | None, delegator: Targets | None, handed: Path | None
+    folder: Path,
+    name: str,
+    metadata: Metadata[Any],
+    first: Root | None,
+    delegator: Targets | None,
+    handed: Path | None,
 ) -> list[tuple[str, Keys]]:
     """Every set of keys that has to sign ``name``."""
     if isinstance(metadata.signed, Root):
         own = keys_of(metadata.signed, "root")
         # A file that was handed over may lie right beside the keys: that does not put it in force.
-        roots = {n: data for n, data in roots_in(folder).items() if handed is None or not same(folder / n, handed)}
+        roots = {
+            n: data for n, data in roots_in(folder).items() if handed is None or not same(folder / n, handed)
+        }
         if first is not None or (metadata.signed.version == 1 and not roots):
             return [("root", own)]
         before = follow(roots)[-1].signed
         if metadata.signed.version != before.version + 1:
-            raise TrustError(f"{name} does not follow root version {before.version}", hint="copy the roots between")
+            raise TrustError(
+                f"{name} does not follow root version {before.version}", hint="copy the roots between"
+            )
         return [("the root before", keys_of(before, "root")), ("root", own)]
     role = name.removesuffix(".json")
     if role == "targets":
@@ -187,7 +223,8 @@ def _delegate_of(targets: Targets, role: str) -> Keys:
 
 
 def _after_root(folder: Path, ring: KeyRing) -> None:
-    """New root metadata are in force: sign targets anew if other keys have to, and put private keys aside that nobody needs."""
+    """New root metadata are in force: sign targets anew if other keys have to, and put private keys aside
+    that nobody needs."""
     root = root_of(folder)
     path = folder / "targets.json"
     if path.is_file():
@@ -199,7 +236,9 @@ def _after_root(folder: Path, ring: KeyRing) -> None:
             targets.expires = expires_in(EXPIRY["targets"])
             propose(folder, "targets.json", Metadata(targets), ring)
     delegations = load(path, Targets).signed.delegations if path.is_file() else None
-    used = {k for role in ROLES for k in keys_of(root, role).keys} | set(delegations.keys if delegations else ())
+    used = {k for role in ROLES for k in keys_of(root, role).keys} | set(
+        delegations.keys if delegations else ()
+    )
     for key in ring.lying_in(folder):
         if key.keyid is not None and key.keyid not in used:
             with storage(str(folder)):
@@ -214,7 +253,9 @@ def _changes(folder: Path, metadata: Metadata[Any], handed: Path | None) -> Iter
     new = metadata.signed
     yield f"version {new.version}, expires {new.expires:%Y-%m-%d}"
     if isinstance(new, Root):
-        roots = {n: data for n, data in roots_in(folder).items() if handed is None or not same(folder / n, handed)}
+        roots = {
+            n: data for n, data in roots_in(folder).items() if handed is None or not same(folder / n, handed)
+        }
         before = follow(roots)[-1].signed if roots else None
         for role in ROLES:
             now, was = keys_of(new, role), keys_of(before, role) if before else Keys({}, 0)

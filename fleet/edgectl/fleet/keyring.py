@@ -1,7 +1,7 @@
 """The private keys that lie on a host: found by their id, and opened only where their signature is needed.
 
-A key with a passphrase is known by its public half (``ann.pub`` beside ``ann.pem``), so that nobody is asked for the passphrase of a key
-that has nothing to sign; without that file, it has to be opened to tell.
+A key with a passphrase is known by its public half (``ann.pub`` beside ``ann.pem``), so that nobody is asked
+for the passphrase of a key that has nothing to sign; without that file, it has to be opened to tell.
 """
 
 from __future__ import annotations
@@ -42,16 +42,19 @@ class KeyFile:
 
 
 class KeyRing:
-    """The keys of a folder that a command works on, and those on other media. A passphrase is asked for once."""
+    """The keys of a folder that a command works on, and those on other media. A passphrase is asked for
+    once."""
 
     def __init__(self, places: Iterable[Path] = (), ask: Ask = nobody) -> None:
         """``places``: files, or folders of ``*.pem``, on other media."""
         self._places = tuple(places)
         self._ask = ask
-        self._opened: dict[bytes, CryptoSigner | None] = {}  # by the file's content; None: nobody gave its passphrase
+        # by the file's content; None: nobody gave its passphrase
+        self._opened: dict[bytes, CryptoSigner | None] = {}
 
     def lying_in(self, *places: Path) -> list[KeyFile]:
-        """Every key in the folders and files among ``places``: first those without a passphrase, last those whose id is unknown.
+        """Every key in the folders and files among ``places``: first those without a passphrase, last those
+        whose id is unknown.
 
         Nobody is asked. Raises :class:`TrustError` for a file that is no private key.
         """
@@ -60,7 +63,8 @@ class KeyRing:
         return sorted(found, key=lambda f: (f.locked, f.keyid is None))
 
     def signers(self, needed: Iterable[tuple[Collection[str], int]], *places: Path) -> list[CryptoSigner]:
-        """Keys here whose signature is needed. ``needed``: sets of key ids, and how many of each have to sign.
+        """Keys here whose signature is needed. ``needed``: sets of key ids, and how many of each have to
+        sign.
 
         Raises :class:`TrustError`, and what asking for a passphrase raises.
         """
@@ -78,7 +82,8 @@ class KeyRing:
         return list(found.values())
 
     def make(self, path: Path, passphrase: bytes | None = None) -> Key:
-        """Make a key at ``path`` (0600) and its public half beside it. Raises :class:`UsageError` if one of them is there."""
+        """Make a key at ``path`` (0600) and its public half beside it. Raises :class:`UsageError` if one
+        of them is there."""
         public = path.with_suffix(".pub")
         if path.exists() or public.exists():
             raise UsageError(
@@ -95,7 +100,8 @@ class KeyRing:
         return signer.public_key
 
     def change_passphrase(self, path: Path, choose: Callable[[], bytes] | None) -> None:
-        """Write a private key (also a CA's) with another passphrase, or with none. Raises as :func:`open_private`.
+        """Write a private key (also a CA's) with another passphrase, or with none. Raises as
+        :func:`open_private`.
 
         ``choose`` is called once the key is open.
         """
@@ -121,7 +127,9 @@ class KeyRing:
             key = open_private(file.path, file.pem, self._ask)
             signer = None if key is None else _signer(file.path, key)
             if signer is not None and file.keyid not in (None, signer.public_key.keyid):
-                raise TrustError(f"{file.public} is not the public half of {file.path}", hint=f"remove {file.public}")
+                raise TrustError(
+                    f"{file.public} is not the public half of {file.path}", hint=f"remove {file.public}"
+                )
             if not file.locked:
                 return signer
             self._opened[file.pem] = signer
@@ -132,7 +140,9 @@ def _signer(path: Path, key: PrivateKeyTypes) -> CryptoSigner:
     try:
         return CryptoSigner(key)
     except (ValueError, TypeError, UnsupportedLibraryError) as e:
-        raise TrustError(f"{path} is a key of a kind that cannot sign here", hint="`edgectl keys new FILE` makes one") from e
+        raise TrustError(
+            f"{path} is a key of a kind that cannot sign here", hint="`edgectl keys new FILE` makes one"
+        ) from e
 
 
 def _public_pem(key: PrivateKeyTypes) -> bytes:

@@ -2,8 +2,9 @@
 
 Who knows the passphrases is handed in as an :data:`Ask`: there is no terminal and no environment here.
 
-``cryptography`` reads every encrypted PKCS#8, but writes it with 2048 rounds of PBKDF2 only (``BestAvailableEncryption``, as OpenSSL does): 0.5 ms
-a guess. So the container (RFC 8018 PBES2, RFC 7914 §7.1) is written here, around its scrypt and AES; ``openssl pkey`` opens it, too.
+``cryptography`` reads every encrypted PKCS#8, but writes it with 2048 rounds of PBKDF2 only
+(``BestAvailableEncryption``, as OpenSSL does): 0.5 ms a guess. So the container (RFC 8018 PBES2, RFC 7914
+§7.1) is written here, around its scrypt and AES; ``openssl pkey`` opens it, too.
 """
 
 from __future__ import annotations
@@ -20,19 +21,26 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from edgectl.core.errors import TrustError, UsageError
 
 __all__ = ["TRIES", "Ask", "nobody", "open_private", "private_pem"]
 
 Ask = Callable[[Path, int], bytes | None]
-"""Called with a file and how often its passphrase was wrong already. None: do without this key. Raises :class:`UsageError`."""
+"""Called with a file and how often its passphrase was wrong already. None: do without this key. Raises
+:class:`UsageError`."""
 
 TRIES = 3
 
 SCRYPT_N = 1 << 14
-"""With r = 8 and p = 5: 16 MiB and 0.2 s a guess; OpenSSL refuses to read what needs more memory than 32 MiB."""
+"""With r = 8 and p = 5: 16 MiB and 0.2 s a guess; OpenSSL refuses to read what needs more memory than 32
+MiB."""
 _SCRYPT_R, _SCRYPT_P = 8, 5
 
 
@@ -48,7 +56,10 @@ def private_pem(key: PrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
     salt, iv = os.urandom(16), os.urandom(16)
     secret = Scrypt(salt=salt, length=32, n=SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).derive(passphrase)
     padder = PKCS7(128).padder()
-    plain = padder.update(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())) + padder.finalize()
+    plain = (
+        padder.update(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+        + padder.finalize()
+    )
     encryptor = Cipher(AES256(secret), CBC(iv)).encryptor()
     body = encryptor.update(plain) + encryptor.finalize()
     cost = _sequence(_octets(salt), _integer(SCRYPT_N), _integer(_SCRYPT_R), _integer(_SCRYPT_P))
@@ -59,7 +70,8 @@ def private_pem(key: PrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
 
 
 def open_private(path: Path, pem: bytes, ask: Ask | None) -> PrivateKeyTypes | None:
-    """The key in ``pem``, the content of ``path``. None: it has a passphrase, and ``ask`` is None or wants to do without it.
+    """The key in ``pem``, the content of ``path``. None: it has a passphrase, and ``ask`` is None or wants to
+    do without it.
 
     Raises :class:`TrustError`: no private key, or a wrong passphrase :data:`TRIES` times.
     """
@@ -69,7 +81,8 @@ def open_private(path: Path, pem: bytes, ask: Ask | None) -> PrivateKeyTypes | N
         pass
     except (ValueError, UnsupportedAlgorithm) as e:
         raise TrustError(
-            f"{path} is not a private key in PEM form", hint="give a .pem file of `edgectl keys`, or the ca.key of a CA"
+            f"{path} is not a private key in PEM form",
+            hint="give a .pem file of `edgectl keys`, or the ca.key of a CA",
         ) from e
     if ask is None:
         return None

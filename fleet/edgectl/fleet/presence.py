@@ -1,11 +1,14 @@
-"""Is a device there, and is it one machine only? What was heard decides, never what was not taken back. Pure; time is monotonic seconds.
+"""Is a device there, and is it one machine only? What was heard decides, never what was not taken back. Pure;
+time is monotonic seconds.
 
-A broker that is killed forgets the wills of its clients, and what it retained says "online" for ever. So presence needs evidence: an agent says in
-its birth within which time it comes again (:attr:`edgectl.core.wire.Conn.heartbeat_s`), and is away when it was silent for :data:`MISSED` times
-that, as far as the controller could hear at all (:attr:`edgectl.link.mqtt.Link.hears`).
+A broker that is killed forgets the wills of its clients, and what it retained says "online" for ever. So
+presence needs evidence: an agent says in its birth within which time it comes again
+(:attr:`edgectl.core.wire.Conn.heartbeat_s`), and is away when it was silent for :data:`MISSED` times that, as
+far as the controller could hear at all (:attr:`edgectl.link.mqtt.Link.hears`).
 
-An identity may be on two disks. Each start of an agent is an *instance*; a new one takes the place of the one before it, as after any restart.
-If the one before it speaks again, two machines claim to be the device. The last to start counts, until it is gone; then the other does.
+An identity may be on two disks. Each start of an agent is an *instance*; a new one takes the place of the one
+before it, as after any restart. If the one before it speaks again, two machines claim to be the device. The
+last to start counts, until it is gone; then the other does.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from edgectl.core.wire import Conn, Reported
 __all__ = ["MISSED", "Claim", "Claims"]
 
 MISSED = 1.5
-"""Periods of silence after which a device is away: one heartbeat is missing, and half a period late. With what the controller itself needs to
-connect and to look, that is known within two."""
+"""Periods of silence after which a device is away: one heartbeat is missing, and half a period late. With
+what the controller itself needs to connect and to look, that is known within two."""
 
 _KEPT = 8
 
@@ -50,7 +53,8 @@ class Claims:
 
     @property
     def rivals(self) -> list[Claim]:
-        """All who were heard side by side, the one that counts first; empty for a device that is one machine."""
+        """All who were heard side by side, the one that counts first; empty for a device that is one
+        machine."""
         others = [c for key, c in self._of.items() if key != self._current and c.again]
         return [self.current, *others] if self.current is not None and others else []
 
@@ -68,9 +72,9 @@ class Claims:
         key = _key(conn.instance)
         known = self._of.get(key)
         if known is None:
-            self._of.pop(
-                "", None
-            )  # an agent of an older build does not say which start it is: most likely it was this one before an update
+            # an agent of an older build does not say which start it is: most likely it was this one before an
+            # update
+            self._of.pop("", None)
             self._of[key] = Claim(conn, now_s)
             self._current = key
             while len(self._of) > _KEPT:
@@ -86,7 +90,8 @@ class Claims:
         return False
 
     def sign(self, now_s: float) -> None:
-        """Another message of the device. It does not say of which instance: where there are several, it is no evidence for any."""
+        """Another message of the device. It does not say of which instance: where there are several, it is
+        no evidence for any."""
         if len(self._of) == 1 and self.current is not None:
             self.current.sign_s = max(self.current.sign_s, now_s)
 
@@ -95,11 +100,13 @@ class Claims:
         return self._remove(_key(instance))
 
     def silence(self, since_s: float, until_s: float) -> Claim | None:
-        """Forget whoever was silent for too long, where all was heard from ``since_s`` to ``until_s``. Returns the one that counted, if it was among them."""
+        """Forget whoever was silent for too long, where all was heard from ``since_s`` to ``until_s``.
+        Returns the one that counted, if it was among them."""
         gone = [
             key
             for key, c in self._of.items()
-            if c.conn.heartbeat_s is not None and until_s - max(since_s, c.sign_s) >= MISSED * c.conn.heartbeat_s
+            if c.conn.heartbeat_s is not None
+            and until_s - max(since_s, c.sign_s) >= MISSED * c.conn.heartbeat_s
         ]
         lost = None
         for key in gone:

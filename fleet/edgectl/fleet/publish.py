@@ -1,4 +1,5 @@
-"""From a bundle on disk to a release, and from a compiled plan to one that devices share: verify, upload what is missing, sign, announce."""
+"""From a bundle on disk to a release, and from a compiled plan to one that devices share: verify, upload
+what is missing, sign, announce."""
 
 from __future__ import annotations
 
@@ -30,17 +31,23 @@ def publish_bundle(
 ) -> str:
     """Publish and return ``name@version``. ``progress``: (bytes done, bytes in all). Safe to repeat.
 
-    ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``ring``: the private keys beside those of ``keys``.
-    ``delta_from``: devices that have this release get differences; None: the release of this name before it; "": none.
+    ``delegation``: sign with the keys of this delegation, for the devices of its profiles; ``ring``: the
+    private keys beside those of ``keys``. ``delta_from``: devices that have this release get differences;
+    None: the release of this name before it; "": none.
 
-    Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys), :class:`LinkError`.
+    Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys),
+    :class:`LinkError`.
     """
     bundle = Bundle(bundle_dir)
     bundle.verify()
     ring = ring or KeyRing()
     name = f"{delegation or 'targets'}.json"
     unlock_release(keys, bundle, client.signed_file(name), ring, delegation=delegation)
-    files = {d: bundle.blobs / hex_of(d) for v in bundle.variants for d in (v.digest, *(x.digest for x in v.descriptors()))}
+    files = {
+        d: bundle.blobs / hex_of(d)
+        for v in bundle.variants
+        for d in (v.digest, *(x.digest for x in v.descriptors()))
+    }
     files[bundle.digest] = bundle_dir / "index.json"
     total = sum(path.stat().st_size for path in files.values())
     done = 0
@@ -64,10 +71,11 @@ def publish_bundle(
 def share_plan(
     client: FleetClient, bundle_dir: Path, folder: Path, keys: Path, *, ring: KeyRing | None = None
 ) -> tuple[str, SharedPlan]:
-    """Sign and upload a plan that a device compiled from a bundle (``edgectl finalise --export``). Returns the release and the plan.
+    """Sign and upload a plan that a device compiled from a bundle (``edgectl finalise --export``). Returns
+    the release and the plan.
 
-    Raises :class:`BundleError` / :class:`IntegrityError` (the folder), :class:`UsageError` (a plan of another bundle, or of a release
-    that is not published), :class:`TrustError` (the keys), :class:`LinkError`.
+    Raises :class:`BundleError` / :class:`IntegrityError` (the folder), :class:`UsageError` (a plan of another
+    bundle, or of a release that is not published), :class:`TrustError` (the keys), :class:`LinkError`.
     """
     file = folder / PLAN_FILE
     data = read_bounded(folder / PLAN_JSON, MAX_JSON_BYTES)
@@ -78,7 +86,10 @@ def share_plan(
     bundle = Bundle(bundle_dir)
     release = release_name(bundle.name, bundle.version)
     if plan.key.get("golden") not in {v.digest for v in bundle.variants}:
-        raise UsageError(f"the plan in {folder} was not compiled from a variant of {release}", hint="give the bundle it is from")
+        raise UsageError(
+            f"the plan in {folder} was not compiled from a variant of {release}",
+            hint="give the bundle it is from",
+        )
     if not any((r["release"], r["digest"]) == (release, bundle.digest) for r in client.releases()):
         raise UsageError(f"{release} is not published", hint=f"`edgectl release publish {bundle_dir}` first")
     if not client.has_blob(plan.digest):

@@ -1,9 +1,11 @@
-"""What the broker has to keep of ours and has not taken yet: our state, signed metadata, desired documents, manifest pages.
+"""What the broker has to keep of ours and has not taken yet: our state, signed metadata, desired documents,
+manifest pages.
 
-What changes is marked, and stays marked until it is handed over; a full window or a lost connection costs time only. A mark goes
-before its message is made, and comes back if it is not taken: what changes meanwhile is marked again, never forgotten.
-Any thread may mark, and never waits. Handing over waits for the broker: no handler of its messages does that, and nobody with a lock held
-that a handler takes. Not here: what the messages say.
+What changes is marked, and stays marked until it is handed over; a full window or a lost connection costs
+time only. A mark goes before its message is made, and comes back if it is not taken: what changes meanwhile
+is marked again, never forgotten. Any thread may mark, and never waits. Handing over waits for the broker: no
+handler of its messages does that, and nobody with a lock held that a handler takes. Not here: what the
+messages say.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Publisher:
         pages: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``state``, ``trust``: their messages as of now; ``desired``: of a device, None while it must not go out; ``pages``: publishes those of a blob."""
+        """``state``, ``trust``: their messages as of now; ``desired``: of a device, None while it must not
+        go out; ``pages``: publishes those of a blob."""
         self._link = link
         self._topics = topics
         self._state = state
@@ -64,7 +67,8 @@ class Publisher:
         self._trust_due = True
 
     def tell(self, device: str, desired: Desired) -> None:
-        """Have the broker keep ``desired``, in place of any older one. Nothing is said before anything was ever wanted (generation 0)."""
+        """Have the broker keep ``desired``, in place of any older one. Nothing is said before anything was
+        ever wanted (generation 0)."""
         if desired.gen:
             self._wishes[device] = desired
 
@@ -86,11 +90,13 @@ class Publisher:
     # ---- what comes back
 
     def connected(self) -> None:
-        """There is a new connection, maybe to a broker that lost everything: whoever marks everything again calls this first."""
+        """There is a new connection, maybe to a broker that lost everything: whoever marks everything
+        again calls this first."""
         self._retained.connected()
 
     def came(self, topic: str, payload: bytes) -> Came:
-        """What a message on a topic that we retain is. One that took the place of ours is :meth:`lost` until it is marked again."""
+        """What a message on a topic that we retain is. One that took the place of ours is :meth:`lost`
+        until it is marked again."""
         return self._retained.came(topic, payload, self._clock())
 
     def lost(self) -> list[str]:
@@ -100,21 +106,25 @@ class Publisher:
     # ---- handing over
 
     def publish(self, progress: Callable[[], None] = lambda: None) -> None:
-        """Hand over all that is marked, what devices need to go on first, while there is a connection. One thread calls this.
+        """Hand over all that is marked, what devices need to go on first, while there is a connection. One
+        thread calls this.
 
-        ``progress`` is called after each message. Raises :class:`EdgectlError` for the first that cannot be handed over; it stays marked, and so do those behind it.
+        ``progress`` is called after each message. Raises :class:`EdgectlError` for the first that cannot be
+        handed over; it stays marked, and so do those behind it.
         """
         while self._link.is_up and self._publish_next():
             progress()
 
     def publish_state(self) -> None:
-        """Hand our state over at once if it is marked, from any thread that may wait. Raises :class:`EdgectlError`; then it stays marked.
+        """Hand our state over at once if it is marked, from any thread that may wait. Raises
+        :class:`EdgectlError`; then it stays marked.
 
         One after the other: states must reach the broker in the order of their numbers.
         """
         with self._one_state:
             if not self._state_due:
-                return  # another thread was faster, and saw the same change
+                # another thread was faster, and saw the same change
+                return
             self._state_due = False
             try:
                 self._retain(self._topics.ctl, self._state())
@@ -152,7 +162,8 @@ class Publisher:
             payload = self._desired(device, desired)
             if payload is not None:
                 topic = self._topics.desired(device)
-                self._gone.pop(topic, None)  # of a device of that name that was removed before: this takes its place
+                # of a device of that name that was removed before: this takes its place
+                self._gone.pop(topic, None)
                 self._retain(topic, payload)
         except BaseException:
             self._wishes.setdefault(device, desired)  # unless there is a newer one
@@ -174,7 +185,8 @@ class Publisher:
         except LinkError:
             self._blobs[digest] = None
             raise
-        except EdgectlError as e:  # one that is damaged here keeps no other from the devices
+        except EdgectlError as e:
+            # one that is damaged here keeps no other from the devices
             log.error("blob %s cannot be offered: %s", digest, e.message)
 
     def _retain(self, topic: str, payload: bytes) -> None:

@@ -1,4 +1,5 @@
-"""Releases in signed targets, or in those of a delegation: name one, withdraw one; name a compiled plan of one."""
+"""Releases in signed targets, or in those of a delegation: name one, withdraw one; name a compiled plan of
+one."""
 
 from __future__ import annotations
 
@@ -19,25 +20,39 @@ __all__ = ["sign_plan", "sign_release", "unlock_release", "withdraw"]
 
 
 def sign_release(
-    keys: Path, bundle: Bundle, current: bytes | None = None, *, delegation: str | None = None, ring: KeyRing | None = None
+    keys: Path,
+    bundle: Bundle,
+    current: bytes | None = None,
+    *,
+    delegation: str | None = None,
+    ring: KeyRing | None = None,
 ) -> tuple[str, bytes]:
-    """Add a bundle to the signed targets, or to those of a delegation. ``current``: the controller's file, taken where it is newer.
+    """Add a bundle to the signed targets, or to those of a delegation. ``current``: the controller's file,
+    taken where it is newer.
 
-    Returns (``name@version``, the new file), also written to ``keys``. A bundle that is named already changes nothing. Raises
+    Returns (``name@version``, the new file), also written to ``keys``. A bundle that is named already changes
+    nothing. Raises
     :class:`TrustError`: a release name is never reused for other bytes; signatures are missing.
     """
     release, role, targets = _naming(keys, bundle, current, delegation)
-    return release, read(keys / f"{role}.json") if targets is None else _publishable(keys, role, targets, ring)
+    return release, read(keys / f"{role}.json") if targets is None else _publishable(
+        keys, role, targets, ring
+    )
 
 
-def unlock_release(keys: Path, bundle: Bundle, current: bytes | None, ring: KeyRing, *, delegation: str | None = None) -> None:
-    """Find out whether :func:`sign_release` can do its work, and ask for the passphrases that it needs. Raises as it does."""
+def unlock_release(
+    keys: Path, bundle: Bundle, current: bytes | None, ring: KeyRing, *, delegation: str | None = None
+) -> None:
+    """Find out whether :func:`sign_release` can do its work, and ask for the passphrases that it needs.
+    Raises as it does."""
     _, role, targets = _naming(keys, bundle, current, delegation)
     if targets is not None:
         unlock(keys, role, ring)
 
 
-def _naming(keys: Path, bundle: Bundle, current: bytes | None, delegation: str | None) -> tuple[str, str, Targets | None]:
+def _naming(
+    keys: Path, bundle: Bundle, current: bytes | None, delegation: str | None
+) -> tuple[str, str, Targets | None]:
     """Release, role, and the role's targets with the bundle in them; None where they name it already."""
     release = release_name(bundle.name, bundle.version)
     role = delegation or "targets"
@@ -51,7 +66,10 @@ def _naming(keys: Path, bundle: Bundle, current: bytes | None, delegation: str |
     for path in paths:
         known = targets.targets.get(path)
         if known is not None and known.hashes["sha256"] != digest:
-            raise TrustError(f"release {release} is already signed with other content", hint="give the new bundle a new version")
+            raise TrustError(
+                f"release {release} is already signed with other content",
+                hint="give the new bundle a new version",
+            )
     if all(path in targets.targets for path in paths) and not targets.is_expired():
         return release, role, None
     for path in paths:
@@ -60,12 +78,19 @@ def _naming(keys: Path, bundle: Bundle, current: bytes | None, delegation: str |
 
 
 def withdraw(
-    keys: Path, release: str, current: bytes | None = None, *, delegation: str | None = None, ring: KeyRing | None = None
+    keys: Path,
+    release: str,
+    current: bytes | None = None,
+    *,
+    delegation: str | None = None,
+    ring: KeyRing | None = None,
 ) -> bytes:
-    """Sign targets without ``release``: no device installs it from then on, until newer targets name it again.
+    """Sign targets without ``release``: no device installs it from then on, until newer targets name it
+    again.
 
-    Safe to repeat: where the file in ``keys`` does not name it any more and ``current`` does, that file is what has to be handed over.
-    Raises :class:`UsageError` where neither does, :class:`TrustError`: signatures are missing.
+    Safe to repeat: where the file in ``keys`` does not name it any more and ``current`` does, that file is
+    what has to be handed over. Raises :class:`UsageError` where neither does, :class:`TrustError`: signatures
+    are missing.
     """
     role = delegation or "targets"
     if current is not None:
@@ -81,7 +106,9 @@ def withdraw(
     ):
         return read(keys / f"{role}.json")
     if not gone:
-        raise UsageError(f"{role} do not name release {release}", hint="`edgectl release list` shows what is published")
+        raise UsageError(
+            f"{role} do not name release {release}", hint="`edgectl release list` shows what is published"
+        )
     for p in [*gone, *(p for p, (of, _) in plans_of(targets).items() if of == release)]:
         del targets.targets[p]
     return _publishable(keys, role, targets, ring)
@@ -91,8 +118,11 @@ def _names(targets: Targets, path: str) -> list[str]:
     return [p for p in targets.targets if p == path or p.endswith(f"/{path}")]
 
 
-def sign_plan(keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, ring: KeyRing | None = None) -> bytes:
-    """Name a compiled plan in the signed targets, for the devices with its very key. Returns the new file, also written to ``keys``.
+def sign_plan(
+    keys: Path, release: str, plan: SharedPlan, current: bytes | None = None, *, ring: KeyRing | None = None
+) -> bytes:
+    """Name a compiled plan in the signed targets, for the devices with its very key. Returns the new file,
+    also written to ``keys``.
 
     A plan that is named for the key already is replaced. Raises :class:`TrustError`: signatures are missing.
     """
@@ -121,11 +151,14 @@ def _publishable(folder: Path, role: str, targets: Targets, ring: KeyRing | None
 
 
 def _paths(folder: Path, root: Root, role: str, release: str, profiles: list[str]) -> list[str]:
-    """Where a release is named: once for every device, or once for each profile that the delegation is for."""
+    """Where a release is named: once for every device, or once for each profile that the delegation is
+    for."""
     if role == "targets":
         return [target_path(release)]
     patterns = delegated_roles(targets_of(folder, root)).get(role, [])
-    found = [delegated_path(p, release) for p in profiles if any(d in patterns for d in delegation_paths((p,)))]
+    found = [
+        delegated_path(p, release) for p in profiles if any(d in patterns for d in delegation_paths((p,)))
+    ]
     if not found:
         raise TrustError(
             f"delegation {role} is not for the profiles of {release} ({', '.join(profiles)})",

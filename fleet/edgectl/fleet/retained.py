@@ -1,8 +1,9 @@
 """Does the broker still keep what we had it keep? Pure; time is monotonic seconds.
 
-Whoever may write to a broker can delete or overwrite what it retains, a person with a tool before all. The controller hears its own retained topics,
-and so sees that: its own messages come back to it, others do not. What was changed is put back, at once and, where somebody changes it again and again
-(another controller), ever more slowly.
+Whoever may write to a broker can delete or overwrite what it retains, a person with a tool before all. The
+controller hears its own retained topics, and so sees that: its own messages come back to it, others do not.
+What was changed is put back, at once and, where somebody changes it again and again (another controller),
+ever more slowly.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Retained:
         if topic not in self._due:
             t.strikes = t.strikes + 1 if now_s - t.struck_s < _CALM_S else 0
             t.struck_s = now_s
-            self._due[topic] = now_s + (0.0 if t.strikes < _AT_ONCE else min(_SLOWEST_S, 2.0 ** (t.strikes - _AT_ONCE)))
+            self._due[topic] = now_s + (
+                0.0 if t.strikes < _AT_ONCE else min(_SLOWEST_S, 2.0 ** (t.strikes - _AT_ONCE))
+            )
         return Came.OTHER
 
     def due(self, now_s: float) -> list[str]:

@@ -1,9 +1,11 @@
 """The rollout planner: who gets the release next, when to go on, when to stop and take it back. Pure.
 
-``plan`` looks at what devices report and returns the new progress and the actions that bring it about; the controller stores
-the progress first and acts then, and every action may be repeated. Success is COMMITTED, nothing less. Presence is no verdict: a device
-that is away has not failed, and nobody waits for it longer than the rollout's terms say. What an operator may do with a rollout, and the
-way back, are in :mod:`edgectl.fleet.takeback`, whose ``advance`` the controller calls; the values that all of them speak of, in
+``plan`` looks at what devices report and returns the new progress and the actions that bring it about; the
+controller stores the progress first and acts then, and every action may be repeated. Success is COMMITTED,
+nothing less. Presence is no verdict: a device that is away has not failed, and nobody waits for it longer
+than the rollout's terms say. What an operator may do with a rollout, and the way back, are in
+:mod:`edgectl.fleet.takeback`, whose ``advance`` the controller calls; the values that all of them speak of,
+in
 :mod:`edgectl.fleet.rollout_values`.
 """
 
@@ -32,22 +34,42 @@ from edgectl.fleet.rollout_values import (
 )
 
 __all__ = [
-    "ACTIVE", "DeviceView", "Evidence", "Member", "Outcome", "Progress", "RolloutRequest", "RolloutSpec", "RolloutState", "SetSlot", "admitted",
-    "fits", "names", "order", "pause", "plan", "resume", "stop", "wish_of",
-]  # fmt: skip
+    "ACTIVE",
+    "DeviceView",
+    "Evidence",
+    "Member",
+    "Outcome",
+    "Progress",
+    "RolloutRequest",
+    "RolloutSpec",
+    "RolloutState",
+    "SetSlot",
+    "admitted",
+    "fits",
+    "names",
+    "order",
+    "pause",
+    "plan",
+    "resume",
+    "stop",
+    "wish_of",
+]
 
 _RISKY = frozenset({State.ACTIVATING, State.PROBATION, State.ROLLING_BACK})
 _FAILED = TERMINAL - {State.COMMITTED}
 _AGAIN = frozenset({State.FAILED, State.EXPIRED})
-"""Ends before anything was activated: where the device says that it was not the release's fault, it is worth another try."""
+"""Ends before anything was activated: where the device says that it was not the release's fault, it is
+worth another try."""
 _MAX_BACKOFF_S = 6 * 3600.0
 _DEFERRED_S = 8 * 86400.0
-"""A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after every start."""
+"""A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after
+every start."""
 
 
 _SETTLED = frozenset({Outcome.COMMITTED, Outcome.FAILED, Outcome.LATE})
 _JUDGED = _SETTLED | {Outcome.ADMITTED, Outcome.AWAY, Outcome.LOST}
-"""What a device says later changes these, too: it commits after its deadline, or what it had committed does not survive."""
+"""What a device says later changes these, too: it commits after its deadline, or what it had committed
+does not survive."""
 _NO_CANARY = frozenset({Outcome.AWAY, Outcome.SKIPPED, Outcome.SUPERSEDED})
 """Another device takes the place of such a canary. A lost one keeps it: the release may have been its end."""
 
@@ -58,9 +80,14 @@ def order(devices: Iterable[str], release: str) -> list[str]:
 
 
 def plan(
-    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float, evidence: Evidence | None = None
+    spec: RolloutSpec,
+    progress: Progress,
+    views: Mapping[str, DeviceView],
+    now_s: float,
+    evidence: Evidence | None = None,
 ) -> tuple[Progress, list[SetSlot]]:
-    """One step of a rollout that takes nothing back. Returns the new progress and what to write; the same input gives the same answer."""
+    """One step of a rollout that takes nothing back. Returns the new progress and what to write; the same
+    input gives the same answer."""
     if progress.state in (RolloutState.DONE, RolloutState.STOPPED) and progress.unfinished:
         return _stragglers(spec, progress, views, now_s)
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
@@ -78,7 +105,12 @@ def plan(
     since = _idle_since(progress, now_s)
     progress = _noted(spec, progress.model_copy(update={"idle_since_s": since}), views, since)
     if since is not None and now_s - since > spec.idle_s:
-        return stop(spec, progress, views, f"nobody could show within {spec.idle_s:g} s that the release works: {progress.note}")
+        return stop(
+            spec,
+            progress,
+            views,
+            f"nobody could show within {spec.idle_s:g} s that the release works: {progress.note}",
+        )
     return progress, actions
 
 
@@ -101,16 +133,23 @@ def stop(
     reason: str,
     ending: RolloutState = RolloutState.STOPPED,
 ) -> tuple[Progress, list[SetSlot]]:
-    """Admit nobody else, and take the release back from everyone who got it, last one first. ``ending``: what the rollout is then."""
+    """Admit nobody else, and take the release back from everyone who got it, last one first. ``ending``:
+    what the rollout is then."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"a rollout that is {progress.state.value} cannot be stopped")
-    asked = [n for n, m in progress.members.items() if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED]
+    asked = [
+        n
+        for n, m in progress.members.items()
+        if m.admitted_s is not None and m.outcome is not Outcome.SKIPPED
+    ]
     touched = [n for n in asked if n in views and not progress.members[n].left]
     update: dict[str, object] = {"reason": reason, "note": None, "idle_since_s": None}
     if not touched or (ending is RolloutState.STOPPED and not spec.rollback):
         left = {n: _given_up(m) for n, m in progress.members.items()}
         return progress.model_copy(update={**update, "state": ending, "members": left}), []
-    touched.sort(key=lambda name: (progress.members[name].wave, progress.members[name].admitted_s or 0.0), reverse=True)
+    touched.sort(
+        key=lambda name: (progress.members[name].wave, progress.members[name].admitted_s or 0.0), reverse=True
+    )
     back = {n: _returning(progress.members[n], views.get(n)) for n in touched}
     actions = [SetSlot(name, spec.slot, wish_of(progress.members[name].before)) for name in touched]
     update |= {"state": RolloutState.ROLLING_BACK, "ending": ending, "members": {**progress.members, **back}}
@@ -119,7 +158,9 @@ def stop(
 
 def _returning(m: Member, view: DeviceView | None) -> Member:
     untold = view is not None and view.unsigned
-    return m.model_copy(update={"outcome": Outcome.RETURNING, "retry_s": None, "detail": None, "untold": untold})
+    return m.model_copy(
+        update={"outcome": Outcome.RETURNING, "retry_s": None, "detail": None, "untold": untold}
+    )
 
 
 def _given_up(m: Member) -> Member:
@@ -130,8 +171,8 @@ def _given_up(m: Member) -> Member:
 def wish_of(before: DesiredSlot | None) -> DesiredSlot | ClearSlot:
     """What is written for a device that is to go back to ``before``.
 
-    An engine that proved itself once is not compared with the one that is being taken back, and its maintenance window does not keep the
-    latter alive: a bad engine would be what judges a good one.
+    An engine that proved itself once is not compared with the one that is being taken back, and its
+    maintenance window does not keep the latter alive: a bad engine would be what judges a good one.
     """
     if before is None:
         return ClearSlot(number=1)
@@ -166,12 +207,15 @@ def fits(spec: RolloutSpec, view: DeviceView) -> bool:
 
 
 def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView]) -> dict[str, Member]:
-    """Members so far, and newcomers, who enter the wave that runs, under its gates. The canary is made of devices that are there."""
+    """Members so far, and newcomers, who enter the wave that runs, under its gates. The canary is made of
+    devices that are there."""
     members = dict(progress.members)
     for name in spec.devices:
         if name not in views and name not in members:
             members[name] = Member(wave=1, outcome=Outcome.AWAY, detail=_NEVER_SEEN)
-    members.update({n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)})
+    members.update(
+        {n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)}
+    )
     newcomers = [n for n, v in views.items() if (n not in members or members[n].left) and fits(spec, v)]
     members.update({name: Member(wave=1) for name in order(newcomers, spec.release)})
     if progress.wave == 0:
@@ -179,7 +223,9 @@ def _selected(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceV
         for name, m in members.items():
             if m.wave == 0 and m.outcome is Outcome.WAITING and name not in here:
                 members[name] = m.model_copy(update={"wave": 1})
-        waiting = [n for n in order(members, spec.release) if members[n].outcome is Outcome.WAITING and n in here]
+        waiting = [
+            n for n in order(members, spec.release) if members[n].outcome is Outcome.WAITING and n in here
+        ]
         places = spec.canary - sum(m.wave == 0 and m.outcome not in _NO_CANARY for m in members.values())
         for name in [n for n in waiting if members[n].wave != 0][: max(0, places)]:
             members[name] = members[name].model_copy(update={"wave": 0})
@@ -197,7 +243,9 @@ def _is_expected(m: Member) -> bool:
 def _arrived(spec: RolloutSpec, m: Member, view: DeviceView) -> Member:
     if fits(spec, view):
         return m.model_copy(update={"outcome": Outcome.WAITING, "detail": None})
-    return m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": f"it has no slot {spec.slot}, or other labels"})
+    return m.model_copy(
+        update={"outcome": Outcome.SKIPPED, "detail": f"it has no slot {spec.slot}, or other labels"}
+    )
 
 
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
@@ -206,16 +254,30 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
         return m
     settled = m.outcome in _SETTLED
     if view is None:
-        return m if settled else m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": "it left the fleet"})
+        return (
+            m if settled else m.model_copy(update={"outcome": Outcome.SKIPPED, "detail": "it left the fleet"})
+        )
     r = view.reported.get(spec.slot)
     mine = r is not None and r.digest == spec.digest and r.gen >= view.gen and r.release == spec.release
     if r is not None and mine and r.state is State.COMMITTED:
-        return m if m.outcome is Outcome.COMMITTED else m.model_copy(update={"outcome": Outcome.COMMITTED, "detail": r.stage})
+        return (
+            m
+            if m.outcome is Outcome.COMMITTED
+            else m.model_copy(update={"outcome": Outcome.COMMITTED, "detail": r.stage})
+        )
     if r is not None and mine and r.state in _FAILED:
         why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else r.state.value
-        if not settled and r.state in _AGAIN and r.error is not None and r.error.retryable and m.tries < spec.retries:
+        if (
+            not settled
+            and r.state in _AGAIN
+            and r.error is not None
+            and r.error.retryable
+            and m.tries < spec.retries
+        ):
             wait_s = min(spec.retry_after_s * 2**m.tries, _MAX_BACKOFF_S)
-            return m.model_copy(update={"outcome": Outcome.RETRYING, "retry_s": now_s + wait_s, "detail": why})
+            return m.model_copy(
+                update={"outcome": Outcome.RETRYING, "retry_s": now_s + wait_s, "detail": why}
+            )
         return m.model_copy(update={"outcome": Outcome.FAILED, "detail": why})
     if settled:
         return m
@@ -237,11 +299,16 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
 
 def _gate(spec: RolloutSpec, progress: Progress, evidence: Evidence | None) -> str | None:
     canary = progress.wave == 0
-    bad = {Outcome.FAILED, Outcome.LATE} | (set() if canary else {Outcome.LOST})  # many that go away with it are no chance
+    # many that go away with it are no chance
+    bad = {Outcome.FAILED, Outcome.LATE} | (set() if canary else {Outcome.LOST})
     failures = sorted((n, m.detail) for n, m in progress.members.items() if m.outcome in bad)
     finished = sum(m.outcome in bad | {Outcome.COMMITTED} for m in progress.members.values())
     reason = failure_gate(
-        len(failures), finished, max_rate=spec.max_failure_rate, max_canary=spec.max_canary_failures, canary=canary
+        len(failures),
+        finished,
+        max_rate=spec.max_failure_rate,
+        max_canary=spec.max_canary_failures,
+        canary=canary,
     )
     if reason is None and canary and _nobody_is_left(spec, progress):
         reason = "no canary device committed it"
@@ -249,7 +316,9 @@ def _gate(spec: RolloutSpec, progress: Progress, evidence: Evidence | None) -> s
         return f"{reason} ({failures[0][0]}: {failures[0][1]})"
     if evidence is None or spec.max_latency_ratio is None:
         return None
-    return latency_gate(evidence.before, evidence.after, percentile=spec.policy.percentile, max_ratio=spec.max_latency_ratio)
+    return latency_gate(
+        evidence.before, evidence.after, percentile=spec.policy.percentile, max_ratio=spec.max_latency_ratio
+    )
 
 
 def _nobody_is_left(spec: RolloutSpec, progress: Progress) -> bool:
@@ -264,7 +333,8 @@ def _any(progress: Progress, *outcomes: Outcome) -> bool:
 
 
 def _wave_is_over(progress: Progress) -> bool:
-    """Nobody of it is at work, and somebody has shown that the release works. The canary waits for one that was lost."""
+    """Nobody of it is at work, and somebody has shown that the release works. The canary waits for one
+    that was lost."""
     current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
     waited_for = BUSY | {Outcome.WAITING} | ({Outcome.LOST} if progress.wave == 0 else set())
     return _any(progress, Outcome.COMMITTED) and not waited_for.intersection(current)
@@ -302,14 +372,23 @@ def _admit(
 
 
 def _wish(spec: RolloutSpec, m: Member) -> DesiredSlot:
-    return DesiredSlot(release=spec.release, digest=spec.digest, attempt=spec.attempt + m.tries, policy=spec.policy)
+    return DesiredSlot(
+        release=spec.release, digest=spec.digest, attempt=spec.attempt + m.tries, policy=spec.policy
+    )
 
 
 def _ask_again(spec: RolloutSpec, progress: Progress, now_s: float) -> tuple[Progress, list[SetSlot]]:
-    """Who waits for another try gets the same wish with a raised attempt: an end that a device has reported stays one."""
-    due = {n: m for n, m in progress.members.items() if m.outcome is Outcome.RETRYING and now_s >= (m.retry_s or 0.0)}
+    """Who waits for another try gets the same wish with a raised attempt: an end that a device has
+    reported stays one."""
+    due = {
+        n: m
+        for n, m in progress.members.items()
+        if m.outcome is Outcome.RETRYING and now_s >= (m.retry_s or 0.0)
+    }
     again = {
-        n: m.model_copy(update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "tries": m.tries + 1, "retry_s": None})
+        n: m.model_copy(
+            update={"outcome": Outcome.ADMITTED, "admitted_s": now_s, "tries": m.tries + 1, "retry_s": None}
+        )
         for n, m in due.items()
     }
     actions = [SetSlot(n, spec.slot, _wish(spec, m)) for n, m in again.items()]
@@ -319,7 +398,8 @@ def _ask_again(spec: RolloutSpec, progress: Progress, now_s: float) -> tuple[Pro
 def _stragglers(
     spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float
 ) -> tuple[Progress, list[SetSlot]]:
-    """Look after who was away when the rollout was over. No gate is asked any more, and nothing is taken back from the others."""
+    """Look after who was away when the rollout was over. No gate is asked any more, and nothing is taken
+    back from the others."""
     members, actions = dict(progress.members), []
     for name, m in progress.members.items():
         if name in views and _is_expected(m) and progress.state is RolloutState.DONE:
@@ -338,9 +418,14 @@ def _stragglers(
     return _noted(spec, progress, views, None), actions + again
 
 
-def _noted(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], idle_since_s: float | None) -> Progress:
-    """With whom it waits for, for people. Nothing in it changes with time alone: every change is written down."""
-    members = {n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE}
+def _noted(
+    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], idle_since_s: float | None
+) -> Progress:
+    """With whom it waits for, for people. Nothing in it changes with time alone: every change is written
+    down."""
+    members = {
+        n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE
+    }
     lost = [n for n, m in members.items() if m.outcome is Outcome.LOST]
     gone = [n for n, m in members.items() if m.outcome in BUSY and n in views and not views[n].online]
     unsigned = [n for n, m in members.items() if m.outcome in BUSY and n in views and views[n].unsigned]
@@ -353,7 +438,9 @@ def _noted(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView
         )
     elif idle_since_s is not None and progress.wave == 0:
         absent = [n for n, m in progress.members.items() if m.outcome in (Outcome.WAITING, Outcome.AWAY)]
-        notes.append(f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}")
+        notes.append(
+            f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}"
+        )
     elif gone:
         notes.append(f"{names(gone)}: away, waited for {spec.away_s:g} s at most")
     if progress.state not in ACTIVE:

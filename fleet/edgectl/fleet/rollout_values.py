@@ -1,4 +1,5 @@
-"""What a rollout is: what was asked, where it stands, what became of each device, and what the planner sees and says. Values only."""
+"""What a rollout is: what was asked, where it stands, what became of each device, and what the planner
+sees and says. Values only."""
 
 from __future__ import annotations
 
@@ -106,7 +107,8 @@ class RolloutRequest(Terms):
     retry_after_s: float = Field(default=300.0, gt=0)
     """Until the first of them; each takes twice as long as the one before, at most 6 h."""
     rollback: bool = True
-    """On failure, devices that already have the release get back what they had. An operator can take it back in any case."""
+    """On failure, devices that already have the release get back what they had. An operator can take it
+    back in any case."""
 
 
 class RolloutSpec(RolloutRequest):
@@ -116,9 +118,11 @@ class RolloutSpec(RolloutRequest):
     digest: Digest
     attempt: int = Field(default=1, ge=1)
     lost_s: float = Field(default=90.0, gt=0)
-    """Gone for this long in the middle of an activation, on the way back, or since before it was asked: it is not just a lost connection."""
+    """Gone for this long in the middle of an activation, on the way back, or since before it was asked: it
+    is not just a lost connection."""
     away_s: float = Field(default=600.0, gt=0)
-    """Offline for this long before an activation: nobody waits for it; not even this long for one that was offline when it was asked."""
+    """Offline for this long before an activation: nobody waits for it; not even this long for one that was
+    offline when it was asked."""
 
 
 class Member(Message):
@@ -132,9 +136,11 @@ class Member(Message):
     before: DesiredSlot | None = None
     """What it had, and gets back; None: the slot was empty."""
     untold: bool = False
-    """When it was taken back, the release had not gone out to it: it waited for the signature of an operator."""
+    """When it was taken back, the release had not gone out to it: it waited for the signature of an
+    operator."""
     left: bool = False
-    """It has left the fleet since: nothing is asked of it any more. One of that name that is enrolled later is another device."""
+    """It has left the fleet since: nothing is asked of it any more. One of that name that is enrolled
+    later is another device."""
     detail: str | None = None
 
 
@@ -154,10 +160,13 @@ class Progress(Message):
 
     @property
     def unfinished(self) -> bool:
-        """Somebody still has to be looked after: also when a rollout has ended, those who are not back yet."""
+        """Somebody still has to be looked after: also when a rollout has ended, those who are not back
+        yet."""
         expected = OPEN if self.ending is None else OPEN_BACK
         done = self.state is RolloutState.DONE  # then also those who were named and never there
-        open_ = (m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None))
+        open_ = (
+            m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None)
+        )
         return self.state in ACTIVE or any(open_)
 
 

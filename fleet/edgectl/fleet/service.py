@@ -15,10 +15,13 @@ from edgectl.link.notify import notify
 __all__ = ["run_controller"]
 
 
-def run_controller(config: ControllerConfig, stop_event: threading.Event, ring: KeyRing | None = None) -> None:
+def run_controller(
+    config: ControllerConfig, stop_event: threading.Event, ring: KeyRing | None = None
+) -> None:
     """Run controller, seeder and API until ``stop_event`` is set. ``ring`` opens keys that have a passphrase.
 
-    Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in use).
+    Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in
+    use).
     """
     state = config.state_dir
     forget_unfinished(state, *(state / name for name in ("trust", "approved", "blobs", "blobs-deltas")))

@@ -1,4 +1,5 @@
-"""Small parts that both the key ceremony and the controller need: read, parse, sign and verify TUF metadata files."""
+"""Small parts that both the key ceremony and the controller need: read, parse, sign and verify TUF
+metadata files."""
 
 from __future__ import annotations
 
@@ -19,9 +20,21 @@ from edgectl.core.errors import TrustError
 from edgectl.core.plan import PLANS
 
 __all__ = [
-    "EXPIRY", "T", "add", "delegated_roles", "expires_in", "follow", "load", "load_public", "parse", "plans_of", "read", "roots_in",
-    "signed", "verified",
-]  # fmt: skip
+    "EXPIRY",
+    "T",
+    "add",
+    "delegated_roles",
+    "expires_in",
+    "follow",
+    "load",
+    "load_public",
+    "parse",
+    "plans_of",
+    "read",
+    "roots_in",
+    "signed",
+    "verified",
+]
 
 EXPIRY = {
     "root": timedelta(days=365),
@@ -43,7 +56,9 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise TrustError(f"cannot read {path}: {os.strerror(e.errno or 0)}", hint="`edgectl keys init` makes the keys") from e
+        raise TrustError(
+            f"cannot read {path}: {os.strerror(e.errno or 0)}", hint="`edgectl keys init` makes the keys"
+        ) from e
 
 
 def load(path: Path, role: type[T]) -> Metadata[T]:
@@ -86,7 +101,10 @@ def load_public(path: Path) -> Key:
     """A public key in PEM form, as its owner hands it over. Raises :class:`TrustError`."""
     data = read(path)
     if b"PRIVATE" in data:
-        raise TrustError(f"{path} is a private key", hint="ask its owner for the .pub file; a private key stays with its owner")
+        raise TrustError(
+            f"{path} is a private key",
+            hint="ask its owner for the .pub file; a private key stays with its owner",
+        )
     try:
         return SSlibKey.from_crypto(load_pem_public_key(data))
     except (ValueError, UnsupportedAlgorithm) as e:
@@ -95,7 +113,9 @@ def load_public(path: Path) -> Key:
 
 def roots_in(folder: Path) -> dict[str, bytes]:
     """``N.root.json`` → content, by rising N."""
-    found = sorted((int(m.group(1)), p) for p in folder.glob("*.root.json") if (m := _ROOT_FILE.match(p.name)))
+    found = sorted(
+        (int(m.group(1)), p) for p in folder.glob("*.root.json") if (m := _ROOT_FILE.match(p.name))
+    )
     return {path.name: read(path) for _, path in found}
 
 
@@ -110,8 +130,15 @@ def follow(roots: Mapping[str, bytes]) -> list[Metadata[Root]]:
         result = root.signed.get_verification_result(Root.type, root.signed_bytes, root.signatures)
         before = chain[-1].signed if chain else None
         if before is not None and root.signed.version != before.version + 1:
-            raise TrustError(f"{name} has version {root.signed.version}, after {before.version}", hint="copy the roots between")
-        both = before.get_verification_result(Root.type, root.signed_bytes, root.signatures) if before else result
+            raise TrustError(
+                f"{name} has version {root.signed.version}, after {before.version}",
+                hint="copy the roots between",
+            )
+        both = (
+            before.get_verification_result(Root.type, root.signed_bytes, root.signatures)
+            if before
+            else result
+        )
         if not (result and both):
             raise TrustError(f"{name} is not signed by the keys of the root before it")
         chain.append(root)

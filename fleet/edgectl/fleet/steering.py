@@ -1,7 +1,8 @@
 """Brings about what operators and the planner decide: what is wanted of devices, by rollouts and by hand.
 
-What is decided is in :mod:`edgectl.fleet.rollout`, :mod:`edgectl.fleet.takeback` and :mod:`edgectl.fleet.clearing`. Here a decision is taken
-under ``Devices.lock``, written to the database with the wishes that follow from it, and marked for the broker; nobody waits for him here.
+What is decided is in :mod:`edgectl.fleet.rollout`, :mod:`edgectl.fleet.takeback` and
+:mod:`edgectl.fleet.clearing`. Here a decision is taken under ``Devices.lock``, written to the database with
+the wishes that follow from it, and marked for the broker; nobody waits for him here.
 """
 
 from __future__ import annotations
@@ -69,11 +70,15 @@ class Steering:
                 self._advance(spec, progress, new, actions)
 
     def start(self, request: RolloutRequest) -> RolloutSpec:
-        """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError` for an unknown release."""
+        """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError`
+        for an unknown release."""
         with self._devices.lock:
             release = self._inventory.releases().get(request.release)
             if release is None:
-                raise UsageError(f"there is no release {request.release}", hint="`edgectl release publish DIR` publishes one")
+                raise UsageError(
+                    f"there is no release {request.release}",
+                    hint="`edgectl release publish DIR` publishes one",
+                )
             known = self._inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
@@ -97,7 +102,8 @@ class Steering:
         return spec
 
     def change(self, rollout: str, op: str) -> Progress:
-        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in any state).
+        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in
+        any state).
 
         Raises :class:`RolloutError`.
         """
@@ -126,8 +132,8 @@ class Steering:
         return new
 
     def clear_slot(self, slot: str, request: ClearRequest) -> list[Cleared]:
-        """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant, :class:`RolloutError` for those that
-        a rollout is at work with."""
+        """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant,
+        :class:`RolloutError` for those that a rollout is at work with."""
         with self._devices.lock:
             seen = self._views()
             views = {d.name: seen.get(d.name) for d in self._devices.all()}
@@ -167,7 +173,8 @@ class Steering:
         return found
 
     def leave(self, device: str) -> list[str]:
-        """Nobody waits for a device that left, and nothing is asked of it any more, in any rollout. Returns those that are not over.
+        """Nobody waits for a device that left, and nothing is asked of it any more, in any rollout. Returns
+        those that are not over.
 
         Under ``Devices.lock``.
         """
@@ -182,7 +189,8 @@ class Steering:
         return left
 
     def check_unused(self, releases: Iterable[str]) -> None:
-        """Raises :class:`RolloutError` where a rollout that is not over needs one of these. Under ``Devices.lock``."""
+        """Raises :class:`RolloutError` where a rollout that is not over needs one of these. Under
+        ``Devices.lock``."""
         for spec, progress in self._inventory.rollouts(active=True).values():
             for release in releases:
                 if why := needs(spec, progress, release):
@@ -208,7 +216,11 @@ class Steering:
 
     def _evidence(self, spec: RolloutSpec, progress: Progress) -> Evidence | None:
         """Latency before and after, over the same devices; None while nobody had another engine before."""
-        members = {n: m.before for n, m in progress.members.items() if m.admitted_s is not None and m.before is not None}
+        members = {
+            n: m.before
+            for n, m in progress.members.items()
+            if m.admitted_s is not None and m.before is not None
+        }
         digests = {b.digest for b in members.values() if b is not None}
         if len(digests) != 1:
             return None
@@ -219,8 +231,8 @@ class Steering:
         )
 
     def _advance(self, spec: RolloutSpec, old: Progress, new: Progress, actions: list[SetSlot]) -> None:
-        """Written down in one transaction with the wishes that follow from it: a step is taken whole or not at all. They are published
-        until the broker has them."""
+        """Written down in one transaction with the wishes that follow from it: a step is taken whole or
+        not at all. They are published until the broker has them."""
         changed = []
         for action in actions:
             d = self._devices[action.device]
@@ -233,7 +245,9 @@ class Steering:
         for action in actions:
             self._publisher.tell(action.device, self._devices[action.device].desired)
         if new.state is not old.state:
-            self._inventory.log("rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}")
+            self._inventory.log(
+                "rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}"
+            )
             log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
 
 
@@ -243,14 +257,17 @@ def _wish(d: Device, action: SetSlot) -> Desired:
     if isinstance(action.desired, ClearSlot):
         slots.pop(action.slot, None)
         asked = empty.get(action.slot)
-        empty[action.slot] = asked if asked is not None and asked.number >= action.desired.number else action.desired
+        empty[action.slot] = (
+            asked if asked is not None and asked.number >= action.desired.number else action.desired
+        )
     else:
         empty.pop(action.slot, None)
         slots[action.slot] = action.desired
     if (slots, empty) == (d.desired.slots, d.desired.clear):
         return d.desired
-    # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a director's key was stolen (it forgets
-    # that with the key). At the very last generation a document may still change: devices take the same one again.
+    # A device that has seen more is believed, up to a bound that no fleet reaches: it may lie, or a
+    # director's key was stolen (it forgets that with the key). At the very last generation a document may
+    # still change: devices take the same one again.
     known = d.reported.gen if d.reported and d.reported.gen < BELIEVED_GEN else 0
     gen = min(MAX_GEN, max(d.desired.gen, known) + 1)
     return d.desired.model_copy(update={"gen": gen, "slots": slots, "clear": empty})

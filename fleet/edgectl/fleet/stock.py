@@ -1,7 +1,8 @@
-"""What there is to be installed: releases, the metadata that name them, and the blobs they are made of. It is taken in and let go here.
+"""What there is to be installed: releases, the metadata that name them, and the blobs they are made of. It is
+taken in and let go here.
 
-What signs and checks is in :mod:`edgectl.fleet.trust`, what lies on disk in :mod:`edgectl.fleet.blobs`, what is removed when nothing names it any
-more in :mod:`edgectl.fleet.collect`.
+What signs and checks is in :mod:`edgectl.fleet.trust`, what lies on disk in :mod:`edgectl.fleet.blobs`, what
+is removed when nothing names it any more in :mod:`edgectl.fleet.collect`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Stock:
         self._collector = collector
 
     def offer_all(self, progress: Callable[[], None]) -> None:
-        """Let devices know how to fetch every release. One that is not whole here holds up nothing else. ``progress`` is called at each."""
+        """Let devices know how to fetch every release. One that is not whole here holds up nothing else.
+        ``progress`` is called at each."""
         for release in self._inventory.releases().values():
             progress()
             try:
@@ -61,9 +63,12 @@ class Stock:
                 log.error("release %s cannot be offered: %s", release.release, e.message)
         self._publisher.offer(filter(self._blobs.has, self._trust.plans()))
 
-    def add(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None) -> Release:
-        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name it. For devices
-        that have the release ``delta_from`` (None: the one of this name before it; "": none), make differences to its engines.
+    def add(
+        self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None
+    ) -> Release:
+        """Take a release whose blobs are here and whose signed targets (or delegation) among ``files`` name
+        it. For devices that have the release ``delta_from`` (None: the one of this name before it; "": none),
+        make differences to its engines.
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
@@ -72,12 +77,15 @@ class Stock:
         with self._collector.naming:
             return self._take(release, digest, files, delta_from)
 
-    def accept_trust(self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False) -> None:
+    def accept_trust(
+        self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False
+    ) -> None:
         """Take newer roots, targets and delegations, e.g. after a key ceremony, and tell every device.
 
-        ``withdraw``: releases that the new targets no longer name; no device installs them from then on, and what only they needed of the
-        blobs here is removed. Raises :class:`TrustError`, and :class:`RolloutError` where a rollout is under way that needs one of them:
-        nothing is done unless ``stop_rollouts`` says that it be aborted.
+        ``withdraw``: releases that the new targets no longer name; no device installs them from then on, and
+        what only they needed of the blobs here is removed. Raises :class:`TrustError`, and
+        :class:`RolloutError` where a rollout is under way that needs one of them: nothing is done unless
+        ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
         self._collector.expect(gone)
@@ -105,17 +113,22 @@ class Stock:
         self._publisher.trust_changed()
         named = [profiles for d, profiles in self._trust.names(release).values() if d == digest]
         if not named:
-            raise TrustError(f"the signed targets do not name {release} with this digest", hint="sign the release first")
+            raise TrustError(
+                f"the signed targets do not name {release} with this digest", hint="sign the release first"
+            )
         known = self._inventory.releases().get(release)
         created = known.created_s if known else time.time()
         found = Release(release, digest, named[0], created)
         deltas = self._make_deltas(found, delta_from)
         offered = self._blobs.offered(digest)
         for blob in offered:
-            self._blobs.hashes(blob)  # remembered: on this thread nobody waits for a large one
+            # remembered: on this thread nobody waits for a large one
+            self._blobs.hashes(blob)
         self._inventory.save_release(found)
         self._blobs.arrived(offered)
-        self._inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences")
+        self._inventory.log(
+            "release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences"
+        )
         self._publisher.offer(offered)
         return found
 
@@ -123,10 +136,16 @@ class Stock:
         releases = self._inventory.releases()
         if delta_from:
             if delta_from not in releases:
-                raise UsageError(f"there is no release {delta_from}", hint="`edgectl release list` lists them")
+                raise UsageError(
+                    f"there is no release {delta_from}", hint="`edgectl release list` lists them"
+                )
             return self._blobs.make_deltas(new.digest, releases[delta_from].digest)
         name = new.release.partition("@")[0]
-        before = [r for r in releases.values() if r.release.partition("@")[0] == name and r.created_s < new.created_s]
+        before = [
+            r
+            for r in releases.values()
+            if r.release.partition("@")[0] == name and r.created_s < new.created_s
+        ]
         if delta_from == "" or not before:
             return []
         return self._blobs.make_deltas(new.digest, max(before, key=lambda r: r.created_s).digest)

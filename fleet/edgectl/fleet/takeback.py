@@ -1,7 +1,9 @@
-"""Taking a release back: what an operator may ask of a rollout in every state, and how devices go back to what they had. Pure.
+"""Taking a release back: what an operator may ask of a rollout in every state, and how devices go back to
+what they had. Pure.
 
-Each device gets back what it had before this rollout, or an empty slot. A device that has another release by now keeps that. One that is
-away holds nothing up: what it is to run is on the broker, and its outcome is told when it is back.
+Each device gets back what it had before this rollout, or an empty slot. A device that has another release by
+now keeps that. One that is away holds nothing up: what it is to run is on the broker, and its outcome is told
+when it is back.
 """
 
 from __future__ import annotations
@@ -37,19 +39,30 @@ _CLOSED = frozenset({Outcome.RESTORED, Outcome.STRANDED, Outcome.SKIPPED, Outcom
 
 
 def advance(
-    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float, evidence: Evidence | None = None
+    spec: RolloutSpec,
+    progress: Progress,
+    views: Mapping[str, DeviceView],
+    now_s: float,
+    evidence: Evidence | None = None,
 ) -> tuple[Progress, list[SetSlot]]:
-    """One step of a rollout, whichever way it goes. Returns the new progress and what to write; the same input gives the same answer."""
+    """One step of a rollout, whichever way it goes. Returns the new progress and what to write; the same
+    input gives the same answer."""
     if progress.state is RolloutState.ROLLING_BACK or (progress.ending is not None and progress.unfinished):
         untold = [n for n, m in progress.members.items() if n in views and _is_untold(spec, m, views[n])]
-        return _going_back(spec, progress, views, now_s), [SetSlot(n, spec.slot, ClearSlot(number=1)) for n in untold]
+        return _going_back(spec, progress, views, now_s), [
+            SetSlot(n, spec.slot, ClearSlot(number=1)) for n in untold
+        ]
     return plan(spec, progress, views, now_s, evidence)
 
 
 def abort(
-    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], reason: str = "aborted by the operator"
+    spec: RolloutSpec,
+    progress: Progress,
+    views: Mapping[str, DeviceView],
+    reason: str = "aborted by the operator",
 ) -> tuple[Progress, list[SetSlot]]:
-    """Stop a rollout that is under way, and take the release back. One that is taking it back already goes on doing so.
+    """Stop a rollout that is under way, and take the release back. One that is taking it back already goes on
+    doing so.
 
     Raises :class:`RolloutError` for one that has ended.
     """
@@ -71,8 +84,9 @@ def rollback(
 ) -> tuple[Progress, list[SetSlot]]:
     """Take the release back from every device that has it by this rollout, whatever became of the rollout.
 
-    Where it was taken back before, devices that could not go back are asked once more. With nothing to do, nothing changes.
-    ``rollouts``: all there are. Raises :class:`RolloutError` if another one is at work in the slot.
+    Where it was taken back before, devices that could not go back are asked once more. With nothing to do,
+    nothing changes. ``rollouts``: all there are. Raises :class:`RolloutError` if another one is at work in
+    the slot.
     """
     newer = _newer(spec, [(s, p) for s, p in rollouts if s.slot == spec.slot and s.id != spec.id])
     if progress.state in ACTIVE:
@@ -84,8 +98,15 @@ def rollback(
             actions += [action] if action is not None else []
     if not any(m.outcome is Outcome.RETURNING for m in members.values()):
         return progress.model_copy(update={"members": members}), []
-    update = {"state": RolloutState.ROLLING_BACK, "ending": RolloutState.ROLLED_BACK, "back_since_s": None, "members": members}
-    return progress.model_copy(update={**update, "reason": "taken back by the operator", "note": None}), actions
+    update = {
+        "state": RolloutState.ROLLING_BACK,
+        "ending": RolloutState.ROLLED_BACK,
+        "back_since_s": None,
+        "members": members,
+    }
+    return progress.model_copy(
+        update={**update, "reason": "taken back by the operator", "note": None}
+    ), actions
 
 
 def _newer(spec: RolloutSpec, others: list[tuple[RolloutSpec, Progress]]) -> int | None:
@@ -96,12 +117,18 @@ def _newer(spec: RolloutSpec, others: list[tuple[RolloutSpec, Progress]]) -> int
                 f"rollout {other.id} of {other.release} is {progress.state.value} in slot {spec.slot}",
                 hint=f"`edgectl rollout abort {other.id}` first (it gives devices back what they had), then roll {spec.id} back",
             )
-    return min((s.attempt for s, _ in others if s.digest == spec.digest and s.attempt > spec.attempt), default=None)
+    return min(
+        (s.attempt for s, _ in others if s.digest == spec.digest and s.attempt > spec.attempt), default=None
+    )
 
 
-def _asked(spec: RolloutSpec, m: Member, view: DeviceView, newer: int | None) -> tuple[Member, SetSlot | None]:
+def _asked(
+    spec: RolloutSpec, m: Member, view: DeviceView, newer: int | None
+) -> tuple[Member, SetSlot | None]:
     """A member of a rollout that has ended, asked (again) to go back."""
-    returning = m.model_copy(update={"outcome": Outcome.RETURNING, "retry_s": None, "detail": None, "untold": False})
+    returning = m.model_copy(
+        update={"outcome": Outcome.RETURNING, "retry_s": None, "detail": None, "untold": False}
+    )
     if _is_ours(spec, view, newer if newer is not None else MAX_GEN):
         return returning, SetSlot(view.name, spec.slot, wish_of(m.before))
     if not _is_before(spec, m, view):
@@ -125,33 +152,44 @@ def _once_more(spec: RolloutSpec, m: Member, view: DeviceView) -> DesiredSlot | 
     return m.before.model_copy(update={"attempt": min(MAX_GEN, attempt)})
 
 
-def skip(spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | None) -> tuple[Progress, list[SetSlot]]:
-    """Go on without a device. What it was asked to take is taken back, unless it has left the fleet. Raises :class:`RolloutError`."""
+def skip(
+    spec: RolloutSpec, progress: Progress, device: str, view: DeviceView | None
+) -> tuple[Progress, list[SetSlot]]:
+    """Go on without a device. What it was asked to take is taken back, unless it has left the fleet.
+    Raises :class:`RolloutError`."""
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         raise RolloutError(f"rollout {spec.id} is {progress.state.value}: nobody can be skipped any more")
     m = progress.members.get(device) or (Member(wave=1) if view is not None and fits(spec, view) else None)
     if m is None:
-        raise RolloutError(f"{device} is not in rollout {spec.id}", hint=f"`edgectl rollout status {spec.id}` shows who is")
+        raise RolloutError(
+            f"{device} is not in rollout {spec.id}", hint=f"`edgectl rollout status {spec.id}` shows who is"
+        )
     if m.outcome is Outcome.SKIPPED:
         return progress, []
     if m.outcome is Outcome.COMMITTED:
         raise RolloutError(
-            f"{device} runs {spec.release} already", hint=f"`edgectl rollout abort {spec.id}` takes it back from all devices"
+            f"{device} runs {spec.release} already",
+            hint=f"`edgectl rollout abort {spec.id}` takes it back from all devices",
         )
-    skipped = m.model_copy(update={"outcome": Outcome.SKIPPED, "retry_s": None, "detail": "skipped by the operator"})
+    skipped = m.model_copy(
+        update={"outcome": Outcome.SKIPPED, "retry_s": None, "detail": "skipped by the operator"}
+    )
     there = view is not None and not m.left
     actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None and there else []
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
 def leave(progress: Progress, device: str) -> Progress:
-    """Go on without a device that left the fleet: nobody waits for it. What it had committed or failed before stays true."""
+    """Go on without a device that left the fleet: nobody waits for it. What it had committed or failed
+    before stays true."""
     m = progress.members.get(device)
     if m is None or m.left:
         return progress
     stays = m.outcome in _CLOSED | {Outcome.COMMITTED, Outcome.FAILED}
     detail = f"{m.detail}; it left the fleet" if stays and m.detail else "it left the fleet"
-    gone = _at(m, m.outcome if stays else Outcome.SKIPPED, detail).model_copy(update={"retry_s": None, "left": True})
+    gone = _at(m, m.outcome if stays else Outcome.SKIPPED, detail).model_copy(
+        update={"retry_s": None, "left": True}
+    )
     return progress.model_copy(update={"members": {**progress.members, device: gone}})
 
 
@@ -164,7 +202,9 @@ def busy(spec: RolloutSpec, progress: Progress) -> RolloutError:
         progress.state,
         f"it ends by itself, {spec.back_s:g} s after it began to at the latest; `edgectl rollout status {spec.id}` shows whom it waits for",
     )
-    return RolloutError(f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}", hint=todo)
+    return RolloutError(
+        f"rollout {spec.id} of {spec.release} is still {progress.state.value} in slot {spec.slot}", hint=todo
+    )
 
 
 def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
@@ -172,13 +212,20 @@ def needs(spec: RolloutSpec, progress: Progress, release: str) -> str | None:
     if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return f"rollout {spec.id} of it is {progress.state.value}"
     expected = OPEN_BACK if progress.ending is not None else {Outcome.RETURNING}
-    back = [n for n, m in progress.members.items() if m.outcome in expected and m.before and m.before.release == release]
+    back = [
+        n
+        for n, m in progress.members.items()
+        if m.outcome in expected and m.before and m.before.release == release
+    ]
     return f"rollout {spec.id} takes {names(back)} back to it" if back else None
 
 
-def _going_back(spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float) -> Progress:
-    """One step of a rollout that takes its release back, or has: until every device that is there runs what it had before, or has given
-    that up, or ``back_s`` have passed; then the rollout is over, and the others are looked after as they come back."""
+def _going_back(
+    spec: RolloutSpec, progress: Progress, views: Mapping[str, DeviceView], now_s: float
+) -> Progress:
+    """One step of a rollout that takes its release back, or has: until every device that is there runs
+    what it had before, or has given that up, or ``back_s`` have passed; then the rollout is over, and the
+    others are looked after as they come back."""
     since = progress.back_since_s if progress.back_since_s is not None else now_s
     over = progress.state is not RolloutState.ROLLING_BACK
     late = over or now_s - since > spec.back_s
@@ -186,7 +233,10 @@ def _going_back(spec: RolloutSpec, progress: Progress, views: Mapping[str, Devic
     waiting = any(m.outcome is Outcome.RETURNING for m in members.values())
     update: dict[str, object] = {"members": members, "back_since_s": since, "note": _note(members)}
     if not over and not waiting:
-        update |= {"state": progress.ending or RolloutState.STOPPED, "ending": progress.ending or RolloutState.STOPPED}
+        update |= {
+            "state": progress.ending or RolloutState.STOPPED,
+            "ending": progress.ending or RolloutState.STOPPED,
+        }
         if lost := sorted(n for n, m in members.items() if m.outcome is Outcome.STRANDED):
             why = f"{len(lost)} could not take back what was before ({lost[0]}: {members[lost[0]].detail})"
             update["reason"] = f"{progress.reason}; {why}"
@@ -210,9 +260,14 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
     if r is not None and r.state in TERMINAL and r.gen >= view.gen:
         if is_back:
             return _at(m, Outcome.RESTORED, None)
-        still = f"it runs {r.active_release}" if r.state is State.COMMITTED and r.active_release else r.state.value
+        still = (
+            f"it runs {r.active_release}"
+            if r.state is State.COMMITTED and r.active_release
+            else r.state.value
+        )
         why = f"{r.state.value}: {r.error.detail or r.error.code}" if r.error else still
-        return _at(m, Outcome.STRANDED, why)  # this is its last word on it: what was before may be withdrawn by now
+        # this is its last word on it: what was before may be withdrawn by now
+        return _at(m, Outcome.STRANDED, why)
     if not view.online and now_s - view.seen_s > spec.lost_s:
         return _at(m, Outcome.AWAY, "offline")
     if late:
@@ -221,7 +276,8 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
 
 
 def _is_untold(spec: RolloutSpec, m: Member, view: DeviceView) -> bool:
-    """Its slot is to be empty, and nobody has said so: the way back was begun by a controller that only took its wish away."""
+    """Its slot is to be empty, and nobody has said so: the way back was begun by a controller that only
+    took its wish away."""
     expected = m.admitted_s is not None and m.before is None and m.outcome not in _CLOSED and not m.left
     return expected and spec.slot not in view.desired and spec.slot not in view.clear
 
@@ -240,7 +296,8 @@ def _at(m: Member, outcome: Outcome, detail: str | None) -> Member:
 
 
 def _is_ours(spec: RolloutSpec, view: DeviceView, until: int) -> bool:
-    """What is wanted of the device is this rollout's release. ``until``: the first attempt that is not of this rollout."""
+    """What is wanted of the device is this rollout's release. ``until``: the first attempt that is not of
+    this rollout."""
     wish = view.desired.get(spec.slot)
     return wish is not None and wish.digest == spec.digest and spec.attempt <= wish.attempt < until
 
@@ -257,7 +314,10 @@ def _has(spec: RolloutSpec, view: DeviceView) -> str:
 
 def _note(members: Mapping[str, Member]) -> str | None:
     found = []
-    for outcome, what in ((Outcome.AWAY, "away, goes back when it is back"), (Outcome.LATE, "has not gone back yet")):
+    for outcome, what in (
+        (Outcome.AWAY, "away, goes back when it is back"),
+        (Outcome.LATE, "has not gone back yet"),
+    ):
         if which := [n for n, m in members.items() if m.outcome is outcome and m.admitted_s is not None]:
             found.append(f"{names(which)}: {what}")
     return "; ".join(found) or None

@@ -1,7 +1,9 @@
-"""The controller's keys: snapshot and timestamp around what the holders of root and targets keys sign, and the director's signature.
+"""The controller's keys: snapshot and timestamp around what the holders of root and targets keys sign, and
+the director's signature.
 
-The controller needs ``online.pem``, ``director.pem`` and the public files of a folder of keys. Who holds the controller or the broker
-can withhold metadata, and choose among signed releases; he cannot sign one (:mod:`edgectl.fleet.ceremony`).
+The controller needs ``online.pem``, ``director.pem`` and the public files of a folder of keys. Who holds the
+controller or the broker can withhold metadata, and choose among signed releases; he cannot sign one
+(:mod:`edgectl.fleet.ceremony`).
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ __all__ = ["Director", "Expiry", "OnlineTrust", "Sealed"]
 _ROOM_BYTES = 32 << 10
 """For the growth of snapshot and timestamp."""
 _WARN = {"root": timedelta(days=60), "targets": timedelta(days=21)}
-"""How long before their end root, and targets or delegations, are called for renewal: people have to find each other."""
+"""How long before their end root, and targets or delegations, are called for renewal: people have to find
+each other."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,23 @@ class Expiry:
 
 
 class OnlineTrust:
-    """Accepts newer roots, targets and delegations, signs snapshot and timestamp, renews them in time. Thread-safe.
+    """Accepts newer roots, targets and delegations, signs snapshot and timestamp, renews them in time.
+    Thread-safe.
 
-    ``folder`` keeps the current set; ``keys`` has ``online.pem``, the roots and, at first, ``targets.json`` and delegations.
+    ``folder`` keeps the current set; ``keys`` has ``online.pem``, the roots and, at first, ``targets.json``
+    and delegations.
     """
 
     def __init__(
-        self, folder: Path, keys: Path, *, lifetime: timedelta = EXPIRY["timestamp"], ring: KeyRing | None = None
+        self,
+        folder: Path,
+        keys: Path,
+        *,
+        lifetime: timedelta = EXPIRY["timestamp"],
+        ring: KeyRing | None = None,
     ) -> None:
-        """``ring``: opens keys that have a passphrase. Raises :class:`TrustError` if the keys are missing or do not belong to the root metadata."""
+        """``ring``: opens keys that have a passphrase. Raises :class:`TrustError` if the keys are missing
+        or do not belong to the root metadata."""
         self._folder = folder
         self._keys = keys
         self._lifetime = lifetime
@@ -120,10 +131,13 @@ class OnlineTrust:
         return load(self._folder / "targets.json", Targets).signed
 
     def files(self) -> dict[str, bytes]:
-        """The whole set, by file name: all roots, timestamp, snapshot, targets, and the files of delegations in force."""
+        """The whole set, by file name: all roots, timestamp, snapshot, targets, and the files of
+        delegations in force."""
         with self._lock:
             names = ["timestamp.json", "snapshot.json", "targets.json"]
-            names += [f"{n}.json" for n in delegated_roles(self.targets) if (self._folder / f"{n}.json").is_file()]
+            names += [
+                f"{n}.json" for n in delegated_roles(self.targets) if (self._folder / f"{n}.json").is_file()
+            ]
             return {**self._roots, **{n: read(self._folder / n) for n in names}}
 
     def message(self) -> bytes:
@@ -143,7 +157,9 @@ class OnlineTrust:
             }
         for role, targets in roles.items():
             for named, target in targets.targets.items():
-                if named == path or (role != "targets" and named.startswith("profiles/") and named.endswith(f"/{path}")):
+                if named == path or (
+                    role != "targets" and named.startswith("profiles/") and named.endswith(f"/{path}")
+                ):
                     profiles = target.custom.get("profiles", []) if target.custom else []
                     found[role] = (f"sha256:{target.hashes.get('sha256')}", tuple(str(p) for p in profiles))
         return found
@@ -175,7 +191,8 @@ class OnlineTrust:
     # ---- changes
 
     def accept(self, files: Mapping[str, bytes] | bytes, *, withdraw: Iterable[str] = ()) -> None:
-        """Take newly signed roots, targets or delegations and sign the set around them. ``withdraw``: releases that may vanish.
+        """Take newly signed roots, targets or delegations and sign the set around them. ``withdraw``:
+        releases that may vanish.
 
         All or nothing. Raises :class:`TrustError` for anything that is not newer and valid.
         """
@@ -202,10 +219,15 @@ class OnlineTrust:
             self._sign()
 
     def renew(self) -> bool:
-        """Sign anew if less than half of the lifetime is left, or a change was cut off before its end. Returns whether there is a new set to publish."""
+        """Sign anew if less than half of the lifetime is left, or a change was cut off before its end.
+        Returns whether there is a new set to publish."""
         with self._lock:
             path = self._folder / "timestamp.json"
-            left = load(path, Timestamp).signed.expires - expires_in(timedelta()) if path.is_file() else timedelta()
+            left = (
+                load(path, Timestamp).signed.expires - expires_in(timedelta())
+                if path.is_file()
+                else timedelta()
+            )
             if left > self._lifetime / 2 and not self._unsigned:
                 return False
             self._sign()
@@ -222,13 +244,17 @@ class OnlineTrust:
 
     def _checked_targets(self, new: Mapping[str, bytes], withdraw: tuple[str, ...]) -> Targets:
         data = new.get("targets.json")
-        if data is None:  # a new root alone: what we have must still be signed by its keys
+        # a new root alone: what we have must still be signed by its keys
+        if data is None:
             return verified(self.root, "targets", self.targets_bytes, Targets).signed
         found = verified(self.root, "targets", data, Targets).signed
         if (self._folder / "targets.json").is_file():
             old = self.targets
             if found.version <= old.version:
-                raise TrustError(f"targets have version {found.version}, the controller has {old.version}", hint="publish again")
+                raise TrustError(
+                    f"targets have version {found.version}, the controller has {old.version}",
+                    hint="publish again",
+                )
             self._check_lost(old, found, withdraw)
         return found
 
@@ -243,15 +269,21 @@ class OnlineTrust:
             if path.is_file() and new[name] != read(path):
                 old = load(path, Targets).signed
                 if own.version <= old.version:
-                    raise TrustError(f"{role} has version {own.version}, the controller has {old.version}", hint="publish again")
+                    raise TrustError(
+                        f"{role} has version {own.version}, the controller has {old.version}",
+                        hint="publish again",
+                    )
             found.append(name)
         unknown = [n for n in new if n != "targets.json" and not n.endswith(".root.json") and n not in found]
         if unknown:
-            raise TrustError(f"{unknown[0]} is not delegated by the targets", hint="`edgectl keys delegate` does")
+            raise TrustError(
+                f"{unknown[0]} is not delegated by the targets", hint="`edgectl keys delegate` does"
+            )
         return found
 
     def _check_size(self, new: Mapping[str, bytes]) -> None:
-        """A message that is too large could not be renewed either, and the whole fleet would install nothing any more."""
+        """A message that is too large could not be renewed either, and the whole fleet would install
+        nothing any more."""
         known = {p.name: read(p) for p in self._folder.glob("*.json")}
         size = len(Trust(files={n: d.decode() for n, d in {**known, **self._roots, **new}.items()}).encode())
         if size > MAX_TRUST_BYTES - _ROOM_BYTES:
@@ -262,9 +294,13 @@ class OnlineTrust:
 
     @staticmethod
     def _check_lost(old: Targets, new: Targets, withdraw: tuple[str, ...]) -> None:
-        allowed = {target_path(r) for r in withdraw} | {p for p, (release, _) in plans_of(old).items() if release in withdraw}
+        allowed = {target_path(r) for r in withdraw} | {
+            p for p, (release, _) in plans_of(old).items() if release in withdraw
+        }
         if lost := sorted(set(old.targets) - set(new.targets) - allowed):
-            raise TrustError(f"the new targets lack {lost[0]}, which the controller has", hint="publish again")
+            raise TrustError(
+                f"the new targets lack {lost[0]}, which the controller has", hint="publish again"
+            )
 
     def _is_newer(self, name: str, data: bytes) -> bool:
         path = self._folder / name
@@ -275,9 +311,12 @@ class OnlineTrust:
         return data != read(path) and load(path, Targets).signed.version < _version(data)
 
     def _must_sign(self) -> bool:
-        """Whether the online keys were replaced since the set was signed, or a power cut came before it was."""
+        """Whether the online keys were replaced since the set was signed, or a power cut came before it
+        was."""
         try:
-            timestamp = verified(self.root, "timestamp", read(self._folder / "timestamp.json"), Timestamp).signed
+            timestamp = verified(
+                self.root, "timestamp", read(self._folder / "timestamp.json"), Timestamp
+            ).signed
             snapshot = verified(self.root, "snapshot", read(self._folder / "snapshot.json"), Snapshot).signed
         except TrustError:
             return True
@@ -295,7 +334,9 @@ class OnlineTrust:
         snapshot = Snapshot(version=_next_version(before), expires=expires_in(self._lifetime), meta=meta)
         atomic_write(snapshot_path, signed(snapshot, self._signers))
         timestamp = Timestamp(
-            version=_next_version(load(timestamp_path, Timestamp).signed if timestamp_path.is_file() else None),
+            version=_next_version(
+                load(timestamp_path, Timestamp).signed if timestamp_path.is_file() else None
+            ),
             expires=expires_in(self._lifetime),
             snapshot_meta=MetaFile(snapshot.version),
             unrecognized_fields={SIGNED_AT: int(time.time())},
@@ -306,7 +347,9 @@ class OnlineTrust:
     def _listed(self) -> dict[str, int]:
         """The files that a snapshot lists, and their versions."""
         names = ("targets.json", *(f"{n}.json" for n in delegated_roles(self.targets)))
-        return {n: load(self._folder / n, Targets).signed.version for n in names if (self._folder / n).is_file()}
+        return {
+            n: load(self._folder / n, Targets).signed.version for n in names if (self._folder / n).is_file()
+        }
 
 
 @dataclass(frozen=True)
@@ -319,13 +362,18 @@ class Sealed:
 
 
 class Director:
-    """Signs what each device is to run, commands and the freeze, where the root names a director; passes them on unsigned where it names none.
+    """Signs what each device is to run, commands and the freeze, where the root names a director; passes them
+    on unsigned where it names none.
 
-    With a threshold above the number of keys here, an operator adds his signature to each document (:meth:`Controller.approve`).
+    With a threshold above the number of keys here, an operator adds his signature to each document
+    (:meth:`Controller.approve`).
     """
 
-    def __init__(self, fleet: str, trust: OnlineTrust, keys: Iterable[Path], ring: KeyRing | None = None) -> None:
-        """``keys``: files or folders with the director's private keys; ``ring``: opens those that have a passphrase. Raises :class:`TrustError` if there is none."""
+    def __init__(
+        self, fleet: str, trust: OnlineTrust, keys: Iterable[Path], ring: KeyRing | None = None
+    ) -> None:
+        """``keys``: files or folders with the director's private keys; ``ring``: opens those that have a
+        passphrase. Raises :class:`TrustError` if there is none."""
         self._fleet = fleet
         self._trust = trust
         self._places = tuple(keys)
@@ -354,14 +402,19 @@ class Director:
 
     def seal_command(self, device: str, command: Command) -> bytes:
         """One key of the director's is enough for a command: it installs nothing."""
-        return command.encode() if self._wanted() is None else seal_command(self._fleet, device, command, self._signers)
+        return (
+            command.encode()
+            if self._wanted() is None
+            else seal_command(self._fleet, device, command, self._signers)
+        )
 
     def seal_state(self, state: ControllerState) -> bytes:
         """The freeze with it, for which one key is enough, too."""
         return state.encode() if self._wanted() is None else seal_state(self._fleet, state, self._signers)
 
     def open_state(self, payload: bytes) -> ControllerState:
-        """The state of a controller as devices would read it: signed, or a will. Raises :class:`TrustError` / :class:`ProtocolError`."""
+        """The state of a controller as devices would read it: signed, or a will. Raises
+        :class:`TrustError` / :class:`ProtocolError`."""
         wanted = director_keys(self._trust.root)
         if wanted is not None and is_signed(payload):
             return open_state(payload, wanted, self._fleet)
@@ -373,12 +426,14 @@ class Director:
     def open(self, device: str, payload: bytes) -> Desired:
         """Our own word that came back, from the broker or an operator, once enough have signed it.
 
-        Raises :class:`TrustError` / :class:`ProtocolError` if it is not ours: nobody is believed, because what we take for our own
-        word is what we sign next.
+        Raises :class:`TrustError` / :class:`ProtocolError` if it is not ours: nobody is believed, because
+        what we take for our own word is what we sign next.
         """
         wanted = director_keys(self._trust.root)
         if wanted is not None:
-            return open_desired(payload, wanted, self._fleet, device).model_copy(update={"fleet": None, "device": None})
+            return open_desired(payload, wanted, self._fleet, device).model_copy(
+                update={"fleet": None, "device": None}
+            )
         if is_signed(payload):
             raise TrustError("desired state is signed, and this fleet has no director")
         return parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
@@ -391,7 +446,9 @@ class Director:
 
     def _found(self, root: Root) -> list[CryptoSigner]:
         wanted = director_keys(root)
-        signers = [] if wanted is None else self._ring.signers([(wanted.keys, wanted.threshold)], *self._places)
+        signers = (
+            [] if wanted is None else self._ring.signers([(wanted.keys, wanted.threshold)], *self._places)
+        )
         if wanted is not None and not signers:
             raise TrustError(
                 f"{', '.join(map(str, self._places))} has none of the {len(wanted.keys)} director's keys",
@@ -405,7 +462,9 @@ def _of_role(root: Root, ring: KeyRing, keys: Path) -> list[CryptoSigner]:
     roles = [root.roles[name] for name in ("timestamp", "snapshot")]
     found = ring.signers([(r.keyids, r.threshold) for r in roles], keys)
     if not found and not (keys / "online.pem").is_file() and not ring.lying_in(keys):
-        raise TrustError(f"cannot read {keys / 'online.pem'}: no such file", hint="`edgectl keys init` makes the keys")
+        raise TrustError(
+            f"cannot read {keys / 'online.pem'}: no such file", hint="`edgectl keys init` makes the keys"
+        )
     for r in roles:
         if sum(s.public_key.keyid in r.keyids for s in found) < r.threshold:
             raise TrustError(
@@ -416,8 +475,9 @@ def _of_role(root: Root, ring: KeyRing, keys: Path) -> list[CryptoSigner]:
 
 
 def _next_version(before: Snapshot | Timestamp | None) -> int:
-    """Above the one before, and above whatever was signed earlier: a controller that lost its folder, or is back from an old backup, does not
-    know how far it had come, and devices refuse what is older than they have seen."""
+    """Above the one before, and above whatever was signed earlier: a controller that lost its folder, or
+    is back from an old backup, does not know how far it had come, and devices refuse what is older than
+    they have seen."""
     return max(before.version + 1 if before else 1, int(time.time()))
 
 

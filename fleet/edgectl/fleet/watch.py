@@ -1,4 +1,5 @@
-"""Fold what devices say into rows for people: one per stream, with state and latency percentiles. Pure, bounded."""
+"""Fold what devices say into rows for people: one per stream, with state and latency percentiles. Pure,
+bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
 __all__ = ["LatencyBook", "Row", "rows"]
 
 _WINDOWS = 30
-_ENGINES = 32  # of one device: whoever makes names up crowds out nobody but himself
+# of one device: whoever makes names up crowds out nobody but himself
+_ENGINES = 32
 _SLOTS = 64  # of one stream
 
 
@@ -48,7 +50,8 @@ class _Windows:
 
 
 class LatencyBook:
-    """Telemetry of the whole fleet: the last windows of each stream, and totals per (slot, engine). Bounded for each device."""
+    """Telemetry of the whole fleet: the last windows of each stream, and totals per (slot, engine).
+    Bounded for each device."""
 
     def __init__(self) -> None:
         self._windows: dict[str, dict[str, _Windows]] = {}
@@ -59,7 +62,8 @@ class LatencyBook:
         self.latest: dict[str, Telemetry] = {}
 
     def add(self, device: str, t: Telemetry) -> bool:
-        """Take one message. False for one that was counted before, or is older than what is known of this device.
+        """Take one message. False for one that was counted before, or is older than what is known of this
+        device.
 
         A replay counts in the totals, but never replaces what is live.
         """
@@ -72,9 +76,12 @@ class LatencyBook:
             self._windows[device] = {stream: before.get(stream, _Windows({})) for stream in t.streams}
         totals = self._engines.setdefault(device, {})
         for stream, s in t.streams.items():
-            engines = {name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE}
+            engines = {
+                name: Histogram.of(h) for name, h in s.stages.items() if name.split(":")[0] == ENGINE_STAGE
+            }
             if engines and not t.replay:
-                if self._windows[device][stream].serving != s.slots:  # another engine: its latency is not the old one's
+                # another engine: its latency is not the old one's
+                if self._windows[device][stream].serving != s.slots:
                     self._windows[device][stream] = _Windows(s.slots)
                 self._windows[device][stream].last.append(Histogram.merged(engines.values()))
             for slot, digest in islice(s.slots.items(), _SLOTS):
@@ -115,7 +122,8 @@ class LatencyBook:
 
 
 def rows(devices: dict[str, tuple[Conn | None, Reported | None]], book: LatencyBook) -> list[Row]:
-    """One row per stream, sorted; a device that never sent telemetry has a row for each stream of its birth."""
+    """One row per stream, sorted; a device that never sent telemetry has a row for each stream of its
+    birth."""
     found = []
     for name, (conn, reported) in sorted(devices.items()):
         telemetry = book.latest.get(name)

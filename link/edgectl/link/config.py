@@ -13,7 +13,8 @@ __all__ = ["BrokerConfig"]
 
 
 class BrokerConfig(Config):
-    """``[broker]``. ``ca`` (with ``tls = true``), ``cert`` and ``key`` are PEM files; relative paths are relative to the TOML file."""
+    """``[broker]``. ``ca`` (with ``tls = true``), ``cert`` and ``key`` are PEM files; relative paths are
+    relative to the TOML file."""
 
     host: str
     port: int = Field(default=1883, ge=1, le=65535)
@@ -26,7 +27,9 @@ class BrokerConfig(Config):
 
     def relative_to(self, base: Path) -> BrokerConfig:
         """With relative paths taken from ``base``, the folder of the file."""
-        return self.model_copy(update={k: base / v for k in ("ca", "cert", "key") if (v := getattr(self, k)) is not None})
+        return self.model_copy(
+            update={k: base / v for k in ("ca", "cert", "key") if (v := getattr(self, k)) is not None}
+        )
 
     def options(self) -> BrokerOptions:
         tls = Tls(self.ca, self.cert, self.key) if self.tls else None

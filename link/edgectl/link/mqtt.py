@@ -1,10 +1,12 @@
 """One MQTT 3.1.1 connection that keeps itself alive.
 
-The connection is made again with full-jitter back-off (0.5..60 s), subscriptions are repeated, and publishes that were not
-acknowledged are sent again. Outstanding QoS 1 publishes are bounded by a window of our own: paho re-sends everything after a
-reconnect and its queue has no bound. A PUBACK proves that the broker took a message, never that a subscriber will get it.
+The connection is made again with full-jitter back-off (0.5..60 s), subscriptions are repeated, and publishes
+that were not acknowledged are sent again. Outstanding QoS 1 publishes are bounded by a window of our own:
+paho re-sends everything after a reconnect and its queue has no bound. A PUBACK proves that the broker took a
+message, never that a subscriber will get it.
 
-Two threads: ``mqtt-<name>`` drives the socket, ``mqtt-<name>-in`` calls the handlers. Not here: what topics and payloads mean.
+Two threads: ``mqtt-<name>`` drives the socket, ``mqtt-<name>-in`` calls the handlers. Not here: what topics
+and payloads mean.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _MAX_PACKET_BYTES = 16 << 20
 _ASK_AGAIN_S = 30.0
 """After a subscription was refused: a broker that is just starting may not have its access rules yet."""
 _BACK_PRESSURE_S = 5.0
-"""How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a message."""
+"""How long the socket thread waits for a full inbound queue (TCP slows the broker down) before it drops a
+message."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Tls:
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except OSError as e:  # ssl.SSLError is one
-            raise LinkError(f"cannot use the TLS files: {e}", hint="check the paths of ca, cert and key") from e
+            raise LinkError(
+                f"cannot use the TLS files: {e}", hint="check the paths of ca, cert and key"
+            ) from e
         return context
 
 
@@ -112,7 +117,8 @@ class _Item:
 
 
 class _Inbox(queue.Queue[_Item | None]):
-    """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of several."""
+    """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of
+    several."""
 
     def __init__(self, size: int, size_bytes: int) -> None:
         self._places = 0
@@ -153,9 +159,11 @@ class Link:
     ) -> None:
         """``will``: (topic, payload), published retained by the broker when this connection is lost.
 
-        ``window``: outstanding publishes; ``queue_size``, ``queue_bytes``: messages received and not handled yet, in number and all together;
-        larger payloads than ``max_payload`` bytes are dropped and counted in :attr:`dropped`. ``keepalive_s``: a connection on which nothing
-        came for this long is tried with a ping, and given up after as long again; ``max_backoff_s``: the longest wait between two tries to connect.
+        ``window``: outstanding publishes; ``queue_size``, ``queue_bytes``: messages received and not handled
+        yet, in number and all together; larger payloads than ``max_payload`` bytes are dropped and counted in
+        :attr:`dropped`. ``keepalive_s``: a connection on which nothing came for this long is tried with a
+        ping, and given up after as long again; ``max_backoff_s``: the longest wait between two tries to
+        connect.
         """
         self.broker = broker
         self.name = name
@@ -168,12 +176,14 @@ class Link:
         self._keepalive_s = keepalive_s
         self._max_backoff_s = max_backoff_s
         self.is_kept = False
-        """For a handler: the message that it has now is one that the broker had kept when we subscribed, however old; nobody said it just now."""
+        """For a handler: the message that it has now is one that the broker had kept when we subscribed,
+        however old; nobody said it just now."""
         self._since_s = self._came_s = self._handled_s = 0.0
         self._subscriptions: dict[str, Handler] = {}
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
-        self._handles_lock = threading.Lock()  # never held while paho is called: it calls back under a lock of its own
+        # never held while paho is called: it calls back under a lock of its own
+        self._handles_lock = threading.Lock()
         self._inbox = _Inbox(queue_size, queue_bytes)
         self._up = threading.Event()
         self._stopping = threading.Event()
@@ -181,9 +191,12 @@ class Link:
         self._asked: dict[int, list[str]] = {}
         """Packet id → the filters of a subscription that is not answered yet."""
         self._ask_again: float | None = None
-        # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the other client off.
+        # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the
+        # other client off.
         self._client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=f"{name[:40]}-{secrets.token_hex(8)}", protocol=paho.MQTTv311
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{name[:40]}-{secrets.token_hex(8)}",
+            protocol=paho.MQTTv311,
         )
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password)
@@ -198,7 +211,8 @@ class Link:
         self._client.on_message = self._received
         self._client.on_publish = self._published
         self._client.on_subscribe = self._subscribed
-        # With a write hook, publish() on other threads only queues and wakes the loop; it never touches the socket.
+        # With a write hook, publish() on other threads only queues and wakes the loop; it never touches the
+        # socket.
         self._client.on_socket_register_write = lambda *_: None
         self._threads = (
             threading.Thread(target=self._loop, name=f"mqtt-{name}", daemon=True),
@@ -217,10 +231,11 @@ class Link:
 
     @property
     def hears(self) -> tuple[float, float] | None:
-        """Monotonic seconds ``(since, until)``: whatever the broker sent between them has been handled, and it was never silent for long.
+        """Monotonic seconds ``(since, until)``: whatever the broker sent between them has been handled, and
+        it was never silent for long.
 
-        Who sent nothing in that time was silent. ``until`` lags behind the clock by what still waits to be handled, and by up to ``keepalive_s``
-        where nobody says anything. None while there is no connection.
+        Who sent nothing in that time was silent. ``until`` lags behind the clock by what still waits to be
+        handled, and by up to ``keepalive_s`` where nobody says anything. None while there is no connection.
         """
         came_s = self._came_s
         until_s = came_s if self._inbox.unfinished_tasks == 0 else self._handled_s
@@ -236,12 +251,14 @@ class Link:
             return None
 
     def start(self) -> None:
-        """Connect in the background and keep trying for ever, also while the TLS files cannot be used: they may be mended meanwhile."""
+        """Connect in the background and keep trying for ever, also while the TLS files cannot be used:
+        they may be mended meanwhile."""
         for thread in self._threads:
             thread.start()
 
     def connect(self, timeout_s: float = 5.0) -> None:
-        """Start, and wait for the first connection. Raises :class:`LinkError`, and the link is closed, if there is none."""
+        """Start, and wait for the first connection. Raises :class:`LinkError`, and the link is closed, if
+        there is none."""
         try:
             self._secure()
         except LinkError:
@@ -259,7 +276,8 @@ class Link:
                 )
 
     def subscribe(self, topic_filter: str, handler: Handler) -> None:
-        """Receive a topic filter at QoS 1, now and after every reconnect. The last handler set for a filter wins."""
+        """Receive a topic filter at QoS 1, now and after every reconnect. The last handler set for a
+        filter wins."""
         with self._lock:
             self._subscriptions[topic_filter] = handler
         if self.is_up:
@@ -271,27 +289,34 @@ class Link:
         if self.is_up:
             self._client.unsubscribe(topic_filter)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None) -> Handle:
-        """Hand one message over at QoS 1, waiting while the window is full (that is the flow control), at most ``timeout_s``.
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> Handle:
+        """Hand one message over at QoS 1, waiting while the window is full (that is the flow control), at
+        most ``timeout_s``.
 
-        Raises :class:`LinkError` if the window stays full, and at once on the dispatcher thread, which may not wait.
-        A message handed over while the connection is down is sent when it is back.
+        Raises :class:`LinkError` if the window stays full, and at once on the dispatcher thread, which may
+        not wait. A message handed over while the connection is down is sent when it is back.
         """
         wait = threading.current_thread() is not self._threads[1]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._window.acquire(blocking=wait, timeout=0.2 if wait else None):
             if not wait or self._stopping.is_set() or (deadline is not None and time.monotonic() > deadline):
-                raise LinkError(f"{self._window_size} messages wait for an answer of the broker at {self.broker}")
+                raise LinkError(
+                    f"{self._window_size} messages wait for an answer of the broker at {self.broker}"
+                )
         # Without a connection paho keeps the message and sends it later; only its return code says otherwise.
         try:
             mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
-        except BaseException:  # a topic that is none: no answer will come for it
+        except BaseException:
+            # a topic that is none: no answer will come for it
             self._window.release()
             raise
         return self._handle(mid, acknowledged=False)
 
     def close(self, *, drain_s: float = 2.0) -> None:
-        """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both threads."""
+        """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both
+        threads."""
         if self._stopping.is_set():
             return
         if self.is_up:
@@ -304,7 +329,8 @@ class Link:
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
-        # paho closes the pair of sockets that wakes it up in __del__ only, and the collector may come to the sockets first.
+        # paho closes the pair of sockets that wakes it up in __del__ only, and the collector may come to the
+        # sockets first.
         self._client._reset_sockets(sockpair_only=True)
 
     # ---- the socket thread
@@ -315,7 +341,9 @@ class Link:
             try:
                 self._secure()
                 self._client.connect(self.broker.host, self.broker.port, self._keepalive_s)
-                while self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set():
+                while (
+                    self._client.loop(0.5) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stopping.is_set()
+                ):
                     if self.is_up:
                         attempt = 0
                     if self._ask_again is not None and time.monotonic() > self._ask_again:
@@ -335,22 +363,25 @@ class Link:
                 if self._refused != e.message:
                     log.error("%s: %s", self.name, e.message)
                 self._refused = e.message
-            except Exception as e:  # of the client library, over what a broker sent: this thread must not end
+            except Exception as e:
+                # of the client library, over what a broker sent: this thread must not end
                 log.exception("%s: the connection to the broker at %s failed", self.name, self.broker)
                 self._refused = str(e)
             self._up.clear()
             attempt += 1
-            self._stopping.wait(random.uniform(0, min(self._max_backoff_s, _BACKOFF_S[0] * 2 ** min(attempt, 16))))  # noqa: S311
+            self._stopping.wait(
+                random.uniform(0, min(self._max_backoff_s, _BACKOFF_S[0] * 2 ** min(attempt, 16)))
+            )
         self._client.loop(0.1)  # the DISCONNECT packet
         self._inbox_put(None)
 
     def _recv(self, size: int) -> bytes:
-        """In pieces: paho asks for the rest of a packet, and a hundred times before it is seen how long that is."""
+        """In pieces: paho asks for the rest of a packet, and a hundred times before it is seen how long
+        that is."""
         data = self._receive(min(size, _RECEIVE_BYTES))
         now = time.monotonic()
-        if (
-            now - self._came_s > 3 * self._keepalive_s
-        ):  # this process stood still, and who knows what the broker threw away meanwhile
+        # this process stood still, and who knows what the broker threw away meanwhile
+        if now - self._came_s > 3 * self._keepalive_s:
             self._since_s = now
         if data:
             self._came_s = now
@@ -385,18 +416,28 @@ class Link:
             if mid is not None:
                 self._asked[mid] = filters
 
-    def _subscribed(self, _client: paho.Client, _data: Any, mid: int, reasons: list[Any], _properties: Any) -> None:
+    def _subscribed(
+        self, _client: paho.Client, _data: Any, mid: int, reasons: list[Any], _properties: Any
+    ) -> None:
         with self._lock:
             filters = self._asked.pop(mid, [])
         if not any(r.is_failure for r in reasons):
             return
         self._ask_again = time.monotonic() + _ASK_AGAIN_S
         refused = [f for f, r in zip(filters, reasons, strict=False) if r.is_failure]
-        log.error("%s: the broker at %s refuses %s; asked again later", self.name, self.broker, ", ".join(refused) or "a topic")
+        log.error(
+            "%s: the broker at %s refuses %s; asked again later",
+            self.name,
+            self.broker,
+            ", ".join(refused) or "a topic",
+        )
 
-    def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _disconnected(
+        self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
         if not self.is_up and self._refused is None:
-            # With TLS 1.3 a broker looks at the client's certificate after the handshake has succeeded for the client.
+            # With TLS 1.3 a broker looks at the client's certificate after the handshake has succeeded for
+            # the client.
             why = "; is the certificate of this fleet, valid and not revoked?" if self.broker.tls else ""
             self._refused = f"it closed the connection{why}"
         refused = not self.is_up
@@ -404,7 +445,9 @@ class Link:
         if self._stopping.is_set():
             return
         if refused:
-            log.warning("%s: the broker at %s does not take the connection: %s", self.name, self.broker, self._refused)
+            log.warning(
+                "%s: the broker at %s does not take the connection: %s", self.name, self.broker, self._refused
+            )
         else:
             log.warning("%s: connection to the broker at %s is lost: %s", self.name, self.broker, reason)
 
@@ -425,7 +468,12 @@ class Link:
     def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         if len(message.payload) > self._max_payload:
             self.dropped += 1
-            log.warning("%s: dropped %d bytes on %s, more than allowed", self.name, len(message.payload), message.topic)
+            log.warning(
+                "%s: dropped %d bytes on %s, more than allowed",
+                self.name,
+                len(message.payload),
+                message.topic,
+            )
         else:
             self._inbox_put(_Item(message.topic, bytes(message.payload), time.monotonic(), message.retain))
 
@@ -456,13 +504,16 @@ class Link:
             handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []
         else:
             with self._lock:
-                matching = [h for f, h in self._subscriptions.items() if paho.topic_matches_sub(f, item.topic)]
+                matching = [
+                    h for f, h in self._subscriptions.items() if paho.topic_matches_sub(f, item.topic)
+                ]
             handlers = [_bind(h, item.topic, item.payload) for h in matching]
         for handler in handlers:
             try:
                 handler()
             except Exception:
-                # One bad message must not stop the others; a handler that can fail reports it where it belongs.
+                # One bad message must not stop the others; a handler that can fail reports it where it
+                # belongs.
                 log.exception("%s: the handler of %r failed", self.name, item.topic)
 
 

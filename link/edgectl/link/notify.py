@@ -29,7 +29,8 @@ def watchdog_interval_s() -> float | None:
 
 
 class Watchdog:
-    """Tells systemd that there is progress, as often as it wants to hear it. Not thread-safe: one loop feeds it."""
+    """Tells systemd that there is progress, as often as it wants to hear it. Not thread-safe: one loop
+    feeds it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,8 +1,10 @@
-"""Sends blobs over MQTT: the thin shell around :class:`edgectl.core.transfer.Seeder`, with a connection of its own.
+"""Sends blobs over MQTT: the thin shell around :class:`edgectl.core.transfer.Seeder`, with a connection of
+its own.
 
-The controller runs one for everybody. A device that may seed its site runs one as a *peer*: it answers only devices of its site, only
-while neither the controller nor another peer does, on topics that carry its name. At most 20 publishes are outstanding, so the broker's
-acknowledgements pace it. The controller's manifest pages are retained; chunks are not.
+The controller runs one for everybody. A device that may seed its site runs one as a *peer*: it answers only
+devices of its site, only while neither the controller nor another peer does, on topics that carry its name.
+At most 20 publishes are outstanding, so the broker's acknowledgements pace it. The controller's manifest
+pages are retained; chunks are not.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ __all__ = ["BlobSeeder", "Blobs", "Peer", "SeederCounters", "manifest_topics"]
 
 log = logging.getLogger(__name__)
 
-_BURST = 16  # sends of one blob before the next blob has its turn
+# sends of one blob before the next blob has its turn
+_BURST = 16
 _WINDOW = 20
 _IDLE_S = 0.5
 _LISTEN_S = 0.5
@@ -58,7 +61,8 @@ def manifest_topics(topics: Topics, digest: str, size: int) -> list[str]:
 
 
 class Blobs(Protocol):
-    """What is there to send. Every method but ``find`` raises :class:`EdgectlError` for a blob that is gone."""
+    """What is there to send. Every method but ``find`` raises :class:`EdgectlError` for a blob that is
+    gone."""
 
     def find(self, prefix: str) -> str | None:
         """The digest of the blob whose name starts with these 32 hex digits."""
@@ -96,7 +100,13 @@ class BlobSeeder:
     """Thread ``seeder``."""
 
     def __init__(
-        self, broker: BrokerOptions, topics: Topics, blobs: Blobs, *, rates: Rates | None = None, peer: Peer | None = None
+        self,
+        broker: BrokerOptions,
+        topics: Topics,
+        blobs: Blobs,
+        *,
+        rates: Rates | None = None,
+        peer: Peer | None = None,
     ) -> None:
         """``peer`` None: the controller's, which serves every site."""
         self.counters = SeederCounters()
@@ -136,9 +146,12 @@ class BlobSeeder:
         self._link.close()
 
     def publish_pages(self, digest: str) -> None:
-        """Put a blob's retained manifest pages on the broker. Raises :class:`LinkError` if it does not take them."""
+        """Put a blob's retained manifest pages on the broker. Raises :class:`LinkError` if it does not
+        take them."""
         for page in self._pages(digest):
-            self._link.publish(self._topics.manifest(digest, page.page), page.encode(), retain=True, timeout_s=30.0)
+            self._link.publish(
+                self._topics.manifest(digest, page.page), page.encode(), retain=True, timeout_s=30.0
+            )
 
     def _pages(self, digest: str) -> list[ManifestPage]:
         size, hashes = self._blobs.hashes(digest)
@@ -153,9 +166,12 @@ class BlobSeeder:
             return
         _, prefix, _, device = levels
         try:
-            check_name(device)  # who is called otherwise could not be answered: names become topics
+            # who is called otherwise could not be answered: names become topics
+            check_name(device)
             need = Need.parse(payload)
-            if self._peer and (need.site != self._peer.site or device == self._peer.name or not self._peer.allowed()):
+            if self._peer and (
+                need.site != self._peer.site or device == self._peer.name or not self._peer.allowed()
+            ):
                 return
             digest = self._find(prefix)
             if digest is not None:
@@ -174,7 +190,9 @@ class BlobSeeder:
             if seeder is None:
                 if len(self._seeders) >= _MAX_SEEDERS:
                     return
-                seeder = Seeder(size=self._blobs.size(digest), limits=self._limits, sets_apart=self._peer is None)
+                seeder = Seeder(
+                    size=self._blobs.size(digest), limits=self._limits, sets_apart=self._peer is None
+                )
                 self._seeders[digest] = seeder
             seeder.on_need(device, need, now)
             if self._silence and seeder.active:
@@ -223,7 +241,9 @@ class BlobSeeder:
             gone, self._gone = self._gone, set()
             active = list(self._seeders.items())
         for prefix in gone:
-            self._link.publish(f"{self._topics.root}/a/{prefix}/st", Round(round=0, gone=True).encode(), timeout_s=10.0)
+            self._link.publish(
+                f"{self._topics.root}/a/{prefix}/st", Round(round=0, gone=True).encode(), timeout_s=10.0
+            )
         wake_s = _IDLE_S
         for digest, seeder in active:
             if self._peer and not self._announced(digest, self._peer):
@@ -248,7 +268,8 @@ class BlobSeeder:
             except EdgectlError:
                 with self._lock:
                     self._found.clear()
-                    self._seeders.pop(digest, None)  # a blob that cannot be read must not hold up the others; needs come again
+                    # a blob that cannot be read must not hold up the others; needs come again
+                    self._seeders.pop(digest, None)
                 raise
         return wake_s
 
@@ -295,11 +316,16 @@ class BlobSeeder:
         if self._peer:
             message = marker.round.model_copy(update={"site": self._peer.site, "apart": False})
             topic = self._topics.peer_rounds(digest, self._peer.name)
-            if marker.pages:  # not retained, and not under the controller's name
+            # not retained, and not under the controller's name
+            if marker.pages:
                 for page in self._pages(digest):
-                    self._link.publish(self._topics.peer(digest, self._peer.name), page.encode(), timeout_s=30.0)
+                    self._link.publish(
+                        self._topics.peer(digest, self._peer.name), page.encode(), timeout_s=30.0
+                    )
         else:
-            topic = self._topics.repair(digest, marker.device) if marker.device else self._topics.rounds(digest)
+            topic = (
+                self._topics.repair(digest, marker.device) if marker.device else self._topics.rounds(digest)
+            )
             if marker.pages:
                 self.publish_pages(digest)
         self._link.publish(topic, message.encode(), timeout_s=30.0)

@@ -79,12 +79,18 @@ def reference(name: str) -> Reference:
 
 
 def pull(
-    name: str, target: Path, *, local: Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    name: str,
+    target: Path,
+    *,
+    local: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Copy or download a model to ``target`` (a folder). Returns the file; an intact one that is there already is kept.
+    """Copy or download a model to ``target`` (a folder). Returns the file; an intact one that is there
+    already is kept.
 
-    ``local`` is a folder that holds the file, under its own name or any other. Nothing is left behind on failure.
-    Raises :class:`UsageError`, :class:`LinkError` (no such host, no answer), :class:`IntegrityError` (other bytes).
+    ``local`` is a folder that holds the file, under its own name or any other. Nothing is left behind on
+    failure. Raises :class:`UsageError`, :class:`LinkError` (no such host, no answer), :class:`IntegrityError`
+    (other bytes).
     """
     known = {e.name: e for e in entries()}
     own = {r.name: r for r in references()}
@@ -97,15 +103,25 @@ def pull(
         raise UsageError(f"there is no model {name!r} in the catalogue", hint=_nearest(name, [*known, *own]))
     entry = known[name]
     destination = target / entry.file
-    if destination.is_file() and destination.stat().st_size == entry.size and file_digest(destination) == entry.digest:
+    if (
+        destination.is_file()
+        and destination.stat().st_size == entry.size
+        and file_digest(destination) == entry.digest
+    ):
         return destination
     if local is not None:
         for candidate in sorted(local.glob("**/*")):
-            if candidate.is_file() and candidate.stat().st_size == entry.size and file_digest(candidate) == entry.digest:
+            if (
+                candidate.is_file()
+                and candidate.stat().st_size == entry.size
+                and file_digest(candidate) == entry.digest
+            ):
                 with open_atomic(destination) as f:
                     f.write(candidate.read_bytes())
                 return destination
-        raise UsageError(f"{local} has no file with the digest of {name}", hint=f"expected {entry.file}, {entry.digest}")
+        raise UsageError(
+            f"{local} has no file with the digest of {name}", hint=f"expected {entry.file}, {entry.digest}"
+        )
     _download(entry, destination, progress)
     return destination
 
@@ -117,11 +133,14 @@ def _download(entry: Entry, destination: Path, progress: Callable[[int, int], No
             while piece := response.read(1 << 16):
                 data += piece
                 if len(data) > entry.size:
-                    raise IntegrityError(f"{entry.name} is larger than the {entry.size} bytes of the catalogue")
+                    raise IntegrityError(
+                        f"{entry.name} is larger than the {entry.size} bytes of the catalogue"
+                    )
                 progress(len(data), entry.size)
             if digest_of(bytes(data)) != entry.digest:
                 raise IntegrityError(
-                    f"{entry.name} is not the file of the catalogue", hint="the publisher changed it: do not use it"
+                    f"{entry.name} is not the file of the catalogue",
+                    hint="the publisher changed it: do not use it",
                 )
             f.write(data)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:

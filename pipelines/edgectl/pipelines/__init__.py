@@ -1,1 +1,2 @@
-"""Sources, preprocessing, decoding, tracking, rules and sinks: what runs on every frame and every stretch of audio."""
+"""Sources, preprocessing, decoding, tracking, rules and sinks: what runs on every frame and every stretch
+of audio."""

@@ -46,7 +46,9 @@ def draw_label(image: Image, text: str, at: tuple[int, int], paint: tuple[int, i
     (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     x, y = at
     cv2.rectangle(image, (x, y - h - base), (x + w + 2, y), paint, cv2.FILLED)
-    cv2.putText(image, text, (x + 1, y - base + 1), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(
+        image, text, (x + 1, y - base + 1), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
+    )
 
 
 def draw_polyline(

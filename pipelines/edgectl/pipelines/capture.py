@@ -1,7 +1,8 @@
-"""The capture thread of a video stream: owns the source, books every frame, hands it over, and tells what becomes of the source.
+"""The capture thread of a video stream: owns the source, books every frame, hands it over, and tells what
+becomes of the source.
 
-Left out: what happens to a frame afterwards. A source that goes away is told once, and once more when it is back; so is one that
-ends, restarts its clock, changes its size or stands still.
+Left out: what happens to a frame afterwards. A source that goes away is told once, and once more when it is
+back; so is one that ends, restarts its clock, changes its size or stands still.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ __all__ = ["Capture"]
 
 _POLL_S = 0.2
 _STALLED_S = 12.0
-"""A source whose ``read`` has not come back for so long hangs in a native call. Longer than a camera's own time-outs."""
+"""A source whose ``read`` has not come back for so long hangs in a native call. Longer than a camera's own
+time-outs."""
 
 
 class Capture:
-    """``open``, then ``deliver`` once what takes the frames is ready, then ``stop`` and ``join``: in this order, from one thread."""
+    """``open``, then ``deliver`` once what takes the frames is ready, then ``stop`` and ``join``: in this
+    order, from one thread."""
 
     def __init__(
         self,
@@ -39,7 +42,8 @@ class Capture:
         seconds: float | None,
         failed: Callable[[EdgectlError], None],
     ) -> None:
-        """``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in the capture thread."""
+        """``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in
+        the capture thread."""
         self.outage: str | None = None
         """Reason code while the source is away."""
         self._source = source
@@ -63,7 +67,8 @@ class Capture:
         self._reading_since: float | None = None
 
     def open(self) -> SourceInfo:
-        """Start the thread and let it open the source, which belongs to it. Raises what the source raises; nothing runs then."""
+        """Start the thread and let it open the source, which belongs to it. Raises what the source raises;
+        nothing runs then."""
         self._thread.start()
         self._opened.wait()
         if self._info is not None:
@@ -75,8 +80,8 @@ class Capture:
     def deliver(self, handover: Handover[Frame], say: Callable[[Event, Stamp], None]) -> None:
         """Begin to read. The hand-over is closed at the end of the source.
 
-        ``say`` takes what is to be told of the source, before the frame of the stamp is handed over; stamps without a frame have
-        the number of the next one.
+        ``say`` takes what is to be told of the source, before the frame of the stamp is handed over; stamps
+        without a frame have the number of the next one.
         """
         self._handover, self._say = handover, say
         self._go.set()
@@ -110,7 +115,9 @@ class Capture:
         except (SourceError, DataError) as e:
             if self._handover is not None:
                 self._book_damaged()
-                self._tell(Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now())
+                self._tell(
+                    Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now()
+                )
             raise
         finally:
             self._source.close()
@@ -127,7 +134,9 @@ class Capture:
     def _read_all(self) -> None:
         assert self._info is not None
         # A camera that is away gives no frames to tell the time by.
-        deadline = time.monotonic() + self._seconds if self._seconds is not None and self._info.realtime else None
+        deadline = (
+            time.monotonic() + self._seconds if self._seconds is not None and self._info.realtime else None
+        )
         while not self._stop.is_set() and (deadline is None or time.monotonic() < deadline):
             try:
                 frame = self._read()
@@ -138,7 +147,9 @@ class Capture:
                 return
             self._book_damaged()
             if frame is None:
-                self._tell_outage(self._source.outage or ("corrupt" if self._watch.blind(self._now().t_s) else self.outage))
+                self._tell_outage(
+                    self._source.outage or ("corrupt" if self._watch.blind(self._now().t_s) else self.outage)
+                )
                 continue
             if deadline is None and self._over(frame.stamp.t_s):
                 return
@@ -165,7 +176,10 @@ class Capture:
 
     def _book_damaged(self) -> None:
         errors, corrupt = self._source.decode_errors, self._source.corrupt_frames
-        for cause, new in (("decode_error", errors - self._decode_errors), ("corrupt", corrupt - self._corrupt)):
+        for cause, new in (
+            ("decode_error", errors - self._decode_errors),
+            ("corrupt", corrupt - self._corrupt),
+        ):
             if new:
                 self._ledger.capture(new)
                 self._ledger.drop(cause, new)  # type: ignore[arg-type]
@@ -178,7 +192,10 @@ class Capture:
             before, self.outage = self.outage, outage
         if (outage is None) != (before is None):
             reason = str(outage or before)
-            self._tell(Notice("source", reason, outage is None, "end" if outage is None else "start"), stamp or self._now())
+            self._tell(
+                Notice("source", reason, outage is None, "end" if outage is None else "start"),
+                stamp or self._now(),
+            )
 
     def _tell(self, notice: Notice, stamp: Stamp) -> None:
         data = {"name": notice.name, "available": notice.available, "reason": notice.reason, **notice.data}

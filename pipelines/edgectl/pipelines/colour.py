@@ -1,7 +1,7 @@
 """Which colours the numbers of a YUV picture mean: matrix and range, and the way to BGR.
 
-OpenCV converts BT.601 limited range alone; everything else goes through one 3 × 4 matrix, which costs the same. A source that says
-nothing is BT.601 limited, as FFmpeg reads it.
+OpenCV converts BT.601 limited range alone; everything else goes through one 3 × 4 matrix, which costs the
+same. A source that says nothing is BT.601 limited, as FFmpeg reads it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ VIDEO = Colour()
 def to_bgr(
     planes: tuple[NDArray[np.uint8], ...], colour: Colour = VIDEO, packed: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Y (H, W), U and V of any size to BGR (H, W, 3). ``packed``: scratch of ``H * W * 3 // 2`` bytes for the usual case.
+    """Y (H, W), U and V of any size to BGR (H, W, 3). ``packed``: scratch of ``H * W * 3 // 2`` bytes for the
+    usual case.
 
     The usual case, BT.601 limited with U and V of half the even width and height, is OpenCV's own conversion.
     """
@@ -55,7 +56,10 @@ def to_bgr(
             whole[at : at + plane.size].reshape(plane.shape)[:] = plane
             at += plane.size
         return cv2.cvtColor(whole.reshape(height * 3 // 2, width), cv2.COLOR_YUV2BGR_I420)  # type: ignore[return-value]
-    chroma = (p if p.shape == y.shape else cv2.resize(p, (width, height), interpolation=cv2.INTER_LINEAR) for p in (u, v))
+    chroma = (
+        p if p.shape == y.shape else cv2.resize(p, (width, height), interpolation=cv2.INTER_LINEAR)
+        for p in (u, v)
+    )
     return cv2.transform(cv2.merge((y, *chroma)), _coefficients(colour))  # type: ignore[return-value]
 
 

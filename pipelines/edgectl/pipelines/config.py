@@ -1,4 +1,5 @@
-"""The configuration of one stream, as a person writes it in YAML. Lengths of time are seconds of capture time.
+"""The configuration of one stream, as a person writes it in YAML. Lengths of time are seconds of capture
+time.
 
 Polygons and lines are relative to the frame (0..1), so that they survive a change of resolution.
 """
@@ -18,9 +19,22 @@ from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.tracker import TrackConfig
 
 __all__ = [
-    "Annotate", "CameraConfig", "CollisionConfig", "EgoConfig", "FlowConfig", "LaneDepartureConfig", "LineConfig", "LoiterConfig",
-    "OccupancyConfig", "PipelineConfig", "SnapshotConfig", "SpeechConfig", "ZoneConfig", "load_config", "parse_config",
-]  # fmt: skip
+    "Annotate",
+    "CameraConfig",
+    "CollisionConfig",
+    "EgoConfig",
+    "FlowConfig",
+    "LaneDepartureConfig",
+    "LineConfig",
+    "LoiterConfig",
+    "OccupancyConfig",
+    "PipelineConfig",
+    "SnapshotConfig",
+    "SpeechConfig",
+    "ZoneConfig",
+    "load_config",
+    "parse_config",
+]
 
 _MAX_BYTES = 1 << 20
 Relative = Annotated[float, Field(ge=-0.5, le=1.5)]
@@ -59,7 +73,8 @@ class ZoneConfig(Config):
 class LineConfig(Config):
     id: Name
     line: tuple[Relative, Relative, Relative, Relative]
-    """From a to b. Going to the right of that arrow, as seen in the picture, is ``in``; to the left is ``out``."""
+    """From a to b. Going to the right of that arrow, as seen in the picture, is ``in``; to the left is
+    ``out``."""
     anchor: Literal["bottom_center", "center"] = "bottom_center"
     band_px: float = Field(default=6.0, ge=0, le=1000)
     hold_s: Seconds = 0.15
@@ -227,10 +242,19 @@ class PipelineConfig(Config):
         if twice := {i for i in ids if ids.count(i) > 1}:
             raise ValueError(f"rule id {min(twice)!r} is used twice")
         for r in self.rules:
-            zone = r.loiter.zone if isinstance(r, LoiterConfig) else r.occupancy.zone if isinstance(r, OccupancyConfig) else None
+            zone = (
+                r.loiter.zone
+                if isinstance(r, LoiterConfig)
+                else r.occupancy.zone
+                if isinstance(r, OccupancyConfig)
+                else None
+            )
             if zone is not None and zone not in self.zones:
                 raise ValueError(f"rule {r.id!r} names zone {zone!r}, which does not exist")
-        named = {"snapshots.on": self.snapshots.on, "update_lock.on": self.update_lock.on if self.update_lock else ()}
+        named = {
+            "snapshots.on": self.snapshots.on,
+            "update_lock.on": self.update_lock.on if self.update_lock else (),
+        }
         for setting, names in named.items():
             if unknown := set(names) - set(ids) - set(self.zones):
                 raise ValueError(f"{setting} names {min(unknown)!r}, which is no rule or zone")
@@ -260,7 +284,8 @@ def parse_config(values: Any, *, what: str = "the pipeline configuration") -> Pi
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``on``, ``off``, ``yes`` and ``no`` as booleans; here they are words, and only true and false are booleans."""
+    """YAML 1.1 reads ``on``, ``off``, ``yes`` and ``no`` as booleans; here they are words, and only true
+    and false are booleans."""
 
     yaml_implicit_resolvers = {
         first: [(tag, regex) for tag, regex in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -268,7 +293,9 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
 
 
 def load_config(path: Path) -> PipelineConfig:

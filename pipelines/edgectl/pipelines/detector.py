@@ -1,4 +1,5 @@
-"""A detection engine with everything around it: preprocess, run, decode. What a hot swap replaces is one of these."""
+"""A detection engine with everything around it: preprocess, run, decode. What a hot swap replaces is one
+of these."""
 
 from __future__ import annotations
 
@@ -18,16 +19,20 @@ __all__ = ["Detector"]
 
 
 class Detector:
-    """Opened and warmed up. ``prepare``, ``run`` and ``decode`` are apart so that each can be timed; one thread."""
+    """Opened and warmed up. ``prepare``, ``run`` and ``decode`` are apart so that each can be timed; one
+    thread."""
 
     def __init__(self, config: VariantConfig, engine: Engine) -> None:
-        """Takes the engine over and runs it twice on grey. Raises :class:`ModelError` or :class:`EngineError` and closes it then."""
+        """Takes the engine over and runs it twice on grey. Raises :class:`ModelError` or
+        :class:`EngineError` and closes it then."""
         self.task = config.task
         self.labels = config.task.labels
         self._engine = engine
         try:
             if not isinstance(self.task.input, ImageInput):
-                raise ModelError(f"task {self.task.name} takes no pictures", hint="this pipeline needs a detector")
+                raise ModelError(
+                    f"task {self.task.name} takes no pictures", hint="this pipeline needs a detector"
+                )
             self._preprocess = Preprocessor(self.task.input)
             self._decode = make_decoder(self.task)
             self._input = _input_name(engine, self.task.input)
@@ -68,5 +73,7 @@ def _input_name(engine: Engine, spec: ImageInput) -> str:
         )
     shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
     if named[0].shape != shape or named[0].dtype != spec.dtype:
-        raise EngineError(f"input {named[0].name} takes {named[0].shape} {named[0].dtype}, the task gives {shape} {spec.dtype}")
+        raise EngineError(
+            f"input {named[0].name} takes {named[0].shape} {named[0].dtype}, the task gives {shape} {spec.dtype}"
+        )
     return named[0].name

@@ -1,4 +1,5 @@
-"""Several boxes that are one object: left over where a model has two labels for it, or where labels are merged."""
+"""Several boxes that are one object: left over where a model has two labels for it, or where labels are
+merged."""
 
 from __future__ import annotations
 
@@ -11,14 +12,16 @@ __all__ = ["one_label_each", "without_doubles"]
 
 
 def one_label_each(found: Detections, iou: float) -> Detections:
-    """Of boxes with different labels that overlap by at least ``iou``, the one with the best score: they are one object."""
+    """Of boxes with different labels that overlap by at least ``iou``, the one with the best score: they
+    are one object."""
     if len(found) < 2 or (found.cls == found.cls[0]).all():
         return found
     return _best_of(found, _overlap(found) >= iou)
 
 
 def without_doubles(found: Detections, iou: float = 0.55) -> Detections:
-    """One object that the model called both car and truck is one box once both are vehicles (best score first)."""
+    """One object that the model called both car and truck is one box once both are vehicles (best score
+    first)."""
     return _best_of(found, (_overlap(found) > iou) & (found.cls[:, None] == found.cls[None, :]))
 
 

@@ -1,7 +1,7 @@
 """What a stream says: an event, and the JSON record it becomes on its way out.
 
-Rules make :class:`Event` values from capture time alone, so that the same tracks give the same events. Wall time, latency
-and ids are added here, at the edge.
+Rules make :class:`Event` values from capture time alone, so that the same tracks give the same events. Wall
+time, latency and ids are added here, at the edge.
 """
 
 from __future__ import annotations
@@ -20,14 +20,26 @@ __all__ = ["SCHEMA", "Event", "EventType", "EventWriter"]
 SCHEMA = "edgectl.event/1"
 
 EventType = Literal[
-    "tracked_object", "line_crossing", "zone", "loitering", "occupancy", "lane_departure", "collision_warning", "capability",
-    "speech_start", "speech_end", "keyword", "inference_failed", "detections",
-]  # fmt: skip
+    "tracked_object",
+    "line_crossing",
+    "zone",
+    "loitering",
+    "occupancy",
+    "lane_departure",
+    "collision_warning",
+    "capability",
+    "speech_start",
+    "speech_end",
+    "keyword",
+    "inference_failed",
+    "detections",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. ``phase``: ``new``/``update``/``end``, ``enter``/``leave``, ``start``/``end``, a warning level."""
+    """One thing that happened. ``phase``: ``new``/``update``/``end``, ``enter``/``leave``,
+    ``start``/``end``, a warning level."""
 
     type: EventType
     t_s: float
@@ -51,8 +63,8 @@ class EventWriter:
     def record(self, event: Event, stamp: Stamp, *, now_ns: int | None = None) -> dict[str, Any]:
         """The JSON object of an event that was found in the frame (or stretch of audio) of ``stamp``.
 
-        ``id`` sorts by time; ``time`` is Unix seconds, or null for a file; ``latency_ms`` counts from the moment the decoded
-        frame was available to ``now_ns``.
+        ``id`` sorts by time; ``time`` is Unix seconds, or null for a file; ``latency_ms`` counts from the
+        moment the decoded frame was available to ``now_ns``.
         """
         with self._lock:
             number = next(self._count)

@@ -1,4 +1,5 @@
-"""The hand-over from the capture thread to the engine thread: latest wins for cameras, everybody waits for files."""
+"""The hand-over from the capture thread to the engine thread: latest wins for cameras, everybody waits for
+files."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ T = TypeVar("T")
 
 class Handover(Protocol[T]):
     def put(self, item: T) -> T | None:
-        """Hand an item over. Returns the item that will now never be taken: the one it displaced, or itself once closed."""
+        """Hand an item over. Returns the item that will now never be taken: the one it displaced, or
+        itself once closed."""
         ...
 
     def take(self, timeout_s: float) -> T | None:

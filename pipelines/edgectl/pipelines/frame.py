@@ -1,4 +1,5 @@
-"""One picture and when it was taken. Planes are views of the decoder's own memory; nothing is converted before it is needed."""
+"""One picture and when it was taken. Planes are views of the decoder's own memory; nothing is converted
+before it is needed."""
 
 from __future__ import annotations
 
@@ -15,15 +16,16 @@ from edgectl.pipelines.colour import VIDEO, Colour, to_bgr
 __all__ = ["ClockQuality", "Frame", "Notice", "Stamp"]
 
 ClockQuality = Literal["sensor", "rtcp", "pts", "arrival", "synthetic"]
-"""How good ``Stamp.t_ns`` is: exposure time from the sensor or sender, the container's time, arrival here, or made by us."""
+"""How good ``Stamp.t_ns`` is: exposure time from the sensor or sender, the container's time, arrival here,
+or made by us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """When a frame was taken.
 
-    ``t_ns`` is capture time, strictly increasing: CLOCK_MONOTONIC for cameras and paced sources; media time from 0 for a
-    file that is read as fast as it is consumed. Rules and trackers know no other time.
+    ``t_ns`` is capture time, strictly increasing: CLOCK_MONOTONIC for cameras and paced sources; media time
+    from 0 for a file that is read as fast as it is consumed. Rules and trackers know no other time.
     """
 
     seq: int
@@ -43,7 +45,8 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a reader of the events must know about the source. It becomes a ``capability`` event before those of its frame."""
+    """What a reader of the events must know about the source. It becomes a ``capability`` event before
+    those of its frame."""
 
     name: Literal["source", "clock", "picture"]
     reason: str
@@ -57,7 +60,8 @@ class Notice:
 
 @dataclass(slots=True)
 class Frame:
-    """``I420``: planes Y (H, W), U and V of sizes of their own, whose colours are ``colour``; ``BGR``: one plane (H, W, 3).
+    """``I420``: planes Y (H, W), U and V of sizes of their own, whose colours are ``colour``; ``BGR``: one
+    plane (H, W, 3).
 
     uint8, upright (a rotation in the metadata is already done), rows may be strided.
 
@@ -79,16 +83,23 @@ class Frame:
     _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @classmethod
-    def of_bgr(cls, image: NDArray[np.uint8], stamp: Stamp, sensors: Mapping[str, float] | None = None) -> Frame:
+    def of_bgr(
+        cls, image: NDArray[np.uint8], stamp: Stamp, sensors: Mapping[str, float] | None = None
+    ) -> Frame:
         """Wrap a BGR image (H, W, 3)."""
         return cls(stamp, image.shape[1], image.shape[0], "BGR", (image,), sensors or {})
 
     def luma(self) -> NDArray[np.uint8]:
         """Brightness (H, W): the Y plane as it is, or computed from BGR."""
-        return self.planes[0] if self.fmt == "I420" else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
+        return (
+            self.planes[0]
+            if self.fmt == "I420"
+            else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
+        )
 
     def bgr(self) -> NDArray[np.uint8]:
-        """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not write into it."""
+        """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not
+        write into it."""
         if self._bgr is None:
             self._bgr = self.planes[0] if self.fmt == "BGR" else to_bgr(self.planes, self.colour)
         return self._bgr

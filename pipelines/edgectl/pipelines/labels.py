@@ -15,7 +15,8 @@ __all__ = ["LabelMap"]
 
 
 class LabelMap:
-    """Maps detections from the model's classes to the stream's. ``labels[i]`` names class ``i`` afterwards."""
+    """Maps detections from the model's classes to the stream's. ``labels[i]`` names class ``i``
+    afterwards."""
 
     def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
         """Raises :class:`UsageError` if the configuration names a label that the model does not have."""
@@ -23,7 +24,8 @@ class LabelMap:
         for where, names in (("classes", set(config.classes) - set(config.merge)), ("merge", set(to))):
             if unknown := names - set(labels):
                 raise UsageError(
-                    f"{where} names {min(unknown)!r}, which the model does not know", hint=f"it knows {', '.join(labels[:20])}"
+                    f"{where} names {min(unknown)!r}, which the model does not know",
+                    hint=f"it knows {', '.join(labels[:20])}",
                 )
         renamed = [to.get(label, label) for label in labels]
         wanted = set(config.classes) or set(renamed)

@@ -10,11 +10,22 @@ from edgectl.core.wire import Frames
 __all__ = ["CAUSES", "Cause", "Ledger"]
 
 Cause = Literal[
-    "superseded", "gated", "deadline", "stale", "decode_error", "corrupt", "engine_error", "paused", "degraded", "shutdown"
+    "superseded",
+    "gated",
+    "deadline",
+    "stale",
+    "decode_error",
+    "corrupt",
+    "engine_error",
+    "paused",
+    "degraded",
+    "shutdown",
 ]
-"""``decode_error``: a packet that gave no picture. ``corrupt``: a picture that the decoder flags as damaged.
+"""``decode_error``: a packet that gave no picture. ``corrupt``: a picture that the decoder flags as
+damaged.
 
-``sink_full`` is not among them: a sink that is full loses its copy of a frame that was processed; it is a counter beside."""
+``sink_full`` is not among them: a sink that is full loses its copy of a frame that was processed; it is a
+counter beside."""
 
 CAUSES: tuple[str, ...] = get_args(Cause)
 

@@ -26,7 +26,8 @@ EngineFactory = Callable[[Variant], Engine]
 """Opens an engine; raises :class:`EngineError`."""
 
 
-# Kind → module, its function from PipelineArgs to Pipeline, and the roles of which it needs at least one engine.
+# Kind → module, its function from PipelineArgs to Pipeline, and the roles of which it needs at least one
+# engine.
 _MAKERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "surveillance": ("edgectl.pipelines.surveillance.pipeline", "make_surveillance", ("detector",)),
     "driving": ("edgectl.pipelines.driving.pipeline", "make_driving", ("detector",)),
@@ -62,7 +63,8 @@ class PipelineArgs:
     patient: bool = False
     """Wait for a camera that is away at the start, instead of failing."""
     seconds: float | None = None
-    """End the stream after so many seconds of the source: capture time, which for a camera is the time on the clock."""
+    """End the stream after so many seconds of the source: capture time, which for a camera is the time on
+    the clock."""
 
 
 class Pipeline(Protocol):
@@ -71,10 +73,12 @@ class Pipeline(Protocol):
     outputs: tuple[Path, ...]
     """Files that this pipeline writes."""
     expected: int | None
-    """Frames (or blocks of audio) that the source will give, known from :meth:`start` on; None where it cannot be told."""
+    """Frames (or blocks of audio) that the source will give, known from :meth:`start` on; None where it
+    cannot be told."""
 
     def start(self) -> None:
-        """Open engines and source, infer once to warm up, start the threads. On an error nothing is left running."""
+        """Open engines and source, infer once to warm up, start the threads. On an error nothing is left
+        running."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
@@ -89,14 +93,21 @@ class Pipeline(Protocol):
     def swap(self, role: str, slot: EngineSlot) -> float:
         """Open and warm up another engine, switch between two frames, keep the old one warm.
 
-        Returns the longest time between two processed frames around the swap, in ms. On an error the old engine goes on.
+        Returns the longest time between two processed frames around the swap, in ms. On an error the old
+        engine goes on.
         """
         ...
 
     def shadow(
-        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+        self,
+        role: str,
+        slot: EngineSlot,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
-        """Open another engine and run it beside the one of ``role`` on some of the next frames; ``done`` is called on another thread.
+        """Open another engine and run it beside the one of ``role`` on some of the next frames; ``done`` is
+        called on another thread.
 
         Raises :class:`UsageError` where this pipeline cannot compare engines.
         """
@@ -124,7 +135,8 @@ class Pipeline(Protocol):
 
 
 def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
-    """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError` for a missing role."""
+    """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError`
+    for a missing role."""
     if kind not in _MAKERS:
         raise UsageError(f"there is no pipeline {kind!r}", hint=f"kinds: {', '.join(_MAKERS)}")
     module, maker, roles = _MAKERS[kind]
@@ -137,6 +149,7 @@ def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
 
 
 def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:
-    """The default engine factory: the variant's own runtime and session settings, finalised where there is a ``cache`` folder."""
+    """The default engine factory: the variant's own runtime and session settings, finalised where there is
+    a ``cache`` folder."""
     engine: Engine = importlib.import_module("edgectl.engines.open").open_engine(variant, cache=cache)
     return engine

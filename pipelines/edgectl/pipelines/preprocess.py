@@ -1,7 +1,8 @@
 """A frame as an engine's input tensor, and boxes back into the frame. Builder and device use this very code.
 
-I420 planes are resized first and converted after (measured 3 × cheaper than the other way round at 1080p); values come from a
-256-entry table per channel, so that ``(pixel * scale - mean) / std`` costs one look-up. Left out: augmentation.
+I420 planes are resized first and converted after (measured 3 × cheaper than the other way round at 1080p);
+values come from a 256-entry table per channel, so that ``(pixel * scale - mean) / std`` costs one look-up.
+Left out: augmentation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["LetterboxMeta", "Preprocessor", "unletterbox"]
 
 @dataclass(frozen=True, slots=True)
 class LetterboxMeta:
-    """Where the picture lies in the tensor: ``tensor_x = frame_x * sx + left``; ``width`` × ``height`` is the frame's size."""
+    """Where the picture lies in the tensor: ``tensor_x = frame_x * sx + left``; ``width`` × ``height`` is
+    the frame's size."""
 
     sx: float
     sy: float
@@ -37,7 +39,9 @@ class LetterboxMeta:
 
 def unletterbox(xyxy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.float32]:
     """Boxes (N, 4) xyxy from tensor pixels to frame pixels, clipped to the frame."""
-    out = (xyxy - np.array([meta.left, meta.top] * 2, np.float32)) / np.array([meta.sx, meta.sy] * 2, np.float32)
+    out = (xyxy - np.array([meta.left, meta.top] * 2, np.float32)) / np.array(
+        [meta.sx, meta.sy] * 2, np.float32
+    )
     np.clip(out[:, 0::2], 0, meta.width, out=out[:, 0::2])
     np.clip(out[:, 1::2], 0, meta.height, out=out[:, 1::2])
     return out.astype(np.float32, copy=False)
@@ -46,8 +50,8 @@ def unletterbox(xyxy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.fl
 class Preprocessor:
     """Fills one staging tensor, (1, 3, H, W) or (1, H, W, 3), with frame after frame. For one thread.
 
-    The tensor returned is the same memory at every call: copy it to keep it. uint8 tensors hold plain pixels: scale, mean and
-    std are then folded into the graph.
+    The tensor returned is the same memory at every call: copy it to keep it. uint8 tensors hold plain pixels:
+    scale, mean and std are then folded into the graph.
     """
 
     def __init__(self, spec: ImageInput) -> None:
@@ -78,7 +82,8 @@ class Preprocessor:
         return self.tensor, self._meta
 
     def _plan(self, width: int, height: int) -> None:
-        """Lay out a new frame size: fitted size (even, so that I420 can be resized into it), padding, buffers."""
+        """Lay out a new frame size: fitted size (even, so that I420 can be resized into it), padding,
+        buffers."""
         w, h = self.spec.width, self.spec.height
         left = top = 0
         fitted_w, fitted_h = w, h
@@ -106,8 +111,10 @@ class Preprocessor:
             if planes[0].shape == self._small.shape:
                 return planes[0]
             return cv2.resize(planes[0], (w, h), dst=self._small, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
-        if colour != VIDEO or w % 2 or h % 2:  # OpenCV has no conversion for these; I420 cannot have an odd size
-            return to_bgr(tuple(cv2.resize(p, (w, h), interpolation=cv2.INTER_LINEAR) for p in planes), colour)  # type: ignore[misc]
+        # OpenCV has no conversion for these; I420 cannot have an odd size
+        if colour != VIDEO or w % 2 or h % 2:
+            fitted = [cv2.resize(p, (w, h), interpolation=cv2.INTER_LINEAR) for p in planes]
+            return to_bgr(tuple(np.asarray(p, np.uint8) for p in fitted), colour)
         at = 0
         for plane, (pw, ph) in zip(planes, ((w, h), (w // 2, h // 2), (w // 2, h // 2)), strict=True):
             part = self._packed[at : at + pw * ph].reshape(ph, pw)
@@ -116,7 +123,8 @@ class Preprocessor:
         return cv2.cvtColor(self._packed.reshape(h * 3 // 2, w), cv2.COLOR_YUV2BGR_I420, dst=self._small)  # type: ignore[return-value]
 
     def _fill(self, image: NDArray[np.uint8]) -> None:
-        """Write a fitted BGR image into its rows and columns of the tensor; the padding around it is already there."""
+        """Write a fitted BGR image into its rows and columns of the tensor; the padding around it is
+        already there."""
         h, w = image.shape[:2]
         rows, columns = slice(self._meta.top, self._meta.top + h), slice(self._meta.left, self._meta.left + w)
         if self.spec.layout == "NHWC":

@@ -14,7 +14,14 @@ from edgectl.core.errors import UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.config import PipelineConfig
-from edgectl.pipelines.pipeline import EngineFactory, EngineSlot, Kind, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.pipeline import (
+    EngineFactory,
+    EngineSlot,
+    Kind,
+    PipelineArgs,
+    make_pipeline,
+    open_variant,
+)
 from edgectl.pipelines.sinks import Record
 
 __all__ = ["RunSummary", "engine_slots", "percentiles", "role_of", "run_stream"]
@@ -39,7 +46,8 @@ class RunSummary:
     fps: float
     """Frames processed per second of wall time."""
     stages: dict[str, dict[str, float | None]]
-    """Stage → ``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``. A percentile is None where there are too few samples for it."""
+    """Stage → ``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``. A percentile is None where there are too
+    few samples for it."""
     events: dict[str, int]
     """Event type (with its phase) → how many."""
     rules: dict[str, int]
@@ -70,11 +78,12 @@ def run_stream(
 ) -> RunSummary:
     """Run until the source ends, ``seconds`` of it are over, or it fails.
 
-    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for them is taken (``role``: the
-    one that is best at that), for the part of the pipeline that its task says.
-    ``variants`` (part → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress`` about twice a
-    second from this one, with the share that is done (0..1) where the source can tell its length. What they raise, and
-    KeyboardInterrupt, stops in good order and is raised again. Raises :class:`EdgectlError`.
+    ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for
+    them is taken (``role``: the one that is best at that), for the part of the pipeline that its task says.
+    ``variants`` (part → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress``
+    about twice a second from this one, with the share that is done (0..1) where the source can tell its
+    length. What they raise, and KeyboardInterrupt, stops in good order and is raised again. Raises
+    :class:`EdgectlError`.
     """
     engines = {role: EngineSlot(v) for role, v in (variants or {}).items()} or engine_slots(
         bundles, facts or frozenset(), runtimes, role
@@ -93,7 +102,8 @@ def run_stream(
         if on_event is not None and not deaf:
             try:
                 on_event(record)
-            except BaseException as e:  # SystemExit among them: Rich raises it where nobody reads. Raised again below
+            except BaseException as e:
+                # SystemExit among them: Rich raises it where nobody reads. Raised again below
                 deaf.append(e)
 
     def progress(stats: StreamStats) -> None:
@@ -102,7 +112,9 @@ def run_stream(
 
     pipeline = make_pipeline(
         kind,
-        PipelineArgs(stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out, seconds=seconds),
+        PipelineArgs(
+            stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out, seconds=seconds
+        ),
     )
     try:
         pipeline.start()
@@ -134,9 +146,13 @@ def run_stream(
 
 
 def engine_slots(
-    bundles: Sequence[Bundle], facts: frozenset[str], runtimes: Sequence[str] = ("onnxruntime",), prefer: Role | None = None
+    bundles: Sequence[Bundle],
+    facts: frozenset[str],
+    runtimes: Sequence[str] = ("onnxruntime",),
+    prefer: Role | None = None,
 ) -> dict[str, EngineSlot]:
-    """Role in the pipeline (detector, vad, keyword) → the variant of each bundle that fits this machine. Raises :class:`UsageError` for two bundles with one role."""
+    """Role in the pipeline (detector, vad, keyword) → the variant of each bundle that fits this machine.
+    Raises :class:`UsageError` for two bundles with one role."""
     slots: dict[str, EngineSlot] = {}
     for bundle in bundles:
         variant = bundle.select(facts, runtimes=runtimes, role=prefer)
@@ -148,16 +164,22 @@ def engine_slots(
 
 
 def role_of(variant: Variant) -> str:
-    """``detector``, ``vad`` or ``keyword``, from the variant's task. Raises :class:`UsageError` if no pipeline can use it."""
+    """``detector``, ``vad`` or ``keyword``, from the variant's task. Raises :class:`UsageError` if no
+    pipeline can use it."""
     kind = variant.config.task.decode.kind
     if kind not in _ROLES:
-        raise UsageError(f"bundle {variant.config.name} is for task {variant.config.task.name}, which no pipeline runs")
+        raise UsageError(
+            f"bundle {variant.config.name} is for task {variant.config.task.name}, which no pipeline runs"
+        )
     return _ROLES[kind]
 
 
 def percentiles(h: Histogram) -> dict[str, float | None]:
-    """``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``; None where :data:`~edgectl.core.histogram.MIN_SAMPLES` is not reached."""
-    values: dict[str, float | None] = {f"p{p:g}": _ms(h.percentile_ms(p)) for p in _PERCENTILES if p in MIN_SAMPLES}
+    """``p50``, ``p90``, ``p99``, ``max`` in ms and ``n``; None where
+    :data:`~edgectl.core.histogram.MIN_SAMPLES` is not reached."""
+    values: dict[str, float | None] = {
+        f"p{p:g}": _ms(h.percentile_ms(p)) for p in _PERCENTILES if p in MIN_SAMPLES
+    }
     return {**values, "max": _ms(None if h.max_us is None else h.max_us / 1000), "n": h.n}
 
 

@@ -1,7 +1,8 @@
-"""One video stream: capture thread → hand-over → engine thread → sinks. Detection, tracking and rules happen in the engine thread.
+"""One video stream: capture thread → hand-over → engine thread → sinks. Detection, tracking and rules happen
+in the engine thread.
 
-The ledger books every frame, the tracer times every stage. An engine that fails makes an ``inference_failed`` event, never an
-empty scene: trackers and rules do not see that frame. Engines are swapped between two frames.
+The ledger books every frame, the tracer times every stage. An engine that fails makes an ``inference_failed``
+event, never an empty scene: trackers and rules do not see that frame. Engines are swapped between two frames.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ __all__ = ["Analyser", "VideoPipeline"]
 ROLE = "detector"
 _POLL_S = 0.2
 _JOIN_S = 20.0
-_FAILURE_EVENT_S = 1.0  # at most one inference_failed event in this time; each failure is counted
+# at most one inference_failed event in this time; each failure is counted
+_FAILURE_EVENT_S = 1.0
 
 
 class Analyser(Protocol):
@@ -61,7 +63,8 @@ class Analyser(Protocol):
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]: ...
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
-        """A function that draws the present state into a BGR image; it is called later, from the sink thread."""
+        """A function that draws the present state into a BGR image; it is called later, from the sink
+        thread."""
         ...
 
     def counters(self) -> dict[str, int]: ...
@@ -71,7 +74,11 @@ class VideoPipeline:
     """See :class:`edgectl.pipelines.pipeline.Pipeline`."""
 
     def __init__(
-        self, kind: str, args: PipelineArgs, make_analyser: Callable[[Sequence[str], SourceInfo], Analyser], budget_ms: float
+        self,
+        kind: str,
+        args: PipelineArgs,
+        make_analyser: Callable[[Sequence[str], SourceInfo], Analyser],
+        budget_ms: float,
     ) -> None:
         self._kind = kind
         self._args = args
@@ -141,7 +148,8 @@ class VideoPipeline:
         self._engine.join(_JOIN_S)
         if not self._capture.join(_JOIN_S) or self._engine.is_alive():
             raise EngineError(
-                f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
+                f"stream {self._args.stream} does not stop: a native call is stuck",
+                hint="the process must be killed",
             )
         while (left := self._handover.take(0)) is not None:
             del left
@@ -166,12 +174,20 @@ class VideoPipeline:
         self._analyser: Analyser
         self._tracker: Tracker | StillObjects
         if info.kind == "images":
-            self._analyser, self._tracker = StillAnalyser(self._config, self._labels.labels), StillObjects(self._config.track)
+            self._analyser, self._tracker = (
+                StillAnalyser(self._config, self._labels.labels),
+                StillObjects(self._config.track),
+            )
         else:
             self._analyser = self._make_analyser(self._labels.labels, info)
-            self._tracker = Tracker(self._config.track, period_s=_period_s(info, self._config.flow.target_fps))
+            self._tracker = Tracker(
+                self._config.track, period_s=_period_s(info, self._config.flow.target_fps)
+            )
         self._sinks = SinkPool(
-            self._args.stream, self._make_sinks(info), wait=not latest, written=lambda ns: self.tracer.record("publish", ns)
+            self._args.stream,
+            self._make_sinks(info),
+            wait=not latest,
+            written=lambda ns: self.tracer.record("publish", ns),
         )
 
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
@@ -202,7 +218,8 @@ class VideoPipeline:
         self._done.set()
 
     def _hear(self, event: Event, stamp: Stamp) -> None:
-        """What becomes of the source, from the capture thread: told by the engine thread, in the order of the frames."""
+        """What becomes of the source, from the capture thread: told by the engine thread, in the order of
+        the frames."""
         self._notices.append((event, stamp))
 
     def _tell(self, heard: int) -> None:
@@ -260,8 +277,12 @@ class VideoPipeline:
         events = self._analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         for stage, ns in (
-            ("pre", prepared - taken), ("engine", ran - prepared), ("decode", decoded - ran), ("track", tracked - decoded), ("rules", done - tracked),
-        ):  # fmt: skip
+            ("pre", prepared - taken),
+            ("engine", ran - prepared),
+            ("decode", decoded - ran),
+            ("track", tracked - decoded),
+            ("rules", done - tracked),
+        ):
             self.tracer.record(stage, ns)  # type: ignore[arg-type]
         self._finish(frame, tracks, events, done)
         with self._shadow_lock:
@@ -269,7 +290,8 @@ class VideoPipeline:
                 self._shadow = None
 
     def _too_late(self, frame: Frame, now: int) -> bool:
-        """Drop a frame that waited too long; never two in a row for the deadline, so that a slow engine still makes progress."""
+        """Drop a frame that waited too long; never two in a row for the deadline, so that a slow engine
+        still makes progress."""
         if not self._realtime:
             return False
         age_ms = (now - frame.stamp.avail_ns) / 1e6
@@ -292,7 +314,9 @@ class VideoPipeline:
             return
         self._last_failure_s = t
         data = {"role": ROLE, "code": e.code, "detail": e.message[:500], "errors": self._errors}
-        self._sinks.offer(Output((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),)))
+        self._sinks.offer(
+            Output((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
+        )
 
     def _finish(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
@@ -330,7 +354,12 @@ class VideoPipeline:
         return self._engines.switch(self._fitting(role, slot), slot)
 
     def shadow(
-        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+        self,
+        role: str,
+        slot: EngineSlot,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
         shadow = Shadow(self._fitting(role, slot), percent, frames, done)
         self._end_shadow("another engine is compared")
@@ -372,7 +401,15 @@ class VideoPipeline:
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
         slot = self._engines.slot
-        state = "failed" if self._error else "ended" if self._done.is_set() else "outage" if self._capture.outage else "running"
+        state = (
+            "failed"
+            if self._error
+            else "ended"
+            if self._done.is_set()
+            else "outage"
+            if self._capture.outage
+            else "running"
+        )
         return StreamStats(
             kind=self._kind,
             slots={ROLE: slot.bundle or slot.variant.digest},

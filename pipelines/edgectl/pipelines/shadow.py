@@ -1,7 +1,8 @@
 """Run a second detector on some of the frames and compare; nothing of what it finds goes anywhere.
 
-The engine thread calls :meth:`Shadow.step` after a frame is through, so both engines are timed on the same frame, one after the other, on
-the same thread. The frame behind it waits for as long as the second engine takes: a live source may drop it as ``superseded``.
+The engine thread calls :meth:`Shadow.step` after a frame is through, so both engines are timed on the same
+frame, one after the other, on the same thread. The frame behind it waits for as long as the second engine
+takes: a live source may drop it as ``superseded``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _IOU = 0.5
 
 @dataclass(frozen=True)
 class Shadowing:
-    """What came of it. ``found`` counts what both found together, ``matched`` the pairs; medians of the engine stage in ms."""
+    """What came of it. ``found`` counts what both found together, ``matched`` the pairs; medians of the
+    engine stage in ms."""
 
     frames: int
     matched: int
@@ -36,9 +38,16 @@ class Shadowing:
 
 
 class Shadow:
-    """``done`` is called once, in the engine thread: with what was found, or with why there is nothing. Closes the detector."""
+    """``done`` is called once, in the engine thread: with what was found, or with why there is nothing.
+    Closes the detector."""
 
-    def __init__(self, detector: Detector, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
+    ) -> None:
         self._detector = detector
         self._percent = percent
         self._wanted = frames
@@ -71,7 +80,14 @@ class Shadow:
             return False
         self._detector.close()
         self._done(
-            Shadowing(len(self._old_ms), self._matched, self._found, self._errors, median(self._old_ms), median(self._new_ms))
+            Shadowing(
+                len(self._old_ms),
+                self._matched,
+                self._found,
+                self._errors,
+                median(self._old_ms),
+                median(self._new_ms),
+            )
         )
         return True
 
@@ -82,7 +98,8 @@ class Shadow:
 
 
 def matched(a: Detections, b: Detections) -> int:
-    """Pairs of the same class that overlap by at least half (IoU ≥ 0.5), each used once, the best scores of ``a`` first."""
+    """Pairs of the same class that overlap by at least half (IoU ≥ 0.5), each used once, the best scores
+    of ``a`` first."""
     free = np.ones(len(b), bool)
     pairs = 0
     for box, cls in zip(a.xyxy, a.cls, strict=True):

@@ -1,4 +1,5 @@
-"""Still pictures: one picture is one answer. Nothing is tracked, no time passes between two of them, and rules in seconds do not apply."""
+"""Still pictures: one picture is one answer. Nothing is tracked, no time passes between two of them, and
+rules in seconds do not apply."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ __all__ = ["StillAnalyser", "StillObjects"]
 
 
 class StillObjects:
-    """Stands where a tracker stands: every detection that would start a track is an object at once, with a number of its own."""
+    """Stands where a tracker stands: every detection that would start a track is an object at once, with a
+    number of its own."""
 
     def __init__(self, config: TrackConfig) -> None:
         self._config = config
@@ -39,8 +41,9 @@ class StillObjects:
 
 
 class StillAnalyser:
-    """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box, zones), ``found`` (label →
-    how many), ``zones`` (name → how many) and ``over``, the occupancy rules whose limit the picture reaches."""
+    """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
+    zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
+    whose limit the picture reaches."""
 
     def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
         self._labels = labels
@@ -56,7 +59,9 @@ class StillAnalyser:
         inside = {zone.name: zone.holds(tracks) for zone in self._zones}
         objects = []
         for row in range(len(tracks)):
-            about = {k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")}
+            about = {
+                k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")
+            }
             objects.append(about | {"zones": [name for name, mask in inside.items() if mask[row]]})
         counts = {name: int(mask.sum()) for name, mask in inside.items()}
         data = {

@@ -1,7 +1,8 @@
-"""The engine of a role while a stream runs: switched between two frames, the old one kept warm until commit or revert.
+"""The engine of a role while a stream runs: switched between two frames, the old one kept warm until commit
+or revert.
 
-The engine thread calls :meth:`HotSwap.apply` between frames and :meth:`HotSwap.frame_done` after each; everybody else asks
-through :meth:`switch`, :meth:`commit` and :meth:`revert`, which wait for it.
+The engine thread calls :meth:`HotSwap.apply` between frames and :meth:`HotSwap.frame_done` after each;
+everybody else asks through :meth:`switch`, :meth:`commit` and :meth:`revert`, which wait for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from edgectl.pipelines.pipeline import EngineSlot
 __all__ = ["HotSwap"]
 
 _POLL_S = 0.2
-_SETTLE_S = 2.0  # the answer does not wait longer for frames of a camera that is away
+# the answer does not wait longer for frames of a camera that is away
+_SETTLE_S = 2.0
 _SETTLE_FRAMES = 3
 
 
@@ -51,7 +53,8 @@ class HotSwap:
         request, self._pending = self._pending, None
         if request is None:
             return False
-        if self._previous is not None:  # a second swap before a commit: the one in between goes
+        # a second swap before a commit: the one in between goes
+        if self._previous is not None:
             self._previous[0].close()
         self._previous = (self.detector, self.slot)
         self.detector, self.slot = request.detector, request.slot
@@ -72,7 +75,8 @@ class HotSwap:
     # -- everybody else --
 
     def switch(self, detector: Detector, slot: EngineSlot) -> float:
-        """Take over an engine that is warm. Returns the longest time between two frames around the switch, in ms.
+        """Take over an engine that is warm. Returns the longest time between two frames around the switch, in
+        ms.
 
         Raises :class:`EngineError` if no engine thread is there to switch; the new engine is closed then.
         """
@@ -95,7 +99,8 @@ class HotSwap:
                 self._previous = None
 
     def revert(self) -> None:
-        """Go back to the engine that the last switch replaced, and close the other; nothing to do without one."""
+        """Go back to the engine that the last switch replaced, and close the other; nothing to do without
+        one."""
         with self._lock:
             if self._previous is None:
                 return

@@ -13,8 +13,11 @@ __all__ = ["stream_thread"]
 _log = logging.getLogger(__name__)
 
 
-def stream_thread(role: str, stream: str, loop: Callable[[], None], failed: Callable[[EdgectlError], None]) -> threading.Thread:
-    """A thread, not started, that runs ``loop`` and hands to ``failed`` what it raises; what is not ours becomes an EngineError."""
+def stream_thread(
+    role: str, stream: str, loop: Callable[[], None], failed: Callable[[EdgectlError], None]
+) -> threading.Thread:
+    """A thread, not started, that runs ``loop`` and hands to ``failed`` what it raises; what is not ours
+    becomes an EngineError."""
 
     def run() -> None:
         try:

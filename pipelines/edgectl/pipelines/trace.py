@@ -23,8 +23,9 @@ Stage = Literal[
     "engine:vad",
     "engine:keyword",
 ]
-"""``wait``: available → taken. ``publish``: offered → written by the sinks. ``avail_to_event``: available → events ready.
-``glass_to_event``: from exposure, only where the capture clock is the monotonic one. ``period``: between processed frames."""
+"""``wait``: available → taken. ``publish``: offered → written by the sinks. ``avail_to_event``: available
+→ events ready. ``glass_to_event``: from exposure, only where the capture clock is the monotonic one.
+``period``: between processed frames."""
 
 
 class Tracer:

@@ -1,8 +1,10 @@
-"""Multi-object tracking in seconds: ByteTrack's two stages over a batched Kalman filter that knows the time between frames.
+"""Multi-object tracking in seconds: ByteTrack's two stages over a batched Kalman filter that knows the time
+between frames.
 
-Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty. High-score
-detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
-model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`. Left out: appearance (re-identification).
+Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty.
+High-score detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
+model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`.
+Left out: appearance (re-identification).
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ class TrackConfig(Config):
     """Seconds, never frames."""
 
     confirm_s: float = Field(default=0.15, ge=0, le=60)
-    """A track must be seen over this time, and twice, before anyone hears of it; but at once where pictures come more than
-    ``lost_s`` apart: nothing could be seen twice then."""
+    """A track must be seen over this time, and twice, before anyone hears of it; but at once where
+    pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
     """How long a track is carried on without being seen."""
     high: float = Field(default=0.5, ge=0, le=1)
@@ -40,8 +42,8 @@ class TrackConfig(Config):
     """Scores from here only keep known tracks alive."""
     min_iou: float = Field(default=0.2, ge=0, le=1)
     one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
-    """Boxes of different labels that overlap by so much are one object, whose label is what most of its scores say. None: each label
-    is an object of its own, and a track never changes its label."""
+    """Boxes of different labels that overlap by so much are one object, whose label is what most of its
+    scores say. None: each label is an object of its own, and a track never changes its label."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TrackConfig:
@@ -52,7 +54,8 @@ class TrackConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """Every confirmed track at one time, seen or carried on, in order of its id. Coordinates are frame pixels."""
+    """Every confirmed track at one time, seen or carried on, in order of its id. Coordinates are frame
+    pixels."""
 
     ids: I64  # (N,), counted from 1, never used again
     xyxy: NDArray[np.float32]  # (N, 4)
@@ -86,13 +89,15 @@ _LEAP_SIZE = 0.3  # of the logarithm of width and height
 """What something fast can do between two of its first sightings."""
 
 _OTHER_LABEL_IOU = 0.5
-"""What a detection of another label must overlap with a track to go on with it: half the object, as for low scores."""
+"""What a detection of another label must overlap with a track to go on with it: half the object, as for
+low scores."""
 _OTHER_LABEL_WORTH = 0.8
 """A detection of the track's own label is preferred up to this ratio of overlaps."""
 
 
 class _Filter:
-    """Constant velocity, four independent axes (cx, cy, w, h) per track: ``x`` (N, 4, 2), ``p`` (N, 4, 3) = p00, p01, p11."""
+    """Constant velocity, four independent axes (cx, cy, w, h) per track: ``x`` (N, 4, 2), ``p`` (N, 4, 3)
+    = p00, p01, p11."""
 
     def __init__(self) -> None:
         self.x: F64 = np.empty((0, 4, 2))
@@ -115,7 +120,9 @@ class _Filter:
         k0, k1 = p[..., 0] / s, p[..., 1] / s
         e = z - x[..., 0]
         self.x[rows] = np.stack([x[..., 0] + k0 * e, x[..., 1] + k1 * e], axis=-1)
-        self.p[rows] = np.stack([(1 - k0) * p[..., 0], (1 - k0) * p[..., 1], p[..., 2] - k1 * p[..., 1]], axis=-1)
+        self.p[rows] = np.stack(
+            [(1 - k0) * p[..., 0], (1 - k0) * p[..., 1], p[..., 2] - k1 * p[..., 1]], axis=-1
+        )
 
     def add(self, z: F64) -> None:
         h = np.maximum(z[:, 3:4], 1.0).repeat(4, axis=1)
@@ -228,8 +235,8 @@ class Tracker:
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Pairs of tracks whose speed nobody knows yet with detections that they can have come to.
 
-        Where frames are missing, the second box of something fast does not touch the first one. A pair must be of one class and size,
-        within reach, and the only choice for both: in a crowd nothing is guessed.
+        Where frames are missing, the second box of something fast does not touch the first one. A pair must
+        be of one class and size, within reach, and the only choice for both: in a crowd nothing is guessed.
         """
         young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
         rows, columns = np.nonzero(free & young)[0], np.nonzero(open_)[0]
@@ -259,7 +266,8 @@ class Tracker:
             setattr(self, name, getattr(self, name)[keep])
 
     def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
-        """New tracks from unmatched high scores, unless one of that class (or, where labels mix, any) is already there."""
+        """New tracks from unmatched high scores, unless one of that class (or, where labels mix, any) is
+        already there."""
         if candidates.any() and len(self._ids):
             current = self._last == t
             overlap = _iou(self._filter.boxes()[current], detected)
@@ -280,7 +288,8 @@ class Tracker:
         self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
 
     def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
-        """Each detection votes for its label with its score; a track bears the label that has most, and keeps it in a tie."""
+        """Each detection votes for its label with its score; a track bears the label that has most, and
+        keeps it in a tie."""
         if not len(rows):
             return
         cls = found.cls[columns]
@@ -304,11 +313,14 @@ class Tracker:
         rows = np.nonzero(self._ids > 0)[0]
         rows = rows[np.argsort(self._ids[rows])]
         boxes = np.clip(self._filter.boxes()[rows], 0, [width, height, width, height]).astype(np.float32)
-        return Tracks(self._ids[rows], boxes, self._score[rows], self._cls[rows], self._last[rows] == t, width, height)
+        return Tracks(
+            self._ids[rows], boxes, self._score[rows], self._cls[rows], self._last[rows] == t, width, height
+        )
 
 
 def _assign(values: F64, rows: B, columns: B, least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Best one-to-one pairs (Jonker-Volgenant) among the masked rows and columns whose value is at least ``least``."""
+    """Best one-to-one pairs (Jonker-Volgenant) among the masked rows and columns whose value is at least
+    ``least``."""
     r, c = np.nonzero(rows)[0], np.nonzero(columns)[0]
     if not len(r) or not len(c):
         return np.empty(0, np.intp), np.empty(0, np.intp)

@@ -1,4 +1,5 @@
-"""What the pictures of a source tell about the source: another size, a picture that stands still, nothing but damage. Pure."""
+"""What the pictures of a source tell about the source: another size, a picture that stands still, nothing
+but damage. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from edgectl.pipelines.frame import Frame, Notice
 __all__ = ["PictureWatch"]
 
 _FROZEN_S = 10.0
-"""A picture that is the same to the bit for so long comes from no living sensor: even a dark and empty scene has noise."""
+"""A picture that is the same to the bit for so long comes from no living sensor: even a dark and empty
+scene has noise."""
 _BLIND_S = 2.0
 """Nothing but damaged frames for so long is an outage; less is a count."""
 _EVERY_ROW = 8
@@ -63,5 +65,7 @@ class PictureWatch:
                 return (Notice("picture", "frozen", True, "end"),)
         elif not self._frozen and t - self._still_since_s >= _FROZEN_S:
             self._frozen = True
-            return (Notice("picture", "frozen", False, "start", {"still_s": round(t - self._still_since_s, 3)}),)
+            return (
+                Notice("picture", "frozen", False, "start", {"still_s": round(t - self._still_since_s, 3)}),
+            )
         return ()

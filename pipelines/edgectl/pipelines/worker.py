@@ -1,8 +1,8 @@
 """``python -m edgectl.pipelines.worker``: one pipeline in a process of its own, driven over stdin and stdout.
 
-See :mod:`edgectl.pipelines.worker_protocol`. Threads: a reader of stdin, this one for commands, one for statistics, and the
-pipeline's. End of stdin means that the agent is gone: the worker stops. Exit status 0: stopped or the source ended; 1: a Fault
-was sent.
+See :mod:`edgectl.pipelines.worker_protocol`. Threads: a reader of stdin, this one for commands, one for
+statistics, and the pipeline's. End of stdin means that the agent is gone: the worker stops. Exit status 0:
+stopped or the source ended; 1: a Fault was sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ from edgectl.core.schema import Message
 from edgectl.core.uri import RedactingFormatter, redact_tracebacks
 from edgectl.core.wire import Failure
 from edgectl.pipelines.config import UpdateLock, parse_config
-from edgectl.pipelines.pipeline import EngineFactory, EngineSlot, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.pipeline import (
+    EngineFactory,
+    EngineSlot,
+    Pipeline,
+    PipelineArgs,
+    make_pipeline,
+    open_variant,
+)
 from edgectl.pipelines.shadow import Shadowing
 from edgectl.pipelines.worker_protocol import (
     MAX_LINE_BYTES,
@@ -62,12 +69,14 @@ class Worker:
     """Speaks the protocol on two byte streams."""
 
     def __init__(self, commands: BinaryIO, answers_fd: int, open_engine: EngineFactory | None = None) -> None:
-        """``open_engine`` None: the variant's own runtime, with the cache of finalised engines that Start names."""
+        """``open_engine`` None: the variant's own runtime, with the cache of finalised engines that Start
+        names."""
         self._commands = commands
         self._fd = answers_fd
         self._open_engine = open_engine
         self._write_lock = threading.Lock()
-        # SimpleQueue: its put may be called from a signal handler. Bounded by the reader, which waits for each command.
+        # SimpleQueue: its put may be called from a signal handler. Bounded by the reader, which waits for
+        # each command.
         self._inbox: queue.SimpleQueue[ToWorker | EdgectlError | None] = queue.SimpleQueue()
         self._taken = threading.Semaphore(8)
         self._finished = threading.Event()
@@ -89,7 +98,9 @@ class Worker:
             self._say(Ready(seconds=round(time.monotonic() - began, 3)))
             gc.collect()
             gc.freeze()
-            stats = threading.Thread(target=self._stats, args=(pipeline, start.stats_every_s), name="stats", daemon=True)
+            stats = threading.Thread(
+                target=self._stats, args=(pipeline, start.stats_every_s), name="stats", daemon=True
+            )
             stats.start()
             while (command := self._next()) is not None and not isinstance(command, Stop):
                 self._obey(pipeline, command)
@@ -107,7 +118,10 @@ class Worker:
         engines = {role: _slot(ref) for role, ref in start.engines.items()}
         opener = self._open_engine or functools.partial(open_variant, cache=start.cache)
         pipeline = make_pipeline(
-            start.kind, PipelineArgs(start.stream, start.source, engines, config, self._emit, opener, start.out, patient=True)
+            start.kind,
+            PipelineArgs(
+                start.stream, start.source, engines, config, self._emit, opener, start.out, patient=True
+            ),
         )
         pipeline.start()
         return pipeline
@@ -119,7 +133,9 @@ class Worker:
             except EdgectlError as e:
                 self._say(SwapFailed(role=command.role, manifest=command.engine.manifest, error=_failure(e)))
             else:
-                self._say(Swapped(role=command.role, manifest=command.engine.manifest, gap_ms=round(gap_ms, 3)))
+                self._say(
+                    Swapped(role=command.role, manifest=command.engine.manifest, gap_ms=round(gap_ms, 3))
+                )
         elif isinstance(command, Shadow):
             self._shadow(pipeline, command)
         elif isinstance(command, Commit):
@@ -249,11 +265,13 @@ def main() -> int:
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     redact_tracebacks()
-    sys.setswitchinterval(0.0005)  # a thread that computes in Python must not hold up a frame for 5 ms
+    # a thread that computes in Python must not hold up a frame for 5 ms
+    sys.setswitchinterval(0.0005)
     cv2.setNumThreads(1)
     worker = Worker(sys.stdin.buffer, answers)
     signal.signal(signal.SIGTERM, lambda *_: worker.interrupt())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the agent, which stops us in order
+    # Ctrl-C in a terminal reaches the agent, which stops us in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return worker.run()
 
 

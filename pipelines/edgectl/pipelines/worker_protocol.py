@@ -1,12 +1,13 @@
-"""What the agent and a pipeline worker say to each other: one JSON object a line over the worker's stdin and stdout.
+"""What the agent and a pipeline worker say to each other: one JSON object a line over the worker's stdin and
+stdout.
 
-The worker is ``python -m edgectl.pipelines.worker``. One pipe per worker; the agent judges it by *progress* (processed
-frames), not by liveness. Standard output belongs to this protocol: the worker moves file descriptor 1 aside at start, so that
-a native library that prints cannot break it.
+The worker is ``python -m edgectl.pipelines.worker``. One pipe per worker; the agent judges it by *progress*
+(processed frames), not by liveness. Standard output belongs to this protocol: the worker moves file
+descriptor 1 aside at start, so that a native library that prints cannot break it.
 
-Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of Swap, Commit,
-Revert, Shadow, Stop; the worker sends Event, Stats, Lease and answers each Swap with Swapped or a SwapFailed (it keeps the old engine),
-each Shadow with Shadowed or ShadowFailed.
+Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of
+Swap, Commit, Revert, Shadow, Stop; the worker sends Event, Stats, Lease and answers each Swap with Swapped or
+a SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed.
 """
 
 from __future__ import annotations
@@ -21,15 +22,35 @@ from edgectl.core.schema import Message, Name, first_problem
 from edgectl.core.wire import Failure, StreamStats
 
 __all__ = [
-    "MAX_LINE_BYTES", "Commit", "EngineRef", "EventMessage", "Fault", "FromWorker", "Lease", "Ready", "Revert", "Shadow", "ShadowFailed",
-    "Shadowed", "Start", "Stats", "Stop", "Swap", "SwapFailed", "Swapped", "ToWorker", "parse_from_worker", "parse_to_worker",
-]  # fmt: skip
+    "MAX_LINE_BYTES",
+    "Commit",
+    "EngineRef",
+    "EventMessage",
+    "Fault",
+    "FromWorker",
+    "Lease",
+    "Ready",
+    "Revert",
+    "Shadow",
+    "ShadowFailed",
+    "Shadowed",
+    "Start",
+    "Stats",
+    "Stop",
+    "Swap",
+    "SwapFailed",
+    "Swapped",
+    "ToWorker",
+    "parse_from_worker",
+    "parse_to_worker",
+]
 
 MAX_LINE_BYTES = 1 << 20
 
 
 class EngineRef(Message):
-    """Where a slot's engine lies: ``blobs`` is a folder of content-addressed files, ``manifest`` the variant's digest in it."""
+    """Where a slot's engine lies: ``blobs`` is a folder of content-addressed files, ``manifest`` the
+    variant's digest in it."""
 
     blobs: Path
     manifest: str
@@ -56,7 +77,8 @@ class Start(Message):
 
 
 class Swap(Message):
-    """Load, warm up and switch a role to another engine between two frames. The old one stays warm until Commit or Revert."""
+    """Load, warm up and switch a role to another engine between two frames. The old one stays warm until
+    Commit or Revert."""
 
     op: Literal["swap"] = "swap"
     role: Name
@@ -64,7 +86,8 @@ class Swap(Message):
 
 
 class Shadow(Message):
-    """Run another engine on some of the frames, after the one that serves; compare, and tell only that. One at a time."""
+    """Run another engine on some of the frames, after the one that serves; compare, and tell only that.
+    One at a time."""
 
     op: Literal["shadow"] = "shadow"
     role: Name
@@ -123,7 +146,8 @@ class SwapFailed(Message):
 
 
 class Shadowed(Message):
-    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together, ``matched`` the pairs."""
+    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together,
+    ``matched`` the pairs."""
 
     op: Literal["shadowed"] = "shadowed"
     role: Name
@@ -150,7 +174,8 @@ class ShadowFailed(Message):
 
 
 class Lease(Message):
-    """The pipeline is in the middle of something: no other engine for ``ttl_s`` seconds. Said again while it lasts."""
+    """The pipeline is in the middle of something: no other engine for ``ttl_s`` seconds. Said again while
+    it lasts."""
 
     op: Literal["lease"] = "lease"
     ttl_s: float = Field(gt=0, le=3600)
@@ -166,7 +191,8 @@ class Fault(Message):
 
 ToWorker: TypeAlias = Annotated[Start | Swap | Shadow | Commit | Revert | Stop, Field(discriminator="op")]
 FromWorker: TypeAlias = Annotated[
-    Ready | EventMessage | Stats | Swapped | SwapFailed | Shadowed | ShadowFailed | Lease | Fault, Field(discriminator="op")
+    Ready | EventMessage | Stats | Swapped | SwapFailed | Shadowed | ShadowFailed | Lease | Fault,
+    Field(discriminator="op"),
 ]
 _TO: TypeAdapter[ToWorker] = TypeAdapter(ToWorker)
 _FROM: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)

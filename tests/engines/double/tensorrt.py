@@ -1,8 +1,9 @@
 """A double of the TensorRT binding: a plan is the ONNX file behind a header, "the GPU" is ONNX Runtime.
 
-``$TRT_DOUBLE`` (JSON) sets version and faults: ``version``, ``parse``, ``build``, ``hang``, ``crash``, ``deserialize``, ``context``,
-``execute``, ``sparse`` (no sparse kernels), ``wrong`` (outputs shifted), ``corrupt`` (plan bytes damaged when saved), ``memory``
-(MiB that a build takes), ``dla_cores``, ``dla_falls_back``, ``unfused`` (no layer in int8), ``inspector`` (what it says instead).
+``$TRT_DOUBLE`` (JSON) sets version and faults: ``version``, ``parse``, ``build``, ``hang``, ``crash``,
+``deserialize``, ``context``, ``execute``, ``sparse`` (no sparse kernels), ``wrong`` (outputs shifted),
+``corrupt`` (plan bytes damaged when saved), ``memory`` (MiB that a build takes), ``dla_cores``,
+``dla_falls_back``, ``unfused`` (no layer in int8), ``inspector`` (what it says instead).
 """
 
 import ctypes
@@ -41,7 +42,11 @@ NetworkDefinitionCreationFlag = _enum(
     *{8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(_major, ["STRONGLY_TYPED"])
 )
 BuilderFlag = _enum(
-    *(["FP16", "INT8", "TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"] if _major < 11 else ["TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"])
+    *(
+        ["FP16", "INT8", "TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"]
+        if _major < 11
+        else ["TF32", "SPARSE_WEIGHTS", "GPU_FALLBACK"]
+    )
 )
 MemoryPoolType = _enum("WORKSPACE", "TACTIC_DRAM")
 ProfilingVerbosity = _enum("LAYER_NAMES_ONLY", "DETAILED")
@@ -119,11 +124,14 @@ class _Network:
 
     @functools.cached_property
     def _tensors(self):
-        """Inputs, and the outputs of each node. Only implicit quantization looks: importing onnx takes a second."""
+        """Inputs, and the outputs of each node. Only implicit quantization looks: importing onnx takes a
+        second."""
         import onnx
 
         graph = onnx.load_from_string(self.model).graph
-        return [_Tensor(i.name) for i in graph.input], [_Layer([_Tensor(o) for o in n.output]) for n in graph.node]
+        return [_Tensor(i.name) for i in graph.input], [
+            _Layer([_Tensor(o) for o in n.output]) for n in graph.node
+        ]
 
     num_layers = property(lambda self: len(self._tensors[1]))
     num_inputs = property(lambda self: len(self._tensors[0]))
@@ -183,7 +191,9 @@ class Builder:
             _ballast = bytearray(_faults["memory"] << 20)
             _ballast[:: 1 << 12] = b"1" * len(_ballast[:: 1 << 12])
             time.sleep(600)
-        typed = network.flags & (1 << int(NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED", _Flag("", 40))))
+        typed = network.flags & (
+            1 << int(NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED", _Flag("", 40)))
+        )
         dla = config.default_device_type is DeviceType.DLA
         if dla:
             assert "GPU_FALLBACK" in config.flags
@@ -213,11 +223,28 @@ class _Inspector:
         if "inspector" in _faults:
             return _faults["inspector"]
         if self._engine.notes["dla"]:
-            return json.dumps({"Layers": [{"Name": "[DlaLayer] {ForeignNode[Conv...Relu]}", "LayerType": "DLA", "Outputs": []}]})
-        kind = "Row major linear FP32" if "unfused" in _faults else "Thirty-two wide channel vectorized row major Int8 format"
-        conv = {"Name": "Conv + Relu", "LayerType": "CaskConvolution", "Outputs": [{"Name": "y", "Format/Datatype": kind}]}
+            return json.dumps(
+                {
+                    "Layers": [
+                        {"Name": "[DlaLayer] {ForeignNode[Conv...Relu]}", "LayerType": "DLA", "Outputs": []}
+                    ]
+                }
+            )
+        kind = (
+            "Row major linear FP32"
+            if "unfused" in _faults
+            else "Thirty-two wide channel vectorized row major Int8 format"
+        )
+        conv = {
+            "Name": "Conv + Relu",
+            "LayerType": "CaskConvolution",
+            "Outputs": [{"Name": "y", "Format/Datatype": kind}],
+        }
         return json.dumps(
-            {"Layers": [{"Name": "Reformatting", "LayerType": "Reformat"}, conv, conv, conv], "Bindings": ["x", "y"]}
+            {
+                "Layers": [{"Name": "Reformatting", "LayerType": "Reformat"}, conv, conv, conv],
+                "Bindings": ["x", "y"],
+            }
         )
 
 
@@ -260,7 +287,9 @@ class _Context:
     def _memory(self, name):
         shape = self._engine._all[name].shape
         count = int(np.prod(shape))
-        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(self._addresses[name])).reshape(shape)
+        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(self._addresses[name])).reshape(
+            shape
+        )
 
     def execute_async_v3(self, stream):
         if "execute" in _faults:

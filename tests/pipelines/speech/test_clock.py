@@ -15,8 +15,11 @@ START = 10**15  # ns: a machine that has been up for eleven days
 BLOCK = 256
 
 
-def arrivals(rate: float, seconds: float, late_ns: np.ndarray | int, *, block: int = BLOCK) -> list[tuple[int, int]]:
-    """When the blocks of a card that gives ``rate`` samples a second are here: taken, plus so much lateness, in order."""
+def arrivals(
+    rate: float, seconds: float, late_ns: np.ndarray | int, *, block: int = BLOCK
+) -> list[tuple[int, int]]:
+    """When the blocks of a card that gives ``rate`` samples a second are here: taken, plus so much
+    lateness, in order."""
     end = np.arange(1, int(seconds * rate / block) + 1, dtype=np.int64) * block
     ns = START + np.rint(end / rate * 1e9).astype(np.int64) + late_ns
     return list(zip(end.tolist(), np.maximum.accumulate(ns).tolist(), strict=True))
@@ -54,7 +57,9 @@ def test_jitter_and_stalls_do_not_move_it(rate: float, seconds: float, seed: int
 
 
 def test_a_card_that_hands_over_eighths_of_a_second_is_followed() -> None:
-    fit = learn(arrivals(16_160, 40, np.random.default_rng(0).exponential(2e6, 323).astype(np.int64), block=2000))
+    fit = learn(
+        arrivals(16_160, 40, np.random.default_rng(0).exponential(2e6, 323).astype(np.int64), block=2000)
+    )
     assert abs(error_ms(fit, 16_160, 40 * 16_160)) < 10
 
 
@@ -99,7 +104,9 @@ def test_positions_beyond_two_to_the_31_are_as_good() -> None:
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 10**9)), min_size=1, max_size=300))
 def test_the_line_rises_and_never_lies_above_what_has_arrived(steps: list[tuple[int, int]]) -> None:
     clock = SampleClock(16_000)
-    points = list(zip(itertools.accumulate(s for s, _ in steps), itertools.accumulate(n for _, n in steps), strict=True))
+    points = list(
+        zip(itertools.accumulate(s for s, _ in steps), itertools.accumulate(n for _, n in steps), strict=True)
+    )
     for sample, ns in points:
         fit = clock.arrived(sample, ns)
     assert fit.rate > 0

@@ -1,4 +1,5 @@
-"""Streaming features equal offline ones, bit for bit, for any chunking; their arithmetic equals an independent one."""
+"""Streaming features equal offline ones, bit for bit, for any chunking; their arithmetic equals an
+independent one."""
 
 from __future__ import annotations
 
@@ -12,8 +13,13 @@ from edgectl.core.task import AudioInput, FeatureSpec
 from edgectl.pipelines.speech.blocks import AudioBlock
 from edgectl.pipelines.speech.features import FeatureWindow, windows
 
-MFCC = AudioInput(features=FeatureSpec(kind="mfcc", window=480, hop=320, frames=49, spectrum="magnitude"), shape=(1, 49, 10, 1))
-LOG_MEL = AudioInput(features=FeatureSpec(kind="log_mel", window=480, hop=320, frames=20, peak_normalise=True))
+MFCC = AudioInput(
+    features=FeatureSpec(kind="mfcc", window=480, hop=320, frames=49, spectrum="magnitude"),
+    shape=(1, 49, 10, 1),
+)
+LOG_MEL = AudioInput(
+    features=FeatureSpec(kind="log_mel", window=480, hop=320, frames=20, peak_normalise=True)
+)
 WAVE = AudioInput(features=FeatureSpec(kind="waveform", window=512, hop=512, context=64))
 
 SOUND = np.random.default_rng(4).normal(0, 0.2, 40_000).astype(np.float32)
@@ -25,7 +31,11 @@ def test_any_chunking_gives_identical_features(data: st.DataObject, audio: Audio
     cuts = sorted(data.draw(st.sets(st.integers(1, len(SOUND) - 1), max_size=30)))
     whole = FeatureWindow(audio, every=4).push(AudioBlock(0, SOUND, 0))
     stream = FeatureWindow(audio, every=4)
-    pieces = [p for a, b in zip([0, *cuts], [*cuts, len(SOUND)], strict=True) for p in stream.push(AudioBlock(a, SOUND[a:b], 0))]
+    pieces = [
+        p
+        for a, b in zip([0, *cuts], [*cuts, len(SOUND)], strict=True)
+        for p in stream.push(AudioBlock(a, SOUND[a:b], 0))
+    ]
     assert [end for end, _ in pieces] == [end for end, _ in whole]
     for (_, one), (_, two) in zip(pieces, whole, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -42,10 +52,16 @@ def test_mfcc_equals_a_direct_computation_of_the_definition() -> None:
     for m in range(40):
         for k in range(1, 257):
             x = to_mel(k * 16000 / 512)
-            up, down = (x - edges[m]) / (edges[m + 1] - edges[m]), (edges[m + 2] - x) / (edges[m + 2] - edges[m + 1])
+            up, down = (
+                (x - edges[m]) / (edges[m + 1] - edges[m]),
+                (edges[m + 2] - x) / (edges[m + 2] - edges[m + 1]),
+            )
             energies[:, m] += magnitude[:, k] * max(0.0, min(up, down))
     logs = np.log(energies + 1e-6)
-    expected = np.stack([2 * (logs * np.cos(np.pi * k * (np.arange(40) + 0.5) / 40)).sum(1) / np.sqrt(80) for k in range(10)], 1)
+    expected = np.stack(
+        [2 * (logs * np.cos(np.pi * k * (np.arange(40) + 0.5) / 40)).sum(1) / np.sqrt(80) for k in range(10)],
+        1,
+    )
     (got,) = windows(MFCC, clip)
     np.testing.assert_allclose(got.reshape(49, 10), expected, atol=2e-4)
 

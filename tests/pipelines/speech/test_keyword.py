@@ -77,10 +77,14 @@ def heard(seed: int, seconds: int, sizes: list[int]) -> list[tuple[str, float]]:
 
 def test_the_reference_net_hears_what_is_said_in_the_kiosk() -> None:
     truth = [
-        w for w in KioskScene(seed=1).truth(60 * 16_000) if w.label in load_task(str(reference("kiosk-keyword").task)).labels
+        w
+        for w in KioskScene(seed=1).truth(60 * 16_000)
+        if w.label in load_task(str(reference("kiosk-keyword").task)).labels
     ]
     found = heard(1, 60, [256])
-    hits = [any(w.label == label and w.first < t * 16_000 < w.last + 16_000 for label, t in found) for w in truth]
+    hits = [
+        any(w.label == label and w.first < t * 16_000 < w.last + 16_000 for label, t in found) for w in truth
+    ]
     assert len(truth) >= 10
     assert sum(hits) >= 0.9 * len(truth)
     assert len(found) <= len(truth) + 1

@@ -1,4 +1,5 @@
-"""A microphone that stops, dies, lies or floods is said, counted and started again, and never holds the stream."""
+"""A microphone that stops, dies, lies or floods is said, counted and started again, and never holds the
+stream."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ WHOLE_LIFE_S = 60.0  # no test waits so long; what hangs fails
 
 
 class FakeArecord:
-    """An ``arecord`` on PATH that runs Python with ``out`` (raw stdout), ``say`` (stderr) and ``run`` (0, 1, …: its how manieth start)."""
+    """An ``arecord`` on PATH that runs Python with ``out`` (raw stdout), ``say`` (stderr) and ``run`` (0,
+    1, …: its how manieth start)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,8 +110,14 @@ SECOND = "out((b'\\x01\\x02' * 16000))"
 ENDS = {
     "hangs": (f"{SECOND}; time.sleep(3600)", "timeout"),
     "ends": (SECOND, "ended"),
-    "fails": (f"{SECOND}; say('arecord: pcm_read:2221: read error: Input/output error'); sys.exit(1)", "ended"),
-    "is unplugged": (f"{SECOND}; say('arecord: xrun:1: read error: No such device'); sys.exit(1)", "not_found"),
+    "fails": (
+        f"{SECOND}; say('arecord: pcm_read:2221: read error: Input/output error'); sys.exit(1)",
+        "ended",
+    ),
+    "is unplugged": (
+        f"{SECOND}; say('arecord: xrun:1: read error: No such device'); sys.exit(1)",
+        "not_found",
+    ),
     "overruns": (f"{SECOND}; say('arecord: xrun:1664: fatal overrun: Broken pipe'); sys.exit(1)", "overrun"),
     "dies": (f"{SECOND}; os.kill(os.getpid(), signal.SIGKILL)", "ended"),
     "closes its output and lives": (f"{SECOND}; os.close(1); time.sleep(3600)", "ended"),
@@ -129,7 +137,8 @@ def test_what_stops_is_said_and_started_again_and_sample_time_goes_on(
     assert reason in {b.outage for b in blocks}
     assert all(b.first == a.first + len(a.data) + b.gap for a, b in itertools.pairwise(heard))
     for before, after in itertools.pairwise(heard):
-        if after.gap:  # as much as the time that has passed, less what came at once
+        # as much as the time that has passed, less what came at once
+        if after.gap:
             passed = (after.captured_ns - before.captured_ns) / 1e9 * RATE
             assert passed - RATE / 4 - 16 <= after.gap <= passed + 16
     assert len(arecord.pids()) == 3
@@ -154,12 +163,16 @@ def test_half_a_sample_at_the_end_is_dropped_and_nothing_shifts(
     assert {float(v) for b in blocks for v in b.data} == {0.5}
 
 
-def test_messages_without_end_do_not_stop_the_sound(arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]) -> None:
+def test_messages_without_end_do_not_stop_the_sound(
+    arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]
+) -> None:
     arecord.does("while True:\n    say('x' * 70_000); out(bytes(8000))")
     assert until(listen(), lambda seen: sum(len(b.data) for b in seen) > 40_000)[-1].outage is None
 
 
-def test_an_overrun_that_it_goes_on_after_is_a_gap(arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]) -> None:
+def test_an_overrun_that_it_goes_on_after_is_a_gap(
+    arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]
+) -> None:
     arecord.does(
         "out(bytes(32000)); say('overrun!!! (at least 250.000 ms long)'); time.sleep(0.1); out(bytes(32000)); time.sleep(3600)"
     )
@@ -193,14 +206,20 @@ def test_a_device_that_will_never_be_heard_is_refused_at_the_start(
 def test_a_device_that_is_away_at_the_start_is_waited_for_by_who_has_patience(
     arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]
 ) -> None:
-    arecord.does(f"if run < 3:\n    say('audio open error: No such file or directory'); sys.exit(1)\n{SECOND}; time.sleep(3600)")
+    arecord.does(
+        f"if run < 3:\n    say('audio open error: No such file or directory'); sys.exit(1)\n{SECOND}; time.sleep(3600)"
+    )
     blocks = until(listen(patient=True), lambda seen: len(seen[-1].data) > 0)
     assert "not_found" in {b.outage for b in blocks}
     assert (blocks[-1].first, blocks[-1].gap, blocks[-1].outage) == (0, 0, None)
 
 
-def test_a_busy_device_is_waited_for(arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]) -> None:
-    arecord.does(f"if run < 2:\n    say('audio open error: Device or resource busy'); sys.exit(1)\n{SECOND}; time.sleep(3600)")
+def test_a_busy_device_is_waited_for(
+    arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]
+) -> None:
+    arecord.does(
+        f"if run < 2:\n    say('audio open error: Device or resource busy'); sys.exit(1)\n{SECOND}; time.sleep(3600)"
+    )
     blocks = until(listen(), lambda seen: len(seen[-1].data) > 0)
     assert "busy" in {b.outage for b in blocks}
 
@@ -242,7 +261,9 @@ def test_a_microphone_that_was_never_read_is_closed(arecord: FakeArecord) -> Non
     assert not arecord.starts.exists()
 
 
-@pytest.mark.parametrize(("channel", "level"), [("left", 0.25), ("right", 0.5), ("mean&channels=2", 0.375), ("2", 0.5)])
+@pytest.mark.parametrize(
+    ("channel", "level"), [("left", 0.25), ("right", 0.5), ("mean&channels=2", 0.375), ("2", 0.5)]
+)
 def test_a_channel_of_a_microphone_can_be_chosen(
     channel: str, level: float, arecord: FakeArecord, listen: Callable[..., Iterator[AudioBlock]]
 ) -> None:

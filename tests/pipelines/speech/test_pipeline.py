@@ -1,4 +1,5 @@
-"""A speech stream from source to events: the ledger adds up, engines are swapped without losing a block, every end is a good end."""
+"""A speech stream from source to events: the ledger adds up, engines are swapped without losing a block,
+every end is a good end."""
 
 from __future__ import annotations
 
@@ -31,9 +32,17 @@ def slot(release: str = "words@1") -> EngineSlot:
     ours = reference("kiosk-keyword")
     engine = open_model(ours.model.read_bytes())
     config = VariantConfig(
-        name="words", version="1", profile="cpu", variant="float", runtime="onnxruntime", task=load_task(str(ours.task)), recipe=Recipe(family="float"),
-        inputs=engine.inputs, outputs=engine.outputs, golden=GoldenSpec(samples=1, tolerances={}),
-    )  # fmt: skip
+        name="words",
+        version="1",
+        profile="cpu",
+        variant="float",
+        runtime="onnxruntime",
+        task=load_task(str(ours.task)),
+        recipe=Recipe(family="float"),
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        golden=GoldenSpec(samples=1, tolerances={}),
+    )
     engine.close()
     manifest = Manifest(config=Descriptor(mediaType="x", digest=DIGEST, size=0), layers=())
     return EngineSlot(Variant(Path(), DIGEST, manifest, config), release)
@@ -58,7 +67,11 @@ def real(_: Variant) -> Engine:
 
 
 def args(source: str, heard: list[dict[str, Any]], **options: Any) -> PipelineArgs:
-    defaults: dict[str, Any] = {"engines": {"keyword": slot()}, "config": PipelineConfig(), "open_engine": real}
+    defaults: dict[str, Any] = {
+        "engines": {"keyword": slot()},
+        "config": PipelineConfig(),
+        "open_engine": real,
+    }
     return PipelineArgs("kiosk", source, emit=heard.append, **(defaults | options))
 
 
@@ -72,7 +85,13 @@ def test_a_recording_is_heard_to_its_end_and_every_block_is_booked(tmp_path: Pat
     assert pipeline.error is None
     assert stats.frames.captured == stats.frames.processed == 1250
     assert stats.counters.get("keyword:tickets", 0) + stats.counters.get("keyword:platform", 0) >= 1
-    assert {e["label"] for e in heard if e["type"] == "keyword"} <= {"tickets", "platform", "help", "repeat", "cancel"}
+    assert {e["label"] for e in heard if e["type"] == "keyword"} <= {
+        "tickets",
+        "platform",
+        "help",
+        "repeat",
+        "cancel",
+    }
     assert (tmp_path / "events.jsonl").read_text().count("\n") == len(heard)
     assert pipeline.totals()["engine:keyword"].n > 100
 
@@ -116,7 +135,8 @@ def test_a_failed_inference_is_an_event_and_never_silence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "error"), [("synth://moon", SourceError), ("no-such-file.wav", SourceError), ("synth://kiosk?loud=1", SourceError)]
+    ("source", "error"),
+    [("synth://moon", SourceError), ("no-such-file.wav", SourceError), ("synth://kiosk?loud=1", SourceError)],
 )
 def test_a_source_that_cannot_be_opened_leaves_no_thread(source: str, error: type[EdgectlError]) -> None:
     before = threading.active_count()
@@ -140,8 +160,11 @@ def test_a_live_source_is_stopped_while_it_waits_for_sound() -> None:
     assert not [t for t in threading.enumerate() if "kiosk" in t.name]
 
 
-def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 kHz passes 2^31 samples after 37 hours. The words are the same; every index is 64 bit, through every stage."""
+def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """16 kHz passes 2^31 samples after 37 hours. The words are the same; every index is 64 bit, through
+    every stage."""
     first = 2**31 - 5 * 16_000
     uri = "synth://kiosk?seed=1&seconds=20&paced=0"
 
@@ -152,7 +175,9 @@ def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(monkey
 
             def shifted() -> AudioBlock | None:
                 block = read()
-                return None if block is None else dataclasses.replace(block, first=block.first + offset, gap=0)
+                return (
+                    None if block is None else dataclasses.replace(block, first=block.first + offset, gap=0)
+                )
 
             monkeypatch.setattr(source, "read", shifted)
             return source
@@ -164,7 +189,8 @@ def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(monkey
         assert pipeline.wait(60)
         pipeline.stop()
         assert pipeline.error is None
-        assert pipeline.stats().counters.get("lost_samples", 0) == offset  # what was before is a gap, not silence
+        # what was before is a gap, not silence
+        assert pipeline.stats().counters.get("lost_samples", 0) == offset
         return [e for e in heard if e["type"] == "keyword"]
 
     early, after = late(0), late(first)
@@ -207,7 +233,9 @@ class Away(Scripted):
         self._closed.set()
 
 
-def run(monkeypatch: pytest.MonkeyPatch, source: AudioSource, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, source: AudioSource, **options: Any
+) -> tuple[list[dict[str, Any]], Any]:
     heard: list[dict[str, Any]] = []
     monkeypatch.setattr("edgectl.pipelines.speech.pipeline.open_audio", lambda uri: source)
     pipeline = make_pipeline("speech", args("mic://", heard, **options))
@@ -223,9 +251,14 @@ def quiet(first: int, n: int = 256, **more: Any) -> AudioBlock:
     return AudioBlock(first, noise, time.monotonic_ns(), **more)
 
 
-def test_an_outage_is_told_once_with_what_was_lost_and_every_sample_is_booked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_told_once_with_what_was_lost_and_every_sample_is_booked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = [quiet(256 * i) for i in range(4)]
-    away = [AudioBlock(1024, np.zeros(0, np.float32), 0, outage=reason) for reason in ("timeout", "timeout", "ended", "ended")]
+    away = [
+        AudioBlock(1024, np.zeros(0, np.float32), 0, outage=reason)
+        for reason in ("timeout", "timeout", "ended", "ended")
+    ]
     after = [quiet(33_024, gap=32_000), *(quiet(33_024 + 256 * i) for i in range(1, 4))]
     heard, stats = run(monkeypatch, Scripted([*before, *away, *after]))
     told = [e for e in heard if e["type"] == "capability" and e["name"] == "source"]
@@ -239,17 +272,24 @@ def test_an_outage_is_told_once_with_what_was_lost_and_every_sample_is_booked(mo
     assert (stats.frames.captured, stats.frames.processed, stats.frames.dropped) == (8, 8, {})
 
 
-def test_a_run_of_so_many_seconds_ends_with_a_microphone_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_so_many_seconds_ends_with_a_microphone_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     heard, stats = run(monkeypatch, Away("busy"), seconds=0.2)
     assert [e["reason"] for e in heard if e["type"] == "capability" and e["name"] == "source"] == ["busy"]
     assert stats.frames.captured == 0
 
 
 @pytest.mark.parametrize("per_block_ms", [1, 16, 160])
-def test_so_many_seconds_of_a_microphone_are_seconds_of_the_clock(per_block_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_seconds_of_a_microphone_are_seconds_of_the_clock(
+    per_block_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is sixteen times too fast, one that is right, and one that is ten times too slow."""
     now = time.monotonic_ns()
-    blocks = [dataclasses.replace(quiet(256 * i), captured_ns=now + per_block_ms * 1_000_000 * i) for i in range(4000)]
+    blocks = [
+        dataclasses.replace(quiet(256 * i), captured_ns=now + per_block_ms * 1_000_000 * i)
+        for i in range(4000)
+    ]
     _, stats = run(monkeypatch, Scripted(blocks), seconds=1.6)
     assert stats.frames.captured == pytest.approx(1600 / per_block_ms, rel=0.1, abs=1)
 
@@ -267,7 +307,10 @@ def test_a_stream_whose_microphone_is_away_says_so_in_its_state(monkeypatch: pyt
     source = Away("busy")
     monkeypatch.setattr("edgectl.pipelines.speech.pipeline.open_audio", lambda uri: source)
     pipeline = make_pipeline(
-        "speech", dataclasses.replace(args("mic://", []), emit=lambda e: told.set() if e.get("reason") == "busy" else None)
+        "speech",
+        dataclasses.replace(
+            args("mic://", []), emit=lambda e: told.set() if e.get("reason") == "busy" else None
+        ),
     )
     pipeline.start()
     try:
@@ -277,7 +320,9 @@ def test_a_stream_whose_microphone_is_away_says_so_in_its_state(monkeypatch: pyt
         pipeline.stop()
 
 
-def test_an_event_of_a_live_stream_has_the_time_at_which_its_sample_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_of_a_live_stream_has_the_time_at_which_its_sample_was_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of a card that is 1 % fast, after ten minutes: the sample says 606 s, the clock 600."""
     now = time.monotonic_ns()
     line = ClockFit(600 * 16_160, now, 16_160.0)
@@ -295,7 +340,9 @@ def test_a_step_of_the_wall_clock_is_in_the_next_event(monkeypatch: pytest.Monke
     steps = iter(range(1, 1000))
     monkeypatch.setattr(
         "edgectl.pipelines.speech.pipeline.time",
-        SimpleNamespace(time_ns=lambda: next(steps) * 10**18, monotonic_ns=time.monotonic_ns, monotonic=time.monotonic),
+        SimpleNamespace(
+            time_ns=lambda: next(steps) * 10**18, monotonic_ns=time.monotonic_ns, monotonic=time.monotonic
+        ),
     )
     line = ClockFit(0, now, 16_000.0)
     one = AudioBlock(0, np.zeros(0, np.float32), now, outage="timeout", clock=line)

@@ -1,4 +1,5 @@
-"""The same samples give the same events, byte for byte, however they are cut; what cannot be heard is said."""
+"""The same samples give the same events, byte for byte, however they are cut; what cannot be heard is
+said."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ KEYWORD = TaskSpec.model_validate(
         "metric": "top1",
         "labels": ["silence", "ping"],
         "background": ["silence"],
-        "input": {"kind": "audio", "features": {"kind": "log_mel", "window": 480, "hop": 320, "frames": 8, "mels": 8}},
+        "input": {
+            "kind": "audio",
+            "features": {"kind": "log_mel", "window": 480, "hop": 320, "frames": 8, "mels": 8},
+        },
         "decode": {"kind": "keyword", "score": 0.5, "softmax": False},
     }
 )
@@ -47,7 +51,10 @@ class LoudIsSpeech:
     def run(self, feeds: Feeds) -> Outputs:
         loud = float(np.abs(feeds["input"]).max()) > 0.05
         bad = not np.isfinite(feeds["state"]).all()
-        return {"output": np.array([[np.nan if bad else 0.9 if loud else 0.1]], np.float32), "stateN": feeds["state"] + 1}
+        return {
+            "output": np.array([[np.nan if bad else 0.9 if loud else 0.1]], np.float32),
+            "stateN": feeds["state"] + 1,
+        }
 
     def close(self) -> None:
         pass
@@ -70,9 +77,15 @@ def bursts(seconds: float, *, seed: int = 0, level: float = 0.3) -> np.ndarray:
 
 
 def heard(
-    sound: np.ndarray, sizes: list[int], *, gap: tuple[int, int] | None = None, unmixed: np.ndarray | None = None, **config: Any
+    sound: np.ndarray,
+    sizes: list[int],
+    *,
+    gap: tuple[int, int] | None = None,
+    unmixed: np.ndarray | None = None,
+    **config: Any,
 ) -> list[Event]:
-    """What a session says of a sound in blocks of these sizes in turn; ``gap``: so many samples are lost at a place."""
+    """What a session says of a sound in blocks of these sizes in turn; ``gap``: so many samples are lost
+    at a place."""
     events: list[Event] = []
     session = SpeechSession(SpeechConfig(hop_frames=2, **config), events.append)
     session.use("vad", LoudIsSpeech(), load_task("silero-vad"))
@@ -85,7 +98,13 @@ def heard(
             n, lost = (gap[0] - at, 0) if gap[0] > at else (n, gap[1])
         shift += lost
         session.push(
-            AudioBlock(at + shift, sound[at : at + n], 0, lost, unmixed=None if unmixed is None else unmixed[at : at + n])
+            AudioBlock(
+                at + shift,
+                sound[at : at + n],
+                0,
+                lost,
+                unmixed=None if unmixed is None else unmixed[at : at + n],
+            )
         )
         at, k = at + n, k + 1
     session.finish()
@@ -108,12 +127,15 @@ def test_voice_and_words_are_told_in_the_order_of_their_samples_even_within_one_
     events = heard(sound, [len(sound)])
     kinds = [e.type for e in events]
     assert {"speech_start", "speech_end", "keyword"} <= set(kinds)
-    assert kinds.index("keyword") < len(kinds) - 1 - kinds[::-1].index("speech_end")  # not: all of the one, then all of the other
+    # not: all of the one, then all of the other
+    assert kinds.index("keyword") < len(kinds) - 1 - kinds[::-1].index("speech_end")
     assert lines(events) == lines(heard(sound, [1]))
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 5000), min_size=1, max_size=5), st.integers(1000, 60_000), st.integers(1, 9000))
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=5), st.integers(1000, 60_000), st.integers(1, 9000)
+)
 def test_lost_samples_are_the_same_for_any_block_sizes(sizes: list[int], at: int, lost: int) -> None:
     sound = bursts(4)
     assert lines(heard(sound, sizes, gap=(at, lost))) == lines(heard(sound, [256], gap=(at, lost)))
@@ -132,7 +154,9 @@ def speech(events: list[Event]) -> list[tuple[str, int]]:
 
 def sound_faults(events: list[Event]) -> list[tuple[str | None, str, bool]]:
     return [
-        (e.phase, e.data["reason"], e.data["available"]) for e in events if e.type == "capability" and e.data["name"] == "sound"
+        (e.phase, e.data["reason"], e.data["available"])
+        for e in events
+        if e.type == "capability" and e.data["name"] == "sound"
     ]
 
 
@@ -161,14 +185,19 @@ def test_a_muted_microphone_is_said_once_and_taken_back() -> None:
 
 
 def test_a_quiet_room_is_no_dead_microphone() -> None:
-    assert sound_faults(heard(np.random.default_rng(0).normal(0, 1e-4, 20 * RATE).astype(np.float32), [256])) == []
+    assert (
+        sound_faults(heard(np.random.default_rng(0).normal(0, 1e-4, 20 * RATE).astype(np.float32), [256]))
+        == []
+    )
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.05])
 def test_channels_that_cancel_each_other_are_said(leak: float) -> None:
     left = bursts(6)
     right = -(1 - leak) * left
-    events = heard(((left + right) / 2).astype(np.float32), [256], unmixed=((left**2 + right**2) / 4).astype(np.float32))
+    events = heard(
+        ((left + right) / 2).astype(np.float32), [256], unmixed=((left**2 + right**2) / 4).astype(np.float32)
+    )
     assert sound_faults(events)[0] == ("start", "channels_cancel", False)
 
 

@@ -23,7 +23,13 @@ TONE = (0.9 * np.sin(2 * np.pi * 440 * np.arange(N) / RATE)).astype(np.float32)
 
 
 def write(
-    path: Path, sound: np.ndarray, *, codec: str = "pcm_s16le", format: str = "s16", rate: int = RATE, layout: str | None = None
+    path: Path,
+    sound: np.ndarray,
+    *,
+    codec: str = "pcm_s16le",
+    format: str = "s16",
+    rate: int = RATE,
+    layout: str | None = None,
 ) -> Path:
     """Float samples ``(n, channels)`` in ±1 as an audio file."""
     channels = sound.shape[1]
@@ -32,7 +38,9 @@ def write(
         stream: Any = container.add_stream(codec, rate=rate, layout=layout)
         stream.format = format
         resampler = av.AudioResampler(format=format, layout=layout, rate=rate)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32).reshape(1, -1), format="flt", layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(sound, np.float32).reshape(1, -1), format="flt", layout=layout
+        )
         frame.sample_rate = rate
         for out in [*resampler.resample(frame), *resampler.resample(None)]:
             for packet in stream.encode(out):
@@ -101,7 +109,8 @@ def test_planar_samples_have_the_same_loudness(tmp_path: Path, channels: int) ->
     with av.open(str(path)) as container:
         assert next(container.decode(audio=0)).format.is_planar
     got = read_audio(path)[2000:6000]
-    heard = 5 / 6 if channels == 6 else 1  # the encoder takes the tone out of the subwoofer's channel
+    # the encoder takes the tone out of the subwoofer's channel
+    heard = 5 / 6 if channels == 6 else 1
     assert np.sqrt(np.mean(got**2)) == pytest.approx(heard * 0.9 / np.sqrt(2), rel=0.02)
 
 
@@ -156,7 +165,9 @@ def test_opposite_channels_tell_what_they_had_before_they_were_mixed(tmp_path: P
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 1000), st.floats(0, 1e6))
-def test_a_mix_is_finite_and_never_beyond_full_scale_or_its_loudest_channel(channels: int, seed: int, scale: float) -> None:
+def test_a_mix_is_finite_and_never_beyond_full_scale_or_its_loudest_channel(
+    channels: int, seed: int, scale: float
+) -> None:
     rng = np.random.default_rng(seed)
     samples = (rng.normal(0, 1, (64, channels)) * scale).astype(np.float32)
     samples[rng.random((64, channels)) < 0.1] = np.nan
@@ -197,7 +208,9 @@ def test_alike_channels_cancel_nothing_however_loud_they_are(loud: float) -> Non
 def test_opposite_channels_cancel_however_loud_they_are() -> None:
     mixed = mix(np.stack([TONE, -TONE], axis=1) * 1e4, "mean")
     check = SoundCheck()
-    assert "channels_cancel" in {check.step(mixed.data[:STRETCH], np.asarray(mixed.unmixed)[:STRETCH], None) for _ in range(8)}
+    assert "channels_cancel" in {
+        check.step(mixed.data[:STRETCH], np.asarray(mixed.unmixed)[:STRETCH], None) for _ in range(8)
+    }
 
 
 def test_a_recording_without_a_sample_is_no_quiet_one(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The Silero graph driven directly gives what the reference wrapper gives; the segmenter is pure and closes what it opens."""
+"""The Silero graph driven directly gives what the reference wrapper gives; the segmenter is pure and
+closes what it opens."""
 
 from __future__ import annotations
 
@@ -16,13 +17,49 @@ from edgectl.pipelines.speech.sources import open_audio
 from edgectl.pipelines.speech.vad import Segmenter, VoiceActivity
 from edgectl.pipelines.tasks import load_task
 
-# silero-vad 806dcba, VADIterator with its defaults and OnnxWrapper(silero_vad_16k_op15.onnx) over tests/data/test.wav in
-# chunks of 512: every edge it reported, in samples.
+# silero-vad 806dcba, VADIterator with its defaults and OnnxWrapper(silero_vad_16k_op15.onnx) over
+# tests/data/test.wav in chunks of 512: every edge it reported, in samples.
 REFERENCE = [
-    32, 32736, 42528, 75232, 79392, 110048, 149024, 213472, 216608, 241632, 245280, 253920, 260640, 286688, 293920, 313824,
-    325152, 521696, 523296, 569824, 571936, 602080, 607264, 623072, 637984, 692704, 697888, 714208, 720416, 749024, 781344,
-    799712, 817184, 867808, 871456, 918496, 920096, 953312, 957984,
-]  # fmt: skip
+    32,
+    32736,
+    42528,
+    75232,
+    79392,
+    110048,
+    149024,
+    213472,
+    216608,
+    241632,
+    245280,
+    253920,
+    260640,
+    286688,
+    293920,
+    313824,
+    325152,
+    521696,
+    523296,
+    569824,
+    571936,
+    602080,
+    607264,
+    623072,
+    637984,
+    692704,
+    697888,
+    714208,
+    720416,
+    749024,
+    781344,
+    799712,
+    817184,
+    867808,
+    871456,
+    918496,
+    920096,
+    953312,
+    957984,
+]
 
 
 class OnnxEngine:
@@ -33,9 +70,15 @@ class OnnxEngine:
         self.inputs = (
             TensorSpec(name="input", shape=(1, 576), dtype="float32"),
             TensorSpec(name="state", shape=(2, 1, 128), dtype="float32"),
-            *(TensorSpec(name=i.name, shape=(), dtype="int64") for i in self._session.get_inputs() if i.name == "sr"),
+            *(
+                TensorSpec(name=i.name, shape=(), dtype="int64")
+                for i in self._session.get_inputs()
+                if i.name == "sr"
+            ),
         )
-        self.outputs = tuple(TensorSpec(name=o.name, shape=(), dtype="float32") for o in self._session.get_outputs())
+        self.outputs = tuple(
+            TensorSpec(name=o.name, shape=(), dtype="float32") for o in self._session.get_outputs()
+        )
         self.runtime = "onnxruntime"
 
     def run(self, feeds: Feeds) -> Outputs:
@@ -76,7 +119,11 @@ def test_frames_are_the_same_for_any_block_sizes(data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, 8999), max_size=20)))
     whole = Reframer(512, 64).push(AudioBlock(0, sound, 0))[1]
     reframer = Reframer(512, 64)
-    pieces = [f for a, b in zip([0, *cuts], [*cuts, 9000], strict=True) for f in reframer.push(AudioBlock(a, sound[a:b], 0))[1]]
+    pieces = [
+        f
+        for a, b in zip([0, *cuts], [*cuts, 9000], strict=True)
+        for f in reframer.push(AudioBlock(a, sound[a:b], 0))[1]
+    ]
     assert [end for end, _ in pieces] == [end for end, _ in whole]
     assert all(np.array_equal(x, y) for (_, x), (_, y) in zip(pieces, whole, strict=True))
     assert np.array_equal(whole[0][1][:64], np.zeros(64))

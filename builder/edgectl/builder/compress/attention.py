@@ -1,4 +1,5 @@
-"""What a student must get right: every output channel; of detections, how sure each place is, and boxes and classes where there is one."""
+"""What a student must get right: every output channel; of detections, how sure each place is, and boxes
+and classes where there is one."""
 
 from __future__ import annotations
 
@@ -12,17 +13,20 @@ from edgectl.core.task import DecodeSpec
 
 __all__ = ["Loss"]
 
-_BACKGROUND = 0.01  # weight of a box and a class where there is nothing, against a place where the teacher is certain
-_FLAT = 1e-3  # of the mean variance: channels that hardly vary do not count for more than that
+# weight of a box and a class where there is nothing, against a place where the teacher is certain
+_BACKGROUND = 0.01
+# of the mean variance: channels that hardly vary do not count for more than that
+_FLAT = 1e-3
 _TINY = 1e-6
 
 
 class Loss:
     """Distance of a student's outputs from the teacher's, label-free; ``examples``: outputs of the teacher.
 
-    In general the mean square error of each output channel in units of its variance over ``examples``. Where ``decode`` says that an
-    output holds detections (``fastestdet``, ``yolov8``): per detection, the cross entropy of the scores everywhere; and, weighted by the
-    teacher's score, the squared error of the boxes in those units and the divergence of the classes.
+    In general the mean square error of each output channel in units of its variance over ``examples``. Where
+    ``decode`` says that an output holds detections (``fastestdet``, ``yolov8``): per detection, the cross
+    entropy of the scores everywhere; and, weighted by the teacher's score, the squared error of the boxes in
+    those units and the divergence of the classes.
     """
 
     def __init__(self, examples: Sequence[Tensor], decode: DecodeSpec | None) -> None:
@@ -35,7 +39,9 @@ class Loss:
 
     def __call__(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Tensor:
         if self._kind not in ("fastestdet", "yolov8"):
-            return torch.stack([((g - w).square() / v).mean() for g, w, v in zip(got, want, self._variance, strict=True)]).sum()
+            return torch.stack(
+                [((g - w).square() / v).mean() for g, w, v in zip(got, want, self._variance, strict=True)]
+            ).sum()
         [g], [w], [v] = got, want, self._variance
         first = 1 if self._kind == "fastestdet" else 0  # of the box
         scores = slice(0, 1) if first else slice(4, None)

@@ -1,6 +1,7 @@
 """Structured pruning: whole channels go, so every runtime gets faster. At ONNX level, no training library.
 
-:mod:`~edgectl.builder.compress.coupling` says which channels go together. What is asked for is a share of every group's channels;
+:mod:`~edgectl.builder.compress.coupling` says which channels go together. What is asked for is a share of
+  every group's channels;
 the multiply-accumulates that this would save are saved where they cost least.
 """
 
@@ -32,12 +33,17 @@ Array = NDArray[np.float64]
 def prune_channels(
     model: ModelProto, coupling: Coupling, share: float, step: int, damage: Mapping[int, float]
 ) -> tuple[ModelProto, dict[str, NDArray[np.int64]], dict[str, str]]:
-    """Remove the channels whose ``damage`` (channel → what its removal costs, in any unit) per saved MAC is least.
+    """Remove the channels whose ``damage`` (channel → what its removal costs, in any unit) per saved MAC is
+    least.
 
-    As many MACs go as by removing ``share`` of every group; of each group at least half of that share's remainder stays, a
-    multiple of ``step`` channels. Returns the graph, layer → which of its channels are left, and layer → why it stayed whole.
+    As many MACs go as by removing ``share`` of every group; of each group at least half of that share's
+    remainder stays, a multiple of ``step`` channels. Returns the graph, layer → which of its channels are
+    left, and layer → why it stayed whole.
     """
-    groups = [g.channels[np.argsort([damage.get(int(c), 0.0) for c in g.channels], kind="stable")] for g in coupling.groups]
+    groups = [
+        g.channels[np.argsort([damage.get(int(c), 0.0) for c in g.channels], kind="stable")]
+        for g in coupling.groups
+    ]
     costs = [np.asarray([damage.get(int(c), 0.0) for c in g], np.float64) for g in groups]
     kept = _choose(costs, _Work(model, coupling, groups), share, step)
     gone = {int(c) for g, k in zip(groups, kept, strict=True) for c in g[: len(g) - k]}
@@ -70,8 +76,11 @@ def _choose(costs: Sequence[Array], work: _Work, share: float, step: int) -> NDA
         move = np.where(kept - move >= floor, move, 0)
         if not move.any():
             break
-        price = np.asarray([t[n - k + m] - t[n - k] for t, n, k, m in zip(total, sizes, kept, move, strict=True)])
-        saved = np.minimum(work.savings(kept, move), needed)  # what is saved beyond the target is worth nothing
+        price = np.asarray(
+            [t[n - k + m] - t[n - k] for t, n, k, m in zip(total, sizes, kept, move, strict=True)]
+        )
+        # what is saved beyond the target is worth nothing
+        saved = np.minimum(work.savings(kept, move), needed)
         cheapest = int(np.argmin(np.where(move > 0, price / np.maximum(saved, 1e-9), math.inf)))
         kept[cheapest] -= move[cheapest]
     return kept
@@ -90,14 +99,17 @@ class _Work:
             across = index.shape(n.input[0] if n.op_type == "ConvTranspose" else n.output[0])
             if known is None or across is None:
                 continue
-            whole.append(math.prod(known) * math.prod(across[2:] if n.op_type.startswith("Conv") else across[:-1]))
+            whole.append(
+                math.prod(known) * math.prod(across[2:] if n.op_type.startswith("Conv") else across[:-1])
+            )
             into.append(self._shares(reads.get(n.name)))
             out.append(self._shares(coupling.made.get(n.name, coupling.passed.get(n.name))))
         self._whole = np.asarray(whole, np.float64)
         self._into, self._out = np.stack(into), np.stack(out)
 
     def _shares(self, channels: NDArray[np.int64] | None) -> Array:
-        """Of one side of a layer: per group the share of one of its channels; last, the share that stays whatever happens."""
+        """Of one side of a layer: per group the share of one of its channels; last, the share that stays
+        whatever happens."""
         if channels is None or not len(channels):
             return np.asarray([0.0] * len(self._groups) + [1.0])
         parts = [float(np.isin(channels, g).mean()) for g in self._groups]
@@ -119,14 +131,18 @@ class _Work:
 
 
 def channel_step(*, seconds: float = 1.5, steps: Sequence[int] = _STEPS) -> int:
-    """The smallest step at which this machine's convolutions lose nothing to half-full vectors, by micro-benchmark.
+    """The smallest step at which this machine's convolutions lose nothing to half-full vectors, by
+    micro-benchmark.
 
-    A 3×3 convolution of 64 + step channels must cost per MAC at most a tenth more than one of 64 and one of 96 channels.
+    A 3×3 convolution of 64 + step channels must cost per MAC at most a tenth more than one of 64 and one of
+    96 channels.
     """
     base = 64
     engines = {c: open_model(_conv(c), SessionSettings()) for c in (base, *(base + s for s in steps), 96)}
     feeds = {c: {"x": np.zeros((1, c, 28, 28), np.float32)} for c in engines}
-    times = interleave({str(c): partial(e.run, feeds[c]) for c, e in engines.items()}, seconds=seconds, min_rounds=30)
+    times = interleave(
+        {str(c): partial(e.run, feeds[c]) for c, e in engines.items()}, seconds=seconds, min_rounds=30
+    )
     for e in engines.values():
         e.close()
 
@@ -141,8 +157,14 @@ def _conv(channels: int) -> bytes:
     weight = np.random.default_rng(0).standard_normal((channels, channels, 3, 3)).astype(np.float32)
     shape = [1, channels, 28, 28]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])], "conv",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "conv",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    )
+    return bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )

@@ -1,4 +1,5 @@
-"""Weight sharing: k-means over each weight tensor, so that it has at most k distinct values (:mod:`edgectl.core.codebook` packs them)."""
+"""Weight sharing: k-means over each weight tensor, so that it has at most k distinct values
+(:mod:`edgectl.core.codebook` packs them)."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ _ROUNDS = 30
 
 
 def share_weights(model: ModelProto, k: int) -> tuple[ModelProto, float]:
-    """Replace every weight by its nearest of ``k`` values a tensor; zero stays zero. Returns the graph and the SNR in dB."""
+    """Replace every weight by its nearest of ``k`` values a tensor; zero stays zero. Returns the graph and
+    the SNR in dB."""
     values: dict[str, Floats] = {}
     signal = noise = 0.0
     for w in weights_of(GraphIndex(model)):
-        if w.value.size <= 4 * k:  # the codebook would be as large as what it replaces
+        # the codebook would be as large as what it replaces
+        if w.value.size <= 4 * k:
             continue
         shared = _nearest(w.value, k)
         signal += float(np.square(w.value, dtype=np.float64).sum())
@@ -28,7 +31,8 @@ def share_weights(model: ModelProto, k: int) -> tuple[ModelProto, float]:
 
 
 def _nearest(weight: Floats, k: int) -> Floats:
-    """One-dimensional k-means (Lloyd) from evenly spread quantiles; deterministic. Pruned weights keep a value of their own: 0."""
+    """One-dimensional k-means (Lloyd) from evenly spread quantiles; deterministic. Pruned weights keep a
+    value of their own: 0."""
     flat = weight.ravel()
     live = np.sort(flat[flat != 0]) if (flat == 0).any() else np.sort(flat)
     count = k - 1 if live.size < flat.size else k

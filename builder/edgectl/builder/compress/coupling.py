@@ -1,9 +1,11 @@
-"""Which channels of a graph live and die together, and every constant that has to lose entries when they go. Pure.
+"""Which channels of a graph live and die together, and every constant that has to lose entries when they go.
+Pure.
 
-Each channel that a layer makes gets a number. Walking the graph, an operator passes the numbers on, in its way: element by element
-(activations, pooling), joined pairwise (residual adds, gates, depthwise convolutions), side by side (concat), in part (split,
-slice), repeated (flatten). Numbers that were joined are one channel: they are removed everywhere or nowhere. What the walk cannot follow is
-fixed, and the reason is kept. (The idea of a dependency graph: Fang et al., *DepGraph*, 2023.)
+Each channel that a layer makes gets a number. Walking the graph, an operator passes the numbers on, in its
+way: element by element (activations, pooling), joined pairwise (residual adds, gates, depthwise
+convolutions), side by side (concat), in part (split, slice), repeated (flatten). Numbers that were joined are
+one channel: they are removed everywhere or nowhere. What the walk cannot follow is fixed, and the reason is
+kept. (The idea of a dependency graph: Fang et al., *DepGraph*, 2023.)
 """
 
 from __future__ import annotations
@@ -25,7 +27,23 @@ __all__ = ["Coupling", "Group", "Reader", "couple", "remove"]
 
 Numbers = NDArray[np.int64]
 
-_EACH = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSwish", "HardSigmoid", "Tanh", "Elu", "Softplus", "Exp", "Sqrt", "Neg", "Abs", "Erf", "Identity")  # fmt: skip
+_EACH = (
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSwish",
+    "HardSigmoid",
+    "Tanh",
+    "Elu",
+    "Softplus",
+    "Exp",
+    "Sqrt",
+    "Neg",
+    "Abs",
+    "Erf",
+    "Identity",
+)
 """They compute each value of their first input for itself."""
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _PAIRS = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu")
@@ -33,7 +51,8 @@ _PAIRS = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu")
 
 @dataclass(frozen=True)
 class Reader:
-    """A weight that multiplies channels: entry ``i`` along ``weight.input_axis`` belongs to channel ``channels[i]``."""
+    """A weight that multiplies channels: entry ``i`` along ``weight.input_axis`` belongs to channel
+    ``channels[i]``."""
 
     weight: Weight
     channels: Numbers
@@ -41,7 +60,8 @@ class Reader:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are found in the same tensors: one choice of how many of them stay. ``makers``: layers that make them."""
+    """Channels that are found in the same tensors: one choice of how many of them stay. ``makers``: layers
+    that make them."""
 
     channels: Numbers
     makers: tuple[str, ...]
@@ -49,8 +69,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Coupling:
-    """``groups``: what can be removed. ``made``: layer → channels of its output, in order; ``passed``: the same of depthwise
-    convolutions, which make none. ``reasons``: layer → why it stays whole."""
+    """``groups``: what can be removed. ``made``: layer → channels of its output, in order; ``passed``: the
+    same of depthwise convolutions, which make none. ``reasons``: layer → why it stays whole."""
 
     groups: tuple[Group, ...]
     readers: tuple[Reader, ...]
@@ -94,9 +114,14 @@ def remove(model: ModelProto, coupling: Coupling, gone: Collection[int]) -> Mode
 
 
 def _adjust(
-    copy: ModelProto, index: GraphIndex, node: NodeProto, tensors: Mapping[str, tuple[int, Numbers]], left: Callable[[str], Numbers]
-) -> None:  # fmt: skip
-    """Correct what a node says about sizes: groups of a depthwise convolution, parts of a split, ends of a slice, shapes."""
+    copy: ModelProto,
+    index: GraphIndex,
+    node: NodeProto,
+    tensors: Mapping[str, tuple[int, Numbers]],
+    left: Callable[[str], Numbers],
+) -> None:
+    """Correct what a node says about sizes: groups of a depthwise convolution, parts of a split, ends of a
+    slice, shapes."""
 
     def constant(slot: int, value: Iterable[int]) -> None:
         name = f"{node.name}_{slot}_pruned"
@@ -153,7 +178,12 @@ class _Walk:
             self._visit(node)
         for tensor, (_, channels) in self._tensors.items():
             if tensor in self.index.outputs or tensor in self.index.captured:
-                self._fix(channels, "its channels are an output of the graph" if tensor in self.index.outputs else "a subgraph reads its channels")  # fmt: skip
+                self._fix(
+                    channels,
+                    "its channels are an output of the graph"
+                    if tensor in self.index.outputs
+                    else "a subgraph reads its channels",
+                )
         for (name, _), channels in self._constants.items():
             if len(self.index.readers[name]) != len(self._used[name]) or name in self.index.captured:
                 self._fix(channels, f"another node reads {name}")
@@ -182,7 +212,11 @@ class _Walk:
             made={n: root[c] for n, c in self._made.items()},
             passed={n: root[c] for n, c in self._passed.items()},
             reasons=self._whole
-            | {n: fixed[int(root[c[0]])] for n, c in self._made.items() if all(int(i) in fixed for i in root[c])},
+            | {
+                n: fixed[int(root[c[0]])]
+                for n, c in self._made.items()
+                if all(int(i) in fixed for i in root[c])
+            },
             tensors={t: (axis, root[c]) for t, (axis, c) in self._tensors.items()},
             constants={k: root[c] for k, c in self._constants.items()},
             weights={w.name: w for w in self._weights.values()},
@@ -244,7 +278,10 @@ class _Walk:
             self._whole[node.name] = self._why(node)
         for _, channels in tracked.values():
             self._fix(
-                channels, f"{node.name}: {self._why(node)}" if weighted else f"its channels meet {node.op_type} ({node.name})"
+                channels,
+                f"{node.name}: {self._why(node)}"
+                if weighted
+                else f"its channels meet {node.op_type} ({node.name})",
             )
 
     def _why(self, node: NodeProto) -> str:
@@ -252,10 +289,14 @@ class _Walk:
         if node.name not in self._weights:
             return "it shares its weight or computes it"
         return (
-            "it is a grouped convolution" if attribute(node, "group", 1) > 1 else "it does not read channels along its input axis"
+            "it is a grouped convolution"
+            if attribute(node, "group", 1) > 1
+            else "it does not read channels along its input axis"
         )
 
-    def _weighted(self, node: NodeProto, tracked: dict[int, tuple[int, Numbers]]) -> tuple[int, Numbers] | None:
+    def _weighted(
+        self, node: NodeProto, tracked: dict[int, tuple[int, Numbers]]
+    ) -> tuple[int, Numbers] | None:
         """A layer with a constant weight: it reads the channels of its input and makes new ones."""
         w = self._weights.get(node.name)
         if w is None or set(tracked) - {0} or attribute(node, "transA"):
@@ -337,7 +378,8 @@ class _Walk:
             shape = self.index.shape(name)
             if shape is None:
                 return None
-            if i not in tracked:  # what nobody made (the picture itself): numbered, and fixed
+            # what nobody made (the picture itself): numbered, and fixed
+            if i not in tracked:
                 fixed = self._new(shape[axis])
                 self._fix(fixed, f"it is joined with an input of the graph at {node.name}")
                 if name in self.index.initializers:
@@ -388,7 +430,9 @@ class _Walk:
                 return None
             if after[axis] == before[axis]:
                 return axis, channels
-            return (axis, np.repeat(channels, after[axis] // len(channels))) if len(after) == axis + 1 else None
+            return (
+                (axis, np.repeat(channels, after[axis] // len(channels))) if len(after) == axis + 1 else None
+            )
         if op in ("Squeeze", "Unsqueeze", "ReduceMean", "ReduceMax", "ReduceSum"):
             axes = _axes(self.index, node, 1, len(after) if op == "Unsqueeze" else rank)
             if op == "Unsqueeze":
@@ -407,7 +451,9 @@ class _Walk:
         if axis not in axes:
             return axis, channels
         at = axes.index(axis)
-        starts, ends, *rest = (np.asarray(self.index.weights(i), np.int64) for i in (*node.input[1:3], *node.input[4:5]))
+        starts, ends, *rest = (
+            np.asarray(self.index.weights(i), np.int64) for i in (*node.input[1:3], *node.input[4:5])
+        )
         if rest and int(rest[0][at]) != 1:
             return None
         return axis, channels[int(starts[at]) : int(ends[at])]

@@ -1,8 +1,10 @@
-"""What removing a channel costs once the weights that are left make up for it: second-order importance, without labels or training.
+"""What removing a channel costs once the weights that are left make up for it: second-order importance,
+without labels or training.
 
-A layer's squared output error is a quadratic in its weights, whose Hessian is the covariance of its inputs. So the cost of taking one
-channel out, and what the other weights must become, are known in closed form (Hassibi & Stork, *Optimal Brain Surgeon*, 1993; by
-whole channels: Kurtic et al., *ZipLM*, 2023). Channels of a group are taken out one after the other, the cheapest first.
+A layer's squared output error is a quadratic in its weights, whose Hessian is the covariance of its inputs.
+So the cost of taking one channel out, and what the other weights must become, are known in closed form
+(Hassibi & Stork, *Optimal Brain Surgeon*, 1993; by whole channels: Kurtic et al., *ZipLM*, 2023). Channels of
+a group are taken out one after the other, the cheapest first.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ Array = NDArray[np.float64]
 
 _ROWS = 4  # patches per input of a layer
 _MIN_ROWS = 2048
-_MAX_INPUTS = 2400  # the inverse is cubic: of larger layers only the diagonal of the covariance is used
+# the inverse is cubic: of larger layers only the diagonal of the covariance is used
+_MAX_INPUTS = 2400
 _RIDGE = 1e-3  # of the mean variance of an input
 
 
 @dataclass
 class _Reader:
-    """``weight``: (outputs, inputs); ``inverse``: of the covariance of the inputs, or its diagonal alone; ``energy`` of the outputs."""
+    """``weight``: (outputs, inputs); ``inverse``: of the covariance of the inputs, or its diagonal alone;
+    ``energy`` of the outputs."""
 
     weight: Array
     inverse: Array
@@ -47,9 +51,13 @@ class _Reader:
         """Share of the output's energy that is lost with each of these sets of inputs."""
         part = self.weight[:, inputs]
         if self.inverse.ndim == 1:
-            return np.asarray(np.einsum("oci,ci->c", np.square(part), 1 / self.inverse[inputs]) / self.energy, np.float64)
+            return np.asarray(
+                np.einsum("oci,ci->c", np.square(part), 1 / self.inverse[inputs]) / self.energy, np.float64
+            )
         block = np.linalg.inv(self.inverse[inputs[:, :, None], inputs[:, None, :]])
-        return np.asarray(np.einsum("oci,cij,ocj->c", part, block, part, optimize=True) / self.energy, np.float64)
+        return np.asarray(
+            np.einsum("oci,cij,ocj->c", part, block, part, optimize=True) / self.energy, np.float64
+        )
 
     def eliminate(self, inputs: NDArray[np.int64]) -> None:
         if self.inverse.ndim == 1:
@@ -60,7 +68,8 @@ class _Reader:
 
 
 def hessian_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> dict[int, float]:
-    """Channel → the share of its readers' output energy that is lost when it goes, after all those of its group that cost less."""
+    """Channel → the share of its readers' output energy that is lost when it goes, after all those of its
+    group that cost less."""
     readers = _readers(model, coupling, samples)
     damage: dict[int, float] = {}
     for group in coupling.groups:
@@ -102,7 +111,12 @@ def _readers(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) ->
         covariance = covariance.astype(np.float64)
         variance = covariance if large else covariance.diagonal()
         ridge = _RIDGE * float(variance.mean()) + 1e-12
-        energy = float((np.square(weight) @ covariance).sum() if large else ((weight @ covariance) * weight).sum()) + 1e-30
-        inverse = 1 / (covariance + ridge) if large else np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        energy = (
+            float((np.square(weight) @ covariance).sum() if large else ((weight @ covariance) * weight).sum())
+            + 1e-30
+        )
+        inverse = (
+            1 / (covariance + ridge) if large else np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        )
         found.append(_Reader(weight, inverse, energy, weight.shape[1] // len(r.channels), r.channels))
     return found

@@ -1,4 +1,5 @@
-"""How much a weight or channel matters. Magnitude needs no data; activation looks at what flows through; Taylor at gradients too."""
+"""How much a weight or channel matters. Magnitude needs no data; activation looks at what flows through;
+Taylor at gradients too."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 __all__ = ["channel_damage", "input_norms", "scored"]
 
 
-def input_norms(model: ModelProto, weights: Sequence[Weight], samples: Iterable[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """Weight name → L2 norm of each channel that its node reads, over all samples (root of the mean square)."""
+def input_norms(
+    model: ModelProto, weights: Sequence[Weight], samples: Iterable[Feeds]
+) -> dict[str, NDArray[np.float64]]:
+    """Weight name → L2 norm of each channel that its node reads, over all samples (root of the mean
+    square)."""
     tensors = {w.name: w.node.input[0] for w in weights}
     watched = ModelProto()
     watched.CopyFrom(model)
@@ -60,14 +64,21 @@ def channel_damage(coupling: Coupling, norms: Mapping[str, NDArray[np.float64]] 
     for r in coupling.readers:
         w, axis = r.weight.value.astype(np.float64), r.weight.input_axis
         energy = np.square(w).sum(axis=tuple(i for i in range(w.ndim) if i != axis))
-        energy *= np.asarray([made[int(c)] for c in r.channels]) if norms is None else np.square(norms[r.weight.name])
-        for c, e in zip(r.channels.tolist(), (energy / max(float(energy.sum()), 1e-30)).tolist(), strict=True):
+        energy *= (
+            np.asarray([made[int(c)] for c in r.channels])
+            if norms is None
+            else np.square(norms[r.weight.name])
+        )
+        for c, e in zip(
+            r.channels.tolist(), (energy / max(float(energy.sum()), 1e-30)).tolist(), strict=True
+        ):
             damage[c] += e
     return damage
 
 
 def scored(w: Weight, norms: Mapping[str, NDArray[np.float64]] | None) -> NDArray[np.float64]:
-    """|w|, times the norm of the input that it multiplies where that is known. Grouped convolutions: plain |w|."""
+    """|w|, times the norm of the input that it multiplies where that is known. Grouped convolutions: plain
+    |w|."""
     score = np.abs(w.value.astype(np.float64))
     if norms is None or norms[w.name].size != w.value.shape[w.input_axis]:
         return score

@@ -1,4 +1,5 @@
-"""Pruning of single weights: unstructured (helps size after entropy coding only) and 2:4 (TensorRT's sparse kernels, Ampere on)."""
+"""Pruning of single weights: unstructured (helps size after entropy coding only) and 2:4 (TensorRT's
+sparse kernels, Ampere on)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from edgectl.builder.graph import GraphIndex
 __all__ = ["prune_two_of_four", "prune_weights"]
 
 
-def prune_weights(model: ModelProto, share: float, norms: Mapping[str, NDArray[np.float64]] | None) -> tuple[ModelProto, float]:
-    """Zero the least important ``share`` of each weight tensor. Returns the graph and the share of all weights that is zero."""
+def prune_weights(
+    model: ModelProto, share: float, norms: Mapping[str, NDArray[np.float64]] | None
+) -> tuple[ModelProto, float]:
+    """Zero the least important ``share`` of each weight tensor. Returns the graph and the share of all
+    weights that is zero."""
     values: dict[str, Floats] = {}
     for w in weights_of(GraphIndex(model)):
         score = scored(w, norms)
@@ -30,7 +34,8 @@ def prune_weights(model: ModelProto, share: float, norms: Mapping[str, NDArray[n
 def prune_two_of_four(
     model: ModelProto, norms: Mapping[str, NDArray[np.float64]] | None
 ) -> tuple[ModelProto, float, dict[str, str]]:
-    """Of each four neighbours along the input channels, zero the two least important. Also returns what stayed dense and why."""
+    """Of each four neighbours along the input channels, zero the two least important. Also returns what
+    stayed dense and why."""
     values: dict[str, Floats] = {}
     reasons: dict[str, str] = {}
     for w in weights_of(GraphIndex(model)):

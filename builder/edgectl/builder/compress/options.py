@@ -1,4 +1,5 @@
-"""What the user asked for: ``--prune channel:0.3``, ``--prune magnitude:0.5``, ``--prune 2:4``, ``--cluster 32``, ``--recover 5``."""
+"""What the user asked for: ``--prune channel:0.3``, ``--prune magnitude:0.5``, ``--prune 2:4``,
+``--cluster 32``, ``--recover 5``."""
 
 from __future__ import annotations
 
@@ -36,9 +37,14 @@ class CompressOptions:
 
 
 def parse_options(
-    prune: Sequence[str] = (), *, cluster: int = 0, importance: str = "magnitude", recover_minutes: float = 0.0
+    prune: Sequence[str] = (),
+    *,
+    cluster: int = 0,
+    importance: str = "magnitude",
+    recover_minutes: float = 0.0,
 ) -> CompressOptions:
-    """Options from the command line. Raises :class:`UsageError` for what is no option or makes no sense together."""
+    """Options from the command line. Raises :class:`UsageError` for what is no option or makes no sense
+    together."""
     found: dict[str, object] = {}
     for text in prune:
         kind, _, rest = text.partition(":")
@@ -54,9 +60,14 @@ def parse_options(
         elif kind == "magnitude":
             found["magnitude"] = _share(text, rest)
         else:
-            raise UsageError(f"--prune {text} is not known", hint="channel:0.3, channel:0.3/16, magnitude:0.5 or 2:4")
+            raise UsageError(
+                f"--prune {text} is not known", hint="channel:0.3, channel:0.3/16, magnitude:0.5 or 2:4"
+            )
     if "two_of_four" in found and "magnitude" in found:
-        raise UsageError("--prune 2:4 and --prune magnitude exclude each other", hint="2:4 already removes half of the weights")
+        raise UsageError(
+            "--prune 2:4 and --prune magnitude exclude each other",
+            hint="2:4 already removes half of the weights",
+        )
     if importance not in get_args(Importance):
         raise UsageError(f"importance {importance!r} is not known", hint=", ".join(get_args(Importance)))
     if cluster and not 2 <= cluster <= 256:

@@ -1,7 +1,9 @@
-"""Fine-tune a quantized graph: the float model teaches it through its own Q/DQ nodes, and the learned codes go back into it.
+"""Fine-tune a quantized graph: the float model teaches it through its own Q/DQ nodes, and the learned codes
+go back into it.
 
-Rounding passes gradients straight through (Jacob et al., *Quantization and Training*, 2018; Bengio et al., 2013). Scales, zero points and the
-graph stay as they are, so what was checked of the placement stays true; only int8 weights and int32 biases change.
+Rounding passes gradients straight through (Jacob et al., *Quantization and Training*, 2018; Bengio et al.,
+2013). Scales, zero points and the graph stay as they are, so what was checked of the placement stays true;
+only int8 weights and int32 biases change.
 """
 
 from __future__ import annotations
@@ -24,18 +26,27 @@ from edgectl.engines.base import Feeds
 
 __all__ = ["fine_tune"]
 
-_RATE = 1e-3  # of the root mean square of a tensor's codes, each step
-_CLOSE = 0.1  # codes that lie on an edge fall either way, here and in ONNX Runtime
+# of the root mean square of a tensor's codes, each step
+_RATE = 1e-3
+# codes that lie on an edge fall either way, here and in ONNX Runtime
+_CLOSE = 0.1
 
 
 def fine_tune(
-    quantized: Quantized, model: ModelProto, samples: Sequence[Feeds], *, weight_max: int, seconds: float,
-    steps: int | None = None, decode: DecodeSpec | None = None, progress: Callable[[float, float], None] | None = None,
-) -> tuple[Quantized, Lesson]:  # fmt: skip
+    quantized: Quantized,
+    model: ModelProto,
+    samples: Sequence[Feeds],
+    *,
+    weight_max: int,
+    seconds: float,
+    steps: int | None = None,
+    decode: DecodeSpec | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> tuple[Quantized, Lesson]:
     """``quantized`` with codes that answer more like ``model``, the float graph it was written from.
 
-    ``weight_max``: largest weight code of its family. Weights that are zero in ``model`` stay zero. Raises :class:`ModelError` for
-    graphs that cannot be trained here.
+    ``weight_max``: largest weight code of its family. Weights that are zero in ``model`` stay zero. Raises
+    :class:`ModelError` for graphs that cannot be trained here.
     """
     for graph in (quantized.model, model):
         if reason := trainable(graph):
@@ -55,8 +66,20 @@ def fine_tune(
         for p, zero in zeros:
             p[zero] = 0
 
-    groups = [{"params": [p], "rate": _RATE * float(p.detach().square().mean().sqrt())} for p in codes.values()]
-    lesson = teach(learner, model, samples, groups, seconds=seconds, steps=steps, decode=decode, mask=mask, progress=progress)
+    groups = [
+        {"params": [p], "rate": _RATE * float(p.detach().square().mean().sqrt())} for p in codes.values()
+    ]
+    lesson = teach(
+        learner,
+        model,
+        samples,
+        groups,
+        seconds=seconds,
+        steps=steps,
+        decode=decode,
+        mask=mask,
+        progress=progress,
+    )
     changed = ModelProto()
     changed.CopyFrom(quantized.model)
     for tensor in changed.graph.initializer:

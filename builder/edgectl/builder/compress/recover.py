@@ -1,8 +1,10 @@
-"""Win back what compression cost, without labels: the float model teaches the compressed one on the calibration inputs.
+"""Win back what compression cost, without labels: the float model teaches the compressed one on the
+calibration inputs.
 
-Pictures are mirrored, moved, brightened and mixed on the way, so that a hundred samples teach more than a hundred points; teacher and
-student see the same. What counts is said in :mod:`~edgectl.builder.compress.attention`. The last eighth of the samples is never trained on and
-decides which weights are kept. Pruned weights stay zero.
+Pictures are mirrored, moved, brightened and mixed on the way, so that a hundred samples teach more than a
+hundred points; teacher and student see the same. What counts is said in
+:mod:`~edgectl.builder.compress.attention`. The last eighth of the samples is never trained on and decides
+which weights are kept. Pruned weights stay zero.
 """
 
 from __future__ import annotations
@@ -31,20 +33,26 @@ from edgectl.engines.open import open_model
 __all__ = ["Lesson", "agree", "recover", "taylor_damage", "teach", "trainable"]
 
 _BATCH = 16
-_BATCH_VALUES = 1 << 18  # large inputs come in smaller batches: more steps a minute teach more than smoother ones
+# large inputs come in smaller batches: more steps a minute teach more than smoother ones
+_BATCH_VALUES = 1 << 18
 _RATE = 2e-3
 _WARM_UP = 20  # steps
-_LOOK = 25  # steps from one look at the held-back samples to the next
-_SPREAD = 32  # samples from which the spread of the outputs is taken
+# steps from one look at the held-back samples to the next
+_LOOK = 25
+# samples from which the spread of the outputs is taken
+_SPREAD = 32
 _ANSWER_BYTES = 64 << 20  # of the teacher's answers that are remembered
-_PICTURE = 64  # edge from which a tensor of four axes is a picture whose content may move
+# edge from which a tensor of four axes is a picture whose content may move
+_PICTURE = 64
 _MOVE = 0.15  # of its edge, at most half of it each way
-_CLOSE = 1e-3  # how far the torch module may be from ONNX Runtime, of the output's largest value
+# how far the torch module may be from ONNX Runtime, of the output's largest value
+_CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Steps taken, and the student's distance from the teacher on held-back samples before and after (:class:`Loss`; equal: 0)."""
+    """Steps taken, and the student's distance from the teacher on held-back samples before and after
+    (:class:`Loss`; equal: 0)."""
 
     steps: int
     before: float
@@ -62,17 +70,26 @@ def trainable(model: ModelProto) -> str | None:
 
 
 def recover(
-    student: ModelProto, teacher: ModelProto, samples: Sequence[Feeds], *, seconds: float, steps: int | None = None,
-    decode: DecodeSpec | None = None, progress: Callable[[float, float], None] | None = None,
-) -> tuple[ModelProto, Lesson]:  # fmt: skip
-    """Train ``student`` to answer like ``teacher`` for ``seconds``, or for ``steps`` if that is given (then the result is the same
-    each time). ``decode`` says where in the outputs detections are; ``progress(share, error)``.
+    student: ModelProto,
+    teacher: ModelProto,
+    samples: Sequence[Feeds],
+    *,
+    seconds: float,
+    steps: int | None = None,
+    decode: DecodeSpec | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> tuple[ModelProto, Lesson]:
+    """Train ``student`` to answer like ``teacher`` for ``seconds``, or for ``steps`` if that is given (then
+    the result is the same each time). ``decode`` says where in the outputs detections are; ``progress(share,
+    error)``.
 
     Raises :class:`ModelError` for graphs that cannot be trained here.
     """
     for model in (student, teacher):
         if reason := trainable(model):
-            raise ModelError(f"--recover cannot train this model: {reason}", hint="compress less, without --recover")
+            raise ModelError(
+                f"--recover cannot train this model: {reason}", hint="compress less, without --recover"
+            )
     learner = TorchGraph(student)
     agree(learner, student, samples[0], samples[1])
     dead = {k: p == 0 for k, p in learner.named_parameters() if p.ndim > 1 and bool((p == 0).any())}
@@ -83,23 +100,44 @@ def recover(
                 p[dead[k]] = 0
 
     groups = [{"params": list(learner.parameters()), "rate": _RATE}]
-    lesson = teach(learner, teacher, samples, groups, seconds=seconds, steps=steps, decode=decode, mask=mask, progress=progress)
+    lesson = teach(
+        learner,
+        teacher,
+        samples,
+        groups,
+        seconds=seconds,
+        steps=steps,
+        decode=decode,
+        mask=mask,
+        progress=progress,
+    )
     return replace_weights(student, learner.weights()), lesson
 
 
 def teach(
-    learner: TorchGraph, teacher: ModelProto, samples: Sequence[Feeds], groups: list[dict[str, Any]], *, seconds: float,
-    steps: int | None, decode: DecodeSpec | None, mask: Callable[[], None] = lambda: None,
+    learner: TorchGraph,
+    teacher: ModelProto,
+    samples: Sequence[Feeds],
+    groups: list[dict[str, Any]],
+    *,
+    seconds: float,
+    steps: int | None,
+    decode: DecodeSpec | None,
+    mask: Callable[[], None] = lambda: None,
     progress: Callable[[float, float], None] | None = None,
-) -> Lesson:  # fmt: skip
-    """Train ``learner`` in place and leave in it what did best on held-back samples. ``groups``: its parameters, each with a ``rate``.
+) -> Lesson:
+    """Train ``learner`` in place and leave in it what did best on held-back samples. ``groups``: its
+    parameters, each with a ``rate``.
 
     The random batches repeat after a while, so that the teacher answers each but once.
     """
     torch.manual_seed(0)
     inputs = _batch(samples)
     held = max(2, len(samples) // 8)
-    training, validation = {n: x[:-held] for n, x in inputs.items()}, {n: x[-held:] for n, x in inputs.items()}
+    training, validation = (
+        {n: x[:-held] for n, x in inputs.items()},
+        {n: x[-held:] for n, x in inputs.items()},
+    )
     wise = TorchGraph(teacher).eval()
     with torch.no_grad():
         truth = wise(validation)
@@ -116,11 +154,14 @@ def teach(
     before = best = error()
     kept = {k: v.clone() for k, v in learner.state_dict().items()}
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))  # threads that wait for a busy core cost more than they bring
+    # threads that wait for a busy core cost more than they bring
+    torch.set_num_threads(max(1, threads // 2))
     start, step = time.monotonic(), 0
     while (share := step / steps if steps is not None else (time.monotonic() - start) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * (min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + np.cos(np.pi * share)) + 1e-3)
+            group["lr"] = group["rate"] * (
+                min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + np.cos(np.pi * share)) + 1e-3
+            )
         number = step % repeat
         batch = _disturbed(training, torch.Generator().manual_seed(number))
         if number not in answers:
@@ -144,13 +185,16 @@ def teach(
 
 
 def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> dict[int, float]:
-    """Channel → first-order Taylor importance: mean square of weight × gradient, summed over the weights that read the channel.
+    """Channel → first-order Taylor importance: mean square of weight × gradient, summed over the weights that
+    read the channel.
 
-    Without labels the gradient is that of the outputs along random directions: what moves the answer at all counts.
+    Without labels the gradient is that of the outputs along random directions: what moves the answer at all
+    counts.
     """
     if reason := trainable(model):
         raise ModelError(
-            f"importance taylor cannot see through this model: {reason}", hint="--importance magnitude, activation or hessian"
+            f"importance taylor cannot see through this model: {reason}",
+            hint="--importance magnitude, activation or hessian",
         )
     torch.manual_seed(0)
     graph = TorchGraph(model)
@@ -159,7 +203,10 @@ def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds
     for feeds in samples:
         graph.zero_grad()
         outputs = graph(_batch([feeds]))
-        sum(((o * torch.randn_like(o)).sum() / max(float(o.detach().std()), 1e-6) for o in outputs), torch.zeros(())).backward()
+        sum(
+            ((o * torch.randn_like(o)).sum() / max(float(o.detach().std()), 1e-6) for o in outputs),
+            torch.zeros(()),
+        ).backward()
         moved: dict[int, float] = defaultdict(float)
         for r in coupling.readers:
             p = parameters[r.weight.name]
@@ -175,7 +222,9 @@ def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds
 def _batch(samples: Sequence[Feeds]) -> dict[str, torch.Tensor]:
     """Pictures in the memory layout that torch convolves fastest."""
     joined = {n: torch.from_numpy(np.concatenate([s[n] for s in samples])) for n in samples[0]}
-    return {n: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for n, x in joined.items()}
+    return {
+        n: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for n, x in joined.items()
+    }
 
 
 def _size(inputs: Mapping[str, torch.Tensor]) -> int:
@@ -183,8 +232,8 @@ def _size(inputs: Mapping[str, torch.Tensor]) -> int:
 
 
 def _disturbed(inputs: Mapping[str, torch.Tensor], random: torch.Generator) -> dict[str, torch.Tensor]:
-    """A random batch: half as it is, half mixed with another sample, all with a little noise. Pictures also mirrored, moved and
-    brightened or darkened, within the range of values they had."""
+    """A random batch: half as it is, half mixed with another sample, all with a little noise. Pictures
+    also mirrored, moved and brightened or darkened, within the range of values they had."""
     first = next(iter(inputs.values()))
     size = _size(inputs)
     a, b = torch.randint(len(first), (2, size), generator=random)
@@ -212,7 +261,9 @@ def agree(graph: TorchGraph, model: ModelProto, *samples: Feeds, close: float = 
     for i, feeds in enumerate(samples):
         for (name, want), value in zip(engine.run(feeds).items(), got, strict=True):
             mine = value[i : i + 1].numpy()
-            if mine.shape != want.shape or np.abs(mine - want).max() > close * max(float(np.abs(want).max()), 1e-6):
+            if mine.shape != want.shape or np.abs(mine - want).max() > close * max(
+                float(np.abs(want).max()), 1e-6
+            ):
                 raise ModelError(
                     f"--recover cannot train this model: as a batch its output {name} differs from ONNX Runtime's",
                     hint="compress less, without --recover",

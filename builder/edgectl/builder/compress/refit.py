@@ -1,7 +1,9 @@
-"""Refit the weights that are left so that each layer answers as before, in closed form, without labels or training.
+"""Refit the weights that are left so that each layer answers as before, in closed form, without labels or
+training.
 
-Layer by layer from the input on: the inputs that the pruned graph really makes, against the outputs that the original made for the
-same pictures; ridge regression towards the weights as they are (He et al., *Channel Pruning*, 2017, section 3.1).
+Layer by layer from the input on: the inputs that the pruned graph really makes, against the outputs that the
+original made for the same pictures; ridge regression towards the weights as they are (He et al., *Channel
+Pruning*, 2017, section 3.1).
 """
 
 from __future__ import annotations
@@ -23,21 +25,31 @@ Array = NDArray[np.float64]
 
 _ROWS = 6  # patches per unknown weight of an output
 _MIN_ROWS = 2048
-_MAX_INPUTS = 2400  # per output; the solution is cubic in it: larger layers keep their weights and get a new bias
+# per output; the solution is cubic in it: larger layers keep their weights and get a new bias
+_MAX_INPUTS = 2400
 _RIDGE = 1e-3  # of the mean variance of an input
 
 
 def refit(
-    pruned: ModelProto, model: ModelProto, kept: Mapping[str, NDArray[np.int64]], samples: Sequence[Feeds],
-    *, progress: Callable[[float], None] | None = None,
-) -> ModelProto:  # fmt: skip
-    """``pruned`` with refitted weights and biases. ``kept``: layer → which of its outputs in ``model`` are left."""
+    pruned: ModelProto,
+    model: ModelProto,
+    kept: Mapping[str, NDArray[np.int64]],
+    samples: Sequence[Feeds],
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> ModelProto:
+    """``pruned`` with refitted weights and biases. ``kept``: layer → which of its outputs in ``model`` are
+    left."""
     changed = ModelProto()
     changed.CopyFrom(pruned)
     stored = {t.name: t for t in changed.graph.initializer}
     before, after = GraphIndex(model), GraphIndex(changed)
     nodes = {n.name: n for n in weighted_nodes(after)}
-    layers = [n for n in weighted_nodes(before) if n.name in nodes and patched(n, before) and len(after.readers[n.input[1]]) == 1]
+    layers = [
+        n
+        for n in weighted_nodes(before)
+        if n.name in nodes and patched(n, before) and len(after.readers[n.input[1]]) == 1
+    ]
     exact, rough = (Walk(m, [n.input[0] for n in layers], samples) for m in (model, changed))
     rng = np.random.default_rng(0)
     for i, n in enumerate(layers):
@@ -62,7 +74,8 @@ def refit(
 
 
 class _Sums:
-    """Means and products of inputs (groups, rows, inputs) and wanted outputs (groups, rows, outputs), summed in turn."""
+    """Means and products of inputs (groups, rows, inputs) and wanted outputs (groups, rows, outputs),
+    summed in turn."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -79,7 +92,8 @@ class _Sums:
 
 
 def _solve(weight: Array, sums: _Sums, biased: bool) -> tuple[Array, Array]:
-    """The weights (groups, outputs, inputs) that give the wanted outputs best, and what must be added to the bias (outputs)."""
+    """The weights (groups, outputs, inputs) that give the wanted outputs best, and what must be added to
+    the bias (outputs)."""
     x, y, xx, xy = sums.means()
     if biased:
         xx, xy = xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]

@@ -68,24 +68,39 @@ class CompressionReport:
 
 
 def compress(
-    model: ModelProto, options: CompressOptions, samples: Sequence[Feeds], judge: Judge, *, max_drop: float, decode: DecodeSpec | None = None,
-    progress: Callable[[str, float], None] | None = None, each: Callable[[ModelProto], None] | None = None,
-) -> tuple[ModelProto, CompressionReport]:  # fmt: skip
-    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came; ``progress(what, share)``;
-    ``decode``: what recovery looks at in the outputs; ``each`` is shown the graph after every step.
+    model: ModelProto,
+    options: CompressOptions,
+    samples: Sequence[Feeds],
+    judge: Judge,
+    *,
+    max_drop: float,
+    decode: DecodeSpec | None = None,
+    progress: Callable[[str, float], None] | None = None,
+    each: Callable[[ModelProto], None] | None = None,
+) -> tuple[ModelProto, CompressionReport]:
+    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came;
+    ``progress(what, share)``; ``decode``: what recovery looks at in the outputs; ``each`` is shown the graph
+    after every step.
 
-    Raises :class:`ModelError` if the graph cannot be compressed as asked or the result loses more than ``max_drop``, and
+    Raises :class:`ModelError` if the graph cannot be compressed as asked or the result loses more than
+    ``max_drop``, and
     :class:`UsageError` if training was asked for without torch.
     """
     tell = progress or (lambda what, share: None)
-    torch_part = training() if options.recover_minutes or options.recover_steps or options.importance == "taylor" else None
+    torch_part = (
+        training()
+        if options.recover_minutes or options.recover_steps or options.importance == "taylor"
+        else None
+    )
     meter = _Meter(model, judge, each, samples[: min(8, len(samples))])
     reasons: dict[str, str] = {}
     some = list(samples[:: max(1, len(samples) // _SAMPLES)])
     now = model
 
     def norms() -> dict[str, NDArray[np.float64]] | None:
-        return None if options.importance == "magnitude" else input_norms(now, weights_of(GraphIndex(now)), some)
+        return (
+            None if options.importance == "magnitude" else input_norms(now, weights_of(GraphIndex(now)), some)
+        )
 
     if options.channel:
         step = options.channel_step or channel_step()
@@ -100,10 +115,19 @@ def compress(
         now, done, why = prune_channels(now, coupling, options.channel, step, damage)
         if not done:
             text = "; ".join(f"{n}: {r}" for n, r in list(why.items())[:4]) or "it has no convolutions"
-            raise ModelError(f"no channel of this model can be pruned: {text}", hint="--prune magnitude or 2:4 take any graph")
+            raise ModelError(
+                f"no channel of this model can be pruned: {text}",
+                hint="--prune magnitude or 2:4 take any graph",
+            )
         reasons |= why
-        removed = sum(len(coupling.made[name]) - len(left) for name, left in done.items() if name in coupling.made)
-        meter.add(now, f"channel:{options.channel:g}/{step}", f"{removed} channels of {len(done)} layers; {len(why)} stay whole")
+        removed = sum(
+            len(coupling.made[name]) - len(left) for name, left in done.items() if name in coupling.made
+        )
+        meter.add(
+            now,
+            f"channel:{options.channel:g}/{step}",
+            f"{removed} channels of {len(done)} layers; {len(why)} stay whole",
+        )
         now = refit(
             now,
             model,
@@ -115,7 +139,11 @@ def compress(
     if options.magnitude:
         tell("pruning weights", 0.2)
         now, zeros = prune_weights(now, options.magnitude, norms())
-        meter.add(now, f"magnitude:{options.magnitude:g}", f"{zeros:.0%} of the weights are zero; no runtime is faster for it")
+        meter.add(
+            now,
+            f"magnitude:{options.magnitude:g}",
+            f"{zeros:.0%} of the weights are zero; no runtime is faster for it",
+        )
     if options.two_of_four:
         tell("pruning 2:4", 0.2)
         now, zeros, why = prune_two_of_four(now, norms())
@@ -128,9 +156,14 @@ def compress(
     if (options.recover_minutes or options.recover_steps) and torch_part is not None:
         tell("recovering", 0.3)
         now, lesson = torch_part.recover(
-            now, model, list(samples), seconds=options.recover_minutes * 60, steps=options.recover_steps, decode=decode,
+            now,
+            model,
+            list(samples),
+            seconds=options.recover_minutes * 60,
+            steps=options.recover_steps,
+            decode=decode,
             progress=lambda share, error: tell(f"recovering: error {error:.4f}", 0.3 + 0.6 * share),
-        )  # fmt: skip
+        )
         meter.add(
             now,
             f"recover:{options.recover_steps or options.recover_minutes:g}",
@@ -153,7 +186,11 @@ class _Meter:
     """Judges and times each step against the model as it came."""
 
     def __init__(
-        self, model: ModelProto, judge: Judge, each: Callable[[ModelProto], None] | None, feeds: Sequence[Feeds]
+        self,
+        model: ModelProto,
+        judge: Judge,
+        each: Callable[[ModelProto], None] | None,
+        feeds: Sequence[Feeds],
     ) -> None:
         self._each = each
         self._original, self._judge, self._feeds = model, judge, feeds
@@ -165,11 +202,15 @@ class _Meter:
         if self._each is not None:
             self._each(model)
         data = model.SerializeToString(deterministic=True)
-        before, after = open_model(self._original.SerializeToString(), SessionSettings()), open_model(data, SessionSettings())
+        before, after = (
+            open_model(self._original.SerializeToString(), SessionSettings()),
+            open_model(data, SessionSettings()),
+        )
         drop = self._judge.judge(after).drop
         turn = iter(range(1 << 30))
         runs = {
-            n: (lambda e=e: e.run(self._feeds[next(turn) % len(self._feeds)])) for n, e in (("before", before), ("after", after))
+            n: (lambda e=e: e.run(self._feeds[next(turn) % len(self._feeds)]))
+            for n, e in (("before", before), ("after", after))
         }
         times = interleave(runs, seconds=_SECONDS, min_rounds=30)
         ratio = paired_ratio(times["after"], times["before"])
@@ -177,10 +218,18 @@ class _Meter:
         after.close()
         self.steps.append(
             CompressionStep(
-                step, drop, round(macs(model) / max(1, self._macs), 4), round(ratio.median, 4), round(ratio.low, 4), round(ratio.high, 4),
-                len(data), len(pack(data, weight_regions(model))), round(time.monotonic() - self._since, 1), note,
+                step,
+                drop,
+                round(macs(model) / max(1, self._macs), 4),
+                round(ratio.median, 4),
+                round(ratio.low, 4),
+                round(ratio.high, 4),
+                len(data),
+                len(pack(data, weight_regions(model))),
+                round(time.monotonic() - self._since, 1),
+                note,
             )
-        )  # fmt: skip
+        )
         self._since = time.monotonic()
 
 
@@ -189,5 +238,7 @@ def training() -> ModuleType:
     try:
         from edgectl.builder.compress import recover
     except ImportError as e:
-        raise UsageError(f"--recover and --importance taylor need torch ({e})", hint="pip install 'edgectl[compress]'") from e
+        raise UsageError(
+            f"--recover and --importance taylor need torch ({e})", hint="pip install 'edgectl[compress]'"
+        ) from e
     return recover

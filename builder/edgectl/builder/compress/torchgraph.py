@@ -1,8 +1,9 @@
-"""A small float ONNX graph as a torch module, for training: the operators of convolutional networks and classifiers.
+"""A small float ONNX graph as a torch module, for training: the operators of convolutional networks and
+classifiers.
 
-Constant float weights of convolutions and matrix products become parameters, and so do the codes that a DequantizeLinear
-reads; everything else is a constant. Rounding passes gradients straight through. What it cannot do it
-names (:func:`unsupported`); nothing is approximated.
+Constant float weights of convolutions and matrix products become parameters, and so do the codes that a
+DequantizeLinear reads; everything else is a constant. Rounding passes gradients straight through. What it
+cannot do it names (:func:`unsupported`); nothing is approximated.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def unsupported(model: ModelProto) -> list[str]:
     for n in model.graph.node:
         a = _attributes(n)
         if n.op_type == "Resize" and (
-            a.get("mode", "nearest") != "nearest" or a.get("coordinate_transformation_mode") not in (None, "asymmetric")
+            a.get("mode", "nearest") != "nearest"
+            or a.get("coordinate_transformation_mode") not in (None, "asymmetric")
         ):
             found.add("Resize (other than nearest, asymmetric)")
         if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or (
@@ -42,13 +44,18 @@ def unsupported(model: ModelProto) -> list[str]:
 
 
 class TorchGraph(torch.nn.Module):
-    """``forward(inputs)`` → the graph's outputs, in order. The batch axis may be longer than the graph says."""
+    """``forward(inputs)`` → the graph's outputs, in order. The batch axis may be longer than the graph
+    says."""
 
     def __init__(self, model: ModelProto) -> None:
         super().__init__()
         index = GraphIndex(model)
         trained = {name for n in weighted_nodes(index) for name in n.input[1:] if name in index.initializers}
-        codes = {n.input[0] for n in index.nodes if n.op_type == "DequantizeLinear" and n.input[0] in index.initializers}
+        codes = {
+            n.input[0]
+            for n in index.nodes
+            if n.op_type == "DequantizeLinear" and n.input[0] in index.initializers
+        }
         self._nodes = [(n.op_type, list(n.input), list(n.output), _attributes(n)) for n in index.nodes]
         self._inputs, self._outputs = index.inputs, index.outputs
         self._values: dict[str, Any] = {}
@@ -57,16 +64,24 @@ class TorchGraph(torch.nn.Module):
             array = np.array(index.weights(name))
             if (name in trained and array.dtype == np.float32) or name in codes:
                 self._names[f"w{i}"] = name
-                self.register_parameter(f"w{i}", torch.nn.Parameter(torch.from_numpy(array.astype(np.float32))))
+                self.register_parameter(
+                    f"w{i}", torch.nn.Parameter(torch.from_numpy(array.astype(np.float32)))
+                )
             else:
                 self._values[name] = torch.from_numpy(array)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        values: dict[str, Any] = {"": None, **self._values, **{self._names[k]: p for k, p in self.named_parameters()}}
+        values: dict[str, Any] = {
+            "": None,
+            **self._values,
+            **{self._names[k]: p for k, p in self.named_parameters()},
+        }
         values.update({n: inputs[n] for n in self._inputs})
         for op, reads, writes, attributes in self._nodes:
             result = _OPS[op]([values[r] for r in reads], attributes)
-            for name, value in zip(writes, result if isinstance(result, (list, tuple)) else [result], strict=False):
+            for name, value in zip(
+                writes, result if isinstance(result, (list, tuple)) else [result], strict=False
+            ):
                 values[name] = value
         return [values[o] for o in self._outputs]
 
@@ -179,13 +194,25 @@ def _rounded(x: Tensor) -> Tensor:
 
 def _along(value: Tensor, like: Tensor, axis: int) -> Tensor:
     """One value for all, or one along an axis."""
-    return value if value.ndim == 0 else value.reshape([-1 if i == axis % like.ndim else 1 for i in range(like.ndim)])
+    return (
+        value
+        if value.ndim == 0
+        else value.reshape([-1 if i == axis % like.ndim else 1 for i in range(like.ndim)])
+    )
 
 
 _OPS: dict[str, Op] = {
-    "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
-    "Conv": _conv, "MaxPool": _max_pool, "AveragePool": _average_pool, "Gemm": _gemm, "Reshape": _reshape, "Resize": _resize,
-    "Clip": _clip, "Slice": _slice, "Split": _split,
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+    "Conv": _conv,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Gemm": _gemm,
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Clip": _clip,
+    "Slice": _slice,
+    "Split": _split,
     "MatMul": lambda v, a: v[0] @ v[1],
     "Relu": lambda v, a: F.relu(v[0]),
     "LeakyRelu": lambda v, a: F.leaky_relu(v[0], a.get("alpha", 0.01)),
@@ -203,14 +230,18 @@ _OPS: dict[str, Op] = {
     "Exp": lambda v, a: torch.exp(v[0]),
     "Identity": lambda v, a: v[0],
     "Concat": lambda v, a: torch.cat(v, a["axis"]),
-    "Flatten": lambda v, a: v[0].flatten(1) if a.get("axis", 1) == 1 else v[0].reshape(int(np.prod(v[0].shape[: a["axis"]])), -1),
+    "Flatten": lambda v, a: (
+        v[0].flatten(1) if a.get("axis", 1) == 1 else v[0].reshape(int(np.prod(v[0].shape[: a["axis"]])), -1)
+    ),
     "Transpose": lambda v, a: v[0].permute(a["perm"]),
     "GlobalAveragePool": lambda v, a: v[0].mean(tuple(range(2, v[0].ndim)), keepdim=True),
     "BatchNormalization": lambda v, a: F.batch_norm(v[0], v[3], v[4], v[1], v[2], eps=a.get("epsilon", 1e-5)),
     "Squeeze": lambda v, a: v[0].squeeze(tuple(v[1].tolist())),
     "Unsqueeze": lambda v, a: _unsqueezed(v[0], v[1].tolist()),
-    "ReduceMean": lambda v, a: v[0].mean(tuple(v[1].tolist() if len(v) > 1 else a["axes"]), keepdim=bool(a.get("keepdims", 1))),
-}  # fmt: skip
+    "ReduceMean": lambda v, a: v[0].mean(
+        tuple(v[1].tolist() if len(v) > 1 else a["axes"]), keepdim=bool(a.get("keepdims", 1))
+    ),
+}
 
 
 def _unsqueezed(x: Tensor, axes: list[int]) -> Tensor:

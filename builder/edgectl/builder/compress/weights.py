@@ -1,4 +1,5 @@
-"""What the methods share: constant weights of convolutions and matrix products, their MACs, and reading and writing them."""
+"""What the methods share: constant weights of convolutions and matrix products, their MACs, and reading
+and writing them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _REGION = 256  # bytes from which a codebook can pay
 
 @dataclass(frozen=True)
 class Weight:
-    """A float weight that one node alone reads. ``input_axis``: the axis along which its input channels lie."""
+    """A float weight that one node alone reads. ``input_axis``: the axis along which its input channels
+    lie."""
 
     node: NodeProto
     name: str
@@ -31,7 +33,8 @@ class Weight:
 
 
 def weights_of(index: GraphIndex) -> list[Weight]:
-    """In graph order. Weights that several nodes share are left out: changing them for one changes the other."""
+    """In graph order. Weights that several nodes share are left out: changing them for one changes the
+    other."""
     found = []
     for node in weighted_nodes(index):
         name = node.input[1]
@@ -45,7 +48,9 @@ def weights_of(index: GraphIndex) -> list[Weight]:
         ):
             continue
         transposed = node.op_type == "Gemm" and attribute(node, "transB")
-        axis = {"Conv": 1, "ConvTranspose": 0, "Gemm": 1 if transposed else 0, "MatMul": value.ndim - 2}[node.op_type]
+        axis = {"Conv": 1, "ConvTranspose": 0, "Gemm": 1 if transposed else 0, "MatMul": value.ndim - 2}[
+            node.op_type
+        ]
         found.append(Weight(node, name, np.asarray(value, np.float32), axis))
     return found
 

@@ -1,7 +1,7 @@
 """A build step declares its contract; the base class enforces it.
 
-``requires`` looks at the model before, ``run`` changes it, ``ensures`` looks after, and whatever changed must compute what
-the float reference computed. A failure names the pass and the ones that ran before it.
+``requires`` looks at the model before, ``run`` changes it, ``ensures`` looks after, and whatever changed must
+compute what the float reference computed. A failure names the pass and the ones that ran before it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from edgectl.engines.onnxruntime import OnnxRuntimeEngine
 __all__ = ["NOUGHT", "Pass", "Reference", "rounding_of", "run_passes"]
 
 _COSINE = 0.99999
-_ROUNDINGS = 16  # units of float32 rounding that a chain of reassociated sums may be off by
+# units of float32 rounding that a chain of reassociated sums may be off by
+_ROUNDINGS = 16
 NOUGHT = 1e-5
 """An absolute error that nobody can tell from rounding."""
 _NEWER = "run it in ONNX Runtime to see more; exporting it again with opset 17 to 22 often helps"
-_RELATIVE = 1e-3  # of the reference's largest value: reassociated float sums, not other arithmetic
+# of the reference's largest value: reassociated float sums, not other arithmetic
+_RELATIVE = 1e-3
 
 
 class Pass(ABC):
-    """One change of the graph. ``hint``: what a user can do if the graph computes something else afterwards."""
+    """One change of the graph. ``hint``: what a user can do if the graph computes something else
+    afterwards."""
 
     name: str
     hint: str | None = None
@@ -64,28 +67,35 @@ class Reference:
 
     @classmethod
     def record(cls, model: bytes, feeds: Feeds) -> Reference:
-        """Run the model as it came, without graph optimisation. Raises :class:`ModelError` if no runtime runs it."""
+        """Run the model as it came, without graph optimisation. Raises :class:`ModelError` if no runtime
+        runs it."""
         return cls(feeds, _run(model, feeds, "the model, as it is,", hint=_NEWER), (model, feeds))
 
     def check(self, model: ModelProto) -> None:
-        """Raise :class:`ModelError` if ``model`` computes something else. Feeds and outputs are compared whatever their float type."""
+        """Raise :class:`ModelError` if ``model`` computes something else. Feeds and outputs are compared
+        whatever their float type."""
         got = _run(model.SerializeToString(), _typed(self.feeds, model), "the changed model")
         if got.keys() != self.outputs.keys():
             raise ModelError(f"outputs changed from {', '.join(self.outputs)} to {', '.join(got)}")
         for name, want in self.outputs.items():
             if got[name].shape != want.shape:
-                raise ModelError(f"output {name} changed its shape from {list(want.shape)} to {list(got[name].shape)}")
+                raise ModelError(
+                    f"output {name} changed its shape from {list(want.shape)} to {list(got[name].shape)}"
+                )
             a, b = want.astype(np.float64).ravel(), got[name].astype(np.float64).ravel()
             same = np.isfinite(a)
             error = measure(a[same], b[same])
             bound = self.relative * float(np.abs(a[same]).max(initial=0.0)) + NOUGHT
             turned = error.cosine < self.cosine and error.max_abs > self._rounding.get(name, 0.0)
             if not np.array_equal(a[~same], b[~same], equal_nan=True) or turned or error.max_abs > bound:
-                raise ModelError(f"output {name} is no longer what it was: cosine {error.cosine:.6f}, error {error.max_abs:.3g}")
+                raise ModelError(
+                    f"output {name} is no longer what it was: cosine {error.cosine:.6f}, error {error.max_abs:.3g}"
+                )
 
     @cached_property
     def _rounding(self) -> dict[str, float]:
-        """Per output, what float rounding alone may change: an output near zero is a difference of larger numbers, and has no direction."""
+        """Per output, what float rounding alone may change: an output near zero is a difference of larger
+        numbers, and has no direction."""
         return {} if self.source is None else rounding_of(*self.source)
 
 
@@ -102,7 +112,8 @@ class PassLog:
 def run_passes(
     model: ModelProto, passes: Sequence[Pass], reference: Reference | None, log: PassLog | None = None
 ) -> tuple[ModelProto, PassLog]:
-    """Run passes in order, each within its contract, and go on with ``log``. ``reference`` None: nothing says what they should compute.
+    """Run passes in order, each within its contract, and go on with ``log``. ``reference`` None: nothing says
+    what they should compute.
 
     Raises :class:`ModelError` naming the pass and its predecessors.
     """
@@ -126,7 +137,10 @@ def run_passes(
 def _typed(feeds: Feeds, model: ModelProto) -> Feeds:
     """The feeds in the float types that the inputs of ``model`` have."""
     kinds = {i.name: np_dtype(i) for i in model.graph.input if i.name in feeds}
-    return {n: x.astype(kinds[n]) if n in kinds and x.dtype.kind == kinds[n].kind == "f" else x for n, x in feeds.items()}
+    return {
+        n: x.astype(kinds[n]) if n in kinds and x.dtype.kind == kinds[n].kind == "f" else x
+        for n, x in feeds.items()
+    }
 
 
 def rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
@@ -138,13 +152,17 @@ def rounding_of(model: bytes, feeds: Feeds) -> dict[str, float]:
     try:
         values = {**feeds, **_run(watched.SerializeToString(), feeds, "the model")}
     except ModelError:
-        return {}  # then only the bound on the error says what is the same
+        # then only the bound on the error says what is the same
+        return {}
     seen = {t: np.abs(v[np.isfinite(v)]).max(initial=0.0) for t, v in values.items() if v.dtype.kind == "f"}
     largest = {t: float(np.max(seen.get(t, 0.0))) for t in (*index.inputs, *index.initializers)}
     for n in index.nodes:
         behind = max((largest.get(i, 0.0) for i in reads(n)), default=0.0)
         largest |= {o: max(behind, float(seen.get(o, 0.0))) for o in n.output}
-    return {o: min(NOUGHT, _ROUNDINGS * float(np.finfo(np.float32).eps) * largest.get(o, 0.0)) for o in index.outputs}
+    return {
+        o: min(NOUGHT, _ROUNDINGS * float(np.finfo(np.float32).eps) * largest.get(o, 0.0))
+        for o in index.outputs
+    }
 
 
 def _run(model: bytes, feeds: Feeds, what: str, hint: str | None = None) -> Outputs:

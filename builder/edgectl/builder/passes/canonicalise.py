@@ -1,4 +1,5 @@
-"""Fold what need not be computed: batch norms into convolutions, constants, duplicates, dead nodes (onnxslim); shorten names."""
+"""Fold what need not be computed: batch norms into convolutions, constants, duplicates, dead nodes
+(onnxslim); shorten names."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Canonicalise(Pass):
     name = "canonicalise"
 
     def __init__(self, *, simplify: bool = True) -> None:
-        """``simplify`` False: without onnxslim, for graphs that it does not get right; batch norms and constant nodes then stay."""
+        """``simplify`` False: without onnxslim, for graphs that it does not get right; batch norms and
+        constant nodes then stay."""
         self._simplify = simplify
 
     def requires(self, model: ModelProto) -> None:
@@ -39,7 +41,8 @@ class Canonicalise(Pass):
             if not node.name:
                 node.name = f"{node.op_type}_c{i}"
         if all(n.op_type == "DequantizeLinear" or not is_quantized(n) for n in all_nodes(slim.graph)):
-            _fold_stored_weights(slim)  # of a model whose activations are float; with both, the codes are what its kernels take
+            # of a model whose activations are float; with both, the codes are what its kernels take
+            _fold_stored_weights(slim)
         _fold_scales(slim)
         settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
@@ -47,7 +50,12 @@ class Canonicalise(Pass):
 
     def ensures(self, model: ModelProto) -> None:
         index = GraphIndex(model)
-        if missing := [n.name for n in index.nodes for i in n.input if i and i not in index.producer and i not in index.initializers and i not in index.inputs]:  # fmt: skip
+        if missing := [
+            n.name
+            for n in index.nodes
+            for i in n.input
+            if i and i not in index.producer and i not in index.initializers and i not in index.inputs
+        ]:
             raise ModelError(f"nodes read tensors that nobody makes: {', '.join(missing[:3])}")
 
 
@@ -61,7 +69,9 @@ def _simplified(model: ModelProto) -> ModelProto:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             slim: ModelProto = onnxslim.slim(copy)
     except Exception as e:
-        raise ModelError(f"the graph cannot be simplified: {(str(e).strip() or type(e).__name__).splitlines()[0][:200]}") from e
+        raise ModelError(
+            f"the graph cannot be simplified: {(str(e).strip() or type(e).__name__).splitlines()[0][:200]}"
+        ) from e
     del slim.graph.input[:], slim.graph.output[:]  # it drops inputs that nobody reads
     slim.graph.input.extend(model.graph.input)
     slim.graph.output.extend(model.graph.output)
@@ -82,7 +92,8 @@ def _with_stored_constants(model: ModelProto) -> ModelProto:
 
 
 def _fold_stored_weights(model: ModelProto) -> None:
-    """DequantizeLinear over constants becomes its float value (converters of TFLite models leave such weights)."""
+    """DequantizeLinear over constants becomes its float value (converters of TFLite models leave such
+    weights)."""
     index = GraphIndex(model)
     for node in [n for n in model.graph.node if n.op_type == "DequantizeLinear"]:
         values = [index.weights(i) for i in node.input]
@@ -102,17 +113,24 @@ def _fold_stored_weights(model: ModelProto) -> None:
 
 
 def _fold_scales(model: ModelProto) -> None:
-    """Gemm with factors for its constants becomes one without: x · (alpha w) + (beta b) is a product like any other, and may be int8."""
+    """Gemm with factors for its constants becomes one without: x · (alpha w) + (beta b) is a product like
+    any other, and may be int8."""
     index = GraphIndex(model)
     for node in (n for n in model.graph.node if n.op_type == "Gemm"):
         factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta") and a.f != 1.0}
         of = {"alpha": 1, "beta": 2}
-        scaled = {of[name]: (index.weights(node.input[of[name]]), f) for name, f in factors.items() if len(node.input) > of[name]}
+        scaled = {
+            of[name]: (index.weights(node.input[of[name]]), f)
+            for name, f in factors.items()
+            if len(node.input) > of[name]
+        }
         if not factors or any(w is None or w.dtype != np.float32 for w, _ in scaled.values()):
             continue
         for i, (w, factor) in scaled.items():
             name = f"{node.output[0]}_{i}_scaled"
-            model.graph.initializer.append(numpy_helper.from_array((np.asarray(w) * np.float32(factor)).astype(np.float32), name))
+            model.graph.initializer.append(
+                numpy_helper.from_array((np.asarray(w) * np.float32(factor)).astype(np.float32), name)
+            )
             node.input[i] = name
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta")]
         del node.attribute[:]
@@ -121,7 +139,11 @@ def _fold_scales(model: ModelProto) -> None:
 
 
 def _drop_unread(model: ModelProto) -> None:
-    read = {i for n in model.graph.node for i in n.input} | GraphIndex(model).captured | {o.name for o in model.graph.output}
+    read = (
+        {i for n in model.graph.node for i in n.input}
+        | GraphIndex(model).captured
+        | {o.name for o in model.graph.output}
+    )
     kept = [t for t in model.graph.initializer if t.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)

@@ -1,10 +1,11 @@
-"""Cross-layer equalisation: channels of one tensor brought to the same range, so that one scale fits them all.
+"""Cross-layer equalisation: channels of one tensor brought to the same range, so that one scale fits them
+all.
 
-Between a layer and the layers that read it lie only operators that commute with a positive factor per channel (Relu, pooling):
-multiplying an output channel of the first by ``s`` and dividing that input channel of the readers by ``s`` changes nothing
-in float (Nagel et al., *Data-Free Quantization*, 2019, section 4.1). The factors come from the channels' observed ranges; where a
-reader mixes channels its weights pay for it, so that half of the imbalance (geometrically) is left in the activations
-(Xiao et al., *SmoothQuant*, 2023).
+Between a layer and the layers that read it lie only operators that commute with a positive factor per channel
+(Relu, pooling): multiplying an output channel of the first by ``s`` and dividing that input channel of the
+readers by ``s`` changes nothing in float (Nagel et al., *Data-Free Quantization*, 2019, section 4.1). The
+factors come from the channels' observed ranges; where a reader mixes channels its weights pay for it, so that
+half of the imbalance (geometrically) is left in the activations (Xiao et al., *SmoothQuant*, 2023).
 """
 
 from __future__ import annotations
@@ -23,14 +24,24 @@ from edgectl.core.errors import ModelError
 
 __all__ = ["Chain", "Equalise", "chains", "factors"]
 
-_COMMUTES = ("Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout")
+_COMMUTES = (
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Identity",
+    "Dropout",
+)
 _MOST = 64.0
 """Largest factor: a channel that is nearly always zero is not blown up to the size of the others."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """``maker`` writes ``tensor``; ``ends`` are the ranges' tensors (behind the commuting operators), ``readers`` read those."""
+    """``maker`` writes ``tensor``; ``ends`` are the ranges' tensors (behind the commuting operators),
+    ``readers`` read those."""
 
     maker: str
     tensor: str
@@ -53,7 +64,12 @@ def chains(index: GraphIndex) -> list[Chain]:
             for reader, position in index.readers[name]:
                 if position == 0 and reader.name in weighted and _inputs(reader, index) == channels:
                     readers.append(reader.name)
-                elif position == 0 and reader.op_type in _COMMUTES and len(reader.output) == 1 and _channelwise(reader, index):
+                elif (
+                    position == 0
+                    and reader.op_type in _COMMUTES
+                    and len(reader.output) == 1
+                    and _channelwise(reader, index)
+                ):
                     todo.append(reader.output[0])
                 else:
                     ok = False
@@ -111,7 +127,8 @@ class Equalise(Pass):
 
 
 def _own(index: GraphIndex, constant: str) -> bool:
-    """Whether a weight or bias belongs to one layer alone: another one's, a subgraph's or an output of the graph must not change."""
+    """Whether a weight or bias belongs to one layer alone: another one's, a subgraph's or an output of the
+    graph must not change."""
     return constant in index.initializers and index.only_reader(constant) is not None
 
 

@@ -1,8 +1,10 @@
-"""Preprocessing inside the graph: the input becomes plain pixels, uint8 NHWC, and what the device would compute moves into the engine.
+"""Preprocessing inside the graph: the input becomes plain pixels, uint8 NHWC, and what the device would
+compute moves into the engine.
 
-The scale, mean and standard deviation of the task and the change of layout are nodes in front of the old input. Where a Q/DQ graph
-quantizes the picture to the pixels' own codes anyway (no mean, one scale, uint8), nothing is left to compute: the pixel is the code, and its
-exact scale replaces the calibrated one. Whether it is faster is measured with the preprocessing around it (:mod:`edgectl.builder.route`).
+The scale, mean and standard deviation of the task and the change of layout are nodes in front of the old
+input. Where a Q/DQ graph quantizes the picture to the pixels' own codes anyway (no mean, one scale, uint8),
+nothing is left to compute: the pixel is the code, and its exact scale replaces the calibrated one. Whether it
+is faster is measured with the preprocessing around it (:mod:`edgectl.builder.route`).
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from edgectl.core.task import ImageInput
 
 __all__ = ["FoldInput", "folded_spec"]
 
-_SAME_SCALE = 0.01  # a calibrated scale this near to the pixels' own is that of a picture that was never quite white
+# a calibrated scale this near to the pixels' own is that of a picture that was never quite white
+_SAME_SCALE = 0.01
 
 
 def folded_spec(spec: ImageInput) -> ImageInput:
-    """The task's input after the fold: what the device fills in. Scale, mean and standard deviation stay as a record of the graph's."""
+    """The task's input after the fold: what the device fills in. Scale, mean and standard deviation stay
+    as a record of the graph's."""
     return spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
 
 
@@ -38,7 +42,11 @@ class FoldInput(Pass):
         index = GraphIndex(model)
         s = self._spec
         wanted = (1, 3, s.height, s.width) if s.layout == "NCHW" else (1, s.height, s.width, 3)
-        if len(index.inputs) != 1 or not index.is_float(index.inputs[0]) or index.shape(index.inputs[0]) != wanted:
+        if (
+            len(index.inputs) != 1
+            or not index.is_float(index.inputs[0])
+            or index.shape(index.inputs[0]) != wanted
+        ):
             raise ModelError(f"the model does not take one float32 picture of {list(wanted)}")
 
     def run(self, model: ModelProto) -> tuple[ModelProto, bool]:
@@ -51,7 +59,8 @@ class FoldInput(Pass):
         pair = front.pair_of(index)
         for node, i in readers:
             node.input[i] = front.value
-        if pair is not None:  # it goes; its readers read the pixels behind their own scale
+        # it goes; its readers read the pixels behind their own scale
+        if pair is not None:
             quantizer, dequantizer = pair
             codes = front.exact()
             for node in folded.graph.node:
@@ -85,7 +94,11 @@ class _Front:
         self._pixels = name
         if spec.layout == "NCHW":
             self._pixels = f"{name}_planes"
-            self.nodes.append(helper.make_node("Transpose", [name], [self._pixels], name=f"{name}_Transpose", perm=[0, 3, 1, 2]))
+            self.nodes.append(
+                helper.make_node(
+                    "Transpose", [name], [self._pixels], name=f"{name}_Transpose", perm=[0, 3, 1, 2]
+                )
+            )
 
     def pair_of(self, index: GraphIndex) -> tuple[NodeProto, NodeProto] | None:
         """The Q/DQ pair that gives the picture the pixels' own codes; None where there is no such pair."""
@@ -113,7 +126,9 @@ class _Front:
         )
         made = f"{self._name}_dequantized"
         self.nodes.append(
-            helper.make_node("DequantizeLinear", [self._pixels, scale, zero], [made], name=f"{self._name}_DequantizeLinear")
+            helper.make_node(
+                "DequantizeLinear", [self._pixels, scale, zero], [made], name=f"{self._name}_DequantizeLinear"
+            )
         )
         return made
 
@@ -121,16 +136,26 @@ class _Front:
         """``pixel * scale / std - mean / std``, in float."""
         s = self._spec
         as_float = f"{self._name}_float"
-        self.nodes.append(helper.make_node("Cast", [self._pixels], [as_float], name=f"{self._name}_Cast", to=TensorProto.FLOAT))
+        self.nodes.append(
+            helper.make_node(
+                "Cast", [self._pixels], [as_float], name=f"{self._name}_Cast", to=TensorProto.FLOAT
+            )
+        )
         along = (1, 3, 1, 1) if s.layout == "NCHW" else (1, 1, 1, 3)
         gain = np.asarray([s.scale / d for d in s.std], np.float32).reshape(along)
         shift = np.asarray([-m / d for m, d in zip(s.mean, s.std, strict=True)], np.float32).reshape(along)
         plain = not np.any(shift)
         scaled = self.value if plain else f"{self._name}_scaled"
-        self.nodes.append(helper.make_node("Mul", [as_float, self._constant("gain", gain)], [scaled], name=f"{self._name}_Mul"))
+        self.nodes.append(
+            helper.make_node(
+                "Mul", [as_float, self._constant("gain", gain)], [scaled], name=f"{self._name}_Mul"
+            )
+        )
         if not plain:
             self.nodes.append(
-                helper.make_node("Add", [scaled, self._constant("shift", shift)], [self.value], name=f"{self._name}_Add")
+                helper.make_node(
+                    "Add", [scaled, self._constant("shift", shift)], [self.value], name=f"{self._name}_Add"
+                )
             )
 
     def _constant(self, what: str, value: NDArray[np.generic]) -> str:

@@ -1,8 +1,9 @@
 """Read an ONNX file that nobody vouches for, and bring it to a form that the other passes know.
 
-Refused in one sentence each: not ONNX, truncated, operators or domains that no runtime here has, external data outside the
-model's folder, more nodes or bytes than a sane model has, layers in training mode. Written anew: functions, sparse constants, node names
-that occur twice (:mod:`edgectl.builder.passes.repair`). Upgraded: old opsets, initializers listed as inputs, nameless nodes.
+Refused in one sentence each: not ONNX, truncated, operators or domains that no runtime here has, external
+data outside the model's folder, more nodes or bytes than a sane model has, layers in training mode. Written
+anew: functions, sparse constants, node names that occur twice (:mod:`edgectl.builder.passes.repair`).
+Upgraded: old opsets, initializers listed as inputs, nameless nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ MIN_OPSET = 17
 MAX_MODEL_BYTES = 1 << 30
 MAX_NODES = 50_000
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""``com.microsoft`` for fused operators that ONNX Runtime's own tools write; whether it knows them shows when it opens the file."""
+"""``com.microsoft`` for fused operators that ONNX Runtime's own tools write; whether it knows them shows
+when it opens the file."""
 
 
 def read_model(path: Path) -> ModelProto:
@@ -36,7 +38,9 @@ def read_model(path: Path) -> ModelProto:
     try:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise ModelError(f"{path.name} has {size >> 20} MiB; at most {MAX_MODEL_BYTES >> 20} MiB are read")
+            raise ModelError(
+                f"{path.name} has {size >> 20} MiB; at most {MAX_MODEL_BYTES >> 20} MiB are read"
+            )
         data = path.read_bytes()
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror or e}", hint="check the path of the model") from e
@@ -44,11 +48,17 @@ def read_model(path: Path) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as e:
-        raise ModelError(f"{path.name} is not an ONNX file, or it is truncated", hint="export or download it again") from e
+        raise ModelError(
+            f"{path.name} is not an ONNX file, or it is truncated", hint="export or download it again"
+        ) from e
     if not model.ir_version or not model.opset_import or not (model.graph.node or model.graph.output):
-        raise ModelError(f"{path.name} is not an ONNX file: it has no graph", hint="export the model to ONNX first")
+        raise ModelError(
+            f"{path.name} is not an ONNX file: it has no graph", hint="export the model to ONNX first"
+        )
     if not model.graph.node:
-        raise ModelError(f"the graph of {path.name} has no nodes: there is nothing to run", hint="export the model again")
+        raise ModelError(
+            f"the graph of {path.name} has no nodes: there is nothing to run", hint="export the model again"
+        )
     try:
         check_size(model, path.name, MAX_NODES)
         _check_operators(model, path.name)
@@ -58,7 +68,9 @@ def read_model(path: Path) -> ModelProto:
         return repaired(model, path.name)
     # TypeError: protobuf hands a name that is no UTF-8 over as bytes; OverflowError: an absurd opset
     except (onnx.checker.ValidationError, ValueError, TypeError, OverflowError, RuntimeError) as e:
-        raise ModelError(f"{path.name} is not a valid ONNX model: {(str(e).strip() or 'malformed').splitlines()[0][:200]}") from e
+        raise ModelError(
+            f"{path.name} is not a valid ONNX model: {(str(e).strip() or 'malformed').splitlines()[0][:200]}"
+        ) from e
 
 
 class Ingest(Pass):
@@ -79,15 +91,18 @@ class Ingest(Pass):
         inputs = [i for i in changed.graph.input if i.name not in initializers]
         del changed.graph.input[:]
         changed.graph.input.extend(inputs)
-        changed.ir_version = min(max(changed.ir_version, 8), 10)  # what opset 17 needs, and every ONNX Runtime we support reads
+        # what opset 17 needs, and every ONNX Runtime we support reads
+        changed.ir_version = min(max(changed.ir_version, 8), 10)
         if _opset(changed) < MIN_OPSET:
             stretched = _stretched(changed)
             try:
                 changed = onnx.version_converter.convert_version(changed, MIN_OPSET)
-            except Exception as e:  # the converter is C++ and raises RuntimeError and others
+            except Exception as e:
+                # the converter is C++ and raises RuntimeError and others
                 reason = str(e).strip().splitlines()[0][:200]
                 raise ModelError(
-                    f"opset {_opset(model)} cannot be upgraded to {MIN_OPSET}: {reason}", hint="export the model with opset 17"
+                    f"opset {_opset(model)} cannot be upgraded to {MIN_OPSET}: {reason}",
+                    hint="export the model with opset 17",
                 ) from e
             _stretch_as_before(changed, stretched)
         taken = {n.name for n in changed.graph.node}
@@ -105,7 +120,8 @@ class Ingest(Pass):
 
 
 def _stretched(model: ModelProto) -> frozenset[str]:
-    """What is resized by the rule that was the only one before opset 11: output pixel i comes from input pixel i / scale."""
+    """What is resized by the rule that was the only one before opset 11: output pixel i comes from input
+    pixel i / scale."""
     old = _opset(model) < 11
     return frozenset(n.output[0] for n in model.graph.node if old and n.op_type in ("Upsample", "Resize"))
 
@@ -125,13 +141,18 @@ def _opset(model: ModelProto) -> int:
 
 
 def _check_operators(model: ModelProto, name: str) -> None:
-    """Every operator must be known: to the ONNX standard at the model's opset (its function's), or a function of the model's own."""
+    """Every operator must be known: to the ONNX standard at the model's opset (its function's), or a
+    function of the model's own."""
     own = {(f.domain, f.name) for f in model.functions}
     versions = _versions(model.opset_import)
     found = [(n, versions) for n in all_nodes(model.graph)]
     for f in model.functions:
         theirs = {**versions, **_versions(f.opset_import)}
-        found += [(n, theirs) for node in f.node for n in (node, *(i for sub in subgraphs(node) for i in all_nodes(sub)))]
+        found += [
+            (n, theirs)
+            for node in f.node
+            for n in (node, *(i for sub in subgraphs(node) for i in all_nodes(sub)))
+        ]
     unknown = set()
     for node, versions in found:
         if (node.domain, node.op_type) in own:
@@ -152,11 +173,16 @@ def _check_operators(model: ModelProto, name: str) -> None:
 
 def _check(model: ModelProto) -> None:
     """The ONNX checker, but for inputs and outputs without a shape: it wants one, and runtimes do not."""
-    bare = [i.type.tensor_type for i in (*model.graph.input, *model.graph.output) if i.type.HasField("tensor_type")]
+    bare = [
+        i.type.tensor_type
+        for i in (*model.graph.input, *model.graph.output)
+        if i.type.HasField("tensor_type")
+    ]
     bare = [t for t in bare if not t.HasField("shape")]
     for t in bare:
         t.shape.SetInParent()
-    model.ir_version = max(model.ir_version, 4)  # before, each initializer had to be listed among the inputs
+    # before, each initializer had to be listed among the inputs
+    model.ir_version = max(model.ir_version, 4)
     onnx.checker.check_model(model)
     for t in bare:
         t.ClearField("shape")
@@ -165,7 +191,13 @@ def _check(model: ModelProto) -> None:
 def _check_training(model: ModelProto) -> None:
     """A layer in training mode answers differently each time, or by the statistics of the very picture."""
     constants = {t.name: t for t in model.graph.initializer}
-    constants |= {n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    constants |= {
+        n.output[0]: a.t
+        for n in model.graph.node
+        if n.op_type == "Constant"
+        for a in n.attribute
+        if a.name == "value"
+    }
     for n in all_nodes(model.graph):
         mode = constants.get(n.input[2]) if n.op_type == "Dropout" and len(n.input) > 2 else None
         trains = n.op_type == "BatchNormalization" and attribute(n, "training_mode")
@@ -198,11 +230,19 @@ def _load_external(model: ModelProto, path: Path) -> None:
                 hint="export it again with its weights beside it",
             )
         if not file.is_file():
-            raise ModelError(f"{path.name} needs its weights in {location}, which is not there", hint="copy it beside the model")
-        length = next((int(e.value) for e in t.external_data if e.key == "length" and e.value.isdecimal()), file.stat().st_size)
+            raise ModelError(
+                f"{path.name} needs its weights in {location}, which is not there",
+                hint="copy it beside the model",
+            )
+        length = next(
+            (int(e.value) for e in t.external_data if e.key == "length" and e.value.isdecimal()),
+            file.stat().st_size,
+        )
         total += length
     if total > MAX_MODEL_BYTES:
-        raise ModelError(f"{path.name} has {total >> 20} MiB of external weights; at most {MAX_MODEL_BYTES >> 20} MiB are read")
+        raise ModelError(
+            f"{path.name} has {total >> 20} MiB of external weights; at most {MAX_MODEL_BYTES >> 20} MiB are read"
+        )
     try:
         for t in external:
             onnx.external_data_helper.load_external_data_for_tensor(t, str(folder))

@@ -1,7 +1,9 @@
-"""Names inside a graph that later steps can build on: none too long, and none that they would make themselves.
+"""Names inside a graph that later steps can build on: none too long, and none that they would make
+themselves.
 
-A pair around tensor ``x`` is made of ``x_q``, ``x_dq``, ``x_scale`` …, and a weight's of ``NODE_weight_q`` …: a graph that has ``x`` and
-``x_scale`` already would hold that name twice. Names of inputs and outputs are the user's and stay.
+A pair around tensor ``x`` is made of ``x_q``, ``x_dq``, ``x_scale`` …, and a weight's of ``NODE_weight_q`` …:
+a graph that has ``x`` and ``x_scale`` already would hold that name twice. Names of inputs and outputs are the
+user's and stay.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ _DERIVED = re.compile(
 
 
 def settle_names(model: ModelProto) -> None:
-    """Rename in place inner tensors and nodes with long names (converters write whole call stacks into them) or with clashing ones."""
+    """Rename in place inner tensors and nodes with long names (converters write whole call stacks into
+    them) or with clashing ones."""
     index = GraphIndex(model)
     fixed = {*index.inputs, *index.outputs}
     tensors = [*index.initializers, *index.producer]
     nodes = [n.name for n in model.graph.node]
     stems = {*fixed, *tensors, *nodes}
     of_ends = {stem for n in fixed for stem in _stems(n) if stem in stems}
-    doomed = {n for n in stems - fixed if len(n) > _LONG or any(stem in stems for stem in _stems(n))} | (of_ends - fixed)
+    doomed = {n for n in stems - fixed if len(n) > _LONG or any(stem in stems for stem in _stems(n))} | (
+        of_ends - fixed
+    )
     taken = stems - doomed
 
     def fresh(name: str) -> str:
@@ -49,7 +54,10 @@ def settle_names(model: ModelProto) -> None:
     _rename_reads(model.graph, new)
     for end in sorted(of_ends & fixed):
         _step_aside(
-            model, end, fresh(f"{'input' if end in index.inputs else 'output'}{len(taken)}"), fresh(f"Identity_{len(taken)}")
+            model,
+            end,
+            fresh(f"{'input' if end in index.inputs else 'output'}{len(taken)}"),
+            fresh(f"Identity_{len(taken)}"),
         )
     if new or of_ends:
         del model.graph.value_info[:]

@@ -1,7 +1,9 @@
-"""Forms of ONNX that are valid and that some runtime or tool refuses, written in the one that all of them read. Nothing is computed anew.
+"""Forms of ONNX that are valid and that some runtime or tool refuses, written in the one that all of them
+read. Nothing is computed anew.
 
-Functions of the model's own are inlined, sparse constants are made dense, node names become unique, the operator domain ``ai.onnx`` gets its
-short name. Left out: old opsets and nameless nodes (:mod:`edgectl.builder.passes.ingest`), which change what is computed with.
+Functions of the model's own are inlined, sparse constants are made dense, node names become unique, the
+operator domain ``ai.onnx`` gets its short name. Left out: old opsets and nameless nodes
+(:mod:`edgectl.builder.passes.ingest`), which change what is computed with.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    numpy_helper,
+)
 
 from edgectl.builder.graph import all_graphs, all_nodes, subgraphs
 from edgectl.core.errors import ModelError
@@ -23,7 +34,8 @@ MAX_DENSE_BYTES = 1 << 30
 
 
 def check_size(model: ModelProto, name: str, most: int) -> None:
-    """Refuse a graph with more than ``most`` nodes, those of its functions counted as often as they are called.
+    """Refuse a graph with more than ``most`` nodes, those of its functions counted as often as they are
+    called.
 
     Raises :class:`ModelError`, also for a function that calls itself.
     """
@@ -35,7 +47,9 @@ def check_size(model: ModelProto, name: str, most: int) -> None:
         for n in nodes:
             key = (n.domain, n.op_type)
             if key in within:
-                raise ModelError(f"function {n.op_type} of {name} calls itself", hint="export the model without recursion")
+                raise ModelError(
+                    f"function {n.op_type} of {name} calls itself", hint="export the model without recursion"
+                )
             if key in functions and key not in sizes:
                 sizes[key] = size(_nodes_of(functions[key]), (*within, key))
             total += sizes.get(key, 1)
@@ -47,7 +61,8 @@ def check_size(model: ModelProto, name: str, most: int) -> None:
 
 
 def repaired(model: ModelProto, name: str) -> ModelProto:
-    """A copy of ``model``, which the ONNX checker has passed, that computes the same. Raises :class:`ModelError` where that cannot be."""
+    """A copy of ``model``, which the ONNX checker has passed, that computes the same. Raises
+    :class:`ModelError` where that cannot be."""
     made = _inlined(model, name) if model.functions else model
     copy = ModelProto()
     copy.CopyFrom(made)
@@ -82,9 +97,11 @@ def _inlined(model: ModelProto, name: str) -> ModelProto:
     """Every call replaced by the body of its function."""
     try:
         inlined = onnx.inliner.inline_local_functions(model, True)
-    except Exception as e:  # the inliner is C++ and raises RuntimeError and others
+    except Exception as e:
+        # the inliner is C++ and raises RuntimeError and others
         raise ModelError(
-            f"the functions of {name} cannot be inlined: {_line(e)}", hint="export the model without functions"
+            f"the functions of {name} cannot be inlined: {_line(e)}",
+            hint="export the model without functions",
         ) from e
     own = {(f.domain, f.name) for f in model.functions}
     if left := sorted({n.op_type for n in all_nodes(inlined.graph) if (n.domain, n.op_type) in own}):
@@ -101,7 +118,8 @@ def _inlined(model: ModelProto, name: str) -> ModelProto:
 
 
 def _dense(sparse: SparseTensorProto, name: str, max_bytes: int) -> TensorProto:
-    """``sparse`` with all its zeros. Its indices count values, row by row, or are coordinates, one row each."""
+    """``sparse`` with all its zeros. Its indices count values, row by row, or are coordinates, one row
+    each."""
     values = numpy_helper.to_array(sparse.values).ravel()
     shape = tuple(sparse.dims)
     size = math.prod(shape)
@@ -111,10 +129,17 @@ def _dense(sparse: SparseTensorProto, name: str, max_bytes: int) -> TensorProto:
             hint="export the model with dense weights, or with smaller ones",
         )
     indices = np.asarray(numpy_helper.to_array(sparse.indices), np.int64)
-    if indices.ndim == 2 and indices.shape[1] == len(shape) and np.all((indices >= 0) & (indices < np.asarray(shape))):
+    if (
+        indices.ndim == 2
+        and indices.shape[1] == len(shape)
+        and np.all((indices >= 0) & (indices < np.asarray(shape)))
+    ):
         indices = np.asarray(np.ravel_multi_index(tuple(indices.T), shape), np.int64)
     if indices.ndim != 1 or indices.size != values.size or np.any((indices < 0) | (indices >= size)):
-        raise ModelError(f"the sparse constant {name} has values outside its shape {list(shape)}", hint="export the model again")
+        raise ModelError(
+            f"the sparse constant {name} has values outside its shape {list(shape)}",
+            hint="export the model again",
+        )
     dense = np.zeros(size, values.dtype)
     dense[indices] = values
     return numpy_helper.from_array(dense.reshape(shape), sparse.values.name)
@@ -126,7 +151,9 @@ def _name_once(graph: GraphProto) -> None:
     seen: set[str] = set()
     for node in graph.node:
         if node.name in seen:
-            node.name = next(new for i in range(2, len(taken) + 3) if (new := f"{node.name}_{i}") not in taken)
+            node.name = next(
+                new for i in range(2, len(taken) + 3) if (new := f"{node.name}_{i}") not in taken
+            )
             taken.add(node.name)
         if node.name:
             seen.add(node.name)

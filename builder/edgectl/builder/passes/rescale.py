@@ -1,7 +1,8 @@
 """The same graph for a smaller picture: fewer pixels, the same weights.
 
-A fully convolutional graph takes any size. What a channel shuffle or another ``Reshape`` was told about the size of its picture
-is told anew; where anything else depends on it (a classifier's dense layer, anchors for one size) the graph cannot be made smaller.
+A fully convolutional graph takes any size. What a channel shuffle or another ``Reshape`` was told about the
+size of its picture is told anew; where anything else depends on it (a classifier's dense layer, anchors for
+one size) the graph cannot be made smaller.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ __all__ = ["rescale", "smaller_size"]
 
 
 def smaller_size(model: ModelProto, spec: ImageInput, factor: float) -> tuple[int, int]:
-    """(height, width) nearest to ``factor`` of the task's that the graph's strides divide. Raises :class:`ModelError` if that is no smaller.
+    """(height, width) nearest to ``factor`` of the task's that the graph's strides divide. Raises
+    :class:`ModelError` if that is no smaller.
 
     ``model`` has static shapes, and is for pictures of the size of ``spec``.
     """
     steps = _strides(model, spec)
-    height, width = (max(s, s * round(factor * size / s)) for size, s in zip((spec.height, spec.width), steps, strict=True))
+    height, width = (
+        max(s, s * round(factor * size / s)) for size, s in zip((spec.height, spec.width), steps, strict=True)
+    )
     if height * width >= spec.height * spec.width:
         raise ModelError(
             f"{factor:g} of {spec.width}x{spec.height} is no smaller picture in steps of {steps[1]}x{steps[0]}, the graph's strides",
@@ -37,7 +41,8 @@ def smaller_size(model: ModelProto, spec: ImageInput, factor: float) -> tuple[in
 
 
 def rescale(model: ModelProto, spec: ImageInput, height: int, width: int) -> ModelProto:
-    """The graph for pictures of ``height`` × ``width``. Raises :class:`ModelError` where something in it is made for one size."""
+    """The graph for pictures of ``height`` × ``width``. Raises :class:`ModelError` where something in it
+    is made for one size."""
     index = GraphIndex(model)
     small = ModelProto()
     small.CopyFrom(model)
@@ -51,7 +56,9 @@ def rescale(model: ModelProto, spec: ImageInput, height: int, width: int) -> Mod
     try:
         inferred = onnx.shape_inference.infer_shapes(small, data_prop=True, strict_mode=True)
     except Exception as e:
-        raise ModelError(f"the graph is made for one size of picture: {str(e).strip().splitlines()[0][:200]}") from e
+        raise ModelError(
+            f"the graph is made for one size of picture: {str(e).strip().splitlines()[0][:200]}"
+        ) from e
     for info in inferred.graph.output:
         shape, before = shape_of(info), index.shape(info.name)
         if shape is None or before is None or len(shape) != len(before):
@@ -60,22 +67,35 @@ def rescale(model: ModelProto, spec: ImageInput, height: int, width: int) -> Mod
 
 
 def _tell_reshapes(small: ModelProto, index: GraphIndex, spec: ImageInput, height: int, width: int) -> None:
-    """Shape constants that repeat the height and width, or the area, of the tensor that they reshape: those of a channel shuffle."""
+    """Shape constants that repeat the height and width, or the area, of the tensor that they reshape:
+    those of a channel shuffle."""
     constants = {t.name for t in small.graph.initializer}
     for number, node in enumerate(small.graph.node):
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         given, target = index.shape(node.input[0]), np.asarray(index.weights(node.input[1])).tolist()
-        told = None if given is None else _told(given, target, functools.partial(_scaled, node.name, spec, height, width))
+        told = (
+            None
+            if given is None
+            else _told(given, target, functools.partial(_scaled, node.name, spec, height, width))
+        )
         if told is not None:
-            shape = f"{node.input[1]}_rescaled_{number}"  # a constant may be shared by tensors of different sizes
+            # a constant may be shared by tensors of different sizes
+            shape = f"{node.input[1]}_rescaled_{number}"
             small.graph.initializer.append(numpy_helper.from_array(np.asarray(told, np.int64), shape))
             node.input[1] = shape
 
 
-def _told(given: tuple[int, ...], target: list[int], scaled: Callable[[int, int], tuple[int, int]]) -> list[int] | None:
-    """The constant for the smaller picture, where it ends like the tensor does: H, W for H, W, or H × W for either and the other way."""
-    if len(target) > 2 and target[-1] > 1 and (tuple(target[-2:]) == given[-2:] or target[-2] * target[-1] == given[-1]):
+def _told(
+    given: tuple[int, ...], target: list[int], scaled: Callable[[int, int], tuple[int, int]]
+) -> list[int] | None:
+    """The constant for the smaller picture, where it ends like the tensor does: H, W for H, W, or H × W
+    for either and the other way."""
+    if (
+        len(target) > 2
+        and target[-1] > 1
+        and (tuple(target[-2:]) == given[-2:] or target[-2] * target[-1] == given[-1])
+    ):
         return [*target[:-2], *scaled(target[-2], target[-1])]
     if len(target) > 1 and len(given) > 3 and target[-1] == given[-2] * given[-1]:
         return [*target[:-1], math.prod(scaled(given[-2], given[-1]))]

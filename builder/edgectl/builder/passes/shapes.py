@@ -1,6 +1,7 @@
 """Static shapes: batch 1, the task's input size, shape inference over the graph.
 
-Engines on devices are static (TensorRT and DLA require it, int8 kernels gain from it), and every report needs sizes.
+Engines on devices are static (TensorRT and DLA require it, int8 kernels gain from it), and every report needs
+sizes.
 """
 
 from __future__ import annotations
@@ -22,13 +23,27 @@ __all__ = ["Shape", "StaticShapes", "check_sizes", "model_dims", "parse_shapes",
 Shape = tuple[int, ...]
 MAX_ELEMENTS = 1 << 28
 _NUMBERS = frozenset(
-    (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.BOOL, TensorProto.INT8,
-     TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)
-)  # fmt: skip
+    (
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.BOOL,
+        TensorProto.INT8,
+        TensorProto.INT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    )
+)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
-    """``["x=1,3,32,32"]`` → ``{"x": (1, 3, 32, 32)}``. Raises :class:`UsageError` for anything else, or a name given twice."""
+    """``["x=1,3,32,32"]`` → ``{"x": (1, 3, 32, 32)}``. Raises :class:`UsageError` for anything else, or a
+    name given twice."""
     shapes: dict[str, Shape] = {}
     for text in texts:
         name, _, sizes = text.rpartition("=")
@@ -42,16 +57,24 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
 
 
 def resolve_inputs(
-    model: ModelProto, task: TaskSpec, *, given: Mapping[str, Shape] | None = None, data: Mapping[str, Shape] | None = None
+    model: ModelProto,
+    task: TaskSpec,
+    *,
+    given: Mapping[str, Shape] | None = None,
+    data: Mapping[str, Shape] | None = None,
 ) -> tuple[TensorSpec, ...]:
-    """The graph's inputs with static shapes. What the model leaves open is taken from ``given`` (the user's), from the task, from
-    ``data`` (input → shape of the array of its samples, samples along axis 0); what is then still open is 1 if it is the batch.
+    """The graph's inputs with static shapes. What the model leaves open is taken from ``given`` (the user's),
+    from the task, from ``data`` (input → shape of the array of its samples, samples along axis 0); what is
+    then still open is 1 if it is the batch.
 
-    Raises :class:`UsageError` where these disagree with the graph, :class:`ModelError` naming an input whose size stays unknown, or
-    that is no tensor of numbers.
+    Raises :class:`UsageError` where these disagree with the graph, :class:`ModelError` naming an input whose
+    size stays unknown, or that is no tensor of numbers.
     """
     if not real_inputs(model):
-        raise ModelError("the model has no inputs: it answers the same whatever is seen", hint="export the model with its input")
+        raise ModelError(
+            "the model has no inputs: it answers the same whatever is seen",
+            hint="export the model with its input",
+        )
     main, wanted = _task_shape(task, [i.name for i in real_inputs(model)])
     specs = []
     for info in real_inputs(model):
@@ -93,9 +116,14 @@ def model_dims(model: ModelProto, name: str, given: Mapping[str, Shape]) -> tupl
     """
     inputs = {i.name: i for i in real_inputs(model)}
     if unknown := sorted(given.keys() - inputs.keys()):
-        raise UsageError(f"--shape names {unknown[0]}, which is no input of the model", hint=f"its inputs: {', '.join(inputs)}")
+        raise UsageError(
+            f"--shape names {unknown[0]}, which is no input of the model",
+            hint=f"its inputs: {', '.join(inputs)}",
+        )
     tensor = inputs[name].type.tensor_type
-    dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+    dims = tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim
+    )
     wanted = given.get(name)
     if wanted is None:
         return dims
@@ -110,7 +138,8 @@ def model_dims(model: ModelProto, name: str, given: Mapping[str, Shape]) -> tupl
 
 
 def check_sizes(model: ModelProto) -> None:
-    """Refuse a graph whose tensors would not fit any device, before a runtime allocates them (a small file can ask for terabytes).
+    """Refuse a graph whose tensors would not fit any device, before a runtime allocates them (a small file
+    can ask for terabytes).
 
     Raises :class:`ModelError` naming the first such tensor. Sizes that inference cannot tell are not judged.
     """
@@ -121,7 +150,9 @@ def check_sizes(model: ModelProto) -> None:
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         elements = math.prod(d.dim_value for d in info.type.tensor_type.shape.dim if d.HasField("dim_value"))
         if elements > MAX_ELEMENTS:
-            raise ModelError(f"tensor {info.name[:80]} would have {elements} elements; at most {MAX_ELEMENTS} fit an edge device")
+            raise ModelError(
+                f"tensor {info.name[:80]} would have {elements} elements; at most {MAX_ELEMENTS} fit an edge device"
+            )
 
 
 class StaticShapes(Pass):
@@ -144,7 +175,8 @@ class StaticShapes(Pass):
             del shape.dim[:]
             for size in self._inputs[info.name].shape:
                 shape.dim.add().dim_value = size
-        for info in fixed.graph.output:  # open dimensions are inferred again from the inputs
+        # open dimensions are inferred again from the inputs
+        for info in fixed.graph.output:
             if info.type.HasField("tensor_type") and shape_of(info) is None:
                 info.type.tensor_type.ClearField("shape")
         del fixed.graph.value_info[:]
@@ -161,7 +193,8 @@ class StaticShapes(Pass):
 
 
 def _from_data(dims: tuple[int | None, ...], array: Shape | None) -> tuple[int | None, ...]:
-    """Open dimensions from an array of samples, with or without a batch axis of its own; as they are where that does not fit."""
+    """Open dimensions from an array of samples, with or without a batch axis of its own; as they are where
+    that does not fit."""
     if array is None or None not in dims:
         return dims
     one = array[1:] if len(array) == len(dims) + 1 else (1, *array[1:]) if len(array) == len(dims) else ()
@@ -182,7 +215,8 @@ def _task_shape(task: TaskSpec, names: list[str]) -> tuple[str | None, tuple[int
         raise UsageError(f"task {task.name} feeds input {spec.tensor}; the model has {', '.join(names)}")
     if spec.tensor is None and len(names) != 1:
         raise UsageError(
-            f"the model has inputs {', '.join(names)}; task {task.name} does not say which one it feeds", hint="set input.tensor"
+            f"the model has inputs {', '.join(names)}; task {task.name} does not say which one it feeds",
+            hint="set input.tensor",
         )
     name = spec.tensor or names[0]
     if isinstance(spec, ImageInput):
@@ -196,7 +230,9 @@ def _task_shape(task: TaskSpec, names: list[str]) -> tuple[str | None, tuple[int
 
 
 def _agree(name: str, dims: tuple[int | None, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
-    if dims and (len(dims) != len(wanted) or any(d is not None and d != w for d, w in zip(dims, wanted, strict=True))):
+    if dims and (
+        len(dims) != len(wanted) or any(d is not None and d != w for d, w in zip(dims, wanted, strict=True))
+    ):
         shown = [d if d is not None else "?" for d in dims]
         raise UsageError(
             f"the task makes {list(wanted)} for input {name}; the model takes {shown}",

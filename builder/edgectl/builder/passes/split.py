@@ -1,7 +1,8 @@
-"""Post-processing cut off: what NonMaxSuppression would read becomes the outputs, and the device's decoder does the rest.
+"""Post-processing cut off: what NonMaxSuppression would read becomes the outputs, and the device's decoder
+does the rest.
 
-Selection has open shapes, no int8 form and no place on an accelerator; the decoder of ``boxes-scores`` does the same on the few
-boxes above the score. Thresholds are the task's.
+Selection has open shapes, no int8 form and no place on an accelerator; the decoder of ``boxes-scores`` does
+the same on the few boxes above the score. Thresholds are the task's.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ _BOXES, _SCORES = "boxes", "scores"
 
 
 def split_post(model: ModelProto, task: TaskSpec) -> tuple[ModelProto, TaskSpec, bool]:
-    """The model up to its NonMaxSuppression, with outputs ``boxes [1, N, 4]`` and ``scores [1, N, C]``, the task that reads them, and
-    whether anything was cut. Models without one, and other decoders, come back as they are.
+    """The model up to its NonMaxSuppression, with outputs ``boxes [1, N, 4]`` and ``scores [1, N, C]``, the
+    task that reads them, and whether anything was cut. Models without one, and other decoders, come back as
+    they are.
 
-    Raises :class:`ModelError` if there are several, or one in a subgraph: what they select from is not one list of boxes.
+    Raises :class:`ModelError` if there are several, or one in a subgraph: what they select from is not one
+    list of boxes.
     """
     selections = [n for n in model.graph.node if n.op_type == "NonMaxSuppression"]
     if task.decode.kind != "boxes-scores" or not (selections or _hidden(model)):
@@ -35,11 +38,20 @@ def split_post(model: ModelProto, task: TaskSpec) -> tuple[ModelProto, TaskSpec,
     cut.CopyFrom(model)
     boxes, scores = selections[0].input[:2]
     made = GraphIndex(cut).producer.get(scores)
-    if made is not None and made.op_type == "Transpose" and list(made.attribute[0].ints if made.attribute else ()) == [0, 2, 1]:
-        scores = made.input[0]  # NonMaxSuppression wants classes first; before the transpose they are last
+    if (
+        made is not None
+        and made.op_type == "Transpose"
+        and list(made.attribute[0].ints if made.attribute else ()) == [0, 2, 1]
+    ):
+        # NonMaxSuppression wants classes first; before the transpose they are last
+        scores = made.input[0]
         turned = []
     else:
-        turned = [helper.make_node("Transpose", [scores], [_fresh(cut, _SCORES)], name="scores_Transpose", perm=[0, 2, 1])]
+        turned = [
+            helper.make_node(
+                "Transpose", [scores], [_fresh(cut, _SCORES)], name="scores_Transpose", perm=[0, 2, 1]
+            )
+        ]
         scores = turned[0].output[0]
     cut.graph.node.extend(turned)
     del cut.graph.output[:]

@@ -1,7 +1,8 @@
-"""Float16, bfloat16 and float64 models become float32: what calibration, quantization and every decoder read. Inputs and outputs, too.
+"""Float16, bfloat16 and float64 models become float32: what calibration, quantization and every decoder read.
+Inputs and outputs, too.
 
-Weights keep their values (float64 ones are rounded). How the model came is kept beside it where it was float16 (:func:`as_given`): in that
-precision it is a candidate of its own.
+Weights keep their values (float64 ones are rounded). How the model came is kept beside it where it was
+float16 (:func:`as_given`): in that precision it is a candidate of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ __all__ = ["Widen", "as_given", "other_floats"]
 
 _HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 _FLOATS = {**_HALVES, TensorProto.DOUBLE: "float64"}
-_TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype", "stash_type", "softmax_precision", "precision")
+_TYPE_ATTRIBUTES = (
+    "to",
+    "dtype",
+    "output_datatype",
+    "output_dtype",
+    "stash_type",
+    "softmax_precision",
+    "precision",
+)
 """Attributes that hold a tensor type, in every operator that has one of these."""
 
 
@@ -29,8 +38,16 @@ def other_floats(model: ModelProto) -> tuple[str, ...]:
     """
     ends = [i.type.tensor_type.elem_type for i in (*model.graph.input, *model.graph.output)]
     stored = [t.data_type for g in all_graphs(model.graph) for t in g.initializer]
-    cast = [a.i for g in all_graphs(model.graph) for n in g.node for a in n.attribute if a.name in _TYPE_ATTRIBUTES]
-    constant = [a.t.data_type for g in all_graphs(model.graph) for n in g.node for a in n.attribute if a.HasField("t")]
+    cast = [
+        a.i
+        for g in all_graphs(model.graph)
+        for n in g.node
+        for a in n.attribute
+        if a.name in _TYPE_ATTRIBUTES
+    ]
+    constant = [
+        a.t.data_type for g in all_graphs(model.graph) for n in g.node for a in n.attribute if a.HasField("t")
+    ]
     weights = [t.data_type for t in model.graph.initializer if len(t.dims) > 1]
     found = {t for t in (*ends, *stored, *cast, *constant) if t in _HALVES}
     found |= {t for t in (*ends, *weights) if t == TensorProto.DOUBLE}
@@ -115,7 +132,9 @@ def _rename(graph: GraphProto, old: str, new: str) -> None:
 
 
 def _fresh(graph: GraphProto, name: str) -> str:
-    taken = {n for one in all_graphs(graph) for node in one.node for n in (node.name, *node.input, *node.output)}
+    taken = {
+        n for one in all_graphs(graph) for node in one.node for n in (node.name, *node.input, *node.output)
+    }
     while name in taken:
         name += "_"
     return name
@@ -128,7 +147,10 @@ def _widen(tensor: TensorProto) -> None:
     with np.errstate(over="ignore"):
         wide = value.astype(np.float32)
     if not np.array_equal(np.isfinite(wide), np.isfinite(value.astype(np.float64))):
-        raise ModelError(f"constant {tensor.name or 'of a node'} holds values beyond float32", hint="export the model in float32")
+        raise ModelError(
+            f"constant {tensor.name or 'of a node'} holds values beyond float32",
+            hint="export the model in float32",
+        )
     tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 

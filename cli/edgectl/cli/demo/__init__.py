@@ -12,7 +12,9 @@ from edgectl.cli._output import Json, Output
 __all__ = ["app"]
 
 app = typer.Typer(
-    name="demo", help="The whole product on this machine, with synthetic cameras and microphones.", invoke_without_command=True
+    name="demo",
+    help="The whole product on this machine, with synthetic cameras and microphones.",
+    invoke_without_command=True,
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for bundles, logs and videos.")]
@@ -20,7 +22,8 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for bundles, logs
 
 @app.callback()
 def demo(ctx: typer.Context, out: Out = Path("edgectl-demo"), json: Json = False) -> None:
-    """Build, deliver, run, roll out, and roll back what is bad: five devices, about two minutes, no network."""
+    """Build, deliver, run, roll out, and roll back what is bad: five devices, about two minutes, no
+    network."""
     if ctx.invoked_subcommand is not None:
         return
     output = Output(json)
@@ -31,7 +34,9 @@ def demo(ctx: typer.Context, out: Out = Path("edgectl-demo"), json: Json = False
 
 
 @app.command("surveillance")
-def surveillance(out: Out = Path("edgectl-demo-surveillance"), seconds: float = 20.0, json: Json = False) -> None:
+def surveillance(
+    out: Out = Path("edgectl-demo-surveillance"), seconds: float = 20.0, json: Json = False
+) -> None:
     """One gate camera: people and vehicles, a line, a zone."""
     _single("surveillance", out, seconds, json)
 

@@ -1,8 +1,8 @@
 """The bad release of the demo: a model that gives the same answers, far too slowly.
 
-A bigger network that nobody timed on the device is the commonest bad release there is. This one is honest about it: a
-chain of identity convolutions is put behind one activation. Its golden outputs are right, it warms up, and only live latency
-shows what it is.
+A bigger network that nobody timed on the device is the commonest bad release there is. This one is honest
+about it: a chain of identity convolutions is put behind one activation. Its golden outputs are right, it
+warms up, and only live latency shows what it is.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ def slow_copy(model: Path, *, convolutions: int = 32) -> bytes:
     graph_model = shape_inference.infer_shapes(onnx.load(str(model)))
     graph = graph_model.graph
     channels = {
-        v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4
+        v.name: v.type.tensor_type.shape.dim[1].dim_value
+        for v in graph.value_info
+        if len(v.type.tensor_type.shape.dim) == 4
     }
-    relus = [i for i, node in enumerate(graph.node) if node.op_type == "Relu" and channels.get(node.output[0])]
+    relus = [
+        i for i, node in enumerate(graph.node) if node.op_type == "Relu" and channels.get(node.output[0])
+    ]
     if len(relus) < 2:
         raise ModelError(f"{model.name} has no ReLU to slow down")
     at = relus[-2]
@@ -43,7 +47,12 @@ def slow_copy(model: Path, *, convolutions: int = 32) -> bytes:
         graph.initializer.append(numpy_helper.from_array(weights, name))
         added.append(
             helper.make_node(
-                "Conv", [current, name], [f"slow_conv_{k}"], f"slow_conv_{k}", kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+                "Conv",
+                [current, name],
+                [f"slow_conv_{k}"],
+                f"slow_conv_{k}",
+                kernel_shape=[3, 3],
+                pads=[1, 1, 1, 1],
             )
         )
         added.append(helper.make_node("Relu", [f"slow_conv_{k}"], [f"slow_relu_{k}"], f"slow_relu_{k}"))

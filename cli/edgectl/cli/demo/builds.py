@@ -43,7 +43,9 @@ def build_reference(
 ) -> BuildReport:
     """Build a reference model for this machine."""
     ours = reference(name)
-    return _build(ours.model, ours.task, CALIBRATION[name], release, version, out, minutes=minutes, progress=progress)
+    return _build(
+        ours.model, ours.task, CALIBRATION[name], release, version, out, minutes=minutes, progress=progress
+    )
 
 
 _BAD_CALIBRATION = "synth://yard?seed=101&paced=0&fps=1&seconds=20"
@@ -57,14 +59,24 @@ max_threads = 1
 """Fewer pictures, one runtime, one thread: nobody will use this one for long."""
 
 
-def build_bad(release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]) -> BuildReport:
+def build_bad(
+    release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]
+) -> BuildReport:
     """The yard detector, several times as slow (:mod:`edgectl.cli.demo.bad`), built in good faith."""
     ours = reference("yard-detector")
     model, profile = out.parent / f"{release}-{version}.onnx", out.parent / "plain.toml"
     atomic_write(model, slow_copy(ours.model))
     atomic_write(profile, _BAD_PROFILE)
     return _build(
-        model, ours.task, _BAD_CALIBRATION, release, version, out, minutes=minutes, progress=progress, profile=str(profile)
+        model,
+        ours.task,
+        _BAD_CALIBRATION,
+        release,
+        version,
+        out,
+        minutes=minutes,
+        progress=progress,
+        profile=str(profile),
     )
 
 

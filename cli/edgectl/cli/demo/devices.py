@@ -1,4 +1,5 @@
-"""The five devices of the demo: three gate cameras, one dash camera, one voice kiosk. All synthetic, all with other seeds."""
+"""The five devices of the demo: three gate cameras, one dash camera, one voice kiosk. All synthetic, all
+with other seeds."""
 
 from __future__ import annotations
 
@@ -36,7 +37,15 @@ class DemoDevice:
 
 DEVICES = (
     *(
-        DemoDevice(f"gate-{i}", "yard", "surveillance", f"synth://yard?seed={10 + i}&fps=12", "detector", "gate-detector", YARD)
+        DemoDevice(
+            f"gate-{i}",
+            "yard",
+            "surveillance",
+            f"synth://yard?seed={10 + i}&fps=12",
+            "detector",
+            "gate-detector",
+            YARD,
+        )
         for i in (1, 2, 3)
     ),
     DemoDevice("dash-1", "road", "driving", "synth://road?seed=21&fps=12", "detector", "dash-detector", ROAD),

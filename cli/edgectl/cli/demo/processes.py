@@ -1,4 +1,5 @@
-"""The services of the demo as real processes, each with its own log; stopped in reverse order, whatever happens."""
+"""The services of the demo as real processes, each with its own log; stopped in reverse order, whatever
+happens."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ __all__ = ["Processes", "free_port", "wait_for_port"]
 
 
 class Processes:
-    """A context: what is started inside is stopped at the end, and by the kernel if this process dies without one. One thread."""
+    """A context: what is started inside is stopped at the end, and by the kernel if this process dies
+    without one. One thread."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -45,12 +47,16 @@ class Processes:
         """Raises :class:`EdgectlError` if one of them died."""
         for name, process in self._running:
             if (code := process.poll()) is not None:
-                raise EdgectlError(f"{name} ended with exit code {code}", hint=f"see {self._logs / (name + '.log')}")
+                raise EdgectlError(
+                    f"{name} ended with exit code {code}", hint=f"see {self._logs / (name + '.log')}"
+                )
 
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for _, process in reversed(self._running):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -64,7 +70,8 @@ class Processes:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on, below the range from which outgoing connections take theirs."""
+    """A TCP port on loopback that nobody listens on, below the range from which outgoing connections take
+    theirs."""
     while True:
         port = secrets.randbelow(12_000) + 20_000
         with socket.socket() as s, contextlib.suppress(OSError):

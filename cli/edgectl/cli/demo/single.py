@@ -29,7 +29,9 @@ def run_single(kind: str, folder: Path, seconds: float, out: Output) -> None:
         def show(p: Progress) -> None:
             bar(p.message, p.share)
 
-        report = build_reference(model.name, model.release, "1.0.0", folder / "bundle", minutes=0.4, progress=show)
+        report = build_reference(
+            model.name, model.release, "1.0.0", folder / "bundle", minutes=0.4, progress=show
+        )
     events: list[dict[str, Any]] = []
 
     def heard(event: dict[str, Any]) -> None:
@@ -41,7 +43,14 @@ def run_single(kind: str, folder: Path, seconds: float, out: Output) -> None:
     machine.require_runtime()
     source = device.source + ("&" if "?" in device.source else "?") + f"paced=0&seconds={seconds:g}"
     result = run_stream(
-        cast(Literal["surveillance", "driving", "speech"], kind), [Bundle(report.out)], source, parse_config(device.config),
-        out=folder / "run", on_event=heard, facts=machine.facts, runtimes=tuple(machine.runtimes), stream=device.stream,
-    )  # fmt: skip
+        cast(Literal["surveillance", "driving", "speech"], kind),
+        [Bundle(report.out)],
+        source,
+        parse_config(device.config),
+        out=folder / "run",
+        on_event=heard,
+        facts=machine.facts,
+        runtimes=tuple(machine.runtimes),
+        stream=device.stream,
+    )
     out.result(plain(result) | {"bundle": report.digest, "records": events}, lambda: summary_view(result))

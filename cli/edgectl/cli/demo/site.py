@@ -1,4 +1,5 @@
-"""The demo's site: keys, broker, controller and agents as real processes on loopback, and what was learnt from them."""
+"""The demo's site: keys, broker, controller and agents as real processes on loopback, and what was learnt
+from them."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ from edgectl.link.mqtt import BrokerOptions, Link
 __all__ = ["POLICY", "EventTap", "Site"]
 
 FLEET = "demo"
-POLICY: dict[str, Any] = {"probation_s": 4.0, "min_inferences": 64, "percentile": 50, "max_latency_ratio": 1.8}
-"""Short, so that the demo is. The median is judged: five streams on two cores make the tail a matter of luck."""
+POLICY: dict[str, Any] = {
+    "probation_s": 4.0,
+    "min_inferences": 64,
+    "percentile": 50,
+    "max_latency_ratio": 1.8,
+}
+"""Short, so that the demo is. The median is judged: five streams on two cores make the tail a matter of
+luck."""
 
 
 class _AnyEvent(Message):
@@ -95,9 +102,13 @@ class Site:
         )
         atomic_write(self.folder / "controller.toml", config.encode())
         wait_for_port(self._broker, self.processes)
-        self.processes.start("controller", "controller", "run", "--config", str(self.folder / "controller.toml"))
+        self.processes.start(
+            "controller", "controller", "run", "--config", str(self.folder / "controller.toml")
+        )
         wait_for_port(api, self.processes)
-        self.client = self._stack.enter_context(FleetClient.of(f"http://127.0.0.1:{api}", controller / "token"))
+        self.client = self._stack.enter_context(
+            FleetClient.of(f"http://127.0.0.1:{api}", controller / "token")
+        )
         self.events = EventTap(self._broker)
         self._stack.callback(self.events.close)
 
@@ -119,9 +130,15 @@ class Site:
             "out": str(out / "media"),
         }
         config = write_enrolment(
-            out, device.name, root=granted["root"].encode(), fleet=granted["fleet"], broker=granted["broker"],
-            pipelines={device.stream: pipeline}, telemetry_s=1.0, stats_every_s=0.5,
-        )  # fmt: skip
+            out,
+            device.name,
+            root=granted["root"].encode(),
+            fleet=granted["fleet"],
+            broker=granted["broker"],
+            pipelines={device.stream: pipeline},
+            telemetry_s=1.0,
+            stats_every_s=0.5,
+        )
         self.processes.start(device.name, "agent", "run", "--config", str(config))
 
     def wait_online(self, update: Callable[[], None], *, timeout_s: float = 60.0) -> None:
@@ -135,7 +152,9 @@ class Site:
         """Start one; returns its id."""
         return str(self.client.start_rollout(release, slot, canary=1, policy=POLICY)["id"])
 
-    def wait_rollouts(self, ids: list[str], update: Callable[[], None], *, timeout_s: float = 120.0) -> list[dict[str, Any]]:
+    def wait_rollouts(
+        self, ids: list[str], update: Callable[[], None], *, timeout_s: float = 120.0
+    ) -> list[dict[str, Any]]:
         """Until all have come to an end. Raises :class:`RolloutError` after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -145,7 +164,9 @@ class Site:
             waiting = ", ".join(f"{r['release']} {r['state']}" for r in found)
             self._pause(update, deadline, f"rollouts did not end: {waiting}", RolloutError)
 
-    def _pause(self, update: Callable[[], None], deadline: float, message: str, error: type[EdgectlError] = LinkError) -> None:
+    def _pause(
+        self, update: Callable[[], None], deadline: float, message: str, error: type[EdgectlError] = LinkError
+    ) -> None:
         self.processes.check()
         update()
         if time.monotonic() > deadline:

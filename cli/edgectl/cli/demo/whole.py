@@ -40,14 +40,16 @@ class Built:
 
 @dataclass
 class DemoResult:
-    """What happened. ``rollouts`` are the controller's own records; ``rows`` those of `edgectl fleet watch` at the end."""
+    """What happened. ``rollouts`` are the controller's own records; ``rows`` those of `edgectl fleet
+    watch` at the end."""
 
     folder: Path
     builds: list[Built] = field(default_factory=list)
     good: list[dict[str, Any]] = field(default_factory=list)
     bad: dict[str, Any] = field(default_factory=dict)
     frames_of_others_during_bad: dict[str, int] = field(default_factory=dict)
-    """Frames (or blocks of audio) that each device which never got the bad release processed while it was out."""
+    """Frames (or blocks of audio) that each device which never got the bad release processed while it was
+    out."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     events: dict[str, dict[str, int]] = field(default_factory=dict)
     upload: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +58,8 @@ class DemoResult:
 
 
 def run_demo(folder: Path, out: Output) -> DemoResult:
-    """Run it in ``folder``, which is emptied first if a demo made it. Raises :class:`EdgectlError` if it did not show what it must."""
+    """Run it in ``folder``, which is emptied first if a demo made it. Raises :class:`EdgectlError` if it
+    did not show what it must."""
     started = time.monotonic()
     prepare(folder)
     result = DemoResult(folder)
@@ -75,7 +78,8 @@ def run_demo(folder: Path, out: Output) -> DemoResult:
             for r in result.good:
                 if r["state"] != "done":
                     raise RolloutError(
-                        f"the good release {r['release']} was not taken: {r.get('reason')}", hint=f"logs: {folder / 'logs'}"
+                        f"the good release {r['release']} was not taken: {r.get('reason')}",
+                        hint=f"logs: {folder / 'logs'}",
                     )
             update(f"v1 is on every device; now {bad}, which answers right and far too slowly")
             before = _processed(site)
@@ -83,7 +87,9 @@ def run_demo(folder: Path, out: Output) -> DemoResult:
             update("the bad release was stopped in its canary")
             after = _processed(site)
             got_it = {name for name, m in result.bad["members"].items() if m["outcome"] != "waiting"}
-            result.frames_of_others_during_bad = {d: after[d] - before.get(d, 0) for d in after if d not in got_it}
+            result.frames_of_others_during_bad = {
+                d: after[d] - before.get(d, 0) for d in after if d not in got_it
+            }
             _settle(site, update, releases[MODELS[0].release])
         result.rows = site.client.rows()
         result.events = _by_device(site)
@@ -111,17 +117,26 @@ def _build(folder: Path, out: Output, result: DemoResult) -> dict[str, Path]:
         for k, (name, release, version) in enumerate(jobs):
 
             def show(p: Progress, k: int = k, what: str = f"{release} {version}") -> None:
-                bar(f"building {what}: {p.message}" + (f"  best {p.best}" if p.best else ""), (k + p.share) / len(jobs))
+                bar(
+                    f"building {what}: {p.message}" + (f"  best {p.best}" if p.best else ""),
+                    (k + p.share) / len(jobs),
+                )
 
             target = folder / "bundles" / f"{release}-{version}"
             if name == "bad":
                 report = build_bad(release, version, target, minutes=_BUILD_MINUTES, progress=show)
             else:
-                report = build_reference(name, release, version, target, minutes=_BUILD_MINUTES, progress=show)
+                report = build_reference(
+                    name, release, version, target, minutes=_BUILD_MINUTES, progress=show
+                )
             bundles[name] = target
             result.builds.append(_built(report))
             b = result.builds[-1]
-            speed = f"{b.p50_ms:.2f} ms, {1 / b.ratio_to_float:.1f} × float" if b.p50_ms and b.ratio_to_float else "not measured"
+            speed = (
+                f"{b.p50_ms:.2f} ms, {1 / b.ratio_to_float:.1f} × float"
+                if b.p50_ms and b.ratio_to_float
+                else "not measured"
+            )
             out.say(f"built {b.release}: {b.variant}, {speed} ({b.seconds:.0f} s)")
     return bundles
 
@@ -140,7 +155,8 @@ def _built(report: BuildReport) -> Built:
 
 @contextlib.contextmanager
 def _view(site: Site, out: Output) -> Iterator[Callable[..., None]]:
-    """Yields ``update(headline=None)``: devices and the newest events, live on a terminal; headlines only in a log."""
+    """Yields ``update(headline=None)``: devices and the newest events, live on a terminal; headlines only
+    in a log."""
     headline = "devices come online"
     if out.as_json or not out.stderr.is_terminal:
 
@@ -153,7 +169,11 @@ def _view(site: Site, out: Output) -> Iterator[Callable[..., None]]:
 
     def picture() -> RenderableType:
         return Group(
-            Text(headline, "bold"), "", rows_table(site.client.rows()), "", *(Text(line, "dim") for line in site.events.latest)
+            Text(headline, "bold"),
+            "",
+            rows_table(site.client.rows()),
+            "",
+            *(Text(line, "dim") for line in site.events.latest),
         )
 
     with Live(picture(), console=out.stderr, refresh_per_second=4, transient=False) as live:
@@ -180,7 +200,9 @@ def _settle(site: Site, update: Callable[..., None], release: str) -> None:
             return
         update()
         if time.monotonic() > deadline:
-            raise RolloutError("a gate camera did not go back to the good release", hint=f"see {site.folder / 'logs'}")
+            raise RolloutError(
+                "a gate camera did not go back to the good release", hint=f"see {site.folder / 'logs'}"
+            )
         time.sleep(0.25)
 
 
@@ -195,7 +217,9 @@ def _must_have_shown(r: DemoResult, good: str) -> None:
     """The demo is a test of itself: a claim on the screen that did not happen is an error."""
     outcomes = [m["outcome"] for m in r.bad["members"].values()]
     if r.bad["state"] != "stopped" or len([o for o in outcomes if o != "waiting"]) != 1:
-        raise RolloutError(f"the bad release was not stopped in its canary: {r.bad['state']}, {', '.join(outcomes)}")
+        raise RolloutError(
+            f"the bad release was not stopped in its canary: {r.bad['state']}, {', '.join(outcomes)}"
+        )
     if any(row["release"] != good for row in r.rows if row["device"].startswith("gate")):
         raise RolloutError("a gate camera still runs the bad release")
     if idle := [d for d, n in r.frames_of_others_during_bad.items() if n <= 0]:
@@ -208,16 +232,25 @@ def summary(r: DemoResult) -> RenderableType:
     for b in r.builds:
         p50 = "-" if b.p50_ms is None else f"{b.p50_ms:.2f}"
         builds.add_row(
-            b.release, b.variant, p50, "-" if not b.ratio_to_float else f"{1 / b.ratio_to_float:.1f}", f"{b.seconds:.0f}"
+            b.release,
+            b.variant,
+            p50,
+            "-" if not b.ratio_to_float else f"{1 / b.ratio_to_float:.1f}",
+            f"{b.seconds:.0f}",
         )
     rollouts = table("rollout", "state", "devices", "why", title="rolled out")
     for x in [*r.good, r.bad]:
-        took = ", ".join(f"{name} {m['outcome']}" for name, m in sorted(x["members"].items(), key=lambda i: (i[1]["wave"], i[0])))
+        took = ", ".join(
+            f"{name} {m['outcome']}"
+            for name, m in sorted(x["members"].items(), key=lambda i: (i[1]["wave"], i[0]))
+        )
         colour = "green" if x["state"] == "done" else "red"
         rollouts.add_row(x["release"], Text(x["state"], colour), took, x.get("reason") or "")
     events = table("device", "events", title="said")
     for device, kinds in r.events.items():
-        events.add_row(device, ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda i: -i[1])))
+        events.add_row(
+            device, ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda i: -i[1]))
+        )
     went_on = ", ".join(f"{d} {n}" for d, n in r.frames_of_others_during_bad.items())
     lines = [
         f"frames while the bad release was out: {went_on}",

@@ -11,12 +11,14 @@ from edgectl.core.transfer.messages import Need
 
 __all__ = ["Bucket", "Limits", "Rates"]
 
-_MANY = 4096  # devices remembered before idle ones are looked for
+# devices remembered before idle ones are looked for
+_MANY = 4096
 _IDLE_S = 60.0
 
 
 class Bucket:
-    """``rate`` bytes/s on average, ``burst`` bytes at once. A send may overdraw it; the next one then waits until that is paid."""
+    """``rate`` bytes/s on average, ``burst`` bytes at once. A send may overdraw it; the next one then
+    waits until that is paid."""
 
     def __init__(self, rate: float, now: float, burst: float = 4 * CHUNK_SIZE) -> None:
         self.rate = rate
@@ -79,14 +81,17 @@ class Limits:
         return bucket.rate if bucket else math.inf
 
     def buckets(self, devices: Collection[str], now: float) -> list[tuple[Bucket, int]]:
-        """The buckets that a message to all these devices draws from, and how many copies of it each pays for."""
+        """The buckets that a message to all these devices draws from, and how many copies of it each pays
+        for."""
         found = [(self._devices[d], 1) for d in devices if d in self._devices]
         if self._rates.site is not None:
             copies: dict[str | None, int] = {}
             for d in devices:
                 site = self._site_of.get(d)
                 copies[site] = 1 if self._rates.site_broker else copies.get(site, 0) + 1
-            found += [(self._sites.setdefault(s, Bucket(self._rates.site, now)), n) for s, n in copies.items()]
+            found += [
+                (self._sites.setdefault(s, Bucket(self._rates.site, now)), n) for s, n in copies.items()
+            ]
         if self._rates.total is not None:
             self._total = self._total or Bucket(self._rates.total, now)
             found.append((self._total, 1))

@@ -1,4 +1,5 @@
-"""What travels: manifest pages, needs and round markers (JSON), chunk frames (binary). All of it is untrusted when it arrives."""
+"""What travels: manifest pages, needs and round markers (JSON), chunk frames (binary). All of it is
+untrusted when it arrives."""
 
 from __future__ import annotations
 
@@ -18,9 +19,26 @@ from edgectl.core.files import digest_of
 from edgectl.core.schema import Digest, Message, Name, parse_json
 
 __all__ = [
-    "FRAME_BYTES", "INLINE_BYTES", "MAX_SUM", "PAGE_HASHES", "DeltaOffer", "Frame", "ManifestPage", "Need", "Round", "bitmap", "chunk_count",
-    "chunk_hashes", "chunks_digest", "decode_frame", "encode_frame", "indices_of", "pages_of", "sum_chunks", "unbase64",
-]  # fmt: skip
+    "FRAME_BYTES",
+    "INLINE_BYTES",
+    "MAX_SUM",
+    "PAGE_HASHES",
+    "DeltaOffer",
+    "Frame",
+    "ManifestPage",
+    "Need",
+    "Round",
+    "bitmap",
+    "chunk_count",
+    "chunk_hashes",
+    "chunks_digest",
+    "decode_frame",
+    "encode_frame",
+    "indices_of",
+    "pages_of",
+    "sum_chunks",
+    "unbase64",
+]
 
 _HEADER = struct.Struct(">BBHIQ")  # version, codec, flags, index, tag
 _PLAIN, _SUM = 0, 1
@@ -29,14 +47,16 @@ MAX_SUM = 32
 FRAME_BYTES = _HEADER.size + 4 * (MAX_SUM - 1) + CHUNK_SIZE
 INLINE_BYTES = 32 * 1024
 """Blobs up to this size travel inside their first manifest page."""
-PAGE_HASHES = 1024  # one page describes 64 MiB and is 44 KiB of base64
+# one page describes 64 MiB and is 44 KiB of base64
+PAGE_HASHES = 1024
 MAX_PAGE_BYTES = 64 * 1024
 _MAX_NEED_BYTES = 4 << 20
 _MAX_ROUND_BYTES = 4096
 
 
 class DeltaOffer(Message):
-    """A smaller blob from which, with ``base`` at hand, the described blob can be made. Not signed: the result's digest proves it."""
+    """A smaller blob from which, with ``base`` at hand, the described blob can be made. Not signed: the
+    result's digest proves it."""
 
     base: Digest
     digest: Digest
@@ -45,7 +65,8 @@ class DeltaOffer(Message):
 
 
 class ManifestPage(Message):
-    """A page of a blob's chunk list, retained at ``a/<digest>/m/<page>``. ``hashes``: base64 of 32-byte sha256s, in order."""
+    """A page of a blob's chunk list, retained at ``a/<digest>/m/<page>``. ``hashes``: base64 of 32-byte
+    sha256s, in order."""
 
     digest: Digest
     size: int = Field(ge=0, le=1 << 40)
@@ -117,13 +138,15 @@ class Round(Message):
     gone: bool = False
     """No such blob: stop asking."""
     sending: bool = False
-    """Not the end: the round goes on. Said so that other seeders keep silent and devices of the site can listen."""
+    """Not the end: the round goes on. Said so that other seeders keep silent and devices of the site can
+    listen."""
     every: int | None = Field(default=None, ge=16, le=4096)
     """New chunks after which a device is to speak, where many listen."""
     site: Name | None = None
     """Of a peer that seeds: whom it serves."""
     apart: bool = False
-    """To one device, on its repair topic: leave the broadcast, which goes too fast for you; repairs follow."""
+    """To one device, on its repair topic: leave the broadcast, which goes too fast for you; repairs
+    follow."""
 
     @classmethod
     def parse(cls, data: bytes) -> Round:
@@ -158,7 +181,8 @@ def indices_of(bits: bytes | bytearray) -> Iterator[int]:
 
 
 def encode_frame(digest: str, index: int | tuple[int, ...], data: bytes) -> bytes:
-    """One chunk, or the sum of several, as it travels: 16-byte header, the other indices (4 bytes each), at most 64 KiB."""
+    """One chunk, or the sum of several, as it travels: 16-byte header, the other indices (4 bytes each),
+    at most 64 KiB."""
     if isinstance(index, int):
         return _HEADER.pack(1, _PLAIN, 0, index, _tag(digest)) + data
     others = struct.pack(f">{len(index) - 1}I", *index[1:])
@@ -180,7 +204,9 @@ def decode_frame(frame: bytes, digest: str) -> Frame:
         if len(set(indices)) != len(indices):
             raise ProtocolError("chunk frame names a chunk twice")
     elif (version, codec, flags) != (1, _PLAIN, 0):
-        raise ProtocolError(f"chunk frame of version {version}, codec {codec}, flags {flags}; this is version 1, codecs 0 and 1")
+        raise ProtocolError(
+            f"chunk frame of version {version}, codec {codec}, flags {flags}; this is version 1, codecs 0 and 1"
+        )
     data = frame[at:]
     if len(data) > CHUNK_SIZE:
         raise ProtocolError(f"chunk of {len(data)} bytes")
@@ -207,11 +233,18 @@ def chunks_digest(hashes: Sequence[bytes]) -> str:
 
 
 def pages_of(
-    digest: str, size: int, hashes: Sequence[bytes], *, inline: bytes | None = None, deltas: tuple[DeltaOffer, ...] = ()
+    digest: str,
+    size: int,
+    hashes: Sequence[bytes],
+    *,
+    inline: bytes | None = None,
+    deltas: tuple[DeltaOffer, ...] = (),
 ) -> list[ManifestPage]:
     """All manifest pages of a blob, page 0 first."""
     if inline is not None:
-        return [ManifestPage(digest=digest, size=size, page=0, pages=1, inline=base64.b64encode(inline).decode())]
+        return [
+            ManifestPage(digest=digest, size=size, page=0, pages=1, inline=base64.b64encode(inline).decode())
+        ]
     parts = [hashes[at : at + PAGE_HASHES] for at in range(0, len(hashes), PAGE_HASHES)]
     return [
         ManifestPage(

@@ -1,4 +1,5 @@
-"""Who keeps silent when several could send: devices that hold a blob wait for the controller, and for each other."""
+"""Who keeps silent when several could send: devices that hold a blob wait for the controller, and for each
+other."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ class _Blob:
 
 
 class Suppression:
-    """For one peer, over all blobs. It begins a jittered wait after the first need, and only if nobody else was heard.
+    """For one peer, over all blobs. It begins a jittered wait after the first need, and only if nobody else
+    was heard.
 
-    Another peer is believed only while devices get on: one that claims to send and does not would silence all.
-    Of two peers that begin at the same moment, the one whose name sorts later stops as soon as it hears the other.
+    Another peer is believed only while devices get on: one that claims to send and does not would silence
+    all. Of two peers that begin at the same moment, the one whose name sorts later stops as soon as it hears
+    the other.
     """
 
     _WAIT_S = (3.0, 6.0)
@@ -33,13 +36,15 @@ class Suppression:
 
     def __init__(self, name: str, seed: int = 0) -> None:
         self._name = name
-        self._random = random.Random(seed)  # noqa: S311 - jitter
+        self._random = random.Random(seed)
         self._blobs: dict[str, _Blob] = {}
 
     def wanted(self, digest: str, device: str, left: int, now: float) -> None:
         """A device of the site misses ``left`` chunks of a blob that this peer holds."""
         if digest not in self._blobs and len(self._blobs) >= self._MAX_BLOBS:
-            self._blobs = {d: b for d, b in self._blobs.items() if b.start_at is not None or b.quiet_until > now}
+            self._blobs = {
+                d: b for d, b in self._blobs.items() if b.start_at is not None or b.quiet_until > now
+            }
         blob = self._blobs.setdefault(digest, _Blob(progress_at=now))
         if left < blob.left.get(device, left + 1):
             blob.progress_at = now
@@ -49,7 +54,8 @@ class Suppression:
             blob.start_at = max(now, blob.quiet_until) + self._random.uniform(*self._WAIT_S)
 
     def heard(self, digest: str, other: str | None, now: float) -> None:
-        """Another seeder speaks of this blob: None is the controller's. A peer of a later name gives way to this one instead."""
+        """Another seeder speaks of this blob: None is the controller's. A peer of a later name gives way
+        to this one instead."""
         blob = self._blobs.get(digest)
         if blob is None:
             return

@@ -33,7 +33,8 @@ _MAX_PEERS = 64
 
 
 class Receiver:
-    """What a device has of one blob and when it speaks up. The caller stores the chunks; all time is ``now`` in seconds."""
+    """What a device has of one blob and when it speaks up. The caller stores the chunks; all time is
+    ``now`` in seconds."""
 
     _EVERY_CHUNKS = 64
     _EVERY_S = 2.0
@@ -42,7 +43,14 @@ class Receiver:
     _MAX_REJECTS = 64
 
     def __init__(
-        self, blob: Descriptor, now: float, *, epoch: int, seed: int = 0, bps: int | None = None, site: str | None = None
+        self,
+        blob: Descriptor,
+        now: float,
+        *,
+        epoch: int,
+        seed: int = 0,
+        bps: int | None = None,
+        site: str | None = None,
     ) -> None:
         """``bps``: bytes/s that this device wants at most; ``site``: where it is."""
         self.blob = blob
@@ -60,12 +68,15 @@ class Receiver:
         self._bps, self._site = bps, site
         self._every = self._EVERY_CHUNKS
         self._round = 0
-        self._random = random.Random(seed)  # noqa: S311 - jitter
-        self._missing = bytearray(b"\xff" * (self.n // 8) + (bytes([(1 << self.n % 8) - 1]) if self.n % 8 else b""))
+        self._random = random.Random(seed)
+        self._missing = bytearray(
+            b"\xff" * (self.n // 8) + (bytes([(1 << self.n % 8) - 1]) if self.n % 8 else b"")
+        )
         self._left = self.n
         self._pages: dict[int, bytes] = {}
         self._fresh = 0  # chunks since the last need
-        self._peers: dict[str, int] = {}  # peers that were heard → what they sent that is wrong
+        # peers that were heard → what they sent that is wrong
+        self._peers: dict[str, int] = {}
         self._expected = blob.annotations.get(ANNOTATION_CHUNKS)
         if self.n <= 1:
             self.hashes = (bytes.fromhex(blob.digest.removeprefix("sha256:")),)[: self.n]
@@ -93,14 +104,17 @@ class Receiver:
         return list(range(max(1, (self.n + PAGE_HASHES - 1) // PAGE_HASHES)))
 
     def on_page(self, data: bytes, peer: str | None = None) -> bytes | None:
-        """Take one manifest page; returns the whole blob if it came inline and verified. ``peer``: the device that sent it.
+        """Take one manifest page; returns the whole blob if it came inline and verified. ``peer``: the device
+        that sent it.
 
-        Raises :class:`ProtocolError` / :class:`IntegrityError` for a page that does not fit; it is counted and forgotten.
+        Raises :class:`ProtocolError` / :class:`IntegrityError` for a page that does not fit; it is counted
+        and forgotten.
         """
         if peer is None:
             return self._take_page(data, None)
         if not self.trusts(peer) or (self._expected is None and self.n > 1):
-            return None  # a list that nothing proves comes from the controller only
+            # a list that nothing proves comes from the controller only
+            return None
         try:
             return self._take_page(data, peer)
         except (ProtocolError, IntegrityError):
@@ -110,8 +124,14 @@ class Receiver:
     def _take_page(self, data: bytes, peer: str | None) -> bytes | None:
         page = parse_json(ManifestPage, data, max_bytes=MAX_PAGE_BYTES, what="manifest page")
         pages = len(self.page_numbers())
-        if (page.digest, page.size, page.pages) != (self.blob.digest, self.blob.size, pages) or page.page >= pages:
-            raise self._reject(ProtocolError, "manifest page does not describe the blob that was asked for", peer)
+        if (page.digest, page.size, page.pages) != (
+            self.blob.digest,
+            self.blob.size,
+            pages,
+        ) or page.page >= pages:
+            raise self._reject(
+                ProtocolError, "manifest page does not describe the blob that was asked for", peer
+            )
         if page.inline is not None:
             whole = unbase64(page.inline, self.blob.size, "inline blob")
             if digest_of(whole) != self.blob.digest:
@@ -130,12 +150,13 @@ class Receiver:
     def on_frame(
         self, frame: bytes, read: Callable[[int], bytes] | None = None, peer: str | None = None
     ) -> tuple[int, bytes] | None:
-        """``(index, data)`` of a chunk that is new; None for one that is not needed. It is verified, unless the chunk list is not here
-        yet: such a chunk is worth keeping, but nothing counts it before it goes through :meth:`accept`.
+        """``(index, data)`` of a chunk that is new; None for one that is not needed. It is verified, unless
+        the chunk list is not here yet: such a chunk is worth keeping, but nothing counts it before it goes
+        through :meth:`accept`.
 
-        ``read`` gives a chunk that is already here, to take it out of a sum; without it sums are not used. ``peer``: the device
-        that sent it. Raises :class:`IntegrityError` for a chunk that is not what its hash says, :class:`ProtocolError` for a
-        foreign frame.
+        ``read`` gives a chunk that is already here, to take it out of a sum; without it sums are not used.
+        ``peer``: the device that sent it. Raises :class:`IntegrityError` for a chunk that is not what its
+        hash says, :class:`ProtocolError` for a foreign frame.
         """
         if peer is not None and not self.trusts(peer):
             return None
@@ -147,10 +168,14 @@ class Receiver:
             self._peers[peer] += 1
             raise
 
-    def _take_frame(self, frame: bytes, read: Callable[[int], bytes] | None, peer: str | None) -> tuple[int, bytes] | None:
+    def _take_frame(
+        self, frame: bytes, read: Callable[[int], bytes] | None, peer: str | None
+    ) -> tuple[int, bytes] | None:
         found = decode_frame(frame, self.blob.digest)
         if any(i >= self.n for i in found.indices):
-            raise self._reject(ProtocolError, f"chunk {max(found.indices)} lies beyond the end of the blob", peer)
+            raise self._reject(
+                ProtocolError, f"chunk {max(found.indices)} lies beyond the end of the blob", peer
+            )
         wanted = [i for i in found.indices if self.lacks(i)]
         if (
             self.hashes is None
@@ -168,12 +193,18 @@ class Receiver:
                 return None
             data = sum_chunks([data, *(read(i) for i in found.indices if i != index)])[: self._size_of(index)]
         if not self.accept(index, data):
-            raise self._reject(IntegrityError, f"chunk {index} of blob {self.blob.digest[:19]}… is corrupt", peer)
+            raise self._reject(
+                IntegrityError, f"chunk {index} of blob {self.blob.digest[:19]}… is corrupt", peer
+            )
         return index, data
 
     def accept(self, index: int, data: bytes) -> bool:
         """Whether these bytes are chunk ``index`` (also used to hash a part file again after a restart)."""
-        if self.hashes is None or len(data) != self._size_of(index) or hashlib.sha256(data).digest() != self.hashes[index]:
+        if (
+            self.hashes is None
+            or len(data) != self._size_of(index)
+            or hashlib.sha256(data).digest() != self.hashes[index]
+        ):
             return False
         if self.lacks(index):
             self._missing[index // 8] &= ~(1 << index % 8)
@@ -182,7 +213,8 @@ class Receiver:
         return True
 
     def on_round(self, marker: Round, now: float, peer: str | None = None) -> bool:
-        """A seeder ended a round: answer soon, jittered. Returns whether to listen to this ``peer`` (None: the controller) from now on."""
+        """A seeder ended a round: answer soon, jittered. Returns whether to listen to this ``peer`` (None:
+        the controller) from now on."""
         if peer is not None:
             known = peer in self._peers
             if marker.site != self._site or (not known and len(self._peers) >= _MAX_PEERS):
@@ -204,8 +236,11 @@ class Receiver:
         return self._peers.get(peer, _PEER_REJECTS) < _PEER_REJECTS
 
     def forget(self, now: float) -> None:
-        """The whole blob did not match although every chunk did: the unsigned chunk list was wrong. Start again."""
-        self._missing = bytearray(b"\xff" * (self.n // 8) + (bytes([(1 << self.n % 8) - 1]) if self.n % 8 else b""))
+        """The whole blob did not match although every chunk did: the unsigned chunk list was wrong. Start
+        again."""
+        self._missing = bytearray(
+            b"\xff" * (self.n // 8) + (bytes([(1 << self.n % 8) - 1]) if self.n % 8 else b"")
+        )
         self._left = self.n
         self._pages.clear()
         if self.n > 1:
@@ -214,7 +249,8 @@ class Receiver:
         self._speak_at = now
 
     def poll(self, now: float) -> Need | None:
-        """The need message to publish now, if it is time: every 64 chunks or 2 s, at round ends, after 5 s of silence."""
+        """The need message to publish now, if it is time: every 64 chunks or 2 s, at round ends, after 5 s
+        of silence."""
         if self._fresh >= self._every:
             self._speak_at = now
         if now < self._speak_at or self.complete:
@@ -259,7 +295,9 @@ class Receiver:
         joined = b"".join(self._pages[i] for i in range(len(self._pages)))
         self._pages.clear()
         if self._expected is not None and digest_of(joined) != self._expected:
-            raise self._reject(IntegrityError, f"chunk list of blob {self.blob.digest[:19]}… is not the signed one", peer)
+            raise self._reject(
+                IntegrityError, f"chunk list of blob {self.blob.digest[:19]}… is not the signed one", peer
+            )
         self.hashes = tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
         self._speak_at = 0.0  # now the frames can be used: ask at once
 

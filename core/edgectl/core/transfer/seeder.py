@@ -15,7 +15,8 @@ from edgectl.core.transfer.messages import MAX_SUM, Need, Round, chunk_count, in
 
 __all__ = ["Broadcast", "Marker", "Repair", "Seeder", "Sum"]
 
-_REGION = 2048  # chunks; sums are formed inside a region, which bounds the work and keeps reads near each other
+# chunks; sums are formed inside a region, which bounds the work and keeps reads near each other
+_REGION = 2048
 _JUDGE_S = 2e-5  # a device: with very many, not after every need
 _MANY = 64  # devices from which on each speaks less often
 _LOOK_BACK = 128  # sums that a chunk is tried with
@@ -41,7 +42,8 @@ class Repair:
 
 @dataclass(frozen=True)
 class Marker:
-    """Publish this round marker, to one device or to all. ``pages``: publish the manifest pages again, too."""
+    """Publish this round marker, to one device or to all. ``pages``: publish the manifest pages again,
+    too."""
 
     round: Round
     pages: bool = False
@@ -83,14 +85,17 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Plans the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh needs (at most 1.5 s) → send the rest → idle.
+    """Plans the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh
+    needs (at most 1.5 s) → send the rest → idle.
 
-    The first round is the union of what is missing. What is left after it is sent as sums of chunks that different devices miss:
-    with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a time, so that the caller's window paces it.
+    The first round is the union of what is missing. What is left after it is sent as sums of chunks that
+    different devices miss: with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a
+    time, so that the caller's window paces it.
 
-    Flow control: the limits' buckets, and what was sent beyond what the median device has acknowledged (by its needs) stays under
-    256 chunks, the depth of a broker's queue. A device that is limited to less than half of the median's rate, takes less than half
-    of what the others take, or lags by more than 1024 chunks for 10 s is set apart: it leaves the broadcast and is served alone.
+    Flow control: the limits' buckets, and what was sent beyond what the median device has acknowledged (by
+    its needs) stays under 256 chunks, the depth of a broker's queue. A device that is limited to less than
+    half of the median's rate, takes less than half of what the others take, or lags by more than 1024 chunks
+    for 10 s is set apart: it leaves the broadcast and is served alone.
     """
 
     size: int
@@ -138,12 +143,14 @@ class Seeder:
         return len(self._devices)
 
     def on_need(self, device: str, need: Need, now: float) -> None:
-        """What a device misses now. Raises :class:`ProtocolError` for a bitmap that does not fit this blob."""
+        """What a device misses now. Raises :class:`ProtocolError` for a bitmap that does not fit this
+        blob."""
         if need.size != self.size:
             raise ProtocolError(f"{device} asks for a blob of {need.size} bytes, this one has {self.size}")
         known = self._devices.get(device)
         if known is not None and need.epoch < known.epoch:
-            return  # a late message of an earlier start of this device
+            # a late message of an earlier start of this device
+            return
         missing = need.bits()
         if need.done or not any(missing):
             self._devices.pop(device, None)
@@ -156,13 +163,16 @@ class Seeder:
             known = self._devices[device] = _Device(
                 need.epoch, missing, now, start=missing, base=len(self._log), acked=len(self._log)
             )
-            if self._sending:  # its limits count from now on, or it is set apart
+            # its limits count from now on, or it is set apart
+            if self._sending:
                 self._pace([d for d, s in self._devices.items() if not s.apart], now)
         known.missing, known.seen, known.round = missing, now, need.round
         known.blind = need.pages and self.size > CHUNK_SIZE
         if need.apart:
             known.apart = known.told = True
-            known.due = not known.batch and (need.round >= known.batch_no or now >= known.batch_end + self.settle_s)
+            known.due = not known.batch and (
+                need.round >= known.batch_no or now >= known.batch_end + self.settle_s
+            )
         elif known.apart:
             known.told = known.told and now < known.batch_end + self.settle_s  # the word may have been lost
         else:
@@ -170,26 +180,35 @@ class Seeder:
             self._wait_for_others(now, joined=new)
 
     def _wait_for_others(self, now: float, *, joined: bool) -> None:
-        """While more devices join, or answer the last round, it pays to wait a little longer: what is sent now serves them, too."""
+        """While more devices join, or answer the last round, it pays to wait a little longer: what is sent
+        now serves them, too."""
         if self._sending:
             return
         if self._plan_at is None:
             self._plan_at = self._began = now + self.collect_s
         elif self._first and joined:
-            self._plan_at = min(max(self._plan_at, now + 4 * self.collect_s), self._began + self._MAX_COLLECT_S)
+            self._plan_at = min(
+                max(self._plan_at, now + 4 * self.collect_s), self._began + self._MAX_COLLECT_S
+            )
         elif not self._first:
-            self._plan_at = min(max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S)
+            self._plan_at = min(
+                max(self._plan_at, now + self.settle_s / 2), self._round_end + self._MAX_SETTLE_S
+            )
 
     def next(self, now: float) -> Broadcast | Sum | Repair | Marker | None:
         """The next thing to send, or None if there is nothing to do at ``now``."""
         if self._devices and now - self._spoke_at >= self._SPEAK_S:
             self._spoke_at = now
-            return Marker(Round(round=self.rounds, sending=True, every=192 if len(self._devices) > _MANY else None))
+            return Marker(
+                Round(round=self.rounds, sending=True, every=192 if len(self._devices) > _MANY else None)
+            )
         if self._pages and now - self._paged_at >= self._PAGES_S:
             self._pages, self._paged_at, self._spoke_at = False, now, now
             return Marker(Round(round=self.rounds, sending=True), pages=True)
         self._turn += 1
-        first, second = (self._next_apart, self._next_shared) if self._turn % 2 else (self._next_shared, self._next_apart)
+        first, second = (
+            (self._next_apart, self._next_shared) if self._turn % 2 else (self._next_shared, self._next_apart)
+        )
         return first(now) or second(now)
 
     def wake_at(self, now: float) -> float | None:
@@ -201,7 +220,9 @@ class Seeder:
             times.append(self._paged_at + self._PAGES_S)
         if self._sending:
             ready = self._ready_at(self._ahead, now) if self._ahead else now
-            times.append(ready if len(self._log) < self._limit else max(ready, self._progress_at + self._DEADLOCK_S))
+            times.append(
+                ready if len(self._log) < self._limit else max(ready, self._progress_at + self._DEADLOCK_S)
+            )
         times += [
             max((b.ready_at(now) for b, _ in self.limits.buckets((d,), now)), default=now)
             for d, s in self._devices.items()
@@ -257,15 +278,18 @@ class Seeder:
         self._ahead = None
         self._progress_at = now
         self._set_limit()
-        alone = self._first or len(together) <= 1  # at first others may be about to join: nothing is left to one alone
+        # at first others may be about to join: nothing is left to one alone
+        alone = self._first or len(together) <= 1
         self._round = _union(together, self.size) if alone else _sums(together, self.size)
         self._sending = bool(together)
         self._plan_at = None if self._sending else now + self.settle_s
 
     def _is_fresh(self, device: _Device) -> bool:
-        """Whether a device spoke of the time after the last round. A need that crossed the last chunks on the way is not fresh;
-        one that comes long after the round is, although its marker was lost."""
-        return self._first or device.round >= self.rounds or device.seen >= self._round_end + 0.7 * self.settle_s
+        """Whether a device spoke of the time after the last round. A need that crossed the last chunks on
+        the way is not fresh; one that comes long after the round is, although its marker was lost."""
+        return (
+            self._first or device.round >= self.rounds or device.seen >= self._round_end + 0.7 * self.settle_s
+        )
 
     # ---- flow control
 
@@ -273,7 +297,8 @@ class Seeder:
         if len(self._log) >= self._limit:
             if now - self._progress_at < self._DEADLOCK_S:
                 return False
-            for state in self._devices.values():  # nobody gets anywhere: what is not acknowledged by now was lost
+            # nobody gets anywhere: what is not acknowledged by now was lost
+            for state in self._devices.values():
                 state.base = len(self._log)
             self._progress_at = now
             self._set_limit()
@@ -290,7 +315,8 @@ class Seeder:
             bucket.take(now, copies * CHUNK_SIZE)
 
     def _acknowledge(self, device: _Device, now: float) -> None:
-        """The last send that this device missed at the start and no longer misses: what was sent since is on the way, or lost."""
+        """The last send that this device missed at the start and no longer misses: what was sent since is
+        on the way, or lost."""
         if not self._sending:
             return
         for k in range(len(self._log) - 1, device.acked - 1, -1):
@@ -321,7 +347,8 @@ class Seeder:
         self._limit = bases[(len(bases) - 1) // 2] + self._WINDOW if bases else math.inf
 
     def _judge_speed(self, devices: dict[str, _Device]) -> None:
-        """A device that took less than half of what it was offered, while most took nearly all, must not slow the rest."""
+        """A device that took less than half of what it was offered, while most took nearly all, must not
+        slow the rest."""
         judged = [s for s in devices.values() if s.offered >= 64]
         gains = sorted((s.before - s.left) / s.offered for s in judged)
         if self.sets_apart and len(gains) >= 3 and gains[len(gains) // 2] >= 0.9:
@@ -376,12 +403,14 @@ def _union(devices: dict[str, _Device], size: int) -> Iterator[Broadcast]:
 
 
 def _sums(devices: dict[str, _Device], size: int) -> Iterator[Broadcast | Sum | Repair]:
-    """Every missing chunk in a sum of which each device misses one at most, so that it can take the others out.
+    """Every missing chunk in a sum of which each device misses one at most, so that it can take the others
+    out.
 
-    Greedy: a chunk joins the first sum that none of its devices waits for yet. What only one device misses, alone in its sum, goes to
-    that device.
+    Greedy: a chunk joins the first sum that none of its devices waits for yet. What only one device misses,
+    alone in its sum, goes to that device.
     """
-    import numpy as np  # only who seeds pays for it: the agent of a device does without
+    # only who seeds pays for it: the agent of a device does without
+    import numpy as np
 
     names = list(devices)
     bits = np.stack([np.frombuffer(devices[d].missing, np.uint8) for d in names])

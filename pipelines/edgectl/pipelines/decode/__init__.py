@@ -23,9 +23,11 @@ _DECODERS: dict[str, Callable[[TaskSpec], Decoder]] = {
 
 
 def make_decoder(task: TaskSpec) -> Decoder:
-    """The decoder of a detection task. Raises :class:`ModelError` if the task detects nothing (``vad``, ``keyword``, ``none``)."""
+    """The decoder of a detection task. Raises :class:`ModelError` if the task detects nothing (``vad``,
+    ``keyword``, ``none``)."""
     if task.decode.kind not in _DECODERS:
         raise ModelError(
-            f"task {task.name} does not put out boxes (decode kind {task.decode.kind!r})", hint=f"kinds: {', '.join(_DECODERS)}"
+            f"task {task.name} does not put out boxes (decode kind {task.decode.kind!r})",
+            hint=f"kinds: {', '.join(_DECODERS)}",
         )
     return _DECODERS[task.decode.kind](task)

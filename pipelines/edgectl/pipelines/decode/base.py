@@ -1,4 +1,5 @@
-"""Detections, and what every detector's decoder shares: checks, selection, class-aware non-maximum suppression."""
+"""Detections, and what every detector's decoder shares: checks, selection, class-aware non-maximum
+suppression."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from edgectl.pipelines.preprocess import LetterboxMeta, unletterbox
 __all__ = ["Decoder", "Detections", "expect", "finish", "only_output", "quiet"]
 
 MAX_CANDIDATES = 3000
-"""Boxes that enter suppression, best first: bounds the time of one frame whatever a broken engine puts out."""
+"""Boxes that enter suppression, best first: bounds the time of one frame whatever a broken engine puts
+out."""
 
 
 quiet = np.errstate(invalid="ignore", over="ignore")
@@ -48,7 +50,8 @@ class Decoder(Protocol):
     def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         """Engine outputs to detections in frame pixels.
 
-        Raises :class:`ModelError` for shapes that do not fit the task, :class:`EngineError` for values that are not finite.
+        Raises :class:`ModelError` for shapes that do not fit the task, :class:`EngineError` for values that
+        are not finite.
         """
         ...
 
@@ -61,36 +64,50 @@ def only_output(outputs: Outputs) -> NDArray[Any]:
 
 
 def expect(array: NDArray[Any], expected: tuple[int | None, ...], what: str) -> NDArray[np.float32]:
-    """``array`` as float32 if its shape is ``expected`` (None: any size). Raises :class:`ModelError` with both shapes."""
-    if array.ndim != len(expected) or any(e is not None and e != a for e, a in zip(expected, array.shape, strict=True)):
+    """``array`` as float32 if its shape is ``expected`` (None: any size). Raises :class:`ModelError` with
+    both shapes."""
+    if array.ndim != len(expected) or any(
+        e is not None and e != a for e, a in zip(expected, array.shape, strict=True)
+    ):
         wanted = "x".join("?" if e is None else str(e) for e in expected)
         got = "x".join(map(str, array.shape))
-        raise ModelError(f"{what} should have shape {wanted}, it has {got}", hint="check the task's labels and decode kind")
+        raise ModelError(
+            f"{what} should have shape {wanted}, it has {got}", hint="check the task's labels and decode kind"
+        )
     return np.asarray(array, np.float32)
 
 
 def finish(
-    boxes: NDArray[np.float32], score: NDArray[np.float32], cls: NDArray[np.integer[Any]], spec: DecodeSpec, meta: LetterboxMeta
+    boxes: NDArray[np.float32],
+    score: NDArray[np.float32],
+    cls: NDArray[np.integer[Any]],
+    spec: DecodeSpec,
+    meta: LetterboxMeta,
 ) -> Detections:
-    """Candidates (xyxy in tensor pixels, already above the threshold) to detections: suppression, then frame pixels."""
+    """Candidates (xyxy in tensor pixels, already above the threshold) to detections: suppression, then
+    frame pixels."""
     if not len(score):
         return Detections.none()
     if not (np.isfinite(boxes).all() and np.isfinite(score).all()):
         raise EngineError(
-            "the engine's output has values that are not finite", hint="the engine is broken; roll back to the last one"
+            "the engine's output has values that are not finite",
+            hint="the engine is broken; roll back to the last one",
         )
     if len(score) > MAX_CANDIDATES:
         best = np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES]
         boxes, score, cls = boxes[best], score[best], cls[best]
     limit = 4.0 * max(meta.input_width, meta.input_height)
-    boxes = np.clip(boxes, -limit, limit)  # wild coordinates would cost suppression its precision
+    # wild coordinates would cost suppression its precision
+    boxes = np.clip(boxes, -limit, limit)
     keep = _nms(boxes, score, cls, spec)
     found = Detections(unletterbox(boxes[keep], meta), score[keep], cls[keep].astype(np.int32))
     size = found.xyxy[:, 2:] - found.xyxy[:, :2]
     return found.select(np.nonzero((size > 0).all(axis=1))[0])
 
 
-def _nms(boxes: NDArray[np.float32], score: NDArray[np.float32], cls: NDArray[Any], spec: DecodeSpec) -> NDArray[np.intp]:
+def _nms(
+    boxes: NDArray[np.float32], score: NDArray[np.float32], cls: NDArray[Any], spec: DecodeSpec
+) -> NDArray[np.intp]:
     xywh = boxes.copy()
     xywh[:, 2:] -= xywh[:, :2]
     kept = cv2.dnn.NMSBoxesBatched(xywh, score, cls.astype(np.int32), 0.0, spec.iou)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""Models that put out decoded boxes and class scores as two tensors (RT-DETR, D-FINE, SSD exports, NanoDet wrappers)."""
+"""Models that put out decoded boxes and class scores as two tensors (RT-DETR, D-FINE, SSD exports, NanoDet
+wrappers)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ __all__ = ["BoxesScores", "boxes_and_scores"]
 
 
 class BoxesScores:
-    """``boxes [1, N, 4]`` and ``scores [1, N, C]`` (0..1), one column more with a background class. Unnamed outputs are told apart by
-    their last axis, boxes first."""
+    """``boxes [1, N, 4]`` and ``scores [1, N, C]`` (0..1), one column more with a background class.
+    Unnamed outputs are told apart by their last axis, boxes first."""
 
     def __init__(self, task: TaskSpec) -> None:
         self._spec = task.decode
@@ -28,7 +29,8 @@ class BoxesScores:
         boxes = expect(boxes, (1, None, 4), "boxes output")[0]
         columns = self._classes + (self._spec.background != "none")
         scores = expect(scores, (1, len(boxes), columns), "scores output")[0]
-        if self._spec.background != "none":  # it would win nearly every box, and take the place of all detections
+        # it would win nearly every box, and take the place of all detections
+        if self._spec.background != "none":
             scores = scores[:, 1:] if self._spec.background == "first" else scores[:, :-1]
         if self._spec.box_format == "yxyx":
             boxes = boxes[:, [1, 0, 3, 2]]
@@ -43,7 +45,8 @@ class BoxesScores:
 
 
 def boxes_and_scores(outputs: Outputs, spec: DecodeSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The two outputs that this decoder reads, by name or by shape. Raises :class:`ModelError` if they are not there."""
+    """The two outputs that this decoder reads, by name or by shape. Raises :class:`ModelError` if they are
+    not there."""
     names = list(outputs)
     boxes = spec.boxes or next((n for n in names if n != spec.scores and outputs[n].shape[-1:] == (4,)), None)
     scores = spec.scores or next((n for n in names if n != boxes), None)

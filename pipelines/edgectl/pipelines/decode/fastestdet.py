@@ -32,7 +32,10 @@ class FastestDet:
         score = out[0] ** power * best ** (1 - power)
         row, column = np.nonzero(~(score < self._spec.score))  # NaN is kept, and refused in finish()
         picked = out[:, row, column]
-        centre = (np.stack([column, row]) + np.tanh(picked[1:3])) * [[meta.input_width / columns], [meta.input_height / rows]]
+        centre = (np.stack([column, row]) + np.tanh(picked[1:3])) * [
+            [meta.input_width / columns],
+            [meta.input_height / rows],
+        ]
         half = _sigmoid(picked[3:5]) * [[meta.input_width / 2], [meta.input_height / 2]]
         boxes = np.concatenate([centre - half, centre + half]).T.astype(np.float32)
         return finish(boxes, score[row, column], picked[5:].argmax(axis=0), self._spec, meta)

@@ -1,4 +1,5 @@
-"""YOLOv8, v9 and v11 detection heads as Ultralytics exports them (boxes decoded in the graph, no suppression)."""
+"""YOLOv8, v9 and v11 detection heads as Ultralytics exports them (boxes decoded in the graph, no
+suppression)."""
 
 from __future__ import annotations
 

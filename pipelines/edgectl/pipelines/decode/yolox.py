@@ -17,7 +17,8 @@ _STRIDES = (8, 16, 32)
 
 
 class YoloX:
-    """``[1, N, 5+C]``: dx, dy, log w, log h in units of the cell's stride, objectness, C class probabilities."""
+    """``[1, N, 5+C]``: dx, dy, log w, log h in units of the cell's stride, objectness, C class
+    probabilities."""
 
     def __init__(self, task: TaskSpec) -> None:
         if not isinstance(task.input, ImageInput):

@@ -1,7 +1,9 @@
-"""Forward collision warning from the growth of boxes: time to contact = 1 / d(ln width)/dt. Pure; seconds of capture time.
+"""Forward collision warning from the growth of boxes: time to contact = 1 / d(ln width)/dt. Pure; seconds of
+capture time.
 
-The slope of a line through ln(width) over a window belongs to the window's middle: half the window is taken off. Boxes
-narrower than ``min_px`` say too little (5–95 % of 1.8–5.2 s at 33 px). Boxes cut by the frame's edge are not measured.
+The slope of a line through ln(width) over a window belongs to the window's middle: half the window is taken
+off. Boxes narrower than ``min_px`` say too little (5–95 % of 1.8–5.2 s at 33 px). Boxes cut by the frame's
+edge are not measured.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class _Target:
 
 
 def time_to_contact(t: NDArray[np.float64], width: NDArray[np.float64]) -> tuple[float, float, float] | None:
-    """Seconds to contact at the last sample: (best, low, high of about 90 %). None if the box does not grow clearly.
+    """Seconds to contact at the last sample: (best, low, high of about 90 %). None if the box does not grow
+    clearly.
 
     ``t`` seconds, ``width`` pixels, at least 4 samples.
     """
@@ -53,7 +56,8 @@ def time_to_contact(t: NDArray[np.float64], width: NDArray[np.float64]) -> tuple
 
 
 class CollisionRule:
-    """Events ``collision_warning`` with phase ``preliminary``, ``imminent`` or ``clear``; ``capability`` when it cannot warn."""
+    """Events ``collision_warning`` with phase ``preliminary``, ``imminent`` or ``clear``; ``capability``
+    when it cannot warn."""
 
     def __init__(self, config: CollisionConfig) -> None:
         self.name = config.id
@@ -61,7 +65,9 @@ class CollisionRule:
         self._capability = Capability("collision_warning")
         self._targets: dict[int, _Target] = {}
 
-    def step(self, tracks: Tracks, in_path: NDArray[np.bool_], speed_mps: float | None, t: float) -> list[Event]:
+    def step(
+        self, tracks: Tracks, in_path: NDArray[np.bool_], speed_mps: float | None, t: float
+    ) -> list[Event]:
         """``in_path`` (N,): which tracks are in the own lane."""
         events = self._capability.step("speed_missing" if speed_mps is None else None, t)
         active = speed_mps is not None and speed_mps >= self._c.v_min_mps
@@ -78,7 +84,9 @@ class CollisionRule:
             if target.pending is None or (target.pending[0] > target.level) != (wanted > target.level):
                 target.pending = (wanted, t)
             if t - target.pending[1] >= hold - 1e-9:
-                events += self._change(track, target, wanted, t, float(tracks.xyxy[row, 2] - tracks.xyxy[row, 0]))
+                events += self._change(
+                    track, target, wanted, t, float(tracks.xyxy[row, 2] - tracks.xyxy[row, 0])
+                )
         return events
 
     def nearest(self) -> tuple[int, float] | None:
@@ -107,7 +115,13 @@ class CollisionRule:
             return 0
         loose = 1.25 if target.level else 1.0  # a warning ends later than it starts
         ttc = target.ttc[0]
-        return 2 if ttc <= self._c.alert_s * (loose if target.level == 2 else 1) else 1 if ttc <= self._c.warn_s * loose else 0
+        return (
+            2
+            if ttc <= self._c.alert_s * (loose if target.level == 2 else 1)
+            else 1
+            if ttc <= self._c.warn_s * loose
+            else 0
+        )
 
     def _change(self, track: int, target: _Target, level: int, t: float, box_px: float | None) -> list[Event]:
         if level == target.level:
@@ -115,5 +129,9 @@ class CollisionRule:
         target.level, target.pending = level, None
         data: dict[str, Any] = {"track": track}
         if level and target.ttc is not None and box_px is not None:
-            data |= {"ttc_s": round(target.ttc[0], 2), "ttc_ci_s": [round(v, 2) for v in target.ttc[1:]], "box_px": round(box_px)}
+            data |= {
+                "ttc_s": round(target.ttc[0], 2),
+                "ttc_ci_s": [round(v, 2) for v in target.ttc[1:]],
+                "box_px": round(box_px),
+            }
         return [Event("collision_warning", t, _LEVELS[level - 1] if level else "clear", self.name, data)]

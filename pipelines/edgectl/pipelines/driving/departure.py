@@ -1,7 +1,8 @@
-"""Lane departure warning: the line is reached within ``ttlc_s``, or was crossed. Pure; seconds of capture time.
+"""Lane departure warning: the line is reached within ``ttlc_s``, or was crossed. Pure; seconds of capture
+time.
 
-Metres come from the lane's own width in the picture (3.6 m unless configured) at the row of the bonnet: no camera height is
-needed, and events say ``"calibration": "lane_width"``.
+Metres come from the lane's own width in the picture (3.6 m unless configured) at the row of the bonnet: no
+camera height is needed, and events say ``"calibration": "lane_width"``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ _HALF_CAR_M = 0.9
 _WINDOW_S = 0.6  # over which lateral speed is measured
 _STABLE_S = 1.0  # of lanes, before their width is believed
 _SUPPORT = 0.35
-_CHANGE_M = 1.0  # a jump of the offset by more is a lane change (or a wrong lane), not a drift
+# a jump of the offset by more is a lane change (or a wrong lane), not a drift
+_CHANGE_M = 1.0
 _LOST_S = 0.5
 
 
 class DepartureRule:
-    """Events ``lane_departure`` with phase ``start`` / ``end`` and ``side``, ``offset_m``, ``ttlc_s``; ``capability`` when it cannot."""
+    """Events ``lane_departure`` with phase ``start`` / ``end`` and ``side``, ``offset_m``, ``ttlc_s``;
+    ``capability`` when it cannot."""
 
     def __init__(self, config: LaneDepartureConfig, camera: CameraConfig) -> None:
         self.name = config.id
@@ -42,7 +45,9 @@ class DepartureRule:
         self.offset_m: float | None = None
         """Metres of the camera to the right of the lane's middle."""
 
-    def step(self, lanes: Lanes | None, width: int, height: int, speed_mps: float | None, t: float) -> list[Event]:
+    def step(
+        self, lanes: Lanes | None, width: int, height: int, speed_mps: float | None, t: float
+    ) -> list[Event]:
         self._measure(lanes, width, height, t)
         stable = self._since is not None and t - self._since >= _STABLE_S and t - self._last_t <= _LOST_S
         reason = "speed_missing" if speed_mps is None else None if stable else "lanes_missing"
@@ -71,7 +76,8 @@ class DepartureRule:
         self.offset_m = offset
 
     def _drift(self) -> tuple[str | None, float]:
-        """The side whose line is near in time, and the seconds until the wheel is on it (0 or less: it is)."""
+        """The side whose line is near in time, and the seconds until the wheel is on it (0 or less: it
+        is)."""
         if len(self._offsets) < 4:
             return None, 0.0
         t, x = np.array(self._offsets).T
@@ -99,7 +105,10 @@ class DepartureRule:
         if t - self._pending[1] < self._c.hold_s - 1e-9:
             return []
         before, self._warning, self._pending = self._warning, side, None
-        data: dict[str, Any] = {"side": side or before, "offset_m": None if self.offset_m is None else round(self.offset_m, 2)}
+        data: dict[str, Any] = {
+            "side": side or before,
+            "offset_m": None if self.offset_m is None else round(self.offset_m, 2),
+        }
         if side is not None:
             data |= {"ttlc_s": round(ttlc, 2), "calibration": "lane_width"}
         return [Event("lane_departure", t, "end" if side is None else "start", self.name, data)]

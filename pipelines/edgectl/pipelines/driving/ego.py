@@ -30,7 +30,8 @@ class Speed:
 
 
 class Capability:
-    """Says once when a warning becomes unavailable, and why; and once when it is back. A changed reason is told after ``hold_s``."""
+    """Says once when a warning becomes unavailable, and why; and once when it is back. A changed reason is
+    told after ``hold_s``."""
 
     def __init__(self, name: str, *, hold_s: float = 1.0) -> None:
         self.name = name
@@ -40,7 +41,8 @@ class Capability:
         self._hold_s = hold_s
 
     def step(self, reason: str | None, t: float) -> list[Event]:
-        """``reason``: what is missing now (``speed_missing``, ``lanes_missing``, ``calibration_missing``), or None."""
+        """``reason``: what is missing now (``speed_missing``, ``lanes_missing``, ``calibration_missing``),
+        or None."""
         if self.available is not None and reason == self._reason:
             self._pending = None
             return []

@@ -1,12 +1,14 @@
 """The two lines of the own lane, found classically: bright ridges, one vanishing point, a shared curvature.
 
-A line on a flat road is ``u = u0 + s·(v - v0) + c / (v - v0)`` in the picture, where (u0, v0) is the vanishing point, ``s``
-the line's own slope and ``c`` the curvature that all lines share. Ridge points vote for where their line ends; the votes fade over seconds,
-so that dashed lines stay; a least-squares fit of (u0, v0, s_left, s_right, c) to the points near the winners follows.
+A line on a flat road is ``u = u0 + s·(v - v0) + c / (v - v0)`` in the picture, where (u0, v0) is the
+vanishing point, ``s`` the line's own slope and ``c`` the curvature that all lines share. Ridge points vote
+for where their line ends; the votes fade over seconds, so that dashed lines stay; a least-squares fit of (u0,
+v0, s_left, s_right, c) to the points near the winners follows.
 
-The best fit to a road without lines is no lane. So each line must be *seen*: as paint much brighter than the road, on it and not just
-as much beside it (grass and gravel have points everywhere, a seam of tar is dull), and both as far apart as the lines of one lane are.
-Left out: yellow lines on bright concrete, night, snow, several lanes. Two bright kerbs a lane's width apart are taken for lines.
+The best fit to a road without lines is no lane. So each line must be *seen*: as paint much brighter than the
+road, on it and not just as much beside it (grass and gravel have points everywhere, a seam of tar is dull),
+and both as far apart as the lines of one lane are. Left out: yellow lines on bright concrete, night, snow,
+several lanes. Two bright kerbs a lane's width apart are taken for lines.
 """
 
 from __future__ import annotations
@@ -23,21 +25,31 @@ __all__ = ["LaneFinder", "Lanes"]
 F64 = NDArray[np.float64]
 
 _WIDTH = 480  # the picture is searched at this width
-_TOP = 0.38  # rows above this part of the height are never road
-_BINS = 192  # of the votes for where a line ends at the bottom row, over two picture widths
+# rows above this part of the height are never road
+_TOP = 0.38
+# of the votes for where a line ends at the bottom row, over two picture widths
+_BINS = 192
 _CONTRAST = 14.0  # grey levels by which a ridge stands out
 _FULL_WEIGHT = 30.0  # of the contrast of a point that counts as one
-_VOTES_S = 0.45  # time constant of the votes: longer than the gap between two dashes at speed
+# time constant of the votes: longer than the gap between two dashes at speed
+_VOTES_S = 0.45
 _SMOOTH_S = 0.12
 _FORGET_S = 1.0  # without support for this long there is no lane
 _MIN_SUPPORT = 14.0  # rows with a ridge point on a line, after fading
-_PAINT = 25.0  # grey levels by which paint is brighter than the road
-_DULL = 0.35  # of the contrast of the brightest ridges: what is duller is a seam beside them
-_NEW, _KEPT = 0.17, 0.08  # of the rows below the horizon that show paint: until a line is believed, and to stay so
-_TOGETHER_S = 0.6  # within which both lines must have been seen to be believed: longer than the gap between two dashes
-_NARROW = 0.05  # width of a line over camera height: 7 cm from a car, which seams of tar seldom have
-_BESIDE = 3.0  # times as many rows on a line as on parallels beside it
-_APART = (1.1, 3.9)  # difference of the slopes: lane width over camera height, from a lorry's to a low car's
+# grey levels by which paint is brighter than the road
+_PAINT = 25.0
+# of the contrast of the brightest ridges: what is duller is a seam beside them
+_DULL = 0.35
+# of the rows below the horizon that show paint: until a line is believed, and to stay so
+_NEW, _KEPT = 0.17, 0.08
+# within which both lines must have been seen to be believed: longer than the gap between two dashes
+_TOGETHER_S = 0.6
+# width of a line over camera height: 7 cm from a car, which seams of tar seldom have
+_NARROW = 0.05
+# times as many rows on a line as on parallels beside it
+_BESIDE = 3.0
+# difference of the slopes: lane width over camera height, from a lorry's to a low car's
+_APART = (1.1, 3.9)
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,11 @@ class LaneFinder:
         self._believed = False
         self._support = (0.0, 0.0)
 
-    def find(self, luma: NDArray[np.uint8], t: float, ignore: NDArray[np.float32] | None = None) -> Lanes | None:
-        """Search one picture (H, W). ``ignore``: boxes (N, 4) of vehicles, whose edges are no lines. None: no lane."""
+    def find(
+        self, luma: NDArray[np.uint8], t: float, ignore: NDArray[np.float32] | None = None
+    ) -> Lanes | None:
+        """Search one picture (H, W). ``ignore``: boxes (N, 4) of vehicles, whose edges are no lines. None:
+        no lane."""
         height, width = luma.shape
         scale = _WIDTH / width
         rows = round(height * scale)
@@ -125,7 +140,8 @@ class LaneFinder:
                 self._seen_t[side] = t
 
     def _believe(self, t: float) -> bool:
-        """Both lines were seen together, neither has been out of sight for long since, and they are a lane's width apart."""
+        """Both lines were seen together, neither has been out of sight for long since, and they are a
+        lane's width apart."""
         assert self._state is not None
         within = _FORGET_S if self._believed else _TOGETHER_S
         apart = _APART[0] <= self._state[3] - self._state[2] <= _APART[1]
@@ -147,7 +163,8 @@ class LaneFinder:
         slopes = [(end - point[0]) / (bottom - point[1]) for end in ends]
         state = np.array([*point, *slopes, 0.0]) if self._state is None else self._state.copy()
         if np.abs(state[2:4] - slopes).max() * (bottom - point[1]) > 0.12 * _WIDTH:
-            state[2:4] = slopes  # a lane change: the winners have moved by more than noise
+            # a lane change: the winners have moved by more than noise
+            state[2:4] = slopes
         fitted, support = _least_squares(u, v, w, state, firm=self._horizon is not None)
         left, right = (min(1.0, s / _MIN_SUPPORT) for s in support)
         plausible = 0.8 < fitted[3] - fitted[2] < 8 and rows * 0.3 < fitted[1] < rows * 0.75
@@ -159,7 +176,8 @@ class LaneFinder:
         self._good_t = t
 
     def _search(self, u: F64, v: F64, w: F64, rows: int, bottom: int) -> tuple[tuple[float, float], F64]:
-        """The vanishing point that gives the sharpest votes, anywhere in the middle of the picture, and these votes."""
+        """The vanishing point that gives the sharpest votes, anywhere in the middle of the picture, and
+        these votes."""
         us = np.arange(0.34, 0.661, 0.02) * _WIDTH
         vs = np.array([self._horizon * rows]) if self._horizon else np.arange(0.42, 0.70, 0.015) * rows
         middle = _BINS // 2
@@ -174,7 +192,8 @@ class LaneFinder:
 
 
 def _ridges(image: NDArray[np.int16], top: int, v0: float) -> tuple[F64, F64, F64]:
-    """Points that are brighter than the road on both sides, a marking's width away: columns, rows, weights (contrast, ≤ 3)."""
+    """Points that are brighter than the road on both sides, a marking's width away: columns, rows, weights
+    (contrast, ≤ 3)."""
     rows = np.arange(image.shape[0]) + top
     reach = np.clip(np.rint(2 + 0.10 * np.maximum(rows - v0, 0)), 2, 24).astype(np.intp)[:, None]
     columns = np.arange(_WIDTH)[None, :]
@@ -192,7 +211,8 @@ def _ridges(image: NDArray[np.int16], top: int, v0: float) -> tuple[F64, F64, F6
 
 
 def _votes(u: F64, v: F64, w: F64, u0: float, v0: float, bottom: int) -> F64:
-    """Votes for where lines through (u0, v0) end at the bottom row: bins over ``-0.5 … 1.5`` picture widths."""
+    """Votes for where lines through (u0, v0) end at the bottom row: bins over ``-0.5 … 1.5`` picture
+    widths."""
     below = v > v0 + 6
     end = u0 + (u[below] - u0) * ((bottom - v0) / (v[below] - v0))
     index = np.floor((end / _WIDTH + 0.5) * (_BINS / 2)).astype(np.intp)
@@ -203,7 +223,8 @@ def _votes(u: F64, v: F64, w: F64, u0: float, v0: float, bottom: int) -> F64:
 
 
 def _lane_ends(votes: F64) -> tuple[float, float] | None:
-    """Bottom columns of the strong peaks nearest to the middle of the car, left and right; None if a side has none."""
+    """Bottom columns of the strong peaks nearest to the middle of the car, left and right; None if a side
+    has none."""
     ends = ((np.arange(_BINS) + 0.5) * 2 / _BINS - 0.5) * _WIDTH
     off = ends - _WIDTH / 2
     peak = (votes >= np.roll(votes, 1)) & (votes >= np.roll(votes, -1)) & (votes > 4.0)
@@ -220,7 +241,8 @@ def _lane_ends(votes: F64) -> tuple[float, float] | None:
 def _least_squares(u: F64, v: F64, w: F64, state: F64, *, firm: bool) -> tuple[F64, tuple[float, float]]:
     """Refine (u0, v0, s_left, s_right, c) on the points near each line; also how many rows support each line.
 
-    Linear in all five, because a small shift of v0 moves a line by ``-s`` times the shift. ``firm``: v0 is known.
+    Linear in all five, because a small shift of v0 moves a line by ``-s`` times the shift. ``firm``: v0 is
+    known.
     """
     fitted = state.copy()
     support = (0.0, 0.0)
@@ -236,11 +258,14 @@ def _least_squares(u: F64, v: F64, w: F64, state: F64, *, firm: bool) -> tuple[F
         dd, ww = d[use], w[use]
         slope = np.where(left[use], fitted[2], fitted[3])
         a = np.stack([np.ones_like(dd), -slope, dd * left[use], dd * right[use], 1 / dd], axis=1)
-        # A prior towards the present state: a side without points keeps its slope, a straight road keeps c near 0.
+        # A prior towards the present state: a side without points keeps its slope, a straight road keeps c
+        # near 0.
         prior = np.diag([0.5, 1e9 if firm else 2.0, 400.0, 400.0, 2e-3])
         residual = u[use] - (fitted[0] + slope * dd + fitted[4] / dd)
         towards = prior @ np.array([0.0, 0.0, 0.0, 0.0, -fitted[4]])
-        fitted = fitted + np.linalg.solve((a * ww[:, None]).T @ a + prior, (a * ww[:, None]).T @ residual + towards)
+        fitted = fitted + np.linalg.solve(
+            (a * ww[:, None]).T @ a + prior, (a * ww[:, None]).T @ residual + towards
+        )
     return fitted, support
 
 
@@ -255,7 +280,9 @@ def _paint(u: F64, v: F64, w: F64, image: NDArray[np.int16], top: int, state: F6
         return 0.0, 0.0
     bend = u0 + curve / (rows - v0)
     left, right = (np.clip(np.rint(bend + s * (rows - v0)), 0, _WIDTH - 1).astype(np.intp) for s in slopes)
-    road = np.array([np.median(image[y - top, a : max(a, b) + 1]) for y, a, b in zip(rows, left, right, strict=True)])
+    road = np.array(
+        [np.median(image[y - top, a : max(a, b) + 1]) for y, a, b in zip(rows, left, right, strict=True)]
+    )
     below = v >= rows[0]
     u, v, w = u[below], v[below], w[below]
     x, y, d = u.astype(np.intp), v.astype(np.intp), v - v0
@@ -268,10 +295,14 @@ def _paint(u: F64, v: F64, w: F64, image: NDArray[np.int16], top: int, state: F6
         off = u - (u0 + s * d + curve / d)
         on = (np.abs(off) < tolerance) & bright
         painted = len(np.unique(y[on]))
-        beside = [len(np.unique(y[np.abs(off - k * (3 + 0.13 * d)) < tolerance])) for k in (-4, -3, -2, 2, 3, 4)]
+        beside = [
+            len(np.unique(y[np.abs(off - k * (3 + 0.13 * d)) < tolerance])) for k in (-4, -3, -2, 2, 3, 4)
+        ]
         seen = painted >= _BESIDE * sum(beside) / len(beside)
         if seen and (close := on & near).any():
-            seen = bool(np.median(_widths(image, y[close] - top, x[close], level[close]) / d[close]) >= _NARROW)
+            seen = bool(
+                np.median(_widths(image, y[close] - top, x[close], level[close]) / d[close]) >= _NARROW
+            )
         shares.append(painted / len(rows) if seen else 0.0)
     return shares[0], shares[1]
 
@@ -280,12 +311,15 @@ def _widths(image: NDArray[np.int16], y: NDArray[np.intp], x: NDArray[np.intp], 
     """How many pixels (n,) about each point are nearer to its brightness than to the road's."""
     columns = x[:, None] + np.arange(-20, 21)
     bright = image[y[:, None], np.clip(columns, 0, _WIDTH - 1)] > ((image[y, x] + road) / 2)[:, None]
-    runs = [np.cumprod(bright[:, part], axis=1).sum(axis=1) for part in (slice(20, None), slice(19, None, -1))]
+    runs = [
+        np.cumprod(bright[:, part], axis=1).sum(axis=1) for part in (slice(20, None), slice(19, None, -1))
+    ]
     return np.asarray(runs[0] + runs[1], np.float64)
 
 
 def _rows_on(v: F64, near: NDArray[np.bool_], around: NDArray[np.bool_]) -> float:
-    """Rows with a point on a line, less where its surroundings are just as full: gravel has points everywhere, a line has not."""
+    """Rows with a point on a line, less where its surroundings are just as full: gravel has points
+    everywhere, a line has not."""
     share = float(near.sum()) / max(1.0, float((near | around).sum()))
     return len(np.unique(v[near])) * min(1.0, max(0.0, (share - 0.55) / 0.2))
 

@@ -32,7 +32,8 @@ _LANE, _WARN, _TEXT = (60, 200, 60), (40, 40, 230), (90, 60, 20)  # BGR
 
 
 def make_driving(args: PipelineArgs) -> VideoPipeline:
-    """A driving pipeline, not started. A COCO detector's road users are merged into ``vehicle`` unless the configuration says otherwise."""
+    """A driving pipeline, not started. A COCO detector's road users are merged into ``vehicle`` unless the
+    configuration says otherwise."""
     config = args.config
     labels = args.engines["detector"].variant.config.task.labels
     if not config.merge and not config.classes:
@@ -47,7 +48,8 @@ def make_driving(args: PipelineArgs) -> VideoPipeline:
         )
         if taken := {r.id for r in config.rules} & {w.id for w in warnings}:
             raise UsageError(
-                f"rule id {min(taken)!r} is taken by the default warnings", hint="choose another id, or configure the warnings"
+                f"rule id {min(taken)!r} is taken by the default warnings",
+                hint="choose another id, or configure the warnings",
             )
         config = config.model_copy(update={"rules": (*config.rules, *warnings)})
 
@@ -65,7 +67,9 @@ class DrivingAnalyser:
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood
         self._collision = [CollisionRule(r) for r in config.rules if isinstance(r, CollisionConfig)]
-        self._departure = [DepartureRule(r, config.camera) for r in config.rules if isinstance(r, LaneDepartureConfig)]
+        self._departure = [
+            DepartureRule(r, config.camera) for r in config.rules if isinstance(r, LaneDepartureConfig)
+        ]
         self._lanes: Lanes | None = None
         self._tracks: Tracks | None = None
         self._in_lane = 0
@@ -87,7 +91,12 @@ class DrivingAnalyser:
         lanes, tracks, labels, hood = self._lanes, self._tracks, self._labels, self._hood
         offset = next((d.offset_m for d in self._departure if d.offset_m is not None), None)
         urgent = next((c.nearest() for c in self._collision), None)
-        warned = {int(i) for c in self._collision for i in (tracks.ids if tracks is not None else ()) if c.level(int(i))}
+        warned = {
+            int(i)
+            for c in self._collision
+            for i in (tracks.ids if tracks is not None else ())
+            if c.level(int(i))
+        }
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
@@ -116,7 +125,8 @@ class DrivingAnalyser:
 
 
 def in_path(tracks: Tracks, lanes: Lanes | None) -> NDArray[np.bool_]:
-    """Which tracks (N,) stand in the own lane: bottom centre between the lines, or in the middle sixth of the frame without lines."""
+    """Which tracks (N,) stand in the own lane: bottom centre between the lines, or in the middle sixth of
+    the frame without lines."""
     foot = tracks.anchor().astype(np.float64)
     if lanes is None:
         return np.asarray(np.abs(foot[:, 0] - tracks.width / 2) < tracks.width / 12)

@@ -1,4 +1,5 @@
-"""Rules on tracks: pure, in seconds of capture time, replayable. :class:`RuleSet` runs those of one stream in order."""
+"""Rules on tracks: pure, in seconds of capture time, replayable. :class:`RuleSet` runs those of one stream
+in order."""
 
 from __future__ import annotations
 
@@ -58,5 +59,7 @@ class RuleSet:
 
 
 def _classes(config: PipelineConfig) -> list[tuple[str, Sequence[str]]]:
-    named: list[tuple[str, Sequence[str]]] = [(f"zone {name!r}", z.classes) for name, z in config.zones.items()]
+    named: list[tuple[str, Sequence[str]]] = [
+        (f"zone {name!r}", z.classes) for name, z in config.zones.items()
+    ]
     return named + [(f"rule {r.id!r}", r.classes) for r in config.rules if isinstance(r, LineConfig)]

@@ -1,4 +1,5 @@
-"""What a rule is: a pure function with memory, (tracks, t) → events. No clock, no IO; seconds of capture time only."""
+"""What a rule is: a pure function with memory, (tracks, t) → events. No clock, no IO; seconds of capture
+time only."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ EDGE = 0.01
 
 class Rule(Protocol):
     def step(self, tracks: Tracks, t: float) -> list[Event]:
-        """What these tracks at time ``t`` make happen. ``t`` grows from call to call; state of vanished tracks is dropped."""
+        """What these tracks at time ``t`` make happen. ``t`` grows from call to call; state of vanished
+        tracks is dropped."""
         ...
 
     def snapshot(self) -> dict[str, Any]:

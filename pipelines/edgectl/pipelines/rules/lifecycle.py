@@ -65,5 +65,16 @@ class LifecycleRule:
         self._lives = {int(i): _Life(**life) for i, life in state["lives"].items()}
 
     def _event(self, phase: str, t: float, life: _Life) -> Event:
-        data = {**life.about, "top_score": life.top_score, "start_s": round(life.start, 6), "age_s": round(t - life.start, 3)}
-        return Event("tracked_object", t, phase, None, {**data, "zones": list(life.zones), "entered_zones": list(life.entered)})
+        data = {
+            **life.about,
+            "top_score": life.top_score,
+            "start_s": round(life.start, 6),
+            "age_s": round(t - life.start, 3),
+        }
+        return Event(
+            "tracked_object",
+            t,
+            phase,
+            None,
+            {**data, "zones": list(life.zones), "entered_zones": list(life.entered)},
+        )

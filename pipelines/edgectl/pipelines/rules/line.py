@@ -1,9 +1,11 @@
 """Line crossing with a dead band and a hold time, counted in and out per class.
 
-A track has a side once it is farther than ``band_px`` from the line, or than it wobbles: a box that stands on the line and trembles by
-more than the band is no traffic. How much it wobbles is what its last seconds leave over from a steady walk. It has crossed when it stays on the other side for
-``hold_s`` and its way went through the segment, not around its ends. One crossing needs the other side again to count anew.
-An end that lies at the frame's edge is no end: there is no way around it, and a box that the edge cuts off has its foot on it.
+A track has a side once it is farther than ``band_px`` from the line, or than it wobbles: a box that stands on
+the line and trembles by more than the band is no traffic. How much it wobbles is what its last seconds leave
+over from a steady walk. It has crossed when it stays on the other side for ``hold_s`` and its way went
+through the segment, not around its ends. One crossing needs the other side again to count anew. An end that
+lies at the frame's edge is no end: there is no way around it, and a box that the edge cuts off has its foot
+on it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class _Walk:
     """-1 left, +1 right of the arrow a → b; 0 not known yet."""
     x: float = 0.0
     y: float = 0.0
-    """Where it was last seen on ``side``, relative to the frame: a camera may change its resolution on the way."""
+    """Where it was last seen on ``side``, relative to the frame: a camera may change its resolution on the
+    way."""
     pending: float | None = None
     """Since when it is seen on the other side."""
     crossed: bool = False
@@ -48,7 +51,8 @@ class _Walk:
 
 
 class LineRule:
-    """Events ``line_crossing`` with ``direction`` (``in``: to the right of a → b) and the ``counts`` so far."""
+    """Events ``line_crossing`` with ``direction`` (``in``: to the right of a → b) and the ``counts`` so
+    far."""
 
     def __init__(self, config: LineConfig, labels: Sequence[str]) -> None:
         self.name = config.id
@@ -70,7 +74,8 @@ class LineRule:
         along = b - a
         length = float(np.hypot(*along))
         points = tracks.anchor(self._config.anchor).astype(np.float64)
-        offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length  # y is down: > 0 is right
+        # y is down: > 0 is right
+        offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length
         size = np.array([tracks.width, tracks.height], np.float64)
         if self._size not in (None, (tracks.width, tracks.height)):  # pixels are other pixels now
             for walk in self._walks.values():
@@ -97,7 +102,8 @@ class LineRule:
                         events.append(self._crossing(side, t, walk.about))
                     x, y = (points[row] / size).tolist()
                     self._walks[int(tracks.ids[row])] = _Walk(side, x, y, recent=walk.recent)
-            else:  # back in the band: it has to stay on the other side for the whole hold time
+            else:
+                # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
         return events
 
@@ -110,7 +116,8 @@ class LineRule:
         self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
 
     def _band(self, walk: _Walk, d: float, t: float, height: float) -> float:
-        """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at most half its height."""
+        """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at
+        most half its height."""
         recent = walk.recent
         if not recent or t - recent[-1][0] >= _WOBBLE_S / _WOBBLE_SAMPLES - 1e-9:
             recent.append([t, d])
@@ -121,7 +128,9 @@ class LineRule:
             return band
         return max(band, min(most, _WOBBLES * _wobble(recent)))
 
-    def _ends(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _ends(
+        self, a: NDArray[np.float64], b: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The ends of the segment in pixels, far outside where they lie at the frame's edge."""
         x1, y1, x2, y2 = self._config.line
         far = 1e3 * (b - a)

@@ -48,7 +48,9 @@ class LoiterRule:
                 self._lost.append((track, dwell))
         for track, stay in sorted(inside.items()):
             dwell = (
-                self._here.get(track) or self._found(stay.label, stay.x, stay.y, stay.size) or _Dwell(stay.since, t, "", 0, 0, 0)
+                self._here.get(track)
+                or self._found(stay.label, stay.x, stay.y, stay.size)
+                or _Dwell(stay.since, t, "", 0, 0, 0)
             )
             self._here[track] = dwell
             dwell.last, dwell.label, dwell.x, dwell.y, dwell.size = t, stay.label, stay.x, stay.y, stay.size
@@ -61,14 +63,21 @@ class LoiterRule:
         return events
 
     def snapshot(self) -> dict[str, Any]:
-        return {"here": {str(i): asdict(d) for i, d in self._here.items()}, "lost": [[i, asdict(d)] for i, d in self._lost]}
+        return {
+            "here": {str(i): asdict(d) for i, d in self._here.items()},
+            "lost": [[i, asdict(d)] for i, d in self._lost],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self._here = {int(i): _Dwell(**d) for i, d in state["here"].items()}
         self._lost = [(int(i), _Dwell(**d)) for i, d in state["lost"]]
 
     def _found(self, label: str, x: float, y: float, size: float) -> _Dwell | None:
-        near = [e for e in self._lost if e[1].label == label and math.hypot(x - e[1].x, y - e[1].y) <= max(size, e[1].size)]
+        near = [
+            e
+            for e in self._lost
+            if e[1].label == label and math.hypot(x - e[1].x, y - e[1].y) <= max(size, e[1].size)
+        ]
         if not near:
             return None
         best = min(near, key=lambda e: math.hypot(x - e[1].x, y - e[1].y))
@@ -79,5 +88,10 @@ class LoiterRule:
         return [self._event("end", track, dwell, t)] if dwell.fired else []
 
     def _event(self, phase: str, track: int, dwell: _Dwell, t: float) -> Event:
-        data = {"zone": self._zone.name, "track": track, "label": dwell.label, "dwell_s": round(t - dwell.since, 3)}
+        data = {
+            "zone": self._zone.name,
+            "track": track,
+            "label": dwell.label,
+            "dwell_s": round(t - dwell.since, 3),
+        }
         return Event("loitering", t, phase, self.name, data)

@@ -13,7 +13,8 @@ __all__ = ["OccupancyRule"]
 
 
 class OccupancyRule:
-    """Events ``occupancy`` with phase ``start`` and ``end``. Steps after its zone; the zone's hysteresis is the debounce."""
+    """Events ``occupancy`` with phase ``start`` and ``end``. Steps after its zone; the zone's hysteresis
+    is the debounce."""
 
     def __init__(self, config: OccupancyConfig, zone: ZoneRule) -> None:
         self.name = config.id

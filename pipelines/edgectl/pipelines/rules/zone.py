@@ -1,7 +1,8 @@
 """Presence in a polygon, with hysteresis in pixels and seconds.
 
-A zone that touches the frame's edge goes on beyond it. A box is cut off there, and so its foot lies on the edge however far outside the
-object stands: that edge is no border of the zone, and nobody is less deep in it for being near.
+A zone that touches the frame's edge goes on beyond it. A box is cut off there, and so its foot lies on the
+edge however far outside the object stands: that edge is no border of the zone, and nobody is less deep in it
+for being near.
 """
 
 from __future__ import annotations
@@ -65,7 +66,14 @@ class ZoneRule:
             if stay.inside:
                 events.append(
                     self._event(
-                        "leave", t, {"track": track, "label": stay.label, "reason": "lost", "dwell_s": _s(t - stay.since)}
+                        "leave",
+                        t,
+                        {
+                            "track": track,
+                            "label": stay.label,
+                            "reason": "lost",
+                            "dwell_s": _s(t - stay.since),
+                        },
                     )
                 )
         rows = [r for r in np.nonzero(tracks.seen)[0] if int(tracks.cls[r]) in self._classes]
@@ -88,11 +96,14 @@ class ZoneRule:
         return events
 
     def holds(self, tracks: Tracks) -> NDArray[np.bool_]:
-        """Which objects (N,) lie in the zone in this very picture, without hysteresis; the state is left alone."""
+        """Which objects (N,) lie in the zone in this very picture, without hysteresis; the state is left
+        alone."""
         wanted_class = np.isin(tracks.cls, sorted(self._classes))
         if not len(tracks):
             return wanted_class
-        return wanted_class & (self._depth(tracks.anchor(self._config.anchor), tracks.width, tracks.height) > 0)
+        return wanted_class & (
+            self._depth(tracks.anchor(self._config.anchor), tracks.width, tracks.height) > 0
+        )
 
     def snapshot(self) -> dict[str, Any]:
         return {"stays": {str(i): asdict(s) for i, s in self.stays.items()}}
@@ -134,7 +145,8 @@ def _s(seconds: float) -> float:
 
 
 def _in_frame(flat: Sequence[float], width: int, height: int) -> tuple[Any, Any]:
-    """The part of a zone that can be seen, in pixels, and its border without what lies along the frame's edge."""
+    """The part of a zone that can be seen, in pixels, and its border without what lies along the frame's
+    edge."""
     corners = np.array(flat, np.float64).reshape(-1, 2)
     corners = np.where(np.abs(corners) <= EDGE, 0.0, np.where(np.abs(corners - 1) <= EDGE, 1.0, corners))
     drawn = shapely.Polygon(corners * [width, height])

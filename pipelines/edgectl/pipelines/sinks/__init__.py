@@ -8,6 +8,16 @@ from edgectl.pipelines.sinks.tracklog import TrackLog, read_tracks
 from edgectl.pipelines.sinks.video import VideoSink
 
 __all__ = [
-    "CallbackSink", "JsonlSink", "MqttSink", "Output", "Record", "Sink", "SinkPool", "SnapshotSink", "TrackLog", "VideoSink",
-    "read_tracks", "snapshot_name",
-]  # fmt: skip
+    "CallbackSink",
+    "JsonlSink",
+    "MqttSink",
+    "Output",
+    "Record",
+    "Sink",
+    "SinkPool",
+    "SnapshotSink",
+    "TrackLog",
+    "VideoSink",
+    "read_tracks",
+    "snapshot_name",
+]

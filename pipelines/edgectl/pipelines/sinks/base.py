@@ -57,12 +57,15 @@ class Sink(Protocol):
 class SinkPool:
     """One thread. Records go before pictures; both queues are bounded.
 
-    ``wait=True`` (files): :meth:`offer` waits for room and nothing is lost. ``wait=False`` (cameras): it never blocks, and what
-    does not fit is counted in :attr:`counters` as ``sink_full:pictures`` or ``sink_full:records``. A sink that fails is closed,
-    kept in :attr:`errors`, counted as ``sink_failed:<name>`` and not written to again; the others go on.
+    ``wait=True`` (files): :meth:`offer` waits for room and nothing is lost. ``wait=False`` (cameras): it
+    never blocks, and what does not fit is counted in :attr:`counters` as ``sink_full:pictures`` or
+    ``sink_full:records``. A sink that fails is closed, kept in :attr:`errors`, counted as
+    ``sink_failed:<name>`` and not written to again; the others go on.
     """
 
-    def __init__(self, name: str, sinks: Sequence[Sink], *, wait: bool, written: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, name: str, sinks: Sequence[Sink], *, wait: bool, written: Callable[[int], None] | None = None
+    ) -> None:
         self.counters: dict[str, int] = {}
         self.errors: dict[str, EdgectlError] = {}
         self._sinks = list(sinks)
@@ -82,7 +85,8 @@ class SinkPool:
         with self._change:
             if self._closing:
                 return
-            # Record sinks and picture sinks each get what concerns them, so that a slow video never delays an event.
+            # Record sinks and picture sinks each get what concerns them, so that a slow video never delays an
+            # event.
             if output.records or output.tracks is not None:
                 self._put(
                     self._light,
@@ -94,7 +98,8 @@ class SinkPool:
                 self._put(self._heavy, output, _MAX_PICTURES, "pictures")
 
     def close(self, timeout_s: float = 30.0) -> bool:
-        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something was left unwritten: it is logged."""
+        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something
+        was left unwritten: it is logged."""
         with self._change:
             self._closing = True
             self._deadline = time.monotonic() + timeout_s
@@ -146,7 +151,8 @@ class SinkPool:
             call()
         except EdgectlError as e:
             self._lost(sink, e)
-        except Exception as e:  # one thread feeds all sinks: it must not die of one
+        except Exception as e:
+            # one thread feeds all sinks: it must not die of one
             _log.exception("sink %s", sink.name)
             self._lost(sink, EngineError(f"sink {sink.name} failed: {type(e).__name__}: {e}"))
         else:

@@ -1,4 +1,5 @@
-"""A file of lines without a buffer of ours: what was written is with the kernel, and an error belongs to the line that caused it.
+"""A file of lines without a buffer of ours: what was written is with the kernel, and an error belongs to the
+line that caused it.
 
 A disk that fills up leaves whole lines only.
 """

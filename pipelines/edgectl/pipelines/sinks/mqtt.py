@@ -1,4 +1,5 @@
-"""Events to MQTT through a ``publish`` function: the client, its spool and its quality of service belong to the caller."""
+"""Events to MQTT through a ``publish`` function: the client, its spool and its quality of service belong
+to the caller."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ __all__ = ["MqttSink"]
 
 
 class MqttSink:
-    """One JSON message per event on ``topic``. ``publish`` may raise :class:`LinkError`; it must not block for long."""
+    """One JSON message per event on ``topic``. ``publish`` may raise :class:`LinkError`; it must not block
+    for long."""
 
     name = "mqtt"
     pictures = False

@@ -50,7 +50,11 @@ def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
     ids = np.array(v["ids"], np.int64).reshape(-1)
     n = len(ids)
     boxes = np.array(v["box"], np.float32).reshape(n, 4)
-    score, cls, seen = np.array(v["score"], np.float32), np.array(v["cls"], np.int32), np.array(v["seen"], np.bool_)
+    score, cls, seen = (
+        np.array(v["score"], np.float32),
+        np.array(v["cls"], np.int32),
+        np.array(v["seen"], np.bool_),
+    )
     if not (score.shape == cls.shape == seen.shape == (n,)):
         raise ValueError("its arrays have different lengths")
     width, height = v["size"]

@@ -1,6 +1,8 @@
-"""The annotated video: H.264 (or MPEG-4 where FFmpeg has no H.264 encoder) in an MP4 with the times of the frames.
+"""The annotated video: H.264 (or MPEG-4 where FFmpeg has no H.264 encoder) in an MP4 with the times of the
+frames.
 
-It is written in fragments of a second, each of which stands for itself: of a process that is killed, all but the last second plays.
+It is written in fragments of a second, each of which stands for itself: of a process that is killed, all but
+the last second plays.
 """
 
 from __future__ import annotations
@@ -24,16 +26,22 @@ from edgectl.pipelines.sinks.base import Output
 __all__ = ["VideoSink"]
 
 # No look-ahead: a frame is in the file soon after it was seen.
-_ENCODERS = (("libx264", {"preset": "veryfast", "crf": "25", "tune": "zerolatency"}), ("mpeg4", {"qscale": "4"}))
-# Fragments while it is written; on a good end FFmpeg 7.1 and later makes a plain MP4 of them, with an index to seek by.
+_ENCODERS = (
+    ("libx264", {"preset": "veryfast", "crf": "25", "tune": "zerolatency"}),
+    ("mpeg4", {"qscale": "4"}),
+)
+# Fragments while it is written; on a good end FFmpeg 7.1 and later makes a plain MP4 of them, with an index
+# to seek by.
 _FLAGS = "hybrid_fragmented" if av.library_versions["libavformat"] >= (61, 7) else "empty_moov"
-_CONTAINER = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}  # µs
+# µs
+_CONTAINER = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 _KEY_EVERY_S = 2
 _TIME_BASE = Fraction(1, 1000)
 
 
 class VideoSink:
-    """Starts ``path`` anew with the first frame. It can be played at any time, also while it is being written."""
+    """Starts ``path`` anew with the first frame. It can be played at any time, also while it is being
+    written."""
 
     name = "video"
     pictures = True
@@ -83,7 +91,8 @@ class VideoSink:
         encoder, options = next((e for e in _ENCODERS if e[0] in av.codecs_available), (None, None))
         if encoder is None:
             raise StorageError(
-                "this FFmpeg has no MP4 video encoder", hint="turn the annotated video off: annotate: {video: false}"
+                "this FFmpeg has no MP4 video encoder",
+                hint="turn the annotated video off: annotate: {video: false}",
             )
         self._container = av.open(str(self.path), "w", format="mp4", options=_CONTAINER)
         stream = self._container.add_stream(encoder, rate=max(1, round(self._fps)), options=options)
@@ -109,13 +118,23 @@ class VideoSink:
 
 
 def _fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Scaled into ``size`` (width, height) without distortion, on black: a camera may change its format in the middle of a video."""
+    """Scaled into ``size`` (width, height) without distortion, on black: a camera may change its format in
+    the middle of a video."""
     width, height = size
     scale = min(width / image.shape[1], height / image.shape[0])
     # What rounding alone leaves over is no border.
-    inner = [n if abs(n - m * scale) <= 2 else max(1, round(m * scale)) for n, m in zip(size, image.shape[1::-1], strict=True)]
+    inner = [
+        n if abs(n - m * scale) <= 2 else max(1, round(m * scale))
+        for n, m in zip(size, image.shape[1::-1], strict=True)
+    ]
     small = cv2.resize(image, (inner[0], inner[1]), interpolation=cv2.INTER_AREA)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     return cv2.copyMakeBorder(
-        small, top, height - inner[1] - top, left, width - inner[0] - left, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+        small,
+        top,
+        height - inner[1] - top,
+        left,
+        width - inner[0] - left,
+        cv2.BORDER_CONSTANT,
+        value=(0, 0, 0),
     )

@@ -1,4 +1,5 @@
-"""Where frames come from: files, cameras, folders of images, synthetic scenes. One URI grammar for all of them."""
+"""Where frames come from: files, cameras, folders of images, synthetic scenes. One URI grammar for all of
+them."""
 
 from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, redact
 from edgectl.pipelines.sources.open import open_source

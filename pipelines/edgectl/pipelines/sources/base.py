@@ -1,4 +1,5 @@
-"""What a source is, its options, and what sources share. Which URI opens which: :mod:`edgectl.pipelines.sources.open`."""
+"""What a source is, its options, and what sources share. Which URI opens which:
+:mod:`edgectl.pipelines.sources.open`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class EndOfStream(Exception):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source once it is open. Size and rate are None for a camera that has not answered yet."""
+    """What is known of a source once it is open. Size and rate are None for a camera that has not answered
+    yet."""
 
     uri: str
     """Without credentials."""
@@ -50,7 +52,8 @@ class SourceInfo:
     height: int | None
     fps: float | None
     realtime: bool
-    """True: frames come at their own pace and a slow reader loses them (latest wins). False: the source waits."""
+    """True: frames come at their own pace and a slow reader loses them (latest wins). False: the source
+    waits."""
     frames: int | None = None
     """How many, if the source can tell."""
 
@@ -63,14 +66,16 @@ class Source(Protocol):
     corrupt_frames: int
     """Frames that were decoded and are known to be damaged, since ``open``. None of them is handed on."""
     outage: str | None
-    """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``, ``not_found``, ``ended``, ``invalid``), else None."""
+    """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``,
+    ``not_found``, ``ended``, ``invalid``), else None."""
 
     def open(self) -> SourceInfo:
         """Raises :class:`SourceError` (missing, unreachable) or :class:`DataError` (does not decode)."""
         ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The next frame, or None after ``timeout_s`` without one. Raises :class:`EndOfStream`, SourceError, DataError."""
+        """The next frame, or None after ``timeout_s`` without one. Raises :class:`EndOfStream`,
+        SourceError, DataError."""
         ...
 
     def interrupt(self) -> None:
@@ -95,7 +100,8 @@ class FileOptions(Config):
 
 class ImagesOptions(Config):
     fps: float | None = Field(default=None, gt=0, le=1000)
-    """The pictures are a film with this many a second. None: they are single pictures, each one for itself."""
+    """The pictures are a film with this many a second. None: they are single pictures, each one for
+    itself."""
 
 
 class SynthOptions(Config):
@@ -115,7 +121,8 @@ O = TypeVar("O", bound=Config)  # noqa: E741
 
 
 def parse_options(model: type[O], query: str, uri: str) -> O:
-    """Query parameters as a validated model. Raises :class:`SourceError` for unknown, repeated or out-of-range ones."""
+    """Query parameters as a validated model. Raises :class:`SourceError` for unknown, repeated or
+    out-of-range ones."""
     pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=32)
     values = dict(pairs)
     if len(values) != len(pairs):

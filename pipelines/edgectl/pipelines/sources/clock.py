@@ -1,7 +1,9 @@
-"""Container times as a clock that only goes forward, and what must be told of them. Pure: no IO, no clock of its own.
+"""Container times as a clock that only goes forward, and what must be told of them. Pure: no IO, no clock of
+its own.
 
-Times of a recording restart where two were joined or a camera was started anew; they jump, go missing, stand still, and wrap after
-33 bits. A rule that counts seconds must see none of it: the clock goes on with the period it knows, and says so.
+Times of a recording restart where two were joined or a camera was started anew; they jump, go missing, stand
+still, and wrap after 33 bits. A rule that counts seconds must see none of it: the clock goes on with the
+period it knows, and says so.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ class MediaClock:
     """Call :meth:`step` once per picture, in order."""
 
     def __init__(self, period_ns: int, *, start_ns: int = 0, jumps_expected: bool = False) -> None:
-        """``period_ns``: between two pictures, as the container says. ``start_ns``: container time that is 0 here.
+        """``period_ns``: between two pictures, as the container says. ``start_ns``: container time that is 0
+        here.
 
-        ``jumps_expected``: the format is one whose times restart and jump by design (MPEG-TS): every jump of 10 s is bridged. In
-        others, a pause of up to an hour is believed.
+        ``jumps_expected``: the format is one whose times restart and jump by design (MPEG-TS): every jump of
+        10 s is bridged. In others, a pause of up to an hour is believed.
         """
         self._period_ns = period_ns
         self._offset_ns = -start_ns
@@ -54,11 +57,13 @@ class MediaClock:
         self._told: dict[str, _Told] = {}
 
     def join(self) -> None:
-        """What comes next begins a new count on purpose (a loop, a camera connected again): it follows without a word."""
+        """What comes next begins a new count on purpose (a loop, a camera connected again): it follows
+        without a word."""
         self._joining = True
 
     def step(self, pts_ns: int | None, missed: int = 0) -> tuple[int, tuple[Notice, ...]]:
-        """``pts_ns`` of the next picture → strictly growing time from about 0 on, and what is to be told before it.
+        """``pts_ns`` of the next picture → strictly growing time from about 0 on, and what is to be told
+        before it.
 
         ``missed``: damaged pictures that were left out before it: the time that they took has passed.
         """
@@ -78,7 +83,9 @@ class MediaClock:
         if self._lost or self._stuck < _STUCK:
             return ()
         self._lost = True
-        return (Notice("clock", "clock_missing", False, "start", {"period_s": round(self._period_ns / _S, 6)}),)
+        return (
+            Notice("clock", "clock_missing", False, "start", {"period_s": round(self._period_ns / _S, 6)}),
+        )
 
     def _place(self, pts_ns: int, last: int | None, missed_ns: int) -> tuple[int, tuple[Notice, ...]]:
         found: tuple[Notice, ...] = ()
@@ -112,7 +119,8 @@ class MediaClock:
                 return t, found + self._tell("clock_jumped", step - self._period_ns, t)
             return t, (*found, Notice("clock", "clock_paused", data={"pause_s": round(step / _S, 3)}))
         if step < 4 * self._period_ns:
-            self._period_ns += (step - self._period_ns) // 8  # follow a rate that the container states wrongly
+            # follow a rate that the container states wrongly
+            self._period_ns += (step - self._period_ns) // 8
         return t, found
 
     def _bridge(self, step: int, last: int) -> int:
@@ -137,7 +145,8 @@ class MediaClock:
 
 
 class BestTime:
-    """Presentation time, or decoding time where the container's presentation times are less in order (AVI has none of its own).
+    """Presentation time, or decoding time where the container's presentation times are less in order (AVI has
+    none of its own).
 
     FFmpeg's own guess (``best_effort_timestamp``), which PyAV does not hand out.
     """

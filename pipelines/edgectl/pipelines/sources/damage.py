@@ -1,4 +1,5 @@
-"""Which pictures of a decoder are whole, and when its packets are no longer meant for it. Pure: it looks at what FFmpeg says."""
+"""Which pictures of a decoder are whole, and when its packets are no longer meant for it. Pure: it looks
+at what FFmpeg says."""
 
 from __future__ import annotations
 
@@ -9,23 +10,28 @@ __all__ = ["Damage", "Doubt"]
 
 _ONE_EACH = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs whose packets are one picture each."""
-_BLIND_START = frozenset({"mpeg4", "h263", "h263p", "h263i", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1", "wmv1", "wmv2"})
-"""Decoders that show grey pictures before the first key frame without a word; the others hold them back or flag them."""
+_BLIND_START = frozenset(
+    {"mpeg4", "h263", "h263p", "h263i", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1", "wmv1", "wmv2"}
+)
+"""Decoders that show grey pictures before the first key frame without a word; the others hold them back or
+flag them."""
 _MAX_BLIND = 600
 """Pictures after which a stream is taken to have no key frames at all (it refreshes bit by bit)."""
 _MAX_SMEAR = 250
 """Pictures after which damage is believed to be gone from a stream without key frames."""
 _MAX_BAD, _MAX_EMPTY = 12, 48
 _LEAD_IN = 25
-"""Packets before those in doubt, in which the old tables of a transport stream lie: they come every half second at least."""
+"""Packets before those in doubt, in which the old tables of a transport stream lie: they come every half
+second at least."""
 
 
 class Damage:
     """Counts and judges what one decoder makes of its packets.
 
-    ``errors``: packets that gave no picture. ``corrupt``: pictures that FFmpeg flags, that are built on a damaged key frame (up to the
-    next clean one: FFmpeg flags the first alone), or that come before the first key frame. Damage in other pictures stays local and
-    is left out only where it is flagged: to look away for longer would be worse.
+    ``errors``: packets that gave no picture. ``corrupt``: pictures that FFmpeg flags, that are built on a
+    damaged key frame (up to the next clean one: FFmpeg flags the first alone), or that come before the first
+    key frame. Damage in other pictures stays local and is left out only where it is flagged: to look away for
+    longer would be worse.
     """
 
     def __init__(self, codec: str) -> None:
@@ -33,19 +39,22 @@ class Damage:
         self._one_each = codec in _ONE_EACH
         self._has_begun = codec not in _BLIND_START
         self._shown = 0
-        self._owed = 0  # pictures that packets without an error still stand for
+        # pictures that packets without an error still stand for
+        self._owed = 0
         self._smear_left = 0
         self._smear_from: int | None = None
 
     def packet(self, packet: Any, pictures: int, failed: bool) -> None:
-        """A packet was decoded, or not. The empty packet at the end may give what was held back, and nothing else is owed then."""
+        """A packet was decoded, or not. The empty packet at the end may give what was held back, and
+        nothing else is owed then."""
         self.errors += failed
         self._owed += bool(packet.size and not failed) - pictures
         if failed and packet.is_keyframe:
             self._smear(packet.pts)
         hurt = self.errors + self.corrupt > 0
         if not packet.size and self._owed > 0 and hurt and self._one_each:
-            self.errors += self._owed  # the decoder swallowed them: what they are built on is lost
+            # the decoder swallowed them: what they are built on is lost
+            self.errors += self._owed
 
     def whole(self, picture: Any) -> bool:
         """Whether the next picture may be shown; it is counted if not."""
@@ -73,7 +82,8 @@ class Damage:
 
 
 class Doubt:
-    """Packets in a row that a decoder makes nothing of, and where they lie: a transport stream may have gone over to another codec."""
+    """Packets in a row that a decoder makes nothing of, and where they lie: a transport stream may have
+    gone over to another codec."""
 
     def __init__(self) -> None:
         self.bad = 0

@@ -1,4 +1,5 @@
-"""A video file: every frame in order, as fast as the reader takes them; or, paced, a stand-in for a camera."""
+"""A video file: every frame in order, as fast as the reader takes them; or, paced, a stand-in for a
+camera."""
 
 from __future__ import annotations
 
@@ -46,9 +47,12 @@ class FileSource:
         options = self._options
         fps = options.fps or reader.fps or 25.0
         self._period_ns = round(1e9 / fps)
-        self._clock = MediaClock(self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected)
+        self._clock = MediaClock(
+            self._period_ns, start_ns=reader.start_ns, jumps_expected=reader.jumps_expected
+        )
         try:
-            first = self._next(self._frames, reader)  # proves that it decodes, before anything is built on it
+            # proves that it decodes, before anything is built on it
+            first = self._next(self._frames, reader)
             self._pending.append(first)
             still = not (options.loop or options.paced) and self._has_no_other(first, self._frames, reader)
         except BaseException:
@@ -86,7 +90,17 @@ class FileSource:
         self._seq += 1
         notices += self._about(picture, self._reader)
         name = self._path.name
-        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices, name)
+        return Frame(
+            stamp,
+            picture.width,
+            picture.height,
+            picture.fmt,
+            picture.planes,
+            {},
+            picture.colour,
+            notices,
+            name,
+        )
 
     def interrupt(self) -> None:
         if self._pacer is not None:
@@ -99,7 +113,8 @@ class FileSource:
         self._pending.clear()
 
     def _has_no_other(self, first: Picture, frames: Iterator[Picture | None], reader: VideoReader) -> bool:
-        """Whether there is one picture alone, and was never meant to be more: a still picture in a video's format (AVIF, GIF)."""
+        """Whether there is one picture alone, and was never meant to be more: a still picture in a video's
+        format (AVIF, GIF)."""
         try:
             self._pending.append(self._next(frames, reader))
         except EndOfStream:
@@ -133,5 +148,7 @@ class FileSource:
         if reader.end_ns is not None and last_pts_ns is not None:
             missing_ns = reader.end_ns - last_pts_ns - self._period_ns
             if missing_ns > max(_CUT_NS, 3 * self._period_ns):
-                return Notice("source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)})
+                return Notice(
+                    "source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)}
+                )
         return Notice("source", "ended", False, "start")

@@ -1,4 +1,5 @@
-"""A folder of images in name order, or one image: each a picture of its own, or, with ``fps``, the film that they make.
+"""A folder of images in name order, or one image: each a picture of its own, or, with ``fps``, the film that
+they make.
 
 OpenCV turns them upright by their EXIF orientation.
 """
@@ -43,10 +44,15 @@ class ImagesSource:
         files = [self._path] if self._path.is_file() else sorted(self._path.iterdir())
         self._files = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
         if not self._files:
-            raise SourceError(f"folder {self._path} has no images", hint=f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise SourceError(
+                f"folder {self._path} has no images", hint=f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         if others := [f.name for f in files if f.suffix.lower() in _OTHER_PICTURES]:
             _log.warning(
-                "%s: %d files are left out, whose form is read only one by one (%s …)", self._path, len(others), others[0]
+                "%s: %d files are left out, whose form is read only one by one (%s …)",
+                self._path,
+                len(others),
+                others[0],
             )
         kind: Literal["images", "file"] = "images" if self._fps is None else "file"
         return SourceInfo(str(self._path), kind, None, None, self._fps or 1.0, False, len(self._files))
@@ -65,11 +71,14 @@ class ImagesSource:
             frame.name = path.name
             return frame
         if self._files and self.decode_errors == len(self._files):
-            raise DataError(f"no image of folder {self._path} can be decoded", hint="check one with an image viewer")
+            raise DataError(
+                f"no image of folder {self._path} can be decoded", hint="check one with an image viewer"
+            )
         raise EndOfStream(Notice("source", "ended", False, "start"))
 
     def _decoded(self, path: Path) -> NDArray[np.uint8] | None:
-        """BGR, or None for a picture of a folder that is counted as damaged. Raises :class:`DataError` where it is the only one."""
+        """BGR, or None for a picture of a folder that is counted as damaged. Raises :class:`DataError`
+        where it is the only one."""
         try:
             size = path.stat().st_size
             data = np.fromfile(path, np.uint8) if 0 < size <= _MAX_FILE_BYTES else None

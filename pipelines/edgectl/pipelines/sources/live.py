@@ -23,7 +23,8 @@ _END = object()
 
 
 def backoff_s(attempt: int, reason: str, jitter: float) -> float:
-    """Seconds to wait before try ``attempt`` (0, 1, …): 0.5·2ⁿ up to 30 s, 5 minutes where a person must act, × (1 ± 0.2).
+    """Seconds to wait before try ``attempt`` (0, 1, …): 0.5·2ⁿ up to 30 s, 5 minutes where a person must act,
+    × (1 ± 0.2).
 
     ``jitter`` is a random number in [-1, 1].
     """
@@ -70,7 +71,9 @@ class LiveSource:
                 raise
             self._failed(e)
         r = self._reader
-        return SourceInfo(self._what, "live", r.width if r else None, r.height if r else None, r.fps if r else None, True)
+        return SourceInfo(
+            self._what, "live", r.width if r else None, r.height if r else None, r.fps if r else None, True
+        )
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._closed.is_set():
@@ -115,7 +118,9 @@ class LiveSource:
         stamp = Stamp(self._seq, now, now, pts_s, time.time_ns() - now, "arrival")
         self._seq += 1
         notices = self._watch(picture)
-        return Frame(stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices)
+        return Frame(
+            stamp, picture.width, picture.height, picture.fmt, picture.planes, {}, picture.colour, notices
+        )
 
     def interrupt(self) -> None:
         """Stops a waiting :meth:`read` at once, a blocked one within its network time-out."""
@@ -146,7 +151,12 @@ class LiveSource:
 
     def _connect(self) -> None:
         self._reader = VideoReader(
-            self._url, self._what, format=self._format, options=self._options, timeout_s=_OPEN_TIMEOUT_S, low_delay=True
+            self._url,
+            self._what,
+            format=self._format,
+            options=self._options,
+            timeout_s=_OPEN_TIMEOUT_S,
+            low_delay=True,
         )
         self._frames = self._reader.frames()
         if self._clock is None:
@@ -158,7 +168,7 @@ class LiveSource:
     def _failed(self, e: Exception) -> None:
         self.close()
         self.outage = reason_of(e.__cause__ or e)
-        wait_s = backoff_s(self._attempt, self.outage, random.uniform(-1, 1))  # noqa: S311 -- spreads retries, guards nothing
+        wait_s = backoff_s(self._attempt, self.outage, random.uniform(-1, 1))
         _log.warning("%s: %s; trying again in %.1f s", self._what, e, wait_s)
         self._retry_at = time.monotonic() + wait_s
         self._attempt += 1

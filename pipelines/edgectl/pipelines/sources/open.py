@@ -1,13 +1,13 @@
 """The URI grammar: which source a URI opens.
 
-=============================  ==================================================================================
-``/path/clip.mp4``, ``file:``   every frame, the reader waits; ``?paced=1&loop=1`` makes a camera of it
-``/path/folder``                its images in name order, each for itself; ``?fps=10`` makes a film of them
-``/path/picture.jpg``           one picture
-``rtsp://…``, ``rtsps://…``     a network camera, reconnecting
-``v4l2:///dev/video0``          a local camera
-``synth://yard?seed=1&fps=15``  a scene with known ground truth; also ``seconds``, ``paced``, ``width``, ``height``
-=============================  ==================================================================================
+=============================
+================================================================================== ``/path/clip.mp4``,
+``file:``   every frame, the reader waits; ``?paced=1&loop=1`` makes a camera of it ``/path/folder``
+its images in name order, each for itself; ``?fps=10`` makes a film of them ``/path/picture.jpg``
+one picture ``rtsp://…``, ``rtsps://…``     a network camera, reconnecting ``v4l2:///dev/video0``          a
+local camera ``synth://yard?seed=1&fps=15``  a scene with known ground truth; also ``seconds``, ``paced``,
+``width``, ``height`` =============================
+==================================================================================
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def open_source(uri: str, *, patient: bool = False) -> Source:
         parts = urlsplit(uri)
         return SynthSource(uri, parts.netloc, parse_options(SynthOptions, parts.query, uri))
     if scheme not in ("", "file"):
-        raise SourceError(f"unknown source scheme {scheme!r}", hint="use a path, file:, rtsp://, v4l2:// or synth://")
+        raise SourceError(
+            f"unknown source scheme {scheme!r}", hint="use a path, file:, rtsp://, v4l2:// or synth://"
+        )
     path, query = _split_path(uri, is_uri=scheme == "file")
     if path.is_dir():
         return ImagesSource(path, parse_options(ImagesOptions, query, uri))
@@ -68,7 +70,8 @@ def open_source(uri: str, *, patient: bool = False) -> Source:
 
 
 def _check_authority(uri: str) -> None:
-    """Raises :class:`SourceError` where a password was written as it is, and ends the authority (RFC 3986 §3.2) before its time."""
+    """Raises :class:`SourceError` where a password was written as it is, and ends the authority (RFC 3986
+    §3.2) before its time."""
     try:
         host = urlsplit(uri).hostname
         _ = urlsplit(uri).port

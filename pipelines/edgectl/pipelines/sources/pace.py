@@ -9,7 +9,8 @@ __all__ = ["Pacer"]
 
 
 class Pacer:
-    """Hands out due times ``start + seq / fps``. A reader that is late gets the frame that is due *now*: a camera does not wait."""
+    """Hands out due times ``start + seq / fps``. A reader that is late gets the frame that is due *now*: a
+    camera does not wait."""
 
     def __init__(self, fps: float) -> None:
         self.period_ns = round(1e9 / fps)
@@ -17,7 +18,8 @@ class Pacer:
         self._interrupted = threading.Event()
 
     def wait(self, tick: int, timeout_s: float) -> int | None:
-        """Wait until frame ``tick`` is due. Returns its due time in CLOCK_MONOTONIC ns, or None after ``timeout_s`` or an interrupt."""
+        """Wait until frame ``tick`` is due. Returns its due time in CLOCK_MONOTONIC ns, or None after
+        ``timeout_s`` or an interrupt."""
         now = time.monotonic_ns()
         if self._start_ns is None:
             self._start_ns = now - tick * self.period_ns
@@ -32,7 +34,9 @@ class Pacer:
 
     def due_tick(self) -> int:
         """The newest tick that is already due."""
-        return 0 if self._start_ns is None else max(0, (time.monotonic_ns() - self._start_ns) // self.period_ns)
+        return (
+            0 if self._start_ns is None else max(0, (time.monotonic_ns() - self._start_ns) // self.period_ns)
+        )
 
     def interrupt(self) -> None:
         self._interrupted.set()

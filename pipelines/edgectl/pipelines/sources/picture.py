@@ -1,4 +1,5 @@
-"""A decoder's picture as planes that the pipelines take: upright, eight bits, with the meaning of its colours beside it."""
+"""A decoder's picture as planes that the pipelines take: upright, eight bits, with the meaning of its
+colours beside it."""
 
 from __future__ import annotations
 
@@ -19,15 +20,29 @@ Plane = NDArray[np.uint8]
 
 # Taken as they are: three planes of eight bits, whatever the size of the chroma.
 _PLANAR = frozenset({f"yuv{j}{s}p" for j in ("", "j") for s in (410, 411, 420, 422, 440, 444)})
-# Repacked without a change of matrix or range: name begins with → what it becomes. Everything else that is no RGB becomes yuv444p.
-_REPACKED = (("nv12", "yuv420p"), ("nv21", "yuv420p"), ("p01", "yuv420p"), ("yuyv", "yuv422p"), ("uyvy", "yuv422p"),
-             ("yvyu", "yuv422p"), ("nv16", "yuv422p"), ("p21", "yuv422p"), ("y21", "yuv422p"), ("yuv420", "yuv420p"),
-             ("yuva420", "yuv420p"), ("yuv422", "yuv422p"), ("yuva422", "yuv422p"))  # fmt: skip
+# Repacked without a change of matrix or range: name begins with → what it becomes. Everything else that is no
+# RGB becomes yuv444p.
+_REPACKED = (
+    ("nv12", "yuv420p"),
+    ("nv21", "yuv420p"),
+    ("p01", "yuv420p"),
+    ("yuyv", "yuv422p"),
+    ("uyvy", "yuv422p"),
+    ("yvyu", "yuv422p"),
+    ("nv16", "yuv422p"),
+    ("p21", "yuv422p"),
+    ("y21", "yuv422p"),
+    ("yuv420", "yuv420p"),
+    ("yuva420", "yuv420p"),
+    ("yuv422", "yuv422p"),
+    ("yuva422", "yuv422p"),
+)
 _MATRICES: dict[int, Matrix] = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 """H.273 code points; 5 and 6 are BT.601, 2 (unknown) is taken for it."""
 _FULL = 2  # AVCOL_RANGE_JPEG
 
-# The linear part of a display matrix, (a, b, c, d) with x' = a x + c y and y' = b x + d y, rows downwards → how to get there.
+# The linear part of a display matrix, (a, b, c, d) with x' = a x + c y and y' = b x + d y, rows downwards →
+# how to get there.
 _TURNS: dict[tuple[int, int, int, int], Callable[[Plane], Any]] = {
     (-1, 0, 0, 1): lambda p: cv2.flip(p, 1),
     (1, 0, 0, -1): lambda p: cv2.flip(p, 0),
@@ -42,7 +57,8 @@ _UPRIGHT = (1, 0, 0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """See :class:`~edgectl.pipelines.frame.Frame`; ``pts_ns`` is the container's time, None where it has none."""
+    """See :class:`~edgectl.pipelines.frame.Frame`; ``pts_ns`` is the container's time, None where it has
+    none."""
 
     planes: tuple[Plane, ...]
     fmt: Literal["I420", "BGR"]
@@ -55,7 +71,8 @@ class Picture:
 
 
 def picture_of(frame: Any, pts: int | None) -> Picture:
-    """An ``av.VideoFrame`` as a picture; ``pts`` counts in its time base. Planes are views of the decoder's memory wherever nothing has to be done."""
+    """An ``av.VideoFrame`` as a picture; ``pts`` counts in its time base. Planes are views of the
+    decoder's memory wherever nothing has to be done."""
     planes, colour = _planes(frame)
     turn, tilted = _turn_of(frame)
     if turn is not None:
@@ -73,11 +90,16 @@ def _planes(frame: Any) -> tuple[tuple[Plane, ...], Colour]:
         y = frame if name == "gray" else frame.reformat(format="gray")
         grey = np.full((1, 1), 128, np.uint8)
         return (_view(y.planes[0]), grey, grey), Colour(full=True)  # whatever they say: so FFmpeg reads gray
-    colour = Colour(_MATRICES.get(int(frame.colorspace), "bt601"), int(frame.color_range) == _FULL or name.startswith("yuvj"))
+    colour = Colour(
+        _MATRICES.get(int(frame.colorspace), "bt601"),
+        int(frame.color_range) == _FULL or name.startswith("yuvj"),
+    )
     if name not in _PLANAR:
         target = next((to for prefix, to in _REPACKED if name.startswith(prefix)), "yuv444p")
         # Both sides alike, BT.601 (5) and limited (1): numbers are moved, not converted.
-        frame = frame.reformat(format=target, src_colorspace=5, dst_colorspace=5, src_color_range=1, dst_color_range=1)
+        frame = frame.reformat(
+            format=target, src_colorspace=5, dst_colorspace=5, src_color_range=1, dst_color_range=1
+        )
     planes = tuple(_view(p) for p in frame.planes[:3])
     if frame.width % 2 or frame.height % 2:  # half a pixel of colour is left at the edge
         return (to_bgr(planes, colour),), VIDEO
@@ -102,7 +124,8 @@ def _view(plane: Any, channels: int = 1) -> Plane:
 
 
 def _turn_of(frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
-    """How to set the picture upright, by its display matrix (ISO/IEC 14496-12, 8.2.2.3), and whether that was not possible."""
+    """How to set the picture upright, by its display matrix (ISO/IEC 14496-12, 8.2.2.3), and whether that
+    was not possible."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None or len(bytes(side)) < 36:
         return None, False

@@ -13,12 +13,15 @@ __all__ = ["SynthSource"]
 
 
 class SynthSource:
-    """``scene`` gives the ground truth: ``scene.truth(tick)``, where the tick of a frame is ``round(pts_s * scene.fps)``."""
+    """``scene`` gives the ground truth: ``scene.truth(tick)``, where the tick of a frame is ``round(pts_s
+    * scene.fps)``."""
 
     def __init__(self, uri: str, name: str, options: SynthOptions) -> None:
         self._uri = uri
         self._options = options
-        own = {k: v for k, v in (("markings", options.markings), ("clutter", options.clutter)) if v is not None}
+        own = {
+            k: v for k, v in (("markings", options.markings), ("clutter", options.clutter)) if v is not None
+        }
         size = {"width": options.width, "height": options.height}
         self.scene: Scene = open_scene(name, seed=options.seed, fps=options.fps, **size, own=own)
         self._limit = None if options.seconds is None else max(1, round(options.seconds * self.scene.fps))
@@ -49,7 +52,8 @@ class SynthSource:
             stamp = Stamp(self._seq, due_ns, now, tick / self.scene.fps, time.time_ns() - now, "synthetic")
         self._seq += 1
         self._tick = tick + 1
-        if self._pacer is not None:  # too slow to render them all: a camera would not wait either
+        # too slow to render them all: a camera would not wait either
+        if self._pacer is not None:
             self._tick = max(self._tick, self._pacer.due_tick())
         speed = self.scene.truth(tick).values.get("speed_mps")
         return Frame.of_bgr(image, stamp, {} if speed is None else {"speed_mps": speed})

@@ -1,4 +1,5 @@
-"""The tables of a transport stream (ISO/IEC 13818-1, section 2.4.4), as far as needed to find where its content becomes another."""
+"""The tables of a transport stream (ISO/IEC 13818-1, section 2.4.4), as far as needed to find where its
+content becomes another."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ _SYNC = 0x47
 
 
 def changed_table(data: bytes) -> int | None:
-    """Where the program association table lies that leads to the first program map other than the one before it.
+    """Where the program association table lies that leads to the first program map other than the one before
+    it.
 
-    ``data`` begins with a transport packet. Returns a byte offset in it, or None where the map stays what it is. Only the first
-    program is looked at, and only tables that fit into one packet: more is not needed for what cameras and recorders write.
+    ``data`` begins with a transport packet. Returns a byte offset in it, or None where the map stays what it
+    is. Only the first program is looked at, and only tables that fit into one packet: more is not needed for
+    what cameras and recorders write.
     """
     association = map_pid = known = None
     for at in range(0, len(data) - PACKET + 1, PACKET):

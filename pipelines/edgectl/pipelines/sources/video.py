@@ -1,7 +1,7 @@
 """PyAV behind files and cameras: demux and decode. No threads, no pacing, no reconnect here.
 
-What is damaged is counted, never handed on (:mod:`.damage`). Left out: what a picture's numbers mean (:mod:`.picture`) and what its
-time does to the clock (:mod:`.clock`).
+What is damaged is counted, never handed on (:mod:`.damage`). Left out: what a picture's numbers mean
+(:mod:`.picture`) and what its time does to the clock (:mod:`.clock`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from edgectl.pipelines.sources.transport import PACKET, changed_table
 
 __all__ = ["VideoReader", "reason_of"]
 
-av.logging.set_level(None)  # FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
+# FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
+av.logging.set_level(None)
 
 _MAX_BAD = 250
 """Undecodable packets in a row after which a source is broken rather than damaged."""
@@ -42,10 +43,14 @@ def reason_of(e: BaseException) -> str:
         ("refused", ("ConnectionRefusedError",)),
         ("timeout", ("TimeoutError", "ExitError", "BlockingIOError")),
         ("auth", ("HTTPUnauthorizedError", "HTTPForbiddenError", "PermissionError")),
-        ("not_found", ("HTTPNotFoundError", "FileNotFoundError", "ProtocolNotFoundError", "DemuxerNotFoundError")),
+        (
+            "not_found",
+            ("HTTPNotFoundError", "FileNotFoundError", "ProtocolNotFoundError", "DemuxerNotFoundError"),
+        ),
         ("ended", ("EOFError", "ConnectionResetError", "BrokenPipeError")),
     )
-    if getattr(e, "errno", None) in (errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH):  # EIO: a name that does not resolve
+    # EIO: a name that does not resolve
+    if getattr(e, "errno", None) in (errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH):
         return "unreachable"
     names = {c.__name__ for c in type(e).__mro__}
     return next((code for code, known in table if names & set(known)), "invalid")
@@ -54,8 +59,9 @@ def reason_of(e: BaseException) -> str:
 class VideoReader:
     """One opened container. Iterate :meth:`frames`.
 
-    ``errors`` counts packets that did not decode, ``corrupt`` pictures that FFmpeg flags as damaged, ``codec_changes`` what the name
-    says. ``start_ns`` and ``end_ns`` are times of the container, None where it does not state them; ``count`` is its number of frames.
+    ``errors`` counts packets that did not decode, ``corrupt`` pictures that FFmpeg flags as damaged,
+    ``codec_changes`` what the name says. ``start_ns`` and ``end_ns`` are times of the container, None where
+    it does not state them; ``count`` is its number of frames.
     """
 
     def __init__(
@@ -68,7 +74,8 @@ class VideoReader:
         timeout_s: float | None = None,
         low_delay: bool = False,
     ) -> None:
-        """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be reached."""
+        """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
+        reached."""
         self.what = what
         self.errors = 0
         self.corrupt = 0
@@ -93,7 +100,8 @@ class VideoReader:
     def frames(self) -> Iterator[Picture | None]:
         """Every whole picture in order. Raises SourceError / DataError; ends at the end.
 
-        What is damaged is counted and left out. With ``low_delay``, None stands in its place, so that the reader stays in control.
+        What is damaged is counted and left out. With ``low_delay``, None stands in its place, so that the
+        reader stays in control.
         """
         packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
         errors, corrupt = self.errors, self.corrupt  # of decoders before this one
@@ -102,11 +110,15 @@ class VideoReader:
             damage.packet(packet, len(pictures), error is not None)
             doubtful = doubt.packet(packet, len(pictures), error is not None)
             if doubt.bad >= _MAX_BAD:
-                raise DataError(f"{self.what} does not decode: {doubt.bad} packets in a row are damaged") from error
+                raise DataError(
+                    f"{self.what} does not decode: {doubt.bad} packets in a row are damaged"
+                ) from error
             held = self._follow_codec(doubt.places) if doubtful else None
             for picture in (*pictures, *(held or ())):
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
-                    raise DataError(f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported")
+                    raise DataError(
+                        f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported"
+                    )
                 whole = damage.whole(picture)
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
@@ -115,7 +127,8 @@ class VideoReader:
                 elif self._low_delay:
                     yield None
             if held is not None:
-                damage.errors -= doubt.bad  # they are read again, by the decoder that knows them
+                # they are read again, by the decoder that knows them
+                damage.errors -= doubt.bad
             self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
             if held is not None:
                 packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
@@ -124,7 +137,8 @@ class VideoReader:
                 yield None
         if not self.delivered:
             raise DataError(
-                f"{self.what} is not a video that can be decoded: it has no whole frame", hint="check it with `ffprobe`"
+                f"{self.what} is not a video that can be decoded: it has no whole frame",
+                hint="check it with `ffprobe`",
             )
 
     @property
@@ -148,7 +162,8 @@ class VideoReader:
             self._container.close()
 
     def _open(self, skip: int) -> None:
-        """``skip``: bytes at the start that are left out. Raises :class:`DataError` or :class:`SourceError`."""
+        """``skip``: bytes at the start that are left out. Raises :class:`DataError` or
+        :class:`SourceError`."""
         options = {**self._options, "skip_initial_bytes": str(skip)} if skip else self._options
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
@@ -157,7 +172,9 @@ class VideoReader:
             reason = reason_of(e)
             remote = self._url.startswith(("rtsp://", "rtsps://"))
             if reason == "invalid" and not remote:
-                raise DataError(f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`") from e
+                raise DataError(
+                    f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`"
+                ) from e
             raise SourceError(
                 f"cannot open {self.what}: {_said(e)}",
                 hint="check the address and the network" if remote else "check the path and its permissions",
@@ -170,13 +187,14 @@ class VideoReader:
         self._stream = streams[0]
         self._skipped = skip
         self.delivered = 0
-        # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs. Slice threading turns off
-        # the detection of damage in the older codecs.
+        # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs.
+        # Slice threading turns off the detection of damage in the older codecs.
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
 
     def _end_ns(self) -> int | None:
-        """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the file."""
+        """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the
+        file."""
         stream, container = self._stream, self._container
         if stream.duration is not None and stream.time_base is not None:
             return round(((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000)
@@ -197,9 +215,9 @@ class VideoReader:
     def _follow_codec(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Go over to another codec if there is one: two recordings in one transport stream.
 
-        PyAV keeps the decoder that it opened first, whatever the tables of the stream announce later; so the file is opened again
-        at the tables that announce another. ``places``: bytes where the last packets lie. Returns the pictures that the old decoder
-        still held, or None where the codec is the same.
+        PyAV keeps the decoder that it opened first, whatever the tables of the stream announce later; so the
+        file is opened again at the tables that announce another. ``places``: bytes where the last packets
+        lie. Returns the pictures that the old decoder still held, or None where the codec is the same.
         """
         container, stream, skipped, delivered = self._container, self._stream, self._skipped, self.delivered
         if container.format.name != "mpegts" or "://" in self._url or not places:
@@ -212,7 +230,12 @@ class VideoReader:
                 return None
             self._open(min(places) + at)
         except (OSError, DataError, SourceError):
-            self._container, self._stream, self._skipped, self.delivered = container, stream, skipped, delivered
+            self._container, self._stream, self._skipped, self.delivered = (
+                container,
+                stream,
+                skipped,
+                delivered,
+            )
             return None
         self.delivered = delivered
         held: Sequence[Any] = ()
@@ -231,7 +254,8 @@ def _decode(packet: Any) -> tuple[Sequence[Any], Exception | None]:
 
 
 def _said(e: BaseException) -> str:
-    if isinstance(e, av.error.ExitError):  # FFmpeg's "Immediate exit requested": our own time-out
+    # FFmpeg's "Immediate exit requested": our own time-out
+    if isinstance(e, av.error.ExitError):
         return "no answer in time"
     if getattr(e, "errno", None) == errno.EIO:
         return "Input/output error (does its name resolve?)"

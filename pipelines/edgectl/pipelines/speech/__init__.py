@@ -1,1 +1,2 @@
-"""Streaming audio: blocks with exact sample counts, features equal to offline ones, voice activity, keywords."""
+"""Streaming audio: blocks with exact sample counts, features equal to offline ones, voice activity,
+keywords."""

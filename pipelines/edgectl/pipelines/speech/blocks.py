@@ -1,7 +1,7 @@
 """Audio as blocks that know where they are in time.
 
-Positions are 64-bit sample indices since the stream began (16 kHz reaches 2^31 after 37 hours, where 32-bit counters of
-other systems end). Wall time is added at the edge only.
+Positions are 64-bit sample indices since the stream began (16 kHz reaches 2^31 after 37 hours, where 32-bit
+counters of other systems end). Wall time is added at the edge only.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from edgectl.pipelines.speech.clock import ClockFit
 __all__ = ["BLOCK", "RATE", "AudioBlock", "AudioSource", "Reframer"]
 
 RATE = 16_000  # Hz, of everything after a source
-BLOCK = 256  # samples that a source gives at a time: 16 ms, which divides the windows of 512 and 1280
+# samples that a source gives at a time: 16 ms, which divides the windows of 512 and 1280
+BLOCK = 256
 
 Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class AudioBlock:
-    """``data`` float32 ``(n,)`` in ±1, mono, 16 kHz. ``first == previous.first + previous.n + gap`` always holds."""
+    """``data`` float32 ``(n,)`` in ±1, mono, 16 kHz. ``first == previous.first + previous.n + gap`` always
+    holds."""
 
     first: int
     data: Samples
@@ -37,12 +39,14 @@ class AudioBlock:
     clock: ClockFit | None = None
     """When the samples of a live source were taken; None: they have no time of day."""
     unmixed: Samples | None = None
-    """float32 ``(n,)``, where several channels were mixed: the square that each sample would have on average if the channels had
-    nothing in common. Much more of it than of ``data**2`` means that the channels cancel each other."""
+    """float32 ``(n,)``, where several channels were mixed: the square that each sample would have on
+    average if the channels had nothing in common. Much more of it than of ``data**2`` means that the
+    channels cancel each other."""
 
 
 class AudioSource(Protocol):
-    """A microphone, a file or a synthetic speaker. ``read`` belongs to one thread; ``close`` may come from another."""
+    """A microphone, a file or a synthetic speaker. ``read`` belongs to one thread; ``close`` may come from
+    another."""
 
     uri: str
     live: bool
@@ -54,8 +58,9 @@ class AudioSource(Protocol):
     def read(self) -> AudioBlock | None:
         """The next block; None: the stream has ended. Raises :class:`SourceError`, :class:`DataError`.
 
-        A live source that gives nothing answers within a second all the same, with a block without samples, whose ``outage`` says
-        why once that is known (``timeout``, ``ended``, ``not_found``, ``busy``, ``overrun``, ``auth``).
+        A live source that gives nothing answers within a second all the same, with a block without samples,
+        whose ``outage`` says why once that is known (``timeout``, ``ended``, ``not_found``, ``busy``,
+        ``overrun``, ``auth``).
         """
         ...
 
@@ -65,10 +70,12 @@ class AudioSource(Protocol):
 
 
 class Reframer:
-    """Cuts a stream of blocks into frames of ``size`` new samples after ``context`` old ones, whatever the block sizes.
+    """Cuts a stream of blocks into frames of ``size`` new samples after ``context`` old ones, whatever the
+    block sizes.
 
-    With ``silence_first`` the context of the first frame, and of the first one after a gap, is zeros; otherwise it is the
-    first samples themselves, so that frame ``k`` starts at sample ``k·size`` as it would in a file.
+    With ``silence_first`` the context of the first frame, and of the first one after a gap, is zeros;
+    otherwise it is the first samples themselves, so that frame ``k`` starts at sample ``k·size`` as it would
+    in a file.
     """
 
     def __init__(self, size: int, context: int = 0, *, silence_first: bool = True) -> None:
@@ -81,8 +88,8 @@ class Reframer:
     def push(self, block: AudioBlock) -> tuple[bool, list[tuple[int, Samples]]]:
         """``(discontinuity, [(end sample index, frame of context + size samples), …])``.
 
-        ``discontinuity`` is True if samples were lost before this block: the rest of the old frame was dropped and the
-        caller must reset its state before using these frames.
+        ``discontinuity`` is True if samples were lost before this block: the rest of the old frame was
+        dropped and the caller must reset its state before using these frames.
         """
         broken = block.gap > 0
         if broken:

@@ -45,15 +45,16 @@ def check_channel(channel: Channel, channels: int, what: str) -> None:
     if index is not None and index >= channels:
         have = "one channel" if channels == 1 else f"{channels} channels"
         raise SourceError(
-            f"{what} has {have}, so there is no channel {channel!r}", hint="leave `channel` out for the mean of all"
+            f"{what} has {have}, so there is no channel {channel!r}",
+            hint="leave `channel` out for the mean of all",
         )
 
 
 def mix(samples: NDArray[Any], channel: Channel) -> Mixed:
     """One channel from float samples ``(n, channels)``.
 
-    The mean never exceeds what the loudest channel has, so alike channels sound as one of them, and nothing is scaled by how many
-    there are. Sums of channels, which film mixers use, are up to 3 dB louder for two.
+    The mean never exceeds what the loudest channel has, so alike channels sound as one of them, and nothing
+    is scaled by how many there are. Sums of channels, which film mixers use, are up to 3 dB louder for two.
     """
     bad = ~np.isfinite(samples)
     repaired = int(bad.any(axis=1).sum())
@@ -67,7 +68,8 @@ def mix(samples: NDArray[Any], channel: Channel) -> Mixed:
         mono = samples[:, 0]
     else:
         mono = samples.mean(axis=1, dtype=np.float64)
-        heard = np.clip(samples, -1.0, 1.0)  # as the mean is: overdriven channels must not look as if they cancelled each other
+        # as the mean is: overdriven channels must not look as if they cancelled each other
+        heard = np.clip(samples, -1.0, 1.0)
         unmixed = np.asarray(np.square(heard, dtype=np.float64).mean(axis=1) / samples.shape[1], np.float32)
     clipped = int((np.abs(mono) > 1).sum())
     return Mixed(np.asarray(np.clip(mono, -1.0, 1.0), np.float32), unmixed, repaired, clipped)

@@ -1,9 +1,10 @@
 """When a sample was taken, by this machine's clock, from when blocks arrived. Pure: no clock is read here.
 
-A sound card counts samples with its own crystal, which may run per mille away from ours. A block can arrive late (scheduling, a
-burst after a stall) and never early, so the true line from sample index to time runs along the *lower edge* of the arrivals: the
-edge of their lower convex hull below their middle (Moon, Skelly and Towsley, "Estimation and Removal of Clock Skew from Network
-Delay Measurements", 1999). A late block, or a minute of them, does not move it.
+A sound card counts samples with its own crystal, which may run per mille away from ours. A block can arrive
+late (scheduling, a burst after a stall) and never early, so the true line from sample index to time runs
+along the *lower edge* of the arrivals: the edge of their lower convex hull below their middle (Moon, Skelly
+and Towsley, "Estimation and Removal of Clock Skew from Network Delay Measurements", 1999). A late block, or a
+minute of them, does not move it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 
 __all__ = ["ClockFit", "SampleClock"]
 
-_SPAN_S = 120.0  # of arrivals that are looked at: crystals drift with temperature
+# of arrivals that are looked at: crystals drift with temperature
+_SPAN_S = 120.0
 _SLOT_S = 0.5  # the earliest arrival of each such slot is kept
-_LEARN_S = 4.0  # below this span a slope says more of the jitter than of the crystal
+# below this span a slope says more of the jitter than of the crystal
+_LEARN_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class SampleClock:
         self._line: ClockFit | None = None  # once there is enough to measure the slope
 
     def arrived(self, sample: int, ns: int) -> ClockFit:
-        """The samples below index ``sample`` have arrived at ``ns``. Both must grow from call to call. Returns the line so far."""
+        """The samples below index ``sample`` have arrived at ``ns``. Both must grow from call to call.
+        Returns the line so far."""
         if self._slots and ns < self._slot_end:
             best = self._slots[-1]
             if (ns - best[1]) * self.rate < (sample - best[0]) * 1e9:  # below a line through the slot's best
@@ -68,7 +72,9 @@ class SampleClock:
         if self._line is not None:
             return self._line
         first, start = self._slots[0]
-        return ClockFit(*min(self._slots, key=lambda p: (p[1] - start) - (p[0] - first) / self.rate * 1e9), self.rate)
+        return ClockFit(
+            *min(self._slots, key=lambda p: (p[1] - start) - (p[0] - first) / self.rate * 1e9), self.rate
+        )
 
     def restart(self) -> None:
         """The device was opened anew: its crystal is the same, where its samples begin is not."""

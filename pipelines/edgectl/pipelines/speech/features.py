@@ -1,4 +1,5 @@
-"""Audio features, streamed. The same samples give bit-identical features for any chunking, and equal to the offline ones.
+"""Audio features, streamed. The same samples give bit-identical features for any chunking, and equal to the
+offline ones.
 
 That holds by construction: a frame is always computed alone, from the same samples, by the same operations.
 Left out: Kaldi's povey window, dither and pre-emphasis; no model here was trained with them.
@@ -33,7 +34,9 @@ class FeatureWindow:
         self._spec = audio.features
         self._every = every
         bins = self._spec.coefficients if self._spec.kind == "mfcc" else self._spec.mels
-        self._shape = audio.shape or ((1, self._spec.samples) if self._spec.kind == "waveform" else (1, self._spec.frames, bins))
+        self._shape = audio.shape or (
+            (1, self._spec.samples) if self._spec.kind == "waveform" else (1, self._spec.frames, bins)
+        )
         if self._spec.kind == "waveform":
             self._reframer = Reframer(self._spec.window, self._spec.context)
         else:
@@ -53,7 +56,9 @@ class FeatureWindow:
         ready = []
         for end, frame in frames:
             if self._spec.kind == "waveform":
-                ready.append((end, self._normalised(frame, float(np.abs(frame).max(initial=0.0))).reshape(self._shape)))
+                ready.append(
+                    (end, self._normalised(frame, float(np.abs(frame).max(initial=0.0))).reshape(self._shape))
+                )
                 continue
             self._energies.append(self._mel(frame))
             self._peaks.append(float(np.abs(frame).max()))
@@ -91,19 +96,23 @@ class FeatureWindow:
 def windows(audio: AudioInput, samples: Samples, *, every: int = 1) -> Iterator[Tensor]:
     """Model inputs of a whole recording: float32 mono samples in ±1 at ``audio.rate``.
 
-    A recording shorter than one input is padded with zeros to one. Raises :class:`DataError` for an empty one.
+    A recording shorter than one input is padded with zeros to one. Raises :class:`DataError` for an empty
+    one.
     """
     if not len(samples):
         raise DataError("the recording is empty", hint="give a WAV file with sound in it")
     needed = audio.features.samples
     if len(samples) < needed:
         samples = np.pad(samples, (0, needed - len(samples)))
-    for _, tensor in FeatureWindow(audio, every=every).push(AudioBlock(0, np.asarray(samples, np.float32), 0)):
+    for _, tensor in FeatureWindow(audio, every=every).push(
+        AudioBlock(0, np.asarray(samples, np.float32), 0)
+    ):
         yield tensor
 
 
 def mel_filters(spec: FeatureSpec, rate: int) -> NDArray[np.float64]:
-    """Triangular filters ``(mels, fft // 2 + 1)`` on the HTK mel scale, unnormalised (``tf.signal.linear_to_mel_weight_matrix``)."""
+    """Triangular filters ``(mels, fft // 2 + 1)`` on the HTK mel scale, unnormalised
+    (``tf.signal.linear_to_mel_weight_matrix``)."""
 
     def mel(hertz: NDArray[np.floating[Any]] | float) -> NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(np.asarray(hertz) / 700.0), dtype=np.float64)

@@ -1,4 +1,5 @@
-"""Keyword spotting: class scores of overlapping windows, and the trigger that turns them into single detections."""
+"""Keyword spotting: class scores of overlapping windows, and the trigger that turns them into single
+detections."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ class KeywordScores:
 
     def __init__(self, engine: Engine, task: TaskSpec) -> None:
         if task.input.kind != "audio" or task.decode.kind != "keyword":
-            raise ModelError(f"task {task.name!r} is not a keyword task", hint="build it with --task keyword or your own TOML")
+            raise ModelError(
+                f"task {task.name!r} is not a keyword task",
+                hint="build it with --task keyword or your own TOML",
+            )
         self.audio = task.input
         self.labels = task.labels
         self._softmax = task.decode.softmax
@@ -29,7 +33,8 @@ class KeywordScores:
         self.engine = engine
 
     def __call__(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities float32 ``(C,)``. Raises :class:`EngineError` if the output does not fit the labels."""
+        """Probabilities float32 ``(C,)``. Raises :class:`EngineError` if the output does not fit the
+        labels."""
         scores = next(iter(self.engine.run({self._name: tensor}).values())).ravel()
         if len(scores) != len(self.labels) or not np.isfinite(scores).all():
             raise EngineError(f"the keyword engine gave {len(scores)} scores for {len(self.labels)} labels")
@@ -48,13 +53,20 @@ class Detection:
 
 
 class Trigger:
-    """Pure: smoothed probability over ``smooth_s``, ``patience`` windows in a row above ``threshold``, then silence for
-    ``refractory_s``. All times are audio time, so a slow machine does not change what is detected."""
+    """Pure: smoothed probability over ``smooth_s``, ``patience`` windows in a row above ``threshold``,
+    then silence for ``refractory_s``. All times are audio time, so a slow machine does not change what is
+    detected."""
 
     def __init__(
-        self, labels: tuple[str, ...], background: tuple[str, ...], *, threshold: float = 0.8, smooth_s: float = 0.24,
-        patience: int = 2, refractory_s: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        labels: tuple[str, ...],
+        background: tuple[str, ...],
+        *,
+        threshold: float = 0.8,
+        smooth_s: float = 0.24,
+        patience: int = 2,
+        refractory_s: float = 1.0,
+    ) -> None:
         self._labels = labels
         self._active = np.array([label not in background for label in labels])
         self._threshold, self._patience = threshold, patience

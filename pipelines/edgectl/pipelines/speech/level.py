@@ -1,7 +1,8 @@
-"""Is there sound that can be understood? What a microphone or a recording lacks is said, and nothing else changes.
+"""Is there sound that can be understood? What a microphone or a recording lacks is said, and nothing else
+changes.
 
-Pure; time is the sample index. Everything is decided over stretches of a quarter of a second that begin at sample 0 or after a
-gap, so block sizes change nothing.
+Pure; time is the sample index. Everything is decided over stretches of a quarter of a second that begin at
+sample 0 or after a gap, so block sizes change nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ __all__ = ["STRETCH", "Loudness", "SoundCheck", "SoundFault"]
 STRETCH = RATE // 4  # samples
 
 SoundFault = Literal["channels_cancel", "clipped", "silent", "too_quiet"]
-"""Channels of opposite sign take each other away; samples at full scale; not one bit of noise: muted, unplugged or dead; speech,
-but so soft that its beginning may be missed."""
+"""Channels of opposite sign take each other away; samples at full scale; not one bit of noise: muted,
+unplugged or dead; speech, but so soft that its beginning may be missed."""
 
 # Stretches in a row with evidence until it is said; the first of them that is due is said.
 _NEEDED: dict[SoundFault, int] = {"channels_cancel": 4, "clipped": 4, "silent": 20, "too_quiet": 4}
-_CLEAR = 4  # stretches in a row with evidence of the opposite until it is taken back
+# stretches in a row with evidence of the opposite until it is taken back
+_CLEAR = 4
 _STEP = 1 / 32768  # of 16 bits
-_FAINT = 1e-8  # mean square (-80 dBFS) below which channels are too soft to compare
-_CANCEL = 0.1  # of the power that independent channels would leave
-_FULL, _SHARE = 0.999, 0.02  # full scale, and the share of samples at it that speech never has
+# mean square (-80 dBFS) below which channels are too soft to compare
+_FAINT = 1e-8
+# of the power that independent channels would leave
+_CANCEL = 0.1
+# full scale, and the share of samples at it that speech never has
+_FULL, _SHARE = 0.999, 0.02
 
-_QUIET_PEAK = 0.03  # -30 dBFS: speech that is recorded well is louder
-_HOLD_S = 10.0  # sound so long ago still tells how loud speech is here
+# -30 dBFS: speech that is recorded well is louder
+_QUIET_PEAK = 0.03
+# sound so long ago still tells how loud speech is here
+_HOLD_S = 10.0
 
 
 class Loudness:
@@ -73,22 +80,28 @@ class SoundCheck:
         self._seen: dict[SoundFault, int] = dict.fromkeys(_NEEDED, 0)
         self._clear = 0
 
-    def step(self, frame: Samples, unmixed: Samples | None, soft_speech: bool | None) -> SoundFault | Literal["over"] | None:
-        """One stretch. ``unmixed``: see :class:`AudioBlock`. ``soft_speech``: None where that cannot be told now.
+    def step(
+        self, frame: Samples, unmixed: Samples | None, soft_speech: bool | None
+    ) -> SoundFault | Literal["over"] | None:
+        """One stretch. ``unmixed``: see :class:`AudioBlock`. ``soft_speech``: None where that cannot be told
+        now.
 
         Returns a fault that is new, ``"over"``, or None for no change.
         """
         evidence: dict[SoundFault, bool | None] = {
             "channels_cancel": _cancels(frame, unmixed),
             "clipped": float((np.abs(frame) >= _FULL).mean()) > _SHARE,
-            "silent": float(frame.max() - frame.min()) < 2.5 * _STEP and (unmixed is None or float(unmixed.mean()) < _FAINT),
+            "silent": float(frame.max() - frame.min()) < 2.5 * _STEP
+            and (unmixed is None or float(unmixed.mean()) < _FAINT),
             "too_quiet": soft_speech,
         }
         for fault, seen in evidence.items():
             if seen is not None:
                 self._seen[fault] = self._seen[fault] + 1 if seen else 0
         if self.fault is None:
-            self.fault = next((fault for fault, needed in _NEEDED.items() if self._seen[fault] >= needed), None)
+            self.fault = next(
+                (fault for fault, needed in _NEEDED.items() if self._seen[fault] >= needed), None
+            )
             self._clear = 0
             return self.fault
         if evidence[self.fault] is not None:

@@ -1,7 +1,8 @@
 """A microphone: ``arecord`` in a child process, started again whenever it stops, hangs or dies.
 
-The child's output is polled, so that nothing waits for it for ever, and its messages are read as they come, so that it never waits
-for us. Sample time goes on while nothing comes: the first block after an outage says how many samples were lost.
+The child's output is polled, so that nothing waits for it for ever, and its messages are read as they come,
+so that it never waits for us. Sample time goes on while nothing comes: the first block after an outage says
+how many samples were lost.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _SILENT_S = 2.0  # without a sample for so long, it is away
-_START_S = 10.0  # a device (Bluetooth, USB) may take so long to its first sample
-_STABLE_S = 2.0  # of sound: after that a failure is a new one, and the next try comes soon
+# a device (Bluetooth, USB) may take so long to its first sample
+_START_S = 10.0
+# of sound: after that a failure is a new one, and the next try comes soon
+_STABLE_S = 2.0
 _STOP_S = 0.5  # to end after SIGTERM, then again after SIGKILL
 _READ_BYTES = 16_384
 _BURST_S = 0.25  # of sound that a device hands over at once
-_AHEAD = 4.0  # times real time: no microphone is faster, and one that claims to be must not take a whole core
+# times real time: no microphone is faster, and one that claims to be must not take a whole core
+_AHEAD = 4.0
 _MESSAGES = 4096  # bytes of arecord's messages that are kept
 _OVERRUN = re.compile(rb"overrun!!! \(at least ([0-9.]+) ms long\)")
 
@@ -58,11 +62,22 @@ class _Cause:
 
 
 _CAUSES = (
-    _Cause("overrun", "overrun"),  # not "xrun": that is a function of arecord's, which names itself in other errors, too
+    # not "xrun": that is a function of arecord's, which names itself in other errors, too
+    _Cause("overrun", "overrun"),
     _Cause("Permission denied", "auth", "add this user to the group `audio`", hopeless=True),
     _Cause("busy", "busy", "`fuser -v /dev/snd/*` shows which program has it"),
-    _Cause("Channels count non available", "invalid", "add `?channels=2`, or use mic://plughw:…, which converts", hopeless=True),
-    _Cause("format non available|rate is not accurate", "invalid", "use mic://plughw:…, which converts", hopeless=True),
+    _Cause(
+        "Channels count non available",
+        "invalid",
+        "add `?channels=2`, or use mic://plughw:…, which converts",
+        hopeless=True,
+    ),
+    _Cause(
+        "format non available|rate is not accurate",
+        "invalid",
+        "use mic://plughw:…, which converts",
+        hopeless=True,
+    ),
     _Cause(
         "No such|Unknown PCM|cannot find card|Invalid argument|not found",
         "not_found",
@@ -81,8 +96,8 @@ class MicrophoneOptions(Config):
 class Microphone:
     """See :class:`~edgectl.pipelines.speech.blocks.AudioSource`. A live microphone never ends by itself.
 
-    ``read`` raises :class:`SourceError` for a device that was never heard and never will be (it does not exist, or may not be
-    opened), unless ``patient``.
+    ``read`` raises :class:`SourceError` for a device that was never heard and never will be (it does not
+    exist, or may not be opened), unless ``patient``.
     """
 
     live = True
@@ -93,7 +108,9 @@ class Microphone:
         self.counters: dict[str, int] = {}
         program = shutil.which("arecord")
         if program is None:
-            raise SourceError("arecord is not installed, so no microphone can be read", hint="apt-get install alsa-utils")
+            raise SourceError(
+                "arecord is not installed, so no microphone can be read", hint="apt-get install alsa-utils"
+            )
         wanted = channel_index(options.channel)
         self._channel = options.channel
         self._channels = options.channels or (1 if wanted is None else max(2, wanted + 1))
@@ -110,7 +127,8 @@ class Microphone:
         self._fit: ClockFit | None = None
         self._buffer = b""
         self._ready: deque[AudioBlock] = deque()
-        self._position = 0  # of the first sample in the buffer, before the gap
+        # of the first sample in the buffer, before the gap
+        self._position = 0
         self._gap = 0  # samples lost before it
         self._heard_ns: int | None = None  # when the newest sample came
         self._outage: str | None = None
@@ -157,7 +175,9 @@ class Microphone:
             self._child = _Child(self._command)
         except OSError as e:
             if self._heard_ns is None and not self._patient:
-                raise SourceError(f"arecord does not start: {e.strerror}", hint="apt-get install --reinstall alsa-utils") from e
+                raise SourceError(
+                    f"arecord does not start: {e.strerror}", hint="apt-get install --reinstall alsa-utils"
+                ) from e
             self._retry("invalid", f"arecord does not start: {e.strerror}")
 
     def _take(self, data: bytes, now: int) -> None:
@@ -190,13 +210,17 @@ class Microphone:
         """The next block from the buffer."""
         size = samples * 2 * self._channels
         data, self._buffer = self._buffer[:size], self._buffer[size:]
-        mixed = mix(np.frombuffer(data, dtype="<i2").reshape(-1, self._channels) / np.float32(32768), self._channel)
+        mixed = mix(
+            np.frombuffer(data, dtype="<i2").reshape(-1, self._channels) / np.float32(32768), self._channel
+        )
         first = self._position + self._gap
         self._ready.append(AudioBlock(first, mixed.data, now, self._gap, None, self._fit, mixed.unmixed))
         self._position, self._gap = first + samples, 0
 
     def _nothing(self) -> AudioBlock:
-        return AudioBlock(self._position, np.zeros(0, np.float32), time.monotonic_ns(), 0, self._outage, self._fit)
+        return AudioBlock(
+            self._position, np.zeros(0, np.float32), time.monotonic_ns(), 0, self._outage, self._fit
+        )
 
     def _failed(self) -> None:
         """The child has ended, or says what makes it useless."""
@@ -217,7 +241,11 @@ class Microphone:
         self._buffer = b""  # half a sample
         self._outage = reason
         self._ready.append(self._nothing())  # said even if it is back at once
-        wait_s = backoff_s(self._attempt, reason, random.uniform(-1, 1)) if self._attempt or reason != "overrun" else 0.0  # noqa: S311
+        wait_s = (
+            backoff_s(self._attempt, reason, random.uniform(-1, 1))
+            if self._attempt or reason != "overrun"
+            else 0.0
+        )
         self._attempt += 1
         self._retry_ns = time.monotonic_ns() + round(wait_s * 1e9)
         self.counters["source_restarts"] = self.counters.get("source_restarts", 0) + 1
@@ -297,7 +325,9 @@ class _Child:
 
     def last_words(self) -> str:
         """The last line that is an error of arecord's, or the last line."""
-        lines = [line.strip() for line in self._messages.decode(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in self._messages.decode(errors="replace").splitlines() if line.strip()
+        ]
         errors = [line.split(": ", 2)[-1] for line in lines if line.startswith(("arecord:", "ALSA lib"))]
         return (errors or lines or [""])[-1][:200]
 

@@ -1,7 +1,8 @@
 """A speech stream: capture thread → bounded queue → engine thread → sinks.
 
-The ledger counts blocks of 256 samples. A live source whose queue is full loses its oldest block, counted as ``superseded``;
-the next block then carries the gap, so that no stage joins sounds that do not belong together.
+The ledger counts blocks of 256 samples. A live source whose queue is full loses its oldest block, counted as
+``superseded``; the next block then carries the gap, so that no stage joins sounds that do not belong
+together.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ BUDGET_MS = 250.0
 
 
 def make_speech(args: PipelineArgs) -> SpeechPipeline:
-    """A speech pipeline, not started. Raises :class:`UsageError` for a role or setting that does not exist."""
+    """A speech pipeline, not started. Raises :class:`UsageError` for a role or setting that does not
+    exist."""
     if unknown := set(args.engines) - set(_ROLES):
-        raise UsageError(f"a speech pipeline has no role {min(unknown)!r}", hint=f"its roles are {', '.join(_ROLES)}")
+        raise UsageError(
+            f"a speech pipeline has no role {min(unknown)!r}", hint=f"its roles are {', '.join(_ROLES)}"
+        )
     return SpeechPipeline(args)
 
 
@@ -98,7 +102,10 @@ class SpeechPipeline:
             sinks.append(log)
             self.outputs = (log.path,)
         self._sinks = SinkPool(
-            self._args.stream, sinks, wait=not self._source.live, written=lambda ns: self.tracer.record("publish", ns)
+            self._args.stream,
+            sinks,
+            wait=not self._source.live,
+            written=lambda ns: self.tracer.record("publish", ns),
         )
         self._session.announce()
         self._window_start = time.monotonic()
@@ -136,12 +143,18 @@ class SpeechPipeline:
             deadline = time.monotonic() + 2.0
             with self._change:
                 self._change.wait_for(
-                    lambda: self.ledger.frames().processed >= before + 3 or self._done.is_set(), deadline - time.monotonic()
+                    lambda: self.ledger.frames().processed >= before + 3 or self._done.is_set(),
+                    deadline - time.monotonic(),
                 )
             return self._longest_gap_ns / 1e6
 
     def shadow(
-        self, role: str, slot: EngineSlot, percent: float, frames: int, done: Callable[[Shadowing | EdgectlError], None]
+        self,
+        role: str,
+        slot: EngineSlot,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
         raise UsageError(
             "a speech pipeline cannot run two engines beside each other: they carry state from block to block",
@@ -182,8 +195,18 @@ class SpeechPipeline:
             deadline_misses=self._deadline_misses,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
-            state="failed" if self._error else "ended" if self._done.is_set() else "outage" if self._outage else "running",
-            counters={**self._session.counts, **self._sinks.counters, **(self._source.counters if self._source else {})},
+            state="failed"
+            if self._error
+            else "ended"
+            if self._done.is_set()
+            else "outage"
+            if self._outage
+            else "running",
+            counters={
+                **self._session.counts,
+                **self._sinks.counters,
+                **(self._source.counters if self._source else {}),
+            },
         )
 
     def totals(self) -> dict[str, Histogram]:
@@ -203,7 +226,8 @@ class SpeechPipeline:
         self._engine.join(20)
         if self._engine.is_alive() or self._capture.is_alive():
             raise EngineError(
-                f"stream {self._args.stream} does not stop: a native call is stuck", hint="the process must be killed"
+                f"stream {self._args.stream} does not stop: a native call is stuck",
+                hint="the process must be killed",
             )
         while self._queue:
             if len(self._queue.popleft().data):
@@ -225,7 +249,10 @@ class SpeechPipeline:
         for known in _ROLES:
             if known == role and role in self._engines:
                 return known
-        raise UsageError(f"this pipeline has no engine for the role {role!r}", hint=f"its roles are {', '.join(self._engines)}")
+        raise UsageError(
+            f"this pipeline has no engine for the role {role!r}",
+            hint=f"its roles are {', '.join(self._engines)}",
+        )
 
     def _releases(self) -> dict[str, str]:
         return {role: slot.release for role, slot in self._slots.items() if slot.release}
@@ -324,7 +351,8 @@ class SpeechPipeline:
             self._change.notify_all()
 
     def _tell_rate(self, block: AudioBlock) -> None:
-        """Say once that a device's samples come far too fast or too slow to be the sound that they claim to be."""
+        """Say once that a device's samples come far too fast or too slow to be the sound that they claim
+        to be."""
         rate = RATE if block.clock is None else block.clock.rate
         fault = None if abs(rate / RATE - 1) <= _RATE_ERROR else "fast" if rate > RATE else "slow"
         if (fault is None) != (self._rate_fault is None):
@@ -334,31 +362,43 @@ class SpeechPipeline:
                 "reason": fault or self._rate_fault,
                 "rate_hz": round(rate),
             }
-            self._found.append(Event("capability", block.first / RATE, "end" if fault is None else "start", None, data))
+            self._found.append(
+                Event("capability", block.first / RATE, "end" if fault is None else "start", None, data)
+            )
         self._rate_fault = fault
 
     def _publish(self, block: AudioBlock, now_ns: int) -> None:
         end = block.first + len(block.data)
-        found = tuple(self._writer.record(e, self._stamp(block, end, e.t_s), now_ns=now_ns) for e in self._found)
+        found = tuple(
+            self._writer.record(e, self._stamp(block, end, e.t_s), now_ns=now_ns) for e in self._found
+        )
         self._seq += 1
         self._found.clear()
         if found:
             self._sinks.offer(Output(found))
 
     def _stamp(self, block: AudioBlock, end: int, t_s: float) -> Stamp:
-        """Of an event at ``t_s`` of stream time. A live one has a time of day: when the sample was taken, by this machine's clock as it
-        is now, so that neither the sound card's drift nor a step of the clock stays in it."""
+        """Of an event at ``t_s`` of stream time. A live one has a time of day: when the sample was taken,
+        by this machine's clock as it is now, so that neither the sound card's drift nor a step of the
+        clock stays in it."""
         offset_ns = None
         if self._source is not None and self._source.live:
             taken_ns = time.monotonic_ns() if block.clock is None else block.clock.at(t_s * RATE)
             offset_ns = time.time_ns() - time.monotonic_ns() + taken_ns - round(t_s * 1e9)
         end_ns = round(end / RATE * 1e9)
-        return Stamp(self._seq, end_ns, block.captured_ns, end_ns / 1e9, offset_ns, "pts" if offset_ns is None else "arrival")
+        return Stamp(
+            self._seq,
+            end_ns,
+            block.captured_ns,
+            end_ns / 1e9,
+            offset_ns,
+            "pts" if offset_ns is None else "arrival",
+        )
 
 
 class _Until:
-    """When ``seconds`` of a source are over: for a live one by the clock, because one that is away or too slow gives no samples to
-    tell the time by, and one that is too fast gives too many."""
+    """When ``seconds`` of a source are over: for a live one by the clock, because one that is away or too
+    slow gives no samples to tell the time by, and one that is too fast gives too many."""
 
     def __init__(self, first: AudioBlock, seconds: float | None, *, live: bool) -> None:
         self._samples = math.inf if seconds is None or live else round(seconds * RATE)

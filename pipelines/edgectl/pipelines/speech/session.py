@@ -1,11 +1,11 @@
-"""What is heard: blocks in, events out. Synchronous, no clock, no thread: the same samples give the same events for any
-block sizes.
+"""What is heard: blocks in, events out. Synchronous, no clock, no thread: the same samples give the same
+events for any block sizes.
 
-A part whose engine is missing is not heard, and says so once as a ``capability`` event: a silent keyword spotter would be
-worse than none. So do a source that has gone away and sound that cannot be understood.
+A part whose engine is missing is not heard, and says so once as a ``capability`` event: a silent keyword
+spotter would be worse than none. So do a source that has gone away and sound that cannot be understood.
 
-Whatever a block completes (a window of a model, a stretch of sound that is looked at) is done in the order of the sample at which
-it is complete, so the order of events does not depend on how the samples were cut.
+Whatever a block completes (a window of a model, a stretch of sound that is looked at) is done in the order of
+the sample at which it is complete, so the order of events does not depend on how the samples were cut.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ Timer = Callable[[Role], Callable[[], None]]
 class SpeechSession:
     """One stream of audio. ``emit`` receives events; their ``t_s`` is stream time (sample index / 16000)."""
 
-    def __init__(self, config: SpeechConfig, emit: Callable[[Event], None], *, timer: Timer | None = None) -> None:
+    def __init__(
+        self, config: SpeechConfig, emit: Callable[[Event], None], *, timer: Timer | None = None
+    ) -> None:
         self._config = config
         self._emit = emit
         self._timer = timer or (lambda _role: lambda: None)
@@ -59,7 +61,8 @@ class SpeechSession:
         self.counts: dict[str, int] = {}
 
     def use(self, role: Role, engine: Engine, task: TaskSpec) -> None:
-        """Take an engine for a role, now and between two blocks later. Audio that is half heard stays half heard."""
+        """Take an engine for a role, now and between two blocks later. Audio that is half heard stays half
+        heard."""
         if role == "vad":
             first = self._vad is None
             self._vad = VoiceActivity(engine, task)
@@ -97,22 +100,39 @@ class SpeechSession:
         if self._outage is not None and block.outage is None:
             self.tell("source", block.first, available=True, reason=self._outage, lost_samples=block.gap)
             self._outage = None
-        # A window that ends at the same sample as another: voice activity first, the level last, as it asks whether there is speech.
+        # A window that ends at the same sample as another: voice activity first, the level last, as it asks
+        # whether there is speech.
         due: list[tuple[int, int, Callable[[], int]]] = []
         if self._vad is not None:
-            due += [(end, 0, partial(self._hear_voice, self._vad, end, frame)) for end, frame in self._frames.push(block)[1]]
+            due += [
+                (end, 0, partial(self._hear_voice, self._vad, end, frame))
+                for end, frame in self._frames.push(block)[1]
+            ]
         if self._keyword is not None and self._trigger is not None:
             window = self._window.push(block)
-            due += [(end, 1, partial(self._hear_word, self._keyword, self._trigger, end, tensor)) for end, tensor in window]
+            due += [
+                (end, 1, partial(self._hear_word, self._keyword, self._trigger, end, tensor))
+                for end, tensor in window
+            ]
         stretches = self._stretches.push(block)[1]
-        unmixed = self._unmixed.push(replace(block, data=block.unmixed))[1] if block.unmixed is not None else []
+        unmixed = (
+            self._unmixed.push(replace(block, data=block.unmixed))[1] if block.unmixed is not None else []
+        )
         for (end, frame), other in zip_longest(stretches, (frame for _, frame in unmixed)):
             due.append((end, 2, partial(self._look, end, frame, other)))
         return sum(task() for _, _, task in sorted(due, key=lambda d: d[:2]))
 
     def tell(self, name: str, at: int, *, available: bool, reason: str | None, **more: object) -> None:
         """Say that something cannot be relied on from sample ``at`` on, or can again."""
-        self._event("capability", at, "end" if available else "start", name=name, available=available, reason=reason, **more)
+        self._event(
+            "capability",
+            at,
+            "end" if available else "start",
+            name=name,
+            available=available,
+            reason=reason,
+            **more,
+        )
 
     def finish(self) -> None:
         """The stream ended: close what is open."""
@@ -131,7 +151,9 @@ class SpeechSession:
         self._edge(self._segmenter.step(end, vad.spec.window, probability))
         return 1
 
-    def _hear_word(self, keyword: KeywordScores, trigger: Trigger, end: int, tensor: NDArray[np.float32]) -> int:
+    def _hear_word(
+        self, keyword: KeywordScores, trigger: Trigger, end: int, tensor: NDArray[np.float32]
+    ) -> int:
         done = self._timer("keyword")
         try:
             scores = keyword(tensor)
@@ -151,7 +173,9 @@ class SpeechSession:
         if change == "over":
             self.tell("sound", end, available=True, reason=before)
         elif change is not None:
-            loud = {"peak_dbfs": round(20 * math.log10(self._loudness.peak), 1)} if change == "too_quiet" else {}
+            loud = (
+                {"peak_dbfs": round(20 * math.log10(self._loudness.peak), 1)} if change == "too_quiet" else {}
+            )
             self.tell("sound", end, available=False, reason=change, **loud)
         return 0
 
@@ -173,7 +197,9 @@ class SpeechSession:
         if edge is None:
             return
         extra: dict[str, Any] = {"cut": True} if edge.cut else {}
-        kind: Literal["speech_start", "speech_end"] = "speech_start" if edge.kind == "speech_start" else "speech_end"
+        kind: Literal["speech_start", "speech_end"] = (
+            "speech_start" if edge.kind == "speech_start" else "speech_end"
+        )
         self._event(kind, edge.sample, sample=edge.sample, score=round(edge.probability, 4), **extra)
 
     def _failed(self, role: Role, end: int, error: EngineError) -> None:

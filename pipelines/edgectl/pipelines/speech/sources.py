@@ -1,12 +1,15 @@
 """Where sound comes from.
 
-=============================  ==================================================================================
-``/path/speech.wav``, ``file:`` any audio file that FFmpeg reads, as fast as the reader takes it; ``?paced=1`` as a microphone
-``synth://kiosk?seed=1``        spoken words with known times; also ``seconds``, ``paced``
-``mic://``, ``mic://hw:1,0``    an ALSA capture device (:mod:`edgectl.pipelines.speech.microphone`)
-=============================  ==================================================================================
+=============================
+================================================================================== ``/path/speech.wav``,
+``file:`` any audio file that FFmpeg reads, as fast as the reader takes it; ``?paced=1`` as a microphone
+``synth://kiosk?seed=1``        spoken words with known times; also ``seconds``, ``paced`` ``mic://``,
+``mic://hw:1,0``    an ALSA capture device (:mod:`edgectl.pipelines.speech.microphone`)
+=============================
+==================================================================================
 
-Every source gives mono float32 at 16 kHz. Several channels become their mean, or the one of ``?channel=left|right|N``.
+Every source gives mono float32 at 16 kHz. Several channels become their mean, or the one of
+``?channel=left|right|N``.
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ class _KioskOptions(Config):
 def open_audio(uri: str, *, patient: bool = False) -> AudioSource:
     """The source for a URI. ``patient``: a microphone that is away at first is waited for.
 
-    Raises :class:`SourceError` for an unknown scheme, a missing file, a bad parameter or a channel that is not there, and
+    Raises :class:`SourceError` for an unknown scheme, a missing file, a bad parameter or a channel that is
+    not there, and
     :class:`DataError` for a file that does not decode.
     """
     scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
@@ -60,9 +64,16 @@ def open_audio(uri: str, *, patient: bool = False) -> AudioSource:
             raise SourceError(f"there is no synthetic sound {parts.netloc!r}", hint="synth://kiosk is one")
         return _Kiosk(uri, parse_options(_KioskOptions, parts.query, uri))
     if scheme == "mic":
-        return Microphone(uri, parts.netloc or "default", parse_options(MicrophoneOptions, parts.query, uri), patient=patient)
+        return Microphone(
+            uri,
+            parts.netloc or "default",
+            parse_options(MicrophoneOptions, parts.query, uri),
+            patient=patient,
+        )
     if scheme not in ("", "file"):
-        raise SourceError(f"unknown sound source scheme {scheme!r}", hint="use a path, file:, mic:// or synth://kiosk")
+        raise SourceError(
+            f"unknown sound source scheme {scheme!r}", hint="use a path, file:, mic:// or synth://kiosk"
+        )
     raw, _, query = (uri, "", "") if Path(uri).exists() else uri.partition("?")
     path = Path(unquote(raw.removeprefix("file://").removeprefix("file:")) if scheme == "file" else raw)
     if not path.is_file():
@@ -73,13 +84,16 @@ def open_audio(uri: str, *, patient: bool = False) -> AudioSource:
 def read_audio(uri: str | Path, *, max_seconds: float = 7200.0) -> Samples:
     """A whole recording, or a synthetic sound with ``seconds``, as float32 mono 16 kHz in ±1.
 
-    Raises :class:`SourceError` if it is not there, :class:`DataError` if it has no sound or does not end in time.
+    Raises :class:`SourceError` if it is not there, :class:`DataError` if it has no sound or does not end in
+    time.
     """
     source = open_audio(str(uri))
     name = redact(Path(str(uri)).name)
     if source.live:
         source.close()
-        raise DataError(f"{name} never ends", hint="use a recording, or a synthetic sound with paced=0 and seconds")
+        raise DataError(
+            f"{name} never ends", hint="use a recording, or a synthetic sound with paced=0 and seconds"
+        )
     pieces, total = [], 0
     while (block := source.read()) is not None:
         pieces.append(block.data)
@@ -97,10 +111,14 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise DataError(f"{path.name} has no audio stream", hint="give a WAV, FLAC or other audio file")
+                raise DataError(
+                    f"{path.name} has no audio stream", hint="give a WAV, FLAC or other audio file"
+                )
             yield container
     except av.error.FFmpegError as e:
-        raise DataError(f"{path.name} does not decode as audio: {e.strerror}", hint="try to play it with ffplay") from e
+        raise DataError(
+            f"{path.name} does not decode as audio: {e.strerror}", hint="try to play it with ffplay"
+        ) from e
 
 
 def _facts(path: Path) -> tuple[int, float | None]:
@@ -108,19 +126,25 @@ def _facts(path: Path) -> tuple[int, float | None]:
     with _opened(path) as container:
         channels = container.streams.audio[0].channels
         if not 1 <= channels <= MAX_CHANNELS:
-            raise DataError(f"{path.name} has {channels} channels; {MAX_CHANNELS} can be read", hint="take some of them out")
+            raise DataError(
+                f"{path.name} has {channels} channels; {MAX_CHANNELS} can be read",
+                hint="take some of them out",
+            )
         return channels, None if container.duration is None else container.duration / 1_000_000
 
 
 def _decode(path: Path, channel: Channel) -> Iterator[Mixed]:
-    """Pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases; it keeps the channels as they are."""
+    """Pieces of a file. FFmpeg's resampler filters before it decimates, so nothing aliases; it keeps the
+    channels as they are."""
     with _opened(path) as container:
         samples = 0
         resampler: av.AudioResampler | None = None
         form: tuple[object, ...] = ()
         for frame in container.decode(audio=0):
             samples += frame.samples
-            if form != (form := (frame.format.name, frame.layout.nb_channels, frame.layout.name, frame.sample_rate)):
+            if form != (
+                form := (frame.format.name, frame.layout.nb_channels, frame.layout.name, frame.sample_rate)
+            ):
                 yield from _resampled(resampler, None, channel)  # what the old form has left
                 check_channel(channel, frame.layout.nb_channels, path.name)
                 # Packed: PyAV cannot hand out the planes of more than 7 channels.
@@ -131,7 +155,9 @@ def _decode(path: Path, channel: Channel) -> Iterator[Mixed]:
         raise DataError(f"{path.name} has no sound in it", hint="give a WAV, FLAC or other audio file")
 
 
-def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None, channel: Channel) -> Iterator[Mixed]:
+def _resampled(
+    resampler: av.AudioResampler | None, frame: av.AudioFrame | None, channel: Channel
+) -> Iterator[Mixed]:
     """``frame`` None: the rest."""
     for out in resampler.resample(frame) if resampler is not None else ():
         yield mix(out.to_ndarray().reshape(-1, out.layout.nb_channels), channel)
@@ -182,8 +208,11 @@ class _Blocks:
         """One block from the front of the rest."""
         data = np.concatenate([p.data for p in self._rest])
         unmixed = None
-        if any(p.unmixed is not None for p in self._rest):  # a piece of one channel is not mixed: nothing cancels
-            unmixed = np.concatenate([np.square(p.data) if p.unmixed is None else p.unmixed for p in self._rest])
+        # a piece of one channel is not mixed: nothing cancels
+        if any(p.unmixed is not None for p in self._rest):
+            unmixed = np.concatenate(
+                [np.square(p.data) if p.unmixed is None else p.unmixed for p in self._rest]
+            )
         rest = Mixed(data[BLOCK:], None if unmixed is None else unmixed[BLOCK:], 0, 0)
         self._rest, self._left = [rest], len(rest.data)
         return data[:BLOCK], None if unmixed is None else unmixed[:BLOCK]

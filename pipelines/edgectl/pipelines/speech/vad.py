@@ -1,8 +1,9 @@
-"""Voice activity: the Silero graph driven directly, and the segmenter that turns probabilities into speech segments.
+"""Voice activity: the Silero graph driven directly, and the segmenter that turns probabilities into speech
+segments.
 
-Silero VAD v5 at 16 kHz (MIT, github.com/snakers4/silero-vad): 512 new samples after 64 old ones, a state tensor
-``[2, 1, 128]`` carried from call to call. :class:`Segmenter` with its defaults gives exactly what the reference
-``VADIterator`` gives.
+Silero VAD v5 at 16 kHz (MIT, github.com/snakers4/silero-vad): 512 new samples after 64 old ones, a state
+tensor ``[2, 1, 128]`` carried from call to call. :class:`Segmenter` with its defaults gives exactly what the
+reference ``VADIterator`` gives.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from edgectl.pipelines.speech.blocks import RATE, Samples
 __all__ = ["Segmenter", "SpeechEdge", "VoiceActivity", "carry_state"]
 
 
-def carry_state(feeds: dict[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], state_input: str) -> None:
-    """Feed the recurrent state of one call to the next: the output of the state's shape becomes ``state_input``."""
+def carry_state(
+    feeds: dict[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], state_input: str
+) -> None:
+    """Feed the recurrent state of one call to the next: the output of the state's shape becomes
+    ``state_input``."""
     shape = feeds[state_input].shape
     for value in outputs.values():
         if value.shape == shape:
@@ -38,16 +42,22 @@ class VoiceActivity:
     def __init__(self, engine: Engine, task: TaskSpec) -> None:
         """Raises :class:`ModelError` if the graph has no recurrent state or no audio input."""
         if task.input.kind != "audio" or task.decode.kind != "vad":
-            raise ModelError(f"task {task.name!r} is not a voice activity task", hint="build it with --task silero-vad")
+            raise ModelError(
+                f"task {task.name!r} is not a voice activity task", hint="build it with --task silero-vad"
+            )
         self.spec = task.input.features
         names = [t.name for t in engine.inputs]
         audio = task.input.tensor or names[0]
         states = [t for t in engine.inputs if t.name != audio and t.dtype == "float32" and len(t.shape) == 3]
         if audio not in names or len(states) != 1:
-            raise ModelError(f"the voice activity graph has inputs {', '.join(names)}; expected audio and one state")
+            raise ModelError(
+                f"the voice activity graph has inputs {', '.join(names)}; expected audio and one state"
+            )
         self._audio, self._state, self._spec_of_state = audio, states[0].name, states[0]
         self._fixed: dict[str, NDArray[Any]] = {
-            t.name: np.full(t.shape, RATE, dtype=t.dtype) for t in engine.inputs if t.name not in (audio, self._state)
+            t.name: np.full(t.shape, RATE, dtype=t.dtype)
+            for t in engine.inputs
+            if t.name not in (audio, self._state)
         }
         self.engine = engine
         self.reset()
@@ -58,10 +68,12 @@ class VoiceActivity:
         self._loud: NDArray[Any] | None = None
 
     def probability(self, frame: Samples, gain: float = 1.0) -> float:
-        """Probability 0..1 of speech in ``context + window`` samples. Raises :class:`EngineError`; the past is forgotten then.
+        """Probability 0..1 of speech in ``context + window`` samples. Raises :class:`EngineError`; the past
+        is forgotten then.
 
-        With a ``gain`` above 1 the frame is heard twice, as it is and louder, each with a past of its own, and the higher
-        probability counts. What is heard without gain is the same whether there was one before or not.
+        With a ``gain`` above 1 the frame is heard twice, as it is and louder, each with a past of its own,
+        and the higher probability counts. What is heard without gain is the same whether there was one before
+        or not.
         """
         try:
             plain, self._value = self._run(frame, self._value)
@@ -101,7 +113,9 @@ class Segmenter:
     Speech starts at ``on`` and ends after ``min_silence_ms`` below ``off``; edges are padded by ``pad_ms``.
     """
 
-    def __init__(self, *, on: float = 0.5, off: float = 0.35, min_silence_ms: float = 100, pad_ms: float = 30) -> None:
+    def __init__(
+        self, *, on: float = 0.5, off: float = 0.35, min_silence_ms: float = 100, pad_ms: float = 30
+    ) -> None:
         self._on, self._off = on, off
         self._min_silence = RATE * min_silence_ms / 1000
         self._pad = RATE * pad_ms / 1000

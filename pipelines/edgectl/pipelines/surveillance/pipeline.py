@@ -47,7 +47,10 @@ class SurveillanceAnalyser:
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
         tracks, labels, config = self._tracks, self._labels, self._config
-        lines = [(line.name, sum(line.counts["in"].values()), sum(line.counts["out"].values())) for line in self._rules.lines]
+        lines = [
+            (line.name, sum(line.counts["in"].values()), sum(line.counts["out"].values()))
+            for line in self._rules.lines
+        ]
         zones = {z.name: len(z.inside) for z in self._rules.zones}
         segments = {r.id: r.line for r in config.rules if hasattr(r, "line")}
 
@@ -60,7 +63,9 @@ class SurveillanceAnalyser:
             for name, n_in, n_out in lines:
                 ends = pixels(segments[name], width, height)
                 draw_polyline(image, ends, _LINE, closed=False)
-                draw_label(image, f"{name}: in {n_in} out {n_out}", _inside(ends.mean(axis=0), width, height), _LINE)
+                draw_label(
+                    image, f"{name}: in {n_in} out {n_out}", _inside(ends.mean(axis=0), width, height), _LINE
+                )
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
 

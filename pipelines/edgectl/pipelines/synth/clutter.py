@@ -1,6 +1,8 @@
-"""What looks like a lane line and is none: seams of tar, patches, wheel tracks, a guard rail, a kerb, shadows.
+"""What looks like a lane line and is none: seams of tar, patches, wheel tracks, a guard rail, a kerb,
+shadows.
 
-Everything lies at a fixed place of the world and comes nearer as the car drives; which of it a road has depends on its seed.
+Everything lies at a fixed place of the world and comes nearer as the car drives; which of it a road has
+depends on its seed.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ def paint_clutter(scene: RoadScene, image: BGR, t: float, asphalt: float, half: 
     for x in (-0.75, 0.75):  # wheel tracks, polished
         scene.strip(image, t, (_NEAR_M, _FAR_M), x, 0.5, grey(float(rng.uniform(3, 9))), 40)
     for start, own in _along(scene.seed, 22, travelled, every_m=9.0):  # patches
-        x, width, length = float(own.uniform(-half, half)), float(own.uniform(0.5, 2.5)), float(own.uniform(1, 8))
+        x, width, length = (
+            float(own.uniform(-half, half)),
+            float(own.uniform(0.5, 2.5)),
+            float(own.uniform(1, 8)),
+        )
         _piece(scene, image, t, start, length, x, width, grey(float(own.uniform(-22, 22))))
     for x in rng.uniform(-half, half, 3):  # seams along the road: dark, and one that shines
         shade = float(rng.uniform(-45, -20)) if rng.random() < 0.7 else float(rng.uniform(12, 24))
@@ -69,12 +75,17 @@ def paint_clutter(scene: RoadScene, image: BGR, t: float, asphalt: float, half: 
         0, 5.0, (image.shape[0] // 2, image.shape[1] // 2)
     )
     ground = int(scene.horizon) + 1
-    grain = cv2.resize(coarse, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)[ground:, :, None]
+    grain = cv2.resize(coarse, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)[
+        ground:, :, None
+    ]
     image[ground:] = np.clip(image[ground:] + grain, 0, 255).astype(np.uint8)
 
 
-def _along(seed: int, stream: int, travelled: float, *, every_m: float) -> list[tuple[float, np.random.Generator]]:
-    """Things beside or on the road: metres ahead, and a generator that is the same for one thing in every frame."""
+def _along(
+    seed: int, stream: int, travelled: float, *, every_m: float
+) -> list[tuple[float, np.random.Generator]]:
+    """Things beside or on the road: metres ahead, and a generator that is the same for one thing in every
+    frame."""
     first = math.floor(travelled / every_m) - 1
     found = []
     for slot in range(first, first + math.ceil(_FAR_M / every_m) + 2):
@@ -84,7 +95,14 @@ def _along(seed: int, stream: int, travelled: float, *, every_m: float) -> list[
 
 
 def _piece(
-    scene: RoadScene, image: BGR, t: float, start: float, length: float, x: float, width: float, colour: tuple[float, ...]
+    scene: RoadScene,
+    image: BGR,
+    t: float,
+    start: float,
+    length: float,
+    x: float,
+    width: float,
+    colour: tuple[float, ...],
 ) -> None:
     a, b = max(_NEAR_M, start), min(_FAR_M, start + length)
     if b > a:
@@ -92,10 +110,25 @@ def _piece(
 
 
 def _aslant(
-    scene: RoadScene, image: BGR, t: float, start: float, length: float, across: tuple[float, float], colour: tuple[float, ...]
+    scene: RoadScene,
+    image: BGR,
+    t: float,
+    start: float,
+    length: float,
+    across: tuple[float, float],
+    colour: tuple[float, ...],
 ) -> None:
     """A strip 20 cm wide from one side to the other while the road goes on by ``length``."""
     steps = 12
     for k in range(steps):
         x = across[0] + (across[1] - across[0]) * (k + 0.5) / steps
-        _piece(scene, image, t, start + length * k / steps, 0.2 + length / steps, x, (across[1] - across[0]) / steps, colour)
+        _piece(
+            scene,
+            image,
+            t,
+            start + length * k / steps,
+            0.2 + length / steps,
+            x,
+            (across[1] - across[0]) / steps,
+            colour,
+        )

@@ -1,6 +1,8 @@
-"""``synth://kiosk``: a voice kiosk. Words spoken by espeak-ng at random but reproducible times, over station noise.
+"""``synth://kiosk``: a voice kiosk. Words spoken by espeak-ng at random but reproducible times, over station
+noise.
 
-The word clips are package data, made by ``models/train_keyword.py`` with voices that the keyword net never heard.
+The word clips are package data, made by ``models/train_keyword.py`` with voices that the keyword net never
+heard.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class KioskScene:
     def _noise(self, first: int, n: int) -> NDArray[np.float32]:
         # One second at a time, so that any stretch of samples is the same however it is asked for.
         seconds = range(first // RATE, (first + n - 1) // RATE + 1)
-        whole = np.concatenate([np.random.default_rng((self.seed, 41, s)).normal(0, 0.006, RATE) for s in seconds])
+        whole = np.concatenate(
+            [np.random.default_rng((self.seed, 41, s)).normal(0, 0.006, RATE) for s in seconds]
+        )
         return np.asarray(whole[first - seconds.start * RATE :][:n], dtype=np.float32)
 
 
@@ -81,5 +85,7 @@ def load_words() -> tuple[tuple[str, NDArray[np.float32]], ...]:
             clip = np.asarray(np.concatenate(frames) / 32768, dtype=np.float32)
             words.append((item.name.rsplit("-", 1)[0], clip))
     if not words:
-        raise DataError("this installation has no spoken words for synth://kiosk", hint="install edgectl again")
+        raise DataError(
+            "this installation has no spoken words for synth://kiosk", hint="install edgectl again"
+        )
     return tuple(words)

@@ -1,10 +1,12 @@
-"""``synth://road``: a dash camera on a three-lane road with lane lines, curves and other vehicles, pinhole geometry.
+"""``synth://road``: a dash camera on a three-lane road with lane lines, curves and other vehicles, pinhole
+geometry.
 
-``markings`` says which lines there are: ``lanes`` (all), ``none``, or ``left`` / ``right`` (only that line of the own lane).
-``clutter=1`` adds what looks like lines and is none: tar seams, patches, a guard rail, a kerb, the shadows of poles and trees.
+``markings`` says which lines there are: ``lanes`` (all), ``none``, or ``left`` / ``right`` (only that line of
+the own lane). ``clutter=1`` adds what looks like lines and is none: tar seams, patches, a guard rail, a kerb,
+the shadows of poles and trees.
 
-Coordinates on the road: ``z`` metres ahead, ``x`` metres to the right of the camera. A point on the ground appears at
-``u = cx + f·x/z``, ``v = horizon + f·h/z`` with camera height ``h``.
+Coordinates on the road: ``z`` metres ahead, ``x`` metres to the right of the camera. A point on the ground
+appears at ``u = cx + f·x/z``, ``v = horizon + f·h/z`` with camera height ``h``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ _NEAR_M, _FAR_M = 3.0, 120.0
 _SPEED = 25.0  # m/s, of the camera car
 Markings = Literal["lanes", "none", "left", "right"]
 # In lanes to the right of the own lane's middle: edges are solid, the others dashed.
-_LINES: dict[Markings, tuple[float, ...]] = {"lanes": (-1.5, 1.5, -0.5, 0.5), "none": (), "left": (-0.5,), "right": (0.5,)}
+_LINES: dict[Markings, tuple[float, ...]] = {
+    "lanes": (-1.5, 1.5, -0.5, 0.5),
+    "none": (),
+    "left": (-0.5,),
+    "right": (0.5,),
+}
 
 
 class RoadScene(Scene):
@@ -35,7 +42,14 @@ class RoadScene(Scene):
     options: ClassVar[frozenset[str]] = frozenset({"markings", "clutter"})
 
     def __init__(
-        self, *, seed: int, width: int, height: int, fps: float, markings: Markings = "lanes", clutter: bool = False
+        self,
+        *,
+        seed: int,
+        width: int,
+        height: int,
+        fps: float,
+        markings: Markings = "lanes",
+        clutter: bool = False,
     ) -> None:
         super().__init__(seed=seed, width=width, height=height, fps=fps)
         self._lines = _LINES[markings]
@@ -54,7 +68,13 @@ class RoadScene(Scene):
         z = np.geomspace(_NEAR_M, _FAR_M, 60)
         ground = int(self.horizon) + 1
         image[ground:] = self._verge_texture[ground:]
-        cv2.fillPoly(image, [self._ribbon(t, z, -1.5 * _LANE_M - 0.5, 1.5 * _LANE_M + 0.5)], (self.asphalt,) * 3, cv2.LINE_AA, 4)
+        cv2.fillPoly(
+            image,
+            [self._ribbon(t, z, -1.5 * _LANE_M - 0.5, 1.5 * _LANE_M + 0.5)],
+            (self.asphalt,) * 3,
+            cv2.LINE_AA,
+            4,
+        )
         if self._clutter:
             paint_clutter(self, image, t, self.asphalt, 1.5 * _LANE_M + 0.5, _SPEED)
         for line in self._lines:
@@ -64,7 +84,15 @@ class RoadScene(Scene):
             ):  # dashes: 6 m long every 12 m
                 a, b = max(_NEAR_M, start), _FAR_M if solid else min(_FAR_M, start + 6.0)
                 if b > a:
-                    self.strip(image, t, (a, b), line * _LANE_M, 0.16 if solid else 0.14, (215, 220, 225), 60 if solid else 4)
+                    self.strip(
+                        image,
+                        t,
+                        (a, b),
+                        line * _LANE_M,
+                        0.16 if solid else 0.14,
+                        (215, 220, 225),
+                        60 if solid else 4,
+                    )
         for _, distance, lane, rng in self._vehicles(t):
             self._draw_vehicle(image, t, distance, lane, rng)
         return image
@@ -95,20 +123,42 @@ class RoadScene(Scene):
         )
 
     def strip(
-        self, image: BGR, t: float, reach: tuple[float, float], x: float, width: float, colour: tuple[float, ...], points: int = 8
+        self,
+        image: BGR,
+        t: float,
+        reach: tuple[float, float],
+        x: float,
+        width: float,
+        colour: tuple[float, ...],
+        points: int = 8,
     ) -> None:
-        """Paint a strip of the ground ``width`` metres wide about lateral position ``x``, from one distance to another."""
+        """Paint a strip of the ground ``width`` metres wide about lateral position ``x``, from one
+        distance to another."""
         ribbon = self._ribbon(t, np.geomspace(*reach, points), x - width / 2, x + width / 2)
         cv2.fillPoly(image, [ribbon], colour, cv2.LINE_AA, 4)
 
     def upright(
-        self, image: BGR, t: float, reach: tuple[float, float], x: float, low: float, high: float, colour: tuple[float, ...]
+        self,
+        image: BGR,
+        t: float,
+        reach: tuple[float, float],
+        x: float,
+        low: float,
+        high: float,
+        colour: tuple[float, ...],
     ) -> None:
-        """Paint a band that stands beside the road at ``x``, between two heights above the ground in metres."""
+        """Paint a band that stands beside the road at ``x``, between two heights above the ground in
+        metres."""
         z = np.geomspace(*reach, 40)
         u = self._u(t, z, x)
         edges = [np.stack([u, self.horizon + self.focal * (_CAMERA_M - y) / z], 1) for y in (low, high)]
-        cv2.fillPoly(image, [(np.concatenate([edges[0], edges[1][::-1]]) * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+        cv2.fillPoly(
+            image,
+            [(np.concatenate([edges[0], edges[1][::-1]]) * 16).astype(np.int32)],
+            colour,
+            cv2.LINE_AA,
+            4,
+        )
 
     def _offset(self, t: float) -> float:
         """Metres to the right of the lane's middle: a careful driver."""
@@ -127,16 +177,22 @@ class RoadScene(Scene):
     def _ribbon(self, t: float, z: np.ndarray, left: float, right: float) -> np.ndarray:
         """A strip of the road between two lateral positions (metres) as a polygon in 1/16 pixels."""
         v = self._v(z)
-        points = np.concatenate([np.stack([self._u(t, z, left), v], 1), np.stack([self._u(t, z, right), v], 1)[::-1]])
+        points = np.concatenate(
+            [np.stack([self._u(t, z, left), v], 1), np.stack([self._u(t, z, right), v], 1)[::-1]]
+        )
         return np.asarray((points * 16).astype(np.int32))
 
     def _vehicles(self, t: float) -> list[tuple[int, float, int, np.random.Generator]]:
-        """``(id, metres ahead, lane -1/0/1, generator for looks)``, the farthest first, lanes kept free of pile-ups."""
+        """``(id, metres ahead, lane -1/0/1, generator for looks)``, the farthest first, lanes kept free of
+        pile-ups."""
         found = []
         for lane in (-1, 0, 1):
-            for ident, start, rng in arrivals(self.seed, 10 + lane, t, every_s=6.0, chance=0.8, longest_s=48.0):
+            for ident, start, rng in arrivals(
+                self.seed, 10 + lane, t, every_s=6.0, chance=0.8, longest_s=48.0
+            ):
                 faster = float(rng.uniform(-3.0, -1.0) if lane >= 0 else rng.uniform(1.0, 3.5))
-                if lane == 0:  # in our lane: come near, keep a distance, fall behind into view again
+                # in our lane: come near, keep a distance, fall behind into view again
+                if lane == 0:
                     distance = 60.0 + 38.0 * math.cos((t - start) / 48.0 * 2 * math.pi)
                     if ident % 3:
                         continue
@@ -151,7 +207,9 @@ class RoadScene(Scene):
                 kept.append(f)
         return kept
 
-    def _vehicle_box(self, t: float, z: float, lane: int, size: tuple[float, float]) -> tuple[float, float, float, float]:
+    def _vehicle_box(
+        self, t: float, z: float, lane: int, size: tuple[float, float]
+    ) -> tuple[float, float, float, float]:
         at = np.array([z])
         u, v = float(self._u(t, at, lane * _LANE_M)[0]), float(self._v(at)[0])
         half, tall = self.focal * size[0] / z / 2, self.focal * size[1] / z
@@ -192,16 +250,22 @@ class RoadScene(Scene):
         ramp = np.linspace(0, 1, int(self.horizon) + 1)[:, None, None]
         image[: int(self.horizon) + 1] = (top * (1 - ramp) + low * ramp).astype(np.uint8)
         x = np.arange(w)
-        hills = sum(float(rng.uniform(3, 9)) * np.sin(x / w * k * 6.28 + float(rng.uniform(0, 6.28))) for k in (1, 2, 5))
+        hills = sum(
+            float(rng.uniform(3, 9)) * np.sin(x / w * k * 6.28 + float(rng.uniform(0, 6.28)))
+            for k in (1, 2, 5)
+        )
         for column, ridge in enumerate(np.asarray(self.horizon - h * 0.05 + hills * h / 360)):
             image[int(ridge) : int(self.horizon) + 1, column] = (70, 95, 80)
         return image
 
 
 def _vehicle_size(rng: np.random.Generator) -> tuple[float, float]:
-    """Width and height in metres, the same for a vehicle in every frame: taken from a copy of its generator."""
+    """Width and height in metres, the same for a vehicle in every frame: taken from a copy of its
+    generator."""
     own = np.random.default_rng(int(rng.bit_generator.state["state"]["state"]) & 0xFFFFFFFF)
-    return (2.4, 2.9) if own.random() < 0.25 else (float(own.uniform(1.7, 1.95)), float(own.uniform(1.4, 1.65)))
+    return (
+        (2.4, 2.9) if own.random() < 0.25 else (float(own.uniform(1.7, 1.95)), float(own.uniform(1.4, 1.65)))
+    )
 
 
 def _area(box: tuple[float, float, float, float]) -> float:

@@ -23,9 +23,9 @@ BGR = NDArray[np.uint8]
 class Truth:
     """What is really in a frame.
 
-    ``boxes`` float32 ``(N, 4)`` xyxy in pixels, clipped to the frame; ``cls`` int32 ``(N,)``; ``ids`` int64 ``(N,)``, stable
-    over frames. ``values`` are scene quantities: the road's ``left_x``/``right_x`` (pixels, at the bottom edge),
-    ``offset_m``, ``speed_mps``.
+    ``boxes`` float32 ``(N, 4)`` xyxy in pixels, clipped to the frame; ``cls`` int32 ``(N,)``; ``ids`` int64
+    ``(N,)``, stable over frames. ``values`` are scene quantities: the road's ``left_x``/``right_x`` (pixels,
+    at the bottom edge), ``offset_m``, ``speed_mps``.
     """
 
     boxes: NDArray[np.float32]
@@ -81,8 +81,8 @@ def arrivals(
 ) -> Iterator[tuple[int, float, np.random.Generator]]:
     """Actors that may be on the scene at ``t``: ``(id, arrival time, their own random generator)``.
 
-    Time is cut into slots of ``every_s``; in each slot one actor arrives with probability ``chance``. Slots older than
-    ``longest_s`` are not looked at, so an actor must have left by then.
+    Time is cut into slots of ``every_s``; in each slot one actor arrives with probability ``chance``. Slots
+    older than ``longest_s`` are not looked at, so an actor must have left by then.
     """
     last = int(t // every_s)
     for slot in range(max(0, last - int(longest_s // every_s) - 1), last + 1):
@@ -93,10 +93,15 @@ def arrivals(
                 yield stream * 1_000_000 + slot, start, rng
 
 
-def noise_texture(rng: np.random.Generator, width: int, height: int, colour: tuple[float, float, float], strength: float) -> BGR:
-    """A patch of ground: ``colour`` (BGR) with noise on two scales, standard deviation ``strength`` grey levels."""
+def noise_texture(
+    rng: np.random.Generator, width: int, height: int, colour: tuple[float, float, float], strength: float
+) -> BGR:
+    """A patch of ground: ``colour`` (BGR) with noise on two scales, standard deviation ``strength`` grey
+    levels."""
     fine = rng.normal(0, strength, (height, width, 1))
     coarse = cv2.resize(
-        rng.normal(0, strength * 1.5, (height // 16 + 2, width // 16 + 2)), (width, height), interpolation=cv2.INTER_CUBIC
+        rng.normal(0, strength * 1.5, (height // 16 + 2, width // 16 + 2)),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
     )
     return np.clip(np.array(colour) + fine + coarse[..., None], 0, 255).astype(np.uint8)

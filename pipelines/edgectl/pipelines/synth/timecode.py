@@ -1,8 +1,8 @@
 """A frame number burnt into pixels, so that decode and buffering delays cannot hide.
 
-32 bits as black and white cells in the lower left corner, two rows of 16, between two guard cells per row (white, then
-black) that tell a code from a picture that merely looks like one. Cells are ``height // 45`` pixels, at least 4,
-so that they survive H.264; in a picture narrower than 72 pixels, 3.
+32 bits as black and white cells in the lower left corner, two rows of 16, between two guard cells per row
+(white, then black) that tell a code from a picture that merely looks like one. Cells are ``height // 45``
+pixels, at least 4, so that they survive H.264; in a picture narrower than 72 pixels, 3.
 """
 
 from __future__ import annotations

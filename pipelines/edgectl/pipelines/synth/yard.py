@@ -22,7 +22,15 @@ class _Actor:
     """One person or vehicle at one moment: where it stands on the picture and how large it is there."""
 
     def __init__(
-        self, kind: int, ident: int, x: float, foot: float, height: float, phase: float, direction: int, rng: np.random.Generator
+        self,
+        kind: int,
+        ident: int,
+        x: float,
+        foot: float,
+        height: float,
+        phase: float,
+        direction: int,
+        rng: np.random.Generator,
     ) -> None:
         self.kind, self.ident, self.x, self.foot, self.height, self.phase, self.direction = (
             kind,
@@ -81,7 +89,8 @@ class YardScene(Scene):
             depth = float(rng.uniform(0.15, 0.95))
             direction = 1 if rng.random() < 0.5 else -1
             tall = self._person_height(depth) * float(rng.uniform(0.9, 1.1))
-            speed = tall * float(rng.uniform(0.55, 0.95))  # pixels per second: 1 m/s is about 0.6 body heights
+            # pixels per second: 1 m/s is about 0.6 body heights
+            speed = tall * float(rng.uniform(0.55, 0.95))
             if rng.random() < 0.1:
                 speed *= 2.2  # somebody runs
             travelled = (t - start) * speed - tall
@@ -89,7 +98,9 @@ class YardScene(Scene):
             # A slightly slanting path.
             foot = self._foot(depth) + float(rng.uniform(-0.08, 0.08)) * travelled
             if -tall < x < self.width + tall and self.height * (_HORIZON + 0.12) < foot < self.height * 1.02:
-                actors.append(_Actor(PERSON, ident, x, foot, tall, (t - start) * speed / tall * 4.0, direction, rng))
+                actors.append(
+                    _Actor(PERSON, ident, x, foot, tall, (t - start) * speed / tall * 4.0, direction, rng)
+                )
         for ident, start, rng in arrivals(self.seed, 3, t, every_s=7.0, chance=0.7, longest_s=25.0):
             depth = float(rng.uniform(0.25, 0.85))
             direction = 1 if rng.random() < 0.5 else -1
@@ -113,19 +124,29 @@ class YardScene(Scene):
         grey = float(rng.uniform(70, 140))
         image = noise_texture(rng, w, h, (grey + 4, grey, grey - 4), 6.0)
         wall = rng.uniform(60, 200, 3)
-        image[:horizon] = noise_texture(rng, w, horizon, (float(wall[0]), float(wall[1]), float(wall[2])), 4.0)
+        image[:horizon] = noise_texture(
+            rng, w, horizon, (float(wall[0]), float(wall[1]), float(wall[2])), 4.0
+        )
         for _ in range(int(rng.integers(3, 8))):  # windows and doors
             x, y = int(rng.uniform(0, w * 0.95)), int(rng.uniform(0, horizon * 0.5))
             size = (int(rng.uniform(0.04, 0.12) * w), int(rng.uniform(0.3, 0.6) * horizon))
-            cv2.rectangle(image, (x, y), (x + size[0], y + size[1]), tuple(int(c) for c in rng.uniform(20, 90, 3)), -1)
+            cv2.rectangle(
+                image, (x, y), (x + size[0], y + size[1]), tuple(int(c) for c in rng.uniform(20, 90, 3)), -1
+            )
         verge = int(h * (_HORIZON + 0.1))
-        image[horizon:verge] = noise_texture(rng, w, verge - horizon, (50, float(rng.uniform(80, 130)), 70), 9.0)
+        image[horizon:verge] = noise_texture(
+            rng, w, verge - horizon, (50, float(rng.uniform(80, 130)), 70), 9.0
+        )
         lane = int(h * rng.uniform(0.55, 0.7))
-        cv2.line(image, (0, lane), (w, lane + int(rng.uniform(-0.05, 0.05) * h)), (190, 200, 200), max(1, h // 180))
+        cv2.line(
+            image, (0, lane), (w, lane + int(rng.uniform(-0.05, 0.05) * h)), (190, 200, 200), max(1, h // 180)
+        )
         for _ in range(int(rng.integers(2, 6))):  # posts, bins: upright things that are nobody
             x, foot = int(rng.uniform(0, w)), int(rng.uniform(verge, h * 0.95))
             tall, wide = int(h * rng.uniform(0.06, 0.2)), int(w * rng.uniform(0.008, 0.03))
-            cv2.rectangle(image, (x, foot - tall), (x + wide, foot), tuple(int(c) for c in rng.uniform(20, 160, 3)), -1)
+            cv2.rectangle(
+                image, (x, foot - tall), (x + wide, foot), tuple(int(c) for c in rng.uniform(20, 160, 3)), -1
+            )
         return np.asarray(cv2.GaussianBlur(image, (3, 3), 0), dtype=np.uint8)
 
 
@@ -159,10 +180,17 @@ def _draw_vehicle(image: BGR, a: _Actor) -> None:
     if a.cargo:
         _box(image, (front, top + 0.15 * h), (front + 0.22 * w, top + 0.5 * h), glass)
     else:
-        roof = np.array([[x1 + 0.2 * w, body], [x1 + 0.32 * w, top], [x1 + 0.7 * w, top], [x1 + 0.85 * w, body]])
+        roof = np.array(
+            [[x1 + 0.2 * w, body], [x1 + 0.32 * w, top], [x1 + 0.7 * w, top], [x1 + 0.85 * w, body]]
+        )
         cv2.fillPoly(image, [(roof * 16).astype(np.int32)], a.colour, cv2.LINE_AA, _SHIFT)
         inner = np.array(
-            [[x1 + 0.26 * w, body], [x1 + 0.35 * w, top + 0.06 * h], [x1 + 0.68 * w, top + 0.06 * h], [x1 + 0.79 * w, body]]
+            [
+                [x1 + 0.26 * w, body],
+                [x1 + 0.35 * w, top + 0.06 * h],
+                [x1 + 0.68 * w, top + 0.06 * h],
+                [x1 + 0.79 * w, body],
+            ]
         )
         cv2.fillPoly(image, [(inner * 16).astype(np.int32)], glass, cv2.LINE_AA, _SHIFT)
     for wheel in (0.2, 0.8):
@@ -174,11 +202,15 @@ def _fixed(p: tuple[float, float]) -> tuple[int, int]:
     return round(p[0] * 16), round(p[1] * 16)
 
 
-def _line(image: BGR, a: tuple[float, float], b: tuple[float, float], colour: tuple[int, ...], thick: int) -> None:
+def _line(
+    image: BGR, a: tuple[float, float], b: tuple[float, float], colour: tuple[int, ...], thick: int
+) -> None:
     cv2.line(image, _fixed(a), _fixed(b), colour, thick, cv2.LINE_AA, _SHIFT)
 
 
-def _ellipse(image: NDArray[np.uint8], centre: tuple[float, float], axes: tuple[float, float], colour: tuple[int, ...]) -> None:
+def _ellipse(
+    image: NDArray[np.uint8], centre: tuple[float, float], axes: tuple[float, float], colour: tuple[int, ...]
+) -> None:
     cv2.ellipse(image, _fixed(centre), _fixed(axes), 0, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
 
 

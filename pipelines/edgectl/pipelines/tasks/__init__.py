@@ -1,7 +1,8 @@
-"""Named tasks: TOML files of :class:`~edgectl.core.task.TaskSpec` beside this module, and the same from a file of the user's.
+"""Named tasks: TOML files of :class:`~edgectl.core.task.TaskSpec` beside this module, and the same from a
+file of the user's.
 
-A file may say ``inherits = "<named task>"`` and override fields; ``labels`` may name a text file beside it, one label a line.
-``abstract = true`` marks a base that is only inherited from.
+A file may say ``inherits = "<named task>"`` and override fields; ``labels`` may name a text file beside it,
+one label a line. ``abstract = true`` marks a base that is only inherited from.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ __all__ = ["load_task", "task_names"]
 _HERE = Path(__file__).parent
 _MAX_BYTES = 1 << 20
 _SIZES = {"width", "height", "shape", "features"}
-"""What a user's file says about the input must fit the model; what comes from a named task gives way to it."""
+"""What a user's file says about the input must fit the model; what comes from a named task gives way to
+it."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -36,12 +38,17 @@ def task_names() -> tuple[str, ...]:
 
 
 def load_task(name_or_path: str | Path) -> TaskSpec:
-    """A task by name (``fastestdet``) or from a ``.toml`` file. Raises :class:`UsageError` with the nearest names or the bad field."""
+    """A task by name (``fastestdet``) or from a ``.toml`` file. Raises :class:`UsageError` with the
+    nearest names or the bad field."""
     text = str(name_or_path)
     is_file = text.endswith(".toml") or "/" in text
     values = _read(Path(text) if is_file else _named(text), depth=0)
     spec = values.get("input")
-    if isinstance(spec, dict) and spec.get("kind") in ("image", "audio") and not (is_file and _own_input(Path(text)) & _SIZES):
+    if (
+        isinstance(spec, dict)
+        and spec.get("kind") in ("image", "audio")
+        and not (is_file and _own_input(Path(text)) & _SIZES)
+    ):
         spec.setdefault("adapts", True)
     if values.pop("abstract", False):
         raise UsageError(
@@ -64,7 +71,8 @@ def _named(name: str) -> Path:
     if name not in task_names():
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.4) or task_names()
         raise UsageError(
-            f"there is no task {name[:64]!r}", hint=f"did you mean {', '.join(near)}? A path to a .toml file works too"
+            f"there is no task {name[:64]!r}",
+            hint=f"did you mean {', '.join(near)}? A path to a .toml file works too",
         )
     return _HERE / f"{name}.toml"
 

@@ -1,4 +1,5 @@
-"""The runtime API as cuda-python binds it: each call answers (error, values…). Device memory is host memory; a graph is a list of calls."""
+"""The runtime API as cuda-python binds it: each call answers (error, values…). Device memory is host
+memory; a graph is a list of calls."""
 
 import ctypes
 import enum
@@ -41,7 +42,9 @@ def cudaStreamCreate():
 
 
 def cudaGetDeviceProperties(index):
-    return _OK, type("Properties", (), {"name": b"Orin\0", "major": 8, "minor": 7, "multiProcessorCount": 8})()
+    return _OK, type(
+        "Properties", (), {"name": b"Orin\0", "major": 8, "minor": 7, "multiProcessorCount": 8}
+    )()
 
 
 def cudaDriverGetVersion():
