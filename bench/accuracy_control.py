@@ -30,7 +30,7 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.ladder import climb, prepare_basis
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds, Outputs
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m
 from edgectl.pipelines.tasks import load_task
 

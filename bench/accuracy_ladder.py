@@ -26,9 +26,9 @@ from edgectl.builder.ladder import climb, prepare_basis
 from edgectl.builder.quantize import quantize
 from edgectl.builder.reconstruct import reconstruct
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.open import open_model
-from edgectl.pipelines.decode import make_decoder
+from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task
+from edgectl.pipelines.video.decode import make_decoder
 
 
 class Noisy:

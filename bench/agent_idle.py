@@ -24,8 +24,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import free_port, start_mosquitto
-from support_bundle import make_bundle
-from support_fleet import Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import Fleet, wait_until
 
 TESTS = Path(sys.path[0])
 HEAVY = ("numpy", "onnxruntime", "cv2", "opencv", "libav", "geos", "openvino", "tensorrt", "torch")
@@ -69,7 +69,7 @@ def main() -> None:
             fleet.stop_agent("gate-1")
             log = (folder / "agent.log").open("wb")
             script = AGENT.format(
-                tests=str(TESTS), worker=str(TESTS / "support_worker.py"), config=str(config)
+                tests=str(TESTS), worker=str(TESTS / "support" / "worker.py"), config=str(config)
             )
             agent = subprocess.Popen([sys.executable, "-c", script], stderr=log, stdout=log)
             try:

@@ -37,11 +37,11 @@ from edgectl.core.bundle import Bundle, SessionSettings
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.base import Engine
-from edgectl.engines.open import open_engine, open_model
+from edgectl.engines.finalise.open import open_engine, open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
 from edgectl.models.catalogue import __file__ as _catalogue
-from edgectl.pipelines.preprocess import Preprocessor
 from edgectl.pipelines.tasks import load_task
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 _REFERENCE = Path(_catalogue).parent
 _ONE = SessionSettings(threads=1)

@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from rtx_compiler import available, refusal
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Variant
-from edgectl.engines.golden import check_golden
-from edgectl.engines.open import open_engine
+from edgectl.engines.finalise.golden import check_golden
+from edgectl.engines.finalise.open import open_engine
 
 __all__ = ["CHECKS"]
 

@@ -14,7 +14,7 @@ from cases_common import Check, Outcome, Place
 
 from edgectl.builder.build import build
 from edgectl.cli.demo.site import POLICY, Site
-from edgectl.fleet.enroll import write_enrolment
+from edgectl.fleet.keys.enroll import write_enrolment
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import free_port, start_mosquitto
 
 from edgectl.core.wire import Conn, Topics
-from edgectl.fleet.client import FleetClient
+from edgectl.fleet.client.client import FleetClient
 from edgectl.link.mqtt import BrokerOptions, Link
 
 T = Topics("home")
@@ -369,8 +369,8 @@ def clock_2030(place: Place) -> Outcome:
 def clock_1985(place: Place) -> Outcome:
     """Probation of a release under another date. Deadlines have to run by the monotonic clock, which the
     shim leaves alone."""
-    from support_bundle import make_bundle
-    from support_fleet import POLICY, Fleet, wait_until
+    from support.bundle import make_bundle
+    from support.fleet import POLICY, Fleet, wait_until
 
     site = Site.__new__(Site)
     site.place, site.api = place, 0
@@ -400,7 +400,7 @@ def clock_1985(place: Place) -> Outcome:
 
 
 def deleted_by_hand(place: Place) -> Outcome:
-    from support_bundle import make_bundle
+    from support.bundle import make_bundle
 
     with site_of(place) as site:
         site.start_controller()

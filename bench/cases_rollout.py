@@ -41,7 +41,7 @@ class Site:
             )
 
     def publish(self, version: str, **behaviour: Any) -> str:
-        from support_bundle import make_bundle
+        from support.bundle import make_bundle
 
         return str(
             self.fleet.publish(make_bundle(self.place.out / f"v{version}", version=version, **behaviour))
@@ -96,7 +96,7 @@ class Site:
 @contextlib.contextmanager
 def site(place: Place) -> Iterator[Site]:
     from conftest import free_port, start_mosquitto
-    from support_fleet import Fleet
+    from support.fleet import Fleet
 
     broker = start_mosquitto(place.out, free_port())
     fleet = Fleet(place.out / "site", broker.port, free_port())
@@ -112,7 +112,7 @@ def site(place: Place) -> Iterator[Site]:
 def canary_that_is_off(place: Place) -> Outcome:
     """The first device by the product's own order is off: the other one is the canary, and the rollout
     comes to its end."""
-    from edgectl.fleet.rollout import order
+    from edgectl.fleet.rollouts.planner import order
 
     with site(place) as s:
         release = s.publish("1.0.0")

@@ -457,9 +457,9 @@ def clock_time(place: Place) -> Outcome:
 def through_tracker(boxes: Any, fps: float) -> int:
     """Crossings of a line in the middle of 1280 × 720 by one box per frame (None: the frame was dropped)."""
     from edgectl.pipelines.config import parse_config
-    from edgectl.pipelines.decode import Detections
     from edgectl.pipelines.rules import RuleSet
-    from edgectl.pipelines.tracker import Tracker
+    from edgectl.pipelines.video.decode import Detections
+    from edgectl.pipelines.video.tracker import Tracker
 
     tracker, rules = (
         Tracker(),

@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support_onnx import onnx_file
+from support.graphs import onnx_file
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.delta import apply_delta, make_delta

@@ -36,8 +36,8 @@ from edgectl.builder.build import build
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, SessionSettings
 from edgectl.core.errors import EdgectlError
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.golden import check_golden, measure
-from edgectl.engines.open import open_engine, open_model
+from edgectl.engines.finalise.golden import check_golden, measure
+from edgectl.engines.finalise.open import open_engine, open_model
 
 TASK = TaskSpec(name="tensor", input=TensorInput())
 SANE = 0.9

@@ -6,7 +6,7 @@ blobs; a damaged journal), one to three cuts each, at any operation on the disk 
 ``--every``: every operation of every scenario once in both ways. ``--real N``: SIGKILL of a real agent with
 its worker, against a real mosquitto, at random moments of real rollouts.
 
-What must hold afterwards is in tests/support_kills.py: one whole, signed engine serves and is the one on
+What must hold afterwards is in tests/support/kills.py: one whole, signed engine serves and is the one on
 record, never two halves; the version floor has not sunk; every deployment has come to an end; ends are
 reported once. Exit status 1 if anything does not.
 
@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support_kills import SCENARIOS, Kills
+from support.kills import SCENARIOS, Kills
 
 
 class Found:
@@ -78,8 +78,8 @@ def attempt(kills: Kills, found: Found, name: str, seed: int, cuts: list[int], k
 def really(n: int, seed: int, found: Found) -> Counter[str]:
     """SIGKILL of a real agent at random moments. Returns the states in which it was."""
     from conftest import free_port, start_mosquitto
-    from support_bundle import make_bundle
-    from support_fleet import POLICY, Fleet, wait_until
+    from support.bundle import make_bundle
+    from support.fleet import POLICY, Fleet, wait_until
 
     chance, states = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:

@@ -20,14 +20,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import free_port, start_mosquitto
-from support_agent import Machine
+from support.agent import Machine
 
-from edgectl.agent.fetch import Fetcher
-from edgectl.agent.store import Store
+from edgectl.agent.state.store import Store
+from edgectl.agent.transfer.fetch import Fetcher
 from edgectl.core.bundle import LAYER_ENGINE, Descriptor
 from edgectl.core.files import file_digest
 from edgectl.core.wire import Topics
-from edgectl.fleet.blobs import BlobStore
+from edgectl.fleet.control.blobs import BlobStore
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.link.seeder import BlobSeeder
 

@@ -30,7 +30,7 @@ from edgectl.builder.products import BLOCK, FORMS, rewrite
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from edgectl.core.bundle import SessionSettings
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m
 
 RESTS_MS = (0, 1, 3)

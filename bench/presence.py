@@ -28,7 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import Broker, free_port, start_mosquitto
-from support_fleet import Fleet, wait_until
+from support.fleet import Fleet, wait_until
 
 from edgectl.core.wire import Conn, Topics
 

@@ -3,7 +3,7 @@ revoked, enrolled again (with its disk or an empty one) or copied, broker restar
 
     python bench/rollout_sequences.py --sequences 100 [--real 5]
 
-The real controller and the real deployer of each device, in simulated time (tests/support_rollouts.py). What
+The real controller and the real deployer of each device, in simulated time (tests/support/rollouts.py). What
 must hold afterwards: every rollout has ended in a named state that is true of every device (its engine is the
 one that the end says, or the exception is named with its reason), and none held its slot for longer than its
 terms say. ``--real N``: the same sequences, shorter, with a mosquitto that is restarted, a controller that is
@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pytest
-from support_real_rollouts import RealSequence
-from support_rollouts import Sequence, catalogue
+from support.real_rollouts import RealSequence
+from support.rollouts import Sequence, catalogue
 
 
 def simulated(n: int, seed: int, steps: int, devices: int) -> tuple[Counter[str], list[str]]:

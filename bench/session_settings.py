@@ -3,7 +3,7 @@ latency, memory.
 
     python bench/session_settings.py --model ../shared/models/fastestdet-352.onnx
 
-The settings that the builder tries run in new processes, in turn (`edgectl.engines.fresh`). The last row is
+The settings that the builder tries run in new processes, in turn (`edgectl.engines.measure.processes`). The last row is
 what it never does: threads that also wait busily between two runs, measured in this process with the same
 rest.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime as ort
 
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.contexts import PERIOD_S
-from edgectl.engines.fresh import Contender, measure_fresh, summarise_fresh
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
+from edgectl.engines.measure.contexts import PERIOD_S
+from edgectl.engines.measure.processes import Contender, measure_fresh, summarise_fresh
 from edgectl.engines.timing import load_1m
 
 SETTINGS = {

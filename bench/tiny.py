@@ -18,7 +18,7 @@ from onnx import ModelProto, numpy_helper
 from shapes import _Net
 
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["TASK", "classifier", "pictures", "resnet8", "write_classifier"]
 

@@ -36,17 +36,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import free_port, start_mosquitto  # noqa: E402
-from support_agent import Machine  # noqa: E402
-from support_bundle import make_bundle  # noqa: E402
+from support.agent import Machine  # noqa: E402
+from support.bundle import make_bundle  # noqa: E402
 
-from edgectl.agent import fetch  # noqa: E402
-from edgectl.agent.fetch import Fetcher, Progress  # noqa: E402
-from edgectl.agent.store import Part, Store  # noqa: E402
+from edgectl.agent.state.store import PartialBlob, Store  # noqa: E402
+from edgectl.agent.transfer import fetch  # noqa: E402
+from edgectl.agent.transfer.fetch import Fetcher, FetchProgress  # noqa: E402
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor  # noqa: E402
 from edgectl.core.files import file_digest, hex_of  # noqa: E402
 from edgectl.core.transfer import Rates  # noqa: E402
 from edgectl.core.wire import Topics  # noqa: E402
-from edgectl.fleet.blobs import BlobStore  # noqa: E402
+from edgectl.fleet.control.blobs import BlobStore  # noqa: E402
 from edgectl.link.mqtt import BrokerOptions, Handle, Handler, Link  # noqa: E402
 from edgectl.link.seeder import BlobSeeder  # noqa: E402
 
@@ -129,7 +129,7 @@ def devices_process(args: argparse.Namespace) -> None:
             links.append(RoughLink(options, name, queue_size=32, loss=args.loss, flip=args.flip, seed=n))
             return links[-1]
 
-        def progress(p: Progress) -> None:
+        def progress(p: FetchProgress) -> None:
             nonlocal rejected
             rejected = p.rejected
 
@@ -163,11 +163,11 @@ def _record_writes(folder: Path) -> None:
     """Keep a list of the chunks written, and of those that no fdatasync covers yet: what a power cut
     takes."""
     folder.mkdir(exist_ok=True)
-    write = Part.write
+    write = PartialBlob.write
     log = (folder / "written").open("ab", buffering=0)
     open_since: list[int] = []
 
-    def recorded(self: Part, index: int, data: bytes) -> None:
+    def recorded(self: PartialBlob, index: int, data: bytes) -> None:
         write(self, index, data)
         log.write(index.to_bytes(4, "big"))
         open_since.append(index)
@@ -175,7 +175,7 @@ def _record_writes(folder: Path) -> None:
             open_since.clear()
         (folder / "unsynced").write_bytes(b"".join(i.to_bytes(4, "big") for i in open_since))
 
-    Part.write = recorded  # type: ignore[method-assign]
+    PartialBlob.write = recorded  # type: ignore[method-assign]
 
 
 # ---- a run

@@ -42,7 +42,7 @@ from tiny import write_classifier
 
 from edgectl.cli.demo.builds import CALIBRATION
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.conditions import wait_until_quiet
+from edgectl.engines.measure.conditions import wait_until_quiet
 from edgectl.engines.timing import load_1m
 from edgectl.models import reference
 

@@ -29,7 +29,7 @@ WIDTH, HEIGHT, STRIDE = 320, 192, 8
 HERE = Path(__file__).parent / "edgectl" / "models"
 
 
-class Detector(nn.Module):
+class TinyDetector(nn.Module):
     """Plain 3x3 convolutions with ReLU: what int8 kernels of every runtime run well. Channels are
     multiples of 16."""
 
@@ -192,7 +192,7 @@ def main() -> None:
     images, boxes, classes = render(args.scene, range(10_000, 10_000 + args.seeds), 10, rng)
     maps = [targets(b, c) for b, c in zip(boxes, classes, strict=True)]
     print(f"rendered {len(images)} frames in {time.monotonic() - started:.0f} s")
-    model = Detector(len(labels))
+    model = TinyDetector(len(labels))
     batch, steps = 16, args.epochs * (len(images) // 16)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)

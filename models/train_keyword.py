@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgectl.core.task import AudioInput, FeatureSpec
-from edgectl.pipelines.speech.features import windows
+from edgectl.pipelines.audio.features import windows
 
 HERE = Path(__file__).parent / "edgectl" / "models"
 CLIPS = HERE.parents[2] / "pipelines/edgectl/pipelines/synth/words"

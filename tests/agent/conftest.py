@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_deployer import World
-from support_tuf import DIGEST, RELEASE, Device, Repository
+from support.deployer import World
+from support.tuf import DIGEST, RELEASE, Device, Repository
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from edgectl.agent.config import load_agent_config
 from edgectl.core.errors import UsageError
-from edgectl.fleet.enroll import write_enrolment
+from edgectl.fleet.keys.enroll import write_enrolment
 
 
 def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:

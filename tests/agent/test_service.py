@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support_agent import parts
-from support_tuf import DIGEST, RELEASE, Repository
+from support.agent import parts
+from support.tuf import DIGEST, RELEASE, Repository
 
 from edgectl.agent.config import AgentConfig
 from edgectl.agent.service import _Agent

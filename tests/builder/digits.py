@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.compress.weights import replace_weights
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 
 @functools.cache

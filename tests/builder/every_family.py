@@ -19,8 +19,8 @@ from edgectl.builder.reconstruct import reconstruct
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.base import Feeds, Outputs
-from edgectl.engines.golden import measure
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["DATA", "TENSOR", "through_every_family"]
 

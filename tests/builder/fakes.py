@@ -14,7 +14,7 @@ from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.fresh import FreshTimes
+from edgectl.engines.measure.processes import FreshTimes
 
 __all__ = ["Behaviour", "FakeJudge", "FakeLab", "base"]
 

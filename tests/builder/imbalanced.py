@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["SPREAD", "imbalance", "readout_net", "top1"]
 

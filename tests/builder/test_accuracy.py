@@ -6,7 +6,7 @@ from edgectl.builder.data import Sample
 from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
-from edgectl.pipelines.decode.base import Detections
+from edgectl.pipelines.video.decode.base import Detections
 
 
 def found(*rows: tuple[float, float, int]) -> Detections:

@@ -17,7 +17,7 @@ from edgectl.builder.ladder import climb, prepare_basis
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 
 class Clock:

@@ -45,10 +45,10 @@ from edgectl.core.errors import (
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.fresh import RUNS
-from edgectl.engines.golden import check_golden
-from edgectl.engines.open import open_engine
-from edgectl.engines.warm import warm_up
+from edgectl.engines.finalise.golden import check_golden
+from edgectl.engines.finalise.open import open_engine
+from edgectl.engines.finalise.trial import warm_up
+from edgectl.engines.measure.processes import RUNS
 from edgectl.pipelines.tasks import load_task
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
@@ -85,10 +85,10 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
     shares = [p.share for p in seen if isinstance(p, Progress)]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    roles = [role for v in bundle.variants for role in v.config.roles]
-    assert {"fast", "accurate", "low-power"} == set(roles)
+    preferences = [preference for v in bundle.variants for preference in v.config.preferences]
+    assert {"fast", "accurate", "low-power"} == set(preferences)
     for v in bundle.variants:
-        if v.config.roles:
+        if v.config.preferences:
             assert v.config.measured is not None
             assert v.config.measured.fresh is not None
             assert 2 <= v.config.measured.fresh.runs <= RUNS
@@ -141,7 +141,7 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(
     assert len(set(table)) == 1  # one table, stored once
     # What was recorded is this graph's own output, and ONNX Runtime reproduces it here.
     for v in Bundle(tmp_path / "out").variants:
-        from edgectl.engines.open import open_model
+        from edgectl.engines.finalise.open import open_model
 
         check_golden(open_model(v.need(LAYER_ENGINE), v.config.session), v)
 
@@ -171,7 +171,7 @@ def test_a_dla_profile_gets_explicit_and_implicit_int8_before_the_graphs_for_the
     assert ranges.keys() <= made
     assert {n.op_type for n in graph.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
     # The golden outputs are those of the quantized graph: float is near, and not the same.
-    from edgectl.engines.open import open_model
+    from edgectl.engines.finalise.open import open_model
 
     near = check_golden(open_model(implicit.need(LAYER_ENGINE), implicit.config.session), implicit)
     assert near.outputs["out"].max_abs > 1e-5

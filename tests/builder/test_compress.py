@@ -30,7 +30,7 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack, unpack
 from edgectl.core.errors import IntegrityError, ModelError, UsageError
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 TOP1 = TaskSpec(name="digits", input=TensorInput(), metric="top1")
 

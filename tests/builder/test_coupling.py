@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgectl.builder.compress.coupling import Coupling, couple, remove
 from edgectl.builder.compress.weights import macs, replace_weights
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 SIZE = 6
 

@@ -12,7 +12,7 @@ from edgectl.builder.passes.shapes import resolve_inputs
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, EdgectlError, StorageError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task
 
 IMAGE = TaskSpec(name="net", input=ImageInput(width=32, height=32))

@@ -21,12 +21,12 @@ from edgectl.builder.bench import BenchReport, BenchRow, bench_bundle
 from edgectl.builder.build import build
 from edgectl.builder.decide import Decision, decide, rewrite
 from edgectl.cli.main import app
-from edgectl.core.bundle import Bundle, GoldenSpec, Recipe, Role, VariantConfig, select
+from edgectl.core.bundle import Bundle, GoldenSpec, Preference, Recipe, VariantConfig, select
 from edgectl.core.errors import BusyError, StorageError, UsageError
 from edgectl.core.measured import Conditions, Context, ContextRun, Measured, Standing
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.fresh import Contender, FreshTimes
+from edgectl.engines.measure.processes import Contender, FreshTimes
 from edgectl.engines.timing import Ratio
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
@@ -37,7 +37,7 @@ MEASURED = Measured(
 
 def config(
     variant: str,
-    roles: tuple[Role, ...] = (),
+    preferences: tuple[Preference, ...] = (),
     *,
     profile: str = "cpu",
     fallback: bool = False,
@@ -54,7 +54,7 @@ def config(
         inputs=(),
         outputs=(),  # type: ignore[arg-type]
         recipe=Recipe(family="x", precision="int8" if "int8" in variant else "float32"),
-        roles=roles,
+        preferences=preferences,
         fallback=fallback,
         golden=GoldenSpec(samples=1, tolerances={}),
         measured=MEASURED if measured else None,
@@ -91,8 +91,8 @@ UNDECIDED = [
 FLOATS = (row("onnxruntime-float32", Standing.EQUAL, 1.0), row("cpu-float32", None, 1.0))
 
 
-def placed(d: Decision) -> list[tuple[str, tuple[Role, ...]]]:
-    return [(p.variant, p.roles) for p in d.order]
+def placed(d: Decision) -> list[tuple[str, tuple[Preference, ...]]]:
+    return [(p.variant, p.preferences) for p in d.order]
 
 
 def test_what_was_undecided_and_is_faster_comes_first() -> None:
@@ -125,7 +125,7 @@ def test_int8_that_shipped_first_and_is_not_faster_here_gives_its_roles_to_float
     d = decide(configs, report(FLOATS[1], row("onnxruntime-int8", Standing.EQUAL)))
     assert placed(d) == [("cpu-float32", ("fast", "accurate", "low-power"))]
     kept = decide(configs, report(FLOATS[1], row("onnxruntime-int8", Standing.FASTER)))
-    assert placed(kept) == [(c.variant, c.roles) for c in configs]
+    assert placed(kept) == [(c.variant, c.preferences) for c in configs]
     assert not kept.changed
 
 
@@ -169,7 +169,7 @@ def test_an_engine_whose_runtime_is_not_here_keeps_its_place_and_role() -> None:
 
 def test_too_few_calls_on_a_quiet_machine_take_nothing_out_of_the_bundle() -> None:
     d = decide(UNDECIDED, report(*FLOATS, row("onnxruntime-int8", Standing.UNDECIDED)))
-    assert placed(d) == [(c.variant, c.roles) for c in UNDECIDED]
+    assert placed(d) == [(c.variant, c.preferences) for c in UNDECIDED]
     assert "--seconds" in d.sentences[0]
 
 
@@ -182,7 +182,7 @@ def test_nothing_is_decided_by_what_was_told_against_no_float_of_the_profile() -
         UNDECIDED,
         report(*unmeasured, row("onnxruntime-int8", None), row("onnxruntime-int8", Standing.SLOWER)),
     )
-    assert placed(d) == [(c.variant, c.roles) for c in UNDECIDED]
+    assert placed(d) == [(c.variant, c.preferences) for c in UNDECIDED]
 
 
 def test_other_profiles_what_did_not_run_and_smaller_pictures_stay_as_they_are() -> None:
@@ -212,11 +212,11 @@ def test_other_profiles_what_did_not_run_and_smaller_pictures_stay_as_they_are()
 def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_before_float(
     found: list[tuple[Standing, float]], float_first: bool, data: st.DataObject
 ) -> None:
-    roles: list[Role] = ["fast", "accurate", "low-power"]
+    preferences: list[Preference] = ["fast", "accurate", "low-power"]
     names = [f"onnxruntime-int8-{i}" for i in range(len(found))]
-    owner = {role: data.draw(st.sampled_from([*names, "cpu-float32"])) for role in roles}
+    owner = {preference: data.draw(st.sampled_from([*names, "cpu-float32"])) for preference in preferences}
     all_configs = [
-        config(n, tuple(r for r in roles if owner[r] == n), fallback=n == "cpu-float32")
+        config(n, tuple(r for r in preferences if owner[r] == n), fallback=n == "cpu-float32")
         for n in [*names, "cpu-float32"]
     ]
     if float_first:
@@ -227,13 +227,13 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
     if Standing.UNDECIDED in standing.values():
         assert not d.changed
         return
-    assert owner["accurate"] in [p.variant for p in d.order if "accurate" in p.roles] or not any(
-        "int8" in p.variant for p in d.order if "accurate" in p.roles
+    assert owner["accurate"] in [p.variant for p in d.order if "accurate" in p.preferences] or not any(
+        "int8" in p.variant for p in d.order if "accurate" in p.preferences
     )
-    assert {r for p in d.order for r in p.roles} == set(roles)
-    assert sum("fast" in p.roles for p in d.order) == 1
+    assert {r for p in d.order for r in p.preferences} == set(preferences)
+    assert sum("fast" in p.preferences for p in d.order) == 1
     assert all(standing.get(p.variant, Standing.FASTER) is Standing.FASTER for p in d.order)
-    first = next(p for p in d.order if "fast" in p.roles)
+    first = next(p for p in d.order if "fast" in p.preferences)
     assert (first.variant in names) == any(s is Standing.FASTER for s, _ in found)
     if first.variant in names:
         assert d.order[0] == first
@@ -300,7 +300,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def first_here(root: Path) -> str:
     machine = probe()
     return select(
-        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, role="fast"
+        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, prefer="fast"
     ).config.variant
 
 
@@ -324,7 +324,7 @@ def test_a_bundle_is_decided_when_the_machine_is_quiet_and_stays_valid(
     assert after.digest == digest != before.digest
     assert (after.name, after.version) == (before.name, before.version)
     assert "int8" in first_here(undecided)
-    shipped = next(v for v in after.variants if "fast" in v.config.roles)
+    shipped = next(v for v in after.variants if "fast" in v.config.preferences)
     assert shipped.config.measured is not None
     assert shipped.config.measured.standing is Standing.FASTER
     assert shipped.config.measured.ratio_to_float == pytest.approx(0.8)

@@ -15,8 +15,8 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.quantize import quantize, symmetric_ranges
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.golden import measure
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 DLA = FAMILIES["trt-dla"]
 

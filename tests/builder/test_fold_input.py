@@ -18,9 +18,9 @@ from edgectl.builder.route import PixelFed, fold, pixels_of
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput
-from edgectl.engines.golden import measure
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
-from edgectl.pipelines.preprocess import Preprocessor
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 PLAIN = ImageInput(width=32, height=32)
 IMAGENET = ImageInput(width=32, height=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

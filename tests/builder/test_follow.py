@@ -44,7 +44,7 @@ from edgectl.core.errors import IntegrityError, UsageError
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 X86 = FAMILIES["x86-vnni"]
 FEEDS = images(8)

@@ -29,7 +29,7 @@ from edgectl.builder.tuning import TuningLog
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 TASK = TaskSpec(name="tensor", input=TensorInput())
 GOAL = Goal(max_drop=0.002, min_speedup=1.02)

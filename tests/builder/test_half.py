@@ -14,8 +14,8 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.half import half
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.golden import measure
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 DATA = "sha256:" + "0" * 64
 

@@ -28,7 +28,7 @@ from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < (1, 24)
 """The last one for Python 3.10."""

@@ -26,7 +26,7 @@ from edgectl.builder.sensitivity import price
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]

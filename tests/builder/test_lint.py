@@ -20,7 +20,7 @@ from edgectl.builder.products import rewrite
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 DATA = "sha256:" + "0" * 64
 

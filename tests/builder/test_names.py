@@ -16,8 +16,8 @@ from edgectl.builder.build import build
 from edgectl.builder.canonical import canonical
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.golden import check_golden
-from edgectl.engines.open import open_engine
+from edgectl.engines.finalise.golden import check_golden
+from edgectl.engines.finalise.open import open_engine
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 

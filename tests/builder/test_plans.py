@@ -22,15 +22,15 @@ from edgectl.builder.passes.base import PassLog
 from edgectl.builder.plans import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
 from edgectl.builder.variants import Identity, VariantPlan, make_variant
 from edgectl.builder.work import Work
-from edgectl.core.bundle import Bundle, Recipe, Role, SessionSettings, TensorSpec, requirement_met
+from edgectl.core.bundle import Bundle, Preference, Recipe, SessionSettings, TensorSpec, requirement_met
 from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.conditions import read_conditions
-from edgectl.engines.golden import check_golden
-from edgectl.engines.open import open_engine
-from edgectl.pipelines.preprocess import Preprocessor
+from edgectl.engines.finalise.golden import check_golden
+from edgectl.engines.finalise.open import open_engine
+from edgectl.engines.measure.conditions import read_conditions
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 FLOAT = Graph("float", b"float", "float32")
 ONE = Outcome(Candidate(FLOAT, "onnxruntime", SessionSettings()))
@@ -39,8 +39,8 @@ OTHER = Outcome(Candidate(FLOAT, "openvino", SessionSettings()))
 
 
 def variants(
-    fallback: Outcome, *picks: tuple[Outcome, Sequence[Role]]
-) -> list[tuple[str, tuple[Role, ...], bool]]:
+    fallback: Outcome, *picks: tuple[Outcome, Sequence[Preference]]
+) -> list[tuple[str, tuple[Preference, ...], bool]]:
     work = Work(
         residual_net(),
         None,
@@ -54,14 +54,18 @@ def variants(
         barred=Why(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
     )
     choice = Choice(
-        tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",)
+        tuple(Pick(o, tuple(preferences)) for o, preferences in picks),
+        fallback,
+        (),
+        "why",
+        ("one was left out",),
     )
     made = _measured(work, load_profile("cpu"), None, choice)
     assert [n.split(": ", 1)[1] for n in work.notes] == [
         f"{picks[0][0].candidate.name}: why; go on",
         "one was left out",
     ]
-    return [(p.variant, p.roles, p.fallback) for p in made]
+    return [(p.variant, p.preferences, p.fallback) for p in made]
 
 
 @pytest.mark.parametrize("first", [OTHER, TWO])

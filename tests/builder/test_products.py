@@ -10,8 +10,8 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.lint import lint
 from edgectl.builder.products import FORMS, Form, dominate, rewrite
 from edgectl.core.bundle import Runtime, SessionSettings
-from edgectl.engines.golden import measure
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.finalise.open import open_model
 
 COSINE = {"dynamic": 0.999, "weights-8": 0.9999, "weights-4": 0.98}
 

@@ -20,8 +20,8 @@ from edgectl.builder.placement import heads, place
 from edgectl.builder.quantize import activation_params, quantize, weight_codes
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
-from edgectl.engines.golden import measure
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 DATA = "sha256:" + "0" * 64
 

@@ -19,7 +19,7 @@ from edgectl.builder.placement import weighted_nodes
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 OPSET = [helper.make_opsetid("", 17)]

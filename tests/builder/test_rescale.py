@@ -12,7 +12,7 @@ from edgectl.builder.passes.rescale import rescale, smaller_size
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput, TaskSpec
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 PICTURE = ImageInput(width=32, height=32)
 

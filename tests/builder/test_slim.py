@@ -15,7 +15,7 @@ from edgectl.builder.families import FAMILIES
 from edgectl.builder.quantize import quantize
 from edgectl.builder.slim import slim
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 DATA = "sha256:" + "0" * 64
 

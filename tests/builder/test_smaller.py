@@ -17,11 +17,11 @@ from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.device_profiles.probe import probe
-from edgectl.engines.golden import check_golden
-from edgectl.engines.open import open_engine
+from edgectl.engines.finalise.golden import check_golden
+from edgectl.engines.finalise.open import open_engine
 from edgectl.models import reference
-from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor, unletterbox
 from edgectl.pipelines.tasks import load_task
+from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor, unletterbox
 
 
 def test_boxes_of_the_smaller_picture_lie_where_those_of_the_larger_lie() -> None:
@@ -71,21 +71,21 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     )
     bundle, machine = Bundle(tmp_path / "b"), probe()
     bundle.verify()
-    small = bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, role="small-input")
+    small = bundle.select(machine.facts, profile="cpu", runtimes=machine.runtimes, prefer="small-input")
     spec = small.config.task.input
     assert isinstance(spec, ImageInput)
     assert (spec.width, spec.height) == (16, 16)
-    assert small.config.roles == ("small-input",)
+    assert small.config.preferences == ("small-input",)
     engine = open_engine(small)
     assert engine.inputs[0].shape == (1, 3, 16, 16)
     check_golden(engine, small)
     engine.close()
-    for role in (None, "fast", "accurate", "low-power"):
+    for preference in (None, "fast", "accurate", "low-power"):
         assert (
             "small-input"
             not in bundle.select(
-                machine.facts, profile="cpu", runtimes=machine.runtimes, role=role
-            ).config.roles
+                machine.facts, profile="cpu", runtimes=machine.runtimes, prefer=preference
+            ).config.preferences
         )
     assert "tensorrt-int8-float16-small-input" in {v.config.variant for v in bundle.variants}
 

@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgectl.builder.passes.split import split_post
 from edgectl.core.errors import ModelError
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec
-from edgectl.pipelines.decode import make_decoder
-from edgectl.pipelines.preprocess import LetterboxMeta
+from edgectl.pipelines.video.decode import make_decoder
+from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 TASK = TaskSpec(
     name="t",

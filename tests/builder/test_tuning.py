@@ -20,7 +20,7 @@ from edgectl.builder.tuning import TuningLog
 from edgectl.core.bundle import Bundle
 from edgectl.core.measured import Conditions
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.fresh import FreshTimes
+from edgectl.engines.measure.processes import FreshTimes
 
 HOST = {"machine": "m", "onnxruntime": "1"}
 CALM = Conditions(load=0.1)

@@ -16,8 +16,8 @@ from edgectl.builder.placement import weighted_nodes
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.golden import measure
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.finalise.open import open_model
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 KINDS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float64": TensorProto.DOUBLE}

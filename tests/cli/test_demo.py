@@ -12,7 +12,7 @@ import av
 import pytest
 
 from edgectl.cli.demo.bad import slow_copy
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.synth import open_scene
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 from conftest import free_port
-from support_controller import T, World
+from support.controller import T, World
 from typer.testing import CliRunner
 
 from edgectl.agent.config import load_agent_config
 from edgectl.cli import _controller
 from edgectl.cli.main import app
 from edgectl.core.errors import EdgectlError, StorageError, UsageError
-from edgectl.fleet.api import ApiServer
-from edgectl.fleet.client import FleetClient
+from edgectl.fleet.api.app import ApiServer
+from edgectl.fleet.client.client import FleetClient
 from edgectl.fleet.config import ApiConfig
 
 
@@ -94,7 +94,7 @@ def test_disk_that_fills_up_on_the_way_leaves_nothing(
         (folder / "root.json").write_text("half")
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr("edgectl.fleet.enroll.write_enrolment", full)
+    monkeypatch.setattr("edgectl.fleet.keys.enroll.write_enrolment", full)
     with pytest.raises(StorageError, match="full"):
         edgectl("device enroll gate-1")
     assert names(world) == set()
@@ -122,7 +122,7 @@ def test_second_enrolment_that_fails_takes_nothing_from_the_first(
     def full(*_: object, **__: object) -> Path:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr("edgectl.fleet.enroll.write_enrolment", full)
+    monkeypatch.setattr("edgectl.fleet.keys.enroll.write_enrolment", full)
     with pytest.raises(StorageError):
         edgectl("device enroll gate-1 --out other --again")
     assert names(world) == {"gate-1"}
@@ -139,7 +139,7 @@ def test_enrolment_that_fails_keeps_the_history_of_a_device_of_that_name_that_wa
     def full(*_: object, **__: object) -> Path:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr("edgectl.fleet.enroll.write_enrolment", full)
+    monkeypatch.setattr("edgectl.fleet.keys.enroll.write_enrolment", full)
     with pytest.raises(StorageError):
         edgectl("device enroll gate-1")
     assert names(world) == set()

@@ -90,11 +90,11 @@ def test_a_bundle_with_nothing_for_this_machine_is_one_sentence(
         CliRunner().invoke(app, ["finalise", str(root)], catch_exceptions=False)
 
 
-def test_the_role_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path) -> None:
-    fast, lean = make_variant(roles=("fast",)), make_variant(roles=("low-power",))
+def test_the_preference_chooses_the_variant(make_variant: MakeVariant, tmp_path: Path) -> None:
+    fast, lean = make_variant(preferences=("fast",)), make_variant(preferences=("low-power",))
     root = bundle_of(tmp_path / "bundle", fast, lean)
     keys = []
-    for more in ([], ["--role", "low-power"]):
+    for more in ([], ["--prefer", "low-power"]):
         result = CliRunner().invoke(
             app, ["finalise", str(root), "-p", "cpu", "--cache", str(tmp_path / "cache"), "--json", *more]
         )

@@ -26,7 +26,7 @@ SECRET = "correct horse battery"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EDGECTL_PASSPHRASE_FILE", raising=False)
-    monkeypatch.setattr("edgectl.fleet.pkcs8.SCRYPT_N", 16)
+    monkeypatch.setattr("edgectl.fleet.keys.pkcs8.SCRYPT_N", 16)
 
 
 def edgectl(line: str) -> Any:

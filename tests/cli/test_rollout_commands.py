@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edgectl.cli import _controller
 from edgectl.cli.main import app
 from edgectl.core.errors import EdgectlError, RolloutError, UsageError
-from edgectl.fleet.ceremony import init_keys
+from edgectl.fleet.keys.ceremony import init_keys
 
 DIGEST = "sha256:" + "a" * 64
 BEFORE = {"release": "m@1", "digest": DIGEST}

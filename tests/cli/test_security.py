@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from edgectl.agent.config import load_agent_config
 from edgectl.cli.main import app
 from edgectl.core.errors import EdgectlError, TrustError, UsageError
-from edgectl.fleet.ca import FleetCa
 from edgectl.fleet.config import load_controller_config
-from edgectl.fleet.enroll import write_enrolment
+from edgectl.fleet.keys.ca import FleetCa
+from edgectl.fleet.keys.enroll import write_enrolment
 
 
 @pytest.fixture(autouse=True)

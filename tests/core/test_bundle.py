@@ -11,8 +11,8 @@ from edgectl.core.bundle import (
     Descriptor,
     GoldenSpec,
     Manifest,
+    Preference,
     Recipe,
-    Role,
     TensorSpec,
     Variant,
     VariantConfig,
@@ -44,21 +44,23 @@ def variant(name: str, profile: str = "cpu", **config: Any) -> Variant:
 
 
 VARIANTS = (
-    variant("openvino-int8", runtime="openvino", roles=("fast",)),
-    variant("int8", roles=("fast", "low-power"), requires=("isa:avx2",)),
-    variant("float", roles=("accurate",), fallback=True),
+    variant("openvino-int8", runtime="openvino", preferences=("fast",)),
+    variant("int8", preferences=("fast", "low-power"), requires=("isa:avx2",)),
+    variant("float", preferences=("accurate",), fallback=True),
     variant("arm", profile="cpu-arm64", requires=("arch:aarch64",)),
 )
 
 
-def chosen(role: Role | None, facts: set[str], *runtimes: str, profile: str | None = "cpu") -> str:
+def chosen(
+    preference: Preference | None, facts: set[str], *runtimes: str, profile: str | None = "cpu"
+) -> str:
     return select(
-        VARIANTS, frozenset(facts), profile=profile, runtimes=("onnxruntime", *runtimes), role=role
+        VARIANTS, frozenset(facts), profile=profile, runtimes=("onnxruntime", *runtimes), prefer=preference
     ).config.variant
 
 
 @pytest.mark.parametrize(
-    ("role", "with_openvino", "without"),
+    ("preference", "with_openvino", "without"),
     [
         (None, "openvino-int8", "int8"),
         ("fast", "openvino-int8", "int8"),
@@ -67,14 +69,14 @@ def chosen(role: Role | None, facts: set[str], *runtimes: str, profile: str | No
     ],
 )
 def test_the_first_that_fits_or_the_one_of_the_role(
-    role: Role | None, with_openvino: str, without: str
+    preference: Preference | None, with_openvino: str, without: str
 ) -> None:
-    assert chosen(role, {"isa:avx2"}, "openvino") == with_openvino
-    assert chosen(role, {"isa:avx2"}) == without
+    assert chosen(preference, {"isa:avx2"}, "openvino") == with_openvino
+    assert chosen(preference, {"isa:avx2"}) == without
 
 
 def test_a_role_that_cannot_run_here_or_that_nobody_has_says_nothing() -> None:
     assert chosen("low-power", set()) == "float"
     assert chosen("low-power", {"arch:aarch64"}, profile="cpu-arm64") == "arm"
     with pytest.raises(BundleError, match="needs isa:avx2"):
-        select(VARIANTS[:2], frozenset(), profile=None, runtimes=("onnxruntime",), role="fast")
+        select(VARIANTS[:2], frozenset(), profile=None, runtimes=("onnxruntime",), prefer="fast")

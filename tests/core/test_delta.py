@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_onnx import network, onnx_file, tuned
+from support.graphs import network, onnx_file, tuned
 
 from edgectl.core.delta import apply_delta, make_delta, tensor_spans
 from edgectl.core.errors import ProtocolError

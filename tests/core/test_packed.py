@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from support_bundle import make_bundle
+from support.bundle import make_bundle
 
 from edgectl.core.bundle import LAYER_ENGINE, LAYER_PACKED, Bundle, Unpacked, Variant
 from edgectl.core.codebook import pack

@@ -12,7 +12,7 @@ import pytest
 
 RUN = """
 import sys
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 engine = open_model(reference("yard-detector").model.read_bytes(), runtime=sys.argv[1])
 import numpy as np

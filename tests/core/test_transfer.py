@@ -16,8 +16,8 @@ from edgectl.core.errors import EdgectlError, IntegrityError, ProtocolError
 from edgectl.core.files import digest_of
 from edgectl.core.transfer import (
     Broadcast,
+    ChunkFrame,
     DeltaOffer,
-    Frame,
     Marker,
     Need,
     Receiver,
@@ -292,7 +292,7 @@ def test_sizes_beyond_32_bits_survive() -> None:
     need = Need.of([0, n - 1], size, epoch=1)
     assert Need.parse(need.encode()).indices() == {0, n - 1}
     frame = decode_frame(encode_frame(digest_of(b"x"), n - 1, b"z"), digest_of(b"x"))
-    assert frame == Frame((n - 1,), b"z")
+    assert frame == ChunkFrame((n - 1,), b"z")
 
 
 def test_small_blob_comes_inline_and_is_verified() -> None:

@@ -19,7 +19,6 @@ from edgectl.core.transfer import (
     MAX_SUM,
     Broadcast,
     Bucket,
-    Limits,
     ManifestPage,
     Marker,
     Need,
@@ -29,6 +28,7 @@ from edgectl.core.transfer import (
     Seeder,
     Sum,
     Suppression,
+    TransferLimits,
     bitmap,
     decode_frame,
     encode_frame,
@@ -77,7 +77,7 @@ def test_bucket_never_gives_more_than_its_rate_and_one_burst(
 )
 def test_broadcast_is_paced_by_the_tightest_limit(rates: Rates, sites: list[str], expected: float) -> None:
     n = 400
-    seeder = Seeder(size=n * CHUNK_SIZE, limits=Limits(rates))
+    seeder = Seeder(size=n * CHUNK_SIZE, limits=TransferLimits(rates))
     for i, site in enumerate(sites):
         seeder.on_need(f"d{i}", need(range(n), n, site=site), 0.0)
     sent: list[int] = []
@@ -94,7 +94,7 @@ def test_broadcast_is_paced_by_the_tightest_limit(rates: Rates, sites: list[str]
 
 
 def test_what_the_device_says_counts_where_it_is_less() -> None:
-    limits = Limits(Rates(device=5 * MIB))
+    limits = TransferLimits(Rates(device=5 * MIB))
     limits.heard("a", need([0], 1, bps=MIB), 0.0)
     limits.heard("b", need([0], 1, bps=9 * MIB), 0.0)
     assert (limits.rate("a"), limits.rate("b"), limits.rate("c")) == (MIB, 5 * MIB, math.inf)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Broker, free_port
-from support_bundle import make_bundle
-from support_fleet import Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import Fleet, wait_until
 
 
 @pytest.fixture

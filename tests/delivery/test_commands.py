@@ -10,8 +10,8 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from support_bundle import make_bundle
-from support_fleet import POLICY, Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import POLICY, Fleet, wait_until
 from typer.testing import CliRunner
 
 from edgectl.cli.main import app

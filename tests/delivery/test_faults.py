@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from conftest import Broker, start_mosquitto
-from support_bundle import make_bundle
-from support_fleet import POLICY, Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import POLICY, Fleet, wait_until
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.files import hex_of

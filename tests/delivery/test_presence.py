@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import free_port, start_mosquitto
-from support_fleet import Fleet, wait_until
+from support.fleet import Fleet, wait_until
 
 PERSISTENT = (
     "persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from conftest import free_port
-from support_bundle import make_bundle
-from support_fleet import Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import Fleet, wait_until
 
 from edgectl.core.errors import LinkError
 from edgectl.core.wire import Topics
-from edgectl.fleet.broker_config import BrokerPlan, broker_files
-from edgectl.fleet.ca import CONTROLLER, FleetCa
+from edgectl.fleet.broker.mosquitto import BrokerSettings, broker_files
+from edgectl.fleet.keys.ca import CONTROLLER, FleetCa
 from edgectl.link.mqtt import BrokerOptions, Link, Tls
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -34,7 +34,7 @@ def site(tmp_path: Path) -> Iterator[tuple[FleetCa, int]]:
     ca, port = FleetCa.create(tmp_path / "ca", "home"), free_port()
     folder = tmp_path / "broker"
     ca.issue_server(["127.0.0.1"]).write(folder, "server")
-    plan = BrokerPlan("home", PurePosixPath(folder), port, "127.0.0.1")
+    plan = BrokerSettings("home", PurePosixPath(folder), port, "127.0.0.1")
     for name, text in broker_files("rabbitmq", plan, ["gate-1", "gate-2"]).items():
         (folder / name).write_text(text)
     # a port mapper of its own: whoever else uses Erlang here is left alone

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_real_rollouts import RealSequence
+from support.real_rollouts import RealSequence
 
 
 @pytest.mark.slow

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 from conftest import free_port
-from support_bundle import make_bundle
-from support_fleet import POLICY, Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import POLICY, Fleet, wait_until
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.wire import Desired, DesiredSlot
-from edgectl.fleet.ca import FleetCa
-from edgectl.fleet.ceremony import rotate
-from edgectl.fleet.keyfolder import public_files
-from edgectl.fleet.releases import withdraw
+from edgectl.fleet.keys.ca import FleetCa
+from edgectl.fleet.keys.ceremony import rotate
+from edgectl.fleet.keys.keyfolder import public_files
+from edgectl.fleet.keys.releases import withdraw
 
 SLOT = "gate-detector"
 

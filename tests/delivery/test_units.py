@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import free_port
 
-from edgectl.fleet.ceremony import init_keys
-from edgectl.fleet.enroll import write_enrolment
+from edgectl.fleet.keys.ceremony import init_keys
+from edgectl.fleet.keys.enroll import write_enrolment
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
@@ -164,7 +164,7 @@ def command_of(service: str, folder: Path) -> list[str]:
     config = write_enrolment(
         folder, "gate-1", root=root.read_bytes(), fleet="home", broker={"host": "127.0.0.1", "port": port}
     )
-    return [sys.executable, str(Path(__file__).parents[1] / "support_agent.py"), str(config)]
+    return [sys.executable, str(Path(__file__).parents[1] / "support" / "agent.py"), str(config)]
 
 
 def found(tool: str) -> str:

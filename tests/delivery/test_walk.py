@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support_bundle import make_bundle
-from support_fleet import Fleet, wait_until
+from support.bundle import make_bundle
+from support.fleet import Fleet, wait_until
 
 from edgectl.core.bundle import Bundle
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edgectl.core.errors import LinkError
-from edgectl.fleet.broker import run_broker
+from edgectl.fleet.broker.embedded import run_broker
 from edgectl.link.mqtt import BrokerOptions, Link, Tls, _Inbox, _Item
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from support_fleet import wait_until
+from support.fleet import wait_until
 
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.errors import EdgectlError

@@ -9,7 +9,7 @@ import pytest
 
 from edgectl.core.errors import IntegrityError, LinkError, UsageError
 from edgectl.core.files import digest_of
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.models import catalogue, entries, pull, reference, references
 from edgectl.pipelines.tasks import load_task
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines.support import detections
+from support.pipelines import detections
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import LineConfig, LoiterConfig, PipelineConfig, load_config, parse_config
-from edgectl.pipelines.labels import LabelMap
+from edgectl.pipelines.video.labels import LabelMap
 
 YAML = """
 flow: {mode: latest, max_age_ms: 250, target_fps: 10}

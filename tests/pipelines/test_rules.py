@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pipelines.support import detections, tracks
+from support.pipelines import detections, tracks
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import PipelineConfig, parse_config
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.tracker import Tracker, Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracker, Tracks
 
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(

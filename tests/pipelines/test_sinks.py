@@ -20,12 +20,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipelines.support import tracks
+from support.pipelines import tracks
 
 from edgectl.core.errors import DataError, LinkError, StorageError
 from edgectl.pipelines.config import Annotate, SnapshotConfig, parse_config
-from edgectl.pipelines.events import Event, EventWriter
-from edgectl.pipelines.frame import Frame, Stamp
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.sinks import (
     CallbackSink,
@@ -39,6 +37,8 @@ from edgectl.pipelines.sinks import (
     read_tracks,
 )
 from edgectl.pipelines.sinks.tracklog import encode_tracks
+from edgectl.pipelines.stream.events import Event, EventWriter
+from edgectl.pipelines.stream.frame import Frame, Stamp
 
 
 def playable(path: Path) -> int:
@@ -221,7 +221,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from edgectl.pipelines.config import Annotate
-from edgectl.pipelines.frame import Frame, Stamp
+from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.sinks import Output, VideoSink
 sink = VideoSink(Path(sys.argv[1]), Annotate(), 10)
 rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from edgectl.core.bundle import Role
+from edgectl.core.bundle import Preference
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.link.config import BrokerConfig
@@ -18,11 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["AgentConfig", "PipelineConfig", "load_agent_config"]
+__all__ = ["AgentConfig", "StreamConfig", "load_agent_config"]
 
 
-class PipelineConfig(Config):
-    """``[pipelines.<stream>]``. ``slots``: role (``detector``) → slot name (``gate-detector``)."""
+class StreamConfig(Config):
+    """``[pipelines.<stream>]``. ``slots``: part (``detector``) → slot name (``gate-detector``)."""
 
     kind: Literal["surveillance", "driving", "speech"]
     source: str
@@ -42,8 +42,8 @@ class AgentConfig(Config):
     """Root metadata from enrolment, relative to the configuration file."""
     profile: Name | Literal["auto"] = "auto"
     labels: dict[str, str] = {}
-    pipelines: dict[Name, PipelineConfig] = {}
-    roles: dict[Name, Role] = {}
+    pipelines: dict[Name, StreamConfig] = {}
+    prefer: dict[Name, Preference] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
     heartbeat_s: float = Field(default=30.0, ge=1, le=3600)
     """The device shows that it lives at least this often, and is taken for away after one and a half times

@@ -1,5 +1,5 @@
 """The device's own key, made where it stays: only the request for its certificate travels
-(:mod:`edgectl.fleet.csr` reads it)."""
+(:mod:`edgectl.fleet.keys.csr` reads it)."""
 
 from __future__ import annotations
 

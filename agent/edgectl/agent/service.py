@@ -24,34 +24,34 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.agent.boot import check_slots, damage
-from edgectl.agent.commands import Commands
 from edgectl.agent.config import AgentConfig
-from edgectl.agent.context import Context, WarmUp
-from edgectl.agent.deployer import SlotDeployer
-from edgectl.agent.deployment import WORKING
-from edgectl.agent.fetch import Fetcher, Machine
-from edgectl.agent.improver import Improver
-from edgectl.agent.inbox import Inbox
-from edgectl.agent.journal import Journal
-from edgectl.agent.leases import Leases
-from edgectl.agent.lock import alone
-from edgectl.agent.peer import PeerSeeder
-from edgectl.agent.pipeline import WORKER, Hooks, Timing
-from edgectl.agent.probation import LiveBook
-from edgectl.agent.reporter import Reporter
-from edgectl.agent.spool import Spool
-from edgectl.agent.store import Store
-from edgectl.agent.supervisor import Supervisor
-from edgectl.agent.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.trust import ENROLLED, TrustStore
+from edgectl.agent.deploy.boot import check_slots, damage
+from edgectl.agent.deploy.commands import Commands
+from edgectl.agent.deploy.context import SlotContext, WarmUp
+from edgectl.agent.deploy.deployer import SlotDeployer
+from edgectl.agent.deploy.deployment import WORKING
+from edgectl.agent.deploy.improver import Improver
+from edgectl.agent.deploy.inbox import Inbox
+from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.deploy.reporter import Reporter
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.lock import alone
+from edgectl.agent.state.store import Store
+from edgectl.agent.streams.spool import Spool
+from edgectl.agent.streams.supervisor import Supervisor
+from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
+from edgectl.agent.streams.worker_process import WORKER, Hooks, Timing
+from edgectl.agent.transfer.fetch import Fetcher, Runnable
+from edgectl.agent.transfer.peer import PeerSeeder
+from edgectl.agent.trust.store import ENROLLED, TrustStore
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished
 from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
-from edgectl.pipelines.worker_protocol import EngineRef, EventMessage, Lease, Stats
+from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
 
 __all__ = ["AgentParts", "run_agent"]
 
@@ -76,10 +76,10 @@ another machine written over it."""
 class AgentParts:
     """What the agent does not do itself; the defaults are in :func:`default_parts`."""
 
-    machine: Machine
+    machine: Runnable
     warm_up: WarmUp
     improve: Callable[[Path, str, Path], bool]
-    """:func:`edgectl.engines.improve.improve`."""
+    """:func:`edgectl.engines.finalise.improve.improve`."""
     worker: Sequence[str] = WORKER
     timing: Timing | None = None
     profile: str | None = None
@@ -90,8 +90,8 @@ def default_parts() -> AgentParts:
     """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
     is installed."""
     from edgectl.device_profiles.probe import best_profile, probe
-    from edgectl.engines.improve import improve
-    from edgectl.engines.warm import warm_up
+    from edgectl.engines.finalise.improve import improve
+    from edgectl.engines.finalise.trial import warm_up
 
     machine = probe()
     machine.require_runtime()
@@ -179,7 +179,7 @@ class _Agent:
             site=config.site,
         )
         self._peer = PeerSeeder(config, self._topics, self._store)
-        context = Context(
+        context = SlotContext(
             journal=self._journal,
             store=self._store,
             trust=self._trust,
@@ -193,7 +193,7 @@ class _Agent:
             leases=self._leases,
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
-            roles=config.roles,
+            prefer=config.prefer,
             make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
@@ -377,7 +377,7 @@ class _Agent:
         for d in new or slots:  # a new engine is the first suspect
             d.crash_loop()
 
-    def _on_lease(self, stream: str, lease: Lease) -> None:
+    def _on_lease(self, stream: str, lease: LeaseMessage) -> None:
         self._leases.take(stream, lease.ttl_s, lease.reason)
 
     # ---- the caller's thread

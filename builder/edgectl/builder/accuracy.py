@@ -29,8 +29,8 @@ from edgectl.builder.data import Sample
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.pipelines.decode import make_decoder
-from edgectl.pipelines.decode.base import Detections
+from edgectl.pipelines.video.decode import make_decoder
+from edgectl.pipelines.video.decode.base import Detections
 
 __all__ = ["Accuracy", "Judge", "Match", "Truth", "average_precision", "grid_step", "match", "truth"]
 

@@ -1,6 +1,6 @@
 """``edgectl bench DIR``: every variant of a bundle that this machine can run, golden checked first.
 
-They are compared with the fallback exactly as the build compares them (:mod:`edgectl.engines.fresh`): in
+They are compared with the fallback exactly as the build compares them (:mod:`edgectl.engines.measure.processes`): in
 processes of their own, in blocks, in turn, in each context of a device. Then each is run as one stream of
 queries, for the latencies.
 """
@@ -19,8 +19,10 @@ from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.measured import Context, ContextRun, FreshRun, Standing
 from edgectl.device_profiles.probe import Machine, probe
 from edgectl.engines.base import Feeds
-from edgectl.engines.contexts import busy_because
-from edgectl.engines.fresh import (
+from edgectl.engines.finalise.golden import check_golden, read_golden
+from edgectl.engines.finalise.open import engine_file, open_engine
+from edgectl.engines.measure.contexts import busy_because
+from edgectl.engines.measure.processes import (
     RUNS,
     SECONDS,
     Contender,
@@ -31,9 +33,7 @@ from edgectl.engines.fresh import (
     standing_of,
     summarise_fresh,
 )
-from edgectl.engines.golden import check_golden, read_golden
-from edgectl.engines.open import engine_file, open_engine
-from edgectl.engines.single_stream import at_most, single_stream
+from edgectl.engines.measure.single_stream import at_most, single_stream
 from edgectl.engines.timing import Latency, Ratio, load_1m, percentile, summarise
 
 __all__ = ["BenchReport", "BenchRow", "bench_bundle"]
@@ -54,7 +54,7 @@ class BenchRow:
     runtime: str
     threads: int
     latency: Latency | None = None
-    """Of one stream of queries, from their scheduled issue (:mod:`edgectl.engines.single_stream`)."""
+    """Of one stream of queries, from their scheduled issue (:mod:`edgectl.engines.measure.single_stream`)."""
     p90_at_most_ms: float | None = None
     p99_at_most_ms: float | None = None
     """Early-stopping estimates: what the percentile does not exceed, with 99 % confidence; None from too

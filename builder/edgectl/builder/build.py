@@ -54,7 +54,7 @@ from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.probe import probe
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
 
@@ -86,7 +86,7 @@ class VariantSummary:
     """Alone, in a process of its own, × the float fallback."""
     engine_bytes: int
     fallback: bool
-    roles: tuple[str, ...] = ()
+    preferences: tuple[str, ...] = ()
     contexts: tuple[ContextRun, ...] = ()
     """Each way in which a device runs it; empty where it was not measured here."""
     standing: Standing | None = None
@@ -626,7 +626,7 @@ def _summary(p: VariantPlan) -> VariantSummary:
         p.measured.ratio_to_float if p.measured else None,
         len(p.model),
         p.fallback,
-        p.roles,
+        p.preferences,
         p.measured.fresh.contexts if p.measured and p.measured.fresh else (),
         p.measured.standing if p.measured else None,
     )

@@ -22,7 +22,7 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import DataError
 from edgectl.core.files import digest_of
 from edgectl.engines.base import Feeds
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["RANGE_KINDS", "CalibrationTable", "Collector", "Histogram", "Range", "RangeKind", "calibrate"]
 

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 
 from edgectl.builder.accuracy import Accuracy
-from edgectl.core.bundle import Precision, Role, Runtime, SessionSettings
+from edgectl.core.bundle import Precision, Preference, Runtime, SessionSettings
 from edgectl.core.files import digest_of
 from edgectl.core.measured import Conditions, Measured, Standing
 from edgectl.engines.timing import Ratio
@@ -147,7 +147,7 @@ class Pick:
     """A candidate that ships, and what it is best at."""
 
     outcome: Outcome
-    roles: tuple[Role, ...]
+    preferences: tuple[Preference, ...]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edgectl.builder.passes.widen import Widen, as_given, other_floats
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["canonical", "given_float16", "prepare"]
 

@@ -25,10 +25,10 @@ from edgectl.core.task import AudioInput, ImageInput, TaskSpec
 from edgectl.core.tensors import read_npz
 from edgectl.core.uri import redact
 from edgectl.engines.base import Engine, Feeds
-from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
+from edgectl.pipelines.audio.features import windows
 from edgectl.pipelines.sources import EndOfStream, open_source
-from edgectl.pipelines.speech.features import windows
-from edgectl.pipelines.speech.sources import read_audio
+from edgectl.pipelines.sources.audio import read_audio
+from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
 
 __all__ = [
     "Pixels",

@@ -16,7 +16,7 @@ from edgectl.builder.bench import BenchReport, BenchRow
 from edgectl.builder.candidates import Cause
 from edgectl.builder.package import VariantContent, write_bundle
 from edgectl.builder.report import Report, read_report
-from edgectl.core.bundle import LAYER_REPORT, ROLES, Bundle, Role, Variant, VariantConfig
+from edgectl.core.bundle import LAYER_REPORT, PREFERENCES, Bundle, Preference, Variant, VariantConfig
 from edgectl.core.errors import BusyError
 from edgectl.core.files import hex_of
 from edgectl.core.measured import Context, Standing
@@ -30,7 +30,7 @@ class Placed:
 
     profile: str
     variant: str
-    roles: tuple[Role, ...]
+    preferences: tuple[Preference, ...]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Decision:
 
 
 def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
-    """The order and roles of the variants. In each profile whose float and quantized engines both ran here
+    """The order and preferences of the variants. In each profile whose float and quantized engines both ran here
     the fastest quantized one that is faster than float comes first; one that is not leaves the bundle, and
-    what comes first takes over its roles (float: that of the accurate one). All others stay as they are.
+    what comes first takes over its preferences (float: that of the accurate one). All others stay as they are.
     """
     rows = {(r.profile, r.variant): r for r in report.rows if r.skipped is None}
     if report.busy_because:
@@ -60,7 +60,7 @@ def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
         placed, said = _of_profile(own, rows)
         order += placed
         sentences += said
-    before = [Placed(c.profile, c.variant, c.roles) for c in configs]
+    before = [Placed(c.profile, c.variant, c.preferences) for c in configs]
     return Decision(tuple(order), tuple(sentences), changed=order != before)
 
 
@@ -86,7 +86,7 @@ def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
     for p in decision.order:
         v = by_name[p.profile, p.variant]
         config = _measured_again(
-            v.config.model_copy(update={"roles": p.roles}), rows.get((p.profile, p.variant))
+            v.config.model_copy(update={"preferences": p.preferences}), rows.get((p.profile, p.variant))
         )
         contents.append(VariantContent(config, tuple(_layers(v, decision))))
     return write_bundle(root, contents, name=bundle.name, version=bundle.version)
@@ -95,7 +95,7 @@ def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
 def _of_profile(
     own: Sequence[VariantConfig], rows: Mapping[tuple[str, str], BenchRow]
 ) -> tuple[list[Placed], list[str]]:
-    kept = [Placed(c.profile, c.variant, c.roles) for c in own]
+    kept = [Placed(c.profile, c.variant, c.preferences) for c in own]
     known = {
         c.variant: rows[c.profile, c.variant]
         for c in own
@@ -107,7 +107,7 @@ def _of_profile(
         for c in own
         if c.variant in known
         and c.recipe.precision != "float32"
-        and "small-input" not in c.roles
+        and "small-input" not in c.preferences
         and known[c.variant].standing is not None
     ]
     # nothing was told against a float of this profile
@@ -122,13 +122,13 @@ def _of_profile(
     faster = [c for c in quantized if known[c.variant].standing is Standing.FASTER]
     lead = min(faster, key=lambda c: (_ratio(known[c.variant]), c.variant)) if faster else floats[0]
     gone = {c.variant for c in quantized if c not in faster}
-    freed = {role for c in quantized if c.variant in gone for role in c.roles}
+    freed = {preference for c in quantized if c.variant in gone for preference in c.preferences}
     first_in_runtime = [
-        c for c in faster if "fast" in c.roles and c.runtime != lead.runtime
+        c for c in faster if "fast" in c.preferences and c.runtime != lead.runtime
     ]  # for devices that lack the other runtime
 
-    def roles(c: VariantConfig) -> tuple[Role, ...]:
-        wanted = set(c.roles)
+    def preferences(c: VariantConfig) -> tuple[Preference, ...]:
+        wanted = set(c.preferences)
         if c is lead:
             wanted |= {"fast", *(freed - {"accurate"})}
         elif c.variant in known and c not in first_in_runtime:
@@ -136,7 +136,7 @@ def _of_profile(
         # the lead may lose more than what was the accurate one
         if c is floats[0] and "accurate" in freed:
             wanted |= {"accurate"}
-        return tuple(r for r in ROLES if r in wanted)
+        return tuple(r for r in PREFERENCES if r in wanted)
 
     stay = [c for c in own if c.variant not in gone]
     stay = [lead, *(c for c in stay if c is not lead)] if not lead.fallback else stay
@@ -155,7 +155,7 @@ def _of_profile(
     sentences += [
         f"{profile}: {c.variant} did not run here and stays as it was" for c in stay if _unknown(c, known)
     ]
-    return [Placed(c.profile, c.variant, roles(c)) for c in stay], sentences
+    return [Placed(c.profile, c.variant, preferences(c)) for c in stay], sentences
 
 
 def _unknown(c: VariantConfig, known: Mapping[str, BenchRow]) -> bool:

@@ -21,7 +21,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.task import AudioInput, FeatureSpec, ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.decode.boxes_scores import boxes_and_scores
+from edgectl.pipelines.video.decode.boxes_scores import boxes_and_scores
 
 __all__ = ["fit_background", "fit_input"]
 

@@ -46,7 +46,7 @@ from edgectl.core.delta import make_delta
 from edgectl.core.errors import BundleError, IntegrityError, ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = [
     "PREFIX",
@@ -114,7 +114,7 @@ def read_release(root: Path) -> Release:
         models = [
             (v, onnx.load_from_string(_engine(v)))
             for v in bundle.variants
-            if "small-input" not in v.config.roles
+            if "small-input" not in v.config.preferences
         ]
     except IntegrityError:
         raise

@@ -11,9 +11,9 @@ from typing import Protocol
 from edgectl.builder.candidates import Candidate
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.conditions import read_conditions, wait_until_quiet
-from edgectl.engines.fresh import SECONDS, Contender, FreshTimes, measure_fresh
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
+from edgectl.engines.measure.conditions import read_conditions, wait_until_quiet
+from edgectl.engines.measure.processes import SECONDS, Contender, FreshTimes, measure_fresh
 
 __all__ = ["HostLab", "Lab"]
 

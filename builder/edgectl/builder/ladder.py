@@ -35,7 +35,7 @@ from edgectl.builder.telling import affordable
 from edgectl.core.bundle import LayerReport, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = [
     "RECONSTRUCT_SAMPLES",

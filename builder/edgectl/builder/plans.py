@@ -44,7 +44,7 @@ from edgectl.core.measured import Context, Measured, Standing
 from edgectl.core.task import ImageInput
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
-from edgectl.engines.fresh import SECONDS, Contender, measure_fresh, standing_of, summarise_fresh
+from edgectl.engines.measure.processes import SECONDS, Contender, measure_fresh, standing_of, summarise_fresh
 
 __all__ = ["causes_of", "plan_smaller", "plan_variants"]
 
@@ -106,7 +106,7 @@ def plan_smaller(
     for i, p in enumerate(profiles):
         if "tensorrt" in p.runtimes:
             found += [
-                replace(t, variant=f"{t.variant}-small-input", roles=("small-input",))
+                replace(t, variant=f"{t.variant}-small-input", preferences=("small-input",))
                 for t in tensorrt_plans(small, p)
                 if t.precision == "int8" or t.accuracy is not None
             ]
@@ -117,7 +117,7 @@ def plan_smaller(
             choices[key] = _measure(small, p, family, i / len(profiles), len(profiles))
         won = choices[key].winner
         plan = _folded(small, _pick(small, p, family, Pick(won, ("small-input",))))
-        fast = next(f for f in plans if f.profile == p.name and ("fast" in f.roles or f.fallback))
+        fast = next(f for f in plans if f.profile == p.name and ("fast" in f.preferences or f.fallback))
         ratio = against((plan, small), (fast, work))
         time = f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f}) of the time of {fast.variant}"
         lost = (
@@ -328,10 +328,10 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
         if not o.candidate.is_float and o.accuracy is not None:
             say_interval(work, p, o.candidate.name, o.accuracy)
         is_fallback = choice.fallback is not None and o.candidate == choice.fallback.candidate
-        if not is_fallback or ("fast" in pick.roles and len(choice.picks) > 1):
+        if not is_fallback or ("fast" in pick.preferences and len(choice.picks) > 1):
             plans.append(_folded(work, _pick(work, p, family, pick), fallback.session))
         else:
-            fallback = replace(fallback, roles=pick.roles)
+            fallback = replace(fallback, preferences=pick.preferences)
     return [*plans, fallback]
 
 
@@ -341,7 +341,9 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
     isa = () if quantized is None else _isa(p, work.machine, family)
     return VariantPlan(
         profile=p.name,
-        variant="-".join((c.runtime, c.graph.precision, *(() if "fast" in pick.roles else pick.roles[:1]))),
+        variant="-".join(
+            (c.runtime, c.graph.precision, *(() if "fast" in pick.preferences else pick.preferences[:1]))
+        ),
         runtime=c.runtime,
         requires=(f"arch:{work.machine.arch}", *isa),
         model=c.graph.model,
@@ -353,7 +355,7 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
         layers=() if quantized is None else quantized.layers,
         accuracy=pick.outcome.accuracy,
         measured=_measured_as(work, pick.outcome),
-        roles=pick.roles,
+        preferences=pick.preferences,
     )
 
 

@@ -25,7 +25,7 @@ from edgectl.builder.work import (
 )
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["tensorrt_plans"]
 

@@ -29,7 +29,7 @@ from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.quantize import Quantized
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["ROWS", "Layer", "Walk", "adopt", "patched", "reconstruct"]
 

@@ -15,7 +15,15 @@ from pydantic import Field
 from edgectl.builder.candidates import Candidate, Choice, Outcome
 from edgectl.builder.causes import Why
 from edgectl.builder.compress.run import CompressionStep
-from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Precision, Role, Runtime, Variant, read_bounded
+from edgectl.core.bundle import (
+    LAYER_REPORT,
+    MAX_JSON_BYTES,
+    Precision,
+    Preference,
+    Runtime,
+    Variant,
+    read_bounded,
+)
 from edgectl.core.errors import BundleError
 from edgectl.core.measured import Conditions, Measured
 from edgectl.core.schema import Config, parse_json
@@ -49,7 +57,7 @@ class CandidateReport(Config):
     rejected: str | None = None
     cause: str | None = None
     """The kind of ``rejected`` (:class:`edgectl.builder.candidates.Cause`)."""
-    roles: tuple[Role, ...] = ()
+    preferences: tuple[Preference, ...] = ()
     """What it ships as; empty if it does not ship."""
     rounds: tuple[RoundReport, ...] = Field(default=(), max_length=100)
 
@@ -126,12 +134,12 @@ def _candidate(o: Outcome, choice: Choice) -> CandidateReport:
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None,
         rejected=o.rejected,
         cause=o.cause.value if o.cause else None,
-        roles=_roles(c, choice),
+        preferences=_roles(c, choice),
         rounds=tuple(
             RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds
         ),
     )
 
 
-def _roles(c: Candidate, choice: Choice) -> tuple[Role, ...]:
-    return next((p.roles for p in choice.picks if p.outcome.candidate == c), ())
+def _roles(c: Candidate, choice: Choice) -> tuple[Preference, ...]:
+    return next((p.preferences for p in choice.picks if p.outcome.candidate == c), ())

@@ -16,7 +16,7 @@ from edgectl.builder.lab import Lab
 from edgectl.builder.tuning import Line, TuningLog
 from edgectl.core.errors import EdgectlError
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.fresh import FreshTimes
+from edgectl.engines.measure.processes import FreshTimes
 from edgectl.engines.timing import Samples, interleave
 
 __all__ = ["Judging", "Rig"]

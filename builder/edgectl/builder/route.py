@@ -23,9 +23,9 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.measured import RouteGain
 from edgectl.core.task import ImageInput
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
-from edgectl.pipelines.preprocess import Preprocessor
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 __all__ = ["Folded", "PixelFed", "fold", "pixel_feeds", "pixels_of"]
 

@@ -3,7 +3,7 @@
 A resource must earn its place: a second thread and an arena are charged to the latency before candidates are
 compared. Among equals (5 %) a graph that follows an older release wins, then the more accurate one. What the
 search measures only says who is worth measuring in processes of their own; those decide whether a quantized
-candidate is faster than float (:mod:`edgectl.engines.contexts`).
+candidate is faster than float (:mod:`edgectl.engines.measure.contexts`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from edgectl.builder.candidates import Candidate, Cause, Choice, Outcome, Pick
-from edgectl.core.bundle import ROLES, Role
+from edgectl.core.bundle import PREFERENCES, Preference
 from edgectl.core.measured import Context, Standing
-from edgectl.engines.contexts import EQUAL
+from edgectl.engines.measure.contexts import EQUAL
 from edgectl.engines.timing import Samples, median_interval
 
 __all__ = [
@@ -269,12 +269,12 @@ def least_power(among: Sequence[Outcome], fast: Outcome) -> Outcome:
     return min(low, key=lambda o: (figures(o), o.candidate.name), default=fast)
 
 
-def picks_of(named: Mapping[Role, Outcome], plain: Outcome | None) -> tuple[Pick, ...]:
-    """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices
+def picks_of(named: Mapping[Preference, Outcome], plain: Outcome | None) -> tuple[Pick, ...]:
+    """One pick a candidate, with all its preferences, the fast one first. ``plain``: the fast one for devices
     that have ONNX Runtime alone."""
-    found: dict[str, tuple[Outcome, list[Role]]] = {}
-    for role in (r for r in ROLES if r in named):
-        found.setdefault(named[role].candidate.name, (named[role], []))[1].append(role)
-        if role == "fast" and plain is not None:
-            found.setdefault(plain.candidate.name, (plain, []))[1].append(role)
-    return tuple(Pick(o, tuple(dict.fromkeys(roles))) for o, roles in found.values())
+    found: dict[str, tuple[Outcome, list[Preference]]] = {}
+    for preference in (r for r in PREFERENCES if r in named):
+        found.setdefault(named[preference].candidate.name, (named[preference], []))[1].append(preference)
+        if preference == "fast" and plain is not None:
+            found.setdefault(plain.candidate.name, (plain, []))[1].append(preference)
+    return tuple(Pick(o, tuple(dict.fromkeys(preferences))) for o, preferences in found.values())

@@ -58,8 +58,8 @@ from edgectl.builder.tuning import Line, TuningLog
 from edgectl.core.bundle import Runtime
 from edgectl.core.errors import EdgectlError, ModelError, StorageError
 from edgectl.core.measured import Context, Measured, Standing
-from edgectl.engines.contexts import busy_because
-from edgectl.engines.fresh import FreshTimes, evidence, standing_of, summarise_fresh
+from edgectl.engines.measure.contexts import busy_because
+from edgectl.engines.measure.processes import FreshTimes, evidence, standing_of, summarise_fresh
 from edgectl.engines.timing import Samples, paired_ratio, percentile
 
 __all__ = ["Goal", "search"]

@@ -24,7 +24,7 @@ from edgectl.builder.placement import weighted_nodes
 from edgectl.builder.quantize import Quantized
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave
 
 __all__ = ["Part", "outputs_of", "price", "rank_parts", "sqnr_db"]

@@ -3,7 +3,7 @@ nothing else.
 
 The same weights, fewer pixels: calibrated, quantized and searched like the model itself, but judged on the
 same pictures against what float sees at full size. A device takes it only if its configuration asks for the
-role ``small-input``.
+preference ``small-input``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.files import digest_of
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import Ratio, interleave, paired_ratio
-from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
+from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
 
 __all__ = ["Shrunk", "SmallerInput", "against", "check_takes_picture", "parse_smaller", "smaller_work"]
 

@@ -123,7 +123,7 @@ def scatter(dots: Sequence[Dot], *, x: str, y: str) -> str:
 
 
 def _svg(height: float, label: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" prefer="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
 def _text(x: float, y: float, text: str, anchor: str, most: int, css: str = "") -> str:

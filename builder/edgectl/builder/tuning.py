@@ -22,7 +22,7 @@ from edgectl.builder.accuracy import Accuracy
 from edgectl.core.files import digest_of, storage
 from edgectl.core.measured import Conditions
 from edgectl.core.schema import Digest, Message
-from edgectl.engines.fresh import FreshTimes
+from edgectl.engines.measure.processes import FreshTimes
 
 __all__ = ["MAX_BYTES", "Line", "TuningLog", "What"]
 

@@ -33,8 +33,8 @@ from edgectl.core.bundle import (
     GoldenSpec,
     LayerReport,
     Precision,
+    Preference,
     Recipe,
-    Role,
     Runtime,
     SessionSettings,
     TensorSpec,
@@ -49,8 +49,8 @@ from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.core.tensors import write_npz
 from edgectl.engines.base import Feeds, Outputs
-from edgectl.engines.golden import measure
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["Identity", "VariantPlan", "make_variant"]
 
@@ -104,7 +104,7 @@ class VariantPlan:
     (implicit quantization)."""
     parts: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
     """More layers that the engine is made of: (media type, bytes)."""
-    roles: tuple[Role, ...] = ()
+    preferences: tuple[Preference, ...] = ()
     picture: ImageInput | None = None
     """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
 
@@ -139,7 +139,7 @@ def make_variant(
             **plan.accuracy.values,
         },
         measured=plan.measured,
-        roles=plan.roles,
+        preferences=plan.preferences,
         expected_rss_mb=plan.measured.fresh.rss_mb if plan.measured and plan.measured.fresh else None,
         speed_only=identity.speed_only and plan.precision != "float32",
         fallback=plan.fallback,

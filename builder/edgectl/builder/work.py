@@ -29,7 +29,7 @@ from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.probe import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = [
     "Work",

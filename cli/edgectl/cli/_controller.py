@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgectl.fleet.client import FleetClient
+    from edgectl.fleet.client.client import FleetClient
 
 __all__ = ["TOKEN_FILE", "URL", "TokenFile", "Url", "client"]
 
@@ -29,7 +29,7 @@ TokenFile = Annotated[
 def client(url: str, token_file: Path) -> FleetClient:
     """A client for the controller; ``EDGECTL_TOKEN`` goes before the file. Raises :class:`UsageError`
     without a token."""
-    from edgectl.fleet.client import FleetClient
+    from edgectl.fleet.client.client import FleetClient
 
     token = os.environ.get("EDGECTL_TOKEN")
     return FleetClient(url, token) if token else FleetClient.of(url, token_file)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgectl.fleet.keyring import KeyRing
+    from edgectl.fleet.keys.keyring import KeyRing
 
 __all__ = ["KEYS", "Keys", "More", "NewPassphrase", "key_ring"]
 
@@ -32,6 +32,6 @@ KEYS = Path("keys")
 def key_ring(more: Iterable[Path] | None) -> KeyRing:
     """The keys on other media, and who is asked for passphrases."""
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.keyring import KeyRing
+    from edgectl.fleet.keys.keyring import KeyRing
 
     return KeyRing(more or (), ask)

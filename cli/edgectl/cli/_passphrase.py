@@ -21,7 +21,7 @@ def ask(path: Path, wrong: int) -> bytes | None:
     """The passphrase of a key. None: its owner left it empty. Raises :class:`UsageError` where nobody can be
     asked.
 
-    :data:`edgectl.fleet.pkcs8.Ask`.
+    :data:`edgectl.fleet.keys.pkcs8.Ask`.
     """
     if os.environ.get(_VARIABLE):
         return ask_file(path, wrong)

@@ -32,7 +32,7 @@ def run(
     RabbitMQ."""
     out = Output(json)
     from edgectl.cli._signals import stop_event
-    from edgectl.fleet.broker import run_broker
+    from edgectl.fleet.broker.embedded import run_broker
 
     out.say(f"broker on {host}:{port}; stop it with Ctrl-C")
     run_broker(host, port, stop_event())
@@ -50,7 +50,7 @@ def ca(
     """Make the certificate authority of a fleet: it says who may connect to the broker, and as whom."""
     output = Output(json)
     from edgectl.cli import _passphrase
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
     FleetCa.create(out, _name(fleet), _passphrase.choose() if passphrase else None)
     output.result(
@@ -83,13 +83,13 @@ def config(
     """Write listener, TLS, access rules and limits of a production broker, with its certificate."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.broker_config import BrokerPlan, broker_files
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.broker.mosquitto import BrokerSettings, broker_files
+    from edgectl.fleet.keys.ca import FleetCa
 
     folder = PurePosixPath(install or str(out.resolve()))
-    plan = BrokerPlan(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
+    settings = BrokerSettings(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
     authority = FleetCa(ca, ask)
-    files = broker_files(kind, plan, authority.clients())
+    files = broker_files(kind, settings, authority.clients())
     for name, text in files.items():
         atomic_write(out / name, text.encode())
     if not (out / "server.key").exists():

@@ -158,7 +158,8 @@ def variants_table(bundle: Bundle) -> Table:
             c.variant + flags + speed_only,
             c.runtime,
             c.recipe.precision,
-            ", ".join(c.roles) or ("undecided" if m is not None and m.standing is Standing.UNDECIDED else ""),
+            ", ".join(c.preferences)
+            or ("undecided" if m is not None and m.standing is Standing.UNDECIDED else ""),
             f"{sum(d.size for d in v.manifest.layers):,}",
             f"{sum(d.size for d in added):,}",
             *_times(m),

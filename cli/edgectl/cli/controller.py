@@ -47,7 +47,7 @@ def init(
     tls = ""
     if ca is not None:
         from edgectl.cli._passphrase import ask
-        from edgectl.fleet.ca import CONTROLLER, FleetCa
+        from edgectl.fleet.keys.ca import CONTROLLER, FleetCa
 
         FleetCa(ca, ask).issue_client(CONTROLLER).write(out.parent, "controller")
         tls = 'tls = true\nca = "ca.crt"\ncert = "controller.crt"\nkey = "controller.key"\n'
@@ -73,7 +73,7 @@ def run(
     from edgectl.cli._passphrase import ask_file
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.config import load_controller_config
-    from edgectl.fleet.keyring import KeyRing
+    from edgectl.fleet.keys.keyring import KeyRing
     from edgectl.fleet.service import run_controller
 
     loaded = load_controller_config(config)

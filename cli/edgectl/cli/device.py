@@ -24,7 +24,7 @@ from edgectl.core.schema import first_problem
 from edgectl.core.uri import redact_text
 
 if TYPE_CHECKING:
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
 app = typer.Typer(name="device", help="Devices join the fleet, and are spoken to.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def enroll(
     slot: Annotated[
         list[str] | None,
         typer.Option(
-            help="Slot of each --stream's engine, in order: ROLE=SLOT; default detector=STREAM-detector."
+            help="Slot of each --stream's engine, in order: PART=SLOT; default detector=STREAM-detector."
         ),
     ] = None,
     profile: Annotated[
@@ -102,8 +102,8 @@ def enroll(
     nothing behind."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.ca import FleetCa
-    from edgectl.fleet.enroll import write_enrolment
+    from edgectl.fleet.keys.ca import FleetCa
+    from edgectl.fleet.keys.enroll import write_enrolment
 
     if csr is not None and ca is None:
         raise UsageError("--csr needs the CA that is asked", hint="give its folder with --ca")
@@ -178,7 +178,7 @@ def remove(
     rollout counts it."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
     authority = FleetCa(ca, ask) if ca is not None else None
     with _controller.client(url, token_file) as fleet:
@@ -220,7 +220,7 @@ def renew(
     it ends or is revoked."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
     authority = FleetCa(ca, ask)
     if name not in authority.clients():
@@ -256,7 +256,7 @@ def revoke(
     asked counts it in no rollout any more."""
     output = Output(json)
     from edgectl.cli._passphrase import ask
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
     authority = FleetCa(ca, ask)
     count = authority.revoke(name)
@@ -288,7 +288,7 @@ def certificates(
 ) -> None:
     """List the certificates that were given out. Exit 8 if one that is in use has expired."""
     output = Output(json)
-    from edgectl.fleet.ca import FleetCa
+    from edgectl.fleet.keys.ca import FleetCa
 
     issued = FleetCa(ca).issued()
     now = time.time()
@@ -380,8 +380,8 @@ def _check_agent(
 
 def _read_request(csr: Path | None, folder: Path, name: str) -> bytes | None:
     """Looked at before anything is asked of the controller or written into the CA's book."""
-    from edgectl.fleet.csr import read_request
-    from edgectl.fleet.enroll import check_folder
+    from edgectl.fleet.keys.csr import read_request
+    from edgectl.fleet.keys.enroll import check_folder
 
     if csr is None:
         return None
@@ -400,9 +400,9 @@ def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]
         if kind not in ("surveillance", "driving", "speech"):
             raise UsageError(f"--stream {redact_text(text)!r}: the kind is surveillance, driving or speech")
         name = kind if kind not in found else f"{kind}-{i + 1}"
-        role = "keyword" if kind == "speech" else "detector"
-        role, slot = _pair(slots[i], "--slot") if i < len(slots) else (role, f"{name}-{role}")
-        found[name] = {"kind": kind, "source": source, "slots": {role: slot}}
+        part = "keyword" if kind == "speech" else "detector"
+        part, slot = _pair(slots[i], "--slot") if i < len(slots) else (part, f"{name}-{part}")
+        found[name] = {"kind": kind, "source": source, "slots": {part: slot}}
     return found
 
 

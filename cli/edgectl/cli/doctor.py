@@ -145,7 +145,7 @@ def _inference(provider: Literal["cpu", "cuda"]) -> str:
 
     from edgectl.core.bundle import SessionSettings
     from edgectl.core.errors import EdgectlError
-    from edgectl.engines.open import open_model
+    from edgectl.engines.finalise.open import open_model
     from edgectl.models import references
 
     try:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
-from edgectl.cli.run import Role
+from edgectl.cli.run import Prefer
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import GoldenError, UsageError
 from edgectl.device_profiles.catalogue import load_profile
@@ -27,8 +27,8 @@ def finalise(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Device profile; default: the one that fits here.")
     ] = None,
-    role: Annotated[
-        Role | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")
+    prefer: Annotated[
+        Prefer | None, typer.Option(help="Which variant of the bundle: the fast one unless said otherwise.")
     ] = None,
     level: Annotated[
         int | None,
@@ -47,9 +47,9 @@ def finalise(
 ) -> None:
     """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
     output = Output(json)
-    from edgectl.engines.finalise import finalise as make_final
-    from edgectl.engines.shared import hand_out
-    from edgectl.engines.warm import warm_up
+    from edgectl.engines.finalise.finalise import finalise as make_final
+    from edgectl.engines.finalise.shared_plan import hand_out
+    from edgectl.engines.finalise.trial import warm_up
 
     machine = probe()
     machine.require_runtime()
@@ -58,7 +58,7 @@ def finalise(
         machine.facts,
         profile=chosen.name,
         runtimes=machine.runtimes,
-        role=None if role is None else role.value,
+        prefer=None if prefer is None else prefer.value,
     )
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
     c = variant.config

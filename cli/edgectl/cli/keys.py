@@ -18,7 +18,7 @@ from edgectl.core.clock import clock_says
 from edgectl.core.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
-    from edgectl.fleet.keyfolder import Proposal
+    from edgectl.fleet.keys.keyfolder import Proposal
 
 app = typer.Typer(name="keys", help="The keys that sign releases.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def init(
 ) -> None:
     """Make root, targets, online and director keys and the first root metadata."""
     output = Output(json)
-    from edgectl.fleet.ceremony import KeySet, init_keys
+    from edgectl.fleet.keys.ceremony import KeySet, init_keys
 
     secret = _choose(passphrase)
     root = init_keys(
@@ -87,7 +87,7 @@ def new(
 ) -> None:
     """Make one key, on the machine of its owner; its public half (.pub) is what is handed over."""
     output = Output(json)
-    from edgectl.fleet.ceremony import new_key
+    from edgectl.fleet.keys.ceremony import new_key
 
     public = new_key(path, _choose(passphrase))
     output.result({"private": path, "public": public}, f"{path} stays with its owner; hand over {public}")
@@ -132,8 +132,8 @@ def rotate(
     """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a
     stolen key is revoked."""
     output = Output(json)
-    from edgectl.fleet.ceremony import KeySet
-    from edgectl.fleet.ceremony import rotate as rotate_keys
+    from edgectl.fleet.keys.ceremony import KeySet
+    from edgectl.fleet.keys.ceremony import rotate as rotate_keys
 
     if count and role not in ("online", "director"):
         _note_open(output, keys, passphrase)
@@ -161,8 +161,8 @@ def delegate(
 ) -> None:
     """Let a team sign releases for the devices of some profiles, and for no others."""
     output = Output(json)
-    from edgectl.fleet.ceremony import KeySet
-    from edgectl.fleet.ceremony import delegate as delegate_to
+    from edgectl.fleet.keys.ceremony import KeySet
+    from edgectl.fleet.keys.ceremony import delegate as delegate_to
 
     if remove == bool(profile):
         raise UsageError("give at least one --profile, or --remove")
@@ -181,7 +181,7 @@ def renew(
 ) -> None:
     """Sign the same metadata with a later expiry. The controller renews snapshot and timestamp by itself."""
     output = Output(json)
-    from edgectl.fleet.ceremony import renew as renew_role
+    from edgectl.fleet.keys.ceremony import renew as renew_role
 
     _tell(output, [renew_role(keys, role, ring=key_ring(key))], keys)
 
@@ -198,7 +198,7 @@ def sign(
     """Add the signatures that the keys here can give; in force here once there are enough, else hand the
     file on."""
     output = Output(json)
-    from edgectl.fleet.ceremony import sign as sign_file
+    from edgectl.fleet.keys.ceremony import sign as sign_file
 
     _tell(output, [sign_file(path, keys, ring=key_ring(key))], keys)
 
@@ -207,8 +207,8 @@ def sign(
 def status(keys: Keys = KEYS, json: Json = False) -> None:
     """Show roles, keys and expiries of a folder. Exit 8 if something has expired."""
     output = Output(json)
-    from edgectl.fleet.ceremony import status as status_of
-    from edgectl.fleet.keyring import KeyRing
+    from edgectl.fleet.keys.ceremony import status as status_of
+    from edgectl.fleet.keys.keyring import KeyRing
 
     now = datetime.now(timezone.utc)
     found = status_of(keys)
@@ -259,7 +259,7 @@ def fetch(
 ) -> None:
     """Take what others have signed and published since, before keys are rotated or delegated on this host."""
     output = Output(json)
-    from edgectl.fleet.keyfolder import take_newer
+    from edgectl.fleet.keys.keyfolder import take_newer
 
     with _controller.client(url, token_file) as fleet:
         files = {name: text.encode() for name, text in fleet.trust()["files"].items()}
@@ -284,13 +284,13 @@ def publish(
 
 def signed_files(keys: Path) -> Mapping[str, bytes]:
     """What of a folder of keys is public and in force."""
-    from edgectl.fleet.keyfolder import public_files
+    from edgectl.fleet.keys.keyfolder import public_files
 
     return public_files(keys)
 
 
 def expiry_table(roles: list[dict[str, Any]]) -> Table:
-    """Rows of :class:`edgectl.fleet.trust.Expiry` as dictionaries."""
+    """Rows of :class:`edgectl.fleet.keys.trust.Expiry` as dictionaries."""
     now = datetime.now(timezone.utc).timestamp()
     t = table("metadata", ">version", "expires in")
     for r in roles:
@@ -323,7 +323,7 @@ def left_text(role: str, left_s: float | None) -> Text:
 
 def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
     """New keys with less protection than those that they come beside are worth a word."""
-    from edgectl.fleet.keyring import KeyRing
+    from edgectl.fleet.keys.keyring import KeyRing
 
     if not passphrase and any(f.locked for f in KeyRing().lying_in(keys)):
         output.say(

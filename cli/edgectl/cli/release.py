@@ -40,7 +40,7 @@ def publish(
     """Verify a bundle, upload what the controller lacks, sign it and announce it to the fleet."""
     out = Output(json)
     from edgectl.core.bundle import Bundle
-    from edgectl.fleet.publish import publish_bundle
+    from edgectl.fleet.client.publish import publish_bundle
 
     with _controller.client(url, token_file) as fleet, out.progress() as update:
         release = publish_bundle(
@@ -78,7 +78,7 @@ def withdraw(
     Where a rollout needs it, you are asked first.
     """
     out = Output(json)
-    from edgectl.fleet.releases import withdraw as sign_without
+    from edgectl.fleet.keys.releases import withdraw as sign_without
 
     name = f"{delegation or 'targets'}.json"
     with _controller.client(url, token_file) as fleet:
@@ -91,10 +91,12 @@ def withdraw(
 def _may_stop(rollouts: list[dict[str, Any]], release: str) -> bool:
     """Ask before anything is signed; False: no rollout needs it now. Raises :class:`RolloutError` where
     nobody can be asked, or says no."""
-    from edgectl.fleet.rollout import Progress, RolloutSpec
-    from edgectl.fleet.takeback import needs
+    from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutSpec
+    from edgectl.fleet.rollouts.takeback import needs
 
-    needed = [needs(RolloutSpec.model_validate(r), Progress.model_validate(r), release) for r in rollouts]
+    needed = [
+        needs(RolloutSpec.model_validate(r), RolloutProgress.model_validate(r), release) for r in rollouts
+    ]
     why = "; ".join(filter(None, needed))
     if not why:
         return False
@@ -123,7 +125,7 @@ def share(
     """Sign a compiled TensorRT plan for identical devices. They run its code: sign only what comes from a
     device that you trust."""
     out = Output(json)
-    from edgectl.fleet.publish import share_plan
+    from edgectl.fleet.client.publish import share_plan
 
     with _controller.client(url, token_file) as fleet:
         release, shared = share_plan(fleet, bundle, plan, keys, ring=key_ring(key))

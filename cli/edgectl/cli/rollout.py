@@ -251,7 +251,7 @@ def approve(
     """Sign what waits for an operator, where more than the controller has to sign what a device is to run."""
     out = Output(json)
     from edgectl.core.signed import add_signatures
-    from edgectl.fleet.approval import check_known, consequences, director_in, missing_from
+    from edgectl.fleet.keys.approval import check_known, consequences, director_in, missing_from
 
     if not show and not key:
         raise UsageError(

@@ -14,9 +14,9 @@ from rich.text import Text
 from edgectl.cli._output import Json, Output, plain, table
 
 if TYPE_CHECKING:
-    from edgectl.pipelines.run import RunSummary
+    from edgectl.pipelines.host.run import RunSummary
 
-__all__ = ["Kind", "Role", "describe", "run", "summary_view"]
+__all__ = ["Kind", "Prefer", "describe", "run", "summary_view"]
 
 
 MAX_RECORDS = 10_000
@@ -29,7 +29,7 @@ class Kind(str, enum.Enum):
     speech = "speech"
 
 
-class Role(str, enum.Enum):
+class Prefer(str, enum.Enum):
     fast = "fast"
     accurate = "accurate"
     low_power = "low-power"
@@ -41,7 +41,7 @@ def run(
     bundle: Annotated[
         list[Path],
         typer.Option(
-            "--bundle", "-b", help="Bundle of the engine; several for several roles (vad, keyword)."
+            "--bundle", "-b", help="Bundle of the engine; several for several parts (vad, keyword)."
         ),
     ],
     source: Annotated[
@@ -64,8 +64,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")
     ] = None,
-    role: Annotated[
-        Role | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
+    prefer: Annotated[
+        Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -76,7 +76,7 @@ def run(
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.probe import probe
     from edgectl.pipelines.config import load_config
-    from edgectl.pipelines.run import run_stream
+    from edgectl.pipelines.host.run import run_stream
 
     events: list[dict[str, Any]] = []
 
@@ -105,7 +105,7 @@ def run(
             on_progress=moving,
             facts=machine.facts,
             runtimes=tuple(machine.runtimes),
-            role=None if role is None else role.value,
+            prefer=None if prefer is None else prefer.value,
         )
 
     value = plain(summary) | {

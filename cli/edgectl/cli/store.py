@@ -37,8 +37,8 @@ def fsck(
     """Hash every blob and check slots and journal. Exit 6 if something that a slot needs is not right."""
     out = Output(json)
     from edgectl.agent.config import load_agent_config
-    from edgectl.agent.fsck import check
-    from edgectl.agent.fsck import repair as mend
+    from edgectl.agent.deploy.fsck import check
+    from edgectl.agent.deploy.fsck import repair as mend
     from edgectl.core.errors import UsageError
 
     if (config is None) == (state_dir is None):
@@ -50,9 +50,9 @@ def fsck(
     report = check(folder)
 
     def shown() -> RenderableType:
-        slots = table("slot", "active", "previous", "golden", title="slots")
+        slots = table("slot", "active", "previous", "factory", title="slots")
         for name, s in sorted(report.slots.items()):
-            slots.add_row(name, *(i.release if i else "-" for i in (s.active, s.previous, s.golden)))
+            slots.add_row(name, *(i.release if i else "-" for i in (s.active, s.previous, s.factory)))
         parts: list[RenderableType] = [slots, ""]
         for title, problems in (
             ("repaired", [p for p in repaired if p not in report.problems]),

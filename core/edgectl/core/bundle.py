@@ -47,7 +47,7 @@ __all__ = [
     "MEDIA_CONFIG",
     "MEDIA_INDEX",
     "MEDIA_MANIFEST",
-    "ROLES",
+    "PREFERENCES",
     "Bundle",
     "Descriptor",
     "GoldenSpec",
@@ -55,8 +55,8 @@ __all__ = [
     "LayerReport",
     "Manifest",
     "Precision",
+    "Preference",
     "Recipe",
-    "Role",
     "Runtime",
     "SessionSettings",
     "TensorSpec",
@@ -102,9 +102,9 @@ MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
-Role = Literal["fast", "accurate", "low-power", "small-input"]
-"""What a variant of a measured profile is best at; see :attr:`VariantConfig.roles`."""
-ROLES: tuple[Role, ...] = get_args(Role)
+Preference = Literal["fast", "accurate", "low-power", "small-input"]
+"""What a variant of a measured profile is best at; see :attr:`VariantConfig.preferences`."""
+PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 
 
 class Descriptor(Message):
@@ -239,7 +239,7 @@ class VariantConfig(Config):
     """Metric → value on the validation slice, e.g. ``{"ap50_vs_float": 0.993, "drop": 0.004}``."""
     measured: Measured | None = None
     """None where the target is not the machine that built it."""
-    roles: tuple[Role, ...] = ()
+    preferences: tuple[Preference, ...] = ()
     """What this variant is the best of its profile at: ``fast`` (least latency), ``accurate`` (fastest
     that loses at most a tenth of the accuracy budget), ``low-power`` (least processor time an inference),
     ``small-input`` (a smaller picture, with an accuracy budget of its own). Empty where nothing was
@@ -413,11 +413,11 @@ class Bundle:
         *,
         profile: str | None = None,
         runtimes: Iterable[str] = ("onnxruntime",),
-        role: Role | None = None,
+        prefer: Preference | None = None,
     ) -> Variant:
         """The best variant for a machine: the first, in the order of the index, that it meets (see
         :func:`select`)."""
-        return select(self.variants, facts, profile=profile, runtimes=runtimes, role=role)
+        return select(self.variants, facts, profile=profile, runtimes=runtimes, prefer=prefer)
 
 
 def select(
@@ -426,22 +426,26 @@ def select(
     *,
     profile: str | None,
     runtimes: Iterable[str],
-    role: Role | None = None,
+    prefer: Preference | None = None,
 ) -> Variant:
     """The first variant whose runtime is there and whose ``requires`` the machine's ``facts`` cover.
 
-    A variant of ``profile`` that has the ``role`` goes first, even if it is the fallback; where none has it
-    (nothing was measured for that profile), the role says nothing. Then variants of ``profile`` are
+    A variant of ``profile`` that has the ``prefer`` goes first, even if it is the fallback; where none has it
+    (nothing was measured for that profile), the preference says nothing. Then variants of ``profile`` are
     preferred; a ``fallback`` variant of another profile is taken last. ``small-input`` variants have an
     accuracy budget of their own: nobody gets one who did not ask for it. Raises :class:`BundleError` naming
     what each variant lacks.
     """
-    known = [v for v in variants if role == "small-input" or "small-input" not in v.config.roles]
+    known = [v for v in variants if prefer == "small-input" or "small-input" not in v.config.preferences]
     have = set(runtimes)
 
     def rank(v: Variant) -> tuple[bool, bool, bool]:
         elsewhere = profile is not None and v.config.profile != profile
-        return (role is not None and (elsewhere or role not in v.config.roles), v.config.fallback, elsewhere)
+        return (
+            prefer is not None and (elsewhere or prefer not in v.config.preferences),
+            v.config.fallback,
+            elsewhere,
+        )
 
     ranked = sorted(known, key=rank)
     lacks = []

@@ -22,7 +22,7 @@ class Context(str, Enum):
 
 
 class Standing(str, Enum):
-    """How an engine compares with another one (:mod:`edgectl.engines.contexts`)."""
+    """How an engine compares with another one (:mod:`edgectl.engines.measure.contexts`)."""
 
     FASTER = "faster"
     EQUAL = "equal"

@@ -1,6 +1,6 @@
 """The states of a deployment in a slot, as devices report them and rollouts read them (DESIGN.md §7).
 
-The transition table belongs to the device: ``edgectl.agent.deployment``.
+The transition table belongs to the device: ``edgectl.agent.deploy.deployment``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ profile: targets delegate such paths, so that a team can sign for its devices on
 inside signed metadata: root names the *director*, whose signature every ``desired`` document, command and
 freeze needs, and timestamp says when it was signed.
 
-Signing is the host's business (``edgectl.fleet.trust``), verifying the device's (``edgectl.agent.trust``).
+Signing is the host's business (``edgectl.fleet.keys.trust``), verifying the device's (``edgectl.agent.trust.store``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 MAX_TRUST_BYTES = 1 << 20
-"""About 4000 releases. Brokers are configured for it (:mod:`edgectl.fleet.broker_config`)."""
+"""About 4000 releases. Brokers are configured for it (:mod:`edgectl.fleet.broker.mosquitto`)."""
 
 DIRECTOR = "x-edgectl-director"
 """Field of root metadata: ``{"keys": {keyid: key}, "threshold": n}``. TUF knows no fifth top-level role."""

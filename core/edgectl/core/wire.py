@@ -54,8 +54,8 @@ MAX_COMMAND_S = 3600
 """How long a signed command may wait to be obeyed."""
 
 ENGINE_STAGE = "engine"
-"""The stage whose latency judges an engine. A worker with several engines names them ``engine:<role>``; in
-telemetry, where slots count and not roles, they are ``engine:<slot>``."""
+"""The stage whose latency judges an engine. A worker with several engines names them ``engine:<part>``; in
+telemetry, where slots count and not parts, they are ``engine:<slot>``."""
 
 
 class Topics:

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 from edgectl.core.bundle import Runtime
 from edgectl.core.schema import Config, Name
 
-__all__ = ["CpuSpec", "DeviceProfile", "Family", "GpuSpec", "Limits", "TensorRtSpec"]
+__all__ = ["CpuSpec", "DeviceLimits", "DeviceProfile", "Family", "GpuSpec", "TensorRtSpec"]
 
 Family = Literal["x86-vnni", "x86-avx2", "arm64", "trt-gpu", "trt-dla"]
 """Kernel family: which form of int8 the device's kernels take (reference/builder.md §B.1)."""
@@ -64,7 +64,7 @@ class TensorRtSpec(Config):
         return low <= found[: len(low)] and found[: len(high)] <= high
 
 
-class Limits(Config):
+class DeviceLimits(Config):
     rss_mb: int = Field(default=1024, ge=32)
     bundle_mb: int = Field(default=256, ge=1)
 
@@ -82,7 +82,7 @@ class DeviceProfile(Config):
     gpu: GpuSpec | None = None
     tensorrt: TensorRtSpec | None = None
     runtimes: tuple[Runtime, ...] = Field(min_length=1)
-    limits: Limits = Limits()
+    limits: DeviceLimits = DeviceLimits()
     min_speedup: float = Field(default=1.02, ge=1.0, le=10.0)
     """A quantized variant ships only if it is this much faster than float on the machine that measured it."""
 

@@ -6,10 +6,10 @@ import secrets
 import threading
 
 from edgectl.core.files import atomic_write, forget_unfinished
-from edgectl.fleet.api import ApiServer
+from edgectl.fleet.api.app import ApiServer
 from edgectl.fleet.config import ControllerConfig
-from edgectl.fleet.controller import Controller
-from edgectl.fleet.keyring import KeyRing
+from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.link.notify import notify
 
 __all__ = ["run_controller"]

@@ -23,7 +23,6 @@ from edgectl.core.transfer import (
     INLINE_BYTES,
     Broadcast,
     DeltaOffer,
-    Limits,
     ManifestPage,
     Marker,
     Need,
@@ -33,6 +32,7 @@ from edgectl.core.transfer import (
     Seeder,
     Sum,
     Suppression,
+    TransferLimits,
     chunk_count,
     encode_frame,
     pages_of,
@@ -114,7 +114,7 @@ class BlobSeeder:
         self._blobs = blobs
         self._peer = peer
         self._silence = Suppression(peer.name, hash(peer.name)) if peer else None
-        self._limits = Limits(rates or Rates())
+        self._limits = TransferLimits(rates or Rates())
         self._lock = threading.Lock()
         self._seeders: dict[str, Seeder] = {}
         self._gone: set[str] = set()

@@ -5,6 +5,6 @@ Our own were trained on synthetic scenes by the scripts in ``models/`` of the re
 there says nothing about real pictures or people.
 """
 
-from edgectl.models.catalogue import Entry, Reference, entries, pull, reference, references
+from edgectl.models.catalogue import Entry, ReferenceModel, entries, pull, reference, references
 
-__all__ = ["Entry", "Reference", "entries", "pull", "reference", "references"]
+__all__ = ["Entry", "ReferenceModel", "entries", "pull", "reference", "references"]

@@ -27,7 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Entry", "Reference", "entries", "pull", "reference", "references"]
+__all__ = ["Entry", "ReferenceModel", "entries", "pull", "reference", "references"]
 
 _HERE = Path(str(files("edgectl.models")))
 
@@ -47,7 +47,7 @@ class Entry(Config):
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceModel:
     """One of our own: an ONNX file, its task as TOML, and its card (how it was trained, what it reaches)."""
 
     name: str
@@ -62,15 +62,17 @@ def entries() -> tuple[Entry, ...]:
     return tuple(Entry.model_validate({"name": name, **row}) for name, row in sorted(table.items()))
 
 
-def references() -> tuple[Reference, ...]:
+def references() -> tuple[ReferenceModel, ...]:
     """The models that come with edgectl."""
     return tuple(
-        Reference(p.stem, p, p.with_suffix(".toml"), json.loads(p.with_suffix(".json").read_text("utf-8")))
+        ReferenceModel(
+            p.stem, p, p.with_suffix(".toml"), json.loads(p.with_suffix(".json").read_text("utf-8"))
+        )
         for p in sorted(_HERE.glob("*.onnx"))
     )
 
 
-def reference(name: str) -> Reference:
+def reference(name: str) -> ReferenceModel:
     """A reference model by name. Raises :class:`UsageError` with the nearest names."""
     found = {r.name: r for r in references()}
     if name not in found:

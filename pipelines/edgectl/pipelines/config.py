@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
-from edgectl.pipelines.tracker import TrackConfig
+from edgectl.pipelines.video.tracker import TrackConfig
 
 __all__ = [
     "Annotate",

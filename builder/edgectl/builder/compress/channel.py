@@ -19,7 +19,7 @@ from edgectl.builder.compress.coupling import Coupling, remove
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.placement import weighted_nodes
 from edgectl.core.bundle import SessionSettings
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 
 __all__ = ["channel_step", "prune_channels"]

@@ -14,7 +14,7 @@ from edgectl.builder.compress.coupling import Coupling
 from edgectl.builder.compress.weights import Weight
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["channel_damage", "input_norms", "scored"]
 

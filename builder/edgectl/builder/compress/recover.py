@@ -28,7 +28,7 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 
 __all__ = ["Lesson", "agree", "recover", "taylor_damage", "teach", "trainable"]
 

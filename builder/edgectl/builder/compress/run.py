@@ -27,7 +27,7 @@ from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds
-from edgectl.engines.open import open_model
+from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 
 __all__ = ["CompressionReport", "CompressionStep", "compress", "training"]

@@ -19,8 +19,8 @@ from edgectl.builder.graph import GraphIndex, np_dtype, reads
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.engines.base import Feeds, Outputs
-from edgectl.engines.golden import measure
-from edgectl.engines.onnxruntime import OnnxRuntimeEngine
+from edgectl.engines.finalise.golden import measure
+from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["NOUGHT", "Pass", "Reference", "rounding_of", "run_passes"]
 

@@ -14,7 +14,7 @@ from edgectl.cli.run import describe, summary_view
 from edgectl.core.bundle import Bundle
 from edgectl.device_profiles.probe import probe
 from edgectl.pipelines.config import parse_config
-from edgectl.pipelines.run import run_stream
+from edgectl.pipelines.host.run import run_stream
 
 __all__ = ["run_single"]
 

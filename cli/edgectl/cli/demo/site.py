@@ -17,10 +17,10 @@ from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, RolloutE
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, parse_json
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Topics
-from edgectl.fleet.ceremony import init_keys
-from edgectl.fleet.client import FleetClient
-from edgectl.fleet.enroll import write_enrolment
-from edgectl.fleet.publish import publish_bundle
+from edgectl.fleet.client.client import FleetClient
+from edgectl.fleet.client.publish import publish_bundle
+from edgectl.fleet.keys.ceremony import init_keys
+from edgectl.fleet.keys.enroll import write_enrolment
 from edgectl.link.mqtt import BrokerOptions, Link
 
 __all__ = ["POLICY", "EventTap", "Site"]

@@ -13,13 +13,13 @@ Verify chain: signed target → index.json → manifest → descriptor → chunk
 buckets, :mod:`.peers` who keeps silent when several could send.
 """
 
-from edgectl.core.transfer.limits import Bucket, Limits, Rates
+from edgectl.core.transfer.limits import Bucket, Rates, TransferLimits
 from edgectl.core.transfer.messages import (
     FRAME_BYTES,
     INLINE_BYTES,
     MAX_SUM,
+    ChunkFrame,
     DeltaOffer,
-    Frame,
     ManifestPage,
     Need,
     Round,
@@ -43,9 +43,8 @@ __all__ = [
     "MAX_SUM",
     "Broadcast",
     "Bucket",
+    "ChunkFrame",
     "DeltaOffer",
-    "Frame",
-    "Limits",
     "ManifestPage",
     "Marker",
     "Need",
@@ -56,6 +55,7 @@ __all__ = [
     "Seeder",
     "Sum",
     "Suppression",
+    "TransferLimits",
     "bitmap",
     "chunk_count",
     "chunk_hashes",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.transfer.messages import Need
 
-__all__ = ["Bucket", "Limits", "Rates"]
+__all__ = ["Bucket", "Rates", "TransferLimits"]
 
 # devices remembered before idle ones are looked for
 _MANY = 4096
@@ -52,7 +52,7 @@ class Rates:
     """Every site has a broker of its own: a broadcast enters a site once, not once a device."""
 
 
-class Limits:
+class TransferLimits:
     """The buckets of one seeder, shared by all its blobs."""
 
     def __init__(self, rates: Rates = Rates()) -> None:

@@ -23,8 +23,8 @@ __all__ = [
     "INLINE_BYTES",
     "MAX_SUM",
     "PAGE_HASHES",
+    "ChunkFrame",
     "DeltaOffer",
-    "Frame",
     "ManifestPage",
     "Need",
     "Round",
@@ -154,7 +154,7 @@ class Round(Message):
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChunkFrame:
     """A chunk (one index), or the sum (XOR, shorter ones padded with zeros) of several."""
 
     indices: tuple[int, ...]
@@ -189,7 +189,7 @@ def encode_frame(digest: str, index: int | tuple[int, ...], data: bytes) -> byte
     return _HEADER.pack(1, _SUM, len(index), index[0], _tag(digest)) + others + data
 
 
-def decode_frame(frame: bytes, digest: str) -> Frame:
+def decode_frame(frame: bytes, digest: str) -> ChunkFrame:
     """Raises :class:`ProtocolError` for a frame of another blob, version or size. Hashes are not checked."""
     if not _HEADER.size < len(frame) <= FRAME_BYTES:
         raise ProtocolError(f"chunk frame of {len(frame)} bytes")
@@ -210,7 +210,7 @@ def decode_frame(frame: bytes, digest: str) -> Frame:
     data = frame[at:]
     if len(data) > CHUNK_SIZE:
         raise ProtocolError(f"chunk of {len(data)} bytes")
-    return Frame(indices, data)
+    return ChunkFrame(indices, data)
 
 
 def sum_chunks(chunks: Sequence[bytes], size: int = CHUNK_SIZE) -> bytes:

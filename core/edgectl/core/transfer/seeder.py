@@ -10,7 +10,7 @@ from itertools import islice
 
 from edgectl.core.bundle import CHUNK_SIZE
 from edgectl.core.errors import ProtocolError
-from edgectl.core.transfer.limits import Bucket, Limits
+from edgectl.core.transfer.limits import Bucket, TransferLimits
 from edgectl.core.transfer.messages import MAX_SUM, Need, Round, chunk_count, indices_of
 
 __all__ = ["Broadcast", "Marker", "Repair", "Seeder", "Sum"]
@@ -85,7 +85,7 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Plans the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh
+    """Schedules the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh
     needs (at most 1.5 s) → send the rest → idle.
 
     The first round is the union of what is missing. What is left after it is sent as sums of chunks that
@@ -99,7 +99,7 @@ class Seeder:
     """
 
     size: int
-    limits: Limits = field(default_factory=Limits)
+    limits: TransferLimits = field(default_factory=TransferLimits)
     sets_apart: bool = True
     """False for one that cannot reach a single device: then the tightest limit paces all."""
     collect_s: float = 0.1

@@ -8,14 +8,14 @@ from typing import Any
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.config import LineConfig, LoiterConfig, OccupancyConfig, PipelineConfig
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.base import Rule
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.line import LineRule
 from edgectl.pipelines.rules.loiter import LoiterRule
 from edgectl.pipelines.rules.occupancy import OccupancyRule
 from edgectl.pipelines.rules.zone import ZoneRule
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LifecycleRule", "LineRule", "LoiterRule", "OccupancyRule", "Rule", "RuleSet", "ZoneRule"]
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.pipelines.events import Event
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["EDGE", "Rule", "at_edge", "describe", "pixels", "wanted"]
 

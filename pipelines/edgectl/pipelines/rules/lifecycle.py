@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.base import describe
 from edgectl.pipelines.rules.zone import ZoneRule
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LifecycleRule"]
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.config import LineConfig
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.base import at_edge, describe, pixels, wanted
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LineRule"]
 

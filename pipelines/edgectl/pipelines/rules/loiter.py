@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgectl.pipelines.config import LoiterConfig
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.zone import ZoneRule
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LoiterRule"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgectl.pipelines.config import OccupancyConfig
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.zone import ZoneRule
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["OccupancyRule"]
 

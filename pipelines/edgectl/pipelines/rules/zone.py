@@ -16,9 +16,9 @@ import shapely
 from numpy.typing import NDArray
 
 from edgectl.pipelines.config import ZoneConfig
-from edgectl.pipelines.events import Event
 from edgectl.pipelines.rules.base import EDGE, describe, wanted
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["Stay", "ZoneRule"]
 

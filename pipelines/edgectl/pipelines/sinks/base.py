@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError
-from edgectl.pipelines.frame import Frame
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["Output", "Record", "Sink", "SinkPool"]
 

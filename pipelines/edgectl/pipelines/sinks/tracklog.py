@@ -12,7 +12,7 @@ import numpy as np
 from edgectl.core.errors import DataError
 from edgectl.pipelines.sinks.base import Output
 from edgectl.pipelines.sinks.lines import LineFile
-from edgectl.pipelines.tracker import Tracks
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["TrackLog", "encode_tracks", "read_tracks"]
 

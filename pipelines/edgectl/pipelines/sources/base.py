@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from edgectl.core.errors import SourceError
 from edgectl.core.schema import Config, first_problem
 from edgectl.core.uri import redact
-from edgectl.pipelines.frame import Frame, Notice
+from edgectl.pipelines.stream.frame import Frame, Notice
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgectl.pipelines.frame import Notice
+from edgectl.pipelines.stream.frame import Notice
 
 __all__ = ["BestTime", "MediaClock"]
 
@@ -31,7 +31,7 @@ _TELL_NS = {"clock_restarted": _S, "clock_jumped": _S, "clock_unordered": 60 * _
 
 
 @dataclass
-class _Told:
+class _Reported:
     at_ns: int
     left_out: int = 0
 
@@ -54,7 +54,7 @@ class MediaClock:
         self._stuck = 0
         self._lost = False
         self._joining = False
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, _Reported] = {}
 
     def join(self) -> None:
         """What comes next begins a new count on purpose (a loop, a camera connected again): it follows
@@ -140,7 +140,7 @@ class MediaClock:
         data: dict[str, float | int] = {"jump_s": round(jump_ns / _S, 3)}
         if told is not None and told.left_out:
             data["not_told"] = told.left_out
-        self._told[reason] = _Told(t)
+        self._told[reason] = _Reported(t)
         return (Notice("clock", reason, data=data),)
 
 

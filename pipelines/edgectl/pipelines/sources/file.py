@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
 from edgectl.pipelines.sources.clock import MediaClock
 from edgectl.pipelines.sources.pace import Pacer
 from edgectl.pipelines.sources.picture import Picture
 from edgectl.pipelines.sources.video import VideoReader
+from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["FileSource"]
 

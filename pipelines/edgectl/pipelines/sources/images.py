@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import DataError, SourceError
-from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, ImagesOptions, SourceInfo
+from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["ImagesSource"]
 

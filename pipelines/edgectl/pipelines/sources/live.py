@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 
 from edgectl.core.errors import DataError, SourceError
-from edgectl.pipelines.frame import Frame, Notice, Stamp
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
 from edgectl.pipelines.sources.clock import MediaClock
 from edgectl.pipelines.sources.picture import Picture
 from edgectl.pipelines.sources.video import VideoReader, reason_of
+from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["LiveSource", "backoff_s"]
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.pipelines.colour import VIDEO, Colour, Matrix, to_bgr
+from edgectl.pipelines.stream.colour import VIDEO, Colour, Matrix, to_bgr
 
 __all__ = ["Picture", "picture_of"]
 
@@ -57,7 +57,7 @@ _UPRIGHT = (1, 0, 0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """See :class:`~edgectl.pipelines.frame.Frame`; ``pts_ns`` is the container's time, None where it has
+    """See :class:`~edgectl.pipelines.stream.frame.Frame`; ``pts_ns`` is the container's time, None where it has
     none."""
 
     planes: tuple[Plane, ...]

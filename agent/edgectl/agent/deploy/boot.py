@@ -1,0 +1,115 @@
+"""Before any engine is started: is every active engine, and the one that is to follow it, byte for byte what
+was verified?
+
+An active one that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that
+it is fetched again, and a committed deployment starts once more from the wish that still stands. Nobody has
+to come.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from edgectl.agent.deploy.deployment import TABLE, step
+from edgectl.agent.deploy.deployment import DeploymentEvent as E
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Deployment, Installed, Slot, ways_back
+from edgectl.agent.state.store import Store
+from edgectl.core.errors import BundleError, StorageError
+from edgectl.core.states import TERMINAL, State
+from edgectl.core.wire import Failure
+
+__all__ = ["Checked", "PassedOver", "check_slots", "damage"]
+
+log = logging.getLogger(__name__)
+
+
+def damage(store: Store, installed: Installed) -> str | None:
+    """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is
+    removed.
+
+    Raises :class:`StorageError` where the disk cannot be read at all.
+    """
+    try:
+        store.verify_variant(installed.manifest)
+    except BundleError as e:  # IntegrityError is one
+        return e.message
+    return None
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A slot's record still names a ``damaged`` engine, because the disk takes nothing: ``instead`` serves
+    until it does."""
+
+    damaged: Installed
+    instead: Installed | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """``trouble``: the last thing that could not be read or written down."""
+
+    passed_over: dict[str, PassedOver]
+    trouble: StorageError | None
+
+
+def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Checked:
+    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal
+    cannot be read."""
+    passed_over: dict[str, PassedOver] = {}
+    trouble: StorageError | None = None
+    for name in slots:
+        slot = journal.slot(name)
+        try:
+            if slot.active is not None and (why := damage(store, slot.active)) is not None:
+                whole = [way for way in ways_back(slot) if damage(store, way) is None]
+                passed_over[name] = PassedOver(slot.active, whole[0] if whole else None)
+                _give_way(journal, name, slot, whole, why)
+                del passed_over[name]
+            _check_next(journal, store, name)
+        except StorageError as e:
+            trouble = e
+    return Checked(passed_over, trouble)
+
+
+def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str) -> None:
+    instead = whole[0] if whole else None
+    says = (
+        f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
+    )
+    failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)
+    log.error("%s: %s", name, failure.detail)
+    factory = slot.factory if slot.factory in whole else None
+    d = journal.deployment(name)
+    journal.save_slot(
+        name, Slot(active=instead, factory=factory), None if d is None else _after(d, slot, failure)
+    )
+
+
+def _check_next(journal: Journal, store: Store, name: str) -> None:
+    """The engine that is to be the next one was proved before the agent stopped; what has rotted since is
+    fetched again."""
+    d = journal.deployment(name)
+    if (
+        d is None
+        or d.installed in (None, journal.slot(name).active)
+        or (d.state, E.DAMAGED) not in TABLE
+        or d.state in TERMINAL
+    ):
+        return
+    assert d.installed is not None
+    if (why := damage(store, d.installed)) is not None:
+        failure = Failure(code="damaged", detail=f"the new engine is damaged ({why})", retryable=True)
+        log.error("%s: %s", name, failure.detail)
+        journal.save(d.at(step(d.state, E.DAMAGED), failure))
+
+
+def _after(d: Deployment, slot: Slot, failure: Failure) -> Deployment:
+    """The deployment, now that the engine which served is gone."""
+    on_trial = d.state in (State.ACTIVATING, State.PROBATION) and slot.active == d.installed
+    if d.state not in TERMINAL and not on_trial:
+        return d
+    after = d.at(step(d.state, E.DAMAGED), failure)
+    return replace(after, installed=None, fallback=None) if after.state is State.NOTIFIED else after

@@ -1,0 +1,112 @@
+"""What a slot's deployer works with: the parts of the agent, as interfaces that tests can stand in for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Installed
+from edgectl.agent.state.store import Store
+from edgectl.agent.transfer.fetch import Fetched, FetchProgress
+from edgectl.agent.trust.store import TrustStore
+from edgectl.core.bundle import Descriptor, Preference
+from edgectl.core.wire import ShadowGate
+from edgectl.pipelines.host.protocol import EngineRef, Shadowed
+
+__all__ = ["Fetch", "Pipelines", "SlotContext", "WarmUp", "WarmUpReport"]
+
+
+class WarmUpReport(Protocol):
+    """What :func:`edgectl.engines.finalise.trial.warm_up` returns."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def p50_ms(self) -> float | None: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def code(self) -> str | None: ...
+
+
+class WarmUp(Protocol):
+    def __call__(
+        self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None
+    ) -> WarmUpReport: ...
+
+
+class Pipelines(Protocol):
+    """What the deployer asks of the supervisor."""
+
+    def ensure(
+        self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> None: ...
+    def commit(self, slot: str) -> None: ...
+    def restart(self, slot: str) -> None: ...
+    def idle(self, slot: str) -> bool: ...
+    def shadow(
+        self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> list[Shadowed]: ...
+
+
+class Fetch(Protocol):
+    def fetch(
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[FetchProgress], None],
+        prefer: Preference | None = None,
+    ) -> Fetched: ...
+    def fetch_blob(
+        self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class SlotContext:
+    """What every slot's deployer works with. ``changed`` is called whenever there is something new to
+    report."""
+
+    journal: Journal
+    store: Store
+    trust: TrustStore
+    fetcher: Fetch
+    warm_up: WarmUp
+    pipelines: Pipelines
+    live: LiveBook
+    frozen: Callable[[], bool]
+    changed: Callable[[], None]
+    disk: threading.Lock
+    """Held while blobs are fetched or tidied away."""
+    leases: Leases
+    warm_runs: int = 32
+    engine_cache: Path | None = None
+    """Folder of finalised engines: TensorRT plans, optimised files."""
+    prefer: Mapping[str, Preference] = field(default_factory=dict)
+    """Slot → which variant of a release it prefers; a slot that is not named takes the fast one."""
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    local: Callable[[], datetime] = datetime.now
+    """The device's local time, for maintenance windows."""
+    make_room: Callable[[], object] = lambda: None
+    """Called when the disk does not take what a deployment has to write down."""
+    wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
+    """How a deployer waits, holding the condition, for at most so many seconds."""
+
+    def ref(self, installed: Installed) -> EngineRef:
+        """Where an installed engine lies, for the workers."""
+        return EngineRef(
+            blobs=self.store.blobs,
+            manifest=installed.manifest,
+            release=installed.release,
+            bundle=installed.bundle,
+        )

@@ -1,0 +1,513 @@
+"""What the agent must not forget, in SQLite (WAL, synchronous=FULL: a returned write survives a power cut).
+
+Deployments, the engines of each slot (active, previous, factory), known-bad digests, version floors of signed
+metadata, the epoch, the fleet's freeze, leases, who forced what, and crash counters. Each method is one
+transaction. What to write when is decided in
+:mod:`edgectl.agent.deploy.deployer`.
+
+A journal never stops a device. A damaged file is set aside and rebuilt from its mirror
+(:mod:`edgectl.agent.state.mirror`); on a disk that cannot be written the mirror is read into memory, so that what
+serves goes on serving, and every write fails until the disk takes it again.
+:attr:`Journal.notice` says what happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgectl.agent.state.mirror import Essentials, merged, read_mirror, write_mirror
+from edgectl.agent.state.records import Deployment, Installed, Slot
+from edgectl.core.errors import StorageError
+from edgectl.core.files import fsync_dir, keep_private, storage
+from edgectl.core.histogram import HistogramData
+from edgectl.core.states import TERMINAL, State
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
+
+__all__ = ["Deployment", "Installed", "Journal", "Slot", "check_file"]
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS slots (slot TEXT PRIMARY KEY, active TEXT, previous TEXT, factory TEXT);
+CREATE TABLE IF NOT EXISTS deployments (
+    slot TEXT PRIMARY KEY, gen INTEGER NOT NULL, state TEXT NOT NULL, desired TEXT NOT NULL,
+    installed TEXT, fallback TEXT, tries INTEGER NOT NULL, error TEXT, baseline TEXT);
+CREATE TABLE IF NOT EXISTS known_bad (digest TEXT PRIMARY KEY, attempt INTEGER NOT NULL, code TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, ttl_s REAL NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, wall_s REAL NOT NULL, what TEXT NOT NULL);
+"""
+
+_SERIAL = "serial"
+_MIRRORED = ("epoch", "frozen", "floor:")
+"""Counters (or their prefixes) that the mirror keeps, too."""
+_AUDITED = 200  # entries kept
+_OVER = frozenset(state.value for state in TERMINAL)
+_NO_DIGEST = "sha256:" + "0" * 64
+
+Statement = tuple[str, tuple[object, ...]]
+_NEXT_SERIAL: Statement = (
+    "INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1",
+    (_SERIAL,),
+)
+
+
+class Journal:
+    """Thread-safe; one connection, one writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create, and mend. Raises :class:`StorageError` where there is neither a journal nor a
+        mirror that can be read."""
+        self._lock = threading.RLock()
+        self._path = path
+        self._mirror = path.with_name(path.stem + ".mirror.json")
+        self.notice: Failure | None = None
+        """What was wrong with the file when it was opened, or with its mirror since."""
+        self.damaged = False
+        """The file was found damaged while it was in use: nothing can be relied on any more until it is
+        opened, and mended, anew."""
+        self._volatile = False
+        mirror = read_mirror(self._mirror)
+        found: Essentials | None = None
+        try:
+            with self._errors():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db, found = self._open_or_set_aside(mirror is not None)
+        except StorageError as e:
+            if mirror is None:
+                raise
+            self._go_on_in_memory(e)
+        truth = merged(found, mirror)
+        if found is None or (truth.serial, truth.slots) != (found.serial, found.slots):
+            self._note_older(found)
+        if truth != found:
+            try:
+                self._restore(truth)
+            except StorageError as e:
+                if mirror is None or self._volatile:
+                    raise
+                self._db.close()
+                self._go_on_in_memory(e)
+                self._restore(truth)
+        if truth != mirror and not self._volatile:
+            self._reflect()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @property
+    def volatile(self) -> bool:
+        """The disk cannot be written: what is read comes from the mirror, writes fail until they do not
+        any more."""
+        return self._volatile
+
+    def next_epoch(self) -> int:
+        """Count this start of the agent."""
+        epoch = self.count("epoch")
+        self._reflect()
+        return epoch
+
+    # ---- deployments and slots
+
+    def deployment(self, slot: str) -> Deployment | None:
+        row = self._one(
+            "SELECT gen, state, desired, installed, fallback, tries, error, baseline FROM deployments WHERE slot = ?",
+            slot,
+        )
+        return None if row is None else _deployment(slot, *row)
+
+    def save(self, d: Deployment) -> None:
+        """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come
+        back as going on."""
+        if d.state not in TERMINAL:
+            self._write([_saved(d)])
+            return
+        self._write([_saved(d), _NEXT_SERIAL])
+        self._reflect()
+
+    def slot(self, slot: str) -> Slot:
+        row = self._one("SELECT active, previous, factory FROM slots WHERE slot = ?", slot)
+        return _slot(*row) if row else Slot()
+
+    def slots(self) -> dict[str, Slot]:
+        with self._lock, self._errors():
+            return self._slots(self._db)
+
+    def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
+        """Change what a slot has and, in the same transaction, the deployment that caused it."""
+        self._write([_slot_saved(slot, value), _NEXT_SERIAL, *([_saved(d)] if d is not None else [])])
+        self._reflect()
+
+    def kept(self) -> frozenset[Installed]:
+        """Every engine that a slot or a deployment under way refers to; all other blobs may go."""
+        with self._lock, self._errors():
+            slots = self._db.execute("SELECT active, previous, factory FROM slots").fetchall()
+            deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
+        found = [v for row in slots for v in row]
+        found += [v for state, *row in deployments if state not in _OVER for v in row]
+        return frozenset(Installed.model_validate_json(v) for v in found if v)
+
+    # ---- known bad
+
+    def mark_bad(self, digest: str, attempt: int, code: str) -> None:
+        """Block ``digest`` up to this attempt."""
+        self._write([("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (digest, attempt, code))])
+        self._reflect()
+
+    def bad(self, digest: str, attempt: int) -> str | None:
+        """Why this digest is blocked at this attempt; None if it is not."""
+        row = self._one("SELECT code FROM known_bad WHERE digest = ? AND attempt >= ?", digest, attempt)
+        return str(row[0]) if row else None
+
+    # ---- counters
+
+    def value(self, name: str) -> int:
+        row = self._one("SELECT value FROM counters WHERE name = ?", name)
+        return int(row[0]) if row else 0
+
+    def count(self, name: str) -> int:
+        """Add one, durably, and return the new value (crash counters: called *before* the engine starts)."""
+        with self._lock:
+            self._write(
+                [
+                    (
+                        "INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1",
+                        (name,),
+                    )
+                ]
+            )
+            return self.value(name)
+
+    def clear(self, name: str) -> None:
+        if self.value(name):
+            self._write([("DELETE FROM counters WHERE name = ?", (name,))])
+
+    def raise_floor(self, name: str, value: int) -> None:
+        """Remember the highest version seen; it never goes down."""
+        self.raise_floors({name: value})
+
+    def raise_floors(self, floors: Mapping[str, int]) -> None:
+        """Several at once, all or none of them."""
+        with self._lock:
+            self._keep(self._higher(floors))
+
+    # ---- the freeze, leases, and who passed them
+
+    @property
+    def frozen(self) -> bool:
+        """The fleet's kill switch as it was last heard: a device that starts while the controller is away
+        still honours it."""
+        return bool(self.value("frozen"))
+
+    def set_frozen(self, frozen: bool, floors: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Keep the freeze and, in the same transaction, the floors of what said so."""
+        with self._lock:
+            rows = self._higher(floors)
+            if frozen != self.frozen:
+                rows.append(("INSERT OR REPLACE INTO counters VALUES ('frozen', ?)", (int(frozen),)))
+            self._keep(rows)
+
+    def leases(self) -> list[tuple[str, float, str]]:
+        """(owner, seconds it lasts, reason) of each lease."""
+        with self._lock, self._errors():
+            return self._db.execute("SELECT owner, ttl_s, reason FROM leases").fetchall()
+
+    def save_lease(self, owner: str, ttl_s: float, reason: str) -> None:
+        self._write([("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (owner, ttl_s, reason))])
+
+    def drop_lease(self, owner: str) -> None:
+        self._write([("DELETE FROM leases WHERE owner = ?", (owner,))])
+
+    def audit(self, wall_s: float, what: str) -> None:
+        """Keep who did what by hand; the last 200 entries stay."""
+        oldest = ("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (_AUDITED,))
+        self._write([("INSERT INTO audit (wall_s, what) VALUES (?, ?)", (wall_s, what)), oldest])
+
+    def audited(self) -> list[tuple[float, str]]:
+        """(Unix time, what) of the entries, oldest first."""
+        with self._lock, self._errors():
+            return self._db.execute("SELECT wall_s, what FROM audit ORDER BY id").fetchall()
+
+    # ---- opening and mending
+
+    def _open_or_set_aside(self, mirrored: bool) -> tuple[sqlite3.Connection, Essentials | None]:
+        """A connection and what it knows; None where the file had to be replaced by a new one, which knows
+        nothing."""
+        new = not self._path.exists()
+        try:
+            db = _connect(self._path)
+            try:
+                return db, self.essentials(db) if not new or not mirrored else None
+            except BaseException:
+                db.close()
+                raise
+        except (sqlite3.Error, ValidationError, ValueError) as e:
+            if isinstance(e, sqlite3.Error) and _is_of_the_disk(e, self._path):
+                raise
+            aside = self._set_aside()
+            what = (
+                "slots, version floors and the blocked releases come from its mirror"
+                if mirrored
+                else (
+                    "its mirror is gone, too: version floors, blocked releases and what the slots had are lost; "
+                    "the slots are filled again by the fleet's desired state"
+                )
+            )
+            why = str(e).splitlines()[0][:80]
+            detail = f"the journal was damaged ({why}) and lies at {aside.name}: {what}"
+            log.error("%s", detail)
+            self.notice = Failure(code="journal", detail=detail)
+            return _connect(self._path), None
+
+    def _set_aside(self) -> Path:
+        """The damaged files, for whoever wants to look; one generation is kept."""
+        aside = self._path.with_name(self._path.name + ".damaged")
+        with storage(str(self._path)):
+            # first: beside a file of no bytes SQLite drops a log that was left
+            os.replace(self._path, aside)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            fsync_dir(self._path.parent)
+        return aside
+
+    def _note_older(self, found: Essentials | None) -> None:
+        if self.notice is None and found is not None:
+            detail = "the journal had lost its last changes of a slot; they come from its mirror"
+            log.error("%s", detail)
+            self.notice = Failure(code="journal", detail=detail)
+        elif self.notice is None:
+            self.notice = Failure(
+                code="journal", detail="the journal was gone; slots and version floors come from its mirror"
+            )
+
+    def _go_on_in_memory(self, e: StorageError) -> None:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._db.executescript(_SCHEMA)
+        self._volatile = True
+        self.notice = Failure(
+            code="storage",
+            detail=f"{e.message}; what serves goes on, nothing new is installed",
+            retryable=True,
+        )
+        log.error("%s", self.notice.detail)
+
+    def _restore(self, e: Essentials) -> None:
+        rows: list[Statement] = [(f"DELETE FROM {t}", ()) for t in ("slots", "deployments", "known_bad")]  # noqa: S608
+        rows += [_slot_saved(name, s) for name, s in e.slots.items()]
+        rows += [_saved(d) for d in e.deployments.values()]
+        counters = {**e.counters, _SERIAL: e.serial}
+        rows += [("INSERT OR REPLACE INTO counters VALUES (?, ?)", item) for item in counters.items()]
+        rows += [("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (d, *why)) for d, why in e.bad.items()]
+        with self._lock, self._errors():
+            self._commit(rows)
+
+    def _reflect(self) -> None:
+        """Bring the mirror up to date. Failing to is told, not raised: the journal has what was written."""
+        with self._lock:
+            if self._volatile:
+                return
+            try:
+                write_mirror(self._mirror, self.essentials(self._db))
+                if self.notice is not None and self.notice.code == "mirror":
+                    self.notice = None
+            except StorageError as e:
+                log.error("%s", e.message)
+                self.notice = self.notice or Failure(code="mirror", detail=e.message, retryable=True)
+
+    @classmethod
+    def essentials(cls, db: sqlite3.Connection) -> Essentials:
+        """Everything that the mirror keeps. Reads and parses every row of it."""
+        counters = dict(db.execute("SELECT name, value FROM counters").fetchall())
+        columns = "slot, gen, state, desired, installed, fallback, tries, error, baseline"
+        deployments = [_deployment(*row) for row in db.execute(f"SELECT {columns} FROM deployments")]  # noqa: S608
+        return Essentials(
+            serial=counters.get(_SERIAL, 0),
+            slots=cls._slots(db),
+            deployments={d.slot: d for d in deployments},
+            counters={n: v for n, v in counters.items() if n.startswith(_MIRRORED)},
+            bad={digest: (attempt, code) for digest, attempt, code in db.execute("SELECT * FROM known_bad")},
+        )
+
+    @staticmethod
+    def _slots(db: sqlite3.Connection) -> dict[str, Slot]:
+        return {
+            name: _slot(*row)
+            for name, *row in db.execute("SELECT slot, active, previous, factory FROM slots")
+        }
+
+    # ---- SQLite
+
+    def _higher(self, floors: Mapping[str, int]) -> list[Statement]:
+        sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)"
+        return [(sql, (name, value)) for name, value in floors.items() if value > self.value(name)]
+
+    def _keep(self, rows: Sequence[Statement]) -> None:
+        if rows:
+            self._write(rows)
+            self._reflect()
+
+    def _write(self, statements: Sequence[Statement]) -> None:
+        with self._lock, self._errors():
+            if self._volatile:
+                self._wake_up()
+            self._commit(statements)
+
+    def _commit(self, statements: Sequence[Statement]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, values in statements:
+                self._db.execute(sql, values)
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _wake_up(self) -> None:
+        """The disk may take writes again: then go on there. Raises ``sqlite3.Error`` while it does not."""
+        db, found = self._open_or_set_aside(True)
+        before, self._db = self._db, db
+        try:
+            truth = merged(found, read_mirror(self._mirror))
+            if truth != found:
+                self._restore(truth)
+        except BaseException:
+            # what was read into memory goes on: a journal without it would be taken for the truth
+            self._db = before
+            db.close()
+            raise
+        before.close()
+        self._volatile, self.notice = False, None
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as e:
+            self.damaged |= any(word in str(e) for word in ("malformed", "not a database"))
+            raise StorageError(
+                f"the agent's journal cannot be used: {e}", hint="free some disk space; nothing is lost"
+            ) from e
+
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
+        with self._lock, self._errors():
+            row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
+            return row
+
+
+def check_file(path: Path) -> list[str]:
+    """What SQLite's own integrity check says of a journal, opened read-only; empty if it is whole or not
+    there."""
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            return [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+        finally:
+            db.close()
+    except sqlite3.Error as e:
+        return [str(e)]
+    except UnicodeDecodeError:
+        # of SQLite's own words: it quotes names of tables that are no text any more
+        return ["the names of its tables are damaged"]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open, create, and look through every page. Raises ``sqlite3.Error``."""
+    with contextlib.suppress(OSError):  # on a disk that takes nothing, SQLite says so
+        keep_private(path)
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_SCHEMA)
+        problems = [str(row[0]) for row in db.execute("PRAGMA integrity_check(5)") if row[0] != "ok"]
+        if problems:
+            raise sqlite3.DatabaseError("; ".join(problems))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _is_of_the_disk(e: sqlite3.Error, path: Path) -> bool:
+    """The file may be whole, but it cannot be read or written now: nothing to set aside."""
+    text = str(e).lower()
+    if any(word in text for word in ("is full", "unable to open", "is locked")):
+        return True
+    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    return not writable or (isinstance(e, sqlite3.OperationalError) and "i/o error" in text)
+
+
+def _saved(d: Deployment) -> Statement:
+    texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
+    ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
+    values = (d.slot, d.gen, d.state.value, _wish_text(d.desired), *texts, d.tries, *ends)
+    return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _wish_text(wish: DesiredSlot | ClearSlot) -> str:
+    """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
+    release that nobody has."""
+    if isinstance(wish, ClearSlot):
+        return json.dumps({"number": wish.number, "release": "", "digest": _NO_DIGEST})
+    return wish.encode().decode()
+
+
+def _wish(text: str) -> DesiredSlot | ClearSlot:
+    kind = ClearSlot if "number" in json.loads(text) else DesiredSlot
+    return kind.model_validate_json(text)
+
+
+def _slot_saved(slot: str, value: Slot) -> Statement:
+    texts = [v.encode().decode() if v else None for v in (value.active, value.previous, value.factory)]
+    return "INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?)", (slot, *texts)
+
+
+def _deployment(
+    slot: str,
+    gen: int,
+    state: str,
+    desired: str,
+    installed: str | None,
+    fallback: str | None,
+    tries: int,
+    error: str | None,
+    baseline: str | None,
+) -> Deployment:
+    try:
+        at, why = State(state), Failure.model_validate_json(error) if error else None
+    except ValueError:
+        # a newer agent was here: whatever it meant, what served before it serves again
+        at, why = (
+            State.ROLLING_BACK,
+            Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True),
+        )
+    return Deployment(
+        slot=slot,
+        gen=gen,
+        state=at,
+        desired=_wish(desired),
+        installed=Installed.model_validate_json(installed) if installed else None,
+        fallback=Installed.model_validate_json(fallback) if fallback else None,
+        tries=tries,
+        error=why,
+        baseline=HistogramData.model_validate_json(baseline) if baseline else None,
+    )
+
+
+def _slot(*texts: str | None) -> Slot:
+    return Slot(*(Installed.model_validate_json(v) if v else None for v in texts))

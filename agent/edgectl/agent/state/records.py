@@ -1,0 +1,71 @@
+"""What the agent remembers: the engines of a slot, and the release on its way into it. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edgectl.core.bundle import Preference
+from edgectl.core.histogram import HistogramData
+from edgectl.core.schema import Message
+from edgectl.core.states import State
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
+
+__all__ = ["Deployment", "Installed", "Slot", "ways_back"]
+
+
+class Installed(Message):
+    """An engine in the store: a variant (manifest digest) of a bundle."""
+
+    release: str
+    bundle: str
+    manifest: str
+    preference: Preference | None = None
+    """What the device's configuration asked for when it was chosen."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Which engines a slot has. ``previous`` and ``factory`` are kept on disk to go back to."""
+
+    active: Installed | None = None
+    previous: Installed | None = None
+    factory: Installed | None = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One release on its way into one slot, or the slot on its way to be empty."""
+
+    slot: str
+    gen: int
+    state: State
+    desired: DesiredSlot | ClearSlot
+    installed: Installed | None = None
+    """Known once the index was read."""
+    fallback: Installed | None = None
+    """The CPU variant of the same bundle."""
+    tries: int = 0
+    """How often ``state`` was entered."""
+    error: Failure | None = None
+    baseline: HistogramData | None = None
+    """Live engine latency of the engine before, on this device."""
+
+    @property
+    def brings(self) -> DesiredSlot:
+        """What is wanted in the slot; not to be asked of a deployment that clears it."""
+        assert isinstance(self.desired, DesiredSlot)
+        return self.desired
+
+    def at(self, state: State, error: Failure | None = None) -> Deployment:
+        return replace(self, state=state, tries=0, error=error)
+
+
+def ways_back(slot: Slot) -> list[Installed]:
+    """What can serve instead of the active engine, best first: the previous one, then the factory CPU
+    engine."""
+    found: list[Installed] = []
+    for way in (slot.previous, slot.factory):
+        known = [i.manifest for i in (slot.active, *found) if i is not None]
+        if way is not None and way.manifest not in known:
+            found.append(way)
+    return found

@@ -1,0 +1,181 @@
+"""From workers' windows to one telemetry message per device and window, and from the spool to the broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+from edgectl.agent.streams.spool import Spool, SpoolRow
+from edgectl.core.errors import EdgectlError
+from edgectl.core.histogram import Histogram
+from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
+from edgectl.link.mqtt import Handle, Link
+from edgectl.pipelines.host.protocol import Stats
+
+__all__ = ["Collector", "Sender", "health", "in_slots"]
+
+log = logging.getLogger(__name__)
+
+_IN_FLIGHT = 10
+_REPLAY_AFTER_S = 120.0
+# earlier wall times mean that the clock was never set
+_CLOCK_SET_S = 1_600_000_000
+
+
+def health(disk: Path) -> dict[str, float]:
+    """How the machine is: load, memory, disk, hottest sensor. Absent figures are absent, not zero."""
+    memory = psutil.virtual_memory()
+    found = {
+        "load1": os.getloadavg()[0],
+        "memory_used_mb": memory.used / 2**20,
+        "memory_available_mb": memory.available / 2**20,
+        "disk_free_mb": shutil.disk_usage(disk).free / 2**20,
+    }
+    groups = psutil.sensors_temperatures().values()
+    if hottest := [s.current for group in groups for s in group if s.current is not None]:
+        found["temperature_c"] = max(hottest)
+    return found
+
+
+def in_slots(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
+    """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases`` and the
+    engine stages."""
+    s = stats.stats
+
+    def stage(name: str) -> str:
+        kind, _, part = name.partition(":")
+        return f"{kind}:{slot_of[part]}" if kind == ENGINE_STAGE and part in slot_of else name
+
+    renamed = s.model_copy(
+        update={
+            "slots": {slot_of.get(part, part): digest for part, digest in s.slots.items()},
+            "releases": {slot_of.get(part, part): release for part, release in s.releases.items()},
+            "stages": {stage(name): h for name, h in s.stages.items()},
+        }
+    )
+    return stats.model_copy(update={"stats": renamed})
+
+
+class Collector:
+    """Merges workers' windows until the next message. Thread-safe."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._seq = 0
+        self._lock = threading.Lock()
+        self._last: dict[str, Stats] = {}
+        self._stages: dict[str, dict[str, Histogram]] = {}
+        # processed at the last message, seconds covered since
+        self._busy: dict[str, tuple[int, float]] = {}
+
+    def record(self, stream: str, stats: Stats) -> None:
+        with self._lock:
+            self._last[stream] = stats
+            stages = self._stages.setdefault(stream, {})
+            for name, data in stats.stats.stages.items():
+                stages.setdefault(name, Histogram()).merge(Histogram.of(data))
+            processed, covered = self._busy.get(stream, (0, 0.0))
+            self._busy[stream] = (processed, covered + stats.window_s)
+
+    def window(
+        self,
+        window_s: float,
+        states: Mapping[str, tuple[str, str | None]],
+        kinds: Mapping[str, str],
+        measured: dict[str, float],
+        dropped: int,
+    ) -> Telemetry:
+        """Everything since the last call as one message. A stream without a worker's word is there with
+        its state."""
+        with self._lock:
+            self._seq += 1
+            streams = {s: self._stream(s, kinds[s], state, reason) for s, (state, reason) in states.items()}
+            self._stages.clear()
+            for stream, last in self._last.items():
+                measured[f"rss_mb.{stream}"] = last.rss_mb
+                self._busy[stream] = (last.stats.frames.processed, 0.0)
+            wall = time.time()
+            return Telemetry(
+                epoch=self._epoch,
+                seq=self._seq,
+                wall_s=wall if wall > _CLOCK_SET_S else None,
+                window_s=window_s,
+                streams=streams,
+                health=measured,
+                spool_dropped=dropped,
+            )
+
+    def _stream(self, stream: str, kind: str, state: str, reason: str | None) -> StreamStats:
+        last = self._last.get(stream)
+        if last is None:
+            return StreamStats(kind=kind, state=state, reason=reason)
+        before, covered_s = self._busy[stream]
+        processed = last.stats.frames.processed
+        # smaller: the worker was started anew
+        done = processed - before if processed >= before else processed
+        update: dict[str, object] = {
+            "stages": {name: h.data() for name, h in self._stages.get(stream, {}).items()},
+            "fps": done / covered_s if covered_s else 0.0,
+        }
+        if state != "running":
+            update |= {"state": state, "reason": reason}
+        return last.stats.model_copy(update=update)
+
+
+class Sender:
+    """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker
+    acknowledged."""
+
+    def __init__(self, spool: Spool, link: Link, *, wall: Callable[[], float] = time.time) -> None:
+        self._spool = spool
+        self._link = link
+        self._wall = wall
+        self._stop = threading.Event()
+        self._more = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+
+    def nudge(self) -> None:
+        self._more.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._more.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if not self._link.is_up or not self._send():
+                    self._more.wait(0.5)
+                    self._more.clear()
+            except EdgectlError as e:
+                log.warning("telemetry waits: %s", e.message)
+                self._stop.wait(2.0)
+
+    def _send(self) -> bool:
+        """One batch; False if there was nothing to send. What is not acknowledged stays for the next
+        round."""
+        rows = self._spool.oldest(_IN_FLIGHT)
+        sent: list[tuple[SpoolRow, Handle]] = []
+        for row in rows:
+            try:
+                sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
+            except (ValueError, TypeError) as e:
+                # no checksum guards what lies here, and an older agent may have written it
+                log.warning("what the spool has as %r cannot be sent and is dropped: %s", row.topic, e)
+                self._spool.drop(row)
+        for row, handle in sent:
+            if handle.wait(10.0):
+                self._spool.delete(row)
+        return bool(rows)
+
+    def _payload(self, row: SpoolRow) -> bytes:
+        if row.kind == "event" or self._wall() - row.created_s < _REPLAY_AFTER_S:
+            return row.payload
+        return Telemetry.model_validate_json(row.payload).model_copy(update={"replay": True}).encode()

@@ -1,0 +1,1 @@
+"""Signed metadata on the device, and the time they are judged by."""

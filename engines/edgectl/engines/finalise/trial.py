@@ -1,0 +1,97 @@
+"""Warm an engine up in a child process before it is activated: open, golden check, timed runs, memory.
+
+A crash, a hang or a wrong result costs the child, never the caller. ``python -m edgectl.engines.finalise.trial BLOBS
+MANIFEST`` prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgectl.core.bundle import Variant
+from edgectl.core.errors import EdgectlError
+from edgectl.engines.child import answer, peak_rss_mb, run_child
+
+__all__ = ["WarmReport", "warm_up"]
+
+
+@dataclass(frozen=True)
+class WarmReport:
+    """What became of a warm-up. ``ok`` is False with ``error`` (one sentence) and ``code`` set, never an
+    exception."""
+
+    ok: bool
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    """None where ``runs`` were too few for it."""
+    rss_mb: float | None = None
+    """Largest resident memory of the child, interpreter and runtime included."""
+    runtime: str | None = None
+    worst_cosine: float | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+def warm_up(
+    blobs: Path,
+    manifest: str,
+    *,
+    runs: int = 64,
+    timeout_s: float = 120.0,
+    cache: Path | None = None,
+    threads: int | None = None,
+) -> WarmReport:
+    """Open the variant ``manifest`` (digest) from ``blobs`` in a child, check it against golden, time
+    ``runs`` inferences.
+
+    ``cache``: folder of finalised engines, as for ``open_engine``; a TensorRT compile happens inside
+    ``timeout_s``.
+    """
+    arguments = [str(blobs), manifest, "--runs", str(runs)]
+    if cache is not None:
+        arguments += ["--cache", str(cache)]
+    if threads is not None:
+        arguments += ["--threads", str(threads)]
+    try:
+        reply = run_child(
+            "edgectl.engines.finalise.trial", arguments, timeout_s=timeout_s, what="warming the engine up"
+        )
+    except EdgectlError as e:
+        return WarmReport(ok=False, error=e.message, code=e.code)
+    return WarmReport(**{k: reply.get(k) for k in WarmReport.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+def _main(arguments: list[str]) -> dict[str, Any]:
+    # here: whoever asks for a warm-up loads no runtime for it
+    import numpy as np
+
+    from edgectl.engines.finalise.golden import check_golden, read_golden
+    from edgectl.engines.finalise.open import open_engine
+    from edgectl.engines.timing import bench
+
+    parser = argparse.ArgumentParser(prog="edgectl.engines.finalise.trial")
+    parser.add_argument("blobs", type=Path)
+    parser.add_argument("manifest")
+    parser.add_argument("--runs", type=int, default=64)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--threads", type=int)
+    a = parser.parse_args(arguments)
+    variant = Variant.open(a.blobs, a.manifest)
+    engine = open_engine(variant, threads=a.threads, cache=a.cache)
+    golden = check_golden(engine, variant)
+    times = bench(engine, [feeds for feeds, _ in read_golden(variant)], seconds=0.0, min_runs=a.runs)
+    return {
+        "p50_ms": float(np.median(times)) if len(times) else None,
+        "p90_ms": float(np.percentile(times, 90)) if len(times) >= 64 else None,
+        "rss_mb": peak_rss_mb(),
+        "runtime": engine.runtime,
+        "worst_cosine": min(e.cosine for e in golden.outputs.values()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(answer(lambda: _main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""How fast engines are, and under which conditions that was measured."""

@@ -1,0 +1,99 @@
+"""The state of this machine while something is measured: load, temperature, clock governor, power mode,
+and who else computes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from edgectl.core.measured import Conditions
+from edgectl.engines.measure.contexts import Load, busy_because
+from edgectl.engines.timing import load_1m
+
+__all__ = ["CpuTimes", "evidence_of", "read_conditions", "read_cpu", "wait_until_quiet"]
+
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """Counters of the whole machine since it started, and when they were read."""
+
+    busy_s: float
+    """Time that all cores computed for anyone."""
+    steal_s: float
+    cores: int
+    at_s: float
+    """CLOCK_MONOTONIC."""
+
+
+def read_cpu(root: Path = Path("/")) -> CpuTimes | None:
+    """The counters now; None where there is no ``proc/stat`` under ``root``."""
+    lines = [
+        line.split() for line in _text(root / "proc/stat", 1 << 20).splitlines() if line.startswith("cpu")
+    ]
+    if not lines or len(lines[0]) < 9:
+        return None
+    tick = os.sysconf("SC_CLK_TCK")
+    user, nice, system, _, _, irq, softirq, steal = (int(x) / tick for x in lines[0][1:9])
+    return CpuTimes(user + nice + system + irq + softirq, steal, max(1, len(lines) - 1), time.monotonic())
+
+
+def evidence_of(before: CpuTimes | None, after: CpuTimes | None, own_s: float, spread: float = 0.0) -> Load:
+    """What two readings say of the others. ``own_s``: processor time of what was measured meanwhile. Pure."""
+    if before is None or after is None or after.at_s <= before.at_s:
+        return Load(None, after.cores if after else 1, None, spread)
+    passed = after.at_s - before.at_s
+    others = max(0.0, after.busy_s - before.busy_s - own_s) / passed
+    return Load(
+        round(others, 3), after.cores, max(0.0, after.steal_s - before.steal_s) / passed / after.cores, spread
+    )
+
+
+def wait_until_quiet(
+    seconds: float,
+    *,
+    read: Callable[[], CpuTimes | None] = read_cpu,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait for a second in which this machine has little else to do, at most ``seconds``. False if none
+    came, or it does not tell."""
+    deadline = clock() + seconds
+    while clock() + _LOOK_S <= deadline:
+        before = read()
+        sleep(_LOOK_S)
+        after = read()
+        if before is None or after is None:
+            return False
+        if not busy_because(evidence_of(before, after, 0.0)):
+            return True
+    return False
+
+
+def read_conditions(root: Path = Path("/")) -> Conditions:
+    """Read it now. What this machine does not tell is None. ``root`` is where ``sys`` and ``var`` are
+    read."""
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    temperatures = [t.current for readings in sensors.values() for t in readings if t.current]
+    mode = re.search(r"pmode:(\w+)", _text(root / "var/lib/nvpmodel/status"))
+    return Conditions(
+        load=load_1m(),
+        temperature_c=round(max(temperatures), 1) if temperatures else None,
+        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        power_mode=mode[1] if mode else None,
+    )
+
+
+def _text(path: Path, most: int = 4096) -> str:
+    try:
+        with path.open(errors="replace") as f:
+            return f.read(most)
+    except OSError:
+        return ""

@@ -1,0 +1,377 @@
+"""The controller's HTTP API: Starlette on uvicorn, loopback by default, bearer token, JSON.
+
+Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.client.client` makes the same
+exception of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import uvicorn
+from pydantic import Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageError, UsageError
+from edgectl.core.files import check_digest, check_name
+from edgectl.core.schema import Digest, Message, Name, first_problem
+from edgectl.core.trust import MAX_TRUST_BYTES
+from edgectl.fleet.api.http import BoundedProtocol
+from edgectl.fleet.control.clearing import ClearRequest
+from edgectl.fleet.control.commands import CommandRequest
+from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
+
+__all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+MAX_EVENTS = 1000
+"""Of one answer; older ones are asked for with ``before``."""
+_BODY_S = 60.0
+"""For a whole body, blobs aside: those take as long as they go on."""
+_SHUTDOWN_S = 5
+_MAX_BODY = MAX_TRUST_BYTES + 65536
+_STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
+
+
+class ReleaseRequest(Message):
+    release: str
+    digest: Digest
+    files: dict[str, str] = Field(max_length=512)
+    """The signed ``targets.json``, or the file of a delegation, by name."""
+    delta_from: str | None = None
+    """The release whose devices get differences; None: the one before; "": none."""
+
+
+class TrustRequest(Message):
+    files: dict[str, str] = Field(max_length=512)
+    """Newer roots, targets and delegations, by file name."""
+    withdraw: tuple[str, ...] = ()
+    stop_rollouts: bool = False
+    """Withdraw them although rollouts are under way that need them: these are aborted."""
+
+
+class ApproveRequest(Message):
+    documents: dict[Name, str]
+    """Device → its signed desired document."""
+
+
+class EnrollRequest(Message):
+    name: str
+    again: bool = False
+    """The device is in the fleet already, and gets its files once more."""
+
+
+class RemoveRequest(Message):
+    purge: bool = False
+
+
+class EventQuery(Message):
+    """Which events, in the words of :meth:`edgectl.fleet.control.inventory.Inventory.events`."""
+
+    limit: int = Field(default=200, ge=1, le=MAX_EVENTS)
+    about: str | None = Field(default=None, max_length=200)
+    since_s: float | None = None
+    before: int | None = Field(default=None, ge=0)
+    acts: bool = False
+
+
+class FreezeRequest(Message):
+    freeze: bool
+
+
+def make_app(controller: Controller, token: str) -> Starlette:
+    """The ASGI application."""
+
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        async def call(request: Request) -> Response:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                return _error(
+                    401,
+                    UsageError(
+                        "the API token is missing or wrong", hint="it lies in the controller's state folder"
+                    ),
+                )
+            try:
+                return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            except TimeoutError:
+                return _error(
+                    408, UsageError(f"the request was not whole within {_BODY_S:g} s", hint="send it again")
+                )
+            except ValidationError as e:
+                return _error(422, UsageError(f"the request is not valid: {first_problem(e)}"))
+            except ValueError as e:
+                return _error(422, UsageError(str(e)))
+            except EdgectlError as e:
+                return _error(
+                    next((status for kind, status in _STATUS.items() if isinstance(e, kind)), 400), e
+                )
+
+        return call
+
+    def get(value: Callable[[Request], object]) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            return JSONResponse(await run_in_threadpool(value, request))
+
+        return guarded(endpoint)
+
+    async def has_blob(request: Request) -> Response:
+        digest = check_digest(request.path_params["digest"])
+        return Response(status_code=200 if controller.blobs.expects(digest) else 404)
+
+    async def put_blob(request: Request) -> Response:
+        digest = check_digest(request.path_params["digest"])
+        size = await controller.blobs.put(digest, request.stream(), controller.config.api.max_blob_mb << 20)
+        return JSONResponse({"digest": digest, "size": size}, status_code=201)
+
+    async def add_release(request: Request) -> Response:
+        r = ReleaseRequest.model_validate_json(await _body(request))
+        found = await run_in_threadpool(
+            controller.add_release, r.release, r.digest, _bytes(r.files), r.delta_from
+        )
+        return JSONResponse(dataclasses.asdict(found), status_code=201)
+
+    async def accept_trust(request: Request) -> Response:
+        r = TrustRequest.model_validate_json(await _body(request))
+        await run_in_threadpool(
+            controller.accept_trust, _bytes(r.files), r.withdraw, stop_rollouts=r.stop_rollouts
+        )
+        return JSONResponse(_trust(controller), status_code=201)
+
+    async def approve(request: Request) -> Response:
+        r = ApproveRequest.model_validate_json(await _body(request))
+        return JSONResponse(await run_in_threadpool(controller.approve, _bytes(r.documents)))
+
+    async def start_rollout(request: Request) -> Response:
+        r = RolloutRequest.model_validate_json(await _body(request))
+        spec = await run_in_threadpool(controller.start_rollout, r)
+        return JSONResponse(_rollout(spec, RolloutProgress()), status_code=201)
+
+    async def change_rollout(request: Request) -> Response:
+        rollout, op = request.path_params["id"], request.path_params["op"]
+        if op not in ("pause", "resume", "abort", "rollback"):
+            raise UsageError(f"a rollout can be paused, resumed, aborted or rolled back, not {op!r}")
+        await run_in_threadpool(controller.change_rollout, rollout, op)
+        return JSONResponse(_rollout(*controller.rollout(rollout)))
+
+    async def skip_device(request: Request) -> Response:
+        rollout, device = request.path_params["id"], check_name(request.path_params["name"])
+        await run_in_threadpool(controller.skip_device, rollout, device)
+        return JSONResponse(_rollout(*controller.rollout(rollout)))
+
+    async def clear_slot(request: Request) -> Response:
+        slot = check_name(request.path_params["slot"])
+        r = ClearRequest.model_validate_json(await _body(request))
+        return JSONResponse(
+            [dataclasses.asdict(c) for c in await run_in_threadpool(controller.clear_slot, slot, r)]
+        )
+
+    async def enroll(request: Request) -> Response:
+        r = EnrollRequest.model_validate_json(await _body(request))
+        name = check_name(r.name)
+        return JSONResponse(
+            await run_in_threadpool(partial(controller.enroll, name, again=r.again)), status_code=201
+        )
+
+    async def remove(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        r = RemoveRequest.model_validate_json(await _body(request))
+        return JSONResponse(
+            {"rollouts": await run_in_threadpool(partial(controller.remove, device, purge=r.purge))}
+        )
+
+    async def revoked(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        return JSONResponse({"rollouts": await run_in_threadpool(controller.revoke, device)})
+
+    async def command(request: Request) -> Response:
+        device = check_name(request.path_params["name"])
+        r = CommandRequest.model_validate_json(await _body(request))
+        return JSONResponse(_json(await run_in_threadpool(controller.command, device, r)))
+
+    async def freeze(request: Request) -> Response:
+        r = FreezeRequest.model_validate_json(await _body(request))
+        await run_in_threadpool(controller.freeze, r.freeze)
+        return JSONResponse(_state(controller))
+
+    return Starlette(
+        routes=[
+            Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
+            Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
+            Route(
+                "/v1/releases",
+                get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()]),
+            ),
+            Route("/v1/releases", guarded(add_release), methods=["POST"]),
+            Route("/v1/devices", get(lambda _: _devices(controller))),
+            Route("/v1/devices", guarded(enroll), methods=["POST"]),
+            Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
+            Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
+            Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
+            Route("/v1/archive", get(lambda _: _archive(controller))),
+            Route(
+                "/v1/rollouts",
+                get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()]),
+            ),
+            Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
+            Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
+            Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
+            Route("/v1/rollouts/{id}/devices/{name}/skip", guarded(skip_device), methods=["POST"]),
+            Route("/v1/slots/{slot}/clear", guarded(clear_slot), methods=["POST"]),
+            Route("/v1/trust", get(lambda _: _trust(controller))),
+            Route("/v1/trust", guarded(accept_trust), methods=["POST"]),
+            Route("/v1/waiting", get(lambda _: {d: p.decode() for d, p in controller.waiting().items()})),
+            Route("/v1/waiting", guarded(approve), methods=["POST"]),
+            Route("/v1/latency", get(lambda _: _latency(controller))),
+            Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
+            Route("/v1/events", get(lambda r: _events(controller, r))),
+            Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
+            Route("/v1/freeze", get(lambda _: _state(controller))),
+            Route("/v1/freeze", guarded(freeze), methods=["POST"]),
+        ]
+    )
+
+
+class ApiServer:
+    """uvicorn on the thread ``api``."""
+
+    def __init__(self, controller: Controller, token: str) -> None:
+        """Bind at once. Raises :class:`LinkError` if the port is taken."""
+        c = controller.config.api
+        try:
+            self._socket = socket.create_server((c.host, c.port))
+        except OSError as e:
+            raise LinkError(
+                f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port"
+            ) from e
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(controller, token),
+                http=BoundedProtocol,
+                log_level="warning",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+
+async def _body(request: Request) -> bytes:
+    async def read() -> bytes:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MAX_BODY:
+                raise UsageError(f"the request has more than {_MAX_BODY} bytes")
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), _BODY_S)
+    except asyncio.TimeoutError as e:  # another class in Python 3.10
+        raise TimeoutError from e
+
+
+def _error(status: int, e: EdgectlError) -> JSONResponse:
+    return JSONResponse({"error": {"code": e.code, "message": e.message, "hint": e.hint}}, status_code=status)
+
+
+def _bytes(files: dict[str, str]) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _trust(controller: Controller) -> dict[str, Any]:
+    return {
+        "files": {name: data.decode() for name, data in controller.trust.files().items()},
+        "roles": [dataclasses.asdict(e) for e in controller.trust.expiries()],
+    }
+
+
+def _json(message: Message | None) -> Any:
+    return json.loads(message.encode()) if message is not None else None
+
+
+def _state(controller: Controller) -> dict[str, Any]:
+    return {"freeze": controller.frozen, "connected": controller.connected}
+
+
+def _rollout(spec: RolloutSpec, progress: RolloutProgress) -> dict[str, Any]:
+    return {**_json(spec), **_json(progress)}
+
+
+def _devices(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": d.name,
+            "online": bool(d.conn and d.conn.online),
+            "revoked": controller.is_revoked(d.name),
+            "rivals": [_json(claim.conn) for claim in controller.rivals(d.name)],
+            "seen_s": d.seen_s,
+            "conn": _json(d.conn),
+            "reported": _json(d.reported),
+            "desired": _json(d.desired),
+        }
+        for d in controller.devices()
+    ]
+
+
+def _archive(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": a.device.name,
+            "removed_s": a.removed_s,
+            "seen_s": a.device.seen_s,
+            "conn": _json(a.device.conn),
+            "reported": _json(a.device.reported),
+            "desired": _json(a.device.desired),
+        }
+        for a in controller.inventory.archived()
+    ]
+
+
+def _events(controller: Controller, request: Request) -> list[dict[str, Any]]:
+    q = EventQuery.model_validate(dict(request.query_params))
+    found = controller.inventory.events(
+        q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts
+    )
+    return [dataclasses.asdict(e) for e in found]
+
+
+def _latency(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {
+            "slot": slot,
+            "digest": digest,
+            "n": h.n,
+            **{f"p{p:g}_ms": h.percentile_ms(p) for p in (50.0, 90.0, 95.0, 99.0)},
+        }
+        for (slot, digest), h in sorted(controller.engines().items())
+    ]

@@ -1,0 +1,1 @@
+"""The broker: embedded, configured, and what has yet to be published to it."""

@@ -1,0 +1,1 @@
+"""What a workstation asks of the controller over HTTP."""

@@ -1,0 +1,233 @@
+"""The controller's API as seen by the CLI: same words, same exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from edgectl.core import errors
+from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustError, UsageError
+
+__all__ = ["FleetClient"]
+
+_BY_CODE: dict[str, type[EdgectlError]] = {
+    name.removesuffix("Error").lower(): getattr(errors, name)
+    for name in errors.__all__
+    if name != "EdgectlError"
+}
+
+_DELTA_TIMEOUT_S = 1800.0
+
+
+class FleetClient:
+    """Every method raises :class:`LinkError` if the controller is not there, else the controller's own
+    error."""
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = 30.0) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self._url + "/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    @classmethod
+    def of(cls, url: str, token_file: Path) -> FleetClient:
+        """With the token that the controller wrote into its state folder."""
+        try:
+            return cls(url, token_file.read_text().strip())
+        except OSError as e:
+            raise UsageError(
+                f"cannot read the API token {token_file}: {e.strerror}", hint="has the controller run?"
+            ) from e
+
+    def __enter__(self) -> FleetClient:
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- releases
+
+    def has_blob(self, digest: str) -> bool:
+        return self._send("HEAD", f"/blobs/{digest}", missing_ok=True).status_code == 200
+
+    def put_blob(self, digest: str, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Upload a file; ``progress`` gets the bytes of each piece."""
+
+        def pieces() -> Iterator[bytes]:
+            with path.open("rb") as f:
+                while piece := f.read(1 << 18):
+                    yield piece
+                    progress(len(piece))
+
+        self._send("PUT", f"/blobs/{digest}", content=pieces())
+
+    def trust(self) -> dict[str, Any]:
+        """``files``: the controller's signed metadata by name; ``roles``:
+        :class:`edgectl.fleet.keys.trust.Expiry` as dictionaries."""
+        return dict(self._json("GET", "/trust"))
+
+    def signed_file(self, name: str) -> bytes | None:
+        """One file of the controller's signed metadata."""
+        found = self.trust()["files"].get(name)
+        return None if found is None else str(found).encode()
+
+    def accept_trust(
+        self, files: Mapping[str, bytes], withdraw: Iterable[str] = (), *, stop_rollouts: bool = False
+    ) -> dict[str, Any]:
+        """Hand newer signed metadata over. Returns as :meth:`trust`. ``stop_rollouts``: of the releases
+        that are withdrawn."""
+        signed = {n: d.decode() for n, d in files.items()}
+        body = {"files": signed, "withdraw": list(withdraw), "stop_rollouts": stop_rollouts}
+        return dict(self._json("POST", "/trust", json=body))
+
+    def add_release(
+        self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None = None
+    ) -> dict[str, Any]:
+        """The controller makes differences before it answers: seconds a variant."""
+        signed = {n: d.decode() for n, d in files.items()}
+        body = {"release": release, "digest": digest, "files": signed, "delta_from": delta_from}
+        return dict(self._json("POST", "/releases", json=body, timeout=_DELTA_TIMEOUT_S))
+
+    def releases(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/releases"))
+
+    # ---- rollouts
+
+    def start_rollout(self, release: str, slot: str, **options: Any) -> dict[str, Any]:
+        """``options``: the other fields of :class:`edgectl.fleet.rollouts.planner.RolloutRequest`."""
+        return dict(self._json("POST", "/rollouts", json={"release": release, "slot": slot, **options}))
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/rollouts"))
+
+    def rollout(self, rollout: str) -> dict[str, Any]:
+        return dict(self._json("GET", f"/rollouts/{rollout}"))
+
+    def change_rollout(self, rollout: str, op: str) -> dict[str, Any]:
+        """``op``: pause, resume, abort, rollback."""
+        return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
+
+    def skip_device(self, rollout: str, device: str) -> dict[str, Any]:
+        """Have a rollout go on without a device."""
+        return dict(self._json("POST", f"/rollouts/{rollout}/devices/{quote(device, safe='')}/skip"))
+
+    def clear_slot(
+        self, slot: str, devices: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Have a slot empty; the fields of :class:`edgectl.fleet.control.clearing.Cleared` of each device."""
+        body = {"devices": list(devices), "labels": dict(labels or {})}
+        return list(self._json("POST", f"/slots/{quote(slot, safe='')}/clear", json=body))
+
+    def waiting(self) -> dict[str, bytes]:
+        """Device → its desired document that more of the director's keys have to sign."""
+        return {d: str(p).encode() for d, p in self._json("GET", "/waiting").items()}
+
+    def approve(self, documents: Mapping[str, bytes]) -> list[str]:
+        """Hand signed documents back; returns their devices."""
+        return list(
+            self._json("POST", "/waiting", json={"documents": {d: p.decode() for d, p in documents.items()}})
+        )
+
+    # ---- devices
+
+    def enroll(self, name: str, *, again: bool = False) -> dict[str, Any]:
+        """What its ``agent.toml`` needs, and whether it is ``new``. One that is known is refused unless it
+        is enrolled ``again``."""
+        return dict(self._json("POST", "/devices", json={"name": name, "again": again}))
+
+    def remove(self, name: str, *, purge: bool = False) -> list[str]:
+        """Take a device out of the fleet; ``purge``: with all that is known of it. Returns the rollouts
+        that no longer count it."""
+        return list(
+            self._json("POST", f"/devices/{quote(name, safe='')}/remove", json={"purge": purge})["rollouts"]
+        )
+
+    def revoked(self, name: str) -> list[str]:
+        """Tell that its certificate was revoked. Returns the rollouts that no longer count it."""
+        return list(self._json("POST", f"/devices/{quote(name, safe='')}/revoked")["rollouts"])
+
+    def archive(self) -> list[dict[str, Any]]:
+        """Devices that were removed, oldest first."""
+        return list(self._json("GET", "/archive"))
+
+    def command(self, name: str, op: str, *, wait_s: float = 10.0, **options: Any) -> dict[str, Any]:
+        """Ask a device, and return the ``result`` of its answer. ``options``: the other fields of
+        :class:`edgectl.fleet.control.commands.CommandRequest`.
+
+        What the device refuses is raised with the device's own kind of error.
+        """
+        body = {"op": op, "wait_s": wait_s, **options}
+        reply = self._json(
+            "POST", f"/devices/{quote(name, safe='')}/commands", json=body, timeout=2 * wait_s + 30
+        )
+        if not reply["ok"]:
+            error = reply.get("error") or {"code": "", "detail": "it gave no reason"}
+            kind = _BY_CODE.get(error["code"], ProtocolError)
+            hint = "compare the clocks of device and controller; a number that was too low is right the next time"
+            raise kind(
+                f"{name} refuses: {error['detail'] or error['code']}",
+                hint=hint if kind is TrustError else None,
+            )
+        return dict(reply["result"])
+
+    def devices(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/devices"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fields of :class:`edgectl.fleet.control.watch.StreamRow`, one dict per stream."""
+        return list(self._json("GET", "/rows"))
+
+    def latency(self) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/latency"))
+
+    def events(self, limit: int = 200, **query: Any) -> list[dict[str, Any]]:
+        """The newest that fit, oldest of them first. ``query``: the other fields of
+        :class:`edgectl.fleet.api.app.EventQuery`; an answer has at most 1000, and the ``id`` of its first one
+        is the ``before`` of the next page."""
+        asked = {k: v for k, v in query.items() if v is not None}
+        return list(self._json("GET", "/events", params={"limit": limit, **asked}))
+
+    def transfer(self) -> dict[str, Any]:
+        """What the seeder has sent since it started."""
+        return dict(self._json("GET", "/transfer"))
+
+    def freeze(self, frozen: bool) -> dict[str, Any]:
+        """Order it. Returns what :meth:`state` does."""
+        return dict(self._json("POST", "/freeze", json={"freeze": frozen}))
+
+    def state(self) -> dict[str, Any]:
+        """``freeze``: as ordered last, None if nobody knows; ``connected``: whether the controller reaches
+        the broker."""
+        return dict(self._json("GET", "/freeze"))
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        return self._send(method, path, **options).json()
+
+    def _send(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as e:
+            raise LinkError(
+                f"the controller at {self._url} does not answer: {e}",
+                hint="is `edgectl controller run` running there? --controller or EDGECTL_CONTROLLER name another",
+            ) from e
+        if response.is_success or (missing_ok and response.status_code == 404):
+            return response
+        try:
+            error = response.json()["error"]
+            raise _BY_CODE.get(error["code"], LinkError)(error["message"], hint=error["hint"])
+        except (ValueError, KeyError, TypeError):
+            raise LinkError(f"the controller at {self._url} answered {response.status_code}") from None

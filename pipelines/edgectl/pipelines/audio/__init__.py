@@ -1,0 +1,1 @@
+"""Blocks of sound: channels, clocks, levels, features."""

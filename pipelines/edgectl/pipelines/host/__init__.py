@@ -1,0 +1,1 @@
+"""What runs pipelines: the worker process, its protocol, and `edgectl run`."""

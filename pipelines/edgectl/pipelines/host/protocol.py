@@ -1,0 +1,222 @@
+"""What the agent and a pipeline worker say to each other: one JSON object a line over the worker's stdin and
+stdout.
+
+The worker is ``python -m edgectl.pipelines.host.worker``. One pipe per worker; the agent judges it by *progress*
+(processed frames), not by liveness. Standard output belongs to this protocol: the worker moves file
+descriptor 1 aside at start, so that a native library that prints cannot break it.
+
+Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of
+Swap, Commit, Revert, Shadow, Stop; the worker sends Event, Stats, Lease and answers each Swap with Swapped or
+a SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgectl.core.errors import ProtocolError
+from edgectl.core.schema import Message, Name, first_problem
+from edgectl.core.wire import Failure, StreamStats
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Commit",
+    "EngineRef",
+    "EventMessage",
+    "Fault",
+    "FromWorker",
+    "LeaseMessage",
+    "Ready",
+    "Revert",
+    "ShadowFailed",
+    "ShadowMessage",
+    "Shadowed",
+    "Start",
+    "Stats",
+    "Stop",
+    "Swap",
+    "SwapFailed",
+    "Swapped",
+    "ToWorker",
+    "parse_from_worker",
+    "parse_to_worker",
+]
+
+MAX_LINE_BYTES = 1 << 20
+
+
+class EngineRef(Message):
+    """Where a slot's engine lies: ``blobs`` is a folder of content-addressed files, ``manifest`` the
+    variant's digest in it."""
+
+    blobs: Path
+    manifest: str
+    release: str = ""
+    bundle: str = ""
+    """Bundle digest, for telemetry."""
+
+
+class Start(Message):
+    op: Literal["start"] = "start"
+    stream: Name
+    kind: Literal["surveillance", "driving", "speech"]
+    source: str
+    """A source URI: ``rtsp://…``, ``v4l2:///dev/video0``, ``file:…``, ``synth://yard?seed=1``."""
+    config: dict[str, Any] = {}
+    """The pipeline configuration (zones, lines, flow, budget …), validated by the pipeline."""
+    engines: dict[Name, EngineRef]
+    """Part (``detector``, ``vad``, ``keyword``) → engine."""
+    out: Path | None = None
+    """Folder for snapshots, tracks and annotated video; None: none are written."""
+    cache: Path | None = None
+    """Folder of finalised engines; the warm-up filled it. None: engines are opened as they were built."""
+    stats_every_s: float = 2.0
+
+
+class Swap(Message):
+    """Load, warm up and switch a part to another engine between two frames. The old one stays warm until
+    Commit or Revert."""
+
+    op: Literal["swap"] = "swap"
+    part: Name
+    engine: EngineRef
+
+
+class ShadowMessage(Message):
+    """Run another engine on some of the frames, after the one that serves; compare, and tell only that.
+    One at a time."""
+
+    op: Literal["shadow"] = "shadow"
+    part: Name
+    engine: EngineRef
+    percent: float = Field(gt=0, le=100)
+    frames: int = Field(ge=1)
+
+
+class Commit(Message):
+    op: Literal["commit"] = "commit"
+    part: Name
+
+
+class Revert(Message):
+    op: Literal["revert"] = "revert"
+    part: Name
+
+
+class Stop(Message):
+    op: Literal["stop"] = "stop"
+
+
+class Ready(Message):
+    op: Literal["ready"] = "ready"
+    seconds: float
+
+
+class EventMessage(Message):
+    op: Literal["event"] = "event"
+    event: dict[str, Any]
+
+
+class Stats(Message):
+    """One window. Its arrival with a growing ``frames.processed`` is the progress that feeds the watchdog."""
+
+    op: Literal["stats"] = "stats"
+    window_s: float
+    stats: StreamStats
+    rss_mb: float
+    cpu_s: float
+
+
+class Swapped(Message):
+    op: Literal["swapped"] = "swapped"
+    part: Name
+    manifest: str
+    gap_ms: float
+    """Longest time between two processed frames around the swap."""
+
+
+class SwapFailed(Message):
+    op: Literal["swap_failed"] = "swap_failed"
+    part: Name
+    manifest: str
+    error: Failure
+
+
+class Shadowed(Message):
+    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together,
+    ``matched`` the pairs."""
+
+    op: Literal["shadowed"] = "shadowed"
+    part: Name
+    manifest: str
+    frames: int
+    matched: int
+    found: int
+    errors: int
+    old_ms: float
+    """Median engine time of the engine that serves, on the same frames."""
+    new_ms: float
+
+    @property
+    def agreement(self) -> float:
+        """1.0 where neither found anything."""
+        return 2 * self.matched / self.found if self.found else 1.0
+
+
+class ShadowFailed(Message):
+    op: Literal["shadow_failed"] = "shadow_failed"
+    part: Name
+    manifest: str
+    error: Failure
+
+
+class LeaseMessage(Message):
+    """The pipeline is in the middle of something: no other engine for ``ttl_s`` seconds. Said again while
+    it lasts."""
+
+    op: Literal["lease"] = "lease"
+    ttl_s: float = Field(gt=0, le=3600)
+    reason: str = Field(default="", max_length=200)
+
+
+class Fault(Message):
+    """The worker cannot go on and exits (source gone for good, engine broken, bad configuration)."""
+
+    op: Literal["fault"] = "fault"
+    error: Failure
+
+
+ToWorker: TypeAlias = Annotated[
+    Start | Swap | ShadowMessage | Commit | Revert | Stop, Field(discriminator="op")
+]
+FromWorker: TypeAlias = Annotated[
+    Ready | EventMessage | Stats | Swapped | SwapFailed | Shadowed | ShadowFailed | LeaseMessage | Fault,
+    Field(discriminator="op"),
+]
+_TO: TypeAdapter[ToWorker] = TypeAdapter(ToWorker)
+_FROM: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)
+
+
+def parse_to_worker(line: bytes) -> ToWorker:
+    """One line from the agent. Raises :class:`ProtocolError`."""
+    return _parse(_TO, line)
+
+
+def parse_from_worker(line: bytes) -> FromWorker:
+    """One line from a worker. Raises :class:`ProtocolError`."""
+    return _parse(_FROM, line)
+
+
+T = TypeVar("T")
+
+
+def _parse(adapter: TypeAdapter[T], line: bytes) -> T:
+    if len(line) > MAX_LINE_BYTES:
+        raise ProtocolError(f"worker line of {len(line)} bytes, more than {MAX_LINE_BYTES}")
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as e:
+        raise ProtocolError(f"worker line is not valid: {first_problem(e)}") from e

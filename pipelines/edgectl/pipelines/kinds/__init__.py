@@ -1,0 +1,1 @@
+"""One folder per kind of pipeline, and what they share."""

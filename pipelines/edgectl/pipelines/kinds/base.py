@@ -1,0 +1,155 @@
+"""What every pipeline is, video or audio: the interface that the worker and ``edgectl run`` drive."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edgectl.core.bundle import Variant
+from edgectl.core.errors import EdgectlError, UsageError
+from edgectl.core.histogram import Histogram
+from edgectl.core.wire import StreamStats
+from edgectl.engines.base import Engine
+from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.shadow import Shadowing
+
+__all__ = [
+    "EngineFactory",
+    "Kind",
+    "Pipeline",
+    "PipelineArgs",
+    "make_pipeline",
+    "open_variant",
+]
+
+
+Kind = Literal["surveillance", "driving", "speech"]
+
+EngineFactory = Callable[[Variant], Engine]
+"""Opens an engine; raises :class:`EngineError`."""
+
+
+# Kind → module, its function from PipelineArgs to Pipeline, and the parts of which it needs at least one
+# engine.
+_MAKERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "surveillance": ("edgectl.pipelines.kinds.surveillance.pipeline", "make_surveillance", ("detector",)),
+    "driving": ("edgectl.pipelines.kinds.driving.pipeline", "make_driving", ("detector",)),
+    "speech": ("edgectl.pipelines.kinds.speech.pipeline", "make_speech", ("vad", "keyword")),
+}
+
+
+@dataclass(frozen=True)
+class PipelineArgs:
+    """Everything a pipeline is made of."""
+
+    stream: str
+    source: str
+    """Source URI."""
+    engines: dict[str, PartVariant]
+    """Part (``detector``, ``vad``, ``keyword``) → engine."""
+    config: PipelineConfig
+    emit: Callable[[Record], None]
+    """Called with every event record, from the sink thread."""
+    open_engine: EngineFactory
+    out: Path | None = None
+    """Folder for events, snapshots, track logs and annotated video; None: none are written."""
+    patient: bool = False
+    """Wait for a camera that is away at the start, instead of failing."""
+    seconds: float | None = None
+    """End the stream after so many seconds of the source: capture time, which for a camera is the time on
+    the clock."""
+
+
+class Pipeline(Protocol):
+    """One stream. Methods may be called from any thread, one at a time; they raise :class:`EdgectlError`."""
+
+    outputs: tuple[Path, ...]
+    """Files that this pipeline writes."""
+    expected: int | None
+    """Frames (or blocks of audio) that the source will give, known from :meth:`start` on; None where it
+    cannot be told."""
+
+    def start(self) -> None:
+        """Open engines and source, infer once to warm up, start the threads. On an error nothing is left
+        running."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once the stream has come to its end or failed."""
+        ...
+
+    @property
+    def error(self) -> EdgectlError | None:
+        """Why the stream failed, after :meth:`wait` said True; None for a good end."""
+        ...
+
+    def swap(self, part: str, slot: PartVariant) -> float:
+        """Open and warm up another engine, switch between two frames, keep the old one warm.
+
+        Returns the longest time between two processed frames around the swap, in ms. On an error the old
+        engine goes on.
+        """
+        ...
+
+    def shadow(
+        self,
+        part: str,
+        slot: PartVariant,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
+    ) -> None:
+        """Open another engine and run it beside the one of ``part`` on some of the next frames; ``done`` is
+        called on another thread.
+
+        Raises :class:`UsageError` where this pipeline cannot compare engines.
+        """
+        ...
+
+    def commit(self, part: str) -> None:
+        """Close the engine that the last swap of ``part`` replaced."""
+        ...
+
+    def revert(self, part: str) -> None:
+        """Go back to the engine that the last swap of ``part`` replaced; nothing to do without one."""
+        ...
+
+    def stats(self) -> StreamStats:
+        """The window since the last call."""
+        ...
+
+    def totals(self) -> dict[str, Histogram]:
+        """Stage histograms since the start."""
+        ...
+
+    def stop(self) -> None:
+        """Stop, write what is queued, join every thread, close every engine. Safe to call twice."""
+        ...
+
+
+def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
+    """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError`
+    for a missing part."""
+    if kind not in _MAKERS:
+        raise UsageError(f"there is no pipeline {kind!r}", hint=f"kinds: {', '.join(_MAKERS)}")
+    module, maker, parts = _MAKERS[kind]
+    if not set(parts) & set(args.engines):
+        raise UsageError(
+            f"a {kind} pipeline needs an engine for the part {' or '.join(parts)}, it got {', '.join(args.engines) or 'none'}"
+        )
+    pipeline: Pipeline = getattr(importlib.import_module(module), maker)(args)
+    return pipeline
+
+
+def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:
+    """The default engine factory: the variant's own runtime and session settings, finalised where there is
+    a ``cache`` folder."""
+    engine: Engine = importlib.import_module("edgectl.engines.finalise.open").open_engine(
+        variant, cache=cache
+    )
+    return engine

@@ -1,0 +1,135 @@
+"""Driving: detector → tracker → rules, lane finder → departure and collision warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.config import CollisionConfig, LaneDepartureConfig, PipelineConfig
+from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.kinds.driving.collision import CollisionRule
+from edgectl.pipelines.kinds.driving.departure import DepartureRule
+from edgectl.pipelines.kinds.driving.ego import Speed
+from edgectl.pipelines.kinds.driving.lanes import LaneFinder, Lanes
+from edgectl.pipelines.kinds.video_runner import VideoPipeline
+from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.sources import SourceInfo
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.tracker import Tracks
+
+__all__ = ["DrivingAnalyser", "make_driving"]
+
+BUDGET_MS = 100.0
+_COCO_VEHICLES = ("car", "truck", "bus", "motorcycle")
+_LANE, _WARN, _TEXT = (60, 200, 60), (40, 40, 230), (90, 60, 20)  # BGR
+
+
+def make_driving(args: PipelineArgs) -> VideoPipeline:
+    """A driving pipeline, not started. A COCO detector's road users are merged into ``vehicle`` unless the
+    configuration says otherwise."""
+    config = args.config
+    labels = args.engines["detector"].variant.config.task.labels
+    if not config.merge and not config.classes:
+        vehicles = tuple(label for label in _COCO_VEHICLES if label in labels)
+        keep = tuple(label for label in ("person", "bicycle") if label in labels)
+        if vehicles:
+            config = config.model_copy(update={"merge": {"vehicle": vehicles}, "classes": ("vehicle", *keep)})
+    if not any(isinstance(r, CollisionConfig | LaneDepartureConfig) for r in config.rules):
+        warnings = (
+            CollisionConfig(id="fcw", collision=CollisionConfig.Collision()),
+            LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture()),
+        )
+        if taken := {r.id for r in config.rules} & {w.id for w in warnings}:
+            raise UsageError(
+                f"rule id {min(taken)!r} is taken by the default warnings",
+                hint="choose another id, or configure the warnings",
+            )
+        config = config.model_copy(update={"rules": (*config.rules, *warnings)})
+
+    def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
+        return DrivingAnalyser(config, labels)
+
+    return VideoPipeline("driving", PipelineArgs(**{**vars(args), "config": config}), analyser, BUDGET_MS)
+
+
+class DrivingAnalyser:
+    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._rules = RuleSet(config, labels)
+        self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
+        self._speed = Speed(config.ego)
+        self._hood = config.camera.hood
+        self._collision = [CollisionRule(r) for r in config.rules if isinstance(r, CollisionConfig)]
+        self._departure = [
+            DepartureRule(r, config.camera) for r in config.rules if isinstance(r, LaneDepartureConfig)
+        ]
+        self._lanes: Lanes | None = None
+        self._tracks: Tracks | None = None
+        self._in_lane = 0
+
+    def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
+        lanes = self._finder.find(frame.luma(), t, tracks.xyxy[tracks.seen])
+        speed = self._speed.at(t, frame.sensors)
+        self._lanes, self._tracks = lanes, tracks
+        self._in_lane += lanes is not None
+        events = self._rules.step(tracks, t)
+        for departure in self._departure:
+            events += departure.step(lanes, frame.width, frame.height, speed, t)
+        path = in_path(tracks, lanes)
+        for collision in self._collision:
+            events += collision.step(tracks, path, speed, t)
+        return events
+
+    def overlay(self) -> Callable[[NDArray[Any]], None]:
+        lanes, tracks, labels, hood = self._lanes, self._tracks, self._labels, self._hood
+        offset = next((d.offset_m for d in self._departure if d.offset_m is not None), None)
+        urgent = next((c.nearest() for c in self._collision), None)
+        warned = {
+            int(i)
+            for c in self._collision
+            for i in (tracks.ids if tracks is not None else ())
+            if c.level(int(i))
+        }
+
+        def draw(image: NDArray[Any]) -> None:
+            height = image.shape[0]
+            if lanes is not None:
+                left, right = lanes.polyline(height * hood)
+                area = np.concatenate([left, right[::-1]])
+                shaded = image.copy()
+                cv2.fillPoly(shaded, [np.rint(area).astype(np.int32)], _LANE)
+                cv2.addWeighted(shaded, 0.25, image, 0.75, 0, dst=image)
+                for side in (left, right):
+                    draw_polyline(image, side, _LANE, closed=False, width=3)
+            if tracks is not None:
+                draw_tracks(image, tracks, labels)
+                for row in np.nonzero(np.isin(tracks.ids, list(warned)))[0]:
+                    x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
+                    cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)
+            texts = [f"offset {offset:+.2f} m"] if offset is not None else []
+            texts += [f"track {urgent[0]}: {urgent[1]:.1f} s"] if urgent is not None else []
+            for i, text in enumerate(texts):
+                draw_label(image, text, (8, 24 + 22 * i), _TEXT)
+
+        return draw
+
+    def counters(self) -> dict[str, int]:
+        return {"frames_with_lane": self._in_lane}
+
+
+def in_path(tracks: Tracks, lanes: Lanes | None) -> NDArray[np.bool_]:
+    """Which tracks (N,) stand in the own lane: bottom centre between the lines, or in the middle sixth of
+    the frame without lines."""
+    foot = tracks.anchor().astype(np.float64)
+    if lanes is None:
+        return np.asarray(np.abs(foot[:, 0] - tracks.width / 2) < tracks.width / 12)
+    row = np.maximum(foot[:, 1], lanes.v0 + 4)
+    left, right = lanes.at(row)
+    return np.asarray((foot[:, 0] > left) & (foot[:, 0] < right))

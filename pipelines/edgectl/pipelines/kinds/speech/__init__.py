@@ -1,0 +1,1 @@
+"""The speech pipeline: voice activity and keywords."""

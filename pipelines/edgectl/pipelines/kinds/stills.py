@@ -1,0 +1,87 @@
+"""Still pictures: one picture is one answer. Nothing is tracked, no time passes between two of them, and
+rules in seconds do not apply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.pipelines.config import OccupancyConfig, PipelineConfig
+from edgectl.pipelines.rules import ZoneRule
+from edgectl.pipelines.rules.base import describe
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.draw import draw_tracks
+from edgectl.pipelines.video.duplicates import one_label_each
+from edgectl.pipelines.video.tracker import TrackConfig, Tracks
+
+__all__ = ["StillAnalyser", "StillObjects"]
+
+
+class StillObjects:
+    """Stands where a tracker stands: every detection that would start a track is an object at once, with a
+    number of its own."""
+
+    def __init__(self, config: TrackConfig) -> None:
+        self._config = config
+        self._next = 1
+
+    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
+        found = found.select(np.nonzero(found.score >= self._config.high)[0])
+        if self._config.one_object_iou is not None:
+            found = one_label_each(found, self._config.one_object_iou)
+        ids = np.arange(self._next, self._next + len(found), dtype=np.int64)
+        self._next += len(found)
+        return Tracks(ids, found.xyxy, found.score, found.cls, np.ones(len(found), np.bool_), width, height)
+
+
+class StillAnalyser:
+    """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
+    zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
+    whose limit the picture reaches."""
+
+    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
+        self._limits = [r for r in config.rules if isinstance(r, OccupancyConfig)]
+        self._objects: Tracks | None = None
+        self._pictures = self._found = 0
+
+    def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
+        self._objects = tracks
+        self._pictures += 1
+        self._found += len(tracks)
+        inside = {zone.name: zone.holds(tracks) for zone in self._zones}
+        objects = []
+        for row in range(len(tracks)):
+            about = {
+                k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")
+            }
+            objects.append(about | {"zones": [name for name, mask in inside.items() if mask[row]]})
+        counts = {name: int(mask.sum()) for name, mask in inside.items()}
+        data = {
+            "picture": frame.name,
+            "frame_size": [frame.width, frame.height],
+            "found": dict(sorted(Counter(o["label"] for o in objects).items())),
+            "objects": objects,
+            "zones": counts,
+            "over": [r.id for r in self._limits if counts[r.occupancy.zone] >= r.occupancy.high],
+        }
+        return [Event("detections", t, None, None, data)]
+
+    def overlay(self) -> Callable[[NDArray[Any]], None]:
+        objects, labels = self._objects, self._labels
+
+        def draw(image: NDArray[Any]) -> None:
+            if objects is not None:
+                draw_tracks(image, objects, labels)
+
+        return draw
+
+    def counters(self) -> dict[str, int]:
+        return {"pictures": self._pictures, "objects": self._found}

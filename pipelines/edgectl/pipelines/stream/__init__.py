@@ -1,0 +1,1 @@
+"""What video and audio share: frames, the ledger of what became of them, traces, events, threads."""

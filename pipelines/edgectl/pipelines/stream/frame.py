@@ -1,0 +1,105 @@
+"""One picture and when it was taken. Planes are views of the decoder's own memory; nothing is converted
+before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.pipelines.stream.colour import VIDEO, Colour, to_bgr
+
+__all__ = ["ClockQuality", "Frame", "Notice", "Stamp"]
+
+ClockQuality = Literal["sensor", "rtcp", "pts", "arrival", "synthetic"]
+"""How good ``Stamp.t_ns`` is: exposure time from the sensor or sender, the container's time, arrival here,
+or made by us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When a frame was taken.
+
+    ``t_ns`` is capture time, strictly increasing: CLOCK_MONOTONIC for cameras and paced sources; media time
+    from 0 for a file that is read as fast as it is consumed. Rules and trackers know no other time.
+    """
+
+    seq: int
+    """Counted by us from 0, 64 bit; never the camera's own numbers."""
+    t_ns: int
+    avail_ns: int
+    """CLOCK_MONOTONIC when the decoded frame became available."""
+    pts_s: float | None = None
+    wall_offset_ns: int | None = None
+    """Unix time minus ``t_ns``; None where wall time means nothing (a file)."""
+    quality: ClockQuality = "arrival"
+
+    @property
+    def t_s(self) -> float:
+        return self.t_ns / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a reader of the events must know about the source. It becomes a ``capability`` event before
+    those of its frame."""
+
+    name: Literal["source", "clock", "picture"]
+    reason: str
+    """A code, e.g. ``clock_restarted``."""
+    available: bool = True
+    phase: Literal["start", "end"] | None = None
+    """Of something that lasts; None for what happened in one moment."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """``I420``: planes Y (H, W), U and V of sizes of their own, whose colours are ``colour``; ``BGR``: one
+    plane (H, W, 3).
+
+    uint8, upright (a rotation in the metadata is already done), rows may be strided.
+
+    Do not write into planes: they may belong to the decoder.
+    """
+
+    stamp: Stamp
+    width: int
+    height: int
+    fmt: Literal["I420", "BGR"]
+    planes: tuple[NDArray[np.uint8], ...]
+    sensors: Mapping[str, float] = field(default_factory=dict)
+    """What the source measured at the same time, e.g. ``speed_mps``."""
+    colour: Colour = VIDEO
+    notices: tuple[Notice, ...] = ()
+    """What happened to the source between the frame before and this one."""
+    name: str = ""
+    """The picture's file, where each has its own."""
+    _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_bgr(
+        cls, image: NDArray[np.uint8], stamp: Stamp, sensors: Mapping[str, float] | None = None
+    ) -> Frame:
+        """Wrap a BGR image (H, W, 3)."""
+        return cls(stamp, image.shape[1], image.shape[0], "BGR", (image,), sensors or {})
+
+    def luma(self) -> NDArray[np.uint8]:
+        """Brightness (H, W): the Y plane as it is, or computed from BGR."""
+        return (
+            self.planes[0]
+            if self.fmt == "I420"
+            else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
+        )
+
+    def bgr(self) -> NDArray[np.uint8]:
+        """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not
+        write into it."""
+        if self._bgr is None:
+            self._bgr = self.planes[0] if self.fmt == "BGR" else to_bgr(self.planes, self.colour)
+        return self._bgr

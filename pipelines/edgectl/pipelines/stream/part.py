@@ -1,0 +1,19 @@
+"""What a part of a pipeline gets: a variant, and what telemetry calls it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgectl.core.bundle import Variant
+
+__all__ = ["PartVariant"]
+
+
+@dataclass(frozen=True)
+class PartVariant:
+    """The variant of one part (``detector``, ``vad``, ``keyword``), and the release it came from."""
+
+    variant: Variant
+    release: str = ""
+    bundle: str = ""
+    """Bundle digest."""

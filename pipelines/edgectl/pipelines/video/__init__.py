@@ -1,0 +1,1 @@
+"""From a picture to tracked objects: capture, preprocess, detector, decode, tracker, draw."""

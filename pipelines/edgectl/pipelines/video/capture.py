@@ -1,0 +1,233 @@
+"""The capture thread of a video stream: owns the source, books every frame, hands it over, and tells what
+becomes of the source.
+
+Left out: what happens to a frame afterwards. A source that goes away is told once, and once more when it is
+back; so is one that ends, restarts its clock, changes its size or stands still.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from edgectl.core.errors import DataError, EdgectlError, SourceError
+from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.flow import Handover
+from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
+from edgectl.pipelines.stream.ledger import Ledger
+from edgectl.pipelines.stream.threads import stream_thread
+from edgectl.pipelines.video.picture_watch import PictureWatch
+
+__all__ = ["Capture"]
+
+_POLL_S = 0.2
+_STALLED_S = 12.0
+"""A source whose ``read`` has not come back for so long hangs in a native call. Longer than a camera's own
+time-outs."""
+
+
+class Capture:
+    """``open``, then ``deliver`` once what takes the frames is ready, then ``stop`` and ``join``: in this
+    order, from one thread."""
+
+    def __init__(
+        self,
+        stream: str,
+        source: Source,
+        ledger: Ledger,
+        *,
+        target_fps: float | None,
+        seconds: float | None,
+        failed: Callable[[EdgectlError], None],
+    ) -> None:
+        """``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in
+        the capture thread."""
+        self.outage: str | None = None
+        """Reason code while the source is away."""
+        self._source = source
+        self._ledger = ledger
+        self._target_fps = target_fps
+        self._seconds = seconds
+        self._failed = failed
+        self._thread = stream_thread("capture", stream, self._run, self._fail)
+        self._stop = threading.Event()
+        self._opened = threading.Event()
+        self._go = threading.Event()
+        self._info: SourceInfo | None = None
+        self._error: EdgectlError | None = None
+        self._handover: Handover[Frame] | None = None
+        self._gate_next_s: float | None = None
+        self._first_s: float | None = None
+        self._decode_errors = self._corrupt = 0
+        self._watch = PictureWatch()
+        self._last: Stamp | None = None
+        self._telling = threading.Lock()
+        self._reading_since: float | None = None
+
+    def open(self) -> SourceInfo:
+        """Start the thread and let it open the source, which belongs to it. Raises what the source raises;
+        nothing runs then."""
+        self._thread.start()
+        self._opened.wait()
+        if self._info is not None:
+            return self._info
+        self._thread.join()
+        assert self._error is not None
+        raise self._error
+
+    def deliver(self, handover: Handover[Frame], say: Callable[[Event, Stamp], None]) -> None:
+        """Begin to read. The hand-over is closed at the end of the source.
+
+        ``say`` takes what is to be told of the source, before the frame of the stamp is handed over; stamps
+        without a frame have the number of the next one.
+        """
+        self._handover, self._say = handover, say
+        self._go.set()
+
+    def look_after(self) -> None:
+        """Tell of a source that hangs. From another thread, now and then."""
+        since = self._reading_since
+        if since is not None and time.monotonic() - since > _STALLED_S:
+            self._tell_outage("stalled")
+
+    def stop(self) -> None:
+        """Read no more. Returns at once."""
+        self._stop.set()
+        self._source.interrupt()
+        self._go.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread has ended within ``timeout_s``."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- in the thread --
+
+    def _run(self) -> None:
+        try:
+            self._info = self._source.open()
+            self._opened.set()
+            self._go.wait()
+            self._read_all()
+        except (SourceError, DataError) as e:
+            if self._handover is not None:
+                self._book_damaged()
+                self._tell(
+                    Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now()
+                )
+            raise
+        finally:
+            self._source.close()
+            if self._handover is not None:
+                self._handover.close()
+
+    def _fail(self, e: EdgectlError) -> None:
+        if self._opened.is_set():
+            self._failed(e)
+        else:
+            self._error = e
+            self._opened.set()
+
+    def _read_all(self) -> None:
+        assert self._info is not None
+        # A camera that is away gives no frames to tell the time by.
+        deadline = (
+            time.monotonic() + self._seconds if self._seconds is not None and self._info.realtime else None
+        )
+        while not self._stop.is_set() and (deadline is None or time.monotonic() < deadline):
+            try:
+                frame = self._read()
+            except EndOfStream as e:
+                self._book_damaged()
+                if e.notice is not None and not self._stop.is_set():
+                    self._tell(e.notice, self._now())
+                return
+            self._book_damaged()
+            if frame is None:
+                self._tell_outage(
+                    self._source.outage or ("corrupt" if self._watch.blind(self._now().t_s) else self.outage)
+                )
+                continue
+            if deadline is None and self._over(frame.stamp.t_s):
+                return
+            if self._watch.blind(frame.stamp.t_s) and self.outage is None and self._last is not None:
+                self._tell_outage("corrupt", self._last)  # a file: it is known only now how long it took
+            self._tell_outage(None, frame.stamp)
+            pictures = self._watch.good(frame) if self._info.kind != "images" else ()
+            for notice in (*frame.notices, *pictures):
+                self._tell(notice, frame.stamp)
+            self._last = frame.stamp
+            self._hand_over(frame)
+
+    def _read(self) -> Frame | None:
+        self._reading_since = time.monotonic()
+        try:
+            return self._source.read(_POLL_S)
+        finally:
+            self._reading_since = None
+
+    def _over(self, t_s: float) -> bool:
+        if self._first_s is None:
+            self._first_s = t_s
+        return self._seconds is not None and t_s - self._first_s >= self._seconds - 1e-6
+
+    def _book_damaged(self) -> None:
+        errors, corrupt = self._source.decode_errors, self._source.corrupt_frames
+        for cause, new in (
+            ("decode_error", errors - self._decode_errors),
+            ("corrupt", corrupt - self._corrupt),
+        ):
+            if new:
+                self._ledger.capture(new)
+                self._ledger.drop(cause, new)  # type: ignore[arg-type]
+        self._decode_errors, self._corrupt = errors, corrupt
+        self._watch.damaged(errors + corrupt)
+
+    def _tell_outage(self, outage: str | None, stamp: Stamp | None = None) -> None:
+        """One ``capability`` event when the source goes away, one when it is back."""
+        with self._telling:
+            before, self.outage = self.outage, outage
+        if (outage is None) != (before is None):
+            reason = str(outage or before)
+            self._tell(
+                Notice("source", reason, outage is None, "end" if outage is None else "start"),
+                stamp or self._now(),
+            )
+
+    def _tell(self, notice: Notice, stamp: Stamp) -> None:
+        data = {"name": notice.name, "available": notice.available, "reason": notice.reason, **notice.data}
+        self._say(Event("capability", stamp.t_s, notice.phase, None, data), stamp)
+
+    def _now(self) -> Stamp:
+        """The time of something that has no frame: the clock's, or where a recording has come to."""
+        assert self._info is not None
+        now = time.monotonic_ns()
+        seq = 0 if self._last is None else self._last.seq + 1
+        if self._info.realtime:
+            return Stamp(seq, now, now, None, time.time_ns() - now, "arrival")
+        return Stamp(seq, 0 if self._last is None else self._last.t_ns, now, None, None, "pts")
+
+    def _hand_over(self, frame: Frame) -> None:
+        assert self._handover is not None
+        self._ledger.capture()
+        if self._gated(frame.stamp.t_s):
+            self._ledger.drop("gated")
+            return
+        lost = self._handover.put(frame)
+        if lost is not None:
+            self._ledger.drop("shutdown" if self._stop.is_set() else "superseded")
+
+    def _gated(self, t_s: float) -> bool:
+        """Whether ``target_fps`` leaves this frame out."""
+        fps = self._target_fps
+        if fps is None:
+            return False
+        if self._gate_next_s is None or t_s > self._gate_next_s + 1:
+            self._gate_next_s = t_s
+        if t_s < self._gate_next_s - 0.25 / fps:
+            return True
+        self._gate_next_s += 1 / fps
+        return False

@@ -1,0 +1,116 @@
+"""Detections, and what every detector's decoder shares: checks, selection, class-aware non-maximum
+suppression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.core.errors import EngineError, ModelError
+from edgectl.core.task import DecodeSpec
+from edgectl.engines.base import Outputs
+from edgectl.pipelines.video.preprocess import LetterboxMeta, unletterbox
+
+__all__ = ["Decoder", "Detections", "expect", "finish", "only_output", "quiet"]
+
+MAX_CANDIDATES = 3000
+"""Boxes that enter suppression, best first: bounds the time of one frame whatever a broken engine puts
+out."""
+
+
+quiet = np.errstate(invalid="ignore", over="ignore")
+"""For decoders: values that are not finite raise in :func:`finish`, not warnings on the way there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Structure of arrays, best score first. Coordinates are pixels of the frame."""
+
+    xyxy: NDArray[np.float32]  # (N, 4)
+    score: NDArray[np.float32]  # (N,), 0..1
+    cls: NDArray[np.int32]  # (N,), index into the task's labels
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @classmethod
+    def none(cls) -> Detections:
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+    def select(self, index: NDArray[Any]) -> Detections:
+        """Rows by boolean mask or index."""
+        return Detections(self.xyxy[index], self.score[index], self.cls[index])
+
+
+class Decoder(Protocol):
+    def __call__(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
+        """Engine outputs to detections in frame pixels.
+
+        Raises :class:`ModelError` for shapes that do not fit the task, :class:`EngineError` for values that
+        are not finite.
+        """
+        ...
+
+
+def only_output(outputs: Outputs) -> NDArray[Any]:
+    """The graph's single output. Raises :class:`ModelError` if there are more."""
+    if len(outputs) != 1:
+        raise ModelError(f"this decoder reads one output, the model has {len(outputs)}: {', '.join(outputs)}")
+    return next(iter(outputs.values()))
+
+
+def expect(array: NDArray[Any], expected: tuple[int | None, ...], what: str) -> NDArray[np.float32]:
+    """``array`` as float32 if its shape is ``expected`` (None: any size). Raises :class:`ModelError` with
+    both shapes."""
+    if array.ndim != len(expected) or any(
+        e is not None and e != a for e, a in zip(expected, array.shape, strict=True)
+    ):
+        wanted = "x".join("?" if e is None else str(e) for e in expected)
+        got = "x".join(map(str, array.shape))
+        raise ModelError(
+            f"{what} should have shape {wanted}, it has {got}", hint="check the task's labels and decode kind"
+        )
+    return np.asarray(array, np.float32)
+
+
+def finish(
+    boxes: NDArray[np.float32],
+    score: NDArray[np.float32],
+    cls: NDArray[np.integer[Any]],
+    spec: DecodeSpec,
+    meta: LetterboxMeta,
+) -> Detections:
+    """Candidates (xyxy in tensor pixels, already above the threshold) to detections: suppression, then
+    frame pixels."""
+    if not len(score):
+        return Detections.none()
+    if not (np.isfinite(boxes).all() and np.isfinite(score).all()):
+        raise EngineError(
+            "the engine's output has values that are not finite",
+            hint="the engine is broken; roll back to the last one",
+        )
+    if len(score) > MAX_CANDIDATES:
+        best = np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES]
+        boxes, score, cls = boxes[best], score[best], cls[best]
+    limit = 4.0 * max(meta.input_width, meta.input_height)
+    # wild coordinates would cost suppression its precision
+    boxes = np.clip(boxes, -limit, limit)
+    keep = _nms(boxes, score, cls, spec)
+    found = Detections(unletterbox(boxes[keep], meta), score[keep], cls[keep].astype(np.int32))
+    size = found.xyxy[:, 2:] - found.xyxy[:, :2]
+    return found.select(np.nonzero((size > 0).all(axis=1))[0])
+
+
+def _nms(
+    boxes: NDArray[np.float32], score: NDArray[np.float32], cls: NDArray[Any], spec: DecodeSpec
+) -> NDArray[np.intp]:
+    xywh = boxes.copy()
+    xywh[:, 2:] -= xywh[:, :2]
+    kept = cv2.dnn.NMSBoxesBatched(xywh, score, cls.astype(np.int32), 0.0, spec.iou)  # type: ignore[arg-type]
+    order: NDArray[np.intp] = np.asarray(kept, np.intp).reshape(-1)
+    order = order[np.argsort(-score[order], kind="stable")]
+    return order[: spec.max_detections]

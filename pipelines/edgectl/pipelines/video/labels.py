@@ -1,0 +1,43 @@
+"""The labels a stream speaks of: the model's own, filtered and merged (``vehicle: [car, truck, bus]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.duplicates import without_doubles
+
+__all__ = ["LabelMap"]
+
+
+class LabelMap:
+    """Maps detections from the model's classes to the stream's. ``labels[i]`` names class ``i``
+    afterwards."""
+
+    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+        """Raises :class:`UsageError` if the configuration names a label that the model does not have."""
+        to = {old: new for new, olds in config.merge.items() for old in olds}
+        for where, names in (("classes", set(config.classes) - set(config.merge)), ("merge", set(to))):
+            if unknown := names - set(labels):
+                raise UsageError(
+                    f"{where} names {min(unknown)!r}, which the model does not know",
+                    hint=f"it knows {', '.join(labels[:20])}",
+                )
+        renamed = [to.get(label, label) for label in labels]
+        wanted = set(config.classes) or set(renamed)
+        self.labels = tuple(dict.fromkeys(r for r in renamed if r in wanted))
+        self._to = np.array([self.labels.index(r) if r in wanted else -1 for r in renamed], np.int32)
+        self._identity = self.labels == tuple(labels)
+        self._merged = bool(to)
+
+    def __call__(self, found: Detections) -> Detections:
+        if self._identity or not len(found):
+            return found
+        cls = self._to[found.cls]
+        keep = np.nonzero(cls >= 0)[0]
+        found = Detections(found.xyxy[keep], found.score[keep], cls[keep])
+        return without_doubles(found) if self._merged and len(found) > 1 else found

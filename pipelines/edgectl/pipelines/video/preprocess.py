@@ -1,0 +1,144 @@
+"""A frame as an engine's input tensor, and boxes back into the frame. Builder and device use this very code.
+
+I420 planes are resized first and converted after (measured 3 × cheaper than the other way round at 1080p);
+values come from a 256-entry table per channel, so that ``(pixel * scale - mean) / std`` costs one look-up.
+Left out: augmentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.core.errors import DataError
+from edgectl.core.task import ImageInput
+from edgectl.pipelines.stream.colour import VIDEO, Colour, to_bgr
+from edgectl.pipelines.stream.frame import Frame
+
+__all__ = ["LetterboxMeta", "Preprocessor", "unletterbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterboxMeta:
+    """Where the picture lies in the tensor: ``tensor_x = frame_x * sx + left``; ``width`` × ``height`` is
+    the frame's size."""
+
+    sx: float
+    sy: float
+    left: int
+    top: int
+    width: int
+    height: int
+    input_width: int
+    input_height: int
+
+
+def unletterbox(xyxy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.float32]:
+    """Boxes (N, 4) xyxy from tensor pixels to frame pixels, clipped to the frame."""
+    out = (xyxy - np.array([meta.left, meta.top] * 2, np.float32)) / np.array(
+        [meta.sx, meta.sy] * 2, np.float32
+    )
+    np.clip(out[:, 0::2], 0, meta.width, out=out[:, 0::2])
+    np.clip(out[:, 1::2], 0, meta.height, out=out[:, 1::2])
+    return out.astype(np.float32, copy=False)
+
+
+class Preprocessor:
+    """Fills one staging tensor, (1, 3, H, W) or (1, H, W, 3), with frame after frame. For one thread.
+
+    The tensor returned is the same memory at every call: copy it to keep it. uint8 tensors hold plain pixels:
+    scale, mean and std are then folded into the graph.
+    """
+
+    def __init__(self, spec: ImageInput) -> None:
+        self.spec = spec
+        shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
+        self.tensor: NDArray[Any] = np.zeros(shape, np.dtype(spec.dtype))
+        self._order = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
+        levels = np.arange(256, dtype=np.float64)
+        values = [(levels * spec.scale - spec.mean[c]) / spec.std[c] for c in range(3)]
+        self._tables = [v.astype(np.float32) for v in values]
+        self._interleaved = np.stack(self._tables, axis=1)[None]
+        self._plan_key: tuple[int, int] | None = None
+        self._meta = LetterboxMeta(1, 1, 0, 0, spec.width, spec.height, spec.width, spec.height)
+        self._small = np.empty((0, 0, 3), np.uint8)
+        self._packed = np.empty(0, np.uint8)
+
+    def __call__(self, frame: Frame | NDArray[np.uint8]) -> tuple[NDArray[Any], LetterboxMeta]:
+        """Preprocess a frame, or a BGR image (H, W, 3) uint8. Raises :class:`DataError` for anything else."""
+        if isinstance(frame, Frame):
+            planes, width, height, colour = frame.planes, frame.width, frame.height, frame.colour
+        else:
+            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+                raise DataError(f"an image must be (H, W, 3) uint8 BGR, not {frame.shape} {frame.dtype}")
+            planes, width, height, colour = (frame,), frame.shape[1], frame.shape[0], VIDEO
+        if self._plan_key != (width, height):
+            self._plan(width, height)
+        self._fill(self._resized(planes, colour))
+        return self.tensor, self._meta
+
+    def _plan(self, width: int, height: int) -> None:
+        """Lay out a new frame size: fitted size (even, so that I420 can be resized into it), padding,
+        buffers."""
+        w, h = self.spec.width, self.spec.height
+        left = top = 0
+        fitted_w, fitted_h = w, h
+        if self.spec.fit == "letterbox":
+            scale = min(w / width, h / height)
+            fitted_w = min(w, max(2, 2 * round(width * scale / 2)))
+            fitted_h = min(h, max(2, 2 * round(height * scale / 2)))
+            left, top = (w - fitted_w) // 2, (h - fitted_h) // 2
+            if self.spec.dtype == "uint8":
+                self.tensor[:] = self.spec.pad
+            elif self.spec.layout == "NCHW":
+                for c in range(3):
+                    self.tensor[0, c] = self._tables[c][self.spec.pad]
+            else:
+                self.tensor[:] = [t[self.spec.pad] for t in self._tables]
+        self._meta = LetterboxMeta(fitted_w / width, fitted_h / height, left, top, width, height, w, h)
+        self._small = np.empty((fitted_h, fitted_w, 3), np.uint8)
+        self._packed = np.empty(fitted_h * fitted_w * 3 // 2, np.uint8)
+        self._plan_key = (width, height)
+
+    def _resized(self, planes: tuple[NDArray[np.uint8], ...], colour: Colour) -> NDArray[np.uint8]:
+        """BGR at the fitted size (uint8)."""
+        h, w = self._small.shape[:2]
+        if len(planes) == 1:
+            if planes[0].shape == self._small.shape:
+                return planes[0]
+            return cv2.resize(planes[0], (w, h), dst=self._small, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+        # OpenCV has no conversion for these; I420 cannot have an odd size
+        if colour != VIDEO or w % 2 or h % 2:
+            fitted = [cv2.resize(p, (w, h), interpolation=cv2.INTER_LINEAR) for p in planes]
+            return to_bgr(tuple(np.asarray(p, np.uint8) for p in fitted), colour)
+        at = 0
+        for plane, (pw, ph) in zip(planes, ((w, h), (w // 2, h // 2), (w // 2, h // 2)), strict=True):
+            part = self._packed[at : at + pw * ph].reshape(ph, pw)
+            cv2.resize(plane, (pw, ph), dst=part, interpolation=cv2.INTER_LINEAR)
+            at += pw * ph
+        return cv2.cvtColor(self._packed.reshape(h * 3 // 2, w), cv2.COLOR_YUV2BGR_I420, dst=self._small)  # type: ignore[return-value]
+
+    def _fill(self, image: NDArray[np.uint8]) -> None:
+        """Write a fitted BGR image into its rows and columns of the tensor; the padding around it is
+        already there."""
+        h, w = image.shape[:2]
+        rows, columns = slice(self._meta.top, self._meta.top + h), slice(self._meta.left, self._meta.left + w)
+        if self.spec.layout == "NHWC":
+            if self.spec.color == "rgb":
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
+            target = self.tensor[0, rows, columns]
+            if self.spec.dtype == "uint8":
+                target[:] = image
+            else:
+                cv2.LUT(image, self._interleaved, dst=target)
+            return
+        for c, source in enumerate(self._order):
+            target = self.tensor[0, c, rows, columns]
+            if self.spec.dtype == "uint8":
+                target[:] = cv2.extractChannel(image, source)
+            else:
+                cv2.LUT(cv2.extractChannel(image, source), self._tables[c], dst=target)

@@ -1,0 +1,113 @@
+"""Run a second detector on some of the frames and compare; nothing of what it finds goes anywhere.
+
+The engine thread calls :meth:`Shadow.step` after a frame is through, so both engines are timed on the same
+frame, one after the other, on the same thread. The frame behind it waits for as long as the second engine
+takes: a live source may drop it as ``superseded``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from edgectl.core.errors import EdgectlError, EngineError, ModelError
+from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.detector import Detector
+
+__all__ = ["Shadow", "Shadowing", "matched"]
+
+_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Shadowing:
+    """What came of it. ``found`` counts what both found together, ``matched`` the pairs; medians of the
+    engine stage in ms."""
+
+    frames: int
+    matched: int
+    found: int
+    errors: int
+    old_ms: float
+    new_ms: float
+
+
+class Shadow:
+    """``done`` is called once, in the engine thread: with what was found, or with why there is nothing.
+    Closes the detector."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        percent: float,
+        frames: int,
+        done: Callable[[Shadowing | EdgectlError], None],
+    ) -> None:
+        self._detector = detector
+        self._percent = percent
+        self._wanted = frames
+        self._done = done
+        self._share = 100.0 - percent  # so that the first frame is taken
+        self._old_ms: list[float] = []
+        self._new_ms: list[float] = []
+        self._matched = self._found = self._errors = 0
+
+    def step(self, frame: Frame, found: Detections, old_ns: int) -> bool:
+        """One frame that the engine which serves has done in ``old_ns``. True: that was the last one."""
+        self._share += self._percent
+        if self._share < 100.0:
+            return False
+        self._share -= 100.0
+        try:
+            meta = self._detector.prepare(frame)
+            start = time.monotonic_ns()
+            outputs = self._detector.run()
+            ns = time.monotonic_ns() - start
+            other = self._detector.decode(outputs, meta)
+        except (EngineError, ModelError):
+            self._errors += 1
+            other, ns = Detections.none(), 0
+        self._old_ms.append(old_ns / 1e6)
+        self._new_ms.append(ns / 1e6)
+        self._matched += matched(found, other)
+        self._found += len(found) + len(other)
+        if len(self._old_ms) < self._wanted:
+            return False
+        self._detector.close()
+        self._done(
+            Shadowing(
+                len(self._old_ms),
+                self._matched,
+                self._found,
+                self._errors,
+                median(self._old_ms),
+                median(self._new_ms),
+            )
+        )
+        return True
+
+    def abandon(self, why: str) -> None:
+        """The stream ends or changes its engine first."""
+        self._detector.close()
+        self._done(EngineError(why))
+
+
+def matched(a: Detections, b: Detections) -> int:
+    """Pairs of the same class that overlap by at least half (IoU ≥ 0.5), each used once, the best scores
+    of ``a`` first."""
+    free = np.ones(len(b), bool)
+    pairs = 0
+    for box, cls in zip(a.xyxy, a.cls, strict=True):
+        corner = np.minimum(box[2:], b.xyxy[:, 2:]) - np.maximum(box[:2], b.xyxy[:, :2])
+        shared = np.maximum(corner, 0).prod(axis=1)
+        union = (box[2:] - box[:2]).prod() + (b.xyxy[:, 2:] - b.xyxy[:, :2]).prod(axis=1) - shared
+        iou = np.where(free & (b.cls == cls) & (union > 0), shared / np.maximum(union, 1e-9), 0.0)
+        if len(iou) and iou.max() >= _IOU:
+            free[int(iou.argmax())] = False
+            pairs += 1
+    return pairs

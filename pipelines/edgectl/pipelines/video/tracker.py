@@ -1,0 +1,360 @@
+"""Multi-object tracking in seconds: ByteTrack's two stages over a batched Kalman filter that knows the time
+between frames.
+
+Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty.
+High-score detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
+model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`.
+Left out: appearance (re-identification).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lap
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from edgectl.core.schema import Config
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.duplicates import one_label_each
+
+__all__ = ["TrackConfig", "Tracker", "Tracks"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+B = NDArray[np.bool_]
+
+
+class TrackConfig(Config):
+    """Seconds, never frames."""
+
+    confirm_s: float = Field(default=0.15, ge=0, le=60)
+    """A track must be seen over this time, and twice, before anyone hears of it; but at once where
+    pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
+    lost_s: float = Field(default=1.0, gt=0, le=600)
+    """How long a track is carried on without being seen."""
+    high: float = Field(default=0.5, ge=0, le=1)
+    """Scores from here start tracks and are matched first."""
+    low: float = Field(default=0.1, ge=0, le=1)
+    """Scores from here only keep known tracks alive."""
+    min_iou: float = Field(default=0.2, ge=0, le=1)
+    one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
+    """Boxes of different labels that overlap by so much are one object, whose label is what most of its
+    scores say. None: each label is an object of its own, and a track never changes its label."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrackConfig:
+        if self.low > self.high:
+            raise ValueError("low must not be above high")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """Every confirmed track at one time, seen or carried on, in order of its id. Coordinates are frame
+    pixels."""
+
+    ids: I64  # (N,), counted from 1, never used again
+    xyxy: NDArray[np.float32]  # (N, 4)
+    score: NDArray[np.float32]  # (N,), of the last detection
+    cls: NDArray[np.int32]  # (N,)
+    seen: B  # (N,), detected in this very frame
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:
+        """Points (N, 2) that stand for the objects: ``bottom_center`` or ``center`` of the box."""
+        x = (self.xyxy[:, 0] + self.xyxy[:, 2]) / 2
+        y = self.xyxy[:, 3] if kind == "bottom_center" else (self.xyxy[:, 1] + self.xyxy[:, 3]) / 2
+        return np.stack([x, y], axis=1)
+
+
+# Noise, in box heights. Position error of a detector; acceleration and position drift of what it looks at.
+_MEASURE = 0.05
+_ACCELERATION = 1.0  # per s^1.5
+_DRIFT = 0.15  # per s^0.5
+_START_SPEED = 1.0  # per s
+
+_LEAP_HITS = 3
+_LEAP_AFTER_S = 0.1
+_LEAP_SPEED = 4.0  # box heights per s
+_LEAP_MOST = 1.5  # box heights
+_LEAP_SIZE = 0.3  # of the logarithm of width and height
+"""What something fast can do between two of its first sightings."""
+
+_OTHER_LABEL_IOU = 0.5
+"""What a detection of another label must overlap with a track to go on with it: half the object, as for
+low scores."""
+_OTHER_LABEL_WORTH = 0.8
+"""A detection of the track's own label is preferred up to this ratio of overlaps."""
+
+
+class _Filter:
+    """Constant velocity, four independent axes (cx, cy, w, h) per track: ``x`` (N, 4, 2), ``p`` (N, 4, 3)
+    = p00, p01, p11."""
+
+    def __init__(self) -> None:
+        self.x: F64 = np.empty((0, 4, 2))
+        self.p: F64 = np.empty((0, 4, 3))
+
+    def predict(self, dt: float) -> None:
+        h = self._height()
+        q, d = (_ACCELERATION * h) ** 2, (_DRIFT * h) ** 2
+        self.x[..., 0] += dt * self.x[..., 1]
+        p00, p01, p11 = self.p[..., 0], self.p[..., 1], self.p[..., 2]
+        p00 += 2 * dt * p01 + dt * dt * p11 + q * dt**3 / 3 + d * dt
+        p01 += dt * p11 + q * dt * dt / 2
+        p11 += q * dt
+
+    def update(self, rows: NDArray[np.intp], z: F64) -> None:
+        """Measurements ``z`` (M, 4) of the tracks ``rows``."""
+        x, p = self.x[rows], self.p[rows]
+        r = (_MEASURE * np.maximum(z[:, 3:4], 1.0)) ** 2
+        s = p[..., 0] + r
+        k0, k1 = p[..., 0] / s, p[..., 1] / s
+        e = z - x[..., 0]
+        self.x[rows] = np.stack([x[..., 0] + k0 * e, x[..., 1] + k1 * e], axis=-1)
+        self.p[rows] = np.stack(
+            [(1 - k0) * p[..., 0], (1 - k0) * p[..., 1], p[..., 2] - k1 * p[..., 1]], axis=-1
+        )
+
+    def add(self, z: F64) -> None:
+        h = np.maximum(z[:, 3:4], 1.0).repeat(4, axis=1)
+        x = np.stack([z, np.zeros_like(z)], axis=-1)
+        p = np.stack([(_MEASURE * h) ** 2, np.zeros_like(h), (_START_SPEED * h) ** 2], axis=-1)
+        self.x, self.p = np.concatenate([self.x, x]), np.concatenate([self.p, p])
+
+    def scale(self, x: float, y: float) -> None:
+        """The frame has another size: pixels are other pixels."""
+        factors = np.array([x, y, x, y])
+        self.x *= factors[:, None]
+        self.p *= factors[:, None] ** 2
+
+    def keep(self, mask: B) -> None:
+        self.x, self.p = self.x[mask], self.p[mask]
+
+    def boxes(self) -> F64:
+        centre, half = self.x[:, :2, 0], np.maximum(self.x[:, 2:, 0], 1.0) / 2
+        return np.concatenate([centre - half, centre + half], axis=1)
+
+    def _height(self) -> F64:
+        return np.maximum(self.x[:, 3:4, 0], 1.0)
+
+
+class Tracker:
+    """State of one stream. Time must grow from call to call."""
+
+    def __init__(self, config: TrackConfig | None = None, *, period_s: float | None = None) -> None:
+        """``period_s``: between two frames, where the source tells."""
+        self.config = config or TrackConfig()
+        self._at_once = period_s is not None and period_s > self.config.lost_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every track; ids go on counting from 1."""
+        self._filter = _Filter()
+        self._t: float | None = None
+        self._size: tuple[int, int] | None = None
+        self._next = 1
+        self._ids: I64 = np.empty(0, np.int64)  # 0: not confirmed yet
+        self._cls = np.empty(0, np.int32)
+        self._score = np.empty(0, np.float32)
+        self._first: F64 = np.empty(0)
+        self._last: F64 = np.empty(0)
+        self._hits = np.empty(0, np.int64)
+        self._votes: F64 = np.empty((0, 1))  # score by class, since the start
+
+    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
+        """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
+
+        Raises ValueError if ``t`` does not grow.
+        """
+        if self._t is not None and t <= self._t:
+            raise ValueError(f"tracker time must grow: {t} after {self._t}")
+        if self._size is not None and self._size != (width, height):
+            self._filter.scale(width / self._size[0], height / self._size[1])
+        self._size = (width, height)
+        previous = self._t
+        if previous is not None:
+            self._filter.predict(t - previous)
+        self._t = t
+        if self.config.one_object_iou is not None:
+            found = one_label_each(found, self.config.one_object_iou)
+        z = _cxcywh(found.xyxy)
+        detected = found.xyxy.astype(np.float64)
+        high = found.score >= self.config.high
+        low = ~high & (found.score >= self.config.low)
+        confirmed = self._ids > 0
+        recent = confirmed & (self._last == previous) if previous is not None else confirmed
+
+        boxes = self._filter.boxes()
+        similarity = (
+            _buffered_iou(boxes, detected, self._unseen_s(t))
+            if len(boxes) and len(detected)
+            else np.zeros((len(boxes), len(detected)))
+        )
+        other = self._cls[:, None] != found.cls[None, :]
+        mixed = np.zeros_like(similarity)
+        if self.config.one_object_iou is not None:
+            mixed = np.where(other & (similarity >= _OTHER_LABEL_IOU), _OTHER_LABEL_WORTH * similarity, 0)
+        similarity[other] = 0
+        weighted = (similarity + mixed) * found.score[None, :]
+        free = np.ones(len(boxes), np.bool_)
+        open_ = np.ones(len(detected), np.bool_)
+        pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
+        for rows, columns, values, least in (
+            (confirmed, high, weighted, self.config.min_iou),
+            (recent, low, similarity, 0.5),
+            (confirmed & ~recent, low, similarity, 0.7),
+            (~confirmed, high, weighted, 0.3),
+        ):
+            r, c = _assign(values, rows & free, columns & open_, least)
+            free[r], open_[c] = False, False
+            pairs.append((r, c))
+        pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t))
+        open_[pairs[-1][1]] = False
+        r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        self._filter.update(r, z[c])
+        self._score[r] = found.score[c]
+        self._last[r] = t
+        self._hits[r] += 1
+        self._vote(r, found, c)
+        self._expire(t)
+        self._start(found, z, t, high & open_, detected)
+        self._confirm(t)
+        return self._tracks(t, width, height)
+
+    def _leaps(
+        self, boxes: F64, detected: F64, free: B, open_: B, cls: NDArray[np.int32], t: float
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Pairs of tracks whose speed nobody knows yet with detections that they can have come to.
+
+        Where frames are missing, the second box of something fast does not touch the first one. A pair must
+        be of one class and size, within reach, and the only choice for both: in a crowd nothing is guessed.
+        """
+        young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
+        rows, columns = np.nonzero(free & young)[0], np.nonzero(open_)[0]
+        if not len(rows) or not len(columns):
+            return np.empty(0, np.intp), np.empty(0, np.intp)
+        a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
+        height = np.maximum(a[..., 3], 1.0)
+        reach = np.minimum(_LEAP_MOST, _LEAP_SPEED * (t - self._last[rows]))[:, None] * height
+        near = np.hypot(b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]) <= reach
+        ratio = b[..., 2:] / np.maximum(a[..., 2:], 1.0)
+        fits = near & (np.abs(np.log(np.maximum(ratio, 1e-3))) <= _LEAP_SIZE).all(axis=-1)
+        fits &= self._cls[rows][:, None] == cls[columns][None, :]
+        only = fits & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0, keepdims=True) == 1)
+        r, c = np.nonzero(only)
+        return rows[r], columns[c]
+
+    def _unseen_s(self, t: float) -> F64:
+        return t - self._last
+
+    def _expire(self, t: float) -> None:
+        """Confirmed tracks live ``lost_s`` without being seen; others end with the first miss."""
+        keep = np.where(self._ids > 0, t - self._last <= self.config.lost_s, self._last == t)
+        if keep.all():
+            return
+        self._filter.keep(keep)
+        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
+        """New tracks from unmatched high scores, unless one of that class (or, where labels mix, any) is
+        already there."""
+        if candidates.any() and len(self._ids):
+            current = self._last == t
+            overlap = _iou(self._filter.boxes()[current], detected)
+            if self.config.one_object_iou is None:
+                overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
+            candidates = candidates & ~(overlap > 0.7).any(axis=0)
+        n = int(candidates.sum())
+        if not n:
+            return
+        self._filter.add(z[candidates])
+        self._ids = np.concatenate([self._ids, np.zeros(n, np.int64)])
+        self._cls = np.concatenate([self._cls, found.cls[candidates]])
+        self._score = np.concatenate([self._score, found.score[candidates]])
+        self._first = np.concatenate([self._first, np.full(n, t)])
+        self._last = np.concatenate([self._last, np.full(n, t)])
+        self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
+        self._votes = np.concatenate([self._votes, np.zeros((n, self._votes.shape[1]))])
+        self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
+
+    def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
+        """Each detection votes for its label with its score; a track bears the label that has most, and
+        keeps it in a tie."""
+        if not len(rows):
+            return
+        cls = found.cls[columns]
+        if (missing := int(cls.max()) + 1 - self._votes.shape[1]) > 0:
+            self._votes = np.pad(self._votes, ((0, 0), (0, missing)))
+        self._votes[rows, cls] += found.score[columns]
+        votes = self._votes[rows]
+        mine = votes[np.arange(len(rows)), self._cls[rows]]
+        best = votes.argmax(axis=1)
+        self._cls[rows] = np.where(votes.max(axis=1) > mine, best, self._cls[rows])
+
+    def _confirm(self, t: float) -> None:
+        ripe = (self._ids == 0) & (self._hits >= 2) & (t - self._first >= self.config.confirm_s - 1e-9)
+        if self._at_once:
+            ripe = self._ids == 0
+        n = int(ripe.sum())
+        self._ids[ripe] = np.arange(self._next, self._next + n)
+        self._next += n
+
+    def _tracks(self, t: float, width: int, height: int) -> Tracks:
+        rows = np.nonzero(self._ids > 0)[0]
+        rows = rows[np.argsort(self._ids[rows])]
+        boxes = np.clip(self._filter.boxes()[rows], 0, [width, height, width, height]).astype(np.float32)
+        return Tracks(
+            self._ids[rows], boxes, self._score[rows], self._cls[rows], self._last[rows] == t, width, height
+        )
+
+
+def _assign(values: F64, rows: B, columns: B, least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Best one-to-one pairs (Jonker-Volgenant) among the masked rows and columns whose value is at least
+    ``least``."""
+    r, c = np.nonzero(rows)[0], np.nonzero(columns)[0]
+    if not len(r) or not len(c):
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    part = values[np.ix_(r, c)]
+    _, to, _ = lap.lapjv(1.0 - part, extend_cost=True, cost_limit=1.0 - least)
+    matched = np.asarray(to) >= 0
+    return r[matched], c[np.asarray(to)[matched]]
+
+
+def _buffered_iou(tracks: F64, detected: F64, unseen_s: F64) -> F64:
+    """IoU of boxes that are widened with the time a track was not seen (C-BIoU, Yang et al., WACV 2023)."""
+    grow = np.clip(unseen_s, 0.0, 1.0)[:, None] * 0.5
+    size = tracks[:, 2:] - tracks[:, :2]
+    wide = np.concatenate([tracks[:, :2] - grow * size, tracks[:, 2:] + grow * size], axis=1)
+    plain = _iou(tracks, detected)
+    theirs = detected[None, :, :].repeat(len(tracks), axis=0)
+    extent = theirs[..., 2:] - theirs[..., :2]
+    g = grow[:, :, None]
+    widened = np.concatenate([theirs[..., :2] - g * extent, theirs[..., 2:] + g * extent], axis=2)
+    return np.maximum(plain, _overlap(wide[:, None, :], widened))
+
+
+def _iou(a: F64, b: F64) -> F64:
+    return _overlap(a[:, None, :], b[None, :, :])
+
+
+def _overlap(a: F64, b: F64) -> F64:
+    corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = np.prod(np.maximum(corner, 0), axis=-1)
+    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
+    out: F64 = shared / np.maximum(union, 1e-9)
+    return out
+
+
+def _cxcywh(xyxy: NDArray[np.floating[Any]]) -> F64:
+    b = xyxy.astype(np.float64)
+    return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)

@@ -1,0 +1,225 @@
+"""Engines measured in new processes, for real but with a tiny model: what is reported, and what a failure
+costs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.conftest import small_model
+
+from edgectl.core.bundle import SessionSettings
+from edgectl.core.errors import EngineError
+from edgectl.core.measured import Context, Standing
+from edgectl.engines.child import Conversation
+from edgectl.engines.measure import processes
+from edgectl.engines.measure.conditions import CpuTimes, read_conditions
+from edgectl.engines.measure.contexts import busy_because
+from edgectl.engines.measure.processes import (
+    Contender,
+    FreshTimes,
+    evidence,
+    measure_fresh,
+    next_frame,
+    standing_of,
+    summarise_fresh,
+)
+
+FEEDS = [{"x": np.zeros((1, 3, 8, 8), np.float32)}, {"x": np.ones((1, 3, 8, 8), np.float32)}]
+
+
+def contender(model: bytes | None = None, **settings: object) -> Contender:
+    return Contender(
+        small_model() if model is None else model, "onnxruntime", SessionSettings.model_validate(settings)
+    )
+
+
+def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() -> None:
+    found = measure_fresh(
+        {"a": contender(), "b": contender(arena=False), "bad": contender(b"no model")}, FEEDS, runs=2
+    )
+    assert "cannot open" in (found["bad"].failed or "")
+    for name in ("a", "b"):
+        t = found[name]
+        assert t.failed is None
+        assert (len(t.cold_s), len(t.rss_mb), len(t.cpu_ms)) == (2, 2, 2)
+        assert len(t.ms) == len(t.loaded_ms) == len(found["a"].ms) >= 24
+        assert all(10 < mb < 1000 for mb in t.rss_mb)
+        assert min(*t.cold_s, *t.cpu_ms, *t.ms) > 0
+        assert t.busy >= 1
+
+
+def test_figures_are_medians_of_processes_and_percentiles_come_only_from_enough_samples() -> None:
+    ms = tuple(float(x) for x in range(1, 133))
+    times = FreshTimes((0.1, 0.5, 0.2), (50, 70, 60), (2, 9, 3), ms, tuple(2 * x for x in ms), busy=3)
+    run = summarise_fresh(times, FreshTimes((), (), (), tuple(2 * x for x in ms)))
+    assert (run.runs, run.cold_start_s, run.rss_mb, run.cpu_ms, run.busy, run.n) == (3, 0.2, 70, 3, 3, 132)
+    assert run.p95_ms == pytest.approx(125.45)
+    assert run.p95_loaded_ms == pytest.approx(250.9)
+    assert (run.ratio_to_float, run.ratio_low, run.ratio_high) == (0.5, 0.5, 0.5)
+    few = summarise_fresh(FreshTimes((0.1,), (50,), (2,), ms[:129], ms[:12]), None)
+    assert (few.p95_ms, few.p95_loaded_ms, few.ratio_to_float) == (None, None, None)
+
+
+def test_the_busy_processes_end_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = processes.subprocess.Popen
+
+    def record(*args: object, **kwargs: object) -> object:
+        started.append(popen(*args, **kwargs))  # type: ignore[call-overload]
+        return started[-1]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", record)
+    with processes._busy() as count:
+        assert len(started) == count >= 1
+        assert all(p.poll() is None for p in started)
+    assert all(p.returncode is not None for p in started)
+
+
+ECHO = """
+import os, sys, time
+from edgectl.engines.child import converse
+count = 0
+def handle(question):
+    global count
+    count += 1
+    os.write(1, b'noise of a library')
+    if question.get('do') == 'die': os.kill(os.getpid(), 9)
+    if question.get('do') == 'hang': time.sleep(60)
+    if question.get('do') == 'fail': raise ValueError('no')
+    if question.get('do') == 'leave': sys.stderr.write('out of memory'); sys.stderr.flush(); os._exit(3)
+    return {'count': count, **question}
+sys.exit(converse(handle))
+"""
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "echochild.py").write_text(ECHO)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    return "echochild"
+
+
+def test_a_child_keeps_its_state_between_questions(echo: str) -> None:
+    with Conversation(echo, [], what="the work") as child:
+        assert child.ask({"x": 1}, timeout_s=30) == {"ok": True, "count": 1, "x": 1}
+        with pytest.raises(EngineError, match="the work failed: ValueError: no"):
+            child.ask({"do": "fail"}, timeout_s=30)
+        assert child.ask({}, timeout_s=30)["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [
+        ("die", "died by SIGKILL"),
+        ("hang", "took more than"),
+        ("leave", "ended with 3 and no answer.*out of memory"),
+    ],
+)
+def test_whatever_a_child_does_in_a_conversation_is_one_error(echo: str, do: str, says: str) -> None:
+    with Conversation(echo, [], what="the work") as child:
+        child.ask({}, timeout_s=30)
+        with pytest.raises(EngineError, match=says):
+            child.ask({"do": do}, timeout_s=0.5 if do == "hang" else 30)
+        with pytest.raises(EngineError):
+            child.ask({}, timeout_s=30)
+    assert child._process.returncode is not None
+
+
+def test_the_state_of_the_machine_is_read_where_it_tells(tmp_path: Path) -> None:
+    nothing = read_conditions(tmp_path)
+    assert (nothing.governor, nothing.power_mode) == (None, None)
+    for path, text in {
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+        "var/lib/nvpmodel/status": "pmode:0002\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    seen = read_conditions(tmp_path)
+    assert (seen.governor, seen.power_mode) == ("schedutil", "0002")
+    assert seen.load >= 0
+
+
+@pytest.mark.parametrize(
+    ("last", "now_s", "comes"),
+    [(0, 0.0, 1), (1, 0.034, 2), (1, 0.02, 2), (1, 0.101, 4), (3, 0.4, 12)],
+)
+def test_a_slow_engine_takes_the_next_frame_of_the_camera_and_the_others_are_dropped(
+    last: int, now_s: float, comes: int
+) -> None:
+    assert next_frame(last, now_s, 1 / 30) == comes
+
+
+def times_of(
+    alone: float, paced: float, *, others: float = 0.1, n: int = 36, jitter: float = 0.01, seed: int = 0
+) -> FreshTimes:
+    rng = np.random.default_rng(seed)
+    return FreshTimes(
+        (0.1,) * 3,
+        (50.0,) * 3,
+        (1.0,) * 3,
+        tuple(alone * rng.normal(1, jitter, 4 * n)),
+        tuple(2 * alone * rng.normal(1, jitter, 4 * n)),
+        busy=1,
+        block=4,
+        paced_ms=tuple(paced * rng.normal(1, jitter, 4 * n)),
+        paced_block=4,
+        others=(0.0, others, 0.0),
+        steal=(0.0,) * 3,
+        cores=2,
+    )
+
+
+def test_each_context_is_told_and_they_decide_together() -> None:
+    base = times_of(10, 11)
+    run = summarise_fresh(times_of(8, 11, seed=1), base, base)
+    told = {c.context: c for c in run.contexts}
+    assert {c: r.standing for c, r in told.items()} == {
+        Context.ALONE: Standing.FASTER,
+        Context.PACED: Standing.EQUAL,
+        Context.BESIDE: Standing.FASTER,
+    }
+    assert told[Context.ALONE].ratio == run.ratio_to_float == pytest.approx(0.8, rel=0.01)
+    assert (run.others, run.busy_because) == (0.1, ())
+    assert standing_of(times_of(8, 11, seed=1), base) is Standing.FASTER
+    assert standing_of(times_of(8, 12.5, seed=1), base) is Standing.SLOWER
+    assert standing_of(times_of(9.7, 10.7, seed=1), base) is Standing.EQUAL
+    assert [c.ratio for c in summarise_fresh(base, None).contexts] == [None] * 3
+
+
+def test_the_busiest_run_counts_and_an_unsteady_reference_does_too() -> None:
+    busy = times_of(10, 11, others=1.7)
+    assert busy_because(evidence(busy)) == ("other processes took 1.7 of 2 cores",)
+    assert standing_of(times_of(8, 9, seed=1), busy) is Standing.UNDECIDED
+    assert busy_because(evidence(times_of(10, 11, jitter=0.4)))
+
+
+def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> None:
+    """Two readings of a machine on which three cores computed all the time; the contender was one of them,
+    at most."""
+    now = [0.0]
+
+    def cpu() -> CpuTimes:
+        now[0] += 1000.0
+        return CpuTimes(3 * now[0], 0.0, 4, now[0])
+
+    found = measure_fresh({"a": contender()}, FEEDS, runs=1, seconds=0.05, cpu=cpu)["a"]
+    [others] = found.others
+    assert others == pytest.approx(3, abs=0.05)  # the contender took seconds of a thousand
+    assert found.cores == 4
+    assert len(found.paced_ms) >= 16
+
+
+def test_when_it_is_enough_no_more_processes_are_started_than_the_least() -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return True
+
+    found = measure_fresh({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
+    assert len(found.cold_s) == 2
+    assert len(asked) == 1

@@ -1,0 +1,288 @@
+"""What is wanted of devices while they leave the fleet, and come back, in the middle of a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.controller import DIGEST, T, World
+
+from edgectl.core.states import State
+from edgectl.core.wire import Conn, Failure, Reported, ReportedSlot
+from edgectl.fleet.rollouts.planner import DeviceOutcome, Member, RolloutState
+from edgectl.fleet.rollouts.takeback import needs
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path, monkeypatch)
+    yield world
+    world.controller.inventory.close()
+
+
+def _says(world: World, device: str, seq: int, version: str | None, state: State, epoch: int = 1) -> None:
+    """The device reports what became of ``version`` in the slot, by the document that the broker keeps for
+    it."""
+    told = world.told(device)
+    gen = told.gen if told else 0
+    digest, release = (DIGEST[version], f"gate@{version}") if version else (None, None)
+    active = digest if state is State.COMMITTED else None
+    slot = ReportedSlot(
+        state=state, gen=gen, digest=digest, release=release, active=active, active_release=active and release
+    )
+    world.hears(T.reported(device), Reported(epoch=epoch, seq=seq, gen=gen, slots={"gate": slot}))
+
+
+def _member(world: World, rollout: str, device: str) -> Member:
+    return world.controller.rollout(rollout)[1].members[device]
+
+
+def _state(world: World, rollout: str) -> RolloutState:
+    return world.controller.rollout(rollout)[1].state
+
+
+@pytest.mark.parametrize("leaves", ["remove", "revoke"])
+@pytest.mark.parametrize("outcome", [State.COMMITTED, State.FAILED])
+def test_device_that_left_after_its_verdict_is_asked_for_nothing_when_the_release_is_taken_back(
+    world: World, leaves: str, outcome: State
+) -> None:
+    world.born("d0")
+    world.born("d1")
+    rollout = world.rollout("1", "d0", "d1")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    _says(world, "d1", 1, "1", State.FETCHING)
+    world.tick()
+    # the gate takes the release back in this very step
+    if outcome is State.FAILED:
+        getattr(world.controller, leaves)("d0")
+        _says(world, "d1", 2, "1", State.FAILED)
+    else:
+        getattr(world.controller, leaves)("d0")
+        world.controller.change_rollout(rollout, "abort")
+    world.tick()
+    _says(world, "d1", 3, None, State.CLEARED)
+    world.tick()
+    assert _state(world, rollout) is (
+        RolloutState.STOPPED if outcome is State.FAILED else RolloutState.ABORTED
+    )
+    assert (_member(world, rollout, "d0").outcome, _member(world, rollout, "d1").outcome) == (
+        DeviceOutcome.COMMITTED,
+        DeviceOutcome.RESTORED,
+    )
+
+
+def test_device_that_failed_and_was_removed_can_be_skipped(world: World) -> None:
+    world.born("d0")
+    world.born("d1")
+    rollout = world.rollout("1", "d0", "d1")
+    world.tick()
+    with world.controller._devices.lock:
+        spec, progress = world.controller.rollout(rollout)
+        members = {
+            **progress.members,
+            "d0": progress.members["d0"].model_copy(update={"outcome": DeviceOutcome.FAILED}),
+        }
+        world.controller.inventory.save_rollout(spec, progress.model_copy(update={"members": members}))
+    world.controller.remove("d0")
+    world.controller.skip_device(rollout, "d0")
+
+
+def test_device_that_is_enrolled_again_is_a_new_one_for_the_rollout_that_runs(world: World) -> None:
+    world.born("d0")
+    world.born("d1")
+    rollout = world.rollout("1")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.controller.remove("d0")
+    world.tick()
+    world.controller.enroll("d0")
+    world.born("d0")
+    _says(world, "d0", 1, None, State.IDLE)
+    world.tick()
+    assert _member(world, rollout, "d0").outcome in (DeviceOutcome.WAITING, DeviceOutcome.ADMITTED)
+    _says(world, "d1", 1, "1", State.COMMITTED)
+    for _ in range(3):
+        world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert told.slots["gate"].digest == DIGEST["1"]
+
+
+def test_rollback_expects_nothing_of_a_device_that_was_enrolled_again(world: World) -> None:
+    world.born("d0")
+    world.born("d1")
+    rollout = world.rollout("1", "d0", "d1")
+    world.tick()
+    for device in ("d0", "d1"):
+        _says(world, device, 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    assert _state(world, rollout) is RolloutState.DONE
+    world.controller.remove("d0")
+    world.tick()
+    world.controller.enroll("d0")
+    world.born("d0")
+    _says(world, "d0", 1, None, State.IDLE)
+    world.controller.change_rollout(rollout, "rollback")
+    world.tick()
+    _says(world, "d1", 2, None, State.CLEARED)
+    world.tick()
+    assert _state(world, rollout) is RolloutState.ROLLED_BACK
+    told = world.told("d0")
+    assert told is None or told.slots == {} == told.clear
+
+
+def test_removal_that_the_broker_has_yet_to_take_deletes_nothing_that_was_wanted_since(world: World) -> None:
+    world.born("d0")
+    world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.wire.is_up = False
+    world.controller.remove("d0")
+    world.controller.enroll("d0")
+    world.born("d0")
+    _says(world, "d0", 1, None, State.IDLE)
+    world.rollout("2", "d0")
+    world.tick()
+    world.wire.is_up = True
+    world.controller._on_up()
+    world.tick()
+    told = world.told("d0") if world.wire.retained[T.desired("d0")] else None
+    assert told is not None
+    assert told.slots["gate"].digest == DIGEST["2"]
+
+
+def test_device_that_has_seen_a_higher_generation_is_told_again_above_it(world: World) -> None:
+    """It was removed and enrolled again without a restart, or the database was lost: what it saw is known
+    only once it refuses."""
+    world.born("d0")
+    rollout = world.rollout("1", "d0")
+    world.tick()
+    assert (told := world.told("d0")) is not None
+    slot = ReportedSlot(state=State.IDLE, gen=7)
+    world.hears(
+        T.reported("d0"), Reported(epoch=1, seq=1, gen=7, slots={"gate": slot}, error=Failure(code="desired"))
+    )
+    world.tick()
+    assert (told := world.told("d0")) is not None
+    assert told.gen > 7
+    assert told.slots["gate"].digest == DIGEST["1"]
+    _says(world, "d0", 2, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    assert _state(world, rollout) is RolloutState.DONE
+
+
+def test_removed_device_that_goes_on_speaking_after_it_was_enrolled_again_is_there(world: World) -> None:
+    world.hears(T.conn("d0"), Conn(epoch=3, online=True, slots=("gate",), instance="i", heartbeat_s=30))
+    world.controller.remove("d0")
+    world.tick()
+    world.controller.enroll("d0")
+    world.hears(T.conn("d0"), Conn(epoch=3, online=True, slots=("gate",), instance="i", heartbeat_s=30))
+    world.tick()
+    assert [bool(d.conn and d.conn.online) for d in world.controller.devices()] == [True]
+
+
+def test_enrolled_again_with_an_empty_disk_a_device_is_believed_although_it_counts_from_one(
+    world: World,
+) -> None:
+    """An agent of an older build does not say which start it is: its first start on another disk looks
+    like the one that was revoked."""
+    world.born("d0")
+    _says(world, "d0", 9, None, State.IDLE)
+    world.controller.revoke("d0")
+    world.controller.enroll("d0")
+    world.born("d0")
+    rollout = world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    assert _state(world, rollout) is RolloutState.DONE
+
+
+def test_device_that_is_enrolled_again_without_a_restart_gets_back_what_it_had(world: World) -> None:
+    """It says that it is there, and nothing new: what it said before it was removed is so until it says
+    something else."""
+    world.born("d0")
+    world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    seen = world.told("d0")
+    world.controller.remove("d0")
+    world.tick()
+    world.controller.enroll("d0")
+    world.born("d0")
+    rollout = world.rollout("2", "d0")
+    world.tick()
+    told = world.told("d0")
+    assert seen is not None
+    assert told is not None
+    assert told.gen > seen.gen, "an older one would be refused"
+    world.controller.change_rollout(rollout, "abort")
+    world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert told.slots["gate"].digest == DIGEST["1"]
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_release_that_a_device_is_still_to_go_back_to_is_needed(world: World, online: bool) -> None:
+    """Also when it is away: without it, it could not go back when it comes."""
+    world.born("d0")
+    world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    world.tick()
+    world.tick()
+    rollout = world.rollout("2", "d0")
+    world.tick()
+    if not online:
+        world.hears(T.conn("d0"), Conn(epoch=1, online=False))
+    world.controller.change_rollout(rollout, "abort")
+    world.controller.tick(world.controller._time() + (3600 if not online else 0))
+    assert _member(world, rollout, "d0").outcome is (
+        DeviceOutcome.RETURNING if online else DeviceOutcome.AWAY
+    )
+    spec, progress = world.controller.rollout(rollout)
+    assert "takes d0 back to it" in (needs(spec, progress, "gate@1") or "")
+    assert needs(spec, progress, "gate@2") is None
+
+
+def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world: World) -> None:
+    """That one took the wish away, which leaves the engine running, and kept no word on how the rollout
+    ends."""
+    world.born("d0")
+    rollout = world.rollout("1", "d0")
+    world.tick()
+    _says(world, "d0", 1, "1", State.COMMITTED)
+    inventory, devices = world.controller.inventory, world.controller._devices
+    spec, progress = world.controller.rollout(rollout)
+    old = devices["d0"].desired.model_copy(update={"slots": {}, "gen": devices["d0"].desired.gen + 1})
+    devices["d0"].desired = old
+    inventory.save_device(devices["d0"])
+    inventory.save_rollout(
+        spec, progress.model_copy(update={"state": RolloutState.ROLLING_BACK, "reason": "a gate"})
+    )
+    inventory.close()
+    world.boot()
+    world.born("d0", epoch=2)
+    world.controller._on_up()
+    for _ in range(2):
+        world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert "gate" in told.clear
+    assert _member(world, rollout, "d0").outcome is DeviceOutcome.RETURNING
+    _says(world, "d0", 1, None, State.CLEARED, epoch=2)
+    world.tick()
+    assert (_state(world, rollout), _member(world, rollout, "d0").outcome) == (
+        RolloutState.STOPPED,
+        DeviceOutcome.RESTORED,
+    )

@@ -1,0 +1,787 @@
+"""The planner, driven step by step and by a simulated fleet."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgectl.core.errors import RolloutError
+from edgectl.core.histogram import Histogram
+from edgectl.core.states import State
+from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, Policy, ReportedSlot, ShadowGate
+from edgectl.fleet.rollouts.planner import (
+    ACTIVE,
+    DeviceOutcome,
+    DeviceView,
+    LatencyEvidence,
+    RolloutProgress,
+    RolloutSpec,
+    RolloutState,
+    SetSlot,
+    order,
+    pause,
+    resume,
+    wish_of,
+)
+from edgectl.fleet.rollouts.takeback import abort, advance, rollback, skip
+
+OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+BEFORE = DesiredSlot(release="m@1", digest=OLD)
+BACK = wish_of(BEFORE)
+"""What is wanted of a device that is to go back: the same, with nothing that would compare it."""
+SPEC = RolloutSpec(id="r", release="m@2", digest=NEW, slot="gate", canary=2, soak_s=10, deadline_s=1000)
+
+
+class Sim:
+    """Devices that do what they are told, or what ``fate`` says."""
+
+    def __init__(self, n: int, spec: RolloutSpec = SPEC) -> None:
+        self.spec = spec
+        self.now = 1000.0
+        self.progress = RolloutProgress()
+        self.views = {f"d{i}": self.view(f"d{i}") for i in range(n)}
+        self.log: list[SetSlot] = []
+
+    def view(self, name: str) -> DeviceView:
+        reported = ReportedSlot(state=State.COMMITTED, gen=1, release="m@1", digest=OLD, active=OLD)
+        return DeviceView(
+            name,
+            True,
+            self.now,
+            frozenset({"gate"}),
+            {"site": "a"},
+            {"gate": BEFORE},
+            {"gate": reported},
+            gen=1,
+        )
+
+    def step(self, evidence: LatencyEvidence | None = None, dt: float = 1.0) -> list[SetSlot]:
+        self.now += dt
+        self.progress, actions = advance(self.spec, self.progress, self.views, self.now, evidence)
+        return self.act(actions)
+
+    def act(self, actions: list[SetSlot]) -> list[SetSlot]:
+        for a in actions:
+            v = self.views[a.device]
+            empty = isinstance(a.desired, ClearSlot)
+            wishes = {
+                "desired": {} if empty else {"gate": a.desired},
+                "clear": {"gate": a.desired} if empty else {},
+            }
+            self.views[a.device] = replace(v, **wishes, gen=v.gen + 1)  # type: ignore[arg-type]
+        self.log += actions
+        return actions
+
+    def abort(self) -> list[SetSlot]:
+        self.progress, actions = abort(self.spec, self.progress, self.views)
+        return self.act(actions)
+
+    def rollback(self) -> list[SetSlot]:
+        self.progress, actions = rollback(self.spec, self.progress, self.views)
+        return self.act(actions)
+
+    def skip(self, name: str) -> list[SetSlot]:
+        self.progress, actions = skip(self.spec, self.progress, name, self.views.get(name))
+        return self.act(actions)
+
+    def off(self, name: str) -> None:
+        self.views[name] = replace(self.views[name], online=False, seen_s=self.now)
+
+    def on(self, name: str) -> None:
+        self.views[name] = replace(self.views[name], online=True, seen_s=self.now)
+
+    def empties(self, name: str) -> None:
+        """It had nothing before, and says that it is empty again."""
+        v = self.views[name]
+        self.views[name] = replace(
+            v, reported={"gate": ReportedSlot(state=State.CLEARED, gen=v.gen)}, seen_s=self.now
+        )
+
+    def outcome(self, name: str) -> DeviceOutcome:
+        return self.progress.members[name].outcome
+
+    def report(
+        self, name: str, state: State, digest: str = NEW, error: str | None = None, *, retryable: bool = False
+    ) -> None:
+        v = self.views[name]
+        wish = v.desired["gate"]
+        active = digest if state in (State.COMMITTED, State.PROBATION) else OLD
+        failure = Failure(code="health", detail=error, retryable=retryable) if error else None
+        r = ReportedSlot(
+            state=state, gen=v.gen, release=wish.release, digest=wish.digest, active=active, error=failure
+        )
+        self.views[name] = replace(v, reported={"gate": r}, seen_s=self.now)
+
+    @property
+    def admitted(self) -> set[str]:
+        return {n for n, m in self.progress.members.items() if m.admitted_s is not None}
+
+
+def test_canary_first_then_soak_then_the_rest_then_done() -> None:
+    sim = Sim(6)
+    canaries = {a.device for a in sim.step()}
+    assert canaries == set(order(sim.views, "m@2")[:2])
+    assert sim.step() == [], "nothing is said twice"
+    for name in canaries:
+        sim.report(name, State.PROBATION)
+    sim.step()
+    assert sim.admitted == canaries, "probation is not success"
+    for name in canaries:
+        sim.report(name, State.COMMITTED)
+    sim.step()
+    sim.step(dt=5)
+    assert sim.admitted == canaries, "the soak is not over"
+    sim.step(dt=6)
+    sim.step()
+    assert sim.admitted == set(sim.views)
+    for name in set(sim.views) - canaries:
+        sim.report(name, State.COMMITTED)
+    sim.step()
+    assert sim.progress.state is RolloutState.DONE
+
+
+def test_other_releases_have_other_canaries() -> None:
+    devices = [f"d{i}" for i in range(50)]
+    assert order(devices, "m@2") == order(reversed(devices), "m@2")
+    assert order(devices, "m@2")[:3] != order(devices, "m@3")[:3]
+
+
+def test_failed_canary_stops_the_rollout_and_what_was_comes_back() -> None:
+    sim = Sim(6)
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    sim.report(b, State.ROLLED_BACK, error="too slow")
+    actions = sim.step()
+    assert sim.progress.state is RolloutState.ROLLING_BACK
+    assert f"{b}: rolled_back: too slow" in (sim.progress.reason or "")
+    assert {(x.device, x.desired) for x in actions} == {(a, BACK), (b, BACK)}
+    sim.step()
+    assert sim.progress.state is RolloutState.ROLLING_BACK, "they are not back yet"
+    for name in (a, b):
+        sim.report(name, State.COMMITTED, OLD)
+    sim.step()
+    assert sim.progress.state is RolloutState.STOPPED
+    assert {m.outcome for m in sim.progress.members.values() if m.admitted_s} == {DeviceOutcome.RESTORED}
+    assert len(sim.admitted) == 2
+
+
+def test_report_of_the_release_before_is_not_taken_for_success() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.step()
+    sim.step()
+    assert sim.progress.members["d0"].outcome is DeviceOutcome.ADMITTED, "COMMITTED speaks of the old digest"
+
+
+def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_others_up() -> None:
+    sim = Sim(4)
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    sim.report(b, State.ACTIVATING)
+    sim.off(b)
+    sim.step(dt=SPEC.lost_s - 1)
+    assert sim.outcome(b) is DeviceOutcome.ADMITTED
+    sim.step(dt=2)
+    assert (sim.progress.state, sim.outcome(b)) == (RolloutState.RUNNING, DeviceOutcome.LOST)
+    assert sim.progress.note == (
+        f"{b} went away in the middle of an activation; `edgectl rollout skip r {b}` goes on without"
+    )
+    for _ in range(5):
+        sim.step(dt=SPEC.away_s)
+    assert sim.admitted == {a, b}, "nobody else gets what may have been its end"
+    sim.on(b)
+    sim.report(b, State.COMMITTED)
+    for _ in range(3):
+        sim.step(dt=SPEC.soak_s + 1)
+    assert sim.admitted == set(sim.views)
+
+
+def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience_ends() -> None:
+    sim = Sim(4, SPEC.model_copy(update={"idle_s": 5000.0}))
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    sim.report(b, State.PROBATION)
+    sim.off(b)
+    sim.step(dt=SPEC.lost_s + 1)
+    assert sim.step(dt=4900) == []
+    actions = sim.step(dt=200)
+    assert {x.device for x in actions} == {a, b}
+    assert f"{b} went away in the middle of an activation" in (sim.progress.reason or "")
+    sim.report(a, State.COMMITTED, OLD)
+    sim.step()
+    assert (sim.progress.state, sim.outcome(a), sim.outcome(b)) == (
+        RolloutState.STOPPED,
+        DeviceOutcome.RESTORED,
+        DeviceOutcome.AWAY,
+    )
+
+
+def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -> None:
+    sim = Sim(20, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    [first] = sim.step()
+    sim.report(first.device, State.COMMITTED)
+    for _ in range(2):
+        sim.step()
+    for name in sim.views:
+        if name != first.device:
+            sim.report(name, State.PROBATION)
+            sim.off(name)
+    sim.step(dt=SPEC.lost_s + 1)
+    assert sim.progress.state is RolloutState.ROLLING_BACK
+    assert "it went away in probation" in (sim.progress.reason or "")
+
+
+def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -> None:
+    sim = Sim(2)
+    a, b = (x.device for x in sim.step())
+    sim.off(b)
+    sim.report(a, State.COMMITTED)
+    sim.step(dt=SPEC.away_s + 1)
+    assert sim.outcome(b) is DeviceOutcome.AWAY
+    sim.step()
+    assert sim.progress.state is RolloutState.DONE
+    sim.step()
+    assert sim.progress.note == f"{b}: away, takes it when it is back"
+
+
+def test_canary_is_made_of_devices_that_are_there() -> None:
+    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    off, on = order(sim.views, "m@2")
+    sim.off(off)
+    assert [x.device for x in sim.step()] == [on]
+    sim.report(on, State.COMMITTED)
+    for _ in range(3):
+        sim.step(dt=SPEC.away_s + 1)
+    assert (sim.progress.state, sim.outcome(off)) == (RolloutState.DONE, DeviceOutcome.AWAY)
+
+
+def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> None:
+    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    off, on = order(sim.views, "m@2")
+    sim.off(off)
+    sim.step()
+    sim.report(on, State.COMMITTED)
+    for _ in range(2):
+        sim.step()
+    assert (sim.outcome(off), sim.progress.state) == (DeviceOutcome.ADMITTED, RolloutState.RUNNING)
+    sim.step(dt=SPEC.lost_s)
+    sim.step()
+    assert (sim.outcome(off), sim.progress.state) == (DeviceOutcome.AWAY, RolloutState.DONE)
+
+
+def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
+    sim = Sim(3, SPEC.model_copy(update={"canary": 1}))
+    first, second, _ = order(sim.views, "m@2")
+    assert [x.device for x in sim.step()] == [first]
+    sim.report(first, State.FETCHING)
+    sim.off(first)
+    sim.step()
+    assert sim.progress.note == f"{first}: away, waited for 600 s at most"
+    sim.step(dt=SPEC.away_s)
+    assert [x.device for x in sim.step()] == [second]
+    sim.report(second, State.COMMITTED)
+    sim.step()
+    assert sim.progress.wave_done_s is not None
+
+
+def test_rollout_with_nobody_there_says_so_and_gives_up_in_time() -> None:
+    sim = Sim(4, SPEC.model_copy(update={"idle_s": 1000.0}))
+    for name in sim.views:
+        sim.off(name)
+    for _ in range(5):
+        assert sim.step(dt=199) == []
+    assert sim.progress.note == "nobody is there to be the canary: d0, d1, d2 and 1 more"
+    sim.step(dt=300)
+    assert sim.progress.state is RolloutState.STOPPED
+    assert sim.progress.reason == (
+        "nobody could show within 1000 s that the release works: nobody is there to be the canary: d0, d1, d2 and 1 more"
+    )
+
+
+def test_rollout_for_a_slot_that_nobody_has_gives_up_in_time() -> None:
+    sim = Sim(0, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim.step()
+    assert sim.progress.note == "nobody is there to be the canary: no device with slot gate is known"
+    sim.step(dt=1001)
+    assert sim.progress.state is RolloutState.STOPPED
+
+
+def test_pause_is_no_idleness() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim.off("d0")
+    sim.step()
+    sim.progress = pause(sim.progress)
+    sim.step(dt=5000)
+    sim.progress = resume(sim.progress)
+    sim.step()
+    assert sim.progress.state is RolloutState.RUNNING
+
+
+def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1, "soak_s": 0}))
+    sim.step()
+    sim.report("d0", State.COMMITTED)
+    sim.step()
+    assert (sim.progress.state, sim.outcome("new")) == (RolloutState.DONE, DeviceOutcome.AWAY)
+    assert sim.progress.unfinished
+    sim.views["new"] = replace(sim.view("new"), desired={}, reported={})
+    assert [x.device for x in sim.step()] == ["new"]
+    sim.report("new", State.COMMITTED)
+    sim.step()
+    assert sim.outcome("new") is DeviceOutcome.COMMITTED
+    assert not sim.progress.unfinished
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_back(begun: bool) -> None:
+    sim = Sim(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
+    if not begun:
+        sim.off("d0")
+    sim.step()
+    sim.abort()
+    if begun:
+        sim.report("d0", State.COMMITTED, OLD)
+    sim.step()
+    assert sim.progress.state is RolloutState.ABORTED
+    assert not sim.progress.unfinished
+    sim.views["new"] = replace(sim.view("new"), desired={}, reported={})
+    assert sim.step() == []
+
+
+def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_same() -> None:
+    sim = Sim(4, SPEC.model_copy(update={"max_canary_failures": 2}))
+    for x in sim.step():
+        sim.report(x.device, State.ROLLED_BACK, error="too slow")
+    sim.step()
+    assert sim.progress.state is RolloutState.ROLLING_BACK
+    assert "no canary device committed it" in (sim.progress.reason or "")
+
+
+def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
+    sim = Sim(4)
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    sim.report(b, State.COMMITTED)
+    sim.step()
+    sim.report(a, State.DEGRADED, error="the engine that served did not survive")
+    sim.step()
+    assert f"{a}: degraded: the engine that served did not survive" in (sim.progress.reason or "")
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None:
+    sim = Sim(2, SPEC.model_copy(update={"soak_s": 0}))
+    a, b = (x.device for x in sim.step())
+    sim.report(a, State.COMMITTED)
+    if back:
+        sim.abort()
+        sim.report(a, State.COMMITTED, OLD)
+    del sim.views[b]
+    for _ in range(3):
+        sim.step()
+    assert (sim.progress.state, sim.outcome(b)) == (
+        RolloutState.ABORTED if back else RolloutState.DONE,
+        DeviceOutcome.SKIPPED,
+    )
+    assert sim.progress.members[b].detail == "it left the fleet"
+    assert not sim.progress.unfinished
+
+
+# ---- what an operator may do
+
+
+def test_skipped_device_is_left_out_and_gets_back_what_it_had() -> None:
+    sim = Sim(3, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    first, second, third = order(sim.views, "m@2")
+    sim.step()
+    assert [(x.device, x.desired) for x in sim.skip(first)] == [(first, BACK)]
+    assert sim.skip(first) == [], "twice is once"
+    assert [x.device for x in sim.step()] == [second]
+    assert sim.skip(third) == []
+    sim.report(second, State.COMMITTED)
+    with pytest.raises(RolloutError, match="not in rollout r"):
+        sim.skip("nobody")
+    sim.step()
+    assert sim.progress.state is RolloutState.DONE
+    assert (sim.outcome(first), sim.outcome(third)) == (DeviceOutcome.SKIPPED, DeviceOutcome.SKIPPED)
+    with pytest.raises(RolloutError, match="nobody can be skipped any more"):
+        sim.skip(second)
+
+
+def test_first_release_of_an_empty_slot_is_taken_out_again_and_the_rollout_is_aborted_then() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.views["d0"] = replace(sim.views["d0"], desired={}, reported={})
+    sim.step()
+    sim.report("d0", State.PROBATION)
+    assert [x.desired for x in sim.abort()] == [ClearSlot(number=1)]
+    assert sim.abort() == [], "a second time changes nothing"
+    sim.step()
+    assert sim.progress.state is RolloutState.ROLLING_BACK, "it is on trial still"
+    sim.empties("d0")
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.RESTORED)
+    assert not sim.progress.unfinished
+
+
+def test_abort_of_what_is_over_names_the_way_back() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.step()
+    sim.report("d0", State.COMMITTED)
+    sim.step()
+    with pytest.raises(RolloutError, match="rollout r is done") as e:
+        sim.abort()
+    assert "edgectl rollout rollback r" in str(e.value.hint)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_rollback_of_what_is_under_way_is_an_abort(paused: bool) -> None:
+    sim = Sim(2)
+    sim.step()
+    sim.progress = pause(sim.progress) if paused else sim.progress
+    assert len(sim.rollback()) == 2
+    assert sim.rollback() == []
+    for name in sim.views:
+        sim.report(name, State.COMMITTED, OLD)
+    sim.step()
+    assert sim.progress.state is RolloutState.ABORTED
+
+
+def done(sim: Sim) -> None:
+    for _ in range(6):
+        sim.step(dt=SPEC.soak_s + 1)
+        for name in sim.admitted:
+            if sim.views[name].online:
+                sim.report(name, State.COMMITTED, sim.views[name].desired["gate"].digest)
+    assert sim.progress.state is RolloutState.DONE
+
+
+def test_rollout_that_is_done_can_be_taken_back_device_by_device() -> None:
+    sim = Sim(4)
+    sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
+    done(sim)
+    newer = DesiredSlot(release="m@3", digest="sha256:" + "c" * 64)
+    sim.views["d2"] = replace(sim.views["d2"], desired={"gate": newer})
+    assert {x.device: x.desired for x in sim.rollback()} == {
+        "d0": BACK,
+        "d1": ClearSlot(number=1),
+        "d3": BACK,
+    }
+    sim.step()
+    for name in ("d0", "d3"):
+        sim.report(name, State.COMMITTED, OLD)
+    sim.empties("d1")
+    sim.step()
+    assert sim.progress.state is RolloutState.ROLLED_BACK
+    assert sim.outcome("d2") is DeviceOutcome.SUPERSEDED
+    assert sim.progress.members["d2"].detail == "another rollout gave it m@3"
+    assert {sim.outcome(n) for n in ("d0", "d1", "d3")} == {DeviceOutcome.RESTORED}
+    assert sim.rollback() == [], "once more changes nothing"
+    assert sim.progress.state is RolloutState.ROLLED_BACK
+
+
+def test_device_that_is_away_holds_no_way_back_up_and_is_told_of_when_it_is_back() -> None:
+    sim = Sim(2)
+    done(sim)
+    sim.off("d1")
+    sim.now += 1000
+    sim.rollback()
+    sim.report("d0", State.COMMITTED, OLD)
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d1")) == (RolloutState.ROLLED_BACK, DeviceOutcome.AWAY)
+    assert sim.progress.note == "d1: away, goes back when it is back"
+    assert sim.progress.unfinished
+    sim.on("d1")
+    sim.report("d1", State.COMMITTED, OLD)
+    sim.step()
+    assert sim.outcome("d1") is DeviceOutcome.RESTORED
+    assert (sim.progress.note, sim.progress.unfinished) == (None, False)
+
+
+def test_device_that_is_there_and_does_not_go_back_holds_the_slot_for_its_time_only() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1, "back_s": 100.0}))
+    sim.step()
+    sim.abort()
+    sim.step()
+    sim.views["d0"] = replace(
+        sim.views["d0"],
+        reported={"gate": ReportedSlot(state=State.STAGED, gen=3, digest=OLD, active=NEW, stage="frozen")},
+    )
+    sim.step(dt=99)
+    assert (sim.progress.state, sim.progress.members["d0"].detail) == (
+        RolloutState.ROLLING_BACK,
+        "staged, frozen",
+    )
+    sim.step(dt=2)
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.LATE)
+    assert sim.progress.members["d0"].detail == "not back within 100 s: staged, frozen"
+    sim.report("d0", State.COMMITTED, OLD)
+    sim.step()
+    assert sim.outcome("d0") is DeviceOutcome.RESTORED
+
+
+def test_release_that_waits_for_an_operators_signature_never_went_out_and_nothing_is_waited_for() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.step()
+    sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
+    sim.step()
+    assert sim.progress.note == "d0: waits for `edgectl rollout approve`"
+    sim.abort()
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.RESTORED)
+
+
+def test_way_back_that_waits_for_an_operators_signature_says_so() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.step()
+    sim.report("d0", State.COMMITTED)
+    sim.abort()
+    sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ROLLING_BACK, DeviceOutcome.RETURNING)
+    assert sim.progress.members["d0"].detail == "waits for `edgectl rollout approve`"
+
+
+def test_engine_from_before_is_not_judged_by_the_one_that_is_taken_back() -> None:
+    strict = Policy(shadow=ShadowGate(), windows=("sun 01:00-02:00",), max_latency_ratio=1.1)
+    back = wish_of(BEFORE.model_copy(update={"policy": strict, "expires_s": 1.0}))
+    assert isinstance(back, DesiredSlot)
+    assert (back.policy.shadow, back.policy.windows, back.policy.max_latency_ratio) == (None, (), None)
+    assert (back.digest, back.attempt, back.expires_s) == (OLD, 1, None)
+
+
+def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    bad = DesiredSlot(release="m@bad", digest="sha256:" + "d" * 64)
+    gave_up = ReportedSlot(
+        state=State.ROLLED_BACK,
+        gen=1,
+        release=bad.release,
+        digest=bad.digest,
+        active=OLD,
+        active_release="m@1",
+    )
+    sim.views["d0"] = replace(sim.views["d0"], desired={"gate": bad}, reported={"gate": gave_up})
+    sim.step()
+    before = sim.progress.members["d0"].before
+    assert before is not None
+    assert (before.release, before.digest) == ("m@1", OLD)
+
+
+def test_stranded_device_is_asked_once_more_by_another_rollback() -> None:
+    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim.step()
+    sim.abort()
+    why = Failure(code="storage", detail="the disk is full")
+    sim.views["d0"] = replace(
+        sim.views["d0"],
+        reported={
+            "gate": ReportedSlot(state=State.FAILED, gen=3, release="m@1", digest=OLD, active=NEW, error=why)
+        },
+    )
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.STRANDED)
+    [again] = sim.rollback()
+    assert isinstance(again.desired, DesiredSlot)
+    assert (again.desired.digest, again.desired.attempt) == (OLD, 2)
+    sim.report("d0", State.COMMITTED, OLD)
+    sim.step()
+    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ROLLED_BACK, DeviceOutcome.RESTORED)
+
+
+def test_deadline_fails_a_device_that_hangs() -> None:
+    sim = Sim(2)
+    for x in sim.step():
+        sim.report(x.device, State.FETCHING)
+    sim.step(dt=SPEC.deadline_s + 1)
+    assert "not committed within" in (sim.progress.reason or "")
+
+
+def test_pause_admits_nobody_and_resume_goes_on() -> None:
+    sim = Sim(5)
+    canaries = [x.device for x in sim.step()]
+    sim.progress = pause(sim.progress)
+    for name in canaries:
+        sim.report(name, State.COMMITTED)
+    for _ in range(3):
+        assert sim.step(dt=20) == []
+    assert sim.progress.state is RolloutState.PAUSED
+    sim.progress = resume(sim.progress)
+    for _ in range(4):
+        sim.step(dt=20)
+    assert len(sim.admitted) == 5
+    with pytest.raises(RolloutError):
+        resume(sim.progress)
+
+
+def test_abort_restores_in_reverse_order_and_empties_what_was_empty() -> None:
+    sim = Sim(3, SPEC.model_copy(update={"canary": 3}))
+    sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
+    sim.step()
+    assert {a.device: a.desired for a in sim.abort()} == {"d0": BACK, "d1": ClearSlot(number=1), "d2": BACK}
+
+
+def test_late_joiner_enters_the_wave_that_runs() -> None:
+    sim = Sim(3)
+    for x in sim.step():
+        sim.report(x.device, State.COMMITTED)
+    sim.step()
+    sim.step(dt=11)
+    sim.step()
+    sim.views["late"] = sim.view("late")
+    sim.step()
+    assert "late" in sim.admitted
+
+
+def test_only_matching_devices_are_touched() -> None:
+    sim = Sim(
+        4, SPEC.model_copy(update={"labels": {"site": "a"}, "devices": ("d0", "d1", "d2"), "canary": 9})
+    )
+    sim.views["d1"] = replace(sim.views["d1"], labels={"site": "b"})
+    sim.views["d2"] = replace(sim.views["d2"], slots=frozenset({"other"}))
+    assert {a.device for a in sim.step()} == {"d0"}
+
+
+def latency(ms: float) -> Histogram:
+    h = Histogram()
+    for _ in range(300):
+        h.record(ms * 1000)
+    return h
+
+
+def test_latency_over_the_fleet_is_a_gate() -> None:
+    sim = Sim(4)
+    sim.step()
+    sim.step(LatencyEvidence(latency(5), latency(7)))
+    assert sim.progress.state is RolloutState.RUNNING
+    sim.step(LatencyEvidence(latency(5), latency(9)))
+    assert "p95 latency rose from" in (sim.progress.reason or "")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.floats(0, 0.5), st.integers(0, 2**32))
+def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
+    n: int, canary: int, bad: float, seed: int
+) -> None:
+    chance = random.Random(seed)
+    sim = Sim(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
+    fate = {name: State.ROLLED_BACK if chance.random() < bad else State.COMMITTED for name in sim.views}
+    for _ in range(200):
+        sim.step()
+        if sim.progress.state not in ACTIVE:
+            break
+        for name in list(sim.views):
+            wish = sim.views[name].desired["gate"]
+            if name in sim.admitted and chance.random() < 0.5:
+                sim.report(name, fate[name] if wish.digest == NEW else State.COMMITTED, wish.digest)
+    assert sim.progress.state in (RolloutState.DONE, RolloutState.STOPPED)
+    canaries = order(sim.views, "m@2")[:canary]
+    if any(fate[c] is State.ROLLED_BACK for c in canaries):
+        assert sim.admitted == set(canaries)
+        assert sim.progress.state is RolloutState.STOPPED
+    if sim.progress.state is RolloutState.STOPPED:
+        assert all(v.desired["gate"] in (BEFORE, BACK) for v in sim.views.values())
+
+
+def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as_failed() -> None:
+    spec = SPEC.model_copy(update={"retries": 2, "retry_after_s": 100.0, "max_canary_failures": 1})
+    sim = Sim(3, spec)
+    first, other = sorted(a.device for a in sim.step())
+    sim.report(other, State.COMMITTED)
+    sim.report(first, State.FAILED, error="the disk is full", retryable=True)
+    for attempt, wait_s in ((2, 100), (3, 200)):
+        assert sim.step() == []
+        assert sim.progress.members[first].outcome is DeviceOutcome.RETRYING
+        assert sim.step(dt=wait_s - 2) == [], "the wave waits for it"
+        [again] = sim.step(dt=3)
+        assert (again.device, again.desired and again.desired.attempt) == (first, attempt), (
+            "an end that was reported stays one"
+        )
+        sim.step()
+        assert sim.progress.members[first].outcome is DeviceOutcome.ADMITTED, (
+            "what it said before is about the attempt before"
+        )
+        sim.report(first, State.FAILED, error="the disk is full", retryable=True)
+    sim.step()
+    assert sim.progress.members[first].outcome is DeviceOutcome.FAILED
+    assert sim.progress.state is RolloutState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)]
+)
+def test_what_speaks_against_the_release_is_not_tried_again(state: State, retryable: bool) -> None:
+    sim = Sim(2)
+    [a, _] = sim.step()
+    sim.report(a.device, state, error="it disagrees", retryable=retryable)
+    sim.step()
+    assert sim.outcome(a.device) is DeviceOutcome.RETURNING
+    assert f"({a.device}: {state.value}: it disagrees)" in (sim.progress.reason or "")
+
+
+def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back() -> None:
+    sim = Sim(4, SPEC.model_copy(update={"soak_s": 0}))
+    sim.step()
+    away = next(n for n in sim.views if n not in sim.admitted)
+    for _ in range(6):
+        for name, v in sim.views.items():
+            if name in sim.admitted and name != away:
+                sim.report(name, State.COMMITTED)
+            elif name == away:
+                sim.views[name] = replace(v, online=False)
+        sim.step(dt=700)
+    assert sim.progress.state is RolloutState.DONE
+    assert sim.progress.members[away].outcome is DeviceOutcome.AWAY
+    assert sim.progress.unfinished
+    sim.views[away] = replace(sim.views[away], online=True)
+    sim.report(away, State.FAILED, error="no time", retryable=True)
+    sim.step()
+    assert sim.progress.members[away].outcome is DeviceOutcome.RETRYING
+    [again] = sim.step(dt=301)
+    assert again.device == away
+    sim.report(away, State.COMMITTED)
+    sim.step()
+    assert sim.progress.members[away].outcome is DeviceOutcome.COMMITTED
+    assert not sim.progress.unfinished
+
+
+def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
+    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    [canary] = sim.step()
+    sim.report(canary.device, State.COMMITTED)
+    away = next(n for n in sim.views if n != canary.device)
+    sim.views[away] = replace(sim.views[away], online=False, seen_s=0.0)
+    for _ in range(4):
+        sim.step(dt=700)
+    assert sim.progress.state is RolloutState.DONE
+    assert sim.progress.unfinished
+    sim.views[away] = replace(sim.views[away], desired={"gate": BEFORE})
+    assert sim.step() == []
+    assert sim.progress.members[away].outcome is DeviceOutcome.SUPERSEDED
+    assert not sim.progress.unfinished
+
+
+def test_device_that_cannot_go_back_does_not_keep_the_slot_busy_for_ever() -> None:
+    """What it had before was withdrawn: it says so, and goes on with what it has."""
+    sim = Sim(2, SPEC.model_copy(update={"canary": 2}))
+    sim.step()
+    assert len(sim.abort()) == 2
+    for name, v in sim.views.items():
+        back = ReportedSlot(state=State.COMMITTED, gen=3, release="m@1", digest=OLD, active=OLD)
+        if name == "d1":
+            why = Failure(code="trust", detail="signed metadata does not name release m@1")
+            back = ReportedSlot(state=State.REJECTED, gen=2, release="m@1", digest=OLD, active=NEW, error=why)
+        sim.views[name] = replace(v, gen=3, reported={"gate": back})
+    sim.step()
+    assert sim.progress.state is RolloutState.ROLLING_BACK, "that was its word on an earlier document"
+    sim.views["d1"] = replace(sim.views["d1"], gen=2)
+    sim.step()
+    over = sim.progress
+    assert over.state is RolloutState.ABORTED
+    assert over.members["d0"].outcome is DeviceOutcome.RESTORED
+    assert over.members["d1"].outcome is DeviceOutcome.STRANDED
+    assert over.reason == (
+        "aborted by the operator; 1 could not take back what was before (d1: rejected: signed metadata does not name release m@1)"
+    )

@@ -1,0 +1,193 @@
+"""``run_stream``: one pipeline in this process, and a summary that adds up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.pipelines import BoxEngine, OracleEngine, box_task, make_variant, open_ort, write_clip
+
+from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.histogram import Histogram
+from edgectl.pipelines.config import parse_config
+from edgectl.pipelines.host.run import part_of, percentiles, run_stream
+from edgectl.pipelines.synth import open_scene
+from edgectl.pipelines.tasks import load_task
+
+
+def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
+    return [(0.4, 0.3, 0.6, 0.8, 0.9, 0)]
+
+
+def run(tmp_path: Path, source: str, **more: Any) -> Any:
+    variant = make_variant(tmp_path / "blobs", box_task())
+    return run_stream(
+        "surveillance",
+        [],
+        source,
+        variants={"detector": variant},
+        open_engine=lambda v: BoxEngine(middle),
+        **more,
+    )
+
+
+def test_a_summary_adds_up(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=100)
+    events: list[Any] = []
+    config = parse_config({"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    s = run(tmp_path, str(clip), config=config, out=tmp_path / "out", on_event=events.append)
+    assert (s.frames.captured, s.frames.processed, s.frames.dropped) == (100, 100, {})
+    assert sum(s.events.values()) == len(events)
+    assert s.rules == {"all": 1}
+    assert s.stages["engine"]["n"] == 100
+    assert s.stages["engine"]["p90"] is not None
+    assert s.stages["engine"]["p99"] is None  # 100 samples do not tell
+    assert {p.name for p in s.outputs} == {"events.jsonl", "annotated.mp4"}
+
+
+def test_an_endless_source_stops_after_its_seconds(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    s = run(
+        tmp_path,
+        "synth://yard?fps=30&width=160&height=96",
+        seconds=1.2,
+        on_progress=lambda s, share: seen.append(share),
+    )
+    assert 1.0 < s.seconds < 5
+    assert s.frames.in_flight == 0
+    assert len(seen) >= 2
+    assert seen[-1] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("source", ["file", "synth://yard?fps=10&paced=0&width=96&height=64"])
+def test_seconds_are_those_of_the_source_not_of_the_clock(tmp_path: Path, source: str) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=100, fps=10)
+    shares: list[float | None] = []
+    uri = str(clip) if source == "file" else source
+    s = run(tmp_path, uri, seconds=3.0, on_progress=lambda s, share: shares.append(share))
+    assert (s.frames.captured, s.frames.processed, s.frames.dropped) == (30, 30, {})
+    assert shares[-1] == 1.0
+
+
+def test_progress_of_a_file_is_known(tmp_path: Path) -> None:
+    shares: list[float | None] = []
+    run(
+        tmp_path,
+        str(write_clip(tmp_path / "c.mp4", frames=30)),
+        on_progress=lambda s, share: shares.append(share),
+    )
+    assert shares[-1] == 1.0
+
+
+def test_a_listener_that_fails_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    """``edgectl run … | head``: nobody reads, so nothing needs to run."""
+
+    def gone(_: Any) -> None:
+        raise BrokenPipeError
+
+    config = parse_config({"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    with pytest.raises(BrokenPipeError):
+        run(tmp_path, "synth://yard?fps=30&width=160&height=96", config=config, on_event=gone)
+
+
+def test_a_full_disk_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/events.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="full"):
+        run(tmp_path, str(write_clip(tmp_path / "c.mp4")), out=tmp_path / "out")
+
+
+def test_parts_come_from_the_task(tmp_path: Path) -> None:
+    assert part_of(make_variant(tmp_path / "a", box_task())) == "detector"
+    assert part_of(make_variant(tmp_path / "b", load_task("silero-vad"))) == "vad"
+    assert part_of(make_variant(tmp_path / "c", load_task("keyword"))) == "keyword"
+    with pytest.raises(UsageError, match="no pipeline runs"):
+        part_of(make_variant(tmp_path / "d", load_task("tensor")))
+
+
+def test_percentiles_need_samples() -> None:
+    h = Histogram()
+    for i in range(6):
+        h.record(1000.0 + i)
+    assert percentiles(h) == {"p50": None, "p90": None, "p99": None, "max": 1.005, "n": 6}
+
+
+def oracle(
+    tmp_path: Path, kind: Any, scene_name: str, seed: int, seconds: int, config: dict[str, Any]
+) -> Any:
+    scene = open_scene(scene_name, seed=seed)
+    variant = make_variant(tmp_path / "oracle", box_task(scene.labels, (scene.width, scene.height)))
+    uri = f"synth://{scene_name}?seed={seed}&paced=0&seconds={seconds}"
+    return run_stream(
+        kind,
+        [],
+        uri,
+        parse_config(config),
+        variants={"detector": variant},
+        open_engine=lambda v: OracleEngine(scene),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_counts_over_a_line_are_the_truth_of_the_scene(tmp_path: Path, seed: int) -> None:
+    s = oracle(tmp_path, "surveillance", "yard", seed, 40, {"rules": [{"id": "l", "line": [0.5, 0, 0.5, 1]}]})
+    scene = open_scene("yard", seed=seed)
+    paths: dict[int, list[float]] = {}
+    for seq in range(40 * 15):
+        truth = scene.truth(seq)
+        for ident, box in zip(truth.ids.tolist(), truth.boxes, strict=True):
+            paths.setdefault(ident, []).append(float(box[0] + box[2]) / 2 - scene.width / 2)
+    # pixels: whoever turns or is cut off nearer to the line is not asked for
+    beyond = 40
+    clear = [np.array(p) for p in paths.values() if abs(p[0]) > beyond and abs(p[-1]) > beyond]
+    expected = sum(int(p[0] * p[-1] < 0) for p in clear)
+    counted = sum(sum(v.values()) for v in s.last_counts["l"].values())
+    assert expected >= 8
+    assert expected <= counted <= expected + len(paths) - len(clear)
+    assert s.events["tracked_object:new"] <= len(paths) + 2
+
+
+@pytest.mark.slow
+def test_free_driving_on_the_synthetic_road_has_lanes_and_no_warning(tmp_path: Path) -> None:
+    s = oracle(tmp_path, "driving", "road", 2, 40, {})
+    assert s.counters["frames_with_lane"] == s.frames.processed == 600
+    assert not [e for e in s.events if e.startswith(("lane_departure", "collision_warning"))]
+
+
+@pytest.mark.slow
+def test_people_on_the_real_clip_are_counted_one_track_each(tmp_path: Path, shared: Path) -> None:
+    """Six people come in, stand still, and leave to the right one after another."""
+    variant = make_variant(
+        tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
+    )
+    config = parse_config(
+        {
+            "classes": ["person"],
+            "track": {"confirm_s": 0.3, "lost_s": 1.5},
+            "rules": [{"id": "gate", "line": [0.72, 1.0, 0.72, 0.0], "anchor": "center"}],
+        }
+    )
+    clip = shared / "media/one-by-one-person-detection.mp4"
+    s = run_stream(
+        "surveillance", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort
+    )
+    assert s.frames.processed == 1394
+    assert s.last_counts["gate"] == {"in": {"person": 6}, "out": {}}
+    assert s.events["tracked_object:new"] == 6
+
+
+@pytest.mark.slow
+def test_the_real_highway_has_lanes_and_vehicles_and_no_warning(tmp_path: Path, shared: Path) -> None:
+    variant = make_variant(
+        tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
+    )
+    config = parse_config({"ego": {"speed_mps": 27}})
+    clip = shared / "media/highway-lanes.mp4"
+    s = run_stream("driving", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort)
+    assert s.counters["frames_with_lane"] == s.frames.processed == 221
+    assert s.events["tracked_object:new"] >= 5
+    assert not [e for e in s.events if e.startswith(("lane_departure", "collision_warning"))]

@@ -1,0 +1,350 @@
+"""The worker as the agent sees it: a real process, lines in, lines out, whatever happens to either side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.pipelines import box_task, make_variant, write_clip
+
+from edgectl.core.bundle import Variant
+from edgectl.core.schema import Message
+from edgectl.pipelines.host.protocol import (
+    MAX_LINE_BYTES,
+    Commit,
+    EngineRef,
+    EventMessage,
+    Fault,
+    LeaseMessage,
+    Ready,
+    Revert,
+    Shadowed,
+    ShadowFailed,
+    ShadowMessage,
+    Start,
+    Stats,
+    Stop,
+    Swap,
+    SwapFailed,
+    Swapped,
+    parse_from_worker,
+)
+
+M = TypeVar("M", bound=Message)
+
+
+def model_bytes(x: float = 0.4) -> bytes:
+    """An ONNX graph that always sees one person at ``x``: it reads its input, so that nothing is folded
+    away."""
+    boxes = np.zeros((1, 4, 4), np.float32)
+    boxes[0, 0] = x, 0.3, x + 0.2, 0.8
+    scores = np.zeros((1, 4, 2), np.float32)
+    scores[0, 0, 0] = 0.9
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0, axes=[0, 1, 2, 3]),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["b", "nothing"], ["boxes"]),
+        helper.make_node("Add", ["s", "nothing"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "double",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 4, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 4, 2]),
+        ],
+        [
+            numpy_helper.from_array(boxes, "b"),
+            numpy_helper.from_array(scores, "s"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+class Process:
+    """A worker, its answers in a queue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = (folder / "worker.log").open("wb")
+        self.p = subprocess.Popen(
+            [sys.executable, "-m", "edgectl.pipelines.host.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+        )
+        self.answers: Queue[Message | None] = Queue()
+        self.seen: list[Message] = []
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        assert self.p.stdout is not None
+        for line in self.p.stdout:
+            self.answers.put(parse_from_worker(line))
+        self.answers.put(None)
+
+    def say(self, message: Message | bytes) -> None:
+        assert self.p.stdin is not None
+        data = message if isinstance(message, bytes) else message.encode() + b"\n"
+        self.p.stdin.write(data)
+        self.p.stdin.flush()
+
+    def hear(self, kind: type[M], where: Callable[[M], bool] = lambda m: True, timeout_s: float = 30) -> M:
+        while True:
+            try:
+                answer = self.answers.get(timeout=timeout_s)
+            except Empty:
+                raise AssertionError(
+                    f"no {kind.__name__}; {(self.folder / 'worker.log').read_text()}"
+                ) from None
+            assert answer is not None, (
+                f"ended without {kind.__name__}; {(self.folder / 'worker.log').read_text()}"
+            )
+            self.seen.append(answer)
+            if isinstance(answer, kind) and where(answer):
+                return answer
+
+    def end(self, timeout_s: float = 30) -> int:
+        code = self.p.wait(timeout_s)
+        self.thread.join(10)
+        while (answer := self.answers.get(timeout=5)) is not None:
+            self.seen.append(answer)
+        return code
+
+    def close(self) -> None:
+        self.p.kill()
+        self.p.wait(10)
+        for stream in (self.p.stdin, self.p.stdout, self.log):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    process.close()
+
+
+def ref(variant: Variant, release: str = "yard@1") -> EngineRef:
+    return EngineRef(
+        blobs=variant.blobs, manifest=variant.digest, release=release, bundle="sha256:" + "1" * 64
+    )
+
+
+def start(tmp_path: Path, source: str = "synth://yard?fps=30&width=160&height=96", **more: Any) -> Start:
+    variant = make_variant(tmp_path / "blobs", box_task(), model_bytes())
+    values = {
+        "stream": "gate",
+        "kind": "surveillance",
+        "source": source,
+        "engines": {"detector": ref(variant)},
+        "stats_every_s": 0.3,
+    }
+    return Start.model_validate({**values, **more})
+
+
+def test_a_whole_life(worker: Process, tmp_path: Path) -> None:
+    worker.say(
+        start(
+            tmp_path, config={"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}}, out=tmp_path / "out"
+        )
+    )
+    assert worker.hear(Ready).seconds > 0
+    event = worker.hear(EventMessage, lambda m: m.event["type"] == "zone").event
+    assert (event["stream"], event["zone"], event["releases"]) == ("gate", "all", {"detector": "yard@1"})
+    first = worker.hear(Stats)
+    second = worker.hear(Stats, lambda m: m.stats.frames.processed > first.stats.frames.processed)
+    assert second.stats.kind == "surveillance"
+    assert second.stats.slots == {"detector": "sha256:" + "1" * 64}
+    assert second.rss_mb > 10
+    assert {"engine", "glass_to_event"} <= set(second.stats.stages)
+
+    new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
+    worker.say(Swap(part="detector", engine=ref(new, "yard@2")))
+    swapped = worker.hear(Swapped)
+    assert swapped.manifest == new.digest
+    assert 0 < swapped.gap_ms < 2000
+    worker.hear(Stats, lambda m: m.stats.releases == {"detector": "yard@2"})
+    worker.say(Revert(part="detector"))
+    worker.hear(Stats, lambda m: m.stats.releases == {"detector": "yard@1"})
+    worker.say(Swap(part="detector", engine=ref(new, "yard@2")))
+    worker.hear(Swapped)
+    worker.say(Commit(part="detector"))
+    worker.say(Stop())
+    assert worker.end() == 0
+    last = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
+    assert last.captured == last.processed + sum(last.dropped.values()) + last.in_flight
+    assert (tmp_path / "out/annotated.mp4").is_file()
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
+
+
+def test_a_swap_to_a_broken_bundle_keeps_the_old_engine(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path))
+    worker.hear(Ready)
+    broken = make_variant(tmp_path / "broken", box_task(), b"this is no ONNX file")
+    worker.say(Swap(part="detector", engine=ref(broken)))
+    failed = worker.hear(SwapFailed)
+    assert failed.manifest == broken.digest
+    assert failed.error.code in ("engine", "model")
+    worker.say(
+        Swap(part="detector", engine=EngineRef(blobs=tmp_path / "nowhere", manifest="sha256:" + "0" * 64))
+    )
+    assert worker.hear(SwapFailed).error.code in ("bundle", "integrity")
+    at = worker.hear(Stats).stats.frames.processed
+    worker.hear(Stats, lambda m: m.stats.frames.processed > at)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"source": "/nowhere.mp4"}, "source"),
+        ({"source": "synth://nowhere"}, "source"),
+        ({"config": {"colour": "red"}}, "usage"),
+        ({"engines": {}}, "usage"),
+        ({"engines": {"detector": {"blobs": "/nowhere", "manifest": "sha256:" + "0" * 64}}}, "bundle"),
+    ],
+)
+def test_a_start_that_cannot_work_is_one_fault(
+    worker: Process, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    worker.say(start(tmp_path, **change))
+    assert worker.hear(Fault).error.code == code
+    assert worker.end() == 1
+    assert [type(m) for m in worker.seen] == [Fault]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json\n",
+        b"{}\n",
+        b'{"op":"stats"}\n',
+        b'{"op":"commit","part":"x"}\n',
+        b"x" * (MAX_LINE_BYTES + 10) + b"\n",
+    ],
+)
+def test_nonsense_is_a_protocol_fault(worker: Process, line: bytes) -> None:
+    worker.say(line)
+    assert worker.hear(Fault).error.code == "protocol"
+    assert worker.end() == 1
+
+
+def test_a_finite_source_ends_well_with_a_last_window(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path, str(write_clip(tmp_path / "c.mp4"))))
+    assert worker.end() == 0
+    last = worker.seen[-1]
+    assert isinstance(last, Stats)
+    assert (last.stats.state, last.stats.frames.processed) == ("ended", 30)
+
+
+@pytest.mark.parametrize("how", ["agent dies", "sigterm"])
+def test_the_worker_stops_in_order(worker: Process, tmp_path: Path, how: str) -> None:
+    worker.say(start(tmp_path, out=tmp_path / "out"))
+    worker.hear(Ready)
+    worker.hear(Stats)
+    if how == "agent dies":
+        assert worker.p.stdin is not None
+        worker.p.stdin.close()
+    else:
+        os.kill(worker.p.pid, signal.SIGTERM)
+    assert worker.end() == 0
+    assert (tmp_path / "out/annotated.mp4").is_file()
+
+
+def test_a_camera_that_is_away_is_an_outage_and_not_a_fault(worker: Process, tmp_path: Path) -> None:
+    from conftest import free_port
+
+    worker.say(start(tmp_path, f"rtsp://user:secret@127.0.0.1:{free_port()}/x"))
+    worker.hear(Ready)
+    event = worker.hear(EventMessage).event
+    assert (event["type"], event["name"], event["available"], event["reason"]) == (
+        "capability",
+        "source",
+        False,
+        "refused",
+    )
+    assert worker.hear(Stats, lambda m: m.stats.state == "outage").stats.reason == "refused"
+    worker.say(Stop())
+    assert worker.end() == 0
+    assert "secret" not in json.dumps([m.model_dump(mode="json") for m in worker.seen])
+    assert "secret" not in (tmp_path / "worker.log").read_text()
+
+
+def test_swap_and_revert_lose_no_frame(worker: Process, tmp_path: Path) -> None:
+    """A live camera: only a newer frame may replace one that waits; nothing may go missing around three
+    changes of the engine."""
+    worker.say(start(tmp_path, config={"budget_ms": 600_000}))
+    worker.hear(Ready)
+    new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
+    for message in (
+        Swap(part="detector", engine=ref(new, "yard@2")),
+        Revert(part="detector"),
+        Swap(part="detector", engine=ref(new, "yard@2")),
+    ):
+        worker.say(message)
+        if isinstance(message, Swap):
+            worker.hear(Swapped)
+        at = worker.hear(Stats).stats.frames.processed
+        worker.hear(Stats, lambda m, at=at: m.stats.frames.processed > at)  # type: ignore[misc]
+    worker.say(Stop())
+    assert worker.end() == 0
+    frames = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
+    assert set(frames.dropped) <= {"superseded", "shutdown"}
+    assert frames.captured == frames.processed + sum(frames.dropped.values()) + frames.in_flight
+
+
+def test_shadow_compares_on_the_same_frames_and_tells_only_numbers(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path, config={"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}}))
+    worker.hear(Ready)
+    for x, agreement in ((0.4, 1.0), (0.1, 0.0)):
+        other = make_variant(tmp_path / f"other{x}", box_task(), model_bytes(x), name=f"v{x}")
+        worker.say(ShadowMessage(part="detector", engine=ref(other, "yard@2"), percent=50, frames=6))
+        told = worker.hear(Shadowed)
+        assert (told.frames, told.manifest, told.errors) == (6, other.digest, 0)
+        assert told.agreement == agreement
+        assert told.old_ms > 0
+        assert told.new_ms > 0
+    broken = make_variant(tmp_path / "broken", box_task(), b"this is no ONNX file")
+    worker.say(ShadowMessage(part="detector", engine=ref(broken), percent=50, frames=6))
+    assert worker.hear(ShadowFailed).error.code in ("engine", "model")
+    worker.say(ShadowMessage(part="detector", engine=ref(other), percent=50, frames=100_000))
+    worker.say(Swap(part="detector", engine=ref(other, "yard@3")))
+    assert "took another engine" in worker.hear(ShadowFailed).error.detail
+    worker.hear(Swapped)
+    worker.say(Stop())
+    assert worker.end() == 0
+    events = [m.event for m in worker.seen if isinstance(m, EventMessage)]
+    assert {e["releases"]["detector"] for e in events} <= {"yard@1", "yard@3"}, (
+        "nothing of what the shadow found goes anywhere"
+    )
+
+
+def test_event_takes_the_lease_that_the_configuration_asks_for(worker: Process, tmp_path: Path) -> None:
+    config = {
+        "zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}},
+        "rules": [{"id": "crowd", "occupancy": {"zone": "all", "high": 1, "low": 0}}],
+        "update_lock": {"on": ["crowd"], "seconds": 12},
+    }
+    worker.say(start(tmp_path, config=config))
+    lease = worker.hear(LeaseMessage)
+    assert (lease.ttl_s, lease.reason) == (12, "crowd was seen")

@@ -1,0 +1,477 @@
+"""The stream runner: every frame accounted for, failures heard, engines swapped without losing any."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.pipelines import BoxEngine, box_task, make_variant, write_clip, write_h264
+
+from edgectl.core.bundle import Variant
+from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, SourceError, UsageError
+from edgectl.pipelines.config import PipelineConfig, parse_config
+from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
+from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.stream.part import PartVariant
+
+
+def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
+    """Somebody in the middle of the picture, always."""
+    return [(0.4, 0.3, 0.6, 0.8, 0.9, 0)]
+
+
+class Rig:
+    """A pipeline on a double engine, its events, and the engines it opened."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        source: str,
+        config: dict[str, Any] | None = None,
+        *,
+        out: bool = False,
+        kind: Any = "surveillance",
+    ) -> None:
+        self.folder = tmp_path
+        self.events: list[Record] = []
+        self.engines: list[BoxEngine] = []
+        self.boxes_at: Callable[[NDArray[Any]], Any] = middle
+        self.classes = 2
+        self.heard = threading.Condition()
+        self.out = tmp_path / "out" if out else None
+        parsed = parse_config(config) if config is not None else PipelineConfig()
+        slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
+        self.pipeline: Pipeline = make_pipeline(
+            kind, PipelineArgs("gate", source, {"detector": slot}, parsed, self.emit, self.open, self.out)
+        )
+
+    def open(self, variant: Variant) -> BoxEngine:
+        engine = BoxEngine(self.boxes_at, classes=self.classes)
+        self.engines.append(engine)
+        return engine
+
+    def emit(self, record: Record) -> None:
+        with self.heard:
+            self.events.append(record)
+            self.heard.notify_all()
+
+    def hear(self, kind: str, timeout_s: float = 10) -> Record:
+        def find() -> Record | None:
+            return next((e for e in self.events if e["type"] == kind), None)
+
+        with self.heard:
+            assert self.heard.wait_for(lambda: find() is not None, timeout_s), f"no {kind} event"
+            found = find()
+        assert found is not None
+        return found
+
+    def variant(self, name: str, labels: tuple[str, ...] = ("person", "vehicle")) -> PartVariant:
+        return PartVariant(
+            make_variant(self.folder / name, box_task(labels), name=name), f"{name}@2", "sha256:" + "2" * 64
+        )
+
+    def wait_processed(self, n: int, timeout_s: float = 10) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.frames().processed < n:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def frames(self) -> Any:
+        return self.pipeline.ledger.frames()  # type: ignore[attr-defined]
+
+    def run_to_the_end(self) -> None:
+        self.pipeline.start()
+        assert self.pipeline.wait(30)
+        self.pipeline.stop()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", frames=40)
+
+
+def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip), {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    rig.run_to_the_end()
+    frames = rig.frames()
+    assert (frames.captured, frames.processed, frames.dropped, frames.in_flight) == (40, 40, {}, 0)
+    assert [(e["type"], e.get("phase")) for e in rig.events] == [
+        ("tracked_object", "new"),
+        ("zone", "enter"),
+        ("tracked_object", "update"),
+        ("capability", "start"),
+    ]
+    assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")
+    assert rig.events[0]["releases"] == {"detector": "yard@1"}
+    assert rig.events[0]["time"] is None
+    assert rig.engines[0].closed.is_set()
+    totals = rig.pipeline.totals()
+    assert {
+        "wait",
+        "pre",
+        "engine",
+        "decode",
+        "track",
+        "rules",
+        "avail_to_event",
+        "publish",
+        "period",
+    } <= set(totals)
+    assert totals["engine"].n == 40
+
+
+def test_the_same_file_gives_the_same_events(tmp_path: Path, clip: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        rig = Rig(tmp_path / name, str(clip), {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+        rig.run_to_the_end()
+        runs.append([{k: v for k, v in e.items() if k != "latency_ms"} for e in rig.events])
+    assert runs[0] == runs[1]
+
+
+def test_a_slow_engine_on_a_camera_loses_old_frames_and_the_ledger_adds_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "synth://yard?fps=60&seconds=1.5&width=160&height=96")
+
+    def slow(image: NDArray[Any]) -> Any:
+        time.sleep(0.05)
+        return middle(image)
+
+    rig.boxes_at = slow
+    rig.run_to_the_end()
+    frames = rig.frames()
+    assert frames.in_flight == 0
+    assert frames.captured == frames.processed + sum(frames.dropped.values())
+    assert frames.dropped["superseded"] > frames.processed
+    assert set(frames.dropped) <= {"superseded", "shutdown"}
+    age = rig.pipeline.totals()["wait"].quantile_us(0.9)
+    assert age is not None
+    # a taken frame is at most one period old, not a queue old
+    assert age < 60_000
+
+
+def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip), {"flow": {"target_fps": 5}})  # the clip has 15
+    rig.run_to_the_end()
+    frames = rig.frames()
+    assert frames.processed == 14
+    assert frames.dropped == {"gated": 26}
+
+
+def test_a_failed_inference_is_an_event_and_not_an_empty_scene(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip), {"track": {"lost_s": 0.2}})
+    calls = 0
+
+    def flaky(image: NDArray[Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        if 20 < calls <= 30:
+            raise EngineError("the engine stumbled")
+        return middle(image)
+
+    rig.boxes_at = flaky
+    rig.run_to_the_end()
+    failed = [e for e in rig.events if e["type"] == "inference_failed"]
+    assert len(failed) == 1
+    assert failed[0]["detail"] == "the engine stumbled"
+    assert failed[0]["part"] == "detector"
+    frames = rig.frames()
+    assert frames.dropped == {"engine_error": 10}
+    assert rig.pipeline.stats().errors == 10
+    # 10 frames at 15 fps are longer than lost_s: the track ends by time, but no event was made of the failed
+    # frames
+    assert rig.pipeline.error is None
+
+
+def test_numbers_that_are_not_finite_are_a_failed_inference(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    calls = 0
+
+    def broken(_: NDArray[Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        return middle(_) if calls <= 3 else [(0.1, 0.1, float("nan"), 0.5, 0.9, 0)]
+
+    rig.boxes_at = broken
+    rig.run_to_the_end()
+    assert rig.hear("inference_failed")["code"] == "engine"
+
+
+def test_a_swap_happens_between_two_frames_of_a_running_stream(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "synth://yard?fps=60&width=160&height=96")
+    rig.pipeline.start()
+    rig.wait_processed(10)
+    gap_ms = rig.pipeline.swap("detector", rig.variant("v2"))
+    assert 0 < gap_ms < 1000
+    old, new = rig.engines
+    assert not old.closed.is_set()
+    assert rig.pipeline.stats().releases == {"detector": "v2@2"}
+    before = new.runs
+    rig.wait_processed(rig.frames().processed + 5)
+    assert new.runs >= before + 5
+    rig.pipeline.revert("detector")
+    assert new.closed.is_set()
+    assert rig.pipeline.stats().releases == {"detector": "yard@1"}
+    runs = old.runs
+    rig.wait_processed(rig.frames().processed + 5)
+    assert old.runs > runs
+    rig.pipeline.swap("detector", rig.variant("v3"))
+    rig.pipeline.commit("detector")
+    assert old.closed.is_set()
+    rig.pipeline.revert("detector")  # nothing to go back to
+    rig.pipeline.stop()
+    assert all(e.closed.is_set() for e in rig.engines)
+    assert set(rig.frames().dropped) <= {"superseded", "shutdown"}
+    assert rig.frames().in_flight == 0
+
+
+def test_a_swap_to_a_broken_engine_leaves_the_old_one_running(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "synth://yard?fps=60&width=160&height=96")
+    rig.pipeline.start()
+    rig.wait_processed(3)
+
+    def fails(_: NDArray[Any]) -> Any:
+        raise EngineError("no")
+
+    good = rig.boxes_at
+    rig.boxes_at = fails
+    with pytest.raises(EngineError):
+        rig.pipeline.swap("detector", rig.variant("v2"))
+    assert rig.engines[1].closed.is_set()
+    rig.boxes_at, rig.classes = good, 3
+    with pytest.raises(ModelError, match="shape"):
+        rig.pipeline.swap("detector", rig.variant("v3"))
+    rig.classes = 2
+    with pytest.raises(ModelError, match="labels"):
+        rig.pipeline.swap("detector", rig.variant("v4", ("person", "cat")))
+    with pytest.raises(UsageError, match="part"):
+        rig.pipeline.swap("vad", rig.variant("v5"))
+    rig.wait_processed(rig.frames().processed + 5)
+    assert rig.pipeline.stats().releases == {"detector": "yard@1"}
+    rig.pipeline.stop()
+    assert all(e.closed.is_set() for e in rig.engines)
+
+
+def test_a_swap_after_the_end_of_the_stream_is_refused(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline.start()
+    assert rig.pipeline.wait(30)
+    with pytest.raises(EngineError, match="not running"):
+        rig.pipeline.swap("detector", rig.variant("v2"))
+    rig.pipeline.stop()
+    assert all(e.closed.is_set() for e in rig.engines)
+
+
+def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
+    before = {t.name for t in threading.enumerate()}
+    bad = tmp_path / "x.mp4"
+    bad.write_bytes(b"no video")
+    rig = Rig(tmp_path, str(bad))
+    with pytest.raises(DataError):
+        rig.pipeline.start()
+    rig.pipeline.stop()
+    assert rig.engines[0].closed.is_set()
+    assert {t.name for t in threading.enumerate()} == before
+    with pytest.raises(SourceError):
+        Rig(tmp_path, "/nowhere.mp4").pipeline.start()
+
+
+def test_every_thread_is_gone_after_a_stop(tmp_path: Path) -> None:
+    before = {t.name for t in threading.enumerate()}
+    rig = Rig(tmp_path, "synth://yard?fps=30&width=160&height=96", out=True)
+    rig.pipeline.start()
+    assert {"capture-gate", "engine-gate", "sinks-gate"} <= {t.name for t in threading.enumerate()}
+    rig.wait_processed(3)
+    rig.pipeline.stop()
+    rig.pipeline.stop()
+    assert {t.name for t in threading.enumerate()} == before
+
+
+def test_a_rule_that_names_an_unknown_class_stops_the_start(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip), {"rules": [{"id": "g", "line": [0, 0, 1, 1], "classes": ["dragon"]}]})
+    with pytest.raises(UsageError, match="dragon"):
+        rig.pipeline.start()
+    assert rig.engines[0].closed.is_set()
+    assert not [t for t in threading.enumerate() if t.name.endswith("-gate")]
+
+
+def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
+    import av
+
+    config = {
+        "zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}},
+        "snapshots": {"on": ["all"]},
+        "tracklog": True,
+    }
+    rig = Rig(tmp_path, str(clip), config, out=True)
+    rig.run_to_the_end()
+    out = tmp_path / "out"
+    assert rig.pipeline.error is None
+    assert len((out / "events.jsonl").read_text().splitlines()) == len(rig.events)
+    assert len((out / "tracks.jsonl").read_text().splitlines()) == 40
+    entered = next(e for e in rig.events if e["type"] == "zone")
+    assert (out / entered["snapshot"]).is_file()
+    with av.open(str(out / "annotated.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 40
+    assert {p.name for p in out.iterdir()} == {"events.jsonl", "tracks.jsonl", "annotated.mp4", "snapshots"}
+
+
+def test_a_full_disk_is_the_error_of_the_run(tmp_path: Path, clip: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "events.jsonl").symlink_to("/dev/full")
+    rig = Rig(tmp_path, str(clip), {"annotate": {"video": False}}, out=True)
+    rig.run_to_the_end()
+    assert isinstance(rig.pipeline.error, EdgectlError)
+    assert "disk is full" in str(rig.pipeline.error)
+    assert rig.frames().processed == 40
+
+
+@pytest.mark.parametrize("kind", ["surveillance", "driving"])
+def test_synthetic_scenes_run_through_both_video_pipelines(tmp_path: Path, kind: str) -> None:
+    scene = "road" if kind == "driving" else "yard"
+    rig = Rig(tmp_path, f"synth://{scene}?seconds=3&paced=0&width=320&height=192", kind=kind, out=True)
+    rig.run_to_the_end()
+    assert rig.pipeline.error is None
+    assert rig.frames().processed == 45
+    assert (tmp_path / "out/annotated.mp4").stat().st_size > 1000
+
+
+def test_an_unknown_kind_or_a_missing_part_is_a_usage_error(tmp_path: Path) -> None:
+    args = PipelineArgs("s", "x", {}, PipelineConfig(), lambda r: None, lambda v: BoxEngine(middle))
+    with pytest.raises(UsageError, match="needs an engine for the part detector"):
+        make_pipeline("driving", args)
+    with pytest.raises(UsageError, match="no pipeline"):
+        make_pipeline("cooking", args)  # type: ignore[arg-type]
+
+
+def test_an_image_of_the_wrong_size_is_refused_before_the_stream_starts(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    original = rig.open
+    rig.open = lambda v: BoxEngine(middle, size=(32, 32))  # type: ignore[method-assign]
+    del original
+    slot = rig.variant("v")
+    pipeline = make_pipeline(
+        "surveillance", PipelineArgs("s", str(clip), {"detector": slot}, PipelineConfig(), rig.emit, rig.open)
+    )
+    with pytest.raises(EngineError, match=r"takes \(1, 3, 32, 32\)"):
+        pipeline.start()
+
+
+def test_frames_of_several_sizes_do_not_disturb(tmp_path: Path) -> None:
+    import cv2
+
+    for i, size in enumerate([(48, 64), (96, 128), (50, 70)] * 3):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), np.full((*size, 3), 99, np.uint8))
+    rig = Rig(tmp_path, str(tmp_path), {"track": {"lost_s": 5}})
+    rig.run_to_the_end()
+    assert rig.frames().processed == 9
+
+
+def test_what_becomes_of_a_source_stands_in_the_events_in_the_order_of_the_frames(tmp_path: Path) -> None:
+    part = write_h264(tmp_path / "part.ts", frames=30)
+    other = write_h264(tmp_path / "other.ts", frames=30, size=(96, 64))
+    path = tmp_path / "whole.ts"
+    path.write_bytes(part.read_bytes() + part.read_bytes() + other.read_bytes())
+    runs = []
+    for name in ("a", "b"):
+        rig = Rig(tmp_path / name, str(path), {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+        rig.run_to_the_end()
+        told = [
+            (e["seq"], e["name"], e["reason"], e["available"])
+            for e in rig.events
+            if e["type"] == "capability"
+        ]
+        assert told == [
+            (30, "clock", "clock_restarted", True),
+            (60, "clock", "clock_restarted", True),
+            (60, "picture", "size_changed", True),
+            (90, "source", "ended", False),
+        ]
+        assert [e["seq"] for e in rig.events] == sorted(e["seq"] for e in rig.events)
+        runs.append([{k: v for k, v in e.items() if k != "latency_ms"} for e in rig.events])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_one_picture_is_one_answer(tmp_path: Path, single: bool) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg"):
+        cv2.imwrite(str(folder / name), np.full((40, 60, 3), 90, np.uint8))
+    config = {
+        "zones": {
+            "all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]},
+            "left": {"polygon": [0, 0, 0.3, 0, 0.3, 1, 0, 1]},
+        },
+        "rules": [
+            {"id": "crowd", "occupancy": {"zone": "all", "high": 1}},
+            {"id": "few", "occupancy": {"zone": "all", "high": 2}},
+        ],
+    }
+    rig = Rig(tmp_path, str(folder / "a.jpg" if single else folder), config, out=True)
+    rig.run_to_the_end()
+    found = [e for e in rig.events if e["type"] == "detections"]
+    assert [e["picture"] for e in found] == (["a.jpg"] if single else ["a.jpg", "b.png"])
+    for event in found:
+        assert event["found"] == {"person": 1}
+        (one,) = event["objects"]
+        assert (one["label"], one["box"], one["zones"]) == ("person", [24.0, 12.0, 36.0, 32.0], ["all"])
+        assert event["zones"] == {"all": 1, "left": 0}
+        assert event["over"] == ["crowd"]
+    assert {e["type"] for e in rig.events} == {"detections", "capability"}
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+def test_a_still_picture_in_a_videos_format_is_one_answer_too(tmp_path: Path, name: str) -> None:
+    rig = Rig(tmp_path, str(write_h264(tmp_path / name, frames=1)))
+    rig.run_to_the_end()
+    assert [(e["type"], e.get("found"), e.get("reason")) for e in rig.events] == [
+        ("detections", {"person": 1}, None),
+        ("capability", None, "ended"),
+    ]
+    assert rig.frames().processed == 1
+
+
+def test_a_picture_without_objects_says_so(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((40, 60, 3), np.uint8))
+    rig = Rig(tmp_path, str(tmp_path / "x.png"))
+    rig.boxes_at = lambda _: []
+    rig.run_to_the_end()
+    (event,) = [e for e in rig.events if e["type"] == "detections"]
+    assert (event["found"], event["objects"]) == ({}, [])
+
+
+def test_a_folder_with_a_rate_is_a_film(tmp_path: Path) -> None:
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), np.full((40, 60, 3), i, np.uint8))
+    rig = Rig(tmp_path, f"{tmp_path}?fps=10")
+    rig.run_to_the_end()
+    assert [(e["type"], e["t_s"]) for e in rig.events if e["type"] != "capability"] == [
+        ("tracked_object", 0.2)
+    ]
+
+
+def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) -> None:
+    """A picture every ten seconds: nobody is seen twice in the same place."""
+    path = write_h264(tmp_path / "x.mkv", frames=6, fps=1)
+    rig = Rig(tmp_path, str(path), {"flow": {"target_fps": 0.4}})
+    at = iter([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
+
+    def elsewhere(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
+        x = next(at)
+        return [(x, 0.1, x + 0.05, 0.3, 0.9, 0)]
+
+    rig.boxes_at = elsewhere
+    rig.run_to_the_end()
+    assert (
+        sum((e["type"], e.get("phase")) == ("tracked_object", "new") for e in rig.events)
+        == rig.frames().processed
+        > 1
+    )

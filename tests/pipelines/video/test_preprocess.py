@@ -1,0 +1,130 @@
+"""Preprocessing: the same tensor whichever way a picture comes, and boxes that find their way back."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgectl.core.errors import DataError
+from edgectl.core.task import ImageInput
+from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.preprocess import Preprocessor, unletterbox
+
+STAMP = Stamp(0, 0, 0)
+
+
+def photo(width: int = 320, height: int = 240) -> NDArray[np.uint8]:
+    """A smooth colourful picture."""
+    small = np.random.default_rng(5).integers(30, 220, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def as_i420(image: NDArray[np.uint8]) -> Frame:
+    height, width = image.shape[:2]
+    packed = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).reshape(-1)
+    y = packed[: width * height].reshape(height, width)
+    u, v = packed[width * height :].reshape(2, height // 2, width // 2)
+    return Frame(STAMP, width, height, "I420", (y, u, v))
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_the_tensor_is_what_the_formula_says(fit: str, layout: str, dtype: str, color: str) -> None:
+    spec = ImageInput.model_validate(
+        {
+            "width": 160,
+            "height": 160,
+            "fit": fit,
+            "layout": layout,
+            "dtype": dtype,
+            "color": color,
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.3, 0.4],
+        }
+    )
+    image = photo()
+    tensor, meta = Preprocessor(spec)(image)
+    h = 160 if fit == "stretch" else 120
+    expected = np.full((160, 160, 3), spec.pad, np.uint8)
+    expected[(160 - h) // 2 : (160 + h) // 2] = cv2.resize(image, (160, h))
+    values = expected[..., ::-1] if color == "rgb" else expected
+    if dtype == "float32":
+        values = (values * spec.scale - np.array(spec.mean)) / np.array(spec.std)
+    values = values[None] if layout == "NHWC" else values.transpose(2, 0, 1)[None]
+    assert tensor.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(tensor, values, atol=1e-5)
+    assert (meta.left, meta.top) == (0, (160 - h) // 2)
+
+
+@pytest.mark.parametrize("size", [(160, 160), (96, 64), (33, 33)])
+def test_planes_and_bgr_give_nearly_the_same_tensor(size: tuple[int, int]) -> None:
+    spec = ImageInput(width=size[0], height=size[1], fit="stretch")
+    frame = as_i420(photo())
+    of_planes = Preprocessor(spec)(frame)[0].copy()
+    of_bgr = Preprocessor(spec)(frame.bgr())[0]
+    assert np.abs(of_planes - of_bgr).mean() < 0.02
+
+
+def test_a_change_of_size_leaves_nothing_of_the_old_picture() -> None:
+    spec = ImageInput(width=64, height=64)
+    p = Preprocessor(spec)
+    p(np.full((64, 64, 3), 255, np.uint8))
+    tensor, meta = p(np.full((32, 64, 3), 255, np.uint8))
+    assert meta.top == 16
+    np.testing.assert_allclose(tensor[0, :, :16], 114 / 255, atol=1e-6)
+    np.testing.assert_allclose(tensor[0, :, 16:48], 1.0, atol=1e-6)
+
+
+def test_the_tensor_is_reused() -> None:
+    p = Preprocessor(ImageInput(width=32, height=32))
+    assert p(photo())[0] is p(photo(64, 64))[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(8, 700),
+    st.integers(8, 700),
+    st.integers(8, 400),
+    st.integers(8, 400),
+    st.sampled_from(["letterbox", "stretch"]),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_boxes_find_their_way_back(
+    width: int, height: int, w: int, h: int, fit: str, where: list[float]
+) -> None:
+    p = Preprocessor(ImageInput.model_validate({"width": w, "height": h, "fit": fit}))
+    _, meta = p(np.zeros((height, width, 3), np.uint8))
+    xs, ys = sorted(v * width for v in where[:2]), sorted(v * height for v in where[2:])
+    box = np.array([[xs[0], ys[0], xs[1], ys[1]]], np.float32)
+    inside = box * [meta.sx, meta.sy, meta.sx, meta.sy] + [meta.left, meta.top, meta.left, meta.top]
+    assert inside.min() >= -1e-3
+    assert inside[0, 2] <= w + 1e-2
+    assert inside[0, 3] <= h + 1e-2
+    np.testing.assert_allclose(unletterbox(inside.astype(np.float32), meta), box, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_bgr_image_is_refused(bad: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match="uint8 BGR"):
+        Preprocessor(ImageInput(width=32, height=32))(bad)
+
+
+def test_luma_is_the_y_plane_without_a_copy() -> None:
+    frame = as_i420(photo())
+    assert frame.luma() is frame.planes[0]
+    grey = Frame.of_bgr(photo(), STAMP).luma()
+    assert grey.shape == (240, 320)

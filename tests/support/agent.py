@@ -1,0 +1,60 @@
+"""A real agent process with a fake worker and a warm-up double: ``python agent.py agent.toml``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.bundle import behaviour_of
+
+from edgectl.agent.config import load_agent_config
+from edgectl.agent.service import AgentParts, run_agent
+from edgectl.agent.streams.worker_process import Timing
+
+
+@dataclass(frozen=True)
+class Machine:
+    facts: frozenset[str] = frozenset({"arch:test"})
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+
+
+@dataclass(frozen=True)
+class Warm:
+    ok: bool
+    p50_ms: float | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
+    told = behaviour_of(blobs, manifest)
+    if not told.get("warm", True):
+        return Warm(ok=False, error="output y differs from golden")
+    return Warm(ok=True, p50_ms=float(told["latency_ms"]))
+
+
+def parts() -> AgentParts:
+    worker = (sys.executable, str(Path(__file__).with_name("worker.py")))
+    timing = Timing(start_s=20.0, stop_s=5.0, steady_s=0.5, backoff_s=(0.1, 0.5))
+    return AgentParts(
+        machine=Machine(),
+        warm_up=warm_up,
+        improve=lambda blobs, manifest, cache: False,
+        worker=worker,
+        timing=timing,
+    )
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    run_agent(load_agent_config(Path(sys.argv[1])), stop, parts())
+
+
+if __name__ == "__main__":
+    main()
