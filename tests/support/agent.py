@@ -9,6 +9,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+# A script: the folder of the tests instead of this one, where tuf.py would hide the library.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from support.bundle import behaviour_of
 
 from edgectl.agent.config import load_agent_config

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from tests.builder.conftest import images, residual_net
 from tests.builder.generated import mlp

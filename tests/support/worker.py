@@ -7,6 +7,10 @@ import os
 import select
 import sys
 import time
+from pathlib import Path
+
+# A script: the folder of the tests instead of this one, where tuf.py would hide the library.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from support.bundle import behaviour_of
 
