@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import pytest
@@ -71,16 +72,65 @@ def test_a_gpu_without_a_working_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatc
     assert module._nvidia_smi() == (None, None, None)
 
 
-def test_an_emulated_machine_has_no_instructions_of_its_host(
+AMD_CPUINFO = (
+    "processor : 0\nvendor_id : AuthenticAMD\nmodel name : AMD EPYC\nflags : fpu avx2 avx512_vnni bf16\n"
+)
+"""What an emulated aarch64 process reads on an x86 host."""
+
+
+def auxiliary_vector(*entries: tuple[int, int]) -> bytes:
+    return b"".join(struct.pack("=QQ", *entry) for entry in (*entries, (0, 0)))
+
+
+def test_an_emulated_machine_has_neither_name_nor_instructions_of_its_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(
-        "processor : 0\nmodel name : AMD EPYC\nflags : fpu avx2 avx512_vnni\n"
-    )
+    (tmp_path / "proc/cpuinfo").write_text(AMD_CPUINFO)
     emulated = probe(tmp_path)
-    assert (emulated.arch, emulated.isa) == ("aarch64", ())
+    assert (emulated.arch, emulated.cpu, emulated.isa) == ("aarch64", "unknown aarch64 CPU", ())
+
+
+def test_an_emulated_machine_has_the_instructions_that_the_kernel_tells_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text(AMD_CPUINFO)
+    asimd, asimddp, i8mm = 1 << 1, 1 << 20, 1 << 13
+    vector = auxiliary_vector((6, 4096), (16, asimd | asimddp), (26, i8mm))
+    (tmp_path / "proc/self/auxv").write_bytes(vector)
+    emulated = probe(tmp_path)
+    assert emulated.isa == ("dotprod", "i8mm", "neon")
+    assert (host_family(emulated), best_profile(emulated).name) == ("arm64", "cpu-arm64")
+
+
+def test_the_auxiliary_vector_of_x86_is_not_read_as_that_of_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text(AMD_CPUINFO)
+    (tmp_path / "proc/self/auxv").write_bytes(auxiliary_vector((16, (1 << 64) - 1), (26, (1 << 64) - 1)))
+    found = probe(tmp_path)
+    assert (found.cpu, found.isa) == ("AMD EPYC", ("avx2", "avx512_vnni"))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("model name : ARMv8 Processor rev 1 (v8l)\nFeatures : asimd\n", "ARMv8 Processor rev 1 (v8l)"),
+        ("CPU implementer : 0x41\nFeatures : asimd\nCPU part : 0xd42\n", "aarch64 CPU 0x41:0xd42"),
+    ],
+)
+def test_an_arm_cpu_is_named_by_its_own_cpuinfo(
+    cpuinfo: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{cpuinfo}")
+    assert probe(tmp_path).cpu == name
 
 
 def test_no_runtime_is_a_sentence_with_the_extra() -> None:

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -34,23 +35,22 @@ __all__ = [
     "runtime_distributions",
 ]
 
-# /proc/cpuinfo flag → fact. Only what decides between kernels.
+# Architecture → its flag in /proc/cpuinfo → fact. Only what decides between kernels.
 _ISA = {
-    "avx2": "avx2",
-    "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni",
-    "avx_vnni": "avx_vnni",
-    "amx_int8": "amx_int8",
-    "avx512_bf16": "avx512_bf16",
-    "asimd": "neon",
-    "asimddp": "dotprod",
-    "i8mm": "i8mm",
-    "bf16": "bf16",
+    "x86_64": {
+        "avx2": "avx2",
+        "avx512f": "avx512f",
+        "avx512_vnni": "avx512_vnni",
+        "avx_vnni": "avx_vnni",
+        "amx_int8": "amx_int8",
+        "avx512_bf16": "avx512_bf16",
+    },
+    "aarch64": {"asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"},
 }
+_FLAGS = {"x86_64": "flags", "aarch64": "Features"}
+_HWCAP = {16: {1: "asimd", 20: "asimddp"}, 26: {13: "i8mm", 14: "bf16"}}
+"""AT_HWCAP and AT_HWCAP2 of an aarch64 process: bit → flag (Linux, ``uapi/asm/hwcap.h``)."""
 _TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-_ISA_ARCH = {
-    fact: "aarch64" if fact in ("neon", "dotprod", "i8mm", "bf16") else "x86_64" for fact in _ISA.values()
-}
 _RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
 """By the name of the module: several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``,
 NVIDIA's for Jetson …)."""
@@ -118,7 +118,8 @@ class Machine(Config):
 def probe(root: Path = Path("/")) -> Machine:
     """Look at this machine. ``root`` is where ``proc`` and ``etc`` are read (tests point it elsewhere)."""
     cpuinfo = _text(root / "proc/cpuinfo")
-    flags = set(_field(cpuinfo, "flags|Features").split())
+    arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    flags = _flags(arch, cpuinfo, _bytes(root / "proc/self/auxv"))
     model = _text(root / "proc/device-tree/model").rstrip("\0\n")
     compatible = _text(root / "proc/device-tree/compatible")
     tegra = next((sm for chip, sm in _TEGRA_SM.items() if chip in compatible), None)
@@ -126,13 +127,10 @@ def probe(root: Path = Path("/")) -> Machine:
     release = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / "etc/nv_tegra_release"))
     distributions = runtime_distributions()
     runtimes = {runtime: importlib.metadata.version(names[0]) for runtime, names in distributions.items()}
-    arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     return Machine(
         arch=arch,
-        cpu=_field(cpuinfo, "model name") or model or platform.processor() or "unknown CPU",
-        # Emulated (qemu-user), a process of one architecture reads the host's /proc/cpuinfo, which is of
-        # another.
-        isa=tuple(sorted(fact for flag, fact in _ISA.items() if flag in flags and _ISA_ARCH[fact] == arch)),
+        cpu=_cpu_name(arch, cpuinfo) or model or f"unknown {arch} CPU",
+        isa=tuple(sorted(fact for flag, fact in _ISA.get(arch, {}).items() if flag in flags)),
         cores=len(psutil.Process().cpu_affinity() or [])
         if hasattr(psutil.Process, "cpu_affinity")
         else psutil.cpu_count() or 1,
@@ -225,11 +223,38 @@ def _nvidia_smi() -> tuple[str | None, str | None, str | None]:
     return (fields[0], fields[1], fields[2]) if len(fields) == 3 else (None, None, None)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes()[: 1 << 20].decode(errors="replace")
-    except OSError:
+def _flags(arch: str, cpuinfo: str, auxv: bytes) -> set[str]:
+    """What the CPU can do, in the words of /proc/cpuinfo.
+
+    Emulated (qemu-user), a process may read the /proc/cpuinfo of its host, which is of another architecture.
+    What its auxiliary vector says is its own.
+    """
+    flags = set(_field(cpuinfo, _FLAGS[arch]).split()) if arch in _FLAGS else set()
+    if arch == "aarch64":
+        for kind, value in struct.iter_unpack("=QQ", auxv[: len(auxv) // 16 * 16]):
+            flags |= {flag for bit, flag in _HWCAP.get(kind, {}).items() if value >> bit & 1}
+    return flags
+
+
+def _cpu_name(arch: str, cpuinfo: str) -> str:
+    """By /proc/cpuinfo; "" where that says no name, or is of another architecture."""
+    if arch in _FLAGS and not _field(cpuinfo, _FLAGS[arch]):
         return ""
+    if name := _field(cpuinfo, "model name"):
+        return name
+    maker, part = _field(cpuinfo, "CPU implementer"), _field(cpuinfo, "CPU part")
+    return f"{arch} CPU {maker}:{part}" if maker and part else ""
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[: 1 << 20]
+    except OSError:
+        return b""
+
+
+def _text(path: Path) -> str:
+    return _bytes(path).decode(errors="replace")
 
 
 def _field(cpuinfo: str, names: str) -> str:

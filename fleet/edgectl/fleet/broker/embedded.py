@@ -23,11 +23,11 @@ def run_broker(host: str, port: int, stop: threading.Event, ready: threading.Eve
     the port is taken."""
     try:
         from amqtt.broker import Broker
-        from amqtt.errors import AMQTTError
+        from amqtt.errors import BrokerError
     except ImportError as e:
         raise UsageError("the embedded broker is not installed", hint="pip install 'edgectl[broker]'") from e
-    for name in ("amqtt", "transitions"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # A failed start is raised, below; amqtt would log its traceback, too.
+    _log_from(logging.CRITICAL)
 
     async def serve() -> None:
         broker = Broker(
@@ -37,6 +37,7 @@ def run_broker(host: str, port: int, stop: threading.Event, ready: threading.Eve
             }
         )
         await broker.start()
+        _log_from(logging.ERROR)
         if ready is not None:
             ready.set()
         notify("READY=1")
@@ -51,5 +52,10 @@ def run_broker(host: str, port: int, stop: threading.Event, ready: threading.Eve
 
     try:
         asyncio.run(serve())
-    except (AMQTTError, OSError) as e:
+    except (BrokerError, OSError) as e:
         raise LinkError(f"the broker cannot listen on {host}:{port}: {e}", hint="choose another port") from e
+
+
+def _log_from(level: int) -> None:
+    for name in ("amqtt", "transitions"):
+        logging.getLogger(name).setLevel(level)
