@@ -18,8 +18,9 @@ from edgectl.agent.pipeline import Interrupted
 from edgectl.agent.probation import judge, judge_shadow
 from edgectl.agent.records import Installed, Slot, ways_back
 from edgectl.agent.shared_plan import take_shared_plan
-from edgectl.agent.slotthread import CLOCK_SET_S, SlotThread
+from edgectl.agent.slotthread import SlotThread
 from edgectl.agent.trust import StaleTrust
+from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State

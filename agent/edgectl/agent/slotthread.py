@@ -20,19 +20,15 @@ from edgectl.agent.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, 
 from edgectl.agent.records import Deployment, Installed, Slot
 from edgectl.agent.wayback import WayBack
 from edgectl.core.bundle import Descriptor, Role
+from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.cache import forget_others
 
-__all__ = ["CLOCK_SET_S", "SlotThread"]
+__all__ = ["SlotThread"]
 
 log = logging.getLogger(__name__)
-
-CLOCK_SET_S = 1_600_000_000
-"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is
-open."""
-
 
 _UNWANTED = "unwanted"
 
