@@ -7,6 +7,8 @@ are skipped, with the reason, where they are not there.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import logging
 import os
 import random
 import shutil
@@ -34,6 +36,39 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([*components, os.environ.get("PYTHONPATH", "")]).rstrip(
         os.pathsep
     )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed: `make test-compress VENV=.venv-torch` runs this test")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_record_is_lost() -> Iterator[None]:
+    """A log record that cannot be written raises where it was logged, instead of a notice on stderr."""
+
+    def fail(_handler: logging.Handler, _record: logging.LogRecord) -> None:
+        raise  # called while the error is handled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.Handler, "handleError", fail)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A service that a test runs in this process sets logging up for the process: its handler writes to the
+    stderr of that test, which is closed when the test ends."""
+    loggers = logging.getLogger(), logging.getLogger("edgectl")
+    levels = [logger.level for logger in loggers]
+    kept = set(loggers[0].handlers)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    for handler in set(loggers[0].handlers) - kept:
+        # those of pytest are of classes of its own
+        if type(handler) is logging.StreamHandler:
+            loggers[0].removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from edgectl.builder.build import build
 from edgectl.models import reference
@@ -182,10 +183,10 @@ def private_names_of_others() -> dict[str, set[str]]:
 
 @KNOWS_ALL_MODULES
 def test_a_private_name_of_a_library_bounds_its_version_from_above() -> None:
-    # of an instance: no parser sees whose it is
+    # of a base class: no parser sees whose it is
     users = {"paho-mqtt": {"_sock_recv"}, **private_names_of_others()}
     link = (ROOT / "link/edgectl/link/mqtt.py").read_text()
-    assert "_client._sock_recv" in link, "without it paho-mqtt needs no upper bound"
+    assert "super()._sock_recv" in link, "without it paho-mqtt needs no upper bound"
     for name in users:
         texts = [
             r
@@ -194,6 +195,16 @@ def test_a_private_name_of_a_library_bounds_its_version_from_above() -> None:
             if canonicalize_name(Requirement(r).name) == name
         ]
         assert any("<" in str(Requirement(r).specifier) for r in texts), f"{name}: {users[name]}"
+
+
+def test_no_newer_paho_is_allowed_than_the_one_that_the_tests_of_its_private_names_ran_with() -> None:
+    [allowed] = [r.specifier for r in map(Requirement, PROJECT["dependencies"]) if r.name == "paho-mqtt"]
+    tested = Version(version("paho-mqtt"))
+    assert allowed.contains(tested)
+    following = f"{tested.major}.{tested.minor + 1}"
+    assert not allowed.contains(following), (
+        f"paho-mqtt {following} is allowed, and the tests ran with {tested}: update it, or lower the bound"
+    )
 
 
 def test_the_constraints_are_bare_versions_that_fit_what_is_declared() -> None:

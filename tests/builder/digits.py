@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 import onnx
-import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
 
 from edgectl.builder.compress.weights import replace_weights
 from edgectl.core.bundle import SessionSettings
@@ -19,16 +19,16 @@ from edgectl.engines.finalise.open import open_model
 def digits(
     scale: int = 1,
 ) -> tuple[ModelProto, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], np.ndarray]:
-    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. Skips without torch or
-    scikit-learn.
+    """The trained model, 512 of its 1200 training inputs, test inputs and test labels. For tests marked
+    ``torch``.
 
     ``scale``: each pixel is shown as ``scale`` × ``scale`` of them, and pooled again before the head.
     """
-    torch = pytest.importorskip("torch")
-    datasets = pytest.importorskip("sklearn.datasets")
+    import torch
+
     from edgectl.builder.compress.torchgraph import TorchGraph
 
-    x, y = datasets.load_digits(return_X_y=True)
+    x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
     x = x.repeat(scale, 2).repeat(scale, 3)
     order = np.random.default_rng(0).permutation(len(x))

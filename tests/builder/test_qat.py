@@ -22,9 +22,9 @@ FAMILY = FAMILIES["x86-avx2"]
 
 
 def tuned(model: ModelProto, q: Quantized, *, steps: int) -> Quantized:
-    qat = pytest.importorskip("edgectl.builder.compress.qat", exc_type=ImportError)
-    taught: Quantized
-    taught, lesson = qat.fine_tune(q, model, inputs(32), weight_max=FAMILY.weight_max, seconds=0, steps=steps)
+    from edgectl.builder.compress.qat import fine_tune
+
+    taught, lesson = fine_tune(q, model, inputs(32), weight_max=FAMILY.weight_max, seconds=0, steps=steps)
     assert lesson.steps == steps
     return taught
 
@@ -43,6 +43,7 @@ def coarse(model: ModelProto) -> Quantized:
     return q
 
 
+@pytest.mark.torch
 def test_codes_learn_and_nothing_else_changes() -> None:
     model = prune_two_of_four(chain_net(), None)[0]
     q = coarse(model)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["SteadyWall", "clock_says"]
+__all__ = ["CLOCK_SET_S", "SteadyWall", "clock_says"]
 
-_SET_S = 1_600_000_000
-"""An earlier clock was never set."""
+CLOCK_SET_S = 1_600_000_000
+"""Unix time. A clock that says less was never set: nothing expires by it, and it dates nothing."""
 
 
 def clock_says(wall_s: float | None = None) -> str:
@@ -41,7 +41,7 @@ class SteadyWall:
 
     def __call__(self) -> float:
         now, wall = self._steady() + self._offset_s, self._wall()
-        if now < _SET_S <= wall:
+        if now < CLOCK_SET_S <= wall:
             self._offset_s += wall - now
             return wall
         return now

@@ -294,7 +294,10 @@ class Frames(Message):
 
 class StreamStats(Message):
     """One stream over one window. ``stages`` are histograms of this window; ``frames`` and ``errors``
-    count since start."""
+    count since start.
+
+    How many were late is in the stages: ``avail_to_event`` above ``budget_ms``.
+    """
 
     kind: str
     slots: dict[str, str] = {}
@@ -303,7 +306,6 @@ class StreamStats(Message):
     stages: dict[str, HistogramData] = Field(default={}, max_length=32)
     frames: Frames = Frames()
     errors: int = 0
-    deadline_misses: int = 0
     fps: float = 0.0
     budget_ms: float | None = None
     state: str = "running"

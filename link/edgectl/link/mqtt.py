@@ -141,6 +141,34 @@ class _Inbox(queue.Queue[_Item | None]):
         return 1 + (len(item.payload) // self._place_bytes if item is not None else 0)
 
 
+class _Client(paho.Client):
+    """Tells of every piece that arrives, and takes no endless packet.
+
+    paho has no public way to either. Its private names stand here and nowhere else. The tests fail where a
+    version of paho means something else by them, and ``pyproject.toml`` allows no version that they have not
+    seen.
+    """
+
+    def __init__(self, client_id: str, *, on_bytes: Callable[[], None]) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311)
+        self._on_bytes = on_bytes
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """``bufsize``: what is left of the packet. paho would ask for all of it, and a hundred times before
+        anybody else sees how long it is."""
+        if bufsize > _MAX_PACKET_BYTES:
+            raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
+        data = super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
+        if data:
+            self._on_bytes()
+        return data
+
+    def close_wakeup(self) -> None:
+        """Close the pair of sockets that wakes the loop up: paho does it in ``__del__`` only, and the
+        collector may come to the sockets first."""
+        self._reset_sockets(sockpair_only=True)
+
+
 class Link:
     """Subscribe first, then :meth:`start` (retries for ever) or :meth:`connect` (fails fast)."""
 
@@ -193,19 +221,13 @@ class Link:
         self._ask_again: float | None = None
         # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the
         # other client off.
-        self._client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"{name[:40]}-{secrets.token_hex(8)}",
-            protocol=paho.MQTTv311,
-        )
+        self._client = _Client(f"{name[:40]}-{secrets.token_hex(8)}", on_bytes=self._came)
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password)
         self._secured = broker.tls is None
         if will is not None:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.max_inflight_messages_set(0)  # the window above is the bound
-        self._receive = self._client._sock_recv
-        self._client._sock_recv = self._recv  # type: ignore[method-assign, assignment]
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
@@ -329,9 +351,7 @@ class Link:
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
-        # paho closes the pair of sockets that wakes it up in __del__ only, and the collector may come to the
-        # sockets first.
-        self._client._reset_sockets(sockpair_only=True)
+        self._client.close_wakeup()
 
     # ---- the socket thread
 
@@ -348,8 +368,6 @@ class Link:
                         attempt = 0
                     if self._ask_again is not None and time.monotonic() > self._ask_again:
                         self._ask_for_all()
-                    if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:
-                        raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
             except ssl.SSLCertVerificationError as e:
                 dated = e.verify_code in (_X509_NOT_YET_VALID, _X509_EXPIRED)
                 self._refused = (
@@ -375,17 +393,13 @@ class Link:
         self._client.loop(0.1)  # the DISCONNECT packet
         self._inbox_put(None)
 
-    def _recv(self, size: int) -> bytes:
-        """In pieces: paho asks for the rest of a packet, and a hundred times before it is seen how long
-        that is."""
-        data = self._receive(min(size, _RECEIVE_BYTES))
+    def _came(self) -> None:
+        """Something of the broker's has arrived."""
         now = time.monotonic()
         # this process stood still, and who knows what the broker threw away meanwhile
         if now - self._came_s > 3 * self._keepalive_s:
             self._since_s = now
-        if data:
-            self._came_s = now
-        return data
+        self._came_s = now
 
     def _secure(self) -> None:
         if not self._secured and self.broker.tls is not None:

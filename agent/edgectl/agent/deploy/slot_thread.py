@@ -28,19 +28,15 @@ from edgectl.agent.deploy.restore import Restorer
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.transfer.fetch import FetchProgress, variant_blobs
 from edgectl.core.bundle import Descriptor, Preference
+from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.finalise.cache import forget_others
 
-__all__ = ["CLOCK_SET_S", "SlotThread"]
+__all__ = ["SlotThread"]
 
 log = logging.getLogger(__name__)
-
-CLOCK_SET_S = 1_600_000_000
-"""Earlier wall times mean that the clock was never set: then nothing expires, and no maintenance window is
-open."""
-
 
 _UNWANTED = "unwanted"
 

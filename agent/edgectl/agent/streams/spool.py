@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import StorageError
 from edgectl.core.files import keep_private
 
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 20
 _LOG_PAGES = 64
 """Pages of the write-ahead log before they go into the file: the log is on top of ``max_bytes``."""
-# earlier wall times mean that the clock was never set
-_CLOCK_SET_S = 1_600_000_000
 _WORTH_GIVING = 256 << 10
 """Bytes of the files below which throwing them away helps nobody."""
 
@@ -177,7 +176,7 @@ class Spool:
         # What was written before the clock was set has no age: it must not go at the very moment at which the
         # network, and the time, are back.
         sql = "SELECT id, length(payload) FROM spool WHERE created < ? AND created >= ?"
-        old = self._db.execute(sql, (now_s - self._max_age_s, _CLOCK_SET_S))
+        old = self._db.execute(sql, (now_s - self._max_age_s, CLOCK_SET_S))
         for row_id, size in old.fetchall():
             self._drop(row_id, size)
         for kind in ("tele", "event"):

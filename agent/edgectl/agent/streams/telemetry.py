@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from edgectl.agent.streams.spool import Spool, SpoolRow
+from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import EdgectlError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 10
 _REPLAY_AFTER_S = 120.0
-# earlier wall times mean that the clock was never set
-_CLOCK_SET_S = 1_600_000_000
 
 
 def health(disk: Path) -> dict[str, float]:
@@ -105,7 +104,7 @@ class Collector:
             return Telemetry(
                 epoch=self._epoch,
                 seq=self._seq,
-                wall_s=wall if wall > _CLOCK_SET_S else None,
+                wall_s=wall if wall > CLOCK_SET_S else None,
                 window_s=window_s,
                 streams=streams,
                 health=measured,

@@ -97,7 +97,7 @@ class VideoPipeline:
         self._stop = threading.Event()
         self._done = threading.Event()
         self._started = self._stopped = False
-        self._errors = self._deadline_misses = 0
+        self._errors = 0
         self._last_failure_s = -1e9
         self._previous_done_ns: int | None = None
         self._window_start = time.monotonic()
@@ -334,8 +334,6 @@ class VideoPipeline:
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
         if self._realtime:
             self.tracer.record("glass_to_event", done - frame.stamp.t_ns)
-            if self._budget_ms is not None and done - frame.stamp.avail_ns > self._budget_ms * 1e6:
-                self._deadline_misses += 1
         period = None if self._previous_done_ns is None else done - self._previous_done_ns
         if period is not None:
             self.tracer.record("period", period)
@@ -418,7 +416,6 @@ class VideoPipeline:
             stages=self.tracer.window(),
             frames=frames,
             errors=self._errors,
-            deadline_misses=self._deadline_misses,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state=state,

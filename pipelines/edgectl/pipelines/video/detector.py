@@ -3,8 +3,6 @@ of these."""
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from edgectl.core.bundle import VariantConfig
@@ -39,10 +37,7 @@ class Detector:
             grey = np.full((self.task.input.height, self.task.input.width, 3), 128, np.uint8)
             meta = self.prepare(grey)
             self.run()
-            start = time.monotonic_ns()
-            outputs = self.run()
-            self.warm_ns = time.monotonic_ns() - start
-            self.decode(outputs, meta)
+            self.decode(self.run(), meta)
         except BaseException:
             engine.close()
             raise

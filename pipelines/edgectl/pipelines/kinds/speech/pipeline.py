@@ -71,7 +71,7 @@ class SpeechPipeline:
         self._swap_lock = threading.Lock()
         self._error: EdgectlError | None = None
         self._started = self._stopped = False
-        self._seq = self._window_processed = self._deadline_misses = 0
+        self._seq = self._window_processed = 0
         self._longest_gap_ns, self._last_done_ns = 0, 0
         self._outage: str | None = None  # capture thread; read by others
         self._rate_fault: str | None = None
@@ -193,7 +193,6 @@ class SpeechPipeline:
             stages=self.tracer.window(),
             frames=frames,
             errors=self._session.errors,
-            deadline_misses=self._deadline_misses,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state="failed"
@@ -338,8 +337,6 @@ class SpeechPipeline:
         done = time.monotonic_ns()
         if runs:
             self.tracer.record("avail_to_event", done - block.captured_ns)
-            if done - block.captured_ns > self._budget_ms * 1e6:
-                self._deadline_misses += 1
         self._publish(block, done)
         if self._last_done_ns:
             self._longest_gap_ns = max(self._longest_gap_ns, done - self._last_done_ns)
