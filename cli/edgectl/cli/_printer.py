@@ -156,16 +156,9 @@ def _shown(text: RenderableType) -> RenderableType:
 
 def table(*headers: str, title: str | None = None) -> Table:
     """A table in the house's looks; headers that start with ``>`` are numbers and aligned right."""
-    from rich.table import Table
+    from edgectl.cli._table import FoldingTable
 
-    made = Table(
-        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    for header in headers:
-        made.add_column(
-            header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold"
-        )
-    return made
+    return FoldingTable(*headers, title=title)
 
 
 def outcomes(rollout: Mapping[str, Any]) -> str:
