@@ -87,17 +87,22 @@ def test_short_columns_stay_whole_where_a_long_text_can_give_way(
     ]
 
 
-def test_an_id_is_broken_behind_its_hyphens_before_columns_are_given_up(
+def test_an_id_is_broken_behind_its_hyphens_where_that_takes_fewer_lines_than_a_heading_for_each_row(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    rows = [("gate-camera-north-entrance-0042", "gate-detector", "committed")]
-    said = printed(("device", "slot", "state"), rows, capsys)
-    assert [line.rstrip() for line in said.splitlines()] == [
-        "device          slot           state",
-        "gate-camera-    gate-detector  committed",
-        "north-",
-        "entrance-0042",
+    monkeypatch.setenv("COLUMNS", "42")
+    long, short = "gate-camera-north-entrance-0042", "gate-7"
+    rows = [(name, "gate-detector", "committed") for name in (long, short, short, short)]
+    assert [line.rstrip() for line in printed(("device", "slot", "state"), rows, capsys).splitlines()] == [
+        "device            slot           state",
+        "gate-camera-      gate-detector  committed",
+        "north-entrance-",
+        "0042",
+        *["gate-7            gate-detector  committed"] * 3,
+    ]
+    assert printed(("device", "slot", "state"), rows[:1], capsys).splitlines() == [
+        "gate-camera-north-entrance-0042",
+        "  slot gate-detector  state committed",
     ]
 
 

@@ -1,8 +1,8 @@
 """A table that loses no letter at any width.
 
-Words stay whole as long as the terminal is wide enough for the longest of each column. Where it is not, a long word
-is broken behind ``-``, ``/``, ``@`` and their like. Where that does not do, each row becomes a heading and lines of
-``header value``, with whole words again. Only a word that is longer than a line is broken anywhere.
+Words stay whole as long as the terminal is wide enough for the longest of each column. Where it is not, either long
+words are broken behind ``-``, ``/``, ``@`` and their like, or each row becomes a heading and lines of ``header value``
+with whole words: whichever takes fewer lines. Only a word that is longer than a line is broken anywhere.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | No
     whole = [max(_widest(t.split("\n")) for t in texts) for texts in columns]
     if sum(whole) <= room:
         return whole
-    words = [max(_widest(t.split()) for t in texts) for texts in columns]
+    words = [_longest_word(texts) for texts in columns]
     if sum(words) <= room:
         return _shared(words, whole, room)
     pieces = [max(_widest(_pieces(t)) for t in texts) for texts in columns]
@@ -83,21 +83,31 @@ class FoldingTable(Table):
         headers = [str(c.header) for c in self.columns]
         texts = [[header, *(row[i].plain for row in self.texts)] for i, header in enumerate(headers)]
         widths = column_widths(texts, width - _GAP * (len(headers) - 1))
-        if widths is None:
-            yield from self._records(headers, width)
+        if widths is not None and all(
+            w >= _longest_word(column) for w, column in zip(widths, texts, strict=True)
+        ):
+            yield self._in_columns(headers, widths)[0]
             return
+        records = list(self._records(headers, width))
+        if widths is not None:
+            columns, height = self._in_columns(headers, widths)
+            if height <= sum(len(text.plain.split("\n")) for text in records):
+                yield columns
+                return
+        yield from records
+
+    def _in_columns(self, headers: Sequence[str], widths: Sequence[int]) -> tuple[Table, int]:
+        """The table, and how many lines it takes."""
         drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
         for column, header, width in zip(self.columns, headers, widths, strict=True):
-            drawn.add_column(
-                Text("\n".join(folded(header, width))),
-                justify=column.justify,
-                width=width,
-                overflow="fold",
-            )
+            text = Text("\n".join(folded(header, width)))
+            drawn.add_column(text, justify=column.justify, width=width, overflow="fold")
+        height = max(len(folded(header, width)) for header, width in zip(headers, widths, strict=True))
         for row in self.texts:
-            lines = (folded(cell.plain, width) for cell, width in zip(row, widths, strict=True))
-            drawn.add_row(*(Text("\n".join(ls), cell.style) for ls, cell in zip(lines, row, strict=True)))
-        yield drawn
+            cells = [folded(cell.plain, width) for cell, width in zip(row, widths, strict=True)]
+            height += max(map(len, cells))
+            drawn.add_row(*(Text("\n".join(c), cell.style) for c, cell in zip(cells, row, strict=True)))
+        return drawn, height
 
     def _records(self, headers: Sequence[str], width: int) -> Iterator[Text]:
         """Each row: its first cell, and below the others with their headers."""
@@ -140,6 +150,10 @@ def _packed(line: str, token: str, width: int) -> list[str]:
 def _pieces(text: str) -> Iterator[str]:
     for word in text.split():
         yield from _INSIDE_A_WORD.split(word)
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max(_widest(text.split()) for text in texts)
 
 
 def _widest(texts: Iterable[str]) -> int:
