@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+__all__ = ["app"]
+
 app = Noun("fleet")
 
 _PAGE = 1000
