@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -18,7 +17,7 @@ from edgectl.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Where(ControllerOptions):
-    """One more option than the group of another module."""
+    """One more option than the group of another module, whose annotations name what is not imported here."""
 
     patience: Annotated[float, typer.Option("--timeout", min=1)] = 2.0
 
@@ -60,7 +59,14 @@ def test_a_command_gets_its_groups_filled_from_options_and_the_environment() -> 
         EDGECTL_CONTROLLER="http://c",
     )
     assert said.exit_code == 0, said.output
-    assert seen == [("gate-1", Where("http://c", Path("controller/token"), 3.0), Why("night", ["a", "b"]))]
+    [(device, where, why)] = seen
+    assert (device, where.url, str(where.token_file), where.patience) == (
+        "gate-1",
+        "http://c",
+        "controller/token",
+        3.0,
+    )
+    assert why == Why("night", ["a", "b"])
 
 
 def test_an_option_of_a_group_is_required_and_checked_as_any_other() -> None:

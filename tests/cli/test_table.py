@@ -137,6 +137,11 @@ def test_widths_are_shared_by_those_who_want_them() -> None:
     assert column_widths([["gate-camera-17"], ["committed"]], 15) is None
 
 
+def test_where_not_all_words_stay_whole_as_many_as_can_do_before_texts_get_room() -> None:
+    columns = [["gate-camera-17"], ["y" * 10 + "-" + "y" * 20], ["word word word word"]]
+    assert column_widths(columns, 39) == [14, 20, 5]
+
+
 TEXTS = st.text(alphabet=st.sampled_from("ab -/@,_=\n倉é1"), max_size=60)
 
 
