@@ -84,8 +84,8 @@ def build_bundles(folder: Path) -> None:
 
 def enrolled(folder: Path) -> Path:
     """A device's files, as ``edgectl device enroll`` writes them. Its broker is not there."""
-    from edgectl.fleet.ceremony import init_keys
-    from edgectl.fleet.enroll import write_enrolment
+    from edgectl.fleet.keys.ceremony import init_keys
+    from edgectl.fleet.keys.enroll import write_enrolment
 
     root = init_keys(folder / "keys").read_bytes()
     yard = {"kind": "surveillance", "source": "synth://yard", "slots": {"detector": "gate-detector"}}

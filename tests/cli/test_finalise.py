@@ -55,13 +55,12 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from edgectl.cli import finalise as command
-    from edgectl.device_profiles.probe import probe
+    from edgectl.device_profiles import probe as probing
 
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
-    machine = probe()
+    machine = probing.probe()
     monkeypatch.setattr(
-        command,
+        probing,
         "probe",
         lambda: machine.model_copy(update={"runtimes": {"onnxruntime": "1.22.0", "tensorrt": "10.3.0"}}),
     )

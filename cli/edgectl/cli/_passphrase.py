@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from edgectl.cli._output import Output
+from edgectl.cli._printer import Printer
 from edgectl.core.errors import TrustError, UsageError
 
 __all__ = ["ask", "ask_file", "choose"]
@@ -60,7 +60,7 @@ def _typed(prompt: str, why: str) -> bytes:
         raise UsageError(
             f"{why}, and there is no terminal to ask at", hint=f"put it into a file and set {_VARIABLE}"
         )
-    with Output.paused():
+    with Printer.paused():
         try:
             given = getpass.getpass(prompt).encode("utf-8", "surrogateescape")
         except EOFError:

@@ -3,7 +3,6 @@ that started it."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -36,6 +35,8 @@ def follow_parent() -> None:
     parent = os.environ.pop(DIE_WITH_PARENT, None)
     if parent is None:
         return
+    import ctypes
+
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # it ended before we asked
         sys.exit(128 + signal.SIGTERM)

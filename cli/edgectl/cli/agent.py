@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgectl.cli._output import Json, Output
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer
 
-log = logging.getLogger(__name__)
+__all__ = ["app"]
 
-app = typer.Typer(name="agent", help="The service on a device.", no_args_is_help=True)
+app = Noun("agent")
 
 
 @app.command("run")
@@ -21,10 +21,12 @@ def run(
     state: Annotated[
         Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")
     ] = None,
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
-    Output(json)
+    import logging
+
     from edgectl.agent.config import load_agent_config
     from edgectl.agent.service import run_agent
     from edgectl.cli._logging import log_to_stderr
@@ -34,7 +36,7 @@ def run(
     if state is not None:
         loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
-    log.info(
+    logging.getLogger(__name__).info(
         "device %s of fleet %s, broker %s:%d",
         loaded.name,
         loaded.fleet,

@@ -10,27 +10,26 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli._keys import NewPassphrase
-from edgectl.cli._output import Json, Output
+from edgectl.cli._ca import CA, CaFolder
+from edgectl.cli._keys import NewPassphrase, new_passphrase
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer
 from edgectl.core.errors import UsageError
-from edgectl.core.files import atomic_write, check_name
 
-app = typer.Typer(
-    name="broker",
-    help="An MQTT broker for one machine, and the files of one for production.",
-    no_args_is_help=True,
-)
+__all__ = ["app"]
+
+app = Noun("broker")
 
 
 @app.command("run")
 def run(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 1883,
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Run the embedded broker (amqtt, MQTT 3.1.1) until interrupted. For production use Mosquitto, EMQX or
     RabbitMQ."""
-    out = Output(json)
     from edgectl.cli._signals import stop_event
     from edgectl.fleet.broker.embedded import run_broker
 
@@ -40,19 +39,16 @@ def run(
 
 @app.command("ca")
 def ca(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = Path(
-        "ca"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CA; ca.key stays there.")] = CA,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
     passphrase: NewPassphrase = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Make the certificate authority of a fleet: it says who may connect to the broker, and as whom."""
-    output = Output(json)
-    from edgectl.cli import _passphrase
     from edgectl.fleet.keys.ca import FleetCa
 
-    FleetCa.create(out, _name(fleet), _passphrase.choose() if passphrase else None)
+    FleetCa.create(out, _name(fleet), new_passphrase(passphrase))
     output.result(
         {"ca": out},
         f"{out}: ca.key stays here, keep a copy offline\nnext: edgectl broker config mosquitto --host NAME",
@@ -66,7 +62,7 @@ def config(
         list[str], typer.Option(help="Name or address by which clients reach the broker; may be repeated.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("broker"),
-    ca: Annotated[Path, typer.Option(help="Folder that `edgectl broker ca` made.")] = Path("ca"),
+    ca: CaFolder = CA,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "home",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8883,
     listen: Annotated[str | None, typer.Option(help="Address to listen on; default: all.")] = None,
@@ -78,18 +74,19 @@ def config(
     peer_seeding: Annotated[
         bool, typer.Option("--peer-seeding", help="Devices may send chunks to each other, too.")
     ] = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Write listener, TLS, access rules and limits of a production broker, with its certificate."""
-    output = Output(json)
     from edgectl.cli._passphrase import ask
+    from edgectl.core.files import atomic_write
     from edgectl.fleet.broker.mosquitto import BrokerSettings, broker_files
     from edgectl.fleet.keys.ca import FleetCa
 
     folder = PurePosixPath(install or str(out.resolve()))
-    settings = BrokerSettings(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
+    plan = BrokerSettings(_name(fleet), folder, port, listen, peer_seeding, memory_mb, state)
     authority = FleetCa(ca, ask)
-    files = broker_files(kind, settings, authority.clients())
+    files = broker_files(kind, plan, authority.clients())
     for name, text in files.items():
         atomic_write(out / name, text.encode())
     if not (out / "server.key").exists():
@@ -115,6 +112,8 @@ def _give_to_group(key: Path, group: str) -> None:
 
 
 def _name(fleet: str) -> str:
+    from edgectl.core.files import check_name
+
     try:
         return check_name(fleet)
     except ValueError as e:

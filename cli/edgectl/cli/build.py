@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
 
-from edgectl.cli._logging import log_to_stderr
-from edgectl.cli._output import Json, Output, table
-from edgectl.cli.bundle import variants_table
-from edgectl.core.bundle import Bundle
+from edgectl.cli._printer import Printer
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 __all__ = ["build"]
 
@@ -96,12 +95,14 @@ def build(
     debug: Annotated[
         bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
     ] = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the
     accuracy budget first."""
-    output = Output(json)
     if debug:
+        from edgectl.cli._logging import log_to_stderr
+
         log_to_stderr()
         logging.getLogger("edgectl").setLevel(logging.DEBUG)
     from edgectl.builder.build import Progress
@@ -138,63 +139,9 @@ def build(
             progress=show,
         )
 
-    def shown() -> RenderableType:
-        parts: list[RenderableType] = []
-        if report.compression.steps:
-            shrunk = table(
-                "step",
-                ">drop",
-                ">× MACs",
-                ">× latency",
-                "95 % interval",
-                ">bytes",
-                ">packed",
-                ">s",
-                "",
-                title="compression",
-            )
-            for c in report.compression.steps:
-                shrunk.add_row(
-                    c.step,
-                    f"{c.drop:.4f}",
-                    f"{c.macs_ratio:.3f}",
-                    f"{c.latency_ratio:.3f}",
-                    f"{c.latency_low:.3f} … {c.latency_high:.3f}",
-                    f"{c.bytes:,}",
-                    f"{c.packed_bytes:,}",
-                    f"{c.seconds:.1f}",
-                    c.note,
-                )
-            parts += [shrunk, ""]
-        for family, outcomes in report.candidates.items():
-            measured = table(
-                "candidate",
-                ">rounds",
-                ">calls",
-                ">p50 ms",
-                ">× float",
-                "95 % interval",
-                ">drop",
-                "",
-                title=f"candidates for {family}, measured on this machine; × float: of the fastest float candidate in the last round that both were in",
-            )
-            for o in outcomes:
-                measured.add_row(
-                    o.candidate.name,
-                    str(len(o.rounds)),
-                    "-" if o.measured is None else str(o.measured.n),
-                    "-" if o.measured is None else f"{o.measured.p50_ms:.3f}",
-                    "-" if o.ratio is None else f"{o.ratio.median:.3f}",
-                    "-" if o.ratio is None else f"{o.ratio.low:.3f} … {o.ratio.high:.3f}",
-                    "-" if o.accuracy is None else f"{o.accuracy.drop:.4f}",
-                    o.rejected or "",
-                )
-            parts += [measured, ""]
-        parts += [variants_table(Bundle(report.out)), ""]
-        parts += [f"note: {n}" for n in report.notes]
-        return Group(
-            *parts,
-            f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s",
-        )
+    def shown() -> Group:
+        from edgectl.cli.views.build import build_view
+
+        return build_view(report)
 
     output.result(report, shown)

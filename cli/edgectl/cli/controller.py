@@ -9,15 +9,13 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli._output import Json, Output
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer
 from edgectl.core.errors import UsageError
-from edgectl.core.files import atomic_write
 
-app = typer.Typer(
-    name="controller",
-    help="The service that knows the fleet: inventory, seeder, rollouts, API.",
-    no_args_is_help=True,
-)
+__all__ = ["app"]
+
+app = Noun("controller")
 
 
 @app.command("init")
@@ -35,10 +33,12 @@ def init(
         Path | None,
         typer.Option(help="Folder that `edgectl broker ca` made: TLS, with a certificate of its own."),
     ] = None,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Write a configuration to start from."""
-    output = Output(json)
+    from edgectl.core.files import atomic_write
+
     host, _, broker_port = broker.partition(":")
     if broker_port and not broker_port.isdigit():
         raise UsageError(f"--broker {broker!r} is not HOST:PORT")
@@ -65,10 +65,10 @@ def run(
     state: Annotated[
         Path | None, typer.Option(help="Folder to keep state in, instead of `state_dir` of the file.")
     ] = None,
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Run the controller until interrupted."""
-    out = Output(json)
     from edgectl.cli._logging import log_to_stderr
     from edgectl.cli._passphrase import ask_file
     from edgectl.cli._signals import stop_event

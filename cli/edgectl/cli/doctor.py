@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from edgectl.cli._output import Json, Output, table
-from edgectl.device_profiles.probe import RUNTIME_HINT
+from edgectl.cli._printer import Printer, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgectl.device_profiles.probe import Machine
 
 __all__ = ["Check", "doctor", "runtime_check"]
@@ -40,14 +37,16 @@ def doctor(
     state_dir: Annotated[
         Path, typer.Option("--state", help="Folder that the agent would keep its state in.")
     ] = Path(),
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Check Python, runtimes, decoders, disk, clock and devices of this machine. Exit 1 if something
     needed is broken."""
-    out = Output(json)
     checks = [check for part in _PARTS for check in part(state_dir)]
 
     def shown() -> Table:
+        from rich.text import Text
+
         t = table("check", "", "what was found", "next step")
         colour = {"ok": "green", "missing": "yellow", "broken": "red"}
         for c in checks:
@@ -92,6 +91,8 @@ def _engine(_: Path) -> Iterator[Check]:
 
 
 def _installed(names: Sequence[str]) -> Iterator[Check]:
+    from edgectl.device_profiles.probe import RUNTIME_HINT
+
     if not names:
         yield Check(
             "runtime",
@@ -172,6 +173,9 @@ def _video(_: Path) -> Iterator[Check]:
 
 
 def _optional(_: Path) -> Iterator[Check]:
+    import importlib.util
+    from importlib.metadata import PackageNotFoundError, version
+
     for module, package, extra, use in (
         ("onnx", "onnx", "builder", "edgectl build"),
         ("openvino", "openvino", "openvino", "a second CPU runtime"),

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from edgectl.cli._output import Json, Output, plain, table
+from edgectl.cli._printer import Printer, plain, table
 from edgectl.cli.run import Prefer
-from edgectl.core.bundle import Bundle
 from edgectl.core.errors import GoldenError, UsageError
-from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import best_profile, probe
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["finalise"]
 
@@ -43,10 +42,13 @@ def finalise(
             help="TensorRT: copy the plan and its key here, for `edgectl release share-plan`.",
         ),
     ] = None,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
-    output = Output(json)
+    from edgectl.core.bundle import Bundle
+    from edgectl.device_profiles.catalogue import load_profile
+    from edgectl.device_profiles.probe import best_profile, probe
     from edgectl.engines.finalise.finalise import finalise as make_final
     from edgectl.engines.finalise.shared_plan import hand_out
     from edgectl.engines.finalise.trial import warm_up

@@ -5,36 +5,25 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from edgectl.cli import _controller
-from edgectl.cli._output import Json, Output, outcomes, printable, table
-from edgectl.cli.keys import expired_text, expiry_table
+from edgectl.cli._controller import ControllerOptions
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, outcomes, printable, table
 
-app = typer.Typer(name="fleet", help="What the devices say.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
 
-_COLOUR = {
-    "committed": "green",
-    "probation": "yellow",
-    "rolled_back": "red",
-    "failed": "red",
-    "rejected": "red",
-    "degraded": "red",
-    "expired": "red",
-    "canceled": "yellow",
-    "deferred": "yellow",
-}
+__all__ = ["app"]
+
+app = Noun("fleet")
+
 _PAGE = 1000
 """What the controller answers with at most."""
 _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 
 
 @app.command("devices")
@@ -45,13 +34,12 @@ def devices(
             "--removed", help="Those that `device remove` took out of the fleet, as they were then."
         ),
     ] = False,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """List the devices with the engines in their slots, and in --json the machines that claim to be one."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         found = fleet.archive() if removed else fleet.devices()
 
     def shown_removed() -> Table:
@@ -107,18 +95,19 @@ def _rivals(d: dict[str, Any]) -> str:
 
 @app.command("status")
 def status(
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """One look: devices, what is wrong with them or waits, rollouts under way, and when signed metadata
     end."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    from edgectl.cli.views.devices import BAD
+
+    with controller.client() as fleet:
         found = fleet.devices()
         roles = fleet.trust()["roles"]
         waiting = sorted(fleet.waiting())
-        controller = fleet.state()
+        state = fleet.state()
         rollouts = [r for r in fleet.rollouts() if r["state"] in ("running", "paused", "rolling_back")]
     troubles = [
         {"device": d["name"], "clock": r.get("clock"), "error": (r.get("error") or {}).get("detail")}
@@ -134,23 +123,27 @@ def status(
         }
         for d in found
         for name, s in sorted(((d.get("reported") or {}).get("slots") or {}).items())
-        if s["state"] in _BAD or s["state"] == "deferred"
+        if s["state"] in BAD or s["state"] == "deferred"
     ]
     held_back = Counter(s["why"] or "not now" for s in slots if s["state"] == "deferred")
     due = [r for r in roles if r["due"]]
 
     def shown() -> Group:
+        from rich.console import Group
+
+        from edgectl.cli.views.expiry import expired_text, expiry_table
+
         online = sum(d["online"] for d in found)
         lines = [f"{online} of {len(found)} devices online"]
         if over := expired_text(roles):
             lines.insert(0, over)
-        if not controller["connected"]:
+        if not state["connected"]:
             lines.insert(0, "the controller does not reach the broker: what follows is what it heard last")
         if revoked := [d["name"] for d in found if d.get("revoked")]:
             lines.append(
                 f"revoked, and still in the fleet: {', '.join(revoked)}: edgectl device remove {revoked[0]}"
             )
-        if controller["freeze"]:
+        if state["freeze"]:
             lines.append("the fleet is frozen: edgectl fleet freeze --off")
         lines += [printable(f"{_rivals(d)}: was a disk copied?") for d in found if _rivals(d)]
         lines += [
@@ -160,7 +153,7 @@ def status(
         lines += [
             printable(f"{s['device']}/{s['slot']}: {s['state']}: {s['why']}")
             for s in slots
-            if s["state"] in _BAD
+            if s["state"] in BAD
         ]
         lines += [printable(f"{n} slots wait: {why}") for why, n in held_back.most_common()]
         for r in rollouts:
@@ -173,7 +166,7 @@ def status(
 
     out.result(
         {
-            **controller,
+            **state,
             "devices": len(found),
             "online": sum(d["online"] for d in found),
             "rivals": {d["name"]: d["rivals"] for d in found if d.get("rivals")},
@@ -191,14 +184,13 @@ def status(
 @app.command("freeze")
 def freeze(
     off: Annotated[bool, typer.Option("--off", help="Let devices activate again.")] = False,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Stop every device within seconds from activating another engine; what runs goes on. Kept by the
     devices over restarts."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         state = fleet.freeze(not off)
     said = "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
     if not state["connected"]:
@@ -208,6 +200,8 @@ def freeze(
 
 def _since(text: str) -> float:
     """``2h``, ``1d12h`` ago or a local time → Unix seconds."""
+    from datetime import datetime
+
     if re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
         return time.time() - sum(int(n) * _AGO[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text))
     try:
@@ -237,13 +231,12 @@ def events(
     acts: Annotated[
         bool, typer.Option("--acts", help="Only what operators did; what devices said is left out.")
     ] = False,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """What happened, and who asked for it: rollouts, states of devices, commands, freezes, keys."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         found: list[dict[str, Any]] = []
         while len(found) < last:
             page = fleet.events(
@@ -273,18 +266,21 @@ def watch(
         float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")
     ] = None,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Show devices, states and latency percentiles live. With --json: one line a look."""
-    out = Output(json)
+    from rich.live import Live
+
+    from edgectl.cli.views.devices import rows_table
+
     end = None if seconds is None else time.monotonic() + seconds
-    with _controller.client(url, token_file) as fleet:
-        if json or not out.stdout.is_terminal:
+    with controller.client() as fleet:
+        if out.as_json or not out.stdout.is_terminal:
             while True:
                 found = fleet.rows()
-                if json:
+                if out.as_json:
                     out.line({"time": time.time(), "rows": found}, "")
                 else:
                     out.stdout.print(rows_table(found))
@@ -295,41 +291,3 @@ def watch(
             while end is None or time.monotonic() < end:
                 time.sleep(every)
                 live.update(rows_table(fleet.rows()))
-
-
-def rows_table(rows: list[dict[str, Any]]) -> Table:
-    """Rows of :class:`edgectl.fleet.control.watch.StreamRow` as dictionaries. A percentile without enough samples is a
-    dash."""
-    t = table(
-        "device",
-        "stream",
-        "kind",
-        "stream state",
-        "slot",
-        "release",
-        ">fps",
-        ">p50 ms",
-        ">p90",
-        ">p95",
-        ">p99",
-        ">frames",
-        ">dropped",
-        "note",
-    )
-    for r in rows:
-        state = r["slot_state"]
-        cells = ["-" if r[p] is None else f"{r[p]:.2f}" for p in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")]
-        t.add_row(
-            r["device"],
-            r["stream"],
-            r["kind"],
-            Text(r["state"]) if r["online"] else Text("offline", "red"),
-            Text(state, _COLOUR.get(state, "")),
-            r["release"] or "-",
-            f"{r['fps']:.1f}",
-            *cells,
-            f"{r['processed']:,}",
-            f"{r['dropped']:,}",
-            r["error"] or "",
-        )
-    return t

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from edgectl.cli import _controller
-from edgectl.cli._keys import KEYS, Keys, More, NewPassphrase, key_ring
-from edgectl.cli._output import Json, Output, table
+from edgectl.cli._controller import ControllerOptions
+from edgectl.cli._keys import (
+    KEYS,
+    Keys,
+    KeySetOptions,
+    NewPassphrase,
+    SigningOptions,
+    key_ring,
+    new_passphrase,
+)
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, table
 from edgectl.core.clock import clock_says
 from edgectl.core.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgectl.fleet.keys.keyfolder import Proposal
 
-app = typer.Typer(name="keys", help="The keys that sign releases.", no_args_is_help=True)
+__all__ = ["app"]
 
-_SOON_S = {"root": 60 * 86400.0}
-_SOON_DEFAULT_S = 21 * 86400.0
+app = Noun("keys")
 
 
 @app.command("init")
@@ -52,13 +58,13 @@ def init(
         typer.Option(help="Public director key of an operator, beside the controller's own."),
     ] = None,
     passphrase: NewPassphrase = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Make root, targets, online and director keys and the first root metadata."""
-    output = Output(json)
     from edgectl.fleet.keys.ceremony import KeySet, init_keys
 
-    secret = _choose(passphrase)
+    secret = new_passphrase(passphrase)
     root = init_keys(
         out,
         root=KeySet(root_keys, root_threshold, tuple(root_key or ()), secret),
@@ -83,13 +89,13 @@ def init(
 def new(
     path: Annotated[Path, typer.Argument(help="File for the private key, e.g. alice.pem.")],
     passphrase: NewPassphrase = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Make one key, on the machine of its owner; its public half (.pub) is what is handed over."""
-    output = Output(json)
     from edgectl.fleet.keys.ceremony import new_key
 
-    public = new_key(path, _choose(passphrase))
+    public = new_key(path, new_passphrase(passphrase))
     output.result({"private": path, "public": public}, f"{path} stays with its owner; hand over {public}")
 
 
@@ -99,11 +105,11 @@ def change_passphrase(
         Path, typer.Argument(help="A private key: a .pem file, or the ca.key of `edgectl broker ca`.")
     ],
     remove: Annotated[bool, typer.Option("--remove", help="Write it without a passphrase.")] = False,
-    json: Json = False,
+    *,
+    output: Printer,
 ) -> None:
     """Give a private key a passphrase, another one, or none. The key stays the same: nothing has to be
     signed anew."""
-    output = Output(json)
     from edgectl.cli import _passphrase
 
     key_ring(None).change_passphrase(path, None if remove else _passphrase.choose)
@@ -115,31 +121,23 @@ def change_passphrase(
 @app.command("rotate")
 def rotate(
     role: Annotated[str, typer.Argument(help="root, targets, online (snapshot and timestamp) or director.")],
-    keys: Keys = KEYS,
-    count: Annotated[int, typer.Option("--new", min=0, max=16, help="Keys to make here.")] = 1,
-    threshold: Annotated[int, typer.Option(min=1, max=16, help="Keys of the role that must sign.")] = 1,
-    public: Annotated[
-        list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")
-    ] = None,
     revoke: Annotated[
         list[str] | None,
         typer.Option(help="Id (or its beginning) of a key that goes; without it, all of the role go."),
     ] = None,
-    key: More = None,
-    passphrase: NewPassphrase = False,
-    json: Json = False,
+    *,
+    new: KeySetOptions,
+    signing: SigningOptions,
+    output: Printer,
 ) -> None:
     """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a
     stolen key is revoked."""
-    output = Output(json)
-    from edgectl.fleet.keys.ceremony import KeySet
     from edgectl.fleet.keys.ceremony import rotate as rotate_keys
 
-    if count and role not in ("online", "director"):
-        _note_open(output, keys, passphrase)
-    wanted = KeySet(count, threshold, tuple(public or ()), _choose(passphrase))
-    proposal = rotate_keys(keys, role, wanted, revoke=revoke or (), ring=key_ring(key))
-    _tell(output, [proposal], keys)
+    if new.count and role not in ("online", "director"):
+        _note_open(output, signing.keys, new.passphrase)
+    proposal = rotate_keys(signing.keys, role, new.key_set(), revoke=revoke or (), ring=signing.ring())
+    _tell(output, [proposal])
 
 
 @app.command("delegate")
@@ -148,42 +146,32 @@ def delegate(
     profile: Annotated[
         list[str] | None, typer.Option(help="Device profile it may sign for; may be repeated.")
     ] = None,
-    keys: Keys = KEYS,
-    count: Annotated[int, typer.Option("--new", min=0, max=16, help="Keys to make here.")] = 1,
-    threshold: Annotated[int, typer.Option(min=1, max=16, help="Keys that must sign.")] = 1,
-    public: Annotated[
-        list[Path] | None, typer.Option(help="Public key that its owner hands over; may be repeated.")
-    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the delegation back.")] = False,
-    key: More = None,
-    passphrase: NewPassphrase = False,
-    json: Json = False,
+    *,
+    new: KeySetOptions,
+    signing: SigningOptions,
+    output: Printer,
 ) -> None:
     """Let a team sign releases for the devices of some profiles, and for no others."""
-    output = Output(json)
-    from edgectl.fleet.keys.ceremony import KeySet
     from edgectl.fleet.keys.ceremony import delegate as delegate_to
 
     if remove == bool(profile):
         raise UsageError("give at least one --profile, or --remove")
-    wanted = KeySet(
-        0 if public and count == 1 else count, threshold, tuple(public or ()), _choose(passphrase)
-    )
-    _tell(output, delegate_to(keys, name, tuple(profile or ()), wanted, ring=key_ring(key)), keys)
+    wanted = new.key_set(0 if new.public and new.count == 1 else new.count)
+    _tell(output, delegate_to(signing.keys, name, tuple(profile or ()), wanted, ring=signing.ring()))
 
 
 @app.command("renew")
 def renew(
     role: Annotated[str, typer.Argument(help="root, targets or a delegation.")],
-    keys: Keys = KEYS,
-    key: More = None,
-    json: Json = False,
+    *,
+    signing: SigningOptions,
+    output: Printer,
 ) -> None:
     """Sign the same metadata with a later expiry. The controller renews snapshot and timestamp by itself."""
-    output = Output(json)
     from edgectl.fleet.keys.ceremony import renew as renew_role
 
-    _tell(output, [renew_role(keys, role, ring=key_ring(key))], keys)
+    _tell(output, [renew_role(signing.keys, role, ring=signing.ring())])
 
 
 @app.command("sign")
@@ -191,22 +179,22 @@ def sign(
     path: Annotated[
         Path, typer.Argument(help="A partly signed file, from the folder `pending` of another host.")
     ],
-    keys: Keys = KEYS,
-    key: More = None,
-    json: Json = False,
+    *,
+    signing: SigningOptions,
+    output: Printer,
 ) -> None:
     """Add the signatures that the keys here can give; in force here once there are enough, else hand the
     file on."""
-    output = Output(json)
     from edgectl.fleet.keys.ceremony import sign as sign_file
 
-    _tell(output, [sign_file(path, keys, ring=key_ring(key))], keys)
+    _tell(output, [sign_file(path, signing.keys, ring=signing.ring())])
 
 
 @app.command("status")
-def status(keys: Keys = KEYS, json: Json = False) -> None:
+def status(keys: Keys = KEYS, *, output: Printer) -> None:
     """Show roles, keys and expiries of a folder. Exit 8 if something has expired."""
-    output = Output(json)
+    from datetime import datetime, timezone
+
     from edgectl.fleet.keys.ceremony import status as status_of
     from edgectl.fleet.keys.keyring import KeyRing
 
@@ -215,6 +203,8 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
     pending = sorted(p for p in (keys / "pending").glob("*.json"))
 
     def shown() -> Table:
+        from edgectl.cli.views.expiry import left_text
+
         t = table("role", ">keys", ">here", ">threshold", ">version", "expires in")
         for s in found:
             left = s.left_s(now)
@@ -253,15 +243,14 @@ def status(keys: Keys = KEYS, json: Json = False) -> None:
 @app.command("fetch")
 def fetch(
     keys: Keys = KEYS,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    output: Printer,
 ) -> None:
     """Take what others have signed and published since, before keys are rotated or delegated on this host."""
-    output = Output(json)
     from edgectl.fleet.keys.keyfolder import take_newer
 
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         files = {name: text.encode() for name, text in fleet.trust()["files"].items()}
     taken = take_newer(keys, files)
     output.result({"taken": taken}, "\n".join(taken) or "this host has the newest")
@@ -270,58 +259,25 @@ def fetch(
 @app.command("publish")
 def publish(
     keys: Keys = KEYS,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    output: Printer,
 ) -> None:
     """Hand newer roots, targets and delegations to the controller, which tells every device."""
-    output = Output(json)
-    with _controller.client(url, token_file) as fleet:
-        files = signed_files(keys)
-        told = fleet.accept_trust(files)
-    output.result({"roles": told["roles"]}, lambda: expiry_table(told["roles"]))
-
-
-def signed_files(keys: Path) -> Mapping[str, bytes]:
-    """What of a folder of keys is public and in force."""
     from edgectl.fleet.keys.keyfolder import public_files
 
-    return public_files(keys)
+    with controller.client() as fleet:
+        told = fleet.accept_trust(public_files(keys))
+
+    def shown() -> Table:
+        from edgectl.cli.views.expiry import expiry_table
+
+        return expiry_table(told["roles"])
+
+    output.result({"roles": told["roles"]}, shown)
 
 
-def expiry_table(roles: list[dict[str, Any]]) -> Table:
-    """Rows of :class:`edgectl.fleet.keys.trust.Expiry` as dictionaries."""
-    now = datetime.now(timezone.utc).timestamp()
-    t = table("metadata", ">version", "expires in")
-    for r in roles:
-        t.add_row(r["role"], str(r["version"]), left_text(r["role"], r["expires_s"] - now))
-    return t
-
-
-def expired_text(roles: list[dict[str, Any]]) -> str | None:
-    """What of the controller's metadata is over, the clock first: it may be what is wrong. None: nothing
-    is."""
-    now = datetime.now(timezone.utc).timestamp()
-    over = [
-        f"{r['role']} ended {datetime.fromtimestamp(r['expires_s'], timezone.utc):%Y-%m-%d}"
-        for r in roles
-        if r["expires_s"] <= now
-    ]
-    return f"{clock_says(now)}, and by it signed metadata is expired: {', '.join(over)}" if over else None
-
-
-def left_text(role: str, left_s: float | None) -> Text:
-    """``83 days``, yellow when it is time to renew, red when it is over."""
-    if left_s is None:
-        return Text("-")
-    if left_s <= 0:
-        return Text("expired", "red")
-    soon = role not in ("snapshot", "timestamp") and left_s < _SOON_S.get(role, _SOON_DEFAULT_S)
-    days = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s / 3600:.0f} hours"
-    return Text(f"{days}, renew it" if soon else days, "yellow" if soon else "")
-
-
-def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
+def _note_open(output: Printer, keys: Path, passphrase: bool) -> None:
     """New keys with less protection than those that they come beside are worth a word."""
     from edgectl.fleet.keys.keyring import KeyRing
 
@@ -331,13 +287,7 @@ def _note_open(output: Output, keys: Path, passphrase: bool) -> None:
         )
 
 
-def _choose(passphrase: bool) -> bytes | None:
-    from edgectl.cli import _passphrase
-
-    return _passphrase.choose() if passphrase else None
-
-
-def _tell(output: Output, proposals: list[Proposal], keys: Path) -> None:
+def _tell(output: Printer, proposals: list[Proposal]) -> None:
     lines = []
     for p in proposals:
         lines += [

@@ -1,20 +1,17 @@
-"""``edgectl``: nouns and their verbs. Each command lives in a file named after its noun."""
+"""``edgectl``: nouns and their verbs. Each noun is a file (:mod:`edgectl.cli._nouns`)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_command, get_group
 
 from edgectl.cli._argv import hide_credentials
-from edgectl.cli._output import Output
+from edgectl.cli._nouns import Nouns
+from edgectl.cli._printer import Printer
 from edgectl.cli._signals import follow_parent
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.uri import redact_tracebacks
@@ -24,70 +21,21 @@ __all__ = ["app", "main"]
 # Typer brings a copy of click from 0.20 on and needs click itself before: this is the one that it raises.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-_COMMANDS = (
-    "build",
-    "bench",
-    "finalise",
-    "run",
-    "doctor",
-    "bundle",
-    "profiles",
-    "models",
-    "keys",
-    "broker",
-    "device",
-    "agent",
-    "controller",
-    "release",
-    "rollout",
-    "slot",
-    "fleet",
-    "store",
-    "demo",
-)
-"""In the order of the help. The file of that name has a group ``app``, or one command of the file's name."""
-_LAST_FILE = {"device": "device_commands"}
-"""Of groups that have several: it imports the others, which add to the same ``app``."""
-
-
-class _Commands(TyperGroup):
-    """Imports the file of the command that is asked for: the agent, which shares a small device with its
-    pipelines, carries no other."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
-            # what a misspelt name is compared with
-            self.commands.update({name: self._load(name) for name in _COMMANDS})
-            return None
-        if cmd_name not in self.commands:
-            self.commands[cmd_name] = self._load(cmd_name)
-        return self.commands[cmd_name]
-
-    @staticmethod
-    def _load(name: str) -> Any:
-        file = import_module(f"edgectl.cli.{_LAST_FILE.get(name, name)}")
-        if hasattr(file, "app"):
-            return get_group(file.app)
-        alone = typer.Typer(add_completion=False)
-        alone.command(name)(getattr(file, name))
-        return get_command(alone)
-
-
 app = typer.Typer(
     name="edgectl",
-    cls=_Commands,
+    cls=Nouns,
     help="Take a trained ONNX model from a workstation to a fleet of cameras, cars and voice devices, and keep it honest there.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(version("edgectl"))
         raise typer.Exit
 
@@ -166,7 +114,7 @@ def _lacking(e: ModuleNotFoundError) -> EdgectlError:
 
 
 def _fail(e: EdgectlError) -> NoReturn:
-    (Output.current or Output("--json" in sys.argv)).fail(e)
+    (Printer.current or Printer("--json" in sys.argv)).fail(e)
     sys.exit(e.exit_code)
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from edgectl.cli._output import Json, Output, table
-from edgectl.models import entries, pull, references
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, table
 
-app = typer.Typer(
-    name="models", help="Models by name: our own reference models and public ones.", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["app"]
+
+app = Noun("models")
 
 
 @app.command("list")
-def list_models(json: Json = False) -> None:
+def list_models(out: Printer) -> None:
     """List the reference models that come with edgectl and the public ones of the catalogue."""
-    out = Output(json)
+    from edgectl.models import entries, references
+
     own = references()
     public = [e.model_dump() for e in entries()]
 
@@ -48,10 +51,12 @@ def pull_model(
     local: Annotated[
         Path | None, typer.Option("--from", help="Take it from this local folder instead of the network.")
     ] = None,
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Fetch a model, checked against the digest of the catalogue."""
-    out = Output(json)
+    from edgectl.models import pull
+
     with out.progress() as update:
         path = pull(
             name, to, local=local, progress=lambda done, total: update(f"downloading {name}", done / total)

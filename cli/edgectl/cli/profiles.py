@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from edgectl.cli._output import Json, Output, plain, table
-from edgectl.device_profiles.catalogue import load_profile, profile_names
-from edgectl.device_profiles.probe import best_profile
-from edgectl.device_profiles.probe import probe as probe_machine
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, plain, table
 
-app = typer.Typer(
-    name="profiles", help="Device profiles and what this machine really is.", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["app"]
+
+app = Noun("profiles")
 
 
 @app.command("list")
-def list_profiles(json: Json = False) -> None:
+def list_profiles(out: Printer) -> None:
     """List the profiles that `edgectl build --profile` takes."""
-    out = Output(json)
+    from edgectl.device_profiles.catalogue import load_profile, profile_names
+
     loaded = [load_profile(name) for name in profile_names()]
 
     def shown() -> Table:
@@ -36,18 +37,22 @@ def list_profiles(json: Json = False) -> None:
 @app.command("show")
 def show_profile(
     name: Annotated[str, typer.Argument(help="A profile name or the path of a TOML file.")],
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Print one profile with everything it inherits."""
-    out = Output(json)
+    from edgectl.device_profiles.catalogue import load_profile
+
     profile = load_profile(name)
     out.result(profile, lambda: _tree(plain(profile)))
 
 
 @app.command("probe")
-def probe(json: Json = False) -> None:
+def probe(out: Printer) -> None:
     """Print what this machine really is, and the profile that fits it."""
-    out = Output(json)
+    from edgectl.device_profiles.probe import best_profile
+    from edgectl.device_profiles.probe import probe as probe_machine
+
     machine = probe_machine()
     value = plain(machine) | {"facts": plain(machine.facts), "profile": best_profile(machine).name}
     out.result(value, lambda: _tree(value))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from edgectl.cli import _controller
-from edgectl.cli._keys import KEYS, Keys, More, key_ring
-from edgectl.cli._output import Json, Output, table
+from edgectl.cli._controller import ControllerOptions
+from edgectl.cli._keys import SigningOptions
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, table
 from edgectl.core.errors import RolloutError
 
-app = typer.Typer(name="release", help="Bundles under a name and version, signed.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["app"]
+
+app = Noun("release")
 
 
 @app.command("publish")
 def publish(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    keys: Keys = KEYS,
     delta_from: Annotated[
         str | None,
         typer.Option(
@@ -32,25 +36,24 @@ def publish(
     delegation: Annotated[
         str | None, typer.Option(help="Sign as this delegation, for the devices of its profiles.")
     ] = None,
-    key: More = None,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    signing: SigningOptions,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Verify a bundle, upload what the controller lacks, sign it and announce it to the fleet."""
-    out = Output(json)
     from edgectl.core.bundle import Bundle
     from edgectl.fleet.client.publish import publish_bundle
 
-    with _controller.client(url, token_file) as fleet, out.progress() as update:
+    with controller.client() as fleet, out.progress() as update:
         release = publish_bundle(
             fleet,
             bundle,
-            keys,
+            signing.keys,
             lambda done, total: update(f"uploading {bundle}", done / max(1, total)),
             delta_from="" if no_delta else delta_from,
             delegation=delegation,
-            ring=key_ring(key),
+            ring=signing.ring(),
         )
     digest = Bundle(bundle).digest
     out.result(
@@ -62,28 +65,28 @@ def publish(
 @app.command("withdraw")
 def withdraw(
     release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
-    keys: Keys = KEYS,
     delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Also where rollouts need it: they are aborted.")
     ] = False,
-    key: More = None,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    signing: SigningOptions,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Sign targets without a release. Devices that run it go on; to install it again, it has to be published
     again.
 
     Where a rollout needs it, you are asked first.
     """
-    out = Output(json)
     from edgectl.fleet.keys.releases import withdraw as sign_without
 
     name = f"{delegation or 'targets'}.json"
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         stop = yes or _may_stop(fleet.rollouts(), release)
-        data = sign_without(keys, release, fleet.signed_file(name), delegation=delegation, ring=key_ring(key))
+        data = sign_without(
+            signing.keys, release, fleet.signed_file(name), delegation=delegation, ring=signing.ring()
+        )
         fleet.accept_trust({name: data}, withdraw=[release], stop_rollouts=stop)
     out.result({"release": release, "withdrawn": True}, f"{release} is withdrawn")
 
@@ -101,7 +104,7 @@ def _may_stop(rollouts: list[dict[str, Any]], release: str) -> bool:
     if not why:
         return False
     if sys.stdin.isatty():
-        with Output.paused():
+        with Printer.paused():
             if typer.confirm(f"{why}. Withdraw {release} and stop it?", err=True):
                 return True
     raise RolloutError(
@@ -116,19 +119,17 @@ def share(
         Path, typer.Argument(help="Folder of the published bundle that the plan was compiled from.")
     ],
     plan: Annotated[Path, typer.Argument(help="Folder that `edgectl finalise --export` made on a device.")],
-    keys: Keys = KEYS,
-    key: More = None,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    signing: SigningOptions,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Sign a compiled TensorRT plan for identical devices. They run its code: sign only what comes from a
     device that you trust."""
-    out = Output(json)
     from edgectl.fleet.client.publish import share_plan
 
-    with _controller.client(url, token_file) as fleet:
-        release, shared = share_plan(fleet, bundle, plan, keys, ring=key_ring(key))
+    with controller.client() as fleet:
+        release, shared = share_plan(fleet, bundle, plan, signing.keys, ring=signing.ring())
 
     def shown() -> Table:
         t = table("plan", "")
@@ -142,14 +143,9 @@ def share(
 
 
 @app.command("list")
-def list_releases(
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
-) -> None:
+def list_releases(*, controller: ControllerOptions, out: Printer) -> None:
     """List what was published."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         releases = fleet.releases()
 
     def shown() -> Table:

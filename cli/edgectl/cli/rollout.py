@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
-from rich.console import Group, RenderableType
 
-from edgectl.cli import _controller
+from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._keys import key_ring
-from edgectl.cli._output import Json, Output, outcomes, table
+from edgectl.cli._nouns import Noun
+from edgectl.cli._options import key_value
+from edgectl.cli._printer import Printer, outcomes, table
 from edgectl.core.errors import RolloutError, TrustError, UsageError
-from edgectl.core.schema import first_problem
-from edgectl.core.windows import Window
 
-app = typer.Typer(
-    name="rollout", help="A release goes to a selection of devices in waves.", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["app"]
+
+app = Noun("rollout")
 
 _MEDIAN_RATIO = 1.5
 """Of the gates that compare medians, in shadow and between the rollout's windows; a looser
@@ -94,12 +95,11 @@ def start(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")
     ] = False,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Start a rollout: the canary first, then the rest; it stops and takes back by itself."""
-    out = Output(json)
     if percentile not in (50, 90, 95, 99):
         raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
     policy = {
@@ -118,8 +118,8 @@ def start(
         },
         "shared_plans": shared_plans,
     }
-    labels = dict(_label(text) for text in label or [])
-    with _controller.client(url, token_file) as fleet:
+    labels = dict(key_value(text, "--label") for text in label or [])
+    with controller.client() as fleet:
         rollout = fleet.start_rollout(
             release,
             slot,
@@ -149,8 +149,14 @@ def start(
                     what = ", ".join(f"{n} {o}" for o, n in sorted(done.items()))
                     note = f" ({rollout['note']})" if rollout.get("note") else ""
                     update(f"{rollout['state']}: {what}{note}", done["committed"] / total)
-    following = f"next: edgectl rollout status {rollout['id']}"
-    out.result(rollout, lambda: _shown([rollout]) if wait else Group(_shown([rollout]), following))
+
+    def shown() -> RenderableType:
+        from rich.console import Group
+
+        now = _shown([rollout])
+        return now if wait else Group(now, f"next: edgectl rollout status {rollout['id']}")
+
+    out.result(rollout, shown)
     if wait and rollout["state"] != "done":
         raise RolloutError(
             f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}"
@@ -160,61 +166,39 @@ def start(
 @app.command("status")
 def status(
     rollout: Annotated[str | None, typer.Argument(help="Id; without one, all are listed.")] = None,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Show where rollouts are."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         found = [fleet.rollout(rollout)] if rollout else fleet.rollouts()
     out.result(found[0] if rollout else found, lambda: _shown(found))
 
 
 @app.command("pause")
-def pause(
-    rollout: Id,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
-) -> None:
+def pause(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
     """Admit nobody new; devices that began go on."""
-    _change(rollout, "pause", url, token_file, Output(json))
+    _change(rollout, "pause", controller, out)
 
 
 @app.command("resume")
-def resume(
-    rollout: Id,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
-) -> None:
+def resume(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
     """Go on with a paused rollout."""
-    _change(rollout, "resume", url, token_file, Output(json))
+    _change(rollout, "resume", controller, out)
 
 
 @app.command("abort")
-def abort(
-    rollout: Id,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
-) -> None:
+def abort(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
     """Stop a rollout; devices that have the release get back what they had."""
-    _change(rollout, "abort", url, token_file, Output(json))
+    _change(rollout, "abort", controller, out)
 
 
 @app.command("rollback")
-def rollback(
-    rollout: Id,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
-) -> None:
+def rollback(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
     """Take a release back, also after its rollout was done, stopped or aborted; devices get back what they
     had before it."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         changed = fleet.change_rollout(rollout, "rollback")
     if changed["state"] != "rolling_back":
         out.say(f"no device has {changed['release']} by this rollout any more: there is nothing to take back")
@@ -225,13 +209,12 @@ def rollback(
 def skip(
     rollout: Id,
     device: Annotated[str, typer.Argument(help="The device to go on without.")],
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Go on without a device, e.g. one that is away; it keeps, or gets back, what it had."""
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         changed = fleet.skip_device(rollout, device)
     out.result(changed, lambda: _shown([changed]))
 
@@ -244,12 +227,11 @@ def approve(
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show what waits, sign nothing.")] = False,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Sign what waits for an operator, where more than the controller has to sign what a device is to run."""
-    out = Output(json)
     from edgectl.core.signed import add_signatures
     from edgectl.fleet.keys.approval import check_known, consequences, director_in, missing_from
 
@@ -257,7 +239,7 @@ def approve(
         raise UsageError(
             "nothing is signed without a key", hint="--key operator.pem; --show only shows what waits"
         )
-    with _controller.client(url, token_file) as fleet:
+    with controller.client() as fleet:
         reported = {d["name"]: d["reported"] for d in fleet.devices()}
         found = {d: p for d, p in sorted(fleet.waiting().items()) if not device or d in device}
         told = [c for d, p in found.items() for c in consequences(d, p, reported.get(d))]
@@ -270,6 +252,8 @@ def approve(
             fleet.approve({d: add_signatures(p, signers) for d, p in found.items()})
 
     def shown() -> RenderableType:
+        from rich.console import Group
+
         t = table("device", "slot", "release", "in place of", "terms", "digest")
         for c in told:
             t.add_row(
@@ -287,13 +271,15 @@ def approve(
     out.result({"approved": not show, "documents": told}, shown)
 
 
-def _change(rollout: str, op: str, url: str, token_file: Any, out: Output) -> None:
-    with _controller.client(url, token_file) as fleet:
+def _change(rollout: str, op: str, controller: ControllerOptions, out: Printer) -> None:
+    with controller.client() as fleet:
         changed = fleet.change_rollout(rollout, op)
     out.result(changed, lambda: _shown([changed]))
 
 
 def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+
     t = table("id", "release", "slot", "state", "wave", "devices", "reason")
     for r in rollouts:
         why = "; ".join(filter(None, (r.get("reason"), r.get("note"))))
@@ -313,14 +299,12 @@ def _meant(devices: list[dict[str, Any]], slot: str, labels: dict[str, str], onl
 
 
 def _windows(texts: list[str]) -> list[str]:
+    from pydantic import TypeAdapter, ValidationError
+
+    from edgectl.core.schema import first_problem
+    from edgectl.core.windows import Window
+
     try:
         return list(TypeAdapter(tuple[Window, ...]).validate_python(texts))
     except ValidationError as e:
         raise UsageError(f"--window: {first_problem(e).partition(': ')[2]}") from e
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, sep, value = text.partition("=")
-    if not (sep and key and value):
-        raise UsageError(f"--label {text!r} is not KEY=VALUE")
-    return key, value

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from edgectl.cli import _controller
-from edgectl.cli._output import Json, Output, table
-from edgectl.core.errors import RolloutError, UsageError
+from edgectl.cli._controller import ControllerOptions
+from edgectl.cli._nouns import Noun
+from edgectl.cli._options import key_value
+from edgectl.cli._printer import Printer, table
+from edgectl.core.errors import RolloutError
 
-app = typer.Typer(name="slot", help="Empty a slot of a device.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.table import Table
 
+__all__ = ["app"]
 
-@app.callback()
-def _group() -> None:
-    """A group although it has one command."""
+app = Noun("slot")
 
 
 @app.command("clear")
@@ -31,9 +32,9 @@ def clear(
         float,
         typer.Option(min=0, help="Seconds to wait until the devices that are there say that it is empty."),
     ] = 0.0,
-    url: _controller.Url = _controller.URL,
-    token_file: _controller.TokenFile = _controller.TOKEN_FILE,
-    json: Json = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
 ) -> None:
     """Take out what a slot has, with all that is kept to go back to; its pipelines stop. A rollout fills it
     again.
@@ -41,9 +42,8 @@ def clear(
     A device does it as soon as it hears of it, but for a hold, the freeze and leases, as with every change.
     Exit 12 if some did not in time.
     """
-    out = Output(json)
-    with _controller.client(url, token_file) as fleet:
-        told = fleet.clear_slot(slot, device or [], dict(_label(text) for text in label or []))
+    with controller.client() as fleet:
+        told = fleet.clear_slot(slot, device or [], dict(key_value(text, "--label") for text in label or []))
         deadline = time.monotonic() + wait
         with out.progress() as update:
             while (
@@ -88,10 +88,3 @@ def _state(device: dict[str, Any], told: dict[str, Any], slot: str) -> str:
 
 def _open(found: list[dict[str, Any]]) -> list[str]:
     return [c["device"] for c in found if c["state"] != "cleared" and not c["state"].startswith("away")]
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, sep, value = text.partition("=")
-    if not (sep and key and value):
-        raise UsageError(f"--label {text!r} is not KEY=VALUE")
-    return key, value

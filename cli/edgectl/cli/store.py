@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
 
-from edgectl.cli._output import Json, Output, table
-from edgectl.core.errors import IntegrityError
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer, table
+from edgectl.core.errors import IntegrityError, UsageError
 
-app = typer.Typer(name="store", help="What lies on a device.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
+__all__ = ["app"]
 
-@app.callback()
-def _store() -> None:
-    pass
+app = Noun("store")
 
 
 @app.command("fsck")
@@ -32,14 +32,13 @@ def fsck(
             help="Remove what is corrupt or unneeded, and give each slot a whole engine. Not beside a running agent.",
         ),
     ] = False,
-    json: Json = False,
+    *,
+    out: Printer,
 ) -> None:
     """Hash every blob and check slots and journal. Exit 6 if something that a slot needs is not right."""
-    out = Output(json)
     from edgectl.agent.config import load_agent_config
     from edgectl.agent.deploy.fsck import check
     from edgectl.agent.deploy.fsck import repair as mend
-    from edgectl.core.errors import UsageError
 
     if (config is None) == (state_dir is None):
         raise UsageError("say which device: --config agent.toml or --state-dir FOLDER")
@@ -50,6 +49,8 @@ def fsck(
     report = check(folder)
 
     def shown() -> RenderableType:
+        from rich.console import Group
+
         slots = table("slot", "active", "previous", "factory", title="slots")
         for name, s in sorted(report.slots.items()):
             slots.add_row(name, *(i.release if i else "-" for i in (s.active, s.previous, s.factory)))

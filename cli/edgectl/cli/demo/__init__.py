@@ -7,26 +7,22 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli._output import Json, Output
+from edgectl.cli._nouns import Noun
+from edgectl.cli._printer import Printer
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="demo",
-    help="The whole product on this machine, with synthetic cameras and microphones.",
-    invoke_without_command=True,
-)
+
+app = Noun("demo", default="whole")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for bundles, logs and videos.")]
+Seconds = Annotated[float, typer.Option(help="How much of the scene.")]
 
 
-@app.callback()
-def demo(ctx: typer.Context, out: Out = Path("edgectl-demo"), json: Json = False) -> None:
+@app.command("whole")
+def everything(out: Out = Path("edgectl-demo"), *, output: Printer) -> None:
     """Build, deliver, run, roll out, and roll back what is bad: five devices, about two minutes, no
-    network."""
-    if ctx.invoked_subcommand is not None:
-        return
-    output = Output(json)
+    network. The default."""
     from edgectl.cli.demo.whole import run_demo, summary
 
     result = run_demo(out, output)
@@ -35,26 +31,25 @@ def demo(ctx: typer.Context, out: Out = Path("edgectl-demo"), json: Json = False
 
 @app.command("surveillance")
 def surveillance(
-    out: Out = Path("edgectl-demo-surveillance"), seconds: float = 20.0, json: Json = False
+    out: Out = Path("edgectl-demo-surveillance"), seconds: Seconds = 20.0, *, output: Printer
 ) -> None:
     """One gate camera: people and vehicles, a line, a zone."""
-    _single("surveillance", out, seconds, json)
+    _single("surveillance", out, seconds, output)
 
 
 @app.command("driving")
-def driving(out: Out = Path("edgectl-demo-driving"), seconds: float = 20.0, json: Json = False) -> None:
+def driving(out: Out = Path("edgectl-demo-driving"), seconds: Seconds = 20.0, *, output: Printer) -> None:
     """One dash camera: lanes, vehicles, warnings."""
-    _single("driving", out, seconds, json)
+    _single("driving", out, seconds, output)
 
 
 @app.command("speech")
-def speech(out: Out = Path("edgectl-demo-speech"), seconds: float = 30.0, json: Json = False) -> None:
+def speech(out: Out = Path("edgectl-demo-speech"), seconds: Seconds = 30.0, *, output: Printer) -> None:
     """One voice kiosk: keywords."""
-    _single("speech", out, seconds, json)
+    _single("speech", out, seconds, output)
 
 
-def _single(kind: str, out: Path, seconds: float, json: bool) -> None:
-    output = Output(json)
+def _single(kind: str, out: Path, seconds: float, output: Printer) -> None:
     from edgectl.cli.demo.single import run_single
 
     run_single(kind, out, seconds, output)

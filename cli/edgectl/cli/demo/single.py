@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from edgectl.builder.build import Progress
-from edgectl.cli._output import Output, plain
+from edgectl.cli._printer import Printer, plain
 from edgectl.cli.demo.builds import MODELS, build_reference
 from edgectl.cli.demo.devices import DEVICES
 from edgectl.cli.demo.whole import prepare
-from edgectl.cli.run import describe, summary_view
+from edgectl.cli.views.run import describe, summary_view
 from edgectl.core.bundle import Bundle
 from edgectl.device_profiles.probe import probe
 from edgectl.pipelines.config import parse_config
@@ -19,7 +19,7 @@ from edgectl.pipelines.host.run import run_stream
 __all__ = ["run_single"]
 
 
-def run_single(kind: str, folder: Path, seconds: float, out: Output) -> None:
+def run_single(kind: str, folder: Path, seconds: float, out: Printer) -> None:
     """Build, run for ``seconds`` of the scene as fast as it goes, print events and the summary."""
     prepare(folder)
     device = next(d for d in DEVICES if d.kind == kind)

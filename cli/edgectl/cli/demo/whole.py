@@ -15,11 +15,11 @@ from rich.live import Live
 from rich.text import Text
 
 from edgectl.builder.build import BuildReport, Progress
-from edgectl.cli._output import Output, table
+from edgectl.cli._printer import Printer, table
 from edgectl.cli.demo.builds import MODELS, build_bad, build_reference
 from edgectl.cli.demo.devices import DEVICES
 from edgectl.cli.demo.site import Site
-from edgectl.cli.fleet import rows_table
+from edgectl.cli.views.devices import rows_table
 from edgectl.core.errors import RolloutError, UsageError
 
 __all__ = ["DemoResult", "prepare", "run_demo", "summary"]
@@ -57,7 +57,7 @@ class DemoResult:
     seconds: float = 0.0
 
 
-def run_demo(folder: Path, out: Output) -> DemoResult:
+def run_demo(folder: Path, out: Printer) -> DemoResult:
     """Run it in ``folder``, which is emptied first if a demo made it. Raises :class:`EdgectlError` if it
     did not show what it must."""
     started = time.monotonic()
@@ -109,7 +109,7 @@ def prepare(folder: Path) -> None:
     (folder / _MARK).touch()
 
 
-def _build(folder: Path, out: Output, result: DemoResult) -> dict[str, Path]:
+def _build(folder: Path, out: Printer, result: DemoResult) -> dict[str, Path]:
     """The three good bundles and the bad one; progress on stderr."""
     bundles: dict[str, Path] = {}
     jobs = [(m.name, m.release, "1.0.0") for m in MODELS] + [("bad", MODELS[0].release, "2.0.0")]
@@ -154,7 +154,7 @@ def _built(report: BuildReport) -> Built:
 
 
 @contextlib.contextmanager
-def _view(site: Site, out: Output) -> Iterator[Callable[..., None]]:
+def _view(site: Site, out: Printer) -> Iterator[Callable[..., None]]:
     """Yields ``update(headline=None)``: devices and the newest events, live on a terminal; headlines only
     in a log."""
     headline = "devices come online"

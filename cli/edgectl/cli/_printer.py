@@ -14,35 +14,35 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from pydantic import BaseModel
 
+from edgectl.cli._options import OptionGroup
 from edgectl.core.errors import EdgectlError
 from edgectl.core.uri import redact_text, redact_values
 
-# Rich is imported where something is shown: the agent lives for months and shows nothing
+# Rich and pydantic are imported where something is shown: the agent lives for months and shows nothing
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
     from rich.table import Table
 
-__all__ = ["Json", "Output", "outcomes", "plain", "printable", "table"]
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+__all__ = ["Printer", "outcomes", "plain", "printable", "table"]
 
 
-class Output:
-    """Made by every command first: ``out = Output(json)``."""
+@dataclasses.dataclass(eq=False)
+class Printer(OptionGroup):
+    """Every command takes one, ``out: Printer``, which brings the option ``--json``."""
 
-    current: Output | None = None
-    _bar: Progress | None = None
-    _told = False  # whether stdout has its JSON
+    current: ClassVar[Printer | None] = None
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        Output.current = self
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False
+
+    def __post_init__(self) -> None:
+        self._bar: Progress | None = None
+        self._told = False  # whether stdout has its JSON
+        Printer.current = self
 
     # No markup: what is shown has square brackets of its own (``pip install 'edgectl[builder]'``).
 
@@ -156,16 +156,9 @@ def _shown(text: RenderableType) -> RenderableType:
 
 def table(*headers: str, title: str | None = None) -> Table:
     """A table in the house's looks; headers that start with ``>`` are numbers and aligned right."""
-    from rich.table import Table
+    from edgectl.cli._table import FoldingTable
 
-    made = Table(
-        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    for header in headers:
-        made.add_column(
-            header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold"
-        )
-    return made
+    return FoldingTable(*headers, title=title)
 
 
 def outcomes(rollout: Mapping[str, Any]) -> str:
@@ -182,6 +175,8 @@ def printable(text: str) -> str:
 def plain(value: Any) -> Any:
     """JSON types of dataclasses (without their fields of bytes), pydantic models, enums, paths, mappings
     and sequences."""
+    from pydantic import BaseModel
+
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgectl.cli._output import Output, plain, table
-from edgectl.cli.run import describe
+from edgectl.cli._printer import Printer, plain, table
+from edgectl.cli.views.run import describe
 from edgectl.core.errors import UsageError
 from edgectl.core.states import State
 from edgectl.core.wire import Frames
@@ -40,7 +40,7 @@ def test_everything_becomes_json() -> None:
 
 
 def test_json_goes_to_stdout_alone_and_talk_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Output(True)
+    out = Printer(True)
     out.say("hello")
     with out.progress() as update:
         update("working", 0.5)
@@ -51,7 +51,7 @@ def test_json_goes_to_stdout_alone_and_talk_is_silent(capsys: pytest.CaptureFixt
 
 
 def test_text_goes_to_stdout_and_talk_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Output(False)
+    out = Printer(False)
     out.say("hello")
     out.result(SAMPLE, "the result [with brackets] and :end: words")
     captured = capsys.readouterr()
@@ -60,20 +60,20 @@ def test_text_goes_to_stdout_and_talk_to_stderr(capsys: pytest.CaptureFixture[st
 
 
 def test_an_error_is_one_sentence_and_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(False).fail(UsageError("there is no [thing]", hint="pip install 'edgectl[thing]'"))
+    Printer(False).fail(UsageError("there is no [thing]", hint="pip install 'edgectl[thing]'"))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == ["error: there is no [thing]", "next: pip install 'edgectl[thing]'"]
 
 
 def test_failure_after_a_result_leaves_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Output(True)
+    out = Printer(True)
     out.result({"sound": False})
     out.fail(UsageError("it is damaged"))
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"sound": False}
     assert captured.err == "error: it is damaged\n"
-    Output(True).fail(UsageError("no result"))
+    Printer(True).fail(UsageError("no result"))
     assert json.loads(capsys.readouterr().out)["error"]["message"] == "no result"
 
 
@@ -81,7 +81,7 @@ def test_tables_are_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> Non
     t = table("name", ">value")
     t.add_row("x" * 60, "1")
     t.add_row("y" * 60, "edgectl[builder]")
-    Output(False).result(None, t)
+    Printer(False).result(None, t)
     captured = capsys.readouterr()
     assert "x" * 60 in captured.out
     assert "edgectl[builder]" in captured.out

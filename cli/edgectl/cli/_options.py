@@ -1,0 +1,67 @@
+"""Option groups: options that several commands share are declared once.
+
+A group is a class whose fields are options. A command takes it as one parameter, and Typer sees the options::
+
+    @dataclass(frozen=True)
+    class AtController(OptionGroup):
+        url: Annotated[str, typer.Option("--controller", envvar="EDGECTL_CONTROLLER")] = "http://127.0.0.1:8765"
+
+    @app.command("freeze")
+    def freeze(off: ..., controller: AtController) -> None:
+        controller.url
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from edgectl.core.errors import UsageError
+from edgectl.core.uri import redact_text
+
+__all__ = ["OptionGroup", "key_value", "ungrouped"]
+
+
+class OptionGroup:
+    """What a dataclass inherits to be one: its fields are options."""
+
+
+def ungrouped(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` as Typer has to see it: with the options of each group in the group's place."""
+    taken = inspect.signature(command, eval_str=True).parameters
+    groups = {
+        name: p.annotation
+        for name, p in taken.items()
+        if isinstance(p.annotation, type) and issubclass(p.annotation, OptionGroup)
+    }
+    members = {name: _fields(group) for name, group in groups.items()}
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{member: given.pop(member) for member in members[name]})
+        command(**given)
+
+    options = [option for name, p in taken.items() for option in members.get(name, {name: p}).values()]
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    )
+    called.__annotations__ = {option.name: option.annotation for option in options}
+    return called
+
+
+def _fields(group: type[OptionGroup]) -> dict[str, inspect.Parameter]:
+    """Each annotation is read where its class was written: a group may inherit from one of another module."""
+    hints = get_type_hints(group, include_extras=True)
+    fields = inspect.signature(group).parameters
+    return {name: field.replace(annotation=hints[name]) for name, field in fields.items()}
+
+
+def key_value(text: str, option: str) -> tuple[str, str]:
+    """``KEY=VALUE``, as ``option`` takes it. Raises :class:`UsageError`."""
+    key, sep, value = text.partition("=")
+    if not (sep and key and value):
+        raise UsageError(f"{option} {redact_text(text)!r} is not KEY=VALUE")
+    return key, value

@@ -1,0 +1,121 @@
+"""Have a device wait, go on or go back."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli._options import OptionGroup
+from edgectl.cli._printer import Printer, printable
+from edgectl.cli.device.asking import AskOptions, Name, login
+
+if TYPE_CHECKING:
+    from edgectl.core.wire import Op
+
+__all__ = ["cancel", "force", "hold", "lock", "release", "rollback", "unlock"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DAY_S = 86400.0
+
+
+def _duration(text: str) -> float:
+    """``90s``, ``30m``, ``1h30m``, ``2h`` → seconds."""
+    if not re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
+        raise typer.BadParameter(f"{text!r} is not a time like 30m, 2h or 1h30m")
+    seconds = float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text)))
+    if not 0 < seconds <= _DAY_S:
+        raise typer.BadParameter(
+            "a lease lasts at most 24 hours, and more than none; take it again before it runs out"
+        )
+    return seconds
+
+
+For = Annotated[
+    float,
+    typer.Option("--for", parser=_duration, metavar="TIME", help="How long, at most a day: 30m, 2h, 1h30m."),
+]
+
+
+@dataclass(frozen=True)
+class ByHand(OptionGroup):
+    """Who gives the order, and why. The device writes it down."""
+
+    reason: Annotated[str, typer.Option(help="Why; the device writes it down, too.")] = ""
+    owner: Annotated[
+        str | None, typer.Option(help="Who asks; the device writes it down. Default: your login name.")
+    ] = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        return {"owner": self.owner or login(), "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class SlotByHand(ByHand):
+    """An order about one slot, or about all."""
+
+    slot: Annotated[str | None, typer.Option(help="Only this slot; default: all.")] = None
+
+
+def lock(name: Name, duration: For, *, order: ByHand, device: AskOptions, out: Printer) -> None:
+    """Say "not now": for a while the device activates nothing. It fetches as ever, and what runs goes on."""
+    from edgectl.cli.device.answers import Lease
+
+    said = order.said
+    lease = device.ask(name, "lock", Lease, ttl_s=duration, **said)
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + lease.ttl_s))
+    out.result(
+        {"device": name, **lease.model_dump()},
+        f"{name} activates nothing until {until}, by {printable(lease.owner)}\n"
+        f"next: edgectl device unlock {name} --owner {said['owner']}",
+    )
+
+
+def unlock(name: Name, *, order: ByHand, device: AskOptions, out: Printer) -> None:
+    """Give the lease of `device lock` back before it runs out."""
+    from edgectl.cli.device.answers import Lease
+
+    lease = device.ask(name, "unlock", Lease, **order.said)
+    out.result(
+        {"device": name, **lease.model_dump()}, f"{printable(lease.owner)} no longer holds {name} back"
+    )
+
+
+def hold(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    """Activate nothing until `device release` or a restart of the agent."""
+    done = "nothing is activated until `edgectl device release {name}` or a restart of its agent"
+    _order(name, "hold", done, order, device, out)
+
+
+def release(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    """End `device hold`."""
+    _order(name, "release", "no longer held", order, device, out)
+
+
+def force(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    """Activate what waits, past maintenance windows and leases, once. A hold and the freeze of the fleet
+    still keep it back."""
+    done = "windows and leases are passed once; a hold or the freeze is not"
+    _order(name, "force", done, order, device, out)
+
+
+def cancel(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    """Give up what is not activated yet, and take back what is on trial."""
+    _order(name, "cancel", "canceled", order, device, out)
+
+
+def rollback(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    """Take back what is on trial; the release counts as bad on this device."""
+    _order(name, "rollback", "the engine before comes back", order, device, out)
+
+
+def _order(name: str, op: Op, done: str, order: SlotByHand, device: AskOptions, out: Printer) -> None:
+    from edgectl.cli.device.answers import Slots
+
+    obeyed = device.ask(name, op, Slots, slot=order.slot, **order.said)
+    slots = ", ".join(printable(slot) for slot in obeyed.slots)
+    out.result({"device": name, **obeyed.model_dump()}, f"{slots} of {name}: {done.format(name=name)}")
