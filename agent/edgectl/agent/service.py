@@ -41,7 +41,8 @@ from edgectl.agent.state.store import Store
 from edgectl.agent.streams.spool import Spool
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.streams.worker_process import WORKER, Hooks, Timing
+from edgectl.agent.streams.worker_life import Timing
+from edgectl.agent.streams.worker_process import WORKER, Hooks
 from edgectl.agent.transfer.fetch import Fetcher, Runnable
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
