@@ -56,7 +56,7 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from edgectl.cli import finalise as command
-    from edgectl.device_profiles.probe import probe
+    from edgectl.device_profiles.machine import probe
 
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
     machine = probe()

@@ -90,7 +90,7 @@ class AgentParts:
 def default_parts() -> AgentParts:
     """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
     is installed."""
-    from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.device_profiles.machine import best_profile, probe
     from edgectl.engines.finalise.improve import improve
     from edgectl.engines.finalise.trial import warm_up
 

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli._output import Json, Output, table
-from edgectl.device_profiles.probe import RUNTIME_HINT
+from edgectl.device_profiles.machine import RUNTIME_HINT
 
 if TYPE_CHECKING:
-    from edgectl.device_profiles.probe import Machine
+    from edgectl.device_profiles.machine import Machine
 
 __all__ = ["Check", "doctor", "runtime_check"]
 
@@ -71,7 +71,7 @@ def _python(_: Path) -> Iterator[Check]:
 def _engine(_: Path) -> Iterator[Check]:
     """How the runtime is installed, then one real inference: a broken ONNX Runtime imports well."""
     from edgectl.core.errors import ProfileError
-    from edgectl.device_profiles.probe import probe, runtime_distributions
+    from edgectl.device_profiles.machine import probe, runtime_distributions
 
     names = runtime_distributions().get("onnxruntime", ())
     if len(names) != 1:
@@ -244,7 +244,7 @@ def _devices(_: Path) -> Iterator[Check]:
 
 def _machine(_: Path) -> Iterator[Check]:
     from edgectl.core.errors import ProfileError
-    from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.device_profiles.machine import best_profile, probe
 
     try:
         machine = probe()

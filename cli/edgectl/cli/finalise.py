@@ -14,7 +14,7 @@ from edgectl.cli.run import Prefer
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import GoldenError, UsageError
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import best_profile, probe
+from edgectl.device_profiles.machine import best_profile, probe
 
 __all__ = ["finalise"]
 

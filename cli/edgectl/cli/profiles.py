@@ -9,8 +9,8 @@ from rich.table import Table
 
 from edgectl.cli._output import Json, Output, plain, table
 from edgectl.device_profiles.catalogue import load_profile, profile_names
-from edgectl.device_profiles.probe import best_profile
-from edgectl.device_profiles.probe import probe as probe_machine
+from edgectl.device_profiles.machine import best_profile
+from edgectl.device_profiles.machine import probe as probe_machine
 
 app = typer.Typer(
     name="profiles", help="Device profiles and what this machine really is.", no_args_is_help=True

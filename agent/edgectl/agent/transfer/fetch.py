@@ -53,7 +53,7 @@ class Cancelled(Exception):
 
 
 class Runnable(Protocol):
-    """What this machine can run (:func:`edgectl.device_profiles.probe.probe`)."""
+    """What this machine can run (:func:`edgectl.device_profiles.machine.probe`)."""
 
     @property
     def facts(self) -> frozenset[str]: ...
