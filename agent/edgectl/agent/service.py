@@ -43,7 +43,7 @@ from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.streams.worker_process import WORKER, Hooks
-from edgectl.agent.transfer.fetch import Fetcher, Runnable
+from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
@@ -77,7 +77,7 @@ another machine written over it."""
 class AgentParts:
     """What the agent does not do itself; the defaults are in :func:`default_parts`."""
 
-    machine: Runnable
+    machine: MachineFacts
     warm_up: WarmUp
     improve: Callable[[Path, str, Path], bool]
     """:func:`edgectl.engines.finalise.improve.improve`."""

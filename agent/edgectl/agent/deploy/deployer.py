@@ -18,7 +18,7 @@ from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.deploy.slot_thread import CLOCK_SET_S, SlotThread
 from edgectl.agent.state.records import Installed, Slot, ways_back
 from edgectl.agent.streams.engine_requests import Interrupted
-from edgectl.agent.transfer.fetch import Cancelled
+from edgectl.agent.transfer.download import Cancelled
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.errors import EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
