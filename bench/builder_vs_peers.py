@@ -35,7 +35,7 @@ from edgectl.builder.data import Slices, collect, slice_samples
 from edgectl.builder.route import PixelFed, pixels_of
 from edgectl.core.bundle import Bundle, SessionSettings
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_engine, open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio

@@ -38,7 +38,7 @@ from edgectl.builder.compress.weights import macs
 from edgectl.builder.data import Sample, collect, slice_samples
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
 from edgectl.pipelines.tasks import load_task

@@ -28,7 +28,7 @@ from edgectl.builder.build import build
 from edgectl.builder.data import Sample
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Variant
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_engine
 from edgectl.engines.measure.processes import Contender, measure_fresh, summarise_fresh
 from edgectl.engines.timing import load_1m

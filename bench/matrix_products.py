@@ -29,7 +29,7 @@ from edgectl.builder.graph import GraphIndex, attribute
 from edgectl.builder.products import BLOCK, FORMS, rewrite
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from edgectl.core.bundle import SessionSettings
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m

@@ -24,7 +24,7 @@ from edgectl.builder.data import collect, slice_samples
 from edgectl.builder.families import FAMILIES
 from edgectl.builder.quantize import quantize
 from edgectl.core.bundle import SessionSettings
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
 from edgectl.pipelines.tasks import load_task

@@ -40,7 +40,7 @@ from support.agent import Machine  # noqa: E402
 from support.bundle import make_bundle  # noqa: E402
 
 from edgectl.agent.state.store import PartialBlob, Store  # noqa: E402
-from edgectl.agent.transfer import fetch  # noqa: E402
+from edgectl.agent.transfer.download import Download  # noqa: E402
 from edgectl.agent.transfer.fetch import Fetcher, FetchProgress  # noqa: E402
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor  # noqa: E402
 from edgectl.core.files import file_digest, hex_of  # noqa: E402
@@ -111,14 +111,14 @@ def devices_process(args: argparse.Namespace) -> None:
     if args.record:
         _record_writes(args.record)
     resumed: dict[str, int] = {}
-    resume = fetch._Session._resume
+    resume = Download._resume
 
     def counted(self: Any, item: Any) -> None:
         resume(self, item)
         if item.blob.digest == args.engine:
-            resumed[self._f.device] = item.receiver.have
+            resumed[self._device] = item.receiver.have
 
-    fetch._Session._resume = counted  # type: ignore[method-assign]
+    Download._resume = counted  # type: ignore[method-assign]
 
     def run(n: int) -> None:
         name = f"dev-{n}"

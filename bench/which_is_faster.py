@@ -41,7 +41,7 @@ from shapes import mobilenet_v2
 from tiny import write_classifier
 
 from edgectl.cli.demo.builds import CALIBRATION
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.measure.conditions import wait_until_quiet
 from edgectl.engines.timing import load_1m
 from edgectl.models import reference

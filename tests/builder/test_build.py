@@ -44,7 +44,7 @@ from edgectl.core.errors import (
 )
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
 from edgectl.engines.finalise.trial import warm_up

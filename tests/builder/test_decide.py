@@ -25,7 +25,7 @@ from edgectl.core.bundle import Bundle, GoldenSpec, Preference, Recipe, VariantC
 from edgectl.core.errors import BusyError, StorageError, UsageError
 from edgectl.core.measured import Conditions, Context, ContextRun, Measured, Standing
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.measure.processes import Contender, FreshTimes
 from edgectl.engines.timing import Ratio
 

@@ -43,7 +43,7 @@ from edgectl.core.delta import make_delta
 from edgectl.core.errors import IntegrityError, UsageError
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model
 
 X86 = FAMILIES["x86-vnni"]

@@ -26,7 +26,7 @@ from edgectl.core.bundle import Bundle, Preference, Recipe, SessionSettings, Ten
 from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
 from edgectl.engines.measure.conditions import read_conditions

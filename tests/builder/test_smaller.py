@@ -16,7 +16,7 @@ from edgectl.builder.smaller import Shrunk, SmallerInput, parse_smaller
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import ImageInput, TaskSpec
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
 from edgectl.models import reference

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgectl.cli.doctor import runtime_check
-from edgectl.device_profiles.probe import Machine
+from edgectl.device_profiles.machine import Machine
 
 CPU = {"distributions": {"onnxruntime": ("onnxruntime",)}, "providers": ("CPUExecutionProvider",)}
 GPU = {

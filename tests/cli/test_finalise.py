@@ -55,7 +55,7 @@ def test_a_tensorrt_variant_goes_through_the_limits_of_the_profile(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from edgectl.device_profiles import probe as probing
+    from edgectl.device_profiles import machine as probing
 
     root = bundle_of(tmp_path / "bundle", make_variant(runtime="tensorrt"))
     machine = probing.probe()

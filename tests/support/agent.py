@@ -16,7 +16,7 @@ from support.bundle import behaviour_of
 
 from edgectl.agent.config import load_agent_config
 from edgectl.agent.service import AgentParts, run_agent
-from edgectl.agent.streams.worker_process import Timing
+from edgectl.agent.streams.worker_life import Timing
 
 
 @dataclass(frozen=True)

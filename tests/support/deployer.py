@@ -15,9 +15,11 @@ from edgectl.agent.deploy.context import SlotContext
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.deploy.probation import LiveBook
-from edgectl.agent.state.journal import Deployment, Installed, Journal
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Deployment, Installed
 from edgectl.agent.state.store import Store
-from edgectl.agent.transfer.fetch import Cancelled, Fetched, FetchProgress
+from edgectl.agent.transfer.download import Cancelled, FetchProgress
+from edgectl.agent.transfer.fetch import Fetched
 from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, Preference
 from edgectl.core.errors import EdgectlError
 from edgectl.core.files import hex_of

@@ -26,9 +26,11 @@ from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.deploy.probation import LiveBook
-from edgectl.agent.state.journal import Installed, Journal, Slot
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Installed, Slot
 from edgectl.agent.state.store import Store
-from edgectl.agent.transfer.fetch import Cancelled, Fetched, FetchProgress
+from edgectl.agent.transfer.download import Cancelled, FetchProgress
+from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.bundle import MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Preference
 from edgectl.core.errors import EngineError, IntegrityError, ProtocolError, StorageError, TrustError

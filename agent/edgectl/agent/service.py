@@ -41,8 +41,9 @@ from edgectl.agent.state.store import Store
 from edgectl.agent.streams.spool import Spool
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
-from edgectl.agent.streams.worker_process import WORKER, Hooks, Timing
-from edgectl.agent.transfer.fetch import Fetcher, Runnable
+from edgectl.agent.streams.worker_life import Timing
+from edgectl.agent.streams.worker_process import WORKER, Hooks
+from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
@@ -76,7 +77,7 @@ another machine written over it."""
 class AgentParts:
     """What the agent does not do itself; the defaults are in :func:`default_parts`."""
 
-    machine: Runnable
+    machine: MachineFacts
     warm_up: WarmUp
     improve: Callable[[Path, str, Path], bool]
     """:func:`edgectl.engines.finalise.improve.improve`."""
@@ -89,7 +90,7 @@ class AgentParts:
 def default_parts() -> AgentParts:
     """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
     is installed."""
-    from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.device_profiles.machine import best_profile, probe
     from edgectl.engines.finalise.improve import improve
     from edgectl.engines.finalise.trial import warm_up
 

@@ -17,7 +17,7 @@ import numpy as np
 from edgectl.core.bundle import Bundle, Variant, requirement_met
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.measured import Context, ContextRun, FreshRun, Standing
-from edgectl.device_profiles.probe import Machine, probe
+from edgectl.device_profiles.machine import Machine, probe
 from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.golden import check_golden, read_golden
 from edgectl.engines.finalise.open import engine_file, open_engine

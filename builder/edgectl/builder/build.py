@@ -51,7 +51,7 @@ from edgectl.core.measured import ContextRun, Standing
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.finalise.open import open_model

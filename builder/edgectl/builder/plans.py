@@ -42,7 +42,7 @@ from edgectl.core.bundle import Recipe, Runtime, SessionSettings, requirement_me
 from edgectl.core.errors import ModelError
 from edgectl.core.measured import Context, Measured, Standing
 from edgectl.core.task import ImageInput
-from edgectl.device_profiles.probe import Machine, host_family
+from edgectl.device_profiles.machine import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.measure.processes import SECONDS, Contender, measure_fresh, standing_of, summarise_fresh
 

@@ -26,7 +26,7 @@ from edgectl.builder.telling import Told, affordable, in_all, needed, pooled, sa
 from edgectl.core.bundle import LayerReport, Precision, Recipe, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
-from edgectl.device_profiles.probe import Machine, host_family
+from edgectl.device_profiles.machine import Machine, host_family
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.open import open_model

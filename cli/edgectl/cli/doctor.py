@@ -17,7 +17,7 @@ from edgectl.cli._printer import Printer, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgectl.device_profiles.probe import Machine
+    from edgectl.device_profiles.machine import Machine
 
 __all__ = ["Check", "doctor", "runtime_check"]
 
@@ -70,7 +70,7 @@ def _python(_: Path) -> Iterator[Check]:
 def _engine(_: Path) -> Iterator[Check]:
     """How the runtime is installed, then one real inference: a broken ONNX Runtime imports well."""
     from edgectl.core.errors import ProfileError
-    from edgectl.device_profiles.probe import probe, runtime_distributions
+    from edgectl.device_profiles.machine import probe, runtime_distributions
 
     names = runtime_distributions().get("onnxruntime", ())
     if len(names) != 1:
@@ -91,7 +91,7 @@ def _engine(_: Path) -> Iterator[Check]:
 
 
 def _installed(names: Sequence[str]) -> Iterator[Check]:
-    from edgectl.device_profiles.probe import RUNTIME_HINT
+    from edgectl.device_profiles.machine import RUNTIME_HINT
 
     if not names:
         yield Check(
@@ -248,7 +248,7 @@ def _devices(_: Path) -> Iterator[Check]:
 
 def _machine(_: Path) -> Iterator[Check]:
     from edgectl.core.errors import ProfileError
-    from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.device_profiles.machine import best_profile, probe
 
     try:
         machine = probe()

@@ -48,7 +48,7 @@ def finalise(
     """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
     from edgectl.core.bundle import Bundle
     from edgectl.device_profiles.catalogue import load_profile
-    from edgectl.device_profiles.probe import best_profile, probe
+    from edgectl.device_profiles.machine import best_profile, probe
     from edgectl.engines.finalise.finalise import finalise as make_final
     from edgectl.engines.finalise.shared_plan import hand_out
     from edgectl.engines.finalise.trial import warm_up

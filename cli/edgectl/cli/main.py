@@ -100,7 +100,7 @@ def main() -> None:
 def _lacking(e: ModuleNotFoundError) -> EdgectlError:
     module = (e.name or "").split(".")[0]
     if module == "onnxruntime":
-        from edgectl.device_profiles.probe import RUNTIME_HINT
+        from edgectl.device_profiles.machine import RUNTIME_HINT
 
         return UsageError("this command needs an inference runtime, and none is installed", hint=RUNTIME_HINT)
     if module in _EXTRAS:

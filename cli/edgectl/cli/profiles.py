@@ -50,8 +50,8 @@ def show_profile(
 @app.command("probe")
 def probe(out: Printer) -> None:
     """Print what this machine really is, and the profile that fits it."""
-    from edgectl.device_profiles.probe import best_profile
-    from edgectl.device_profiles.probe import probe as probe_machine
+    from edgectl.device_profiles.machine import best_profile
+    from edgectl.device_profiles.machine import probe as probe_machine
 
     machine = probe_machine()
     value = plain(machine) | {"facts": plain(machine.facts), "profile": best_profile(machine).name}

@@ -69,7 +69,7 @@ def run(
     from edgectl.cli.views.run import describe, summary_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
-    from edgectl.device_profiles.probe import probe
+    from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.config import load_config
     from edgectl.pipelines.host.run import run_stream
 

@@ -1,6 +1,6 @@
 """What a device profile says: CPU, GPU, runtimes and limits of one kind of device.
 
-A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.probe` says what one machine really
+A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.machine` says what one machine really
 is.
 """
 

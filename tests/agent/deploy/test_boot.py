@@ -12,8 +12,8 @@ import pytest
 from support.device import POLICY, SLOT, Catalogue, Device
 
 from edgectl.agent.deploy.boot import PassedOver, check_slots
-from edgectl.agent.state.journal import Slot
 from edgectl.agent.state.lock import alone, is_free
+from edgectl.agent.state.records import Slot
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.files import hex_of
 from edgectl.core.states import State

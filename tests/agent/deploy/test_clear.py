@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.device import SLOT, Catalogue, Device
 
-from edgectl.agent.state.journal import Slot
+from edgectl.agent.state.records import Slot
 from edgectl.core.states import State
 from edgectl.core.wire import ReportedSlot
 

@@ -9,8 +9,8 @@ import pytest
 from support.deployer import POLICY, Warm, World
 from support.fleet import wait_until
 
-from edgectl.agent.state.journal import Deployment, Slot
-from edgectl.agent.streams.worker_process import Interrupted
+from edgectl.agent.state.records import Deployment, Slot
+from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.bundle import LAYER_ENGINE
 from edgectl.core.errors import (

@@ -15,7 +15,8 @@ from support.device import SLOT, Catalogue, Device
 from support.kills import Kills
 from support.power import Disk
 
-from edgectl.agent.state.journal import Installed, Journal, Slot
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Installed, Slot
 from edgectl.core.errors import StorageError
 from edgectl.core.states import State
 

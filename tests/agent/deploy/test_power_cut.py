@@ -14,7 +14,8 @@ from support.device import POLICY, SLOT, Catalogue, Device, Violation
 from support.kills import SCENARIOS, Kills
 from support.power import SECTOR, Disk, PowerCut
 
-from edgectl.agent.state.journal import Journal, Slot
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Slot
 from edgectl.core.errors import BundleError, EngineError, IntegrityError, StorageError, TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.states import TERMINAL, State

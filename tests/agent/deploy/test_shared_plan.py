@@ -14,7 +14,7 @@ from tests.engines.conftest import MakeVariant, make_variant, trt_double  # noqa
 
 from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.state.store import Store
-from edgectl.agent.transfer.fetch import Cancelled, FetchProgress
+from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.bundle import Descriptor, Variant
 from edgectl.core.errors import EdgectlError, GoldenError, IntegrityError, StorageError

@@ -10,7 +10,8 @@ import pytest
 from support.deployer import POLICY, World
 from support.fleet import wait_until
 
-from edgectl.agent.state.journal import Deployment, Journal, Slot
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.records import Deployment, Slot
 from edgectl.core.errors import EngineError
 from edgectl.core.files import digest_of
 from edgectl.core.states import TERMINAL, State

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.agent.state.journal import Deployment, Installed, Journal, Slot, check_file
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.journal_file import check_file
+from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,13 +16,14 @@ from support.fleet import wait_until
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams import worker_process
+from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.streams.supervisor import Supervisor
-from edgectl.agent.streams.worker_process import Hooks, Interrupted, Timing, WorkerProcess
+from edgectl.agent.streams.worker_life import Timing
+from edgectl.agent.streams.worker_process import Hooks
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import Failure, ShadowGate
-from edgectl.pipelines.host.protocol import Commit, EngineRef, EventMessage, LeaseMessage, Stats
+from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
 
 WORKER = (sys.executable, str(Path(__file__).parents[2] / "support" / "worker.py"))
 TIMING = Timing(start_s=20, stop_s=3, steady_s=0.3, backoff_s=(0.05, 0.2), crashes=2)
@@ -110,7 +108,7 @@ def test_pipeline_waits_for_its_first_engine_and_then_runs(bench: Bench, tmp_pat
 def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Path) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    process = bench.supervisor._pipelines["yard"]._process
+    process = bench.supervisor._workers["yard"].pipe
     bench.activate(two)
     bench.wait_served(two)
     bench.activate(one)  # still warm: reverted
@@ -118,7 +116,7 @@ def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Pa
     bench.activate(two)
     bench.supervisor.commit("gate")
     bench.wait_served(two)
-    assert bench.supervisor._pipelines["yard"]._process is process
+    assert bench.supervisor._workers["yard"].pipe is process
 
 
 def test_engine_that_was_unloaded_is_loaded_again_when_it_is_wanted_back(
@@ -148,7 +146,7 @@ def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(
     bad = ref(tmp_path, "bad", crash=True)
     bench.engines["gate"] = bad
     assert bench.loops.get(timeout=20) == "yard"
-    counter = bench.supervisor._pipelines["yard"]._counter({"detector": bad})
+    counter = bench.supervisor._workers["yard"]._starts.name({"detector": bad})
     assert bench.journal.value(counter) > TIMING.crashes
     with pytest.raises(EngineError, match="ended with code"):
         bench.ensure(bad, 5)
@@ -167,15 +165,15 @@ def test_worker_without_progress_is_replaced_although_it_is_alive(bench: Bench, 
 def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench, tmp_path: Path) -> None:
     one = ref(tmp_path, "1")
     bench.activate(one)
-    pipeline = bench.supervisor._pipelines["yard"]
-    counter = pipeline._counter({"detector": one})
+    pipeline = bench.supervisor._workers["yard"]
+    counter = pipeline._starts.name({"detector": one})
     for _ in range(TIMING.crashes + 1):
         wait_until(lambda: bench.journal.value(counter) == 0, "steady progress clears the count")
-        process = pipeline._process
+        process = pipeline.pipe
         assert process is not None
         process.kill()
         wait_until(
-            lambda p=process: pipeline._process not in (None, p) and bench.state == "running",
+            lambda p=process: pipeline.pipe not in (None, p) and bench.state == "running",
             "a new worker runs",
         )  # type: ignore[misc]
     assert bench.loops.empty()
@@ -194,7 +192,7 @@ def test_empty_slot_stops_the_worker(bench: Bench, tmp_path: Path) -> None:
     del bench.engines["gate"]
     bench.ensure(None)
     wait_until(lambda: bench.state == "waiting", "stopped")
-    assert bench.supervisor._pipelines["yard"]._process is None
+    assert bench.supervisor._workers["yard"].pipe is None
 
 
 def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path) -> None:
@@ -229,11 +227,11 @@ def test_an_engine_whose_file_became_better_is_opened_anew_without_a_restart(
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
     bench.wait_served(one)
-    process = bench.supervisor._pipelines["yard"]._process
+    process = bench.supervisor._workers["yard"].pipe
     bench.supervisor.refresh("gate", one, 15)
     bench.supervisor.refresh("gate", two, 15)  # it does not run: nothing happens
     bench.wait_served(one)
-    assert bench.supervisor._pipelines["yard"]._process is process
+    assert bench.supervisor._workers["yard"].pipe is process
     bench.activate(two)  # and a later deployment is not confused by it
     bench.wait_served(two)
 
@@ -270,11 +268,11 @@ def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(
 def test_restart_takes_what_the_record_says(bench: Bench, tmp_path: Path) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    process = bench.supervisor._pipelines["yard"]._process
+    process = bench.supervisor._workers["yard"].pipe
     bench.engines["gate"] = two
     bench.supervisor.restart("gate")
     bench.wait_served(two)
-    assert bench.supervisor._pipelines["yard"]._process is not process
+    assert bench.supervisor._workers["yard"].pipe is not process
 
 
 @pytest.mark.parametrize("bench", ["busy://"], indirect=True)
@@ -326,7 +324,7 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
             asked.release()
             raise StorageError("the agent's journal cannot be used")
 
-    pipeline = bench.supervisor._pipelines["yard"]
+    pipeline = bench.supervisor._workers["yard"]
     pipeline.engine_of = Unreadable().get
     for _ in range(2):
         assert asked.acquire(timeout=20)
@@ -335,35 +333,15 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
     bench.wait_served(good)
 
 
-def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_process, "_SEND_S", 0.05)
-    hooks = Hooks(lambda *_: None, lambda *_: None, lambda _: None)
-    deaf = WorkerProcess(
-        "deaf", bench.config, lambda _: None, bench.journal, hooks, WORKER, 1.0, TIMING, None
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.pause()"], stdin=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), False)
-        deaf._process = process
-        while process.poll() is None:
-            deaf.send(Commit(part="x" * 60))
-        assert process.returncode == -signal.SIGKILL
-        deaf.send(Commit(part="detector"))
-
-
 @pytest.mark.parametrize(
     ("code", "outside"), [("source", True), ("storage", True), ("crash", False), ("stalled", False)]
 )
 def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
     bench: Bench, tmp_path: Path, code: str, outside: bool
 ) -> None:
-    stream = bench.supervisor._pipelines["yard"]
+    stream = bench.supervisor._workers["yard"]
     bench.activate(ref(tmp_path, "1"))
-    stream._fault = Failure(code=code, detail="because")
+    stream.life = replace(stream.life, fault=Failure(code=code, detail="because"))
     with pytest.raises(EngineError) as e:
         bench.supervisor.shadow(
             "gate", ref(tmp_path, "3", shadow_hang=True), ShadowGate(frames=7), 0.1, lambda: False
@@ -376,10 +354,27 @@ def test_worker_that_runs_another_engine_than_it_was_told_is_started_again_with_
 ) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    stream = bench.supervisor._pipelines["yard"]
+    stream = bench.supervisor._workers["yard"]
     stream.timing = replace(TIMING, disagrees_s=0.2)
-    before = stream._process
+    before = stream.pipe
     bench.engines["gate"] = two  # what is on record
-    stream._serving["detector"] = two  # what a word that was lost would leave behind
+    # what a word that was lost would leave behind
+    with stream.changed:
+        stream.life = replace(stream.life, parts=replace(stream.life.parts, serving={"detector": two}))
     bench.wait_served(two)
-    assert stream._process is not before
+    assert stream.pipe is not before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_defect_in_the_agent_leaves_no_worker_behind(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    worker = bench.supervisor._workers["yard"]
+    pipe = worker.pipe
+    assert pipe is not None
+
+    def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    worker._hooks = replace(worker._hooks, stats=defect)
+    worker.thread.join(20)
+    assert pipe.returncode is not None

@@ -13,9 +13,10 @@ from support.agent import Machine
 from support.bundle import make_bundle
 from support.graphs import network, onnx_file, tuned
 
-from edgectl.agent.state.journal import Installed
+from edgectl.agent.state.records import Installed
 from edgectl.agent.state.store import PartialBlob, Store
-from edgectl.agent.transfer.fetch import Cancelled, Fetcher, FetchProgress, variant_blobs
+from edgectl.agent.transfer.download import Cancelled, FetchProgress
+from edgectl.agent.transfer.fetch import Fetcher, variant_blobs
 from edgectl.core.bundle import (
     CHUNK_SIZE,
     LAYER_ENGINE,
@@ -329,7 +330,7 @@ def test_difference_that_is_of_no_use_costs_only_the_detour(
         old.write_bytes(old.read_bytes()[:-200] + b"\1" * 200)
     elif harm == "gone":
         world.blobs.path(offer.digest).unlink()
-        monkeypatch.setattr("edgectl.agent.transfer.fetch._PATIENCE_S", 1.0)
+        monkeypatch.setattr("edgectl.agent.transfer.download._DELTA_SILENCE_S", 1.0)
         with Link(world.options, "tidy") as link:
             link.connect()
             link.publish(TOPICS.manifest(offer.digest, 0), b"", retain=True).wait(5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgectl.core.bundle import Bundle
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.golden import check_golden, measure
 from edgectl.engines.finalise.open import open_engine, open_model
 

@@ -8,121 +8,25 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.planned_fleet import BACK, BEFORE, NEW, OLD, SPEC, PlannedFleet
 
 from edgectl.core.errors import RolloutError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
-from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, Policy, ReportedSlot, ShadowGate
+from edgectl.core.wire import ClearSlot, Failure, ReportedSlot
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceOutcome,
-    DeviceView,
     LatencyEvidence,
-    RolloutProgress,
-    RolloutSpec,
     RolloutState,
-    SetSlot,
     order,
     pause,
     resume,
-    wish_of,
 )
-from edgectl.fleet.rollouts.takeback import abort, advance, rollback, skip
-
-OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-BEFORE = DesiredSlot(release="m@1", digest=OLD)
-BACK = wish_of(BEFORE)
-"""What is wanted of a device that is to go back: the same, with nothing that would compare it."""
-SPEC = RolloutSpec(id="r", release="m@2", digest=NEW, slot="gate", canary=2, soak_s=10, deadline_s=1000)
-
-
-class Sim:
-    """Devices that do what they are told, or what ``fate`` says."""
-
-    def __init__(self, n: int, spec: RolloutSpec = SPEC) -> None:
-        self.spec = spec
-        self.now = 1000.0
-        self.progress = RolloutProgress()
-        self.views = {f"d{i}": self.view(f"d{i}") for i in range(n)}
-        self.log: list[SetSlot] = []
-
-    def view(self, name: str) -> DeviceView:
-        reported = ReportedSlot(state=State.COMMITTED, gen=1, release="m@1", digest=OLD, active=OLD)
-        return DeviceView(
-            name,
-            True,
-            self.now,
-            frozenset({"gate"}),
-            {"site": "a"},
-            {"gate": BEFORE},
-            {"gate": reported},
-            gen=1,
-        )
-
-    def step(self, evidence: LatencyEvidence | None = None, dt: float = 1.0) -> list[SetSlot]:
-        self.now += dt
-        self.progress, actions = advance(self.spec, self.progress, self.views, self.now, evidence)
-        return self.act(actions)
-
-    def act(self, actions: list[SetSlot]) -> list[SetSlot]:
-        for a in actions:
-            v = self.views[a.device]
-            empty = isinstance(a.desired, ClearSlot)
-            wishes = {
-                "desired": {} if empty else {"gate": a.desired},
-                "clear": {"gate": a.desired} if empty else {},
-            }
-            self.views[a.device] = replace(v, **wishes, gen=v.gen + 1)  # type: ignore[arg-type]
-        self.log += actions
-        return actions
-
-    def abort(self) -> list[SetSlot]:
-        self.progress, actions = abort(self.spec, self.progress, self.views)
-        return self.act(actions)
-
-    def rollback(self) -> list[SetSlot]:
-        self.progress, actions = rollback(self.spec, self.progress, self.views)
-        return self.act(actions)
-
-    def skip(self, name: str) -> list[SetSlot]:
-        self.progress, actions = skip(self.spec, self.progress, name, self.views.get(name))
-        return self.act(actions)
-
-    def off(self, name: str) -> None:
-        self.views[name] = replace(self.views[name], online=False, seen_s=self.now)
-
-    def on(self, name: str) -> None:
-        self.views[name] = replace(self.views[name], online=True, seen_s=self.now)
-
-    def empties(self, name: str) -> None:
-        """It had nothing before, and says that it is empty again."""
-        v = self.views[name]
-        self.views[name] = replace(
-            v, reported={"gate": ReportedSlot(state=State.CLEARED, gen=v.gen)}, seen_s=self.now
-        )
-
-    def outcome(self, name: str) -> DeviceOutcome:
-        return self.progress.members[name].outcome
-
-    def report(
-        self, name: str, state: State, digest: str = NEW, error: str | None = None, *, retryable: bool = False
-    ) -> None:
-        v = self.views[name]
-        wish = v.desired["gate"]
-        active = digest if state in (State.COMMITTED, State.PROBATION) else OLD
-        failure = Failure(code="health", detail=error, retryable=retryable) if error else None
-        r = ReportedSlot(
-            state=state, gen=v.gen, release=wish.release, digest=wish.digest, active=active, error=failure
-        )
-        self.views[name] = replace(v, reported={"gate": r}, seen_s=self.now)
-
-    @property
-    def admitted(self) -> set[str]:
-        return {n for n, m in self.progress.members.items() if m.admitted_s is not None}
 
 
 def test_canary_first_then_soak_then_the_rest_then_done() -> None:
-    sim = Sim(6)
+    sim = PlannedFleet(6)
     canaries = {a.device for a in sim.step()}
     assert canaries == set(order(sim.views, "m@2")[:2])
     assert sim.step() == [], "nothing is said twice"
@@ -151,7 +55,7 @@ def test_other_releases_have_other_canaries() -> None:
 
 
 def test_failed_canary_stops_the_rollout_and_what_was_comes_back() -> None:
-    sim = Sim(6)
+    sim = PlannedFleet(6)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.ROLLED_BACK, error="too slow")
@@ -170,14 +74,14 @@ def test_failed_canary_stops_the_rollout_and_what_was_comes_back() -> None:
 
 
 def test_report_of_the_release_before_is_not_taken_for_success() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
+    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.step()
     assert sim.progress.members["d0"].outcome is DeviceOutcome.ADMITTED, "COMMITTED speaks of the old digest"
 
 
 def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_others_up() -> None:
-    sim = Sim(4)
+    sim = PlannedFleet(4)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.ACTIVATING)
@@ -200,7 +104,7 @@ def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_oth
 
 
 def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience_ends() -> None:
-    sim = Sim(4, SPEC.model_copy(update={"idle_s": 5000.0}))
+    sim = PlannedFleet(4, SPEC.model_copy(update={"idle_s": 5000.0}))
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.PROBATION)
@@ -220,7 +124,7 @@ def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience
 
 
 def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -> None:
-    sim = Sim(20, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = PlannedFleet(20, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     [first] = sim.step()
     sim.report(first.device, State.COMMITTED)
     for _ in range(2):
@@ -235,7 +139,7 @@ def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -
 
 
 def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -> None:
-    sim = Sim(2)
+    sim = PlannedFleet(2)
     a, b = (x.device for x in sim.step())
     sim.off(b)
     sim.report(a, State.COMMITTED)
@@ -248,7 +152,7 @@ def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -
 
 
 def test_canary_is_made_of_devices_that_are_there() -> None:
-    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     off, on = order(sim.views, "m@2")
     sim.off(off)
     assert [x.device for x in sim.step()] == [on]
@@ -259,7 +163,7 @@ def test_canary_is_made_of_devices_that_are_there() -> None:
 
 
 def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> None:
-    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     off, on = order(sim.views, "m@2")
     sim.off(off)
     sim.step()
@@ -273,7 +177,7 @@ def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> 
 
 
 def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
-    sim = Sim(3, SPEC.model_copy(update={"canary": 1}))
+    sim = PlannedFleet(3, SPEC.model_copy(update={"canary": 1}))
     first, second, _ = order(sim.views, "m@2")
     assert [x.device for x in sim.step()] == [first]
     sim.report(first, State.FETCHING)
@@ -288,7 +192,7 @@ def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
 
 
 def test_rollout_with_nobody_there_says_so_and_gives_up_in_time() -> None:
-    sim = Sim(4, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = PlannedFleet(4, SPEC.model_copy(update={"idle_s": 1000.0}))
     for name in sim.views:
         sim.off(name)
     for _ in range(5):
@@ -302,7 +206,7 @@ def test_rollout_with_nobody_there_says_so_and_gives_up_in_time() -> None:
 
 
 def test_rollout_for_a_slot_that_nobody_has_gives_up_in_time() -> None:
-    sim = Sim(0, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = PlannedFleet(0, SPEC.model_copy(update={"idle_s": 1000.0}))
     sim.step()
     assert sim.progress.note == "nobody is there to be the canary: no device with slot gate is known"
     sim.step(dt=1001)
@@ -310,7 +214,7 @@ def test_rollout_for_a_slot_that_nobody_has_gives_up_in_time() -> None:
 
 
 def test_pause_is_no_idleness() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = PlannedFleet(1, SPEC.model_copy(update={"idle_s": 1000.0}))
     sim.off("d0")
     sim.step()
     sim.progress = pause(sim.progress)
@@ -321,7 +225,7 @@ def test_pause_is_no_idleness() -> None:
 
 
 def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1, "soak_s": 0}))
+    sim = PlannedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1, "soak_s": 0}))
     sim.step()
     sim.report("d0", State.COMMITTED)
     sim.step()
@@ -337,7 +241,7 @@ def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> No
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_back(begun: bool) -> None:
-    sim = Sim(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
+    sim = PlannedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
     if not begun:
         sim.off("d0")
     sim.step()
@@ -352,7 +256,7 @@ def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_b
 
 
 def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_same() -> None:
-    sim = Sim(4, SPEC.model_copy(update={"max_canary_failures": 2}))
+    sim = PlannedFleet(4, SPEC.model_copy(update={"max_canary_failures": 2}))
     for x in sim.step():
         sim.report(x.device, State.ROLLED_BACK, error="too slow")
     sim.step()
@@ -361,7 +265,7 @@ def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_s
 
 
 def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
-    sim = Sim(4)
+    sim = PlannedFleet(4)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.COMMITTED)
@@ -373,7 +277,7 @@ def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None:
-    sim = Sim(2, SPEC.model_copy(update={"soak_s": 0}))
+    sim = PlannedFleet(2, SPEC.model_copy(update={"soak_s": 0}))
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     if back:
@@ -390,209 +294,8 @@ def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None
     assert not sim.progress.unfinished
 
 
-# ---- what an operator may do
-
-
-def test_skipped_device_is_left_out_and_gets_back_what_it_had() -> None:
-    sim = Sim(3, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
-    first, second, third = order(sim.views, "m@2")
-    sim.step()
-    assert [(x.device, x.desired) for x in sim.skip(first)] == [(first, BACK)]
-    assert sim.skip(first) == [], "twice is once"
-    assert [x.device for x in sim.step()] == [second]
-    assert sim.skip(third) == []
-    sim.report(second, State.COMMITTED)
-    with pytest.raises(RolloutError, match="not in rollout r"):
-        sim.skip("nobody")
-    sim.step()
-    assert sim.progress.state is RolloutState.DONE
-    assert (sim.outcome(first), sim.outcome(third)) == (DeviceOutcome.SKIPPED, DeviceOutcome.SKIPPED)
-    with pytest.raises(RolloutError, match="nobody can be skipped any more"):
-        sim.skip(second)
-
-
-def test_first_release_of_an_empty_slot_is_taken_out_again_and_the_rollout_is_aborted_then() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    sim.views["d0"] = replace(sim.views["d0"], desired={}, reported={})
-    sim.step()
-    sim.report("d0", State.PROBATION)
-    assert [x.desired for x in sim.abort()] == [ClearSlot(number=1)]
-    assert sim.abort() == [], "a second time changes nothing"
-    sim.step()
-    assert sim.progress.state is RolloutState.ROLLING_BACK, "it is on trial still"
-    sim.empties("d0")
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.RESTORED)
-    assert not sim.progress.unfinished
-
-
-def test_abort_of_what_is_over_names_the_way_back() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    sim.step()
-    sim.report("d0", State.COMMITTED)
-    sim.step()
-    with pytest.raises(RolloutError, match="rollout r is done") as e:
-        sim.abort()
-    assert "edgectl rollout rollback r" in str(e.value.hint)
-
-
-@pytest.mark.parametrize("paused", [False, True])
-def test_rollback_of_what_is_under_way_is_an_abort(paused: bool) -> None:
-    sim = Sim(2)
-    sim.step()
-    sim.progress = pause(sim.progress) if paused else sim.progress
-    assert len(sim.rollback()) == 2
-    assert sim.rollback() == []
-    for name in sim.views:
-        sim.report(name, State.COMMITTED, OLD)
-    sim.step()
-    assert sim.progress.state is RolloutState.ABORTED
-
-
-def done(sim: Sim) -> None:
-    for _ in range(6):
-        sim.step(dt=SPEC.soak_s + 1)
-        for name in sim.admitted:
-            if sim.views[name].online:
-                sim.report(name, State.COMMITTED, sim.views[name].desired["gate"].digest)
-    assert sim.progress.state is RolloutState.DONE
-
-
-def test_rollout_that_is_done_can_be_taken_back_device_by_device() -> None:
-    sim = Sim(4)
-    sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
-    done(sim)
-    newer = DesiredSlot(release="m@3", digest="sha256:" + "c" * 64)
-    sim.views["d2"] = replace(sim.views["d2"], desired={"gate": newer})
-    assert {x.device: x.desired for x in sim.rollback()} == {
-        "d0": BACK,
-        "d1": ClearSlot(number=1),
-        "d3": BACK,
-    }
-    sim.step()
-    for name in ("d0", "d3"):
-        sim.report(name, State.COMMITTED, OLD)
-    sim.empties("d1")
-    sim.step()
-    assert sim.progress.state is RolloutState.ROLLED_BACK
-    assert sim.outcome("d2") is DeviceOutcome.SUPERSEDED
-    assert sim.progress.members["d2"].detail == "another rollout gave it m@3"
-    assert {sim.outcome(n) for n in ("d0", "d1", "d3")} == {DeviceOutcome.RESTORED}
-    assert sim.rollback() == [], "once more changes nothing"
-    assert sim.progress.state is RolloutState.ROLLED_BACK
-
-
-def test_device_that_is_away_holds_no_way_back_up_and_is_told_of_when_it_is_back() -> None:
-    sim = Sim(2)
-    done(sim)
-    sim.off("d1")
-    sim.now += 1000
-    sim.rollback()
-    sim.report("d0", State.COMMITTED, OLD)
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d1")) == (RolloutState.ROLLED_BACK, DeviceOutcome.AWAY)
-    assert sim.progress.note == "d1: away, goes back when it is back"
-    assert sim.progress.unfinished
-    sim.on("d1")
-    sim.report("d1", State.COMMITTED, OLD)
-    sim.step()
-    assert sim.outcome("d1") is DeviceOutcome.RESTORED
-    assert (sim.progress.note, sim.progress.unfinished) == (None, False)
-
-
-def test_device_that_is_there_and_does_not_go_back_holds_the_slot_for_its_time_only() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1, "back_s": 100.0}))
-    sim.step()
-    sim.abort()
-    sim.step()
-    sim.views["d0"] = replace(
-        sim.views["d0"],
-        reported={"gate": ReportedSlot(state=State.STAGED, gen=3, digest=OLD, active=NEW, stage="frozen")},
-    )
-    sim.step(dt=99)
-    assert (sim.progress.state, sim.progress.members["d0"].detail) == (
-        RolloutState.ROLLING_BACK,
-        "staged, frozen",
-    )
-    sim.step(dt=2)
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.LATE)
-    assert sim.progress.members["d0"].detail == "not back within 100 s: staged, frozen"
-    sim.report("d0", State.COMMITTED, OLD)
-    sim.step()
-    assert sim.outcome("d0") is DeviceOutcome.RESTORED
-
-
-def test_release_that_waits_for_an_operators_signature_never_went_out_and_nothing_is_waited_for() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    sim.step()
-    sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
-    sim.step()
-    assert sim.progress.note == "d0: waits for `edgectl rollout approve`"
-    sim.abort()
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.RESTORED)
-
-
-def test_way_back_that_waits_for_an_operators_signature_says_so() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    sim.step()
-    sim.report("d0", State.COMMITTED)
-    sim.abort()
-    sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ROLLING_BACK, DeviceOutcome.RETURNING)
-    assert sim.progress.members["d0"].detail == "waits for `edgectl rollout approve`"
-
-
-def test_engine_from_before_is_not_judged_by_the_one_that_is_taken_back() -> None:
-    strict = Policy(shadow=ShadowGate(), windows=("sun 01:00-02:00",), max_latency_ratio=1.1)
-    back = wish_of(BEFORE.model_copy(update={"policy": strict, "expires_s": 1.0}))
-    assert isinstance(back, DesiredSlot)
-    assert (back.policy.shadow, back.policy.windows, back.policy.max_latency_ratio) == (None, (), None)
-    assert (back.digest, back.attempt, back.expires_s) == (OLD, 1, None)
-
-
-def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    bad = DesiredSlot(release="m@bad", digest="sha256:" + "d" * 64)
-    gave_up = ReportedSlot(
-        state=State.ROLLED_BACK,
-        gen=1,
-        release=bad.release,
-        digest=bad.digest,
-        active=OLD,
-        active_release="m@1",
-    )
-    sim.views["d0"] = replace(sim.views["d0"], desired={"gate": bad}, reported={"gate": gave_up})
-    sim.step()
-    before = sim.progress.members["d0"].before
-    assert before is not None
-    assert (before.release, before.digest) == ("m@1", OLD)
-
-
-def test_stranded_device_is_asked_once_more_by_another_rollback() -> None:
-    sim = Sim(1, SPEC.model_copy(update={"canary": 1}))
-    sim.step()
-    sim.abort()
-    why = Failure(code="storage", detail="the disk is full")
-    sim.views["d0"] = replace(
-        sim.views["d0"],
-        reported={
-            "gate": ReportedSlot(state=State.FAILED, gen=3, release="m@1", digest=OLD, active=NEW, error=why)
-        },
-    )
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.STRANDED)
-    [again] = sim.rollback()
-    assert isinstance(again.desired, DesiredSlot)
-    assert (again.desired.digest, again.desired.attempt) == (OLD, 2)
-    sim.report("d0", State.COMMITTED, OLD)
-    sim.step()
-    assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ROLLED_BACK, DeviceOutcome.RESTORED)
-
-
 def test_deadline_fails_a_device_that_hangs() -> None:
-    sim = Sim(2)
+    sim = PlannedFleet(2)
     for x in sim.step():
         sim.report(x.device, State.FETCHING)
     sim.step(dt=SPEC.deadline_s + 1)
@@ -600,7 +303,7 @@ def test_deadline_fails_a_device_that_hangs() -> None:
 
 
 def test_pause_admits_nobody_and_resume_goes_on() -> None:
-    sim = Sim(5)
+    sim = PlannedFleet(5)
     canaries = [x.device for x in sim.step()]
     sim.progress = pause(sim.progress)
     for name in canaries:
@@ -617,14 +320,14 @@ def test_pause_admits_nobody_and_resume_goes_on() -> None:
 
 
 def test_abort_restores_in_reverse_order_and_empties_what_was_empty() -> None:
-    sim = Sim(3, SPEC.model_copy(update={"canary": 3}))
+    sim = PlannedFleet(3, SPEC.model_copy(update={"canary": 3}))
     sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
     sim.step()
     assert {a.device: a.desired for a in sim.abort()} == {"d0": BACK, "d1": ClearSlot(number=1), "d2": BACK}
 
 
 def test_late_joiner_enters_the_wave_that_runs() -> None:
-    sim = Sim(3)
+    sim = PlannedFleet(3)
     for x in sim.step():
         sim.report(x.device, State.COMMITTED)
     sim.step()
@@ -636,7 +339,7 @@ def test_late_joiner_enters_the_wave_that_runs() -> None:
 
 
 def test_only_matching_devices_are_touched() -> None:
-    sim = Sim(
+    sim = PlannedFleet(
         4, SPEC.model_copy(update={"labels": {"site": "a"}, "devices": ("d0", "d1", "d2"), "canary": 9})
     )
     sim.views["d1"] = replace(sim.views["d1"], labels={"site": "b"})
@@ -652,7 +355,7 @@ def latency(ms: float) -> Histogram:
 
 
 def test_latency_over_the_fleet_is_a_gate() -> None:
-    sim = Sim(4)
+    sim = PlannedFleet(4)
     sim.step()
     sim.step(LatencyEvidence(latency(5), latency(7)))
     assert sim.progress.state is RolloutState.RUNNING
@@ -666,7 +369,7 @@ def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
     n: int, canary: int, bad: float, seed: int
 ) -> None:
     chance = random.Random(seed)
-    sim = Sim(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
+    sim = PlannedFleet(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
     fate = {name: State.ROLLED_BACK if chance.random() < bad else State.COMMITTED for name in sim.views}
     for _ in range(200):
         sim.step()
@@ -687,7 +390,7 @@ def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
 
 def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as_failed() -> None:
     spec = SPEC.model_copy(update={"retries": 2, "retry_after_s": 100.0, "max_canary_failures": 1})
-    sim = Sim(3, spec)
+    sim = PlannedFleet(3, spec)
     first, other = sorted(a.device for a in sim.step())
     sim.report(other, State.COMMITTED)
     sim.report(first, State.FAILED, error="the disk is full", retryable=True)
@@ -713,7 +416,7 @@ def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as
     ("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)]
 )
 def test_what_speaks_against_the_release_is_not_tried_again(state: State, retryable: bool) -> None:
-    sim = Sim(2)
+    sim = PlannedFleet(2)
     [a, _] = sim.step()
     sim.report(a.device, state, error="it disagrees", retryable=retryable)
     sim.step()
@@ -722,7 +425,7 @@ def test_what_speaks_against_the_release_is_not_tried_again(state: State, retrya
 
 
 def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back() -> None:
-    sim = Sim(4, SPEC.model_copy(update={"soak_s": 0}))
+    sim = PlannedFleet(4, SPEC.model_copy(update={"soak_s": 0}))
     sim.step()
     away = next(n for n in sim.views if n not in sim.admitted)
     for _ in range(6):
@@ -748,7 +451,7 @@ def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back(
 
 
 def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
-    sim = Sim(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     [canary] = sim.step()
     sim.report(canary.device, State.COMMITTED)
     away = next(n for n in sim.views if n != canary.device)
@@ -765,7 +468,7 @@ def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
 
 def test_device_that_cannot_go_back_does_not_keep_the_slot_busy_for_ever() -> None:
     """What it had before was withdrawn: it says so, and goes on with what it has."""
-    sim = Sim(2, SPEC.model_copy(update={"canary": 2}))
+    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 2}))
     sim.step()
     assert len(sim.abort()) == 2
     for name, v in sim.views.items():

@@ -12,7 +12,7 @@ from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.streams.telemetry import health
-from edgectl.agent.transfer.fetch import Runnable
+from edgectl.agent.transfer.fetch import MachineFacts
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.wire import Command
 
@@ -30,7 +30,7 @@ class Commands:
     def __init__(
         self,
         state_dir: Path,
-        machine: Runnable,
+        machine: MachineFacts,
         journal: Journal,
         leases: Leases,
         deployers: Mapping[str, SlotDeployer],

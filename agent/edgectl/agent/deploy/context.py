@@ -15,7 +15,8 @@ from edgectl.agent.deploy.probation import LiveBook
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Installed
 from edgectl.agent.state.store import Store
-from edgectl.agent.transfer.fetch import Fetched, FetchProgress
+from edgectl.agent.transfer.download import FetchProgress
+from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import TrustStore
 from edgectl.core.bundle import Descriptor, Preference
 from edgectl.core.wire import ShadowGate

@@ -17,8 +17,8 @@ from edgectl.agent.deploy.probation import judge, judge_shadow
 from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.deploy.slot_thread import SlotThread
 from edgectl.agent.state.records import Installed, Slot, ways_back
-from edgectl.agent.streams.worker_process import Interrupted
-from edgectl.agent.transfer.fetch import Cancelled
+from edgectl.agent.streams.engine_requests import Interrupted
+from edgectl.agent.transfer.download import Cancelled
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import EngineError, StorageError, TrustError

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgectl.agent.deploy.boot import check_slots, damage
-from edgectl.agent.state.journal import Journal, check_file
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.state.journal_file import check_file
 from edgectl.agent.state.lock import alone
 from edgectl.agent.state.mirror import Essentials, merged, read_mirror
 from edgectl.agent.state.records import Installed, Slot

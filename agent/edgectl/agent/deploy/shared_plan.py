@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from edgectl.agent.deploy.context import SlotContext
 from edgectl.agent.deploy.outcomes import failure
-from edgectl.agent.transfer.fetch import Cancelled, FetchProgress
+from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.core.bundle import Descriptor
 from edgectl.core.errors import EdgectlError
 from edgectl.core.plan import MEDIA_PLAN

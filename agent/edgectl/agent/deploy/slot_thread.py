@@ -26,7 +26,8 @@ from edgectl.agent.deploy.deployment import (
 from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
 from edgectl.agent.deploy.restore import Restorer
 from edgectl.agent.state.records import Deployment, Installed, Slot
-from edgectl.agent.transfer.fetch import FetchProgress, variant_blobs
+from edgectl.agent.transfer.download import FetchProgress
+from edgectl.agent.transfer.fetch import variant_blobs
 from edgectl.core.bundle import Descriptor, Preference
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError

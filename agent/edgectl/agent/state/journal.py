@@ -14,7 +14,6 @@ serves goes on serving, and every write fails until the disk takes it again.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
@@ -26,37 +25,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgectl.agent.state.journal_file import SCHEMA, is_disk_error, open_journal_file
+from edgectl.agent.state.journal_rows import Statement, deployment_of, deployment_row, slot_of, slot_row
 from edgectl.agent.state.mirror import Essentials, merged, read_mirror, write_mirror
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.core.errors import StorageError
-from edgectl.core.files import fsync_dir, keep_private, storage
-from edgectl.core.histogram import HistogramData
-from edgectl.core.states import TERMINAL, State
-from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
+from edgectl.core.files import fsync_dir, storage
+from edgectl.core.states import TERMINAL
+from edgectl.core.wire import Failure
 
-__all__ = ["Deployment", "Installed", "Journal", "Slot", "check_file"]
+__all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS slots (slot TEXT PRIMARY KEY, active TEXT, previous TEXT, factory TEXT);
-CREATE TABLE IF NOT EXISTS deployments (
-    slot TEXT PRIMARY KEY, gen INTEGER NOT NULL, state TEXT NOT NULL, desired TEXT NOT NULL,
-    installed TEXT, fallback TEXT, tries INTEGER NOT NULL, error TEXT, baseline TEXT);
-CREATE TABLE IF NOT EXISTS known_bad (digest TEXT PRIMARY KEY, attempt INTEGER NOT NULL, code TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, ttl_s REAL NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, wall_s REAL NOT NULL, what TEXT NOT NULL);
-"""
 
 _SERIAL = "serial"
 _MIRRORED = ("epoch", "frozen", "floor:")
 """Counters (or their prefixes) that the mirror keeps, too."""
 _AUDITED = 200  # entries kept
 _OVER = frozenset(state.value for state in TERMINAL)
-_NO_DIGEST = "sha256:" + "0" * 64
 
-Statement = tuple[str, tuple[object, ...]]
+
 _NEXT_SERIAL: Statement = (
     "INSERT INTO counters VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1",
     (_SERIAL,),
@@ -126,20 +114,20 @@ class Journal:
             "SELECT gen, state, desired, installed, fallback, tries, error, baseline FROM deployments WHERE slot = ?",
             slot,
         )
-        return None if row is None else _deployment(slot, *row)
+        return None if row is None else deployment_of(slot, *row)
 
     def save(self, d: Deployment) -> None:
         """Write where a deployment is. Its end is mirrored, too: what was reported as over must not come
         back as going on."""
         if d.state not in TERMINAL:
-            self._write([_saved(d)])
+            self._write([deployment_row(d)])
             return
-        self._write([_saved(d), _NEXT_SERIAL])
+        self._write([deployment_row(d), _NEXT_SERIAL])
         self._reflect()
 
     def slot(self, slot: str) -> Slot:
         row = self._one("SELECT active, previous, factory FROM slots WHERE slot = ?", slot)
-        return _slot(*row) if row else Slot()
+        return slot_of(*row) if row else Slot()
 
     def slots(self) -> dict[str, Slot]:
         with self._lock, self._errors():
@@ -147,7 +135,7 @@ class Journal:
 
     def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
         """Change what a slot has and, in the same transaction, the deployment that caused it."""
-        self._write([_slot_saved(slot, value), _NEXT_SERIAL, *([_saved(d)] if d is not None else [])])
+        self._write([slot_row(slot, value), _NEXT_SERIAL, *([deployment_row(d)] if d is not None else [])])
         self._reflect()
 
     def kept(self) -> frozenset[Installed]:
@@ -247,14 +235,14 @@ class Journal:
         nothing."""
         new = not self._path.exists()
         try:
-            db = _connect(self._path)
+            db = open_journal_file(self._path)
             try:
                 return db, self.essentials(db) if not new or not mirrored else None
             except BaseException:
                 db.close()
                 raise
         except (sqlite3.Error, ValidationError, ValueError) as e:
-            if isinstance(e, sqlite3.Error) and _is_of_the_disk(e, self._path):
+            if isinstance(e, sqlite3.Error) and is_disk_error(e, self._path):
                 raise
             aside = self._set_aside()
             what = (
@@ -269,7 +257,7 @@ class Journal:
             detail = f"the journal was damaged ({why}) and lies at {aside.name}: {what}"
             log.error("%s", detail)
             self.notice = Failure(code="journal", detail=detail)
-            return _connect(self._path), None
+            return open_journal_file(self._path), None
 
     def _set_aside(self) -> Path:
         """The damaged files, for whoever wants to look; one generation is kept."""
@@ -294,7 +282,7 @@ class Journal:
 
     def _go_on_in_memory(self, e: StorageError) -> None:
         self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(SCHEMA)
         self._volatile = True
         self.notice = Failure(
             code="storage",
@@ -305,8 +293,8 @@ class Journal:
 
     def _restore(self, e: Essentials) -> None:
         rows: list[Statement] = [(f"DELETE FROM {t}", ()) for t in ("slots", "deployments", "known_bad")]  # noqa: S608
-        rows += [_slot_saved(name, s) for name, s in e.slots.items()]
-        rows += [_saved(d) for d in e.deployments.values()]
+        rows += [slot_row(name, s) for name, s in e.slots.items()]
+        rows += [deployment_row(d) for d in e.deployments.values()]
         counters = {**e.counters, _SERIAL: e.serial}
         rows += [("INSERT OR REPLACE INTO counters VALUES (?, ?)", item) for item in counters.items()]
         rows += [("INSERT OR REPLACE INTO known_bad VALUES (?, ?, ?)", (d, *why)) for d, why in e.bad.items()]
@@ -331,7 +319,7 @@ class Journal:
         """Everything that the mirror keeps. Reads and parses every row of it."""
         counters = dict(db.execute("SELECT name, value FROM counters").fetchall())
         columns = "slot, gen, state, desired, installed, fallback, tries, error, baseline"
-        deployments = [_deployment(*row) for row in db.execute(f"SELECT {columns} FROM deployments")]  # noqa: S608
+        deployments = [deployment_of(*row) for row in db.execute(f"SELECT {columns} FROM deployments")]  # noqa: S608
         return Essentials(
             serial=counters.get(_SERIAL, 0),
             slots=cls._slots(db),
@@ -343,7 +331,7 @@ class Journal:
     @staticmethod
     def _slots(db: sqlite3.Connection) -> dict[str, Slot]:
         return {
-            name: _slot(*row)
+            name: slot_of(*row)
             for name, *row in db.execute("SELECT slot, active, previous, factory FROM slots")
         }
 
@@ -405,109 +393,3 @@ class Journal:
         with self._lock, self._errors():
             row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
             return row
-
-
-def check_file(path: Path) -> list[str]:
-    """What SQLite's own integrity check says of a journal, opened read-only; empty if it is whole or not
-    there."""
-    if not path.exists():
-        return []
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            return [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
-        finally:
-            db.close()
-    except sqlite3.Error as e:
-        return [str(e)]
-    except UnicodeDecodeError:
-        # of SQLite's own words: it quotes names of tables that are no text any more
-        return ["the names of its tables are damaged"]
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open, create, and look through every page. Raises ``sqlite3.Error``."""
-    with contextlib.suppress(OSError):  # on a disk that takes nothing, SQLite says so
-        keep_private(path)
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.executescript(_SCHEMA)
-        problems = [str(row[0]) for row in db.execute("PRAGMA integrity_check(5)") if row[0] != "ok"]
-        if problems:
-            raise sqlite3.DatabaseError("; ".join(problems))
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _is_of_the_disk(e: sqlite3.Error, path: Path) -> bool:
-    """The file may be whole, but it cannot be read or written now: nothing to set aside."""
-    text = str(e).lower()
-    if any(word in text for word in ("is full", "unable to open", "is locked")):
-        return True
-    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
-    return not writable or (isinstance(e, sqlite3.OperationalError) and "i/o error" in text)
-
-
-def _saved(d: Deployment) -> Statement:
-    texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
-    ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
-    values = (d.slot, d.gen, d.state.value, _wish_text(d.desired), *texts, d.tries, *ends)
-    return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
-
-
-def _wish_text(wish: DesiredSlot | ClearSlot) -> str:
-    """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
-    release that nobody has."""
-    if isinstance(wish, ClearSlot):
-        return json.dumps({"number": wish.number, "release": "", "digest": _NO_DIGEST})
-    return wish.encode().decode()
-
-
-def _wish(text: str) -> DesiredSlot | ClearSlot:
-    kind = ClearSlot if "number" in json.loads(text) else DesiredSlot
-    return kind.model_validate_json(text)
-
-
-def _slot_saved(slot: str, value: Slot) -> Statement:
-    texts = [v.encode().decode() if v else None for v in (value.active, value.previous, value.factory)]
-    return "INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?)", (slot, *texts)
-
-
-def _deployment(
-    slot: str,
-    gen: int,
-    state: str,
-    desired: str,
-    installed: str | None,
-    fallback: str | None,
-    tries: int,
-    error: str | None,
-    baseline: str | None,
-) -> Deployment:
-    try:
-        at, why = State(state), Failure.model_validate_json(error) if error else None
-    except ValueError:
-        # a newer agent was here: whatever it meant, what served before it serves again
-        at, why = (
-            State.ROLLING_BACK,
-            Failure(code="state", detail=f"this agent knows no state {state[:40]!r}", retryable=True),
-        )
-    return Deployment(
-        slot=slot,
-        gen=gen,
-        state=at,
-        desired=_wish(desired),
-        installed=Installed.model_validate_json(installed) if installed else None,
-        fallback=Installed.model_validate_json(fallback) if fallback else None,
-        tries=tries,
-        error=why,
-        baseline=HistogramData.model_validate_json(baseline) if baseline else None,
-    )
-
-
-def _slot(*texts: str | None) -> Slot:
-    return Slot(*(Installed.model_validate_json(v) if v else None for v in texts))

@@ -1,5 +1,4 @@
-"""The worker processes of all streams (:mod:`edgectl.agent.streams.worker_process`), asked slot by slot to change their
-engines while they run.
+"""The worker processes of all streams, which change the engine of a slot while they run.
 
 Which engine a slot is to run is not decided here: ``engine_of`` says it, each time a worker starts.
 """
@@ -13,7 +12,9 @@ from pathlib import Path
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams.worker_process import WORKER, Hooks, Timing, WorkerProcess
+from edgectl.agent.streams.engine_requests import commit_engine, compare_engine, reopen_engine, take_engine
+from edgectl.agent.streams.worker_life import Timing
+from edgectl.agent.streams.worker_process import WORKER, Hooks, WorkerProcess
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
@@ -34,29 +35,37 @@ class Supervisor:
         cache: Path | None = None,
     ) -> None:
         """``cache``: folder of finalised engines."""
-        self._pipelines = {
+        self._workers = {
             stream: WorkerProcess(
-                stream, config, engine_of, journal, hooks, command, stats_every_s, timing or Timing(), cache
+                stream,
+                config,
+                engine_of,
+                journal,
+                hooks,
+                command=command,
+                stats_every_s=stats_every_s,
+                timing=timing,
+                cache=cache,
             )
             for stream, config in pipelines.items()
         }
 
     def start(self) -> None:
-        for p in self._pipelines.values():
-            p.thread.start()
+        for worker in self._workers.values():
+            worker.thread.start()
 
     def close(self) -> None:
         """Stop every worker in good order and join."""
-        for p in self._pipelines.values():
-            p.stop()
-        for p in self._pipelines.values():
-            if p.thread.ident is not None:
-                p.thread.join()
+        for worker in self._workers.values():
+            worker.stop()
+        for worker in self._workers.values():
+            if worker.thread.ident is not None:
+                worker.thread.join()
 
     @property
     def threads(self) -> list[threading.Thread]:
         """One a stream, from :meth:`start` to :meth:`close`."""
-        return [p.thread for p in self._pipelines.values()]
+        return [worker.thread for worker in self._workers.values()]
 
     def ensure(
         self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
@@ -68,20 +77,24 @@ class Supervisor:
         a worker does not take it in time.
         """
         deadline = time.monotonic() + timeout_s
-        for p in self._using(slot):
-            p.ensure(slot, ref, deadline, cancelled)
+        for worker in self._using(slot):
+            if ref is None or worker.engines() is None:
+                worker.restart()  # its thread finds a slot empty and waits
+                continue
+            for part in worker.parts(slot):
+                take_engine(worker, part, ref, deadline, cancelled)
 
     def commit(self, slot: str) -> None:
         """The old engine may be unloaded. To go back to it is a switch like any other from then on."""
-        for p in self._using(slot):
-            for part in p.parts(slot):
-                p.commit(part)
+        for worker in self._using(slot):
+            for part in worker.parts(slot):
+                commit_engine(worker, part)
 
     def restart(self, slot: str) -> None:
         """Every stream that uses ``slot`` starts a new process with what the record says: what runs now
         must not go on."""
-        for p in self._using(slot):
-            p.restart()
+        for worker in self._using(slot):
+            worker.restart()
 
     def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
         """Streams that run ``ref`` open it anew, because its file became a better one; they change over
@@ -91,8 +104,9 @@ class Supervisor:
         what ran goes on.
         """
         deadline = time.monotonic() + timeout_s
-        for p in self._using(slot):
-            p.refresh(slot, ref, deadline)
+        for worker in self._using(slot):
+            for part in worker.parts(slot):
+                reopen_engine(worker, part, ref, deadline)
 
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
@@ -103,24 +117,28 @@ class Supervisor:
         :class:`Interrupted` if that is nothing that an engine does.
         """
         deadline = time.monotonic() + timeout_s
-        running = [p for p in self._using(slot) if p.engines() is not None]
-        return [found for p in running for found in p.shadow(slot, ref, gate, deadline, cancelled)]
+        running = [worker for worker in self._using(slot) if worker.engines() is not None]
+        return [
+            compare_engine(worker, part, ref, gate, deadline, cancelled)
+            for worker in running
+            for part in worker.parts(slot)
+        ]
 
     def idle(self, slot: str) -> bool:
         """No stream can run this slot's engine now: none uses it, or each lacks the engine of another
         slot."""
-        return all(p.engines() is None for p in self._using(slot))
+        return all(worker.engines() is None for worker in self._using(slot))
 
     def states(self) -> dict[str, tuple[str, str | None]]:
-        """Stream → (``waiting``, ``starting``, ``running``, ``restarting``; reason)."""
-        return {stream: p.state for stream, p in self._pipelines.items()}
+        """Stream → (a word of :data:`edgectl.agent.streams.worker_states.SHOWN`; reason)."""
+        return {stream: worker.state for stream, worker in self._workers.items()}
 
     def progressing(self) -> bool:
         """Every pipeline that has engines has advanced within its ``stall_s`` (feeds systemd's watchdog)."""
-        return all(p.state[0] != "running" or not p.stalled for p in self._pipelines.values())
+        return not any(worker.stalled for worker in self._workers.values())
 
     def slots_of(self, stream: str) -> frozenset[str]:
-        return frozenset(self._pipelines[stream].config.slots.values())
+        return frozenset(self._workers[stream].config.slots.values())
 
     def _using(self, slot: str) -> list[WorkerProcess]:
-        return [p for p in self._pipelines.values() if slot in p.config.slots.values()]
+        return [worker for worker in self._workers.values() if slot in worker.config.slots.values()]

@@ -20,36 +20,38 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import Field
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import Updater
-from tuf.ngclient.fetcher import FetcherInterface
 
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.trust.clock import RELEASED_S, TimeFloor
+from edgectl.agent.trust.attested_time import AttestedTime
+from edgectl.agent.trust.clock import RELEASED_S
+from edgectl.agent.trust.metadata_set import (
+    TOP_METADATA,
+    MemoryFetcher,
+    VerifiedSet,
+    role_keys,
+    signed_part,
+    target_paths,
+)
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.clock import clock_says
 from edgectl.core.errors import StorageError, TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
-from edgectl.core.schema import Message, parse_json, parse_object
+from edgectl.core.schema import parse_json, parse_object
 from edgectl.core.signed import Keys, is_signed
 from edgectl.core.trust import (
     decode_trust,
-    delegated_path,
     director_keys,
     keyset_id,
     open_command,
     open_desired,
     open_state,
-    signed_at,
-    target_path,
 )
 from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, ControllerState, Desired
 
@@ -62,52 +64,14 @@ log = logging.getLogger(__name__)
 
 _RENEW = "set the clock if it is wrong; else renew the metadata: the controller does while it runs"
 
-_TOP = {"timestamp.json": Timestamp, "snapshot.json": Snapshot, "targets.json": Targets}
+
 _MAX_VERSION = (1 << 53) - 1
 _MAX_FILES = 512
 """In a snapshot: each has a floor in the journal."""
-_SAVE_TIME_S = 3600.0
-"""How much uptime a power cut may cost the attested time."""
-
-T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
 
 
 class StaleTrust(TrustError):
     """There is no valid metadata now, but a newer set may come: wait."""
-
-
-class _Set(FetcherInterface):
-    """Serves metadata files from memory."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        # Not a generator: an error must come up inside fetch(), which wraps it. 404 is how root discovery
-        # ends.
-        name = url.rsplit("/", 1)[-1]
-        if name not in self._files:
-            raise DownloadHTTPError(f"no {name} in the trust message", 404)
-        return iter([self._files[name]])
-
-
-class _Attestation(Message):
-    """``time.json``: how late it is at least, and which timestamp says so."""
-
-    keys: str = ""
-    """Of the timestamp role (:func:`edgectl.core.trust.keyset_id`): another key's versions are others."""
-    version: int = 0
-    attested_s: float = Field(default=0.0, ge=0, le=1 << 40)
-    bound_s: float = Field(default=0.0, ge=0, le=1 << 40)
-
-
-@dataclass(frozen=True)
-class _Verified:
-    files: Mapping[str, bytes]
-    root: Root
-    snapshot: Snapshot
-    targets: Targets
-    found: TargetFile | None = None
 
 
 class TrustStore:
@@ -133,10 +97,8 @@ class TrustStore:
         self._journal = journal
         self._profile = profile
         self._wall = wall
-        self._steady = steady
         self._lock = threading.RLock()
         self._kept = folder / "trust.json"
-        self._built_s = built_s
         self.version: int | None = None
         """Version of the targets metadata that was last verified."""
         self._unkept: dict[str, int] = {}
@@ -165,18 +127,7 @@ class TrustStore:
         # what could not be written is written when the next set comes
         with contextlib.suppress(StorageError):
             self._follow(roots)
-        self._attestation = _Attestation()
-        # without it, time starts at the build of the agent
-        with contextlib.suppress(TrustError, OSError):
-            self._attestation = parse_json(
-                _Attestation,
-                (folder / "time.json").read_bytes(),
-                max_bytes=4096,
-                what="time.json",
-                error=TrustError,
-            )
-        kept = self._attestation
-        self._time = TimeFloor(kept.attested_s, max(kept.bound_s, self._built_s), steady())
+        self._time = AttestedTime(folder / "time.json", wall, steady, built_s)
 
     # ---- questions
 
@@ -189,7 +140,7 @@ class TrustStore:
     @property
     def clock_trusted(self) -> bool:
         """False: the clock of this device is behind the time that is attested."""
-        return self._time.trusts(self._wall(), self._steady())
+        return self._time.trusts_clock
 
     def update(self, message: bytes) -> None:
         """Take a newer metadata set. Raises :class:`TrustError`; the set from before then stays in force."""
@@ -296,7 +247,7 @@ class TrustStore:
         Raises :class:`TrustError` (too late, or not above the numbers seen), :class:`StorageError`.
         """
         with self._lock:
-            now_s = self._time.now(self._wall(), self._steady())
+            now_s = self._time.now()
             if command.deadline_s < now_s:
                 raise TrustError(
                     f"the command ended at {_utc(command.deadline_s)}, the clock here says {_utc(now_s)}"
@@ -361,16 +312,14 @@ class TrustStore:
         """Keep how late it is at least, at most once an hour: after a power cut the device goes on from
         there."""
         with self._lock:
-            now = self._time.at(self._steady())
-            if self._attestation.version and now - self._attestation.bound_s >= _SAVE_TIME_S:
-                self._keep_time(self._attestation.model_copy(update={"bound_s": now}))
+            self._time.save()
 
     def _seen(self, floor: str) -> int:
         return max(self._journal.value(floor), self._unkept.get(floor, 0))
 
     # ---- verification
 
-    def _in_force(self, release: str | None = None) -> _Verified:
+    def _in_force(self, release: str | None = None) -> VerifiedSet:
         """The kept set, verified as of now. Raises :class:`StaleTrust` if it does not count any more: a power
         cut may come between what is known of a newer set (its root, its version floors) and that set itself,
         and no release is to blame for it.
@@ -392,18 +341,20 @@ class TrustStore:
             )
         return decode_trust(self._message)
 
-    def _verify(self, files: dict[str, bytes], release: str | None = None) -> _Verified:
-        for name in _TOP:
+    def _verify(self, files: dict[str, bytes], release: str | None = None) -> VerifiedSet:
+        for name in TOP_METADATA:
             if name not in files:
                 raise TrustError(f"the trust message has no {name}")
         # Of roots that were verified before, ours count and not those of the message: keys that were replaced
         # since could sign others, and lead from the enrolled root to keys of their own. A controller that
         # lost its oldest roots is no attack, either.
         files = {**files, **self._roots}
-        paths = _paths(release, self._profile) if release is not None else []
+        paths = target_paths(release, self._profile) if release is not None else []
         try:
             with tempfile.TemporaryDirectory(prefix="edgectl-tuf-") as scratch:
-                updater = Updater(scratch, "mqtt://trust/", fetcher=_Set(files), bootstrap=self._bootstrap)
+                updater = Updater(
+                    scratch, "mqtt://trust/", fetcher=MemoryFetcher(files), bootstrap=self._bootstrap
+                )
                 try:
                     updater.refresh()  # metadata only: targets come by our own transfer
                 finally:
@@ -415,7 +366,7 @@ class TrustStore:
                 delegates = [
                     p.name
                     for p in Path(scratch).glob("*.json")
-                    if p.name not in _TOP and p.name != "root.json"
+                    if p.name not in TOP_METADATA and p.name != "root.json"
                 ]
         except ExpiredMetadataError as e:
             raise StaleTrust(
@@ -426,15 +377,17 @@ class TrustStore:
         except OSError as e:
             raise StorageError(f"signed metadata cannot be verified: {e.strerror}") from e
         timestamp, snapshot = (
-            _signed(files["timestamp.json"], Timestamp),
-            _signed(files["snapshot.json"], Snapshot),
+            signed_part(files["timestamp.json"], Timestamp),
+            signed_part(files["snapshot.json"], Snapshot),
         )
-        verified = _Verified(files, self._root, snapshot, _signed(files["targets.json"], Targets), found)
+        verified = VerifiedSet(
+            files, self._root, snapshot, signed_part(files["targets.json"], Targets), found
+        )
         self._check_floors(verified, timestamp)
         self._check_expiry(files, delegates, timestamp)
         return verified
 
-    def _check_floors(self, v: _Verified, timestamp: Timestamp) -> None:
+    def _check_floors(self, v: VerifiedSet, timestamp: Timestamp) -> None:
         """Everything here is signed; is it older than what this device has verified before?"""
         if len(v.snapshot.meta) > _MAX_FILES:
             raise TrustError(
@@ -446,41 +399,32 @@ class TrustStore:
             if version < (seen := self._journal.value(floor)):
                 raise TrustError(f"{what} has version {version}, this device has already seen {seen}")
 
-    def _raise_floors(self, v: _Verified) -> None:
-        timestamp = _signed(v.files["timestamp.json"], Timestamp)
+    def _raise_floors(self, v: VerifiedSet) -> None:
+        timestamp = signed_part(v.files["timestamp.json"], Timestamp)
         self._journal.raise_floors({floor: version for _, version, floor in self._versions(v, timestamp)})
         self.version = v.targets.version
-        if self._attests(timestamp):
-            self._time = self._attested(timestamp)
-            self._keep_time(
-                _Attestation(
-                    keys=keyset_id(_role_keys(v.root, Timestamp.type)),
-                    version=timestamp.version,
-                    attested_s=self._time.attested_s,
-                    bound_s=self._time.at(self._steady()),
-                )
-            )
+        self._time.take(timestamp, v.root)
 
-    def _versions(self, v: _Verified, timestamp: Timestamp) -> Iterator[tuple[str, int, str]]:
+    def _versions(self, v: VerifiedSet, timestamp: Timestamp) -> Iterator[tuple[str, int, str]]:
         """(what, its version, name of its floor). Targets and delegations are bound by the snapshot that
         lists them, as in TUF."""
         yield (
             "timestamp.json",
             timestamp.version,
-            f"floor:timestamp:{keyset_id(_role_keys(v.root, Timestamp.type))}",
+            f"floor:timestamp:{keyset_id(role_keys(v.root, Timestamp.type))}",
         )
-        snapshots = keyset_id(_role_keys(v.root, Snapshot.type))
+        snapshots = keyset_id(role_keys(v.root, Snapshot.type))
         yield "snapshot.json", v.snapshot.version, f"floor:snapshot:{snapshots}"
         for name, meta in v.snapshot.meta.items():
             yield name, meta.version, f"floor:meta:{snapshots}:{name}"
 
     def _check_expiry(self, files: Mapping[str, bytes], delegates: list[str], timestamp: Timestamp) -> None:
         """Again, by the time that it is at least: python-tuf knows the wall clock only."""
-        floor = self._attested(timestamp) if self._attests(timestamp) else self._time
-        now = datetime.fromtimestamp(min(floor.now(self._wall(), self._steady()), 253402300799), timezone.utc)
+        now_s = self._time.now_by(timestamp, self._root)
+        now = datetime.fromtimestamp(min(now_s, 253402300799), timezone.utc)
         expiries = {"root.json": self._root.expires, "timestamp.json": timestamp.expires}
-        expiries["snapshot.json"] = _signed(files["snapshot.json"], Snapshot).expires
-        expiries |= {name: _signed(files[name], Targets).expires for name in ("targets.json", *delegates)}
+        expiries["snapshot.json"] = signed_part(files["snapshot.json"], Snapshot).expires
+        expiries |= {name: signed_part(files[name], Targets).expires for name in ("targets.json", *delegates)}
         for name, expires in expiries.items():
             if expires <= now:
                 behind = "" if self.clock_trusted else "; the clock of this device is behind"
@@ -522,23 +466,6 @@ class TrustStore:
                 f"the root metadata have version {self._root.version}, this device has already seen {seen}"
             )
 
-    # ---- time
-
-    def _attests(self, timestamp: Timestamp) -> bool:
-        """Whether this (verified) timestamp is newer than the one that the attested time is from."""
-        known = self._attestation
-        return (
-            known.keys != keyset_id(_role_keys(self._root, Timestamp.type))
-            or timestamp.version > known.version
-        )
-
-    def _attested(self, timestamp: Timestamp) -> TimeFloor:
-        return self._time.attest(signed_at(timestamp), self._steady(), built_s=self._built_s)
-
-    def _keep_time(self, attestation: _Attestation) -> None:
-        atomic_write(self._folder / "time.json", attestation.encode())
-        self._attestation = attestation
-
 
 def _command_floor(director: Keys) -> str:
     return f"floor:cmd:{keyset_id(director)}"
@@ -552,19 +479,3 @@ def _utc(at_s: float) -> str:
     return datetime.fromtimestamp(max(0.0, min(at_s, 253402300799)), timezone.utc).strftime(
         "%Y-%m-%d %H:%M:%S UTC"
     )
-
-
-def _paths(release: str, profile: str | None) -> list[str]:
-    return [target_path(release), *([delegated_path(profile, release)] if profile else [])]
-
-
-def _role_keys(root: Root, role: str) -> Keys:
-    found = root.get_delegated_role(role)
-    return Keys({k: root.get_key(k) for k in found.keyids}, found.threshold)
-
-
-def _signed(data: bytes, role: type[T]) -> T:
-    """Of bytes that were verified before."""
-    metadata = Metadata[T].from_bytes(data)
-    assert isinstance(metadata.signed, role)
-    return metadata.signed

@@ -12,7 +12,7 @@ from edgectl.cli.demo.devices import DEVICES
 from edgectl.cli.demo.whole import prepare
 from edgectl.cli.views.run import describe, summary_view
 from edgectl.core.bundle import Bundle
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.config import parse_config
 from edgectl.pipelines.host.run import run_stream
 

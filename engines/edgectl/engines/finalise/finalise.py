@@ -35,7 +35,7 @@ from edgectl.core.errors import EdgectlError, EngineError, IntegrityError, Profi
 from edgectl.core.files import atomic_write, file_digest, fsync_dir, storage
 from edgectl.core.plan import SharedPlan, key_hex
 from edgectl.device_profiles.catalogue import load_profile, profile_names
-from edgectl.device_profiles.probe import probe
+from edgectl.device_profiles.machine import probe
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.child import run_child
 from edgectl.engines.finalise.golden import check_golden

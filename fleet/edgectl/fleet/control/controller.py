@@ -37,7 +37,8 @@ from edgectl.fleet.control.clearing import Cleared, ClearRequest
 from edgectl.fleet.control.collect import GarbageCollector
 from edgectl.fleet.control.commands import Commander, CommandRequest, Numbers
 from edgectl.fleet.control.countersign import Countersignatures
-from edgectl.fleet.control.devices import Devices, from_device
+from edgectl.fleet.control.device_handler import from_device
+from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.inventory import Device, Inventory, Release
 from edgectl.fleet.control.presence import Claim
 from edgectl.fleet.control.retained_state import Keeper

@@ -12,48 +12,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgectl.core.errors import EdgectlError, ProtocolError, TrustError, UsageError
-from edgectl.core.files import check_name
+from edgectl.core.errors import ProtocolError, TrustError, UsageError
 from edgectl.core.schema import parse_json
 from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reported, Telemetry, Topics
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.broker.retained import Came
 from edgectl.fleet.control.commands import Numbers
 from edgectl.fleet.control.inventory import Device, Inventory
-from edgectl.fleet.control.presence import Claim, Claims
+from edgectl.fleet.control.presence import Claim, Claims, is_news
 from edgectl.fleet.control.watch import LatencyBook
 from edgectl.fleet.keys.trust import Director
 from edgectl.fleet.rollouts.planner import DeviceView
-from edgectl.link.mqtt import Handler
 
-__all__ = ["BELIEVED_GEN", "Devices", "from_device"]
+__all__ = ["BELIEVED_GEN", "Devices"]
 
 log = logging.getLogger(__name__)
 
 BELIEVED_GEN = MAX_GEN // 2
 """Generations that a device claims to have seen count up to here."""
-
-
-def from_device(topics: Topics, handle: Callable[[str, bytes], None], *, empty: bool = False) -> Handler:
-    """A handler for topics of devices that calls ``handle(device, payload)``, and logs the
-    :class:`EdgectlError` of what makes no sense.
-
-    ``empty``: also for an empty payload, with which a retained message is deleted.
-    """
-
-    def handler(topic: str, payload: bytes) -> None:
-        levels = topics.parse(topic)
-        if levels is None or not (payload or empty):
-            return
-        try:
-            # who is called otherwise could not be answered: names become topics
-            handle(check_name(levels[1]), payload)
-        except ValueError as e:
-            log.warning("%s: %s", topic, e)
-        except EdgectlError as e:
-            log.warning("%s: %s", topic, e.message)
-
-    return handler
 
 
 class Devices:
@@ -129,7 +105,7 @@ class Devices:
                     hint="--again writes its files once more; two machines with one identity mislead everybody",
                 )
             self._keep(
-                _unheard(known)
+                self._forget_start(known)
                 if known is not None and device in self._revoked
                 else known or self._once_more(device)
             )
@@ -235,7 +211,7 @@ class Devices:
             if reported.instance is not None and (other := claims.aside(reported.instance)) is not None:
                 other.reported = reported
                 return
-            if not self._is_news(d, reported) or self._is_former(d, reported.epoch):
+            if not is_news(reported, d.reported, d.conn) or self._is_former(d, reported.epoch):
                 return
             if self._numbers.heard(reported.heard, time.time()):
                 self._inventory.log(
@@ -403,19 +379,19 @@ class Devices:
         d.conn, d.reported = claim.conn, claim.reported or d.reported
         self._saw(d)
         self._keep(d)
-        self._inventory.log("presence", d.name, f"what {_machine(claim)} says counts from now on")
+        self._inventory.log("presence", d.name, f"what {claim.description} says counts from now on")
         self._wake.set()
 
     def _tell_of_rivals(self, device: str, claims: Claims) -> None:
         rivals = claims.rivals
         if rivals and device not in self._contested:
             self._contested.add(device)
-            text = f"{len(rivals)} machines claim to be {device}: {'; '.join(map(_machine, rivals))}"
+            text = f"{len(rivals)} machines claim to be {device}: {'; '.join(c.description for c in rivals)}"
             self._inventory.log("presence", device, text)
             log.warning("%s; was its disk copied?", text)
         elif not rivals and device in self._contested:
             self._contested.discard(device)
-            who = f": {_machine(claims.current)}" if claims.current else ""
+            who = f": {claims.current.description}" if claims.current else ""
             self._inventory.log("presence", device, f"only one machine claims to be {device} now{who}")
 
     def _tell_of_loss(self, device: str, what: str) -> None:
@@ -424,18 +400,6 @@ class Devices:
                 self._inventory.log("broker", device, what)
                 log.warning("%s: %s", device, what)
                 self._wake.set()
-
-    def _is_news(self, d: Device, reported: Reported) -> bool:
-        last = d.reported
-        if last is None or (reported.epoch, reported.seq) > (last.epoch, last.seq):
-            return True
-        if d.conn is None:
-            return False
-        another_start = reported.epoch == d.conn.epoch != last.epoch
-        another_machine = (
-            reported.instance is not None and reported.instance == d.conn.instance != last.instance
-        )
-        return another_start or another_machine
 
     def _is_removed(self, device: str) -> bool:
         if device not in self._removed:
@@ -474,7 +438,16 @@ class Devices:
         )
         if before is None:
             return Device(device)
-        return _unheard(Device(device, reported=before.reported, desired=Desired(gen=before.desired.gen)))
+        return self._forget_start(
+            Device(device, reported=before.reported, desired=Desired(gen=before.desired.gen))
+        )
+
+    @staticmethod
+    def _forget_start(d: Device) -> Device:
+        """Whatever it reports next is news: it may be on another disk, and count anew."""
+        if d.reported is None:
+            return d
+        return replace(d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}))
 
     def _saw(self, d: Device) -> None:
         d.seen_s = time.time()  # for people
@@ -490,15 +463,3 @@ class Devices:
     def _keep(self, d: Device) -> None:
         self._known[d.name] = d
         self._inventory.save_device(d)
-
-
-def _unheard(d: Device) -> Device:
-    """Whatever it reports next is news: it may be on another disk, and count anew."""
-    return replace(
-        d, reported=d.reported.model_copy(update={"epoch": 0, "seq": 0}) if d.reported is not None else None
-    )
-
-
-def _machine(claim: Claim) -> str:
-    c = claim.conn
-    return f"start {c.epoch} on {c.host or 'a machine'} at {c.address or 'an unknown address'} (instance {c.instance or '-'})"

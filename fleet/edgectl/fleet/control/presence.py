@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from edgectl.core.wire import Conn, Reported
 
-__all__ = ["MISSED", "Claim", "Claims"]
+__all__ = ["MISSED", "Claim", "Claims", "is_news"]
 
 MISSED = 1.5
 """Periods of silence after which a device is away: one heartbeat is missing, and half a period late. With
@@ -37,6 +37,13 @@ class Claim:
     """It was heard after another one had taken its place."""
     reported: Reported | None = None
     """Of one that does not count: what is to be known of the device once it does."""
+
+    @property
+    def description(self) -> str:
+        """Which start on which machine, for people."""
+        c = self.conn
+        machine, address = c.host or "a machine", c.address or "an unknown address"
+        return f"start {c.epoch} on {machine} at {address} (instance {c.instance or '-'})"
 
 
 class Claims:
@@ -125,6 +132,18 @@ class Claims:
         if len(self._of) == 1 and self.current is not None:
             self.current.again = False
         return True
+
+
+def is_news(reported: Reported, last: Reported | None, conn: Conn | None) -> bool:
+    """Whether a report is newer than the ``last`` one, or comes from the start or machine that now counts
+    (``conn``) while the last one does not."""
+    if last is None or (reported.epoch, reported.seq) > (last.epoch, last.seq):
+        return True
+    if conn is None:
+        return False
+    another_start = reported.epoch == conn.epoch != last.epoch
+    another_machine = reported.instance is not None and reported.instance == conn.instance != last.instance
+    return another_start or another_machine
 
 
 def _key(instance: str | None) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from edgectl.core.errors import UsageError
-from edgectl.device_profiles import probe as module
+from edgectl.device_profiles import machine as module
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import Machine, best_profile, host_family, missing_facts, probe
+from edgectl.device_profiles.machine import Machine, best_profile, host_family, missing_facts, probe
 
 
 def machine(**changes: object) -> Machine:
