@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quicktest format lint types clean
+.PHONY: demo test quicktest test-compress format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgectl demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev lint types
 
 quicktest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m 'not slow' --ignore tests/delivery
+
+# Pruning, recovery and fine-tuning need torch, which is large (2 GB with the rest): `make test-compress VENV=.venv-torch`.
+test-compress: $(VENV)/.compress
+	$(BIN)/python -m pytest -q -m torch
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --quiet .
@@ -40,6 +44,11 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+# One version, so that what the tests of training see changes only on purpose.
+$(VENV)/.compress: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	touch $@
 
 clean:
 	rm -rf $(VENV) out

@@ -91,7 +91,6 @@ def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate_there(
     tmp_path: Path, save: Save
 ) -> None:

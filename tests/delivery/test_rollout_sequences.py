@@ -10,6 +10,5 @@ from support.real_rollouts import RealSequence
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_what_rollouts_say_is_true_of_real_devices_after_kills_and_restarts(tmp_path: Path) -> None:
     RealSequence(tmp_path, 3, steps=8).run()

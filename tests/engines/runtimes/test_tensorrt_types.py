@@ -23,7 +23,6 @@ def check(stubs: Path, files: list[str], cache: Path) -> subprocess.CompletedPro
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("generation", ["8.6", "10.3", "11.4"])
 def test_the_modules_type_check(shared: Path, tmp_path: Path, generation: str) -> None:
     pytest.importorskip("mypy")

@@ -20,6 +20,10 @@ from edgectl.core.errors import EdgectlError, LinkError
 __all__ = ["Processes", "free_port", "wait_for_port"]
 
 
+_STOP_S = 60.0
+"""How long all of them together may take to stop: a video is whole only once its writer is closed."""
+
+
 class Processes:
     """A context: what is started inside is stopped at the end, and by the kernel if this process dies
     without one. One thread."""
@@ -60,7 +64,7 @@ class Processes:
         for _, process in reversed(self._running):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + _STOP_S
         for _, process in reversed(self._running):
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
@@ -79,8 +83,9 @@ def free_port() -> int:
             return port
 
 
-def wait_for_port(port: int, processes: Processes, *, timeout_s: float = 20.0) -> None:
-    """Until something on loopback accepts connections. Raises :class:`LinkError` after ``timeout_s``."""
+def wait_for_port(port: int, processes: Processes, *, timeout_s: float = 120.0) -> None:
+    """Until something on loopback accepts connections. Raises :class:`EdgectlError` as soon as one of
+    ``processes`` has ended, :class:`LinkError` after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

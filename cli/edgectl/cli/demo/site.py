@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.cli.demo.devices import DEVICES, DemoDevice
+from edgectl.cli.demo.patience import Patience
 from edgectl.cli.demo.processes import Processes, free_port, wait_for_port
-from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, RolloutError
+from edgectl.core.errors import LinkError, ProtocolError, RolloutError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, parse_json
 from edgectl.core.wire import MAX_MESSAGE_BYTES, Topics
@@ -34,6 +35,11 @@ POLICY: dict[str, Any] = {
 }
 """Short, so that the demo is. The median is judged: five streams on two cores make the tail a matter of
 luck."""
+
+
+_STANDS_STILL_S = 120.0
+"""Without a step of any device: then a wait is given up. The longest step is to wait for enough inferences on
+probation: seconds, and a minute on a machine that is very busy."""
 
 
 class _AnyEvent(Message):
@@ -77,8 +83,15 @@ class EventTap:
 class Site:
     """Use as a context: everything that it starts is stopped at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.folder = folder
+        self._clock, self._sleep = clock, sleep
         self.processes = Processes(folder / "logs")
         self._stack = contextlib.ExitStack()
 
@@ -141,34 +154,59 @@ class Site:
         )
         self.processes.start(device.name, "agent", "run", "--config", str(config))
 
-    def wait_online(self, update: Callable[[], None], *, timeout_s: float = 60.0) -> None:
-        """Until every device has said that it is there."""
-        deadline = time.monotonic() + timeout_s
+    def wait_online(self, update: Callable[[], None]) -> None:
+        """Until every device has said that it is there. Raises :class:`LinkError` once no other came for
+        long."""
+        patience = self._patience()
         wanted = {d.name for d in DEVICES}
-        while (missing := wanted - {d["name"] for d in self.client.devices() if d["online"]}) != set():
-            self._pause(update, deadline, f"{', '.join(sorted(missing))} did not come online")
+        while missing := sorted(wanted - {d["name"] for d in self.client.devices() if d["online"]}):
+            if patience.over(missing):
+                raise LinkError(f"{', '.join(missing)} did not come online", hint=self._see_logs)
+            self._pause(update)
 
     def rollout(self, release: str, slot: str) -> str:
         """Start one; returns its id."""
         return str(self.client.start_rollout(release, slot, canary=1, policy=POLICY)["id"])
 
-    def wait_rollouts(
-        self, ids: list[str], update: Callable[[], None], *, timeout_s: float = 120.0
-    ) -> list[dict[str, Any]]:
-        """Until all have come to an end. Raises :class:`RolloutError` after ``timeout_s``."""
-        deadline = time.monotonic() + timeout_s
+    def wait_rollouts(self, ids: list[str], update: Callable[[], None]) -> list[dict[str, Any]]:
+        """Until all have come to an end. Raises :class:`RolloutError` once no device has taken a step for
+        long."""
+        patience = self._patience()
         while True:
             found = [self.client.rollout(i) for i in ids]
             if all(r["state"] not in ("running", "paused", "rolling_back") for r in found):
                 return found
-            waiting = ", ".join(f"{r['release']} {r['state']}" for r in found)
-            self._pause(update, deadline, f"rollouts did not end: {waiting}", RolloutError)
+            members = [[(name, m["outcome"]) for name, m in r["members"].items()] for r in found]
+            if patience.over((members, [r["state"] for r in found], self._slot_states())):
+                waiting = ", ".join(f"{r['release']} {r['state']}" for r in found)
+                raise RolloutError(f"rollouts stand still: {waiting}", hint=self._see_logs)
+            self._pause(update)
 
-    def _pause(
-        self, update: Callable[[], None], deadline: float, message: str, error: type[EdgectlError] = LinkError
-    ) -> None:
+    def wait_running(self, release: str, devices: str, update: Callable[[], None]) -> None:
+        """Until every device whose name starts with ``devices`` runs a release. Raises
+        :class:`RolloutError` once none has taken a step for long."""
+        patience = self._patience()
+        while True:
+            rows = [r for r in self.client.rows() if r["device"].startswith(devices)]
+            waiting = sorted(r["device"] for r in rows if (r["release"], r["state"]) != (release, "running"))
+            if not waiting:
+                return
+            if patience.over((waiting, self._slot_states())):
+                raise RolloutError(f"{', '.join(waiting)} did not go back to {release}", hint=self._see_logs)
+            self._pause(update)
+
+    def _slot_states(self) -> list[tuple[str, str, str]]:
+        """What the devices are doing: where an installation stands is a step of a rollout, too."""
+        return [(r["device"], r["slot_state"], r["release"]) for r in self.client.rows()]
+
+    def _patience(self) -> Patience:
+        return Patience(_STANDS_STILL_S, clock=self._clock)
+
+    @property
+    def _see_logs(self) -> str:
+        return f"see the logs in {self.folder / 'logs'}"
+
+    def _pause(self, update: Callable[[], None]) -> None:
         self.processes.check()
         update()
-        if time.monotonic() > deadline:
-            raise error(message, hint=f"see the logs in {self.folder / 'logs'}")
-        time.sleep(0.25)
+        self._sleep(0.25)

@@ -90,7 +90,7 @@ def run_demo(folder: Path, out: Printer) -> DemoResult:
             result.frames_of_others_during_bad = {
                 d: after[d] - before.get(d, 0) for d in after if d not in got_it
             }
-            _settle(site, update, releases[MODELS[0].release])
+            site.wait_running(releases[MODELS[0].release], "gate", update)
         result.rows = site.client.rows()
         result.events = _by_device(site)
         result.upload = site.client.transfer()
@@ -189,21 +189,6 @@ def _view(site: Site, out: Printer) -> Iterator[Callable[..., None]]:
 
 def _processed(site: Site) -> dict[str, int]:
     return {r["device"]: r["processed"] for r in site.client.rows()}
-
-
-def _settle(site: Site, update: Callable[..., None], release: str) -> None:
-    """Until every gate camera reports the good release again."""
-    deadline = time.monotonic() + 30
-    while True:
-        gates = [r for r in site.client.rows() if r["device"].startswith("gate")]
-        if all(r["release"] == release and r["state"] == "running" for r in gates):
-            return
-        update()
-        if time.monotonic() > deadline:
-            raise RolloutError(
-                "a gate camera did not go back to the good release", hint=f"see {site.folder / 'logs'}"
-            )
-        time.sleep(0.25)
 
 
 def _by_device(site: Site) -> dict[str, dict[str, int]]:
