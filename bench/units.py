@@ -11,8 +11,8 @@ passphrase, and looks at
 * the passphrase: given by ``LoadCredential``, nowhere else, and the controller does not start without it;
 * a worker that is stopped (SIGSTOP): the agent starts another one;
 * an agent that is stopped (SIGSTOP): systemd's watchdog ends it and starts it again;
-* power off and a power cut in the middle of an activation: the next boot ends in ``committed`` or ``rolled_back``,
-  and the slot serves.
+* power off while a release is warmed up, and power off and a power cut in the middle of its activation: the next boot
+  ends in ``committed`` or ``rolled_back``, and the slot serves.
 
 The units are used as they are, with their own times. The container has loopback and no other network. It ends with
 this script, however that ends, and nothing stays mounted.
@@ -47,40 +47,40 @@ PYTHON = "3.11"
 UNITS = ("edgectl-broker", "edgectl-controller", "edgectl-agent")
 SYSTEMD = REPOSITORY / "systemd"
 SLOT = "gate-detector"
+VERSIONS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
 PASSPHRASE = "correct horse battery staple"
 EXPOSURE = 2.5
 """What a unit may come to by ``systemd-analyze security``, of 10."""
-ENDS = ("committed", "rolled_back")
+ENDS, BAD_ENDS = ("committed", "rolled_back"), ("failed", "rejected", "degraded", "canceled", "expired")
 CONTROLLER = {"EDGECTL_TOKEN_FILE": "/var/lib/edgectl-controller/token"}
-STATE_WATCH = f"""
+LISTENER = """
 import json, os, sys
 import paho.mqtt.client as paho
-def heard(client, userdata, message):
-    state = json.loads(message.payload)["slots"].get({SLOT!r}, {{}}).get("state")
-    if state in sys.argv[1].split(","):
-        print(state, flush=True)
-        os._exit(0)
-client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-client.on_message = heard
-client.connect("127.0.0.1")
-client.subscribe("edgectl/1/home/d/gate-1/reported", 1)
-print("listening", flush=True)
-client.loop_forever()
+def listen(topic, heard):
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda *_: client.subscribe(f"edgectl/1/home/d/gate-1/{topic}", 1)
+    client.on_subscribe = lambda *_: print("listening", flush=True)
+    client.on_message = lambda c, userdata, message: heard(json.loads(message.payload))
+    client.connect("127.0.0.1")
+    client.loop_forever()
+def tell(what):
+    print(what, flush=True)
+    os._exit(0)
 """
-"""Prints the first of the states that the device reports from now on, within milliseconds."""
-SERVING = """
-import json, os, sys
-import paho.mqtt.client as paho
-def heard(client, userdata, message):
-    for stream in json.loads(message.payload)["streams"].values():
+STATE_WATCH = f"""{LISTENER}
+def heard(reported):
+    slot = reported.get("slots", {{}}).get({SLOT!r}, {{}})
+    if slot.get("release") == sys.argv[1] and slot["state"] in sys.argv[2:]:
+        tell(slot["state"])
+listen("reported", heard)
+"""
+"""Prints the first of the states that the device reports of a release, within milliseconds."""
+SERVING = f"""{LISTENER}
+def heard(telemetry):
+    for stream in telemetry["streams"].values():
         if stream["fps"] > 0:
-            print(json.dumps({"fps": round(stream["fps"], 1), "releases": stream["releases"]}), flush=True)
-            os._exit(0)
-client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-client.on_message = heard
-client.connect("127.0.0.1")
-client.subscribe("edgectl/1/home/d/gate-1/tele")
-client.loop_forever()
+            tell(json.dumps({{"fps": round(stream["fps"], 1), "releases": stream["releases"]}}))
+listen("tele", heard)
 """
 """Prints the first telemetry window with frames that arrives from now on."""
 
@@ -236,7 +236,7 @@ class Site:
         """The first telemetry window with frames in it that arrives from now on."""
         listener = self.container.listen(SERVING)
         try:
-            said, _ = listener.communicate(timeout=timeout_s)
+            said = listener.communicate(timeout=timeout_s)[0].removeprefix("listening\n")
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -278,12 +278,12 @@ def install(tree: Path, work: Path) -> Row:
 
 
 def build_bundles(folder: Path) -> None:
-    """Three releases of one detector. What they compute is the same; their digests are not."""
+    """Releases of one detector. What they compute is the same; their digests are not."""
     from edgectl.cli.demo.builds import CALIBRATION
     from edgectl.models import reference
 
     ours = reference("yard-detector")
-    for version in ("1.0.0", "2.0.0", "3.0.0"):
+    for version in VERSIONS:
         command = [sys.executable, "-m", "edgectl.cli", "build", str(ours.model), "--task", str(ours.task)]
         source = ["--calibration", CALIBRATION[ours.name], "--max-drop", "0.02", "--minutes", "0.5"]
         names = ["--name", "gate", "--version", version, "--profile", "cpu", "--out", str(folder / version)]
@@ -321,7 +321,7 @@ def controller_files(site: Site) -> None:
     must(
         "sh",
         "-c",
-        "cp /srv/operator/keys/online.* /srv/operator/keys/director.* /srv/operator/keys/*.root.json /srv/operator/keys/targets.json /etc/edgectl-controller/keys/",
+        "cd /srv/operator/keys; cp online.pem director.pem *.root.json targets.json /etc/edgectl-controller/keys/",
     )
     for key in ("online.pem", "director.pem"):
         path = f"/etc/edgectl-controller/keys/{key}"
@@ -404,7 +404,7 @@ def delivered(site: Site, release: str) -> Row:
     started = time.monotonic()
     site.start_rollout(release)
     state = until(
-        lambda: (s := site.slot()).get("state") in (*ENDS, "failed", "rejected") and s,
+        lambda: (s := site.slot()).get("state") in (*ENDS, *BAD_ENDS) and s,
         "the rollout ends",
         180,
     )
@@ -472,13 +472,14 @@ def agent_stopped(site: Site) -> Row:
     )
 
 
-def off_in_mid_activation(site: Site, release: str, name: str, end: Callable[[], None]) -> Row:
-    claim = f"{name} in mid-activation: the next boot ends well"
+def off(site: Site, release: str, name: str, states: Sequence[str], end: Callable[[], None]) -> Row:
+    """The machine goes off while a release is in one of the states, and is started again."""
+    claim = f"{name} in {states[0]}: the next boot ends well"
     before = site.slot().get("active_release")
-    listener = site.container.listen(STATE_WATCH, "activating,probation")
+    listener = site.container.listen(STATE_WATCH, release, *states)
     assert listener.stdout is not None
-    listener.stdout.readline()
     try:
+        listener.stdout.readline()
         site.start_rollout(release)
         state = listener.stdout.readline().strip()
         end()
@@ -486,19 +487,21 @@ def off_in_mid_activation(site: Site, release: str, name: str, end: Callable[[],
         listener.kill()
         listener.wait(30)
     booted = site.container.boot()
-    running = until(
-        lambda: all(site.show(unit, "SubState") == "running" for unit in UNITS), "the units run", 180
-    )
-    last = until(
-        lambda: (s := site.slot()).get("state") in ENDS and s.get("release") == release and s,
-        "an end state",
-        240,
-    )
+
+    def running() -> bool:
+        return all(site.show(unit, "SubState") == "running" for unit in UNITS)
+
+    def ended() -> dict[str, Any] | None:
+        slot = site.slot()
+        return slot if slot.get("release") == release and slot.get("state") in (*ENDS, *BAD_ENDS) else None
+
+    until(running, "the units run", 180)
+    last = until(ended, "an end state", 240)
     serves = site.serves()
     served = (serves or {}).get("releases", {}).get(SLOT)
     wanted = release if last["state"] == "committed" else before
-    held = bool(state and running) and last.get("active_release") == wanted == served
-    seen = f"off in {state or '?'}, up after {booted:.0f} s, {last['state']}, {serves}"
+    held = bool(state) and last["state"] in ENDS and last.get("active_release") == wanted == served
+    seen = f"off in {state or 'no such state'}, up after {booted:.0f} s, {last['state']}, {serves} {last.get('error') or ''}"
     return Row(claim, held, seen)
 
 
@@ -522,7 +525,7 @@ def walk(work: Path, *, fresh: bool) -> list[Row]:
         site.edgectl("device", "enroll", "gate-1", *stream, "--out", "/srv/operator/gate-1")
         container.must("sh", "-c", "cp /srv/operator/gate-1/* /etc/edgectl/ && systemd-tmpfiles --create")
         rows.append(ready(site, "edgectl-agent", lambda: online(site), "online"))
-        for version in ("1.0.0", "2.0.0", "3.0.0"):
+        for version in VERSIONS:
             site.edgectl("release", "publish", f"/srv/bundles/{version}", "--keys", "/srv/operator/keys")
         rows.append(delivered(site, "gate@1.0.0"))
         rows.append(restarted(site))
@@ -530,8 +533,9 @@ def walk(work: Path, *, fresh: bool) -> list[Row]:
         rows.append(worker_stopped(site))
         rows.append(agent_stopped(site))
         container.must("systemctl", "enable", *UNITS)
-        rows.append(off_in_mid_activation(site, "gate@2.0.0", "poweroff", container.power_off))
-        rows.append(off_in_mid_activation(site, "gate@3.0.0", "a power cut", container.cut))
+        rows.append(off(site, "gate@2.0.0", "poweroff", ["warming"], container.power_off))
+        rows.append(off(site, "gate@3.0.0", "poweroff", ["activating", "probation"], container.power_off))
+        rows.append(off(site, "gate@4.0.0", "a power cut", ["activating", "probation"], container.cut))
         failed = container("systemctl", "--failed", "--no-legend", "--no-pager").stdout.strip()
         rows.append(Row("no unit of the machine has failed", not failed, failed or "none"))
         container.power_off()
