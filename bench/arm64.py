@@ -17,7 +17,6 @@ afterwards.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shutil
@@ -25,11 +24,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from debian import REPOSITORY, Row, Trouble, enter, inside, make_tree, need, report, run, wheel, wheels_for
+from debian import Row, enter, inside, make_tree, run, script, wheel, wheels_for
 
 PROGRAMS = {
     "debootstrap": "debootstrap",
@@ -228,7 +227,7 @@ def agent(device: Device, work: Path) -> Row:
     return Row(claim, held, f"ready after {took:.0f} s, exit {process.returncode}" if held else said[-600:])
 
 
-def walk(work: Path, *, fresh: bool) -> list[Row]:
+def walk(work: Path, fresh: bool) -> list[Row]:
     tree = work / "debian-arm64"
     with emulator():
         make_tree(tree, PACKAGES, arch="arm64", fresh=fresh)
@@ -247,26 +246,5 @@ def walk(work: Path, *, fresh: bool) -> list[Row]:
         return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, required=True, help="folder for the Debian and the wheels, 2 GB")
-    parser.add_argument("--install", action="store_true", help="install what this machine lacks by apt-get")
-    parser.add_argument("--fresh", action="store_true", help="make the Debian anew")
-    parser.add_argument("--json", type=Path)
-    a = parser.parse_args(arguments)
-    work = a.work.resolve()
-    if REPOSITORY in (work, *work.parents):
-        parser.error("--work must not lie in the repository")
-    try:
-        need(PROGRAMS, install=a.install)
-        rows = walk(work, fresh=a.fresh)
-    except Trouble as e:
-        print(e, file=sys.stderr)
-        return 2
-    return report(rows, a.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(__doc__ or "", PROGRAMS, walk))

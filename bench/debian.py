@@ -6,13 +6,14 @@ and network namespace of its own, which the kernel takes down with it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "need",
     "report",
     "run",
+    "script",
     "wheel",
     "wheels_for",
 ]
@@ -136,6 +138,30 @@ def enter(tree: Path, command: Sequence[str]) -> list[str]:
         'exec env -i PATH=/opt/edgectl/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 chroot "$0" "$@"'
     )
     return [*_APART, "--net", "sh", "-c", script, str(tree), *command]
+
+
+def script(doc: str, programs: dict[str, str], walk: Callable[[Path, bool], Sequence[Row]]) -> int:
+    """The command line of both. ``walk`` gets the folder to work in, and whether the Debian is to be made anew.
+
+    Returns the exit code: 1 something did not hold, 2 it could not go on, 130 Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the Debian and the wheels, 2 GB")
+    parser.add_argument("--install", action="store_true", help="install what this machine lacks by apt-get")
+    parser.add_argument("--fresh", action="store_true", help="make the Debian anew")
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    work = a.work.resolve()
+    if REPOSITORY in (work, *work.parents):
+        parser.error("--work must not lie in the repository")
+    try:
+        need(programs, install=a.install)
+        return report(walk(work, a.fresh), a.json)
+    except Trouble as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def report(rows: Sequence[Row], out: Path | None) -> int:

@@ -11,8 +11,8 @@ passphrase, and looks at
 * the passphrase: given by ``LoadCredential``, nowhere else, and the controller does not start without it;
 * a worker that is stopped (SIGSTOP): the agent starts another one;
 * an agent that is stopped (SIGSTOP): systemd's watchdog ends it and starts it again;
-* power off and a power cut in the middle of an activation: the next boot ends in ``committed`` or ``rolled_back``,
-  and the slot serves.
+* power off while a release is warmed up, and power off and a power cut in the middle of its activation: the next boot
+  ends in ``committed`` or ``rolled_back``, and the slot serves.
 
 The units are used as they are, with their own times. The container has loopback and no other network. It ends with
 this script, however that ends, and nothing stays mounted.
@@ -20,7 +20,6 @@ this script, however that ends, and nothing stays mounted.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -34,7 +33,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from debian import REPOSITORY, Row, Trouble, inside, make_tree, need, report, run, wheel, wheels_for
+from container import Container, until
+from debian import REPOSITORY, Row, Trouble, inside, make_tree, run, script, wheel, wheels_for
 
 PROGRAMS = {
     "debootstrap": "debootstrap",
@@ -47,142 +47,42 @@ PYTHON = "3.11"
 UNITS = ("edgectl-broker", "edgectl-controller", "edgectl-agent")
 SYSTEMD = REPOSITORY / "systemd"
 SLOT = "gate-detector"
+VERSIONS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
 PASSPHRASE = "correct horse battery staple"
 EXPOSURE = 2.5
 """What a unit may come to by ``systemd-analyze security``, of 10."""
-ENDS = ("committed", "rolled_back")
+ENDS, BAD_ENDS = ("committed", "rolled_back"), ("failed", "rejected", "degraded", "canceled", "expired")
 CONTROLLER = {"EDGECTL_TOKEN_FILE": "/var/lib/edgectl-controller/token"}
-STATE_WATCH = f"""
+LISTENER = """
 import json, os, sys
 import paho.mqtt.client as paho
-def heard(client, userdata, message):
-    state = json.loads(message.payload)["slots"].get({SLOT!r}, {{}}).get("state")
-    if state in sys.argv[1].split(","):
-        print(state, flush=True)
-        os._exit(0)
-client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-client.on_message = heard
-client.connect("127.0.0.1")
-client.subscribe("edgectl/1/home/d/gate-1/reported", 1)
-print("listening", flush=True)
-client.loop_forever()
+def listen(topic, heard):
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda *_: client.subscribe(f"edgectl/1/home/d/gate-1/{topic}", 1)
+    client.on_subscribe = lambda *_: print("listening", flush=True)
+    client.on_message = lambda c, userdata, message: heard(json.loads(message.payload))
+    client.connect("127.0.0.1")
+    client.loop_forever()
+def tell(what):
+    print(what, flush=True)
+    os._exit(0)
 """
-"""Prints the first of the states that the device reports from now on, within milliseconds."""
-SERVING = """
-import json, os, sys
-import paho.mqtt.client as paho
-def heard(client, userdata, message):
-    for stream in json.loads(message.payload)["streams"].values():
+STATE_WATCH = f"""{LISTENER}
+def heard(reported):
+    slot = reported.get("slots", {{}}).get({SLOT!r}, {{}})
+    if slot.get("release") == sys.argv[1] and slot["state"] in sys.argv[2:]:
+        tell(slot["state"])
+listen("reported", heard)
+"""
+"""Prints the first of the states that the device reports of a release, within milliseconds."""
+SERVING = f"""{LISTENER}
+def heard(telemetry):
+    for stream in telemetry["streams"].values():
         if stream["fps"] > 0:
-            print(json.dumps({"fps": round(stream["fps"], 1), "releases": stream["releases"]}), flush=True)
-            os._exit(0)
-client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-client.on_message = heard
-client.connect("127.0.0.1")
-client.subscribe("edgectl/1/home/d/gate-1/tele")
-client.loop_forever()
+            tell(json.dumps({{"fps": round(stream["fps"], 1), "releases": stream["releases"]}}))
+listen("tele", heard)
 """
 """Prints the first telemetry window with frames that arrives from now on."""
-
-
-class Container:
-    """A Debian with systemd as its PID 1, driven from outside."""
-
-    def __init__(self, tree: Path, log: Path) -> None:
-        self._tree = tree
-        self._log = log
-        self._nspawn: subprocess.Popen[bytes] | None = None
-        self._init = 0
-
-    def boot(self) -> float:
-        """Seconds until systemd has started everything. Raises :class:`Trouble` if it does not."""
-        command = ["setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--boot", f"--directory={self._tree}"]
-        command += ["--register=no", "--keep-unit", "--private-network", "--console=read-only"]
-        command += ["--machine=edgectl-units", "--link-journal=no"]
-        started = time.monotonic()
-        with self._log.open("ab") as log:
-            self._nspawn = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            )
-        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-
-        def up() -> bool:
-            pids = children.read_text().split()
-            if not pids or Path(f"/proc/{pids[-1]}/comm").read_text().strip() != "systemd":
-                return False
-            self._init = int(pids[-1])
-            return self("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
-
-        until(up, "systemd is up", 180)
-        return time.monotonic() - started
-
-    def _entered(self, command: Sequence[str], environment: dict[str, str]) -> list[str]:
-        given = [f"{name}={value}" for name, value in environment.items()]
-        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        enter = ["nsenter", "--target", str(self._init), "--all", "--wd=/root"]
-        return [*enter, "env", "-i", path, "HOME=/root", "LANG=C.UTF-8", "COLUMNS=200", *given, *command]
-
-    def __call__(
-        self, *command: str, timeout_s: float = 120, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the container as root."""
-        whole = self._entered(command, environment)
-        try:
-            return subprocess.run(whole, capture_output=True, text=True, timeout=timeout_s, check=False)
-        except subprocess.TimeoutExpired:
-            said = f"not done after {timeout_s:.0f} s"
-            return subprocess.CompletedProcess(whole, 124, stdout="", stderr=said)
-
-    def must(self, *command: str, timeout_s: float = 120, **environment: str) -> str:
-        """The same, for what everything after it rests on."""
-        done = self(*command, timeout_s=timeout_s, **environment)
-        if done.returncode:
-            raise Trouble(
-                f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout)[-1500:]}"
-            )
-        return done.stdout
-
-    def listen(self, script: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a Python script in the container."""
-        command = self._entered(["/opt/edgectl/bin/python", "-c", script, *arguments], {})
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def power_off(self) -> None:
-        """In good order."""
-        assert self._nspawn is not None
-        self("systemctl", "poweroff")
-        self._nspawn.wait(120)
-
-    def cut(self) -> None:
-        """As if its plug were pulled: all processes end at once."""
-        assert self._nspawn is not None
-        os.kill(self._init, signal.SIGKILL)
-        self._nspawn.wait(60)
-
-    def close(self) -> None:
-        if self._nspawn is not None and self._nspawn.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._init or self._nspawn.pid, signal.SIGKILL)
-            try:
-                self._nspawn.wait(30)
-            except subprocess.TimeoutExpired:
-                self._nspawn.kill()
-                self._nspawn.wait(30)
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
-    """The first true value. Raises :class:`Trouble`."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise Trouble(f"not within {timeout_s:.0f} s: {what}")
-        time.sleep(0.1)
-    return value
 
 
 class Site:
@@ -236,7 +136,7 @@ class Site:
         """The first telemetry window with frames in it that arrives from now on."""
         listener = self.container.listen(SERVING)
         try:
-            said, _ = listener.communicate(timeout=timeout_s)
+            said = listener.communicate(timeout=timeout_s)[0].removeprefix("listening\n")
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -278,12 +178,12 @@ def install(tree: Path, work: Path) -> Row:
 
 
 def build_bundles(folder: Path) -> None:
-    """Three releases of one detector. What they compute is the same; their digests are not."""
+    """Releases of one detector. What they compute is the same; their digests are not."""
     from edgectl.cli.demo.builds import CALIBRATION
     from edgectl.models import reference
 
     ours = reference("yard-detector")
-    for version in ("1.0.0", "2.0.0", "3.0.0"):
+    for version in VERSIONS:
         command = [sys.executable, "-m", "edgectl.cli", "build", str(ours.model), "--task", str(ours.task)]
         source = ["--calibration", CALIBRATION[ours.name], "--max-drop", "0.02", "--minutes", "0.5"]
         names = ["--name", "gate", "--version", version, "--profile", "cpu", "--out", str(folder / version)]
@@ -321,7 +221,7 @@ def controller_files(site: Site) -> None:
     must(
         "sh",
         "-c",
-        "cp /srv/operator/keys/online.* /srv/operator/keys/director.* /srv/operator/keys/*.root.json /srv/operator/keys/targets.json /etc/edgectl-controller/keys/",
+        "cd /srv/operator/keys; cp online.pem director.pem *.root.json targets.json /etc/edgectl-controller/keys/",
     )
     for key in ("online.pem", "director.pem"):
         path = f"/etc/edgectl-controller/keys/{key}"
@@ -404,7 +304,7 @@ def delivered(site: Site, release: str) -> Row:
     started = time.monotonic()
     site.start_rollout(release)
     state = until(
-        lambda: (s := site.slot()).get("state") in (*ENDS, "failed", "rejected") and s,
+        lambda: (s := site.slot()).get("state") in (*ENDS, *BAD_ENDS) and s,
         "the rollout ends",
         180,
     )
@@ -472,13 +372,14 @@ def agent_stopped(site: Site) -> Row:
     )
 
 
-def off_in_mid_activation(site: Site, release: str, name: str, end: Callable[[], None]) -> Row:
-    claim = f"{name} in mid-activation: the next boot ends well"
+def off(site: Site, release: str, name: str, states: Sequence[str], end: Callable[[], None]) -> Row:
+    """The machine goes off while a release is in one of the states, and is started again."""
+    claim = f"{name} in {states[0]}: the next boot ends well"
     before = site.slot().get("active_release")
-    listener = site.container.listen(STATE_WATCH, "activating,probation")
+    listener = site.container.listen(STATE_WATCH, release, *states)
     assert listener.stdout is not None
-    listener.stdout.readline()
     try:
+        listener.stdout.readline()
         site.start_rollout(release)
         state = listener.stdout.readline().strip()
         end()
@@ -486,23 +387,25 @@ def off_in_mid_activation(site: Site, release: str, name: str, end: Callable[[],
         listener.kill()
         listener.wait(30)
     booted = site.container.boot()
-    running = until(
-        lambda: all(site.show(unit, "SubState") == "running" for unit in UNITS), "the units run", 180
-    )
-    last = until(
-        lambda: (s := site.slot()).get("state") in ENDS and s.get("release") == release and s,
-        "an end state",
-        240,
-    )
+
+    def running() -> bool:
+        return all(site.show(unit, "SubState") == "running" for unit in UNITS)
+
+    def ended() -> dict[str, Any] | None:
+        slot = site.slot()
+        return slot if slot.get("release") == release and slot.get("state") in (*ENDS, *BAD_ENDS) else None
+
+    until(running, "the units run", 180)
+    last = until(ended, "an end state", 240)
     serves = site.serves()
     served = (serves or {}).get("releases", {}).get(SLOT)
     wanted = release if last["state"] == "committed" else before
-    held = bool(state and running) and last.get("active_release") == wanted == served
-    seen = f"off in {state or '?'}, up after {booted:.0f} s, {last['state']}, {serves}"
+    held = bool(state) and last["state"] in ENDS and last.get("active_release") == wanted == served
+    seen = f"off in {state or 'no such state'}, up after {booted:.0f} s, {last['state']}, {serves} {last.get('error') or ''}"
     return Row(claim, held, seen)
 
 
-def walk(work: Path, *, fresh: bool) -> list[Row]:
+def walk(work: Path, fresh: bool) -> list[Row]:
     tree, log = work / "debian-systemd", work / "console.log"
     make_tree(tree, PACKAGES, arch="amd64", fresh=fresh)
     rows = [install(tree, work)]
@@ -522,7 +425,7 @@ def walk(work: Path, *, fresh: bool) -> list[Row]:
         site.edgectl("device", "enroll", "gate-1", *stream, "--out", "/srv/operator/gate-1")
         container.must("sh", "-c", "cp /srv/operator/gate-1/* /etc/edgectl/ && systemd-tmpfiles --create")
         rows.append(ready(site, "edgectl-agent", lambda: online(site), "online"))
-        for version in ("1.0.0", "2.0.0", "3.0.0"):
+        for version in VERSIONS:
             site.edgectl("release", "publish", f"/srv/bundles/{version}", "--keys", "/srv/operator/keys")
         rows.append(delivered(site, "gate@1.0.0"))
         rows.append(restarted(site))
@@ -530,8 +433,9 @@ def walk(work: Path, *, fresh: bool) -> list[Row]:
         rows.append(worker_stopped(site))
         rows.append(agent_stopped(site))
         container.must("systemctl", "enable", *UNITS)
-        rows.append(off_in_mid_activation(site, "gate@2.0.0", "poweroff", container.power_off))
-        rows.append(off_in_mid_activation(site, "gate@3.0.0", "a power cut", container.cut))
+        rows.append(off(site, "gate@2.0.0", "poweroff", ["warming"], container.power_off))
+        rows.append(off(site, "gate@3.0.0", "poweroff", ["activating", "probation"], container.power_off))
+        rows.append(off(site, "gate@4.0.0", "a power cut", ["activating", "probation"], container.cut))
         failed = container("systemctl", "--failed", "--no-legend", "--no-pager").stdout.strip()
         rows.append(Row("no unit of the machine has failed", not failed, failed or "none"))
         container.power_off()
@@ -561,26 +465,5 @@ def online(site: Site) -> bool:
     return False
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, required=True, help="folder for the Debian and the wheels, 2 GB")
-    parser.add_argument("--install", action="store_true", help="install what this machine lacks by apt-get")
-    parser.add_argument("--fresh", action="store_true", help="make the Debian anew")
-    parser.add_argument("--json", type=Path)
-    a = parser.parse_args()
-    work = a.work.resolve()
-    if REPOSITORY in (work, *work.parents):
-        parser.error("--work must not lie in the repository")
-    try:
-        need(PROGRAMS, install=a.install)
-        rows = walk(work, fresh=a.fresh)
-    except Trouble as e:
-        print(e, file=sys.stderr)
-        return 2
-    return report(rows, a.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(__doc__ or "", PROGRAMS, walk))

@@ -51,6 +51,11 @@ def test_agent_keeps_cameras_sound_and_gpu() -> None:
     assert {"video", "render", "audio"} <= set(unit["SupplementaryGroups"].split())
 
 
+def test_a_stop_of_the_agent_does_not_strike_down_its_children_beside_it() -> None:
+    # A warm-up that dies by systemd's SIGTERM counts against the release.
+    assert load(SYSTEMD / "edgectl-agent.service")["KillMode"] == "mixed"
+
+
 @pytest.mark.parametrize("path", UNITS, ids=lambda p: p.stem)
 def test_exposure_is_low(path: Path) -> None:
     tool = found("systemd-analyze")
