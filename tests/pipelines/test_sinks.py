@@ -23,20 +23,13 @@ from hypothesis import strategies as st
 from support.pipelines import tracks
 
 from edgectl.core.errors import DataError, LinkError, StorageError
-from edgectl.pipelines.config import Annotate, SnapshotConfig, parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.sinks import (
-    CallbackSink,
-    JsonlSink,
-    MqttSink,
-    Output,
-    SinkPool,
-    SnapshotSink,
-    TrackLog,
-    VideoSink,
-    read_tracks,
-)
-from edgectl.pipelines.sinks.tracklog import encode_tracks
+from edgectl.pipelines.sinks.base import Output, SinkPool
+from edgectl.pipelines.sinks.jsonl import CallbackSink, JsonlSink
+from edgectl.pipelines.sinks.snapshot import SnapshotConfig, SnapshotSink
+from edgectl.pipelines.sinks.tracklog import TrackLog, encode_tracks, read_tracks
+from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Frame, Stamp
 
@@ -102,7 +95,7 @@ def test_a_file_waits_and_loses_nothing() -> None:
 
 
 def test_a_camera_that_changes_its_format_keeps_its_proportions_in_the_video(tmp_path: Path) -> None:
-    sink = VideoSink(tmp_path / "v.mp4", Annotate(), 10)
+    sink = VideoSink(tmp_path / "v.mp4", AnnotateConfig(), 10)
     for i, size in enumerate([(160, 90), (120, 90), (320, 180)]):
         image = np.full((size[1], size[0], 3), 200, np.uint8)
         sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
@@ -122,7 +115,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
     try:
-        video, log = VideoSink(tmp_path / "v.mp4", Annotate(), 10), JsonlSink(tmp_path / "e.jsonl")
+        video, log = VideoSink(tmp_path / "v.mp4", AnnotateConfig(), 10), JsonlSink(tmp_path / "e.jsonl")
         noise = np.random.default_rng(0)
         pool = SinkPool("s", [log, video], wait=True)
         for i in range(200):
@@ -170,29 +163,25 @@ def test_the_record_queue_is_bounded_too() -> None:
 
 
 def test_a_broken_sink_is_closed_and_the_others_go_on() -> None:
-    def publish(topic: str, payload: bytes) -> None:
+    class Broken(CallbackSink):
+        name = "broken"
+
+    def publish(record: dict[str, Any]) -> None:
         raise LinkError("the broker is gone")
 
     got: list[Any] = []
-    pool = SinkPool("s", [MqttSink(publish, "t"), CallbackSink(got.append)], wait=True)
+    pool = SinkPool("s", [Broken(publish), CallbackSink(got.append)], wait=True)
     for i in range(3):
         pool.offer(Output((record(i),)))
     assert pool.close(10)
     assert len(got) == 3
-    assert isinstance(pool.errors["mqtt"], LinkError)
+    assert isinstance(pool.errors["broken"], LinkError)
 
 
 def test_after_closing_nothing_is_taken() -> None:
     pool = SinkPool("s", [], wait=True)
     assert pool.close(5)
     pool.offer(Output((record(1),)))
-
-
-def test_mqtt_gets_one_json_object_per_event() -> None:
-    sent: list[tuple[str, bytes]] = []
-    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), "edgectl/1/home/d/gate/ev/cam")
-    sink.write(Output((record(1), record(2))))
-    assert [json.loads(p) for _, p in sent] == [record(1), record(2)]
 
 
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
@@ -205,7 +194,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
 
 def test_a_video_keeps_capture_time(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    sink = VideoSink(path, Annotate(), 10)
+    sink = VideoSink(path, AnnotateConfig(), 10)
     for i in (0, 1, 2, 7, 8):  # five frames were lost in between
         sink.write(Output((), frame(i), draw=lambda image: image.fill(200)))
     sink.close()
@@ -220,10 +209,10 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from edgectl.pipelines.config import Annotate
 from edgectl.pipelines.stream.frame import Frame, Stamp
-from edgectl.pipelines.sinks import Output, VideoSink
-sink = VideoSink(Path(sys.argv[1]), Annotate(), 10)
+from edgectl.pipelines.sinks.base import Output
+from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
+sink = VideoSink(Path(sys.argv[1]), AnnotateConfig(), 10)
 rng = np.random.default_rng(0)
 for i in range(int(sys.argv[2])):
     image = rng.integers(0, 256, (96, 160, 3), dtype=np.uint8)
@@ -249,7 +238,7 @@ def test_of_a_process_that_is_killed_all_but_the_last_second_of_video_plays(
 
 def test_a_video_that_was_finished_has_an_index_to_seek_by(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    sink = VideoSink(path, Annotate(), 10)
+    sink = VideoSink(path, AnnotateConfig(), 10)
     for i in range(50):
         sink.write(Output((), frame(i)))
     sink.close()
@@ -260,7 +249,7 @@ def test_a_video_that_was_finished_has_an_index_to_seek_by(tmp_path: Path) -> No
 
 
 def test_a_wide_video_is_made_smaller_and_a_slow_one_slower(tmp_path: Path) -> None:
-    sink = VideoSink(tmp_path / "v.mp4", Annotate(max_width=64, fps=5), 10)
+    sink = VideoSink(tmp_path / "v.mp4", AnnotateConfig(max_width=64, fps=5), 10)
     for i in range(20):
         sink.write(Output((), frame(i, (200, 100))))
     sink.close()
@@ -278,13 +267,14 @@ def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
 
 
 RULES = parse_config(
+    "surveillance",
     {
         "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
         "rules": [
             {"id": "gate", "line": [0.5, 0, 0.5, 1]},
             {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}},
         ],
-    }
+    },
 )
 
 

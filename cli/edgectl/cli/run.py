@@ -12,21 +12,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edgectl.cli._output import Json, Output, plain, table
+from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
     from edgectl.pipelines.host.run import RunSummary
 
-__all__ = ["Kind", "Prefer", "describe", "run", "summary_view"]
+__all__ = ["Prefer", "describe", "run", "summary_view"]
 
 
 MAX_RECORDS = 10_000
 """Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
-
-
-class Kind(str, enum.Enum):
-    surveillance = "surveillance"
-    driving = "driving"
-    speech = "speech"
 
 
 class Prefer(str, enum.Enum):
@@ -37,7 +32,9 @@ class Prefer(str, enum.Enum):
 
 
 def run(
-    kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
+    kind: Annotated[
+        str, typer.Argument(help=f"Which kind of pipeline: {', '.join(KINDS.own)}, or one of a plug-in.")
+    ],
     bundle: Annotated[
         list[Path],
         typer.Option(
@@ -75,7 +72,7 @@ def run(
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.probe import probe
-    from edgectl.pipelines.config import load_config
+    from edgectl.pipelines.host.config import load_config
     from edgectl.pipelines.host.run import run_stream
 
     events: list[dict[str, Any]] = []
@@ -95,10 +92,10 @@ def run(
             update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", share)
 
         summary = run_stream(
-            kind.value,
+            kind,
             [Bundle(b) for b in bundle],
             source,
-            load_config(config) if config else None,
+            load_config(kind, config) if config else None,
             seconds=seconds,
             out=out,
             on_event=heard,

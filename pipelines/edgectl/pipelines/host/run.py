@@ -13,21 +13,15 @@ from edgectl.core.bundle import Bundle, Preference, Variant
 from edgectl.core.errors import UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
-from edgectl.pipelines.config import PipelineConfig
-from edgectl.pipelines.kinds.base import EngineFactory, Kind, PipelineArgs, make_pipeline, open_variant
-from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.decoders import DECODERS
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
 
 __all__ = ["RunSummary", "part_of", "part_variants", "percentiles", "run_stream"]
 
-_PARTS = {
-    "fastestdet": "detector",
-    "yolov8": "detector",
-    "yolox": "detector",
-    "boxes-scores": "detector",
-    "vad": "vad",
-    "keyword": "keyword",
-}
 _PERCENTILES = (50.0, 90.0, 99.0)
 
 
@@ -54,7 +48,7 @@ class RunSummary:
 
 
 def run_stream(
-    kind: Kind,
+    kind: str,
     bundles: Sequence[Bundle],
     source_uri: str,
     config: PipelineConfig | None = None,
@@ -107,7 +101,14 @@ def run_stream(
     pipeline = make_pipeline(
         kind,
         PipelineArgs(
-            stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out, seconds=seconds
+            stream,
+            source_uri,
+            engines,
+            config or parse_config(kind, None),
+            emit,
+            open_engine,
+            out,
+            seconds=seconds,
         ),
     )
     try:
@@ -158,14 +159,14 @@ def part_variants(
 
 
 def part_of(variant: Variant) -> str:
-    """``detector``, ``vad`` or ``keyword``, from the variant's task. Raises :class:`UsageError` if no
+    """``detector``, ``vad``, ``keyword`` …, from the decoder of the variant's task. Raises :class:`UsageError` if no
     pipeline can use it."""
     kind = variant.config.task.decode.kind
-    if kind not in _PARTS:
+    if kind == "none":
         raise UsageError(
             f"bundle {variant.config.name} is for task {variant.config.task.name}, which no pipeline runs"
         )
-    return _PARTS[kind]
+    return DECODERS.get(kind).part
 
 
 def percentiles(h: Histogram) -> dict[str, float | None]:

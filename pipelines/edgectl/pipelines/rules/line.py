@@ -12,23 +12,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from edgectl.pipelines.config import LineConfig
-from edgectl.pipelines.rules.base import at_edge, describe, pixels, wanted
+from edgectl.pipelines.rules.base import (
+    Observation,
+    Relative,
+    RuleConfig,
+    RuleType,
+    Seconds,
+    at_edge,
+    describe,
+    pixels,
+    wanted,
+)
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["LineRule"]
+__all__ = ["RULE", "LineConfig", "LineRule"]
 
 _WOBBLE_S = 3.0
 _WOBBLE_SAMPLES = 48
 """The stretch over which wobble is measured, and how many sightings of it are kept."""
 _WOBBLES = 2.5
 """Standard deviations of its own wobble that a track must be away from the line."""
+
+
+class LineConfig(RuleConfig):
+    line: tuple[Relative, Relative, Relative, Relative]
+    """From a to b. Going to the right of that arrow, as seen in the picture, is ``in``; to the left is
+    ``out``."""
+    anchor: Literal["bottom_center", "center"] = "bottom_center"
+    band_px: float = Field(default=6.0, ge=0, le=1000)
+    hold_s: Seconds = 0.15
+    classes: tuple[str, ...] = ()
+
+    @field_validator("line")
+    @classmethod
+    def _has_length(cls, line: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if line[:2] == line[2:]:
+            raise ValueError("a line needs two different ends")
+        return line
+
+    def labels(self) -> tuple[str, ...]:
+        return self.classes
 
 
 @dataclass
@@ -63,7 +92,8 @@ class LineRule:
         self._walks: dict[int, _Walk] = {}
         self._size: tuple[int, int] | None = None
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
+        tracks, t = seen.tracks, seen.t
         events: list[Event] = []
         for track in sorted(self._walks.keys() - {int(i) for i in tracks.ids}):
             walk = self._walks.pop(track)
@@ -160,3 +190,10 @@ def _wobble(recent: Sequence[Sequence[float]]) -> float:
     t, d = t - t.mean(), d - d.mean()
     rest = d - t * (t @ d) / max(t @ t, 1e-9)
     return float(np.sqrt(rest @ rest / (len(t) - 2)))
+
+
+RULE = RuleType(
+    LineConfig,
+    lambda config, context: LineRule(config, context.labels),
+    "a track crosses a line: `line_crossing` with `direction` and the `counts` so far",
+)

@@ -8,15 +8,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError
+from edgectl.core.schema import Config
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["Output", "Record", "Sink", "SinkPool"]
+__all__ = ["Output", "Record", "Sink", "SinkContext", "SinkOptions", "SinkPool", "SinkType"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ class Sink(Protocol):
     pictures: bool
     """Whether it needs frames; such sinks are fed last and lose outputs first."""
 
+    @property
+    def path(self) -> Path | None:
+        """The file that it writes, if it is one."""
+        ...
+
     def write(self, output: Output) -> None:
         """Raises :class:`StorageError` or :class:`LinkError`."""
         ...
@@ -52,6 +59,40 @@ class Sink(Protocol):
     def close(self) -> None:
         """Finish files. Called once, by the pool's thread, after the last ``write``."""
         ...
+
+
+class SinkOptions(Config):
+    """What the configuration says about a sink."""
+
+    def events(self) -> tuple[str, ...]:
+        """Ids of rules and zones that it names: they must exist."""
+        return ()
+
+
+@dataclass(frozen=True)
+class SinkContext:
+    """What a sink may know of its stream when it is made."""
+
+    stream: str
+    out: Path | None = None
+    """Folder for files."""
+    fps: float | None = None
+    """Of the frames; None for sound."""
+
+
+@dataclass(frozen=True)
+class SinkType:
+    make: Callable[[Any, SinkContext], Sink | None]
+    """From its options and the stream's context. None: these options want nothing written."""
+    doc: str
+    """One line: what it writes, and where."""
+    options: type[SinkOptions] = SinkOptions
+    default: bool = False
+    """Whether it is used where the configuration does not name it."""
+    files: bool = False
+    """Whether it writes into the folder for files, and is left out where there is none."""
+    pictures: bool = False
+    """Whether it needs frames or tracks. It is refused in a kind of pipeline that has none."""
 
 
 class SinkPool:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgectl.pipelines.sinks.base import Output, Record
+from edgectl.pipelines.sinks.base import Output, Record, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.lines import LineFile
 
-__all__ = ["CallbackSink", "JsonlSink"]
+__all__ = ["SINK", "CallbackSink", "JsonlSink"]
 
 
 class JsonlSink:
@@ -30,11 +30,19 @@ class JsonlSink:
         self._file.close()
 
 
+def _open(options: SinkOptions, context: SinkContext) -> JsonlSink | None:
+    return None if context.out is None else JsonlSink(context.out / "events.jsonl")
+
+
+SINK = SinkType(_open, "every event as a line of JSON: `events.jsonl`", default=True, files=True)
+
+
 class CallbackSink:
     """Each record to a function: the worker's pipe, a progress display, a test."""
 
     name = "callback"
     pictures = False
+    path = None
 
     def __init__(self, emit: Callable[[Record], None]) -> None:
         self._emit = emit

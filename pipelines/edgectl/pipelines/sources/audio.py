@@ -32,8 +32,8 @@ from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, AudioSource,
 from edgectl.pipelines.audio.channels import MAX_CHANNELS, Channel, Mixed, check_channel, mix
 from edgectl.pipelines.audio.clock import ClockFit
 from edgectl.pipelines.sources.base import parse_options, redact
+from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.sources.microphone import Microphone, MicrophoneOptions
-from edgectl.pipelines.sources.pace import Pacer
 from edgectl.pipelines.synth.kiosk import KioskScene
 
 __all__ = ["BLOCK", "open_audio", "read_audio"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
-from edgectl.pipelines.sources.clock import MediaClock
-from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.sources.picture import Picture
-from edgectl.pipelines.sources.video import VideoReader
+from edgectl.pipelines.sources.media.clock import MediaClock
+from edgectl.pipelines.sources.media.pace import Pacer
+from edgectl.pipelines.sources.media.picture import Picture
+from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["FileSource"]

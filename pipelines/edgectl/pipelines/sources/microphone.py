@@ -29,7 +29,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock
 from edgectl.pipelines.audio.channels import MAX_CHANNELS, Channel, channel_index, check_channel, mix
 from edgectl.pipelines.audio.clock import ClockFit, SampleClock
-from edgectl.pipelines.sources.live import backoff_s
+from edgectl.pipelines.sources.media.camera import backoff_s
 
 __all__ = ["Microphone", "MicrophoneOptions"]
 

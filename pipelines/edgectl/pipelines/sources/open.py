@@ -28,7 +28,7 @@ from edgectl.pipelines.sources.base import (
 )
 from edgectl.pipelines.sources.file import FileSource
 from edgectl.pipelines.sources.images import ImagesSource
-from edgectl.pipelines.sources.live import LiveSource
+from edgectl.pipelines.sources.media.camera import LiveSource
 from edgectl.pipelines.sources.synth import SynthSource
 
 __all__ = ["open_source"]

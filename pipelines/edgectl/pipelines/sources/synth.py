@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, SynthOptions
-from edgectl.pipelines.sources.pace import Pacer
+from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.synth import Scene, open_scene
 

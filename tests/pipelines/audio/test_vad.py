@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgectl.core.bundle import TensorSpec
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.pipelines.audio.blocks import AudioBlock, Reframer
-from edgectl.pipelines.kinds.speech.vad import Segmenter, VoiceActivity
+from edgectl.pipelines.audio.vad import Segmenter, VoiceActivity
 from edgectl.pipelines.sources.audio import open_audio
 from edgectl.pipelines.tasks import load_task
 
