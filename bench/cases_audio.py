@@ -21,7 +21,7 @@ from edgectl.models import reference
 from edgectl.pipelines.audio.blocks import RATE, AudioBlock
 from edgectl.pipelines.kinds.base import open_variant
 from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechSession
-from edgectl.pipelines.sources.audio import read_audio
+from edgectl.pipelines.sources import read_audio
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.synth.kiosk import KioskScene

@@ -119,6 +119,7 @@ class DecodeSpec(Config):
     iou: float = Field(default=0.45, gt=0, le=1)
     """Boxes of one class that overlap by more are one object."""
     max_detections: int = Field(default=100, ge=1, le=10_000)
+    """The best so many of a picture are kept."""
 
     @property
     def options(self) -> dict[str, Any]:

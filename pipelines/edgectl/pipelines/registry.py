@@ -8,11 +8,12 @@ be taken by another package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from edgectl.core.errors import EdgectlError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, UsageError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -50,6 +51,17 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             self._loaded[name] = self._own(name) if name in self._targets else self._of_others(name)
         return self._loaded[name]
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[T]:
+        """For calling what :meth:`get` gives: an error that is not one of ours names the thing it came from."""
+        found = self.get(name)
+        try:
+            yield found
+        except EdgectlError:
+            raise
+        except Exception as e:
+            raise EngineError(f"the {self._noun} {name!r} failed: {type(e).__name__}: {e}") from e
 
     def _own(self, name: str) -> T:
         module, _, attribute = self._targets[name].partition(":")

@@ -134,7 +134,8 @@ def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
             f"this is a {type(args.config).__name__}, a {kind} pipeline takes a {type_.config.__name__}",
             hint=f"parse_config({kind!r}, …) makes one",
         )
-    return type_.make(args)
+    with KINDS.using(kind):
+        return type_.make(args)
 
 
 def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:

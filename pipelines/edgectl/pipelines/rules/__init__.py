@@ -43,6 +43,7 @@ class RulesConfig(Config):
     zones: dict[Name, ZoneConfig] = Field(default={}, max_length=64)
     """Areas of the picture, by name."""
     rules: tuple[SerializeAsAny[RuleConfig], ...] = Field(default=(), max_length=64)
+    """What makes events of tracks, each with an ``id``; see below."""
     update_s: float = Field(default=30.0, gt=0, le=86400)
     """How often a tracked object is reported while nothing changes."""
 
@@ -102,7 +103,8 @@ class RuleSet:
         self.rules: dict[str, Rule] = {}
         """Id → rule, without the zones."""
         for rule in config.rules:
-            self.rules[rule.id] = _type_of(rule).make(rule, context)
+            with RULES.using(_names(type(rule).model_fields)[0]) as type_:
+                self.rules[rule.id] = type_.make(rule, context)
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
@@ -128,10 +130,6 @@ def _names(keys: Iterable[str]) -> list[str]:
     like another package's rule."""
     found = set(keys)
     return [name for name in RULES.own if name in found] or [key for key in keys if key in RULES]
-
-
-def _type_of(rule: RuleConfig) -> RuleType:
-    return RULES.get(_names(type(rule).model_fields)[0])
 
 
 def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str]]]:

@@ -34,10 +34,15 @@ _CLEAR_S = 0.6
 class CollisionConfig(RuleConfig):
     class Collision(Config):
         min_px: float = Field(default=45.0, gt=0)
+        """A narrower box is not measured."""
         window_s: float = Field(default=0.5, ge=0.3, le=3)
+        """Over which a box's growth is measured."""
         warn_s: float = Field(default=2.7, gt=0)
+        """Time to contact for the phase ``preliminary``."""
         alert_s: float = Field(default=1.6, gt=0)
+        """Time to contact for the phase ``imminent``."""
         v_min_mps: float = Field(default=5.0, ge=0)
+        """A slower car is not warned."""
 
     collision: Collision
 

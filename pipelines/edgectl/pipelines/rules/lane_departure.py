@@ -33,8 +33,11 @@ _LOST_S = 0.5
 class LaneDepartureConfig(RuleConfig):
     class LaneDeparture(Config):
         v_min_mps: float = Field(default=16.7, ge=0)
+        """A slower car is not warned."""
         ttlc_s: float = Field(default=0.7, gt=0)
+        """Time until a wheel is on the line."""
         hold_s: Seconds = 0.2
+        """How long that must last."""
 
     lane_departure: LaneDeparture
 

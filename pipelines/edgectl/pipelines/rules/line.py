@@ -45,9 +45,13 @@ class LineConfig(RuleConfig):
     """From a to b. Going to the right of that arrow, as seen in the picture, is ``in``; to the left is
     ``out``."""
     anchor: Literal["bottom_center", "center"] = "bottom_center"
+    """The point of a box that must cross."""
     band_px: float = Field(default=6.0, ge=0, le=1000)
+    """On this side and that of the line is no side."""
     hold_s: Seconds = 0.15
+    """How long it must stay on the other side."""
     classes: tuple[str, ...] = ()
+    """Labels that count; empty: all."""
 
     @field_validator("line")
     @classmethod

@@ -19,7 +19,9 @@ __all__ = ["RULE", "LoiterConfig", "LoiterRule"]
 class LoiterConfig(RuleConfig):
     class Loiter(Config):
         zone: str
+        """Name of the zone."""
         seconds: float = Field(gt=0, le=86400)
+        """Longer is too long."""
         gap_s: Seconds = 1.5
         """An object that vanishes and is found again nearby within this time is the same one."""
 

@@ -17,9 +17,11 @@ __all__ = ["RULE", "OccupancyConfig", "OccupancyRule"]
 class OccupancyConfig(RuleConfig):
     class Occupancy(Config):
         zone: str
+        """Name of the zone."""
         high: int = Field(ge=1, le=10_000)
+        """So many are too many."""
         low: int | None = Field(default=None, ge=0)
-        """None: ``high - 1``."""
+        """So few are no longer too many. None: ``high - 1``."""
 
         @model_validator(mode="after")
         def _apart(self) -> OccupancyConfig.Occupancy:

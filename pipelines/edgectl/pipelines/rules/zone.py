@@ -28,11 +28,15 @@ class ZoneConfig(Config):
     polygon: tuple[Relative, ...]
     """x, y, x, y, … relative to the frame."""
     anchor: Literal["bottom_center", "center"] = "bottom_center"
+    """The point of a box that must be inside."""
     enter_px: float = Field(default=4.0, ge=0, le=1000)
     """How deep inside (and how far outside, to leave) an object must be."""
     enter_s: Seconds = 0.2
+    """How long it must be inside before it has entered."""
     exit_s: Seconds = 0.5
+    """How long it must be outside, or away, before it has left."""
     classes: tuple[str, ...] = ()
+    """Labels that count; empty: all."""
 
     @field_validator("polygon")
     @classmethod

@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from edgectl.core.errors import EdgectlError, EngineError
 from edgectl.core.schema import Config, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
@@ -101,16 +100,9 @@ def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
     with contextlib.ExitStack() as undo:
         sinks: list[Sink] = []
         for name, options in config.chosen().items():
-            type_ = SINKS.get(name)
-            if type_.files and context.out is None:
-                continue
-            try:
-                sink = type_.make(options, context)
-            except EdgectlError:
-                raise
-            except Exception as e:
-                # another package's code
-                raise EngineError(f"sink {name} cannot be opened: {type(e).__name__}: {e}") from e
+            with SINKS.using(name) as type_:
+                left_out = type_.files and context.out is None
+                sink = None if left_out else type_.make(options, context)
             if sink is not None:
                 sinks.append(sink)
                 undo.callback(sink.close)

@@ -23,6 +23,7 @@ class FlowConfig(Config):
     max_age_ms: float | None = Field(default=None, gt=0, le=600_000)
     """A frame older than this when it is taken is dropped (``stale``)."""
     target_fps: float | None = Field(default=None, gt=0, le=1000)
+    """Frames beyond that are dropped (``gated``); None: none are."""
 
 
 class Handover(Protocol[T]):

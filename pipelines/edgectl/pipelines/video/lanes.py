@@ -59,11 +59,13 @@ class CameraConfig(Config):
     """How the dash camera is mounted. Without it, metres cannot be told from pixels."""
 
     height_m: float | None = Field(default=None, gt=0, le=10)
+    """Above the road."""
     fx_px: float | None = Field(default=None, gt=0)
     """Focal length in pixels at the width of the stream."""
     horizon: float | None = Field(default=None, gt=0, lt=1)
     """Row of the horizon relative to the height; None: where the lane lines meet."""
     lane_width_m: float = Field(default=3.6, gt=1, le=10)
+    """Of the lanes that are driven on."""
     hood: float = Field(default=1.0, gt=0.5, le=1)
     """Row below which the own car is seen, relative to the height."""
 

@@ -15,6 +15,7 @@ class EgoConfig(Config):
     speed_mps: float | None = Field(default=None, ge=0, le=120)
     """A constant, for bench work; otherwise speed comes with the frames, if the source has it."""
     max_age_ms: float = Field(default=500, gt=0)
+    """A speed that is older is not known."""
 
 
 class Speed:

@@ -21,7 +21,7 @@ from edgectl.core.errors import EdgectlError, EngineError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
-from edgectl.pipelines.audio.blocks import RATE, AudioBlock, AudioSource
+from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, AudioSource
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import PipelineConfig
@@ -29,7 +29,7 @@ from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechPart, Spe
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Output, Sink, SinkContext, SinkPool
 from edgectl.pipelines.sinks.jsonl import CallbackSink
-from edgectl.pipelines.sources.audio import BLOCK, open_audio
+from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.stream.ledger import Ledger

@@ -43,14 +43,21 @@ class SpeechConfig(Config):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Keyword probability; None: the task's ``decode.score``."""
     smooth_s: float = Field(default=0.24, ge=0, le=5)
+    """Over which keyword probabilities are averaged."""
     patience: int = Field(default=2, ge=1, le=100)
+    """Windows in a row above the threshold that make a keyword."""
     refractory_s: float = Field(default=1.0, ge=0, le=60)
+    """Nothing is heard for so long after a keyword."""
     hop_frames: int = Field(default=4, ge=1, le=1000)
     """Feature frames between two runs of the keyword net."""
     vad_on: float = Field(default=0.5, gt=0, lt=1)
+    """Speech begins at this probability."""
     vad_off: float = Field(default=0.35, gt=0, lt=1)
+    """Speech may end below this probability."""
     min_silence_ms: float = Field(default=100, ge=0, le=60_000)
+    """So long below it, and speech has ended."""
     pad_ms: float = Field(default=30, ge=0, le=5_000)
+    """Speech is made longer by this at both ends."""
     vad_gain_db: float = Field(default=40, ge=0, le=60)
     """Speech softer than it should be is listened to with up to so much gain; 0: never."""
 
