@@ -50,7 +50,7 @@ def walk(steps: list[tuple[float, Tracks]], engine: RuleSet | None = None) -> li
 @given(st.integers(0, 2**31), st.floats(-3, 3))
 # leaves the band twice on the far side, seconds apart
 @example(384, 1.0)
-def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
+def test_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
     """σ 2 px, 300 frames (sv.LineZone counts 76 in and 76 out)."""
     rng = np.random.default_rng(seed)
     steps = [(f / 30, tracks((1, 500 + off + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in range(300)]
@@ -59,7 +59,7 @@ def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: floa
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31))
-def test_g12_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> None:
+def test_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> None:
     """10 objects cross to and fro; the line's right side (a → b downwards: the picture's left) is ``in``."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 6.28, 10)
@@ -108,7 +108,7 @@ def test_an_object_that_vanishes_right_behind_the_line_is_counted() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 0.7))
-def test_g13_loitering_is_timed_to_one_frame_at_any_drop_rate(seed: int, drop: float) -> None:
+def test_loitering_is_timed_to_one_frame_at_any_drop_rate(seed: int, drop: float) -> None:
     rng = np.random.default_rng(seed)
     kept = [f for f in range(15 * 12) if f == 0 or rng.random() >= drop]
     steps = [(f / 15, tracks((1, 500 + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in kept]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgectl.pipelines.rules.base import Observation, Rule, RuleConfig, RuleContext, RuleType
     from edgectl.pipelines.rules.zone import ZoneRule
     from edgectl.pipelines.sinks import SINKS
-    from edgectl.pipelines.sinks.base import Output, Record, Sink, SinkContext, SinkOptions, SinkType
+    from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
     from edgectl.pipelines.sources import SOURCES, open_audio, open_source
     from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, SourceType, parse_options
     from edgectl.pipelines.stream.events import Event
@@ -61,7 +61,6 @@ _FROM = {
     "LetterboxMeta": "video.preprocess",
     "Notice": "stream.frame",
     "Observation": "rules.base",
-    "Output": "sinks.base",
     "Pipeline": "kinds.base",
     "PipelineArgs": "kinds.base",
     "PipelineConfig": "kinds.config",
@@ -84,6 +83,7 @@ _FROM = {
     "SourceInfo": "sources.base",
     "SourceType": "sources.base",
     "Stamp": "stream.frame",
+    "StreamOutput": "sinks.base",
     "Tracks": "video.tracker",
     "VideoConfig": "kinds.config",
     "VideoPipeline": "kinds.video_runner",
@@ -123,7 +123,6 @@ __all__ = [
     "LetterboxMeta",
     "Notice",
     "Observation",
-    "Output",
     "Pipeline",
     "PipelineArgs",
     "PipelineConfig",
@@ -143,6 +142,7 @@ __all__ = [
     "SourceInfo",
     "SourceType",
     "Stamp",
+    "StreamOutput",
     "Tracks",
     "VideoConfig",
     "VideoPipeline",

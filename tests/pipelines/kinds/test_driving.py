@@ -317,7 +317,7 @@ def test_time_to_contact_of_a_clean_approach(closing: float, ttc: float) -> None
     assert result[1] <= result[0] <= result[2]
 
 
-def test_g18_time_to_contact_under_jitter() -> None:
+def test_time_to_contact_under_jitter() -> None:
     """1.5 px, 20 Hz, 0.5 s window, 27 m, 67 px: median error ≤ 0.15 s at 2.7 s."""
     rng = np.random.default_rng(0)
     t = np.arange(0, 0.55, 0.05)

@@ -24,7 +24,7 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Output, Record, Sink, SinkContext, SinkPool
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkPool, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.snapshot import SnapshotSink
 from edgectl.pipelines.sources import SourceInfo, open_source
@@ -210,7 +210,7 @@ class VideoPipeline:
         """Give out the first ``heard`` of what was heard of the source."""
         for _ in range(heard):
             event, stamp = self._notices.popleft()
-            self._sinks.offer(Output((self._writer.record(event, stamp),)))
+            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
 
     # -- engine thread ----------------------------------------------------------------------------------------------------
 
@@ -299,13 +299,13 @@ class VideoPipeline:
         self._last_failure_s = t
         data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self._errors}
         self._sinks.offer(
-            Output((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
+            StreamOutput((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
         )
 
     def _finish(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
         self._sinks.offer(
-            Output(
+            StreamOutput(
                 records,
                 frame if self._pictures else None,
                 tracks,

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import Observation, Rule, RuleConfig, RuleContext, RuleType
@@ -19,6 +20,8 @@ from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["RULES", "RuleSet", "RulesConfig"]
+
+_log = logging.getLogger(__name__)
 
 RULES = Registry(
     "rule",
@@ -112,8 +115,17 @@ class RuleSet:
     def step(
         self, tracks: Tracks, t: float, lanes: Lanes | None = None, speed_mps: float | None = None
     ) -> list[Event]:
+        """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
+        package's."""
         seen = Observation(tracks, t, lanes, speed_mps)
-        return [event for rule in self._steps.values() for event in rule.step(seen)]
+        events: list[Event] = []
+        for name, rule in self._steps.items():
+            try:
+                events += rule.step(seen)
+            except Exception as e:
+                _log.debug("rule %s", name, exc_info=True)
+                raise EngineError(f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}") from e
+        return events
 
     def snapshot(self) -> dict[str, Any]:
         return {name: rule.snapshot() for name, rule in self._steps.items()}

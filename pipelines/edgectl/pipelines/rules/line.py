@@ -65,7 +65,7 @@ class LineConfig(RuleConfig):
 
 
 @dataclass
-class _Walk:
+class _LineWalk:
     side: int = 0
     """-1 left, +1 right of the arrow a → b; 0 not known yet."""
     x: float = 0.0
@@ -93,7 +93,7 @@ class LineRule:
         self._config = config
         self._labels = labels
         self._classes = wanted(config.classes, labels)
-        self._walks: dict[int, _Walk] = {}
+        self._walks: dict[int, _LineWalk] = {}
         self._size: tuple[int, int] | None = None
 
     def step(self, seen: Observation) -> list[Event]:
@@ -118,7 +118,7 @@ class LineRule:
         for row in np.nonzero(tracks.seen)[0]:
             if int(tracks.cls[row]) not in self._classes:
                 continue
-            walk = self._walks.setdefault(int(tracks.ids[row]), _Walk())
+            walk = self._walks.setdefault(int(tracks.ids[row]), _LineWalk())
             d = float(offset[row])
             height = float(tracks.xyxy[row, 3] - tracks.xyxy[row, 1])
             side = 0 if abs(d) <= self._band(walk, d, t, height) else 1 if d > 0 else -1
@@ -135,7 +135,7 @@ class LineRule:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
                     x, y = (points[row] / size).tolist()
-                    self._walks[int(tracks.ids[row])] = _Walk(side, x, y, recent=walk.recent)
+                    self._walks[int(tracks.ids[row])] = _LineWalk(side, x, y, recent=walk.recent)
             else:
                 # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
@@ -147,9 +147,9 @@ class LineRule:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
-        self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
+        self._walks = {int(i): _LineWalk(**w) for i, w in state["walks"].items()}
 
-    def _band(self, walk: _Walk, d: float, t: float, height: float) -> float:
+    def _band(self, walk: _LineWalk, d: float, t: float, height: float) -> float:
         """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at
         most half its height."""
         recent = walk.recent

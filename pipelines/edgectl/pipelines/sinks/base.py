@@ -18,7 +18,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["Output", "Record", "Sink", "SinkContext", "SinkOptions", "SinkPool", "SinkType"]
+__all__ = ["Record", "Sink", "SinkContext", "SinkOptions", "SinkPool", "SinkType", "StreamOutput"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _MAX_PICTURES = 6  # outputs that hold one
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class StreamOutput:
     """What one processed frame (or stretch of audio) gave."""
 
     records: tuple[Record, ...]
@@ -52,7 +52,7 @@ class Sink(Protocol):
         """The file that it writes, if it is one."""
         ...
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         """Raises :class:`StorageError` or :class:`LinkError`."""
         ...
 
@@ -114,14 +114,14 @@ class SinkPool:
         self._wait = wait
         self._written = written
         self._change = threading.Condition()
-        self._light: deque[tuple[Output, int]] = deque()
-        self._heavy: deque[Output] = deque()
+        self._light: deque[tuple[StreamOutput, int]] = deque()
+        self._heavy: deque[StreamOutput] = deque()
         self._closing = False
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"sinks-{name}", daemon=True)
         self._thread.start()
 
-    def offer(self, output: Output) -> None:
+    def offer(self, output: StreamOutput) -> None:
         """Queue one output for every sink."""
         with self._change:
             if self._closing:
@@ -131,7 +131,7 @@ class SinkPool:
             if output.records or output.tracks is not None:
                 self._put(
                     self._light,
-                    (Output(output.records, None, output.tracks, output.t_s), time.monotonic_ns()),
+                    (StreamOutput(output.records, None, output.tracks, output.t_s), time.monotonic_ns()),
                     _MAX_RECORDS,
                     "records",
                 )
@@ -181,7 +181,7 @@ class SinkPool:
         for sink in self._sinks:
             self._guard(sink, sink.close)
 
-    def _write(self, output: Output, *, pictures: bool) -> None:
+    def _write(self, output: StreamOutput, *, pictures: bool) -> None:
         for sink in list(self._sinks):
             if sink.pictures == pictures and not self._guard(sink, lambda s=sink: s.write(output)):  # type: ignore[misc]
                 self._sinks.remove(sink)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgectl.pipelines.sinks.base import Output, Record, SinkContext, SinkOptions, SinkType
+from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 
 __all__ = ["SINK", "CallbackSink", "JsonlSink"]
@@ -22,7 +22,7 @@ class JsonlSink:
         self.path = path
         self._file = LineFile(path)
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         for record in output.records:
             self._file.write(json.dumps(record, separators=(",", ":")))
 
@@ -47,7 +47,7 @@ class CallbackSink:
     def __init__(self, emit: Callable[[Record], None]) -> None:
         self._emit = emit
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         for record in output.records:
             self._emit(record)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import atomic_write
-from edgectl.pipelines.sinks.base import Output, Record, SinkContext, SinkOptions, SinkType
+from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
 
 __all__ = ["SINK", "SnapshotConfig", "SnapshotSink"]
 
@@ -43,7 +43,7 @@ class SnapshotSink:
         """File name (below the output folder) of an event's snapshot, or None if it gets none."""
         return f"snapshots/{record['id']}.jpg" if record.get("rule") in self._config.on else None
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         names = [n for n in map(self.file_of, output.records) if n]
         if not names or output.frame is None:
             return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgectl.core.errors import DataError
-from edgectl.pipelines.sinks.base import Output, SinkContext, SinkOptions, SinkType
+from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -71,7 +71,7 @@ class TrackLog:
         self.path = path
         self._file = LineFile(path)
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         if output.tracks is not None and output.t_s is not None:
             self._file.write(encode_tracks(output.tracks, output.t_s))
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
-from edgectl.pipelines.sinks.base import Output, SinkContext, SinkOptions, SinkType
+from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
 
 __all__ = ["SINK", "AnnotateConfig", "VideoSink"]
 
@@ -66,7 +66,7 @@ class VideoSink:
         self._last_pts = -1
         self._due_ns = 0
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         frame = output.frame
         if frame is None or (self._container is not None and frame.stamp.t_ns < self._due_ns):
             return

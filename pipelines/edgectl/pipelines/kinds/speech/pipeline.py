@@ -27,7 +27,7 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechPart, SpeechSession
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Output, Sink, SinkContext, SinkPool
+from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkPool, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.events import Event, EventWriter
@@ -386,7 +386,7 @@ class SpeechPipeline:
         self._seq += 1
         self._found.clear()
         if found:
-            self._sinks.offer(Output(found))
+            self._sinks.offer(StreamOutput(found))
 
     def _stamp(self, block: AudioBlock, end: int, t_s: float) -> Stamp:
         """Of an event at ``t_s`` of stream time. A live one has a time of day: when the sample was taken,
