@@ -19,15 +19,14 @@ from edgectl.core.bundle import Bundle
 from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.audio.blocks import RATE, AudioBlock
-from edgectl.pipelines.config import SpeechConfig
 from edgectl.pipelines.kinds.base import open_variant
-from edgectl.pipelines.kinds.driving.lanes import LaneFinder
-from edgectl.pipelines.kinds.speech.session import SpeechSession
-from edgectl.pipelines.sources.audio import read_audio
+from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechSession
+from edgectl.pipelines.sources import read_audio
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.synth.kiosk import KioskScene
 from edgectl.pipelines.tasks import load_task
+from edgectl.pipelines.video.lanes import LaneFinder
 
 __all__ = ["CHECKS"]
 

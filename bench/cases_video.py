@@ -456,14 +456,17 @@ def clock_time(place: Place) -> Outcome:
 
 def through_tracker(boxes: Any, fps: float) -> int:
     """Crossings of a line in the middle of 1280 × 720 by one box per frame (None: the frame was dropped)."""
-    from edgectl.pipelines.config import parse_config
+    from edgectl.pipelines.host.config import parse_config
     from edgectl.pipelines.rules import RuleSet
     from edgectl.pipelines.video.decode import Detections
     from edgectl.pipelines.video.tracker import Tracker
 
     tracker, rules = (
         Tracker(),
-        RuleSet(parse_config({"rules": [{"id": "mid", "line": [0.5, 1.0, 0.5, 0.0]}]}), ("person",)),
+        RuleSet(
+            parse_config("surveillance", {"rules": [{"id": "mid", "line": [0.5, 1.0, 0.5, 0.0]}]}),
+            ("person",),
+        ),
     )
     crossings = 0
     for i, box in enumerate(boxes):

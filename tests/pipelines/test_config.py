@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from support.pipelines import detections
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.config import LineConfig, LoiterConfig, PipelineConfig, load_config, parse_config
+from edgectl.pipelines.host.config import load_config, parse_config
+from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.rules.line import LineConfig
+from edgectl.pipelines.rules.loiter import LoiterConfig
 from edgectl.pipelines.video.labels import LabelMap
 
 YAML = """
@@ -36,18 +40,18 @@ annotate: {video: no_way_this_is_a_bool}
 def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(YAML.replace("annotate: {video: no_way_this_is_a_bool}", "annotate: {video: false}"))
-    c = load_config(path)
+    c = load_config("driving", path)
     assert isinstance(c.rules[0], LineConfig)
     assert isinstance(c.rules[1], LoiterConfig)
-    assert c.snapshots.on == ("gate_in", "lurk")  # YAML 1.1 would read the key "on" as true
+    assert c.chosen()["snapshots"].on == ("gate_in", "lurk")  # YAML 1.1 would read the key "on" as true
     assert c.flow.target_fps == 10
-    assert not c.annotate.video
+    assert not c.chosen()["annotate"].video
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (YAML, "annotate.video"),
+        (YAML, r"annotate\.video"),
         ("zones: [", "not valid YAML in line"),
         ("- 1\n- 2", "not valid: it must be a mapping"),
         ("zones: {Yard!: {polygon: [0,0,1,0,1,1]}}", "not a name"),
@@ -76,15 +80,40 @@ def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: s
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=words) as caught:
-        load_config(path)
+        load_config("speech" if text.startswith("speech") else "driving", path)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("surveillance", {"rules": [{"id": "f", "collision": {}}]}, "lanes and speed, which this kind"),
+        ("surveillance", {"camera": {}}, "camera: there is no such setting"),
+        ("speech", {"zones": {}}, "zones: there is no such setting"),
+        ("speech", {"annotate": {}}, "annotate: this kind of pipeline has no pictures"),
+        ("driving", {"sinks": {"annotate": {}}}, "under its own name"),
+        ("driving", {"snapshots": 7}, "snapshots: it must be a mapping"),
+        ("driving", {"snapshots": {"quality": 7}}, r"snapshots\.quality"),
+        ("cooking", {}, "no kind of pipeline 'cooking'"),
+    ],
+)
+def test_what_a_kind_has_no_use_for_is_refused(kind: str, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_config(kind, values)
+
+
+def test_sinks_are_chosen_by_name() -> None:
+    assert list(parse_config("surveillance", {}).chosen()) == ["events", "annotate"]
+    assert list(parse_config("speech", {}).chosen()) == ["events"]
+    chosen = parse_config("driving", {"annotate": False, "tracklog": True, "events": False}).chosen()
+    assert list(chosen) == ["tracklog"]
 
 
 def test_an_empty_file_is_the_default_and_a_missing_one_an_error(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("")
-    assert load_config(tmp_path / "c.yaml") == PipelineConfig()
+    assert load_config("speech", tmp_path / "c.yaml") == KINDS.get("speech").config()
     with pytest.raises(UsageError, match="cannot read"):
-        load_config(tmp_path / "none.yaml")
+        load_config("speech", tmp_path / "none.yaml")
 
 
 @given(
@@ -96,18 +125,27 @@ def test_an_empty_file_is_the_default_and_a_missing_one_an_error(tmp_path: Path)
 )
 def test_any_document_is_a_configuration_or_a_usage_error(value: Any) -> None:
     with contextlib.suppress(UsageError):
-        assert isinstance(parse_config(value), PipelineConfig)
+        assert isinstance(parse_config("driving", value), PipelineConfig)
 
 
 def test_a_configuration_survives_json() -> None:
     c = parse_config(
-        {"zones": {"y": {"polygon": [0, 0, 1, 0, 1, 1]}}, "rules": [{"id": "l", "line": [0, 0, 1, 1]}]}
+        "surveillance",
+        {
+            "zones": {"y": {"polygon": [0, 0, 1, 0, 1, 1]}},
+            "rules": [{"id": "l", "line": [0, 0, 1, 1]}],
+            "annotate": False,
+            "tracklog": True,
+            "snapshots": {"on": ["l"]},
+        },
     )
-    assert PipelineConfig.model_validate_json(c.model_dump_json()) == c
+    assert type(c).model_validate_json(c.model_dump_json()) == c
 
 
 def test_labels_are_filtered_and_merged_and_doubles_go() -> None:
-    config = parse_config({"merge": {"vehicle": ["car", "truck"]}, "classes": ["vehicle", "person"]})
+    config = parse_config(
+        "surveillance", {"merge": {"vehicle": ["car", "truck"]}, "classes": ["vehicle", "person"]}
+    )
     labels = LabelMap(config, ("person", "car", "cat", "truck"))
     assert labels.labels == ("person", "vehicle")
     found = labels(
@@ -122,4 +160,4 @@ def test_labels_are_filtered_and_merged_and_doubles_go() -> None:
 @pytest.mark.parametrize("bad", [{"classes": ["dragon"]}, {"merge": {"x": ["dragon"]}}])
 def test_an_unknown_label_is_named(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="dragon"):
-        LabelMap(parse_config(bad), ("person", "car"))
+        LabelMap(parse_config("surveillance", bad), ("person", "car"))

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from support.pipelines import detections, tracks
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.config import PipelineConfig, parse_config
-from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracker, Tracks
 
 LABELS = ("person", "vehicle")
 CONFIG = parse_config(
+    "surveillance",
     {
         "zones": {
             "yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8], "enter_s": 0.2, "exit_s": 0.5}
@@ -28,11 +29,11 @@ CONFIG = parse_config(
             {"id": "lurk", "loiter": {"zone": "yard", "seconds": 5}},
             {"id": "crowd", "occupancy": {"zone": "yard", "high": 2}},
         ],
-    }
+    },
 )
 
 
-def rules(config: PipelineConfig = CONFIG) -> RuleSet:
+def rules(config: RulesConfig = CONFIG) -> RuleSet:
     return RuleSet(config, LABELS)
 
 
@@ -49,7 +50,7 @@ def walk(steps: list[tuple[float, Tracks]], engine: RuleSet | None = None) -> li
 @given(st.integers(0, 2**31), st.floats(-3, 3))
 # leaves the band twice on the far side, seconds apart
 @example(384, 1.0)
-def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
+def test_somebody_standing_on_the_line_is_never_counted(seed: int, off: float) -> None:
     """σ 2 px, 300 frames (sv.LineZone counts 76 in and 76 out)."""
     rng = np.random.default_rng(seed)
     steps = [(f / 30, tracks((1, 500 + off + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in range(300)]
@@ -58,7 +59,7 @@ def test_g12_somebody_standing_on_the_line_is_never_counted(seed: int, off: floa
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31))
-def test_g12_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> None:
+def test_every_crossing_is_counted_once_with_30_percent_drops(seed: int) -> None:
     """10 objects cross to and fro; the line's right side (a → b downwards: the picture's left) is ``in``."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 6.28, 10)
@@ -93,7 +94,7 @@ def test_crossing_says_direction_class_and_counts() -> None:
 
 
 def test_going_around_the_end_of_a_line_is_no_crossing() -> None:
-    config = parse_config({"rules": [{"id": "gate", "line": [0.5, 0.4, 0.5, 0.6]}]})
+    config = parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.5, 0.4, 0.5, 0.6]}]})
     path = [(400, 500), (400, 300), (450, 200), (550, 200), (600, 300), (600, 500)]
     steps = [(i / 2, tracks((1, x, y))) for i, (x, y) in enumerate(path)]
     assert of(walk(steps, rules(config)), "line_crossing") == []
@@ -107,7 +108,7 @@ def test_an_object_that_vanishes_right_behind_the_line_is_counted() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 0.7))
-def test_g13_loitering_is_timed_to_one_frame_at_any_drop_rate(seed: int, drop: float) -> None:
+def test_loitering_is_timed_to_one_frame_at_any_drop_rate(seed: int, drop: float) -> None:
     rng = np.random.default_rng(seed)
     kept = [f for f in range(15 * 12) if f == 0 or rng.random() >= drop]
     steps = [(f / 15, tracks((1, 500 + rng.normal(0, 2), 500 + rng.normal(0, 2)))) for f in kept]
@@ -238,7 +239,7 @@ def test_the_same_tracks_give_the_same_events(seed: int) -> None:
 )
 def test_a_class_that_the_model_does_not_know_is_named(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="dragon"):
-        RuleSet(parse_config(bad), LABELS)
+        RuleSet(parse_config("surveillance", bad), LABELS)
 
 
 def box_tracks(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (1000, 1000)) -> Tracks:
@@ -269,13 +270,14 @@ CUT_OFF = {
 @pytest.mark.parametrize("edge", CUT_OFF)
 def test_a_box_that_the_frames_edge_cuts_off_is_in_a_zone_that_touches_it(edge: str, anchor: str) -> None:
     config = parse_config(
+        "surveillance",
         {
             "zones": {"all": {"polygon": WHOLE, "anchor": anchor}},
             "rules": [
                 {"id": "lurk", "loiter": {"zone": "all", "seconds": 1}},
                 {"id": "crowd", "occupancy": {"zone": "all", "high": 1}},
             ],
-        }
+        },
     )
     r = rules(config)
     events = [e for i in range(20) for e in r.step(box_tracks(CUT_OFF[edge]), i / 10)]
@@ -299,14 +301,14 @@ def test_a_box_that_the_frames_edge_cuts_off_is_in_a_zone_that_touches_it(edge: 
 def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(
     polygon: list[float], edge: str
 ) -> None:
-    r = rules(parse_config({"zones": {"z": {"polygon": polygon}}}))
+    r = rules(parse_config("surveillance", {"zones": {"z": {"polygon": polygon}}}))
     (zone,) = r.zones
     for i in range(5):
         r.step(box_tracks(CUT_OFF[edge], (100, 30, 140, 100), (560, 560, 600, 603)), i / 10)
     assert 1 in zone.inside
     assert 2 not in zone.inside
     # The borders inside the picture keep their hysteresis: 3 px deep is not deep enough.
-    r = rules(parse_config({"zones": {"z": {"polygon": [0, 0.6, 1, 0.6, 1, 1, 0, 1]}}}))
+    r = rules(parse_config("surveillance", {"zones": {"z": {"polygon": [0, 0.6, 1, 0.6, 1, 1, 0, 1]}}}))
     for i in range(5):
         r.step(box_tracks((560, 560, 600, 603)), i / 10)
     assert r.zones[0].inside == {}
@@ -314,7 +316,7 @@ def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(
 
 def test_a_zone_outside_the_picture_and_a_thin_one_at_its_edge_are_still_zones() -> None:
     for polygon in ([1.1, 0, 1.4, 0, 1.4, 1, 1.1, 1], [0.2, 0.992, 0.8, 0.992, 0.8, 0.998, 0.2, 0.998]):
-        r = rules(parse_config({"zones": {"z": {"polygon": polygon}}}))
+        r = rules(parse_config("surveillance", {"zones": {"z": {"polygon": polygon}}}))
         for i in range(5):
             r.step(box_tracks((400, 100, 440, 300)), i / 10)
         assert r.zones[0].inside == {}
@@ -334,13 +336,13 @@ def test_a_zone_outside_the_picture_and_a_thin_one_at_its_edge_are_still_zones()
 def test_there_is_no_way_around_the_end_of_a_line_at_the_frames_edge(
     line: list[float], path: list[tuple[float, float]]
 ) -> None:
-    r = rules(parse_config({"rules": [{"id": "gate", "line": line}]}))
+    r = rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": line}]}))
     events = [e for i, (x, y) in enumerate(path) for e in r.step(tracks((1, x, y)), i / 10)]
     assert len(of(events, "line_crossing")) == 1
 
 
 def test_an_end_inside_the_picture_can_be_walked_around() -> None:
-    r = rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 0.9, 0.5, 0.3]}]}))
+    r = rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.5, 0.9, 0.5, 0.3]}]}))
     events = [e for i in range(21) for e in r.step(tracks((1, 300 + 20 * i, 1000)), i / 10)]
     assert of(events, "line_crossing") == []
 
@@ -350,7 +352,10 @@ def test_an_end_inside_the_picture_can_be_walked_around() -> None:
 def test_a_box_that_stands_on_the_line_and_trembles_is_no_traffic(seed: int, height: int) -> None:
     """Twelve pixels of noise on every edge, two minutes, through the tracker as in life."""
     rng = np.random.default_rng(seed)
-    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    tracker, r = (
+        Tracker(),
+        rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]})),
+    )
     n = 0
     for i in range(15 * 120):
         box = np.array([640 - height / 5, 200, 640 + height / 5, 200 + height]) + rng.normal(0, 12, 4)
@@ -362,7 +367,10 @@ def test_a_box_that_stands_on_the_line_and_trembles_is_no_traffic(seed: int, hei
 @pytest.mark.parametrize("speed", [40, 160, 320])
 def test_a_walk_over_the_line_counts_once_however_much_it_trembles(speed: float) -> None:
     rng = np.random.default_rng(4)
-    tracker, r = Tracker(), rules(parse_config({"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]}))
+    tracker, r = (
+        Tracker(),
+        rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]})),
+    )
     n = 0
     for i in range(int(15 * 1000 / speed)):
         x = 140 + speed * i / 15

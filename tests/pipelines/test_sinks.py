@@ -23,20 +23,13 @@ from hypothesis import strategies as st
 from support.pipelines import tracks
 
 from edgectl.core.errors import DataError, LinkError, StorageError
-from edgectl.pipelines.config import Annotate, SnapshotConfig, parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.sinks import (
-    CallbackSink,
-    JsonlSink,
-    MqttSink,
-    Output,
-    SinkPool,
-    SnapshotSink,
-    TrackLog,
-    VideoSink,
-    read_tracks,
-)
-from edgectl.pipelines.sinks.tracklog import encode_tracks
+from edgectl.pipelines.sinks.base import SinkPool, StreamOutput
+from edgectl.pipelines.sinks.jsonl import CallbackSink, JsonlSink
+from edgectl.pipelines.sinks.snapshot import SnapshotConfig, SnapshotSink
+from edgectl.pipelines.sinks.tracklog import TrackLog, encode_tracks, read_tracks
+from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Frame, Stamp
 
@@ -61,10 +54,10 @@ class Blocked:
     def __init__(self, name: str, pictures: bool) -> None:
         self.name, self.pictures = name, pictures
         self.go, self.started = threading.Event(), threading.Event()
-        self.got: list[Output] = []
+        self.got: list[StreamOutput] = []
         self.closed = 0
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         self.started.set()
         assert self.go.wait(10)
         self.got.append(output)
@@ -81,7 +74,7 @@ def test_a_camera_never_waits_for_a_slow_video_and_the_loss_is_counted() -> None
     video, events = Blocked("video", True), []
     pool = SinkPool("s", [CallbackSink(events.append), video], wait=False)
     for i in range(50):
-        pool.offer(Output((record(i),), frame(i)))
+        pool.offer(StreamOutput((record(i),), frame(i)))
     assert pool.counters["sink_full:pictures"] > 30
     video.go.set()
     assert pool.close(10)
@@ -95,17 +88,17 @@ def test_a_file_waits_and_loses_nothing() -> None:
     video.go.set()
     pool = SinkPool("s", [video], wait=True)
     for i in range(200):
-        pool.offer(Output((), frame(i)))
+        pool.offer(StreamOutput((), frame(i)))
     assert pool.close(10)
     assert len(video.got) == 200
     assert pool.counters == {}
 
 
 def test_a_camera_that_changes_its_format_keeps_its_proportions_in_the_video(tmp_path: Path) -> None:
-    sink = VideoSink(tmp_path / "v.mp4", Annotate(), 10)
+    sink = VideoSink(tmp_path / "v.mp4", AnnotateConfig(), 10)
     for i, size in enumerate([(160, 90), (120, 90), (320, 180)]):
         image = np.full((size[1], size[0], 3), 200, np.uint8)
-        sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+        sink.write(StreamOutput((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
     sink.close()
     with av.open(str(tmp_path / "v.mp4")) as video:
         first, narrow, large = (f.to_ndarray(format="gray") for f in video.decode(video=0))
@@ -122,13 +115,15 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
     try:
-        video, log = VideoSink(tmp_path / "v.mp4", Annotate(), 10), JsonlSink(tmp_path / "e.jsonl")
+        video, log = VideoSink(tmp_path / "v.mp4", AnnotateConfig(), 10), JsonlSink(tmp_path / "e.jsonl")
         noise = np.random.default_rng(0)
         pool = SinkPool("s", [log, video], wait=True)
         for i in range(200):
             image = noise.integers(0, 256, (90, 160, 3), dtype=np.uint8)
             pool.offer(
-                Output((record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0)))
+                StreamOutput(
+                    (record(i) | {"text": "x" * 700},), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))
+                )
             )
         assert pool.close(20)
         assert set(pool.errors) == {"jsonl", "video"}
@@ -144,14 +139,14 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), ValueError("a defect")])
 def test_a_sink_that_fails_is_closed_and_counted_and_the_others_go_on(error: Exception) -> None:
     class Failing(Blocked):
-        def write(self, output: Output) -> None:
+        def write(self, output: StreamOutput) -> None:
             raise error
 
     bad, heard = Failing("bad", False), []
     pool = SinkPool("s", [bad, CallbackSink(heard.append)], wait=True)
     # more than the queue holds: a dead thread would block here for ever
     for i in range(5000):
-        pool.offer(Output((record(i),)))
+        pool.offer(StreamOutput((record(i),)))
     assert pool.close(20)
     assert len(heard) == 5000
     assert bad.closed == 1
@@ -163,51 +158,47 @@ def test_the_record_queue_is_bounded_too() -> None:
     sink = Blocked("x", False)
     pool = SinkPool("s", [sink], wait=False)
     for i in range(5000):
-        pool.offer(Output((record(i),)))
+        pool.offer(StreamOutput((record(i),)))
     assert pool.counters["sink_full:records"] >= 5000 - 4096 - 2
     sink.go.set()
     assert pool.close(10)
 
 
 def test_a_broken_sink_is_closed_and_the_others_go_on() -> None:
-    def publish(topic: str, payload: bytes) -> None:
+    class Broken(CallbackSink):
+        name = "broken"
+
+    def publish(record: dict[str, Any]) -> None:
         raise LinkError("the broker is gone")
 
     got: list[Any] = []
-    pool = SinkPool("s", [MqttSink(publish, "t"), CallbackSink(got.append)], wait=True)
+    pool = SinkPool("s", [Broken(publish), CallbackSink(got.append)], wait=True)
     for i in range(3):
-        pool.offer(Output((record(i),)))
+        pool.offer(StreamOutput((record(i),)))
     assert pool.close(10)
     assert len(got) == 3
-    assert isinstance(pool.errors["mqtt"], LinkError)
+    assert isinstance(pool.errors["broken"], LinkError)
 
 
 def test_after_closing_nothing_is_taken() -> None:
     pool = SinkPool("s", [], wait=True)
     assert pool.close(5)
-    pool.offer(Output((record(1),)))
-
-
-def test_mqtt_gets_one_json_object_per_event() -> None:
-    sent: list[tuple[str, bytes]] = []
-    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), "edgectl/1/home/d/gate/ev/cam")
-    sink.write(Output((record(1), record(2))))
-    assert [json.loads(p) for _, p in sent] == [record(1), record(2)]
+    pool.offer(StreamOutput((record(1),)))
 
 
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").symlink_to("/dev/full")
     sink = JsonlSink(tmp_path / "e.jsonl")
     with pytest.raises(StorageError, match="disk is full"):
-        sink.write(Output((record(1),)))
+        sink.write(StreamOutput((record(1),)))
     sink.close()
 
 
 def test_a_video_keeps_capture_time(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    sink = VideoSink(path, Annotate(), 10)
+    sink = VideoSink(path, AnnotateConfig(), 10)
     for i in (0, 1, 2, 7, 8):  # five frames were lost in between
-        sink.write(Output((), frame(i), draw=lambda image: image.fill(200)))
+        sink.write(StreamOutput((), frame(i), draw=lambda image: image.fill(200)))
     sink.close()
     with av.open(str(path)) as video:
         frames = list(video.decode(video=0))
@@ -220,14 +211,14 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from edgectl.pipelines.config import Annotate
 from edgectl.pipelines.stream.frame import Frame, Stamp
-from edgectl.pipelines.sinks import Output, VideoSink
-sink = VideoSink(Path(sys.argv[1]), Annotate(), 10)
+from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
+sink = VideoSink(Path(sys.argv[1]), AnnotateConfig(), 10)
 rng = np.random.default_rng(0)
 for i in range(int(sys.argv[2])):
     image = rng.integers(0, 256, (96, 160, 3), dtype=np.uint8)
-    sink.write(Output((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
+    sink.write(StreamOutput((), Frame.of_bgr(image, Stamp(i, i * 100_000_000, 0))))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -249,9 +240,9 @@ def test_of_a_process_that_is_killed_all_but_the_last_second_of_video_plays(
 
 def test_a_video_that_was_finished_has_an_index_to_seek_by(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    sink = VideoSink(path, Annotate(), 10)
+    sink = VideoSink(path, AnnotateConfig(), 10)
     for i in range(50):
-        sink.write(Output((), frame(i)))
+        sink.write(StreamOutput((), frame(i)))
     sink.close()
     with av.open(str(path)) as video:
         assert video.streams.video[0].frames == 50
@@ -260,9 +251,9 @@ def test_a_video_that_was_finished_has_an_index_to_seek_by(tmp_path: Path) -> No
 
 
 def test_a_wide_video_is_made_smaller_and_a_slow_one_slower(tmp_path: Path) -> None:
-    sink = VideoSink(tmp_path / "v.mp4", Annotate(max_width=64, fps=5), 10)
+    sink = VideoSink(tmp_path / "v.mp4", AnnotateConfig(max_width=64, fps=5), 10)
     for i in range(20):
-        sink.write(Output((), frame(i, (200, 100))))
+        sink.write(StreamOutput((), frame(i, (200, 100))))
     sink.close()
     with av.open(str(tmp_path / "v.mp4")) as video:
         frames = list(video.decode(video=0))
@@ -273,24 +264,27 @@ def test_a_wide_video_is_made_smaller_and_a_slow_one_slower(tmp_path: Path) -> N
 def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
     sink = SnapshotSink(tmp_path, SnapshotConfig(on=("gate",), limit=2))
     for i in range(4):
-        sink.write(Output(({"id": f"e{i}", "rule": "gate"}, {"id": f"x{i}", "rule": "other"}), frame(i)))
+        sink.write(
+            StreamOutput(({"id": f"e{i}", "rule": "gate"}, {"id": f"x{i}", "rule": "other"}), frame(i))
+        )
     assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["e2.jpg", "e3.jpg"]
 
 
 RULES = parse_config(
+    "surveillance",
     {
         "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
         "rules": [
             {"id": "gate", "line": [0.5, 0, 0.5, 1]},
             {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}},
         ],
-    }
+    },
 )
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31))
-def test_g14_a_replayed_track_log_gives_the_same_bytes(
+def test_a_replayed_track_log_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "tracks.jsonl"
@@ -304,7 +298,7 @@ def test_g14_a_replayed_track_log_gives_the_same_bytes(
         at = np.clip(at + rng.normal(0, 70, at.shape), 0, 1000)
         now = tracks(*((i + 1, float(x), float(y)) for i, (x, y) in enumerate(at)))
         live += live_rules.step(now, t)
-        log.write(Output((), None, now, t))
+        log.write(StreamOutput((), None, now, t))
     log.close()
     again_rules = RuleSet(RULES, ("person",))
     with path.open() as lines:

@@ -72,6 +72,13 @@ def test_a_file_inherits_and_overrides(tmp_path: Path) -> None:
         ('name = "x"\n[input]\nkind = "image"\nwidth = 4\nheight = 64', "width"),
         ('name = "x"\nlabels = "missing.txt"\n[input]\nkind = "tensor"', "cannot read"),
         ('name = "x"\n[input]\nkind = "tensor"\n[decode]\nkind = "yolov8"', "needs labels"),
+        ('inherits = "yolov8"\n[decode]\nkind = "yolov9"', "no decoder 'yolov9'"),
+        (
+            'inherits = "yolov8"\n[decode]\nbackground = "last"',
+            r"decode\.background: there is no such setting",
+        ),
+        ('inherits = "keyword"\n[decode]\nsoftmax = 3', r"decode\.softmax"),
+        ('inherits = "tensor"\n[decode]\nsoftmax = true', r"decode\.softmax: there is no such setting"),
         ('name = "x"\ncolour = 1\n[input]\nkind = "tensor"', "colour"),
     ],
 )

@@ -15,10 +15,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgectl.core.bundle import (
+    ANNOTATION_PROFILE,
+    ANNOTATION_RUNTIME,
+    ANNOTATION_VARIANT,
     LAYER_ENGINE,
     MEDIA_CONFIG,
+    MEDIA_INDEX,
+    MEDIA_MANIFEST,
     Descriptor,
     GoldenSpec,
+    Index,
     Manifest,
     Recipe,
     TensorSpec,
@@ -132,8 +138,29 @@ def make_variant(folder: Path, task: TaskSpec, model: bytes = b"no model", name:
     manifest = Manifest(
         config=blob(config.model_dump_json().encode(), MEDIA_CONFIG), layers=(blob(model, LAYER_ENGINE),)
     )
-    descriptor = blob(manifest.encode(), "application/vnd.oci.image.manifest.v1+json")
+    descriptor = blob(manifest.encode(), MEDIA_MANIFEST)
     return Variant.open(folder, descriptor.digest)
+
+
+def bundle_of(root: Path, task: TaskSpec, model: bytes) -> Path:
+    """A bundle with one variant. Returns ``root``."""
+    blobs = root / "blobs" / "sha256"
+    variant = make_variant(blobs, task, model)
+    entry = Descriptor(
+        mediaType=MEDIA_MANIFEST,
+        digest=variant.digest,
+        size=(blobs / hex_of(variant.digest)).stat().st_size,
+        annotations={
+            ANNOTATION_PROFILE: "cpu",
+            ANNOTATION_VARIANT: "float",
+            ANNOTATION_RUNTIME: "onnxruntime",
+        },
+    )
+    titles = {"org.opencontainers.image.title": "double", "org.opencontainers.image.version": "1.0.0"}
+    index = Index(mediaType=MEDIA_INDEX, manifests=(entry,), annotations=titles)
+    (root / "index.json").write_bytes(index.encode())
+    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return root
 
 
 def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:

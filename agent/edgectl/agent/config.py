@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from edgectl.core.bundle import Preference
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.link.config import BrokerConfig
+from edgectl.pipelines.kinds import KINDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,13 +25,22 @@ __all__ = ["AgentConfig", "StreamConfig", "load_agent_config"]
 class StreamConfig(Config):
     """``[pipelines.<stream>]``. ``slots``: part (``detector``) → slot name (``gate-detector``)."""
 
-    kind: Literal["surveillance", "driving", "speech"]
+    kind: str
     source: str
     config: dict[str, Any] = {}
     slots: dict[Name, Name] = Field(min_length=1)
     out: Path | None = None
     stall_s: float = Field(default=30.0, gt=0)
     """Seconds without a processed frame after which the worker is started anew."""
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(
+                f"there is no kind of pipeline {kind[:64]!r}: there are {', '.join(KINDS.names())}"
+            )
+        return kind
 
 
 class AgentConfig(Config):

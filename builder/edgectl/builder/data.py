@@ -26,8 +26,7 @@ from edgectl.core.tensors import read_npz
 from edgectl.core.uri import redact
 from edgectl.engines.base import Engine, Feeds
 from edgectl.pipelines.audio.features import windows
-from edgectl.pipelines.sources import EndOfStream, open_source
-from edgectl.pipelines.sources.audio import read_audio
+from edgectl.pipelines.sources import EndOfStream, open_source, read_audio
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
 
 __all__ = [

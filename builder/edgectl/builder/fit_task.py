@@ -21,7 +21,8 @@ from edgectl.core.errors import UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.task import AudioInput, FeatureSpec, ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
-from edgectl.pipelines.video.decode.boxes_scores import boxes_and_scores
+from edgectl.pipelines.decoders import decoder_options
+from edgectl.pipelines.video.decode.boxes_scores import BoxesScoresOptions, boxes_and_scores
 
 __all__ = ["fit_background", "fit_input"]
 
@@ -65,14 +66,17 @@ def fit_background(task: TaskSpec, outputs: Sequence[Outputs]) -> tuple[TaskSpec
     Raises :class:`UsageError` where there must be a background class and nothing tells which end it is at,
     :class:`ModelError` for outputs that are not those of the decoder.
     """
-    if task.decode.kind != "boxes-scores" or task.decode.background != "none":
+    if task.decode.kind != "boxes-scores":
+        return task, ""
+    options = decoder_options(BoxesScoresOptions, task)
+    if options.background != "none":
         return task, ""
     named = [
         i
         for i, label in enumerate(task.labels)
         if label.strip().lower() in _BACKGROUND or label in task.background
     ]
-    scores = [np.asarray(boxes_and_scores(o, task.decode)[1], np.float64) for o in outputs]
+    scores = [np.asarray(boxes_and_scores(o, options)[1], np.float64) for o in outputs]
     columns = scores[0].shape[-1] if scores and scores[0].ndim == 3 else 0
     if columns == len(task.labels) and named in ([0], [columns - 1]):
         end = "first" if named == [0] else "last"

@@ -9,18 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from edgectl.cli._printer import Printer, plain
+from edgectl.pipelines.kinds import KINDS
 
-__all__ = ["Kind", "Prefer", "run"]
+__all__ = ["Prefer", "run"]
 
 
 MAX_RECORDS = 10_000
 """Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
-
-
-class Kind(str, enum.Enum):
-    surveillance = "surveillance"
-    driving = "driving"
-    speech = "speech"
 
 
 class Prefer(str, enum.Enum):
@@ -31,7 +26,9 @@ class Prefer(str, enum.Enum):
 
 
 def run(
-    kind: Annotated[Kind, typer.Argument(help="Which pipeline.")],
+    kind: Annotated[
+        str, typer.Argument(help=f"Which kind of pipeline: {', '.join(KINDS.own)}, or one of a plug-in.")
+    ],
     bundle: Annotated[
         list[Path],
         typer.Option(
@@ -70,7 +67,7 @@ def run(
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
-    from edgectl.pipelines.config import load_config
+    from edgectl.pipelines.host.config import load_config
     from edgectl.pipelines.host.run import run_stream
 
     events: list[dict[str, Any]] = []
@@ -90,10 +87,10 @@ def run(
             update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", share)
 
         summary = run_stream(
-            kind.value,
+            kind,
             [Bundle(b) for b in bundle],
             source,
-            load_config(config) if config else None,
+            load_config(kind, config) if config else None,
             seconds=seconds,
             out=out,
             on_event=heard,

@@ -6,9 +6,9 @@ runs on the device. The decoders and feature extractors that these specs name li
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from edgectl.core.schema import Config
 
@@ -106,29 +106,24 @@ class TensorInput(Config):
 class DecodeSpec(Config):
     """How outputs become detections, probabilities or keywords.
 
-    ``fastestdet``: ``[1, 5+C, H, W]`` = objectness, tanh dx, tanh dy, sigmoid w, sigmoid h, C class scores;
-    score = obj^``objectness_power`` × class^(1-``objectness_power``). ``yolov8``: ``[1, 4+C, N]`` = cx, cy,
-    w, h in input pixels, C class scores. ``yolox``: ``[1, N, 5+C]`` raw grid outputs, strides 8/16/32.
-    ``boxes-scores``: one output of decoded boxes ``[1, N, 4]`` (``box_format``), one of class scores ``[1, N,
-    C]``, or ``[1, N, C+1]`` with a ``background`` class. ``vad``: speech probability ``[1, 1]`` with a
-    recurrent state tensor (Silero). ``keyword``: ``[1, C]`` class scores, softmaxed unless ``softmax`` is
-    false. ``none``: outputs are left as they are.
+    ``kind`` names a decoder, or is ``none``: outputs are left as they are. What a decoder takes besides is its
+    own business: :attr:`options` are kept as they were written, and checked by the decoder
+    (``edgectl.pipelines.decoders``).
     """
 
-    kind: Literal["fastestdet", "yolov8", "yolox", "boxes-scores", "vad", "keyword", "none"] = "none"
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = Field(default="none", min_length=1, max_length=64)
     score: float = Field(default=0.35, ge=0, le=1)
+    """From this score on, something is a detection."""
     iou: float = Field(default=0.45, gt=0, le=1)
+    """Boxes of one class that overlap by more are one object."""
     max_detections: int = Field(default=100, ge=1, le=10_000)
-    objectness_power: float = Field(default=0.6, ge=0, le=1)
-    box_format: Literal["xyxy", "yxyx", "cxcywh"] = "xyxy"
-    """``yxyx``: what TensorFlow exports write."""
-    box_unit: Literal["pixel", "relative"] = "pixel"
-    boxes: str | None = None
-    scores: str | None = None
-    background: Literal["none", "first", "last"] = "none"
-    """``boxes-scores``: the column of the scores that means "nothing is here". It has no label and is
-    never a detection."""
-    softmax: bool = True
+    """The best so many of a picture are kept."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.model_extra or {}
 
 
 class TaskSpec(Config):
@@ -143,12 +138,7 @@ class TaskSpec(Config):
     """Labels that are never an event (``silence``, ``unknown``)."""
 
     @model_validator(mode="after")
-    def _labels_where_classes_are_named(self) -> TaskSpec:
-        if (
-            self.decode.kind in ("fastestdet", "yolov8", "yolox", "boxes-scores", "keyword")
-            and not self.labels
-        ):
-            raise ValueError(f"decode kind {self.decode.kind!r} needs labels")
+    def _background_is_labelled(self) -> TaskSpec:
         if unknown := set(self.background) - set(self.labels):
             raise ValueError(f"background names labels that do not exist: {', '.join(sorted(unknown))}")
         return self

@@ -12,7 +12,7 @@ from support.pipelines import BoxEngine, OracleEngine, box_task, make_variant, o
 
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.histogram import Histogram
-from edgectl.pipelines.config import parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.run import part_of, percentiles, run_stream
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
@@ -37,7 +37,7 @@ def run(tmp_path: Path, source: str, **more: Any) -> Any:
 def test_a_summary_adds_up(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "c.mp4", frames=100)
     events: list[Any] = []
-    config = parse_config({"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    config = parse_config("surveillance", {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
     s = run(tmp_path, str(clip), config=config, out=tmp_path / "out", on_event=events.append)
     assert (s.frames.captured, s.frames.processed, s.frames.dropped) == (100, 100, {})
     assert sum(s.events.values()) == len(events)
@@ -88,7 +88,7 @@ def test_a_listener_that_fails_ends_the_run_with_its_own_error(tmp_path: Path) -
     def gone(_: Any) -> None:
         raise BrokenPipeError
 
-    config = parse_config({"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
+    config = parse_config("surveillance", {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}})
     with pytest.raises(BrokenPipeError):
         run(tmp_path, "synth://yard?fps=30&width=160&height=96", config=config, on_event=gone)
 
@@ -125,7 +125,7 @@ def oracle(
         kind,
         [],
         uri,
-        parse_config(config),
+        parse_config(kind, config),
         variants={"detector": variant},
         open_engine=lambda v: OracleEngine(scene),
     )
@@ -165,11 +165,12 @@ def test_people_on_the_real_clip_are_counted_one_track_each(tmp_path: Path, shar
         tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
     )
     config = parse_config(
+        "surveillance",
         {
             "classes": ["person"],
             "track": {"confirm_s": 0.3, "lost_s": 1.5},
             "rules": [{"id": "gate", "line": [0.72, 1.0, 0.72, 0.0], "anchor": "center"}],
-        }
+        },
     )
     clip = shared / "media/one-by-one-person-detection.mp4"
     s = run_stream(
@@ -185,7 +186,7 @@ def test_the_real_highway_has_lanes_and_vehicles_and_no_warning(tmp_path: Path, 
     variant = make_variant(
         tmp_path / "blobs", load_task("fastestdet"), (shared / "models/fastestdet-352.onnx").read_bytes()
     )
-    config = parse_config({"ego": {"speed_mps": 27}})
+    config = parse_config("driving", {"ego": {"speed_mps": 27}})
     clip = shared / "media/highway-lanes.mp4"
     s = run_stream("driving", [], str(clip), config, variants={"detector": variant}, open_engine=open_ort)
     assert s.counters["frames_with_lane"] == s.frames.processed == 221

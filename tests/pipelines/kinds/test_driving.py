@@ -3,6 +3,7 @@ about what is missing."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgectl.pipelines.config import CameraConfig, CollisionConfig, EgoConfig, LaneDepartureConfig
-from edgectl.pipelines.kinds.driving.collision import CollisionRule, time_to_contact
-from edgectl.pipelines.kinds.driving.departure import DepartureRule
-from edgectl.pipelines.kinds.driving.ego import Speed
-from edgectl.pipelines.kinds.driving.lanes import LaneFinder, Lanes
-from edgectl.pipelines.kinds.driving.pipeline import in_path
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
+from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.rules.base import Observation, Rule
+from edgectl.pipelines.rules.collision import CollisionConfig, CollisionRule, in_path, time_to_contact
+from edgectl.pipelines.rules.lane_departure import DepartureRule, LaneDepartureConfig
 from edgectl.pipelines.sources import EndOfStream, open_source
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.synth.road import Markings, RoadScene
+from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
 
@@ -211,6 +213,17 @@ def lanes_at(offset_m: float, *, width: int = 960, height: int = 540, support: f
     return Lanes(width / 2, v0, (centre - 300) / drop, (centre + 300) / drop, 0.0, (support, support))
 
 
+NOBODY = Tracks(
+    np.empty(0, np.int64),
+    np.empty((0, 4), np.float32),
+    np.empty(0, np.float32),
+    np.empty(0, np.int32),
+    np.empty(0, bool),
+    960,
+    540,
+)
+
+
 def drive(
     offsets: NDArray[np.float64], *, fps: float = 20, speed: float | None = 27.0, v_min: float = 16.7
 ) -> list[Event]:
@@ -218,7 +231,11 @@ def drive(
         LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture(v_min_mps=v_min)),
         CameraConfig(),
     )
-    return [e for i, x in enumerate(offsets) for e in rule.step(lanes_at(float(x)), 960, 540, speed, i / fps)]
+    return [
+        e
+        for i, x in enumerate(offsets)
+        for e in rule.step(Observation(NOBODY, i / fps, lanes_at(float(x)), speed))
+    ]
 
 
 def warned(events: list[Event]) -> list[Event]:
@@ -263,7 +280,7 @@ def test_without_lanes_it_says_so_and_comes_back() -> None:
     events = []
     for i in range(200):
         lanes = None if 80 <= i < 140 else lanes_at(0.0)
-        events += rule.step(lanes, 960, 540, 27.0, i / 20)
+        events += rule.step(Observation(NOBODY, i / 20, lanes, 27.0))
     assert [(e.data["available"], e.data["reason"]) for e in events] == [
         (False, "lanes_missing"),
         (True, None),
@@ -300,7 +317,7 @@ def test_time_to_contact_of_a_clean_approach(closing: float, ttc: float) -> None
     assert result[1] <= result[0] <= result[2]
 
 
-def test_g18_time_to_contact_under_jitter() -> None:
+def test_time_to_contact_under_jitter() -> None:
     """1.5 px, 20 Hz, 0.5 s window, 27 m, 67 px: median error ≤ 0.15 s at 2.7 s."""
     rng = np.random.default_rng(0)
     t = np.arange(0, 0.55, 0.05)
@@ -343,7 +360,7 @@ def approach(
             960,
             540,
         )
-        events += rule.step(one, np.array([path]), speed, i / fps)
+        events += rule.step(Observation(one, i / fps, None if path else lanes_at(5.4), speed))
     return [e for e in events if e.type == "collision_warning"]
 
 
@@ -377,7 +394,7 @@ def test_a_warning_clears_when_the_danger_is_over() -> None:
             540,
         )
         phases += [
-            e.phase for e in rule.step(one, np.array([True]), 25.0, i / 20) if e.type == "collision_warning"
+            e.phase for e in rule.step(Observation(one, i / 20, None, 25.0)) if e.type == "collision_warning"
         ]
     assert phases[-1] == "clear"
 
@@ -395,6 +412,40 @@ def test_a_warning_clears_when_the_danger_is_over() -> None:
 )
 def test_nothing_to_warn_of_gives_no_warning(kwargs: dict[str, float]) -> None:
     assert approach(**kwargs) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [3, 30, 41, 60, 75])
+def test_warnings_go_on_exactly_from_a_snapshot(at: int) -> None:
+    """A drift over the line and an approach, cut in two at any place."""
+
+    def steps() -> list[Observation]:
+        seen = []
+        for i in range(100):
+            w = 1800 / (60 - 0.6 * i if i < 90 else 6)
+            box = np.array([[480 - w / 2, 300 - w / 2, 480 + w / 2, 300 + w / 2]], np.float32)
+            car = Tracks(
+                np.array([7]), box, np.ones(1, np.float32), np.zeros(1, np.int32), np.ones(1, bool), 960, 540
+            )
+            lanes = lanes_at(max(0, i - 40) * 0.03)
+            seen.append(Observation(car, i / 20, lanes, None if i < 2 else 25.0))
+        return seen
+
+    def rules() -> dict[str, Rule]:
+        config = parse_config(
+            "driving", {"rules": [{"id": "c", "collision": {}}, {"id": "l", "lane_departure": {}}]}
+        )
+        return RuleSet(config, ("car",)).rules
+
+    def events(of: dict[str, Rule], seen: list[Observation]) -> list[Event]:
+        return [e for s in seen for rule in of.values() for e in rule.step(s)]
+
+    whole = events(rules(), steps())
+    assert {e.type for e in whole} == {"capability", "collision_warning", "lane_departure"}
+    first, second = rules(), rules()
+    begun = events(first, steps()[:at])
+    for name, rule in second.items():
+        rule.restore(json.loads(json.dumps(first[name].snapshot())))
+    assert begun + events(second, steps()[at:]) == whole
 
 
 def test_the_path_is_between_the_lines() -> None:

@@ -16,9 +16,9 @@ from support.pipelines import BoxEngine, box_task, make_variant, write_clip, wri
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, SourceError, UsageError
-from edgectl.pipelines.config import PipelineConfig, parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
-from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
 
 
@@ -46,7 +46,7 @@ class Rig:
         self.classes = 2
         self.heard = threading.Condition()
         self.out = tmp_path / "out" if out else None
-        parsed = parse_config(config) if config is not None else PipelineConfig()
+        parsed = parse_config(kind, config)
         slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
         self.pipeline: Pipeline = make_pipeline(
             kind, PipelineArgs("gate", source, {"detector": slot}, parsed, self.emit, self.open, self.out)
@@ -344,11 +344,13 @@ def test_synthetic_scenes_run_through_both_video_pipelines(tmp_path: Path, kind:
 
 
 def test_an_unknown_kind_or_a_missing_part_is_a_usage_error(tmp_path: Path) -> None:
-    args = PipelineArgs("s", "x", {}, PipelineConfig(), lambda r: None, lambda v: BoxEngine(middle))
+    args = PipelineArgs(
+        "s", "x", {}, parse_config("driving", None), lambda r: None, lambda v: BoxEngine(middle)
+    )
     with pytest.raises(UsageError, match="needs an engine for the part detector"):
         make_pipeline("driving", args)
-    with pytest.raises(UsageError, match="no pipeline"):
-        make_pipeline("cooking", args)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no kind of pipeline 'cooking'"):
+        make_pipeline("cooking", args)
 
 
 def test_an_image_of_the_wrong_size_is_refused_before_the_stream_starts(tmp_path: Path, clip: Path) -> None:
@@ -358,7 +360,10 @@ def test_an_image_of_the_wrong_size_is_refused_before_the_stream_starts(tmp_path
     del original
     slot = rig.variant("v")
     pipeline = make_pipeline(
-        "surveillance", PipelineArgs("s", str(clip), {"detector": slot}, PipelineConfig(), rig.emit, rig.open)
+        "surveillance",
+        PipelineArgs(
+            "s", str(clip), {"detector": slot}, parse_config("surveillance", None), rig.emit, rig.open
+        ),
     )
     with pytest.raises(EngineError, match=r"takes \(1, 3, 32, 32\)"):
         pipeline.start()

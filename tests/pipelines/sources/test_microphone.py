@@ -16,8 +16,7 @@ import pytest
 
 from edgectl.core.errors import SourceError
 from edgectl.pipelines.audio.blocks import RATE, AudioBlock
-from edgectl.pipelines.sources import microphone
-from edgectl.pipelines.sources.audio import open_audio
+from edgectl.pipelines.sources import microphone, open_audio
 
 WHOLE_LIFE_S = 60.0  # no test waits so long; what hangs fails
 

@@ -20,8 +20,8 @@ from support.pipelines import write_clip
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source, redact
-from edgectl.pipelines.sources.live import LiveSource, backoff_s
-from edgectl.pipelines.sources.video import reason_of
+from edgectl.pipelines.sources.media.camera import LiveSource, backoff_s
+from edgectl.pipelines.sources.media.reader import reason_of
 from edgectl.pipelines.stream.frame import Frame
 
 

@@ -193,7 +193,7 @@ def test_a_flood_of_boxes_is_bounded() -> None:
 
 
 def test_a_task_without_boxes_has_no_decoder() -> None:
-    with pytest.raises(ModelError, match="does not put out boxes"):
+    with pytest.raises(ModelError, match="task tensor is not for the part detector"):
         make_decoder(load_task("tensor"))
 
 

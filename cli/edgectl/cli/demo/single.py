@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from edgectl.builder.build import Progress
 from edgectl.cli._printer import Printer, plain
@@ -13,7 +13,7 @@ from edgectl.cli.demo.whole import prepare
 from edgectl.cli.views.run import describe, summary_view
 from edgectl.core.bundle import Bundle
 from edgectl.device_profiles.machine import probe
-from edgectl.pipelines.config import parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.run import run_stream
 
 __all__ = ["run_single"]
@@ -43,10 +43,10 @@ def run_single(kind: str, folder: Path, seconds: float, out: Printer) -> None:
     machine.require_runtime()
     source = device.source + ("&" if "?" in device.source else "?") + f"paced=0&seconds={seconds:g}"
     result = run_stream(
-        cast(Literal["surveillance", "driving", "speech"], kind),
+        kind,
         [Bundle(report.out)],
         source,
-        parse_config(device.config),
+        parse_config(kind, device.config),
         out=folder / "run",
         on_event=heard,
         facts=machine.facts,

@@ -23,7 +23,7 @@ class Health(Message):
     health: dict[str, float]
 
 
-class Lease(Message):
+class LeaseAnswer(Message):
     owner: str
     ttl_s: float
 

@@ -234,13 +234,15 @@ def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]
     """``KIND=SOURCE`` → a pipeline named after its kind (``surveillance``, ``surveillance-2`` …)."""
     if len(slots) > len(streams):
         raise UsageError("there are more --slot than --stream")
+    from edgectl.pipelines.kinds import KINDS
+
     found: dict[str, dict[str, Any]] = {}
     for i, text in enumerate(streams):
         kind, source = key_value(text, "--stream")
-        if kind not in ("surveillance", "driving", "speech"):
-            raise UsageError(f"--stream {redact_text(text)!r}: the kind is surveillance, driving or speech")
+        if kind not in KINDS:
+            raise UsageError(f"--stream {redact_text(text)!r}: the kind is one of {', '.join(KINDS.names())}")
         name = kind if kind not in found else f"{kind}-{i + 1}"
-        part = "keyword" if kind == "speech" else "detector"
+        part = KINDS.get(kind).parts[0]
         part, slot = key_value(slots[i], "--slot") if i < len(slots) else (part, f"{name}-{part}")
         found[name] = {"kind": kind, "source": source, "slots": {part: slot}}
     return found

@@ -62,7 +62,7 @@ class EngineRef(Message):
 class Start(Message):
     op: Literal["start"] = "start"
     stream: Name
-    kind: Literal["surveillance", "driving", "speech"]
+    kind: str
     source: str
     """A source URI: ``rtsp://…``, ``v4l2:///dev/video0``, ``file:…``, ``synth://yard?seed=1``."""
     config: dict[str, Any] = {}

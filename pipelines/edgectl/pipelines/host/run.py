@@ -13,21 +13,15 @@ from edgectl.core.bundle import Bundle, Preference, Variant
 from edgectl.core.errors import UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
-from edgectl.pipelines.config import PipelineConfig
-from edgectl.pipelines.kinds.base import EngineFactory, Kind, PipelineArgs, make_pipeline, open_variant
-from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.decoders import DECODERS
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
 
-__all__ = ["RunSummary", "part_of", "part_variants", "percentiles", "run_stream"]
+__all__ = ["RunSummary", "Tally", "part_of", "part_variants", "percentiles", "run_stream"]
 
-_PARTS = {
-    "fastestdet": "detector",
-    "yolov8": "detector",
-    "yolox": "detector",
-    "boxes-scores": "detector",
-    "vad": "vad",
-    "keyword": "keyword",
-}
 _PERCENTILES = (50.0, 90.0, 99.0)
 
 
@@ -54,7 +48,7 @@ class RunSummary:
 
 
 def run_stream(
-    kind: Kind,
+    kind: str,
     bundles: Sequence[Bundle],
     source_uri: str,
     config: PipelineConfig | None = None,
@@ -82,17 +76,11 @@ def run_stream(
     engines = {part: PartVariant(v) for part, v in (variants or {}).items()} or part_variants(
         bundles, facts or frozenset(), runtimes, prefer
     )
-    seen: Counter[str] = Counter()
-    by_rule: Counter[str] = Counter()
-    last_counts: dict[str, Any] = {}
+    tally = Tally()
     deaf: list[BaseException] = []
 
     def emit(record: Record) -> None:
-        seen[":".join(str(record[k]) for k in ("type", "phase") if k in record)] += 1
-        if "rule" in record:
-            by_rule[record["rule"]] += 1
-        if "counts" in record:
-            last_counts[record["rule"]] = record["counts"]
+        tally.note(record)
         if on_event is not None and not deaf:
             try:
                 on_event(record)
@@ -107,7 +95,14 @@ def run_stream(
     pipeline = make_pipeline(
         kind,
         PipelineArgs(
-            stream, source_uri, engines, config or PipelineConfig(), emit, open_engine, out, seconds=seconds
+            stream,
+            source_uri,
+            engines,
+            config or parse_config(kind, None),
+            emit,
+            open_engine,
+            out,
+            seconds=seconds,
         ),
     )
     try:
@@ -122,21 +117,40 @@ def run_stream(
         raise deaf[0]
     if pipeline.error is not None:
         raise pipeline.error
-    last = pipeline.stats()
-    progress(last)
-    return RunSummary(
-        kind=kind,
-        seconds=elapsed,
-        frames=last.frames,
-        fps=last.frames.processed / elapsed if elapsed > 0 else 0.0,
-        stages={stage: percentiles(h) for stage, h in sorted(pipeline.totals().items())},
-        events=dict(sorted(seen.items())),
-        rules=dict(sorted(by_rule.items())),
-        counters=last.counters,
-        errors=last.errors,
-        outputs=tuple(p for p in pipeline.outputs if p.exists()),
-        last_counts=last_counts,
-    )
+    progress(pipeline.stats())
+    return tally.summary(kind, pipeline, elapsed)
+
+
+class Tally:
+    """Counts the events of a run."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        self._by_rule: Counter[str] = Counter()
+        self._last_counts: dict[str, Any] = {}
+
+    def note(self, record: Record) -> None:
+        self._seen[":".join(str(record[k]) for k in ("type", "phase") if k in record)] += 1
+        if "rule" in record:
+            self._by_rule[record["rule"]] += 1
+        if "counts" in record:
+            self._last_counts[record["rule"]] = record["counts"]
+
+    def summary(self, kind: str, pipeline: Pipeline, elapsed_s: float) -> RunSummary:
+        last = pipeline.stats()
+        return RunSummary(
+            kind=kind,
+            seconds=elapsed_s,
+            frames=last.frames,
+            fps=last.frames.processed / elapsed_s if elapsed_s > 0 else 0.0,
+            stages={stage: percentiles(h) for stage, h in sorted(pipeline.totals().items())},
+            events=dict(sorted(self._seen.items())),
+            rules=dict(sorted(self._by_rule.items())),
+            counters=last.counters,
+            errors=last.errors,
+            outputs=tuple(p for p in pipeline.outputs if p.exists()),
+            last_counts=dict(self._last_counts),
+        )
 
 
 def part_variants(
@@ -158,14 +172,14 @@ def part_variants(
 
 
 def part_of(variant: Variant) -> str:
-    """``detector``, ``vad`` or ``keyword``, from the variant's task. Raises :class:`UsageError` if no
+    """``detector``, ``vad``, ``keyword`` …, from the decoder of the variant's task. Raises :class:`UsageError` if no
     pipeline can use it."""
     kind = variant.config.task.decode.kind
-    if kind not in _PARTS:
+    if kind == "none":
         raise UsageError(
             f"bundle {variant.config.name} is for task {variant.config.task.name}, which no pipeline runs"
         )
-    return _PARTS[kind]
+    return DECODERS.get(kind).part
 
 
 def percentiles(h: Histogram) -> dict[str, float | None]:

@@ -28,7 +28,7 @@ from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.schema import Message
 from edgectl.core.uri import RedactingFormatter, redact_tracebacks
 from edgectl.core.wire import Failure
-from edgectl.pipelines.config import UpdateLock, parse_config
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.protocol import (
     MAX_LINE_BYTES,
     Commit,
@@ -51,6 +51,7 @@ from edgectl.pipelines.host.protocol import (
     parse_to_worker,
 )
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import UpdateLock
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.shadow import Shadowing
 
@@ -107,7 +108,7 @@ class Worker:
         self._inbox.put(None)
 
     def _start(self, start: Start) -> Pipeline:
-        config = parse_config(start.config, what=f"the configuration of stream {start.stream}")
+        config = parse_config(start.kind, start.config, what=f"the configuration of stream {start.stream}")
         self._lock = config.update_lock
         engines = {part: _slot(ref) for part, ref in start.engines.items()}
         opener = self._open_engine or functools.partial(open_variant, cache=start.cache)

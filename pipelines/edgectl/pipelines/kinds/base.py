@@ -6,21 +6,21 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
-from edgectl.pipelines.config import PipelineConfig
-from edgectl.pipelines.sinks import Record
+from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.shadow import Shadowing
 
 __all__ = [
     "EngineFactory",
-    "Kind",
     "Pipeline",
     "PipelineArgs",
     "make_pipeline",
@@ -28,19 +28,8 @@ __all__ = [
 ]
 
 
-Kind = Literal["surveillance", "driving", "speech"]
-
 EngineFactory = Callable[[Variant], Engine]
 """Opens an engine; raises :class:`EngineError`."""
-
-
-# Kind → module, its function from PipelineArgs to Pipeline, and the parts of which it needs at least one
-# engine.
-_MAKERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "surveillance": ("edgectl.pipelines.kinds.surveillance.pipeline", "make_surveillance", ("detector",)),
-    "driving": ("edgectl.pipelines.kinds.driving.pipeline", "make_driving", ("detector",)),
-    "speech": ("edgectl.pipelines.kinds.speech.pipeline", "make_speech", ("vad", "keyword")),
-}
 
 
 @dataclass(frozen=True)
@@ -132,18 +121,21 @@ class Pipeline(Protocol):
         ...
 
 
-def make_pipeline(kind: Kind, args: PipelineArgs) -> Pipeline:
+def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
     """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError`
-    for a missing part."""
-    if kind not in _MAKERS:
-        raise UsageError(f"there is no pipeline {kind!r}", hint=f"kinds: {', '.join(_MAKERS)}")
-    module, maker, parts = _MAKERS[kind]
-    if not set(parts) & set(args.engines):
+    for a missing part, and for the configuration of another kind."""
+    type_ = KINDS.get(kind)
+    if not set(type_.parts) & set(args.engines):
         raise UsageError(
-            f"a {kind} pipeline needs an engine for the part {' or '.join(parts)}, it got {', '.join(args.engines) or 'none'}"
+            f"a {kind} pipeline needs an engine for the part {' or '.join(type_.parts)}, it got {', '.join(args.engines) or 'none'}"
         )
-    pipeline: Pipeline = getattr(importlib.import_module(module), maker)(args)
-    return pipeline
+    if not isinstance(args.config, type_.config):
+        raise UsageError(
+            f"this is a {type(args.config).__name__}, a {kind} pipeline takes a {type_.config.__name__}",
+            hint=f"parse_config({kind!r}, …) makes one",
+        )
+    with KINDS.using(kind):
+        return type_.make(args)
 
 
 def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.pipelines.config import OccupancyConfig, PipelineConfig
-from edgectl.pipelines.rules import ZoneRule
+from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.rules.base import describe
+from edgectl.pipelines.rules.occupancy import OccupancyConfig
+from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
@@ -45,7 +46,7 @@ class StillAnalyser:
     zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
     whose limit the picture reaches."""
 
-    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+    def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
         self._labels = labels
         self._zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
         self._limits = [r for r in config.rules if isinstance(r, OccupancyConfig)]

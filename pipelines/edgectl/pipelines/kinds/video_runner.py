@@ -21,19 +21,12 @@ from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageErro
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
-from edgectl.pipelines.sinks import (
-    CallbackSink,
-    JsonlSink,
-    Output,
-    Record,
-    Sink,
-    SinkPool,
-    SnapshotSink,
-    TrackLog,
-    VideoSink,
-    snapshot_name,
-)
+from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkPool, StreamOutput
+from edgectl.pipelines.sinks.jsonl import CallbackSink
+from edgectl.pipelines.sinks.snapshot import SnapshotSink
 from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import Fifo, Handover, LatestSlot
@@ -78,6 +71,7 @@ class VideoPipeline:
         self,
         kind: str,
         args: PipelineArgs,
+        config: VideoConfig,
         make_analyser: Callable[[Sequence[str], SourceInfo], Analyser],
         budget_ms: float,
     ) -> None:
@@ -85,7 +79,7 @@ class VideoPipeline:
         self._args = args
         self._make_analyser = make_analyser
         self._default_budget_ms = budget_ms
-        self._config = args.config
+        self._config = config
         self._slot = args.engines[PART]
         self.ledger = Ledger()
         self.tracer = Tracer()
@@ -193,22 +187,11 @@ class VideoPipeline:
 
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
-        out = self._args.out
-        if out is None:
-            return sinks
-        files = [out / "events.jsonl"]
-        sinks.append(JsonlSink(files[0]))
-        if self._config.tracklog:
-            files.append(out / "tracks.jsonl")
-            sinks.append(TrackLog(files[-1]))
-        if self._config.annotate.video:
-            fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-            video = VideoSink(out / "annotated.mp4", self._config.annotate, fps)
-            sinks.append(video)
-            files.append(video.path)
-        if self._config.snapshots.on:
-            sinks.append(SnapshotSink(out, self._config.snapshots))
-        self.outputs = tuple(files)
+        fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
+        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
+        self._snapshots = next((sink for sink in sinks if isinstance(sink, SnapshotSink)), None)
+        self._pictures = any(sink.pictures for sink in sinks)
         return sinks
 
     def _fail(self, e: EdgectlError) -> None:
@@ -227,7 +210,7 @@ class VideoPipeline:
         """Give out the first ``heard`` of what was heard of the source."""
         for _ in range(heard):
             event, stamp = self._notices.popleft()
-            self._sinks.offer(Output((self._writer.record(event, stamp),)))
+            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
 
     # -- engine thread ----------------------------------------------------------------------------------------------------
 
@@ -316,19 +299,18 @@ class VideoPipeline:
         self._last_failure_s = t
         data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self._errors}
         self._sinks.offer(
-            Output((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
+            StreamOutput((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
         )
 
     def _finish(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
-        has_pictures = self._args.out is not None
         self._sinks.offer(
-            Output(
+            StreamOutput(
                 records,
-                frame if has_pictures else None,
+                frame if self._pictures else None,
                 tracks,
                 frame.stamp.t_s,
-                self._analyser.overlay() if has_pictures else None,
+                self._analyser.overlay() if self._pictures else None,
             )
         )
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
@@ -343,7 +325,7 @@ class VideoPipeline:
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._writer.record(event, frame.stamp, now_ns=now_ns)
-        if self._args.out is not None and (name := snapshot_name(record, self._config.snapshots)):
+        if self._snapshots is not None and (name := self._snapshots.file_of(record)):
             record["snapshot"] = name
         return record
 

@@ -1,29 +1,99 @@
-"""Rules on tracks: pure, in seconds of capture time, replayable. :class:`RuleSet` runs those of one stream
-in order."""
+"""Rules: one file each, pure, in seconds of capture time, replayable. One table names them;
+:class:`RuleSet` runs those of one stream in order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
 
-from edgectl.core.errors import UsageError
-from edgectl.pipelines.config import LineConfig, LoiterConfig, OccupancyConfig, PipelineConfig
-from edgectl.pipelines.rules.base import Rule
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from edgectl.core.errors import EngineError, UsageError
+from edgectl.core.schema import Config, Name, first_problem
+from edgectl.pipelines.registry import Registry
+from edgectl.pipelines.rules.base import Observation, Rule, RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
-from edgectl.pipelines.rules.line import LineRule
-from edgectl.pipelines.rules.loiter import LoiterRule
-from edgectl.pipelines.rules.occupancy import OccupancyRule
-from edgectl.pipelines.rules.zone import ZoneRule
+from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["LifecycleRule", "LineRule", "LoiterRule", "OccupancyRule", "Rule", "RuleSet", "ZoneRule"]
+__all__ = ["RULES", "RuleSet", "RulesConfig"]
+
+_log = logging.getLogger(__name__)
+
+RULES = Registry(
+    "rule",
+    "edgectl.rules",
+    RuleType,
+    {
+        "line": "edgectl.pipelines.rules.line:RULE",
+        "loiter": "edgectl.pipelines.rules.loiter:RULE",
+        "occupancy": "edgectl.pipelines.rules.occupancy:RULE",
+        "collision": "edgectl.pipelines.rules.collision:RULE",
+        "lane_departure": "edgectl.pipelines.rules.lane_departure:RULE",
+    },
+)
+
+
+class RulesConfig(Config):
+    """The part of a stream's configuration that makes its rules."""
+
+    has: ClassVar[frozenset[Literal["lanes", "speed"]]] = frozenset()
+    """What this kind of pipeline gives rules besides tracks."""
+
+    zones: dict[Name, ZoneConfig] = Field(default={}, max_length=64)
+    """Areas of the picture, by name."""
+    rules: tuple[SerializeAsAny[RuleConfig], ...] = Field(default=(), max_length=64)
+    """What makes events of tracks, each with an ``id``; see below."""
+    update_s: float = Field(default=30.0, gt=0, le=86400)
+    """How often a tracked object is reported while nothing changes."""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _one_type_each(cls, rules: Any) -> Any:
+        """Pick each rule's model by its key, so that a mistake is reported for the rule that was meant."""
+        if not isinstance(rules, list | tuple):
+            raise ValueError("rules are a list")
+        return tuple(cls._rule(r) for r in rules)
+
+    @classmethod
+    def _rule(cls, value: Any) -> RuleConfig:
+        if isinstance(value, RuleConfig):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
+        names = _names(value)
+        if len(names) != 1:
+            raise ValueError(f"rule {value.get('id')!r} needs exactly one of: {', '.join(RULES.names())}")
+        type_ = RULES.get(names[0])
+        if missing := type_.needs - cls.has:
+            raise ValueError(
+                f"rule {value.get('id')!r}: {names[0]} needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
+            )
+        try:
+            return type_.config.model_validate(value)
+        except ValidationError as e:
+            raise ValueError(f"rule {value.get('id')!r}: {first_problem(e)}") from e
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> RulesConfig:
+        ids = [r.id for r in self.rules]
+        if twice := {i for i in ids if ids.count(i) > 1}:
+            raise ValueError(f"rule id {min(twice)!r} is used twice")
+        for rule in self.rules:
+            if unknown := set(rule.zones()) - set(self.zones):
+                raise ValueError(f"rule {rule.id!r} names zone {min(unknown)!r}, which does not exist")
+        return self
 
 
 class RuleSet:
     """Zones first, then the object life cycle, then the rules in the order of the configuration."""
 
-    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+    def __init__(
+        self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
+    ) -> None:
         """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
         for where, classes in _classes(config):
             if unknown := set(classes) - set(labels):
@@ -32,34 +102,50 @@ class RuleSet:
                     hint=f"it knows {', '.join(labels[:20])}",
                 )
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
-        by_name = {z.name: z for z in self.zones}
-        self.lines = [LineRule(r, labels) for r in config.rules if isinstance(r, LineConfig)]
-        self._rules: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
-        self._rules["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
-        lines = iter(self.lines)
-        for r in config.rules:
-            if isinstance(r, LineConfig):
-                self._rules[r.id] = next(lines)
-            elif isinstance(r, LoiterConfig):
-                self._rules[r.id] = LoiterRule(r, by_name[r.loiter.zone])
-            elif isinstance(r, OccupancyConfig):
-                self._rules[r.id] = OccupancyRule(r, by_name[r.occupancy.zone])
+        context = RuleContext(labels, {z.name: z for z in self.zones}, camera or CameraConfig())
+        self.rules: dict[str, Rule] = {}
+        """Id → rule, without the zones."""
+        for rule in config.rules:
+            with RULES.using(_names(type(rule).model_fields)[0]) as type_:
+                self.rules[rule.id] = type_.make(rule, context)
+        self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
+        self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
+        self._steps |= self.rules
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
-        return [event for rule in self._rules.values() for event in rule.step(tracks, t)]
+    def step(
+        self, tracks: Tracks, t: float, lanes: Lanes | None = None, speed_mps: float | None = None
+    ) -> list[Event]:
+        """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
+        package's."""
+        seen = Observation(tracks, t, lanes, speed_mps)
+        events: list[Event] = []
+        for name, rule in self._steps.items():
+            try:
+                events += rule.step(seen)
+            except Exception as e:
+                _log.debug("rule %s", name, exc_info=True)
+                raise EngineError(f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}") from e
+        return events
 
     def snapshot(self) -> dict[str, Any]:
-        return {name: rule.snapshot() for name, rule in self._rules.items()}
+        return {name: rule.snapshot() for name, rule in self._steps.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot; rules that it does not know start anew."""
-        for name, rule in self._rules.items():
+        for name, rule in self._steps.items():
             if name in state:
                 rule.restore(state[name])
 
 
-def _classes(config: PipelineConfig) -> list[tuple[str, Sequence[str]]]:
+def _names(keys: Iterable[str]) -> list[str]:
+    """Those of the keys of an entry that are names of rules. Ours come first: an option of theirs may be called
+    like another package's rule."""
+    found = set(keys)
+    return [name for name in RULES.own if name in found] or [key for key in keys if key in RULES]
+
+
+def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str]]]:
     named: list[tuple[str, Sequence[str]]] = [
         (f"zone {name!r}", z.classes) for name, z in config.zones.items()
     ]
-    return named + [(f"rule {r.id!r}", r.classes) for r in config.rules if isinstance(r, LineConfig)]
+    return named + [(f"rule {r.id!r}", r.labels()) for r in config.rules]

@@ -1,27 +1,77 @@
-"""What a rule is: a pure function with memory, (tracks, t) → events. No clock, no IO; seconds of capture
-time only."""
+"""What a rule is: a pure function with memory from what was observed to events. No clock, no IO; seconds of
+capture time only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from edgectl.core.schema import Config, Name
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["EDGE", "Rule", "at_edge", "describe", "pixels", "wanted"]
+if TYPE_CHECKING:
+    from edgectl.pipelines.rules.zone import ZoneRule
+
+__all__ = [
+    "EDGE",
+    "Observation",
+    "Relative",
+    "Rule",
+    "RuleConfig",
+    "RuleContext",
+    "RuleType",
+    "Seconds",
+    "at_edge",
+    "describe",
+    "pixels",
+    "wanted",
+]
 
 EDGE = 0.01
 """What is drawn so near to the frame's edge (relative to the frame) is meant to reach it."""
 
+Relative = Annotated[float, Field(ge=-0.5, le=1.5)]
+"""Of the frame's width or height."""
+Seconds = Annotated[float, Field(ge=0, le=86400)]
+
+
+class RuleConfig(Config):
+    """One entry of ``rules``. The key that is called like the rule says which rule it is."""
+
+    id: Name
+
+    def zones(self) -> tuple[str, ...]:
+        """Names of the zones that it needs: they must exist."""
+        return ()
+
+    def labels(self) -> tuple[str, ...]:
+        """Labels that it names: the model must know them."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known at one time of one stream."""
+
+    tracks: Tracks
+    t: float
+    """Capture time, seconds; grows from step to step."""
+    lanes: Lanes | None = None
+    """The own lane; None where none is seen, and in a kind of pipeline that looks for none."""
+    speed_mps: float | None = None
+    """Of the own car; None where it is not known."""
+
 
 class Rule(Protocol):
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
-        """What these tracks at time ``t`` make happen. ``t`` grows from call to call; state of vanished
-        tracks is dropped."""
+    def step(self, seen: Observation) -> list[Event]:
+        """What this makes happen. State of vanished tracks is dropped."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
@@ -31,6 +81,28 @@ class Rule(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot. Track ids in it must still mean the same objects."""
         ...
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What a rule may know of its stream when it is made."""
+
+    labels: Sequence[str]
+    """``labels[i]`` names class ``i`` of the tracks."""
+    zones: Mapping[str, ZoneRule] = field(default_factory=dict)
+    """Each has taken its step before the rules take theirs."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+
+
+@dataclass(frozen=True)
+class RuleType:
+    config: type[RuleConfig]
+    make: Callable[[Any, RuleContext], Rule]
+    """From its configuration and the stream's context."""
+    doc: str
+    """One line: what it tells, and the events that it makes."""
+    needs: frozenset[Literal["lanes", "speed"]] = frozenset()
+    """What it needs besides tracks. It is refused in a kind of pipeline that does not have it."""
 
 
 def pixels(flat: Sequence[float], width: int, height: int) -> NDArray[np.float64]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgectl.pipelines.rules.base import describe
+from edgectl.pipelines.rules.base import Observation, describe
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LifecycleRule"]
 
@@ -34,7 +33,8 @@ class LifecycleRule:
         self._update_s = update_s
         self._lives: dict[int, _Life] = {}
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
+        tracks, t = seen.tracks, seen.t
         events: list[Event] = []
         inside = [(z.name, z.inside) for z in self._zones]
         for track in sorted(self._lives.keys() - {int(i) for i in tracks.ids}):

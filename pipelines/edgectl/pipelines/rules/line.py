@@ -12,17 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from edgectl.pipelines.config import LineConfig
-from edgectl.pipelines.rules.base import at_edge, describe, pixels, wanted
+from edgectl.pipelines.rules.base import (
+    Observation,
+    Relative,
+    RuleConfig,
+    RuleType,
+    Seconds,
+    at_edge,
+    describe,
+    pixels,
+    wanted,
+)
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["LineRule"]
+__all__ = ["RULE", "LineConfig", "LineRule"]
 
 _WOBBLE_S = 3.0
 _WOBBLE_SAMPLES = 48
@@ -31,8 +40,32 @@ _WOBBLES = 2.5
 """Standard deviations of its own wobble that a track must be away from the line."""
 
 
+class LineConfig(RuleConfig):
+    line: tuple[Relative, Relative, Relative, Relative]
+    """From a to b. Going to the right of that arrow, as seen in the picture, is ``in``; to the left is
+    ``out``."""
+    anchor: Literal["bottom_center", "center"] = "bottom_center"
+    """The point of a box that must cross."""
+    band_px: float = Field(default=6.0, ge=0, le=1000)
+    """On this side and that of the line is no side."""
+    hold_s: Seconds = 0.15
+    """How long it must stay on the other side."""
+    classes: tuple[str, ...] = ()
+    """Labels that count; empty: all."""
+
+    @field_validator("line")
+    @classmethod
+    def _has_length(cls, line: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if line[:2] == line[2:]:
+            raise ValueError("a line needs two different ends")
+        return line
+
+    def labels(self) -> tuple[str, ...]:
+        return self.classes
+
+
 @dataclass
-class _Walk:
+class _LineWalk:
     side: int = 0
     """-1 left, +1 right of the arrow a → b; 0 not known yet."""
     x: float = 0.0
@@ -60,10 +93,11 @@ class LineRule:
         self._config = config
         self._labels = labels
         self._classes = wanted(config.classes, labels)
-        self._walks: dict[int, _Walk] = {}
+        self._walks: dict[int, _LineWalk] = {}
         self._size: tuple[int, int] | None = None
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
+        tracks, t = seen.tracks, seen.t
         events: list[Event] = []
         for track in sorted(self._walks.keys() - {int(i) for i in tracks.ids}):
             walk = self._walks.pop(track)
@@ -84,7 +118,7 @@ class LineRule:
         for row in np.nonzero(tracks.seen)[0]:
             if int(tracks.cls[row]) not in self._classes:
                 continue
-            walk = self._walks.setdefault(int(tracks.ids[row]), _Walk())
+            walk = self._walks.setdefault(int(tracks.ids[row]), _LineWalk())
             d = float(offset[row])
             height = float(tracks.xyxy[row, 3] - tracks.xyxy[row, 1])
             side = 0 if abs(d) <= self._band(walk, d, t, height) else 1 if d > 0 else -1
@@ -101,7 +135,7 @@ class LineRule:
                     if walk.crossed:
                         events.append(self._crossing(side, t, walk.about))
                     x, y = (points[row] / size).tolist()
-                    self._walks[int(tracks.ids[row])] = _Walk(side, x, y, recent=walk.recent)
+                    self._walks[int(tracks.ids[row])] = _LineWalk(side, x, y, recent=walk.recent)
             else:
                 # back in the band: it has to stay on the other side for the whole hold time
                 walk.pending, walk.seen = None, 0
@@ -113,9 +147,9 @@ class LineRule:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
-        self._walks = {int(i): _Walk(**w) for i, w in state["walks"].items()}
+        self._walks = {int(i): _LineWalk(**w) for i, w in state["walks"].items()}
 
-    def _band(self, walk: _Walk, d: float, t: float, height: float) -> float:
+    def _band(self, walk: _LineWalk, d: float, t: float, height: float) -> float:
         """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at
         most half its height."""
         recent = walk.recent
@@ -160,3 +194,10 @@ def _wobble(recent: Sequence[Sequence[float]]) -> float:
     t, d = t - t.mean(), d - d.mean()
     rest = d - t * (t @ d) / max(t @ t, 1e-9)
     return float(np.sqrt(rest @ rest / (len(t) - 2)))
+
+
+RULE = RuleType(
+    LineConfig,
+    lambda config, context: LineRule(config, context.labels),
+    "a track crosses a line: `line_crossing` with `direction` and the `counts` so far",
+)

@@ -6,12 +6,29 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgectl.pipelines.config import LoiterConfig
+from pydantic import Field
+
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType, Seconds
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["LoiterRule"]
+__all__ = ["RULE", "LoiterConfig", "LoiterRule"]
+
+
+class LoiterConfig(RuleConfig):
+    class Loiter(Config):
+        zone: str
+        """Name of the zone."""
+        seconds: float = Field(gt=0, le=86400)
+        """Longer is too long."""
+        gap_s: Seconds = 1.5
+        """An object that vanishes and is found again nearby within this time is the same one."""
+
+    loiter: Loiter
+
+    def zones(self) -> tuple[str, ...]:
+        return (self.loiter.zone,)
 
 
 @dataclass
@@ -37,7 +54,8 @@ class LoiterRule:
         self._lost: list[tuple[int, _Dwell]] = []
         """Vanished inside the zone: somebody who appears nearby within ``gap_s`` takes their time over."""
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
+        t = seen.t
         events: list[Event] = []
         inside = self._zone.inside
         for track in sorted(self._here.keys() - inside.keys()):
@@ -95,3 +113,10 @@ class LoiterRule:
             "dwell_s": round(t - dwell.since, 3),
         }
         return Event("loitering", t, phase, self.name, data)
+
+
+RULE = RuleType(
+    LoiterConfig,
+    lambda config, context: LoiterRule(config, context.zones[config.loiter.zone]),
+    "somebody stays in a zone too long: `loitering`, phase `start`, `end`",
+)

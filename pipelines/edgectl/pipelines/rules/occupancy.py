@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgectl.pipelines.config import OccupancyConfig
+from pydantic import Field, model_validator
+
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["OccupancyRule"]
+__all__ = ["RULE", "OccupancyConfig", "OccupancyRule"]
+
+
+class OccupancyConfig(RuleConfig):
+    class Occupancy(Config):
+        zone: str
+        """Name of the zone."""
+        high: int = Field(ge=1, le=10_000)
+        """So many are too many."""
+        low: int | None = Field(default=None, ge=0)
+        """So few are no longer too many. None: ``high - 1``."""
+
+        @model_validator(mode="after")
+        def _apart(self) -> OccupancyConfig.Occupancy:
+            if self.low is not None and self.low >= self.high:
+                raise ValueError("low must be below high")
+            return self
+
+    occupancy: Occupancy
+
+    def zones(self) -> tuple[str, ...]:
+        return (self.occupancy.zone,)
 
 
 class OccupancyRule:
@@ -23,12 +46,12 @@ class OccupancyRule:
         self._zone = zone
         self._full = False
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
         n = len(self._zone.inside)
         if n >= self._high if not self._full else n <= self._low:
             self._full = not self._full
             data = {"zone": self._zone.name, "count": n, "limit": self._high}
-            return [Event("occupancy", t, "start" if self._full else "end", self.name, data)]
+            return [Event("occupancy", seen.t, "start" if self._full else "end", self.name, data)]
         return []
 
     def snapshot(self) -> dict[str, Any]:
@@ -36,3 +59,10 @@ class OccupancyRule:
 
     def restore(self, state: dict[str, Any]) -> None:
         self._full = bool(state["full"])
+
+
+RULE = RuleType(
+    OccupancyConfig,
+    lambda config, context: OccupancyRule(config, context.zones[config.occupancy.zone]),
+    "too many in a zone: `occupancy`, phase `start`, `end`",
+)

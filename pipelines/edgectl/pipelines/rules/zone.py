@@ -9,18 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from edgectl.pipelines.config import ZoneConfig
-from edgectl.pipelines.rules.base import EDGE, describe, wanted
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules.base import EDGE, Observation, Relative, Seconds, describe, wanted
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["Stay", "ZoneRule"]
+__all__ = ["Stay", "ZoneConfig", "ZoneRule"]
+
+
+class ZoneConfig(Config):
+    polygon: tuple[Relative, ...]
+    """x, y, x, y, … relative to the frame."""
+    anchor: Literal["bottom_center", "center"] = "bottom_center"
+    """The point of a box that must be inside."""
+    enter_px: float = Field(default=4.0, ge=0, le=1000)
+    """How deep inside (and how far outside, to leave) an object must be."""
+    enter_s: Seconds = 0.2
+    """How long it must be inside before it has entered."""
+    exit_s: Seconds = 0.5
+    """How long it must be outside, or away, before it has left."""
+    classes: tuple[str, ...] = ()
+    """Labels that count; empty: all."""
+
+    @field_validator("polygon")
+    @classmethod
+    def _is_an_area(cls, flat: tuple[float, ...]) -> tuple[float, ...]:
+        if len(flat) % 2 or not 6 <= len(flat) <= 512:
+            raise ValueError("a polygon is x, y, x, y, … with 3 to 256 corners")
+        shape = shapely.Polygon(list(zip(flat[0::2], flat[1::2], strict=True)))
+        if not shape.is_valid or shape.area <= 0:
+            raise ValueError("the polygon has no area or crosses itself")
+        return flat
 
 
 @dataclass
@@ -58,7 +84,8 @@ class ZoneRule:
         """Track id → stay, of those who are in."""
         return {i: s for i, s in self.stays.items() if s.inside}
 
-    def step(self, tracks: Tracks, t: float) -> list[Event]:
+    def step(self, seen: Observation) -> list[Event]:
+        tracks, t = seen.tracks, seen.t
         events: list[Event] = []
         gone = self.stays.keys() - {int(i) for i in tracks.ids}
         for track in sorted(gone):

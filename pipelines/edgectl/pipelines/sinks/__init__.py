@@ -1,23 +1,110 @@
-"""Where events and pictures go: one file per kind of sink, one thread for all of a stream's."""
+"""Where events and pictures go: one file per sink, one table that names them, one thread for all sinks of a
+stream.
 
-from edgectl.pipelines.sinks.base import Output, Record, Sink, SinkPool
-from edgectl.pipelines.sinks.jsonl import CallbackSink, JsonlSink
-from edgectl.pipelines.sinks.mqtt import MqttSink
-from edgectl.pipelines.sinks.snapshot import SnapshotSink, snapshot_name
-from edgectl.pipelines.sinks.tracklog import TrackLog, read_tracks
-from edgectl.pipelines.sinks.video import VideoSink
+A sink's options stand in the stream's configuration under the sink's name. ``true`` means its defaults,
+``false`` that it is not used.
+"""
 
-__all__ = [
-    "CallbackSink",
-    "JsonlSink",
-    "MqttSink",
-    "Output",
-    "Record",
-    "Sink",
-    "SinkPool",
-    "SnapshotSink",
-    "TrackLog",
-    "VideoSink",
-    "read_tracks",
-    "snapshot_name",
-]
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from edgectl.core.schema import Config, first_problem
+from edgectl.pipelines.registry import Registry
+from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
+
+__all__ = ["SINKS", "SinksConfig", "open_sinks"]
+
+SINKS = Registry(
+    "sink",
+    "edgectl.sinks",
+    SinkType,
+    {
+        "events": "edgectl.pipelines.sinks.jsonl:SINK",
+        "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
+        "annotate": "edgectl.pipelines.sinks.video:SINK",
+        "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
+    },
+)
+
+
+class SinksConfig(Config):
+    """The part of a stream's configuration that chooses its sinks."""
+
+    pictures: ClassVar[bool] = False
+    """Whether this kind of pipeline has pictures for its sinks."""
+
+    sinks: dict[str, SerializeAsAny[SinkOptions] | Literal[False]] = {}
+    """By name, those that the configuration names. They are written beside the other settings."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sinks_by_name(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if isinstance(written := values.get("sinks"), dict) and not all(
+            option is False or isinstance(option, SinkOptions) for option in written.values()
+        ):
+            raise ValueError(
+                "sinks: there is no such setting: the options of a sink stand under its own name"
+            )
+        named = [key for key in values if key not in cls.model_fields and key in SINKS]
+        rest = {key: value for key, value in values.items() if key not in named}
+        sinks = {name: cls._options(name, values[name]) for name in named}
+        return rest | {"sinks": {**(written or {}), **sinks}} if sinks else rest
+
+    @classmethod
+    def _options(cls, name: str, value: Any) -> SinkOptions | Literal[False]:
+        if value is False:
+            return False
+        type_ = SINKS.get(name)
+        if type_.pictures and not cls.pictures:
+            raise ValueError(f"{name}: this kind of pipeline has no pictures")
+        try:
+            return type_.options.model_validate({} if value is True else value)
+        except ValidationError as e:
+            problem = first_problem(e)
+            place = "" if problem.startswith("it ") else "."
+            raise ValueError(f"{name}{place or ': '}{problem}") from e
+
+    @model_serializer(mode="wrap")
+    def _beside_the_others(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        sinks: dict[str, Any] = written.pop("sinks", {})
+        return written | sinks
+
+    def chosen(self) -> dict[str, SinkOptions]:
+        """The sinks that this stream uses, in the order of the table: those that it names, and those that are
+        used unless it says no."""
+        found: dict[str, SinkOptions] = {}
+        for name in (*SINKS.own, *(n for n in self.sinks if n not in SINKS.own)):
+            type_ = SINKS.get(name)
+            options = self.sinks.get(name, type_.options() if type_.default else False)
+            if options is not False and (self.pictures or not type_.pictures):
+                found[name] = options
+        return found
+
+
+def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
+    """The sinks of a stream. Those that write files are left out where there is no folder for them. On an
+    error none is left open."""
+    with contextlib.ExitStack() as undo:
+        sinks: list[Sink] = []
+        for name, options in config.chosen().items():
+            with SINKS.using(name) as type_:
+                left_out = type_.files and context.out is None
+                sink = None if left_out else type_.make(options, context)
+            if sink is not None:
+                sinks.append(sink)
+                undo.callback(sink.close)
+        undo.pop_all()
+    return sinks

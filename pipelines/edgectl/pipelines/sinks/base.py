@@ -8,15 +8,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError
+from edgectl.core.schema import Config
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["Output", "Record", "Sink", "SinkPool"]
+__all__ = ["Record", "Sink", "SinkContext", "SinkOptions", "SinkPool", "SinkType", "StreamOutput"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _MAX_PICTURES = 6  # outputs that hold one
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class StreamOutput:
     """What one processed frame (or stretch of audio) gave."""
 
     records: tuple[Record, ...]
@@ -45,13 +47,52 @@ class Sink(Protocol):
     pictures: bool
     """Whether it needs frames; such sinks are fed last and lose outputs first."""
 
-    def write(self, output: Output) -> None:
+    @property
+    def path(self) -> Path | None:
+        """The file that it writes, if it is one."""
+        ...
+
+    def write(self, output: StreamOutput) -> None:
         """Raises :class:`StorageError` or :class:`LinkError`."""
         ...
 
     def close(self) -> None:
         """Finish files. Called once, by the pool's thread, after the last ``write``."""
         ...
+
+
+class SinkOptions(Config):
+    """What the configuration says about a sink."""
+
+    def events(self) -> tuple[str, ...]:
+        """Ids of rules and zones that it names: they must exist."""
+        return ()
+
+
+@dataclass(frozen=True)
+class SinkContext:
+    """What a sink may know of its stream when it is made."""
+
+    stream: str
+    out: Path | None = None
+    """Folder for files."""
+    fps: float | None = None
+    """Of the frames; None for sound."""
+
+
+@dataclass(frozen=True)
+class SinkType:
+    make: Callable[[Any, SinkContext], Sink | None]
+    """From its options and the stream's context. None: these options want nothing written."""
+    doc: str
+    """One line: what it writes, and where."""
+    options: type[SinkOptions] = SinkOptions
+    default: bool = False
+    """Whether it is used where the configuration does not name it."""
+    files: bool = False
+    """Whether it writes into the folder for files, and is left out where there is none."""
+    pictures: bool = False
+    """Whether it needs frames or tracks. It is refused in a kind of pipeline that has none."""
 
 
 class SinkPool:
@@ -73,14 +114,14 @@ class SinkPool:
         self._wait = wait
         self._written = written
         self._change = threading.Condition()
-        self._light: deque[tuple[Output, int]] = deque()
-        self._heavy: deque[Output] = deque()
+        self._light: deque[tuple[StreamOutput, int]] = deque()
+        self._heavy: deque[StreamOutput] = deque()
         self._closing = False
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"sinks-{name}", daemon=True)
         self._thread.start()
 
-    def offer(self, output: Output) -> None:
+    def offer(self, output: StreamOutput) -> None:
         """Queue one output for every sink."""
         with self._change:
             if self._closing:
@@ -90,7 +131,7 @@ class SinkPool:
             if output.records or output.tracks is not None:
                 self._put(
                     self._light,
-                    (Output(output.records, None, output.tracks, output.t_s), time.monotonic_ns()),
+                    (StreamOutput(output.records, None, output.tracks, output.t_s), time.monotonic_ns()),
                     _MAX_RECORDS,
                     "records",
                 )
@@ -140,7 +181,7 @@ class SinkPool:
         for sink in self._sinks:
             self._guard(sink, sink.close)
 
-    def _write(self, output: Output, *, pictures: bool) -> None:
+    def _write(self, output: StreamOutput, *, pictures: bool) -> None:
         for sink in list(self._sinks):
             if sink.pictures == pictures and not self._guard(sink, lambda s=sink: s.write(output)):  # type: ignore[misc]
                 self._sinks.remove(sink)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgectl.pipelines.sinks.base import Output, Record
+from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 
-__all__ = ["CallbackSink", "JsonlSink"]
+__all__ = ["SINK", "CallbackSink", "JsonlSink"]
 
 
 class JsonlSink:
@@ -22,7 +22,7 @@ class JsonlSink:
         self.path = path
         self._file = LineFile(path)
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         for record in output.records:
             self._file.write(json.dumps(record, separators=(",", ":")))
 
@@ -30,16 +30,24 @@ class JsonlSink:
         self._file.close()
 
 
+def _open(options: SinkOptions, context: SinkContext) -> JsonlSink | None:
+    return None if context.out is None else JsonlSink(context.out / "events.jsonl")
+
+
+SINK = SinkType(_open, "every event as a line of JSON: `events.jsonl`", default=True, files=True)
+
+
 class CallbackSink:
     """Each record to a function: the worker's pipe, a progress display, a test."""
 
     name = "callback"
     pictures = False
+    path = None
 
     def __init__(self, emit: Callable[[Record], None]) -> None:
         self._emit = emit
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         for record in output.records:
             self._emit(record)
 

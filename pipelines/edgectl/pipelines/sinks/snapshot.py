@@ -6,18 +6,25 @@ from collections import deque
 from pathlib import Path
 
 import cv2
+from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import atomic_write
-from edgectl.pipelines.config import SnapshotConfig
-from edgectl.pipelines.sinks.base import Output, Record
+from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
 
-__all__ = ["SnapshotSink", "snapshot_name"]
+__all__ = ["SINK", "SnapshotConfig", "SnapshotSink"]
 
 
-def snapshot_name(record: Record, config: SnapshotConfig) -> str | None:
-    """File name (below the output folder) of an event's snapshot, or None if it gets none."""
-    return f"snapshots/{record['id']}.jpg" if record.get("rule") in config.on else None
+class SnapshotConfig(SinkOptions):
+    on: tuple[str, ...] = ()
+    """Ids of rules and zones."""
+    quality: int = Field(default=80, ge=10, le=100)
+    """Of the JPEG."""
+    limit: int = Field(default=1000, ge=1, le=1_000_000)
+    """At most this many files; the oldest goes first."""
+
+    def events(self) -> tuple[str, ...]:
+        return self.on
 
 
 class SnapshotSink:
@@ -25,14 +32,19 @@ class SnapshotSink:
 
     name = "snapshot"
     pictures = True
+    path = None
 
     def __init__(self, out: Path, config: SnapshotConfig) -> None:
         self._out = out
         self._config = config
         self._files: deque[Path] = deque()
 
-    def write(self, output: Output) -> None:
-        names = [n for n in (snapshot_name(r, self._config) for r in output.records) if n]
+    def file_of(self, record: Record) -> str | None:
+        """File name (below the output folder) of an event's snapshot, or None if it gets none."""
+        return f"snapshots/{record['id']}.jpg" if record.get("rule") in self._config.on else None
+
+    def write(self, output: StreamOutput) -> None:
+        names = [n for n in map(self.file_of, output.records) if n]
         if not names or output.frame is None:
             return
         image = output.frame.bgr().copy()
@@ -49,3 +61,16 @@ class SnapshotSink:
 
     def close(self) -> None:
         pass
+
+
+def _open(options: SnapshotConfig, context: SinkContext) -> SnapshotSink | None:
+    return None if context.out is None or not options.on else SnapshotSink(context.out, options)
+
+
+SINK = SinkType(
+    _open,
+    "a picture of the frame for events of chosen rules and zones: `snapshots/<event id>.jpg`",
+    SnapshotConfig,
+    files=True,
+    pictures=True,
+)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgectl.core.errors import DataError
-from edgectl.pipelines.sinks.base import Output
+from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["TrackLog", "encode_tracks", "read_tracks"]
+__all__ = ["SINK", "TrackLog", "encode_tracks", "read_tracks"]
 
 _MAX_LINE = 1 << 20
 
@@ -68,11 +68,21 @@ class TrackLog:
     pictures = False
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = LineFile(path)
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         if output.tracks is not None and output.t_s is not None:
             self._file.write(encode_tracks(output.tracks, output.t_s))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _open(options: SinkOptions, context: SinkContext) -> TrackLog | None:
+    return None if context.out is None else TrackLog(context.out / "tracks.jsonl")
+
+
+SINK = SinkType(
+    _open, "every frame's tracks, for replaying the rules: `tracks.jsonl`", files=True, pictures=True
+)

@@ -17,13 +17,23 @@ import av
 import av.error
 import cv2
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
-from edgectl.pipelines.config import Annotate
-from edgectl.pipelines.sinks.base import Output
+from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
 
-__all__ = ["VideoSink"]
+__all__ = ["SINK", "AnnotateConfig", "VideoSink"]
+
+
+class AnnotateConfig(SinkOptions):
+    video: bool = True
+    """False: it is not written."""
+    fps: float | None = Field(default=None, gt=0, le=240)
+    """At most so many frames a second; None: every frame."""
+    max_width: int = Field(default=1280, ge=64, le=4096)
+    """A wider picture is made smaller."""
+
 
 # No look-ahead: a frame is in the file soon after it was seen.
 _ENCODERS = (
@@ -46,7 +56,7 @@ class VideoSink:
     name = "video"
     pictures = True
 
-    def __init__(self, path: Path, config: Annotate, fps: float) -> None:
+    def __init__(self, path: Path, config: AnnotateConfig, fps: float) -> None:
         self.path = path
         self._config = config
         self._fps = min(fps, config.fps or fps)
@@ -56,7 +66,7 @@ class VideoSink:
         self._last_pts = -1
         self._due_ns = 0
 
-    def write(self, output: Output) -> None:
+    def write(self, output: StreamOutput) -> None:
         frame = output.frame
         if frame is None or (self._container is not None and frame.stamp.t_ns < self._due_ns):
             return
@@ -115,6 +125,22 @@ class VideoSink:
         assert self._container is not None
         for packet in self._stream.encode(picture):
             self._container.mux(packet)
+
+
+def _open(options: AnnotateConfig, context: SinkContext) -> VideoSink | None:
+    if context.out is None or not options.video:
+        return None
+    return VideoSink(context.out / "annotated.mp4", options, context.fps or 25.0)
+
+
+SINK = SinkType(
+    _open,
+    "the video with what was found drawn in; it can be played while it is written, and after a kill: `annotated.mp4`",
+    AnnotateConfig,
+    default=True,
+    files=True,
+    pictures=True,
+)
 
 
 def _fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -1,29 +1,27 @@
-"""What a source is, its options, and what sources share. Which URI opens which:
-:mod:`edgectl.pipelines.sources.open`."""
+"""What a source is, and what sources share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from edgectl.core.errors import SourceError
 from edgectl.core.schema import Config, first_problem
 from edgectl.core.uri import redact
+from edgectl.pipelines.audio.blocks import AudioSource
 from edgectl.pipelines.stream.frame import Frame, Notice
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
-    "FileOptions",
-    "ImagesOptions",
-    "NoOptions",
     "Source",
     "SourceInfo",
-    "SynthOptions",
+    "SourceType",
     "parse_options",
     "redact",
 ]
@@ -87,34 +85,19 @@ class Source(Protocol):
         ...
 
 
-class NoOptions(Config):
-    pass
+@dataclass(frozen=True)
+class SourceType:
+    """A scheme of source URIs. It gives pictures, sound or both."""
 
-
-class FileOptions(Config):
-    paced: bool = False
-    loop: bool = False
-    fps: float | None = Field(default=None, gt=0, le=1000)
-    """Pace, if other than the file's own."""
-
-
-class ImagesOptions(Config):
-    fps: float | None = Field(default=None, gt=0, le=1000)
-    """The pictures are a film with this many a second. None: they are single pictures, each one for
-    itself."""
-
-
-class SynthOptions(Config):
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
-    fps: float | None = Field(default=None, gt=0, le=240)
-    seconds: float | None = Field(default=None, gt=0, le=1e9)
-    paced: bool = True
-    width: int | None = Field(default=None, ge=64, le=4096)
-    height: int | None = Field(default=None, ge=64, le=4096)
-    markings: Literal["lanes", "none", "left", "right"] | None = None
-    """Of ``road``: which lines are painted."""
-    clutter: bool | None = None
-    """Of ``road``: seams, kerbs, rails and shadows, too."""
+    doc: tuple[tuple[str, str], ...]
+    """Lines of documentation: a URI, and what it is."""
+    video: Callable[[str, bool], Source] | None = None
+    """From the URI, and whether a camera that is away at first is waited for (``patient``), to a source that is
+    not open yet."""
+    sound: Callable[[str, bool], AudioSource] | None = None
+    """The same for sound; the source is open."""
+    options: tuple[tuple[str, type[Config]], ...] = ()
+    """For the documentation: of what, and the parameters of the URI (``?name=value``)."""
 
 
 O = TypeVar("O", bound=Config)  # noqa: E741

@@ -1,5 +1,5 @@
-"""A video file: every frame in order, as fast as the reader takes them; or, paced, a stand-in for a
-camera."""
+"""Files: a video (every frame in order, as fast as the reader takes them; or, paced, a stand-in for a camera), a
+folder of pictures, one picture, a recording of sound."""
 
 from __future__ import annotations
 
@@ -8,15 +8,42 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
-from edgectl.pipelines.sources.base import EndOfStream, FileOptions, SourceInfo
-from edgectl.pipelines.sources.clock import MediaClock
-from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.sources.picture import Picture
-from edgectl.pipelines.sources.video import VideoReader
+from pydantic import Field
+
+from edgectl.core.errors import SourceError
+from edgectl.core.schema import Config
+from edgectl.core.uri import redact
+from edgectl.pipelines.sources.base import (
+    IMAGE_SUFFIXES,
+    EndOfStream,
+    Source,
+    SourceInfo,
+    SourceType,
+    parse_options,
+)
+from edgectl.pipelines.sources.media.clock import MediaClock
+from edgectl.pipelines.sources.media.images import ImagesOptions, ImagesSource
+from edgectl.pipelines.sources.media.pace import Pacer
+from edgectl.pipelines.sources.media.picture import Picture
+from edgectl.pipelines.sources.media.reader import VideoReader
+from edgectl.pipelines.sources.media.recording import Recording, RecordingOptions
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
-__all__ = ["FileSource"]
+__all__ = ["SOURCE", "FileOptions", "FileSource"]
+
+_NO_FILE = "check the path of the source; the address of a camera begins with rtsp://"
+
+
+class FileOptions(Config):
+    paced: bool = False
+    """As a camera: frames come in their own time, and a reader that is late loses some."""
+    loop: bool = False
+    """From the end back to the start."""
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """Pace, if other than the file's own."""
+
 
 _CUT_NS = 500_000_000
 """A file that ends this much before its container says is cut short."""
@@ -152,3 +179,51 @@ class FileSource:
                     "source", "truncated", False, "start", {"missing_s": round(missing_ns / 1e9, 3)}
                 )
         return Notice("source", "ended", False, "start")
+
+
+def _open_video(uri: str, patient: bool) -> Source:
+    path, query = _split_path(uri)
+    if path.is_dir():
+        return ImagesSource(path, parse_options(ImagesOptions, query, uri))
+    if not path.exists():
+        raise SourceError(f"there is no file {redact(uri)}", hint=_NO_FILE)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImagesSource(path, parse_options(ImagesOptions, query, uri))
+    return FileSource(path, parse_options(FileOptions, query, uri))
+
+
+def _open_sound(uri: str, patient: bool) -> Recording:
+    path, query = _split_path(uri)
+    if not path.is_file():
+        raise SourceError(f"there is no file {redact(str(path))}", hint="check the path of the source")
+    return Recording(uri, path, parse_options(RecordingOptions, query, uri))
+
+
+def _split_path(uri: str) -> tuple[Path, str]:
+    is_uri = uri.startswith("file:")
+    if not is_uri and Path(uri).exists():  # a file may have a question mark in its name
+        return Path(uri), ""
+    raw, _, query = uri.partition("?")
+    if is_uri:
+        raw = raw.removeprefix("file:")
+        raw = unquote("/" + raw.lstrip("/") if raw.startswith("//") else raw)
+    return Path(raw), query
+
+
+SOURCE = SourceType(
+    (
+        (
+            "clip.mp4, file:/path/clip.mp4",
+            "every frame, as fast as the pipeline takes them; `?paced=1&loop=1` makes a camera of it",
+        ),
+        (
+            "folder/, picture.jpg",
+            "its images in name order, each for itself: one `detections` event per picture says what is in it",
+        ),
+        ("folder/?fps=10", "the film that the images make: tracked, with rules, as a video"),
+        ("speech.wav (any audio file)", "for speech pipelines; `?paced=1` as a microphone"),
+    ),
+    video=_open_video,
+    sound=_open_sound,
+    options=(("a video", FileOptions), ("pictures", ImagesOptions), ("a recording", RecordingOptions)),
+)

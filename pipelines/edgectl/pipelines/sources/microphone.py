@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import Field
@@ -29,9 +30,10 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock
 from edgectl.pipelines.audio.channels import MAX_CHANNELS, Channel, channel_index, check_channel, mix
 from edgectl.pipelines.audio.clock import ClockFit, SampleClock
-from edgectl.pipelines.sources.live import backoff_s
+from edgectl.pipelines.sources.base import SourceType, parse_options
+from edgectl.pipelines.sources.media.camera import backoff_s
 
-__all__ = ["Microphone", "MicrophoneOptions"]
+__all__ = ["SOURCE", "Microphone", "MicrophoneOptions"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ _CAUSES = (
 
 class MicrophoneOptions(Config):
     channel: Channel = "mean"
+    """``mean``, ``left``, ``right`` or a number; the first is 1."""
     channels: int | None = Field(default=None, ge=1, le=MAX_CHANNELS)
     """How many the device has; None: as many as ``channel`` needs."""
 
@@ -341,3 +344,16 @@ class _Recorder:
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def _open(uri: str, patient: bool) -> Microphone:
+    parts = urlsplit(uri)
+    options = parse_options(MicrophoneOptions, parts.query, uri)
+    return Microphone(uri, parts.netloc or "default", options, patient=patient)
+
+
+SOURCE = SourceType(
+    (("mic://default, mic://hw:1,0", "an ALSA capture device through `arecord`"),),
+    sound=_open,
+    options=(("a microphone", MicrophoneOptions),),
+)

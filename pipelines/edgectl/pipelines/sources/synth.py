@@ -1,15 +1,55 @@
-"""A synthetic scene as a camera (``paced=1``, the default) or as a film that waits (``paced=0``)."""
+"""Synthetic scenes and sounds with known ground truth: as a camera or microphone (``paced=1``, the default) or as a
+film or recording that waits (``paced=0``)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Literal
+from urllib.parse import urlsplit
 
-from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, SynthOptions
-from edgectl.pipelines.sources.pace import Pacer
+from pydantic import Field
+
+from edgectl.core.errors import SourceError
+from edgectl.core.schema import Config
+from edgectl.pipelines.audio.blocks import BLOCK, RATE
+from edgectl.pipelines.audio.channels import Mixed
+from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, SourceType, parse_options
+from edgectl.pipelines.sources.media.pace import Pacer
+from edgectl.pipelines.sources.media.recording import PieceSource
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.synth import Scene, open_scene
+from edgectl.pipelines.synth.kiosk import KioskScene
 
-__all__ = ["SynthSource"]
+__all__ = ["SOURCE", "SynthSource"]
+
+
+class SynthOptions(Config):
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    """Another one is another scene."""
+    fps: float | None = Field(default=None, gt=0, le=240)
+    """None: the scene's own, as with the size."""
+    seconds: float | None = Field(default=None, gt=0, le=1e9)
+    """It ends after so many; None: never."""
+    paced: bool = True
+    """False: it waits for its reader."""
+    width: int | None = Field(default=None, ge=64, le=4096)
+    """Pixels."""
+    height: int | None = Field(default=None, ge=64, le=4096)
+    """Pixels."""
+    markings: Literal["lanes", "none", "left", "right"] | None = None
+    """Of ``road``: which lines are painted."""
+    clutter: bool | None = None
+    """Of ``road``: seams, kerbs, rails and shadows, too."""
+
+
+class KioskOptions(Config):
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    """Another one is another scene."""
+    seconds: float | None = Field(default=None, gt=0, le=1e9)
+    """It ends after so many; None: never."""
+    paced: bool = True
+    """False: it waits for its reader."""
 
 
 class SynthSource:
@@ -64,3 +104,41 @@ class SynthSource:
 
     def close(self) -> None:
         self.interrupt()
+
+
+class KioskSource(PieceSource):
+    def __init__(self, uri: str, options: KioskOptions) -> None:
+        self.scene = KioskScene(seed=options.seed)
+        limit = None if options.seconds is None else round(options.seconds * RATE)
+        super().__init__(uri, self._render(limit), paced=options.paced, seconds=options.seconds)
+
+    def _render(self, limit: int | None) -> Iterator[Mixed]:
+        at = 0
+        while limit is None or at < limit:
+            n = BLOCK if limit is None else min(BLOCK, limit - at)
+            yield Mixed(self.scene.render(at, n), None, 0, 0)
+            at += n
+
+
+def _open_video(uri: str, patient: bool) -> Source:
+    parts = urlsplit(uri)
+    return SynthSource(uri, parts.netloc, parse_options(SynthOptions, parts.query, uri))
+
+
+def _open_sound(uri: str, patient: bool) -> KioskSource:
+    parts = urlsplit(uri)
+    if parts.netloc != "kiosk":
+        raise SourceError(f"there is no synthetic sound {parts.netloc!r}", hint="synth://kiosk is one")
+    return KioskSource(uri, parse_options(KioskOptions, parts.query, uri))
+
+
+SOURCE = SourceType(
+    (
+        ("synth://yard?seed=1&fps=15&seconds=20&paced=0", "people and vehicles with known ground truth"),
+        ("synth://road?markings=left&clutter=1", "a dash camera"),
+        ("synth://kiosk?seed=1", "spoken words with known times, for speech pipelines"),
+    ),
+    video=_open_video,
+    sound=_open_sound,
+    options=(("yard and road", SynthOptions), ("kiosk", KioskOptions)),
+)

@@ -10,30 +10,14 @@ import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from edgectl.core.uri import redact_values
 from edgectl.pipelines.stream.frame import Stamp
 
-__all__ = ["SCHEMA", "Event", "EventType", "EventWriter"]
+__all__ = ["SCHEMA", "Event", "EventWriter"]
 
 SCHEMA = "edgectl.event/1"
-
-EventType = Literal[
-    "tracked_object",
-    "line_crossing",
-    "zone",
-    "loitering",
-    "occupancy",
-    "lane_departure",
-    "collision_warning",
-    "capability",
-    "speech_start",
-    "speech_end",
-    "keyword",
-    "inference_failed",
-    "detections",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +25,8 @@ class Event:
     """One thing that happened. ``phase``: ``new``/``update``/``end``, ``enter``/``leave``,
     ``start``/``end``, a warning level."""
 
-    type: EventType
+    type: str
+    """``line_crossing``, ``zone``, ``capability`` …: what rules and pipelines call it."""
     t_s: float
     """Capture time, seconds."""
     phase: str | None = None

@@ -6,11 +6,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-__all__ = ["Fifo", "Handover", "LatestSlot"]
+from pydantic import Field
+
+from edgectl.core.schema import Config
+
+__all__ = ["Fifo", "FlowConfig", "Handover", "LatestSlot"]
 
 T = TypeVar("T")
+
+
+class FlowConfig(Config):
+    mode: Literal["auto", "latest", "every"] = "auto"
+    """``auto``: cameras and paced sources latest, files every frame."""
+    max_age_ms: float | None = Field(default=None, gt=0, le=600_000)
+    """A frame older than this when it is taken is dropped (``stale``)."""
+    target_fps: float | None = Field(default=None, gt=0, le=1000)
+    """Frames beyond that are dropped (``gated``); None: none are."""
 
 
 class Handover(Protocol[T]):

@@ -12,10 +12,10 @@ from typing import Any
 
 from edgectl.core.errors import SourceError
 from edgectl.pipelines.synth.road import RoadScene
-from edgectl.pipelines.synth.scene import Scene, Truth
+from edgectl.pipelines.synth.scene import Scene, SceneTruth
 from edgectl.pipelines.synth.yard import YardScene
 
-__all__ = ["SCENES", "Scene", "Truth", "open_scene"]
+__all__ = ["SCENES", "Scene", "SceneTruth", "open_scene"]
 
 SCENES: dict[str, type[Scene]] = {"yard": YardScene, "road": RoadScene}
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from edgectl.pipelines.synth.clutter import paint_clutter
-from edgectl.pipelines.synth.scene import BGR, Scene, Truth, arrivals, noise_texture
+from edgectl.pipelines.synth.scene import BGR, Scene, SceneTruth, arrivals, noise_texture
 
 __all__ = ["Markings", "RoadScene"]
 
@@ -97,7 +97,7 @@ class RoadScene(Scene):
             self._draw_vehicle(image, t, distance, lane, rng)
         return image
 
-    def truth(self, seq: int) -> Truth:
+    def truth(self, seq: int) -> SceneTruth:
         t = seq / self.fps
         kept: list[tuple[int, tuple[float, float, float, float]]] = []
         for ident, distance, lane, rng in reversed(self._vehicles(t)):  # the nearest first
@@ -115,7 +115,7 @@ class RoadScene(Scene):
             "offset_m": self._offset(t),
             "speed_mps": _SPEED,
         }
-        return Truth(
+        return SceneTruth(
             boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
             cls=np.zeros(len(boxes), dtype=np.int32),
             ids=np.array(ids, dtype=np.int64),

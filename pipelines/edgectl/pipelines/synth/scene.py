@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from edgectl.pipelines.synth.timecode import burn
 
-__all__ = ["BGR", "Scene", "Truth", "arrivals", "noise_texture"]
+__all__ = ["BGR", "Scene", "SceneTruth", "arrivals", "noise_texture"]
 
 BGR = NDArray[np.uint8]
 """``(height, width, 3)``, blue-green-red."""
 
 
 @dataclass(frozen=True)
-class Truth:
+class SceneTruth:
     """What is really in a frame.
 
     ``boxes`` float32 ``(N, 4)`` xyxy in pixels, clipped to the frame; ``cls`` int32 ``(N,)``; ``ids`` int64
@@ -72,7 +72,7 @@ class Scene(ABC):
         """The scene at time ``t`` seconds, without noise and time code."""
 
     @abstractmethod
-    def truth(self, seq: int) -> Truth:
+    def truth(self, seq: int) -> SceneTruth:
         """Ground truth of frame ``seq``."""
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.pipelines.synth.scene import BGR, Scene, Truth, arrivals, noise_texture
+from edgectl.pipelines.synth.scene import BGR, Scene, SceneTruth, arrivals, noise_texture
 
 __all__ = ["YardScene"]
 
@@ -68,7 +68,7 @@ class YardScene(Scene):
             (_draw_person if actor.kind == PERSON else _draw_vehicle)(image, actor)
         return image
 
-    def truth(self, seq: int) -> Truth:
+    def truth(self, seq: int) -> SceneTruth:
         kept = []
         for actor in self._actors(seq / self.fps):
             x1, y1, x2, y2 = actor.box()
@@ -76,7 +76,7 @@ class YardScene(Scene):
             visible = max(0.0, clipped[2] - clipped[0]) * max(0.0, clipped[3] - clipped[1])
             if visible >= 0.35 * actor.width * actor.height:
                 kept.append((clipped, actor.kind, actor.ident))
-        return Truth(
+        return SceneTruth(
             boxes=np.array([k[0] for k in kept], dtype=np.float32).reshape(-1, 4),
             cls=np.array([k[1] for k in kept], dtype=np.int32),
             ids=np.array([k[2] for k in kept], dtype=np.int64),

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import first_problem
 from edgectl.core.task import TaskSpec
+from edgectl.pipelines.decoders import check_decode
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,9 +57,11 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
             hint=f'write a TOML file with inherits = "{text}", a name, labels and input size',
         )
     try:
-        return TaskSpec.model_validate(values)
+        task = TaskSpec.model_validate(values)
     except ValidationError as e:
         raise UsageError(f"task {text} is not valid: {first_problem(e)}") from e
+    check_decode(task)
+    return task
 
 
 def _own_input(path: Path) -> set[str]:

@@ -9,6 +9,7 @@ from edgectl.core.bundle import VariantConfig
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import ImageInput
 from edgectl.engines.base import Engine, Outputs
+from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
@@ -53,7 +54,8 @@ class Detector:
 
     def decode(self, outputs: Outputs, meta: LetterboxMeta) -> Detections:
         """Raises :class:`ModelError` or :class:`EngineError`."""
-        return self._decode(outputs, meta)
+        with DECODERS.using(self.task.decode.kind):
+            return self._decode(outputs, meta)
 
     def close(self) -> None:
         self._engine.close()

@@ -7,18 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.config import PipelineConfig
+from edgectl.core.schema import Config
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import without_doubles
 
-__all__ = ["LabelMap"]
+__all__ = ["LabelConfig", "LabelMap"]
+
+
+class LabelConfig(Config):
+    classes: tuple[str, ...] = ()
+    """Labels to look for; empty: all of the model's."""
+    merge: dict[str, tuple[str, ...]] = {}
+    """New label → labels it stands for (``vehicle: [car, truck, bus]``)."""
 
 
 class LabelMap:
     """Maps detections from the model's classes to the stream's. ``labels[i]`` names class ``i``
     afterwards."""
 
-    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+    def __init__(self, config: LabelConfig, labels: Sequence[str]) -> None:
         """Raises :class:`UsageError` if the configuration names a label that the model does not have."""
         to = {old: new for new, olds in config.merge.items() for old in olds}
         for where, names in (("classes", set(config.classes) - set(config.merge)), ("merge", set(to))):

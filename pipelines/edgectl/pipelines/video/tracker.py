@@ -41,6 +41,7 @@ class TrackConfig(Config):
     low: float = Field(default=0.1, ge=0, le=1)
     """Scores from here only keep known tracks alive."""
     min_iou: float = Field(default=0.2, ge=0, le=1)
+    """A box that overlaps a track's place by less is not matched."""
     one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
     """Boxes of different labels that overlap by so much are one object, whose label is what most of its
     scores say. None: each label is an object of its own, and a track never changes its label."""

@@ -20,9 +20,9 @@ from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.audio.blocks import AudioBlock, AudioSource
 from edgectl.pipelines.audio.clock import ClockFit
-from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
-from edgectl.pipelines.sources.audio import open_audio
+from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task
 
@@ -70,7 +70,7 @@ def real(_: Variant) -> Engine:
 def args(source: str, heard: list[dict[str, Any]], **options: Any) -> PipelineArgs:
     defaults: dict[str, Any] = {
         "engines": {"keyword": slot()},
-        "config": PipelineConfig(),
+        "config": parse_config("speech", None),
         "open_engine": real,
     }
     return PipelineArgs("kiosk", source, emit=heard.append, **(defaults | options))

@@ -15,8 +15,7 @@ from edgectl.core.bundle import TensorSpec
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.pipelines.audio.blocks import RATE, AudioBlock
-from edgectl.pipelines.config import SpeechConfig
-from edgectl.pipelines.kinds.speech.session import SpeechSession
+from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechSession
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.tasks import load_task
 

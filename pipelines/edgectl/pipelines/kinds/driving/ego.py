@@ -1,13 +1,21 @@
-"""What is known of the own car: its speed, and how old that is. And which warnings can be given at all."""
+"""What is known of the own car: its speed, and how old that is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgectl.pipelines.config import EgoConfig
-from edgectl.pipelines.stream.events import Event
+from pydantic import Field
 
-__all__ = ["Capability", "Speed"]
+from edgectl.core.schema import Config
+
+__all__ = ["EgoConfig", "Speed"]
+
+
+class EgoConfig(Config):
+    speed_mps: float | None = Field(default=None, ge=0, le=120)
+    """A constant, for bench work; otherwise speed comes with the frames, if the source has it."""
+    max_age_ms: float = Field(default=500, gt=0)
+    """A speed that is older is not known."""
 
 
 class Speed:
@@ -27,30 +35,3 @@ class Speed:
         if self._value is not None and t - self._t <= self._max_age_s:
             return self._value
         return self._constant
-
-
-class Capability:
-    """Says once when a warning becomes unavailable, and why; and once when it is back. A changed reason is
-    told after ``hold_s``."""
-
-    def __init__(self, name: str, *, hold_s: float = 1.0) -> None:
-        self.name = name
-        self.available: bool | None = None
-        self._reason: str | None = None
-        self._pending: tuple[str | None, float] | None = None
-        self._hold_s = hold_s
-
-    def step(self, reason: str | None, t: float) -> list[Event]:
-        """``reason``: what is missing now (``speed_missing``, ``lanes_missing``, ``calibration_missing``),
-        or None."""
-        if self.available is not None and reason == self._reason:
-            self._pending = None
-            return []
-        if self.available is not None:
-            if self._pending is None or self._pending[0] != reason:
-                self._pending = (reason, t)
-            if t - self._pending[1] < self._hold_s:
-                return []
-        self.available, self._reason, self._pending = reason is None, reason, None
-        data = {"name": self.name, "available": self.available, "reason": reason}
-        return [Event("capability", t, "end" if self.available else "start", None, data)]

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.config import CollisionConfig, LaneDepartureConfig, PipelineConfig
+from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.driving.collision import CollisionRule
-from edgectl.pipelines.kinds.driving.departure import DepartureRule
-from edgectl.pipelines.kinds.driving.ego import Speed
-from edgectl.pipelines.kinds.driving.lanes import LaneFinder, Lanes
+from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.rules.collision import CollisionConfig, CollisionRule
+from edgectl.pipelines.rules.lane_departure import DepartureRule, LaneDepartureConfig
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["DrivingAnalyser", "make_driving"]
+__all__ = ["KIND", "DrivingAnalyser", "DrivingConfig"]
 
 BUDGET_MS = 100.0
 _COCO_VEHICLES = ("car", "truck", "bus", "motorcycle")
 _LANE, _WARN, _TEXT = (60, 200, 60), (40, 40, 230), (90, 60, 20)  # BGR
 
 
-def make_driving(args: PipelineArgs) -> VideoPipeline:
-    """A driving pipeline, not started. A COCO detector's road users are merged into ``vehicle`` unless the
+class DrivingConfig(VideoConfig):
+    has: ClassVar[frozenset[Literal["lanes", "speed"]]] = frozenset({"lanes", "speed"})
+
+    camera: CameraConfig = CameraConfig()
+    ego: EgoConfig = EgoConfig()
+
+
+def _make(args: PipelineArgs) -> VideoPipeline:
+    """A COCO detector's road users are merged into ``vehicle``, and the two warnings are given, unless the
     configuration says otherwise."""
     config = args.config
+    assert isinstance(config, DrivingConfig)
     labels = args.engines["detector"].variant.config.task.labels
     if not config.merge and not config.classes:
         vehicles = tuple(label for label in _COCO_VEHICLES if label in labels)
@@ -43,8 +52,8 @@ def make_driving(args: PipelineArgs) -> VideoPipeline:
             config = config.model_copy(update={"merge": {"vehicle": vehicles}, "classes": ("vehicle", *keep)})
     if not any(isinstance(r, CollisionConfig | LaneDepartureConfig) for r in config.rules):
         warnings = (
-            CollisionConfig(id="fcw", collision=CollisionConfig.Collision()),
             LaneDepartureConfig(id="ldw", lane_departure=LaneDepartureConfig.LaneDeparture()),
+            CollisionConfig(id="fcw", collision=CollisionConfig.Collision()),
         )
         if taken := {r.id for r in config.rules} & {w.id for w in warnings}:
             raise UsageError(
@@ -52,40 +61,41 @@ def make_driving(args: PipelineArgs) -> VideoPipeline:
                 hint="choose another id, or configure the warnings",
             )
         config = config.model_copy(update={"rules": (*config.rules, *warnings)})
+    whole = config
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
-        return DrivingAnalyser(config, labels)
+        return DrivingAnalyser(whole, labels)
 
-    return VideoPipeline("driving", PipelineArgs(**{**vars(args), "config": config}), analyser, BUDGET_MS)
+    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS)
+
+
+KIND = KindType(
+    ("detector",),
+    DrivingConfig,
+    _make,
+    "a dash camera: detector, tracker, lanes, collision and departure warnings",
+)
 
 
 class DrivingAnalyser:
-    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+    def __init__(self, config: DrivingConfig, labels: Sequence[str]) -> None:
         self._labels = labels
-        self._rules = RuleSet(config, labels)
+        self._rules = RuleSet(config, labels, config.camera)
         self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood
-        self._collision = [CollisionRule(r) for r in config.rules if isinstance(r, CollisionConfig)]
-        self._departure = [
-            DepartureRule(r, config.camera) for r in config.rules if isinstance(r, LaneDepartureConfig)
-        ]
+        rules = self._rules.rules.values()
+        self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
+        self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
         self._lanes: Lanes | None = None
         self._tracks: Tracks | None = None
         self._in_lane = 0
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         lanes = self._finder.find(frame.luma(), t, tracks.xyxy[tracks.seen])
-        speed = self._speed.at(t, frame.sensors)
         self._lanes, self._tracks = lanes, tracks
         self._in_lane += lanes is not None
-        events = self._rules.step(tracks, t)
-        for departure in self._departure:
-            events += departure.step(lanes, frame.width, frame.height, speed, t)
-        path = in_path(tracks, lanes)
-        for collision in self._collision:
-            events += collision.step(tracks, path, speed, t)
-        return events
+        return self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
         lanes, tracks, labels, hood = self._lanes, self._tracks, self._labels, self._hood
@@ -122,14 +132,3 @@ class DrivingAnalyser:
 
     def counters(self) -> dict[str, int]:
         return {"frames_with_lane": self._in_lane}
-
-
-def in_path(tracks: Tracks, lanes: Lanes | None) -> NDArray[np.bool_]:
-    """Which tracks (N,) stand in the own lane: bottom centre between the lines, or in the middle sixth of
-    the frame without lines."""
-    foot = tracks.anchor().astype(np.float64)
-    if lanes is None:
-        return np.asarray(np.abs(foot[:, 0] - tracks.width / 2) < tracks.width / 12)
-    row = np.maximum(foot[:, 1], lanes.v0 + 4)
-    left, right = lanes.at(row)
-    return np.asarray((foot[:, 0] > left) & (foot[:, 0] < right))

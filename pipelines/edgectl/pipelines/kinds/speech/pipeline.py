@@ -21,11 +21,15 @@ from edgectl.core.errors import EdgectlError, EngineError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
-from edgectl.pipelines.audio.blocks import RATE, AudioBlock, AudioSource
+from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, AudioSource
+from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.speech.session import Part, SpeechSession
-from edgectl.pipelines.sinks import CallbackSink, JsonlSink, Output, Sink, SinkPool
-from edgectl.pipelines.sources.audio import BLOCK, open_audio
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechPart, SpeechSession
+from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkPool, StreamOutput
+from edgectl.pipelines.sinks.jsonl import CallbackSink
+from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.stream.ledger import Ledger
@@ -34,33 +38,41 @@ from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.stream.trace import Stage, Tracer
 from edgectl.pipelines.video.shadow import Shadowing
 
-__all__ = ["SpeechPipeline", "make_speech"]
+__all__ = ["KIND", "SpeechPipeline", "SpeechPipelineConfig"]
 
 _QUEUE = 256  # blocks: 4 s
 _RATE_ERROR = 0.05  # of the nominal rate: no crystal is so far off
-_PARTS: tuple[Part, ...] = ("vad", "keyword")
+_PARTS: tuple[SpeechPart, ...] = ("vad", "keyword")
 BUDGET_MS = 250.0
 
 
-def make_speech(args: PipelineArgs) -> SpeechPipeline:
-    """A speech pipeline, not started. Raises :class:`UsageError` for a part or setting that does not
-    exist."""
+class SpeechPipelineConfig(PipelineConfig):
+    speech: SpeechConfig = SpeechConfig()
+
+
+def _make(args: PipelineArgs) -> SpeechPipeline:
+    """Raises :class:`UsageError` for a part that does not exist."""
+    config = args.config
+    assert isinstance(config, SpeechPipelineConfig)
     if unknown := set(args.engines) - set(_PARTS):
         raise UsageError(
             f"a speech pipeline has no part {min(unknown)!r}", hint=f"its parts are {', '.join(_PARTS)}"
         )
-    return SpeechPipeline(args)
+    return SpeechPipeline(args, config.speech)
+
+
+KIND = KindType(("keyword", "vad"), SpeechPipelineConfig, _make, "a microphone: voice activity and keywords")
 
 
 class SpeechPipeline:
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
 
-    def __init__(self, args: PipelineArgs) -> None:
+    def __init__(self, args: PipelineArgs, config: SpeechConfig) -> None:
         self._args = args
         self._slots = dict(args.engines)
         self._engines: dict[str, Engine] = {}
         self._previous: dict[str, tuple[Engine, PartVariant]] = {}
-        self._config = args.config.speech
+        self._config = config
         self._budget_ms = args.config.budget_ms or BUDGET_MS
         self._queue: deque[AudioBlock] = deque()
         self._change = threading.Condition()
@@ -98,10 +110,8 @@ class SpeechPipeline:
             self._close_engines()
             raise
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
-        if self._args.out is not None:
-            log = JsonlSink(self._args.out / "events.jsonl")
-            sinks.append(log)
-            self.outputs = (log.path,)
+        sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out))
+        self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._sinks = SinkPool(
             self._args.stream,
             sinks,
@@ -245,7 +255,7 @@ class SpeechPipeline:
             engine.close()
         self._previous.clear()
 
-    def _part(self, part: str) -> Part:
+    def _part(self, part: str) -> SpeechPart:
         for known in _PARTS:
             if known == part and part in self._engines:
                 return known
@@ -257,7 +267,7 @@ class SpeechPipeline:
     def _releases(self) -> dict[str, str]:
         return {part: slot.release for part, slot in self._slots.items() if slot.release}
 
-    def _timed(self, part: Part) -> Callable[[], None]:
+    def _timed(self, part: SpeechPart) -> Callable[[], None]:
         started = time.monotonic_ns()
         stage: Stage = "engine:vad" if part == "vad" else "engine:keyword"
         return lambda: self.tracer.record(stage, time.monotonic_ns() - started)
@@ -373,7 +383,7 @@ class SpeechPipeline:
         self._seq += 1
         self._found.clear()
         if found:
-            self._sinks.offer(Output(found))
+            self._sinks.offer(StreamOutput(found))
 
     def _stamp(self, block: AudioBlock, end: int, t_s: float) -> Stamp:
         """Of an event at ``t_s`` of stream time. A live one has a time of day: when the sample was taken,

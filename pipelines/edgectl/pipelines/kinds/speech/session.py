@@ -19,22 +19,47 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edgectl.core.errors import EngineError
+from edgectl.core.schema import Config
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Engine
 from edgectl.pipelines.audio.blocks import RATE, AudioBlock, Reframer, Samples
 from edgectl.pipelines.audio.features import FeatureWindow
+from edgectl.pipelines.audio.keyword import KeywordScores, Trigger
 from edgectl.pipelines.audio.level import STRETCH, Loudness, SoundCheck
-from edgectl.pipelines.config import SpeechConfig
-from edgectl.pipelines.kinds.speech.keyword import KeywordScores, Trigger
-from edgectl.pipelines.kinds.speech.vad import Segmenter, SpeechEdge, VoiceActivity
+from edgectl.pipelines.audio.vad import Segmenter, SpeechEdge, VoiceActivity
+from edgectl.pipelines.decoders import decoder_for
 from edgectl.pipelines.stream.events import Event
 
-__all__ = ["Part", "SpeechSession"]
+__all__ = ["SpeechConfig", "SpeechPart", "SpeechSession"]
 
-Part = Literal["vad", "keyword"]
-Timer = Callable[[Part], Callable[[], None]]
+SpeechPart = Literal["vad", "keyword"]
+Timer = Callable[[SpeechPart], Callable[[], None]]
+
+
+class SpeechConfig(Config):
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Keyword probability; None: the task's ``decode.score``."""
+    smooth_s: float = Field(default=0.24, ge=0, le=5)
+    """Over which keyword probabilities are averaged."""
+    patience: int = Field(default=2, ge=1, le=100)
+    """Windows in a row above the threshold that make a keyword."""
+    refractory_s: float = Field(default=1.0, ge=0, le=60)
+    """Nothing is heard for so long after a keyword."""
+    hop_frames: int = Field(default=4, ge=1, le=1000)
+    """Feature frames between two runs of the keyword net."""
+    vad_on: float = Field(default=0.5, gt=0, lt=1)
+    """Speech begins at this probability."""
+    vad_off: float = Field(default=0.35, gt=0, lt=1)
+    """Speech may end below this probability."""
+    min_silence_ms: float = Field(default=100, ge=0, le=60_000)
+    """So long below it, and speech has ended."""
+    pad_ms: float = Field(default=30, ge=0, le=5_000)
+    """Speech is made longer by this at both ends."""
+    vad_gain_db: float = Field(default=40, ge=0, le=60)
+    """Speech softer than it should be is listened to with up to so much gain; 0: never."""
 
 
 class SpeechSession:
@@ -60,16 +85,16 @@ class SpeechSession:
         self.errors = 0
         self.counts: dict[str, int] = {}
 
-    def use(self, part: Part, engine: Engine, task: TaskSpec) -> None:
+    def use(self, part: SpeechPart, engine: Engine, task: TaskSpec) -> None:
         """Take an engine for a part, now and between two blocks later. Audio that is half heard stays half
         heard."""
         if part == "vad":
             first = self._vad is None
-            self._vad = VoiceActivity(engine, task)
+            self._vad = decoder_for(task, part).make(engine, task)
             if first:
                 self._frames = Reframer(self._vad.spec.window, self._vad.spec.context)
         else:
-            scores = KeywordScores(engine, task)
+            scores: KeywordScores = decoder_for(task, part).make(engine, task)
             # A model with other features starts with an empty window; one with the same keeps listening.
             if self._keyword is None or self._keyword.audio != scores.audio:
                 self._window = FeatureWindow(scores.audio, every=self._config.hop_frames)
@@ -202,7 +227,7 @@ class SpeechSession:
         )
         self._event(kind, edge.sample, sample=edge.sample, score=round(edge.probability, 4), **extra)
 
-    def _failed(self, part: Part, end: int, error: EngineError) -> None:
+    def _failed(self, part: SpeechPart, end: int, error: EngineError) -> None:
         self.errors += 1
         self._event("inference_failed", end, part=part, detail=error.message)
 

@@ -8,37 +8,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.pipelines.config import PipelineConfig
+from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.base import pixels
+from edgectl.pipelines.rules.line import LineConfig, LineRule
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["SurveillanceAnalyser", "make_surveillance"]
+__all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
 
 BUDGET_MS = 250.0
 _ZONE, _LINE = (200, 160, 40), (40, 40, 230)  # BGR
 
 
-def make_surveillance(args: PipelineArgs) -> VideoPipeline:
-    """A surveillance pipeline, not started."""
+class SurveillanceConfig(VideoConfig):
+    pass
+
+
+def _make(args: PipelineArgs) -> VideoPipeline:
+    config = args.config
+    assert isinstance(config, SurveillanceConfig)
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> SurveillanceAnalyser:
-        return SurveillanceAnalyser(args.config, labels)
+        return SurveillanceAnalyser(config, labels)
 
-    return VideoPipeline("surveillance", args, analyser, BUDGET_MS)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS)
+
+
+KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
 
 
 class SurveillanceAnalyser:
-    def __init__(self, config: PipelineConfig, labels: Sequence[str]) -> None:
+    def __init__(self, config: VideoConfig, labels: Sequence[str]) -> None:
         self._config = config
         self._labels = labels
         self._rules = RuleSet(config, labels)
+        self._lines = [rule for rule in self._rules.rules.values() if isinstance(rule, LineRule)]
         self._tracks: Tracks | None = None
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
@@ -49,10 +60,10 @@ class SurveillanceAnalyser:
         tracks, labels, config = self._tracks, self._labels, self._config
         lines = [
             (line.name, sum(line.counts["in"].values()), sum(line.counts["out"].values()))
-            for line in self._rules.lines
+            for line in self._lines
         ]
         zones = {z.name: len(z.inside) for z in self._rules.zones}
-        segments = {r.id: r.line for r in config.rules if hasattr(r, "line")}
+        segments = {r.id: r.line for r in config.rules if isinstance(r, LineConfig)}
 
         def draw(image: NDArray[Any]) -> None:
             height, width = image.shape[:2]
@@ -73,7 +84,7 @@ class SurveillanceAnalyser:
 
     def counters(self) -> dict[str, int]:
         counts = {}
-        for line in self._rules.lines:
+        for line in self._lines:
             for direction, by_label in line.counts.items():
                 counts[f"{line.name}:{direction}"] = sum(by_label.values())
         return counts

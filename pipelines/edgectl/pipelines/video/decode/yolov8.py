@@ -7,10 +7,11 @@ import numpy as np
 
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
+from edgectl.pipelines.decoders import DecoderType
 from edgectl.pipelines.video.decode.base import Detections, expect, finish, only_output, quiet
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
-__all__ = ["YoloV8"]
+__all__ = ["DECODER", "YoloV8"]
 
 
 class YoloV8:
@@ -29,3 +30,10 @@ class YoloV8:
         half = picked[2:4] / 2
         boxes = np.concatenate([picked[:2] - half, picked[:2] + half]).T
         return finish(boxes, score[index], picked[4:].argmax(axis=0), self._spec, meta)
+
+
+DECODER = DecoderType(
+    "detector",
+    YoloV8,
+    "`[1, 4+C, N]`: cx, cy, w, h in input pixels, C class scores (YOLOv8, v9, v11 as Ultralytics exports them)",
+)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
+from edgectl.pipelines.decoders import DecoderType
 from edgectl.pipelines.video.decode.base import Detections, expect, finish, only_output, quiet
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
-__all__ = ["YoloX"]
+__all__ = ["DECODER", "YoloX"]
 
 _STRIDES = (8, 16, 32)
 
@@ -37,6 +38,13 @@ class YoloX:
         half = np.exp(np.clip(picked[:, 2:4], -20, 20)) * stride / 2
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         return finish(boxes, score[index], picked[:, 5:].argmax(axis=1), self._spec, meta)
+
+
+DECODER = DecoderType(
+    "detector",
+    YoloX,
+    "`[1, N, 5+C]`: the raw grid of YOLOX, strides 8, 16, 32",
+)
 
 
 def _grid(width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -13,8 +13,8 @@ from support.pipelines import write_h264
 
 from edgectl.core.errors import DataError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source
-from edgectl.pipelines.sources.live import LiveSource
-from edgectl.pipelines.sources.transport import changed_table
+from edgectl.pipelines.sources.media.camera import LiveSource
+from edgectl.pipelines.sources.media.transport import changed_table
 from edgectl.pipelines.stream.frame import Frame
 
 

@@ -15,16 +15,24 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edgectl.core.errors import DataError, SourceError
-from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, ImagesOptions, SourceInfo
+from edgectl.core.schema import Config
+from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, SourceInfo
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
-__all__ = ["ImagesSource"]
+__all__ = ["ImagesOptions", "ImagesSource"]
 
 _log = logging.getLogger(__name__)
 _MAX_FILE_BYTES = 256 << 20
 _OTHER_PICTURES = frozenset({".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl"})
+
+
+class ImagesOptions(Config):
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """The pictures are a film with this many a second. None: they are single pictures, each one for
+    itself."""
 
 
 class ImagesSource:

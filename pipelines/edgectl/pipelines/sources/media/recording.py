@@ -1,15 +1,6 @@
-"""Where sound comes from.
+"""A recording of sound as blocks of mono float32 at 16 kHz, and whatever else comes in pieces.
 
-=============================
-================================================================================== ``/path/speech.wav``,
-``file:`` any audio file that FFmpeg reads, as fast as the reader takes it; ``?paced=1`` as a microphone
-``synth://kiosk?seed=1``        spoken words with known times; also ``seconds``, ``paced`` ``mic://``,
-``mic://hw:1,0``    an ALSA capture device (:mod:`edgectl.pipelines.sources.microphone`)
-=============================
-==================================================================================
-
-Every source gives mono float32 at 16 kHz. Several channels become their mean, or the one of
-``?channel=left|right|N``.
+Several channels become their mean, or the one of ``?channel=left|right|N``.
 """
 
 from __future__ import annotations
@@ -18,91 +9,27 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import av
 import av.container
 import av.error
 import numpy as np
-from pydantic import Field
 
-from edgectl.core.errors import DataError, SourceError
+from edgectl.core.errors import DataError
 from edgectl.core.schema import Config
-from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, AudioSource, Samples
+from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, Samples
 from edgectl.pipelines.audio.channels import MAX_CHANNELS, Channel, Mixed, check_channel, mix
 from edgectl.pipelines.audio.clock import ClockFit
-from edgectl.pipelines.sources.base import parse_options, redact
-from edgectl.pipelines.sources.microphone import Microphone, MicrophoneOptions
-from edgectl.pipelines.sources.pace import Pacer
-from edgectl.pipelines.synth.kiosk import KioskScene
+from edgectl.pipelines.sources.media.pace import Pacer
 
-__all__ = ["BLOCK", "open_audio", "read_audio"]
+__all__ = ["PieceSource", "Recording", "RecordingOptions"]
 
 
-class _FileOptions(Config):
+class RecordingOptions(Config):
     paced: bool = False
+    """As a microphone: sound comes in its own time."""
     channel: Channel = "mean"
-
-
-class _KioskOptions(Config):
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
-    seconds: float | None = Field(default=None, gt=0, le=1e9)
-    paced: bool = True
-
-
-def open_audio(uri: str, *, patient: bool = False) -> AudioSource:
-    """The source for a URI. ``patient``: a microphone that is away at first is waited for.
-
-    Raises :class:`SourceError` for an unknown scheme, a missing file, a bad parameter or a channel that is
-    not there, and
-    :class:`DataError` for a file that does not decode.
-    """
-    scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
-    parts = urlsplit(uri)
-    if scheme == "synth":
-        if parts.netloc != "kiosk":
-            raise SourceError(f"there is no synthetic sound {parts.netloc!r}", hint="synth://kiosk is one")
-        return _Kiosk(uri, parse_options(_KioskOptions, parts.query, uri))
-    if scheme == "mic":
-        return Microphone(
-            uri,
-            parts.netloc or "default",
-            parse_options(MicrophoneOptions, parts.query, uri),
-            patient=patient,
-        )
-    if scheme not in ("", "file"):
-        raise SourceError(
-            f"unknown sound source scheme {scheme!r}", hint="use a path, file:, mic:// or synth://kiosk"
-        )
-    raw, _, query = (uri, "", "") if Path(uri).exists() else uri.partition("?")
-    path = Path(unquote(raw.removeprefix("file://").removeprefix("file:")) if scheme == "file" else raw)
-    if not path.is_file():
-        raise SourceError(f"there is no file {redact(str(path))}", hint="check the path of the source")
-    return _File(uri, path, parse_options(_FileOptions, query, uri))
-
-
-def read_audio(uri: str | Path, *, max_seconds: float = 7200.0) -> Samples:
-    """A whole recording, or a synthetic sound with ``seconds``, as float32 mono 16 kHz in ±1.
-
-    Raises :class:`SourceError` if it is not there, :class:`DataError` if it has no sound or does not end in
-    time.
-    """
-    source = open_audio(str(uri))
-    name = redact(Path(str(uri)).name)
-    if source.live:
-        source.close()
-        raise DataError(
-            f"{name} never ends", hint="use a recording, or a synthetic sound with paced=0 and seconds"
-        )
-    pieces, total = [], 0
-    while (block := source.read()) is not None:
-        pieces.append(block.data)
-        total += len(block.data)
-        if total > max_seconds * RATE:
-            raise DataError(f"{name} is longer than {max_seconds:g} s", hint="cut it into shorter recordings")
-    if not total:
-        raise DataError(f"{name} has no sound in it", hint="give it more seconds")
-    return np.concatenate(pieces)
+    """``mean``, ``left``, ``right`` or a number; the first is 1."""
 
 
 @contextlib.contextmanager
@@ -163,7 +90,7 @@ def _resampled(
         yield mix(out.to_ndarray().reshape(-1, out.layout.nb_channels), channel)
 
 
-class _Blocks:
+class PieceSource:
     """Cuts pieces into blocks; paced, it hands them out when a microphone would."""
 
     def __init__(self, uri: str, pieces: Iterator[Mixed], *, paced: bool, seconds: float | None) -> None:
@@ -222,22 +149,8 @@ class _Blocks:
             self.counters[name] = self.counters.get(name, 0) + n
 
 
-class _File(_Blocks):
-    def __init__(self, uri: str, path: Path, options: _FileOptions) -> None:
+class Recording(PieceSource):
+    def __init__(self, uri: str, path: Path, options: RecordingOptions) -> None:
         channels, seconds = _facts(path)
         check_channel(options.channel, channels, path.name)
         super().__init__(uri, _decode(path, options.channel), paced=options.paced, seconds=seconds)
-
-
-class _Kiosk(_Blocks):
-    def __init__(self, uri: str, options: _KioskOptions) -> None:
-        self.scene = KioskScene(seed=options.seed)
-        limit = None if options.seconds is None else round(options.seconds * RATE)
-        super().__init__(uri, self._render(limit), paced=options.paced, seconds=options.seconds)
-
-    def _render(self, limit: int | None) -> Iterator[Mixed]:
-        at = 0
-        while limit is None or at < limit:
-            n = BLOCK if limit is None else min(BLOCK, limit - at)
-            yield Mixed(self.scene.render(at, n), None, 0, 0)
-            at += n

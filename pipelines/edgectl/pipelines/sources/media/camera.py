@@ -1,4 +1,4 @@
-"""A camera: the reader of :mod:`~edgectl.pipelines.sources.video`, opened again whenever it fails."""
+"""A camera: the reader of :mod:`~edgectl.pipelines.sources.media.reader`, opened again whenever it fails."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
-from edgectl.pipelines.sources.clock import MediaClock
-from edgectl.pipelines.sources.picture import Picture
-from edgectl.pipelines.sources.video import VideoReader, reason_of
+from edgectl.pipelines.sources.media.clock import MediaClock
+from edgectl.pipelines.sources.media.picture import Picture
+from edgectl.pipelines.sources.media.reader import VideoReader, reason_of
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["LiveSource", "backoff_s"]

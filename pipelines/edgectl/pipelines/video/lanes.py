@@ -19,8 +19,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-__all__ = ["LaneFinder", "Lanes"]
+from edgectl.core.schema import Config
+
+__all__ = ["CameraConfig", "LaneFinder", "Lanes"]
 
 F64 = NDArray[np.float64]
 
@@ -50,6 +53,21 @@ _NARROW = 0.05
 _BESIDE = 3.0
 # difference of the slopes: lane width over camera height, from a lorry's to a low car's
 _APART = (1.1, 3.9)
+
+
+class CameraConfig(Config):
+    """How the dash camera is mounted. Without it, metres cannot be told from pixels."""
+
+    height_m: float | None = Field(default=None, gt=0, le=10)
+    """Above the road."""
+    fx_px: float | None = Field(default=None, gt=0)
+    """Focal length in pixels at the width of the stream."""
+    horizon: float | None = Field(default=None, gt=0, lt=1)
+    """Row of the horizon relative to the height; None: where the lane lines meet."""
+    lane_width_m: float = Field(default=3.6, gt=1, le=10)
+    """Of the lanes that are driven on."""
+    hood: float = Field(default=1.0, gt=0.5, le=1)
+    """Row below which the own car is seen, relative to the height."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Engine
 from edgectl.pipelines.audio.blocks import RATE, Samples
+from edgectl.pipelines.decoders import DecoderType
 
-__all__ = ["Segmenter", "SpeechEdge", "VoiceActivity", "carry_state"]
+__all__ = ["DECODER", "Segmenter", "SpeechEdge", "VoiceActivity", "carry_state"]
 
 
 def carry_state(
@@ -95,6 +96,14 @@ class VoiceActivity:
         if len(values) != 1 or not np.isfinite(values[0]).all():
             raise EngineError("the voice activity engine gave no single finite probability")
         return float(values[0].item()), feeds[self._state]
+
+
+DECODER = DecoderType(
+    "vad",
+    VoiceActivity,
+    "speech probability `[1, 1]` with a recurrent state tensor (Silero)",
+    labels=False,
+)
 
 
 @dataclass(frozen=True)

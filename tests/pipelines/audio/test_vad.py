@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edgectl.core.bundle import TensorSpec
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.pipelines.audio.blocks import AudioBlock, Reframer
-from edgectl.pipelines.kinds.speech.vad import Segmenter, VoiceActivity
-from edgectl.pipelines.sources.audio import open_audio
+from edgectl.pipelines.audio.vad import Segmenter, VoiceActivity
+from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.tasks import load_task
 
 # silero-vad 806dcba, VADIterator with its defaults and OnnxWrapper(silero_vad_16k_op15.onnx) over

@@ -17,10 +17,10 @@ import av.logging
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
-from edgectl.pipelines.sources.clock import BestTime
-from edgectl.pipelines.sources.damage import Damage, Doubt
-from edgectl.pipelines.sources.picture import Picture, picture_of
-from edgectl.pipelines.sources.transport import PACKET, changed_table
+from edgectl.pipelines.sources.media.clock import BestTime
+from edgectl.pipelines.sources.media.damage import Damage, Doubt
+from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
 __all__ = ["VideoReader", "reason_of"]
 

@@ -11,13 +11,15 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from edgectl.pipelines.config import CameraConfig, LaneDepartureConfig
-from edgectl.pipelines.kinds.driving.ego import Capability
-from edgectl.pipelines.kinds.driving.lanes import Lanes
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType, Seconds
+from edgectl.pipelines.rules.capability import Capability
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 
-__all__ = ["DepartureRule"]
+__all__ = ["RULE", "DepartureRule", "LaneDepartureConfig"]
 
 _HALF_CAR_M = 0.9
 _WINDOW_S = 0.6  # over which lateral speed is measured
@@ -26,6 +28,18 @@ _SUPPORT = 0.35
 # a jump of the offset by more is a lane change (or a wrong lane), not a drift
 _CHANGE_M = 1.0
 _LOST_S = 0.5
+
+
+class LaneDepartureConfig(RuleConfig):
+    class LaneDeparture(Config):
+        v_min_mps: float = Field(default=16.7, ge=0)
+        """A slower car is not warned."""
+        ttlc_s: float = Field(default=0.7, gt=0)
+        """Time until a wheel is on the line."""
+        hold_s: Seconds = 0.2
+        """How long that must last."""
+
+    lane_departure: LaneDeparture
 
 
 class DepartureRule:
@@ -45,10 +59,9 @@ class DepartureRule:
         self.offset_m: float | None = None
         """Metres of the camera to the right of the lane's middle."""
 
-    def step(
-        self, lanes: Lanes | None, width: int, height: int, speed_mps: float | None, t: float
-    ) -> list[Event]:
-        self._measure(lanes, width, height, t)
+    def step(self, seen: Observation) -> list[Event]:
+        t, speed_mps = seen.t, seen.speed_mps
+        self._measure(seen.lanes, seen.tracks.width, seen.tracks.height, t)
         stable = self._since is not None and t - self._since >= _STABLE_S and t - self._last_t <= _LOST_S
         reason = "speed_missing" if speed_mps is None else None if stable else "lanes_missing"
         events = self._capability.step(reason, t)
@@ -56,6 +69,24 @@ class DepartureRule:
             return events + self._turn(None, t, 0.0)
         side, ttlc = self._drift()
         return events + self._turn(side, t, ttlc)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "capability": self._capability.snapshot(),
+            "offsets": list(self._offsets),
+            "since": self._since,
+            "last_t": self._last_t,
+            "warning": self._warning,
+            "pending": self._pending,
+            "offset_m": self.offset_m,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._capability.restore(state["capability"])
+        self._offsets = deque((t, offset) for t, offset in state["offsets"])
+        self._since, self._last_t = state["since"], state["last_t"]
+        self._warning, self.offset_m = state["warning"], state["offset_m"]
+        self._pending = None if state["pending"] is None else tuple(state["pending"])
 
     def _measure(self, lanes: Lanes | None, width: int, height: int, t: float) -> None:
         if lanes is None or min(lanes.support) < _SUPPORT:
@@ -112,3 +143,11 @@ class DepartureRule:
         if side is not None:
             data |= {"ttlc_s": round(ttlc, 2), "calibration": "lane_width"}
         return [Event("lane_departure", t, "end" if side is None else "start", self.name, data)]
+
+
+RULE = RuleType(
+    LaneDepartureConfig,
+    lambda config, context: DepartureRule(config, context.camera),
+    "a line of the own lane is reached soon, or was crossed: `lane_departure`, phase `start`, `end`",
+    frozenset({"lanes", "speed"}),
+)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.audio.blocks import AudioBlock
-from edgectl.pipelines.config import SpeechConfig
-from edgectl.pipelines.kinds.speech.keyword import Detection, Trigger
-from edgectl.pipelines.kinds.speech.session import SpeechSession
+from edgectl.pipelines.audio.keyword import Detection, Trigger
+from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechSession
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.synth.kiosk import KioskScene
 from edgectl.pipelines.tasks import load_task

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.pipelines.sources.clock import MediaClock
+from edgectl.pipelines.sources.media.clock import MediaClock
 
 S = 1_000_000_000
 P = S // 10

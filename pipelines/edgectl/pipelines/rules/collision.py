@@ -15,17 +15,36 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from edgectl.pipelines.config import CollisionConfig
-from edgectl.pipelines.kinds.driving.ego import Capability
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType
+from edgectl.pipelines.rules.capability import Capability
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["CollisionRule", "time_to_contact"]
+__all__ = ["RULE", "CollisionConfig", "CollisionRule", "in_path", "time_to_contact"]
 
 _LEVELS = ("preliminary", "imminent")
 _HOLD_S = 0.2
 _CLEAR_S = 0.6
+
+
+class CollisionConfig(RuleConfig):
+    class Collision(Config):
+        min_px: float = Field(default=45.0, gt=0)
+        """A narrower box is not measured."""
+        window_s: float = Field(default=0.5, ge=0.3, le=3)
+        """Over which a box's growth is measured."""
+        warn_s: float = Field(default=2.7, gt=0)
+        """Time to contact for the phase ``preliminary``."""
+        alert_s: float = Field(default=1.6, gt=0)
+        """Time to contact for the phase ``imminent``."""
+        v_min_mps: float = Field(default=5.0, ge=0)
+        """A slower car is not warned."""
+
+    collision: Collision
 
 
 @dataclass
@@ -65,10 +84,9 @@ class CollisionRule:
         self._capability = Capability("collision_warning")
         self._targets: dict[int, _Target] = {}
 
-    def step(
-        self, tracks: Tracks, in_path: NDArray[np.bool_], speed_mps: float | None, t: float
-    ) -> list[Event]:
-        """``in_path`` (N,): which tracks are in the own lane."""
+    def step(self, seen: Observation) -> list[Event]:
+        tracks, t, speed_mps = seen.tracks, seen.t, seen.speed_mps
+        path = in_path(tracks, seen.lanes)
         events = self._capability.step("speed_missing" if speed_mps is None else None, t)
         active = speed_mps is not None and speed_mps >= self._c.v_min_mps
         for track in sorted(self._targets.keys() - {int(i) for i in tracks.ids}):
@@ -76,7 +94,7 @@ class CollisionRule:
         for row, track in enumerate(tracks.ids.tolist()):
             target = self._targets.setdefault(track, _Target())
             self._measure(target, tracks, row, t)
-            wanted = self._level(target) if active and bool(in_path[row]) else 0
+            wanted = self._level(target) if active and bool(path[row]) else 0
             hold = _HOLD_S if wanted > target.level else _CLEAR_S
             if wanted == target.level:
                 target.pending = None
@@ -88,6 +106,24 @@ class CollisionRule:
                     track, target, wanted, t, float(tracks.xyxy[row, 2] - tracks.xyxy[row, 0])
                 )
         return events
+
+    def snapshot(self) -> dict[str, Any]:
+        targets = {
+            str(i): {"widths": list(t.widths), "level": t.level, "pending": t.pending}
+            for i, t in self._targets.items()
+        }
+        return {"capability": self._capability.snapshot(), "targets": targets}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._capability.restore(state["capability"])
+        self._targets = {
+            int(i): _Target(
+                deque((t, width) for t, width in target["widths"]),
+                target["level"],
+                None if target["pending"] is None else tuple(target["pending"]),
+            )
+            for i, target in state["targets"].items()
+        }
 
     def nearest(self) -> tuple[int, float] | None:
         """Track and time to contact of the most urgent target that is measured; None without one."""
@@ -135,3 +171,22 @@ class CollisionRule:
                 "box_px": round(box_px),
             }
         return [Event("collision_warning", t, _LEVELS[level - 1] if level else "clear", self.name, data)]
+
+
+def in_path(tracks: Tracks, lanes: Lanes | None) -> NDArray[np.bool_]:
+    """Which tracks (N,) stand in the own lane: bottom centre between the lines, or in the middle sixth of
+    the frame without lines."""
+    foot = tracks.anchor().astype(np.float64)
+    if lanes is None:
+        return np.asarray(np.abs(foot[:, 0] - tracks.width / 2) < tracks.width / 12)
+    row = np.maximum(foot[:, 1], lanes.v0 + 4)
+    left, right = lanes.at(row)
+    return np.asarray((foot[:, 0] > left) & (foot[:, 0] < right))
+
+
+RULE = RuleType(
+    CollisionConfig,
+    lambda config, context: CollisionRule(config),
+    "time to contact with what is ahead in the own lane falls below a limit: `collision_warning`, phase `preliminary`, `imminent`, `clear`",
+    frozenset({"lanes", "speed"}),
+)

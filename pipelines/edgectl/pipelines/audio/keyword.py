@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EngineError, ModelError
+from edgectl.core.schema import Config
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Engine
 from edgectl.pipelines.audio.blocks import RATE
+from edgectl.pipelines.decoders import DecoderType, decoder_options
 
-__all__ = ["Detection", "KeywordScores", "Trigger"]
+__all__ = ["DECODER", "Detection", "KeywordScores", "Trigger"]
+
+
+class KeywordOptions(Config):
+    softmax: bool = True
+    """False: the graph ends in a softmax of its own."""
 
 
 class KeywordScores:
@@ -28,7 +35,7 @@ class KeywordScores:
             )
         self.audio = task.input
         self.labels = task.labels
-        self._softmax = task.decode.softmax
+        self._softmax = decoder_options(KeywordOptions, task).softmax
         self._name = task.input.tensor or engine.inputs[0].name
         self.engine = engine
 
@@ -42,6 +49,9 @@ class KeywordScores:
             scores = np.exp(scores - scores.max())
             scores = scores / scores.sum()
         return np.asarray(scores, dtype=np.float32)
+
+
+DECODER = DecoderType("keyword", KeywordScores, "`[1, C]` class scores of a window of sound", KeywordOptions)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.audio.blocks import RATE
 from edgectl.pipelines.audio.channels import mix
 from edgectl.pipelines.audio.level import STRETCH, SoundCheck
-from edgectl.pipelines.sources.audio import open_audio, read_audio
+from edgectl.pipelines.sources import open_audio, read_audio
 
 N = 8000
 TONE = (0.9 * np.sin(2 * np.pi * 440 * np.arange(N) / RATE)).astype(np.float32)

@@ -1,0 +1,94 @@
+"""The table of decoders: what turns an engine's outputs into boxes, probabilities or words.
+
+A decoder is one file with its options, its code and its line of documentation; which part of a pipeline it
+serves says which shape it has. ``detector``: ``make(task)`` gives a
+:class:`~edgectl.pipelines.video.decode.base.Decoder`. ``vad`` and ``keyword``: ``make(engine, task)`` gives an
+object like :class:`~edgectl.pipelines.audio.vad.VoiceActivity` or
+:class:`~edgectl.pipelines.audio.keyword.KeywordScores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from edgectl.core.errors import ModelError, UsageError
+from edgectl.core.schema import Config, first_problem
+from edgectl.core.task import TaskSpec
+from edgectl.pipelines.registry import Registry
+
+__all__ = ["DECODERS", "DecoderType", "check_decode", "decoder_for", "decoder_options"]
+
+O = TypeVar("O", bound=Config)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class DecoderType:
+    part: str
+    """The part of a pipeline whose engine it reads: ``detector``, ``vad``, ``keyword`` …"""
+    make: Callable[..., Any]
+    """See the module."""
+    doc: str
+    """One line: the outputs that it reads."""
+    options: type[Config] = Config
+    """What ``[decode]`` of a task may say besides ``kind``, ``score``, ``iou`` and ``max_detections``."""
+    labels: bool = True
+    """Whether the task must name the classes."""
+
+
+DECODERS = Registry(
+    "decoder",
+    "edgectl.decoders",
+    DecoderType,
+    {
+        "fastestdet": "edgectl.pipelines.video.decode.fastestdet:DECODER",
+        "yolov8": "edgectl.pipelines.video.decode.yolov8:DECODER",
+        "yolox": "edgectl.pipelines.video.decode.yolox:DECODER",
+        "boxes-scores": "edgectl.pipelines.video.decode.boxes_scores:DECODER",
+        "vad": "edgectl.pipelines.audio.vad:DECODER",
+        "keyword": "edgectl.pipelines.audio.keyword:DECODER",
+    },
+)
+
+
+def check_decode(task: TaskSpec) -> None:
+    """Raises :class:`UsageError` for a decoder that nobody has, an option that it does not have, and missing
+    labels. ``none`` is no decoder: the outputs are left as they are."""
+    if task.decode.kind == "none":
+        if unknown := next(iter(task.decode.options), None):
+            raise UsageError(f"task {task.name} is not valid: decode.{unknown}: there is no such setting")
+        return
+    decoder = DECODERS.get(task.decode.kind)
+    try:
+        decoder.options.model_validate(task.decode.options)
+    except ValidationError as e:
+        raise UsageError(
+            f"task {task.name} is not valid: decode.{first_problem(e)}",
+            hint=f"options of the decoder {task.decode.kind}: {', '.join(decoder.options.model_fields) or 'none'}",
+        ) from e
+    if decoder.labels and not task.labels:
+        raise UsageError(f"task {task.name} is not valid: decoder {task.decode.kind!r} needs labels")
+
+
+def decoder_for(task: TaskSpec, part: str) -> DecoderType:
+    """The decoder of a task whose engine is used for ``part``. Raises :class:`ModelError` where it is for
+    another part, :class:`UsageError` where nobody has it."""
+    decoder = None if task.decode.kind == "none" else DECODERS.get(task.decode.kind)
+    if decoder is None or decoder.part != part:
+        fitting = [name for name in DECODERS.own if DECODERS.get(name).part == part]
+        raise ModelError(
+            f"task {task.name} is not for the part {part} (its decoder is {task.decode.kind!r})",
+            hint=f"decoders of this part: {', '.join(fitting)}",
+        )
+    return decoder
+
+
+def decoder_options(model: type[O], task: TaskSpec) -> O:
+    """The options of a task's decoder, for the decoder itself. Raises :class:`ModelError`."""
+    try:
+        return model.model_validate(task.decode.options)
+    except ValidationError as e:
+        raise ModelError(f"task {task.name}: decode.{first_problem(e)}") from e

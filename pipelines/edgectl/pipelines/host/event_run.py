@@ -1,0 +1,174 @@
+"""A pipeline in this process whose events are iterated over: the way in from Python.
+
+::
+
+    with run("surveillance", "gate-bundle", "clip.mp4", config={"rules": [...]}) as events:
+        for event in events:
+            print(event["type"], event["t_s"])
+    print(events.summary().frames)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgectl.core.bundle import Bundle, Preference
+from edgectl.core.errors import UsageError
+from edgectl.device_profiles.machine import probe
+from edgectl.pipelines.host.config import load_config, parse_config
+from edgectl.pipelines.host.run import RunSummary, Tally, part_variants
+from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.stream.part import PartVariant
+
+__all__ = ["EventRun", "run"]
+
+_LIMIT = 256
+"""Events that wait to be taken. Then the pipeline waits, if its source does; a camera's events are dropped and
+counted."""
+_POLL_S = 0.1
+
+
+def run(
+    kind: str,
+    bundle: str | Path | Bundle | Sequence[str | Path | Bundle],
+    source: str | Path,
+    *,
+    config: PipelineConfig | Mapping[str, Any] | str | Path | None = None,
+    seconds: float | None = None,
+    out: str | Path | None = None,
+    prefer: Preference | None = None,
+    stream: str = "run",
+) -> EventRun:
+    """Prepare a pipeline of ``kind`` on ``source``; ``with`` starts it, and stops it on every way out.
+
+    ``bundle``: a folder, or several for several parts; what this machine runs best is taken (``prefer``: best at
+    that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
+    ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
+    """
+    bundles = [bundle] if isinstance(bundle, str | Path | Bundle) else list(bundle)
+    machine = probe()
+    machine.require_runtime()
+    engines = part_variants(
+        [b if isinstance(b, Bundle) else Bundle(Path(b)) for b in bundles],
+        machine.facts,
+        tuple(machine.runtimes),
+        prefer,
+    )
+    if isinstance(config, str | Path):
+        config = load_config(kind, Path(config))
+    elif not isinstance(config, PipelineConfig):
+        config = parse_config(kind, config)
+    folder = None if out is None else Path(out)
+    return EventRun(kind, engines, str(source), config, seconds=seconds, out=folder, stream=stream)
+
+
+class EventRun:
+    """Iterate over it in its ``with`` block, from one thread. Each event is a
+    :data:`~edgectl.pipelines.sinks.base.Record`.
+
+    From a file no event is lost however slow the loop is: the pipeline waits. A failure of the pipeline is raised
+    behind the last event. Leaving the block, by ``break``, an error or Ctrl-C, too, ends every thread.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        engines: Mapping[str, PartVariant],
+        source: str,
+        config: PipelineConfig,
+        *,
+        seconds: float | None = None,
+        out: Path | None = None,
+        stream: str = "run",
+        open_engine: EngineFactory = open_variant,
+    ) -> None:
+        self._kind = kind
+        self._tally = Tally()
+        self._waiting: deque[Record] = deque()
+        self._change = threading.Condition()
+        self._limit: float = _LIMIT
+        self._closed = False
+        """Nobody takes events any more."""
+        self._flushed = False
+        """The pipeline is stopped, and all its events are waiting or taken."""
+        self._began: float | None = None
+        self._elapsed_s: float | None = None
+        args = PipelineArgs(
+            stream, source, dict(engines), config, self._emit, open_engine, out, seconds=seconds
+        )
+        self._pipeline = make_pipeline(kind, args)
+
+    def __enter__(self) -> EventRun:
+        self._pipeline.start()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self._stop()
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        self._started()
+        while True:
+            with self._change:
+                if not self._waiting and not self._flushed:
+                    self._change.wait_for(lambda: self._waiting, _POLL_S)
+                if self._waiting:
+                    self._change.notify_all()
+                    return self._waiting.popleft()
+                if self._flushed or self._closed:
+                    break
+            if self._pipeline.wait(0):
+                self._flush()
+        if self._pipeline.error is not None and not self._closed:
+            raise self._pipeline.error
+        raise StopIteration
+
+    def summary(self) -> RunSummary:
+        """Latency by stage, frames, events: of the whole run, or so far."""
+        elapsed_s = self._elapsed_s or time.monotonic() - self._started()
+        return self._tally.summary(self._kind, self._pipeline, elapsed_s)
+
+    def _started(self) -> float:
+        if self._began is None:
+            raise UsageError(
+                "this pipeline is not started", hint="with run(…) as events: for event in events: …"
+            )
+        return self._began
+
+    def _emit(self, record: Record) -> None:
+        """From the sink thread."""
+        with self._change:
+            self._change.wait_for(lambda: len(self._waiting) < self._limit or self._closed)
+            if not self._closed:
+                self._tally.note(record)
+                self._waiting.append(record)
+                self._change.notify_all()
+
+    def _flush(self) -> None:
+        """The source has ended: what the sinks still hold comes here at once, so that the threads can end."""
+        with self._change:
+            self._limit = float("inf")
+            self._change.notify_all()
+        self._stop()
+        self._flushed = True
+
+    def _stop(self) -> None:
+        if self._elapsed_s is None:
+            self._elapsed_s = time.monotonic() - self._started()
+        self._pipeline.stop()

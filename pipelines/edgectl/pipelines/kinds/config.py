@@ -1,0 +1,63 @@
+"""The configuration of one stream, as a person writes it in YAML, put together from those of its parts: labels,
+tracker, rules and sinks each bring their own. Lengths of time are seconds of capture time.
+
+Polygons and lines are relative to the frame (0..1), so that they survive a change of resolution.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from edgectl.core.schema import Config
+from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.sinks import SinksConfig
+from edgectl.pipelines.stream.flow import FlowConfig
+from edgectl.pipelines.video.labels import LabelConfig
+from edgectl.pipelines.video.tracker import TrackConfig
+
+__all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
+
+
+class UpdateLock(Config):
+    """Events during which no other engine is wanted: each one keeps updates away for a while."""
+
+    on: tuple[str, ...] = Field(min_length=1)
+    """Ids of rules and zones."""
+    seconds: float = Field(default=30.0, gt=0, le=3600)
+    """How long each event keeps other engines away."""
+
+
+class PipelineConfig(SinksConfig):
+    """What every kind has. A kind's own configuration inherits it."""
+
+    budget_ms: float | None = Field(default=None, gt=0, le=600_000)
+    """From capture to event. None: the kind's own for what is live, none for a file."""
+    update_lock: UpdateLock | None = None
+
+    def event_names(self) -> frozenset[str]:
+        """Ids of the rules and zones whose events there can be."""
+        return frozenset()
+
+    @model_validator(mode="after")
+    def _events_exist(self) -> PipelineConfig:
+        named = {name: options.events() for name, options in self.sinks.items() if options}
+        if self.update_lock is not None:
+            named["update_lock"] = self.update_lock.on
+        for setting, names in named.items():
+            if unknown := set(names) - self.event_names():
+                raise ValueError(f"{setting}.on names {min(unknown)!r}, which is no rule or zone")
+        return self
+
+
+class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
+    """What every kind with a camera has."""
+
+    pictures: ClassVar[bool] = True
+
+    flow: FlowConfig = FlowConfig()
+    track: TrackConfig = TrackConfig()
+
+    def event_names(self) -> frozenset[str]:
+        return frozenset((*self.zones, *(rule.id for rule in self.rules)))

@@ -1,0 +1,156 @@
+"""Iterating over a pipeline's events: all of them, in order, and no thread is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pipelines import BoxEngine, box_task, make_variant, write_clip
+
+from edgectl.core.errors import EdgectlError, SourceError, UsageError
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.event_run import EventRun
+from edgectl.pipelines.stream.part import PartVariant
+
+CAMERA = "synth://yard?fps=100&width=96&height=64"
+FRAMES = 1200
+
+
+class Talkative(EventRun):
+    """Each frame has an object, and with ``update_s`` so small, each frame an event."""
+
+    def __init__(self, folder: Path, source: str, engine: BoxEngine | None = None, **more: Any) -> None:
+        self.engine = engine or BoxEngine(lambda _: [(0.4, 0.3, 0.6, 0.8, 0.9, 0)])
+        variant = make_variant(folder / "blobs", box_task())
+        config = parse_config("surveillance", {"update_s": 1e-6, "track": {"confirm_s": 0}})
+        parts = {"detector": PartVariant(variant)}
+        super().__init__("surveillance", parts, source, config, open_engine=lambda v: self.engine, **more)
+
+
+def waiting(events: EventRun, n: int, seconds: float) -> bool:
+    """Whether ``n`` events wait for the loop within some seconds."""
+    with events._change:
+        return events._change.wait_for(lambda: len(events._waiting) >= n, seconds)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Any:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def test_of_a_file_no_event_is_lost_and_the_pipeline_waits_for_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.pipelines.sinks.base._MAX_RECORDS", 16)
+    clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
+    with Talkative(tmp_path, str(clip)) as events:
+        first = next(events)
+        assert waiting(events, 256, 30)
+        assert not waiting(events, 257, 1)
+        assert events.engine.runs < FRAMES / 2
+        rest = list(events)
+    assert first["type"] == "tracked_object"
+    seen = [r["seq"] for r in (first, *rest) if r["type"] == "tracked_object" and r["phase"] != "end"]
+    assert seen == list(range(seen[0], FRAMES))
+    assert seen[0] <= 1
+    summary = events.summary()
+    assert summary.frames.processed == FRAMES
+    assert sum(summary.events.values()) == 1 + len(rest)
+    assert events.engine.closed.is_set()
+
+
+@pytest.mark.parametrize("way_out", ["break", "error"])
+def test_leaving_the_loop_early_stops_everything(tmp_path: Path, way_out: str) -> None:
+    def leave() -> None:
+        with Talkative(tmp_path, CAMERA) as events:
+            for _ in events:
+                if way_out == "error":
+                    raise KeyError("the loop's own")
+                break
+
+    if way_out == "error":
+        with pytest.raises(KeyError):
+            leave()
+    else:
+        leave()
+
+
+def test_a_loop_that_stands_still_can_be_left(tmp_path: Path) -> None:
+    """Nobody takes events; the sink thread waits for room when the block is left."""
+    clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
+    with Talkative(tmp_path, str(clip)) as events:
+        assert waiting(events, 256, 30)
+    assert events.summary().frames.in_flight == 0
+
+
+def test_events_that_wait_at_the_end_of_the_source_are_not_lost(tmp_path: Path) -> None:
+    """The source ends while nobody takes events, and far more wait than the loop's own queue holds."""
+    clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
+    with Talkative(tmp_path, str(clip)) as events:
+        assert events._pipeline.wait(60)
+        heard = list(events)
+    assert len([r for r in heard if r["type"] == "tracked_object"]) >= FRAMES - 1
+    assert sum(events.summary().events.values()) == len(heard)
+
+
+def test_a_failure_comes_behind_the_last_event(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=40)
+
+    class Dies(BoxEngine):
+        def run(self, feeds: Any) -> Any:
+            if self.runs == 20:
+                raise RuntimeError("a native crash, nearly")
+            return super().run(feeds)
+
+    heard = []
+    with (
+        pytest.raises(EdgectlError, match="a native crash, nearly"),
+        Talkative(tmp_path, str(clip), Dies(lambda _: [(0.4, 0.3, 0.6, 0.8, 0.9, 0)])) as events,
+    ):
+        heard.extend(events)
+    assert len(heard) >= 15
+
+
+def test_a_source_that_is_not_there_is_said_where_the_block_begins(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no file"), Talkative(tmp_path, str(tmp_path / "none.mp4")):
+        pytest.fail("it must not begin")
+
+
+def test_outside_of_its_block_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not started"):
+        next(Talkative(tmp_path, CAMERA))
+
+
+CTRL_C = """
+import os, signal, sys, threading
+from pathlib import Path
+sys.path[:0] = [sys.argv[2]]
+from pipelines.host.test_event_run import CAMERA, Talkative
+try:
+    with Talkative(Path(sys.argv[1]), CAMERA) as events:
+        for n, _ in enumerate(events):
+            if n == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print([t.name for t in threading.enumerate()])
+"""
+
+
+def test_ctrl_c_ends_the_loop_and_every_thread(tmp_path: Path) -> None:
+    tests = Path(__file__).resolve().parents[2]
+    script = CTRL_C.replace("pipelines.host.test_event_run", "test_event_run")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
+        env={"PYTHONPATH": str(tests), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "['MainThread']\n", done.stderr
