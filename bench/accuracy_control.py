@@ -22,12 +22,12 @@ from pathlib import Path
 import onnx
 from builder_vs_peers import REAL
 
-from edgectl.builder.accuracy import Judge
 from edgectl.builder.build import prepare
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import Slices, collect, slice_samples
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
+from edgectl.builder.ingest.samples import Slices, collect, slice_samples
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import climb, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.open import open_model

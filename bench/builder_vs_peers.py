@@ -29,10 +29,10 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from shapes import SHAPES
 
-from edgectl.builder.accuracy import Judge
 from edgectl.builder.build import build, prepare
-from edgectl.builder.data import Slices, collect, slice_samples
-from edgectl.builder.route import PixelFed, pixels_of
+from edgectl.builder.ingest.pixels import PixelFed, pixels_of
+from edgectl.builder.ingest.samples import Slices, collect, slice_samples
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import Bundle, SessionSettings
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.probe import probe

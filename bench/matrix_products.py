@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tests.builder.generated import mlp
+from support.builder.generated import mlp
 
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.families import FAMILIES
 from edgectl.builder.graph import GraphIndex, attribute
-from edgectl.builder.products import BLOCK, FORMS, rewrite
-from edgectl.builder.quantize import quantize
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.matmul import BLOCK, FORMS, rewrite
+from edgectl.builder.int8.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.device_profiles.probe import probe
 from edgectl.engines.open import open_model

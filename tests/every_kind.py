@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tests.builder.conftest import images, residual_net
-from tests.builder.generated import mlp
+from support.builder.generated import mlp
+from support.builder.nets import images, residual_net
 
 from edgectl.builder.build import build
-from edgectl.builder.calibrate import calibrate
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.families import FAMILIES, QDQ
-from edgectl.builder.products import FORMS, rewrite
-from edgectl.builder.quantize import quantize
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.families import FAMILIES, QDQ
+from edgectl.builder.int8.matmul import FORMS, rewrite
+from edgectl.builder.int8.quantize import quantize
 from edgectl.engines.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task

@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from tests.builder.conftest import Save, images, residual_net
+from support.builder.nets import Save, images, residual_net
 
-from edgectl.builder.accuracy import Judge
 from edgectl.builder.budget import LADDER, PACK, Budget
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import Sample
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
-from edgectl.builder.quantize import quantize
+from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import climb, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.quantize import quantize
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.open import open_model

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.builder.conftest import Save, nms_net, residual_net
+from support.builder.nets import Save, nms_net, residual_net
 from typer.testing import CliRunner
 
-from edgectl.builder import package
-from edgectl.builder.bench import bench_bundle
 from edgectl.builder.budget import Budget
-from edgectl.builder.build import Progress, _spool, build
+from edgectl.builder.build import BuildProgress, _spool, build
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.html import render
-from edgectl.builder.inspect import inspect_bundle
+from edgectl.builder.pack import package
+from edgectl.builder.pack.bench import bench_bundle
+from edgectl.builder.pack.html import render
+from edgectl.builder.pack.inspect import inspect_bundle
 from edgectl.cli.main import app
 from edgectl.core.bundle import (
     ANNOTATION_CHUNKS,
@@ -82,7 +82,7 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
                 assert d.annotations[ANNOTATION_CHUNKS] == package.chunks_digest(data)
     best = bundle.select(probe().facts, runtimes=probe().runtimes)
     assert warm_up(bundle.blobs, best.digest, runs=10).ok
-    shares = [p.share for p in seen if isinstance(p, Progress)]
+    shares = [p.share for p in seen if isinstance(p, BuildProgress)]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     roles = [role for v in bundle.variants for role in v.config.roles]
@@ -365,8 +365,8 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tm
 def test_real_models_build_for_this_machine(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, task: str, data: str
 ) -> None:
-    monkeypatch.setattr("edgectl.builder.data.MAX_SAMPLES", 48)  # still spread over the whole clip
-    monkeypatch.setattr("edgectl.builder.ladder._EASY_DB", 10.0)  # no equalisation: test_ladder has it
+    monkeypatch.setattr("edgectl.builder.ingest.samples.MAX_SAMPLES", 48)  # still spread over the whole clip
+    monkeypatch.setattr("edgectl.builder.int8.escalate._EASY_DB", 10.0)  # no equalisation: test_ladder has it
     report = build(
         shared / "models" / file,
         profiles=["cpu"],
@@ -552,7 +552,7 @@ def test_a_disk_that_is_full_of_temporary_files_is_said_and_is_no_defect(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere/3.onnx")
 
-    monkeypatch.setattr("edgectl.builder.lab.measure_fresh", full)
+    monkeypatch.setattr("edgectl.builder.search.machine.measure_fresh", full)
     with pytest.raises(StorageError, match=r"the disk is full while writing /somewhere/3\.onnx"):
         build(save(residual_net()), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN)
     assert not (tmp_path / "out").exists()
@@ -600,7 +600,7 @@ def test_an_exception_that_nobody_thought_of_is_one_sentence_and_its_traceback_i
     def broken(*_: object, **__: object) -> None:
         raise KeyError("t2")
 
-    monkeypatch.setattr("edgectl.builder.ladder.quantize", broken)
+    monkeypatch.setattr("edgectl.builder.int8.escalate.quantize", broken)
     with (
         caplog.at_level("DEBUG", logger="edgectl"),
         pytest.raises(ModelError, match=r"build step quantize .* broke: KeyError: 't2'") as e,

@@ -19,31 +19,40 @@ import psutil
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from edgectl.builder.accuracy import Accuracy, Judge
 from edgectl.builder.budget import CALIBRATE, LEAST_SAMPLES, PACK, READ, Budget
-from edgectl.builder.calibrate import CalibrationTable, calibrate
-from edgectl.builder.candidates import Choice, Outcome
-from edgectl.builder.canonical import canonical, given_float16, prepare
-from edgectl.builder.causes import Barred, Why, barred
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
-from edgectl.builder.data import SampleStore, Slices, collect, npz_shapes, random_samples, slice_samples
-from edgectl.builder.fit_task import fit_background, fit_input
-from edgectl.builder.follow import read_release, update_notes, with_near_floats
-from edgectl.builder.given import given_precision
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.package import check_target, write_bundle
-from edgectl.builder.passes.ingest import read_model
+from edgectl.builder.ingest.canonical import canonical, given_float16, prepare
+from edgectl.builder.ingest.fit_task import fit_background, fit_input
+from edgectl.builder.ingest.read import read_model
+from edgectl.builder.ingest.samples import (
+    SampleStore,
+    Slices,
+    collect,
+    npz_shapes,
+    random_samples,
+    slice_samples,
+)
+from edgectl.builder.ingest.source_precision import given_precision
+from edgectl.builder.ingest.split import split_post
+from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
+from edgectl.builder.int8.placement import weighted_nodes
+from edgectl.builder.int8.previous_release import read_release
+from edgectl.builder.judge.accuracy import Accuracy, Judge
+from edgectl.builder.judge.significance import affordable
+from edgectl.builder.pack.near_floats import update_notes, with_near_floats
+from edgectl.builder.pack.package import check_target, write_bundle
+from edgectl.builder.pack.report import report_of
+from edgectl.builder.pack.slim import slim
+from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
-from edgectl.builder.passes.split import split_post
-from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.plans import causes_of, plan_smaller, plan_variants
-from edgectl.builder.report import report_of
-from edgectl.builder.slim import slim
-from edgectl.builder.smaller import SmallerInput, check_takes_picture, smaller_work
-from edgectl.builder.telling import affordable
-from edgectl.builder.variants import Identity, VariantPlan, make_variant
-from edgectl.builder.work import Work, limit_of
+from edgectl.builder.search.candidates import CandidateOutcome, Choice
+from edgectl.builder.search.draft import VariantDraft
+from edgectl.builder.search.float_first import Barred, Why, barred
+from edgectl.builder.search.smaller_input import SmallerInput, check_takes_picture, smaller_work
+from edgectl.builder.search.variants import causes_of, plan_smaller, plan_variants
+from edgectl.builder.search.work import Work, limit_of
 from edgectl.core.bundle import LAYER_REPORT, SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest, storage
@@ -56,13 +65,13 @@ from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.open import open_model
 
-__all__ = ["BuildReport", "Progress", "VariantSummary", "build", "canonical", "prepare"]
+__all__ = ["BuildProgress", "BuildReport", "VariantSummary", "build", "canonical", "prepare"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildProgress:
     """Where a build is: ``share`` of the whole (0..1), and the best candidate so far (empty before the
     first measurement)."""
 
@@ -102,7 +111,7 @@ class BuildReport:
     seconds: float
     source_bytes: int
     variants: tuple[VariantSummary, ...]
-    candidates: dict[str, tuple[Outcome, ...]] = field(repr=False)
+    candidates: dict[str, tuple[CandidateOutcome, ...]] = field(repr=False)
     """Kernel family → what became of every candidate that was measured on this machine."""
     notes: tuple[str, ...]
     compression: CompressionReport
@@ -130,7 +139,7 @@ def build(
     smaller: SmallerInput | None = None,
     follow: Path | None = None,
     shapes: Mapping[str, Shape] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle at ``out`` for ``profiles``.
 
@@ -146,7 +155,7 @@ def build(
     what is not in it.
 
     ``follow``: bundle of the release that this one fine-tunes, so that the update takes few bytes
-    (:mod:`edgectl.builder.follow`).
+    (:mod:`edgectl.builder.int8.previous_release`).
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
     :class:`ProfileError`,
@@ -155,7 +164,7 @@ def build(
     """
     at = ["start", ""]
 
-    def heard(p: Progress) -> None:
+    def heard(p: BuildProgress) -> None:
         at[:] = p.stage, p.message
         if progress is not None:
             progress(p)
@@ -212,7 +221,7 @@ def _built(
     smaller: SmallerInput | None,
     follow: Path | None,
     shapes: Mapping[str, Shape] | None,
-    progress: Callable[[Progress], None],
+    progress: Callable[[BuildProgress], None],
 ) -> BuildReport:
     budget = Budget(minutes * 60)
     loaded = [load_profile(p) for p in dict.fromkeys(profiles)]
@@ -232,7 +241,7 @@ def _built(
 
     def tell(stage: str, share: float, message: str, best: str = "") -> None:
         reached[0] = max(reached[0], min(1.0, share))  # a bar never runs backwards
-        progress(Progress(stage, reached[0], message, best))
+        progress(BuildProgress(stage, reached[0], message, best))
 
     minutes_to_recover = compression.recover_minutes if compression is not None else 0.0
     if minutes_to_recover:
@@ -368,9 +377,9 @@ def _smaller(
     wanted: SmallerInput,
     identity: Identity,
     profiles: Sequence[DeviceProfile],
-    plans: Sequence[VariantPlan],
+    plans: Sequence[VariantDraft],
     choices: dict[str, Choice],
-) -> list[tuple[Identity, VariantPlan]]:
+) -> list[tuple[Identity, VariantDraft]]:
     """The variants of a smaller picture, each with what it starts from; a note says why there are none."""
     try:
         small = smaller_work(work, wanted)
@@ -600,13 +609,13 @@ def _states_of(index: GraphIndex) -> list[str]:
     ]
 
 
-def _with_compression(p: VariantPlan, confirmed: Accuracy) -> VariantPlan:
+def _with_compression(p: VariantDraft, confirmed: Accuracy) -> VariantDraft:
     """Candidates were judged against the model as it came; a float variant loses what compression lost."""
     known = confirmed if p.precision == "float32" or p.accuracy is None else p.accuracy
     return replace(p, accuracy=replace(known, values={"compression_drop": confirmed.drop, **known.values}))
 
 
-def _slimmed(p: VariantPlan) -> VariantPlan:
+def _slimmed(p: VariantDraft) -> VariantDraft:
     """Without the names that nobody refers to; ranges of implicit quantization refer to tensors by name."""
     return (
         p
@@ -615,7 +624,7 @@ def _slimmed(p: VariantPlan) -> VariantPlan:
     )
 
 
-def _summary(p: VariantPlan) -> VariantSummary:
+def _summary(p: VariantDraft) -> VariantSummary:
     return VariantSummary(
         p.profile,
         p.variant,

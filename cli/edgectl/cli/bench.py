@@ -50,9 +50,9 @@ def bench(
     the moment at which a query was scheduled (MLPerf LoadGen, SingleStream).
     """
     output = Output(json)
-    from edgectl.builder.bench import bench_bundle
-    from edgectl.builder.decide import decide as decide_of
-    from edgectl.builder.decide import rewrite
+    from edgectl.builder.pack.bench import bench_bundle
+    from edgectl.builder.pack.decide import decide as decide_of
+    from edgectl.builder.pack.decide import rewrite
     from edgectl.core.bundle import Bundle
 
     if decide and threads is not None:

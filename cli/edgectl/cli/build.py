@@ -104,11 +104,11 @@ def build(
     if debug:
         log_to_stderr()
         logging.getLogger("edgectl").setLevel(logging.DEBUG)
-    from edgectl.builder.build import Progress
+    from edgectl.builder.build import BuildProgress
     from edgectl.builder.build import build as build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
-    from edgectl.builder.smaller import parse_smaller
+    from edgectl.builder.search.smaller_input import parse_smaller
     from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
@@ -116,7 +116,7 @@ def build(
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 
-        def show(p: Progress) -> None:
+        def show(p: BuildProgress) -> None:
             update(p.message + (f"  best so far: {p.best}" if p.best else ""), p.share)
 
         report = build_bundle(

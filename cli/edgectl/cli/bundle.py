@@ -31,7 +31,7 @@ from edgectl.core.files import atomic_write
 from edgectl.core.measured import Context, Measured, Standing
 
 if TYPE_CHECKING:
-    from edgectl.builder.report import Report
+    from edgectl.builder.pack.report import SearchReport
 
 app = typer.Typer(name="bundle", help="Look into a bundle and prove it.", no_args_is_help=True)
 _KINDS = {
@@ -57,8 +57,8 @@ def inspect(
     """Show what is in a bundle: variants, precisions, recipes, what was measured."""
     out = Output(json)
     if html is not None:
-        from edgectl.builder.html import render
-        from edgectl.builder.inspect import inspect_bundle
+        from edgectl.builder.pack.html import render
+        from edgectl.builder.pack.inspect import inspect_bundle
 
         page = render(inspect_bundle(path)).encode()
         atomic_write(html, page)
@@ -257,8 +257,8 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
     return t
 
 
-def _report(bundle: Bundle) -> Report | None:
-    from edgectl.builder.report import read_report
+def _report(bundle: Bundle) -> SearchReport | None:
+    from edgectl.builder.pack.report import read_report
 
     return next((r for v in bundle.variants if (r := read_report(v)) is not None), None)
 

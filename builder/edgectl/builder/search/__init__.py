@@ -1,0 +1,1 @@
+"""Which variants a profile gets: candidates measured on this machine, and what is only checked numerically."""
