@@ -21,7 +21,7 @@ from support.builder.plain_tool import per_tensor
 
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import climb, prepare_basis
+from edgectl.builder.int8.escalate import escalate, prepare_basis
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
@@ -47,7 +47,7 @@ def main() -> None:
             basis = prepare_basis(
                 model, table, family, train[:128], judge, max_drop=0.01, tell=lambda what: None
             )
-            rungs = climb(
+            rungs = escalate(
                 basis, family, train[:128], judge, max_drop=0.01, timed=False, tell=lambda what: None
             )
             cells.append(

@@ -20,7 +20,7 @@ from edgectl.builder.build import build
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES, QDQ
-from edgectl.builder.int8.matmul import FORMS, rewrite
+from edgectl.builder.int8.matmul import FORMS, rewrite_matmuls
 from edgectl.builder.int8.quantize import quantize
 from edgectl.engines.open import open_model
 from edgectl.models import reference
@@ -36,7 +36,7 @@ def main(out: Path) -> None:
     graphs = {"float": (net, images(1)[0])}
     graphs |= {family: (quantize(net, table, FAMILIES[family]).model, images(1)[0]) for family in QDQ}
     x = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
-    graphs |= {form: (rewrite(products, form, FAMILIES["x86-vnni"]).model, x) for form in FORMS}
+    graphs |= {form: (rewrite_matmuls(products, form, FAMILIES["x86-vnni"]).model, x) for form in FORMS}
     for kind, (model, feeds) in graphs.items():
         onnx.save(model, out / "graphs" / f"{kind}.onnx")
         want = open_model((products if kind in FORMS else net).SerializeToString()).run(feeds)

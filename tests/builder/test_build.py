@@ -624,9 +624,9 @@ def test_a_float16_model_is_quantized_like_any_other_and_competes_as_it_came(
     report = build(save(model), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN)
     (outcomes,) = report.candidates.values()
     graphs = {o.candidate.graph.recipe: o for o in outcomes}
-    assert {"float", "given-float16"} < graphs.keys()
+    assert {"float", "as-received-float16"} < graphs.keys()
     assert any(o.candidate.graph.precision == "int8" for o in outcomes)
-    assert graphs["given-float16"].measured is not None
+    assert graphs["as-received-float16"].measured is not None
     assert any("widened to float32" in note for note in report.notes)
 
 

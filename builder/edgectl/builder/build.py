@@ -23,7 +23,7 @@ from edgectl.builder.budget import CALIBRATE, LEAST_SAMPLES, PACK, READ, Budget
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress, training
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.ingest.canonical import canonical, given_float16, prepare
+from edgectl.builder.ingest.canonical import canonical, float16_as_received, prepare
 from edgectl.builder.ingest.fit_task import fit_background, fit_input
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.ingest.samples import (
@@ -34,7 +34,7 @@ from edgectl.builder.ingest.samples import (
     random_samples,
     slice_samples,
 )
-from edgectl.builder.ingest.source_precision import given_precision
+from edgectl.builder.ingest.source_precision import source_precision
 from edgectl.builder.ingest.split import split_post
 from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
 from edgectl.builder.int8.placement import weighted_nodes
@@ -49,7 +49,7 @@ from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.search.candidates import CandidateOutcome, Choice
 from edgectl.builder.search.draft import VariantDraft
-from edgectl.builder.search.float_first import Barred, Why, barred
+from edgectl.builder.search.float_first import NotQuantizable, Reason, why_not_quantizable
 from edgectl.builder.search.smaller_input import SmallerInput, check_takes_picture, smaller_work
 from edgectl.builder.search.variants import causes_of, plan_smaller, plan_variants
 from edgectl.builder.search.work import Work, limit_of
@@ -115,7 +115,7 @@ class BuildReport:
     """Kernel family → what became of every candidate that was measured on this machine."""
     notes: tuple[str, ...]
     compression: CompressionReport
-    causes: dict[str, tuple[Why, ...]] = field(default_factory=dict)
+    causes: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
     """Kernel family → why no quantized engine ships first there, what came nearest first; no entry where
     one does."""
     left_out: tuple[str, ...] = ()
@@ -301,8 +301,8 @@ def _built(
             release=former,
             budget=budget,
             barred=why_not,
-            precision=given_precision(graph),
-            given=given_float16(source, inputs, notes) if original is None else None,
+            precision=source_precision(graph),
+            given=float16_as_received(source, inputs, notes) if original is None else None,
         )
         confirmed = _confirmed(work) if shrunk.steps else None
         identity = Identity(
@@ -542,7 +542,7 @@ def _calibrate(
     notes: list[str],
     tell: Callable[[str, float, str, str], None],
     budget: Budget,
-) -> tuple[CalibrationTable | None, Why | None]:
+) -> tuple[CalibrationTable | None, Reason | None]:
     """The range table, or why there is none: a graph that is already quantized or has nothing to quantize
     ships as it is."""
     why = _barred(graph)
@@ -570,7 +570,7 @@ def _calibrate(
 
 def _check_compressible(graph: ModelProto) -> None:
     """Raises :class:`UsageError` for a model whose weights are codes already, or that has none."""
-    if given_precision(graph) != "float32":
+    if source_precision(graph) != "float32":
         raise UsageError(
             "the model came quantized: there are no float weights to prune or to cluster",
             hint="build from the float model, or leave --prune and --cluster out",
@@ -582,18 +582,18 @@ def _check_compressible(graph: ModelProto) -> None:
         )
 
 
-def _barred(graph: ModelProto) -> Why | None:
+def _barred(graph: ModelProto) -> Reason | None:
     index = GraphIndex(graph)
-    if given_precision(graph) != "float32":
-        return barred(Barred.QUANTIZED)
+    if source_precision(graph) != "float32":
+        return why_not_quantizable(NotQuantizable.QUANTIZED)
     if not weighted_nodes(index):
-        return barred(Barred.NO_LAYER)
+        return why_not_quantizable(NotQuantizable.NO_LAYER)
     if loose := [
         o.name for o in graph.graph.output if index.is_tensor(o.name) and index.shape(o.name) is None
     ]:
-        return barred(Barred.SIZE_OF_DATA, loose[0])
+        return why_not_quantizable(NotQuantizable.SIZE_OF_DATA, loose[0])
     recurrent = _states_of(index)
-    return barred(Barred.RECURRENT, ", ".join(recurrent)) if recurrent else None
+    return why_not_quantizable(NotQuantizable.RECURRENT, ", ".join(recurrent)) if recurrent else None
 
 
 def _states_of(index: GraphIndex) -> list[str]:

@@ -108,11 +108,11 @@ def build(
     from edgectl.builder.build import build as build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
-    from edgectl.builder.search.smaller_input import parse_smaller
+    from edgectl.builder.search.smaller_input import parse_smaller_input
     from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
-    smaller = None if smaller_input is None else parse_smaller(smaller_input)
+    smaller = None if smaller_input is None else parse_smaller_input(smaller_input)
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 

@@ -20,7 +20,7 @@ from edgectl.builder.ingest.read import read_model
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.lint import lint
-from edgectl.builder.int8.placement import plain_product
+from edgectl.builder.int8.placement import plain_matmul
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.passes.base import FloatReference, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
@@ -444,4 +444,4 @@ def test_the_factors_of_a_product_go_into_its_constants_and_it_may_be_int8(save:
     index = GraphIndex(folded)
     products = [n for n in folded.graph.node if n.op_type == "Gemm"]
     assert len(products) == 2
-    assert [plain_product(n, np.asarray(index.weights(n.input[1]))) for n in products] == ["", ""]
+    assert [plain_matmul(n, np.asarray(index.weights(n.input[1]))) for n in products] == ["", ""]

@@ -16,7 +16,7 @@ from support.builder.nets import Save, residual_net
 from edgectl.builder.build import build
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.ingest.canonical import prepare
-from edgectl.builder.ingest.source_precision import given_precision, unfit_for_tensorrt
+from edgectl.builder.ingest.source_precision import source_precision, unfit_for_tensorrt
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec, TensorInput
@@ -91,9 +91,9 @@ def integer_net() -> ModelProto:
 
 
 def test_the_operators_tell_the_precision() -> None:
-    assert given_precision(residual_net()) == "float32"
-    assert given_precision(quantized_net()) == "int8"
-    assert given_precision(integer_net()) == "int8"
+    assert source_precision(residual_net()) == "float32"
+    assert source_precision(quantized_net()) == "int8"
+    assert source_precision(integer_net()) == "int8"
 
 
 def test_codes_stay_codes_where_the_activations_are_codes_and_become_float_where_they_are_not(
@@ -103,7 +103,7 @@ def test_codes_stay_codes_where_the_activations_are_codes_and_become_float_where
     assert {t.data_type for t in kept.graph.initializer if len(t.dims) == 4} == {TensorProto.INT8}
     folded, _, _ = prepare(save(quantized_net(pairs=False)), TENSOR)
     assert [n.op_type for n in folded.graph.node] == ["Conv", "Relu"]
-    assert given_precision(folded) == "float32"
+    assert source_precision(folded) == "float32"
 
 
 def test_tensorrt_takes_pairs_of_int8_with_zero_point_nought() -> None:
@@ -138,7 +138,7 @@ def test_it_ships_as_int8_and_says_so(
     assert any("the model came quantized" in note for note in report.notes)
     assert any("no TensorRT variant" in note for note in report.notes) != tensorrt
     for variant in Bundle(tmp_path / "out").variants:
-        assert variant.config.recipe.family == "given"
+        assert variant.config.recipe.family == "as-received"
         assert variant.config.recipe.precision == "int8"
         assert not variant.config.speed_only
         engine = onnx.load_from_string(variant.need(LAYER_ENGINE).read_bytes())

@@ -17,7 +17,7 @@ from support.builder.plain_tool import per_tensor
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8 import escalate
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import Basis, climb, fewest, prepare_basis
+from edgectl.builder.int8.escalate import QuantizationBasis, escalate, fewest_float_runs, prepare_basis
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.sensitivity import price
@@ -49,10 +49,10 @@ def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fi
     )
     engine.close()
     basis = prepare_basis(model, table, family, calibration, judge, max_drop=0.01, tell=lambda what: None)
-    rungs = climb(basis, family, calibration, judge, max_drop=0.01, timed=False, tell=lambda what: None)
+    graphs = escalate(basis, family, calibration, judge, max_drop=0.01, timed=False, tell=lambda what: None)
     assert basis.passes == ("equalise",)
-    assert {r.precision for r in rungs.recipes["full"].layers} == {"int8"}
-    assert top1(rungs.recipes["full"].model, test, labels) >= reference - 0.002
+    assert {r.precision for r in graphs.recipes["full"].layers} == {"int8"}
+    assert top1(graphs.recipes["full"].model, test, labels) >= reference - 0.002
 
 
 def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
@@ -66,7 +66,7 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     engine.close()
     basis = prepare_basis(model, table, family, feeds, judge, max_drop=0.02, tell=lambda what: None)
     assert basis.easy
-    rungs = climb(
+    graphs = escalate(
         basis,
         family,
         feeds,
@@ -76,9 +76,9 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
         tell=lambda what: None,
         also=[FAMILIES["openvino"]],
     )
-    assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= rungs.judged.keys()
-    assert rungs.recipes["dynamic"].family.name == "dynamic"
-    assert rungs.judged["weights-8"].drop < rungs.judged["weights-4"].drop
+    assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= graphs.judged.keys()
+    assert graphs.recipes["dynamic"].family.name == "dynamic"
+    assert graphs.judged["weights-8"].drop < graphs.judged["weights-4"].drop
 
 
 def test_a_price_is_the_share_of_the_work_unless_the_clock_clearly_says_otherwise() -> None:
@@ -97,11 +97,11 @@ def test_fewest_climbs_in_small_steps_and_gives_back_what_was_not_needed() -> No
         return {1, 4} <= set(kept)
 
     # the four largest of the first five were tried in int8 again
-    assert fewest(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)
+    assert fewest_float_runs(holds, 8, [1, 1, 5, 1, 1, 1, 1, 1]) == (1, 4)
     assert [len(t) for t in tried[:4]] == [1, 2, 3, 5]
     assert tried[4] == (0, 1, 3, 4)  # the largest part goes back first
-    assert fewest(lambda kept: False, 8, [1] * 8) is None
-    assert fewest(lambda kept: True, 0, []) is None
+    assert fewest_float_runs(lambda kept: False, 8, [1] * 8) is None
+    assert fewest_float_runs(lambda kept: True, 0, []) is None
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sets(st.integers(0, 11), max_size=4))
@@ -115,7 +115,7 @@ def test_what_fewest_returns_holds_and_of_its_largest_parts_every_one_is_needed(
         tried += 1
         return needed <= set(kept)
 
-    found = fewest(holds, len(work), work)
+    found = fewest_float_runs(holds, len(work), work)
     assert (found is None) == (not needed <= set(range(len(work))))
     if found is not None:
         assert needed <= set(found)
@@ -140,8 +140,8 @@ def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(
         if t.name == "point_weight_q":
             t.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(t), t.name))
     monkeypatch.setattr(escalate, "_reconstructed", lambda *_, **__: spoilt)
-    rungs = climb(
-        Basis(model, table, (), "minmax", easy=True),
+    graphs = escalate(
+        QuantizationBasis(model, table, (), "minmax", easy=True),
         family,
         samples,
         judge,
@@ -149,7 +149,7 @@ def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(
         timed=False,
         tell=lambda _: None,
     )
-    assert rungs.judged["full"].drop > 0.01
-    assert "full" not in rungs.recipes
-    assert rungs.judged["full-plain"].drop <= 0.01
-    assert "full-plain" in rungs.recipes
+    assert graphs.judged["full"].drop > 0.01
+    assert "full" not in graphs.recipes
+    assert graphs.judged["full-plain"].drop <= 0.01
+    assert "full-plain" in graphs.recipes

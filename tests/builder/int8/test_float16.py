@@ -11,7 +11,7 @@ from support.builder.nets import images, residual_net
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES
-from edgectl.builder.int8.float16 import half
+from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.golden import measure
@@ -51,7 +51,7 @@ def net(*nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
 @pytest.mark.parametrize("optimization", ["all", "disabled"])
 def test_a_float_graph_computes_in_float16_behind_unchanged_edges(optimization: str) -> None:
     model = residual_net(channels=32)
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == {n.name for n in model.graph.node}
     assert {i.data_type for i in halved.graph.initializer} == {TensorProto.FLOAT16}
     got, want = run(halved, optimization), run(model, optimization)
@@ -64,7 +64,7 @@ def test_a_float_graph_computes_in_float16_behind_unchanged_edges(optimization: 
 def test_a_convolution_in_int8_has_float16_scales_and_the_same_codes() -> None:
     model = residual_net(channels=32)
     q = quantize(model, calibrate(model, images(4), data_digest=DATA), FAMILIES["trt-gpu"]).model
-    halved, _ = half(q, seen(model))
+    halved, _ = to_float16(q, seen(model))
     before, after = GraphIndex(q), GraphIndex(halved)
     pairs = [n for n in after.nodes if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert pairs
@@ -97,15 +97,15 @@ def test_large_values_and_what_was_never_seen_stay_float32() -> None:
         k=np.float32([700.0]),
         back=np.float32([1 / 700]),
     )
-    assert half(large, seen(large))[1] == frozenset()
+    assert to_float16(large, seen(large))[1] == frozenset()
     small = net(helper.make_node("Relu", ["image"], ["out"], name="relu"))
-    assert half(small, {})[1] == frozenset()
-    assert half(small, {"image": 1.0, "out": 1.0})[1] == {"relu"}
+    assert to_float16(small, {})[1] == frozenset()
+    assert to_float16(small, {"image": 1.0, "out": 1.0})[1] == {"relu"}
 
 
 def test_a_constant_outside_float16_keeps_its_node_in_float32() -> None:
     model = net(helper.make_node("Min", ["image", "cap"], ["out"], name="cap"), cap=np.float32([1e6]))
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == frozenset()
     np.testing.assert_array_equal(run(halved)["out"], run(model)["out"])
 
@@ -118,7 +118,7 @@ def test_softmax_and_reductions_stay_float32_between_halved_neighbours() -> None
         helper.make_node("Add", ["c", "one"], ["out"], name="after"),
         one=np.float32([1.0]),
     )
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == {"before", "after"}
     kinds = types(halved)
     assert kinds["b"] == kinds["c"] == TensorProto.FLOAT
@@ -131,7 +131,7 @@ def test_resize_keeps_its_scales_in_float32() -> None:
         helper.make_node("Resize", ["image", "", "s"], ["out"], name="up", mode="nearest"),
         s=np.float32([1, 1, 2, 2]),
     )
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == {"up"}
     assert {t.name: t.data_type for t in halved.graph.initializer} == {"s": TensorProto.FLOAT}
     np.testing.assert_allclose(run(halved)["out"], run(model)["out"], rtol=1e-3)
@@ -143,7 +143,7 @@ def test_scales_too_small_for_float16_keep_their_convolution_in_float32() -> Non
         if t.name == "w2":
             t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t) * np.float32(1e-4), "w2"))
     q = quantize(model, calibrate(model, images(4), data_digest=DATA), FAMILIES["trt-gpu"]).model
-    halved, chosen = half(q, seen(model))
+    halved, chosen = to_float16(q, seen(model))
     assert "point" not in chosen
     assert "depth" in chosen
     index = GraphIndex(halved)
@@ -157,7 +157,7 @@ def test_scales_too_small_for_float16_keep_their_convolution_in_float32() -> Non
 def test_the_same_arguments_give_the_same_bytes() -> None:
     model = residual_net()
     largest = seen(model)
-    a, b = (half(model, largest)[0].SerializeToString(deterministic=True) for _ in range(2))
+    a, b = (to_float16(model, largest)[0].SerializeToString(deterministic=True) for _ in range(2))
     assert a == b
 
 
@@ -195,7 +195,7 @@ def recurrent_net(kind: str = "LSTM") -> ModelProto:
 def test_no_cast_comes_last_before_a_recurrent_layer(kind: str) -> None:
     """TensorRT takes such a cast, and moves behind it, into the loop, and refuses the graph."""
     model = recurrent_net(kind)
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == {"conv", "behind", "head"}
     index = GraphIndex(halved)
     for layer in (n for n in index.nodes if n.op_type == kind):
@@ -215,7 +215,7 @@ def test_the_compiler_of_nvidia_takes_two_recurrent_layers_in_float16(kind: str)
     from bench.rtx_compiler import refusal
 
     model = recurrent_net(kind)
-    assert refusal(half(model, seen(model))[0].SerializeToString()) == ""
+    assert refusal(to_float16(model, seen(model))[0].SerializeToString()) == ""
 
 
 def test_what_makes_a_sequence_stays_float32() -> None:
@@ -226,6 +226,6 @@ def test_what_makes_a_sequence_stays_float32() -> None:
     )
     sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
     model.graph.output.append(helper.make_value_info("parts", sequence))
-    halved, chosen = half(model, seen(model))
+    halved, chosen = to_float16(model, seen(model))
     assert chosen == {"conv"}
     assert run(halved)["out"].dtype == np.float32

@@ -15,7 +15,7 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES, QDQ
 from edgectl.builder.int8.lint import check, lint
-from edgectl.builder.int8.matmul import rewrite
+from edgectl.builder.int8.matmul import rewrite_matmuls
 from edgectl.builder.int8.placement import WEIGHTED
 from edgectl.builder.int8.quantize import quantize
 from edgectl.core.bundle import SessionSettings
@@ -28,7 +28,7 @@ DATA = "sha256:" + "0" * 64
 def written(family: str) -> ModelProto:
     model = residual_net(channels=32)
     if FAMILIES[family].placement == "products":
-        return rewrite(mlp(2), family, FAMILIES["x86-vnni"]).model  # type: ignore[arg-type]
+        return rewrite_matmuls(mlp(2), family, FAMILIES["x86-vnni"]).model  # type: ignore[arg-type]
     return quantize(model, calibrate(model, images(4), data_digest=DATA), FAMILIES[family]).model
 
 

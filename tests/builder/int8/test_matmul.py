@@ -8,7 +8,7 @@ from support.builder.nets import residual_net
 
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.lint import lint
-from edgectl.builder.int8.matmul import FORMS, Form, dominate, rewrite
+from edgectl.builder.int8.matmul import FORMS, Form, matmuls_dominate, rewrite_matmuls
 from edgectl.core.bundle import Runtime, SessionSettings
 from edgectl.engines.golden import measure
 from edgectl.engines.open import open_model
@@ -23,7 +23,7 @@ def test_each_form_computes_what_float_does(form: Form, runtime: Runtime, width:
     if runtime == "openvino":
         pytest.importorskip("openvino")
     model = mlp(3, width=width)
-    q = rewrite(model, form, FAMILIES["x86-vnni"])
+    q = rewrite_matmuls(model, form, FAMILIES["x86-vnni"])
     feeds = {"x": np.random.default_rng(1).standard_normal((3, width)).astype(np.float32)}
     out = model.graph.output[0].name
     settings = SessionSettings(precision_hint="f32" if runtime == "openvino" else None)
@@ -38,7 +38,7 @@ def test_each_form_computes_what_float_does(form: Form, runtime: Runtime, width:
 
 def test_bytes_shrink_with_the_bits() -> None:
     model = mlp(1, width=256)
-    sizes = {f: len(rewrite(model, f, FAMILIES["x86-vnni"]).model.SerializeToString()) for f in FORMS}
+    sizes = {f: len(rewrite_matmuls(model, f, FAMILIES["x86-vnni"]).model.SerializeToString()) for f in FORMS}
     float_bytes = len(model.SerializeToString())
     assert sizes["dynamic"] < 0.27 * float_bytes
     assert sizes["weights-8"] < 0.30 * float_bytes  # a float scale for every 32 codes
@@ -46,7 +46,7 @@ def test_bytes_shrink_with_the_bits() -> None:
 
 
 def test_without_dot_products_codes_have_seven_bits() -> None:
-    q = rewrite(mlp(1), "dynamic", FAMILIES["x86-avx2"])
+    q = rewrite_matmuls(mlp(1), "dynamic", FAMILIES["x86-avx2"])
     assert q.family.weight_max == 63
     assert lint(q.model, q.family) == []
     codes = [t for t in q.model.graph.initializer if t.name.endswith("_codes")]
@@ -54,11 +54,11 @@ def test_without_dot_products_codes_have_seven_bits() -> None:
 
 
 def test_an_excluded_product_stays_as_it_was() -> None:
-    q = rewrite(mlp(1), "weights-4", FAMILIES["x86-vnni"], exclude=["gemm2"])
+    q = rewrite_matmuls(mlp(1), "weights-4", FAMILIES["x86-vnni"], exclude=["gemm2"])
     assert next(n for n in q.model.graph.node if n.name == "gemm2").op_type == "Gemm"
     assert q.placement.reasons == {"gemm2": "not in the weights-4 form"}
 
 
 def test_only_graphs_of_products_are_rewritten() -> None:
-    assert dominate(mlp(1))
-    assert not dominate(residual_net())
+    assert matmuls_dominate(mlp(1))
+    assert not matmuls_dominate(residual_net())

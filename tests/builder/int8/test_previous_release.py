@@ -16,14 +16,14 @@ from edgectl.builder.build import BuildReport, build
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest.samples import Sample, Slices
 from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
-from edgectl.builder.int8.escalate import Rungs
+from edgectl.builder.int8.escalate import FamilyGraphs
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.previous_release import (
     PreviousEngine,
     PreviousRelease,
-    follow,
+    carry_over,
     read_release,
-    with_followed,
+    with_carried_over,
 )
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.reconstruct import reconstruct
@@ -83,14 +83,14 @@ def release_of(model: ModelProto, engine: ModelProto, recipe: Recipe = RECIPE) -
     )
 
 
-def followed(
+def carried_over(
     model: ModelProto, release: PreviousRelease, *, max_drop: float = 0.05, family: str = "x86-vnni"
-) -> Rungs:
+) -> FamilyGraphs:
     reference = open_model(model.SerializeToString(), SessionSettings())
     judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
     reference.close()
-    return with_followed(
-        Rungs({}, {}, ()),
+    return with_carried_over(
+        FamilyGraphs({}, {}, ()),
         release,
         model,
         table_of(model),
@@ -119,8 +119,8 @@ def test_a_small_move_is_a_small_update_and_as_near_to_float_as_a_new_reconstruc
     new = tuned(base, 0.002)
     old, anew = rebuilt(base, family), rebuilt(new, family)
     recipe = RECIPE.model_copy(update={"family": family})
-    q = followed(new, release_of(base, old.model, recipe), family=family).recipes["follow-full"]
-    assert q.followed
+    q = carried_over(new, release_of(base, old.model, recipe), family=family).recipes["follow-full"]
+    assert q.carried_over
     assert fraction(old.model, q.model) < fraction(old.model, anew.model)
     reference = outputs_of(new, FEEDS)
     assert (
@@ -139,7 +139,7 @@ def test_a_small_move_is_a_small_update_and_as_near_to_float_as_a_new_reconstruc
 def test_what_did_not_move_at_all_is_the_very_engine() -> None:
     base = residual_net()
     old = rebuilt(base)
-    q = followed(base, release_of(base, old.model)).recipes["follow-full"]
+    q = carried_over(base, release_of(base, old.model)).recipes["follow-full"]
     assert slim(q.model) == slim(old.model)
 
 
@@ -151,7 +151,7 @@ def test_a_range_is_kept_unless_it_is_outgrown_or_hardly_used() -> None:
         """Whether each tensor behind the first layer, whose outputs grow by ``factor``, keeps its scale."""
         new = changed(base, lambda n, w: w * factor if n in ("w1", "b1") else w)
         plain = quantize(new, table_of(new), X86)
-        q, _ = follow(plain, new, GraphIndex(slim(old.model)), GraphIndex(slim(base)))
+        q, _ = carry_over(plain, new, GraphIndex(slim(old.model)), GraphIndex(slim(base)))
         was = {t.name: t for t in old.model.graph.initializer}
         names = [t for t in plain.placement.tensors if t != "image"]
         assert {t.name: t for t in q.model.graph.initializer}["image_scale"] == was["image_scale"]
@@ -178,7 +178,7 @@ def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_not
     )
     old = rebuilt(base)
     plain = quantize(new, table_of(new), X86)
-    q, moved = follow(plain, new, GraphIndex(old.model), GraphIndex(base))
+    q, moved = carry_over(plain, new, GraphIndex(old.model), GraphIndex(base))
     before, after = (
         {t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (old.model, q.model)
     )
@@ -199,9 +199,9 @@ def test_a_new_head_is_built_anew_and_the_rest_follows() -> None:
             shape = (5, *t.dims[1:])
             t.CopyFrom(numpy_helper.from_array(0.2 * rng.standard_normal(shape).astype(np.float32), t.name))
     new.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
-    rungs = followed(new, release_of(base, rebuilt(base).model))
-    q = rungs.recipes["follow-full"]
-    assert rungs.notes == ()
+    graphs = carried_over(new, release_of(base, rebuilt(base).model))
+    q = graphs.recipes["follow-full"]
+    assert graphs.notes == ()
     assert codes_of(q.model)["head_weight_q"].shape[0] == 5
     assert sqnr_db(outputs_of(new, FEEDS), outputs_of(q.model, FEEDS)) > 30
 
@@ -219,17 +219,17 @@ def test_what_cannot_be_followed_is_said_and_changes_nothing() -> None:
             "0% of the weights have a partner",
         ),
     ):
-        rungs = followed(tuned(base), release)
-        assert rungs.recipes == {}
-        assert why in " ".join(rungs.notes)
+        graphs = carried_over(tuned(base), release)
+        assert graphs.recipes == {}
+        assert why in " ".join(graphs.notes)
 
 
 def test_what_follows_and_misses_the_budget_is_left_out_with_a_note() -> None:
     base = residual_net()
-    rungs = followed(tuned(base), release_of(base, rebuilt(base).model), max_drop=0.0)
-    assert rungs.recipes == {}
-    assert rungs.judged["follow-full"].drop > 0
-    assert "more than 0: the build goes on without it" in rungs.notes[0]
+    graphs = carried_over(tuned(base), release_of(base, rebuilt(base).model), max_drop=0.0)
+    assert graphs.recipes == {}
+    assert graphs.judged["follow-full"].drop > 0
+    assert "more than 0: the build goes on without it" in graphs.notes[0]
 
 
 def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(
@@ -384,7 +384,7 @@ def test_a_variant_without_a_successor_is_named() -> None:
 
 def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     base = residual_net()
-    q = followed(base, release_of(base, rebuilt(base).model)).recipes["follow-full"]
+    q = carried_over(base, release_of(base, rebuilt(base).model)).recipes["follow-full"]
     work = Work(
         base,
         table_of(base),
@@ -395,10 +395,10 @@ def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
         0.01,
         [],
         lambda *_: None,
-        rungs={"x86-vnni": Rungs({"full": rebuilt(base), "follow-full": q}, {}, ())},
+        graphs={"x86-vnni": FamilyGraphs({"full": rebuilt(base), "follow-full": q}, {}, ())},
     )
     searched: list[Candidate] = []
     monkeypatch.setattr(variants, "_search", lambda work, p, bases, *_: searched.extend(bases))
     variants._measure(work, load_profile("cpu"), "x86-vnni", 0.0, 1)
     assert {c.graph.recipe for c in searched} == {"float", "full", "follow-full"}
-    assert {c.graph.recipe for c in searched if c.graph.followed} == {"follow-full"}
+    assert {c.graph.recipe for c in searched if c.graph.carried_over} == {"follow-full"}

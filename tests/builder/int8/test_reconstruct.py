@@ -11,7 +11,7 @@ from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES, QDQ
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.reconstruct import reconstruct
-from edgectl.builder.int8.sensitivity import outputs_of, rank_parts, sqnr_db
+from edgectl.builder.int8.sensitivity import outputs_of, rank_runs, sqnr_db
 
 DATA = "sha256:" + "0" * 64
 
@@ -44,7 +44,7 @@ def test_the_mean_of_every_channel_is_restored() -> None:
     stored["b2"].CopyFrom(numpy_helper.from_array(b2, "b2"))
     stored["w4"].CopyFrom(numpy_helper.from_array(head, "w4"))
     table, family = calibrate(model, images(8), data_digest=DATA), FAMILIES["x86-vnni"]
-    parts = rank_parts(
+    parts = rank_runs(
         model, lambda kept: quantize(model, table, family, exclude=kept), images(4), timed=False
     )
     assert sorted(n for p in parts for n in p.nodes) == ["depth", "first", "head", "point"]

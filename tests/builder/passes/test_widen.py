@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.builder.nets import Save, images, residual_net
 
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.ingest.canonical import canonical, given_float16, prepare
+from edgectl.builder.ingest.canonical import canonical, float16_as_received, prepare
 from edgectl.builder.int8.placement import weighted_nodes
 from edgectl.builder.passes.widen import Widen, other_floats
 from edgectl.core.bundle import SessionSettings
@@ -99,7 +99,7 @@ def test_a_float16_model_is_kept_as_it_came_behind_float32_ends() -> None:
     model = in_kind("float16")
     graph, inputs, _ = canonical(model, TENSOR)
     notes: list[str] = []
-    data = given_float16(model, inputs, notes)
+    data = float16_as_received(model, inputs, notes)
     assert data is not None
     assert notes == []
     given = onnx.load_from_string(data)
@@ -108,4 +108,4 @@ def test_a_float16_model_is_kept_as_it_came_behind_float32_ends() -> None:
         TensorProto.FLOAT
     ] * 2
     assert measure(run(graph).ravel().astype(float), run(given).ravel().astype(float)).cosine > 0.9999
-    assert given_float16(residual_net(), inputs, notes) is None
+    assert float16_as_received(residual_net(), inputs, notes) is None

@@ -20,7 +20,7 @@ from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.lint import lint
-from edgectl.builder.int8.matmul import rewrite
+from edgectl.builder.int8.matmul import rewrite_matmuls
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.builder.search.candidates import Candidate, CandidateGraph
@@ -74,7 +74,7 @@ def test_nothing_that_ships_is_slower_than_float_or_over_the_budget(tmp_path: Pa
         if family.placement == "products":
             if not any(n.op_type in ("MatMul", "Gemm") for n in graph.graph.node):
                 continue
-            written = rewrite(graph, name, family)
+            written = rewrite_matmuls(graph, name, family)
         else:
             written = quantize(graph, table, family)
         assert lint(written.model, family) == []

@@ -26,7 +26,7 @@ from edgectl.builder.search.rules import (
     picks_of,
     quicker_with_more_threads,
     settled,
-    slower_followed,
+    slower_carried_over,
     soonest,
     survivors,
 )
@@ -49,12 +49,12 @@ def outcome(
     rss_mb: float = 50,
     reached: int = 2,
     runtime: str = "onnxruntime",
-    followed: bool = False,
+    carried_over: bool = False,
     standing: Standing | None = None,
     drop: float | None = None,
 ) -> CandidateOutcome:
     candidate = Candidate(
-        CandidateGraph(name, b"", precision, followed), runtime, SessionSettings(threads=threads)
+        CandidateGraph(name, b"", precision, carried_over), runtime, SessionSettings(threads=threads)
     )  # type: ignore[arg-type]
     ratio = p50_ms / float_ms
     fresh = FreshRun(
@@ -266,21 +266,21 @@ def test_a_candidate_ships_once_with_all_its_roles() -> None:
 
 
 def test_what_follows_an_older_release_wins_among_equals_and_only_there() -> None:
-    near = outcome("follow-full", 5.05, followed=True)
+    near = outcome("follow-full", 5.05, carried_over=True)
     assert names([FLOAT, outcome("full", 5.0), near]) == ["follow-full", "full", "float"]
     assert names([FLOAT, outcome("full", 4.8), near]) == ["full", "follow-full", "float"]
     assert soonest(near, [outcome("full", 5.0)]) is near
     assert soonest(near, [outcome("full", 4.8)]) is near
     assert soonest(near, [faster := outcome("full", 4.6)]) is faster
-    assert names([FLOAT, outcome("follow-full", 9.9, followed=True)]) == ["float"]
-    assert kinds(near.candidate) == {"int8 in onnxruntime", "followed in onnxruntime"}
+    assert names([FLOAT, outcome("follow-full", 9.9, carried_over=True)]) == ["float"]
+    assert kinds(near.candidate) == {"int8 in onnxruntime", "carried_over in onnxruntime"}
 
 
 def test_the_report_says_when_nothing_that_ships_follows() -> None:
-    fast, near = outcome("full", 4.0), outcome("follow-full", 5.0, followed=True)
+    fast, near = outcome("full", 4.0), outcome("follow-full", 5.0, carried_over=True)
     choice = Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast, near), "")
-    assert slower_followed(choice).startswith(
+    assert slower_carried_over(choice).startswith(
         "no variant follows the older release: follow-full/onnxruntime/1 takes 0.50 × the time of float, full/onnxruntime/1 0.40 ×"
     )
-    assert slower_followed(Choice((Pick(near, ("fast",)),), FLOAT, (FLOAT, fast, near), "")) == ""
-    assert slower_followed(Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast), "")) == ""
+    assert slower_carried_over(Choice((Pick(near, ("fast",)),), FLOAT, (FLOAT, fast, near), "")) == ""
+    assert slower_carried_over(Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast), "")) == ""

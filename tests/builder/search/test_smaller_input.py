@@ -12,7 +12,7 @@ from support.builder.nets import Save, residual_net
 from edgectl.builder.build import build
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.search import variants
-from edgectl.builder.search.smaller_input import Shrunk, SmallerInput, parse_smaller
+from edgectl.builder.search.smaller_input import ResizedSamples, SmallerInput, parse_smaller_input
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import ImageInput, TaskSpec
@@ -30,7 +30,9 @@ def test_boxes_of_the_smaller_picture_lie_where_those_of_the_larger_lie() -> Non
     frame = np.zeros((48, 96, 3), np.uint8)
     frame[12:24, 48:60] = 255
     tensor, meta = preprocess(frame)
-    (shrunk,) = Shrunk([Sample({"image": tensor.copy()}, meta)], spec, ImageInput(width=32, height=48))
+    (shrunk,) = ResizedSamples(
+        [Sample({"image": tensor.copy()}, meta)], spec, ImageInput(width=32, height=48)
+    )
     picture = next(iter(shrunk.feeds.values()))
     assert picture.shape == (1, 3, 48, 32)
     bright = np.argwhere(picture[0, 0] > 0.6)
@@ -45,13 +47,13 @@ def test_boxes_of_the_smaller_picture_lie_where_those_of_the_larger_lie() -> Non
     [("0.75", SmallerInput(0.75)), ("0.5:0.05", SmallerInput(0.5, 0.05)), ("0.5:0", SmallerInput(0.5, 0.0))],
 )
 def test_option_is_a_factor_and_what_it_may_lose(text: str, wanted: SmallerInput) -> None:
-    assert parse_smaller(text) == wanted
+    assert parse_smaller_input(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "half", "1", "0.01", "0.5:x", "0.5:2", "0.5:-1", "nan", "0.5:nan"])
 def test_option_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="smaller-input"):
-        parse_smaller(text)
+        parse_smaller_input(text)
 
 
 def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
@@ -113,7 +115,7 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
         smaller=SmallerInput(0.5),
     )
     named = {key: {o.candidate.graph.recipe for o in found} for key, found in built.candidates.items()}
-    assert {"smaller picture" in key: "given-float16" in names for key, names in named.items()} == {
+    assert {"smaller picture" in key: "as-received-float16" in names for key, names in named.items()} == {
         True: False,
         False: True,
     }

@@ -20,7 +20,7 @@ from edgectl.builder.passes.base import PassLog
 from edgectl.builder.search import fold_gain, variants
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Cause, Choice, Pick
 from edgectl.builder.search.draft import VariantDraft
-from edgectl.builder.search.float_first import Why
+from edgectl.builder.search.float_first import Reason
 from edgectl.builder.search.variants import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
 from edgectl.builder.search.work import Work
 from edgectl.core.bundle import Bundle, Recipe, Role, SessionSettings, TensorSpec, requirement_met
@@ -52,7 +52,7 @@ def variants(
         0.01,
         [],
         lambda *_: None,
-        barred=Why(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
+        barred=Reason(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
     )
     choice = Choice(
         tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",)

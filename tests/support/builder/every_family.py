@@ -12,8 +12,8 @@ from edgectl.builder.ingest.canonical import canonical
 from edgectl.builder.int8 import lint
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES
-from edgectl.builder.int8.float16 import half
-from edgectl.builder.int8.matmul import dominate, rewrite
+from edgectl.builder.int8.float16 import to_float16
+from edgectl.builder.int8.matmul import matmuls_dominate, rewrite_matmuls
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.reconstruct import reconstruct
 from edgectl.core.bundle import SessionSettings
@@ -40,12 +40,12 @@ def through_every_family(model: ModelProto, feeds: list[Feeds]) -> dict[str, Mod
     want = _run(model, feeds, "disabled")
     table = calibrate(graph, feeds, data_digest=DATA)
     largest = {t: max(-r.low, r.high) for t, r in table.ranges.items()}
-    made: dict[str, ModelProto] = {"float": graph, "float16": half(graph, largest)[0]}
+    made: dict[str, ModelProto] = {"float": graph, "float16": to_float16(graph, largest)[0]}
     for family in FAMILIES.values():
         written: dict[str, Quantized] = {}
         if family.placement == "products":
-            if dominate(graph):
-                written["plain"] = rewrite(graph, family.name, FAMILIES["x86-vnni"])  # type: ignore[arg-type]
+            if matmuls_dominate(graph):
+                written["plain"] = rewrite_matmuls(graph, family.name, FAMILIES["x86-vnni"])  # type: ignore[arg-type]
         else:
             written["plain"] = quantize(graph, table, family)
             written["alone"] = quantize(graph, table, family, chains=False)
@@ -54,7 +54,7 @@ def through_every_family(model: ModelProto, feeds: list[Feeds]) -> dict[str, Mod
             lint.check(quantized.model, quantized.family)
             made[f"{family.name} {form}"] = quantized.model
             if family.name.startswith("trt"):
-                made[f"{family.name} {form} float16"] = half(quantized.model, largest)[0]
+                made[f"{family.name} {form} float16"] = to_float16(quantized.model, largest)[0]
     for name, changed in made.items():
         onnx.checker.check_model(changed)
         assert [(o.name, o.type.tensor_type.elem_type) for o in changed.graph.output] == ends, name

@@ -19,13 +19,13 @@ from edgectl.builder.passes.base import FloatReference, PassLog, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.shapes import Shape, StaticShapes, check_sizes, resolve_inputs
 from edgectl.builder.passes.upgrade import Upgrade
-from edgectl.builder.passes.widen import Widen, as_given, other_floats
+from edgectl.builder.passes.widen import Widen, as_received, other_floats
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.open import open_model
 
-__all__ = ["canonical", "given_float16", "prepare"]
+__all__ = ["canonical", "float16_as_received", "prepare"]
 
 # float16 rounds each tensor to 11 bits on the way
 _ROUGH_COSINE, _ROUGH_RELATIVE = 0.99, 0.1
@@ -125,11 +125,11 @@ def _counts(index: GraphIndex, output: str) -> bool:
     return False
 
 
-def given_float16(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: list[str]) -> bytes | None:
+def float16_as_received(source: ModelProto, inputs: tuple[TensorSpec, ...], notes: list[str]) -> bytes | None:
     """A float16 model in the precision that it came in, a candidate of its own; None for any other, or
     with a note where nothing runs it."""
     ingested, _ = Upgrade().run(source)
-    given = as_given(ingested)
+    given = as_received(ingested)
     if given is None:
         return None
     try:

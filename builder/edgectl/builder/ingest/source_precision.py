@@ -9,14 +9,14 @@ from onnx import ModelProto, TensorProto
 from edgectl.builder.graph import GraphIndex, all_nodes, is_quantized
 from edgectl.core.bundle import Precision
 
-__all__ = ["GIVEN", "given_precision", "unfit_for_tensorrt"]
+__all__ = ["AS_RECEIVED", "source_precision", "unfit_for_tensorrt"]
 
-GIVEN = "given"
+AS_RECEIVED = "as-received"
 """Recipe family, and name among the candidates, of a model in the form that it came in."""
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def given_precision(model: ModelProto) -> Precision:
+def source_precision(model: ModelProto) -> Precision:
     """``int8`` for a model with quantized operators, whatever else is in it; ``float32`` for any other
     (they were widened)."""
     return "int8" if any(is_quantized(n) for n in all_nodes(model.graph)) else "float32"

@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from edgectl.builder.budget import LADDER, Budget
+from edgectl.builder.budget import QUANTIZE, Budget
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8 import lint
 from edgectl.builder.int8.calibrate import RANGE_KINDS, CalibrationTable, RangeKind, calibrate
 from edgectl.builder.int8.equalise import Equalise, chains
 from edgectl.builder.int8.families import Family
-from edgectl.builder.int8.matmul import FORMS, dominate, rewrite
+from edgectl.builder.int8.matmul import FORMS, matmuls_dominate, rewrite_matmuls
 from edgectl.builder.int8.placement import WEIGHTED, heads, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.reconstruct import adopt, reconstruct
-from edgectl.builder.int8.sensitivity import LayerRun, outputs_of, rank_parts, sqnr_db
+from edgectl.builder.int8.sensitivity import LayerRun, outputs_of, rank_runs, sqnr_db
 from edgectl.builder.judge.accuracy import Accuracy, Judge
 from edgectl.builder.judge.significance import affordable
 from edgectl.builder.passes.base import FloatReference, run_passes
@@ -39,15 +39,15 @@ from edgectl.engines.open import open_model
 
 __all__ = [
     "RECONSTRUCT_SAMPLES",
-    "Basis",
-    "Rungs",
-    "Tune",
-    "climb",
-    "fewest",
+    "FamilyGraphs",
+    "FineTune",
+    "QuantizationBasis",
+    "escalate",
+    "fewest_float_runs",
     "float_report",
-    "judged_as",
+    "judge_graph",
     "prepare_basis",
-    "some",
+    "spread",
 ]
 
 RECONSTRUCT_SAMPLES = 16
@@ -64,11 +64,11 @@ _LEAST_INT8 = 0.2
 _TRIED_BACK = 4
 
 Tell = Callable[[str], None]
-Tune = Callable[[Quantized], Quantized]
+FineTune = Callable[[Quantized], Quantized]
 
 
 @dataclass(frozen=True)
-class Basis:
+class QuantizationBasis:
     """The float graph that int8 is written from, its calibration, and how it was prepared."""
 
     model: ModelProto
@@ -80,7 +80,7 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Rungs:
+class FamilyGraphs:
     """What the ladder gave for one family: graphs worth measuring, and what was learnt about each part."""
 
     recipes: dict[str, Quantized]
@@ -102,7 +102,7 @@ def prepare_basis(
     max_drop: float,
     tell: Tell,
     budget: Budget | None = None,
-) -> Basis:
+) -> QuantizationBasis:
     """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the
     SQNR that reconstructed int8 has. ``samples`` calibrate.
 
@@ -110,9 +110,9 @@ def prepare_basis(
     Nor is one when the time of ``budget`` is over.
     """
     time = budget or Budget()
-    if time.over(LADDER, "the choice of ranges"):
-        return Basis(model, table, (), "minmax")
-    proxy = some(samples, _PROXY_SAMPLES)
+    if time.over(QUANTIZE, "the choice of ranges"):
+        return QuantizationBasis(model, table, (), "minmax")
+    proxy = spread(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
     def plain(kind: RangeKind) -> float:
@@ -124,40 +124,40 @@ def prepare_basis(
     # few samples speak for saturating outliers, and the metric may be made of them
     if kind != "minmax":
         judged = {
-            k: judged_as(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
+            k: judge_graph(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
             for k in ("minmax", kind)
         }
         kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
         simplest = quantize(model, table, family, ranges=kind).model
-        if affordable(judged_as(simplest, judge, max_drop, f"the {family.name} graph"), max_drop):
-            return Basis(model, table, (), kind, easy=True)
+        if affordable(judge_graph(simplest, judge, max_drop, f"the {family.name} graph"), max_drop):
+            return QuantizationBasis(model, table, (), kind, easy=True)
 
     def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
         q = quantize(m, t, family, ranges=kind)
-        trial = reconstruct(q, m, family, some(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
+        trial = reconstruct(q, m, family, spread(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
-    basis = Basis(model, table, (), kind)
-    peaks = {} if time.over(LADDER, "equalisation") else _peaks(model, samples)
+    basis = QuantizationBasis(model, table, (), kind)
+    peaks = {} if time.over(QUANTIZE, "equalisation") else _peaks(model, samples)
     if peaks:
         tell("equalise")
         equal, log = run_passes(
             model, [Equalise(peaks)], FloatReference.record(model.SerializeToString(), samples[0])
         )
         if log.modified:
-            few = some(samples, RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
+            few = spread(samples, RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
             before, after = (
                 rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal)
             )
             if after > before + _WORTH_DB:
                 again = calibrate(equal, samples, data_digest=table.data_digest)
-                basis = Basis(equal, again, tuple(log.modified), kind)
+                basis = QuantizationBasis(equal, again, tuple(log.modified), kind)
     return basis
 
 
-def climb(
-    basis: Basis,
+def escalate(
+    basis: QuantizationBasis,
     family: Family,
     samples: Sequence[Feeds],
     judge: Judge,
@@ -166,9 +166,9 @@ def climb(
     timed: bool,
     tell: Tell,
     also: Sequence[Family] = (),
-    tune: Tune | None = None,
+    tune: FineTune | None = None,
     budget: Budget | None = None,
-) -> Rungs:
+) -> FamilyGraphs:
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in
     ``recipes``.
 
@@ -201,14 +201,14 @@ def climb(
         return adopt(q, independent())
 
     def attempt(name: str, written: Callable[[], Quantized]) -> bool:
-        if judged and time.over(LADDER, name):
+        if judged and time.over(QUANTIZE, name):
             return False
         tell(name)
         q = written()
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
-        judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
+        judged[name] = judge_graph(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         if affordable(judged[name], max_drop):
             made[name] = q
         return name in made
@@ -237,21 +237,21 @@ def climb(
             attempt("no-first", lambda: alike(names[:1]))
     for other in also if made else ():
         attempt(other.name, functools.partial(_reconstructed, basis, other, samples, time=time))
-    if family.placement == "tensors" and dominate(basis.model):
+    if family.placement == "tensors" and matmuls_dominate(basis.model):
         for form in FORMS:
             try:
-                attempt(form, functools.partial(rewrite, basis.model, form, family))
+                attempt(form, functools.partial(rewrite_matmuls, basis.model, form, family))
             except ModelError as e:
                 # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
-    if not made and "full" in judged and not time.over(LADDER, "parts kept float"):
-        parts = rank_parts(basis.model, alike, some(samples, _PROXY_SAMPLES), timed=timed)
+    if not made and "full" in judged and not time.over(QUANTIZE, "parts kept float"):
+        parts = rank_runs(basis.model, alike, spread(samples, _PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in parts[i].nodes]
             return attempt(f"keep-{len(nodes)}", lambda: alike(nodes))
 
-        kept = fewest(holds, _most(parts), [p.work for p in parts])
+        kept = fewest_float_runs(holds, _most(parts), [p.work for p in parts])
         for name in list(made)[1:-1]:
             # the first has most float, the last least: what lies between is judged and measured for nothing
             del made[name]
@@ -261,10 +261,12 @@ def climb(
                 f"keep-{len(nodes)}-rebuilt",
                 lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time),
             )
-    return Rungs(_explained(made, parts), judged, tuple(parts), tuple(notes), dict(full.placement.reasons))
+    return FamilyGraphs(
+        _explained(made, parts), judged, tuple(parts), tuple(notes), dict(full.placement.reasons)
+    )
 
 
-def fewest(
+def fewest_float_runs(
     holds: Callable[[Collection[int]], bool], most: int, work: Sequence[float]
 ) -> tuple[int, ...] | None:
     """Few of the parts 0, 1 … that, kept float, hold; None if not even the first ``most`` do.
@@ -291,15 +293,15 @@ def fewest(
 
 
 def float_report(
-    model: ModelProto, rungs: Rungs | None, max_drop: float, reason: str
+    model: ModelProto, graphs: FamilyGraphs | None, max_drop: float, reason: str
 ) -> tuple[LayerReport, ...]:
     """The per-layer report of a float variant: what int8 would have cost each layer, and why none of it
     shipped."""
-    part = {n: p for p in (rungs.parts if rungs else ()) for n in p.nodes}
-    unfit = rungs.unfit if rungs and not rungs.recipes else {}
-    if not reason and rungs and rungs.judged:
-        best = min(a.drop for a in rungs.judged.values())
-        reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if not rungs.recipes else ""
+    part = {n: p for p in (graphs.parts if graphs else ()) for n in p.nodes}
+    unfit = graphs.unfit if graphs and not graphs.recipes else {}
+    if not reason and graphs and graphs.judged:
+        best = min(a.drop for a in graphs.judged.values())
+        reason = f"float: int8 loses {best:.4f} of {max_drop:g} allowed" if not graphs.recipes else ""
     return tuple(
         LayerReport(
             node=n.name,
@@ -323,13 +325,13 @@ def _most(parts: Sequence[LayerRun]) -> int:
     return k
 
 
-def some(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
+def spread(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
     """At most ``count``, spread evenly."""
     return samples[:: max(1, math.ceil(len(samples) / count))]
 
 
 def _reconstructed(
-    basis: Basis,
+    basis: QuantizationBasis,
     family: Family,
     samples: Sequence[Feeds],
     *,
@@ -338,18 +340,18 @@ def _reconstructed(
     time: Budget,
 ) -> Quantized:
     q = quantize(basis.model, basis.table, family, exclude=exclude, ranges=basis.ranges)
-    if time.over(LADDER, "reconstruction"):
+    if time.over(QUANTIZE, "reconstruction"):
         return q
 
     def stop() -> bool:
-        return time.over(LADDER, "reconstruction of the last layers")
+        return time.over(QUANTIZE, "reconstruction of the last layers")
 
     return reconstruct(
-        q, basis.model, family, some(samples, RECONSTRUCT_SAMPLES), compensate=compensate, stop=stop
+        q, basis.model, family, spread(samples, RECONSTRUCT_SAMPLES), compensate=compensate, stop=stop
     )
 
 
-def judged_as(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
+def judge_graph(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
     """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph
     optimisation."""
     try:
@@ -396,7 +398,7 @@ def _peaks(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.
     rectified = {c.tensor: all(r.op_type == "Relu" for r, _ in index.readers[c.tensor]) for c in found}
     engine = open_model(watched.SerializeToString(), SessionSettings())
     peaks: dict[str, NDArray[np.float64]] = {}
-    for feeds in some(samples, RECONSTRUCT_SAMPLES):
+    for feeds in spread(samples, RECONSTRUCT_SAMPLES):
         for name, x in engine.run(feeds).items():
             channel = 1 if x.ndim > 2 else x.ndim - 1
             size = np.maximum(x, 0) if rectified[name] else np.abs(x)

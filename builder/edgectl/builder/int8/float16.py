@@ -23,7 +23,7 @@ from edgectl.builder.graph import GraphIndex, subgraphs
 from edgectl.builder.int8.placement import MOVES
 from edgectl.core.errors import ModelError
 
-__all__ = ["half"]
+__all__ = ["to_float16"]
 
 # the first in which QuantizeLinear and DequantizeLinear take float16
 _OPSET = 19
@@ -75,7 +75,7 @@ _PASSES_ON = frozenset((*MOVES, "Concat", "Cast", "Pad"))
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto, frozenset[str]]:
+def to_float16(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto, frozenset[str]]:
     """A copy of ``model`` that computes in float16 where that is safe, and the names of the nodes that do.
 
     Inputs, outputs and their types stay. ``largest``: tensor → largest magnitude seen in calibration. Raises
@@ -186,51 +186,51 @@ class _Float16Writer:
             return codes is not None or self._fits(self._index.producer[made.input[0]].input[0])
         return self._largest.get(tensor, np.inf) <= _MAX_VALUE
 
-    def _node(self, node: NodeProto, to_half: bool) -> None:
+    def _node(self, node: NodeProto, in_float16: bool) -> None:
         for i, t in enumerate(node.input):
             if not t:
                 continue
             keep = i in _ALWAYS_FLOAT32.get(node.op_type, ())
-            node.input[i] = self._as(t, to_half and not keep)
+            node.input[i] = self._as(t, in_float16 and not keep)
         self._nodes.append(node)
-        if to_half:
+        if in_float16:
             self._made.update(o for o in node.output if o and self._index.is_float(o))
 
     def _quantize(self, node: NodeProto) -> None:
         """It has the type of what it reads; its scale is the one of its DequantizeLinear either way."""
-        to_half = node.input[0] in self._made
+        in_float16 = node.input[0] in self._made
         scale = np.asarray(self._index.weights(node.input[1]), np.float32)
-        if to_half and np.any(scale < _MIN_SCALE):
-            node.input[0], to_half = self._as(node.input[0], False), False
-        if to_half:
+        if in_float16 and np.any(scale < _MIN_SCALE):
+            node.input[0], in_float16 = self._as(node.input[0], False), False
+        if in_float16:
             node.input[1] = self._constant(node.input[1])
         self._nodes.append(node)
 
-    def _as(self, tensor: str, to_half: bool) -> str:
+    def _as(self, tensor: str, in_float16: bool) -> str:
         """The tensor in the type that a reader computes in: itself, a constant of that type, a twin pair,
         or a cast."""
         if tensor in self._index.initializers:
             value = self._index.initializers[tensor]
-            return self._constant(tensor) if to_half and value.data_type == TensorProto.FLOAT else tensor
-        if not self._index.is_float(tensor) or (tensor in self._made) == to_half:
+            return self._constant(tensor) if in_float16 and value.data_type == TensorProto.FLOAT else tensor
+        if not self._index.is_float(tensor) or (tensor in self._made) == in_float16:
             return tensor
-        name = self._casts.get((tensor, to_half))
+        name = self._casts.get((tensor, in_float16))
         if name is None:
-            name = self._casts[tensor, to_half] = f"{tensor}_{'half' if to_half else 'float'}"
+            name = self._casts[tensor, in_float16] = f"{tensor}_{'float16' if in_float16 else 'float'}"
             made = self._index.producer.get(tensor)
             if made is not None and made.op_type == "DequantizeLinear":
                 twin = NodeProto()
                 twin.CopyFrom(made)
-                twin.name, twin.output[0] = f"{made.name}_half", name
+                twin.name, twin.output[0] = f"{made.name}_float16", name
                 twin.input[1] = self._constant(made.input[1])
                 self._nodes.append(twin)
             else:
-                kind = TensorProto.FLOAT16 if to_half else TensorProto.FLOAT
+                kind = TensorProto.FLOAT16 if in_float16 else TensorProto.FLOAT
                 self._nodes.append(helper.make_node("Cast", [tensor], [name], name=f"{name}_Cast", to=kind))
         return name
 
     def _constant(self, name: str) -> str:
-        new = f"{name}_half"
+        new = f"{name}_float16"
         if new not in self._constants:
             value = np.asarray(numpy_helper.to_array(self._index.initializers[name]), np.float32)
             stored = np.maximum(value, _MIN_SCALE) if self._is_scale(name) else value

@@ -20,11 +20,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.graph import GraphIndex, attribute
 from edgectl.builder.int8.families import FAMILIES, Family
-from edgectl.builder.int8.placement import Placement, plain_product, weighted_nodes
+from edgectl.builder.int8.placement import Placement, plain_matmul, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, weight_codes
 from edgectl.core.bundle import LayerReport
 
-__all__ = ["BLOCK", "FORMS", "Form", "dominate", "rewrite"]
+__all__ = ["BLOCK", "FORMS", "Form", "matmuls_dominate", "rewrite_matmuls"]
 
 Form = Literal["dynamic", "weights-8", "weights-4"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -35,7 +35,7 @@ _MOSTLY = 0.5
 _INT8_ACCUMULATION = 4
 
 
-def dominate(model: ModelProto) -> bool:
+def matmuls_dominate(model: ModelProto) -> bool:
     """Whether at least half of the weights belong to matrix products that can be rewritten."""
     index = GraphIndex(model)
     sizes = {n.name: int(np.prod(index.initializers[n.input[1]].dims)) for n in weighted_nodes(index)}
@@ -43,7 +43,9 @@ def dominate(model: ModelProto) -> bool:
     return products > 0 and products >= _MOSTLY * sum(sizes.values())
 
 
-def rewrite(model: ModelProto, form: Form, family: Family, *, exclude: Collection[str] = ()) -> Quantized:
+def rewrite_matmuls(
+    model: ModelProto, form: Form, family: Family, *, exclude: Collection[str] = ()
+) -> Quantized:
     """``model`` with every matrix product in ``form``, the rest float. ``family`` says how many bits its
     products stand."""
     index = GraphIndex(model)
@@ -101,7 +103,7 @@ def _products(index: GraphIndex, exclude: Collection[str]) -> list[NodeProto]:
             and n.input[0] not in index.initializers
             and weight is not None
             and weight.dtype == np.float32
-            and not plain_product(n, weight)
+            and not plain_matmul(n, weight)
         )
 
     return [n for n in weighted_nodes(index) if fits(n)]

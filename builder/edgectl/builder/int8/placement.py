@@ -35,7 +35,7 @@ __all__ = [
     "fewest_channels",
     "heads",
     "place",
-    "plain_product",
+    "plain_matmul",
     "weight_axis",
     "weighted_nodes",
 ]
@@ -162,7 +162,7 @@ def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str,
     if len(n.input) > 2 and n.input[2] and n.input[2] not in index.initializers:
         return "its bias is computed"
     if n.op_type in ("Gemm", "MatMul"):
-        if reason := plain_product(n, weight):
+        if reason := plain_matmul(n, weight):
             return reason
         shape = index.shape(n.input[0])
         if not family.quantize_gemv and (
@@ -189,7 +189,7 @@ def fewest_channels(n: NodeProto, weight: Sequence[int]) -> int:
     return min(weight[0], weight[1] * group) if n.op_type == "ConvTranspose" else min(weight[:2])
 
 
-def plain_product(n: NodeProto, weight: NDArray[np.generic]) -> str:
+def plain_matmul(n: NodeProto, weight: NDArray[np.generic]) -> str:
     """Why a MatMul or Gemm is more than x · w + b; empty if it is just that."""
     if weight.ndim != 2 or attribute(n, "transA"):
         return "not a plain matrix product"

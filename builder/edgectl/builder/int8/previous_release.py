@@ -28,7 +28,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8 import lint
 from edgectl.builder.int8.calibrate import RANGE_KINDS, CalibrationTable
-from edgectl.builder.int8.escalate import RECONSTRUCT_SAMPLES, Rungs, judged_as, some
+from edgectl.builder.int8.escalate import RECONSTRUCT_SAMPLES, FamilyGraphs, judge_graph, spread
 from edgectl.builder.int8.families import Family
 from edgectl.builder.int8.placement import weight_axis, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, quantize
@@ -44,9 +44,9 @@ __all__ = [
     "ConstantReader",
     "PreviousEngine",
     "PreviousRelease",
-    "follow",
+    "carry_over",
     "read_release",
-    "with_followed",
+    "with_carried_over",
 ]
 
 PREFIX = "follow-"
@@ -76,7 +76,7 @@ class PreviousEngine:
 
 @dataclass(frozen=True)
 class PreviousRelease:
-    """What a bundle says that is to be followed."""
+    """What a bundle says that is to be continued from."""
 
     name: str
     """NAME@VERSION."""
@@ -135,8 +135,8 @@ def _engine(v: Variant) -> bytes:
     return v.unpack() if v.config.unpacked is not None else v.need(LAYER_ENGINE).read_bytes()
 
 
-def with_followed(
-    rungs: Rungs,
+def with_carried_over(
+    graphs: FamilyGraphs,
     release: PreviousRelease,
     model: ModelProto,
     table: CalibrationTable,
@@ -146,10 +146,10 @@ def with_followed(
     *,
     max_drop: float,
     tell: Callable[[str], None],
-) -> Rungs:
-    """``rungs`` and one more graph for each engine of one of ``families`` that the release has, where it
+) -> FamilyGraphs:
+    """``graphs`` and one more graph for each engine of one of ``families`` that the release has, where it
     holds ``max_drop`` on the judge's slice. Notes say what came of it."""
-    recipes, judged, notes = dict(rungs.recipes), dict(rungs.judged), list(rungs.notes)
+    recipes, judged, notes = dict(graphs.recipes), dict(graphs.judged), list(graphs.notes)
     known = {f.name: f for f in families}
     formers = [f for f in release.formers if f.recipe.family in known]
     if release.model is None:
@@ -163,10 +163,10 @@ def with_followed(
         name, family = f"{PREFIX}{former.name}", known[former.recipe.family]
         tell(name)
         try:
-            q = _followed(former, release, model, table, family, some(samples, RECONSTRUCT_SAMPLES))
-            judged[name] = judged_as(q.model, judge, max_drop, f"the {family.name} graph ({name})")
+            q = _carried_over(former, release, model, table, family, spread(samples, RECONSTRUCT_SAMPLES))
+            judged[name] = judge_graph(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         except ModelError as e:
-            notes.append(f"{former.name} of {release.name} cannot be followed: {e.message}")
+            notes.append(f"{former.name} of {release.name} cannot be carried over: {e.message}")
             continue
         if affordable(judged[name], max_drop):
             recipes[name] = q
@@ -174,10 +174,10 @@ def with_followed(
             notes.append(
                 f"{name} loses {judged[name].drop:.4f}, more than {max_drop:g}: the build goes on without it"
             )
-    return replace(rungs, recipes=recipes, judged=judged, notes=tuple(notes))
+    return replace(graphs, recipes=recipes, judged=judged, notes=tuple(notes))
 
 
-def _followed(
+def _carried_over(
     former: PreviousEngine,
     release: PreviousRelease,
     model: ModelProto,
@@ -194,7 +194,7 @@ def _followed(
     plain = quantize(
         model, table, family, exclude=former.recipe.excluded, chains=former.name != "conv-only", ranges=kind
     )
-    q, moved = follow(plain, model, former.engine, release.model)
+    q, moved = carry_over(plain, model, former.engine, release.model)
     share = _share(q, model, moved)
     if share < _PAIRED:
         raise ModelError(
@@ -205,7 +205,7 @@ def _followed(
     return q
 
 
-def follow(
+def carry_over(
     plain: Quantized, model: ModelProto, engine: GraphIndex, before: GraphIndex
 ) -> tuple[Quantized, dict[str, Array]]:
     """``plain``, written from ``model``, with the ranges of ``engine`` and its codes, moved by what moved
@@ -233,7 +233,7 @@ def follow(
     layers = tuple(
         r if r.scale is None else r.model_copy(update=written.report(r.node)) for r in plain.layers
     )
-    return replace(plain, model=changed, layers=layers, followed=True), moved
+    return replace(plain, model=changed, layers=layers, carried_over=True), moved
 
 
 def _share(q: Quantized, model: ModelProto, moved: Mapping[str, Array]) -> float:

@@ -36,7 +36,7 @@ class Quantized:
     ranges: RangeKind | None = None
     rebuilt: bool = False
     """Whether codes and biases were reconstructed."""
-    followed: bool = False
+    carried_over: bool = False
     """Whether they are those of an older release, moved (:mod:`edgectl.builder.int8.previous_release`)."""
 
 

@@ -27,7 +27,7 @@ from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave
 
-__all__ = ["LayerRun", "outputs_of", "price", "rank_parts", "sqnr_db"]
+__all__ = ["LayerRun", "outputs_of", "price", "rank_runs", "sqnr_db"]
 
 _PARTS = 14
 _TIMED_SECONDS = 1.5
@@ -57,7 +57,7 @@ class LayerRun:
         return -10 * math.log10(max(self.noise, 1e-12))
 
 
-def rank_parts(
+def rank_runs(
     model: ModelProto,
     without: Callable[[Collection[str]], Quantized],
     samples: Sequence[Feeds],

@@ -15,51 +15,67 @@ from enum import Enum
 
 from edgectl.builder.judge.accuracy import Accuracy
 
-__all__ = ["Told", "affordable", "flips", "in_all", "needed", "pooled", "say_untold", "told", "too_few"]
+__all__ = [
+    "BudgetVerdict",
+    "affordable",
+    "budget_verdict",
+    "changed_answers",
+    "explain_unknown",
+    "pooled",
+    "samples_in_all",
+    "samples_needed",
+    "too_few",
+]
 
 _DOUBT = 0.05
 # from so many on, three of four samples judge (:func:`edgectl.builder.ingest.samples.slice_samples`)
 MANY = 256
 
 
-class Told(str, Enum):
+class BudgetVerdict(str, Enum):
     """What a drop says about a budget."""
 
     HELD = "held"
     OVER = "over"
-    UNTOLD = "untold"
+    UNDECIDED = "untold"
     """More than the budget, on too few samples to tell it from nothing."""
 
 
-def needed(budget: float) -> int:
+def samples_needed(budget: float) -> int:
     """How many independent samples tell a loss of ``budget`` from none: 299 for 0.01. 1 for a budget of 0
     or all."""
     return 1 if not 0 < budget < 1 else math.ceil(math.log(_DOUBT) / math.log1p(-budget))
 
 
-def flips(a: Accuracy) -> int:
+def changed_answers(a: Accuracy) -> int:
     """How many of the things that were counted went otherwise."""
     return round(a.drop * a.units)
 
 
-def told(a: Accuracy, budget: float) -> Told:
+def budget_verdict(a: Accuracy, budget: float) -> BudgetVerdict:
     """What a drop says about a budget. A metric that is no count (cosine, AP) always tells."""
     if a.drop <= budget:
-        return Told.HELD
-    if a.units == 0 or a.units >= needed(budget) or budget <= 0:
-        return Told.OVER
-    return Told.OVER if _at_least(flips(a), a.units, budget) < _DOUBT else Told.UNTOLD
+        return BudgetVerdict.HELD
+    if a.units == 0 or a.units >= samples_needed(budget) or budget <= 0:
+        return BudgetVerdict.OVER
+    return (
+        BudgetVerdict.OVER
+        if _at_least(changed_answers(a), a.units, budget) < _DOUBT
+        else BudgetVerdict.UNDECIDED
+    )
 
 
 def affordable(a: Accuracy, budget: float) -> bool:
     """Whether nothing says that more than the budget is lost."""
-    return told(a, budget) is not Told.OVER
+    return budget_verdict(a, budget) is not BudgetVerdict.OVER
 
 
 def too_few(a: Accuracy, budget: float) -> bool:
     """Of a drop that is over the budget: whether more samples may say otherwise. One answer decides, or
     float is sure of few objects and the interval reaches down to the budget."""
-    return (a.units > 0 and flips(a) <= 1) or (0 < a.objects < needed(budget) and a.low <= budget)
+    return (a.units > 0 and changed_answers(a) <= 1) or (
+        0 < a.objects < samples_needed(budget) and a.low <= budget
+    )
 
 
 def pooled(a: Accuracy, b: Accuracy) -> Accuracy:
@@ -67,23 +83,23 @@ def pooled(a: Accuracy, b: Accuracy) -> Accuracy:
     if not a.units or not b.units:
         return max(a, b, key=lambda x: x.drop)
     n = a.units + b.units
-    drop = (flips(a) + flips(b)) / n
+    drop = (changed_answers(a) + changed_answers(b)) / n
     return Accuracy(drop, {}, min(a.low, b.low), max(a.high, b.high), a.samples + b.samples, n)
 
 
-def in_all(budget: float) -> int:
+def samples_in_all(budget: float) -> int:
     """How many calibration samples a build must be given so that both slices together have :func:`needed`:
     they get half of few, three of four of many."""
-    enough = needed(budget)
+    enough = samples_needed(budget)
     few = 2 * enough
     return few if few < MANY else max(MANY, math.ceil(enough / 0.75))
 
 
-def say_untold(what: str, a: Accuracy, budget: float) -> str:
+def explain_unknown(what: str, a: Accuracy, budget: float) -> str:
     """The sentence for a drop that the samples cannot tell from none."""
     return (
-        f"{what} answers {flips(a)} of {a.units} otherwise ({a.drop:.4f}); so few cannot tell a loss of {budget:g} from none, and it is not "
-        f"counted as one; about {in_all(budget)} samples in all would tell"
+        f"{what} answers {changed_answers(a)} of {a.units} otherwise ({a.drop:.4f}); so few cannot tell a loss of {budget:g} from none, and it is not "
+        f"counted as one; about {samples_in_all(budget)} samples in all would tell"
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from edgectl.builder.compress.run import CompressionStep
 from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Choice
-from edgectl.builder.search.float_first import Why
+from edgectl.builder.search.float_first import Reason
 from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Precision, Role, Runtime, Variant, read_bounded
 from edgectl.core.errors import BundleError
 from edgectl.core.measured import Conditions, Measured
@@ -80,7 +80,7 @@ class SearchReport(Config):
 def report_of(
     choices: Mapping[str, Choice],
     compression: Sequence[CompressionStep] = (),
-    causes: Mapping[str, Sequence[Why]] | None = None,
+    causes: Mapping[str, Sequence[Reason]] | None = None,
     left_out: Sequence[str] = (),
 ) -> SearchReport:
     """What the layer says of a build."""
@@ -126,12 +126,12 @@ def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None,
         rejected=o.rejected,
         cause=o.cause.value if o.cause else None,
-        roles=_roles(c, choice),
+        roles=_preferences(c, choice),
         rounds=tuple(
             RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds
         ),
     )
 
 
-def _roles(c: Candidate, choice: Choice) -> tuple[Role, ...]:
+def _preferences(c: Candidate, choice: Choice) -> tuple[Role, ...]:
     return next((p.roles for p in choice.picks if p.outcome.candidate == c), ())

@@ -63,9 +63,9 @@ class CandidateGraph:
     """``float``, ``full``, ``no-head`` …; one name, one graph."""
     model: bytes = field(repr=False)
     precision: Precision
-    followed: bool = False
+    carried_over: bool = False
     """Its codes are near those of an older release: an update takes few bytes."""
-    came_so: bool = False
+    as_received: bool = False
     """The model itself, in a precision below float32: there is no float form of it, and others are
     compared with this one."""
 
@@ -91,7 +91,7 @@ class Candidate:
     def is_float(self) -> bool:
         """Whether it is what others are compared with: the float model, or one that came quantized, as it
         came."""
-        return self.graph.precision == "float32" or self.graph.came_so
+        return self.graph.precision == "float32" or self.graph.as_received
 
     @cached_property
     def digest(self) -> str:

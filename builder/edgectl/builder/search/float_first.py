@@ -12,30 +12,29 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.judge.significance import flips, in_all, needed, too_few
+from edgectl.builder.judge.significance import changed_answers, samples_in_all, samples_needed, too_few
 from edgectl.builder.search.candidates import CandidateOutcome, Cause
 from edgectl.core.measured import Context
 
 __all__ = [
-    "SPEED",
-    "Barred",
+    "SPEED_CAUSES",
     "Cause",
-    "Why",
-    "barred",
+    "NotQuantizable",
+    "Reason",
     "best_ratio",
-    "of_search",
+    "out_of_time",
     "over_budget",
-    "ran_out",
-    "told_first",
+    "reasons_of_search",
+    "why_not_quantizable",
 ]
 
 
-SPEED = (Cause.UNDECIDED, Cause.EQUAL, Cause.SLOWER)
+SPEED_CAUSES = (Cause.UNDECIDED, Cause.EQUAL, Cause.SLOWER)
 """What the clock says. Of these the first one is the answer; the others add nothing to it."""
 
 
 @dataclass(frozen=True)
-class Why:
+class Reason:
     """One cause. ``figure``: the number behind it, with its unit; empty where there is none."""
 
     cause: Cause
@@ -48,7 +47,7 @@ class Why:
         return f"{self.sentence}; {self.next}"
 
 
-class Barred(str, Enum):
+class NotQuantizable(str, Enum):
     """Why a model is not quantized at all."""
 
     QUANTIZED = "quantized"
@@ -59,66 +58,66 @@ class Barred(str, Enum):
     SIZE_OF_DATA = "size of data"
 
 
-def barred(why: Barred, what: str = "") -> Why:
+def why_not_quantizable(why: NotQuantizable, what: str = "") -> Reason:
     """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the
     output, the machine, or why of each layer."""
-    if why is Barred.QUANTIZED:
-        return Why(
+    if why is NotQuantizable.QUANTIZED:
+        return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             "the model came quantized: it ships as it is, in int8 by its own codes",
             "for a float fallback and int8 for other devices, build from the float model",
         )
-    if why is Barred.NO_LAYER:
-        return Why(
+    if why is NotQuantizable.NO_LAYER:
+        return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             "the model has no convolution or matrix product with constant weights: it ships as float",
             "nothing to do: int8 would change nothing",
             "0 layers",
         )
-    if why is Barred.SIZE_OF_DATA:
-        return Why(
+    if why is NotQuantizable.SIZE_OF_DATA:
+        return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             f"output {what} has a size that depends on the data, so that int8 cannot be compared with float: the model ships as float",
             "to have int8, cut the model before what picks by the data (NonZero, NonMaxSuppression …)",
         )
-    if why is Barred.RECURRENT:
-        return Why(
+    if why is NotQuantizable.RECURRENT:
+        return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             f"the model carries {what} from input to input, where errors would add up: it ships as float",
             "to have int8, quantize the part without the state and give that as a model",
         )
-    if why is Barred.NO_PLACE:
-        return Why(
+    if why is NotQuantizable.NO_PLACE:
+        return Reason(
             Cause.REFUSED,
             f"no layer of the model may be int8 in this kernel family: {what}",
             "`edgectl bundle inspect DIR --layers` names each",
             "0 layers",
         )
-    return Why(
+    return Reason(
         Cause.REFUSED,
         f"this CPU has no int8 kernels that are faster than float ({what})",
         "build on, or for, a CPU with dot products",
     )
 
 
-def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Why:
+def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Reason:
     """Of candidates that lose too much, the one that loses least."""
     if too_few(a, budget) and a.units:
-        return Why(
+        return Reason(
             Cause.TOO_FEW_SAMPLES,
             f"one of {a.units} samples decides: {name} answers it otherwise",
-            f"give about {in_all(budget)} samples in all",
+            f"give about {samples_in_all(budget)} samples in all",
             f"1 of {a.units}",
         )
     if too_few(a, budget):
-        return Why(
+        return Reason(
             Cause.TOO_FEW_SAMPLES,
             f"too few objects to tell: {name} loses {a.drop:.4f} [{a.low:.4f}, {a.high:.4f}], {budget:g} are allowed, and float is sure of {a.objects} objects",
-            f"give data with about {math.ceil(needed(budget) / a.objects)} × as many",
+            f"give data with about {math.ceil(samples_needed(budget) / a.objects)} × as many",
             f"{a.objects} objects",
         )
-    of = f", {flips(a)} of {a.units}" if a.units else ""
-    return Why(
+    of = f", {changed_answers(a)} of {a.units}" if a.units else ""
+    return Reason(
         Cause.OVER_BUDGET,
         f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
@@ -126,8 +125,8 @@ def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Wh
     )
 
 
-def ran_out(left_out: Sequence[str], minutes: float) -> Why:
-    return Why(
+def out_of_time(left_out: Sequence[str], minutes: float) -> Reason:
+    return Reason(
         Cause.OUT_OF_TIME,
         f"the {minutes:g} minutes ran out before int8 was tried to the end: {', '.join(left_out)} left out",
         f"allow more: --minutes {max(1.0, 2 * minutes):g}",
@@ -135,9 +134,9 @@ def ran_out(left_out: Sequence[str], minutes: float) -> Why:
     )
 
 
-def of_search(
+def reasons_of_search(
     outcomes: Iterable[CandidateOutcome], budget: float, busy: Sequence[str] = ()
-) -> tuple[Why, ...]:
+) -> tuple[Reason, ...]:
     """The causes of one search that ends with float first; empty if there was no other candidate. Those of
     int8 come before those of float16 (a model that came so, or a GPU), each time what came nearest to
     shipping first.
@@ -155,13 +154,10 @@ def of_search(
         for o in own:
             if o.cause is not None and (o.cause is not Cause.REFUSED or o.candidate.runtime not in unfit):
                 of.setdefault(o.cause, []).append(o)
-        found += [_why(cause, of[cause], budget, busy, precision, len(own)) for cause in Cause if cause in of]
+        found += [
+            _reason(cause, of[cause], budget, busy, precision, len(own)) for cause in Cause if cause in of
+        ]
     return tuple(found)
-
-
-def told_first(causes: Sequence[Why]) -> Why | None:
-    """The one that came nearest."""
-    return next(iter(causes), None)
 
 
 def best_ratio(o: CandidateOutcome) -> float:
@@ -177,44 +173,44 @@ def best_ratio(o: CandidateOutcome) -> float:
     return o.ratio.median if o.ratio is not None else float("inf")
 
 
-def _why(
+def _reason(
     cause: Cause, found: Sequence[CandidateOutcome], budget: float, busy: Sequence[str], what: str, tried: int
-) -> Why:
+) -> Reason:
     """``what``: the precision of those that were ``found``, of ``tried`` of that precision."""
     best = min(
         found, key=lambda o: (o.standing is None, best_ratio(o), o.candidate.name)
     )  # measured in a process of its own first
     name, times = best.candidate.name, _times(best)
     if cause is Cause.UNDECIDED:
-        return Why(
+        return Reason(
             cause,
             f"undecided: the machine was busy ({'; '.join(busy) or 'see its conditions'}), {name} took {times}, and float ships first",
             "measure again when it is quiet: `edgectl bench DIR --decide`",
             times,
         )
     if cause is Cause.EQUAL:
-        return Why(
+        return Reason(
             cause,
             f"{what} is only equal: {name} takes {times}, within 5 % or its spread, and float is more accurate",
             "nothing to do here; on a slower device measure again: `edgectl bench DIR`",
             times,
         )
     if cause is Cause.SLOWER:
-        return Why(
+        return Reason(
             cause,
             f"{what} is slower: the best of {len(found)}, {name}, takes {times}",
             "nothing to do: float is faster on this machine",
             times,
         )
     if cause is Cause.OUT_OF_TIME:
-        return Why(
+        return Reason(
             cause,
             f"the time ran out before {name} was measured in a process of its own: {times}",
             "allow more: --minutes",
             times,
         )
     if cause is Cause.MEMORY:
-        return Why(
+        return Reason(
             cause,
             f"{what} takes too much memory: {name} {best.rejected}",
             "raise limits.rss_mb in the device profile",
@@ -227,7 +223,7 @@ def _why(
         if len(found) == tried
         else f"{len(found)} of {tried} {what} candidates do not run here"
     )
-    return Why(
+    return Reason(
         Cause.REFUSED,
         f"{none}: {name} {best.rejected}",
         "report it with the model, or build for another runtime",

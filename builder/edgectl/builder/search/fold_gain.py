@@ -26,7 +26,7 @@ from edgectl.engines.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 from edgectl.pipelines.preprocess import Preprocessor
 
-__all__ = ["Folded", "fold"]
+__all__ = ["Folded", "fold_if_faster"]
 
 # of the time: the whole interval of the ratio must lie below
 _WORTH = 0.98
@@ -43,7 +43,7 @@ class Folded:
     gain: RouteGain
 
 
-def fold(
+def fold_if_faster(
     model: ModelProto,
     spec: ImageInput,
     pictures: Sequence[NDArray[np.uint8]],

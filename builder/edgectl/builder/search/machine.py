@@ -1,4 +1,4 @@
-"""Where candidates are opened and measured. The search knows only :class:`Lab`; a test puts one with its
+"""Where candidates are opened and measured. The search knows only :class:`TimingMachine`; a test puts one with its
 own clock in its place."""
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from edgectl.engines.conditions import read_conditions, wait_until_quiet
 from edgectl.engines.fresh import SECONDS, Contender, FreshTimes, measure_fresh
 from edgectl.engines.open import open_model
 
-__all__ = ["HostLab", "Lab"]
+__all__ = ["ThisMachine", "TimingMachine"]
 
 
-class Lab(Protocol):
+class TimingMachine(Protocol):
     machine: str
     """For records; never a host name."""
     feeds: Sequence[Feeds]
@@ -44,7 +44,7 @@ class Lab(Protocol):
         ...
 
 
-class HostLab:
+class ThisMachine:
     """This machine. ``fresh_s``: how long a process of its own is measured in each context; when
     ``left()`` (seconds) is over, no more are started than the least."""
 

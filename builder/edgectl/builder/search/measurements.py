@@ -12,14 +12,14 @@ import numpy as np
 
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search.candidates import Candidate
-from edgectl.builder.search.machine import Lab
+from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.tuning_log import Line, TuningLog
 from edgectl.core.errors import EdgectlError
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.fresh import FreshTimes
 from edgectl.engines.timing import Samples, interleave
 
-__all__ = ["Judging", "Rig"]
+__all__ = ["Judging", "Measurements"]
 
 _MIN_SECONDS = 0.3
 
@@ -32,8 +32,8 @@ class Judging(Protocol):
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy: ...
 
 
-class Rig:
-    def __init__(self, lab: Lab, log: TuningLog) -> None:
+class Measurements:
+    def __init__(self, lab: TimingMachine, log: TuningLog) -> None:
         self._lab = lab
         self._log = log
         self._engines: dict[str, Engine] = {}

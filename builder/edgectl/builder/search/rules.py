@@ -35,7 +35,7 @@ __all__ = [
     "quicker_with_more_threads",
     "rank",
     "settled",
-    "slower_followed",
+    "slower_carried_over",
     "soonest",
     "survivors",
 ]
@@ -77,7 +77,7 @@ def _pays(o: CandidateOutcome, best_float: CandidateOutcome) -> bool:
 
 
 def _preference(o: CandidateOutcome) -> float:
-    return _SMALL_UPDATE_WORTH if o.candidate.graph.followed else 1.0
+    return _SMALL_UPDATE_WORTH if o.candidate.graph.carried_over else 1.0
 
 
 def kinds(c: Candidate) -> set[str]:
@@ -85,8 +85,8 @@ def kinds(c: Candidate) -> set[str]:
     last round."""
     if c.is_float:
         return {"float", f"float in {c.runtime}"}
-    if c.graph.followed:
-        return {f"int8 in {c.runtime}", f"followed in {c.runtime}"}
+    if c.graph.carried_over:
+        return {f"int8 in {c.runtime}", f"carried_over in {c.runtime}"}
     return {f"int8 in {c.runtime}"} if c.runtime == "onnxruntime" else set()
 
 
@@ -160,7 +160,7 @@ def choose(outcomes: Iterable[CandidateOutcome], *, min_speedup: float) -> list[
     order = sorted((o for o in outcomes if eligible(o, min_speedup)), key=rank)
     best_float = next(o for o in order if o.candidate.is_float)
     quantized = [o for o in order if not o.candidate.is_float and _pays(o, best_float)]
-    if quantized and not quantized[0].candidate.graph.followed:
+    if quantized and not quantized[0].candidate.graph.carried_over:
         first = quantized[0]
         equal = [
             o for o in quantized if rank(o)[0] == rank(first)[0] and cost(o) * (1 - EQUAL) <= cost(first)
@@ -215,13 +215,13 @@ def quicker_with_more_threads(
     )
 
 
-def slower_followed(choice: Choice) -> str:
+def slower_carried_over(choice: Choice) -> str:
     """What speaks against the graphs that follow an older release, if none of them ships; empty if one
     does or there are none."""
-    followed = [o for o in choice.outcomes if o.candidate.graph.followed and o.ratio is not None]
-    if not followed or any(p.outcome.candidate.graph.followed for p in choice.picks):
+    carried_over = [o for o in choice.outcomes if o.candidate.graph.carried_over and o.ratio is not None]
+    if not carried_over or any(p.outcome.candidate.graph.carried_over for p in choice.picks):
         return ""
-    best = min(followed, key=rank)
+    best = min(carried_over, key=rank)
     ratio, winner = best.ratio, choice.winner
     assert ratio is not None
     why = best.rejected or "it is slower"

@@ -8,7 +8,7 @@ in each context of a device; whoever is not faster there is replaced by the next
 that waits for a while until it is quiet; what even then cannot be told is *undecided*, and float ships first.
 One that a short look had left out comes back only through a runoff: measured again as long as the finalists,
 in turn with them. The rules are in :mod:`edgectl.builder.search.rules`; what measures is a
-:class:`~edgectl.builder.search.machine.Lab`.
+:class:`~edgectl.builder.search.machine.TimingMachine`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from edgectl.builder.search.candidates import (
     with_threads,
     without_arena,
 )
-from edgectl.builder.search.float_first import of_search, told_first
-from edgectl.builder.search.machine import Lab
-from edgectl.builder.search.measurements import Judging, Rig
+from edgectl.builder.search.float_first import reasons_of_search
+from edgectl.builder.search.machine import TimingMachine
+from edgectl.builder.search.measurements import Judging, Measurements
 from edgectl.builder.search.rules import (
     choose,
     contradiction,
@@ -89,7 +89,7 @@ def search(
     judge: Judging,
     confirm: Callable[[], Judging],
     goal: Goal,
-    lab: Lab,
+    lab: TimingMachine,
     log: TuningLog,
     *,
     threads: Sequence[int] = (1,),
@@ -127,7 +127,7 @@ class _Search:
         judge: Judging,
         confirm: Callable[[], Judging],
         goal: Goal,
-        lab: Lab,
+        lab: TimingMachine,
         log: TuningLog,
         judged: dict[tuple[str, Runtime], Accuracy],
         tell: Tell,
@@ -135,7 +135,7 @@ class _Search:
     ) -> None:
         self._judge, self._confirm, self._goal, self._tell = judge, confirm, goal, tell
         self._lab, self._left, self._wait_s = lab, left, goal.wait_s
-        self._rig = Rig(lab, log)
+        self._rig = Measurements(lab, log)
         self._judged = judged
         self._outcomes: dict[str, CandidateOutcome] = {}
         self._confirmed: dict[tuple[str, Runtime], Accuracy | None] = {}
@@ -381,7 +381,7 @@ class _Search:
             )
         if winner.ratio is not None and not winner.candidate.is_float:
             return f"{1 / winner.ratio.median:.2f} × faster than float"
-        first = told_first(of_search(self._outcomes.values(), self._goal.max_drop, self._busy))
+        first = next(iter(reasons_of_search(self._outcomes.values(), self._goal.max_drop, self._busy)), None)
         return "float is the only candidate" if first is None else first.text
 
     def _fresh(self, new: Sequence[Candidate], reference: Candidate, shown: Candidate) -> None:

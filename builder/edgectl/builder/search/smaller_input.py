@@ -36,7 +36,14 @@ from edgectl.engines.open import open_model
 from edgectl.engines.timing import Ratio, interleave, paired_ratio
 from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor
 
-__all__ = ["Shrunk", "SmallerInput", "against", "check_takes_picture", "parse_smaller", "smaller_work"]
+__all__ = [
+    "ResizedSamples",
+    "SmallerInput",
+    "check_takes_picture",
+    "paired_time",
+    "parse_smaller_input",
+    "smaller_work",
+]
 
 WORTH = 0.95
 """Of the time: below this the whole interval of the ratio to the fast variant must lie."""
@@ -52,7 +59,7 @@ class SmallerInput:
     max_drop: float | None = None
 
 
-def parse_smaller(text: str) -> SmallerInput:
+def parse_smaller_input(text: str) -> SmallerInput:
     """``0.75`` or ``0.75:0.05``. Raises :class:`UsageError`."""
     factor, colon, drop = text.partition(":")
     try:
@@ -73,7 +80,7 @@ def check_takes_picture(task: TaskSpec, inputs: Sequence[TensorSpec]) -> None:
         raise UsageError("--smaller-input is for models that take one float picture", hint="leave it out")
 
 
-class Shrunk(Sequence[Sample]):
+class ResizedSamples(Sequence[Sample]):
     """The same pictures at another size."""
 
     def __init__(self, samples: Sequence[Sample], spec: ImageInput, small: ImageInput) -> None:
@@ -126,7 +133,7 @@ def smaller_work(work: Work, wanted: SmallerInput) -> Work:
     task = work.task.model_copy(update={"input": small})
     s = work.slices
     calibration, seen, confirmation = (
-        Shrunk(part, spec, small) for part in (s.calibration, s.search, s.confirmation)
+        ResizedSamples(part, spec, small) for part in (s.calibration, s.search, s.confirmation)
     )
     data = digest_of(f"{s.digest} at {width}x{height}".encode())
     slices = Slices(calibration, seen, confirmation, data, s.random)
@@ -175,7 +182,7 @@ def _float_loses(graph: ModelProto, judge: Judge, limit: float) -> float:
         engine.close()
 
 
-def against(small: tuple[VariantDraft, Work], fast: tuple[VariantDraft, Work]) -> Ratio:
+def paired_time(small: tuple[VariantDraft, Work], fast: tuple[VariantDraft, Work]) -> Ratio:
     """The time of one inference of ``small`` in that of ``fast``, in turn, each on its own pictures."""
     with contextlib.ExitStack() as stack:
         runs = {}

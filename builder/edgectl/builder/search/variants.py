@@ -15,17 +15,25 @@ import onnx
 
 from edgectl.builder.budget import PACK
 from edgectl.builder.ingest.pixels import pixel_feeds, pixels_of
-from edgectl.builder.ingest.source_precision import GIVEN
-from edgectl.builder.int8.float16 import half
+from edgectl.builder.ingest.source_precision import AS_RECEIVED
+from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Choice, Pick
 from edgectl.builder.search.draft import VariantDraft
-from edgectl.builder.search.float_first import SPEED, Barred, Why, barred, of_search, over_budget, ran_out
-from edgectl.builder.search.fold_gain import Folded, fold
-from edgectl.builder.search.machine import HostLab
-from edgectl.builder.search.rules import slower_followed
+from edgectl.builder.search.float_first import (
+    SPEED_CAUSES,
+    NotQuantizable,
+    Reason,
+    out_of_time,
+    over_budget,
+    reasons_of_search,
+    why_not_quantizable,
+)
+from edgectl.builder.search.fold_gain import Folded, fold_if_faster
+from edgectl.builder.search.machine import ThisMachine
+from edgectl.builder.search.rules import slower_carried_over
 from edgectl.builder.search.search import Goal, search
-from edgectl.builder.search.smaller_input import WORTH, against
+from edgectl.builder.search.smaller_input import WORTH, paired_time
 from edgectl.builder.search.tuning_log import TuningLog
 from edgectl.builder.search.variants_tensorrt import tensorrt_plans
 from edgectl.builder.search.work import (
@@ -119,7 +127,7 @@ def plan_smaller(
         won = choices[key].winner
         plan = _folded(small, _pick(small, p, family, Pick(won, ("small-input",))))
         fast = next(f for f in plans if f.profile == p.name and ("fast" in f.roles or f.fallback))
-        ratio = against((plan, small), (fast, work))
+        ratio = paired_time((plan, small), (fast, work))
         time = f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f}) of the time of {fast.variant}"
         lost = (
             ""
@@ -158,9 +166,9 @@ def _measure(
     recipes = {} if family is None else recipes_of(work, family)
     graphs = [_as_is(work)]
     if work.given is not None:
-        graphs.append(CandidateGraph(f"{GIVEN}-float16", work.given, "float16"))
+        graphs.append(CandidateGraph(f"{AS_RECEIVED}-float16", work.given, "float16"))
     graphs += [
-        CandidateGraph(n, q.model.SerializeToString(deterministic=True), "int8", q.followed)
+        CandidateGraph(n, q.model.SerializeToString(deterministic=True), "int8", q.carried_over)
         for n, q in recipes.items()
     ]
     runtimes: list[Runtime] = [r for r in p.runtimes if r != "tensorrt" and r in work.machine.runtimes]
@@ -190,7 +198,7 @@ def _as_is(work: Work) -> CandidateGraph:
     """The model itself, which others are compared with."""
     if work.precision == "float32":
         return CandidateGraph("float", work.float_bytes, "float32")
-    return CandidateGraph(GIVEN, work.float_bytes, work.precision, came_so=True)
+    return CandidateGraph(AS_RECEIVED, work.float_bytes, work.precision, as_received=True)
 
 
 def _search(
@@ -220,7 +228,9 @@ def _search(
         work.judge("search"),
         lambda: work.judge("confirmation"),
         Goal(limit_of(work), p.min_speedup, p.limits.rss_mb, work.budget.wait_s()),
-        HostLab(work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s, work.budget.left),
+        ThisMachine(
+            work.machine.summary, [s.feeds for s in work.slices.search[:8]], fresh_s, work.budget.left
+        ),
         log,
         threads=threads,
         seconds=seconds,
@@ -230,30 +240,30 @@ def _search(
     )
 
 
-def causes_of(work: Work, choice: Choice) -> tuple[Why, ...]:
+def causes_of(work: Work, choice: Choice) -> tuple[Reason, ...]:
     """Why no quantized engine ships first, what came nearest first; empty if one does. Before a float16
     model that ships as it came, too."""
     if choice.winner.candidate.graph.precision == "int8" and not choice.winner.candidate.is_float:
         return ()
     limit = limit_of(work)
-    found = list(of_search(choice.outcomes, limit, choice.busy))
+    found = list(reasons_of_search(choice.outcomes, limit, choice.busy))
     if found or not choice.winner.candidate.is_float:
         return tuple(found)
     if work.barred is not None:
         return (work.barred,)
     family = host_family(work.machine)
     if family is None:
-        return (barred(Barred.NO_KERNELS, work.machine.summary),)
+        return (why_not_quantizable(NotQuantizable.NO_KERNELS, work.machine.summary),)
     judged = rungs_of(work, family)
     lossy = {} if judged is None else {n: a for n, a in judged.judged.items() if n not in judged.recipes}
     if lossy:
         name, least = min(lossy.items(), key=lambda item: item[1].drop)
         found.append(over_budget(name, least, limit))
     if work.budget.left_out:
-        found.append(ran_out(work.budget.left_out, work.budget.seconds / 60))
+        found.append(out_of_time(work.budget.left_out, work.budget.seconds / 60))
     if not found:
         unfit = {} if judged is None else judged.unfit
-        found.append(barred(Barred.NO_PLACE, _by_reason(unfit)))
+        found.append(why_not_quantizable(NotQuantizable.NO_PLACE, _by_reason(unfit)))
     return tuple(found)
 
 
@@ -278,8 +288,8 @@ def _measure_cuda(work: Work, p: DeviceProfile, start: float, parts: int) -> Cho
     beat, and the way without it."""
     graphs = [_as_is(work)]
     if work.table is not None:
-        halved, _ = half(work.model, {t: max(-r.low, r.high) for t, r in work.table.ranges.items()})
-        graphs.append(CandidateGraph("half", halved.SerializeToString(deterministic=True), "float16"))
+        float16, _ = to_float16(work.model, {t: max(-r.low, r.high) for t, r in work.table.ranges.items()})
+        graphs.append(CandidateGraph("float16", float16.SerializeToString(deterministic=True), "float16"))
     bases = [Candidate(g, "onnxruntime", SessionSettings(provider="cuda")) for g in graphs]
     return _search(work, p, bases, {}, [], work.budget.rounds_s() / parts, start, parts)
 
@@ -289,7 +299,10 @@ def _on_cuda(work: Work, p: DeviceProfile, choice: Choice) -> list[VariantDraft]
     best = choice.picks[0].outcome
     c = best.candidate
     recipe = _FLOAT.model_copy(
-        update={"passes": (*work.log.ran, *(() if c.is_float else ("half",))), "precision": c.graph.precision}
+        update={
+            "passes": (*work.log.ran, *(() if c.is_float else ("float16",))),
+            "precision": c.graph.precision,
+        }
     )
     plan = VariantDraft(
         profile=p.name,
@@ -319,9 +332,9 @@ def _measured(work: Work, p: DeviceProfile, family: str | None, choice: Choice) 
     work.notes.append(f"{p.name}: {won.name}: {causes[0].text if causes and won.is_float else reason}")
     if not won.is_float and causes:  # float16, as it came
         work.notes.append(f"{p.name}: {causes[0].text}")
-    work.notes.extend(f"{p.name}: also: {why.text}" for why in causes[1:] if why.cause not in SPEED)
+    work.notes.extend(f"{p.name}: also: {why.text}" for why in causes[1:] if why.cause not in SPEED_CAUSES)
     work.notes.extend(f"{p.name}: {note}" for note in choice.notes)
-    if slower := slower_followed(choice):
+    if slower := slower_carried_over(choice):
         work.notes.append(f"{p.name}: {slower}")
     plans, fallback = [], _fallback(work, p, choice.fallback)
     for pick in choice.picks:
@@ -360,7 +373,9 @@ def _pick(work: Work, p: DeviceProfile, family: str | None, pick: Pick) -> Varia
 
 def _plain_recipe(work: Work, c: Candidate) -> Recipe:
     """Of a candidate that nothing was quantized for: the float model, or one as it came."""
-    return _FLOAT if c.graph.precision == "float32" else Recipe(family=GIVEN, precision=c.graph.precision)
+    return (
+        _FLOAT if c.graph.precision == "float32" else Recipe(family=AS_RECEIVED, precision=c.graph.precision)
+    )
 
 
 def _measured_as(work: Work, o: CandidateOutcome) -> Measured | None:
@@ -387,7 +402,7 @@ def _folded(work: Work, plan: VariantDraft, reference: SessionSettings | None = 
     if work.budget.over(PACK, f"{plan.variant} with its preprocessing inside"):
         return plan
     work.tell("search", 0.9, f"{plan.variant}: preprocessing inside the graph", "")
-    found = fold(
+    found = fold_if_faster(
         onnx.load_from_string(plan.model),
         spec,
         pictures,
@@ -440,15 +455,15 @@ def _measured_folded(
     if inside.failed is not None or base.failed is not None:
         return None
     # the model before is the reference then, and no float
-    came_so = work.precision != "float32"
-    standing = None if plan.precision == "float32" or came_so else standing_of(inside, base)
+    as_received = work.precision != "float32"
+    standing = None if plan.precision == "float32" or as_received else standing_of(inside, base)
     if standing in (Standing.EQUAL, Standing.SLOWER):
         return None
     fresh = summarise_fresh(inside, base, base)
     alone = next((c.ratio for c in fresh.contexts if c.context is Context.ALONE), None)
     kept = before.standing if standing is Standing.UNDECIDED else standing
     again = before.model_copy(update={"fresh": fresh, "standing": kept, "ratio_to_float": alone})
-    return _without_float(again) if came_so else again
+    return _without_float(again) if as_received else again
 
 
 def _isa(p: DeviceProfile, machine: Machine, family: str | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from edgectl.builder.ingest.source_precision import unfit_for_tensorrt
 from edgectl.builder.int8.calibrate import CalibrationTable
-from edgectl.builder.int8.float16 import half
+from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.quantize import symmetric_ranges
 from edgectl.builder.judge.significance import affordable
 from edgectl.builder.search.draft import VariantDraft
@@ -82,9 +82,9 @@ def _dla(work: Work, p: DeviceProfile) -> list[VariantDraft]:
         golden=explicit.model,
         parts=((LAYER_RANGES, ranges),),
     )
-    halved = _halved(work, p, explicit, quantized.model, basis_of(work, "trt-dla", quantized).table)
+    float16 = _in_float16(work, p, explicit, quantized.model, basis_of(work, "trt-dla", quantized).table)
     return [
-        replace(halved, variant="tensorrt-dla-int8-float16") if halved is not None else explicit,
+        replace(float16, variant="tensorrt-dla-int8-float16") if float16 is not None else explicit,
         implicit,
     ]
 
@@ -126,23 +126,23 @@ def _gpu(work: Work, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantDr
         )
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
-    halved = _halved(work, p, plain, graph, table) if typed else None
-    if halved is None:
+    float16 = _in_float16(work, p, plain, graph, table) if typed else None
+    if float16 is None:
         return [replace(plain, requires=fits)]
-    plans = [replace(halved, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
+    plans = [replace(float16, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
     if 8 in tensorrt.generations:
         plans.append(replace(plain, requires=(*fits, "trt:8")))
     return plans
 
 
-def _halved(
+def _in_float16(
     work: Work, p: DeviceProfile, plain: VariantDraft, graph: ModelProto, table: CalibrationTable | None
 ) -> VariantDraft | None:
     """The same with what is left in float computing in float16; None if that loses too much, or was never
     calibrated."""
     if table is None:
         return None
-    model, chosen = half(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
+    model, chosen = to_float16(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
     data = model.SerializeToString(deterministic=True)
     work.tell("confirm", 0.15, f"{plain.variant}: float16", "")
     engine = open_model(data, SessionSettings(optimization="disabled", threads=min(2, work.machine.cores)))
@@ -161,7 +161,7 @@ def _halved(
     ]
     precision: Precision = "float16" if plain.precision == "float32" else plain.precision
     recipe = plain.recipe.model_copy(
-        update={"passes": (*plain.recipe.passes, "half"), "precision": precision}
+        update={"passes": (*plain.recipe.passes, "float16"), "precision": precision}
     )
     return replace(
         plain,

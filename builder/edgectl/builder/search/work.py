@@ -11,18 +11,33 @@ from typing import Any, Literal
 
 from onnx import ModelProto
 
-from edgectl.builder.budget import LADDER, Budget
+from edgectl.builder.budget import QUANTIZE, Budget
 from edgectl.builder.ingest.samples import Sample, Slices
-from edgectl.builder.ingest.source_precision import GIVEN
+from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.calibrate import CalibrationTable
-from edgectl.builder.int8.escalate import Basis, Rungs, Tune, climb, float_report, prepare_basis
+from edgectl.builder.int8.escalate import (
+    FamilyGraphs,
+    FineTune,
+    QuantizationBasis,
+    escalate,
+    float_report,
+    prepare_basis,
+)
 from edgectl.builder.int8.families import FAMILIES, Family
-from edgectl.builder.int8.previous_release import PREFIX, PreviousRelease, with_followed
+from edgectl.builder.int8.previous_release import PREFIX, PreviousRelease, with_carried_over
 from edgectl.builder.int8.quantize import Quantized
 from edgectl.builder.judge.accuracy import Accuracy, Judge
-from edgectl.builder.judge.significance import Told, affordable, in_all, needed, pooled, say_untold, told
+from edgectl.builder.judge.significance import (
+    BudgetVerdict,
+    affordable,
+    budget_verdict,
+    explain_unknown,
+    pooled,
+    samples_in_all,
+    samples_needed,
+)
 from edgectl.builder.passes.base import PassLog
-from edgectl.builder.search.float_first import Why
+from edgectl.builder.search.float_first import Reason
 from edgectl.core.bundle import LayerReport, Precision, Recipe, SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
@@ -58,9 +73,9 @@ class Work:
     max_drop: float
     notes: list[str]
     tell: Callable[[str, float, str, str], None]
-    bases: dict[tuple[bool, str], Basis] = field(default_factory=dict)
+    bases: dict[tuple[bool, str], QuantizationBasis] = field(default_factory=dict)
     """The prepared graph of families that take the same ranges; filled as they come up (:func:`basis_of`)."""
-    rungs: dict[str, Rungs] = field(default_factory=dict)
+    rungs: dict[str, FamilyGraphs] = field(default_factory=dict)
     """Kernel family → what the ladder gave; filled as families come up."""
     tuning: Path | None = None
     """Where measurements are kept until the bundle is whole; None: nowhere."""
@@ -74,11 +89,11 @@ class Work:
     given: bytes | None = field(default=None, repr=False)
     """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
     release: PreviousRelease | None = None
-    """The release that this one fine-tunes: its engines are followed. None: there is none, or it does not
+    """The release that this one fine-tunes: its engines are carried over. None: there is none, or it does not
     matter."""
     budget: Budget = field(default_factory=Budget)
     """What is left of the time for the whole build."""
-    barred: Why | None = None
+    barred: Reason | None = None
     """Why nothing of this model is quantized; None if something may be."""
 
     def judge(self, which: Literal["search", "confirmation"]) -> Judge:
@@ -98,7 +113,7 @@ class Work:
         return bytes(self.model.SerializeToString(deterministic=True))
 
 
-def rungs_of(work: Work, family: str) -> Rungs | None:
+def rungs_of(work: Work, family: str) -> FamilyGraphs | None:
     """What the ladder gave for a family; None where there is nothing to quantize. Each family is climbed
     once."""
     if work.table is None:
@@ -125,7 +140,7 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
         also = (
             [FAMILIES["openvino"]] if "openvino" in work.machine.runtimes and family.startswith("x86") else []
         )
-        rungs = climb(
+        rungs = escalate(
             work.bases[key],
             spec,
             calibration,
@@ -137,8 +152,8 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
             tune=_tune(work, spec, tell),
             budget=work.budget,
         )
-        if work.release is not None and not work.budget.over(LADDER, "following the older release"):
-            rungs = with_followed(
+        if work.release is not None and not work.budget.over(QUANTIZE, "following the older release"):
+            rungs = with_carried_over(
                 rungs,
                 work.release,
                 work.model,
@@ -154,7 +169,7 @@ def rungs_of(work: Work, family: str) -> Rungs | None:
     return work.rungs[family]
 
 
-def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> Tune | None:
+def _tune(work: Work, family: Family, tell: Callable[[str], None]) -> FineTune | None:
     """Fine-tuning of int8 for the minutes that were allowed; None if none were."""
     if not work.recover_minutes:
         return None
@@ -218,7 +233,7 @@ def numerically_best(work: Work, family: str, p: DeviceProfile) -> tuple[str, Qu
         key=lambda r: (
             r[1].ranges is None,
             len(r[1].placement.reasons),
-            not r[1].followed,
+            not r[1].carried_over,
             rungs.judged[r[0]].drop,
         ),
     )
@@ -245,12 +260,12 @@ def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) ->
     """A budget that lies inside the interval is met as far as these samples can tell: the user hears it."""
     if work.slices.random:
         return
-    if told(accuracy, work.max_drop) is Told.UNTOLD:
-        work.notes.append(f"{p.name}: {say_untold(what, accuracy, work.max_drop)}")
+    if budget_verdict(accuracy, work.max_drop) is BudgetVerdict.UNDECIDED:
+        work.notes.append(f"{p.name}: {explain_unknown(what, accuracy, work.max_drop)}")
     elif accuracy.high > work.max_drop:
-        enough = needed(work.max_drop)
+        enough = samples_needed(work.max_drop)
         more = (
-            f"about {in_all(work.max_drop)} samples in all would tell it"
+            f"about {samples_in_all(work.max_drop)} samples in all would tell it"
             if 0 < accuracy.units < enough
             else "more data would tell it"
         )
@@ -260,20 +275,20 @@ def say_interval(work: Work, p: DeviceProfile, what: str, accuracy: Accuracy) ->
         )
 
 
-def basis_of(work: Work, family: str, quantized: Quantized) -> Basis:
+def basis_of(work: Work, family: str, quantized: Quantized) -> QuantizationBasis:
     """What a graph of a family that was climbed is written from. Symmetric and asymmetric codes, chains
     and lone layers want other ranges; what follows an older release is never equalised."""
-    if quantized.followed:
+    if quantized.carried_over:
         assert work.table is not None
         assert quantized.ranges is not None
-        return Basis(work.model, work.table, (), quantized.ranges)
+        return QuantizationBasis(work.model, work.table, (), quantized.ranges)
     spec = FAMILIES[family]
     return work.bases[spec.symmetric, spec.placement]
 
 
 def recipe_as_is(work: Work) -> Recipe:
     """Of the model itself, with what the passes did to it."""
-    family = "float" if work.precision == "float32" else GIVEN
+    family = "float" if work.precision == "float32" else AS_RECEIVED
     return Recipe(family=family, passes=tuple(work.log.ran), precision=work.precision)
 
 
@@ -281,7 +296,7 @@ def recipe_of(work: Work, family: str, name: str, quantized: Quantized) -> Recip
     """``family``: the one that was climbed; a candidate of another runtime's form shares its basis."""
     spec = quantized.family
     basis = basis_of(work, family, quantized)
-    codes = ("follow",) if quantized.followed else ("reconstruct",) if quantized.rebuilt else ()
+    codes = ("follow",) if quantized.carried_over else ("reconstruct",) if quantized.rebuilt else ()
     return Recipe(
         family=spec.name,
         passes=(*work.log.ran, *basis.passes, f"quantize:{name.removeprefix(PREFIX)}", *codes),
