@@ -22,7 +22,7 @@ from pathlib import Path
 import onnx
 from builder_vs_peers import REAL
 
-from edgectl.builder.build import prepare
+from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import Slices, collect, slice_samples
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.escalate import escalate, prepare_basis

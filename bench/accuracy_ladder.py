@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgectl.builder.build import prepare
+from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import collect, slice_samples
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.escalate import escalate, prepare_basis

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from rtx_compiler import available, refusal
 from support.builder.fused import Case, cases, feeds_of, make
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, SessionSettings
 from edgectl.core.errors import EdgectlError
 from edgectl.core.task import TaskSpec, TensorInput
@@ -103,7 +103,7 @@ def tried(work: tuple[Case, list[str], bool]) -> Result:
         feeds = feeds_of(model, 48)
         np.savez(Path(folder) / "data.npz", **{n: np.stack([f[n] for f in feeds]) for n in feeds[0]})
         try:
-            build(
+            build_bundle(
                 path,
                 profiles=profiles,
                 task=TASK,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edgectl.builder.build import prepare
+from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import collect, slice_samples
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES

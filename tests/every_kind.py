@@ -16,7 +16,7 @@ import onnx
 from support.builder.generated import mlp
 from support.builder.nets import images, residual_net
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES, QDQ
@@ -46,7 +46,7 @@ def main(out: Path) -> None:
     profiles = ["cpu", "cpu-x86-vnni", "cpu-x86-avx2", "cpu-arm64", "jetson-orin"]
     task = load_task(str(ours.task))
     for name, compression in (("plain", None), ("packed", CompressOptions(cluster=16))):
-        build(
+        build_bundle(
             ours.model,
             profiles=profiles,
             task=task,

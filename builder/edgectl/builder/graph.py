@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 __all__ = [
+    "QDQ_PAIR",
     "GraphIndex",
     "all_graphs",
     "all_nodes",
@@ -24,7 +25,7 @@ __all__ = [
     "subgraphs",
 ]
 
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
+QDQ_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER = (
     "ConvInteger",
     "MatMulInteger",
@@ -153,4 +154,4 @@ def _outer_reads(graph: GraphProto) -> list[str]:
 
 def is_quantized(n: NodeProto) -> bool:
     """Whether a node quantizes, or computes on codes."""
-    return n.op_type in _PAIR or n.op_type in _INTEGER or n.op_type.startswith(_INTEGER_PREFIXES)
+    return n.op_type in QDQ_PAIR or n.op_type in _INTEGER or n.op_type.startswith(_INTEGER_PREFIXES)

@@ -104,11 +104,10 @@ def build(
     if debug:
         log_to_stderr()
         logging.getLogger("edgectl").setLevel(logging.DEBUG)
-    from edgectl.builder.build import BuildProgress
-    from edgectl.builder.build import build as build_bundle
+    from edgectl.builder.build import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
-    from edgectl.builder.search.smaller_input import parse_smaller_input
+    from edgectl.builder.variants.smaller_input import parse_smaller_input
     from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
@@ -133,7 +132,7 @@ def build(
             random_calibration=random_calibration,
             compression=compression,
             smaller=smaller,
-            follow=follow,
+            previous=follow,
             shapes=parse_shapes(shape or ()),
             progress=show,
         )

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.builder.nets import Save, images, residual_net
 
-from edgectl.builder.build import prepare
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest import read
+from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES

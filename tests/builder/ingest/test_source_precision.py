@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from support.builder.nets import Save, residual_net
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.source_precision import source_precision, unfit_for_tensorrt
@@ -122,7 +122,7 @@ def test_it_ships_as_int8_and_says_so(
 ) -> None:
     if OLDER_RUNTIME and any(n.op_type == "ConvInteger" for n in model.graph.node):
         pytest.skip("the last ONNX Runtime for Python 3.10 has no ConvInteger of these types")
-    report = build(
+    report = build_bundle(
         save(model),
         profiles=["cpu", "jetson-orin"],
         task=TENSOR,
@@ -161,7 +161,7 @@ def test_what_has_no_float_weights_is_not_compressed_and_says_so(
     with pytest.raises(
         UsageError, match="came quantized" if kind == "quantized" else "nothing to prune"
     ) as e:
-        build(
+        build_bundle(
             save(model),
             profiles=["cpu"],
             task=TENSOR,

@@ -1,86 +1,38 @@
 """A release that follows another one: near it in bytes, near float in numbers, and a note where that
 cannot be."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
-from support.builder.nets import Save, images, residual_net
+from support.builder.nets import Save, residual_net
+from support.builder.releases import FEEDS, RECIPE, TENSOR, changed, rebuilt, release_of, table_of, tuned
 
-from edgectl.builder.build import BuildReport, build
+from edgectl.builder.build import BuildReport, build_bundle
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.ingest.samples import Sample, Slices
-from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
+from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.escalate import FamilyGraphs
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.previous_release import (
-    PreviousEngine,
     PreviousRelease,
     carry_over,
-    read_release,
+    read_previous_release,
     with_carried_over,
 )
-from edgectl.builder.int8.quantize import Quantized, quantize
+from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.reconstruct import reconstruct
 from edgectl.builder.int8.sensitivity import outputs_of, sqnr_db
 from edgectl.builder.judge.accuracy import Judge
-from edgectl.builder.pack.near_floats import near, update_notes, with_near_floats
 from edgectl.builder.pack.slim import slim
-from edgectl.builder.passes.base import PassLog
-from edgectl.builder.search import variants
-from edgectl.builder.search.candidates import Candidate
-from edgectl.builder.search.draft import VariantDraft
-from edgectl.builder.search.work import Work
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, SessionSettings
 from edgectl.core.delta import make_delta
 from edgectl.core.errors import IntegrityError, UsageError
-from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.probe import probe
 from edgectl.engines.open import open_model
 
 X86 = FAMILIES["x86-vnni"]
-FEEDS = images(8)
-TENSOR = TaskSpec(name="tensor", input=TensorInput())
-RECIPE = Recipe(
-    family="x86-vnni", passes=("ingest", "quantize:full", "reconstruct"), precision="int8", method="minmax"
-)
-
-
-def table_of(model: ModelProto) -> CalibrationTable:
-    return calibrate(model, FEEDS, data_digest="sha256:" + "0" * 64)
-
-
-def rebuilt(model: ModelProto, family: str = "x86-vnni") -> Quantized:
-    return reconstruct(quantize(model, table_of(model), FAMILIES[family]), model, FAMILIES[family], FEEDS)
-
-
-def changed(model: ModelProto, change: Callable[[str, np.ndarray], np.ndarray]) -> ModelProto:
-    other = ModelProto()
-    other.CopyFrom(model)
-    for t in other.graph.initializer:
-        t.CopyFrom(
-            numpy_helper.from_array(change(t.name, numpy_helper.to_array(t)).astype(np.float32), t.name)
-        )
-    return other
-
-
-def tuned(model: ModelProto, share: float = 0.01) -> ModelProto:
-    """Every tensor moves by ``share`` of its standard deviation."""
-    rng = np.random.default_rng(7)
-    return changed(model, lambda _, w: w + share * w.std() * rng.standard_normal(w.shape))
-
-
-def release_of(model: ModelProto, engine: ModelProto, recipe: Recipe = RECIPE) -> PreviousRelease:
-    """As it is in a bundle: names are short there."""
-    return PreviousRelease(
-        "net@1", GraphIndex(slim(model)), (PreviousEngine(recipe, GraphIndex(slim(engine))),), {}
-    )
 
 
 def carried_over(
@@ -241,7 +193,7 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(
     engines: list[bytes] = []
     for i in range(3):
         reports.append(
-            build(
+            build_bundle(
                 save(model),
                 profiles=["cpu-arm64"],
                 task=TENSOR,
@@ -251,7 +203,7 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(
                 minutes=0.5,
                 name="net",
                 version=f"{i}",
-                follow=out if i else None,
+                previous=out if i else None,
             )
         )
         model, variant = tuned(model), Bundle(out).variants[0]
@@ -269,85 +221,23 @@ def test_releases_follow_each_other_in_one_folder_and_say_what_an_update_takes(
         assert size < 0.5 * len(new)
 
 
-def test_float_weights_keep_the_low_bits_that_they_had_and_move_by_less_than_their_noise() -> None:
-    base = changed(residual_net(channels=32), lambda _, w: np.where(np.abs(w) < 0.2 * w.std(), 0, w))
-    old = slim(base).SerializeToString()
-    moved = changed(tuned(base), lambda name, w: np.where(GraphIndex(base).weights(name) == 0, 0, w))
-    new = moved.SerializeToString()
-    found = near(new, old)
-    before, after = (GraphIndex(onnx.load_from_string(data)) for data in (new, found))
-    for name in before.initializers:
-        a, b = before.weights(name), after.weights(name)
-        assert a is not None
-        assert b is not None
-        assert ((a == 0) == (b == 0)).all()
-        assert (np.abs(b - a) <= np.abs(a) * 2.0**-9).all()
-    assert len(make_delta(old, found) or b"") < 0.6 * len(make_delta(old, new) or b"")
-    assert near(found, old) == found
-    narrow = GraphIndex(residual_net(channels=16))
-    beside = GraphIndex(onnx.load_from_string(near(new, narrow.model.SerializeToString())))
-    for name in before.initializers:
-        same = narrow.shape(name) == before.shape(name)
-        assert np.array_equal(before.weights(name), beside.weights(name)) != same, (
-            "weights of another shape are nobody's partners"
-        )
-
-
-def float_plan(model: ModelProto) -> VariantDraft:
-    return VariantDraft(
-        profile="cpu",
-        variant="cpu-float32",
-        runtime="onnxruntime",
-        requires=(),
-        model=model.SerializeToString(),
-        recipe=Recipe(family="float", passes=("ingest",)),
-        precision="float32",
-        session=SessionSettings(),
-        fallback=True,
-    )
-
-
-@pytest.mark.parametrize("max_drop", [0.05, 1e-9])
-def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_nothing(
-    max_drop: float,
-) -> None:
-    base = residual_net(channels=32)
-    plan, other = float_plan(tuned(base)), replace(float_plan(tuned(base)), variant="another")
-    release = replace(release_of(base, base), engines={("cpu", "cpu-float32"): base.SerializeToString()})
-    reference = open_model(plan.model, SessionSettings())
-    judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
-    reference.close()
-    notes: list[str] = []
-    made, untouched = with_near_floats(
-        release, [plan, other], lambda: judge, TENSOR, max_drop=max_drop, notes=notes
-    )
-    assert untouched == other
-    if max_drop < 1e-6:
-        assert made == plan
-        assert "it ships as it is" in notes[0]
-    else:
-        assert made.recipe.passes == ("ingest", "near")
-        assert made.model == near(plan.model, base.SerializeToString()) != plan.model
-        assert notes == []
-
-
 def test_a_folder_that_is_no_bundle_is_refused_before_the_work(save: Save, npz: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UsageError, match="--follow"):
-            build(
+            build_bundle(
                 save(residual_net()),
                 profiles=["cpu"],
                 task=TENSOR,
                 calibration=str(npz),
                 out=tmp_path / "out",
-                follow=path,
+                previous=path,
                 progress=lambda p: pytest.fail("the work had begun"),
             )
 
 
 def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    build(
+    build_bundle(
         save(residual_net()),
         profiles=["cpu-arm64"],
         task=TENSOR,
@@ -356,49 +246,8 @@ def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, 
         max_drop=0.05,
         minutes=0.5,
     )
-    assert [f.name for f in read_release(out).formers] == ["full"]
+    assert [f.name for f in read_previous_release(out).formers] == ["full"]
     engine = Bundle(out).variants[0].need(LAYER_ENGINE)
     engine.write_bytes(engine.read_bytes()[:-1] + b"\0")
     with pytest.raises(IntegrityError, match="corrupt"):
-        read_release(out)
-
-
-def test_a_variant_without_a_successor_is_named() -> None:
-    release = PreviousRelease(
-        "net@1", None, (), {("cpu", "openvino-int8"): b"", ("jetson", "tensorrt-int8"): b""}
-    )
-    plan = VariantDraft(
-        profile="cpu",
-        variant="cpu-int8",
-        runtime="onnxruntime",
-        requires=(),
-        model=b"",
-        recipe=RECIPE,
-        precision="int8",
-        session=SessionSettings(),
-    )
-    assert update_notes(release, [plan]) == [
-        "cpu: openvino-int8 of net@1 has no successor: who runs it fetches another engine whole"
-    ]
-
-
-def test_the_search_knows_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = residual_net()
-    q = carried_over(base, release_of(base, rebuilt(base).model)).recipes["follow-full"]
-    work = Work(
-        base,
-        table_of(base),
-        Slices([], [], [], "sha256:" + "0" * 64),
-        TENSOR,
-        probe(),
-        PassLog([]),
-        0.01,
-        [],
-        lambda *_: None,
-        graphs={"x86-vnni": FamilyGraphs({"full": rebuilt(base), "follow-full": q}, {}, ())},
-    )
-    searched: list[Candidate] = []
-    monkeypatch.setattr(variants, "_search", lambda work, p, bases, *_: searched.extend(bases))
-    variants._measure(work, load_profile("cpu"), "x86-vnni", 0.0, 1)
-    assert {c.graph.recipe for c in searched} == {"float", "full", "follow-full"}
-    assert {c.graph.recipe for c in searched if c.graph.carried_over} == {"follow-full"}
+        read_previous_release(out)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.builder.nets import Save, residual_net
 from typer.testing import CliRunner
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.pack import bench, package
 from edgectl.builder.pack.bench import BenchReport, BenchRow, bench_bundle
 from edgectl.builder.pack.decide import Decision, decide, rewrite
@@ -92,7 +92,7 @@ FLOATS = (row("onnxruntime-float32", Standing.EQUAL, 1.0), row("cpu-float32", No
 
 
 def placed(d: Decision) -> list[tuple[str, tuple[Role, ...]]]:
-    return [(p.variant, p.roles) for p in d.order]
+    return [(p.variant, p.preferences) for p in d.order]
 
 
 def test_what_was_undecided_and_is_faster_comes_first() -> None:
@@ -214,7 +214,7 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
 ) -> None:
     roles: list[Role] = ["fast", "accurate", "low-power"]
     names = [f"onnxruntime-int8-{i}" for i in range(len(found))]
-    owner = {role: data.draw(st.sampled_from([*names, "cpu-float32"])) for role in roles}
+    owner = {preference: data.draw(st.sampled_from([*names, "cpu-float32"])) for preference in roles}
     all_configs = [
         config(n, tuple(r for r in roles if owner[r] == n), fallback=n == "cpu-float32")
         for n in [*names, "cpu-float32"]
@@ -227,13 +227,13 @@ def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_befo
     if Standing.UNDECIDED in standing.values():
         assert not d.changed
         return
-    assert owner["accurate"] in [p.variant for p in d.order if "accurate" in p.roles] or not any(
-        "int8" in p.variant for p in d.order if "accurate" in p.roles
+    assert owner["accurate"] in [p.variant for p in d.order if "accurate" in p.preferences] or not any(
+        "int8" in p.variant for p in d.order if "accurate" in p.preferences
     )
-    assert {r for p in d.order for r in p.roles} == set(roles)
-    assert sum("fast" in p.roles for p in d.order) == 1
+    assert {r for p in d.order for r in p.preferences} == set(roles)
+    assert sum("fast" in p.preferences for p in d.order) == 1
     assert all(standing.get(p.variant, Standing.FASTER) is Standing.FASTER for p in d.order)
-    first = next(p for p in d.order if "fast" in p.roles)
+    first = next(p for p in d.order if "fast" in p.preferences)
     assert (first.variant in names) == any(s is Standing.FASTER for s, _ in found)
     if first.variant in names:
         assert d.order[0] == first
@@ -285,7 +285,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "edgectl.builder.search.search.may_be_faster", lambda o: o.possible and o.standing is None
     )
-    built = build(
+    built = build_bundle(
         save(residual_net(channels=64)),
         profiles=["cpu"],
         task=TENSOR,
@@ -302,7 +302,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def first_here(root: Path) -> str:
     machine = probe()
     return select(
-        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, role="fast"
+        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, preference="fast"
     ).config.variant
 
 
@@ -392,7 +392,7 @@ def test_a_bundle_that_was_built_anew_meanwhile_is_not_touched(undecided: Path) 
 def test_each_profile_is_told_against_its_own_fallback(save: Save, npz: Path, tmp_path: Path) -> None:
     mine = tmp_path / "slow.toml"
     mine.write_text('inherits = "cpu"\ndescription = "the same"\n')
-    build(
+    build_bundle(
         save(residual_net()),
         profiles=["cpu", str(mine)],
         task=TENSOR,

@@ -11,7 +11,7 @@ import pytest
 from support.builder.nets import Save, residual_net
 from typer.testing import CliRunner
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import parse_options
 from edgectl.builder.pack.html import _compression, render
 from edgectl.builder.pack.inspect import inspect_bundle
@@ -26,7 +26,7 @@ EVIL = "<script>alert('x')</script>&\"</svg>"
 def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(
     save: Save, npz: Path, tmp_path: Path
 ) -> None:
-    build(
+    build_bundle(
         save(residual_net(channels=32)),
         profiles=["cpu", "jetson-orin"],
         task=TaskSpec(name=EVIL[:20], input=TensorInput()),
@@ -67,7 +67,7 @@ def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(
 def test_a_bundle_without_measurements_has_no_report_layer_and_still_a_page(
     save: Save, npz: Path, tmp_path: Path
 ) -> None:
-    build(
+    build_bundle(
         save(residual_net()),
         profiles=["jetson-orin"],
         task=TaskSpec(name="tensor", input=TensorInput()),
@@ -103,7 +103,7 @@ def test_plots_are_well_formed_for_any_scale_and_any_text(value: float) -> None:
 def test_a_variant_without_calibrated_scales_and_one_without_layer_errors_have_a_page(
     save: Save, npz: Path, tmp_path: Path
 ) -> None:
-    build(
+    build_bundle(
         save(residual_net()),
         profiles=["jetson-orin"],
         task=TaskSpec(name="tensor", input=TensorInput()),

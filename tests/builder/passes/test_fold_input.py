@@ -15,7 +15,7 @@ from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.passes.fold_input import FoldInput, folded_spec
-from edgectl.builder.search.fold_gain import fold_if_faster
+from edgectl.builder.variants.fold_gain import fold_if_faster
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import ImageInput

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.builder.every_family import through_every_family
 from support.builder.nets import Save
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.ingest.canonical import canonical
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.task import TaskSpec, TensorInput
@@ -101,7 +101,7 @@ def test_a_bundle_carries_odd_names_of_inputs_and_outputs(save: Save, tmp_path: 
         tmp_path / "d.npz",
         **{ends[0]: np.random.default_rng(0).standard_normal((16, 3, 12, 12)).astype(np.float32)},
     )
-    build(
+    build_bundle(
         save(model),
         profiles=["cpu-arm64"],
         task=TENSOR,

@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.builder.nets import residual_net
 
-from edgectl.builder.build import canonical
+from edgectl.builder.ingest.canonical import canonical
 from edgectl.builder.passes.rescale import rescale, smaller_size
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError

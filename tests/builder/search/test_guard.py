@@ -15,7 +15,7 @@ import pytest
 from support.builder.adversarial import adversarial, pictures
 from support.builder.fakes import Behaviour, FakeLab
 
-from edgectl.builder.build import prepare
+from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.families import FAMILIES

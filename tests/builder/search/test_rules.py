@@ -253,12 +253,12 @@ def test_low_power_is_the_least_processor_time_that_is_not_much_slower() -> None
     assert least_power([fast, outcome("hardly less", 4, cpu_ms=7.7)], fast) is fast
 
 
-def test_a_candidate_ships_once_with_all_its_roles() -> None:
+def test_a_candidate_ships_once_with_all_its_preferences() -> None:
     a, b, c = outcome("a", 4), outcome("b", 5), outcome("c", 6)
     picks = picks_of({"fast": a, "accurate": b, "low-power": b}, None)
-    assert [(p.outcome, p.roles) for p in picks] == [(a, ("fast",)), (b, ("accurate", "low-power"))]
+    assert [(p.outcome, p.preferences) for p in picks] == [(a, ("fast",)), (b, ("accurate", "low-power"))]
     picks = picks_of({"fast": a, "accurate": c, "low-power": b}, b)
-    assert [(p.outcome, p.roles) for p in picks] == [
+    assert [(p.outcome, p.preferences) for p in picks] == [
         (a, ("fast",)),
         (b, ("fast", "low-power")),
         (c, ("accurate",)),

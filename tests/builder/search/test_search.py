@@ -55,11 +55,11 @@ def name(o: CandidateOutcome | None) -> str:
     return o.candidate.name
 
 
-def roles(choice: Choice) -> dict[str, str]:
+def preferences(choice: Choice) -> dict[str, str]:
     """Role → the first pick that has it."""
     return {
-        role: name(next(p.outcome for p in choice.picks if role in p.roles))
-        for role in ("fast", "accurate", "low-power")
+        preference: name(next(p.outcome for p in choice.picks if preference in p.preferences))
+        for preference in ("fast", "accurate", "low-power")
     }
 
 
@@ -117,7 +117,7 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         assert o.measured.fresh is not None
         if c.is_float:
             continue
-        if not p.roles:
+        if not p.preferences:
             assert o.standing is o.measured.standing is Standing.UNDECIDED
             assert choice.busy
             assert fast_is_float(choice)
@@ -136,8 +136,8 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         assert max(b.searched, b.confirmed) <= GOAL.max_drop
         assert b.rss_mb <= (GOAL.max_rss_mb or 0)
         assert {c.context for c in o.measured.fresh.contexts} == set(Context)
-    assert {r for p in choice.picks for r in p.roles} == {"fast", "accurate", "low-power"}
-    assert "fast" in choice.picks[0].roles
+    assert {r for p in choice.picks for r in p.preferences} == {"fast", "accurate", "low-power"}
+    assert "fast" in choice.picks[0].preferences
     fast = choice.picks[0].outcome
     for o in (*(p.outcome for p in choice.picks), choice.fallback):
         assert o.measured is not None
@@ -148,7 +148,7 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
         assert not quicker or o.candidate.settings.threads > fast.candidate.settings.threads
         if quicker:
             assert "would be" in choice.reason
-    accurate = next(p.outcome.candidate for p in choice.picks if "accurate" in p.roles)
+    accurate = next(p.outcome.candidate for p in choice.picks if "accurate" in p.preferences)
     assert (
         accurate.is_float or max(lab.of(accurate).searched, lab.of(accurate).confirmed) <= GOAL.max_drop / 10
     )
@@ -187,8 +187,8 @@ def test_noise_does_not_make_a_slower_candidate_ship(zoo: Zoo, seed: int) -> Non
 def test_the_order_of_the_candidates_does_not_matter(zoo: Zoo, noise: float, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(zoo))))
     one, other = run(zoo, noise=noise), run(zoo, noise=noise, order=order)
-    assert [(name(p.outcome), p.roles) for p in one.picks] == [
-        (name(p.outcome), p.roles) for p in other.picks
+    assert [(name(p.outcome), p.preferences) for p in one.picks] == [
+        (name(p.outcome), p.preferences) for p in other.picks
     ]
     assert (name(one.fallback), one.reason, sorted(one.notes)) == (
         name(other.fallback),
@@ -226,7 +226,7 @@ def test_the_fastest_inside_the_budget_wins_and_says_by_how_much() -> None:
         },
         threads=(),
     )
-    assert roles(choice)["fast"] == "full/onnxruntime/1/no-arena"
+    assert preferences(choice)["fast"] == "full/onnxruntime/1/no-arena"
     assert choice.reason == "2.00 × faster than float, 2.00 × paced"
     assert why(choice, "lossy/onnxruntime/1") == "loses 0.0200, more than 0.01"
 
@@ -395,7 +395,7 @@ def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided
     assert choice.winner.candidate.is_float
     assert lab.waited_s == 30
     last = choice.picks[-1]
-    assert (last.roles, last.outcome.cause, last.outcome.standing) == (
+    assert (last.preferences, last.outcome.cause, last.outcome.standing) == (
         (),
         Cause.UNDECIDED,
         Standing.UNDECIDED,
@@ -428,19 +428,19 @@ def test_roles_are_told_apart() -> None:
         INT8: Behaviour(7.2, 0.005, 0.005, cpu=0.5),
     }
     choice = run(zoo, threads=())
-    assert roles(choice) == {
+    assert preferences(choice) == {
         "fast": "full/openvino/1",
         "accurate": "no-head/openvino/1",
         "low-power": "full/onnxruntime/1/no-arena",
     }
-    assert [p.roles for p in choice.picks] == [("fast",), ("fast", "low-power"), ("accurate",)]
+    assert [p.preferences for p in choice.picks] == [("fast",), ("fast", "low-power"), ("accurate",)]
     zoo[INT8] = Behaviour(7.6, cpu=0.5)  # more than half as slow again
-    assert roles(run(zoo, threads=()))["low-power"] != "full/onnxruntime/1"
+    assert preferences(run(zoo, threads=()))["low-power"] != "full/onnxruntime/1"
 
 
 def test_float_is_the_accurate_one_where_int8_is_not() -> None:
     choice = run({FLOAT: Behaviour(10), INT8: Behaviour(5, 0.005, 0.005)}, threads=())
-    assert roles(choice)["accurate"] == name(choice.fallback)
+    assert preferences(choice)["accurate"] == name(choice.fallback)
 
 
 def test_a_search_goes_on_from_its_log(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.builder.nets import Save, residual_net
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search import tuning_log
 from edgectl.builder.search.tuning_log import TuningLog
@@ -86,9 +86,9 @@ def test_reading_is_bounded_and_a_log_that_grew_too_large_is_begun_anew(
 _BUILD = """
 import sys
 from pathlib import Path
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.core.task import TaskSpec, TensorInput
-build(Path(sys.argv[1]), profiles=["cpu"], task=TaskSpec(name="tensor", input=TensorInput()), calibration=sys.argv[2],
+build_bundle(Path(sys.argv[1]), profiles=["cpu"], task=TaskSpec(name="tensor", input=TensorInput()), calibration=sys.argv[2],
       out=Path(sys.argv[3]), max_drop=0.05, minutes=0.02, name="net")
 """
 
@@ -122,7 +122,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
         append(path, data)
 
     monkeypatch.setattr(tuning_log, "_append", seen)
-    build(
+    build_bundle(
         model,
         profiles=["cpu"],
         task=TaskSpec(name="tensor", input=TensorInput()),

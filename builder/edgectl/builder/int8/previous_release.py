@@ -45,7 +45,7 @@ __all__ = [
     "PreviousEngine",
     "PreviousRelease",
     "carry_over",
-    "read_release",
+    "read_previous_release",
     "with_carried_over",
 ]
 
@@ -88,7 +88,7 @@ class PreviousRelease:
     publish`` makes differences to."""
 
 
-def read_release(root: Path) -> PreviousRelease:
+def read_previous_release(root: Path) -> PreviousRelease:
     """Read a bundle, every blob checked against its digest. Raises :class:`UsageError` if ``root`` is no
     bundle,
     :class:`IntegrityError` if one of its files is damaged."""

@@ -30,7 +30,7 @@ class Placed:
 
     profile: str
     variant: str
-    roles: tuple[Role, ...]
+    preferences: tuple[Role, ...]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Decision:
 
 
 def decide(configs: Sequence[VariantConfig], report: BenchReport) -> Decision:
-    """The order and roles of the variants. In each profile whose float and quantized engines both ran here
+    """The order and preferences of the variants. In each profile whose float and quantized engines both ran here
     the fastest quantized one that is faster than float comes first; one that is not leaves the bundle, and
-    what comes first takes over its roles (float: that of the accurate one). All others stay as they are.
+    what comes first takes over its preferences (float: that of the accurate one). All others stay as they are.
     """
     rows = {(r.profile, r.variant): r for r in report.rows if r.skipped is None}
     if report.busy_because:
@@ -86,7 +86,7 @@ def rewrite(root: Path, decision: Decision, report: BenchReport) -> str:
     for p in decision.order:
         v = by_name[p.profile, p.variant]
         config = _measured_again(
-            v.config.model_copy(update={"roles": p.roles}), rows.get((p.profile, p.variant))
+            v.config.model_copy(update={"roles": p.preferences}), rows.get((p.profile, p.variant))
         )
         contents.append(VariantContent(config, tuple(_layers(v, decision))))
     return write_bundle(root, contents, name=bundle.name, version=bundle.version)
@@ -122,12 +122,12 @@ def _of_profile(
     faster = [c for c in quantized if known[c.variant].standing is Standing.FASTER]
     lead = min(faster, key=lambda c: (_ratio(known[c.variant]), c.variant)) if faster else floats[0]
     gone = {c.variant for c in quantized if c not in faster}
-    freed = {role for c in quantized if c.variant in gone for role in c.roles}
+    freed = {preference for c in quantized if c.variant in gone for preference in c.roles}
     first_in_runtime = [
         c for c in faster if "fast" in c.roles and c.runtime != lead.runtime
     ]  # for devices that lack the other runtime
 
-    def roles(c: VariantConfig) -> tuple[Role, ...]:
+    def preferences(c: VariantConfig) -> tuple[Role, ...]:
         wanted = set(c.roles)
         if c is lead:
             wanted |= {"fast", *(freed - {"accurate"})}
@@ -155,7 +155,7 @@ def _of_profile(
     sentences += [
         f"{profile}: {c.variant} did not run here and stays as it was" for c in stay if _unknown(c, known)
     ]
-    return [Placed(c.profile, c.variant, roles(c)) for c in stay], sentences
+    return [Placed(c.profile, c.variant, preferences(c)) for c in stay], sentences
 
 
 def _unknown(c: VariantConfig, known: Mapping[str, BenchRow]) -> bool:

@@ -97,7 +97,7 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
                 v.variant + (f" ({', '.join(flags)})" if flags else ""),
                 v.runtime,
                 v.recipe.get("precision", ""),
-                ", ".join(v.roles),
+                ", ".join(v.preferences),
                 f"{v.engine_bytes:,}",
                 f"{v.added_bytes:,}",
                 _number(m.get("p50_ms", "")),
@@ -212,7 +212,13 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
             c.ratio[2],
             _kind(c),
             f"{c.measured.p50_ms:.3f} ms"
-            + (f" · {', '.join(c.roles)}" if c.roles else f" · {c.rejected}" if c.rejected else ""),
+            + (
+                f" · {', '.join(c.preferences)}"
+                if c.preferences
+                else f" · {c.rejected}"
+                if c.rejected
+                else ""
+            ),
             f"{c.name}: p50 {c.measured.p50_ms:.3f} ms, ratio {c.ratio[0]:.3f} [{c.ratio[1]:.3f}, {c.ratio[2]:.3f}], "
             f"n = {c.measured.n}{', ' + c.rejected if c.rejected else ''}",
         )
@@ -243,7 +249,7 @@ def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:
             c.measured.p50_ms,
             c.drop,
             _kind(c),
-            f"{c.name} ({', '.join(c.roles)})" if c.roles else "",
+            f"{c.name} ({', '.join(c.preferences)})" if c.preferences else "",
             f"{c.name}: {c.measured.p50_ms:.3f} ms, drop {c.drop:.4f}",
         )
         for c in candidates

@@ -50,7 +50,7 @@ class VariantInfo:
     """What this variant adds to the bundle: its blobs that no variant before it has."""
     added_engine_bytes: int
     """The engine's part of that: 0 where a variant before it has the same file."""
-    roles: tuple[str, ...]
+    preferences: tuple[str, ...]
     expected_rss_mb: float | None
     precisions: dict[str, int]
     """Precision → number of weighted and quantized nodes (empty for a float variant)."""
@@ -114,7 +114,7 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
         total_bytes=sum(d.size for d in v.descriptors()),
         added_bytes=sum(d.size for d in added),
         added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
-        roles=c.roles,
+        preferences=c.roles,
         expected_rss_mb=c.expected_rss_mb,
         precisions=dict(Counter(r.precision for r in layers)),
         layers=layers,

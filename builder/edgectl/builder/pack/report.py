@@ -14,7 +14,7 @@ from pydantic import Field
 
 from edgectl.builder.compress.run import CompressionStep
 from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Choice
-from edgectl.builder.search.float_first import Reason
+from edgectl.builder.search.reasons import Reason
 from edgectl.core.bundle import LAYER_REPORT, MAX_JSON_BYTES, Precision, Role, Runtime, Variant, read_bounded
 from edgectl.core.errors import BundleError
 from edgectl.core.measured import Conditions, Measured
@@ -49,7 +49,7 @@ class CandidateReport(Config):
     rejected: str | None = None
     cause: str | None = None
     """The kind of ``rejected`` (:class:`edgectl.builder.search.candidates.Cause`)."""
-    roles: tuple[Role, ...] = ()
+    preferences: tuple[Role, ...] = ()
     """What it ships as; empty if it does not ship."""
     rounds: tuple[RoundReport, ...] = Field(default=(), max_length=100)
 
@@ -126,7 +126,7 @@ def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None,
         rejected=o.rejected,
         cause=o.cause.value if o.cause else None,
-        roles=_preferences(c, choice),
+        preferences=_preferences(c, choice),
         rounds=tuple(
             RoundReport(round=r.index, n=r.n, p50_ms=r.p50_ms, conditions=r.conditions) for r in o.rounds
         ),
@@ -134,4 +134,4 @@ def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:
 
 
 def _preferences(c: Candidate, choice: Choice) -> tuple[Role, ...]:
-    return next((p.roles for p in choice.picks if p.outcome.candidate == c), ())
+    return next((p.preferences for p in choice.picks if p.outcome.candidate == c), ())

@@ -21,7 +21,7 @@ from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import CalibrationTable
 from edgectl.builder.pack.package import VariantContent, provenance, sbom
 from edgectl.builder.passes.base import NOUGHT, rounding_of
-from edgectl.builder.search.draft import VariantDraft
+from edgectl.builder.variants.draft import VariantDraft
 from edgectl.core.bundle import (
     LAYER_CALIBRATION,
     LAYER_ENGINE,
@@ -78,66 +78,68 @@ class Identity:
 
 
 def make_variant(
-    identity: Identity, plan: VariantDraft, *, extra: tuple[tuple[str, bytes], ...] = ()
+    identity: Identity, draft: VariantDraft, *, extra: tuple[tuple[str, bytes], ...] = ()
 ) -> VariantContent:
     """Record golden outputs and assemble the layers, ``extra`` ones (media type, bytes) last. Raises
     :class:`ModelError` if the graph does not reproduce itself."""
-    inputs, outputs, tolerances = _golden(identity, plan)
-    task = identity.task if plan.picture is None else identity.task.model_copy(update={"input": plan.picture})
+    inputs, outputs, tolerances = _golden(identity, draft)
+    task = (
+        identity.task if draft.picture is None else identity.task.model_copy(update={"input": draft.picture})
+    )
     config = VariantConfig(
         name=identity.name,
         version=identity.version,
-        profile=plan.profile,
-        variant=plan.variant,
-        runtime=plan.runtime,
-        requires=plan.requires,
+        profile=draft.profile,
+        variant=draft.variant,
+        runtime=draft.runtime,
+        requires=draft.requires,
         task=task,
-        recipe=plan.recipe,
-        session=plan.session,
+        recipe=draft.recipe,
+        session=draft.session,
         inputs=tuple(TensorSpec(name=n, shape=a.shape, dtype=str(a.dtype)) for n, a in inputs[0].items()),
         outputs=tuple(TensorSpec(name=n, shape=o.shape, dtype=str(o.dtype)) for n, o in outputs[0].items()),
         golden=GoldenSpec(samples=len(inputs), tolerances=tolerances),
         accuracy={}
-        if plan.accuracy is None
+        if draft.accuracy is None
         else {
-            "drop": plan.accuracy.drop,
-            "drop_low": plan.accuracy.low,
-            "drop_high": plan.accuracy.high,
-            "samples": plan.accuracy.samples,
-            **plan.accuracy.values,
+            "drop": draft.accuracy.drop,
+            "drop_low": draft.accuracy.low,
+            "drop_high": draft.accuracy.high,
+            "samples": draft.accuracy.samples,
+            **draft.accuracy.values,
         },
-        measured=plan.measured,
-        roles=plan.roles,
-        expected_rss_mb=plan.measured.fresh.rss_mb if plan.measured and plan.measured.fresh else None,
-        speed_only=identity.speed_only and plan.precision != "float32",
-        fallback=plan.fallback,
+        measured=draft.measured,
+        roles=draft.preferences,
+        expected_rss_mb=draft.measured.fresh.rss_mb if draft.measured and draft.measured.fresh else None,
+        speed_only=identity.speed_only and draft.precision != "float32",
+        fallback=draft.fallback,
     )
     golden = {f"in/{i}/{n}": a for i, feeds in enumerate(inputs) for n, a in feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}
-    engine_digest = digest_of(plan.model)
-    packed = _packed(plan.model) if identity.packed else None
+    engine_digest = digest_of(draft.model)
+    packed = _packed(draft.model) if identity.packed else None
     if packed is not None:
-        config = config.model_copy(update={"unpacked": Unpacked(digest=engine_digest, size=len(plan.model))})
-    engine = (LAYER_ENGINE, plan.model) if packed is None else (LAYER_PACKED, packed)
-    layers = [engine, (LAYER_GOLDEN, write_npz(golden)), *plan.parts]
+        config = config.model_copy(update={"unpacked": Unpacked(digest=engine_digest, size=len(draft.model))})
+    engine = (LAYER_ENGINE, draft.model) if packed is None else (LAYER_PACKED, packed)
+    layers = [engine, (LAYER_GOLDEN, write_npz(golden)), *draft.engine_layers]
     layers.append(
         (
             LAYER_LAYERS,
             json.dumps(
-                [r.model_dump(exclude_none=True) for r in plan.layers], separators=(",", ":")
+                [r.model_dump(exclude_none=True) for r in draft.layers], separators=(",", ":")
             ).encode(),
         )
     )
     materials = {"model": identity.source}
-    if identity.table is not None and plan.precision == "int8":
+    if identity.table is not None and draft.precision == "int8":
         layers.append((LAYER_CALIBRATION, identity.table.to_json()))
         materials["calibration"] = identity.table.data_digest
     parameters = {
         **identity.parameters,
-        "profile": plan.profile,
-        "recipe": plan.recipe.model_dump(exclude_none=True),
+        "profile": draft.profile,
+        "recipe": draft.recipe.model_dump(exclude_none=True),
     }
-    layers.append((LAYER_PROVENANCE, provenance({plan.variant: engine_digest}, parameters, materials)))
+    layers.append((LAYER_PROVENANCE, provenance({draft.variant: engine_digest}, parameters, materials)))
     layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
     return VariantContent(config, (*layers, *extra))
 
@@ -149,7 +151,7 @@ def _packed(model: bytes) -> bytes | None:
 
 
 def _golden(
-    identity: Identity, plan: VariantDraft
+    identity: Identity, draft: VariantDraft
 ) -> tuple[list[Feeds], list[Outputs], dict[str, Tolerance]]:
     """Golden inputs, the outputs of this graph on them, and the tolerance of each output."""
     count = min(GOLDEN_SAMPLES, len(identity.samples))
@@ -158,17 +160,17 @@ def _golden(
         for i in range(count)
     ]
     inputs: list[Feeds] = list(plain)
-    if plan.picture is not None:
+    if draft.picture is not None:
         assert isinstance(identity.task.input, ImageInput)
         inputs = [pixel_feeds(feeds, identity.task.input) for feeds in plain]
-    graph = plan.golden or plan.model
+    graph = draft.golden or draft.model
     golden = _run(graph, inputs)
     others = [_run(graph, inputs, optimization="disabled")]
-    if plan.runtime == "openvino":
-        others.append(_run(plan.model, inputs, runtime="openvino"))
+    if draft.runtime == "openvino":
+        others.append(_run(draft.model, inputs, runtime="openvino"))
     noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
-    if plan.precision != "float32":
-        share = _QUANTIZATION_SHARE[plan.runtime] if plan.golden is None else _IMPLICIT_SHARE
+    if draft.precision != "float32":
+        share = _QUANTIZATION_SHARE[draft.runtime] if draft.golden is None else _IMPLICIT_SHARE
         noise.append(_noise(golden, _run(identity.float_model, plain), share))
     tolerances = {}
     sizes = {
@@ -177,7 +179,7 @@ def _golden(
     rounding = rounding_of(identity.float_model, plain[0]) if min(sizes.values()) <= NOUGHT else {}
     for name, largest in sizes.items():
         if not np.isfinite(largest):
-            raise ModelError(f"output {name} of variant {plan.variant} is not finite on its golden samples")
+            raise ModelError(f"output {name} of variant {draft.variant} is not finite on its golden samples")
         max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
         cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
         # all of it is rounding, and another machine rounds in another direction

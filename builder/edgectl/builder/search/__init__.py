@@ -1,1 +1,1 @@
-"""Which variants a profile gets: candidates measured on this machine, and what is only checked numerically."""
+"""Which candidate is the fastest: by measurement, inside the accuracy budget, and never slower than float."""

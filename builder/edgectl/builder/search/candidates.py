@@ -40,7 +40,7 @@ to hold."""
 
 class Cause(str, Enum):
     """Why a quantized candidate does not ship first. What came nearest to it is first here
-    (:mod:`edgectl.builder.search.float_first` has the sentences)."""
+    (:mod:`edgectl.builder.search.reasons` has the sentences)."""
 
     UNDECIDED = "undecided"
     """The machine was too busy to tell."""
@@ -147,7 +147,7 @@ class Pick:
     """A candidate that ships, and what it is best at."""
 
     outcome: CandidateOutcome
-    roles: tuple[Role, ...]
+    preferences: tuple[Role, ...]
 
 
 @dataclass(frozen=True)

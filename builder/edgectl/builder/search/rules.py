@@ -58,7 +58,7 @@ _FAR = 1.33
 def cost(o: CandidateOutcome) -> float:
     """Latency in units of the fastest float candidate's, charged for what it takes to get it."""
     assert o.ratio is not None
-    return o.ratio.median / _worth(o) * _preference(o)
+    return o.ratio.median / _worth(o) * _update_discount(o)
 
 
 def _worth(o: CandidateOutcome) -> float:
@@ -72,11 +72,11 @@ def _pays(o: CandidateOutcome, best_float: CandidateOutcome) -> bool:
     fresh = o.measured.fresh if o.measured else None
     proven = fresh.ratio_to_float if fresh is not None and o.standing is Standing.FASTER else None
     return cost(o) <= cost(best_float) or (
-        proven is not None and proven / _worth(o) * _preference(o) <= cost(best_float)
+        proven is not None and proven / _worth(o) * _update_discount(o) <= cost(best_float)
     )
 
 
-def _preference(o: CandidateOutcome) -> float:
+def _update_discount(o: CandidateOutcome) -> float:
     return _SMALL_UPDATE_WORTH if o.candidate.graph.carried_over else 1.0
 
 
@@ -194,7 +194,7 @@ def soonest(fast: CandidateOutcome, shipped: Iterable[CandidateOutcome]) -> Cand
     rivals = (o for o in shipped if o.candidate.settings.threads <= fast.candidate.settings.threads)
 
     def median(o: CandidateOutcome) -> float:
-        return o.measured.p50_ms * _preference(o) if o.measured else math.inf
+        return o.measured.p50_ms * _update_discount(o) if o.measured else math.inf
 
     best = min((fast, *rivals), key=median)
     return best if median(best) < (1 - EQUAL) * median(fast) else fast
@@ -272,11 +272,11 @@ def least_power(among: Sequence[CandidateOutcome], fast: CandidateOutcome) -> Ca
 
 
 def picks_of(named: Mapping[Role, CandidateOutcome], plain: CandidateOutcome | None) -> tuple[Pick, ...]:
-    """One pick a candidate, with all its roles, the fast one first. ``plain``: the fast one for devices
+    """One pick a candidate, with all its preferences, the fast one first. ``plain``: the fast one for devices
     that have ONNX Runtime alone."""
     found: dict[str, tuple[CandidateOutcome, list[Role]]] = {}
-    for role in (r for r in ROLES if r in named):
-        found.setdefault(named[role].candidate.name, (named[role], []))[1].append(role)
-        if role == "fast" and plain is not None:
-            found.setdefault(plain.candidate.name, (plain, []))[1].append(role)
-    return tuple(Pick(o, tuple(dict.fromkeys(roles))) for o, roles in found.values())
+    for preference in (r for r in ROLES if r in named):
+        found.setdefault(named[preference].candidate.name, (named[preference], []))[1].append(preference)
+        if preference == "fast" and plain is not None:
+            found.setdefault(plain.candidate.name, (plain, []))[1].append(preference)
+    return tuple(Pick(o, tuple(dict.fromkeys(best_at))) for o, best_at in found.values())

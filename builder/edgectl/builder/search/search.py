@@ -33,9 +33,9 @@ from edgectl.builder.search.candidates import (
     with_threads,
     without_arena,
 )
-from edgectl.builder.search.float_first import reasons_of_search
 from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.measurements import Judging, Measurements
+from edgectl.builder.search.reasons import reasons_of_search
 from edgectl.builder.search.rules import (
     choose,
     contradiction,

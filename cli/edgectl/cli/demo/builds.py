@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgectl.builder.build import BuildProgress, BuildReport, build
+from edgectl.builder.build import BuildProgress, BuildReport, build_bundle
 from edgectl.cli.demo.bad import slow_copy
 from edgectl.core.files import atomic_write
 from edgectl.models import reference
@@ -98,7 +98,7 @@ def _build(
     progress: Callable[[BuildProgress], None],
     profile: str = "cpu",
 ) -> BuildReport:
-    return build(
+    return build_bundle(
         model,
         profiles=[profile],
         task=load_task(str(task)),

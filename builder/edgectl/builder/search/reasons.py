@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.significance import changed_answers, samples_in_all, samples_needed, too_few
 from edgectl.builder.search.candidates import CandidateOutcome, Cause
@@ -19,7 +19,6 @@ from edgectl.core.measured import Context
 __all__ = [
     "SPEED_CAUSES",
     "Cause",
-    "NotQuantizable",
     "Reason",
     "best_ratio",
     "out_of_time",
@@ -47,46 +46,35 @@ class Reason:
         return f"{self.sentence}; {self.next}"
 
 
-class NotQuantizable(str, Enum):
-    """Why a model is not quantized at all."""
-
-    QUANTIZED = "quantized"
-    NO_LAYER = "no layer"
-    RECURRENT = "recurrent"
-    NO_KERNELS = "no kernels"
-    NO_PLACE = "no place"
-    SIZE_OF_DATA = "size of data"
-
-
-def why_not_quantizable(why: NotQuantizable, what: str = "") -> Reason:
-    """Of a model or machine for which no int8 graph is written. ``what``: the inputs that are states, the
-    output, the machine, or why of each layer."""
-    if why is NotQuantizable.QUANTIZED:
+def why_not_quantizable(found: NotQuantizable) -> Reason:
+    """Of a model or machine for which no int8 graph is written."""
+    why, what = found.obstacle, found.what
+    if why is Obstacle.QUANTIZED:
         return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             "the model came quantized: it ships as it is, in int8 by its own codes",
             "for a float fallback and int8 for other devices, build from the float model",
         )
-    if why is NotQuantizable.NO_LAYER:
+    if why is Obstacle.NO_LAYER:
         return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             "the model has no convolution or matrix product with constant weights: it ships as float",
             "nothing to do: int8 would change nothing",
             "0 layers",
         )
-    if why is NotQuantizable.SIZE_OF_DATA:
+    if why is Obstacle.SIZE_OF_DATA:
         return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             f"output {what} has a size that depends on the data, so that int8 cannot be compared with float: the model ships as float",
             "to have int8, cut the model before what picks by the data (NonZero, NonMaxSuppression …)",
         )
-    if why is NotQuantizable.RECURRENT:
+    if why is Obstacle.RECURRENT:
         return Reason(
             Cause.NOTHING_TO_QUANTIZE,
             f"the model carries {what} from input to input, where errors would add up: it ships as float",
             "to have int8, quantize the part without the state and give that as a model",
         )
-    if why is NotQuantizable.NO_PLACE:
+    if why is Obstacle.NO_PLACE:
         return Reason(
             Cause.REFUSED,
             f"no layer of the model may be int8 in this kernel family: {what}",

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.builder.models import quantized_model, trial_of
 from support.builder.nets import Save, residual_net
+from support.builder.releases import rebuilt
 
-from edgectl.builder.build import build
-from edgectl.builder.ingest.samples import Sample, Slices
+from edgectl.builder.build import build_bundle
+from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import FamilyGraphs
+from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
 from edgectl.builder.pack.inspect import inspect_bundle
 from edgectl.builder.pack.package import write_bundle
 from edgectl.builder.pack.variant import Identity, make_variant
-from edgectl.builder.passes.base import PassLog
-from edgectl.builder.search import fold_gain, variants
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Cause, Choice, Pick
-from edgectl.builder.search.draft import VariantDraft
-from edgectl.builder.search.float_first import Reason
-from edgectl.builder.search.variants import _folded, _has_cuda, _measure_cuda, _measured, _on_cuda
-from edgectl.builder.search.work import Work
+from edgectl.builder.search.reasons import why_not_quantizable
+from edgectl.builder.variants import fold_gain, measured
+from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.measured import (
+    cuda_drafts,
+    has_cuda,
+    measure_cuda,
+    measure_host,
+    measured_drafts,
+)
+from edgectl.builder.variants.preprocessing import with_preprocessing
 from edgectl.core.bundle import Bundle, Recipe, Role, SessionSettings, TensorSpec, requirement_met
 from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
@@ -42,31 +52,21 @@ OTHER = CandidateOutcome(Candidate(FLOAT, "openvino", SessionSettings()))
 def variants(
     fallback: CandidateOutcome, *picks: tuple[CandidateOutcome, Sequence[Role]]
 ) -> list[tuple[str, tuple[Role, ...], bool]]:
-    work = Work(
-        residual_net(),
-        None,
-        Slices([], [], [], "sha256:" + "0" * 64),
-        TaskSpec(name="t", input=TensorInput()),
-        probe(),
-        PassLog([]),
-        0.01,
-        [],
-        lambda *_: None,
-        barred=Reason(Cause.NOTHING_TO_QUANTIZE, "why", "go on"),
-    )
+    model = quantized_model(residual_net(), not_quantizable=NotQuantizable(Obstacle.NO_LAYER))
+    trial = trial_of(model)
     choice = Choice(
         tuple(Pick(o, tuple(roles)) for o, roles in picks), fallback, (), "why", ("one was left out",)
     )
-    made = _measured(work, load_profile("cpu"), None, choice)
-    assert [n.split(": ", 1)[1] for n in work.notes] == [
-        f"{picks[0][0].candidate.name}: why; go on",
+    made = measured_drafts(model, trial, load_profile("cpu"), choice)
+    assert [n.split(": ", 1)[1] for n in trial.monitor.notes] == [
+        f"{picks[0][0].candidate.name}: {why_not_quantizable(model.not_quantizable).text}",
         "one was left out",
     ]
-    return [(p.variant, p.roles, p.fallback) for p in made]
+    return [(p.variant, p.preferences, p.fallback) for p in made]
 
 
 @pytest.mark.parametrize("first", [OTHER, TWO])
-def test_the_fallback_is_the_last_and_keeps_its_other_roles(first: CandidateOutcome) -> None:
+def test_the_fallback_is_the_last_and_keeps_its_other_preferences(first: CandidateOutcome) -> None:
     name = f"{first.candidate.runtime}-float32"
     assert variants(ONE, (first, ("fast", "accurate")), (ONE, ("low-power",))) == [
         (name, ("fast", "accurate"), False),
@@ -96,17 +96,8 @@ def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_dev
     task, model = TaskSpec(name="plain", input=picture), residual_net()
     bgr = [np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8) for i in range(8)]
     samples = [Sample({"image": Preprocessor(picture)(p)[0].copy()}) for p in bgr]
-    work = Work(
-        model,
-        None,
-        Slices(samples, samples, samples, "sha256:" + "0" * 64),
-        task,
-        probe(),
-        PassLog([]),
-        0.01,
-        [],
-        lambda *_: None,
-    )
+    quantized = quantized_model(model, task, samples)
+    trial = trial_of(quantized)
     measured = Measured(
         p10_ms=1, p50_ms=1, n=3, machine="m", threads=1, runtime_version="r", conditions=read_conditions()
     )
@@ -115,18 +106,20 @@ def test_preprocessing_goes_into_the_graph_where_the_route_is_faster_and_the_dev
         variant="onnxruntime-float32",
         runtime="onnxruntime",
         requires=(),
-        model=work.float_bytes,
+        model=quantized.source.onnx_bytes,
         recipe=Recipe(family="float"),
         precision="float32",
         session=SessionSettings(),
         measured=measured,
     )
-    inside = _folded(work, plain)
+    inside = with_preprocessing(quantized, trial, plain)
     assert inside.recipe.passes == ("fold-input",)
     assert inside.measured is not None
     assert inside.measured.route is not None
-    assert "takes pixels" in work.notes[0]
-    identity = Identity("n", "1", task, (), "sha256:" + "1" * 64, {}, None, samples, work.float_bytes)
+    assert "takes pixels" in trial.monitor.notes[0]
+    identity = Identity(
+        "n", "1", task, (), "sha256:" + "1" * 64, {}, None, samples, quantized.source.onnx_bytes
+    )
     write_bundle(tmp_path / "b", [make_variant(identity, p) for p in (inside, plain)], name="n", version="1")
     first, second = Bundle(tmp_path / "b").variants
     assert first.config.inputs == (TensorSpec(name="image", shape=(1, 32, 32, 3), dtype="uint8"),)
@@ -156,9 +149,8 @@ def test_noise_and_graphs_that_take_no_pictures_are_left_as_they_are() -> None:
         (TaskSpec(name="t", input=TensorInput()), False),
         (TaskSpec(name="t", input=ImageInput(width=32, height=32)), True),
     ):
-        slices = Slices([], [], [], "sha256:" + "0" * 64, random=random)
-        work = Work(residual_net(), None, slices, task, probe(), PassLog([]), 0.01, [], lambda *_: None)
-        assert _folded(work, plan) is plan
+        model = quantized_model(residual_net(), task, random=random)
+        assert with_preprocessing(model, trial_of(model), plan) is plan
 
 
 def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_it_needs(
@@ -170,35 +162,27 @@ def test_a_matching_gpu_gets_float_candidates_on_cuda_and_the_winner_says_what_i
         for i in range(4)
     ]
     model = residual_net(channels=32)
-    slices = Slices(samples, samples, samples, "sha256:" + "0" * 64, random=True)
-    table = calibrate(model, (s.feeds for s in samples), data_digest=slices.digest)
+    table = calibrate(model, (s.feeds for s in samples), data_digest="sha256:" + "0" * 64)
     here = probe().model_copy(
         update={"sm": "8.6", "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"), "arch": "x86_64"}
     )
-    work = Work(
-        model,
-        table,
-        slices,
-        TaskSpec(name="plain", input=picture),
-        here,
-        PassLog([]),
-        0.01,
-        [],
-        lambda *_: None,
+    quantized = quantized_model(
+        model, TaskSpec(name="plain", input=picture), samples, random=True, table=table
     )
+    trial = trial_of(quantized, here)
     desktop = load_profile("desktop-gpu")
-    assert _has_cuda(desktop, here)
-    assert not _has_cuda(desktop, here.model_copy(update={"sm": "6.1"}))
-    assert not _has_cuda(desktop, here.model_copy(update={"providers": ("CPUExecutionProvider",)}))
-    assert not _has_cuda(load_profile("cpu"), here)
+    assert has_cuda(desktop, here)
+    assert not has_cuda(desktop, here.model_copy(update={"sm": "6.1"}))
+    assert not has_cuda(desktop, here.model_copy(update={"providers": ("CPUExecutionProvider",)}))
+    assert not has_cuda(load_profile("cpu"), here)
     asked: list[Candidate] = []
 
     def search(bases: Sequence[Candidate], *_: object, **__: object) -> Choice:
         asked.extend(bases)
         return Choice((Pick(CandidateOutcome(bases[-1]), ("fast",)),), None, (), "why", ())
 
-    monkeypatch.setattr(variants, "search", search)
-    [plan] = _on_cuda(work, desktop, _measure_cuda(work, desktop, 0.0, 1))
+    monkeypatch.setattr(measured, "search", search)
+    [plan] = cuda_drafts(quantized, trial, desktop, measure_cuda(quantized, trial, desktop, (0.0, 1)))
     assert [(c.graph.precision, c.settings.provider) for c in asked] == [
         ("float32", "cuda"),
         ("float16", "cuda"),
@@ -222,14 +206,14 @@ def test_why_no_layer_may_be_int8_is_told_and_stands_in_the_layer_report(save: S
         [numpy_helper.from_array(rng.standard_normal((64, 64)).astype(np.float32), n) for n in "wv"],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    found = build(
+    found = build_bundle(
         save(model),
         profiles=["cpu"],
         task=TaskSpec(name="t", input=TensorInput()),
         calibration=None,
         random_calibration=True,
         out=tmp_path / "b",
-        minutes=0.05,
+        minutes=0.5,
     )
     [[why]] = found.causes.values()
     assert why.cause is Cause.REFUSED
@@ -238,3 +222,15 @@ def test_why_no_layer_may_be_int8_is_told_and_stands_in_the_layer_report(save: S
     assert variants  # with other settings float may ship twice
     for variant in variants:
         assert [layer.reason for layer in variant.layers] == ["not a plain matrix product"] * 2
+
+
+def test_the_search_knows_what_is_carried_over_from_an_older_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, here = residual_net(), probe().model_copy(update={"arch": "x86_64", "isa": ("avx2", "avx512_vnni")})
+    fresh = rebuilt(base)
+    graphs = {"full": fresh, "follow-full": replace(fresh, carried_over=True)}
+    model = quantized_model(base, families={"x86-vnni": FamilyGraphs(graphs, {}, ())})
+    searched: list[Candidate] = []
+    monkeypatch.setattr(measured, "_search", lambda model, trial, p, bases, *_: searched.extend(bases))
+    measure_host(model, trial_of(model, here), load_profile("cpu"), (0.0, 1))
+    assert {c.graph.recipe for c in searched} == {"float", "full", "follow-full"}
+    assert {c.graph.recipe for c in searched if c.graph.carried_over} == {"follow-full"}

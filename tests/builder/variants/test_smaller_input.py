@@ -9,10 +9,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from support.builder.nets import Save, residual_net
 
-from edgectl.builder.build import build
-from edgectl.builder.ingest.samples import Sample
-from edgectl.builder.search import variants
-from edgectl.builder.search.smaller_input import ResizedSamples, SmallerInput, parse_smaller_input
+from edgectl.builder.build import build_bundle
+from edgectl.builder.variants import smaller_input
+from edgectl.builder.variants.smaller_input import SmallerInput, parse_smaller_input
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import ImageInput, TaskSpec
@@ -20,26 +19,7 @@ from edgectl.device_profiles.probe import probe
 from edgectl.engines.golden import check_golden
 from edgectl.engines.open import open_engine
 from edgectl.models import reference
-from edgectl.pipelines.preprocess import LetterboxMeta, Preprocessor, unletterbox
 from edgectl.pipelines.tasks import load_task
-
-
-def test_boxes_of_the_smaller_picture_lie_where_those_of_the_larger_lie() -> None:
-    spec = ImageInput(width=64, height=64)
-    preprocess = Preprocessor(spec)
-    frame = np.zeros((48, 96, 3), np.uint8)
-    frame[12:24, 48:60] = 255
-    tensor, meta = preprocess(frame)
-    (shrunk,) = ResizedSamples(
-        [Sample({"image": tensor.copy()}, meta)], spec, ImageInput(width=32, height=48)
-    )
-    picture = next(iter(shrunk.feeds.values()))
-    assert picture.shape == (1, 3, 48, 32)
-    bright = np.argwhere(picture[0, 0] > 0.6)
-    (top, left), (bottom, right) = bright.min(axis=0), bright.max(axis=0) + 1
-    assert isinstance(shrunk.meta, LetterboxMeta)
-    box = unletterbox(np.asarray([[left, top, right, bottom]], np.float32), shrunk.meta)[0]
-    np.testing.assert_allclose(box, [48, 12, 60, 24], atol=3.5)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +39,9 @@ def test_option_that_makes_no_sense_is_refused(text: str) -> None:
 def test_device_gets_the_smaller_picture_only_if_it_asks_for_it(
     tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "WORTH", 1e9)  # here, today, it is
+    monkeypatch.setattr(smaller_input, "WORTH", 1e9)  # here, today, it is
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
-    build(
+    build_bundle(
         save(residual_net()),
         profiles=["cpu", "jetson-orin"],
         task=task,
@@ -104,7 +84,7 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
     for info in (*model.graph.input, *model.graph.output):
         info.type.tensor_type.elem_type = TensorProto.FLOAT16
     del model.graph.value_info[:]
-    built = build(
+    built = build_bundle(
         save(model),
         profiles=["cpu"],
         task=task,
@@ -124,7 +104,7 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
 def test_model_that_takes_no_picture_says_so(tmp_path: Path) -> None:
     r = reference("kiosk-keyword")
     with pytest.raises(UsageError, match="one float picture"):
-        build(
+        build_bundle(
             r.model,
             profiles=["cpu"],
             task=load_task(str(r.task)),

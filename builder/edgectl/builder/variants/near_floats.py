@@ -7,7 +7,7 @@ of the weight before, so that only the high ones travel.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +17,12 @@ from onnx import numpy_helper
 
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest.pixels import PixelFed
+from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.previous_release import ConstantReader, PreviousRelease
-from edgectl.builder.judge.accuracy import Judge
-from edgectl.builder.search.draft import VariantDraft
+from edgectl.builder.variants.draft import Trial, VariantDraft
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.delta import make_delta
-from edgectl.core.task import ImageInput, TaskSpec
+from edgectl.core.task import ImageInput
 from edgectl.engines.open import open_model
 
 __all__ = ["near", "update_notes", "with_near_floats"]
@@ -35,38 +35,34 @@ _NEAR_SHARE = 0.1  # of the accuracy budget: what that may cost
 
 def with_near_floats(
     release: PreviousRelease,
-    plans: Sequence[VariantDraft],
-    judge: Callable[[], Judge],
-    task: TaskSpec,
-    *,
-    max_drop: float,
-    notes: list[str],
+    drafts: Sequence[VariantDraft],
+    model: QuantizedModel,
+    trial: Trial,
 ) -> list[VariantDraft]:
-    """``plans``, with the float32 engines that the release has, too, near to those (:func:`near`), where
-    that costs at most a tenth of ``max_drop`` on the judge's slice."""
-    found = []
-    for p in plans:
-        old = release.engines.get((p.profile, p.variant))
-        model = (
-            near(p.model, old) if p.precision == "float32" and old is not None and not p.parts else p.model
-        )
-        if model == p.model:
-            found.append(p)
+    """``drafts``, with the float32 engines that the release has, too, near to those (:func:`near`), where
+    that costs at most a tenth of the accuracy budget on the confirmation slice."""
+    found, spec = [], model.source.task.input
+    for d in drafts:
+        old = release.engines.get((d.profile, d.variant))
+        plain = d.precision == "float32" and not d.engine_layers
+        moved = near(d.model, old) if plain and old is not None else d.model
+        if moved == d.model:
+            found.append(d)
             continue
-        engine = open_model(model, SessionSettings())
-        if p.picture is not None and isinstance(task.input, ImageInput):
-            engine = PixelFed(engine, task.input)
+        engine = open_model(moved, SessionSettings())
+        if d.picture is not None and isinstance(spec, ImageInput):
+            engine = PixelFed(engine, spec)
         with contextlib.closing(engine):
-            accuracy = judge().judge(engine)
-        if accuracy.drop > max_drop * _NEAR_SHARE:
-            notes.append(
-                f"{p.profile}: {p.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is"
+            accuracy = trial.judges.confirmation.judge(engine)
+        if accuracy.drop > model.max_drop * _NEAR_SHARE:
+            trial.monitor.note(
+                f"{d.profile}: {d.variant} near to that of {release.name} loses {accuracy.drop:.4f}: it ships as it is"
             )
-            found.append(p)
+            found.append(d)
             continue
-        recipe = p.recipe.model_copy(update={"passes": (*p.recipe.passes, "near")})
+        recipe = d.recipe.model_copy(update={"passes": (*d.recipe.passes, "near")})
         found.append(
-            replace(p, model=model, recipe=recipe, accuracy=None if p.accuracy is None else accuracy)
+            replace(d, model=moved, recipe=recipe, accuracy=None if d.accuracy is None else accuracy)
         )
     return found
 
@@ -104,19 +100,19 @@ def _on_lattice(new: NDArray[np.float32], old: NDArray[np.float32]) -> NDArray[n
     return np.where(usable, found, new)
 
 
-def update_notes(release: PreviousRelease, plans: Sequence[VariantDraft]) -> list[str]:
+def update_notes(release: PreviousRelease, drafts: Sequence[VariantDraft]) -> list[str]:
     """What each variant that the release has, too, costs as a difference to it, and what has no successor."""
     notes = []
-    for p in plans:
-        old = release.engines.get((p.profile, p.variant))
-        made = None if old is None else make_delta(old, p.model)
+    for d in drafts:
+        old = release.engines.get((d.profile, d.variant))
+        made = None if old is None else make_delta(old, d.model)
         if made is not None:
             notes.append(
-                f"{p.profile}: {p.variant} takes {len(made):,} bytes as a difference to {release.name}, "
-                f"{len(made) / len(p.model):.1%} of {len(p.model):,}"
+                f"{d.profile}: {d.variant} takes {len(made):,} bytes as a difference to {release.name}, "
+                f"{len(made) / len(d.model):.1%} of {len(d.model):,}"
             )
-    for profile, variant in release.engines.keys() - {(p.profile, p.variant) for p in plans}:
-        if profile in {p.profile for p in plans}:
+    for profile, variant in release.engines.keys() - {(d.profile, d.variant) for d in drafts}:
+        if profile in {d.profile for d in drafts}:
             notes.append(
                 f"{profile}: {variant} of {release.name} has no successor: who runs it fetches another engine whole"
             )

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Cause
-from edgectl.builder.search.float_first import (
-    NotQuantizable,
+from edgectl.builder.search.reasons import (
     Reason,
     out_of_time,
     over_budget,
@@ -49,7 +49,7 @@ def outcome(
 OF_A_CANDIDATE = [c for c in Cause if c is not Cause.NOTHING_TO_QUANTIZE]
 FLOAT = CandidateOutcome(Candidate(CandidateGraph("float", b"", "float32"), "onnxruntime", SessionSettings()))
 ALL = [
-    *(why_not_quantizable(b, "h, c") for b in NotQuantizable),
+    *(why_not_quantizable(NotQuantizable(o, "h, c")) for o in Obstacle),
     over_budget("full", Accuracy(0.05, {}), 0.01),
     over_budget("full", Accuracy(1 / 4, {}, units=4), 0.01),
     over_budget("full", Accuracy(0.2, {}, 0.0, 0.4, objects=12), 0.1),
