@@ -16,7 +16,8 @@ from support.builder.nets import Save, residual_net
 from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.ingest.canonical import prepare
-from edgectl.builder.ingest.source_precision import source_precision, unfit_for_tensorrt
+from edgectl.builder.ingest.source_precision import source_precision
+from edgectl.builder.variants.tensorrt import unfit_for_tensorrt
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec, TensorInput

@@ -55,9 +55,11 @@ CLASHING = {
         ("x", "one_weight_q", "one_weight_dq", "two_weight_scale", "two_weight_q", "y")
     ),
     "nodes like a pair's": net(
-        ("x", "w", "c", "r", "v", "y"), ("x_QuantizeLinear", "r_DequantizeLinear", "x_half_Cast")
+        ("x", "w", "c", "r", "v", "y"), ("x_QuantizeLinear", "r_DequantizeLinear", "x_float16_Cast")
     ),
-    "tensors like float16 ones": net(("x", "x_half", "w1_half", "c_half", "x_half_Cast", "x_float")),
+    "tensors like float16 ones": net(
+        ("x", "x_float16", "w1_float16", "c_float16", "x_float16_Cast", "x_float")
+    ),
     "odd": net(("图像/输入:0", "w 1", "c\n2", "r\t;", 'w"2"', "выход/0"), ("né/1", "n 2", "n\n3")),
     "like paths": net(("../../x", "/etc/w", "..", "r/../r", "w2", "in/0/x")),
     "like files": net(("x.npy", "w", "c", "r", "v", "file")),
