@@ -22,12 +22,12 @@ from pathlib import Path
 import onnx
 from builder_vs_peers import REAL
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.build import prepare
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import Slices, collect, slice_samples
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
+from edgectl.builder.ingest.canonical import prepare
+from edgectl.builder.ingest.samples import Slices, collect, slice_samples
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.finalise.open import open_model
@@ -79,7 +79,7 @@ def ours(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a
     family, feeds = FAMILIES["x86-vnni"], [s.feeds for s in slices.calibration]
     table = calibrate(graph, feeds, data_digest=slices.digest)
     basis = prepare_basis(graph, table, family, feeds, judge, max_drop=a.max_drop, tell=lambda what: None)
-    rungs = climb(
+    rungs = escalate(
         basis,
         family,
         feeds,

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgectl.builder.accuracy import Judge, average_precision, match, truth
-from edgectl.builder.build import prepare
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import collect, slice_samples
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
-from edgectl.builder.quantize import quantize
-from edgectl.builder.reconstruct import reconstruct
+from edgectl.builder.ingest.canonical import prepare
+from edgectl.builder.ingest.samples import collect, slice_samples
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.quantize import quantize
+from edgectl.builder.int8.reconstruct import reconstruct
+from edgectl.builder.judge.accuracy import Judge, average_precision, match, truth
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task
@@ -89,7 +89,7 @@ def main() -> None:
             ),
         }
         start = time.monotonic()
-        ladder = climb(basis, family, calibration, judge, max_drop=a.max_drop, timed=True, tell=print)
+        ladder = escalate(basis, family, calibration, judge, max_drop=a.max_drop, timed=True, tell=print)
         print(
             f"climb: {time.monotonic() - start:.1f} s; basis: {', '.join(basis.passes) or 'as it is'}, {basis.ranges}"
         )

@@ -29,10 +29,11 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from shapes import SHAPES
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.build import build, prepare
-from edgectl.builder.data import Slices, collect, slice_samples
-from edgectl.builder.route import PixelFed, pixels_of
+from edgectl.builder.build import build_bundle
+from edgectl.builder.ingest.canonical import prepare
+from edgectl.builder.ingest.pixels import PixelFed, pixels_of
+from edgectl.builder.ingest.samples import Slices, collect, slice_samples
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import Bundle, SessionSettings
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
@@ -134,7 +135,7 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
     profile = folder / "one-thread.toml"
     profile.write_text('inherits = "cpu"\ndescription = "one thread"\n[cpu]\nmax_threads = 1\n')
     start = time.monotonic()
-    report = build(
+    report = build_bundle(
         path,
         profiles=[str(profile)],
         task=task,

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 from shapes import SHAPES
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import parse_options
 from edgectl.core.bundle import LAYER_ENGINE, LAYER_PACKED, Bundle
 from edgectl.pipelines.tasks import load_task
@@ -65,7 +65,7 @@ def make(name: str, folder: Path, profiles: list[str], cluster: int) -> Bundle:
             sys.exit(f"{model} is not there")
         clip, random, drop = CLIPS[name], False, 0.03
         task = load_task(str(ours.with_suffix(".toml")) if ours.is_file() else "fastestdet")
-    build(
+    build_bundle(
         model,
         profiles=profiles,
         task=task,

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from edgectl.builder.calibrate import RANGE_KINDS, calibrate
+from edgectl.builder.int8.calibrate import RANGE_KINDS, calibrate
 
 
 def resnet50(seed: int = 0) -> ModelProto:

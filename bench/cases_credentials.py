@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from cases_common import Check, Outcome, Place
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.cli.demo.site import POLICY, Site
 from edgectl.fleet.keys.enroll import write_enrolment
 from edgectl.link.mqtt import BrokerOptions, Link
@@ -118,7 +118,7 @@ def _yard(place: Place) -> Path:
     ours = reference("yard-detector")
     out = place.out / "yard"
     if not out.exists():
-        build(
+        build_bundle(
             ours.model,
             profiles=["cpu"],
             task=load_task(str(ours.task)),

@@ -4,7 +4,7 @@ the ladder.
     python bench/channel_imbalance.py
 
 scikit-learn's digits, 597 test pictures that nothing was fitted, calibrated or chosen on; the network of
-tests/builder/imbalanced.py. The plain tool is ONNX Runtime's ``quantize_static``, U8S8, MinMax, one scale per
+tests/support/builder/imbalanced.py. The plain tool is ONNX Runtime's ``quantize_static``, U8S8, MinMax, one scale per
 tensor. Without retraining.
 """
 
@@ -14,16 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tests.builder.imbalanced import imbalance, readout_net, top1
-from tests.builder.test_ladder import per_tensor
+from support.builder.imbalanced import imbalance, readout_net, top1
+from support.builder.plain_tool import per_tensor
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import Sample
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
+from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.finalise.open import open_model
@@ -47,7 +47,7 @@ def main() -> None:
             basis = prepare_basis(
                 model, table, family, train[:128], judge, max_drop=0.01, tell=lambda what: None
             )
-            rungs = climb(
+            rungs = escalate(
                 basis, family, train[:128], judge, max_drop=0.01, timed=False, tell=lambda what: None
             )
             cells.append(

@@ -23,19 +23,19 @@ import numpy as np
 from onnx import ModelProto
 from shapes import SHAPES
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tests.builder.digits import digits, top1
+from support.builder.digits import digits, top1
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.build import prepare
 from edgectl.builder.compress.channel import prune_channels
 from edgectl.builder.compress.coupling import couple
 from edgectl.builder.compress.importance import channel_damage
 from edgectl.builder.compress.options import Importance, parse_options
 from edgectl.builder.compress.run import CompressionStep, compress
 from edgectl.builder.compress.weights import macs
-from edgectl.builder.data import Sample, collect, slice_samples
+from edgectl.builder.ingest.canonical import prepare
+from edgectl.builder.ingest.samples import Sample, collect, slice_samples
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe

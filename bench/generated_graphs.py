@@ -3,7 +3,7 @@ for measuring.
 
     python bench/generated_graphs.py [--count 500] [--jobs 2] [--profiles cpu,jetson-orin] [--rtx] [--json]
 
-Each graph (``tests/builder/fused.py``) ends as a *valid bundle*, in *one sentence*, or *fell* (a traceback, a
+Each graph (``tests/support/builder/fused.py``) ends as a *valid bundle*, in *one sentence*, or *fell* (a traceback, a
 broken bundle). Valid: the ONNX checker is content with every engine, names and types of the outputs are those
 of the model, ONNX Runtime reproduces the golden outputs of every CPU variant, and every variant computes what
 float computes (cosine ≥ 0.9 of the worst output: a wrong wire, not rounding). With ``--rtx`` and
@@ -27,12 +27,12 @@ import numpy as np
 import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from rtx_compiler import available, refusal
-from tests.builder.fused import Case, cases, feeds_of, make
+from support.builder.fused import Case, cases, feeds_of, make
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, SessionSettings
 from edgectl.core.errors import EdgectlError
 from edgectl.core.task import TaskSpec, TensorInput
@@ -103,7 +103,7 @@ def tried(work: tuple[Case, list[str], bool]) -> Result:
         feeds = feeds_of(model, 48)
         np.savez(Path(folder) / "data.npz", **{n: np.stack([f[n] for f in feeds]) for n in feeds[0]})
         try:
-            build(
+            build_bundle(
                 path,
                 profiles=profiles,
                 task=TASK,

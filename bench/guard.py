@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tests.builder.adversarial import adversarial, pictures
+from support.builder.adversarial import adversarial, pictures
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.build import build
-from edgectl.builder.data import Sample
+from edgectl.builder.build import build_bundle
+from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Variant
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
@@ -66,7 +66,7 @@ def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) 
         adversarial(seed, size=a.size, channels=a.channels).SerializeToString()
     )
     np.savez(folder / "data.npz", image=np.concatenate(pictures(128, seed=seed, size=a.size)))
-    build(
+    build_bundle(
         folder / "model.onnx",
         profiles=["cpu"],
         task=TASK,

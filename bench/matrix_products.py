@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tests.builder.generated import mlp
+from support.builder.generated import mlp
 
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.families import FAMILIES
 from edgectl.builder.graph import GraphIndex, attribute
-from edgectl.builder.products import BLOCK, FORMS, rewrite
-from edgectl.builder.quantize import quantize
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.matmul import BLOCK, FORMS, rewrite_matmuls
+from edgectl.builder.int8.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model
@@ -97,7 +97,7 @@ def main() -> None:
         feeds = [{"x": rng.standard_normal((rows, a.width)).astype(np.float32)} for _ in range(4)]
         table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
         forms = {"float": model, "static": quantize(model, table, family, ranges="mse").model}
-        forms |= {f: rewrite(model, f, family).model for f in FORMS} | {
+        forms |= {f: rewrite_matmuls(model, f, family).model for f in FORMS} | {
             f"blocks-{b}": blocks(model, b) for b in (8, 4)
         }
         runs: dict[str, Callable[[], object]] = {}

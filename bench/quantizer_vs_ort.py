@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edgectl.builder.build import prepare
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import collect, slice_samples
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.quantize import quantize
+from edgectl.builder.ingest.canonical import prepare
+from edgectl.builder.ingest.samples import collect, slice_samples
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.quantize import quantize
 from edgectl.core.bundle import SessionSettings
 from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_model

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task
 
@@ -298,7 +298,7 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(
     ours = reference("yard-detector")
     bundle, source = tmp_path / "yard", "synth://yard?seed=5&paced=0&fps=2&seconds=8"
     task = load_task(str(ours.task))
-    build(
+    build_bundle(
         ours.model,
         profiles=["cpu"],
         task=task,
@@ -333,7 +333,7 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(
     model = "lib/python{}.{}/site-packages/edgectl/models/yard-detector.onnx".format(*sys.version_info[:2])
     for arguments in (
         (
-            "build",
+            "build_bundle",
             str(tmp_path / "venv" / model),
             "--task",
             "tensor",

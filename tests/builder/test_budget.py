@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from tests.builder.conftest import Save, images, residual_net
+from support.builder.nets import Save, images, residual_net
 
-from edgectl.builder.accuracy import Judge
-from edgectl.builder.budget import LADDER, PACK, Budget
-from edgectl.builder.calibrate import calibrate
-from edgectl.builder.data import Sample
-from edgectl.builder.families import FAMILIES
-from edgectl.builder.ladder import climb, prepare_basis
-from edgectl.builder.quantize import quantize
+from edgectl.builder.budget import PACK, QUANTIZE, Budget
+from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.families import FAMILIES
+from edgectl.builder.int8.quantize import quantize
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.finalise.open import open_model
@@ -31,10 +31,10 @@ class Clock:
 def test_each_stage_may_use_the_time_up_to_its_share_and_what_comes_later_is_listed_once() -> None:
     clock = Clock()
     budget = Budget(60, clock=clock)
-    assert not budget.over(LADDER, "a")
+    assert not budget.over(QUANTIZE, "a")
     clock.now += 33.0
-    assert budget.over(LADDER, "equalisation")
-    assert budget.over(LADDER, "equalisation")
+    assert budget.over(QUANTIZE, "equalisation")
+    assert budget.over(QUANTIZE, "equalisation")
     assert not budget.over(PACK, "folding")
     assert budget.left_out == ("equalisation",)
     clock.now += 27.0
@@ -58,7 +58,7 @@ def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:
         60.0,
         math.inf,
     )
-    assert not endless.over(LADDER, "anything")
+    assert not endless.over(QUANTIZE, "anything")
 
 
 def test_without_time_the_ladder_writes_one_graph_and_names_the_others(save: Save) -> None:
@@ -69,23 +69,23 @@ def test_without_time_the_ladder_writes_one_graph_and_names_the_others(save: Sav
     engine.close()
     table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
 
-    def rungs(seconds: float):
+    def graphs(seconds: float):
         clock = Clock()
         budget = Budget(seconds, clock=clock)
         clock.now += 1.0
         basis = prepare_basis(
             model, table, family, feeds, judge, max_drop=0.1, tell=lambda _: None, budget=budget
         )
-        return climb(
+        return escalate(
             basis, family, feeds, judge, max_drop=0.1, timed=False, tell=lambda _: None, budget=budget
         ), budget
 
-    hurried, budget = rungs(1.0)
+    hurried, budget = graphs(1.0)
     assert set(hurried.recipes) == {"full"}
     plain = quantize(model, table, family, ranges="minmax").model
     assert hurried.recipes["full"].model.SerializeToString() == plain.SerializeToString()
     assert {"the choice of ranges", "reconstruction", "conv-only", "no-head"} <= set(budget.left_out)
-    whole, budget = rungs(1e9)
+    whole, budget = graphs(1e9)
     assert {"full", "conv-only", "no-head"} <= set(whole.recipes)
     assert budget.left_out == ()
     assert np.isfinite(whole.judged["full"].drop)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.builder.build import build
+from edgectl.builder.build import build_bundle
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task
 
@@ -16,7 +16,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real bundle of the yard detector, built once."""
     ours = reference("yard-detector")
     out = tmp_path_factory.mktemp("bundle") / "yard"
-    build(
+    build_bundle(
         ours.model,
         profiles=["cpu"],
         task=load_task(str(ours.task)),

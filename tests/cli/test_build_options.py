@@ -28,7 +28,7 @@ def test_shapes_may_be_given_for_several_inputs(monkeypatch: pytest.MonkeyPatch)
         seen.update(options)
         raise ModelError("stop")
 
-    monkeypatch.setattr(builder, "build", stop)
+    monkeypatch.setattr(builder, "build_bundle", stop)
     assert isinstance(call("--shape", "x=1,3,32,32", "--shape", "y=1,4").exception, ModelError)
     assert seen["shapes"] == {"x": (1, 3, 32, 32), "y": (1, 4)}
     assert isinstance(call("--shape", "x").exception, UsageError)
@@ -43,7 +43,7 @@ def test_the_traceback_of_a_defect_is_printed_with_debug_only(
 
     root, ours = logging.getLogger(), logging.getLogger("edgectl")
     handlers, level = list(root.handlers), ours.level
-    monkeypatch.setattr(builder, "_built", broken)
+    monkeypatch.setattr(builder, "_build", broken)
     try:
         with pytest.raises(ModelError, match="broke: KeyError: 't2'"):
             app([*COMMAND, *(["--debug"] if debug else [])], standalone_mode=False)

@@ -12,7 +12,7 @@ from edgectl.cli.demo.devices import DEVICES
 from edgectl.cli.demo.patience import Patience
 from edgectl.cli.demo.site import Site
 from edgectl.core.errors import LinkError, RolloutError
-from edgectl.fleet.client import FleetClient
+from edgectl.fleet.client.client import FleetClient
 
 NAMES = [d.name for d in DEVICES]
 

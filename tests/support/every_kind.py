@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+# A script: the folder of the tests instead of this one, where tuf.py would hide the library.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tests.builder.conftest import images, residual_net
-from tests.builder.generated import mlp
+from support.builder.generated import mlp
+from support.builder.nets import images, residual_net
 
-from edgectl.builder.build import build
-from edgectl.builder.calibrate import calibrate
+from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.families import FAMILIES, QDQ
-from edgectl.builder.products import FORMS, rewrite
-from edgectl.builder.quantize import quantize
+from edgectl.builder.int8.calibrate import calibrate
+from edgectl.builder.int8.families import FAMILIES, QDQ
+from edgectl.builder.int8.matmul import FORMS, rewrite_matmuls
+from edgectl.builder.int8.quantize import quantize
 from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task
@@ -39,7 +40,7 @@ def main(out: Path) -> None:
     graphs = {"float": (net, images(1)[0])}
     graphs |= {family: (quantize(net, table, FAMILIES[family]).model, images(1)[0]) for family in QDQ}
     x = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
-    graphs |= {form: (rewrite(products, form, FAMILIES["x86-vnni"]).model, x) for form in FORMS}
+    graphs |= {form: (rewrite_matmuls(products, form, FAMILIES["x86-vnni"]).model, x) for form in FORMS}
     for kind, (model, feeds) in graphs.items():
         onnx.save(model, out / "graphs" / f"{kind}.onnx")
         want = open_model((products if kind in FORMS else net).SerializeToString()).run(feeds)
@@ -49,7 +50,7 @@ def main(out: Path) -> None:
     profiles = ["cpu", "cpu-x86-vnni", "cpu-x86-avx2", "cpu-arm64", "jetson-orin"]
     task = load_task(str(ours.task))
     for name, compression in (("plain", None), ("packed", CompressOptions(cluster=16))):
-        build(
+        build_bundle(
             ours.model,
             profiles=profiles,
             task=task,

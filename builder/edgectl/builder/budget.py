@@ -13,9 +13,9 @@ import math
 import time
 from collections.abc import Callable
 
-__all__ = ["CALIBRATE", "LADDER", "LEAST_SAMPLES", "PACK", "READ", "Budget"]
+__all__ = ["CALIBRATE", "LEAST_SAMPLES", "PACK", "QUANTIZE", "READ", "Budget"]
 
-READ, CALIBRATE, LADDER, PACK = 0.25, 0.4, 0.55, 0.92
+READ, CALIBRATE, QUANTIZE, PACK = 0.25, 0.4, 0.55, 0.92
 """Shares of the time that have passed when reading, calibration, the ladder and everything but packing
 end."""
 LEAST_SAMPLES = 16

@@ -12,16 +12,33 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 __all__ = [
+    "QDQ_PAIR",
     "GraphIndex",
     "all_graphs",
     "all_nodes",
     "attribute",
+    "is_quantized",
     "np_dtype",
     "reads",
     "real_inputs",
     "shape_of",
     "subgraphs",
 ]
+
+QDQ_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_INTEGER = (
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "QGemm",
+    "QAttention",
+    "QMoE",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "MatMulIntegerToFloat",
+    "GatherBlockQuantized",
+)
+_INTEGER_PREFIXES = ("QLinear", "DynamicQuantize", "QEmbed")
 
 
 class GraphIndex:
@@ -133,3 +150,8 @@ def _outer_reads(graph: GraphProto) -> list[str]:
     )
     read = [*(i for n in graph.node for i in reads(n)), *(o.name for o in graph.output)]
     return [name for name in dict.fromkeys(read) if name not in own]
+
+
+def is_quantized(n: NodeProto) -> bool:
+    """Whether a node quantizes, or computes on codes."""
+    return n.op_type in QDQ_PAIR or n.op_type in _INTEGER or n.op_type.startswith(_INTEGER_PREFIXES)

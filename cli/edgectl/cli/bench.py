@@ -52,9 +52,9 @@ def bench(
     in processes of their own, as the build measures. Within 5 % two variants are equal. Latency counts from
     the moment at which a query was scheduled (MLPerf LoadGen, SingleStream).
     """
-    from edgectl.builder.bench import bench_bundle
-    from edgectl.builder.decide import decide as decide_of
-    from edgectl.builder.decide import rewrite
+    from edgectl.builder.pack.bench import bench_bundle
+    from edgectl.builder.pack.decide import decide as decide_of
+    from edgectl.builder.pack.decide import rewrite
     from edgectl.core.bundle import Bundle
 
     if decide and threads is not None:

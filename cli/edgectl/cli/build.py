@@ -105,19 +105,18 @@ def build(
 
         log_to_stderr()
         logging.getLogger("edgectl").setLevel(logging.DEBUG)
-    from edgectl.builder.build import Progress
-    from edgectl.builder.build import build as build_bundle
+    from edgectl.builder.build import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
-    from edgectl.builder.smaller import parse_smaller
+    from edgectl.builder.variants.smaller_input import parse_smaller_input
     from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
-    smaller = None if smaller_input is None else parse_smaller(smaller_input)
+    smaller = None if smaller_input is None else parse_smaller_input(smaller_input)
     profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 
-        def show(p: Progress) -> None:
+        def show(p: BuildProgress) -> None:
             update(p.message + (f"  best so far: {p.best}" if p.best else ""), p.share)
 
         report = build_bundle(
@@ -134,7 +133,7 @@ def build(
             random_calibration=random_calibration,
             compression=compression,
             smaller=smaller,
-            follow=follow,
+            previous=follow,
             shapes=parse_shapes(shape or ()),
             progress=show,
         )

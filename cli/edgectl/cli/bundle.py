@@ -37,15 +37,15 @@ def inspect(
 ) -> None:
     """Show what is in a bundle: variants, precisions, recipes, what was measured."""
     if html is not None:
-        from edgectl.builder.html import render
-        from edgectl.builder.inspect import inspect_bundle
+        from edgectl.builder.pack.html import render
+        from edgectl.builder.pack.inspect import inspect_bundle
         from edgectl.core.files import atomic_write
 
         page = render(inspect_bundle(path)).encode()
         atomic_write(html, page)
         out.result({"html": html, "bytes": len(page)}, f"wrote {html}, {len(page):,} bytes")
         return
-    from edgectl.builder.report import read_report
+    from edgectl.builder.pack.report import read_report
     from edgectl.core.bundle import Bundle, added_blobs
 
     bundle = Bundle(path)

@@ -8,7 +8,7 @@ On disk::
     blobs/sha256/<64 hex>           manifests, configs, layers; each named by its own digest
 
 This module has the schema and the reader. Everything read is untrusted: sizes are bounded before bytes are
-read, digests are checked before a name becomes a path. The writer is ``edgectl.builder.package``; the device
+read, digests are checked before a name becomes a path. The writer is ``edgectl.builder.pack.package``; the device
 keeps the same blobs in its store and opens a variant with :meth:`Variant.open` from there.
 """
 

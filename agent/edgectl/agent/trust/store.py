@@ -28,8 +28,8 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import Updater
 
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.trust.clock import RELEASED_S
 from edgectl.agent.trust.attested_time import AttestedTime
+from edgectl.agent.trust.clock import RELEASED_S
 from edgectl.agent.trust.metadata_set import (
     TOP_METADATA,
     MemoryFetcher,

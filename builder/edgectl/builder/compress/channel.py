@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.compress.coupling import Coupling, remove
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.placement import weighted_nodes
+from edgectl.builder.int8.placement import weighted_nodes
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio

@@ -21,7 +21,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from edgectl.builder.compress.weights import Floats, Weight, replace_weights, weights_of
 from edgectl.builder.graph import GraphIndex, attribute
-from edgectl.builder.placement import WEIGHTED, weight_axis
+from edgectl.builder.int8.placement import WEIGHTED, weight_axis
 
 __all__ = ["Coupling", "Group", "Reader", "couple", "remove"]
 
@@ -87,7 +87,7 @@ class Coupling:
 
 def couple(model: ModelProto) -> Coupling:
     """Follow every channel of a graph whose shapes are static and whose constants are initializers."""
-    return _Walk(model).result()
+    return _CouplingWalk(model).result()
 
 
 def remove(model: ModelProto, coupling: Coupling, gone: Collection[int]) -> ModelProto:
@@ -161,7 +161,7 @@ def _adjust(
         constant(3, sizes)
 
 
-class _Walk:
+class _CouplingWalk:
     def __init__(self, model: ModelProto) -> None:
         self.index = GraphIndex(model)
         self._weights = {w.node.name: w for w in weights_of(self.index)}

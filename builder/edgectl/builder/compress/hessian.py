@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from edgectl.builder.compress.coupling import Coupling
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.reconstruct import Layer, Walk, patched
+from edgectl.builder.int8.reconstruct import Layer, Walk, patched
 from edgectl.engines.base import Feeds
 
 __all__ = ["hessian_damage"]
@@ -33,7 +33,7 @@ _RIDGE = 1e-3  # of the mean variance of an input
 
 
 @dataclass
-class _Reader:
+class _LayerStatistics:
     """``weight``: (outputs, inputs); ``inverse``: of the covariance of the inputs, or its diagonal alone;
     ``energy`` of the outputs."""
 
@@ -75,7 +75,7 @@ def hessian_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feed
     for group in coupling.groups:
         alive = [int(c) for c in group.channels]
         mine = [
-            _Reader(r.weight.copy(), r.inverse.copy(), r.energy, r.taps, r.channels)
+            _LayerStatistics(r.weight.copy(), r.inverse.copy(), r.energy, r.taps, r.channels)
             for r in readers
             if np.isin(group.channels[:1], r.channels).any()
         ]
@@ -92,7 +92,7 @@ def hessian_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feed
     return damage
 
 
-def _readers(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> list[_Reader]:
+def _readers(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> list[_LayerStatistics]:
     index = GraphIndex(model)
     order = {n.name: i for i, n in enumerate(index.nodes)}
     wanted = sorted(coupling.readers, key=lambda r: order[r.weight.node.name])
@@ -118,5 +118,7 @@ def _readers(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) ->
         inverse = (
             1 / (covariance + ridge) if large else np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
         )
-        found.append(_Reader(weight, inverse, energy, weight.shape[1] // len(r.channels), r.channels))
+        found.append(
+            _LayerStatistics(weight, inverse, energy, weight.shape[1] // len(r.channels), r.channels)
+        )
     return found

@@ -18,8 +18,8 @@ from onnx import ModelProto, numpy_helper
 from edgectl.builder.compress.recover import Lesson, agree, teach, trainable
 from edgectl.builder.compress.torchgraph import TorchGraph
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.quantize import Quantized
+from edgectl.builder.int8.placement import weighted_nodes
+from edgectl.builder.int8.quantize import Quantized
 from edgectl.core.errors import ModelError
 from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Feeds

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.placement import weighted_nodes
-from edgectl.builder.reconstruct import Layer, Walk, patched
+from edgectl.builder.int8.placement import weighted_nodes
+from edgectl.builder.int8.reconstruct import Layer, Walk, patched
 from edgectl.engines.base import Feeds
 
 __all__ = ["refit"]

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgectl.builder.accuracy import Judge
 from edgectl.builder.compress.channel import channel_step, prune_channels
 from edgectl.builder.compress.cluster import share_weights
 from edgectl.builder.compress.coupling import couple
@@ -22,6 +21,7 @@ from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.refit import refit
 from edgectl.builder.compress.weights import macs, weight_regions, weights_of
 from edgectl.builder.graph import GraphIndex
+from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack
 from edgectl.core.errors import ModelError, UsageError

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgectl.builder.compress.weights import Floats
 from edgectl.builder.graph import GraphIndex
-from edgectl.builder.placement import weighted_nodes
+from edgectl.builder.int8.placement import weighted_nodes
 
 __all__ = ["TorchGraph", "unsupported"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgectl.builder.graph import GraphIndex, attribute
-from edgectl.builder.placement import weighted_nodes
+from edgectl.builder.int8.placement import weighted_nodes
 
 __all__ = ["Floats", "Weight", "macs", "replace_weights", "weight_regions", "weights_of"]
 

@@ -22,7 +22,7 @@ from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.finalise.golden import measure
 from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["NOUGHT", "Pass", "Reference", "rounding_of", "run_passes"]
+__all__ = ["NOUGHT", "FloatReference", "Pass", "rounding_of", "run_passes"]
 
 _COSINE = 0.99999
 # units of float32 rounding that a chain of reassociated sums may be off by
@@ -55,7 +55,7 @@ class Pass(ABC):
 
 
 @dataclass(frozen=True)
-class Reference:
+class FloatReference:
     """Inputs and what the model, as it came, computes on them in float."""
 
     feeds: Feeds
@@ -66,7 +66,7 @@ class Reference:
     relative: float = _RELATIVE
 
     @classmethod
-    def record(cls, model: bytes, feeds: Feeds) -> Reference:
+    def record(cls, model: bytes, feeds: Feeds) -> FloatReference:
         """Run the model as it came, without graph optimisation. Raises :class:`ModelError` if no runtime
         runs it."""
         return cls(feeds, _run(model, feeds, "the model, as it is,", hint=_NEWER), (model, feeds))
@@ -110,7 +110,7 @@ class PassLog:
 
 
 def run_passes(
-    model: ModelProto, passes: Sequence[Pass], reference: Reference | None, log: PassLog | None = None
+    model: ModelProto, passes: Sequence[Pass], reference: FloatReference | None, log: PassLog | None = None
 ) -> tuple[ModelProto, PassLog]:
     """Run passes in order, each within its contract, and go on with ``log``. ``reference`` None: nothing says
     what they should compute.

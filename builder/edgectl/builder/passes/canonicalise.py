@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from edgectl.builder.given import is_quantized
-from edgectl.builder.graph import GraphIndex, all_nodes
+from edgectl.builder.graph import GraphIndex, all_nodes, is_quantized
 from edgectl.builder.passes.base import Pass
 from edgectl.builder.passes.names import settle_names
 from edgectl.core.errors import ModelError

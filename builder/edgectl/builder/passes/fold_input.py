@@ -4,7 +4,7 @@ compute moves into the engine.
 The scale, mean and standard deviation of the task and the change of layout are nodes in front of the old
 input. Where a Q/DQ graph quantizes the picture to the pixels' own codes anyway (no mean, one scale, uint8),
 nothing is left to compute: the pixel is the code, and its exact scale replaces the calibrated one. Whether it
-is faster is measured with the preprocessing around it (:mod:`edgectl.builder.route`).
+is faster is measured with the preprocessing around it (:mod:`edgectl.builder.variants.fold_gain`).
 """
 
 from __future__ import annotations

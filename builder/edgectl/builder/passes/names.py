@@ -19,7 +19,7 @@ __all__ = ["settle_names"]
 
 _LONG = 64
 _DERIVED = re.compile(
-    r"_(q|dq|scales?|zero|value|half|float|inner|weight|bias|operand\d+|codes|x|integer|cast|product|again|planes|step|nought|gain|shift|scaled"
+    r"_(q|dq|scales?|zero|value|float16|float|inner|weight|bias|operand\d+|codes|x|integer|cast|product|again|planes|step|nought|gain|shift|scaled"
     r"|dequantized|Cast|Mul|Add|Bias|Scales|Transpose|(Dynamic)?QuantizeLinear|DequantizeLinear)(?=_|$)"
 )
 

@@ -15,7 +15,7 @@ from edgectl.builder.graph import all_graphs
 from edgectl.builder.passes.base import Pass
 from edgectl.core.errors import ModelError
 
-__all__ = ["Widen", "as_given", "other_floats"]
+__all__ = ["Widen", "as_received", "other_floats"]
 
 _HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 _FLOATS = {**_HALVES, TensorProto.DOUBLE: "float64"}
@@ -87,7 +87,7 @@ class Widen(Pass):
             raise ModelError(f"something in it is still {left[0]}")
 
 
-def as_given(model: ModelProto) -> ModelProto | None:
+def as_received(model: ModelProto) -> ModelProto | None:
     """A float16 model as it came, behind inputs and outputs of float32; None for one in another precision.
 
     ``model`` was ingested. What it computes is what it computed before.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgectl.builder.build import BuildReport, Progress, build
+from edgectl.builder.build import BuildProgress, BuildReport, build_bundle
 from edgectl.cli.demo.bad import slow_copy
 from edgectl.core.files import atomic_write
 from edgectl.models import reference
@@ -39,7 +39,13 @@ MODELS = (
 
 
 def build_reference(
-    name: str, release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]
+    name: str,
+    release: str,
+    version: str,
+    out: Path,
+    *,
+    minutes: float,
+    progress: Callable[[BuildProgress], None],
 ) -> BuildReport:
     """Build a reference model for this machine."""
     ours = reference(name)
@@ -60,7 +66,7 @@ max_threads = 1
 
 
 def build_bad(
-    release: str, version: str, out: Path, *, minutes: float, progress: Callable[[Progress], None]
+    release: str, version: str, out: Path, *, minutes: float, progress: Callable[[BuildProgress], None]
 ) -> BuildReport:
     """The yard detector, several times as slow (:mod:`edgectl.cli.demo.bad`), built in good faith."""
     ours = reference("yard-detector")
@@ -89,10 +95,10 @@ def _build(
     out: Path,
     *,
     minutes: float,
-    progress: Callable[[Progress], None],
+    progress: Callable[[BuildProgress], None],
     profile: str = "cpu",
 ) -> BuildReport:
-    return build(
+    return build_bundle(
         model,
         profiles=[profile],
         task=load_task(str(task)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgectl.builder.build import Progress
+from edgectl.builder.build import BuildProgress
 from edgectl.cli._printer import Printer, plain
 from edgectl.cli.demo.builds import MODELS, build_reference
 from edgectl.cli.demo.devices import DEVICES
@@ -26,7 +26,7 @@ def run_single(kind: str, folder: Path, seconds: float, out: Printer) -> None:
     model = next(m for m in MODELS if m.slot == device.slot)
     with out.progress() as bar:
 
-        def show(p: Progress) -> None:
+        def show(p: BuildProgress) -> None:
             bar(p.message, p.share)
 
         report = build_reference(

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from edgectl.builder.build import BuildReport, Progress
+from edgectl.builder.build import BuildProgress, BuildReport
 from edgectl.cli._printer import Printer, table
 from edgectl.cli.demo.builds import MODELS, build_bad, build_reference
 from edgectl.cli.demo.devices import DEVICES
@@ -116,7 +116,7 @@ def _build(folder: Path, out: Printer, result: DemoResult) -> dict[str, Path]:
     with out.progress() as bar:
         for k, (name, release, version) in enumerate(jobs):
 
-            def show(p: Progress, k: int = k, what: str = f"{release} {version}") -> None:
+            def show(p: BuildProgress, k: int = k, what: str = f"{release} {version}") -> None:
                 bar(
                     f"building {what}: {p.message}" + (f"  best {p.best}" if p.best else ""),
                     (k + p.share) / len(jobs),

@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from edgectl.core.schema import Message
 
-__all__ = ["Health", "Lease", "Logs", "Probe", "Slots"]
+__all__ = ["Health", "LeaseAnswer", "Logs", "Probe", "Slots"]
 
 
 class Probe(Message):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from edgectl.builder.bench import BenchReport
-from edgectl.builder.decide import Decision
+from edgectl.builder.pack.bench import BenchReport
+from edgectl.builder.pack.decide import Decision
 from edgectl.cli._printer import table
 
 __all__ = ["bench_view"]

@@ -24,7 +24,7 @@ from edgectl.core.bundle import (
 from edgectl.core.measured import Context, Measured, Standing
 
 if TYPE_CHECKING:
-    from edgectl.builder.report import Report
+    from edgectl.builder.pack.report import SearchReport
 
 __all__ = ["bundle_view", "variants_table"]
 
@@ -37,7 +37,11 @@ _KINDS = {
 
 
 def bundle_view(
-    bundle: Bundle, layers: Sequence[tuple[LayerReport, ...]], report: Report | None, *, each_layer: bool
+    bundle: Bundle,
+    layers: Sequence[tuple[LayerReport, ...]],
+    report: SearchReport | None,
+    *,
+    each_layer: bool,
 ) -> Group:
     """Variants, and how each was made. ``layers``: the layer report of each variant."""
     parts: list[RenderableType] = [
@@ -199,7 +203,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
     return t
 
 
-def _why_float(report: Report | None) -> list[RenderableType]:
+def _why_float(report: SearchReport | None) -> list[RenderableType]:
     """Why no quantized engine ships first, what was left out, and what was decided later; empty if there
     is nothing to say."""
     if report is None:

@@ -1,0 +1,150 @@
+"""The first step of a build: the model in the form that every other step works on, its task, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from edgectl.builder.budget import READ
+from edgectl.builder.ingest.canonical import canonical, float16_as_received
+from edgectl.builder.ingest.fit_task import fit_background, fit_input
+from edgectl.builder.ingest.read import read_model
+from edgectl.builder.ingest.samples import (
+    SampleStore,
+    Slices,
+    collect,
+    npz_shapes,
+    random_samples,
+    slice_samples,
+)
+from edgectl.builder.ingest.source_precision import source_precision
+from edgectl.builder.ingest.split import split_post
+from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.passes.shapes import Shape
+from edgectl.core.bundle import Precision, SessionSettings, TensorSpec
+from edgectl.core.errors import DataError, EngineError
+from edgectl.core.task import TaskSpec
+from edgectl.core.uri import redact
+from edgectl.engines.base import Engine
+from edgectl.engines.finalise.open import open_model
+
+__all__ = ["IngestedModel", "ingest_model", "ingest_samples", "with_background"]
+
+_GLANCED_AT = 8  # samples that tell a background class
+
+
+@dataclass(frozen=True)
+class IngestedModel:
+    """``graph``: canonical, float32 unless it came quantized. ``passes``: what was done to it so far."""
+
+    graph: ModelProto = field(repr=False)
+    inputs: tuple[TensorSpec, ...]
+    task: TaskSpec
+    passes: tuple[str, ...] = ()
+    precision: Precision = "float32"
+    """Of ``graph``. ``int8``: it came quantized, and ships as it is."""
+    float16: bytes | None = field(default=None, repr=False)
+    """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
+
+    @cached_property
+    def onnx_bytes(self) -> bytes:
+        """The graph as a file; the same graph gives the same bytes."""
+        return bytes(self.graph.SerializeToString(deterministic=True))
+
+
+def ingest_model(
+    path: Path,
+    task: TaskSpec,
+    monitor: BuildMonitor,
+    *,
+    shapes: Mapping[str, Shape],
+    calibration: str | None,
+) -> IngestedModel:
+    """Read the file, cut NonMaxSuppression off, fit the task to it, and run the passes.
+
+    ``shapes``, and then the arrays of an ``.npz`` of calibration data, say what the model leaves open. Raises
+    :class:`ModelError`, :class:`UsageError` or :class:`DataError`.
+    """
+    monitor.tell("ingest", 0.0, f"reading {path.name}")
+    source, task, was_cut = split_post(read_model(path), task)
+    if was_cut:
+        monitor.note(
+            "NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task"
+        )
+    task = fit_input(task, source, shapes)
+    data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
+    graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
+    monitor.notes += log.notes
+    passes = (*(("split",) if was_cut else ()), *log.ran)
+    float16 = float16_as_received(source, inputs, monitor.notes)
+    return IngestedModel(graph, inputs, task, passes, source_precision(graph), float16)
+
+
+def ingest_samples(
+    model: IngestedModel,
+    monitor: BuildMonitor,
+    folder: Path,
+    *,
+    calibration: str | None,
+    validation: str | None,
+) -> Slices:
+    """Samples to calibrate, search and confirm with, in files of ``folder``; noise where ``calibration`` is
+    None. Raises :class:`DataError`, :class:`SourceError` or :class:`UsageError`."""
+    engine = open_model(model.graph.SerializeToString(), SessionSettings())
+
+    def read(uri: str, what: str) -> SampleStore:
+        (folder / what).mkdir()
+        return collect(
+            uri,
+            model.task,
+            model.inputs,
+            engine,
+            folder / what,
+            progress=lambda n: monitor.tell("samples", 0.02, f"{redact(uri)}: {n} samples"),
+            enough=lambda: monitor.budget.over(READ, f"the rest of the {what} data"),
+        )
+
+    try:
+        if calibration is None:
+            noise = random_samples(model.task, model.inputs, folder)
+            _check_takes_noise(engine, model.inputs, noise)
+            return slice_samples(noise, None, random=True)
+        held_out = read(validation, "validation") if validation is not None else None
+        return slice_samples(read(calibration, "calibration"), held_out)
+    finally:
+        engine.close()
+
+
+def with_background(model: IngestedModel, samples: Slices, monitor: BuildMonitor) -> IngestedModel:
+    """The model with the background class in its task, if its own answers on a few samples tell that it has
+    one."""
+    if model.task.decode.kind != "boxes-scores":
+        return model
+    engine = open_model(model.graph.SerializeToString(), SessionSettings())
+    try:
+        answers = [engine.run(s.feeds) for s in samples.calibration[:_GLANCED_AT]]
+    finally:
+        engine.close()
+    task, note = fit_background(model.task, answers)
+    if note:
+        monitor.note(note)
+    return replace(model, task=task)
+
+
+def _check_takes_noise(engine: Engine, inputs: tuple[TensorSpec, ...], noise: SampleStore) -> None:
+    """Raises :class:`DataError` for a model whose integers are no pixels but places in a table, say, of
+    which noise names some that are not there."""
+    if all(np.dtype(i.dtype).kind == "f" for i in inputs):
+        return
+    try:
+        for sample in noise:
+            engine.run(sample.feeds)
+    except EngineError as e:
+        raise DataError(
+            f"the model does not take noise: {e.message}", hint="give --calibration an .npz of real inputs"
+        ) from e

@@ -1,0 +1,1 @@
+"""Graphs of low precision: calibration, kernel families, placement, quantization and its remedies."""

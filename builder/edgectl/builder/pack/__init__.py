@@ -1,0 +1,1 @@
+"""The bundle: written, read back, shown, and measured again."""

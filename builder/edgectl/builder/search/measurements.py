@@ -1,0 +1,172 @@
+"""Candidates opened, judged and timed in a lab; what the tuning log knows already is not measured again.
+Decides nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from edgectl.builder.judge.accuracy import Accuracy
+from edgectl.builder.search.candidates import Candidate
+from edgectl.builder.search.machine import TimingMachine
+from edgectl.builder.search.tuning_log import Line, TuningLog
+from edgectl.core.errors import EdgectlError
+from edgectl.engines.base import Engine, Feeds
+from edgectl.engines.measure.processes import FreshTimes
+from edgectl.engines.timing import Samples, interleave
+
+__all__ = ["Judging", "Measurements"]
+
+_MIN_SECONDS = 0.3
+
+
+class Judging(Protocol):
+    """What the search asks of :class:`edgectl.builder.judge.accuracy.Judge`."""
+
+    digest: str
+
+    def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy: ...
+
+
+class Measurements:
+    def __init__(self, lab: TimingMachine, log: TuningLog) -> None:
+        self._lab = lab
+        self._log = log
+        self._engines: dict[str, Engine] = {}
+        self._feeds = _digest(lab.feeds)
+
+    @property
+    def machine(self) -> str:
+        return self._lab.machine
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def drop(self, c: Candidate) -> None:
+        """Free the memory of a candidate; it is opened again if it is asked for."""
+        if (engine := self._engines.pop(c.name, None)) is not None:
+            engine.close()
+
+    def verdict(
+        self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging, limit: float
+    ) -> Accuracy:
+        """Of a graph in a runtime, whatever the settings. Raises :class:`EdgectlError` for a candidate
+        that does not run."""
+        label = f"{c.graph.recipe}/{c.runtime}"
+        key = self._log.key(what, c.graph.digest, c.runtime, judge.digest, limit)
+        line = self._log.find(key).get(label)
+        if line is not None and line.accuracy is not None:
+            return line.accuracy
+        accuracy = judge.judge(self._opened(c), limit=limit)
+        self._log.add(key, what, label, self._lab.conditions(), accuracy=accuracy)
+        return accuracy
+
+    def times(
+        self,
+        index: int,
+        candidates: Sequence[Candidate],
+        seconds: float,
+        fewest: int,
+        most: int,
+        settled: Callable[[Mapping[str, Samples]], bool],
+    ) -> tuple[dict[str, Line], dict[str, str]]:
+        """One line each for those that run, and why the others do not: from the log if the whole round is
+        there, measured otherwise."""
+        key = self._round_key(index, candidates, seconds, fewest, most)
+        lines, failed = self._log.find(key), {}
+        if not _whole(lines, candidates):
+            for c in candidates:
+                try:
+                    self._opened(c)
+                except EdgectlError as e:
+                    failed[c.name] = e.message
+            candidates = [c for c in candidates if c.name not in failed]
+            key = self._round_key(index, candidates, seconds, fewest, most)
+            lines = self._log.find(key)
+        if candidates and not _whole(lines, candidates):
+            lines = self._measured(key, index, candidates, seconds, fewest, most, settled)
+        return {c.name: lines[c.name] for c in candidates}, failed
+
+    def fresh(self, contenders: Sequence[Candidate], *, again: bool = False) -> dict[str, FreshTimes]:
+        """In processes of their own, in turn. ``again``: what was measured on a busy machine does not
+        count."""
+        key = self._log.key(
+            "fresh", [c.digest for c in contenders], self._feeds, *(["again"] if again else [])
+        )
+        lines = self._log.find(key)
+        if not all(c.name in lines and lines[c.name].fresh is not None for c in contenders):
+            found = self._lab.fresh(contenders)
+            conditions = self._lab.conditions()
+            lines = {n: self._log.add(key, "fresh", n, conditions, fresh=times) for n, times in found.items()}
+        return {n: line.fresh for n, line in lines.items() if line.fresh is not None}
+
+    def _measured(
+        self,
+        key: str,
+        index: int,
+        candidates: Sequence[Candidate],
+        seconds: float,
+        fewest: int,
+        most: int,
+        settled: Callable[[Mapping[str, Samples]], bool],
+    ) -> dict[str, Line]:
+        runs = {c.name: self._caller(c, i) for i, c in enumerate(candidates)}
+        times = interleave(
+            runs,
+            seconds=max(_MIN_SECONDS, seconds),
+            min_rounds=fewest,
+            max_rounds=most,
+            clock=self._lab.clock,
+            settled=settled,
+        )
+        conditions = self._lab.conditions()
+        return {
+            n: self._log.add(
+                key,
+                "timed",
+                n,
+                conditions,
+                round=index,
+                ms=tuple(round(float(x), 5) for x in t),
+                runtime=self._engines[n].runtime,
+            )
+            for n, t in times.items()
+        }
+
+    def _round_key(self, index: int, candidates: Sequence[Candidate], *settings: float) -> str:
+        return self._log.key("timed", index, settings, sorted(c.digest for c in candidates), self._feeds)
+
+    def _opened(self, c: Candidate) -> Engine:
+        """Open a candidate and run it once. Raises :class:`EdgectlError`."""
+        if c.name not in self._engines:
+            engine = self._lab.open(c)
+            try:
+                engine.run(self._lab.feeds[0])
+            except EdgectlError:
+                engine.close()
+                raise
+            self._engines[c.name] = engine
+        return self._engines[c.name]
+
+    def _caller(self, c: Candidate, start: int) -> Callable[[], object]:
+        turn, engine, feeds = itertools.count(start), self._opened(c), self._lab.feeds
+        return lambda: engine.run(feeds[next(turn) % len(feeds)])
+
+
+def _whole(lines: Mapping[str, Line], candidates: Sequence[Candidate]) -> bool:
+    """Whether a round is there for every candidate, pair by pair."""
+    counts = {len(lines[c.name].ms or ()) if c.name in lines else 0 for c in candidates}
+    return len(counts) == 1 and counts.pop() >= 3
+
+
+def _digest(feeds: Sequence[Feeds]) -> str:
+    sha = hashlib.sha256()
+    for f in feeds:
+        for name in sorted(f):
+            sha.update(name.encode() + np.ascontiguousarray(f[name]).tobytes())
+    return sha.hexdigest()

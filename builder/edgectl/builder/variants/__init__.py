@@ -1,0 +1,1 @@
+"""Which variants a profile gets: measured on this machine, or only checked numerically for another one."""

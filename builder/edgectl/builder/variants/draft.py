@@ -1,0 +1,95 @@
+"""One variant as it was chosen, before golden outputs are recorded and it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgectl.builder.ingest.source_precision import AS_RECEIVED
+from edgectl.builder.int8.escalate import float_report
+from edgectl.builder.int8.model import QuantizedModel
+from edgectl.builder.int8.previous_release import PREFIX
+from edgectl.builder.int8.quantize import Quantized
+from edgectl.builder.judge.accuracy import Accuracy
+from edgectl.builder.judge.judges import Judges
+from edgectl.builder.monitor import BuildMonitor
+from edgectl.core.bundle import LayerReport, Precision, Preference, Recipe, Runtime, SessionSettings
+from edgectl.core.measured import Measured
+from edgectl.core.task import ImageInput
+from edgectl.device_profiles.machine import Machine
+
+__all__ = ["Trial", "VariantDraft", "float_layers", "recipe_as_received", "recipe_of"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """With what the variants of a model are tried: its judges, this machine, and who hears of it."""
+
+    judges: Judges
+    machine: Machine
+    monitor: BuildMonitor
+    tuning: Path | None = None
+    """Where measurements are kept until the bundle is whole; None: nowhere."""
+
+
+@dataclass(frozen=True)
+class VariantDraft:
+    """What makes one variant."""
+
+    profile: str
+    variant: str
+    runtime: Runtime
+    requires: tuple[str, ...]
+    model: bytes = field(repr=False)
+    recipe: Recipe
+    precision: Precision
+    session: SessionSettings
+    layers: tuple[LayerReport, ...] = ()
+    accuracy: Accuracy | None = None
+    measured: Measured | None = None
+    fallback: bool = False
+    golden: bytes | None = field(default=None, repr=False)
+    """The graph whose outputs are golden, where the engine file alone does not say how it computes
+    (implicit quantization)."""
+    engine_layers: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    """More layers of the bundle that the engine is made of: (media type, bytes)."""
+    preferences: tuple[Preference, ...] = ()
+    """What it is best at."""
+    picture: ImageInput | None = None
+    """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
+
+
+def recipe_as_received(model: QuantizedModel) -> Recipe:
+    """Of the model itself, with what the passes did to it."""
+    family = "float" if model.source.precision == "float32" else AS_RECEIVED
+    return Recipe(family=family, passes=model.source.passes, precision=model.source.precision)
+
+
+def recipe_of(model: QuantizedModel, family: str, name: str, quantized: Quantized) -> Recipe:
+    """``family``: the one that was asked for; a candidate of another runtime's form shares its basis."""
+    spec = quantized.family
+    basis = model.basis_of(family, quantized)
+    codes = ("follow",) if quantized.carried_over else ("reconstruct",) if quantized.rebuilt else ()
+    return Recipe(
+        family=spec.name,
+        passes=(*model.source.passes, *basis.passes, f"quantize:{name.removeprefix(PREFIX)}", *codes),
+        precision="int8",
+        activations=spec.activation,
+        weights={127: "int8", 63: "int8 (7 bit)", 7: "int4"}[spec.weight_max],
+        excluded=tuple(sorted(quantized.placement.reasons)),
+        method=quantized.ranges,
+        **(
+            {}
+            if quantized.ranges is None
+            else {"calibration": basis.table.digest, "samples": basis.table.samples}
+        ),
+    )
+
+
+def float_layers(model: QuantizedModel, family: str | None) -> tuple[LayerReport, ...]:
+    """Why each layer is float. Nothing for a model that came quantized: its layers are its maker's."""
+    if model.source.precision != "float32":
+        return ()
+    if model.table is None:
+        return float_report(model.source.graph, None, model.max_drop, "float: see the notes of the build")
+    return float_report(model.source.graph, model.families.get(family or ""), model.max_drop, "")

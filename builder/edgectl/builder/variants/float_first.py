@@ -1,0 +1,59 @@
+"""Why float ships first for a profile: from the search, or because nothing could be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgectl.builder.int8.model import QuantizedModel
+from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
+from edgectl.builder.search.candidates import Choice
+from edgectl.builder.search.reasons import (
+    Reason,
+    out_of_time,
+    over_budget,
+    reasons_of_search,
+    why_not_quantizable,
+)
+from edgectl.builder.variants.draft import Trial
+from edgectl.device_profiles.machine import host_family
+
+__all__ = ["reasons_for_float"]
+
+
+def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tuple[Reason, ...]:
+    """Why no quantized engine ships first, what came nearest first; empty if one does. Before a float16
+    model that ships as it came, too."""
+    won = choice.winner.candidate
+    if won.graph.precision == "int8" and not won.is_float:
+        return ()
+    found = list(reasons_of_search(choice.outcomes, model.limit, choice.busy))
+    if found or not won.is_float:
+        return tuple(found)
+    if model.not_quantizable is not None:
+        return (why_not_quantizable(model.not_quantizable),)
+    family = host_family(trial.machine)
+    if family is None:
+        return (why_not_quantizable(NotQuantizable(Obstacle.NO_KERNELS, trial.machine.summary)),)
+    graphs = model.families.get(family)
+    lossy = {} if graphs is None else {n: a for n, a in graphs.judged.items() if n not in graphs.recipes}
+    if lossy:
+        name, least = min(lossy.items(), key=lambda item: item[1].drop)
+        found.append(over_budget(name, least, model.limit))
+    budget = trial.monitor.budget
+    if budget.left_out:
+        found.append(out_of_time(budget.left_out, budget.seconds / 60))
+    if not found:
+        unfit = {} if graphs is None else graphs.unfit
+        found.append(why_not_quantizable(NotQuantizable(Obstacle.NO_PLACE, _by_reason(unfit))))
+    return tuple(found)
+
+
+def _by_reason(unfit: Mapping[str, str]) -> str:
+    """Each reason with the first of its layers and how many there are."""
+    of: dict[str, list[str]] = {}
+    for node, reason in unfit.items():
+        of.setdefault(reason, []).append(node)
+    return (
+        ", ".join(f"{r} ({n[0]}{f' and {len(n) - 1} more' if n[1:] else ''})" for r, n in of.items())
+        or "nothing is left to quantize"
+    )
