@@ -63,10 +63,10 @@ class SlotByHand(ByHand):
 
 def lock(name: Name, duration: For, *, order: ByHand, device: AskOptions, out: Printer) -> None:
     """Say "not now": for a while the device activates nothing. It fetches as ever, and what runs goes on."""
-    from edgectl.cli.device.answers import Lease
+    from edgectl.cli.device.answers import LeaseAnswer
 
     said = order.said
-    lease = device.ask(name, "lock", Lease, ttl_s=duration, **said)
+    lease = device.ask(name, "lock", LeaseAnswer, ttl_s=duration, **said)
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + lease.ttl_s))
     out.result(
         {"device": name, **lease.model_dump()},
@@ -77,9 +77,9 @@ def lock(name: Name, duration: For, *, order: ByHand, device: AskOptions, out: P
 
 def unlock(name: Name, *, order: ByHand, device: AskOptions, out: Printer) -> None:
     """Give the lease of `device lock` back before it runs out."""
-    from edgectl.cli.device.answers import Lease
+    from edgectl.cli.device.answers import LeaseAnswer
 
-    lease = device.ask(name, "unlock", Lease, **order.said)
+    lease = device.ask(name, "unlock", LeaseAnswer, **order.said)
     out.result(
         {"device": name, **lease.model_dump()}, f"{printable(lease.owner)} no longer holds {name} back"
     )
@@ -114,8 +114,8 @@ def rollback(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer)
 
 
 def _order(name: str, op: Op, done: str, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    from edgectl.cli.device.answers import Slots
+    from edgectl.cli.device.answers import SlotsAnswer
 
-    obeyed = device.ask(name, op, Slots, slot=order.slot, **order.said)
+    obeyed = device.ask(name, op, SlotsAnswer, slot=order.slot, **order.said)
     slots = ", ".join(printable(slot) for slot in obeyed.slots)
     out.result({"device": name, **obeyed.model_dump()}, f"{slots} of {name}: {done.format(name=name)}")
