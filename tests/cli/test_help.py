@@ -19,7 +19,7 @@ from typer.main import get_command
 from edgectl.cli.main import app, main
 
 HEAVY = {"numpy", "cv2", "av", "pydantic", "paho", "onnxruntime", "onnx", "rich", "tuf", "cryptography", "yaml"}
-LIGHT = ("edgectl.cli", "edgectl.core.errors", "edgectl.core.uri", "edgectl.core.clock", "edgectl.core.privacy")
+LIGHT = ("edgectl.cli", *(f"edgectl.core.{m}" for m in ("errors", "uri", "clock", "privacy", "lazy")))
 
 def helped(path):
     sys.argv = ["edgectl", *path, "--help"]

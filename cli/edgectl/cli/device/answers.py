@@ -6,20 +6,20 @@ from pydantic import JsonValue
 
 from edgectl.core.schema import Message
 
-__all__ = ["Health", "LeaseAnswer", "Logs", "Probe", "Slots"]
+__all__ = ["HealthAnswer", "LeaseAnswer", "LogsAnswer", "ProbeAnswer", "SlotsAnswer"]
 
 
-class Probe(Message):
+class ProbeAnswer(Message):
     facts: tuple[str, ...]
     runtimes: tuple[str, ...]
 
 
-class Logs(Message):
+class LogsAnswer(Message):
     events: tuple[dict[str, JsonValue], ...]
     audit: tuple[tuple[float, str], ...]
 
 
-class Health(Message):
+class HealthAnswer(Message):
     health: dict[str, float]
 
 
@@ -28,5 +28,5 @@ class LeaseAnswer(Message):
     ttl_s: float
 
 
-class Slots(Message):
+class SlotsAnswer(Message):
     slots: tuple[str, ...]

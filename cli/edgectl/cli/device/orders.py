@@ -114,8 +114,8 @@ def rollback(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer)
 
 
 def _order(name: str, op: Op, done: str, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    from edgectl.cli.device.answers import Slots
+    from edgectl.cli.device.answers import SlotsAnswer
 
-    obeyed = device.ask(name, op, Slots, slot=order.slot, **order.said)
+    obeyed = device.ask(name, op, SlotsAnswer, slot=order.slot, **order.said)
     slots = ", ".join(printable(slot) for slot in obeyed.slots)
     out.result({"device": name, **obeyed.model_dump()}, f"{slots} of {name}: {done.format(name=name)}")

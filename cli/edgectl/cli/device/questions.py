@@ -38,9 +38,9 @@ _NOT_SHOWN = frozenset(
 
 def probe(name: Name, *, device: AskOptions, out: Printer) -> None:
     """Ask a device what it is: facts about the machine, and its runtimes."""
-    from edgectl.cli.device.answers import Probe
+    from edgectl.cli.device.answers import ProbeAnswer
 
-    found = device.ask(name, "probe", Probe)
+    found = device.ask(name, "probe", ProbeAnswer)
 
     def shown() -> Table:
         t = table("fact")
@@ -53,9 +53,9 @@ def probe(name: Name, *, device: AskOptions, out: Printer) -> None:
 
 def logs(name: Name, *, device: AskOptions, out: Printer) -> None:
     """Show who did what on a device by hand, and the last events of its streams."""
-    from edgectl.cli.device.answers import Logs
+    from edgectl.cli.device.answers import LogsAnswer
 
-    found = device.ask(name, "logs", Logs)
+    found = device.ask(name, "logs", LogsAnswer)
 
     def shown() -> RenderableType:
         from rich.console import Group
@@ -83,9 +83,9 @@ def logs(name: Name, *, device: AskOptions, out: Printer) -> None:
 
 def health(name: Name, *, device: AskOptions, out: Printer) -> None:
     """Measure how a device is now: load, memory, disk, temperature."""
-    from edgectl.cli.device.answers import Health
+    from edgectl.cli.device.answers import HealthAnswer
 
-    found = device.ask(name, "measure", Health)
+    found = device.ask(name, "measure", HealthAnswer)
 
     def shown() -> Table:
         t = table("figure", ">now")
