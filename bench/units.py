@@ -56,11 +56,15 @@ CONTROLLER = {"EDGECTL_TOKEN_FILE": "/var/lib/edgectl-controller/token"}
 LISTENER = """
 import json, os, sys
 import paho.mqtt.client as paho
-def listen(topic, heard):
+def listen(kind, heard):
+    topic = f"edgectl/1/home/d/gate-1/{kind}"
+    def on_message(client, userdata, message):
+        if message.topic == topic:  # amqtt gives a new subscriber what is retained on other topics, too
+            heard(json.loads(message.payload))
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda *_: client.subscribe(f"edgectl/1/home/d/gate-1/{topic}", 1)
+    client.on_connect = lambda *_: client.subscribe(topic, 1)
     client.on_subscribe = lambda *_: print("listening", flush=True)
-    client.on_message = lambda c, userdata, message: heard(json.loads(message.payload))
+    client.on_message = on_message
     client.connect("127.0.0.1")
     client.loop_forever()
 def tell(what):
@@ -70,15 +74,15 @@ def tell(what):
 STATE_WATCH = f"""{LISTENER}
 def heard(reported):
     slot = reported.get("slots", {{}}).get({SLOT!r}, {{}})
-    if slot.get("release") == sys.argv[1] and slot["state"] in sys.argv[2:]:
+    if slot.get("release") == sys.argv[1] and slot.get("state") in sys.argv[2:]:
         tell(slot["state"])
 listen("reported", heard)
 """
 """Prints the first of the states that the device reports of a release, within milliseconds."""
 SERVING = f"""{LISTENER}
 def heard(telemetry):
-    for stream in telemetry["streams"].values():
-        if stream["fps"] > 0:
+    for stream in telemetry.get("streams", {{}}).values():
+        if stream.get("fps", 0) > 0:
             tell(json.dumps({{"fps": round(stream["fps"], 1), "releases": stream["releases"]}}))
 listen("tele", heard)
 """
@@ -156,6 +160,8 @@ def install(tree: Path, work: Path) -> Row:
     wheels = wheels_for(ours, extras, work / "wheels-amd64", arch="x86_64", python=PYTHON)
     for folder in ("srv", "opt/edgectl", "etc/edgectl", "etc/edgectl-controller", "var/lib/private", "root"):
         shutil.rmtree(tree / folder, ignore_errors=True)
+    for enabled in (tree / "etc/systemd/system/multi-user.target.wants").glob("edgectl-*"):
+        enabled.unlink()
     for state in (tree / "var/lib").glob("edgectl*"):
         shutil.rmtree(state) if state.is_dir() and not state.is_symlink() else state.unlink()
     (tree / "root").mkdir(mode=0o700)
