@@ -89,8 +89,12 @@ def test_a_loop_that_stands_still_can_be_left(tmp_path: Path) -> None:
     assert events.summary().frames.in_flight == 0
 
 
-def test_events_that_wait_at_the_end_of_the_source_are_not_lost(tmp_path: Path) -> None:
-    """The source ends while nobody takes events, and far more wait than the loop's own queue holds."""
+def test_events_that_wait_at_the_end_of_the_source_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source ends while nobody takes events, and far more wait than the loop's own queue holds. Then the
+    loop is faster than the sink thread: it finds nothing, and ends the pipeline with most of them still to come."""
+    monkeypatch.setattr("edgectl.pipelines.host.event_run._POLL_S", 0.0)
     clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
     with Talkative(tmp_path, str(clip)) as events:
         assert events._pipeline.wait(60)

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -24,6 +24,7 @@ from edgectl.core.schema import Config
 from edgectl.core.task import DecodeSpec
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.rules import RULES
 from edgectl.pipelines.rules.base import RuleConfig
 from edgectl.pipelines.sinks import SINKS
@@ -75,14 +76,12 @@ def _kinds() -> Iterator[str]:
     for name in KINDS.own:
         kind = KINDS.get(name)
         yield _row(f"`{name}`", ", ".join(f"`{p}`" for p in kind.parts), kind.doc)
-    shared = set.intersection(*(set(KINDS.get(name).config.model_fields) for name in KINDS.own))
-    video = set(KINDS.get("surveillance").config.model_fields) - shared
     models = {name: KINDS.get(name).config for name in KINDS.own}
-    yield from _options("Settings of every kind", models["speech"], only=shared)
-    yield from _options("Settings of `surveillance` and `driving`", models["surveillance"], only=video)
-    for name in ("driving", "speech"):
-        own = set(models[name].model_fields) - shared - video
-        yield from _options(f"Settings of `{name}` alone", models[name], only=own)
+    shared, video = set(PipelineConfig.model_fields), set(VideoConfig.model_fields)
+    yield from _options("Settings of every kind", PipelineConfig)
+    yield from _options("Settings of every kind with a camera", VideoConfig, but=shared)
+    for name, model in models.items():
+        yield from _options(f"Settings of `{name}` alone", model, but=shared | video)
 
 
 def _sources() -> Iterator[str]:
@@ -125,17 +124,11 @@ def _decoders() -> Iterator[str]:
         yield from _options(f"Settings of `{name}`", DECODERS.get(name).options)
 
 
-def _options(
-    title: str,
-    model: type[BaseModel],
-    *,
-    only: set[str] | None = None,
-    but: set[str] = frozenset(),  # type: ignore[assignment]
-) -> Iterator[str]:
+def _options(title: str, model: type[BaseModel], *, but: Collection[str] = ()) -> Iterator[str]:
     rows = [
         row
         for name, field in model.model_fields.items()
-        if name != "sinks" and name not in but and (only is None or name in only)
+        if name != "sinks" and name not in but
         for row in _setting(name, field, _docs(model).get(name, ""))
     ]
     if rows:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.driving import lanes_at
 from support.pipelines import detections, tracks
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RulesConfig, RuleSet
+from edgectl.pipelines.rules.base import Observation, Rule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracker, Tracks
 
@@ -378,3 +380,37 @@ def test_a_walk_over_the_line_counts_once_however_much_it_trembles(speed: float)
         found = detections((*box.tolist(), 0.9, 0))
         n += len(of(r.step(tracker.update(found, i / 15, 1280, 720), i / 15), "line_crossing"))
     assert n == 1
+
+
+@pytest.mark.parametrize("at", [3, 30, 41, 60, 75])
+def test_warnings_go_on_exactly_from_a_snapshot(at: int) -> None:
+    """A drift over the line and an approach, cut in two at any place."""
+
+    def steps() -> list[Observation]:
+        seen = []
+        for i in range(100):
+            w = 1800 / (60 - 0.6 * i if i < 90 else 6)
+            box = np.array([[480 - w / 2, 300 - w / 2, 480 + w / 2, 300 + w / 2]], np.float32)
+            car = Tracks(
+                np.array([7]), box, np.ones(1, np.float32), np.zeros(1, np.int32), np.ones(1, bool), 960, 540
+            )
+            lanes = lanes_at(max(0, i - 40) * 0.03)
+            seen.append(Observation(car, i / 20, lanes, None if i < 2 else 25.0))
+        return seen
+
+    def rules() -> dict[str, Rule]:
+        config = parse_config(
+            "driving", {"rules": [{"id": "c", "collision": {}}, {"id": "l", "lane_departure": {}}]}
+        )
+        return RuleSet(config, ("car",)).rules
+
+    def events(of: dict[str, Rule], seen: list[Observation]) -> list[Event]:
+        return [e for s in seen for rule in of.values() for e in rule.step(s)]
+
+    whole = events(rules(), steps())
+    assert {e.type for e in whole} == {"capability", "collision_warning", "lane_departure"}
+    first, second = rules(), rules()
+    begun = events(first, steps()[:at])
+    for name, rule in second.items():
+        rule.restore(json.loads(json.dumps(first[name].snapshot())))
+    assert begun + events(second, steps()[at:]) == whole
