@@ -30,7 +30,7 @@ class DemoDevice:
     stream: str
     kind: str
     source: str
-    role: str
+    part: str
     slot: str
     config: dict[str, Any]
 

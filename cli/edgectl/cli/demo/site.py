@@ -125,7 +125,7 @@ class Site:
         pipeline = {
             "kind": device.kind,
             "source": device.source,
-            "slots": {device.role: device.slot},
+            "slots": {device.part: device.slot},
             "config": device.config,
             "out": str(out / "media"),
         }
