@@ -98,7 +98,8 @@ def free_port() -> int:
 
 
 def start_mosquitto(folder: Path, port: int, *, extra: str = "") -> Broker:
-    """A real mosquitto on loopback, with the limits of DESIGN.md §6. Returns once it accepts connections."""
+    """A real mosquitto on loopback, with the queue limits of ``edgectl broker config``. Returns once it accepts
+    connections."""
     binary = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if binary is None:
         pytest.skip("mosquitto is not installed (apt-get install mosquitto)")

@@ -1,4 +1,4 @@
-"""Topics and messages on MQTT (DESIGN.md §6). JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
+"""Topics and messages on MQTT. JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
 
 Every message of a device carries its ``epoch`` (counts agent starts, kept on disk) and, where order matters,
 a ``seq``. Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lost, repeated or

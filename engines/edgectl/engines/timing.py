@@ -34,7 +34,8 @@ __all__ = [
     "summarise",
 ]
 
-# Percentile → fewest samples from which it is reported (DESIGN.md §8).
+# Percentile → fewest samples from which it is reported. From the 90th on: what LoadGen's early
+# stopping asks for, with 99 % confidence and one sample beyond.
 _ENOUGH = {10: 20, 50: 10, 90: 64, 95: 130, 99: 662}
 _BLOCK_MS = 1.0
 _MOST_IN_A_ROW = 64

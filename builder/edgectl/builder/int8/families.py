@@ -1,7 +1,7 @@
 """Kernel families: the form of int8 that each kind of kernel takes fast. One table; the writers know nothing
 else.
 
-Measured reasons (reference/builder.md §5.2, §6.1): S8S8 is slower than float on x86 VNNI, where U8S8 is 3 ×
+Measured reasons: S8S8 is slower than float on x86 VNNI, where U8S8 is 3 ×
 faster; without VNNI U8S8 saturates in 16 bit unless weights have 7 bit; ARM dot products take S8S8; TensorRT
 wants symmetric activations with zero point 0, Q/DQ on the inputs of weighted layers only, and float biases;
 OpenVINO runs SiLU networks faster from that placement than from whole chains (bench/matrix_products.py has
