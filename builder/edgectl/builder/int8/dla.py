@@ -1,7 +1,7 @@
 """What NVIDIA's Deep Learning Accelerator runs, layer by layer; the GPU takes the rest, and the builder is
 told nothing about it.
 
-Source: TensorRT documentation, "DLA supported layers and restrictions" (reference/builder.md §6.2). Static
+Source: TensorRT documentation, "DLA supported layers and restrictions". Static
 shapes are a pass's business.
 """
 
