@@ -1,7 +1,7 @@
-"""What is left of ``--minutes``, which bounds a whole build: reading, calibration, the ladder, the search,
+"""What is left of ``--minutes``, which bounds a whole build: reading, calibration, quantization, the search,
 confirmation and packing.
 
-Each stage may use the build's time up to a share of it; what comes later is left out and listed. The least
+Each step may use the build's time up to a share of it; what comes later is left out and listed. The least
 that makes a bundle is done whatever the time is: the samples that were read by then (at least 8), one
 calibration (at least 16 of them), one int8 graph, twenty calls of each candidate, one confirmation. The clock
 is an argument.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 __all__ = ["CALIBRATE", "LEAST_SAMPLES", "PACK", "QUANTIZE", "READ", "Budget"]
 
 READ, CALIBRATE, QUANTIZE, PACK = 0.25, 0.4, 0.55, 0.92
-"""Shares of the time that have passed when reading, calibration, the ladder and everything but packing
+"""Shares of the time that have passed when reading, calibration, quantization and everything but packing
 end."""
 LEAST_SAMPLES = 16
 

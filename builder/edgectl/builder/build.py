@@ -64,7 +64,7 @@ _SAMPLES_FOLDER = "edgectl-samples-"
 
 
 @dataclass(frozen=True)
-class _Request:
+class _BuildRequest:
     """What the user decides about a build, checked as far as the arguments alone tell."""
 
     model: Path
@@ -147,7 +147,7 @@ def build_bundle(
                 hint="give --calibration a video, a folder of images or recordings, or an .npz of the model's inputs; "
                 "--random-calibration builds a bundle that is good for measuring speed only",
             )
-        request = _Request(
+        request = _BuildRequest(
             model,
             loaded,
             load_task(task) if isinstance(task, str) else task,
@@ -166,7 +166,7 @@ def build_bundle(
         return _build(request, monitor)
 
 
-def _build(request: _Request, monitor: BuildMonitor) -> BuildReport:
+def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
     machine, budget = probe(), monitor.budget
     recover_minutes = request.compression.recover_minutes
     if recover_minutes:
@@ -235,7 +235,7 @@ def _build(request: _Request, monitor: BuildMonitor) -> BuildReport:
     )
 
 
-def _full_size(request: _Request, model: QuantizedModel, trial: Trial) -> _Content:
+def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
     """Measure, judge, and choose the variants of every profile."""
     chosen = choose_variants(model, trial, request.profiles)
     reasons = {key: why for key, c in chosen.choices.items() if (why := reasons_for_float(model, trial, c))}
@@ -248,7 +248,7 @@ def _full_size(request: _Request, model: QuantizedModel, trial: Trial) -> _Conte
 
 
 def _smaller(
-    request: _Request,
+    request: _BuildRequest,
     wanted: SmallerInput,
     model: QuantizedModel,
     trial: Trial,
@@ -285,7 +285,10 @@ def _slimmed(draft: VariantDraft) -> VariantDraft:
 
 
 def _pack(
-    request: _Request, contents: Sequence[_Content], compression: CompressionReport, monitor: BuildMonitor
+    request: _BuildRequest,
+    contents: Sequence[_Content],
+    compression: CompressionReport,
+    monitor: BuildMonitor,
 ) -> str:
     """Record golden outputs and write the bundle; its digest."""
     monitor.tell("pack", 0.92, "recording golden outputs")
@@ -309,7 +312,7 @@ def _pack(
     return digest
 
 
-def _identity(request: _Request, model: QuantizedModel) -> Identity:
+def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
     source, table = model.source, model.table
     return Identity(
         name=request.name,
@@ -326,7 +329,7 @@ def _identity(request: _Request, model: QuantizedModel) -> Identity:
     )
 
 
-def _closing_notes(request: _Request, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
+def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
     budget, minutes, model = monitor.budget, request.minutes, contents[0].model
     if budget.left_out:
         monitor.note(

@@ -81,7 +81,7 @@ class GraphIndex:
         return shape_of(self._info[name]) if name in self._info else None
 
     def is_float(self, name: str) -> bool:
-        """Whether a tensor that a node makes or the graph is given is float32 (unknown types are not)."""
+        """Whether a tensor that a node makes or the graph takes is float32 (unknown types are not)."""
         info = self._info.get(name)
         return info is not None and info.type.tensor_type.elem_type == TensorProto.FLOAT
 

@@ -105,15 +105,13 @@ def build(
 
         log_to_stderr()
         logging.getLogger("edgectl").setLevel(logging.DEBUG)
-    from edgectl.builder.build import BuildProgress, build_bundle
+    from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
     from edgectl.builder.variants.smaller_input import parse_smaller_input
-    from edgectl.pipelines.tasks import load_task
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
     smaller = None if smaller_input is None else parse_smaller_input(smaller_input)
-    profiles = [p.strip() for p in profile.split(",") if p.strip()]
     with output.progress() as update:
 
         def show(p: BuildProgress) -> None:
@@ -121,15 +119,15 @@ def build(
 
         report = build_bundle(
             model,
-            profiles=profiles,
-            task=load_task(task),
+            profiles=profile,
+            task=task,
             calibration=calibration,
             validation=validation,
             max_drop=max_drop,
             minutes=minutes,
             name=name,
             version=version,
-            out=out or Path("out") / (name or model.stem),
+            out=out,
             random_calibration=random_calibration,
             compression=compression,
             smaller=smaller,

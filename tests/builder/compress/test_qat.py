@@ -11,7 +11,6 @@ from onnx import ModelProto, numpy_helper
 from support.builder.compressible import chain_net, inputs, judge_of
 
 from edgectl.builder.compress.magnitude import prune_two_of_four
-from edgectl.builder.int8 import escalate
 from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
 from edgectl.builder.int8.escalate import QuantizationBasis, escalate
 from edgectl.builder.int8.families import FAMILIES
@@ -75,7 +74,7 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
     good, bad = quantize(model, table, FAMILY), coarse(model)
     good, bad = (dataclasses.replace(q, model=_noisy(q.model, noise)) for q, noise in ((good, 8), (bad, 25)))
     start, trained = (bad, good) if better else (good, bad)
-    monkeypatch.setattr(escalate, "_reconstructed", lambda *_, **__: start)
+    monkeypatch.setattr("edgectl.builder.int8.escalate._reconstructed", lambda *_, **__: start)
     basis = QuantizationBasis(model, table, (), "minmax", easy=True)
     judge = judge_of(model, inputs(120, seed=5))
     rungs = escalate(

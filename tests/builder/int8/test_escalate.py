@@ -15,7 +15,6 @@ from support.builder.nets import images, residual_net
 from support.builder.plain_tool import per_tensor
 
 from edgectl.builder.ingest.samples import Sample
-from edgectl.builder.int8 import escalate
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.escalate import QuantizationBasis, escalate, fewest_float_runs, prepare_basis
 from edgectl.builder.int8.families import FAMILIES
@@ -139,7 +138,7 @@ def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(
     for t in spoilt.model.graph.initializer:
         if t.name == "point_weight_q":
             t.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(t), t.name))
-    monkeypatch.setattr(escalate, "_reconstructed", lambda *_, **__: spoilt)
+    monkeypatch.setattr("edgectl.builder.int8.escalate._reconstructed", lambda *_, **__: spoilt)
     graphs = escalate(
         QuantizationBasis(model, table, (), "minmax", easy=True),
         family,

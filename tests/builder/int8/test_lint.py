@@ -27,7 +27,7 @@ DATA = "sha256:" + "0" * 64
 
 def written(family: str) -> ModelProto:
     model = residual_net(channels=32)
-    if FAMILIES[family].placement == "products":
+    if FAMILIES[family].placement == "matmul":
         return rewrite_matmuls(mlp(2), family, FAMILIES["x86-vnni"]).model  # type: ignore[arg-type]
     return quantize(model, calibrate(model, images(4), data_digest=DATA), FAMILIES[family]).model
 

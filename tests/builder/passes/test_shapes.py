@@ -43,10 +43,10 @@ def test_shapes_are_read_from_the_command_line() -> None:
 
 def test_what_is_open_comes_from_the_user_or_from_the_data() -> None:
     model = open_net("N", 3, "H", "W")
-    assert shape_of(model, given={"image": (2, 3, 40, 48)}) == (2, 3, 40, 48)
+    assert shape_of(model, shapes={"image": (2, 3, 40, 48)}) == (2, 3, 40, 48)
     assert shape_of(model, data={"image": (48, 3, 32, 24)}) == (1, 3, 32, 24)
     assert shape_of(model, data={"image": (48, 1, 3, 32, 24)}) == (1, 3, 32, 24)
-    assert shape_of(model, given={"image": (1, 3, 8, 8)}, data={"image": (48, 3, 32, 24)}) == (1, 3, 8, 8)
+    assert shape_of(model, shapes={"image": (1, 3, 8, 8)}, data={"image": (48, 3, 32, 24)}) == (1, 3, 8, 8)
 
 
 def test_the_task_comes_before_the_data_and_the_model_before_both() -> None:
@@ -74,7 +74,7 @@ def test_a_size_that_nothing_tells_names_the_input_and_the_next_step() -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(ModelError, match="does not say how many dimensions input image has"):
         shape_of(model)
-    assert shape_of(model, given={"image": (1, 7)}) == (1, 7)
+    assert shape_of(model, shapes={"image": (1, 7)}) == (1, 7)
 
 
 def test_the_data_of_another_shape_tells_nothing() -> None:
@@ -86,9 +86,9 @@ def test_a_shape_that_contradicts_the_model_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"--shape says 1 × 4 × 8 × 8 for input image; the model takes [?] × 3 × [?] × [?]"
     ):
-        shape_of(open_net("N", 3, "H", "W"), given={"image": (1, 4, 8, 8)})
+        shape_of(open_net("N", 3, "H", "W"), shapes={"image": (1, 4, 8, 8)})
     with pytest.raises(UsageError, match="--shape names photo, which is no input") as e:
-        shape_of(residual_net(), given={"photo": (1,)})
+        shape_of(residual_net(), shapes={"photo": (1,)})
     assert e.value.hint == "its inputs: image"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.builder.adversarial import adversarial, pictures
-from support.builder.fakes import Behaviour, FakeLab
+from support.builder.fakes import Behaviour, FakeMachine
 
 from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import Sample
@@ -35,7 +35,7 @@ TASK = TaskSpec(name="tensor", input=TensorInput())
 GOAL = Goal(max_drop=0.002, min_speedup=1.02)
 
 
-class ClockedLab(FakeLab):
+class ClockedLab(FakeMachine):
     """Real engines; the clock is the test's."""
 
     def open(self, c: Candidate) -> Engine:
@@ -43,8 +43,8 @@ class ClockedLab(FakeLab):
 
 
 class _Clocked:
-    def __init__(self, lab: FakeLab, c: Candidate) -> None:
-        self._lab, self._ms = lab, lab.ms(c)
+    def __init__(self, machine: FakeMachine, c: Candidate) -> None:
+        self._lab, self._ms = machine, machine.ms(c)
         self._engine = open_model(c.graph.model, c.settings, runtime=c.runtime)
         self.inputs: tuple[TensorSpec, ...] = self._engine.inputs
         self.outputs: tuple[TensorSpec, ...] = self._engine.outputs
@@ -71,7 +71,7 @@ def test_nothing_that_ships_is_slower_than_float_or_over_the_budget(tmp_path: Pa
     rng = np.random.default_rng(seed)
     graphs = [CandidateGraph("float", float_model, "float32")]
     for name, family in FAMILIES.items():
-        if family.placement == "products":
+        if family.placement == "matmul":
             if not any(n.op_type in ("MatMul", "Gemm") for n in graph.graph.node):
                 continue
             written = rewrite_matmuls(graph, name, family)
@@ -83,16 +83,16 @@ def test_nothing_that_ships_is_slower_than_float_or_over_the_budget(tmp_path: Pa
         (g.recipe, "onnxruntime"): Behaviour(10.0 * rng.choice([0.4, 0.9, 0.97, 0.99, 1.1, 2.0]))
         for g in graphs[1:]
     }
-    lab = ClockedLab({("float", "onnxruntime"): Behaviour(10.0), **speeds}, noise=0.01)
-    lab.feeds = [s.feeds for s in samples[16:20]]
+    machine = ClockedLab({("float", "onnxruntime"): Behaviour(10.0), **speeds}, noise=0.01)
+    machine.feeds = [s.feeds for s in samples[16:20]]
     bases = [Candidate(g, "onnxruntime", SessionSettings()) for g in graphs]
-    choice = search(bases, judge, lambda: confirm, GOAL, lab, TuningLog(None, {}), seconds=1)
+    choice = search(bases, judge, lambda: confirm, GOAL, machine, TuningLog(None, {}), seconds=1)
 
     assert choice.fallback is not None
     for pick in choice.picks:
         c = pick.outcome.candidate
         if not c.is_float:
-            assert lab.ms(c) <= 10.0 / GOAL.min_speedup
+            assert machine.ms(c) <= 10.0 / GOAL.min_speedup
             again = open_model(c.graph.model, c.settings)
             assert confirm.judge(again).drop <= GOAL.max_drop
             assert judge.judge(again).drop <= GOAL.max_drop

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from support.builder.fakes import Behaviour, FakeJudge, FakeLab, base
+from support.builder.fakes import Behaviour, FakeJudge, FakeMachine, base
 
 from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Cause, Choice
 from edgectl.builder.search.search import Goal, search
@@ -30,19 +30,19 @@ def run(
     threads: Sequence[int] = (2,),
     log: Path | None = None,
     order: Sequence[int] | None = None,
-    lab: FakeLab | None = None,
+    machine: FakeMachine | None = None,
     host: str = "h",
     wait_s: float = 0.0,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Choice:
-    lab = lab or FakeLab(zoo, noise=noise)
+    machine = machine or FakeMachine(zoo, noise=noise)
     bases = [base(*key) for key in zoo]
     return search(
         bases if order is None else [bases[i] for i in order],
-        FakeJudge(lab, "searched"),
-        lambda: FakeJudge(lab, "confirmed"),
+        FakeJudge(machine, "searched"),
+        lambda: FakeJudge(machine, "confirmed"),
         replace(GOAL, wait_s=wait_s),
-        lab,
+        machine,
         TuningLog(log, {"host": host}),
         threads=threads,
         seconds=5,
@@ -98,7 +98,7 @@ def zoos(draw: st.DrawFn) -> Zoo:
     return {FLOAT: draw(healthy), **{k: draw(behaviours) for k in chosen}}
 
 
-def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
+def check(choice: Choice, machine: FakeMachine, *, slack: float) -> None:
     """The promises to the user. ``slack``: what noise may hide of the speed-up."""
     assert choice.fallback is not None
     assert choice.fallback.candidate.is_float
@@ -106,11 +106,11 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
     floats = [
         o.candidate
         for o in choice.outcomes
-        if o.candidate.is_float and o.measured is not None and not _broken(lab, o.candidate)
+        if o.candidate.is_float and o.measured is not None and not _broken(machine, o.candidate)
     ]
     assert floats
     for p in choice.picks:
-        c, b, o = p.outcome.candidate, lab.of(p.outcome.candidate), p.outcome
+        c, b, o = p.outcome.candidate, machine.of(p.outcome.candidate), p.outcome
         assert b.opens
         assert not b.fresh_fails
         assert o.measured is not None
@@ -123,8 +123,8 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
             assert fast_is_float(choice)
             continue
         assert o.standing is o.measured.standing is Standing.FASTER
-        float_ms = min(lab.ms(f) for f in floats)
-        alone = lab.ms(c) * b.fresh_factor
+        float_ms = min(machine.ms(f) for f in floats)
+        alone = machine.ms(c) * b.fresh_factor
         assert min(alone, alone * b.paced_factor) <= 0.95 * float_ms * slack
         assert max(alone, alone * b.paced_factor) <= float_ms * slack
         assert o.ratio is not None
@@ -150,7 +150,8 @@ def check(choice: Choice, lab: FakeLab, *, slack: float) -> None:
             assert "would be" in choice.reason
     accurate = next(p.outcome.candidate for p in choice.picks if "accurate" in p.preferences)
     assert (
-        accurate.is_float or max(lab.of(accurate).searched, lab.of(accurate).confirmed) <= GOAL.max_drop / 10
+        accurate.is_float
+        or max(machine.of(accurate).searched, machine.of(accurate).confirmed) <= GOAL.max_drop / 10
     )
 
 
@@ -158,8 +159,8 @@ def fast_is_float(choice: Choice) -> bool:
     return choice.winner.candidate.is_float
 
 
-def _broken(lab: FakeLab, c: Candidate) -> bool:
-    return lab.of(c).fresh_fails or lab.of(c).rss_mb > (GOAL.max_rss_mb or 0)
+def _broken(machine: FakeMachine, c: Candidate) -> bool:
+    return machine.of(c).fresh_fails or machine.of(c).rss_mb > (GOAL.max_rss_mb or 0)
 
 
 @settings(deadline=None, derandomize=True)
@@ -167,8 +168,8 @@ def _broken(lab: FakeLab, c: Candidate) -> bool:
 def test_whatever_the_candidates_do_what_ships_keeps_the_promises(
     zoo: Zoo, threads: tuple[int, ...], busy: float
 ) -> None:
-    lab = FakeLab(zoo, busy=busy)
-    check(run(zoo, threads=threads, lab=lab), lab, slack=1.0001)
+    machine = FakeMachine(zoo, busy=busy)
+    check(run(zoo, threads=threads, machine=machine), machine, slack=1.0001)
 
 
 @settings(
@@ -178,8 +179,8 @@ def test_whatever_the_candidates_do_what_ships_keeps_the_promises(
 def test_noise_does_not_make_a_slower_candidate_ship(zoo: Zoo, seed: int) -> None:
     # New processes that flatter and a lucky first look: two lies that agree cannot be told from the truth.
     assume(all(b.fresh_factor >= 1 for b in zoo.values()))
-    lab = FakeLab(zoo, noise=0.01, seed=seed)
-    check(run(zoo, lab=lab), lab, slack=1.02)
+    machine = FakeMachine(zoo, noise=0.01, seed=seed)
+    check(run(zoo, machine=machine), machine, slack=1.02)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -281,7 +282,7 @@ def test_float_in_another_runtime_must_hold_in_a_process_of_its_own_too() -> Non
 def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_end_and_nobody_waits_busily() -> (
     None
 ):
-    lab = FakeLab(
+    machine = FakeMachine(
         {
             FLOAT: Behaviour(10),
             INT8: Behaviour(5),
@@ -289,7 +290,7 @@ def test_more_threads_are_tried_with_the_better_half_and_no_arena_only_at_the_en
             ("slow", "onnxruntime"): Behaviour(90),
         }
     )
-    choice = run(lab.behaviours, lab=lab)
+    choice = run(machine.behaviours, machine=machine)
     tried = {name(o): o for o in choice.outcomes}
     assert not any(o.candidate.settings.spinning for o in tried.values())
     assert not any("arena" in n for n in tried if "openvino" in n)
@@ -383,17 +384,17 @@ CLOSE = {FLOAT: Behaviour(10), INT8: Behaviour(8)}
 
 
 def test_a_verdict_from_a_busy_machine_is_confirmed_when_it_is_quiet() -> None:
-    lab = FakeLab(CLOSE, busy=1.8, quiet_comes=True)
-    choice = run(CLOSE, threads=(), lab=lab, wait_s=30)
+    machine = FakeMachine(CLOSE, busy=1.8, quiet_comes=True)
+    choice = run(CLOSE, threads=(), machine=machine, wait_s=30)
     assert name(choice.winner).startswith("full/")
-    assert (lab.waited_s, lab.fresh_calls, choice.busy) == (30, 2, ())
+    assert (machine.waited_s, machine.fresh_calls, choice.busy) == (30, 2, ())
 
 
 def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided() -> None:
-    lab = FakeLab(CLOSE, busy=1.8)
-    choice = run(CLOSE, threads=(), lab=lab, wait_s=30)
+    machine = FakeMachine(CLOSE, busy=1.8)
+    choice = run(CLOSE, threads=(), machine=machine, wait_s=30)
     assert choice.winner.candidate.is_float
-    assert lab.waited_s == 30
+    assert machine.waited_s == 30
     last = choice.picks[-1]
     assert (last.preferences, last.outcome.cause, last.outcome.standing) == (
         (),
@@ -407,11 +408,11 @@ def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided
 
 def test_what_is_clear_by_more_than_a_neighbour_can_do_is_decided_on_a_busy_machine_too() -> None:
     zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5)}
-    lab = FakeLab(zoo, busy=1.8)
-    assert name(run(zoo, threads=(), lab=lab, wait_s=30).winner).startswith("full/")
-    assert lab.waited_s == 0
+    machine = FakeMachine(zoo, busy=1.8)
+    assert name(run(zoo, threads=(), machine=machine, wait_s=30).winner).startswith("full/")
+    assert machine.waited_s == 0
     short = {k: Behaviour(b.ms / 20) for k, b in zoo.items()}  # 0.5 and 0.25 ms: that may be the caches
-    assert run(short, threads=(), lab=FakeLab(short, busy=1.8)).winner.candidate.is_float
+    assert run(short, threads=(), machine=FakeMachine(short, busy=1.8)).winner.candidate.is_float
 
 
 def test_when_time_is_up_nobody_ships_who_was_not_measured_in_a_process_of_its_own() -> None:
@@ -448,10 +449,10 @@ def test_a_search_goes_on_from_its_log(tmp_path: Path) -> None:
     zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5), ("no-head", "openvino"): Behaviour(4, 0.005, 0.005)}
     first = run(zoo, noise=0.05, log=path)
     whole = path.read_bytes().splitlines(keepends=True)
-    lab = FakeLab(zoo, noise=0.05, seed=99)  # would measure other times
-    again = run(zoo, log=path, lab=lab)
+    machine = FakeMachine(zoo, noise=0.05, seed=99)  # would measure other times
+    again = run(zoo, log=path, machine=machine)
     assert again == first
-    assert (lab.opened, lab.fresh_calls) == ([], 0)
+    assert (machine.opened, machine.fresh_calls) == ([], 0)
     assert path.read_bytes() == b"".join(whole)
 
 
@@ -480,8 +481,8 @@ def test_a_log_of_another_host_or_of_other_inputs_is_not_used(tmp_path: Path) ->
     run(zoo, log=path)
     size = path.stat().st_size
     for change in ({"host": "another"}, {"threads": ()}):
-        lab = FakeLab(zoo)
-        run(zoo, log=path, lab=lab, **change)  # type: ignore[arg-type]
-        assert lab.opened
+        machine = FakeMachine(zoo)
+        run(zoo, log=path, machine=machine, **change)  # type: ignore[arg-type]
+        assert machine.opened
         assert path.stat().st_size > size
         size = path.stat().st_size

@@ -43,7 +43,7 @@ def through_every_family(model: ModelProto, feeds: list[Feeds]) -> dict[str, Mod
     made: dict[str, ModelProto] = {"float": graph, "float16": to_float16(graph, largest)[0]}
     for family in FAMILIES.values():
         written: dict[str, Quantized] = {}
-        if family.placement == "products":
+        if family.placement == "matmul":
             if matmuls_dominate(graph):
                 written["plain"] = rewrite_matmuls(graph, family.name, FAMILIES["x86-vnni"])  # type: ignore[arg-type]
         else:

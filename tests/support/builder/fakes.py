@@ -1,4 +1,4 @@
-"""A lab whose clock a test sets: candidates take the time, lose the accuracy and fail as the test says."""
+"""A machine whose clock a test sets: candidates take the time, lose the accuracy and fail as the test says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.measure.processes import FreshTimes
 
-__all__ = ["Behaviour", "FakeJudge", "FakeLab", "base"]
+__all__ = ["Behaviour", "FakeJudge", "FakeMachine", "base"]
 
 _GLANCE_CALLS = 24  # opening, warm-up and 20 timed ones
 
@@ -55,8 +55,8 @@ def base(recipe: str, runtime: str = "onnxruntime") -> Candidate:
     )  # type: ignore[arg-type]
 
 
-class FakeLab:
-    machine = "a machine"
+class FakeMachine:
+    summary = "a machine"
     feeds: Sequence[Feeds] = ({"x": np.zeros(1, np.float32)},)
 
     def __init__(
@@ -138,7 +138,7 @@ class FakeLab:
 
 @dataclass
 class _FakeEngine:
-    lab: FakeLab
+    machine: FakeMachine
     candidate: Candidate
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -146,14 +146,14 @@ class _FakeEngine:
     rng: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rng = self.lab.draws(self.candidate, "timed")
+        self.rng = self.machine.draws(self.candidate, "timed")
 
     def run(self, feeds: Feeds) -> Outputs:
-        self.lab.calls[self.candidate.name] += 1
-        ms = self.lab.ms(self.candidate) * (1 + self.lab.noise * self.rng.standard_normal())
-        if self.lab.calls[self.candidate.name] <= _GLANCE_CALLS:
-            ms *= self.lab.of(self.candidate).glance
-        self.lab.now += round(ms * 1e6)
+        self.machine.calls[self.candidate.name] += 1
+        ms = self.machine.ms(self.candidate) * (1 + self.machine.noise * self.rng.standard_normal())
+        if self.machine.calls[self.candidate.name] <= _GLANCE_CALLS:
+            ms *= self.machine.of(self.candidate).glance
+        self.machine.now += round(ms * 1e6)
         return {}
 
     def close(self) -> None:
@@ -163,8 +163,8 @@ class _FakeEngine:
 class FakeJudge:
     """Knows the drop of everything on one slice."""
 
-    def __init__(self, lab: FakeLab, which: str) -> None:
-        self._lab, self._which = lab, which
+    def __init__(self, machine: FakeMachine, which: str) -> None:
+        self._lab, self._which = machine, which
         self.digest = f"digest of {which}"
         self.judged: list[str] = []
 

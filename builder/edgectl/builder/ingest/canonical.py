@@ -64,13 +64,13 @@ def canonical(
     :class:`UsageError`.
     """
     check_sizes(original)
-    inputs = resolve_inputs(original, task, given=shapes, data=data)
+    inputs = resolve_inputs(original, task, shapes=shapes, data=data)
     log = PassLog()
     graph = original
     if kinds := other_floats(original):
         rough = _rough(original, inputs, log)
         graph, log = run_passes(original, [Upgrade(), Widen()], rough, log)
-        inputs = resolve_inputs(graph, task, given=shapes, data=data)
+        inputs = resolve_inputs(graph, task, shapes=shapes, data=data)
         log.notes.append(
             f"the model is in {' and '.join(kinds)}: it was widened to float32, its inputs and outputs, too"
         )
@@ -129,11 +129,11 @@ def float16_as_received(source: ModelProto, inputs: tuple[TensorSpec, ...], note
     """A float16 model in the precision that it came in, a candidate of its own; None for any other, or
     with a note where nothing runs it."""
     ingested, _ = Upgrade().run(source)
-    given = as_received(ingested)
-    if given is None:
+    received = as_received(ingested)
+    if received is None:
         return None
     try:
-        graph, _ = run_passes(given, [StaticShapes(inputs)], None)
+        graph, _ = run_passes(received, [StaticShapes(inputs)], None)
         FloatReference.record(graph.SerializeToString(), _made_up(inputs))
     except ModelError as e:
         notes.append(f"as it came, in float16, the model is no candidate: {e.message}")

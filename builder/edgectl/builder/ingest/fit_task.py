@@ -33,8 +33,8 @@ _MOSTLY = 0.9
 _SURE = 1e-3
 
 
-def fit_input(task: TaskSpec, model: ModelProto, given: Mapping[str, Shape]) -> TaskSpec:
-    """The task with the size that the model (or the user, ``given``) says, if the task leaves that to it.
+def fit_input(task: TaskSpec, model: ModelProto, shapes: Mapping[str, Shape]) -> TaskSpec:
+    """The task with the size that the model (or the user, ``shapes``) says, if the task leaves that to it.
 
     Raises :class:`UsageError` for a size that no pipeline takes.
     """
@@ -46,7 +46,7 @@ def fit_input(task: TaskSpec, model: ModelProto, given: Mapping[str, Shape]) -> 
     if name not in names:
         # what is wrong with it is said where shapes are resolved
         return task
-    dims = model_dims(model, name, given)
+    dims = model_dims(model, name, shapes)
     kind = next(i.type.tensor_type.elem_type for i in model.graph.input if i.name == name)
     update = _picture(spec, dims, kind) if isinstance(spec, ImageInput) else _sound(spec, dims)
     try:

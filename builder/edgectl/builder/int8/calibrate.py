@@ -76,9 +76,9 @@ class ActivationHistogram:
             zeros, self.counts = int(self.counts.sum()), np.zeros(_BINS, np.int64)
             self.counts[_BINS // 2] = zeros
         while largest > self.limit:
-            half = self.counts.reshape(-1, 2).sum(axis=1)
+            merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.concatenate(
-                [np.zeros(_BINS // 4, np.int64), half, np.zeros(_BINS // 4, np.int64)]
+                [np.zeros(_BINS // 4, np.int64), merged, np.zeros(_BINS // 4, np.int64)]
             )
             self.limit *= 2
         flat = values.ravel()
@@ -118,12 +118,12 @@ class ActivationHistogram:
     def entropy(self, low: float, high: float) -> tuple[float, float]:
         """Saturate at the magnitude for which the Kullback–Leibler divergence of the quantized
         distribution is least."""
-        half = _BINS // 2
-        magnitude = (self.counts[half:] + self.counts[:half][::-1]).astype(np.float64)
+        middle = _BINS // 2
+        magnitude = (self.counts[middle:] + self.counts[:middle][::-1]).astype(np.float64)
         # zeros of a rectifier are exact in any case and would outweigh all else
         magnitude[0] = magnitude[1]
-        best, bins = np.inf, half
-        for kept in range(_CODES, half + 1, _CODES // 8):
+        best, bins = np.inf, middle
+        for kept in range(_CODES, middle + 1, _CODES // 8):
             p = magnitude[:kept].copy()
             p[-1] += magnitude[kept:].sum()
             starts = np.linspace(0, kept, _CODES + 1).astype(np.int64)[:-1]
@@ -135,7 +135,7 @@ class ActivationHistogram:
             divergence = float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-9))))
             if divergence < best:
                 best, bins = divergence, kept
-        bound = self.limit * bins / half
+        bound = self.limit * bins / middle
         return max(low, -bound), min(high, bound)
 
 

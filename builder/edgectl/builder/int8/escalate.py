@@ -1,4 +1,4 @@
-"""The escalation ladder: from plain int8 to what the accuracy budget allows, cheapest remedy first.
+"""Escalation: from plain int8 to what the accuracy budget allows, cheapest remedy first.
 
 Per-channel weights → the better range kind → cross-layer equalisation → reconstruction (rounding and biases)
 → the parts that cost most per microsecond kept float, as few as the budget allows → float. Remedies are
@@ -81,12 +81,12 @@ class QuantizationBasis:
 
 @dataclass(frozen=True)
 class FamilyGraphs:
-    """What the ladder gave for one family: graphs worth measuring, and what was learnt about each part."""
+    """The graphs of one family that are worth measuring, and what was learnt about each run of layers."""
 
     recipes: dict[str, Quantized]
     judged: dict[str, Accuracy]
     """Drop on the search slice in ONNX Runtime."""
-    parts: tuple[LayerRun, ...]
+    runs: tuple[LayerRun, ...]
     notes: tuple[str, ...] = ()
     unfit: dict[str, str] = field(default_factory=dict)
     """Node → why the family's rules keep it float, whatever it would lose."""
@@ -227,7 +227,7 @@ def escalate(
             worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
             made.pop(worse, None)
             full = tuned if worse == "full" else full
-    parts: list[LayerRun] = []
+    runs: list[LayerRun] = []
     if fits or len(names) <= _SMALL:
         if family.placement == "tensors":
             attempt("conv-only", lambda: alike((), False))
@@ -245,24 +245,24 @@ def escalate(
                 # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
     if not made and "full" in judged and not time.over(QUANTIZE, "parts kept float"):
-        parts = rank_runs(basis.model, alike, spread(samples, _PROXY_SAMPLES), timed=timed)
+        runs = rank_runs(basis.model, alike, spread(samples, _PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
-            nodes = [n for i in kept for n in parts[i].nodes]
+            nodes = [n for i in kept for n in runs[i].nodes]
             return attempt(f"keep-{len(nodes)}", lambda: alike(nodes))
 
-        kept = fewest_float_runs(holds, _most(parts), [p.work for p in parts])
+        kept = fewest_float_runs(holds, _most(runs), [r.work for r in runs])
         for name in list(made)[1:-1]:
             # the first has most float, the last least: what lies between is judged and measured for nothing
             del made[name]
         if kept is not None:
-            nodes = [n for i in kept for n in parts[i].nodes]
+            nodes = [n for i in kept for n in runs[i].nodes]
             attempt(
                 f"keep-{len(nodes)}-rebuilt",
                 lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time),
             )
     return FamilyGraphs(
-        _explained(made, parts), judged, tuple(parts), tuple(notes), dict(full.placement.reasons)
+        _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons)
     )
 
 
@@ -272,7 +272,7 @@ def fewest_float_runs(
     """Few of the parts 0, 1 … that, kept float, hold; None if not even the first ``most`` do.
 
     Counts are tried upward, each about half as large again: int8 is given up in small steps, and the first
-    count that holds ends the climb. Then the parts with most ``work`` are tried in int8 again, one at a time.
+    count that holds ends it. Then the parts with most ``work`` are tried in int8 again, one at a time.
     What is returned holds.
     """
     if most < 1:
@@ -297,7 +297,7 @@ def float_report(
 ) -> tuple[LayerReport, ...]:
     """The per-layer report of a float variant: what int8 would have cost each layer, and why none of it
     shipped."""
-    part = {n: p for p in (graphs.parts if graphs else ()) for n in p.nodes}
+    part = {n: p for p in (graphs.runs if graphs else ()) for n in p.nodes}
     unfit = graphs.unfit if graphs and not graphs.recipes else {}
     if not reason and graphs and graphs.judged:
         best = min(a.drop for a in graphs.judged.values())
@@ -314,12 +314,12 @@ def float_report(
     )
 
 
-def _most(parts: Sequence[LayerRun]) -> int:
+def _most(runs: Sequence[LayerRun]) -> int:
     """How many parts may stay float."""
     left, k = 1.0, 0
-    for p in parts:
+    for p in runs:
         left -= p.work
-        if left < _LEAST_INT8 or k == len(parts) - 1:
+        if left < _LEAST_INT8 or k == len(runs) - 1:
             break
         k += 1
     return k
@@ -364,10 +364,10 @@ def judge_graph(model: ModelProto, judge: Judge, limit: float, what: str) -> Acc
         raise ModelError(f"{what} does not run in ONNX Runtime: {e.message}") from e
 
 
-def _explained(made: dict[str, Quantized], parts: Sequence[LayerRun]) -> dict[str, Quantized]:
+def _explained(made: dict[str, Quantized], runs: Sequence[LayerRun]) -> dict[str, Quantized]:
     """Recipes whose layer reports say what each part costs."""
-    of = {n: p for p in parts for n in p.nodes}
-    total = sum(p.noise for p in parts)
+    of = {n: p for p in runs for n in p.nodes}
+    total = sum(p.noise for p in runs)
 
     def told(r: LayerReport) -> LayerReport:
         p = of.get(r.node)

@@ -5,7 +5,7 @@ Works on float graphs and on explicit Q/DQ graphs: what int8 leaves over compute
 float32. The scales of Q/DQ pairs become float16 with it (ONNX opset 19), because a convolution has the type
 of what it dequantizes. Inputs and outputs of the graph keep their types.
 
-What stays float32 (the rules of ModelOpt's AutoCast): nodes that see a value above
+What stays float32 (the rules of NVIDIA ModelOpt's AutoCast): nodes that see a value above
 512, constants outside float16, reductions, exponentials and normalisations, recurrent layers and what feeds
 them, and nodes whose values were never seen. TensorRT 8.x does not need this: its builder flag chooses
 float16 by itself.

@@ -207,7 +207,7 @@ def _integers(index: GraphIndex, family: Family) -> Iterator[str]:
 
 
 def _products_only(index: GraphIndex, family: Family) -> Iterator[str]:
-    if family.placement != "products":
+    if family.placement != "matmul":
         return
     for n in _all(index, "QuantizeLinear", "DequantizeLinear"):
         yield f"{n.name}: a {family.name} graph has no calibrated scales"

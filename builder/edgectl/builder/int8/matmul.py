@@ -39,8 +39,8 @@ def matmuls_dominate(model: ModelProto) -> bool:
     """Whether at least half of the weights belong to matrix products that can be rewritten."""
     index = GraphIndex(model)
     sizes = {n.name: int(np.prod(index.initializers[n.input[1]].dims)) for n in weighted_nodes(index)}
-    products = sum(sizes[n.name] for n in _products(index, ()))
-    return products > 0 and products >= _MOSTLY * sum(sizes.values())
+    rewritten = sum(sizes[n.name] for n in _matmuls(index, ()))
+    return rewritten > 0 and rewritten >= _MOSTLY * sum(sizes.values())
 
 
 def rewrite_matmuls(
@@ -49,7 +49,7 @@ def rewrite_matmuls(
     """``model`` with every matrix product in ``form``, the rest float. ``family`` says how many bits its
     products stand."""
     index = GraphIndex(model)
-    chosen = {n.name for n in _products(index, exclude)}
+    chosen = {n.name for n in _matmuls(index, exclude)}
     changed = ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
@@ -94,7 +94,7 @@ def rewrite_matmuls(
     return Quantized(changed, Placement(frozenset(chosen), (), frozenset(), {}, reasons), tuple(reports), own)
 
 
-def _products(index: GraphIndex, exclude: Collection[str]) -> list[NodeProto]:
+def _matmuls(index: GraphIndex, exclude: Collection[str]) -> list[NodeProto]:
     def fits(n: NodeProto) -> bool:
         weight = index.weights(n.input[1])
         return (

@@ -287,23 +287,23 @@ class Walk:
         self._inputs = set(known)
         self._last: dict[str, int] = defaultdict(int)
         for step, target in enumerate(self._targets):
-            nodes, given = self._needs(target, known)
-            self._steps.append((nodes, given))
+            nodes, known_inputs = self._needs(target, known)
+            self._steps.append((nodes, known_inputs))
             known.add(target)
-            for name in (*given, target):
+            for name in (*known_inputs, target):
                 self._last[name] = step
         self._at = 0
 
     def next(self) -> list[NDArray[np.float32]]:
         """The next target's value, per sample."""
-        target, (nodes, given), step = self._targets[self._at], self._steps[self._at], self._at
+        target, (nodes, known_inputs), step = self._targets[self._at], self._steps[self._at], self._at
         self._at += 1
         if target in self._inputs:
             values = [np.asarray(f[target], np.float32) for f in self._samples]
         elif not nodes:
             values = self._values[target]
         else:
-            values = self._run(target, nodes, given)
+            values = self._run(target, nodes, known_inputs)
         self._values[target] = values
         for name in [n for n in self._values if self._last[n] <= step]:
             del self._values[name]
@@ -314,7 +314,7 @@ class Walk:
         if target in known:
             return [], [target] if target not in self._inputs else []
         nodes: dict[str, NodeProto] = {}
-        given: dict[str, None] = {}
+        known_inputs: dict[str, None] = {}
         todo = [target]
         while todo:
             node = self.makers[todo.pop()]
@@ -323,20 +323,20 @@ class Walk:
             nodes[node.name] = node
             for name in reads(node):
                 if name in known:
-                    given[name] = None
+                    known_inputs[name] = None
                 elif name not in self._initializers:
                     todo.append(name)
-        return sorted(nodes.values(), key=lambda n: self._order[n.name]), list(given)
+        return sorted(nodes.values(), key=lambda n: self._order[n.name]), list(known_inputs)
 
     def _run(self, target: str, nodes: list[NodeProto], known: list[str]) -> list[NDArray[np.float32]]:
         constants = {i for n in nodes for i in reads(n)} & self._initializers.keys()
-        given = [
+        known_inputs = [
             {r: f[r] if r in self._inputs else self._values[r][i] for r in known}
             for i, f in enumerate(self._samples)
         ]
         inputs = [
             helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-            for r, v in given[0].items()
+            for r, v in known_inputs[0].items()
         ]
         piece = helper.make_model(
             helper.make_graph(
@@ -351,7 +351,7 @@ class Walk:
             functions=list(self._model.functions),
         )
         engine = open_model(piece.SerializeToString(), SessionSettings())
-        values = [np.asarray(engine.run(g)[target], np.float32) for g in given]
+        values = [np.asarray(engine.run(g)[target], np.float32) for g in known_inputs]
         engine.close()
         return values
 

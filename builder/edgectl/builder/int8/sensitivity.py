@@ -87,11 +87,11 @@ def rank_runs(
     prices = [price(w, s) for w, s in zip(work, _slower(engines, samples), strict=True)] if timed else work
     for e in engines:
         e.close()
-    parts = [
+    ranked = [
         LayerRun(r, max(0.0, noise[0] - n), w, p)
         for r, n, w, p in zip(runs, noise[1:], work, prices, strict=True)
     ]
-    return sorted(parts, key=lambda p: -p.noise / (p.price + _PRICE_FLOOR))
+    return sorted(ranked, key=lambda p: -p.noise / (p.price + _PRICE_FLOOR))
 
 
 def price(work: float, slower: float) -> float:

@@ -88,7 +88,7 @@ def pooled(a: Accuracy, b: Accuracy) -> Accuracy:
 
 
 def samples_in_all(budget: float) -> int:
-    """How many calibration samples a build must be given so that both slices together have :func:`needed`:
+    """How many calibration samples a build must be given so that both slices together have :func:`samples_needed`:
     they get half of few, three of four of many."""
     enough = samples_needed(budget)
     few = 2 * enough

@@ -52,7 +52,7 @@ def rescale(model: ModelProto, spec: ImageInput, height: int, width: int) -> Mod
     del small.graph.value_info[:]
     for info in small.graph.output:
         info.type.tensor_type.ClearField("shape")
-    _tell_reshapes(small, index, spec, height, width)
+    _resize_reshapes(small, index, spec, height, width)
     try:
         inferred = onnx.shape_inference.infer_shapes(small, data_prop=True, strict_mode=True)
     except Exception as e:
@@ -66,39 +66,39 @@ def rescale(model: ModelProto, spec: ImageInput, height: int, width: int) -> Mod
     return inferred
 
 
-def _tell_reshapes(small: ModelProto, index: GraphIndex, spec: ImageInput, height: int, width: int) -> None:
+def _resize_reshapes(small: ModelProto, index: GraphIndex, spec: ImageInput, height: int, width: int) -> None:
     """Shape constants that repeat the height and width, or the area, of the tensor that they reshape:
     those of a channel shuffle."""
     constants = {t.name for t in small.graph.initializer}
     for number, node in enumerate(small.graph.node):
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
-        given, target = index.shape(node.input[0]), np.asarray(index.weights(node.input[1])).tolist()
-        told = (
+        shape, target = index.shape(node.input[0]), np.asarray(index.weights(node.input[1])).tolist()
+        resized = (
             None
-            if given is None
-            else _told(given, target, functools.partial(_scaled, node.name, spec, height, width))
+            if shape is None
+            else _resized(shape, target, functools.partial(_scaled, node.name, spec, height, width))
         )
-        if told is not None:
+        if resized is not None:
             # a constant may be shared by tensors of different sizes
-            shape = f"{node.input[1]}_rescaled_{number}"
-            small.graph.initializer.append(numpy_helper.from_array(np.asarray(told, np.int64), shape))
-            node.input[1] = shape
+            constant = f"{node.input[1]}_rescaled_{number}"
+            small.graph.initializer.append(numpy_helper.from_array(np.asarray(resized, np.int64), constant))
+            node.input[1] = constant
 
 
-def _told(
-    given: tuple[int, ...], target: list[int], scaled: Callable[[int, int], tuple[int, int]]
+def _resized(
+    shape: tuple[int, ...], target: list[int], scaled: Callable[[int, int], tuple[int, int]]
 ) -> list[int] | None:
     """The constant for the smaller picture, where it ends like the tensor does: H, W for H, W, or H × W
     for either and the other way."""
     if (
         len(target) > 2
         and target[-1] > 1
-        and (tuple(target[-2:]) == given[-2:] or target[-2] * target[-1] == given[-1])
+        and (tuple(target[-2:]) == shape[-2:] or target[-2] * target[-1] == shape[-1])
     ):
         return [*target[:-2], *scaled(target[-2], target[-1])]
-    if len(target) > 1 and len(given) > 3 and target[-1] == given[-2] * given[-1]:
-        return [*target[:-1], math.prod(scaled(given[-2], given[-1]))]
+    if len(target) > 1 and len(shape) > 3 and target[-1] == shape[-2] * shape[-1]:
+        return [*target[:-1], math.prod(scaled(shape[-2], shape[-1]))]
     return None
 
 

@@ -60,10 +60,10 @@ def resolve_inputs(
     model: ModelProto,
     task: TaskSpec,
     *,
-    given: Mapping[str, Shape] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     data: Mapping[str, Shape] | None = None,
 ) -> tuple[TensorSpec, ...]:
-    """The graph's inputs with static shapes. What the model leaves open is taken from ``given`` (the user's),
+    """The graph's inputs with static shapes. What the model leaves open is taken from ``shapes`` (the user's),
     from the task, from ``data`` (input → shape of the array of its samples, samples along axis 0); what is
     then still open is 1 if it is the batch.
 
@@ -84,7 +84,7 @@ def resolve_inputs(
                 f"input {info.name} is no tensor of numbers",
                 hint="export the model from where its inputs are numbers: engines take nothing else",
             )
-        dims = model_dims(model, info.name, given or {})
+        dims = model_dims(model, info.name, shapes or {})
         if info.name == main and wanted is not None:
             shape: tuple[int | None, ...] = _agree(info.name, dims, wanted)
         else:
@@ -109,13 +109,13 @@ def resolve_inputs(
     return tuple(specs)
 
 
-def model_dims(model: ModelProto, name: str, given: Mapping[str, Shape]) -> tuple[int | None, ...]:
+def model_dims(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The dimensions of an input as the model, and where it leaves them open the user, says; None: open.
 
-    Raises :class:`UsageError` where the two disagree, or where ``given`` names something that is no input.
+    Raises :class:`UsageError` where the two disagree, or where ``shapes`` names something that is no input.
     """
     inputs = {i.name: i for i in real_inputs(model)}
-    if unknown := sorted(given.keys() - inputs.keys()):
+    if unknown := sorted(shapes.keys() - inputs.keys()):
         raise UsageError(
             f"--shape names {unknown[0]}, which is no input of the model",
             hint=f"its inputs: {', '.join(inputs)}",
@@ -124,7 +124,7 @@ def model_dims(model: ModelProto, name: str, given: Mapping[str, Shape]) -> tupl
     dims = tuple(
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim
     )
-    wanted = given.get(name)
+    wanted = shapes.get(name)
     if wanted is None:
         return dims
     if tensor.HasField("shape") and (

@@ -94,9 +94,9 @@ def as_received(model: ModelProto) -> ModelProto | None:
     """
     if other_floats(model) != ("float16",):
         return None
-    given = ModelProto()
-    given.CopyFrom(model)
-    graph = given.graph
+    received = ModelProto()
+    received.CopyFrom(model)
+    graph = received.graph
     front = [_cast(i, graph, TensorProto.FLOAT16) for i in graph.input if _is_half(i)]
     back = [_cast(o, graph, TensorProto.FLOAT) for o in graph.output if _is_half(o)]
     nodes = [*front, *graph.node, *back]
@@ -104,7 +104,7 @@ def as_received(model: ModelProto) -> ModelProto | None:
     graph.node.extend(nodes)
     for info in (*graph.input, *graph.output):
         _widen_type(info.type)
-    return given
+    return received
 
 
 def _is_half(info: onnx.ValueInfoProto) -> bool:

@@ -136,6 +136,10 @@ class CandidateOutcome:
         """The figure to quote: from samples that chose nothing, where there is one."""
         return self.confirmed or self.searched
 
+    def reached(self, last_round: int) -> bool:
+        """Whether it was measured in the round of this index, the last one that it was in."""
+        return self.measured is not None and self.rounds[-1].index == last_round
+
     @property
     def possible(self) -> bool:
         """Whether it was measured and nothing but speed speaks against it."""

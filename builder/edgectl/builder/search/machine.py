@@ -19,7 +19,7 @@ __all__ = ["ThisMachine", "TimingMachine"]
 
 
 class TimingMachine(Protocol):
-    machine: str
+    summary: str
     """For records; never a host name."""
     feeds: Sequence[Feeds]
     """What is run while the clock ticks."""
@@ -50,12 +50,12 @@ class ThisMachine:
 
     def __init__(
         self,
-        machine: str,
+        summary: str,
         feeds: Sequence[Feeds],
         fresh_s: float = SECONDS,
         left: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        self.machine = machine
+        self.summary = summary
         self.feeds = feeds
         self._fresh_s = fresh_s
         self._left = left

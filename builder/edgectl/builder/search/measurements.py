@@ -1,4 +1,4 @@
-"""Candidates opened, judged and timed in a lab; what the tuning log knows already is not measured again.
+"""Candidates opened, judged and timed on a machine; what the tuning log knows already is not measured again.
 Decides nothing."""
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Judging(Protocol):
 
 
 class Measurements:
-    def __init__(self, lab: TimingMachine, log: TuningLog) -> None:
-        self._lab = lab
+    def __init__(self, machine: TimingMachine, log: TuningLog) -> None:
+        self._machine = machine
         self._log = log
         self._engines: dict[str, Engine] = {}
-        self._feeds = _digest(lab.feeds)
+        self._feeds = _digest(machine.feeds)
 
     @property
     def machine(self) -> str:
-        return self._lab.machine
+        return self._machine.summary
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -63,7 +63,7 @@ class Measurements:
         if line is not None and line.accuracy is not None:
             return line.accuracy
         accuracy = judge.judge(self._opened(c), limit=limit)
-        self._log.add(key, what, label, self._lab.conditions(), accuracy=accuracy)
+        self._log.add(key, what, label, self._machine.conditions(), accuracy=accuracy)
         return accuracy
 
     def times(
@@ -100,8 +100,8 @@ class Measurements:
         )
         lines = self._log.find(key)
         if not all(c.name in lines and lines[c.name].fresh is not None for c in contenders):
-            found = self._lab.fresh(contenders)
-            conditions = self._lab.conditions()
+            found = self._machine.fresh(contenders)
+            conditions = self._machine.conditions()
             lines = {n: self._log.add(key, "fresh", n, conditions, fresh=times) for n, times in found.items()}
         return {n: line.fresh for n, line in lines.items() if line.fresh is not None}
 
@@ -121,10 +121,10 @@ class Measurements:
             seconds=max(_MIN_SECONDS, seconds),
             min_rounds=fewest,
             max_rounds=most,
-            clock=self._lab.clock,
+            clock=self._machine.clock,
             settled=settled,
         )
-        conditions = self._lab.conditions()
+        conditions = self._machine.conditions()
         return {
             n: self._log.add(
                 key,
@@ -144,9 +144,9 @@ class Measurements:
     def _opened(self, c: Candidate) -> Engine:
         """Open a candidate and run it once. Raises :class:`EdgectlError`."""
         if c.name not in self._engines:
-            engine = self._lab.open(c)
+            engine = self._machine.open(c)
             try:
-                engine.run(self._lab.feeds[0])
+                engine.run(self._machine.feeds[0])
             except EdgectlError:
                 engine.close()
                 raise
@@ -154,7 +154,7 @@ class Measurements:
         return self._engines[c.name]
 
     def _caller(self, c: Candidate, start: int) -> Callable[[], object]:
-        turn, engine, feeds = itertools.count(start), self._opened(c), self._lab.feeds
+        turn, engine, feeds = itertools.count(start), self._opened(c), self._machine.feeds
         return lambda: engine.run(feeds[next(turn) % len(feeds)])
 
 

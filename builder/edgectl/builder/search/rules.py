@@ -105,10 +105,10 @@ def survivors(times: Mapping[str, Samples], of_kind: Mapping[str, Collection[str
     """Of a round, at most :data:`FINALISTS` that are in the better half or may still be the best, and the
     fastest of each kind (name → its kinds)."""
     order = sorted(times, key=lambda n: (float(np.median(times[n])), n))
-    half = order[: max(2, (len(order) + 1) // 2)]
+    better_half = order[: max(2, (len(order) + 1) // 2)]
     close = [n for n in order if median_interval(times[n] / times[order[0]])[0] <= 1 + _RESOLUTION]
     best = {next(n for n in order if kind in of_kind[n]) for kind in set().union(*of_kind.values())}
-    return set((half if len(half) > len(close) else close)[:FINALISTS]) | best
+    return set((better_half if len(better_half) > len(close) else close)[:FINALISTS]) | best
 
 
 def settled(times: Mapping[str, Samples], floats: Collection[str], min_speedup: float) -> bool:

@@ -29,24 +29,18 @@ from edgectl.builder.search.candidates import (
     Cause,
     Choice,
     Pick,
-    TimedRound,
     with_threads,
     without_arena,
 )
 from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.measurements import Judging, Measurements
+from edgectl.builder.search.outcomes import with_fresh, with_times
 from edgectl.builder.search.reasons import reasons_of_search
 from edgectl.builder.search.rules import (
-    choose,
     contradiction,
-    eligible,
-    fastest,
-    frugal,
-    is_accurate,
     kinds,
     least_power,
     looks,
-    may_be_faster,
     picks_of,
     quicker_with_more_threads,
     rank,
@@ -54,13 +48,13 @@ from edgectl.builder.search.rules import (
     soonest,
     survivors,
 )
-from edgectl.builder.search.tuning_log import Line, TuningLog
+from edgectl.builder.search.shortlist import Shortlist, shortlist
+from edgectl.builder.search.tuning_log import TuningLog
 from edgectl.core.bundle import Runtime
 from edgectl.core.errors import EdgectlError, ModelError, StorageError
-from edgectl.core.measured import Context, Measured, Standing
+from edgectl.core.measured import Context, Standing
 from edgectl.engines.measure.contexts import busy_because
-from edgectl.engines.measure.processes import FreshTimes, evidence, standing_of, summarise_fresh
-from edgectl.engines.timing import Samples, paired_ratio, percentile
+from edgectl.engines.measure.processes import FreshTimes, evidence, standing_of
 
 __all__ = ["Goal", "search"]
 
@@ -89,7 +83,7 @@ def search(
     judge: Judging,
     confirm: Callable[[], Judging],
     goal: Goal,
-    lab: TimingMachine,
+    machine: TimingMachine,
     log: TuningLog,
     *,
     threads: Sequence[int] = (1,),
@@ -106,7 +100,14 @@ def search(
     ``progress(what, share, best)`` is told what goes on. Raises :class:`ModelError` if not even float runs.
     """
     s = _Search(
-        judge, confirm, goal, lab, log, dict(known or {}), progress or (lambda what, share, best: None), left
+        judge,
+        confirm,
+        goal,
+        machine,
+        log,
+        dict(known or {}),
+        progress or (lambda what, share, best: None),
+        left,
     )
     try:
         alive = s.judge(sorted(bases, key=lambda c: c.name))
@@ -127,15 +128,15 @@ class _Search:
         judge: Judging,
         confirm: Callable[[], Judging],
         goal: Goal,
-        lab: TimingMachine,
+        machine: TimingMachine,
         log: TuningLog,
         judged: dict[tuple[str, Runtime], Accuracy],
         tell: Tell,
         left: Callable[[], float],
     ) -> None:
         self._judge, self._confirm, self._goal, self._tell = judge, confirm, goal, tell
-        self._lab, self._left, self._wait_s = lab, left, goal.wait_s
-        self._rig = Measurements(lab, log)
+        self._machine, self._left, self._wait_s = machine, left, goal.wait_s
+        self._measurements = Measurements(machine, log)
         self._judged = judged
         self._outcomes: dict[str, CandidateOutcome] = {}
         self._confirmed: dict[tuple[str, Runtime], Accuracy | None] = {}
@@ -146,7 +147,7 @@ class _Search:
         """Why the machine was too busy when something stayed undecided."""
 
     def close(self) -> None:
-        self._rig.close()
+        self._measurements.close()
 
     def judge(self, bases: Sequence[Candidate]) -> list[Candidate]:
         """Who runs and holds the budget on the search slice."""
@@ -197,7 +198,7 @@ class _Search:
     ) -> list[Candidate]:
         """Measure all in turn and return who goes on; in the last round, all."""
         floats = {c.name for c in candidates if c.is_float}
-        lines, failed = self._rig.times(
+        lines, failed = self._measurements.times(
             index,
             candidates,
             seconds,
@@ -216,8 +217,12 @@ class _Search:
             raise ModelError("the float model does not run in any runtime", hint="; ".join(failed.values()))
         reference = min(floats & times.keys(), key=lambda n: (float(np.median(times[n])), n))
         for c in alive:
-            self._outcomes[c.name] = _with_times(
-                self._outcomes[c.name], times[c.name], times[reference], lines[c.name], self._rig.machine
+            self._outcomes[c.name] = with_times(
+                self._outcomes[c.name],
+                times[c.name],
+                times[reference],
+                lines[c.name],
+                self._measurements.machine,
             )
         best = min(times, key=lambda n: (float(np.median(times[n])), n))
         share = 0.15 + 0.7 * sum(r[0] for r in _ROUNDS[: index + 1])
@@ -237,7 +242,7 @@ class _Search:
         while True:
             wanted = self._wanted([o for o in self._outcomes.values() if o.possible])
             reference = wanted.reference.candidate.name
-            if late := [o.candidate for o in wanted.all() if not _measured_to_the_end(o)]:
+            if late := [o.candidate for o in wanted.all() if not o.reached(_LAST)]:
                 self._runoff(late, threads)
             elif new := [
                 o.candidate for o in wanted.to_prove() if self._compared.get(o.candidate.name) != reference
@@ -284,7 +289,7 @@ class _Search:
     def _runoff(self, late: Sequence[Candidate], threads: Sequence[int]) -> None:
         """Measure candidates that an early round left out, and their other settings, as often as the
         finalists and in turn with them."""
-        finalists = [o for o in self._outcomes.values() if o.possible and _measured_to_the_end(o)]
+        finalists = [o for o in self._outcomes.values() if o.possible and o.reached(_LAST)]
         others = [n for c in late for n in with_threads(c, threads)]
         self.add([], (n for n in others if n.name not in self._outcomes))
         others = [n for n in others if self._outcomes[n.name].rejected in (None, SLOWER)]
@@ -293,7 +298,7 @@ class _Search:
         self._tell(f"{', '.join(c.name for c in late)} again, in turn with the finalists", 0.85, "")
         self.round(_LAST, list(pool.values()), 0.0, calls, calls)
 
-    def _wanted(self, possible: Sequence[CandidateOutcome]) -> _Shortlist:
+    def _wanted(self, possible: Sequence[CandidateOutcome]) -> Shortlist:
         if not any(o.candidate.is_float for o in possible):
             raise ModelError(
                 "the float model does not run in a process of its own", hint="; ".join(self._notes)
@@ -303,32 +308,7 @@ class _Search:
             possible = [
                 o for o in possible if o.candidate.is_float or o.standing is not None or not self._compared
             ]
-        ranking = choose(possible, min_speedup=self._goal.min_speedup)
-        fast = self._first(ranking, lambda o: True)
-        accurate = self._first(ranking, lambda o: is_accurate(o, self._goal.max_drop))
-        assert fast is not None  # the ranking ends with float, which holds
-        assert accurate is not None
-        plain = self._first(ranking, _in_ort_int8) if fast.candidate.runtime != "onnxruntime" else None
-        lean = [o for o in possible if eligible(o, self._goal.min_speedup) and frugal(o.candidate)]
-        floats = [o for o in possible if o.candidate.is_float]
-        fallback = min((o for o in floats if o.candidate.runtime == "onnxruntime"), key=rank, default=None)
-        near = (
-            [o for o in possible if not o.candidate.is_float and may_be_faster(o)]
-            if fast.candidate.is_float
-            else []
-        )
-        rival = min(near, key=rank, default=None)
-        if rival is not None and not _measured_to_the_end(rival):
-            rival = None
-        return _Shortlist(
-            fast,
-            accurate,
-            fastest(floats),
-            plain,
-            self._first(sorted(lean, key=rank), lambda o: True),
-            fallback,
-            rival,
-        )
+        return shortlist(possible, self._goal.min_speedup, self._goal.max_drop, self._first, _LAST)
 
     def _first(
         self, order: Iterable[CandidateOutcome], fits: Callable[[CandidateOutcome], bool]
@@ -368,7 +348,7 @@ class _Search:
             for o in self._outcomes.values()
             if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)
         ]
-        known = [*shipped, *(o for o in others if _measured_to_the_end(o))]
+        known = [*shipped, *(o for o in others if o.reached(_LAST))]
         quicker = quicker_with_more_threads(winner, known, self._goal.min_speedup)
         return self._why(winner) + (f"; {quicker}" if quicker else "")
 
@@ -399,7 +379,9 @@ class _Search:
             if (failed := times[c.name].failed) is not None:
                 self._say(c, f"does not run: {failed}", Cause.REFUSED)
                 continue
-            self._outcomes[c.name] = self._with_fresh(c, times, reference, shown)
+            self._outcomes[c.name] = with_fresh(
+                self._outcomes[c.name], times, reference, shown, min_speedup=self._goal.min_speedup
+            )
             plain_float = c.is_float and c.runtime == "onnxruntime"  # it ships whatever it takes
             limit = None if plain_float else self._goal.max_rss_mb
             o = self._outcomes[c.name]
@@ -423,7 +405,7 @@ class _Search:
     def _proven(self, contenders: Sequence[Candidate], reference: Candidate) -> dict[str, FreshTimes]:
         """Measured in processes of their own; once more if the machine was too busy to tell and becomes
         quiet in time."""
-        times = self._rig.fresh(contenders)
+        times = self._measurements.fresh(contenders)
         base = times[reference.name]
         alive = [c for c in contenders if times[c.name].failed is None and not c.is_float]
         if base.failed is not None or not busy_because(evidence(base)) or self._wait_s <= 0:
@@ -435,34 +417,13 @@ class _Search:
             return times
         wait, self._wait_s = self._wait_s, 0.0
         self._tell(f"the machine is busy: waiting at most {wait:.0f} s for a quiet moment", 0.85, "")
-        return self._rig.fresh(contenders, again=True) if self._lab.quiet(wait) else times
-
-    def _with_fresh(
-        self, c: Candidate, times: dict[str, FreshTimes], reference: Candidate, shown: Candidate
-    ) -> CandidateOutcome:
-        o, base, told = self._outcomes[c.name], times[reference.name], times[shown.name]
-        assert o.measured is not None
-        fresh = summarise_fresh(
-            times[c.name],
-            None if c.name == reference.name else base,
-            None if c.name == shown.name or told.failed is not None else told,
-        )
-        standing = (
-            None if c.is_float else standing_of(times[c.name], base, min_speedup=self._goal.min_speedup)
-        )
-        alone = next((x.ratio for x in fresh.contexts if x.context is Context.ALONE), None)
-        update = {
-            "fresh": fresh,
-            "standing": standing,
-            "ratio_to_float": 1.0 if c.name == shown.name else alone,
-        }
-        return replace(o, measured=o.measured.model_copy(update=update), standing=standing)
+        return self._measurements.fresh(contenders, again=True) if self._machine.quiet(wait) else times
 
     def _verdict(self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging) -> Accuracy | None:
         """None for a candidate that does not run: it is rejected. A disk that takes no more of the log is
         no candidate's fault."""
         try:
-            return self._rig.verdict(what, c, judge, self._goal.max_drop)
+            return self._measurements.verdict(what, c, judge, self._goal.max_drop)
         except StorageError:
             raise
         except EdgectlError as e:
@@ -476,74 +437,12 @@ class _Search:
 
     def _reject(self, c: Candidate, why: str, cause: Cause | None) -> None:
         self._outcomes[c.name] = replace(self._outcomes[c.name], rejected=why, cause=cause)
-        self._rig.drop(c)
-
-
-@dataclass(frozen=True)
-class _Shortlist:
-    """Who is to ship, as far as is known before processes of their own were tried."""
-
-    fast: CandidateOutcome
-    accurate: CandidateOutcome
-    reference: CandidateOutcome
-    """The fastest float one, whatever it takes: who is to ship is compared with it."""
-    plain: CandidateOutcome | None
-    """The best quantized one that ONNX Runtime alone can run, if ``fast`` is not in it."""
-    lean: CandidateOutcome | None
-    """The fastest that takes one thread: who may be the low-power one."""
-    fallback: CandidateOutcome | None
-    """The best float one in ONNX Runtime."""
-    rival: CandidateOutcome | None = None
-    """Where float is the fastest: the best quantized one that the search ruled out, and not by far. It is
-    measured like those that ship."""
-
-    @property
-    def shown(self) -> CandidateOutcome:
-        """What the figures of the bundle are told against."""
-        return self.fallback or self.reference
-
-    def to_prove(self) -> list[CandidateOutcome]:
-        return [*self.all(), *((self.rival,) if self.rival is not None else ())]
-
-    def all(self) -> list[CandidateOutcome]:
-        each = (self.fast, self.accurate, self.reference, self.plain, self.lean, self.fallback)
-        return list({o.candidate.name: o for o in each if o is not None}.values())
+        self._measurements.drop(c)
 
 
 def _lossy(a: Accuracy, budget: float) -> Cause:
     return Cause.TOO_FEW_SAMPLES if too_few(a, budget) else Cause.OVER_BUDGET
 
 
-def _measured_to_the_end(o: CandidateOutcome) -> bool:
-    return o.measured is not None and o.rounds[-1].index == _LAST
-
-
-def _in_ort_int8(o: CandidateOutcome) -> bool:
-    return o.candidate.runtime == "onnxruntime" and not o.candidate.is_float
-
-
 def _by_time(o: CandidateOutcome) -> tuple[float, str]:
     return (o.measured.p50_ms if o.measured else 0.0, o.candidate.name)
-
-
-def _with_times(
-    o: CandidateOutcome, times: Samples, reference: Samples, line: Line, machine: str
-) -> CandidateOutcome:
-    ratio = paired_ratio(times, reference)
-    fresh, standing = (o.measured.fresh, o.measured.standing) if o.measured else (None, None)
-    p50 = round(float(np.median(times)), 5)
-    measured = Measured(
-        p10_ms=round(float(np.percentile(times, 10)), 5),
-        p50_ms=p50,
-        p90_ms=None if (p90 := percentile(times, 90)) is None else round(p90, 5),
-        n=len(times),
-        ratio_to_float=round(ratio.median, 4),
-        machine=machine,
-        threads=o.candidate.settings.threads,
-        runtime_version=line.runtime,
-        conditions=line.conditions,
-        fresh=fresh,
-        standing=standing,
-    )
-    rounds = (*o.rounds, TimedRound(line.round, len(times), p50, line.conditions))
-    return replace(o, measured=measured, ratio=ratio, rounds=rounds)

@@ -80,13 +80,13 @@ def fold_if_faster(
     before = open_model(model.SerializeToString(), settings, runtime=runtime)
     turn = [0]
 
-    def route(engine: Engine, preprocess: Preprocessor) -> object:
+    def picture_to_outputs(engine: Engine, preprocess: Preprocessor) -> object:
         turn[0] += 1
         return engine.run({name: preprocess(pictures[turn[0] % len(pictures)])[0]})
 
     runs = {
-        "outside": lambda: route(before, outside),
-        "inside": lambda: route(after, inside),
+        "outside": lambda: picture_to_outputs(before, outside),
+        "inside": lambda: picture_to_outputs(after, inside),
         "engine": lambda: after.run({name: inside.tensor}),
     }
     times = interleave(runs, seconds=seconds, min_rounds=20, max_rounds=_MAX_ROUNDS)

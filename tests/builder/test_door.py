@@ -1,0 +1,52 @@
+"""The front door of the builder: what a Python user imports, and that asking for it costs nothing before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.builder.nets import Save, residual_net
+
+import edgectl.builder
+from edgectl.builder import build_bundle
+from edgectl.core.bundle import Bundle
+from edgectl.core.errors import UsageError
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in edgectl.builder.__all__:
+        assert getattr(edgectl.builder, name).__name__ == name
+    assert set(edgectl.builder.__all__) <= set(dir(edgectl.builder))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = edgectl.builder.no_such_thing
+
+
+def test_importing_the_builder_loads_nothing_heavy() -> None:
+    heavy = ("onnx", "onnxruntime", "numpy", "torch")
+    code = f"import sys, edgectl.builder; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_three_lines_build_a_bundle_where_the_command_would(
+    save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = build_bundle(
+        str(save(residual_net())),
+        profiles="cpu-arm64, cpu-x86-avx2",
+        task="tensor",
+        calibration=npz,
+        minutes=0.02,
+    )
+    assert report.out == Path("out/model")
+    bundle = Bundle(tmp_path / "out/model")
+    assert (bundle.name, bundle.version) == ("model", "0.1.0")
+    assert {v.config.profile for v in bundle.variants} == {"cpu-arm64", "cpu-x86-avx2"}
+
+
+def test_no_profile_is_refused(save: Save, npz: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no device profile"):
+        build_bundle(save(residual_net()), profiles=" , ", task="tensor", calibration=npz, out=tmp_path / "b")
