@@ -376,9 +376,9 @@ class Variant:
 class Bundle:
     """A bundle on disk, index read and checked, variants opened."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | str) -> None:
         """Open an OCI layout. Raises :class:`BundleError` / :class:`IntegrityError` with what is wrong."""
-        self.root = root
+        self.root = root = Path(root)
         index = root / "index.json"
         if not (root / "oci-layout").is_file() or not index.is_file():
             raise BundleError(
