@@ -44,7 +44,7 @@ MESSAGES: list[type[Message]] = [
 ]
 
 
-def test_topics_follow_the_design() -> None:
+def test_topics_of_a_fleet_are_these() -> None:
     t = Topics("home")
     assert t.reported("gate-1") == "edgectl/1/home/d/gate-1/reported"
     assert t.need(DIGEST, "gate-1") == f"edgectl/1/home/a/{'ab' * 16}/need/gate-1"

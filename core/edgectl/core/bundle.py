@@ -95,7 +95,7 @@ ANNOTATION_CHUNKS = "io.edgectl.chunks"
 """On every layer of more than one chunk: digest of the concatenated 32-byte sha256 of its chunks, in
 order."""
 
-# bytes; measured sweet spot, reference/fleet-and-delivery.md §2.2
+# bytes
 CHUNK_SIZE = 65536
 MAX_INDEX_BYTES = 1 << 20
 MAX_JSON_BYTES = 4 << 20  # a manifest, config or report

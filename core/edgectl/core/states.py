@@ -1,4 +1,4 @@
-"""The states of a deployment in a slot, as devices report them and rollouts read them (DESIGN.md §7).
+"""The states of a deployment in a slot, as devices report them and rollouts read them.
 
 The transition table belongs to the device: ``edgectl.agent.deploy.deployment``.
 """

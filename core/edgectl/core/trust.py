@@ -1,4 +1,4 @@
-"""The signed metadata set as one message, and what its parts mean (TUF 1.0; DESIGN.md §5).
+"""The signed metadata set as one message, and what its parts mean (TUF 1.0).
 
 A target ``releases/<name>/<version>`` has the length and sha256 of the bundle's ``index.json``; its custom
 field lists the profiles. ``profiles/<profile>/releases/<name>/<version>`` is the same for the devices of one

@@ -1,4 +1,4 @@
-"""Topics and messages on MQTT (DESIGN.md §6). JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
+"""Topics and messages on MQTT. JSON, except for chunk frames (:mod:`edgectl.core.transfer`).
 
 Every message of a device carries its ``epoch`` (counts agent starts, kept on disk) and, where order matters,
 a ``seq``. Correctness rests on the payload alone: MQTT 3.1.1 is enough, messages may be lost, repeated or
@@ -242,7 +242,7 @@ class Desired(Message):
     """True: fetch and stage, but do not activate."""
 
     @model_validator(mode="after")
-    def _one_wish_a_slot(self) -> Desired:
+    def _one_entry_a_slot(self) -> Desired:
         if both := self.slots.keys() & self.clear.keys():
             raise ValueError(f"slot {min(both)} is to have a release and to be empty")
         return self

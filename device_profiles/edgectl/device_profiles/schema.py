@@ -1,7 +1,7 @@
 """What a device profile says: CPU, GPU, runtimes and limits of one kind of device.
 
-A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.machine` says what one machine really
-is.
+A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.machine` says what one machine
+really is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgectl.core.schema import Config, Name
 __all__ = ["CpuSpec", "DeviceLimits", "DeviceProfile", "Family", "GpuSpec", "TensorRtSpec"]
 
 Family = Literal["x86-vnni", "x86-avx2", "arm64", "trt-gpu", "trt-dla"]
-"""Kernel family: which form of int8 the device's kernels take (reference/builder.md §B.1)."""
+"""Kernel family: which form of int8 the device's kernels take."""
 
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$")]
 

@@ -34,7 +34,8 @@ __all__ = [
     "summarise",
 ]
 
-# Percentile → fewest samples from which it is reported (DESIGN.md §8).
+# Percentile → fewest samples from which it is reported. From the 90th on: what LoadGen's early
+# stopping asks for, with 99 % confidence and one sample beyond.
 _ENOUGH = {10: 20, 50: 10, 90: 64, 95: 130, 99: 662}
 _BLOCK_MS = 1.0
 _MOST_IN_A_ROW = 64
@@ -106,8 +107,7 @@ def interleave(
     """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
 
     One whose calls are shorter than a millisecond is called several times in a row, one call more than fill a
-    millisecond (at most
-    64): the first is not timed, and the figure of the round is the median of the others.
+    millisecond (at most 64): the first is not timed, and the figure of the round is the median of the others.
 
     ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything.
 

@@ -201,7 +201,7 @@ def test_disk_that_takes_nothing_keeps_changes_away_but_not_questions(
         with pytest.raises(TrustError, match="has already seen"):
             give(device, repeated)
     assert device.store.accept_state(state(8, True, *director), "home").freeze, (
-        "known until the agent restarts"
+        "counts until the agent restarts"
     )
     with pytest.raises(TrustError, match="has number 7, this device has already seen 8"):
         device.store.accept_state(state(7, False, *director), "home")

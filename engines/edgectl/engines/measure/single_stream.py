@@ -4,7 +4,7 @@ waits unseen.
 SingleStream: a query is scheduled when the one before is done; what happens in between belongs to the
 latency. At a rate: query ``k`` is scheduled at ``k / rate`` whatever became of those before it, as frames of
 a camera are; an engine that falls behind shows its queue instead of hiding it (no coordinated omission).
-Source: MLCommons inference rules and ``loadgen/early_stopping.cc``, reference/speech-and-telemetry.md §1.13.
+Source: MLCommons inference rules and ``loadgen/early_stopping.cc``.
 """
 
 from __future__ import annotations
