@@ -197,7 +197,7 @@ def test_shadow_gate(changes: dict[str, float], outcome: str, words: str) -> Non
     assert words in verdict.reason
 
 
-def test_golden_engine_serves_when_the_previous_one_does_not_open_either(device: Device) -> None:
+def test_factory_engine_serves_when_the_previous_one_does_not_open_either(device: Device) -> None:
     """Version 1 has a CPU variant beside its engine: stood in for by the engine of version 2."""
     slot = device.journal.slot(SLOT)
     device.want("2", 2)
