@@ -178,7 +178,7 @@ def test_engine_from_before_is_not_judged_by_the_one_that_is_taken_back() -> Non
     assert (back.digest, back.attempt, back.expires_s) == (OLD, 1, None)
 
 
-def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
+def test_desired_state_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
     sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     bad = DesiredSlot(release="m@bad", digest="sha256:" + "d" * 64)
     gave_up = ReportedSlot(
