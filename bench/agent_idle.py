@@ -34,8 +34,8 @@ AGENT = """
 import dataclasses, sys
 sys.path.insert(0, {tests!r})
 import edgectl.agent.service as service
-whole = service.default_parts
-service.default_parts = lambda: dataclasses.replace(whole(), worker=(sys.executable, {worker!r}))
+whole = service.default_dependencies
+service.default_dependencies = lambda: dataclasses.replace(whole(), worker=(sys.executable, {worker!r}))
 from edgectl.cli.main import main
 sys.argv = ["edgectl", "agent", "run", "--config", {config!r}]
 main()

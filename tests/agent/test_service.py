@@ -58,7 +58,7 @@ def test_root_metadata_that_rot_cost_no_device_its_agent(
     agent = boot()
     assert agent._trust.check(RELEASE, DIGEST)
     assert agent._root_notice is not None
-    assert "the copy that was kept of it counts" in agent._root_notice.detail
+    assert "the copy of it in the state folder is used" in agent._root_notice.detail
     root.write_bytes(whole)
     assert boot()._root_notice is None
 

@@ -44,7 +44,7 @@ MESSAGES: list[type[Message]] = [
 ]
 
 
-def test_topics_follow_the_design() -> None:
+def test_topics_of_a_fleet_are_these() -> None:
     t = Topics("home")
     assert t.reported("gate-1") == "edgectl/1/home/d/gate-1/reported"
     assert t.need(DIGEST, "gate-1") == f"edgectl/1/home/a/{'ab' * 16}/need/gate-1"
@@ -121,7 +121,7 @@ def test_messages_survive_the_wire_and_ignore_what_newer_versions_add() -> None:
 
 
 @pytest.mark.parametrize("field", ["gen", "attempt"])
-def test_no_number_of_a_wish_is_more_than_the_journal_can_write(field: str) -> None:
+def test_no_number_of_a_desired_state_is_more_than_the_journal_can_write(field: str) -> None:
     slot = {"release": "m@1", "digest": DIGEST, "attempt": 1 << 63 if field == "attempt" else 1}
     document = {"gen": 1 << 63 if field == "gen" else 1, "slots": {"gate": slot}}
     with pytest.raises(ProtocolError, match="less than or equal"):

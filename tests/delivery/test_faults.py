@@ -229,7 +229,7 @@ def test_freeze_a_restart_and_a_lost_database_of_the_controller(gate: Fleet, tmp
     assert device["reported"]["slots"][SLOT]["state"] == "committed"
 
 
-def test_broker_that_forgets_everything_and_a_replayed_wish_change_nothing(
+def test_broker_that_forgets_everything_and_a_replayed_desired_state_change_nothing(
     gate: Fleet, mosquitto: Broker, tmp_path: Path
 ) -> None:
     before = last(gate)

@@ -68,7 +68,7 @@ def site(tmp_path: Path) -> Iterator[Fleet]:
         broker.wait(10)
 
 
-def test_release_reaches_a_device_over_mutual_tls_and_forged_wishes_do_not_with_old_keys_and_new(
+def test_release_reaches_a_device_over_mutual_tls_and_forged_desired_states_do_not_with_old_keys_and_new(
     site: Fleet, tmp_path: Path
 ) -> None:
     client = site.start_controller()

@@ -15,7 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.bundle import behaviour_of
 
 from edgectl.agent.config import load_agent_config
-from edgectl.agent.service import AgentParts, run_agent
+from edgectl.agent.service import AgentDependencies, run_agent
 from edgectl.agent.streams.worker_life import Timing
 
 
@@ -40,10 +40,10 @@ def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: P
     return Warm(ok=True, p50_ms=float(told["latency_ms"]))
 
 
-def parts() -> AgentParts:
+def parts() -> AgentDependencies:
     worker = (sys.executable, str(Path(__file__).with_name("worker.py")))
     timing = Timing(start_s=20.0, stop_s=5.0, steady_s=0.5, backoff_s=(0.1, 0.5))
-    return AgentParts(
+    return AgentDependencies(
         machine=Machine(),
         warm_up=warm_up,
         improve=lambda blobs, manifest, cache: False,

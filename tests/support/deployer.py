@@ -11,10 +11,10 @@ from pathlib import Path
 from support.bundle import make_bundle
 from support.fleet import wait_until
 
-from edgectl.agent.deploy.context import SlotContext
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.leases import Leases
-from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Deployment, Installed
 from edgectl.agent.state.store import Store
@@ -65,11 +65,11 @@ class World:
             v: Bundle(make_bundle(self.folder / v, version=v, size=3000)) for v in ("1", "2", "3")
         }
         self.journal = Journal(self.folder / "j.db")
-        self.live = LiveBook()
+        self.live = HealthBook()
         self.deployer = self.boot()
 
     def boot(self) -> SlotDeployer:
-        context = SlotContext(
+        context = DeployerDependencies(
             journal=self.journal,
             store=self.store,
             trust=self,

@@ -20,12 +20,12 @@ from pathlib import Path
 from support.bundle import behaviour_of, make_bundle
 from support.deployer import Warm
 
-from edgectl.agent.deploy.boot import check_slots, damage
-from edgectl.agent.deploy.context import SlotContext
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.leases import Leases
-from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.deploy.probation import HealthBook
+from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Installed, Slot
 from edgectl.agent.state.store import Store
@@ -151,16 +151,16 @@ class Device:
         if (kept := self.journal.value("floor:targets.json")) < self.floor:
             raise Violation(f"the version floor sank from {self.floor} to {kept}")
         self.store = Store(self.folder / "store", reserve=0)
-        over = check_slots(self.journal, self.store, (SLOT,)).passed_over.get(SLOT)
+        over = check_slots(self.journal, self.store, (SLOT,)).skipped.get(SLOT)
         self.frozen = self.frozen or self.journal.frozen
-        self.live = LiveBook()
+        self.live = HealthBook()
         self.leases = Leases(self.journal, lambda: self.now_s)
         active = self.journal.slot(SLOT).active
         if over is not None:
             active = over.instead
         if active is not None:
             self._start(self._ref(active))
-        context = SlotContext(
+        context = DeployerDependencies(
             journal=self.journal,
             store=self.store,
             trust=_Trust(self),

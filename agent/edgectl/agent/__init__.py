@@ -6,21 +6,21 @@ from edgectl.core.lazy import lazy_names
 
 __all__ = [
     "AgentConfig",
-    "AgentParts",
+    "AgentDependencies",
     "StreamConfig",
-    "default_parts",
+    "default_dependencies",
     "load_agent_config",
     "run_agent",
 ]
 
 if TYPE_CHECKING:
     from edgectl.agent.config import AgentConfig, StreamConfig, load_agent_config
-    from edgectl.agent.service import AgentParts, default_parts, run_agent
+    from edgectl.agent.service import AgentDependencies, default_dependencies, run_agent
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "edgectl.agent.config": ("AgentConfig", "StreamConfig", "load_agent_config"),
-            "edgectl.agent.service": ("AgentParts", "default_parts", "run_agent"),
+            "edgectl.agent.service": ("AgentDependencies", "default_dependencies", "run_agent"),
         },
     )

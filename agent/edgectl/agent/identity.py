@@ -1,5 +1,6 @@
-"""The device's own key, made where it stays: only the request for its certificate travels
-(:mod:`edgectl.fleet.keys.csr` reads it)."""
+"""Makes the device's private key on the device itself. Only the request for its certificate leaves the device
+(:mod:`edgectl.fleet.keys.csr` reads it).
+"""
 
 from __future__ import annotations
 

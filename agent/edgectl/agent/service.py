@@ -25,24 +25,24 @@ from pathlib import Path
 import psutil
 
 from edgectl.agent.config import AgentConfig
-from edgectl.agent.deploy.boot import check_slots, damage
 from edgectl.agent.deploy.commands import Commands
-from edgectl.agent.deploy.context import SlotContext, WarmUp
+from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
-from edgectl.agent.deploy.improver import Improver
 from edgectl.agent.deploy.inbox import Inbox
 from edgectl.agent.deploy.leases import Leases
-from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.deploy.plan_improver import PlanImprover
+from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
+from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.state.lock import alone
+from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
 from edgectl.agent.streams.spool import Spool
 from edgectl.agent.streams.supervisor import Supervisor
-from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
+from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WORKER, Hooks
+from edgectl.agent.streams.worker_process import WORKER, WorkerCallbacks
 from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
@@ -54,7 +54,7 @@ from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
 
-__all__ = ["AgentParts", "run_agent"]
+__all__ = ["AgentDependencies", "run_agent"]
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ another machine written over it."""
 
 
 @dataclass(frozen=True)
-class AgentParts:
-    """What the agent does not do itself; the defaults are in :func:`default_parts`."""
+class AgentDependencies:
+    """What the agent does not do itself; the defaults are in :func:`default_dependencies`."""
 
     machine: MachineFacts
     warm_up: WarmUp
@@ -87,7 +87,7 @@ class AgentParts:
     """The profile that fits the machine, for ``profile = "auto"``."""
 
 
-def default_parts() -> AgentParts:
+def default_dependencies() -> AgentDependencies:
     """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
     is installed."""
     from edgectl.device_profiles.machine import best_profile, probe
@@ -96,19 +96,23 @@ def default_parts() -> AgentParts:
 
     machine = probe()
     machine.require_runtime()
-    return AgentParts(machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name)
+    return AgentDependencies(
+        machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name
+    )
 
 
-def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | None = None) -> None:
+def run_agent(
+    config: AgentConfig, stop: threading.Event, dependencies: AgentDependencies | None = None
+) -> None:
     """Run until ``stop`` is set, then stop workers and links in good order.
 
     Raises before anything runs: :class:`UsageError` (another agent has the state folder),
     :class:`StorageError` (state folder, and nothing in it to run), :class:`TrustError` (root metadata). A
     broker that is away is no error: the agent keeps trying and the pipelines keep running.
     """
-    with alone(config.state_dir):
+    with hold_folder(config.state_dir):
         forget_unfinished(config.state_dir, config.state_dir / "trust")
-        agent = _Agent(config, parts or default_parts())
+        agent = _Agent(config, dependencies or default_dependencies())
         try:
             agent.run(stop)
         finally:
@@ -116,28 +120,28 @@ def run_agent(config: AgentConfig, stop: threading.Event, parts: AgentParts | No
 
 
 class _Agent:
-    def __init__(self, config: AgentConfig, parts: AgentParts) -> None:
+    def __init__(self, config: AgentConfig, dependencies: AgentDependencies) -> None:
         self._config = config
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
         self._epoch, uncounted = _count_start(self._journal)
         self._instance = secrets.token_hex(8)  # not kept: the copy of a disk must not have it
-        self._profile = parts.profile if config.profile == "auto" else config.profile
-        self._machine = parts.machine
+        self._profile = dependencies.profile if config.profile == "auto" else config.profile
+        self._machine = dependencies.machine
         self._root_notice: Failure | None = None
         self._trust = self._open_trust()
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
         checked = check_slots(self._journal, self._store, config.slots)
-        self._passed_over = checked.passed_over
+        self._skipped = checked.skipped
         self._spool = Spool(
             config.state_dir / "spool.db",
             max_bytes=config.spool_mb << 20,
             max_age_s=config.spool_hours * 3600,
         )
-        self._live = LiveBook()
-        self._collector = Collector(self._epoch)
+        self._live = HealthBook()
+        self._collector = TelemetryCollector(self._epoch)
         self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
         self._reporter = Reporter(
@@ -156,16 +160,16 @@ class _Agent:
             # Once the broker is back, the device is heard within the time that it promised.
             max_backoff_s=min(_MAX_BACKOFF_S, config.heartbeat_s),
         )
-        self._sender = Sender(self._spool, self._link)
+        self._sender = SpoolSender(self._spool, self._link)
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
             config.pipelines,
             self._engine_of,
             self._journal,
-            Hooks(self._on_stats, self._on_event, self._on_crash_loop, self._on_lease),
-            command=parts.worker,
+            WorkerCallbacks(self._on_stats, self._on_event, self._on_crash_loop, self._on_lease),
+            command=dependencies.worker,
             stats_every_s=config.stats_every_s,
-            timing=parts.timing,
+            timing=dependencies.timing,
             cache=engine_cache,
         )
         fetcher = Fetcher(
@@ -174,18 +178,18 @@ class _Agent:
             config.name,
             self._epoch,
             self._store,
-            parts.machine,
+            dependencies.machine,
             profile=self._profile,
             bps=config.download_kb_s and config.download_kb_s * 1000,
             site=config.site,
         )
         self._peer = PeerSeeder(config, self._topics, self._store)
-        context = SlotContext(
+        context = DeployerDependencies(
             journal=self._journal,
             store=self._store,
             trust=self._trust,
             fetcher=fetcher,
-            warm_up=parts.warm_up,
+            warm_up=dependencies.warm_up,
             pipelines=self._supervisor,
             live=self._live,
             frozen=lambda: self._inbox.frozen,
@@ -199,7 +203,7 @@ class _Agent:
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         commands = Commands(
-            config.state_dir, parts.machine, self._journal, self._leases, self._deployers, self._events
+            config.state_dir, dependencies.machine, self._journal, self._leases, self._deployers, self._events
         )
         self._inbox = Inbox(
             self._topics,
@@ -213,11 +217,11 @@ class _Agent:
             allow_peers=self._peer.allow,
             make_room=self._drop_telemetry,
         )
-        self._improver = Improver(
+        self._improver = PlanImprover(
             config.slots,
             self._engine_of,
             self._busy,
-            lambda ref: parts.improve(ref.blobs, ref.manifest, engine_cache),
+            lambda ref: dependencies.improve(ref.blobs, ref.manifest, engine_cache),
             lambda slot, ref: self._supervisor.refresh(slot, ref, _REFRESH_S),
             config.improve_after_s,
         )
@@ -238,7 +242,7 @@ class _Agent:
             self._journal.close()
             raise why from None
         self._root_notice = Failure(
-            code="trust", detail=f"{why.message[:800]}; the copy that was kept of it counts"
+            code="trust", detail=f"{why.message[:800]}; the copy of it in the state folder is used"
         )
         log.error("%s", self._root_notice.detail)
         return store
@@ -356,14 +360,14 @@ class _Agent:
         """What the device must not forget is worth more than the telemetry that waits."""
         with contextlib.suppress(StorageError):
             if self._spool.give_way():
-                log.warning("the telemetry that waited was thrown away to make room")
+                log.warning("unsent telemetry was deleted to make room")
 
     # ---- from the workers (pipeline threads)
 
     def _on_stats(self, stream: str, stats: Stats) -> None:
         slot_of = self._config.pipelines[stream].slots
         self._live.record(stream, stats, slot_of)
-        self._collector.record(stream, in_slots(stats, slot_of))
+        self._collector.record(stream, by_slot(stats, slot_of))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
         event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
@@ -421,7 +425,11 @@ class _Agent:
         self._leases.tidy()
         kinds = {stream: p.kind for stream, p in self._config.pipelines.items()}
         telemetry = self._collector.window(
-            window_s, self._supervisor.states(), kinds, health(self._config.state_dir), self._spool.dropped
+            window_s,
+            self._supervisor.states(),
+            kinds,
+            machine_health(self._config.state_dir),
+            self._spool.dropped,
         )
         self._put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
 
@@ -457,7 +465,7 @@ class _Agent:
 
     def _engine_of(self, slot: str) -> EngineRef | None:
         i = self._journal.slot(slot).active
-        over = self._passed_over.get(slot)
+        over = self._skipped.get(slot)
         if (
             over is not None and i == over.damaged and damage(self._store, over.damaged) is not None
         ):  # not fetched again meanwhile

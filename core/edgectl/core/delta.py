@@ -154,30 +154,30 @@ def apply_delta(base: Path, delta: Path, size: int) -> Iterator[bytes]:
             if pending:
                 yield bytes(pending)
     except (OSError, lzma.LZMAError, zlib.error, struct.error, EOFError) as e:
-        raise ProtocolError(f"the difference cannot be applied: {e}") from e
+        raise ProtocolError(f"the delta cannot be applied: {e}") from e
 
 
 def _pieces(old: BinaryIO, delta: BinaryIO, size: int) -> Iterator[bytes]:
     old_size = os.fstat(old.fileno()).st_size
     if delta.read(len(_MAGIC)) != _MAGIC:
-        raise ProtocolError("this is no difference of ours")
+        raise ProtocolError("this is not a delta file")
     base_size, new_size, count, table_size, *lengths = _HEADER.unpack(delta.read(_HEADER.size))
     if (base_size, new_size) != (old_size, size):
-        raise ProtocolError("the difference is for other files")
+        raise ProtocolError("the delta is for other files")
     if count > _MAX_SEGMENTS or table_size > count * _SEGMENT.size + 64:
-        raise ProtocolError(f"the difference has {count} segments")
+        raise ProtocolError(f"the delta has {count} segments")
     table = zlib.decompressobj().decompress(delta.read(table_size), count * _SEGMENT.size)
     if len(table) != count * _SEGMENT.size:
-        raise ProtocolError("the difference's table is too short")
+        raise ProtocolError("the delta's table is too short")
     segments = [_Segment(*fields) for fields in _SEGMENT.iter_unpack(table)]
     if sum(s.size for s in segments) != size:
-        raise ProtocolError("the difference's segments do not add up")
+        raise ProtocolError("the delta's segments do not add up")
     for s in segments:
         if s.width not in _WIDTHS or (s.width and (s.old + s.size > old_size or s.size % s.width)):
-            raise ProtocolError("the difference has a segment that its base does not have")
+            raise ProtocolError("the delta has a segment that its base does not have")
     at = delta.tell()
     if at + sum(lengths) > os.fstat(delta.fileno()).st_size:
-        raise ProtocolError("the difference is shorter than it says")
+        raise ProtocolError("the delta is shorter than it says")
     streams: dict[int, _Stream] = {}
     for width, length in zip(_WIDTHS, lengths, strict=True):
         decoder: _Decoder
@@ -282,7 +282,7 @@ class _Stream:
                 self._left -= len(data)
             piece = b"" if self._decoder.eof else self._decoder.decompress(data, size - len(found))
             if not piece and not data:
-                raise ProtocolError("the difference ends too soon")
+                raise ProtocolError("the delta ends too soon")
             found += piece
         return found
 

@@ -1,10 +1,9 @@
 """A compiled TensorRT plan that one device hands to others: its key, and what signed targets say of it.
 
-The key is what the finaliser files the plan under (:mod:`edgectl.engines.finalise.finalise`): the exact TensorRT
-build, the device, its driver, the model, the golden outputs. A target ``plans/<sha256 of the key>`` has the
-length and sha256 of the plan; its custom field is a
-:class:`PlanStatement`. Two keys that differ anywhere are two paths, so a plan can only be found by a device
-  that is the same.
+The key is what the finaliser files the plan under (:mod:`edgectl.engines.finalise.finalise`): the exact
+TensorRT build, the device, its driver, the model, the golden outputs. A target ``plans/<sha256 of the key>``
+has the length and sha256 of the plan; its custom field is a :class:`PlanStatement`. Two keys that differ
+anywhere are two paths, so a plan can only be found by a device that is the same.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """edgectl reports to the broker that you name and to nobody else. Two libraries it runs on would report to
 their makers.
 
-* ONNX Runtime's official Linux builds since 1.29 send session events (model file name, graph and weight
-  hashes, producer) to
-  Microsoft unless ``ORT_DISABLE_TELEMETRY`` is set, and keep a device id and a queue in the home directory.
-* ``openvino_telemetry`` sends events to Google Analytics when OpenVINO is imported, from a forked child that
-  may outlive a
-  worker. OpenVINO has a stub for machines without that package.
+* ONNX Runtime's official Linux builds since 1.29 send session events (model file name, graph and weight hashes,
+  producer) to Microsoft unless ``ORT_DISABLE_TELEMETRY`` is set, and keep a device id and a queue in the home
+  directory.
+* ``openvino_telemetry`` sends events to Google Analytics when OpenVINO is imported, from a forked child that may
+  outlive a worker. OpenVINO has a stub for machines without that package.
 
 Both are switched off before either library can be imported, here and in every child process.
 """

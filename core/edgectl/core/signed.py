@@ -121,7 +121,7 @@ def _parts(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Signatu
     for entry in listed:
         keyid, sig = (entry.get("keyid"), entry.get("sig")) if isinstance(entry, dict) else (None, None)
         if not isinstance(keyid, str) or not isinstance(sig, str) or keyid in signatures:
-            raise TrustError(f"{what} has a signature that is none, or two of one key")
+            raise TrustError(f"{what} has a malformed signature, or two signatures of one key")
         signatures[keyid] = Signature(keyid, sig)
     return found["signed"], signatures
 

@@ -4,21 +4,17 @@ any spelling.
 What is shown is what is known to be harmless; the rest is ``***``. So a spelling that nobody thought of hides
 too much, never too little:
 
-* everything before the last ``@``, wherever it stands and however it is escaped: people write passwords with
-  ``/``, ``?`` and ``#``,
-  so the userinfo may reach far beyond the authority of RFC 3986 §3.2;
+* everything before the last ``@``, wherever it stands and however it is escaped: people write passwords with ``/``,
+  ``?`` and ``#``, so the userinfo may reach far beyond the authority of RFC 3986 §3.2;
 * of the query only the parameters that choose a stream (``channel=1``), of the fragment nothing;
 * of a sentence also the values of ``password=…``, ``"token": "…"`` and their like, and what follows
   ``Authorization: Basic``;
-* a path segment with ``=``, ``:`` or ``&`` in it (``/user=admin_password=x_channel=1.sdp``), one that looks
-  random (the key of a
-  stream), one behind a word such as ``user`` or ``token``, the last one of RTMP, and every name if there are
-  two or more
-  (``/live/NAME/PASSWORD/1.ts``).
+* a path segment with ``=``, ``:`` or ``&`` in it (``/user=admin_password=x_channel=1.sdp``), one that looks random
+  (the key of a stream), one behind a word such as ``user`` or ``token``, the last one of RTMP, and every name if
+  there are two or more (``/live/NAME/PASSWORD/1.ts``).
 
 :func:`redact` takes one URI, :func:`redact_text` finds them in a sentence. Nothing here imports anything of
-  ours: every outlet (terminal,
-logs, events, telemetry, errors) passes through it.
+ours: every outlet (terminal, logs, events, telemetry, errors) passes through it.
 
     >>> redact("rtsp://admin:pa/ss@cam7:554/Streaming/Channels/101?channel=1&token=x")
     'rtsp://cam7:554/Streaming/Channels/101?channel=1&token=***'

@@ -242,7 +242,7 @@ class Desired(Message):
     """True: fetch and stage, but do not activate."""
 
     @model_validator(mode="after")
-    def _one_wish_a_slot(self) -> Desired:
+    def _one_entry_a_slot(self) -> Desired:
         if both := self.slots.keys() & self.clear.keys():
             raise ValueError(f"slot {min(both)} is to have a release and to be empty")
         return self

@@ -1,7 +1,7 @@
 """What a device profile says: CPU, GPU, runtimes and limits of one kind of device.
 
-A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.machine` says what one machine really
-is.
+A profile is a claim about a kind of device; :mod:`edgectl.device_profiles.machine` says what one machine
+really is.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 parent.
 
 The child is a module of ours with :func:`answer` at its end; it says one JSON line on its standard output.
-One with
-:func:`converse` says a line for every line that it is asked (:class:`Conversation`). Whatever else a native
-  library prints is moved
-to standard error. Hang, crash and kill become one :class:`EngineError` in the parent.
+One with :func:`converse` says a line for every line that it is asked (:class:`Conversation`). Whatever else a
+native library prints is moved to standard error. Hang, crash and kill become one :class:`EngineError` in the
+parent.
 """
 
 from __future__ import annotations

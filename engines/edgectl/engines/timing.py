@@ -107,8 +107,7 @@ def interleave(
     """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
 
     One whose calls are shorter than a millisecond is called several times in a row, one call more than fill a
-    millisecond (at most
-    64): the first is not timed, and the figure of the round is the median of the others.
+    millisecond (at most 64): the first is not timed, and the figure of the round is the median of the others.
 
     ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything.
 

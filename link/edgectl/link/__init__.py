@@ -1,5 +1,5 @@
-"""The one MQTT adapter: it reconnects with back-off, bounds what is on its way, and leaves a last will. It knows
-topics only as strings. Beside it: the sender of blobs, and what systemd is told."""
+"""The one MQTT adapter: it reconnects with back-off, bounds what is on its way, and leaves a last will. It
+knows topics only as strings. Beside it: the sender of blobs, and what systemd is told."""
 
 from typing import TYPE_CHECKING
 

@@ -90,7 +90,7 @@ def test_empty_slot_is_cleared_at_once_whatever_is_held(device: Device) -> None:
     assert_empty(device)
 
 
-def test_the_same_wish_in_a_newer_document_is_taken_note_of_and_no_more(device: Device) -> None:
+def test_the_same_desired_state_in_a_newer_document_is_taken_note_of_and_no_more(device: Device) -> None:
     device.clear(1)
     device.run()
     device.clear(2)
@@ -128,7 +128,7 @@ def test_engine_serves_on_while_the_fleet_is_frozen_or_somebody_says_not_now(dev
     assert_empty(device)
 
 
-def test_clearing_that_waits_is_given_up_by_a_cancel_and_by_a_newer_wish(device: Device) -> None:
+def test_clearing_that_waits_is_given_up_by_a_cancel_and_by_a_newer_desired_state(device: Device) -> None:
     serves(device, "1")
     device.frozen = True
     device.clear(2)

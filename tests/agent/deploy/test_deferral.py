@@ -130,7 +130,7 @@ def test_renewed_lease_keeps_updates_away_and_force_passes_it(device: Device) ->
     assert device.leases.holder() is not None, "the lease itself stays"
 
 
-def test_wish_that_is_too_old_expires_and_nothing_was_touched(device: Device) -> None:
+def test_desired_state_that_is_too_old_expires_and_nothing_was_touched(device: Device) -> None:
     device.want("2", 2, policy=WINDOW, expires_s=device.wall_s + 60)
     assert device.run() is State.EXPIRED
     assert device.serving is not None

@@ -9,7 +9,7 @@ from support.device import SLOT, Catalogue, Device
 from typer.testing import CliRunner
 
 from edgectl.agent.deploy.fsck import FsckReport, check, repair
-from edgectl.agent.state.lock import alone
+from edgectl.agent.state.lock import hold_folder
 from edgectl.cli.main import app
 from edgectl.core.errors import UsageError
 
@@ -91,7 +91,7 @@ def test_damaged_journal_is_told_and_mended_from_its_mirror(device: Device) -> N
 
 
 def test_repair_refuses_beside_a_running_agent_and_looking_does_not(device: Device) -> None:
-    with alone(device.folder):
+    with hold_folder(device.folder):
         assert check(device.folder).sound
         with pytest.raises(UsageError, match="an agent is running"):
             repair(device.folder)

@@ -241,7 +241,7 @@ def test_set_that_came_while_the_clock_was_ahead_counts_once_it_is_right(
     assert agent.reporter.trouble is None
 
 
-def test_set_and_wish_that_no_disk_took_are_taken_when_it_does(
+def test_set_and_desired_state_that_no_disk_took_are_taken_when_it_does(
     agent: Agent, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = agent.device
@@ -274,7 +274,7 @@ def test_set_that_waits_is_forgotten_when_a_newer_one_came(agent: Agent, reposit
     assert device.store.version == 2
 
 
-def test_wish_of_a_new_director_counts_when_its_root_arrives_behind_it_and_its_refusal_was_told(
+def test_desired_state_of_a_new_director_counts_when_its_root_arrives_behind_it_and_its_refusal_was_told(
     agent: Agent, repository: Repository
 ) -> None:
     repository.rotate("director")
@@ -304,7 +304,7 @@ def test_generation_that_was_seen_is_reported_after_a_restart_before_the_broker_
     assert agent.inbox.gen == 5
 
 
-def test_refusal_is_reported_though_a_good_wish_follows_on_its_heels(
+def test_refusal_is_reported_though_a_good_desired_state_follows_on_its_heels(
     agent: Agent, repository: Repository
 ) -> None:
     agent.inbox.on_desired(agent.device.desired(4))
@@ -315,7 +315,7 @@ def test_refusal_is_reported_though_a_good_wish_follows_on_its_heels(
     assert agent.inbox.refusal is None
 
 
-def test_slot_that_is_not_named_loses_its_wish_and_one_that_is_not_here_is_rejected(
+def test_slot_that_is_not_named_loses_its_desired_state_and_one_that_is_not_here_is_rejected(
     device: Device, repository: Repository
 ) -> None:
     agent, director = Agent(device, slot="porch"), repository.signers["director"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgectl.agent.deploy.probation import Live, LiveBook, judge
+from edgectl.agent.deploy.probation import EngineHealth, HealthBook, judge
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Frames, Policy, StreamStats
 from edgectl.pipelines.host.protocol import Stats
@@ -21,20 +21,22 @@ POLICY = Policy(probation_s=10, min_inferences=200, percentile=95, max_latency_r
 @pytest.mark.parametrize(
     ("live", "baseline", "elapsed", "outcome", "words"),
     [
-        (Live(latency(5, 199), 199), latency(5, 500), 99, "wait", "199 of 200"),
-        (Live(latency(5, 200), 200), latency(5, 500), 9, "wait", "9 of 10 s"),
-        (Live(latency(5, 200), 200), latency(5, 500), 10, "healthy", "times the engine before"),
-        (Live(latency(6.4, 200), 200), latency(5, 500), 10, "healthy", "1.2"),
-        (Live(latency(7, 200), 200), latency(5, 500), 1, "unhealthy", "times are allowed"),
+        (EngineHealth(latency(5, 199), 199), latency(5, 500), 99, "wait", "199 of 200"),
+        (EngineHealth(latency(5, 200), 200), latency(5, 500), 9, "wait", "9 of 10 s"),
+        (EngineHealth(latency(5, 200), 200), latency(5, 500), 10, "healthy", "times the engine before"),
+        (EngineHealth(latency(6.4, 200), 200), latency(5, 500), 10, "healthy", "1.2"),
+        (EngineHealth(latency(7, 200), 200), latency(5, 500), 1, "unhealthy", "times are allowed"),
         # too little is known of the engine before
-        (Live(latency(7, 200), 200), latency(5, 20), 10, "healthy", "p95"),
-        (Live(latency(7, 200), 200), None, 10, "healthy", "p95"),
-        (Live(latency(5, 10), 10, errors=3), None, 0, "unhealthy", "3 of 13"),
-        (Live(latency(5, 10), 10, errors=2), None, 0, "wait", "of 200"),
-        (Live(latency(5, 999), 999, errors=9), None, 10, "healthy", "p95"),
+        (EngineHealth(latency(7, 200), 200), latency(5, 20), 10, "healthy", "p95"),
+        (EngineHealth(latency(7, 200), 200), None, 10, "healthy", "p95"),
+        (EngineHealth(latency(5, 10), 10, errors=3), None, 0, "unhealthy", "3 of 13"),
+        (EngineHealth(latency(5, 10), 10, errors=2), None, 0, "wait", "of 200"),
+        (EngineHealth(latency(5, 999), 999, errors=9), None, 10, "healthy", "p95"),
     ],
 )
-def test_gates(live: Live, baseline: Histogram | None, elapsed: float, outcome: str, words: str) -> None:
+def test_gates(
+    live: EngineHealth, baseline: Histogram | None, elapsed: float, outcome: str, words: str
+) -> None:
     verdict = judge(POLICY, live, baseline, elapsed)
     assert verdict.outcome == outcome, verdict.reason
     assert words in verdict.reason
@@ -42,13 +44,13 @@ def test_gates(live: Live, baseline: Histogram | None, elapsed: float, outcome: 
 
 def test_absolute_limits_need_no_engine_before() -> None:
     policy = POLICY.model_copy(update={"max_latency_ms": 4.0, "max_rss_mb": 100.0})
-    assert judge(policy, Live(latency(5, 200), 200), None, 1).outcome == "unhealthy"
-    assert "MiB" in judge(policy, Live(latency(3, 10), 10, rss_mb=101), None, 1).reason
+    assert judge(policy, EngineHealth(latency(5, 200), 200), None, 1).outcome == "unhealthy"
+    assert "MiB" in judge(policy, EngineHealth(latency(3, 10), 10, rss_mb=101), None, 1).reason
 
 
 def test_p99_is_not_judged_from_too_few_samples_whatever_the_policy_says() -> None:
     policy = POLICY.model_copy(update={"percentile": 99, "min_inferences": 10})
-    assert "of 662" in judge(policy, Live(latency(500, 600), 600), latency(5, 5000), 99).reason
+    assert "of 662" in judge(policy, EngineHealth(latency(500, 600), 600), latency(5, 5000), 99).reason
 
 
 def stats(processed: int, bundle: str, ms: float = 5, errors: int = 0) -> Stats:
@@ -63,7 +65,7 @@ def stats(processed: int, bundle: str, ms: float = 5, errors: int = 0) -> Stats:
 
 
 def test_book_gives_each_engine_its_own_windows() -> None:
-    book = LiveBook()
+    book = HealthBook()
     book.record("yard", stats(10, "old"), {"detector": "gate"})
     book.record("yard", stats(20, "old", errors=2), {"detector": "gate"})
     book.record("yard", stats(30, "new", ms=9, errors=2), {"detector": "gate"})
@@ -75,7 +77,7 @@ def test_book_gives_each_engine_its_own_windows() -> None:
 
 
 def test_book_understands_a_worker_that_started_anew() -> None:
-    book = LiveBook()
+    book = HealthBook()
     book.record("yard", stats(1000, "a", errors=5), {"detector": "gate"})
     book.record("yard", stats(10, "a"), {"detector": "gate"})
     assert book.of("gate", "a").processed == 1010
@@ -83,7 +85,7 @@ def test_book_understands_a_worker_that_started_anew() -> None:
 
 
 def test_book_is_bounded() -> None:
-    book = LiveBook()
+    book = HealthBook()
     for i in range(20):
         book.record("yard", stats(10 * i + 10, f"engine-{i}"), {"detector": "gate"})
     assert len(book._live["gate"]) <= 3

@@ -143,7 +143,7 @@ def test_without_a_plan_in_reach_the_device_goes_on(world: World, error: Edgectl
     assert not world.disk.locked()
 
 
-def test_a_plan_that_does_not_come_is_not_waited_for_and_a_newer_wish_ends_it(world: World) -> None:
+def test_a_plan_that_does_not_come_is_not_waited_for_and_a_newer_desired_state_ends_it(world: World) -> None:
     world.data = b""
     note = world.take()
     assert isinstance(note, Failure)

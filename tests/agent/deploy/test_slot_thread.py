@@ -73,7 +73,7 @@ def test_release_that_is_wanted_again_comes_and_one_that_serves_stays_when_nothi
     assert world.active == "gate-detector@1"
 
 
-def test_newer_wish_preempts_a_download(world: World) -> None:
+def test_newer_desired_state_preempts_a_download(world: World) -> None:
     world.hold["fetch"] = threading.Event()
     world.start()
     world.want("1", 1)
@@ -86,7 +86,7 @@ def test_newer_wish_preempts_a_download(world: World) -> None:
     assert "ensure gate-detector@1" not in world.calls
 
 
-def test_wish_for_what_serves_already_is_no_deployment(world: World) -> None:
+def test_desired_state_for_what_serves_already_is_no_deployment(world: World) -> None:
     world.start()
     world.want("1", 1)
     world.ends(1)
@@ -139,7 +139,7 @@ def test_freeze_and_hold_stop_before_activation(world: World) -> None:
     assert world.ends(1) is State.COMMITTED
 
 
-def test_operators_hold_outlasts_a_newer_wish(world: World) -> None:
+def test_operators_hold_outlasts_a_newer_desired_state(world: World) -> None:
     assert world.deployer.order("hold"), "also while nothing is under way"
     world.start()
     for gen, version in ((1, "1"), (2, "2")):

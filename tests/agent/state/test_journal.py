@@ -150,7 +150,7 @@ def test_journal_that_lost_its_last_changes_on_a_full_disk_stops_no_agent(
     again.close()
 
 
-def test_wish_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_agent_reads(
+def test_desired_state_to_clear_a_slot_is_kept_in_both_copies_and_in_words_that_an_older_agent_reads(
     tmp_path: Path,
 ) -> None:
     journal = Journal(tmp_path / "journal.db")

@@ -19,7 +19,7 @@ from edgectl.agent.state.journal import Journal
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import Hooks
+from edgectl.agent.streams.worker_process import WorkerCallbacks
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import Failure, ShadowGate
@@ -51,7 +51,7 @@ class Bench:
         self.config = StreamConfig(
             kind="surveillance", source=self.source, slots={"detector": "gate"}, stall_s=0.6
         )
-        hooks = Hooks(
+        hooks = WorkerCallbacks(
             lambda _, s: self.stats.put(s),
             lambda _, e: self.events.put(e),
             self.loops.put,
@@ -198,7 +198,7 @@ def test_empty_slot_stops_the_worker(bench: Bench, tmp_path: Path) -> None:
 def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     config = StreamConfig(kind="speech", source="synth://kiosk", slots={"vad": "vad", "keyword": "words"})
-    hooks = Hooks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
+    hooks = WorkerCallbacks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
     s = Supervisor(
         {"desk": config},
         bench.engines.get,

@@ -8,7 +8,7 @@ from conftest import Broker, free_port, start_mosquitto
 from support.fleet import wait_until
 
 from edgectl.agent.streams.spool import Spool
-from edgectl.agent.streams.telemetry import Collector, Sender, health, in_slots
+from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.link.mqtt import BrokerOptions, Link
@@ -27,12 +27,12 @@ def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
     return Stats(window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
 
 
-def window(c: Collector, **states: tuple[str, str | None]) -> Telemetry:
+def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry:
     return c.window(10, states, dict.fromkeys(states, "surveillance"), {}, 0)
 
 
 def test_window_adds_histograms_and_keeps_totals() -> None:
-    c = Collector(epoch=7)
+    c = TelemetryCollector(epoch=7)
     for processed in (20, 40, 60):
         c.record("yard", stats(processed))
     first = window(c, yard=("running", None))
@@ -55,7 +55,7 @@ def test_parts_become_slots_on_the_wire() -> None:
         releases={"vad": "silero@5"},
         stages={"engine:vad": h, "engine:keyword": h, "decode": h},
     )
-    t = in_slots(
+    t = by_slot(
         Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}
     ).stats
     assert t.slots == {"kiosk-vad": "sha256:1", "kiosk-words": "sha256:2"}
@@ -64,13 +64,13 @@ def test_parts_become_slots_on_the_wire() -> None:
 
 
 def test_silent_stream_is_reported_with_its_reason() -> None:
-    t = window(Collector(epoch=1), yard=("waiting", "a slot has no engine yet"))
+    t = window(TelemetryCollector(epoch=1), yard=("waiting", "a slot has no engine yet"))
     assert (t.streams["yard"].state, t.streams["yard"].reason) == ("waiting", "a slot has no engine yet")
     assert t.streams["yard"].stages == {}
 
 
 def test_rate_survives_a_worker_restart() -> None:
-    c = Collector(epoch=1)
+    c = TelemetryCollector(epoch=1)
     c.record("yard", stats(1000))
     window(c, yard=("running", None))
     c.record("yard", stats(20))
@@ -78,7 +78,7 @@ def test_rate_survives_a_worker_restart() -> None:
 
 
 def test_health_has_only_what_is_known(tmp_path: Path) -> None:
-    found = health(tmp_path)
+    found = machine_health(tmp_path)
     assert {"load1", "memory_available_mb", "disk_free_mb"} <= set(found)
     assert all(v == v for v in found.values()), "no NaN"
 
@@ -89,7 +89,7 @@ def test_spooled_messages_arrive_once_the_broker_is_there_and_are_marked_as_late
     spool.put("tele", "t/tele", Telemetry(epoch=1, seq=1, window_s=1).encode(), now)
     spool.put("event", "t/ev", b'{"event": 1}', now)
     link = Link(BrokerOptions("127.0.0.1", port), "dev")
-    sender = Sender(spool, link, wall=lambda: now + 500)
+    sender = SpoolSender(spool, link, wall=lambda: now + 500)
     link.start()
     sender.thread.start()
     received: dict[str, bytes] = {}
@@ -138,7 +138,7 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         watcher.subscribe("t/#", lambda _topic, payload: received.append(payload))
         watcher.connect()
         link.connect()
-        sender = Sender(spool, link, wall=lambda: 1e9 + 500)
+        sender = SpoolSender(spool, link, wall=lambda: 1e9 + 500)
         sender.thread.start()
         wait_until(lambda: received, "the one behind it arrives")
         wait_until(lambda: not spool.oldest(1), "both left the spool")

@@ -293,7 +293,7 @@ def test_fine_tuned_release_comes_as_a_difference(
     world.fetch(bundle=new)
     Variant.open(world.store.blobs, new.variants[0].digest).verify()
     assert world.seeder.counters.bytes - before < 0.3 * new.variants[0].need(LAYER_ENGINE).stat().st_size
-    assert "came as a difference of" in caplog.text, "an operator can see it"
+    assert "came as a delta of" in caplog.text, "an operator can see it"
 
 
 def test_device_takes_the_difference_whose_base_it_has(

@@ -106,7 +106,7 @@ def test_stolen_broker_cannot_command(device: Device, repository: Repository) ->
         device.wants(sealed(c, *director))
 
 
-def test_one_key_of_two_directors_is_enough_for_a_command_but_not_for_a_wish(tmp_path: Path) -> None:
+def test_one_key_of_two_directors_is_enough_for_a_command_but_not_for_a_desired_state(tmp_path: Path) -> None:
     repository, second = Repository(), CryptoSigner.generate_ed25519()
     set_director(repository.root, [s.public_key for s in (*repository.signers["director"], second)], 2)
     repository.publish_root()
@@ -201,7 +201,7 @@ def test_disk_that_takes_nothing_keeps_changes_away_but_not_questions(
         with pytest.raises(TrustError, match="has already seen"):
             give(device, repeated)
     assert device.store.accept_state(state(8, True, *director), "home").freeze, (
-        "known until the agent restarts"
+        "counts until the agent restarts"
     )
     with pytest.raises(TrustError, match="has number 7, this device has already seen 8"):
         device.store.accept_state(state(7, False, *director), "home")

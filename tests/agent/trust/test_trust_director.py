@@ -25,7 +25,7 @@ def test_device_obeys_what_the_director_signed_for_it(served: Device, repository
     )
 
 
-def test_stolen_broker_cannot_make_a_wish(served: Device, repository: Repository) -> None:
+def test_stolen_broker_cannot_make_a_desired_state(served: Device, repository: Repository) -> None:
     plain = Desired(gen=5, slots={"gate": DesiredSlot(release=RELEASE, digest=DIGEST)}).encode()
     director = repository.signers["director"]
     for payload, reason in (
@@ -41,7 +41,7 @@ def test_stolen_broker_cannot_make_a_wish(served: Device, repository: Repository
             served.wants(payload)
 
 
-def test_older_wish_is_refused_after_a_reboot_too(served: Device, repository: Repository) -> None:
+def test_older_desired_state_is_refused_after_a_reboot_too(served: Device, repository: Repository) -> None:
     director = repository.signers["director"]
     served.wants(served.desired(7, *director))
     for _ in range(2):

@@ -102,7 +102,7 @@ def test_what_changes_while_it_is_handed_over_is_handed_over_again(bench: Bench)
     assert bench.wire.retained[T.desired("d0")] == b"d0 2"
 
 
-def test_newer_wish_is_not_replaced_by_the_one_that_failed(bench: Bench) -> None:
+def test_newer_desired_state_is_not_replaced_by_the_one_that_failed(bench: Bench) -> None:
     bench.publisher.tell("d0", Desired(gen=1))
     bench.wire.takes = 0
     bench.wire.on_publish = lambda _: bench.publisher.tell("d0", Desired(gen=2))

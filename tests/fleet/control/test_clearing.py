@@ -122,7 +122,9 @@ def test_device_that_a_rollout_is_at_work_with_is_left_to_it(world: World) -> No
     world.controller.clear_slot("gate", ClearRequest(devices=("d0",)))
 
 
-def test_wish_outlives_a_kill_or_was_never_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_desired_state_outlives_a_kill_or_was_never_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object) -> None:
         raise StorageError("killed")
 

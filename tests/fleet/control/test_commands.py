@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgectl.core.errors import LinkError, StorageError
 from edgectl.core.wire import MAX_COMMAND_S, MAX_GEN, Command, Reply, Topics
-from edgectl.fleet.control.commands import MAX_WAIT_S, Commander, CommandRequest, Numbers
+from edgectl.fleet.control.commands import MAX_WAIT_S, Commander, CommandRequest, SequenceNumbers
 from edgectl.fleet.control.inventory import Inventory
 
 YEAR_S = 365 * 86400.0
@@ -41,10 +41,10 @@ def test_numbers_rise_over_restarts_clocks_and_claims(
     new: Callable[[], Inventory], steps: list[tuple[str, float, int]]
 ) -> None:
     inventory = new()
-    numbers, last = Numbers(inventory), 0
+    numbers, last = SequenceNumbers(inventory), 0
     for what, now_s, claimed in steps:
         if what == "restart":
-            numbers = Numbers(inventory)
+            numbers = SequenceNumbers(inventory)
         elif what == "heard":
             numbers.heard(claimed, now_s)
         else:
@@ -56,9 +56,9 @@ def test_numbers_rise_over_restarts_clocks_and_claims(
 def test_controller_that_lost_everything_goes_on_above_what_devices_have_seen(
     new: Callable[[], Inventory],
 ) -> None:
-    before = Numbers(new())
+    before = SequenceNumbers(new())
     seen = [before.next(NOW_S) for _ in range(10)][-1]
-    after = Numbers(new())
+    after = SequenceNumbers(new())
     assert after.next(NOW_S + 2) > seen, "by the clock alone"
     ahead = before.next(NOW_S + YEAR_S)
     assert after.next(NOW_S + 3) < ahead, "not after a clock that was ahead"
@@ -68,12 +68,12 @@ def test_controller_that_lost_everything_goes_on_above_what_devices_have_seen(
 
 
 def test_device_that_lies_drives_numbers_ten_years_and_no_further(new: Callable[[], Inventory]) -> None:
-    numbers = Numbers(new())
+    numbers = SequenceNumbers(new())
     assert not numbers.heard(MAX_GEN, NOW_S)
     assert not numbers.heard(int((NOW_S + 10 * YEAR_S + 1) * 1000), NOW_S)
     assert numbers.next(NOW_S) == int(NOW_S * 1000)
     assert numbers.heard(int((NOW_S + 10 * YEAR_S) * 1000), NOW_S)
-    lost = Numbers(new())
+    lost = SequenceNumbers(new())
     assert lost.heard(int((NOW_S + 10 * YEAR_S) * 1000), NOW_S + 60), (
         "what was believed once is believed again"
     )
@@ -83,7 +83,7 @@ def test_number_that_cannot_be_kept_is_not_used(
     new: Callable[[], Inventory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inventory = new()
-    numbers = Numbers(inventory)
+    numbers = SequenceNumbers(inventory)
     first = numbers.next(NOW_S)
     with monkeypatch.context() as full:
         full.setattr(inventory, "keep_number", lambda *_: (_ for _ in ()).throw(StorageError("full")))
@@ -135,7 +135,7 @@ def link() -> Link:
 @pytest.fixture
 def commander(tmp_path: Path, link: Link) -> Iterator[Commander]:
     inventory = Inventory(tmp_path)
-    made = Commander(Topics("home"), Director(link), Numbers(inventory), inventory, link)  # type: ignore[arg-type]
+    made = Commander(Topics("home"), Director(link), SequenceNumbers(inventory), inventory, link)  # type: ignore[arg-type]
     link.answer = lambda c: made.on_reply("gate-1", Reply(id=c.id, ok=True, result={"op": c.op}).encode())
     yield made
     inventory.close()

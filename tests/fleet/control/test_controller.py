@@ -78,7 +78,7 @@ def test_step_that_a_kill_cuts_off_is_taken_whole_or_not_at_all(
     assert world.told("d0") is not None
 
 
-def test_wish_that_was_saved_and_not_published_is_published_after_a_start(world: World) -> None:
+def test_desired_state_that_was_saved_and_not_published_is_published_after_a_start(world: World) -> None:
     world.born("d0")
     world.rollout("1")
     world.wire.is_up = False
@@ -92,7 +92,7 @@ def test_wish_that_was_saved_and_not_published_is_published_after_a_start(world:
     assert world.told("d0") is not None
 
 
-def test_release_that_is_not_whole_here_keeps_no_wish_from_a_broker_that_forgot(
+def test_release_that_is_not_whole_here_keeps_no_desired_state_from_a_broker_that_forgot(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.born("d0")

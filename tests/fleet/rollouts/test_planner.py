@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.planned_fleet import BACK, BEFORE, NEW, OLD, SPEC, PlannedFleet
+from support.simulated_fleet import BACK, BEFORE, NEW, OLD, SPEC, SimulatedFleet
 
 from edgectl.core.errors import RolloutError
 from edgectl.core.histogram import Histogram
@@ -26,7 +26,7 @@ from edgectl.fleet.rollouts.planner import (
 
 
 def test_canary_first_then_soak_then_the_rest_then_done() -> None:
-    sim = PlannedFleet(6)
+    sim = SimulatedFleet(6)
     canaries = {a.device for a in sim.step()}
     assert canaries == set(order(sim.views, "m@2")[:2])
     assert sim.step() == [], "nothing is said twice"
@@ -55,7 +55,7 @@ def test_other_releases_have_other_canaries() -> None:
 
 
 def test_failed_canary_stops_the_rollout_and_what_was_comes_back() -> None:
-    sim = PlannedFleet(6)
+    sim = SimulatedFleet(6)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.ROLLED_BACK, error="too slow")
@@ -74,14 +74,14 @@ def test_failed_canary_stops_the_rollout_and_what_was_comes_back() -> None:
 
 
 def test_report_of_the_release_before_is_not_taken_for_success() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.step()
     assert sim.progress.members["d0"].outcome is DeviceOutcome.ADMITTED, "COMMITTED speaks of the old digest"
 
 
 def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_others_up() -> None:
-    sim = PlannedFleet(4)
+    sim = SimulatedFleet(4)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.ACTIVATING)
@@ -104,7 +104,7 @@ def test_canary_that_goes_dark_after_activation_has_not_failed_and_holds_the_oth
 
 
 def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience_ends() -> None:
-    sim = PlannedFleet(4, SPEC.model_copy(update={"idle_s": 5000.0}))
+    sim = SimulatedFleet(4, SPEC.model_copy(update={"idle_s": 5000.0}))
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.PROBATION)
@@ -124,7 +124,7 @@ def test_lost_canary_that_does_not_come_back_stops_the_rollout_when_its_patience
 
 
 def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -> None:
-    sim = PlannedFleet(20, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(20, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     [first] = sim.step()
     sim.report(first.device, State.COMMITTED)
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_many_that_go_dark_after_activation_count_once_the_canary_is_through() -
 
 
 def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -> None:
-    sim = PlannedFleet(2)
+    sim = SimulatedFleet(2)
     a, b = (x.device for x in sim.step())
     sim.off(b)
     sim.report(a, State.COMMITTED)
@@ -152,7 +152,7 @@ def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -
 
 
 def test_canary_is_made_of_devices_that_are_there() -> None:
-    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     off, on = order(sim.views, "m@2")
     sim.off(off)
     assert [x.device for x in sim.step()] == [on]
@@ -163,7 +163,7 @@ def test_canary_is_made_of_devices_that_are_there() -> None:
 
 
 def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> None:
-    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     off, on = order(sim.views, "m@2")
     sim.off(off)
     sim.step()
@@ -177,7 +177,7 @@ def test_device_that_is_off_when_its_turn_comes_is_not_waited_for_for_long() -> 
 
 
 def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
-    sim = PlannedFleet(3, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(3, SPEC.model_copy(update={"canary": 1}))
     first, second, _ = order(sim.views, "m@2")
     assert [x.device for x in sim.step()] == [first]
     sim.report(first, State.FETCHING)
@@ -192,7 +192,7 @@ def test_canary_that_goes_away_before_it_activates_is_replaced() -> None:
 
 
 def test_rollout_with_nobody_there_says_so_and_gives_up_in_time() -> None:
-    sim = PlannedFleet(4, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = SimulatedFleet(4, SPEC.model_copy(update={"idle_s": 1000.0}))
     for name in sim.views:
         sim.off(name)
     for _ in range(5):
@@ -206,7 +206,7 @@ def test_rollout_with_nobody_there_says_so_and_gives_up_in_time() -> None:
 
 
 def test_rollout_for_a_slot_that_nobody_has_gives_up_in_time() -> None:
-    sim = PlannedFleet(0, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = SimulatedFleet(0, SPEC.model_copy(update={"idle_s": 1000.0}))
     sim.step()
     assert sim.progress.note == "nobody is there to be the canary: no device with slot gate is known"
     sim.step(dt=1001)
@@ -214,7 +214,7 @@ def test_rollout_for_a_slot_that_nobody_has_gives_up_in_time() -> None:
 
 
 def test_pause_is_no_idleness() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"idle_s": 1000.0}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"idle_s": 1000.0}))
     sim.off("d0")
     sim.step()
     sim.progress = pause(sim.progress)
@@ -225,7 +225,7 @@ def test_pause_is_no_idleness() -> None:
 
 
 def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1, "soak_s": 0}))
     sim.step()
     sim.report("d0", State.COMMITTED)
     sim.step()
@@ -241,7 +241,7 @@ def test_device_that_was_named_and_was_never_there_gets_it_when_it_comes() -> No
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_back(begun: bool) -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"devices": ("d0", "new"), "canary": 1}))
     if not begun:
         sim.off("d0")
     sim.step()
@@ -256,7 +256,7 @@ def test_device_that_was_never_there_is_not_expected_once_the_release_is_taken_b
 
 
 def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_same() -> None:
-    sim = PlannedFleet(4, SPEC.model_copy(update={"max_canary_failures": 2}))
+    sim = SimulatedFleet(4, SPEC.model_copy(update={"max_canary_failures": 2}))
     for x in sim.step():
         sim.report(x.device, State.ROLLED_BACK, error="too slow")
     sim.step()
@@ -265,7 +265,7 @@ def test_canaries_that_all_fail_within_what_is_allowed_end_the_rollout_all_the_s
 
 
 def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
-    sim = PlannedFleet(4)
+    sim = SimulatedFleet(4)
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     sim.report(b, State.COMMITTED)
@@ -277,7 +277,7 @@ def test_what_was_committed_and_does_not_survive_is_a_failure() -> None:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None:
-    sim = PlannedFleet(2, SPEC.model_copy(update={"soak_s": 0}))
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"soak_s": 0}))
     a, b = (x.device for x in sim.step())
     sim.report(a, State.COMMITTED)
     if back:
@@ -295,7 +295,7 @@ def test_device_that_left_the_fleet_is_not_expected_any_more(back: bool) -> None
 
 
 def test_deadline_fails_a_device_that_hangs() -> None:
-    sim = PlannedFleet(2)
+    sim = SimulatedFleet(2)
     for x in sim.step():
         sim.report(x.device, State.FETCHING)
     sim.step(dt=SPEC.deadline_s + 1)
@@ -303,7 +303,7 @@ def test_deadline_fails_a_device_that_hangs() -> None:
 
 
 def test_pause_admits_nobody_and_resume_goes_on() -> None:
-    sim = PlannedFleet(5)
+    sim = SimulatedFleet(5)
     canaries = [x.device for x in sim.step()]
     sim.progress = pause(sim.progress)
     for name in canaries:
@@ -320,14 +320,14 @@ def test_pause_admits_nobody_and_resume_goes_on() -> None:
 
 
 def test_abort_restores_in_reverse_order_and_empties_what_was_empty() -> None:
-    sim = PlannedFleet(3, SPEC.model_copy(update={"canary": 3}))
+    sim = SimulatedFleet(3, SPEC.model_copy(update={"canary": 3}))
     sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
     sim.step()
     assert {a.device: a.desired for a in sim.abort()} == {"d0": BACK, "d1": ClearSlot(number=1), "d2": BACK}
 
 
 def test_late_joiner_enters_the_wave_that_runs() -> None:
-    sim = PlannedFleet(3)
+    sim = SimulatedFleet(3)
     for x in sim.step():
         sim.report(x.device, State.COMMITTED)
     sim.step()
@@ -339,7 +339,7 @@ def test_late_joiner_enters_the_wave_that_runs() -> None:
 
 
 def test_only_matching_devices_are_touched() -> None:
-    sim = PlannedFleet(
+    sim = SimulatedFleet(
         4, SPEC.model_copy(update={"labels": {"site": "a"}, "devices": ("d0", "d1", "d2"), "canary": 9})
     )
     sim.views["d1"] = replace(sim.views["d1"], labels={"site": "b"})
@@ -355,7 +355,7 @@ def latency(ms: float) -> Histogram:
 
 
 def test_latency_over_the_fleet_is_a_gate() -> None:
-    sim = PlannedFleet(4)
+    sim = SimulatedFleet(4)
     sim.step()
     sim.step(LatencyEvidence(latency(5), latency(7)))
     assert sim.progress.state is RolloutState.RUNNING
@@ -369,7 +369,7 @@ def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
     n: int, canary: int, bad: float, seed: int
 ) -> None:
     chance = random.Random(seed)
-    sim = PlannedFleet(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
+    sim = SimulatedFleet(n, SPEC.model_copy(update={"canary": canary, "soak_s": 0}))
     fate = {name: State.ROLLED_BACK if chance.random() < bad else State.COMMITTED for name in sim.views}
     for _ in range(200):
         sim.step()
@@ -390,7 +390,7 @@ def test_any_fleet_comes_to_an_end_and_never_goes_past_a_failed_canary(
 
 def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as_failed() -> None:
     spec = SPEC.model_copy(update={"retries": 2, "retry_after_s": 100.0, "max_canary_failures": 1})
-    sim = PlannedFleet(3, spec)
+    sim = SimulatedFleet(3, spec)
     first, other = sorted(a.device for a in sim.step())
     sim.report(other, State.COMMITTED)
     sim.report(first, State.FAILED, error="the disk is full", retryable=True)
@@ -416,7 +416,7 @@ def test_a_device_without_room_is_asked_again_later_and_later_and_then_counts_as
     ("state", "retryable"), [(State.FAILED, False), (State.ROLLED_BACK, True), (State.REJECTED, True)]
 )
 def test_what_speaks_against_the_release_is_not_tried_again(state: State, retryable: bool) -> None:
-    sim = PlannedFleet(2)
+    sim = SimulatedFleet(2)
     [a, _] = sim.step()
     sim.report(a.device, state, error="it disagrees", retryable=retryable)
     sim.step()
@@ -425,7 +425,7 @@ def test_what_speaks_against_the_release_is_not_tried_again(state: State, retrya
 
 
 def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back() -> None:
-    sim = PlannedFleet(4, SPEC.model_copy(update={"soak_s": 0}))
+    sim = SimulatedFleet(4, SPEC.model_copy(update={"soak_s": 0}))
     sim.step()
     away = next(n for n in sim.views if n not in sim.admitted)
     for _ in range(6):
@@ -451,7 +451,7 @@ def test_who_was_away_when_the_rollout_was_done_is_looked_after_when_it_is_back(
 
 
 def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
-    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     [canary] = sim.step()
     sim.report(canary.device, State.COMMITTED)
     away = next(n for n in sim.views if n != canary.device)
@@ -468,7 +468,7 @@ def test_a_straggler_whose_slot_another_release_took_is_let_go() -> None:
 
 def test_device_that_cannot_go_back_does_not_keep_the_slot_busy_for_ever() -> None:
     """What it had before was withdrawn: it says so, and goes on with what it has."""
-    sim = PlannedFleet(2, SPEC.model_copy(update={"canary": 2}))
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"canary": 2}))
     sim.step()
     assert len(sim.abort()) == 2
     for name, v in sim.views.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.planned_fleet import BACK, BEFORE, NEW, OLD, SPEC, PlannedFleet
+from support.simulated_fleet import BACK, BEFORE, NEW, OLD, SPEC, SimulatedFleet
 
 from edgectl.core.errors import RolloutError
 from edgectl.core.states import State
@@ -13,14 +13,14 @@ from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, Policy, ReportedS
 from edgectl.fleet.rollouts.planner import (
     DeviceOutcome,
     RolloutState,
+    desired_back,
     order,
     pause,
-    wish_of,
 )
 
 
 def test_skipped_device_is_left_out_and_gets_back_what_it_had() -> None:
-    sim = PlannedFleet(3, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
+    sim = SimulatedFleet(3, SPEC.model_copy(update={"canary": 1, "soak_s": 0}))
     first, second, third = order(sim.views, "m@2")
     sim.step()
     assert [(x.device, x.desired) for x in sim.skip(first)] == [(first, BACK)]
@@ -38,7 +38,7 @@ def test_skipped_device_is_left_out_and_gets_back_what_it_had() -> None:
 
 
 def test_first_release_of_an_empty_slot_is_taken_out_again_and_the_rollout_is_aborted_then() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.views["d0"] = replace(sim.views["d0"], desired={}, reported={})
     sim.step()
     sim.report("d0", State.PROBATION)
@@ -53,7 +53,7 @@ def test_first_release_of_an_empty_slot_is_taken_out_again_and_the_rollout_is_ab
 
 
 def test_abort_of_what_is_over_names_the_way_back() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.report("d0", State.COMMITTED)
     sim.step()
@@ -64,7 +64,7 @@ def test_abort_of_what_is_over_names_the_way_back() -> None:
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_rollback_of_what_is_under_way_is_an_abort(paused: bool) -> None:
-    sim = PlannedFleet(2)
+    sim = SimulatedFleet(2)
     sim.step()
     sim.progress = pause(sim.progress) if paused else sim.progress
     assert len(sim.rollback()) == 2
@@ -75,7 +75,7 @@ def test_rollback_of_what_is_under_way_is_an_abort(paused: bool) -> None:
     assert sim.progress.state is RolloutState.ABORTED
 
 
-def done(sim: PlannedFleet) -> None:
+def done(sim: SimulatedFleet) -> None:
     for _ in range(6):
         sim.step(dt=SPEC.soak_s + 1)
         for name in sim.admitted:
@@ -85,7 +85,7 @@ def done(sim: PlannedFleet) -> None:
 
 
 def test_rollout_that_is_done_can_be_taken_back_device_by_device() -> None:
-    sim = PlannedFleet(4)
+    sim = SimulatedFleet(4)
     sim.views["d1"] = replace(sim.views["d1"], desired={}, reported={})
     done(sim)
     newer = DesiredSlot(release="m@3", digest="sha256:" + "c" * 64)
@@ -109,7 +109,7 @@ def test_rollout_that_is_done_can_be_taken_back_device_by_device() -> None:
 
 
 def test_device_that_is_away_holds_no_way_back_up_and_is_told_of_when_it_is_back() -> None:
-    sim = PlannedFleet(2)
+    sim = SimulatedFleet(2)
     done(sim)
     sim.off("d1")
     sim.now += 1000
@@ -127,7 +127,7 @@ def test_device_that_is_away_holds_no_way_back_up_and_is_told_of_when_it_is_back
 
 
 def test_device_that_is_there_and_does_not_go_back_holds_the_slot_for_its_time_only() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1, "back_s": 100.0}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1, "back_s": 100.0}))
     sim.step()
     sim.abort()
     sim.step()
@@ -149,7 +149,7 @@ def test_device_that_is_there_and_does_not_go_back_holds_the_slot_for_its_time_o
 
 
 def test_release_that_waits_for_an_operators_signature_never_went_out_and_nothing_is_waited_for() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
     sim.step()
@@ -160,7 +160,7 @@ def test_release_that_waits_for_an_operators_signature_never_went_out_and_nothin
 
 
 def test_way_back_that_waits_for_an_operators_signature_says_so() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.report("d0", State.COMMITTED)
     sim.abort()
@@ -172,14 +172,14 @@ def test_way_back_that_waits_for_an_operators_signature_says_so() -> None:
 
 def test_engine_from_before_is_not_judged_by_the_one_that_is_taken_back() -> None:
     strict = Policy(shadow=ShadowGate(), windows=("sun 01:00-02:00",), max_latency_ratio=1.1)
-    back = wish_of(BEFORE.model_copy(update={"policy": strict, "expires_s": 1.0}))
+    back = desired_back(BEFORE.model_copy(update={"policy": strict, "expires_s": 1.0}))
     assert isinstance(back, DesiredSlot)
     assert (back.policy.shadow, back.policy.windows, back.policy.max_latency_ratio) == (None, (), None)
     assert (back.digest, back.attempt, back.expires_s) == (OLD, 1, None)
 
 
-def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+def test_desired_state_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> None:
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     bad = DesiredSlot(release="m@bad", digest="sha256:" + "d" * 64)
     gave_up = ReportedSlot(
         state=State.ROLLED_BACK,
@@ -197,7 +197,7 @@ def test_wish_that_the_device_gave_up_is_no_way_back_but_what_it_runs_is() -> No
 
 
 def test_stranded_device_is_asked_once_more_by_another_rollback() -> None:
-    sim = PlannedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
     sim.step()
     sim.abort()
     why = Failure(code="storage", detail="the disk is full")

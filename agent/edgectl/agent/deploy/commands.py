@@ -1,5 +1,6 @@
-"""What an operator may ask of a device by a command, and who asked: kept where it overrides what the fleet
-wished."""
+"""Executes the commands that operators send to this device. A command that overrides the fleet's desired
+state goes into the audit log, with the operator's name.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams.telemetry import health
+from edgectl.agent.streams.telemetry import machine_health
 from edgectl.agent.transfer.fetch import MachineFacts
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.wire import Command
@@ -54,7 +55,7 @@ class Commands:
                 "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()],
             }
         if command.op == "measure":
-            return {"health": health(self._state_dir)}
+            return {"health": machine_health(self._state_dir)}
         owner = command.owner or "operator"
         if command.op in ("lock", "unlock"):
             return self._lease(command, owner)

@@ -1,8 +1,8 @@
 """What a slot's deployer does in each state of the table.
 
 All rules are elsewhere: the table in :mod:`edgectl.agent.deploy.deployment`, the health gates in
-:mod:`edgectl.agent.deploy.probation`, what is signed in :mod:`edgectl.agent.trust.store`. Each method ``_<state>`` does
-the work of one state and returns the event it ended with.
+:mod:`edgectl.agent.deploy.probation`, what is signed in :mod:`edgectl.agent.trust.store`. Each method
+``_<state>`` does the work of one state and returns the event it ended with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgectl.agent.deploy.deployment import DEADLINE_S, DeploymentEvent
-from edgectl.agent.deploy.outcomes import Leave, failure, named
+from edgectl.agent.deploy.outcomes import StateEnded, failure, named
 from edgectl.agent.deploy.probation import judge, judge_shadow
 from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.deploy.slot_thread import SlotThread
@@ -39,7 +39,7 @@ _BASELINE_S = 60.0
 
 
 class SlotDeployer(SlotThread):
-    """One slot. Made with its name and the :class:`~edgectl.agent.deploy.context.SlotContext`."""
+    """One slot. Made with its name and the :class:`~edgectl.agent.deploy.dependencies.DeployerDependencies`."""
 
     def _act(self, state: State) -> DeploymentEvent:
         acts: dict[State, Callable[[], DeploymentEvent]] = {
@@ -99,7 +99,7 @@ class SlotDeployer(SlotThread):
         """Why nothing may be activated now."""
         if self._c.frozen():
             return "frozen"
-        if self._held or (self._wish is not None and self._wish[2]):
+        if self._held or (self._desired is not None and self._desired[2]):
             return "held"
         if self._forced:
             return None
@@ -124,9 +124,9 @@ class SlotDeployer(SlotThread):
         try:
             index = self._c.trust.check(d.brings.release, d.brings.digest)
         except (StaleTrust, StorageError) as e:
-            raise Leave(DeploymentEvent.STALE, failure(e).code, e.message, retryable=True) from e
+            raise StateEnded(DeploymentEvent.STALE, failure(e).code, e.message, retryable=True) from e
         except TrustError as e:
-            raise Leave(DeploymentEvent.REFUSED, "trust", e.message) from e
+            raise StateEnded(DeploymentEvent.REFUSED, "trust", e.message) from e
         while not self._c.disk.acquire(timeout=0.5):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
@@ -140,7 +140,7 @@ class SlotDeployer(SlotThread):
             self._d = d
         except Cancelled:
             self._guard(State.FETCHING)
-            raise Leave(DeploymentEvent.SUPERSEDED) from None
+            raise StateEnded(DeploymentEvent.SUPERSEDED) from None
         finally:
             self._c.disk.release()
         return DeploymentEvent.FETCHED
@@ -170,7 +170,7 @@ class SlotDeployer(SlotThread):
         except StaleTrust:
             return DeploymentEvent.NOT_NOW
         except TrustError as e:
-            raise Leave(DeploymentEvent.REFUSED, "trust", e.message) from e
+            raise StateEnded(DeploymentEvent.REFUSED, "trust", e.message) from e
         return None
 
     def _warming(self) -> DeploymentEvent:
@@ -221,7 +221,7 @@ class SlotDeployer(SlotThread):
         gate = d.brings.policy.shadow
         assert d.installed is not None
         if gate is None:
-            # the same wish came again and does not ask for it any more
+            # the same desired state came again and does not ask for it any more
             return DeploymentEvent.AGREES
         if not_now := self._still_signed():
             return not_now
@@ -232,7 +232,7 @@ class SlotDeployer(SlotThread):
                 self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled
             )
         except Interrupted as e:
-            raise Leave(DeploymentEvent.NOT_NOW, e.code, e.message, retryable=True) from e
+            raise StateEnded(DeploymentEvent.NOT_NOW, e.code, e.message, retryable=True) from e
         finally:
             # first: an engine is not to blame for what ended the comparison from outside
             self._guard(State.SHADOW)

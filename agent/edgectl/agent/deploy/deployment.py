@@ -3,8 +3,8 @@ here does IO.
 
 ``python -m edgectl.agent.deploy.deployment`` prints the page ``docs/deployment-states.md``.
 
-The rule of the shell that executes this (:mod:`edgectl.agent.deploy.deployer`): write the state, act, write the
-result. After a power cut :data:`RESUME` says where to go on; every action may be repeated.
+The rule of the shell that executes this (:mod:`edgectl.agent.deploy.deployer`): write the state, act, write
+the result. After a power cut :data:`RESUME` says where to go on; every action may be repeated.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DeploymentEvent(str, Enum):
     CANCELED = "canceled"
     """An operator gives this deployment up."""
     EXPIRED = "expired"
-    """The wish itself said how long it is good for."""
+    """The desired state said until when it is to be started."""
     TIMEOUT = "timeout"
     """The deadline of the state has passed."""
 
@@ -172,7 +172,7 @@ TABLE: dict[tuple[State, DeploymentEvent], State] = {
     # factory one.
     **{(state, _E.CRASH_LOOP): _S.DEGRADED for state in _ENDS},
     **{(state, _E.DAMAGED): _S.DEGRADED for state in _ENDS},
-    # The wish for it still stands and no release is to blame: deploy it once more.
+    # It is still desired and no release is to blame: deploy it once more.
     (_S.COMMITTED, _E.DAMAGED): _S.NOTIFIED,
     # A slot that is to be empty: nothing has to be fetched or proved, only whoever says "not now" is heard.
     **{(state, _E.CLEAR): _S.CLEARING for state in (_S.IDLE, *_ENDS)},

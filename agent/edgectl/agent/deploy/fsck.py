@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgectl.agent.deploy.boot import check_slots, damage
+from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.journal_file import check_file
-from edgectl.agent.state.lock import alone
+from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.mirror import Essentials, merged, read_mirror
 from edgectl.agent.state.records import Installed, Slot
 from edgectl.agent.state.store import Store
@@ -124,7 +124,7 @@ def repair(state_dir: Path) -> None:
     Raises :class:`UsageError` while an agent runs on the folder.
     """
     before = check(state_dir)
-    with alone(state_dir):
+    with hold_folder(state_dir):
         journal = Journal(state_dir / "journal.db")
         try:
             if journal.volatile:

@@ -1,7 +1,8 @@
-"""What comes from the broker and is judged: trust sets, the controller's state, desired documents, commands.
+"""Receives what the broker delivers and decides whether it counts: metadata sets, the controller's state,
+desired documents, commands.
 
-What counts is handed on. What does not is kept where that may pass: newer root metadata may name who signed
-it, a disk may have room again, a clock that is ahead may be set.
+What counts is passed on. What is refused for a reason that may pass is kept and tried again: newer root
+metadata may name the signer, the disk may have room again, a clock that is ahead may be set.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ class Inbox:
         return None if r is None or (r.mended and r.reported) else r
 
     def try_again(self) -> None:
-        """What came and could not be accepted for a reason that passes. Metadata first: the wish may rest
-        on them."""
+        """What came and could not be accepted for a reason that passes. Metadata first: the desired state may
+        rest on them."""
         with self._lock:
             if (trust := self._untrusted) is not None:
                 try:
@@ -112,8 +113,8 @@ class Inbox:
                     self._untrusted = None
                 else:
                     self.on_trust(trust)
-            if (wish := self._unkept) is not None:
-                self.on_desired(wish)
+            if (desired := self._unkept) is not None:
+                self.on_desired(desired)
 
     def on_trust(self, payload: bytes) -> None:
         with self._lock:
@@ -195,11 +196,11 @@ class Inbox:
             slot: ReportedSlot(
                 state=State.REJECTED,
                 gen=desired.gen,
-                release=wish.release,
-                digest=wish.digest,
+                release=wanted.release,
+                digest=wanted.digest,
                 error=Failure(code="no_slot", detail=f"this device has no slot {slot}"),
             )
-            for slot, wish in desired.slots.items()
+            for slot, wanted in desired.slots.items()
             if slot not in self._deployers
         }
 

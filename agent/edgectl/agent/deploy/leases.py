@@ -1,5 +1,4 @@
-"""Who says "not now": a pipeline in the middle of something, or an operator. A lease that is not taken again
-runs out.
+"""Leases: a pipeline or an operator says "change no engine now" for a while. A lease that is not renewed expires.
 
 Leases outlive a restart of the agent with the time that they had left when it was last written down: wall
 clocks jump, and a device that has just started cannot know how long it was away. It is written down every ten
@@ -103,4 +102,4 @@ class Leases:
         try:
             write()
         except StorageError as e:
-            log.warning("a lease is known until the agent restarts: %s", e.message)
+            log.warning("a lease cannot be stored, and counts until the agent restarts: %s", e.message)

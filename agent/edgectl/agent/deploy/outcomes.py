@@ -1,5 +1,4 @@
-"""What an error or an interruption means to a deployment: the event it ends its state with, and what is
-reported of it. No IO."""
+"""Which event an error or an interruption is for a deployment, and what is reported of it. No IO."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from edgectl.core.errors import BundleError, EdgectlError, IntegrityError, Stora
 from edgectl.core.states import State
 from edgectl.core.wire import Failure
 
-__all__ = ["EVENT_OF", "NEEDS_SPACE", "Leave", "failure", "more", "named"]
+__all__ = ["EVENT_OF", "NEEDS_SPACE", "StateEnded", "failure", "more", "named"]
 
 
-class Leave(Exception):
+class StateEnded(Exception):
     """The state ends for a reason that lies outside of it."""
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Is the new engine good enough to keep? Pure gates over what the workers measured, and the book that
-collects it.
+"""Decides whether a new engine is good enough to keep: pure gates over what the workers measured, and the
+book that collects it.
 
 An engine is judged against the policy and against the engine before it *on the same device*. Nothing is
 judged from too few samples: a percentile needs those of :data:`edgectl.core.histogram.MIN_SAMPLES`, and the
@@ -17,14 +17,14 @@ from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import ENGINE_STAGE, Policy, ShadowGate
 from edgectl.pipelines.host.protocol import Shadowed, Stats
 
-__all__ = ["Live", "LiveBook", "Verdict", "judge", "judge_shadow"]
+__all__ = ["EngineHealth", "HealthBook", "Verdict", "judge", "judge_shadow"]
 
 _MIN_ERRORS = 3
 _KEPT = 3  # engines per slot in the book
 
 
 @dataclass
-class Live:
+class EngineHealth:
     """What one engine did in one slot since it was put there, over all streams that use it."""
 
     latency: Histogram = field(default_factory=Histogram)
@@ -39,7 +39,7 @@ class Verdict:
     reason: str
 
 
-def judge(policy: Policy, live: Live, baseline: Histogram | None, elapsed_s: float) -> Verdict:
+def judge(policy: Policy, live: EngineHealth, baseline: Histogram | None, elapsed_s: float) -> Verdict:
     """Judge ``live`` after ``elapsed_s`` of probation; bad news is told as soon as it is certain, good
     news at the end."""
     attempts = live.processed + live.errors
@@ -98,12 +98,12 @@ def judge_shadow(gate: ShadowGate, shadowed: Shadowed) -> Verdict:
     )
 
 
-class LiveBook:
+class HealthBook:
     """Attributes workers' windows to the engines that made them. Thread-safe, bounded."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._live: dict[str, dict[str, Live]] = {}
+        self._live: dict[str, dict[str, EngineHealth]] = {}
         self._before: dict[str, tuple[int, int]] = {}
 
     def record(self, stream: str, stats: Stats, parts: Mapping[str, str]) -> None:
@@ -120,7 +120,7 @@ class LiveBook:
                 if bundle is None:
                     continue
                 engines = self._live.setdefault(slot, {})
-                live = engines.setdefault(bundle, Live())
+                live = engines.setdefault(bundle, EngineHealth())
                 live.processed += s.frames.processed - processed
                 live.errors += s.errors - errors
                 live.rss_mb = stats.rss_mb
@@ -133,10 +133,10 @@ class LiveBook:
     def start_over(self, slot: str, bundle: str) -> None:
         """A new probation: what this engine did earlier does not count."""
         with self._lock:
-            self._live.setdefault(slot, {})[bundle] = Live()
+            self._live.setdefault(slot, {})[bundle] = EngineHealth()
 
-    def of(self, slot: str, bundle: str) -> Live:
+    def of(self, slot: str, bundle: str) -> EngineHealth:
         """A snapshot of one engine's record."""
         with self._lock:
-            live = self._live.get(slot, {}).get(bundle, Live())
-            return Live(Histogram.merged([live.latency]), live.processed, live.errors, live.rss_mb)
+            live = self._live.get(slot, {}).get(bundle, EngineHealth())
+            return EngineHealth(Histogram.merged([live.latency]), live.processed, live.errors, live.rss_mb)

@@ -1,5 +1,6 @@
-"""When a device says what it has: a new state at once, progress now and then, and again where the broker
-may not know it."""
+"""Decides when the device publishes `reported`: a new state at once, progress now and then, and once more
+whenever the broker may not have it.
+"""
 
 from __future__ import annotations
 

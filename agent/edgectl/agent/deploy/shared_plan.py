@@ -1,4 +1,5 @@
-"""Before an engine is warmed up: the TensorRT plan that another device compiled, if the fleet vouches for it.
+"""Takes over a TensorRT plan that another device compiled, before an engine is warmed up, if signed metadata
+name the plan.
 
 It is used where signed targets name it for the key under which this device would file its own, and once it
 has passed the check that a plan compiled here passes. Whatever is wrong, the plan is compiled here as ever:
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from edgectl.agent.deploy.context import SlotContext
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.outcomes import failure
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.core.bundle import Descriptor
@@ -28,7 +29,10 @@ _PATIENCE_S = 600.0
 
 
 def take_shared_plan(
-    c: SlotContext, manifest: str, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
+    c: DeployerDependencies,
+    manifest: str,
+    cancelled: Callable[[], bool],
+    progress: Callable[[FetchProgress], None],
 ) -> Failure | None:
     """Put the fleet's plan for an installed variant into the engine cache, if there is one and it is needed.
 

@@ -1,8 +1,8 @@
 """Drives one slot through the deployment table: write the state, act, write the result. What a state does is
 in :mod:`edgectl.agent.deploy.deployer`.
 
-Here are the thread, the wishes and orders that reach it from other threads, what is saved and shown, and when
-a state has to be left.
+Here are the thread, the desired states and orders that reach it from other threads, what is saved and shown,
+and when a state has to be left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgectl.agent.deploy.context import SlotContext
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployment import (
     BEFORE_ACTIVATION,
     DEADLINE_S,
@@ -23,8 +23,8 @@ from edgectl.agent.deploy.deployment import (
     resume,
     step,
 )
-from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, Leave, failure, more, named
-from edgectl.agent.deploy.restore import Restorer
+from edgectl.agent.deploy.engine_rollback import EngineRollback
+from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, StateEnded, failure, more, named
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.transfer.download import FetchProgress
 from edgectl.agent.transfer.fetch import variant_blobs
@@ -45,12 +45,12 @@ _UNWANTED = "unwanted"
 class SlotThread(ABC):
     """One slot, one thread ``deploy-<slot>``."""
 
-    def __init__(self, slot: str, context: SlotContext) -> None:
+    def __init__(self, slot: str, context: DeployerDependencies) -> None:
         self.slot = slot
         self._c = context
         self._wake = threading.Condition()
         self._stopping = False
-        self._wish: tuple[int, DesiredSlot | ClearSlot, bool] | None = None  # gen, what, hold
+        self._desired: tuple[int, DesiredSlot | ClearSlot, bool] | None = None  # gen, what, hold
         # the generation that did not speak of this slot any more
         self._unwanted = -1
         self._crashed = False
@@ -63,7 +63,7 @@ class SlotThread(ABC):
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
-        self._way_back = Restorer(slot, context, lambda: self._stopping)
+        self._way_back = EngineRollback(slot, context, lambda: self._stopping)
         # deployment, stage and progress are reported as they belong together
         self._view = threading.Lock()
         self._working: tuple[int, State] | None = None
@@ -74,7 +74,7 @@ class SlotThread(ABC):
 
     @abstractmethod
     def _act(self, state: State) -> DeploymentEvent:
-        """Do the work of the state, and say what came of it. Raises :class:`Leave`, ``TimeoutError``,
+        """Do the work of the state, and say what came of it. Raises :class:`StateEnded`, ``TimeoutError``,
         :class:`EdgectlError`."""
 
     # ---- from other threads
@@ -83,16 +83,16 @@ class SlotThread(ABC):
         """What a ``desired`` document wants in this slot, or that it be empty; older generations are
         ignored."""
         with self._wake:
-            if gen >= max(self._unwanted, self._wish[0] if self._wish else 0):
-                self._wish, self._unwanted = (gen, desired, hold), -1
+            if gen >= max(self._unwanted, self._desired[0] if self._desired else 0):
+                self._desired, self._unwanted = (gen, desired, hold), -1
                 self._wake.notify_all()
 
     def want_nothing(self, gen: int) -> None:
         """A ``desired`` document that does not speak of this slot: what is on its way is given up, what
         serves or is on trial stays."""
         with self._wake:
-            if self._wish is None or gen >= self._wish[0]:
-                self._wish, self._unwanted = None, max(gen, self._unwanted)
+            if self._desired is None or gen >= self._desired[0]:
+                self._desired, self._unwanted = None, max(gen, self._unwanted)
                 self._wake.notify_all()
 
     @property
@@ -186,17 +186,17 @@ class SlotThread(ABC):
             self._pause(5.0)
 
     def _rest(self) -> None:
-        """Wait for a wish that is news, or for the engine that serves to crash."""
+        """Wait for a desired state that is news, or for the engine that serves to crash."""
         self._take_note()
         with self._wake:
             if not (self._news() or self._crashed):
                 self._c.wait(self._wake, 1.0)
                 return
-            wish, crashed, self._crashed = self._wish, self._crashed, False
+            desired, crashed, self._crashed = self._desired, self._crashed, False
         if crashed:
             self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
-        elif wish is not None and self._news():
-            self._begin(*wish)
+        elif desired is not None and self._news():
+            self._begin(*desired)
 
     def _begin(self, gen: int, desired: DesiredSlot | ClearSlot, _hold: bool) -> None:
         before = self._d.state if self._d else State.IDLE
@@ -220,11 +220,11 @@ class SlotThread(ABC):
         return self._c.prefer.get(self.slot)
 
     def _news(self) -> bool:
-        """Whether the wish names another digest or attempt than the deployment on record, or the
+        """Whether the desired state names another digest or attempt than the deployment on record, or the
         configuration another preference."""
-        if self._wish is None:
+        if self._desired is None:
             return False
-        gen, desired, _ = self._wish
+        gen, desired, _ = self._desired
         d = self._d
         if d is None:
             return True
@@ -245,11 +245,11 @@ class SlotThread(ABC):
         return ours and active is not None and active.preference != self._preference
 
     def _take_note(self) -> None:
-        """The same wish in a newer document: only the generation and the policy are new."""
+        """The same desired state in a newer document: only the generation and the policy are new."""
         d = self._d
-        if self._wish is None or d is None or self._wish[0] <= d.gen or self._news():
+        if self._desired is None or d is None or self._desired[0] <= d.gen or self._news():
             return
-        newer = replace(d, gen=self._wish[0], desired=self._wish[1])
+        newer = replace(d, gen=self._desired[0], desired=self._desired[1])
         self._c.journal.save(newer)
         with self._view:
             self._d = newer
@@ -287,7 +287,7 @@ class SlotThread(ABC):
         self._after = None
         try:
             event = self._act(d.state)
-        except Leave as e:
+        except StateEnded as e:
             event, error = e.event, e.failure
         except TimeoutError:
             event = DeploymentEvent.TIMEOUT
@@ -417,7 +417,7 @@ class SlotThread(ABC):
         return state in BEFORE_ACTIVATION and self._deployment().gen <= self._unwanted
 
     def _expired(self, state: State) -> bool:
-        """The wish was good until a time that has passed. Once an engine is being switched, it is seen
+        """The desired state has expired. Once an engine is being switched, it is seen
         through."""
         desired = self._deployment().desired
         until_s = desired.expires_s if isinstance(desired, DesiredSlot) else None
@@ -425,15 +425,15 @@ class SlotThread(ABC):
         return state in BEFORE_ACTIVATION and until_s is not None and now_s >= CLOCK_SET_S and now_s > until_s
 
     def _guard(self, state: State, extra_s: float = 0.0) -> None:
-        """Leave the state if it must end: a newer wish, a stop, a cancel, the end of the wish;
-        TimeoutError past its deadline."""
+        """Leave the state if it must end: a newer desired state, a stop, a cancel, the desired state's
+        expiry; TimeoutError past its deadline."""
         self._take_note()
         if self._stopping or self._news():
-            raise Leave(
+            raise StateEnded(
                 DeploymentEvent.SUPERSEDED, "superseded", "a newer desired state came", retryable=True
             )
         if self._is_unwanted(state):
-            raise Leave(
+            raise StateEnded(
                 DeploymentEvent.CANCELED,
                 _UNWANTED,
                 "the fleet wants nothing of this slot any more",
@@ -441,12 +441,12 @@ class SlotThread(ABC):
             )
         if self._order == "cancel":
             self._order = None
-            raise Leave(DeploymentEvent.CANCELED, "operator", "canceled by command")
+            raise StateEnded(DeploymentEvent.CANCELED, "operator", "canceled by command")
         if self._expired(state):
-            raise Leave(
+            raise StateEnded(
                 DeploymentEvent.EXPIRED,
                 "expired",
-                "the time that the wish gave itself has passed",
+                "the desired state has expired",
                 retryable=True,
             )
         if self._c.clock() - self._entered > DEADLINE_S[state] + extra_s:
@@ -471,7 +471,7 @@ class SlotThread(ABC):
             freed += forget_others(self._c.engine_cache, blobs) if self._c.engine_cache is not None else 0
             log.info("%s: freed %d bytes", self.slot, freed)
         except EdgectlError as e:
-            log.warning("%s: nothing was tidied up: %s", self.slot, e.message)
+            log.warning("%s: unneeded blobs were not removed: %s", self.slot, e.message)
         finally:
             self._c.disk.release()
 
@@ -481,5 +481,5 @@ class SlotThread(ABC):
         try:
             return variant_blobs(self._c.store.blobs, [installed])
         except BundleError as e:
-            log.warning("%s: %s is not whole: %s", self.slot, installed.release, e.message)
+            log.warning("%s: %s is damaged: %s", self.slot, installed.release, e.message)
             return []

@@ -6,9 +6,9 @@ transaction. What to write when is decided in
 :mod:`edgectl.agent.deploy.deployer`.
 
 A journal never stops a device. A damaged file is set aside and rebuilt from its mirror
-(:mod:`edgectl.agent.state.mirror`); on a disk that cannot be written the mirror is read into memory, so that what
-serves goes on serving, and every write fails until the disk takes it again.
-:attr:`Journal.notice` says what happened.
+(:mod:`edgectl.agent.state.mirror`); on a disk that cannot be written the mirror is read into memory, so that
+what serves goes on serving, and every write fails until the disk takes it again. :attr:`Journal.notice` says
+what happened.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ class Journal:
         self._volatile = True
         self.notice = Failure(
             code="storage",
-            detail=f"{e.message}; what serves goes on, nothing new is installed",
+            detail=f"{e.message}; running engines go on, nothing new is installed",
             retryable=True,
         )
         log.error("%s", self.notice.detail)

@@ -20,19 +20,19 @@ _NO_DIGEST = "sha256:" + "0" * 64
 def deployment_row(d: Deployment) -> Statement:
     texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
     ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
-    values = (d.slot, d.gen, d.state.value, _wish_text(d.desired), *texts, d.tries, *ends)
+    values = (d.slot, d.gen, d.state.value, _desired_text(d.desired), *texts, d.tries, *ends)
     return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
 
 
-def _wish_text(wish: DesiredSlot | ClearSlot) -> str:
+def _desired_text(desired: DesiredSlot | ClearSlot) -> str:
     """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
     release that nobody has."""
-    if isinstance(wish, ClearSlot):
-        return json.dumps({"number": wish.number, "release": "", "digest": _NO_DIGEST})
-    return wish.encode().decode()
+    if isinstance(desired, ClearSlot):
+        return json.dumps({"number": desired.number, "release": "", "digest": _NO_DIGEST})
+    return desired.encode().decode()
 
 
-def _wish(text: str) -> DesiredSlot | ClearSlot:
+def _desired_of(text: str) -> DesiredSlot | ClearSlot:
     kind = ClearSlot if "number" in json.loads(text) else DesiredSlot
     return kind.model_validate_json(text)
 
@@ -65,7 +65,7 @@ def deployment_of(
         slot=slot,
         gen=gen,
         state=at,
-        desired=_wish(desired),
+        desired=_desired_of(desired),
         installed=Installed.model_validate_json(installed) if installed else None,
         fallback=Installed.model_validate_json(fallback) if fallback else None,
         tries=tries,

@@ -1,4 +1,4 @@
-"""One agent a state folder: two would deploy against each other."""
+"""A lock on the state folder: two agents in one folder would deploy against each other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from edgectl.core.errors import UsageError
 from edgectl.core.files import storage
 
-__all__ = ["alone", "is_free"]
+__all__ = ["hold_folder", "is_free"]
 
 _NAME = "agent.lock"
 
 
 @contextlib.contextmanager
-def alone(state_dir: Path) -> Iterator[None]:
+def hold_folder(state_dir: Path) -> Iterator[None]:
     """Hold the state folder; the kernel lets go of it however the process ends. Raises :class:`UsageError`
     if somebody else does."""
     with storage(str(state_dir)):
@@ -38,7 +38,7 @@ def alone(state_dir: Path) -> Iterator[None]:
 def is_free(state_dir: Path) -> bool:
     """Whether nobody holds the state folder now."""
     try:
-        with alone(state_dir):
+        with hold_folder(state_dir):
             return True
     except UsageError:
         return False

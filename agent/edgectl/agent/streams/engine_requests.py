@@ -1,4 +1,4 @@
-"""Have the worker of a stream take another engine, or compare one, and wait for what comes of it.
+"""Requests to the worker of a stream: take another engine, or compare one. Each waits for the answer.
 
 Called by the threads of the slots; each holds the worker's ``changed`` while it looks, and waits on it.
 """

@@ -1,8 +1,8 @@
 """Which engine each part of a worker runs, keeps warm, and was asked to take. Values; nothing here does IO.
 
 A switch is a question and an answer: :meth:`PartEngines.switch` asks, the worker answers with ``Swapped`` or
-``SwapFailed``. An answer to a question that was not asked breaks the protocol. The way back to an engine that the
-worker still keeps warm needs no answer.
+``SwapFailed``. An answer to a question that was not asked breaks the protocol. The way back to an engine that
+the worker still keeps warm needs no answer.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Spool:
 
     def _in_memory(self, e: Exception) -> sqlite3.Connection:
         """The disk is full or read-only: inference must not wait for it."""
-        log.error("the spool keeps nothing over a restart: %s", e)
+        log.error("the spool is in memory only and ends with the agent: %s", e)
         self._max_bytes = min(self._max_bytes, _MEMORY_BYTES)
         return self._open(Path(":memory:"))
 

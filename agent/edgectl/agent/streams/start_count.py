@@ -1,4 +1,4 @@
-"""How often a worker was started in a row with the same engines: on disk before each start."""
+"""Counts how often a worker was started in a row with the same engines; on disk, before each start."""
 
 from __future__ import annotations
 

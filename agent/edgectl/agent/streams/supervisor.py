@@ -14,7 +14,7 @@ from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.streams.engine_requests import commit_engine, compare_engine, reopen_engine, take_engine
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WORKER, Hooks, WorkerProcess
+from edgectl.agent.streams.worker_process import WORKER, WorkerCallbacks, WorkerProcess
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
@@ -27,7 +27,7 @@ class Supervisor:
         pipelines: Mapping[str, StreamConfig],
         engine_of: Callable[[str], EngineRef | None],
         journal: Journal,
-        hooks: Hooks,
+        hooks: WorkerCallbacks,
         *,
         command: Sequence[str] = WORKER,
         stats_every_s: float = 2.0,

@@ -1,4 +1,4 @@
-"""From workers' windows to one telemetry message per device and window, and from the spool to the broker."""
+"""Merges the workers' windows into one telemetry message per device, and sends what the spool holds to the broker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
 from edgectl.link.mqtt import Handle, Link
 from edgectl.pipelines.host.protocol import Stats
 
-__all__ = ["Collector", "Sender", "health", "in_slots"]
+__all__ = ["SpoolSender", "TelemetryCollector", "by_slot", "machine_health"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _IN_FLIGHT = 10
 _REPLAY_AFTER_S = 120.0
 
 
-def health(disk: Path) -> dict[str, float]:
+def machine_health(disk: Path) -> dict[str, float]:
     """How the machine is: load, memory, disk, hottest sensor. Absent figures are absent, not zero."""
     memory = psutil.virtual_memory()
     found = {
@@ -43,7 +43,7 @@ def health(disk: Path) -> dict[str, float]:
     return found
 
 
-def in_slots(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
+def by_slot(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
     """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases`` and the
     engine stages."""
     s = stats.stats
@@ -62,7 +62,7 @@ def in_slots(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
     return stats.model_copy(update={"stats": renamed})
 
 
-class Collector:
+class TelemetryCollector:
     """Merges workers' windows until the next message. Thread-safe."""
 
     def __init__(self, epoch: int) -> None:
@@ -128,7 +128,7 @@ class Collector:
         return last.stats.model_copy(update=update)
 
 
-class Sender:
+class SpoolSender:
     """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker
     acknowledged."""
 
@@ -167,7 +167,7 @@ class Sender:
                 sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
             except (ValueError, TypeError) as e:
                 # no checksum guards what lies here, and an older agent may have written it
-                log.warning("what the spool has as %r cannot be sent and is dropped: %s", row.topic, e)
+                log.warning("the spooled message for %r cannot be sent and is dropped: %s", row.topic, e)
                 self._spool.drop(row)
         for row, handle in sent:
             if handle.wait(10.0):

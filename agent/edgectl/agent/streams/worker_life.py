@@ -1,5 +1,5 @@
-"""What the agent knows of one worker process, as a value, and the rules over it. Nothing here does IO; the time
-(seconds of a monotonic clock) and the random number are arguments.
+"""What the agent knows of one worker process, as a value, and the rules over it. Nothing here does IO; the
+time (seconds of a monotonic clock) and the random number are arguments.
 
 A worker is judged by progress (processed frames), not by being alive. Example::
 

@@ -56,8 +56,8 @@ class WorkerPipe:
         self._process.kill()
 
     def send(self, message: ToWorkerMessage) -> None:
-        """One line. A worker that is gone is the reader's business. One that does not read is killed: who waits
-        for it may hold what the reader needs to notice."""
+        """One line. A worker that is gone is the reader's business. One that does not read is killed: who
+        waits for it may hold what the reader needs to notice."""
         try:
             with self._send_lock:
                 _write_all(self._stdin.fileno(), message.encode() + b"\n", _SEND_S)

@@ -1,8 +1,8 @@
 """The worker process of one stream, and the thread that executes the table of
 :mod:`edgectl.agent.streams.worker_states` for it.
 
-A crash in a native library ends the worker, never the agent. How other threads have the worker change its engines:
-:mod:`edgectl.agent.streams.engine_requests`.
+A crash in a native library ends the worker, never the agent. How other threads have the worker change its
+engines: :mod:`edgectl.agent.streams.engine_requests`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from edgectl.pipelines.host.protocol import (
     parse_from_worker,
 )
 
-__all__ = ["WORKER", "Hooks", "WorkerProcess"]
+__all__ = ["WORKER", "WorkerCallbacks", "WorkerProcess"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _FAILED_STOP_S = 1.0
 
 
 @dataclass(frozen=True)
-class Hooks:
+class WorkerCallbacks:
     """What the supervisor tells. All are called on pipeline threads and must not wait."""
 
     stats: Callable[[str, Stats], None]
@@ -71,8 +71,8 @@ class Hooks:
 class WorkerProcess:
     """One stream. The thread ``pipe-<stream>`` owns the process and takes every step of the table.
 
-    Other threads send messages and wait on ``changed``. It guards ``life``, ``pipe`` and ``shadow_answers`` and is
-    notified whenever one of them changes.
+    Other threads send messages and wait on ``changed``. It guards ``life``, ``pipe`` and ``shadow_answers``
+    and is notified whenever one of them changes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class WorkerProcess:
         config: StreamConfig,
         engine_of: Callable[[str], EngineRef | None],
         journal: Journal,
-        hooks: Hooks,
+        hooks: WorkerCallbacks,
         *,
         command: Sequence[str] = WORKER,
         stats_every_s: float = 2.0,
@@ -297,7 +297,7 @@ class WorkerProcess:
         self._step(WorkerEvent.EXITED)
 
     def _back_off(self) -> None:
-        """A wish for another engine, or the end, cuts it short."""
+        """A request for another engine, or the end, cuts it short."""
         self._pause(self.life.retry_s - time.monotonic())
         if self.life.state is WorkerState.BACKING_OFF and not (self._close_asked or self._restart_asked):
             self._step(WorkerEvent.BACK_OFF_OVER)

@@ -2,8 +2,8 @@
 
 ``python -m edgectl.agent.streams.worker_states`` prints the page ``docs/worker-states.md``.
 
-What a state holds besides its name (the time without progress, the back-off, the engines of the parts) are values:
-:mod:`edgectl.agent.streams.worker_life`. The thread that executes the table is
+What a state holds besides its name (the time without progress, the back-off, the engines of the parts) are
+values: :mod:`edgectl.agent.streams.worker_life`. The thread that executes the table is
 :mod:`edgectl.agent.streams.worker_process`.
 """
 

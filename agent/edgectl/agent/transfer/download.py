@@ -1,7 +1,7 @@
 """Blobs from the broker into the store, over one bulk connection.
 
-The thin shell over :class:`edgectl.core.transfer.Receiver`: it subscribes, feeds what arrives, asks for what is
-missing, and writes what is verified. It can be killed anywhere; part files are hashed again.
+The thin shell over :class:`edgectl.core.transfer.Receiver`: it subscribes, feeds what arrives, asks for what
+is missing, and writes what is verified. It can be killed anywhere; part files are hashed again.
 """
 
 from __future__ import annotations
@@ -292,10 +292,10 @@ class Download:
                 if receiver.lacks(index) and receiver.accept(index, data):
                     item.part.write(index, data)
         except (ProtocolError, IntegrityError) as e:
-            log.warning("the difference to blob %s… is of no use: %s", item.blob.digest[:19], e.message)
+            log.warning("the delta of blob %s… cannot be used: %s", item.blob.digest[:19], e.message)
         else:
             log.info(
-                "blob %s… of %d bytes came as a difference of %d",
+                "blob %s… of %d bytes came as a delta of %d",
                 item.blob.digest[:19],
                 item.blob.size,
                 offer.size,

@@ -89,9 +89,8 @@ class Fetcher:
         ``prefer``.
 
         An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is
-        not what was signed),
-        :class:`BundleError` (no variant fits, or the bundle is malformed), :class:`StorageError` (no space),
-          :class:`Cancelled`.
+        not what was signed), :class:`BundleError` (no variant fits, or the bundle is malformed),
+        :class:`StorageError` (no space), :class:`Cancelled`.
         """
         if index.size > MAX_INDEX_BYTES:
             raise BundleError(

@@ -1,4 +1,6 @@
-"""A device that seeds its site: what its store holds, behind the two switches that must both be on."""
+"""Seeds other devices of the site from this device's store. Two switches must be on: ``seed_peers`` here, and
+``[transfer] peers`` at the controller.
+"""
 
 from __future__ import annotations
 

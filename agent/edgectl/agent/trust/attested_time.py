@@ -1,6 +1,6 @@
 """How late it is at least, on disk: the last verified timestamp metadata attest it, and it outlives a power cut.
 
-The rules are in :mod:`edgectl.agent.trust.clock`.
+The rules are in :mod:`edgectl.agent.trust.time_floor`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import Field
 from tuf.api.metadata import Root, Timestamp
 
-from edgectl.agent.trust.clock import TimeFloor
 from edgectl.agent.trust.metadata_set import role_keys
+from edgectl.agent.trust.time_floor import TimeFloor
 from edgectl.core.errors import TrustError
 from edgectl.core.files import atomic_write
 from edgectl.core.schema import Message, parse_json

@@ -24,12 +24,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Snapshot, Targets, Timestamp
 from tuf.ngclient import Updater
 
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.trust.attested_time import AttestedTime
-from edgectl.agent.trust.clock import RELEASED_S
 from edgectl.agent.trust.metadata_set import (
     TOP_METADATA,
     MemoryFetcher,
@@ -38,6 +37,8 @@ from edgectl.agent.trust.metadata_set import (
     signed_part,
     target_paths,
 )
+from edgectl.agent.trust.root_chain import RootChain
+from edgectl.agent.trust.time_floor import RELEASED_S
 from edgectl.core.bundle import MEDIA_INDEX, Descriptor
 from edgectl.core.clock import clock_says
 from edgectl.core.errors import StorageError, TrustError
@@ -109,24 +110,15 @@ class TrustStore:
             roots = {p.name: p.read_bytes() for p in (folder / "roots").glob("*.root.json")}
         except OSError as e:
             raise StorageError(f"the trust folder {folder} cannot be used: {e.strerror}") from e
-        try:
-            enrolled = Metadata[Root].from_bytes(root)
-            enrolled.verify_delegate(Root.type, enrolled)
-            self._bootstrap, self._root = root, enrolled.signed
-        except (RepositoryError, ValueError, AttributeError) as e:
-            raise TrustError(
-                f"the root metadata of this device is not valid: {e}",
-                hint="enroll the device again and copy its root.json",
-            ) from e
+        self._roots = RootChain(folder / "roots", root, journal)
         with contextlib.suppress(OSError, StorageError):
             if not (folder / ENROLLED).is_file() or (folder / ENROLLED).read_bytes() != root:
                 atomic_write(folder / ENROLLED, root)
-        self._roots: dict[str, bytes] = {}
         with contextlib.suppress(TrustError):
             roots = {**decode_trust(self._message or b""), **roots}
         # what could not be written is written when the next set comes
         with contextlib.suppress(StorageError):
-            self._follow(roots)
+            self._roots.follow(roots)
         self._time = AttestedTime(folder / "time.json", wall, steady, built_s)
 
     # ---- questions
@@ -135,7 +127,7 @@ class TrustStore:
     def director(self) -> Keys | None:
         """Who signs ``desired`` documents, commands and freezes; None where the root of this fleet names
         nobody."""
-        return director_keys(self._root)
+        return director_keys(self._roots.current)
 
     @property
     def clock_trusted(self) -> bool:
@@ -194,14 +186,14 @@ class TrustStore:
             raise TrustError("signed metadata names a plan without its sha256") from e
 
     def accept_desired(self, payload: bytes, fleet: str, device: str) -> Desired:
-        """The wish in a ``desired`` message, if the director has signed it and its generation is not older
+        """What a ``desired`` message asks for, if the director has signed it and its generation is not older
         than one seen before.
 
         A fleet whose root names no director takes unsigned documents: the root decides, and a device never
         goes back to an older root. Raises :class:`TrustError` with the reason.
         """
         with self._lock:
-            self._check_root_floor()
+            self._roots.check_floor()
             director = self.director
             if director is None:
                 desired = parse_json(Desired, payload, max_bytes=MAX_MESSAGE_BYTES, what="desired state")
@@ -234,7 +226,7 @@ class TrustStore:
         :class:`ProtocolError`.
         """
         with self._lock:
-            self._check_root_floor()
+            self._roots.check_floor()
             director = self.director
             if director is None:
                 return parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
@@ -275,7 +267,7 @@ class TrustStore:
         :class:`ProtocolError`.
         """
         with self._lock:
-            self._check_root_floor()
+            self._roots.check_floor()
             director = self.director
             floors = {}
             if director is not None and len(payload) <= MAX_MESSAGE_BYTES and is_signed(payload):
@@ -296,7 +288,7 @@ class TrustStore:
             try:
                 self._journal.set_frozen(state.freeze, floors)
             except StorageError as e:
-                log.error("the freeze is known until the agent restarts: %s", e.message)
+                log.error("the freeze cannot be stored, and counts until the agent restarts: %s", e.message)
             return state
 
     @property
@@ -334,7 +326,7 @@ class TrustStore:
             ) from e
 
     def _current(self) -> dict[str, bytes]:
-        self._check_root_floor()
+        self._roots.check_floor()
         if self._message is None:
             raise StaleTrust(
                 "no signed metadata has reached this device yet", hint="is the controller running?"
@@ -348,20 +340,22 @@ class TrustStore:
         # Of roots that were verified before, ours count and not those of the message: keys that were replaced
         # since could sign others, and lead from the enrolled root to keys of their own. A controller that
         # lost its oldest roots is no attack, either.
-        files = {**files, **self._roots}
+        files = {**files, **self._roots.files}
         paths = target_paths(release, self._profile) if release is not None else []
         try:
             with tempfile.TemporaryDirectory(prefix="edgectl-tuf-") as scratch:
                 updater = Updater(
-                    scratch, "mqtt://trust/", fetcher=MemoryFetcher(files), bootstrap=self._bootstrap
+                    scratch, "mqtt://trust/", fetcher=MemoryFetcher(files), bootstrap=self._roots.enrolled
                 )
                 try:
                     updater.refresh()  # metadata only: targets come by our own transfer
                 finally:
                     # Root goes first: keys that are revoked are revoked even where the rest of the set is
                     # old.
-                    self._follow({p.name: p.read_bytes() for p in (Path(scratch) / "root_history").iterdir()})
-                    self._check_root_floor()
+                    self._roots.follow(
+                        {p.name: p.read_bytes() for p in (Path(scratch) / "root_history").iterdir()}
+                    )
+                    self._roots.check_floor()
                 found = next((t for p in paths if (t := updater.get_targetinfo(p)) is not None), None)
                 delegates = [
                     p.name
@@ -381,7 +375,7 @@ class TrustStore:
             signed_part(files["snapshot.json"], Snapshot),
         )
         verified = VerifiedSet(
-            files, self._root, snapshot, signed_part(files["targets.json"], Targets), found
+            files, self._roots.current, snapshot, signed_part(files["targets.json"], Targets), found
         )
         self._check_floors(verified, timestamp)
         self._check_expiry(files, delegates, timestamp)
@@ -420,9 +414,9 @@ class TrustStore:
 
     def _check_expiry(self, files: Mapping[str, bytes], delegates: list[str], timestamp: Timestamp) -> None:
         """Again, by the time that it is at least: python-tuf knows the wall clock only."""
-        now_s = self._time.now_by(timestamp, self._root)
+        now_s = self._time.now_by(timestamp, self._roots.current)
         now = datetime.fromtimestamp(min(now_s, 253402300799), timezone.utc)
-        expiries = {"root.json": self._root.expires, "timestamp.json": timestamp.expires}
+        expiries = {"root.json": self._roots.current.expires, "timestamp.json": timestamp.expires}
         expiries["snapshot.json"] = signed_part(files["snapshot.json"], Snapshot).expires
         expiries |= {name: signed_part(files[name], Targets).expires for name in ("targets.json", *delegates)}
         for name, expires in expiries.items():
@@ -433,38 +427,6 @@ class TrustStore:
                     f"it is at least {now:%Y-%m-%d %H:%M}{behind}",
                     hint=_RENEW,
                 )
-
-    # ---- roots
-
-    def _follow(self, roots: Mapping[str, bytes]) -> None:
-        """Go on from the current root as far as each next one is signed by the keys of the one before, and
-        keep those."""
-        new = {}
-        while (name := f"{self._root.version + 1}.root.json") in roots:
-            try:
-                after = Metadata[Root].from_bytes(roots[name])
-                self._root.verify_delegate(Root.type, after.signed_bytes, after.signatures)
-                after.signed.verify_delegate(Root.type, after.signed_bytes, after.signatures)
-                if after.signed.version != self._root.version + 1:
-                    break
-                director_keys(after.signed)
-            except (RepositoryError, ValueError, AttributeError, TrustError):
-                break
-            self._root = after.signed
-            new[name] = roots[name]
-        for name, content in new.items():
-            path = self._folder / "roots" / name
-            if not path.is_file() or path.read_bytes() != content:
-                atomic_write(path, content)
-        self._roots |= new
-        if new:
-            self._journal.raise_floor("floor:root", self._root.version)
-
-    def _check_root_floor(self) -> None:
-        if self._root.version < (seen := self._journal.value("floor:root")):
-            raise TrustError(
-                f"the root metadata have version {self._root.version}, this device has already seen {seen}"
-            )
 
 
 def _command_floor(director: Keys) -> str:

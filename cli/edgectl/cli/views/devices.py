@@ -27,7 +27,7 @@ BAD = frozenset(state for state, colour in _COLOUR.items() if colour == "red")
 
 
 def rows_table(rows: list[dict[str, Any]]) -> Table:
-    """Rows of :class:`edgectl.fleet.control.watch.StreamRow` as dictionaries. A percentile without enough samples is a
+    """Rows of :class:`edgectl.fleet.control.telemetry_view.StreamRow` as dictionaries. A percentile without enough samples is a
     dash."""
     t = table(
         "device",

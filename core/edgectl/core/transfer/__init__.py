@@ -2,15 +2,14 @@
 
 A seeder broadcasts 64 KiB chunks; a device says with a bitmap what it misses; the seeder broadcasts the union
 and repairs what is left with sums (XOR) of chunks that different devices miss. An acknowledged message may
-still be lost (reference: mosquitto dropped 38 % of acknowledged chunks), so only hashes count. Everything
+still be lost (measured: Mosquitto dropped 38 % of acknowledged chunks), so only hashes count. Everything
 here is pure: time in seconds of any monotonic clock is an argument, bytes go in and come out.
 
 Verify chain: signed target → index.json → manifest → descriptor → chunk list (its digest is the annotation
 ``io.edgectl.chunks``) → each chunk on arrival. Blobs that carry no such annotation are verified as a whole.
 
 :mod:`.messages` is what travels, :mod:`.receiver` the device's side, :mod:`.seeder` the sender's,
-  :mod:`.limits` the token
-buckets, :mod:`.peers` who keeps silent when several could send.
+:mod:`.limits` the token buckets, :mod:`.peers` who keeps silent when several could send.
 """
 
 from edgectl.core.transfer.limits import Bucket, Rates, TransferLimits

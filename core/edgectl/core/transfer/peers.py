@@ -1,5 +1,6 @@
-"""Who keeps silent when several could send: devices that hold a blob wait for the controller, and for each
-other."""
+"""Suppression: which of several possible senders stays silent. A device that holds a blob waits for the
+controller, and for other devices, before it sends.
+"""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class _Device:
 
 @dataclass
 class Seeder:
-    """Schedules the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for fresh
-    needs (at most 1.5 s) → send the rest → idle.
+    """Schedules the sends of one blob. Idle → collect 100 ms, longer while others join → send → wait for
+    fresh needs (at most 1.5 s) → send the rest → idle.
 
     The first round is the union of what is missing. What is left after it is sent as sums of chunks that
     different devices miss: with 1 % loss, one sum serves some thirty devices. ``next`` gives one send at a

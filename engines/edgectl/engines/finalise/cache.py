@@ -1,5 +1,4 @@
-"""The folder of finalised engines, seen from outside: whoever knows which models are still wanted lets the
-others go.
+"""Lists and removes the finalised engines of models that nobody needs any more.
 
 Loads no runtime. What lies there is written by :mod:`edgectl.engines.finalise.finalise`: ``<16 hex of the
 model>-<key>…`` and its lock.

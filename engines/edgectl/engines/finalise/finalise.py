@@ -91,10 +91,8 @@ def finalise(
     minutes).
 
     Raises :class:`ProfileError` (this TensorRT is outside the limits), :class:`EngineError` (compile failed,
-    crashed, hung),
-    :class:`GoldenError` (the saved engine computes something else), :class:`StorageError` (disk full). After
-      an error the
-    cache holds what it held before.
+    crashed, hung), :class:`GoldenError` (the saved engine computes something else), :class:`StorageError`
+    (disk full). After an error the cache holds what it held before.
     """
     started = time.monotonic()
     model = variant.engine(cache)
@@ -149,10 +147,9 @@ def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> N
     made here passes.
 
     To deserialise a plan is to run it: the caller knows who vouches for its digest. A plan that the cache has
-    by now stays. Raises
-    :class:`EngineError` (a plan for another key; it does not open), :class:`IntegrityError` (another digest),
-      :class:`GoldenError`,
-    :class:`StorageError`; the cache then has no plan, and the next :func:`finalise` compiles one.
+    by now stays. Raises :class:`EngineError` (a plan for another key; it does not open),
+    :class:`IntegrityError` (another digest), :class:`GoldenError`, :class:`StorageError`; the cache then has
+    no plan, and the next :func:`finalise` compiles one.
     """
     model = variant.engine(cache)
     entry = _plan_entry(variant, model, cache, _limits(variant.config.profile))

@@ -1,8 +1,8 @@
-"""Plans that one device compiles and others take over: handed out of a cache, adopted into one. The caller
+"""Exports a compiled plan from the cache of one device, and adopts it into the cache of another. The caller
 loads no runtime for it.
 
-``python -m edgectl.engines.finalise.shared_plan BLOBS MANIFEST CACHE`` prints one JSON line ``{ok, key}``; with ``--file``
-and ``--plan`` (the JSON of a :class:`SharedPlan`) it adopts that plan.
+``python -m edgectl.engines.finalise.shared_plan BLOBS MANIFEST CACHE`` prints one JSON line ``{ok, key}``;
+with ``--file`` and ``--plan`` (the JSON of a :class:`SharedPlan`) it adopts that plan.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def missing(blobs: Path, manifest: str, cache: Path) -> dict[str, Any] | None:
 
 
 def adopt(blobs: Path, manifest: str, cache: Path, file: Path, plan: SharedPlan) -> None:
-    """:func:`edgectl.engines.finalise.finalise.adopt_plan` in a child process: whatever the plan does, it does it
-    there."""
+    """:func:`edgectl.engines.finalise.finalise.adopt_plan` in a child process: whatever the plan does, it
+    does it there."""
     arguments = [str(blobs), manifest, str(cache), "--file", str(file), "--plan", plan.model_dump_json()]
     run_child(
         "edgectl.engines.finalise.shared_plan", arguments, timeout_s=_CHECK_S, what="checking the shared plan"

@@ -1,7 +1,7 @@
 """Warm an engine up in a child process before it is activated: open, golden check, timed runs, memory.
 
-A crash, a hang or a wrong result costs the child, never the caller. ``python -m edgectl.engines.finalise.trial BLOBS
-MANIFEST`` prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
+A crash, a hang or a wrong result costs the child, never the caller. ``python -m
+edgectl.engines.finalise.trial BLOBS MANIFEST`` prints one JSON line ``{ok, p50_ms, p90_ms, rss_mb, …}``.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ from edgectl.engines.child import answer
 from edgectl.engines.runtimes.cuda import open_cuda
 from edgectl.engines.runtimes.tensorrt import trt_version
 
-__all__ = ["Order", "compile_plan", "read_ranges"]
+__all__ = ["CompileOrder", "compile_plan", "read_ranges"]
 
 
 @dataclass(frozen=True)
-class Order:
+class CompileOrder:
     """What a plan is compiled from. Sizes in MiB."""
 
     onnx: Path
@@ -51,7 +51,7 @@ class Order:
     """Implicit quantization: tensor → largest magnitude. Empty for an explicit Q/DQ graph."""
 
 
-def compile_plan(order: Order, timing_cache: bytes) -> tuple[bytes, bytes]:
+def compile_plan(order: CompileOrder, timing_cache: bytes) -> tuple[bytes, bytes]:
     """Compile an ONNX file. Returns the plan and the grown timing cache (empty where there is none).
 
     Raises :class:`EngineError` with what the parser or the builder has against it, and for DLA on a TensorRT
@@ -187,7 +187,7 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     os.nice(10)
     known = a.timing_cache.read_bytes() if a.timing_cache.is_file() else b""
     ranges = read_ranges(a.ranges) if a.ranges else {}
-    order = Order(a.onnx, a.workspace_mb, a.level, a.sparse, a.dla_core, ranges)
+    order = CompileOrder(a.onnx, a.workspace_mb, a.level, a.sparse, a.dla_core, ranges)
     plan, grown = compile_plan(order, known)
     atomic_write(a.plan, plan)
     if grown:

@@ -3,8 +3,8 @@ of a device.
 
 One process for each contender, all alive at once, asked one after the other for a block of calls: so the
 latencies are paired, and memory is each one's own. Blocks are called back to back (*alone*), paced like a
-camera, and back to back beside other work (:mod:`edgectl.engines.measure.contexts`). That is repeated with new
-processes, because a process may be lucky (where its memory lies, which core it started on). What else the
+camera, and back to back beside other work (:mod:`edgectl.engines.measure.contexts`). That is repeated with
+new processes, because a process may be lucky (where its memory lies, which core it started on). What else the
 machine did meanwhile is part of the result. Build and bench both measure here. ``python -m
 edgectl.engines.measure.processes MODEL RUNTIME SETTINGS FEEDS`` is the child.
 """

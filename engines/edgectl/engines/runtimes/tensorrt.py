@@ -3,8 +3,8 @@
 
 Static shapes; inputs and outputs are copied through one stream. From the second inference on, the kernels are
 launched as one CUDA graph where the binding has them and the engine can be recorded. Only names that all
-three generations have are used (``tests/engines/runtimes/test_tensorrt_types.py`` checks them against the vendor's
-signatures).
+three generations have are used (``tests/engines/runtimes/test_tensorrt_types.py`` checks them against the
+vendor's signatures).
 """
 
 from __future__ import annotations

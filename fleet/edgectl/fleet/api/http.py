@@ -2,9 +2,8 @@
 many there are.
 
 uvicorn itself waits for ever for a head, a body, or a reader of its answer. Here a client that is slow, half
-open or hostile costs one connection for
-:data:`PATIENCE_S`, and the log one line, however many there are of it. Not here: what requests mean
-  (:mod:`edgectl.fleet.api.app`).
+open or hostile costs one connection for :data:`PATIENCE_S`, and the log one line, however many there are of
+it. Not here: what requests mean (:mod:`edgectl.fleet.api.app`).
 """
 
 from __future__ import annotations

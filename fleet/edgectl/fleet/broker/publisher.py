@@ -1,5 +1,5 @@
-"""What the broker has to keep of ours and has not taken yet: our state, signed metadata, desired documents,
-manifest pages.
+"""Publishes what the broker must retain (the controller's state, signed metadata, desired documents, manifest
+pages), and remembers what it has not taken yet.
 
 What changes is marked, and stays marked until it is handed over; a full window or a lost connection costs
 time only. A mark goes before its message is made, and comes back if it is not taken: what changes meanwhile
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from edgectl.core.errors import EdgectlError, LinkError
 from edgectl.core.wire import Desired, Topics
-from edgectl.fleet.broker.retained import Came, Retained
+from edgectl.fleet.broker.retained import Arrival, RetainedTopics
 from edgectl.link.mqtt import Link
 
 __all__ = ["Publisher"]
@@ -48,12 +48,12 @@ class Publisher:
         self._desired = desired
         self._pages = pages
         self._clock = clock
-        self._retained = Retained()
+        self._retained = RetainedTopics()
         self._one_state = threading.Lock()
         self._state_due = False
         self._trust_due = False
         # Thread-safe by single steps only: popitem, setdefault, an assignment.
-        self._wishes: dict[str, Desired] = {}
+        self._unsent_desired: dict[str, Desired] = {}
         self._blobs: dict[str, None] = {}
         self._gone: dict[str, None] = {}
 
@@ -70,11 +70,11 @@ class Publisher:
         """Have the broker keep ``desired``, in place of any older one. Nothing is said before anything was
         ever wanted (generation 0)."""
         if desired.gen:
-            self._wishes[device] = desired
+            self._unsent_desired[device] = desired
 
     def clear(self, device: str) -> None:
         """Have the broker keep nothing any more of a device that was removed."""
-        self._wishes.pop(device, None)
+        self._unsent_desired.pop(device, None)
         self.forget([self._topics.desired(device), self._topics.conn(device), self._topics.reported(device)])
 
     def offer(self, blobs: Iterable[str]) -> None:
@@ -94,10 +94,10 @@ class Publisher:
         again calls this first."""
         self._retained.connected()
 
-    def came(self, topic: str, payload: bytes) -> Came:
+    def arrival_of(self, topic: str, payload: bytes) -> Arrival:
         """What a message on a topic that we retain is. One that took the place of ours is :meth:`lost`
         until it is marked again."""
-        return self._retained.came(topic, payload, self._clock())
+        return self._retained.arrival_of(topic, payload, self._clock())
 
     def lost(self) -> list[str]:
         """Topics whose message the broker does not keep any more and that are to be marked now."""
@@ -138,7 +138,7 @@ class Publisher:
             self.publish_state()
         elif self._trust_due:
             self._publish_trust()
-        elif self._wishes:
+        elif self._unsent_desired:
             self._publish_desired()
         elif self._gone:  # before the pages: what is offered again stays
             self._publish_nothing()
@@ -157,7 +157,7 @@ class Publisher:
             raise
 
     def _publish_desired(self) -> None:
-        device, desired = self._wishes.popitem()
+        device, desired = self._unsent_desired.popitem()
         try:
             payload = self._desired(device, desired)
             if payload is not None:
@@ -166,7 +166,7 @@ class Publisher:
                 self._gone.pop(topic, None)
                 self._retain(topic, payload)
         except BaseException:
-            self._wishes.setdefault(device, desired)  # unless there is a newer one
+            self._unsent_desired.setdefault(device, desired)  # unless there is a newer one
             raise
 
     def _publish_nothing(self) -> None:

@@ -1,4 +1,5 @@
-"""Does the broker still keep what we had it keep? Pure; time is monotonic seconds.
+"""Notices when a retained message of ours was deleted or overwritten at the broker, and says when to publish
+it again. Pure; time is monotonic seconds.
 
 Whoever may write to a broker can delete or overwrite what it retains, a person with a tool before all. The
 controller hears its own retained topics, and so sees that: its own messages come back to it, others do not.
@@ -13,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Came", "Retained"]
+__all__ = ["Arrival", "RetainedTopics"]
 
 _ECHO_S = 10.0
 """A message of ours that did not come back within this time will not."""
@@ -23,7 +24,7 @@ _CALM_S = 300.0
 _SLOWEST_S = 60.0
 
 
-class Came(Enum):
+class Arrival(Enum):
     """What a message on one of our topics is."""
 
     OURS = "ours"
@@ -44,7 +45,7 @@ class _Topic:
     struck_s: float = 0.0
 
 
-class Retained:
+class RetainedTopics:
     """One thread sends, another one receives: every method is one step."""
 
     def __init__(self) -> None:
@@ -71,28 +72,28 @@ class Retained:
         self._topics.pop(topic, None)
         self._due.pop(topic, None)
 
-    def came(self, topic: str, payload: bytes, now_s: float) -> Came:
+    def arrival_of(self, topic: str, payload: bytes, now_s: float) -> Arrival:
         t = self._topics.get(topic)
         if t is None or not t.last:
-            return Came.EARLY
+            return Arrival.EARLY
         while t.sent and now_s - t.sent[0][1] > _ECHO_S:
             t.sent.popleft()
         key = _hash(payload)
         if any(key == k for k, _ in t.sent):
             while t.sent.popleft()[0] != key:
                 pass
-            return Came.OURS
+            return Arrival.OURS
         if t.sent:
-            return Came.OVERTAKEN
+            return Arrival.OVERTAKEN
         if key == t.last:
-            return Came.OURS
+            return Arrival.OURS
         if topic not in self._due:
             t.strikes = t.strikes + 1 if now_s - t.struck_s < _CALM_S else 0
             t.struck_s = now_s
             self._due[topic] = now_s + (
                 0.0 if t.strikes < _AT_ONCE else min(_SLOWEST_S, 2.0 ** (t.strikes - _AT_ONCE))
             )
-        return Came.OTHER
+        return Arrival.OTHER
 
     def due(self, now_s: float) -> list[str]:
         """Topics that have to be published again now."""

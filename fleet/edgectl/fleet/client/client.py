@@ -187,7 +187,7 @@ class FleetClient:
         return list(self._json("GET", "/devices"))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The fields of :class:`edgectl.fleet.control.watch.StreamRow`, one dict per stream."""
+        """The fields of :class:`edgectl.fleet.control.telemetry_view.StreamRow`, one dict per stream."""
         return list(self._json("GET", "/rows"))
 
     def latency(self) -> list[dict[str, Any]]:

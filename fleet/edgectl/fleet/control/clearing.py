@@ -59,7 +59,7 @@ def clear(
         if spec.slot == slot and progress.state in ACTIVE:
             for device in chosen:
                 _check_free(spec, progress, device, views[device])
-    return [SetSlot(device, slot, _wish(slot, views[device])) for device in chosen]
+    return [SetSlot(device, slot, _cleared_slot(slot, views[device])) for device in chosen]
 
 
 def cleared(slot: str, d: Device) -> Cleared:
@@ -107,7 +107,7 @@ def _check_free(spec: RolloutSpec, progress: RolloutProgress, device: str, view:
         )
 
 
-def _wish(slot: str, view: DeviceView | None) -> ClearSlot:
+def _cleared_slot(slot: str, view: DeviceView | None) -> ClearSlot:
     """With a raised number where the device gave the last one up."""
     now = view.clear.get(slot) if view is not None else None
     r = view.reported.get(slot) if view is not None else None

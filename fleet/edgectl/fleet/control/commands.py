@@ -22,7 +22,7 @@ from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import Director
 from edgectl.link.mqtt import Link
 
-__all__ = ["MAX_WAIT_S", "CommandRequest", "Commander", "Numbers"]
+__all__ = ["MAX_WAIT_S", "CommandRequest", "Commander", "SequenceNumbers"]
 
 MAX_WAIT_S = 60.0
 _LATE_S = 300.0
@@ -46,7 +46,7 @@ class CommandRequest(Message):
     """How long to wait for the answer."""
 
 
-class Numbers:
+class SequenceNumbers:
     """One line of numbers for everything that the director's keys sign and that must not be repeated.
     Thread-safe, kept before use."""
 
@@ -79,7 +79,7 @@ class Commander:
     """Sends commands and matches the answers. Thread-safe."""
 
     def __init__(
-        self, topics: Topics, director: Director, numbers: Numbers, inventory: Inventory, link: Link
+        self, topics: Topics, director: Director, numbers: SequenceNumbers, inventory: Inventory, link: Link
     ) -> None:
         self._topics = topics
         self._director = director

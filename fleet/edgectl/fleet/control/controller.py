@@ -2,17 +2,18 @@
 blobs.
 
 :class:`Controller` is what the API talks to; every public method is thread-safe. It lives and ticks here.
-  What it is made of: what operators
-ask, and rollouts do, with devices (:mod:`edgectl.fleet.control.steering`); what devices say
-(:mod:`edgectl.fleet.control.devices`); what there is to be installed (:mod:`edgectl.fleet.control.stock`); what the broker
-has to keep (:mod:`edgectl.fleet.broker.publisher`, :mod:`edgectl.fleet.control.retained_state`). What cannot be rebuilt is written
-to the database before it is published.
+What it is made of: what operators ask, and rollouts do, with devices (:mod:`edgectl.fleet.control.steering`);
+what devices say (:mod:`edgectl.fleet.control.devices`); what there is to be installed
+(:mod:`edgectl.fleet.control.release_registry`); what the broker has to keep
+(:mod:`edgectl.fleet.broker.publisher`, :mod:`edgectl.fleet.control.retained_guard`). What cannot be rebuilt
+is written to the database before it is published.
 
 Threads: the one of :meth:`Controller.run` ticks and hands messages to the broker; API calls come on any
-other; what devices say comes on the dispatcher thread of the link (:mod:`edgectl.fleet.control.devices`). Locks: what
-is decided about devices and rollouts is decided under ``Devices.lock``. Trust, inventory and numbers have
-locks of their own, which may be taken under it and never the other way round. Nobody waits for the broker
-under any of these (:mod:`edgectl.fleet.broker.publisher`): the dispatcher thread would wait with him.
+other; what devices say comes on the dispatcher thread of the link (:mod:`edgectl.fleet.control.devices`).
+Locks: what is decided about devices and rollouts is decided under ``Devices.lock``. Trust, inventory and
+numbers have locks of their own, which may be taken under it and never the other way round. Nobody waits for
+the broker under any of these (:mod:`edgectl.fleet.broker.publisher`): the dispatcher thread would wait with
+him.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.control.clearing import Cleared, ClearRequest
-from edgectl.fleet.control.collect import GarbageCollector
-from edgectl.fleet.control.commands import Commander, CommandRequest, Numbers
+from edgectl.fleet.control.commands import Commander, CommandRequest, SequenceNumbers
 from edgectl.fleet.control.countersign import Countersignatures
 from edgectl.fleet.control.device_handler import from_device
 from edgectl.fleet.control.devices import Devices
+from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.inventory import Device, Inventory, Release
 from edgectl.fleet.control.presence import Claim
-from edgectl.fleet.control.retained_state import Keeper
+from edgectl.fleet.control.release_registry import ReleaseRegistry
+from edgectl.fleet.control.retained_guard import RetainedGuard
 from edgectl.fleet.control.steering import Steering
-from edgectl.fleet.control.stock import Stock
-from edgectl.fleet.control.watch import LatencyBook, StreamRow, rows
+from edgectl.fleet.control.telemetry_view import LatencyBook, StreamRow, rows
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
@@ -106,7 +107,7 @@ class Controller:
         self._prune_s = time.monotonic()
         # last of what may fail: it has to be closed
         self.inventory = Inventory(config.state_dir, config.database)
-        self._numbers = Numbers(self.inventory)
+        self._numbers = SequenceNumbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
         self._countersignatures = Countersignatures(
             config.state_dir / "approved", self.director, self.inventory
@@ -142,7 +143,7 @@ class Controller:
             self._publisher,
             self._wake,
         )
-        self._stock = Stock(
+        self._registry = ReleaseRegistry(
             config.fleet,
             self.blobs,
             self.trust,
@@ -153,7 +154,7 @@ class Controller:
             self._publisher,
             self._collector,
         )
-        self._keeper = Keeper(
+        self._retained_guard = RetainedGuard(
             self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs
         )
 
@@ -169,8 +170,8 @@ class Controller:
         ):
             self._link.subscribe(topic, from_device(t, handle))
         self._link.subscribe(f"{t.root}/d/+/desired", from_device(t, self._devices.on_desired, empty=True))
-        self._link.subscribe(t.ctl, self._keeper.on_own)
-        self._link.subscribe(t.trust, self._keeper.on_own)
+        self._link.subscribe(t.ctl, self._retained_guard.on_own)
+        self._link.subscribe(t.trust, self._retained_guard.on_own)
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
@@ -206,7 +207,7 @@ class Controller:
         if self._republish and self._link.is_up:
             self._mark_all()
         self._devices.look(self._link.hears)
-        self._keeper.put_back()
+        self._retained_guard.put_back()
         self._prune(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self.trust.renew():
@@ -240,7 +241,7 @@ class Controller:
             with self._devices.lock:
                 for d in self._devices.all():
                     self._publisher.tell(d.name, d.desired)
-            self._stock.offer_all(self.watchdog.feed)  # a large fleet takes its time
+            self._registry.offer_all(self.watchdog.feed)  # a large fleet takes its time
         except EdgectlError:
             self._republish = True
             raise
@@ -289,7 +290,7 @@ class Controller:
 
         Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
         """
-        found = self._stock.add(release, digest, files, delta_from)
+        found = self._registry.add(release, digest, files, delta_from)
         self._wake.set()
         return found
 
@@ -304,7 +305,7 @@ class Controller:
         ``stop_rollouts`` says that it be aborted.
         """
         gone = tuple(withdraw)
-        self._stock.accept_trust(files, gone, stop_rollouts=stop_rollouts)
+        self._registry.accept_trust(files, gone, stop_rollouts=stop_rollouts)
         self._republish = True
         self._wake.set()
         if gone:

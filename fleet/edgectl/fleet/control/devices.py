@@ -16,11 +16,11 @@ from edgectl.core.errors import ProtocolError, TrustError, UsageError
 from edgectl.core.schema import parse_json
 from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reported, Telemetry, Topics
 from edgectl.fleet.broker.publisher import Publisher
-from edgectl.fleet.broker.retained import Came
-from edgectl.fleet.control.commands import Numbers
+from edgectl.fleet.broker.retained import Arrival
+from edgectl.fleet.control.commands import SequenceNumbers
 from edgectl.fleet.control.inventory import Device, Inventory
 from edgectl.fleet.control.presence import Claim, Claims, is_news
-from edgectl.fleet.control.watch import LatencyBook
+from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
 from edgectl.fleet.rollouts.planner import DeviceView
 
@@ -38,7 +38,7 @@ class Devices:
         inventory: Inventory,
         latency: LatencyBook,
         director: Director,
-        numbers: Numbers,
+        numbers: SequenceNumbers,
         publisher: Publisher,
         wake: threading.Event,
         topics: Topics,
@@ -251,23 +251,23 @@ class Devices:
 
     def on_desired(self, device: str, payload: bytes) -> None:
         """Our own word, retained: after a lost database this is where the generation goes on."""
-        came = self._publisher.came(self._topics.desired(device), payload)
-        if came is Came.OURS:
+        arrival = self._publisher.arrival_of(self._topics.desired(device), payload)
+        if arrival is Arrival.OURS:
             return
         if not payload:
-            if came is Came.OTHER:
+            if arrival is Arrival.OTHER:
                 self._tell_of_loss(device, "its desired document was deleted at the broker, and is put back")
             return
         try:
             desired = self._director.open(device, payload)
         except (TrustError, ProtocolError) as e:
-            if came is Came.OVERTAKEN:
+            if arrival is Arrival.OVERTAKEN:
                 return
             self._tell_of_loss(
                 device,
                 f"a desired state that is not ours was on the broker, and ours is put back: {e.message}",
             )
-            if came is Came.EARLY and (d := self.get(device)):
+            if arrival is Arrival.EARLY and (d := self.get(device)):
                 self._publisher.tell(device, d.desired)
             raise
         with self.lock:
@@ -281,12 +281,12 @@ class Devices:
                 # we may have written an older one over it meanwhile
                 self._publisher.tell(device, desired)
                 return
-            if came is Came.OTHER and desired != d.desired:
+            if arrival is Arrival.OTHER and desired != d.desired:
                 self._tell_of_loss(
                     device,
                     f"generation {desired.gen} was put over its desired document at the broker, and ours is put back",
                 )
-            elif desired.gen < d.desired.gen and came is not Came.OVERTAKEN:
+            elif desired.gen < d.desired.gen and arrival is not Arrival.OVERTAKEN:
                 # Ours, but not what we want now: a device that asks the broker must not get it.
                 self._publisher.tell(device, d.desired)
 

@@ -1,5 +1,5 @@
-"""Is a device there, and is it one machine only? What was heard decides, never what was not taken back. Pure;
-time is monotonic seconds.
+"""Whether a device is online, and whether one machine or several use its name. Only what was heard counts.
+Pure; time is monotonic seconds.
 
 A broker that is killed forgets the wills of its clients, and what it retained says "online" for ever. So
 presence needs evidence: an agent says in its birth within which time it comes again

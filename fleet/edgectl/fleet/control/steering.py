@@ -1,8 +1,8 @@
 """Brings about what operators and the planner decide: what is wanted of devices, by rollouts and by hand.
 
 What is decided is in :mod:`edgectl.fleet.rollouts.planner`, :mod:`edgectl.fleet.rollouts.takeback` and
-:mod:`edgectl.fleet.control.clearing`. Here a decision is taken under ``Devices.lock``, written to the database with
-the wishes that follow from it, and marked for the broker; nobody waits for him here.
+:mod:`edgectl.fleet.control.clearing`. Here a decision is taken under ``Devices.lock``, written to the
+database with the desired states that follow from it, and marked for the broker; nobody waits for him here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgectl.fleet.control.clearing import Cleared, ClearRequest, clear, cleared
 from edgectl.fleet.control.countersign import Countersignatures
 from edgectl.fleet.control.devices import BELIEVED_GEN, Devices
 from edgectl.fleet.control.inventory import Device, Inventory
-from edgectl.fleet.control.watch import LatencyBook
+from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
@@ -88,8 +88,8 @@ class Steering:
                 for s, p in known.values()
                 if s.slot == request.slot and s.digest == release.digest
             ]
-            wishes = (d.desired.slots.get(request.slot) for d in self._devices.all())
-            asked += [w.attempt for w in wishes if w is not None and w.digest == release.digest]
+            before = (d.desired.slots.get(request.slot) for d in self._devices.all())
+            asked += [w.attempt for w in before if w is not None and w.digest == release.digest]
             spec = RolloutSpec(
                 id=f"{request.slot}-{len(known) + 1}",
                 digest=release.digest,
@@ -138,7 +138,9 @@ class Steering:
             seen = self._views()
             views = {d.name: seen.get(d.name) for d in self._devices.all()}
             actions = clear(slot, request, views, self._inventory.rollouts(active=True).values())
-            changed = [replace(d, desired=_wish(d, a)) for a in actions for d in (self._devices[a.device],)]
+            changed = [
+                replace(d, desired=_desired_after(d, a)) for a in actions for d in (self._devices[a.device],)
+            ]
             self._inventory.save_devices(changed)
             for d in changed:
                 self._devices[d.name].desired = d.desired
@@ -233,13 +235,13 @@ class Steering:
     def _advance(
         self, spec: RolloutSpec, old: RolloutProgress, new: RolloutProgress, actions: list[SetSlot]
     ) -> None:
-        """Written down in one transaction with the wishes that follow from it: a step is taken whole or
-        not at all. They are published until the broker has them."""
+        """Written down in one transaction with the desired states that follow from it: a step is taken whole
+        or not at all. They are published until the broker has them."""
         changed = []
         for action in actions:
             d = self._devices[action.device]
-            if (wish := _wish(d, action)) != d.desired:
-                changed.append(replace(d, desired=wish))
+            if (new_desired := _desired_after(d, action)) != d.desired:
+                changed.append(replace(d, desired=new_desired))
         if new != old or changed:
             self._inventory.save_rollout(spec, new, changed)
         for d in changed:
@@ -253,7 +255,7 @@ class Steering:
             log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
 
 
-def _wish(d: Device, action: SetSlot) -> Desired:
+def _desired_after(d: Device, action: SetSlot) -> Desired:
     """What is wanted of a device after this action."""
     slots, empty = dict(d.desired.slots), dict(d.desired.clear)
     if isinstance(action.desired, ClearSlot):

@@ -65,7 +65,7 @@ def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None
     )
     slots = signed.get("slots", {})
     found = []
-    for slot, wish in sorted(desired.slots.items()):
+    for slot, wanted in sorted(desired.slots.items()):
         now = _now(reported, slot)
         terms = tuple(_terms({k: v for k, v in slots[slot].items() if k not in ("release", "digest")}, _SLOT))
         found.append(
@@ -74,9 +74,9 @@ def consequences(device: str, payload: bytes, reported: Mapping[str, Any] | None
                 device,
                 desired.gen,
                 slot,
-                wish.release,
-                wish.digest,
-                "the same" if now.get("active") == wish.digest else _replaces(reported, slot),
+                wanted.release,
+                wanted.digest,
+                "the same" if now.get("active") == wanted.digest else _replaces(reported, slot),
                 (*whole, *terms),
             )
         )

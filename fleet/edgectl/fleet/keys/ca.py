@@ -144,8 +144,8 @@ class FleetCa:
         name stay valid.
 
         ``request``: for the key of this PKCS#10 request (PEM); None: for a new one. Raises
-        :class:`UsageError` for a bad name,
-        :class:`TrustError` for a bad request and for a key that another name has or that was revoked.
+        :class:`UsageError` for a bad name, :class:`TrustError` for a bad request and for a key that another
+        name has or that was revoked.
         """
         asked = self.check_client(name, request)
         start = _now() - timedelta(days=1)

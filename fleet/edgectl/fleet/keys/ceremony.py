@@ -1,7 +1,7 @@
 """The key ceremony on the hosts of those who hold keys: make, rotate, delegate, renew, sign by hand-over.
 
-Each works on a folder of keys (:mod:`edgectl.fleet.keys.keyfolder`) with the private keys in it and those of a
-``ring``: on other media, and with passphrases. Without one, the keys of the folder that have none.
+Each works on a folder of keys (:mod:`edgectl.fleet.keys.keyfolder`) with the private keys in it and those of
+a ``ring``: on other media, and with passphrases. Without one, the keys of the folder that have none.
 """
 
 from __future__ import annotations

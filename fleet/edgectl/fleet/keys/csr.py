@@ -1,4 +1,4 @@
-"""What a device asks the CA for: a PKCS#10 request, made by a machine that nobody watches.
+"""Reads a device's certificate request (PKCS#10). The machine that made it is not trusted.
 
 Only the public key is taken from it, once its holder has shown by his signature that he has the private half.
 The name is the operator's to give; what else the request asks for (extensions, attributes) is not even looked

@@ -1,5 +1,4 @@
-"""A folder of keys: what is in force in it, what is pending, and how a proposal becomes the one or stays the
-other.
+"""A folder of keys and metadata: what is in force, what is pending, and how pending metadata come into force.
 
 ``N.root.json`` (all of them: a device that was away follows the chain), ``targets.json``, a file for each
 delegation, and such private keys (``*.pem``) as lie on this host. Keys are found by their id, whatever their

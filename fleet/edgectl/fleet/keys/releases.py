@@ -1,5 +1,4 @@
-"""Releases in signed targets, or in those of a delegation: name one, withdraw one; name a compiled plan of
-one."""
+"""Names releases in signed targets or in a delegation, withdraws them, and names compiled plans."""
 
 from __future__ import annotations
 
@@ -31,8 +30,8 @@ def sign_release(
     taken where it is newer.
 
     Returns (``name@version``, the new file), also written to ``keys``. A bundle that is named already changes
-    nothing. Raises
-    :class:`TrustError`: a release name is never reused for other bytes; signatures are missing.
+    nothing. Raises :class:`TrustError`: a release name is never reused for other bytes; signatures are
+    missing.
     """
     release, role, targets = _naming(keys, bundle, current, delegation)
     return release, read(keys / f"{role}.json") if targets is None else _publishable(

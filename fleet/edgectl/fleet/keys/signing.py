@@ -1,5 +1,4 @@
-"""Small parts that both the key ceremony and the controller need: read, parse, sign and verify TUF
-metadata files."""
+"""Reads, parses, signs and verifies TUF metadata files; for the key ceremony and the controller."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ from edgectl.fleet.keys.signing import (
     verified,
 )
 
-__all__ = ["Director", "Expiry", "OnlineTrust", "Sealed"]
+__all__ = ["Director", "Expiry", "OnlineTrust", "SealedDesired"]
 
 _ROOM_BYTES = 32 << 10
 """For the growth of snapshot and timestamp."""
@@ -353,7 +353,7 @@ class OnlineTrust:
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedDesired:
     """A ``desired`` document for its topic."""
 
     payload: bytes
@@ -392,13 +392,13 @@ class Director:
         """Raises :class:`TrustError` if we have none of the keys that ``root`` names."""
         self._found(root)
 
-    def seal(self, device: str, desired: Desired) -> Sealed:
+    def seal(self, device: str, desired: Desired) -> SealedDesired:
         """The document with the signatures that we can give."""
         wanted = self._wanted()
         if wanted is None:
-            return Sealed(desired.encode())
+            return SealedDesired(desired.encode())
         payload = seal_desired(self._fleet, device, desired, self._signers)
-        return Sealed(payload, max(0, wanted.threshold - len(self._signers)))
+        return SealedDesired(payload, max(0, wanted.threshold - len(self._signers)))
 
     def seal_command(self, device: str, command: Command) -> bytes:
         """One key of the director's is enough for a command: it installs nothing."""

@@ -4,9 +4,8 @@
 controller stores the progress first and acts then, and every action may be repeated. Success is COMMITTED,
 nothing less. Presence is no verdict: a device that is away has not failed, and nobody waits for it longer
 than the rollout's terms say. What an operator may do with a rollout, and the way back, are in
-:mod:`edgectl.fleet.rollouts.takeback`, whose ``advance`` the controller calls; the values that all of them speak of,
-in
-:mod:`edgectl.fleet.rollouts.values`.
+:mod:`edgectl.fleet.rollouts.takeback`, whose ``advance`` the controller calls; the values that all of them
+speak of, in :mod:`edgectl.fleet.rollouts.values`.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ __all__ = [
     "SetSlot",
     "admitted",
     "decide",
+    "desired_back",
     "fits",
     "names",
     "order",
     "pause",
     "resume",
     "stop",
-    "wish_of",
 ]
 
 _RISKY = frozenset({State.ACTIVATING, State.PROBATION, State.ROLLING_BACK})
@@ -151,7 +150,7 @@ def stop(
         key=lambda name: (progress.members[name].wave, progress.members[name].admitted_s or 0.0), reverse=True
     )
     back = {n: _returning(progress.members[n], views.get(n)) for n in touched}
-    actions = [SetSlot(name, spec.slot, wish_of(progress.members[name].before)) for name in touched]
+    actions = [SetSlot(name, spec.slot, desired_back(progress.members[name].before)) for name in touched]
     update |= {"state": RolloutState.ROLLING_BACK, "ending": ending, "members": {**progress.members, **back}}
     return progress.model_copy(update=update), actions
 
@@ -170,7 +169,7 @@ def _given_up(m: Member) -> Member:
     )
 
 
-def wish_of(before: DesiredSlot | None) -> DesiredSlot | ClearSlot:
+def desired_back(before: DesiredSlot | None) -> DesiredSlot | ClearSlot:
     """What is written for a device that is to go back to ``before``.
 
     An engine that proved itself once is not compared with the one that is being taken back, and its
@@ -190,13 +189,17 @@ def admitted(m: Member, view: DeviceView | None, slot: str, now_s: float) -> Mem
 
 
 def _before(view: DeviceView, slot: str) -> DesiredSlot | None:
-    """What the device has, or is on its way to by an earlier wish; a wish that it gave up is no way back."""
-    wish, r = view.desired.get(slot), view.reported.get(slot)
-    if r is None or (wish is not None and r.active == wish.digest):
-        return wish
-    gave_up = wish is not None and (r.digest, r.release) == (wish.digest, wish.release) and r.state in _FAILED
-    if wish is not None and not gave_up:
-        return wish
+    """What the device has, or is on its way to by an earlier desired state; one that it gave up is no way back."""
+    desired, r = view.desired.get(slot), view.reported.get(slot)
+    if r is None or (desired is not None and r.active == desired.digest):
+        return desired
+    gave_up = (
+        desired is not None
+        and (r.digest, r.release) == (desired.digest, desired.release)
+        and r.state in _FAILED
+    )
+    if desired is not None and not gave_up:
+        return desired
     if slot in view.clear or r.active is None or r.active_release is None:
         return None
     return DesiredSlot(release=r.active_release, digest=r.active)
@@ -380,12 +383,12 @@ def _admit(
         m = members[name]
         if m.wave == progress.wave and m.outcome is DeviceOutcome.WAITING:
             members[name] = admitted(m, views.get(name), spec.slot, now_s)
-            actions.append(SetSlot(name, spec.slot, _wish(spec, m)))
+            actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
     progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
     return progress, actions + again
 
 
-def _wish(spec: RolloutSpec, m: Member) -> DesiredSlot:
+def _desired(spec: RolloutSpec, m: Member) -> DesiredSlot:
     return DesiredSlot(
         release=spec.release, digest=spec.digest, attempt=spec.attempt + m.tries, policy=spec.policy
     )
@@ -394,7 +397,7 @@ def _wish(spec: RolloutSpec, m: Member) -> DesiredSlot:
 def _ask_again(
     spec: RolloutSpec, progress: RolloutProgress, now_s: float
 ) -> tuple[RolloutProgress, list[SetSlot]]:
-    """Who waits for another try gets the same wish with a raised attempt: an end that a device has
+    """Who waits for another try is asked for the same with a raised attempt: an end that a device has
     reported stays one."""
     due = {
         n: m
@@ -412,7 +415,7 @@ def _ask_again(
         )
         for n, m in due.items()
     }
-    actions = [SetSlot(n, spec.slot, _wish(spec, m)) for n, m in again.items()]
+    actions = [SetSlot(n, spec.slot, _desired(spec, m)) for n, m in again.items()]
     return progress.model_copy(update={"members": {**progress.members, **again}}), actions
 
 
@@ -427,12 +430,12 @@ def _stragglers(
             m = _arrived(spec, m, views[name])
             if m.outcome is DeviceOutcome.WAITING:
                 m = admitted(m, views[name], spec.slot, now_s)
-                actions.append(SetSlot(name, spec.slot, _wish(spec, m)))
+                actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
             members[name] = m
             continue
         m = members[name] = _judged(spec, m, views.get(name), now_s)
-        wish, ours = views[name].desired.get(spec.slot) if name in views else None, _wish(spec, m)
-        taken = wish is None or (wish.digest, wish.attempt) != (ours.digest, ours.attempt)
+        desired, ours = views[name].desired.get(spec.slot) if name in views else None, _desired(spec, m)
+        taken = desired is None or (desired.digest, desired.attempt) != (ours.digest, ours.attempt)
         if m.outcome in OPEN and name in views and taken and not _is_expected(m):
             members[name] = m.model_copy(update={"outcome": DeviceOutcome.SUPERSEDED, "detail": None})
     progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)

@@ -24,10 +24,10 @@ from edgectl.fleet.rollouts.planner import (
     RolloutState,
     SetSlot,
     decide,
+    desired_back,
     fits,
     names,
     stop,
-    wish_of,
 )
 from edgectl.fleet.rollouts.values import OPEN_BACK
 
@@ -132,21 +132,21 @@ def _asked(
         update={"outcome": DeviceOutcome.RETURNING, "retry_s": None, "detail": None, "untold": False}
     )
     if _is_ours(spec, view, newer if newer is not None else MAX_GEN):
-        return returning, SetSlot(view.name, spec.slot, wish_of(m.before))
+        return returning, SetSlot(view.name, spec.slot, desired_back(m.before))
     if not _is_before(spec, m, view):
         return m.model_copy(update={"outcome": DeviceOutcome.SUPERSEDED, "detail": _has(spec, view)}), None
     if m.outcome in (DeviceOutcome.RESTORED, DeviceOutcome.SKIPPED):
         return m, None
     if m.outcome is not DeviceOutcome.STRANDED:
         return returning, None  # what it is to do is written already
-    wish = _once_more(spec, m, view)
-    if isinstance(wish, DesiredSlot):
-        returning = returning.model_copy(update={"before": wish})
-    return returning, SetSlot(view.name, spec.slot, wish)
+    desired = _once_more(spec, m, view)
+    if isinstance(desired, DesiredSlot):
+        returning = returning.model_copy(update={"before": desired})
+    return returning, SetSlot(view.name, spec.slot, desired)
 
 
 def _once_more(spec: RolloutSpec, m: Member, view: DeviceView) -> DesiredSlot | ClearSlot:
-    """The same wish so that a device which gave it up tries it again."""
+    """The same desired state, so that a device which gave it up tries it again."""
     if m.before is None:
         now = view.clear.get(spec.slot)
         return ClearSlot(number=min(MAX_GEN, (now.number if now else 0) + 1))
@@ -177,7 +177,9 @@ def skip(
         update={"outcome": DeviceOutcome.SKIPPED, "retry_s": None, "detail": "skipped by the operator"}
     )
     there = view is not None and not m.left
-    actions = [SetSlot(device, spec.slot, wish_of(m.before))] if m.admitted_s is not None and there else []
+    actions = (
+        [SetSlot(device, spec.slot, desired_back(m.before))] if m.admitted_s is not None and there else []
+    )
     return progress.model_copy(update={"members": {**progress.members, device: skipped}}), actions
 
 
@@ -279,7 +281,7 @@ def _back(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float, l
 
 def _is_untold(spec: RolloutSpec, m: Member, view: DeviceView) -> bool:
     """Its slot is to be empty, and nobody has said so: the way back was begun by a controller that only
-    took its wish away."""
+    removed its entry from ``desired``."""
     expected = m.admitted_s is not None and m.before is None and m.outcome not in _CLOSED and not m.left
     return expected and spec.slot not in view.desired and spec.slot not in view.clear
 
@@ -300,18 +302,18 @@ def _at(m: Member, outcome: DeviceOutcome, detail: str | None) -> Member:
 def _is_ours(spec: RolloutSpec, view: DeviceView, until: int) -> bool:
     """What is wanted of the device is this rollout's release. ``until``: the first attempt that is not of
     this rollout."""
-    wish = view.desired.get(spec.slot)
-    return wish is not None and wish.digest == spec.digest and spec.attempt <= wish.attempt < until
+    desired = view.desired.get(spec.slot)
+    return desired is not None and desired.digest == spec.digest and spec.attempt <= desired.attempt < until
 
 
 def _is_before(spec: RolloutSpec, m: Member, view: DeviceView) -> bool:
-    wish = view.desired.get(spec.slot)
-    return wish is None if m.before is None else wish is not None and wish.digest == m.before.digest
+    desired = view.desired.get(spec.slot)
+    return desired is None if m.before is None else desired is not None and desired.digest == m.before.digest
 
 
 def _has(spec: RolloutSpec, view: DeviceView) -> str:
-    wish = view.desired.get(spec.slot)
-    return f"another rollout gave it {wish.release}" if wish else "its slot was cleared"
+    desired = view.desired.get(spec.slot)
+    return f"another rollout gave it {desired.release}" if desired else "its slot was cleared"
 
 
 def _note(members: Mapping[str, Member]) -> str | None:

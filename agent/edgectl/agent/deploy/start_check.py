@@ -1,9 +1,9 @@
-"""Before any engine is started: is every active engine, and the one that is to follow it, byte for byte what
-was verified?
+"""Checks, before any engine starts, that the bytes of each slot's active engine are still what was verified,
+and those of the release that is being deployed.
 
-An active one that is not gives way to the first whole engine behind it. Its damaged blob is removed, so that
-it is fetched again, and a committed deployment starts once more from the wish that still stands. Nobody has
-to come.
+A damaged active engine is replaced by the first intact one: the previous, else the factory engine. Its
+damaged blob is removed, so that it is fetched again, and a committed deployment is repeated. Nobody has to
+visit the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Failure
 
-__all__ = ["Checked", "PassedOver", "check_slots", "damage"]
+__all__ = ["SkippedEngine", "StartCheck", "check_slots", "damage"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def damage(store: Store, installed: Installed) -> str | None:
 
 
 @dataclass(frozen=True)
-class PassedOver:
+class SkippedEngine:
     """A slot's record still names a ``damaged`` engine, because the disk takes nothing: ``instead`` serves
     until it does."""
 
@@ -48,30 +48,30 @@ class PassedOver:
 
 
 @dataclass(frozen=True)
-class Checked:
+class StartCheck:
     """``trouble``: the last thing that could not be read or written down."""
 
-    passed_over: dict[str, PassedOver]
+    skipped: dict[str, SkippedEngine]
     trouble: StorageError | None
 
 
-def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Checked:
+def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> StartCheck:
     """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal
     cannot be read."""
-    passed_over: dict[str, PassedOver] = {}
+    skipped: dict[str, SkippedEngine] = {}
     trouble: StorageError | None = None
     for name in slots:
         slot = journal.slot(name)
         try:
             if slot.active is not None and (why := damage(store, slot.active)) is not None:
                 whole = [way for way in ways_back(slot) if damage(store, way) is None]
-                passed_over[name] = PassedOver(slot.active, whole[0] if whole else None)
+                skipped[name] = SkippedEngine(slot.active, whole[0] if whole else None)
                 _give_way(journal, name, slot, whole, why)
-                del passed_over[name]
+                del skipped[name]
             _check_next(journal, store, name)
         except StorageError as e:
             trouble = e
-    return Checked(passed_over, trouble)
+    return StartCheck(skipped, trouble)
 
 
 def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str) -> None:

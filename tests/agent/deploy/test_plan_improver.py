@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgectl.agent.deploy.improver import Improver
+from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.pipelines.host.protocol import EngineRef
 
@@ -24,7 +24,7 @@ class World:
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.improver = Improver(
+        self.improver = PlanImprover(
             ["a-slot", "b-slot", "empty"],
             self.active.get,
             lambda: self.busy,

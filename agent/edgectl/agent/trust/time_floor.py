@@ -1,4 +1,4 @@
-"""What time it is at least, on a device whose clock may be wrong. Pure.
+"""A lower bound of the time, on a device whose clock may be wrong. Pure.
 
 A clock that is behind makes old metadata look fresh, one that is ahead makes fresh metadata look old. Here a
 clock may be late or early for a while, but cannot be for ever: the only times that are kept are *attested*

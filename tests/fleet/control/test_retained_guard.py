@@ -77,6 +77,6 @@ def test_pages_of_what_is_being_fetched_are_offered_again(
     world.seeder.offered.clear()
     world.tick()
     assert world.seeder.offered == []
-    world.controller._keeper._pages_s -= 60.0
+    world.controller._retained_guard._pages_s -= 60.0
     world.tick()
     assert world.seeder.offered == [f"part of {DIGEST['1']}"]

@@ -1,4 +1,4 @@
-"""What a slot's deployer works with: the parts of the agent, as interfaces that tests can stand in for."""
+"""What a slot's deployer depends on, as interfaces that tests can replace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgectl.agent.deploy.leases import Leases
-from edgectl.agent.deploy.probation import LiveBook
+from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Installed
 from edgectl.agent.state.store import Store
@@ -22,7 +22,7 @@ from edgectl.core.bundle import Descriptor, Preference
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
-__all__ = ["Fetch", "Pipelines", "SlotContext", "WarmUp", "WarmUpReport"]
+__all__ = ["DeployerDependencies", "Fetch", "Pipelines", "WarmUp", "WarmUpReport"]
 
 
 class WarmUpReport(Protocol):
@@ -73,7 +73,7 @@ class Fetch(Protocol):
 
 
 @dataclass(frozen=True)
-class SlotContext:
+class DeployerDependencies:
     """What every slot's deployer works with. ``changed`` is called whenever there is something new to
     report."""
 
@@ -83,7 +83,7 @@ class SlotContext:
     fetcher: Fetch
     warm_up: WarmUp
     pipelines: Pipelines
-    live: LiveBook
+    live: HealthBook
     frozen: Callable[[], bool]
     changed: Callable[[], None]
     disk: threading.Lock

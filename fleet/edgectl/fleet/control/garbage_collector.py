@@ -1,5 +1,6 @@
-"""Removes the controller's blobs that nothing names any more. Which these are, is here; how they are
-removed, in :mod:`edgectl.fleet.control.blobs`."""
+"""Removes the controller's blobs that nothing names any more. Which these are is decided here; removing them
+is in :mod:`edgectl.fleet.control.blobs`.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +74,7 @@ class GarbageCollector:
             self._inventory.log(
                 "release",
                 "blobs",
-                f"{len(removed)} that nothing names were removed, {sum(removed.values())} bytes",
+                f"{len(removed)} that nothing refers to were removed, {sum(removed.values())} bytes",
             )
             self._publisher.forget(
                 t for digest, size in removed.items() for t in manifest_topics(self._topics, digest, size)

@@ -5,7 +5,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.agent.trust.clock import RELEASED_S, TOLERANCE_S, TimeFloor
+from edgectl.agent.trust.time_floor import RELEASED_S, TOLERANCE_S, TimeFloor
 
 YEAR = 365 * 86400.0
 _STEP = st.tuples(

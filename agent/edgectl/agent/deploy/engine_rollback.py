@@ -1,19 +1,20 @@
-"""Back to an engine that works: the previous one, else the factory CPU engine, whichever is whole and
-starts."""
+"""Switches a slot back to an engine that works: the previous one, else the factory engine, whichever is
+intact and starts.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
-from edgectl.agent.deploy.boot import damage
-from edgectl.agent.deploy.context import SlotContext
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployment import DEADLINE_S
+from edgectl.agent.deploy.start_check import damage
 from edgectl.agent.state.records import Deployment, Installed, Slot, ways_back
 from edgectl.core.errors import EngineError
 from edgectl.core.states import State
 
-__all__ = ["Restorer"]
+__all__ = ["EngineRollback"]
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ _LIMIT_S = DEADLINE_S[State.ROLLING_BACK] * 0.22
 """For one try: the previous and the factory engine get two each."""
 
 
-class Restorer:
+class EngineRollback:
     """Of one slot. ``stopping``: whether the agent ends."""
 
-    def __init__(self, slot: str, context: SlotContext, stopping: Callable[[], bool]) -> None:
+    def __init__(self, slot: str, context: DeployerDependencies, stopping: Callable[[], bool]) -> None:
         self._slot = slot
         self._c = context
         self._stopping = stopping
@@ -44,7 +45,7 @@ class Restorer:
         whole = [way for way, wrong in ways if wrong is None]
         if ways and not whole:
             raise EngineError(
-                f"no engine to go back to is whole: {'; '.join(wrong for _, wrong in ways if wrong)}"
+                f"every engine to go back to is damaged: {'; '.join(wrong for _, wrong in ways if wrong)}"
             )
         after = Slot(
             active=whole[0] if whole else None, factory=slot.factory if slot.factory in whole else None

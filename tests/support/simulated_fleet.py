@@ -13,18 +13,18 @@ from edgectl.fleet.rollouts.planner import (
     RolloutProgress,
     RolloutSpec,
     SetSlot,
-    wish_of,
+    desired_back,
 )
 from edgectl.fleet.rollouts.takeback import abort, advance, rollback, skip
 
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BEFORE = DesiredSlot(release="m@1", digest=OLD)
-BACK = wish_of(BEFORE)
+BACK = desired_back(BEFORE)
 """What is wanted of a device that is to go back: the same, with nothing that would compare it."""
 SPEC = RolloutSpec(id="r", release="m@2", digest=NEW, slot="gate", canary=2, soak_s=10, deadline_s=1000)
 
 
-class PlannedFleet:
+class SimulatedFleet:
     """``n`` devices that run release 1, and a rollout of release 2."""
 
     def __init__(self, n: int, spec: RolloutSpec = SPEC) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.device import POLICY, SLOT, Catalogue, Device
 
-from edgectl.agent.deploy.boot import PassedOver, check_slots
-from edgectl.agent.state.lock import alone, is_free
+from edgectl.agent.deploy.start_check import SkippedEngine, check_slots
+from edgectl.agent.state.lock import hold_folder, is_free
 from edgectl.agent.state.records import Slot
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.files import hex_of
@@ -207,7 +207,7 @@ def test_damaged_engine_never_starts_although_nothing_can_be_written(
         Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only"))
     )
     checked = check_slots(device.journal, device.store, ("other", SLOT))
-    assert checked.passed_over == {SLOT: PassedOver(damaged=two, instead=one)}
+    assert checked.skipped == {SLOT: SkippedEngine(damaged=two, instead=one)}
     assert checked.trouble is not None
 
 
@@ -242,16 +242,16 @@ def test_agent_that_started_before_the_disk_went_read_only_still_holds_its_folde
             raise OSError(errno.EROFS, "Read-only file system")
         return real(path, flags, *more)  # type: ignore[arg-type]
 
-    with alone(tmp_path):
+    with hold_folder(tmp_path):
         monkeypatch.setattr(os, "open", read_only)
         assert not is_free(tmp_path)
 
 
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
     assert is_free(tmp_path)
-    with alone(tmp_path):
+    with hold_folder(tmp_path):
         assert not is_free(tmp_path)
-        with pytest.raises(UsageError, match="an agent is running"), alone(tmp_path):
+        with pytest.raises(UsageError, match="an agent is running"), hold_folder(tmp_path):
             pass
     assert is_free(tmp_path)
 

@@ -1,8 +1,8 @@
-"""What there is to be installed: releases, the metadata that name them, and the blobs they are made of. It is
-taken in and let go here.
+"""Adds and withdraws releases: the signed metadata that name them, and the blobs they are made of.
 
-What signs and checks is in :mod:`edgectl.fleet.keys.trust`, what lies on disk in :mod:`edgectl.fleet.control.blobs`, what
-is removed when nothing names it any more in :mod:`edgectl.fleet.control.collect`.
+What signs and checks is in :mod:`edgectl.fleet.keys.trust`, what lies on disk in
+:mod:`edgectl.fleet.control.blobs`, what is removed when nothing names it any more in
+:mod:`edgectl.fleet.control.garbage_collector`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.control.blobs import BlobStore
-from edgectl.fleet.control.collect import GarbageCollector
 from edgectl.fleet.control.devices import Devices
+from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.inventory import Inventory, Release
 from edgectl.fleet.control.steering import Steering
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 
-__all__ = ["Stock"]
+__all__ = ["ReleaseRegistry"]
 
 log = logging.getLogger(__name__)
 
 
-class Stock:
+class ReleaseRegistry:
     """Thread-safe."""
 
     def __init__(
@@ -126,9 +126,7 @@ class Stock:
             self._blobs.hashes(blob)
         self._inventory.save_release(found)
         self._blobs.arrived(offered)
-        self._inventory.log(
-            "release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} differences"
-        )
+        self._inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} deltas")
         self._publisher.offer(offered)
         return found
 

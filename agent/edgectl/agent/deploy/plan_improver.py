@@ -1,5 +1,5 @@
-"""Good now, better later: when the device has nothing to deploy and cores to spare, TensorRT plans are built
-again at the highest level.
+"""Builds TensorRT plans again at the highest optimisation level, while the device has nothing to deploy and
+cores to spare.
 
 A deployment compiles its plan at a quick level, so that a rollout does not wait. What is built here later is
 checked against the golden outputs, measured against the plan in use, and kept only if it is faster; then
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from edgectl.core.errors import EdgectlError
 from edgectl.pipelines.host.protocol import EngineRef
 
-__all__ = ["Improver"]
+__all__ = ["PlanImprover"]
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _LOOK_S = 15.0
 
 
 @dataclass
-class Improver:
+class PlanImprover:
     """``improve(ref)``: build a better engine and say whether there is one now. ``refresh(slot, ref)``:
     streams open the engine anew."""
 
@@ -83,4 +83,4 @@ class Improver:
             try:
                 self.step()
             except EdgectlError as e:  # the journal cannot be read now
-                log.warning("no engine is improved: %s", e.message)
+                log.warning("no plan is rebuilt: %s", e.message)

@@ -1,10 +1,8 @@
-"""Keeps what the broker retains of ours as it is: what somebody deletes or overwrites there is told of, and
-put back.
+"""Guards the controller's retained messages: one that somebody deletes or overwrites is reported and put back.
 
-Which message is ours, and when it is time to put it back: :mod:`edgectl.fleet.broker.retained`. Desired documents
-are heard by
-:meth:`edgectl.fleet.control.devices.Devices.on_desired`, because a newer one may be our own of before the database
-  was lost.
+Whether a message is ours, and when to put it back: :mod:`edgectl.fleet.broker.retained`. Desired documents
+come in at :meth:`edgectl.fleet.control.devices.Devices.on_desired`, because a newer one may be ours from
+before the database was lost.
 """
 
 from __future__ import annotations
@@ -17,20 +15,20 @@ from collections.abc import Callable
 from edgectl.core.errors import EdgectlError
 from edgectl.core.wire import ControllerState, Topics
 from edgectl.fleet.broker.publisher import Publisher
-from edgectl.fleet.broker.retained import Came
+from edgectl.fleet.broker.retained import Arrival
 from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import Director
 
-__all__ = ["Keeper"]
+__all__ = ["RetainedGuard"]
 
 log = logging.getLogger(__name__)
 
 _PAGES_S = 60.0
 
 
-class Keeper:
+class RetainedGuard:
     def __init__(
         self,
         topics: Topics,
@@ -55,7 +53,7 @@ class Keeper:
 
     def on_own(self, topic: str, payload: bytes) -> None:
         """From the broker: our state, or the signed metadata, as it has them now."""
-        if self._publisher.came(topic, payload) is not Came.OTHER:
+        if self._publisher.arrival_of(topic, payload) is not Arrival.OTHER:
             return
         self._wake.set()
         change = "overwritten" if payload else "deleted"

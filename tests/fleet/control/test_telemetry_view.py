@@ -5,7 +5,7 @@ import pytest
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Failure, Frames, Reported, ReportedSlot, StreamStats, Telemetry
-from edgectl.fleet.control.watch import LatencyBook, rows
+from edgectl.fleet.control.telemetry_view import LatencyBook, rows
 
 D = "sha256:" + "a" * 64
 
