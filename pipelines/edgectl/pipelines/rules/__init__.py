@@ -117,11 +117,11 @@ class RuleSet:
     ) -> list[Event]:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
-        seen = Observation(tracks, t, lanes, speed_mps)
+        now = Observation(tracks, t, lanes, speed_mps)
         events: list[Event] = []
         for name, rule in self._steps.items():
             try:
-                events += rule.step(seen)
+                events += rule.step(now)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
                 raise EngineError(f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}") from e

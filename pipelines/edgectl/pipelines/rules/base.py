@@ -70,7 +70,7 @@ class Observation:
 
 
 class Rule(Protocol):
-    def step(self, seen: Observation) -> list[Event]:
+    def step(self, now: Observation) -> list[Event]:
         """What this makes happen. State of vanished tracks is dropped."""
         ...
 
