@@ -83,7 +83,7 @@ class RulesConfig(Config):
         if twice := {i for i in ids if ids.count(i) > 1}:
             raise ValueError(f"rule id {min(twice)!r} is used twice")
         for rule in self.rules:
-            if unknown := set(rule.zones()) - set(self.zones):
+            if unknown := set(rule.zone_names()) - set(self.zones):
                 raise ValueError(f"rule {rule.id!r} names zone {min(unknown)!r}, which does not exist")
         return self
 
@@ -148,4 +148,4 @@ def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str]]]:
     named: list[tuple[str, Sequence[str]]] = [
         (f"zone {name!r}", z.classes) for name, z in config.zones.items()
     ]
-    return named + [(f"rule {r.id!r}", r.labels()) for r in config.rules]
+    return named + [(f"rule {r.id!r}", r.label_names()) for r in config.rules]

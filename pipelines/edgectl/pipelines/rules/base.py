@@ -47,11 +47,11 @@ class RuleConfig(Config):
 
     id: Name
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         """Names of the zones that it needs: they must exist."""
         return ()
 
-    def labels(self) -> tuple[str, ...]:
+    def label_names(self) -> tuple[str, ...]:
         """Labels that it names: the model must know them."""
         return ()
 

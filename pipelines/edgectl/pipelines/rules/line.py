@@ -60,7 +60,7 @@ class LineConfig(RuleConfig):
             raise ValueError("a line needs two different ends")
         return line
 
-    def labels(self) -> tuple[str, ...]:
+    def label_names(self) -> tuple[str, ...]:
         return self.classes
 
 

@@ -27,7 +27,7 @@ class LoiterConfig(RuleConfig):
 
     loiter: Loiter
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         return (self.loiter.zone,)
 
 

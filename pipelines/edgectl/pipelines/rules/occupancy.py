@@ -31,7 +31,7 @@ class OccupancyConfig(RuleConfig):
 
     occupancy: Occupancy
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         return (self.occupancy.zone,)
 
 
