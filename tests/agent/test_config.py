@@ -49,6 +49,11 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
         ("name = 'A b'\nstate_dir = 's'\n[broker]\nhost = 'x'", "is not a name"),
         ("name = 'a'\nstate_dir = 's'\ncolour = 1\n[broker]\nhost = 'x'", "colour"),
         ("name = ", "not TOML"),
+        (
+            "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
+            "[pipelines.yard]\nkind = 'cooking'\nsource = 's'\nslots = {detector = 'd'}",
+            "no kind of pipeline 'cooking': there are surveillance, driving, speech",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:

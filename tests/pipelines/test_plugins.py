@@ -67,18 +67,18 @@ class Speeding:
     def __init__(self, config):
         self._config, self._last = config, {}
 
-    def step(self, seen):
-        events, now = [], {}
-        for row, track in enumerate(seen.tracks.ids.tolist()):
-            x = float(seen.tracks.xyxy[row, 0])
+    def step(self, now):
+        events, places = [], {}
+        for row, track in enumerate(now.tracks.ids.tolist()):
+            x = float(now.tracks.xyxy[row, 0])
             if track in self._last:
                 before, t = self._last[track]
-                speed = (x - before) / (seen.t - t)
+                speed = (x - before) / (now.t - t)
                 if speed > self._config.speeding.px_s:
-                    events.append(Event("speeding", seen.t, None, self._config.id, {"track": track, "px_s": round(speed)}))
-            now[track] = (x, seen.t)
-        self._last = now
-        if self._config.speeding.px_s == 99 and seen.t > 1.45:
+                    events.append(Event("speeding", now.t, None, self._config.id, {"track": track, "px_s": round(speed)}))
+            places[track] = (x, now.t)
+        self._last = places
+        if self._config.speeding.px_s == 99 and now.t > 1.45:
             1 / 0
         return events
 

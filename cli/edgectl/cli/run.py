@@ -25,9 +25,21 @@ class Prefer(str, enum.Enum):
     small_input = "small-input"
 
 
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise typer.BadParameter(
+            f"there is no kind of pipeline {kind!r}: there are {', '.join(KINDS.names())}"
+        )
+    return kind
+
+
 def run(
     kind: Annotated[
-        str, typer.Argument(help=f"Which kind of pipeline: {', '.join(KINDS.own)}, or one of a plug-in.")
+        str,
+        typer.Argument(
+            callback=_known,
+            help=f"Which kind of pipeline: {', '.join(KINDS.own)}, or one of another package.",
+        ),
     ],
     bundle: Annotated[
         list[Path],
@@ -67,7 +79,7 @@ def run(
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
-    from edgectl.pipelines.host.config import load_config
+    from edgectl.pipelines.host.config import load_config, parse_config
     from edgectl.pipelines.host.run import run_stream
 
     events: list[dict[str, Any]] = []
@@ -79,6 +91,7 @@ def run(
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             output.stdout.print(describe(event))
 
+    settings = load_config(kind, config) if config else parse_config(kind, None)
     machine = probe()
     machine.require_runtime()
     with output.progress() as update:
@@ -90,7 +103,7 @@ def run(
             kind,
             [Bundle(b) for b in bundle],
             source,
-            load_config(kind, config) if config else None,
+            settings,
             seconds=seconds,
             out=out,
             on_event=heard,

@@ -20,7 +20,7 @@ from edgectl.core.schema import Config, first_problem
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.registry import Registry
 
-__all__ = ["DECODERS", "DecoderType", "check_decode", "decoder_for", "decoder_options"]
+__all__ = ["DECODERS", "DecoderType", "check_decode", "decoder_options", "make_reader"]
 
 O = TypeVar("O", bound=Config)  # noqa: E741
 
@@ -73,17 +73,19 @@ def check_decode(task: TaskSpec) -> None:
         raise UsageError(f"task {task.name} is not valid: decoder {task.decode.kind!r} needs labels")
 
 
-def decoder_for(task: TaskSpec, part: str) -> DecoderType:
-    """The decoder of a task whose engine is used for ``part``. Raises :class:`ModelError` where it is for
+def make_reader(part: str, task: TaskSpec, *made_of: Any) -> Any:
+    """What the task's decoder makes for ``part`` (see the module). Raises :class:`ModelError` where it is for
     another part, :class:`UsageError` where nobody has it."""
-    decoder = None if task.decode.kind == "none" else DECODERS.get(task.decode.kind)
+    kind = task.decode.kind
+    decoder = None if kind == "none" else DECODERS.get(kind)
     if decoder is None or decoder.part != part:
         fitting = [name for name in DECODERS.own if DECODERS.get(name).part == part]
         raise ModelError(
-            f"task {task.name} is not for the part {part} (its decoder is {task.decode.kind!r})",
+            f"task {task.name} is not for the part {part} (its decoder is {kind!r})",
             hint=f"decoders of this part: {', '.join(fitting)}",
         )
-    return decoder
+    with DECODERS.using(kind):
+        return decoder.make(*made_of)
 
 
 def decoder_options(model: type[O], task: TaskSpec) -> O:

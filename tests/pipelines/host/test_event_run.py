@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support.pipelines import BoxEngine, box_task, make_variant, write_clip
+from onnx import TensorProto, helper, numpy_helper
+from support.pipelines import BoxEngine, box_task, bundle_of, make_variant, write_clip
 
+from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EdgectlError, SourceError, UsageError
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.host.event_run import EventRun
+from edgectl.pipelines.host.event_run import EventRun, run
 from edgectl.pipelines.stream.part import PartVariant
 
 CAMERA = "synth://yard?fps=100&width=96&height=64"
@@ -129,6 +133,84 @@ def test_a_source_that_is_not_there_is_said_where_the_block_begins(tmp_path: Pat
 def test_outside_of_its_block_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not started"):
         next(Talkative(tmp_path, CAMERA))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finds one box, wherever it looks."""
+    constants = {
+        "box": np.array([[[0.4, 0.3, 0.6, 0.8]]]),
+        "score": np.array([[[0.9, 0.0]]]),
+        "nothing": np.array([0.0]),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+        helper.make_node("Add", ["box", "zero"], ["boxes"]),
+        helper.make_node("Add", ["score", "zero"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one box",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 1, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 1, 2]),
+        ],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    root = tmp_path_factory.mktemp("bundle") / "gate"
+    return bundle_of(root, box_task(), model.SerializeToString())
+
+
+ZONE = {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}}
+
+
+@pytest.mark.parametrize("form", ["path", "text", "bundle", "list"])
+@pytest.mark.parametrize("config", ["mapping", "file", "parsed"])
+def test_a_bundle_a_source_and_a_loop_are_all_it_takes(
+    tmp_path: Path, bundle: Path, form: str, config: str
+) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=20)
+    (tmp_path / "c.yaml").write_text(json.dumps({"zones": ZONE}))
+    forms = {"path": bundle, "text": str(bundle), "bundle": Bundle(bundle), "list": [bundle]}
+    configs = {
+        "mapping": {"zones": ZONE},
+        "file": tmp_path / "c.yaml",
+        "parsed": parse_config("surveillance", {"zones": ZONE}),
+    }
+    with run("surveillance", forms[form], clip, config=configs[config], out=tmp_path / "out") as events:
+        types = {event["type"] for event in events}
+    assert types == {"capability", "tracked_object", "zone"}
+    summary = events.summary()
+    assert summary.frames.processed == 20
+    assert {p.name for p in summary.outputs} == {"events.jsonl", "annotated.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "words"),
+    [
+        ("cooking", {}, "no kind of pipeline"),
+        ("surveillance", {"config": {"zone": {}}}, "there is no such setting"),
+        (
+            "driving",
+            {"config": parse_config("surveillance", None)},
+            "a driving pipeline takes a DrivingConfig",
+        ),
+        ("speech", {}, "needs an engine for the part keyword or vad"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_starts(
+    bundle: Path, kind: str, more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(kind, bundle, CAMERA, **more)
+
+
+def test_a_camera_can_be_watched_for_a_while(bundle: Path) -> None:
+    with run("surveillance", bundle, CAMERA, config={"zones": ZONE}, seconds=1.0) as events:
+        assert [e["phase"] for e in events if e["type"] == "zone"] == ["enter"]
 
 
 CTRL_C = """

@@ -53,6 +53,10 @@ def run(
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
     """
+    if isinstance(config, str | Path):
+        config = load_config(kind, Path(config))
+    elif not isinstance(config, PipelineConfig):
+        config = parse_config(kind, config)
     bundles = [bundle] if isinstance(bundle, str | Path | Bundle) else list(bundle)
     machine = probe()
     machine.require_runtime()
@@ -62,10 +66,6 @@ def run(
         tuple(machine.runtimes),
         prefer,
     )
-    if isinstance(config, str | Path):
-        config = load_config(kind, Path(config))
-    elif not isinstance(config, PipelineConfig):
-        config = parse_config(kind, config)
     folder = None if out is None else Path(out)
     return EventRun(kind, engines, str(source), config, seconds=seconds, out=folder, stream=stream)
 

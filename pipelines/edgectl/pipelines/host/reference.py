@@ -200,7 +200,9 @@ def _docs(model: type[BaseModel]) -> dict[str, str]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                found[at.target.id] = " ".join(below.value.value.replace("``", "`").split())
+                found[at.target.id] = " ".join(
+                    below.value.value.replace("``", "`").replace("None:", "none:").split()
+                )
     return found
 
 

@@ -42,7 +42,7 @@ class PipelineConfig(SinksConfig):
 
     @model_validator(mode="after")
     def _events_exist(self) -> PipelineConfig:
-        named = {name: options.events() for name, options in self.sinks.items() if options}
+        named = {name: options.event_names() for name, options in self.sinks.items() if options}
         if self.update_lock is not None:
             named["update_lock"] = self.update_lock.on
         for setting, names in named.items():

@@ -83,7 +83,7 @@ class RulesConfig(Config):
         if twice := {i for i in ids if ids.count(i) > 1}:
             raise ValueError(f"rule id {min(twice)!r} is used twice")
         for rule in self.rules:
-            if unknown := set(rule.zones()) - set(self.zones):
+            if unknown := set(rule.zone_names()) - set(self.zones):
                 raise ValueError(f"rule {rule.id!r} names zone {min(unknown)!r}, which does not exist")
         return self
 
@@ -117,11 +117,11 @@ class RuleSet:
     ) -> list[Event]:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
-        seen = Observation(tracks, t, lanes, speed_mps)
+        now = Observation(tracks, t, lanes, speed_mps)
         events: list[Event] = []
         for name, rule in self._steps.items():
             try:
-                events += rule.step(seen)
+                events += rule.step(now)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
                 raise EngineError(f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}") from e
@@ -148,4 +148,4 @@ def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str]]]:
     named: list[tuple[str, Sequence[str]]] = [
         (f"zone {name!r}", z.classes) for name, z in config.zones.items()
     ]
-    return named + [(f"rule {r.id!r}", r.labels()) for r in config.rules]
+    return named + [(f"rule {r.id!r}", r.label_names()) for r in config.rules]

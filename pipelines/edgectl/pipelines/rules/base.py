@@ -47,11 +47,11 @@ class RuleConfig(Config):
 
     id: Name
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         """Names of the zones that it needs: they must exist."""
         return ()
 
-    def labels(self) -> tuple[str, ...]:
+    def label_names(self) -> tuple[str, ...]:
         """Labels that it names: the model must know them."""
         return ()
 
@@ -70,7 +70,7 @@ class Observation:
 
 
 class Rule(Protocol):
-    def step(self, seen: Observation) -> list[Event]:
+    def step(self, now: Observation) -> list[Event]:
         """What this makes happen. State of vanished tracks is dropped."""
         ...
 

@@ -84,9 +84,9 @@ class CollisionRule:
         self._capability = Capability("collision_warning")
         self._targets: dict[int, _Target] = {}
 
-    def step(self, seen: Observation) -> list[Event]:
-        tracks, t, speed_mps = seen.tracks, seen.t, seen.speed_mps
-        path = in_path(tracks, seen.lanes)
+    def step(self, now: Observation) -> list[Event]:
+        tracks, t, speed_mps = now.tracks, now.t, now.speed_mps
+        path = in_path(tracks, now.lanes)
         events = self._capability.step("speed_missing" if speed_mps is None else None, t)
         active = speed_mps is not None and speed_mps >= self._c.v_min_mps
         for track in sorted(self._targets.keys() - {int(i) for i in tracks.ids}):

@@ -59,9 +59,9 @@ class DepartureRule:
         self.offset_m: float | None = None
         """Metres of the camera to the right of the lane's middle."""
 
-    def step(self, seen: Observation) -> list[Event]:
-        t, speed_mps = seen.t, seen.speed_mps
-        self._measure(seen.lanes, seen.tracks.width, seen.tracks.height, t)
+    def step(self, now: Observation) -> list[Event]:
+        t, speed_mps = now.t, now.speed_mps
+        self._measure(now.lanes, now.tracks.width, now.tracks.height, t)
         stable = self._since is not None and t - self._since >= _STABLE_S and t - self._last_t <= _LOST_S
         reason = "speed_missing" if speed_mps is None else None if stable else "lanes_missing"
         events = self._capability.step(reason, t)

@@ -33,8 +33,8 @@ class LifecycleRule:
         self._update_s = update_s
         self._lives: dict[int, _Life] = {}
 
-    def step(self, seen: Observation) -> list[Event]:
-        tracks, t = seen.tracks, seen.t
+    def step(self, now: Observation) -> list[Event]:
+        tracks, t = now.tracks, now.t
         events: list[Event] = []
         inside = [(z.name, z.inside) for z in self._zones]
         for track in sorted(self._lives.keys() - {int(i) for i in tracks.ids}):

@@ -60,7 +60,7 @@ class LineConfig(RuleConfig):
             raise ValueError("a line needs two different ends")
         return line
 
-    def labels(self) -> tuple[str, ...]:
+    def label_names(self) -> tuple[str, ...]:
         return self.classes
 
 
@@ -96,8 +96,8 @@ class LineRule:
         self._walks: dict[int, _LineWalk] = {}
         self._size: tuple[int, int] | None = None
 
-    def step(self, seen: Observation) -> list[Event]:
-        tracks, t = seen.tracks, seen.t
+    def step(self, now: Observation) -> list[Event]:
+        tracks, t = now.tracks, now.t
         events: list[Event] = []
         for track in sorted(self._walks.keys() - {int(i) for i in tracks.ids}):
             walk = self._walks.pop(track)

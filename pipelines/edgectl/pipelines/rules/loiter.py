@@ -27,7 +27,7 @@ class LoiterConfig(RuleConfig):
 
     loiter: Loiter
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         return (self.loiter.zone,)
 
 
@@ -54,8 +54,8 @@ class LoiterRule:
         self._lost: list[tuple[int, _Dwell]] = []
         """Vanished inside the zone: somebody who appears nearby within ``gap_s`` takes their time over."""
 
-    def step(self, seen: Observation) -> list[Event]:
-        t = seen.t
+    def step(self, now: Observation) -> list[Event]:
+        t = now.t
         events: list[Event] = []
         inside = self._zone.inside
         for track in sorted(self._here.keys() - inside.keys()):

@@ -31,7 +31,7 @@ class OccupancyConfig(RuleConfig):
 
     occupancy: Occupancy
 
-    def zones(self) -> tuple[str, ...]:
+    def zone_names(self) -> tuple[str, ...]:
         return (self.occupancy.zone,)
 
 
@@ -46,12 +46,12 @@ class OccupancyRule:
         self._zone = zone
         self._full = False
 
-    def step(self, seen: Observation) -> list[Event]:
+    def step(self, now: Observation) -> list[Event]:
         n = len(self._zone.inside)
         if n >= self._high if not self._full else n <= self._low:
             self._full = not self._full
             data = {"zone": self._zone.name, "count": n, "limit": self._high}
-            return [Event("occupancy", seen.t, "start" if self._full else "end", self.name, data)]
+            return [Event("occupancy", now.t, "start" if self._full else "end", self.name, data)]
         return []
 
     def snapshot(self) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class ZoneRule:
         """Track id → stay, of those who are in."""
         return {i: s for i, s in self.stays.items() if s.inside}
 
-    def step(self, seen: Observation) -> list[Event]:
-        tracks, t = seen.tracks, seen.t
+    def step(self, now: Observation) -> list[Event]:
+        tracks, t = now.tracks, now.t
         events: list[Event] = []
         gone = self.stays.keys() - {int(i) for i in tracks.ids}
         for track in sorted(gone):

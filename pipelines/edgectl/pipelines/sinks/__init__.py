@@ -72,9 +72,11 @@ class SinksConfig(Config):
         try:
             return type_.options.model_validate({} if value is True else value)
         except ValidationError as e:
+            # "it must be a mapping", or "quality: …"
             problem = first_problem(e)
-            place = "" if problem.startswith("it ") else "."
-            raise ValueError(f"{name}{place or ': '}{problem}") from e
+            raise ValueError(
+                f"{name}: {problem}" if problem.startswith("it ") else f"{name}.{problem}"
+            ) from e
 
     @model_serializer(mode="wrap")
     def _beside_the_others(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

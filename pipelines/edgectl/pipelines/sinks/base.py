@@ -64,7 +64,7 @@ class Sink(Protocol):
 class SinkOptions(Config):
     """What the configuration says about a sink."""
 
-    def events(self) -> tuple[str, ...]:
+    def event_names(self) -> tuple[str, ...]:
         """Ids of rules and zones that it names: they must exist."""
         return ()
 

@@ -23,7 +23,7 @@ class SnapshotConfig(SinkOptions):
     limit: int = Field(default=1000, ge=1, le=1_000_000)
     """At most this many files; the oldest goes first."""
 
-    def events(self) -> tuple[str, ...]:
+    def event_names(self) -> tuple[str, ...]:
         return self.on
 
 

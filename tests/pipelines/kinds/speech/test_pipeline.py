@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgectl.core.bundle import Descriptor, GoldenSpec, Manifest, Recipe, Variant, VariantConfig
-from edgectl.core.errors import EdgectlError, EngineError, SourceError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, SourceError, StorageError, UsageError
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
@@ -170,7 +170,7 @@ def test_a_stream_that_has_run_for_days_hears_the_same_at_the_same_places(
     uri = "synth://kiosk?seed=1&seconds=20&paced=0"
 
     def late(offset: int) -> list[dict[str, Any]]:
-        def moved(uri: str) -> AudioSource:
+        def moved(uri: str, **_: object) -> AudioSource:
             source = open_audio(uri)
             read = source.read
 
@@ -238,7 +238,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, source: AudioSource, **options: Any
 ) -> tuple[list[dict[str, Any]], Any]:
     heard: list[dict[str, Any]] = []
-    monkeypatch.setattr("edgectl.pipelines.kinds.speech.pipeline.open_audio", lambda uri: source)
+    monkeypatch.setattr("edgectl.pipelines.kinds.speech.pipeline.open_audio", lambda uri, **_: source)
     pipeline = make_pipeline("speech", args("mic://", heard, **options))
     pipeline.start()
     assert pipeline.wait(60)
@@ -306,7 +306,7 @@ def test_so_many_seconds_of_a_paced_source_are_exactly_so_many_blocks() -> None:
 def test_a_stream_whose_microphone_is_away_says_so_in_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     told = threading.Event()
     source = Away("busy")
-    monkeypatch.setattr("edgectl.pipelines.kinds.speech.pipeline.open_audio", lambda uri: source)
+    monkeypatch.setattr("edgectl.pipelines.kinds.speech.pipeline.open_audio", lambda uri, **_: source)
     pipeline = make_pipeline(
         "speech",
         dataclasses.replace(
@@ -358,3 +358,18 @@ def test_a_microphone_far_from_its_rate_is_told(monkeypatch: pytest.MonkeyPatch)
     heard, _ = run(monkeypatch, Scripted([quiet(256 * i, clock=line) for i, line in enumerate(lines)]))
     told = [(e["phase"], e["reason"], e["rate_hz"]) for e in heard if e.get("name") == "sample_rate"]
     assert told == [("start", "fast", 48_000), ("end", "fast", 16_000)]
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").write_text("a file is here")
+    engine, source = Broken(real(None)), Away("timeout")  # type: ignore[arg-type]
+    monkeypatch.setattr("edgectl.pipelines.kinds.speech.pipeline.open_audio", lambda uri, **_: source)
+    pipeline = make_pipeline("speech", args("mic://", [], open_engine=lambda v: engine, out=tmp_path / "out"))
+    before = threading.enumerate()
+    with pytest.raises(StorageError):
+        pipeline.start()
+    assert engine.closed
+    assert source._closed.is_set()
+    assert threading.enumerate() == before

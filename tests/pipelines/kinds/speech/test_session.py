@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl.core.bundle import TensorSpec
-from edgectl.core.task import TaskSpec
+from edgectl.core.errors import ModelError
+from edgectl.core.task import AudioInput, DecodeSpec, TaskSpec
 from edgectl.engines.base import Feeds, Outputs
-from edgectl.pipelines.audio.blocks import RATE, AudioBlock
+from edgectl.pipelines.audio.blocks import RATE, AudioBlock, Samples
+from edgectl.pipelines.decoders import DECODERS, DecoderType
 from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechSession
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.tasks import load_task
@@ -251,3 +253,34 @@ def test_a_source_that_goes_away_closes_what_is_open_and_says_what_was_lost() ->
     assert [e.data["reason"] for e in events if e.type == "capability"] == ["timeout", "timeout"]
     assert [e.data.get("lost_samples") for e in events if e.type == "capability"] == [None, 3 * RATE]
     assert session.counts["lost_samples"] == 3 * RATE
+
+
+def test_another_packages_decoder_hears_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Louder than a tenth of full scale is speech."""
+
+    class Loud:
+        def __init__(self, engine: object, task: TaskSpec) -> None:
+            assert isinstance(task.input, AudioInput)
+            self.spec = task.input.features
+
+        def reset(self) -> None:
+            pass
+
+        def probability(self, frame: Samples, gain: float = 1.0) -> float:
+            return float(np.abs(frame).max() > 0.1)
+
+    monkeypatch.setitem(DECODERS._loaded, "loud", DecoderType("vad", Loud, "", labels=False))
+    task = load_task("silero-vad")
+    loud = task.model_copy(update={"decode": DecodeSpec(kind="loud")})
+    heard: list[Event] = []
+    session = SpeechSession(SpeechConfig(vad_gain_db=0), heard.append)
+    session.use("vad", None, loud)  # type: ignore[arg-type]
+    sound = np.zeros(4 * RATE, np.float32)
+    sound[RATE : 2 * RATE] = 0.5
+    for first in range(0, len(sound), 256):
+        session.push(AudioBlock(first, sound[first : first + 256], 0))
+    found = [(e.type, e.t_s) for e in heard if e.type.startswith("speech_")]
+    assert [kind for kind, _ in found] == ["speech_start", "speech_end"]
+    assert [t for _, t in found] == pytest.approx([1.0, 2.0], abs=0.1)
+    with pytest.raises(ModelError, match="not for the part keyword"):
+        session.use("keyword", None, loud)  # type: ignore[arg-type]

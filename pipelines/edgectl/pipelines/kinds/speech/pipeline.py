@@ -102,15 +102,16 @@ class SpeechPipeline:
                 if part in self._slots:
                     self._engines[part] = self._open(self._slots[part])
                     self._session.use(part, self._engines[part], self._slots[part].variant.config.task)
-            patience = {"patient": True} if self._args.patient else {}
-            self._source = open_audio(self._args.source, **patience)
+            self._source = open_audio(self._args.source, patient=self._args.patient)
             lengths = [s for s in (self._source.seconds, self._args.seconds) if s is not None]
             self.expected = math.ceil(min(lengths) * RATE / BLOCK) if lengths else None
+            sinks: list[Sink] = [CallbackSink(self._args.emit)]
+            sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out))
         except BaseException:
+            if self._source is not None:
+                self._source.close()
             self._close_engines()
             raise
-        sinks: list[Sink] = [CallbackSink(self._args.emit)]
-        sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out))
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._sinks = SinkPool(
             self._args.stream,

@@ -30,7 +30,7 @@ from edgectl.pipelines.audio.features import FeatureWindow
 from edgectl.pipelines.audio.keyword import KeywordScores, Trigger
 from edgectl.pipelines.audio.level import STRETCH, Loudness, SoundCheck
 from edgectl.pipelines.audio.vad import Segmenter, SpeechEdge, VoiceActivity
-from edgectl.pipelines.decoders import decoder_for
+from edgectl.pipelines.decoders import make_reader
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["SpeechConfig", "SpeechPart", "SpeechSession"]
@@ -90,11 +90,11 @@ class SpeechSession:
         heard."""
         if part == "vad":
             first = self._vad is None
-            self._vad = decoder_for(task, part).make(engine, task)
+            self._vad = make_reader(part, task, engine, task)
             if first:
                 self._frames = Reframer(self._vad.spec.window, self._vad.spec.context)
         else:
-            scores: KeywordScores = decoder_for(task, part).make(engine, task)
+            scores: KeywordScores = make_reader(part, task, engine, task)
             # A model with other features starts with an empty window; one with the same keeps listening.
             if self._keyword is None or self._keyword.audio != scores.audio:
                 self._window = FeatureWindow(scores.audio, every=self._config.hop_frames)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgectl.core.task import TaskSpec
-from edgectl.pipelines.decoders import DECODERS, decoder_for
+from edgectl.pipelines.decoders import make_reader
 from edgectl.pipelines.video.decode.base import Decoder, Detections
 
 __all__ = ["Decoder", "Detections", "make_decoder"]
@@ -12,7 +12,5 @@ __all__ = ["Decoder", "Detections", "make_decoder"]
 def make_decoder(task: TaskSpec) -> Decoder:
     """The decoder of a detection task. Raises :class:`ModelError` if the task detects nothing (``vad``,
     ``keyword``, ``none``)."""
-    decoder_for(task, "detector")
-    with DECODERS.using(task.decode.kind) as type_:
-        decoder: Decoder = type_.make(task)
+    decoder: Decoder = make_reader("detector", task, task)
     return decoder
