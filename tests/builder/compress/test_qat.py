@@ -76,7 +76,7 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
     monkeypatch.setattr("edgectl.builder.int8.escalate._reconstructed", lambda *_, **__: start)
     basis = QuantizationBasis(model, table, (), "minmax", easy=True)
     judge = judge_of(model, inputs(120, seed=5))
-    rungs = escalate(
+    graphs = escalate(
         basis,
         FAMILY,
         inputs(8),
@@ -86,8 +86,8 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
         tell=lambda _: None,
         tune=lambda _: trained,
     )
-    assert rungs.judged["full"].drop > 0
-    assert {"full", "full-tuned"} & set(rungs.recipes) == {kept}
+    assert graphs.judged["full"].drop > 0
+    assert {"full", "full-tuned"} & set(graphs.recipes) == {kept}
 
 
 def _noisy(model: ModelProto, noise: int) -> ModelProto:
