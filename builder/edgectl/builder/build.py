@@ -178,7 +178,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         request.model, request.task, monitor, shapes=request.shapes, calibration=request.calibration
     )
     if request.compression:
-        check_compressible(ingested.graph)
+        check_compressible(ingested)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):

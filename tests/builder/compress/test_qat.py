@@ -65,7 +65,7 @@ def test_codes_learn_and_nothing_else_changes() -> None:
 
 
 @pytest.mark.parametrize(("better", "kept"), [(True, "full-tuned"), (False, "full")])
-def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
+def test_a_fine_tuned_graph_is_kept_only_if_it_loses_less(
     monkeypatch: pytest.MonkeyPatch, better: bool, kept: str
 ) -> None:
     model = chain_net()
