@@ -1,4 +1,4 @@
-"""The accuracy ladder against NNCF's ``quantize_with_accuracy_control``: same model, samples, metric and
+"""The builder's remedies against NNCF's ``quantize_with_accuracy_control``: same model, samples, metric and
 budget. Wall time and drop.
 
     python bench/accuracy_control.py --models yard-detector fastestdet --shared ../shared --nncf-packages
@@ -6,8 +6,8 @@ budget. Wall time and drop.
 
 NNCF is installed in an environment of its own and found there, behind everything of ours (it must have been
 made with the same Python). Both calibrate on the calibration slice and are validated on the search slice by
-our judge, in OpenVINO for NNCF and in ONNX Runtime for the ladder, one thread; both times include
-calibration. The confirmation slice, which nobody chose on, judges what came out. The ladder's figure is its
+our judge, in OpenVINO for NNCF and in ONNX Runtime for ours, one thread; both times include
+calibration. The confirmation slice, which nobody chose on, judges what came out. Our figure is its
 graph with most in int8 that holds on both slices, or float.
 """
 
@@ -79,7 +79,7 @@ def ours(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a
     family, feeds = FAMILIES["x86-vnni"], [s.feeds for s in slices.calibration]
     table = calibrate(graph, feeds, data_digest=slices.digest)
     basis = prepare_basis(graph, table, family, feeds, judge, max_drop=a.max_drop, tell=lambda what: None)
-    rungs = escalate(
+    graphs = escalate(
         basis,
         family,
         feeds,
@@ -89,13 +89,13 @@ def ours(graph: onnx.ModelProto, slices: Slices, judge: Judge, confirm: Judge, a
         tell=lambda what: print(f"   {what}", file=sys.stderr),
     )
     order = sorted(
-        rungs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), rungs.judged[r[0]].drop)
+        graphs.recipes.items(), key=lambda r: (len(r[1].placement.reasons), graphs.judged[r[0]].drop)
     )
     for name, chosen in order:
         engine = open_model(chosen.model.SerializeToString(), SessionSettings())
         if confirm.judge(engine, limit=a.max_drop).drop <= a.max_drop:  # as a build does; it is in the time
-            return f"{name}, {len(chosen.placement.reasons)} float", rungs.judged[name].drop, engine
-    best = min(rungs.judged.items(), key=lambda r: r[1].drop)
+            return f"{name}, {len(chosen.placement.reasons)} float", graphs.judged[name].drop, engine
+    best = min(graphs.judged.items(), key=lambda r: r[1].drop)
     return (
         f"float ({best[0]} lost {best[1].drop:.4f})",
         0.0,

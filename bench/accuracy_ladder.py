@@ -1,11 +1,11 @@
-"""What each rung of the accuracy ladder gains on a detector, and how much noise the detector itself stands.
+"""What each remedy against lost accuracy gains on a detector, and how much noise the detector itself stands.
 
     python bench/accuracy_ladder.py ../shared/models/fastestdet-352.onnx --task fastestdet \
         --calibration ../shared/media/one-by-one-person-detection.mp4
 
 Prints, on the search slice: AP of the float model on noisy pictures against its own boxes, with and without
 those that it is not sure of; then SQNR and drop with its 95 % interval of the whole graph in int8 (x86-vnni),
-rung by rung, what the ladder tried and which parts cost most.
+remedy by remedy, what was tried and which runs of layers cost most.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
         table = calibrate(graph, calibration, data_digest=slices.digest)
         basis = prepare_basis(graph, table, family, calibration, judge, max_drop=a.max_drop, tell=print)
         plain = quantize(graph, table, family, ranges=basis.ranges)
-        rungs = {
+        remedies = {
             "minmax": quantize(graph, table, family),
             f"range kind {basis.ranges}": plain,
             "reconstructed": reconstruct(
@@ -89,19 +89,19 @@ def main() -> None:
             ),
         }
         start = time.monotonic()
-        ladder = escalate(basis, family, calibration, judge, max_drop=a.max_drop, timed=True, tell=print)
+        found = escalate(basis, family, calibration, judge, max_drop=a.max_drop, timed=True, tell=print)
         print(
             f"climb: {time.monotonic() - start:.1f} s; basis: {', '.join(basis.passes) or 'as it is'}, {basis.ranges}"
         )
-        for name, j in ladder.judged.items():
+        for name, j in found.judged.items():
             print(
                 f"{name:24} {j.values['sqnr_db']:5.1f} dB  drop {j.drop:.4f} [{j.low:.4f}, {j.high:.4f}]  {j.samples} samples"
             )
-        for p in ladder.parts:
+        for p in found.runs:
             print(
                 f"{p.nodes[0]} … {p.nodes[-1]}: noise {p.noise:.5f}, price {p.price:.2f}, {p.work:.1%} of the MACs"
             )
-        for name, q in rungs.items():
+        for name, q in remedies.items():
             r = judge.judge(open_model(q.model.SerializeToString(), SessionSettings(threads=2)))
             print(f"{name:24} {r.values['sqnr_db']:5.1f} dB  drop {r.drop:.4f} [{r.low:.4f}, {r.high:.4f}]")
 

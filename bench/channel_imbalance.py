@@ -1,5 +1,5 @@
 """Top-1 of a digits classifier in int8, as it is and with channels up to 300 × apart: a plain tool against
-the ladder.
+the builder's remedies.
 
     python bench/channel_imbalance.py
 
@@ -31,7 +31,7 @@ from edgectl.engines.finalise.open import open_model
 
 def main() -> None:
     balanced, train, test, labels = readout_net()
-    print("| channels apart | float | per tensor | per family: the ladder |\n| --- | --- | --- | --- |")
+    print("| channels apart | float | per tensor | per family: our remedies |\n| --- | --- | --- | --- |")
     for spread in (1.0, 10.0, 30.0, 100.0, 300.0):
         model = imbalance(balanced, spread)
         engine = open_model(model.SerializeToString(), SessionSettings())
@@ -47,12 +47,12 @@ def main() -> None:
             basis = prepare_basis(
                 model, table, family, train[:128], judge, max_drop=0.01, tell=lambda what: None
             )
-            rungs = escalate(
+            graphs = escalate(
                 basis, family, train[:128], judge, max_drop=0.01, timed=False, tell=lambda what: None
             )
             cells.append(
-                f"{name} {top1(rungs.recipes['full'].model, test, labels):.4f}"
-                if "full" in rungs.recipes
+                f"{name} {top1(graphs.recipes['full'].model, test, labels):.4f}"
+                if "full" in graphs.recipes
                 else f"{name} float"
             )
         with tempfile.TemporaryDirectory() as folder:

@@ -333,7 +333,7 @@ def test_an_empty_environment_runs_with_cpu_and_says_what_it_lacks_without(
     model = "lib/python{}.{}/site-packages/edgectl/models/yard-detector.onnx".format(*sys.version_info[:2])
     for arguments in (
         (
-            "build_bundle",
+            "build",
             str(tmp_path / "venv" / model),
             "--task",
             "tensor",

@@ -61,7 +61,7 @@ def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:
     assert not endless.over(QUANTIZE, "anything")
 
 
-def test_without_time_the_ladder_writes_one_graph_and_names_the_others(save: Save) -> None:
+def test_without_time_one_graph_is_written_and_the_others_are_named(save: Save) -> None:
     model, family = residual_net(channels=32), FAMILIES["x86-vnni"]
     feeds = images(16)
     engine = open_model(model.SerializeToString(), SessionSettings())

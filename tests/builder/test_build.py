@@ -305,7 +305,7 @@ def test_the_command_says_in_json_what_it_built_and_what_competed(
         "--max-drop",
         "0.5",
     ]
-    result = CliRunner().invoke(app, ["build_bundle", str(save(residual_net())), *arguments, "--json"])
+    result = CliRunner().invoke(app, ["build", str(save(residual_net())), *arguments, "--json"])
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert said["digest"] == Bundle(tmp_path / "out").digest

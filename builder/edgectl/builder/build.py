@@ -40,7 +40,7 @@ from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.choose import choose_variants, families_of
-from edgectl.builder.variants.draft import Trial, VariantDraft
+from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
 from edgectl.builder.variants.smaller_input import (
@@ -48,6 +48,7 @@ from edgectl.builder.variants.smaller_input import (
     check_takes_picture,
     choose_smaller_variants,
 )
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import LAYER_REPORT
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest, storage
@@ -177,7 +178,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         request.model, request.task, monitor, shapes=request.shapes, calibration=request.calibration
     )
     if request.compression:
-        check_compressible(ingested.graph)
+        check_compressible(ingested)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):

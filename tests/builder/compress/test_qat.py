@@ -66,7 +66,7 @@ def test_codes_learn_and_nothing_else_changes() -> None:
 
 
 @pytest.mark.parametrize(("better", "kept"), [(True, "full-tuned"), (False, "full")])
-def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
+def test_a_fine_tuned_graph_is_kept_only_if_it_loses_less(
     monkeypatch: pytest.MonkeyPatch, better: bool, kept: str
 ) -> None:
     model = chain_net()
@@ -77,7 +77,7 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
     monkeypatch.setattr("edgectl.builder.int8.escalate._reconstructed", lambda *_, **__: start)
     basis = QuantizationBasis(model, table, (), "minmax", easy=True)
     judge = judge_of(model, inputs(120, seed=5))
-    rungs = escalate(
+    graphs = escalate(
         basis,
         FAMILY,
         inputs(8),
@@ -87,8 +87,8 @@ def test_the_ladder_keeps_a_fine_tuned_graph_only_if_it_loses_less(
         tell=lambda _: None,
         tune=lambda _: trained,
     )
-    assert rungs.judged["full"].drop > 0
-    assert {"full", "full-tuned"} & set(rungs.recipes) == {kept}
+    assert graphs.judged["full"].drop > 0
+    assert {"full", "full-tuned"} & set(graphs.recipes) == {kept}
 
 
 def _noisy(model: ModelProto, noise: int) -> ModelProto:

@@ -189,7 +189,9 @@ def test_a_pass_that_changes_what_is_computed_is_caught_and_named() -> None:
 
     model = residual_net()
     reference = FloatReference.record(model.SerializeToString(), images(1)[0])
-    with pytest.raises(ModelError, match=r"pass spoil \(after ingest\): output out is no longer what it was"):
+    with pytest.raises(
+        ModelError, match=r"pass spoil \(after upgrade\): output out is no longer what it was"
+    ):
         run_passes(model, [Upgrade(), Spoil()], reference)
 
 

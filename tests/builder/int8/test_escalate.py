@@ -1,4 +1,4 @@
-"""The ladder on a trained classifier whose channels are 300 × apart, and the search for the fewest float
+"""Remedies on a trained classifier whose channels are 300 × apart, and the search for the fewest float
 parts."""
 
 from collections.abc import Collection
@@ -27,7 +27,7 @@ from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.open import open_model
 
 
-def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_the_ladder_a_fifth_of_one(
+def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_our_remedies_a_fifth_of_one(
     tmp_path: Path,
 ) -> None:
     balanced, train, test, labels = readout_net()

@@ -143,7 +143,7 @@ def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_not
     assert np.array_equal(moved["point"], given)
 
 
-def test_a_new_head_is_built_anew_and_the_rest_follows() -> None:
+def test_a_new_head_is_built_anew_and_the_rest_is_carried_over() -> None:
     base, rng = residual_net(channels=32), np.random.default_rng(1)
     new = tuned(base)
     for t in new.graph.initializer:
@@ -158,7 +158,7 @@ def test_a_new_head_is_built_anew_and_the_rest_follows() -> None:
     assert sqnr_db(outputs_of(new, FEEDS), outputs_of(q.model, FEEDS)) > 30
 
 
-def test_what_cannot_be_followed_is_said_and_changes_nothing() -> None:
+def test_what_cannot_be_carried_over_is_said_and_changes_nothing() -> None:
     base = residual_net()
     whole = release_of(base, rebuilt(base).model)
     equalised = RECIPE.model_copy(update={"passes": ("equalise", "quantize:full")})
@@ -176,7 +176,7 @@ def test_what_cannot_be_followed_is_said_and_changes_nothing() -> None:
         assert why in " ".join(graphs.notes)
 
 
-def test_what_follows_and_misses_the_budget_is_left_out_with_a_note() -> None:
+def test_what_is_carried_over_and_misses_the_budget_is_left_out_with_a_note() -> None:
     base = residual_net()
     graphs = carried_over(tuned(base), release_of(base, rebuilt(base).model), max_drop=0.0)
     assert graphs.recipes == {}
@@ -235,7 +235,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_the_work(save: Save, npz: 
             )
 
 
-def test_a_damaged_engine_is_found_before_it_is_followed(save: Save, npz: Path, tmp_path: Path) -> None:
+def test_a_damaged_engine_is_found_before_it_is_carried_over(save: Save, npz: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     build_bundle(
         save(residual_net()),

@@ -117,7 +117,7 @@ def test_what_is_not_faster_leaves_the_bundle(standing: Standing, says: str) -> 
     assert says in d.sentences[-1]
 
 
-def test_int8_that_shipped_first_and_is_not_faster_here_gives_its_roles_to_float() -> None:
+def test_int8_that_shipped_first_and_is_not_faster_here_gives_its_preferences_to_float() -> None:
     configs = [
         config("onnxruntime-int8", ("fast", "low-power")),
         config("cpu-float32", ("accurate",), fallback=True),
@@ -151,7 +151,7 @@ def test_float_takes_over_what_the_accurate_engine_was_and_not_a_faster_one_that
     assert placed(d) == [("onnxruntime-int8", ("fast", "low-power")), ("cpu-float32", ("accurate",))]
 
 
-def test_an_engine_whose_runtime_is_not_here_keeps_its_place_and_role() -> None:
+def test_an_engine_whose_runtime_is_not_here_keeps_its_place_and_preference() -> None:
     configs = [
         config("openvino-int8", ("fast",), runtime="openvino"),
         config("onnxruntime-int8", ("fast",)),
@@ -209,7 +209,7 @@ def test_other_profiles_what_did_not_run_and_smaller_pictures_stay_as_they_are()
     st.booleans(),
     st.data(),
 )
-def test_whatever_was_measured_no_role_is_lost_and_only_what_is_faster_goes_before_float(
+def test_whatever_was_measured_no_preference_is_lost_and_only_what_is_faster_goes_before_float(
     found: list[tuple[Standing, float]], float_first: bool, data: st.DataObject
 ) -> None:
     preferences: list[Preference] = ["fast", "accurate", "low-power"]
@@ -283,7 +283,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(machine, "measure_fresh", busy)
     monkeypatch.setattr(machine, "wait_until_quiet", lambda seconds: False)
     monkeypatch.setattr(
-        "edgectl.builder.search.search.may_be_faster", lambda o: o.possible and o.standing is None
+        "edgectl.builder.search.shortlist.may_be_faster", lambda o: o.possible and o.standing is None
     )
     built = build_bundle(
         save(residual_net(channels=64)),

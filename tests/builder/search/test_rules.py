@@ -265,7 +265,7 @@ def test_a_candidate_ships_once_with_all_its_preferences() -> None:
     ]
 
 
-def test_what_follows_an_older_release_wins_among_equals_and_only_there() -> None:
+def test_what_is_carried_over_from_an_older_release_wins_among_equals_and_only_there() -> None:
     near = outcome("follow-full", 5.05, carried_over=True)
     assert names([FLOAT, outcome("full", 5.0), near]) == ["follow-full", "full", "float"]
     assert names([FLOAT, outcome("full", 4.8), near]) == ["full", "follow-full", "float"]
@@ -276,7 +276,7 @@ def test_what_follows_an_older_release_wins_among_equals_and_only_there() -> Non
     assert kinds(near.candidate) == {"int8 in onnxruntime", "carried_over in onnxruntime"}
 
 
-def test_the_report_says_when_nothing_that_ships_follows() -> None:
+def test_the_report_says_when_nothing_that_ships_is_carried_over() -> None:
     fast, near = outcome("full", 4.0), outcome("follow-full", 5.0, carried_over=True)
     choice = Choice((Pick(fast, ("fast",)),), FLOAT, (FLOAT, fast, near), "")
     assert slower_carried_over(choice).startswith(

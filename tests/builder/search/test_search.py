@@ -421,7 +421,7 @@ def test_when_time_is_up_nobody_ships_who_was_not_measured_in_a_process_of_its_o
     assert run(zoo, threads=(), left=lambda: -1.0).winner.candidate.is_float
 
 
-def test_roles_are_told_apart() -> None:
+def test_preferences_are_told_apart() -> None:
     zoo = {
         FLOAT: Behaviour(20, cpu=1.0),
         ("full", "openvino"): Behaviour(5, 0.005, 0.005, cpu=3.0),

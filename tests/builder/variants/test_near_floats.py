@@ -53,7 +53,7 @@ def float_draft(model: ModelProto) -> VariantDraft:
         runtime="onnxruntime",
         requires=(),
         model=model.SerializeToString(),
-        recipe=Recipe(family="float", passes=("ingest",)),
+        recipe=Recipe(family="float", passes=("upgrade",)),
         precision="float32",
         session=SessionSettings(),
         fallback=True,
@@ -76,7 +76,7 @@ def test_float_engine_is_near_that_of_the_release_before_if_that_costs_next_to_n
         assert made == draft
         assert "it ships as it is" in notes[0]
     else:
-        assert made.recipe.passes == ("ingest", "near")
+        assert made.recipe.passes == ("upgrade", "near")
         assert made.model == near(draft.model, base.SerializeToString()) != draft.model
         assert notes == []
 

@@ -15,7 +15,7 @@ from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.quantizable import NotQuantizable
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.monitor import BuildMonitor
-from edgectl.builder.variants.draft import Trial
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import Machine, probe
 

@@ -23,7 +23,7 @@ __all__ = ["FEEDS", "RECIPE", "TENSOR", "changed", "rebuilt", "release_of", "tab
 FEEDS = images(8)
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 RECIPE = Recipe(
-    family="x86-vnni", passes=("ingest", "quantize:full", "reconstruct"), precision="int8", method="minmax"
+    family="x86-vnni", passes=("upgrade", "quantize:full", "reconstruct"), precision="int8", method="minmax"
 )
 
 

@@ -36,9 +36,14 @@ class CompressedModel:
     report: CompressionReport = field(default_factory=CompressionReport)
 
 
-def check_compressible(graph: ModelProto) -> None:
-    """Raises :class:`UsageError` for a graph without anything to prune."""
-    if not weighted_nodes(GraphIndex(graph)):
+def check_compressible(model: IngestedModel) -> None:
+    """Raises :class:`UsageError` for a model whose weights are codes already, or that has none."""
+    if model.precision != "float32":
+        raise UsageError(
+            "the model came quantized: there are no float weights to prune or to cluster",
+            hint="build from the float model, or leave --prune and --cluster out",
+        )
+    if not weighted_nodes(GraphIndex(model.graph)):
         raise UsageError(
             "the model has no convolution or matrix product with constant weights: there is nothing to prune or to cluster",
             hint="leave --prune and --cluster out",

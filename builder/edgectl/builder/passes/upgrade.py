@@ -19,7 +19,7 @@ MIN_OPSET = 17
 class Upgrade(Pass):
     """Old opsets upgraded to 17, initializers out of the inputs, every node named."""
 
-    name = "ingest"
+    name = "upgrade"
     hint = "export the model with opset 17"
 
     def requires(self, model: ModelProto) -> None:

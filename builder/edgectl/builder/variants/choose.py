@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.search.candidates import Choice
-from edgectl.builder.variants.draft import Trial, VariantDraft, recipe_of
+from edgectl.builder.variants.draft import VariantDraft, recipe_of
 from edgectl.builder.variants.measured import (
     comparison,
     cuda_drafts,
@@ -26,6 +26,7 @@ from edgectl.builder.variants.measured import (
 )
 from edgectl.builder.variants.numeric_check import best_checked
 from edgectl.builder.variants.tensorrt import tensorrt_drafts, tensorrt_families
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.device_profiles.machine import Machine, host_family

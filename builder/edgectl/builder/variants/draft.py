@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.escalate import float_report
@@ -11,25 +10,11 @@ from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.previous_release import PREFIX
 from edgectl.builder.int8.quantize import Quantized
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.judge.judges import Judges
-from edgectl.builder.monitor import BuildMonitor
 from edgectl.core.bundle import LayerReport, Precision, Preference, Recipe, Runtime, SessionSettings
 from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput
-from edgectl.device_profiles.machine import Machine
 
-__all__ = ["Trial", "VariantDraft", "float_layers", "recipe_as_received", "recipe_of"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """With what the variants of a model are tried: its judges, this machine, and who hears of it."""
-
-    judges: Judges
-    machine: Machine
-    monitor: BuildMonitor
-    tuning: Path | None = None
-    """Where measurements are kept until the bundle is whole; None: nowhere."""
+__all__ = ["VariantDraft", "float_layers", "recipe_as_received", "recipe_of"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edgectl.builder.search.reasons import (
     reasons_of_search,
     why_not_quantizable,
 )
-from edgectl.builder.variants.draft import Trial
+from edgectl.builder.variants.trial import Trial
 from edgectl.device_profiles.machine import host_family
 
 __all__ = ["reasons_for_float"]

@@ -20,10 +20,11 @@ from edgectl.builder.search.reasons import SPEED_CAUSES
 from edgectl.builder.search.rules import slower_carried_over
 from edgectl.builder.search.search import Goal, search
 from edgectl.builder.search.tuning_log import TuningLog
-from edgectl.builder.variants.draft import Trial, VariantDraft, float_layers, recipe_as_received, recipe_of
+from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.numeric_check import note_interval
 from edgectl.builder.variants.preprocessing import with_preprocessing, without_float_ratio
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import Recipe, Runtime, SessionSettings, requirement_met
 from edgectl.core.measured import Measured
 from edgectl.device_profiles.machine import Machine, host_family

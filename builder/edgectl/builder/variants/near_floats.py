@@ -19,7 +19,8 @@ from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest.pixels import PixelFed
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.previous_release import ConstantReader, PreviousRelease
-from edgectl.builder.variants.draft import Trial, VariantDraft
+from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.delta import make_delta
 from edgectl.core.task import ImageInput

@@ -16,7 +16,7 @@ from edgectl.builder.judge.significance import (
     samples_in_all,
     samples_needed,
 )
-from edgectl.builder.variants.draft import Trial
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.device_profiles.schema import DeviceProfile

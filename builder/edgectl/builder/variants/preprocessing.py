@@ -11,8 +11,9 @@ import onnx
 from edgectl.builder.budget import PACK
 from edgectl.builder.ingest.pixels import pixel_feeds, pixels_of
 from edgectl.builder.int8.model import QuantizedModel
-from edgectl.builder.variants.draft import Trial, VariantDraft
+from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.fold_gain import Folded, fold_if_faster
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.measured import Context, Measured, Standing
 from edgectl.core.task import ImageInput

@@ -24,10 +24,11 @@ from edgectl.builder.judge.accuracy import Judge
 from edgectl.builder.passes.rescale import rescale, smaller_size
 from edgectl.builder.search.candidates import Choice, Pick
 from edgectl.builder.variants.choose import ChosenVariants
-from edgectl.builder.variants.draft import Trial, VariantDraft
+from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.measured import comparison, measurable, measure_host, picked_draft
 from edgectl.builder.variants.preprocessing import with_preprocessing
 from edgectl.builder.variants.tensorrt import tensorrt_drafts, tensorrt_families
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec

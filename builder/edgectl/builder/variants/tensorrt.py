@@ -15,8 +15,9 @@ from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.quantize import symmetric_ranges
 from edgectl.builder.judge.significance import affordable
-from edgectl.builder.variants.draft import Trial, VariantDraft, float_layers, recipe_as_received, recipe_of
+from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.numeric_check import best_checked, simulation
+from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.finalise.open import open_model
