@@ -23,8 +23,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    ROOT / "models/README.md",
-    ROOT / "systemd/README.md",
+    *sorted(p for p in ROOT.glob("*/README.md") if p.parent.name != "docs"),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
@@ -66,7 +65,7 @@ def test_example_files_are_valid(path: Path) -> None:
 @pytest.mark.parametrize("text", blocks("toml"), ids=lambda t: t.splitlines()[0][:40])
 def test_toml_examples_are_valid(text: str, tmp_path: Path) -> None:
     kind = text.splitlines()[0].removeprefix("# ")
-    if kind == "pyproject.toml":
+    if kind == "pyproject.toml" or kind.startswith("[project."):
         assert tomllib.loads(text)
         return
     if kind == "profile":
@@ -150,7 +149,7 @@ def test_architecture_names_every_wing() -> None:
 
 def test_paths_that_pages_name_exist() -> None:
     named = re.compile(
-        r"`((?:core|link|models|device_profiles|engines|pipelines|agent|builder|fleet|cli)/edgectl/[\w/.]+)`"
+        r"`((?:core|link|models|device_profiles|engines|pipelines|agent|builder|fleet|cli)/edgectl/[a-z0-9_/.]+)`"
     )
     pages = [p for p in PAGES if p.name != "CHANGELOG.md" and p.parent.name != "adr"]
     assert [
