@@ -57,7 +57,7 @@ def test_a_noun_is_listed_without_loading_it_and_a_summary_is_not_cut() -> None:
     for name, line in NOUNS.items():
         assert f"{name} {line}" in said
     said = " ".join(CliRunner().invoke(app, ["device", "--help"]).output.split())
-    assert "A controller that can be asked counts it in no rollout any more." in said
+    assert "If the controller can be reached, rollouts leave the device out." in said
 
 
 @pytest.mark.parametrize(("words", "meant"), [("devise", "device"), ("device lokc", "lock")])

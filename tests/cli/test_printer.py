@@ -1,4 +1,4 @@
-"""One output sink: results on stdout, talk on stderr, JSON of everything that a command may return."""
+"""One output sink: results on stdout, messages on stderr, JSON of everything that a command may return."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ NewPassphrase = Annotated[
     bool,
     typer.Option(
         "--passphrase",
-        help="Write new private keys with a passphrase, which is asked for (EDGECTL_PASSPHRASE_FILE).",
+        help="Encrypt new private keys. The passphrase is asked for, or read from EDGECTL_PASSPHRASE_FILE.",
     ),
 ]
 KEYS = Path("keys")

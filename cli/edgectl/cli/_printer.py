@@ -1,4 +1,4 @@
-"""The one output sink: results on stdout, talk and progress on stderr, one JSON object where ``--json``
+"""The one output sink: results on stdout, messages and progress on stderr, one JSON object where ``--json``
 asks for it."""
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Printer(OptionGroup):
             self.stdout.print(_shown(text))
 
     def say(self, message: str) -> None:
-        """Talk: what is going on. Silent with ``--json``."""
+        """A message: what is going on. Silent with ``--json``."""
         if not self.as_json:
             self.stderr.print(redact_text(message))
 

@@ -24,7 +24,7 @@ def run(
     *,
     out: Printer,
 ) -> None:
-    """Run the agent until interrupted: pull what the fleet wants, prove it, run it, report."""
+    """Run the agent until interrupted: fetch what the fleet wants, verify it, run it, report."""
     import logging
 
     from edgectl.agent.config import load_agent_config

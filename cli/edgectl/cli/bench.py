@@ -29,7 +29,7 @@ def bench(
         typer.Option(
             min=0.1,
             max=10_000,
-            help="Queries per second, like a camera; default: each when the last one is done.",
+            help="Queries per second, like a camera. Default: the next one as soon as one is done.",
         ),
     ] = None,
     cache: Annotated[
@@ -39,18 +39,17 @@ def bench(
         bool,
         typer.Option(
             "--decide",
-            help="If the machine is quiet, put the variant first that is the fastest here, and write the bundle anew.",
+            help="Put the variant first that is fastest here, and write the bundle again. Exit 13 while the machine is busy.",
         ),
     ] = False,
     *,
     output: Printer,
 ) -> None:
-    """Measure every variant of a bundle that runs here: in turn against the fallback, in each context of a
-    device, and each as one stream of queries.
+    """Measure every variant of a bundle that runs on this machine, in turn with the float fallback.
 
-    Contexts: alone back to back, paced by a camera of 30 frames a second, and beside processes that compute;
-    in processes of their own, as the build measures. Within 5 % two variants are equal. Latency counts from
-    the moment at which a query was scheduled (MLPerf LoadGen, SingleStream).
+    Each is measured alone, paced like a camera of 30 frames a second, and beside busy processes; and as
+    one stream of queries, whose latency counts from the moment a query was scheduled (MLPerf LoadGen,
+    SingleStream). Two variants within 5 % are equal.
     """
     from edgectl.builder.pack.bench import bench_bundle
     from edgectl.builder.pack.decide import decide as decide_of

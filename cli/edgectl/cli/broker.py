@@ -67,7 +67,7 @@ def config(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8883,
     listen: Annotated[str | None, typer.Option(help="Address to listen on; default: all.")] = None,
     install: Annotated[
-        str | None, typer.Option(help="Where the files will lie on the broker's machine; default: --out.")
+        str | None, typer.Option(help="Folder of these files on the broker's machine. Default: --out.")
     ] = None,
     state: Annotated[str, typer.Option(help="Where Mosquitto keeps its state.")] = "/var/lib/mosquitto",
     memory_mb: Annotated[int, typer.Option(min=64, help="Memory that the broker may take, MiB.")] = 512,

@@ -22,7 +22,12 @@ def build(
         str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
     ],
     task: Annotated[
-        str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            help="How input is made and output is read: fastestdet, yolov8, yolox, silero-vad, keyword, tensor, or a TOML file.",
+        ),
     ],
     calibration: Annotated[
         str | None,
@@ -35,11 +40,16 @@ def build(
         typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data."),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, in the task's metric.")
+        float,
+        typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, from 0 to 1, in the task's metric."),
     ] = 0.01,
     minutes: Annotated[
         float,
-        typer.Option(min=0.05, max=1440, help="Time for the whole build; what is left out for it is listed."),
+        typer.Option(
+            min=0.05,
+            max=1440,
+            help="Time for the whole build, in minutes. What did not fit is listed at the end.",
+        ),
     ] = 5.0,
     name: Annotated[
         str | None, typer.Option(help="Name of the release; default: the model's file name.")
@@ -50,56 +60,64 @@ def build(
     ] = None,
     random_calibration: Annotated[
         bool,
-        typer.Option("--random-calibration", help="Calibrate on noise. The bundle is marked 'speed only'."),
+        typer.Option(
+            "--random-calibration",
+            help="Calibrate on noise, if there is no data: fit for measuring speed only, and marked so.",
+        ),
     ] = False,
     prune: Annotated[
         list[str] | None,
         typer.Option(
-            help="channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4; may be given more than once."
+            help="Remove weights first: channel:SHARE, channel:SHARE/STEP, magnitude:SHARE or 2:4 (SHARE from 0 to 1); may be repeated."
         ),
     ] = None,
     importance: Annotated[
         str,
-        typer.Option(help="What pruning keeps: by magnitude, activation, hessian, or taylor (needs torch)."),
+        typer.Option(
+            help="With --prune, how the importance of a channel is judged: magnitude, activation, hessian, or taylor (needs torch)."
+        ),
     ] = "magnitude",
     cluster: Annotated[
-        int, typer.Option(help="Share weights: at most this many values a tensor (k-means); 0: off.")
+        int,
+        typer.Option(
+            help="At most so many different values in each weight tensor (k-means), for a smaller download; 0: off."
+        ),
     ] = 0,
     recover: Annotated[
         float,
         typer.Option(
             min=0,
             max=1440,
-            help="Minutes of training after pruning, and of int8 that loses accuracy; float is the teacher, no labels.",
+            help="Minutes of training after pruning, and for int8 that loses accuracy. The float model teaches; no labels are needed. Needs torch.",
         ),
     ] = 0.0,
     smaller_input: Annotated[
         str | None,
         typer.Option(
-            help="Also a variant for a smaller picture, for devices that ask for it: FACTOR of the size, or FACTOR:DROP with the accuracy that it may lose."
+            help="Add a variant for a smaller picture: FACTOR of width and height, or FACTOR:DROP with the accuracy that it may lose. Only devices that prefer small-input take it."
         ),
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--shape",
-            help="NAME=1,3,224,224: an input's shape, where the model leaves it open; may be given more than once.",
+            help="NAME=1,3,224,224: the shape of an input that the model leaves open; may be repeated.",
         ),
     ] = None,
     follow: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
+            help="Bundle of the release that this model fine-tunes. Its int8 codes change only where the weights did, so that devices fetch a small difference."
         ),
     ] = None,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
+        bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
     *,
     output: Printer,
 ) -> None:
-    """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the
-    accuracy budget first."""
+    """Quantize a model for one or more device profiles and pack the engines into a bundle. The fastest
+    one inside the accuracy budget comes first."""
     if debug:
         from edgectl.cli._logging import log_to_stderr
 

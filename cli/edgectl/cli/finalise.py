@@ -32,7 +32,9 @@ def finalise(
     level: Annotated[
         int | None,
         typer.Option(
-            min=0, max=5, help="TensorRT: build at this level (5 is best and slowest), unless that was done."
+            min=0,
+            max=5,
+            help="TensorRT: build at this optimisation level (5 is best and slowest) unless the cache has it.",
         ),
     ] = None,
     export: Annotated[
@@ -45,7 +47,8 @@ def finalise(
     *,
     output: Printer,
 ) -> None:
-    """Compile and check the variant that this device takes from a bundle, and keep it in the cache."""
+    """Make the engine that this machine would run from a bundle: compile it, check it against the golden
+    samples, cache it."""
     from edgectl.core.bundle import Bundle
     from edgectl.device_profiles.catalogue import load_profile
     from edgectl.device_profiles.machine import best_profile, probe

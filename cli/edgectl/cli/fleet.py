@@ -30,15 +30,13 @@ _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def devices(
     removed: Annotated[
         bool,
-        typer.Option(
-            "--removed", help="Those that `device remove` took out of the fleet, as they were then."
-        ),
+        typer.Option("--removed", help="List devices that were removed, as they were then."),
     ] = False,
     *,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """List the devices with the engines in their slots, and in --json the machines that claim to be one."""
+    """List devices, slots and releases. With --json also the machines behind each device's name."""
     with controller.client() as fleet:
         found = fleet.archive() if removed else fleet.devices()
 
@@ -99,8 +97,8 @@ def status(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """One look: devices, what is wrong with them or waits, rollouts under way, and when signed metadata
-    end."""
+    """Show the state of the fleet: devices and what is wrong with them, running rollouts, expiry of
+    signed metadata."""
     from edgectl.cli.views.devices import BAD
 
     with controller.client() as fleet:
@@ -188,8 +186,8 @@ def freeze(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Stop every device within seconds from activating another engine; what runs goes on. Kept by the
-    devices over restarts."""
+    """Stop all devices from activating anything, within seconds and across restarts. Pipelines keep
+    running."""
     with controller.client() as fleet:
         state = fleet.freeze(not off)
     said = "the fleet is no longer frozen" if off else "the fleet is frozen\nnext: edgectl fleet freeze --off"
@@ -214,8 +212,8 @@ def _since(text: str) -> float:
 
 @app.command("events")
 def events(
-    about: Annotated[str | None, typer.Option(help="Only of this device, rollout or release.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 50,
+    about: Annotated[str | None, typer.Option(help="Only events of this device, rollout or release.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="So many of the newest events.")] = 50,
     since: Annotated[
         float | None,
         typer.Option(
@@ -226,7 +224,7 @@ def events(
     ] = None,
     before: Annotated[
         int | None,
-        typer.Option(min=1, help="Only older ones than this: the number of the oldest one that you have."),
+        typer.Option(min=1, help="Only events older than the one with this number."),
     ] = None,
     acts: Annotated[
         bool, typer.Option("--acts", help="Only what operators did; what devices said is left out.")
@@ -235,7 +233,7 @@ def events(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """What happened, and who asked for it: rollouts, states of devices, commands, freezes, keys."""
+    """Show what happened and who asked for it: rollouts, devices, commands, freezes, keys."""
     with controller.client() as fleet:
         found: list[dict[str, Any]] = []
         while len(found) < last:
@@ -265,12 +263,12 @@ def watch(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Stop after this time; default: until interrupted.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two updates.")] = 1.0,
     *,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Show devices, states and latency percentiles live. With --json: one line a look."""
+    """Show devices, states and latency percentiles live. With --json: one line each time."""
     from rich.live import Live
 
     from edgectl.cli.views.devices import rows_table

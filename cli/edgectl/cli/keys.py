@@ -92,7 +92,7 @@ def new(
     *,
     output: Printer,
 ) -> None:
-    """Make one key, on the machine of its owner; its public half (.pub) is what is handed over."""
+    """Make one key on the machine of its owner, who hands over only its public half (.pub)."""
     from edgectl.fleet.keys.ceremony import new_key
 
     public = new_key(path, new_passphrase(passphrase))
@@ -108,8 +108,8 @@ def change_passphrase(
     *,
     output: Printer,
 ) -> None:
-    """Give a private key a passphrase, another one, or none. The key stays the same: nothing has to be
-    signed anew."""
+    """Set, change or remove the passphrase of a private key. The key stays the same: nothing has to be
+    signed again."""
     from edgectl.cli import _passphrase
 
     key_ring(None).change_passphrase(path, None if remove else _passphrase.choose)
@@ -123,15 +123,17 @@ def rotate(
     role: Annotated[str, typer.Argument(help="root, targets, online (snapshot and timestamp) or director.")],
     revoke: Annotated[
         list[str] | None,
-        typer.Option(help="Id (or its beginning) of a key that goes; without it, all of the role go."),
+        typer.Option(
+            help="Replace only the key with this id (or its beginning). Default: all keys of the role."
+        ),
     ] = None,
     *,
     new: KeySetOptions,
     signing: SigningOptions,
     output: Printer,
 ) -> None:
-    """Replace the keys of a role: root N+1, signed by the old root keys (and the new ones). Also how a
-    stolen key is revoked."""
+    """Replace keys of a role, or revoke a stolen one. Makes the next root metadata, signed by the old
+    root keys (and the new ones)."""
     from edgectl.fleet.keys.ceremony import rotate as rotate_keys
 
     if new.count and role not in ("online", "director"):
@@ -152,7 +154,7 @@ def delegate(
     signing: SigningOptions,
     output: Printer,
 ) -> None:
-    """Let a team sign releases for the devices of some profiles, and for no others."""
+    """Let a team sign releases, only for devices of the profiles given."""
     from edgectl.fleet.keys.ceremony import delegate as delegate_to
 
     if remove == bool(profile):
@@ -183,8 +185,8 @@ def sign(
     signing: SigningOptions,
     output: Printer,
 ) -> None:
-    """Add the signatures that the keys here can give; in force here once there are enough, else hand the
-    file on."""
+    """Sign a pending file with the keys on this host. With enough signatures it is in force; else hand
+    it to the next signer."""
     from edgectl.fleet.keys.ceremony import sign as sign_file
 
     _tell(output, [sign_file(path, signing.keys, ring=signing.ring())])
@@ -247,7 +249,7 @@ def fetch(
     controller: ControllerOptions,
     output: Printer,
 ) -> None:
-    """Take what others have signed and published since, before keys are rotated or delegated on this host."""
+    """Fetch the newest metadata from the controller, before you rotate or delegate on this host."""
     from edgectl.fleet.keys.keyfolder import take_newer
 
     with controller.client() as fleet:
@@ -263,7 +265,7 @@ def publish(
     controller: ControllerOptions,
     output: Printer,
 ) -> None:
-    """Hand newer roots, targets and delegations to the controller, which tells every device."""
+    """Send newer roots, targets and delegations to the controller, which sends them to every device."""
     from edgectl.fleet.keys.keyfolder import public_files
 
     with controller.client() as fleet:

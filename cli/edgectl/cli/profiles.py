@@ -49,7 +49,7 @@ def show_profile(
 
 @app.command("probe")
 def probe(out: Printer) -> None:
-    """Print what this machine really is, and the profile that fits it."""
+    """Print the hardware and runtimes of this machine, and the profile that fits."""
     from edgectl.device_profiles.machine import best_profile
     from edgectl.device_profiles.machine import probe as probe_machine
 

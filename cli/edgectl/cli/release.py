@@ -29,7 +29,7 @@ def publish(
         str | None,
         typer.Option(
             metavar="NAME@VERSION",
-            help="Devices that have this release fetch differences. Default: the one before it.",
+            help="Make differences to this release (NAME@VERSION). Default: the previous one.",
         ),
     ] = None,
     no_delta: Annotated[bool, typer.Option("--no-delta", help="Make no differences.")] = False,
@@ -67,17 +67,17 @@ def withdraw(
     release: Annotated[str, typer.Argument(help="NAME@VERSION that no device may install any more.")],
     delegation: Annotated[str | None, typer.Option(help="It was signed as this delegation.")] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Also where rollouts need it: they are aborted.")
+        bool, typer.Option("--yes", "-y", help="Do not ask: abort rollouts that need it.")
     ] = False,
     *,
     signing: SigningOptions,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Sign targets without a release. Devices that run it go on; to install it again, it has to be published
-    again.
+    """Withdraw a release: no device installs it any more. Devices that run it keep it. Publish it again
+    to allow it again.
 
-    Where a rollout needs it, you are asked first.
+    Asks first if a rollout needs the release.
     """
     from edgectl.fleet.keys.releases import withdraw as sign_without
 

@@ -35,22 +35,26 @@ def start(
     release: Annotated[str, typer.Argument(help="NAME@VERSION of a published release.")],
     slot: Annotated[str, typer.Option(help="The slot that gets it, e.g. gate-detector.")],
     canary: Annotated[int, typer.Option(min=1, help="Devices in the first wave.")] = 1,
-    soak: Annotated[float, typer.Option(min=0, help="Seconds between the canary and the rest.")] = 0.0,
+    soak: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait after the canary before the rest.")
+    ] = 0.0,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: only devices with this label.")] = None,
     device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
     probation: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a new engine is watched on each device.")
     ] = 60.0,
     min_inferences: Annotated[
-        int, typer.Option(min=1, help="Inferences that probation needs at least.")
+        int, typer.Option(min=1, help="Fewest inferences of the new engine before it is judged.")
     ] = 130,
     percentile: Annotated[
         int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")
     ] = 95,
     max_latency_ratio: Annotated[
-        float, typer.Option(min=0.01, help="Largest latency against the engine before.")
+        float, typer.Option(min=0.01, help="Largest latency allowed, as a multiple of the old engine's.")
     ] = 1.3,
-    max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Largest latency in ms.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(min=0.001, help="Largest latency allowed, in ms.")
+    ] = None,
     window: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,13 +68,14 @@ def start(
         ),
     ] = None,
     min_agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="With --shadow: share of findings that both have.")
+        float,
+        typer.Option(
+            min=0, max=1, help="With --shadow: share of findings that old and new engine must have in common."
+        ),
     ] = 0.9,
     retries: Annotated[
         int,
-        typer.Option(
-            min=0, max=20, help="How often a device is asked again that had no space or no time to fetch it."
-        ),
+        typer.Option(min=0, max=20, help="How often to ask a device again that had no space or no time."),
     ] = 3,
     shared_plans: Annotated[
         bool,
@@ -80,17 +85,18 @@ def start(
         ),
     ] = False,
     deadline: Annotated[
-        float, typer.Option(min=1, help="Hours that a device which is there may take.")
+        float, typer.Option(min=1, help="Hours that a device may take while it is online.")
     ] = 24.0,
     idle: Annotated[
         float,
         typer.Option(
             min=0.01,
-            help="Hours to wait with nobody there who could show that the release works; then it stops.",
+            help="Hours to wait while no device is online that could prove the release. Then the rollout stops.",
         ),
     ] = 24.0,
     back: Annotated[
-        float, typer.Option(min=0.01, help="Minutes to wait for devices to go back, where it is taken back.")
+        float,
+        typer.Option(min=0.01, help="Minutes to wait for devices to go back when the release is taken back."),
     ] = 60.0,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")
@@ -99,7 +105,8 @@ def start(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Start a rollout: the canary first, then the rest; it stops and takes back by itself."""
+    """Bring a release to devices: a canary first, then the rest. If the release fails there, the rollout
+    stops and devices go back."""
     if percentile not in (50, 90, 95, 99):
         raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
     policy = {
@@ -170,7 +177,7 @@ def status(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Show where rollouts are."""
+    """Show rollouts, or one with its devices."""
     with controller.client() as fleet:
         found = [fleet.rollout(rollout)] if rollout else fleet.rollouts()
     out.result(found[0] if rollout else found, lambda: _shown(found))
@@ -178,26 +185,25 @@ def status(
 
 @app.command("pause")
 def pause(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
-    """Admit nobody new; devices that began go on."""
+    """Pause a rollout: ask no further device. Devices that have begun finish."""
     _change(rollout, "pause", controller, out)
 
 
 @app.command("resume")
 def resume(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
-    """Go on with a paused rollout."""
+    """Resume a paused rollout."""
     _change(rollout, "resume", controller, out)
 
 
 @app.command("abort")
 def abort(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
-    """Stop a rollout; devices that have the release get back what they had."""
+    """Stop a running rollout. Its devices get back what they had."""
     _change(rollout, "abort", controller, out)
 
 
 @app.command("rollback")
 def rollback(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
-    """Take a release back, also after its rollout was done, stopped or aborted; devices get back what they
-    had before it."""
+    """Take a release back in any state of its rollout. Its devices get back what they had before."""
     with controller.client() as fleet:
         changed = fleet.change_rollout(rollout, "rollback")
     if changed["state"] != "rolling_back":
@@ -208,12 +214,12 @@ def rollback(rollout: Id, *, controller: ControllerOptions, out: Printer) -> Non
 @app.command("skip")
 def skip(
     rollout: Id,
-    device: Annotated[str, typer.Argument(help="The device to go on without.")],
+    device: Annotated[str, typer.Argument(help="The device to leave out.")],
     *,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Go on without a device, e.g. one that is away; it keeps, or gets back, what it had."""
+    """Continue without a device, for example one that is away. It keeps, or gets back, what it had."""
     with controller.client() as fleet:
         changed = fleet.skip_device(rollout, device)
     out.result(changed, lambda: _shown([changed]))
@@ -231,7 +237,8 @@ def approve(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Sign what waits for an operator, where more than the controller has to sign what a device is to run."""
+    """Sign, as an operator, what devices are to run, in a fleet whose director needs more than the
+    controller's key."""
     from edgectl.core.signed import add_signatures
     from edgectl.fleet.keys.approval import check_known, consequences, director_in, missing_from
 

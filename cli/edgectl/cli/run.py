@@ -44,7 +44,9 @@ def run(
     bundle: Annotated[
         list[Path],
         typer.Option(
-            "--bundle", "-b", help="Bundle of the engine; several for several parts (vad, keyword)."
+            "--bundle",
+            "-b",
+            help="Bundle with the engine; repeat it for a pipeline with several parts (vad, keyword).",
         ),
     ],
     source: Annotated[
@@ -54,7 +56,7 @@ def run(
             "-s",
             envvar="EDGECTL_SOURCE",
             show_envvar=False,
-            help="A file, rtsp://, v4l2://, mic:// or synth:// URI. One with a password: set EDGECTL_SOURCE instead, which no shell keeps.",
+            help="A file, a folder, or an rtsp://, v4l2://, mic:// or synth:// URI. With a password in it, set EDGECTL_SOURCE instead: the shell's history keeps what you type here.",
         ),
     ],
     config: Annotated[
@@ -73,8 +75,8 @@ def run(
     *,
     output: Printer,
 ) -> None:
-    """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them
-    at the end."""
+    """Run a pipeline on a camera, a file or a microphone and print its events. With --json: one object
+    at the end, with the first 10,000 events."""
     from edgectl.cli.views.run import describe, summary_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats

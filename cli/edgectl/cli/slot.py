@@ -30,17 +30,16 @@ def clear(
     ] = None,
     wait: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to wait until the devices that are there say that it is empty."),
+        typer.Option(min=0, help="Seconds to wait until all devices that are online report it empty."),
     ] = 0.0,
     *,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Take out what a slot has, with all that is kept to go back to; its pipelines stop. A rollout fills it
-    again.
+    """Empty a slot, its previous engines included. Its pipelines stop until a rollout fills it again.
 
-    A device does it as soon as it hears of it, but for a hold, the freeze and leases, as with every change.
-    Exit 12 if some did not in time.
+    A device does it at once, unless a hold, the freeze or a lease delays it. Exit 12 if some did not in
+    time.
     """
     with controller.client() as fleet:
         told = fleet.clear_slot(slot, device or [], dict(key_value(text, "--label") for text in label or []))

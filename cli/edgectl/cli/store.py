@@ -22,7 +22,7 @@ app = Noun("store")
 @app.command("fsck")
 def fsck(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="agent.toml: its state folder is looked at.")
+        Path | None, typer.Option("--config", "-c", help="agent.toml; its state folder is checked.")
     ] = None,
     state_dir: Annotated[Path | None, typer.Option("--state-dir", help="The state folder itself.")] = None,
     repair: Annotated[
@@ -35,7 +35,7 @@ def fsck(
     *,
     out: Printer,
 ) -> None:
-    """Hash every blob and check slots and journal. Exit 6 if something that a slot needs is not right."""
+    """Check every blob, slot and journal on a device. Exit 6 if something that a slot needs is damaged."""
     from edgectl.agent.config import load_agent_config
     from edgectl.agent.deploy.fsck import check
     from edgectl.agent.deploy.fsck import repair as mend

@@ -16,12 +16,12 @@ __all__ = ["app"]
 app = Noun("demo", default="whole")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for bundles, logs and videos.")]
-Seconds = Annotated[float, typer.Option(help="How much of the scene.")]
+Seconds = Annotated[float, typer.Option(help="Seconds of the scene.")]
 
 
 @app.command("whole")
 def everything(out: Out = Path("edgectl-demo"), *, output: Printer) -> None:
-    """Build, deliver, run, roll out, and roll back what is bad: five devices, about two minutes, no
+    """Build engines, start five devices, roll out good releases and a bad one: about two minutes, no
     network. The default."""
     from edgectl.cli.demo.whole import run_demo, summary
 

@@ -105,8 +105,8 @@ def revoke(
     controller: ControllerOptions,
     output: Printer,
 ) -> None:
-    """Take a device's access to the broker away, e.g. because it was stolen. A controller that can be
-    asked counts it in no rollout any more."""
+    """Revoke a device's certificate, for example because it was stolen. If the controller can be
+    reached, rollouts leave the device out."""
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.keys.ca import FleetCa
 

@@ -30,8 +30,8 @@ NewName = Annotated[str, typer.Argument(help="Name of the device: a-z, 0-9, '.',
 
 
 def request(name: NewName, out: DeviceFolder = None, *, output: Printer) -> None:
-    """On the device: make its key, which stays there, and ask for a certificate. A key that is there
-    already is kept."""
+    """On the device: make its key and a certificate request (device.csr). The key never leaves the
+    device; one that exists is kept."""
     from edgectl.agent.identity import make_request
 
     key, csr, new = make_request(out or Path(name), name)
@@ -50,13 +50,13 @@ def enroll(
     stream: Annotated[
         list[str] | None,
         typer.Option(
-            help="A stream to run: KIND=SOURCE, e.g. surveillance=rtsp://cam7/sub. Its slot is named after the release you roll out."
+            help="A stream to run: KIND=SOURCE, e.g. surveillance=rtsp://cam7/sub; may be repeated."
         ),
     ] = None,
     slot: Annotated[
         list[str] | None,
         typer.Option(
-            help="Slot of each --stream's engine, in order: PART=SLOT; default detector=STREAM-detector."
+            help="PART=SLOT for each --stream, in order: the slot that the part takes its engine from. Default: detector=STREAM-detector."
         ),
     ] = None,
     profile: Annotated[
@@ -73,7 +73,7 @@ def enroll(
         bool,
         typer.Option(
             "--again",
-            help="The device is in the fleet already: its files are lost, or it gets another machine.",
+            help="Enroll a device again that is in the fleet: its files are lost, or it moves to another machine.",
         ),
     ] = False,
     *,
@@ -81,8 +81,8 @@ def enroll(
     controller: ControllerOptions,
     output: Printer,
 ) -> None:
-    """Make a device known to the controller and write the files that it needs. What is refused leaves
-    nothing behind."""
+    """Add a device to the fleet and write the files that it needs. If this is refused, nothing is
+    written."""
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.keys.ca import FleetCa
     from edgectl.fleet.keys.enroll import write_enrolment
@@ -141,7 +141,7 @@ def remove(
         bool,
         typer.Option(
             "--purge",
-            help="Keep nothing of it but its name, and what operators did; default: it is archived.",
+            help="Delete what is known of it, except its name and what operators did. Default: keep it as an archive.",
         ),
     ] = False,
     ca: Annotated[
@@ -153,8 +153,8 @@ def remove(
     controller: ControllerOptions,
     output: Printer,
 ) -> None:
-    """Take a device out of the fleet: nobody listens to it any more, the broker keeps nothing of it, no
-    rollout counts it."""
+    """Take a device out of the fleet: the controller ignores it, the broker retains nothing of it, and
+    rollouts leave it out."""
     from edgectl.cli._passphrase import ask
     from edgectl.fleet.keys.ca import FleetCa
 

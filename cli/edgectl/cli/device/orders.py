@@ -44,9 +44,9 @@ For = Annotated[
 class ByHand(OptionGroup):
     """Who gives the order, and why. The device writes it down."""
 
-    reason: Annotated[str, typer.Option(help="Why; the device writes it down, too.")] = ""
+    reason: Annotated[str, typer.Option(help="Why, for the device's log.")] = ""
     owner: Annotated[
-        str | None, typer.Option(help="Who asks; the device writes it down. Default: your login name.")
+        str | None, typer.Option(help="Who asks, for the device's log. Default: your login name.")
     ] = None
 
     @property
@@ -62,7 +62,8 @@ class SlotByHand(ByHand):
 
 
 def lock(name: Name, duration: For, *, order: ByHand, device: AskOptions, out: Printer) -> None:
-    """Say "not now": for a while the device activates nothing. It fetches as ever, and what runs goes on."""
+    """Let a device activate nothing for a while. It still fetches releases, and its pipelines keep
+    running."""
     from edgectl.cli.device.answers import LeaseAnswer
 
     said = order.said
@@ -76,7 +77,7 @@ def lock(name: Name, duration: For, *, order: ByHand, device: AskOptions, out: P
 
 
 def unlock(name: Name, *, order: ByHand, device: AskOptions, out: Printer) -> None:
-    """Give the lease of `device lock` back before it runs out."""
+    """End `device lock` before its time."""
     from edgectl.cli.device.answers import LeaseAnswer
 
     lease = device.ask(name, "unlock", LeaseAnswer, **order.said)
@@ -86,7 +87,7 @@ def unlock(name: Name, *, order: ByHand, device: AskOptions, out: Printer) -> No
 
 
 def hold(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Activate nothing until `device release` or a restart of the agent."""
+    """Let a device activate nothing until `device release` or a restart of its agent."""
     done = "nothing is activated until `edgectl device release {name}` or a restart of its agent"
     _order(name, "hold", done, order, device, out)
 
@@ -97,19 +98,19 @@ def release(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) 
 
 
 def force(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Activate what waits, past maintenance windows and leases, once. A hold and the freeze of the fleet
-    still keep it back."""
+    """Activate a waiting release now, whatever maintenance windows and leases say. Holds and the freeze
+    still count."""
     done = "windows and leases are passed once; a hold or the freeze is not"
     _order(name, "force", done, order, device, out)
 
 
 def cancel(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Give up what is not activated yet, and take back what is on trial."""
+    """Give up a deployment that is not activated yet; roll back one in probation."""
     _order(name, "cancel", "canceled", order, device, out)
 
 
 def rollback(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Take back what is on trial; the release counts as bad on this device."""
+    """Roll back a deployment in probation, and block its release on this device."""
     _order(name, "rollback", "the engine before comes back", order, device, out)
 
 
