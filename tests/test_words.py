@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,33 @@ def test_a_plan_is_what_tensorrt_compiles() -> None:
     """A rollout decides and is previewed; the builder has variants."""
     assert found(r"\bplans?\b", DOCS, unless="TensorRT") == []
     assert found(r"\b(?:rollout|build|search|canary)[ _]plans?\b", [*PRODUCT, *DOCS]) == []
+
+
+def test_classes_called_plan_are_about_tensorrt() -> None:
+    found = {name: files for name, files in classes().items() if re.search(r"Plan(?!n)", name)}
+    assert found, "shared plans have classes"
+    assert [
+        f"{name} in {path}"
+        for name, files in found.items()
+        for path in files
+        if "TensorRT" not in (ROOT / path).read_text("utf-8")
+    ] == []
+
+
+def test_a_class_name_stands_once() -> None:
+    """``Histogram`` is one thing, wherever it is read."""
+    assert {name: files for name, files in classes().items() if len(files) > 1} == {}
+
+
+def classes() -> dict[str, list[str]]:
+    """Class name → files that define one, inner classes too."""
+    made: dict[str, list[str]] = defaultdict(list)
+    for path in PRODUCT:
+        if path.suffix == ".py":
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    made[node.name].append(str(path.relative_to(ROOT)))
+    return made
 
 
 def test_nothing_cites_a_paper_that_is_not_here() -> None:
