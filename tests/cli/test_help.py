@@ -20,6 +20,7 @@ from edgectl.cli.main import app, main
 
 HEAVY = {"numpy", "cv2", "av", "pydantic", "paho", "onnxruntime", "onnx", "rich", "tuf", "cryptography", "yaml"}
 LIGHT = ("edgectl.cli", *(f"edgectl.core.{m}" for m in ("errors", "uri", "clock", "privacy", "lazy")))
+TABLES = {"edgectl.pipelines.kinds", "edgectl.pipelines.registry"}  # names without what they name
 
 def helped(path):
     sys.argv = ["edgectl", *path, "--help"]
@@ -27,7 +28,7 @@ def helped(path):
         main()
     assert said.getvalue().startswith("Usage: " + " ".join(("edgectl", *path)) + " "), (path, said.getvalue())
     heavy = HEAVY & set(sys.modules)
-    heavy |= {m for m in sys.modules if m.count(".") > 1 and m.startswith("edgectl.") and not m.startswith(LIGHT)}
+    heavy |= {m for m in sys.modules if m.count(".") > 1 and m.startswith("edgectl.") and not m.startswith(LIGHT)} - TABLES
     assert not heavy, (path, sorted(heavy))
 
 def walk(command, path):

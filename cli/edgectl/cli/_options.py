@@ -13,6 +13,7 @@ A group is a class whose fields are options. A command takes it as one parameter
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 from collections.abc import Callable
@@ -21,7 +22,16 @@ from typing import Any, get_type_hints
 from edgectl.core.errors import UsageError
 from edgectl.core.uri import redact_text
 
-__all__ = ["OptionGroup", "key_value", "ungrouped"]
+__all__ = ["OptionGroup", "Prefer", "key_value", "ungrouped"]
+
+
+class Prefer(str, enum.Enum):
+    """Which variant a command takes where they differ."""
+
+    fast = "fast"
+    accurate = "accurate"
+    low_power = "low-power"
+    small_input = "small-input"
 
 
 class OptionGroup:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain, table
-from edgectl.cli.run import Prefer
 from edgectl.core.errors import GoldenError, UsageError
 
 if TYPE_CHECKING:

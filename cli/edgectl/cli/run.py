@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.pipelines.kinds import KINDS
 
-__all__ = ["Prefer", "run"]
+__all__ = ["run"]
 
 
 MAX_RECORDS = 10_000
 """Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
-
-
-class Prefer(str, enum.Enum):
-    fast = "fast"
-    accurate = "accurate"
-    low_power = "low-power"
-    small_input = "small-input"
 
 
 def _known(kind: str) -> str:
