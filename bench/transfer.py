@@ -40,8 +40,8 @@ from support.agent import Machine  # noqa: E402
 from support.bundle import make_bundle  # noqa: E402
 
 from edgectl.agent.state.store import PartialBlob, Store  # noqa: E402
-from edgectl.agent.transfer.download import Download  # noqa: E402
-from edgectl.agent.transfer.fetch import Fetcher, FetchProgress  # noqa: E402
+from edgectl.agent.transfer.download import Download, FetchProgress  # noqa: E402
+from edgectl.agent.transfer.fetch import Fetcher  # noqa: E402
 from edgectl.core.bundle import CHUNK_SIZE, LAYER_ENGINE, MEDIA_INDEX, Bundle, Descriptor  # noqa: E402
 from edgectl.core.files import file_digest, hex_of  # noqa: E402
 from edgectl.core.transfer import Rates  # noqa: E402

@@ -205,7 +205,7 @@ class Device:
     @property
     def resting(self) -> bool:
         """Nothing is under way and nothing is wanted that is not done."""
-        return self.state not in WORKING and not self.deployer._news()
+        return self.state not in WORKING and not self.deployer._has_news()
 
     def run(self, until: Callable[[], bool] | None = None) -> State:
         """Let it work until it rests, or ``until``; a state that outlasts every deadline is a violation."""

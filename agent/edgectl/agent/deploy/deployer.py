@@ -297,8 +297,8 @@ class SlotDeployer(SlotThread):
                 self._crashed = False
                 self._fail(Failure(code="crash_loop", detail="the new engine did not survive"))
                 return DeploymentEvent.CRASH_LOOP
-            if self._order == "rollback":
-                self._order = None
+            if self._command == "rollback":
+                self._command = None
                 self._fail(Failure(code="operator", detail="rolled back by command"))
                 return DeploymentEvent.UNHEALTHY
             elapsed = self._c.clock() - self._entered
@@ -327,17 +327,17 @@ class SlotDeployer(SlotThread):
         d = self._deployment()
         slot = self._c.journal.slot(self.slot)
         if slot.active is not None and slot.active == d.installed:
-            slot = self._way_back.save(slot)
+            slot = self._rollback.save(slot)
         self._show("going back")
         try:
-            self._way_back.serve(slot.active)
+            self._rollback.serve(slot.active)
         except EngineError as e:
             if not ways_back(slot):
                 raise
             log.error("%s: %s", self.slot, e.message)
-            slot = self._way_back.save(slot)
+            slot = self._rollback.save(slot)
             self._show("going back to the factory engine")
-            self._way_back.serve(slot.active)
+            self._rollback.serve(slot.active)
             raise EngineError(f"{e.message}; {named(slot.active)}") from e
         return DeploymentEvent.RESTORED
 
@@ -352,6 +352,6 @@ class SlotDeployer(SlotThread):
             self._guard(State.CLEARING)
         self._c.journal.save_slot(self.slot, Slot(), self._deployment())
         self._show("stopping")
-        self._way_back.serve(None)
+        self._rollback.serve(None)
         self._crashed = False  # that was the engine that is gone
         return DeploymentEvent.EMPTIED

@@ -54,7 +54,7 @@ class SlotThread(ABC):
         # the generation that did not speak of this slot any more
         self._unwanted = -1
         self._crashed = False
-        self._order: str | None = None  # an operator's command: hold, release, rollback
+        self._command: str | None = None  # an operator's command: hold, release, rollback
         self._held = False
         self._forced = False
         # what the slot has once the state that runs is left
@@ -63,12 +63,12 @@ class SlotThread(ABC):
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
-        self._way_back = EngineRollback(slot, context, lambda: self._stopping)
+        self._rollback = EngineRollback(slot, context, lambda: self._stopping)
         # deployment, stage and progress are reported as they belong together
         self._view = threading.Lock()
         self._working: tuple[int, State] | None = None
         # what came of the state that runs, until it is written down
-        self._came: tuple[DeploymentEvent, Failure | None] | None = None
+        self._result: tuple[DeploymentEvent, Failure | None] | None = None
         self._entered = 0.0  # when the state that runs was entered
         self.thread = threading.Thread(target=self._run, name=f"deploy-{slot}", daemon=True)
 
@@ -121,7 +121,7 @@ class SlotThread(ABC):
             elif (op == "cancel" and (state in BEFORE_ACTIVATION or self.on_trial)) or (
                 op == "rollback" and self.on_trial
             ):
-                self._order = op
+                self._command = op
             else:
                 return False
             self._wake.notify_all()
@@ -172,7 +172,7 @@ class SlotThread(ABC):
         if self._d is not None and self._d.state in WORKING:
             self._persistently(lambda d=self._d: self._work(d))  # type: ignore[misc]
         else:
-            self._persistently(self._rest)
+            self._persistently(self._wait_for_news)
 
     def _persistently(self, work: Callable[[], None]) -> None:
         """The journal cannot be written: nothing may be done until it can. Inference goes on."""
@@ -185,17 +185,17 @@ class SlotThread(ABC):
             self._c.make_room()
             self._pause(5.0)
 
-    def _rest(self) -> None:
+    def _wait_for_news(self) -> None:
         """Wait for a desired state that is news, or for the engine that serves to crash."""
-        self._take_note()
+        self._adopt_document()
         with self._wake:
-            if not (self._news() or self._crashed):
+            if not (self._has_news() or self._crashed):
                 self._c.wait(self._wake, 1.0)
                 return
             desired, crashed, self._crashed = self._desired, self._crashed, False
         if crashed:
             self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
-        elif desired is not None and self._news():
+        elif desired is not None and self._has_news():
             self._begin(*desired)
 
     def _begin(self, gen: int, desired: DesiredSlot | ClearSlot, _hold: bool) -> None:
@@ -212,14 +212,14 @@ class SlotThread(ABC):
             event = DeploymentEvent.ALREADY if same else DeploymentEvent.DESIRED
         self._note = None
         self._forced = False
-        self._order = None
+        self._command = None
         self._save(Deployment(self.slot, gen, step(before, event), desired))
 
     @property
     def _preference(self) -> Preference | None:
         return self._c.prefer.get(self.slot)
 
-    def _news(self) -> bool:
+    def _has_news(self) -> bool:
         """Whether the desired state names another digest or attempt than the deployment on record, or the
         configuration another preference."""
         if self._desired is None:
@@ -244,10 +244,10 @@ class SlotThread(ABC):
         ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
         return ours and active is not None and active.preference != self._preference
 
-    def _take_note(self) -> None:
+    def _adopt_document(self) -> None:
         """The same desired state in a newer document: only the generation and the policy are new."""
         d = self._d
-        if self._desired is None or d is None or self._desired[0] <= d.gen or self._news():
+        if self._desired is None or d is None or self._desired[0] <= d.gen or self._has_news():
             return
         newer = replace(d, gen=self._desired[0], desired=self._desired[1])
         self._c.journal.save(newer)
@@ -272,14 +272,14 @@ class SlotThread(ABC):
                 return
             if limit is not None:
                 self._save(replace(d, tries=d.tries + 1))
-            self._working, self._came = (d.gen, d.state), None
+            self._working, self._result = (d.gen, d.state), None
             self._entered = self._c.clock()
-        if self._came is None:
-            self._came = self._outcome(d)
+        if self._result is None:
+            self._result = self._outcome(d)
         if self._stopping:
             # the state on disk is where the next start goes on
             return
-        self._next(self._d or d, *self._came)
+        self._next(self._d or d, *self._result)
 
     def _outcome(self, d: Deployment) -> tuple[DeploymentEvent, Failure | None]:
         """Act, and say what came of it."""
@@ -327,7 +327,7 @@ class SlotThread(ABC):
             self._c.journal.mark_bad(d.brings.digest, d.brings.attempt, error.code if error else event.value)
         self._note = None
         self._save(d.at(state, error), self._after)
-        self._working = self._came = None
+        self._working = self._result = None
         if event is DeploymentEvent.HEALTHY:
             self._c.pipelines.commit(self.slot)
         # what came so far is there when the controller asks again
@@ -344,24 +344,24 @@ class SlotThread(ABC):
         slot = self._c.journal.slot(self.slot)
         if slot.active is None:
             return  # emptied meanwhile: nothing is to be kept alive
-        if not self._way_back.exists(slot):
+        if not self._rollback.exists(slot):
             self._note = more(error, "there is no other engine; it is started again and again")
             self._c.changed()
             return
         # a deployment on its way: what serves meanwhile is not its business
         if d is None or d.state not in TERMINAL:
-            slot = self._way_back.save(slot)
+            slot = self._rollback.save(slot)
         else:
             if isinstance(d.desired, DesiredSlot) and d.installed == slot.active and not error.retryable:
                 self._c.journal.mark_bad(d.brings.digest, d.brings.attempt, error.code)
             after = d.at(step(d.state, DeploymentEvent.CRASH_LOOP), more(error, "another one serves"))
-            slot = self._way_back.save(slot, after)
+            slot = self._rollback.save(slot, after)
             with self._view:
                 self._d, self._stage, self._pct = after, None, None
         self._note = more(error, named(slot.active))
         self._c.changed()
         try:
-            self._way_back.serve(slot.active)
+            self._rollback.serve(slot.active)
         except EngineError as e:
             self._note = failure(e)
             self._c.changed()
@@ -392,7 +392,7 @@ class SlotThread(ABC):
             self._c.changed()
 
     def _progress(self, p: FetchProgress) -> None:
-        self._take_note()
+        self._adopt_document()
         note = self._note
         if p.rejected:
             note = Failure(
@@ -408,8 +408,8 @@ class SlotThread(ABC):
         def cancelled() -> bool:
             crashed = self._crashed and state not in BEFORE_ACTIVATION
             over = self._c.clock() - entered > DEADLINE_S[state]
-            given_up = self._order == "cancel" or self._is_unwanted(state)
-            return self._stopping or crashed or given_up or over or self._expired(state) or self._news()
+            given_up = self._command == "cancel" or self._is_unwanted(state)
+            return self._stopping or crashed or given_up or over or self._expired(state) or self._has_news()
 
         return cancelled
 
@@ -427,8 +427,8 @@ class SlotThread(ABC):
     def _guard(self, state: State, extra_s: float = 0.0) -> None:
         """Leave the state if it must end: a newer desired state, a stop, a cancel, the desired state's
         expiry; TimeoutError past its deadline."""
-        self._take_note()
-        if self._stopping or self._news():
+        self._adopt_document()
+        if self._stopping or self._has_news():
             raise StateEnded(
                 DeploymentEvent.SUPERSEDED, "superseded", "a newer desired state came", retryable=True
             )
@@ -439,8 +439,8 @@ class SlotThread(ABC):
                 "the fleet wants nothing of this slot any more",
                 retryable=True,
             )
-        if self._order == "cancel":
-            self._order = None
+        if self._command == "cancel":
+            self._command = None
             raise StateEnded(DeploymentEvent.CANCELED, "operator", "canceled by command")
         if self._expired(state):
             raise StateEnded(
