@@ -15,7 +15,7 @@ from support.builder.nets import Save, residual_net
 
 from edgectl.builder.build import build_bundle
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.search.search import tuning_log
+from edgectl.builder.search import tuning_log
 from edgectl.builder.search.tuning_log import TuningLog
 from edgectl.core.bundle import Bundle
 from edgectl.core.measured import Conditions

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from support.builder.nets import Save, residual_net
 
 from edgectl.builder.build import build_bundle
-from edgectl.builder.pack.variant import smaller_input
+from edgectl.builder.variants import smaller_input
 from edgectl.builder.variants.smaller_input import SmallerInput, parse_smaller_input
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
