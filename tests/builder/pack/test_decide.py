@@ -302,7 +302,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def first_here(root: Path) -> str:
     machine = probe()
     return select(
-        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, preference="fast"
+        Bundle(root).variants, machine.facts, profile="cpu", runtimes=machine.runtimes, role="fast"
     ).config.variant
 
 
