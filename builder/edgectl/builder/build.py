@@ -183,18 +183,10 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):
         samples = ingest_samples(
-            ingested,
-            monitor,
-            folder,
-            calibration=request.calibration,
-            validation=request.validation,
+            ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
         ingested = with_background(ingested, samples, monitor)
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
-        if recover_minutes and not compressed.report.steps:
-            monitor.note(
-                "nothing was compressed: the minutes of recovery go to int8 graphs that lose something, if there are any"
-            )
         calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor)
         if calibrated.not_quantizable is not None:
             monitor.note(why_not_quantizable(calibrated.not_quantizable).sentence)

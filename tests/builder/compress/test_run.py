@@ -34,16 +34,18 @@ def damage_of(model: ModelProto, importance: str) -> dict[int, float]:
     if importance == "hessian":
         return hessian_damage(model, coupling, inputs(16))
     if importance == "taylor":
-        return pytest.importorskip("edgectl.builder.compress.recover").taylor_damage(
-            model, coupling, inputs(16)
-        )
+        from edgectl.builder.compress.recover import taylor_damage
+
+        return taylor_damage(model, coupling, inputs(16))
     norms = (
         input_norms(model, weights_of(GraphIndex(model)), inputs()) if importance == "activation" else None
     )
     return channel_damage(coupling, norms)
 
 
-@pytest.mark.parametrize("importance", ["magnitude", "activation", "taylor", "hessian"])
+@pytest.mark.parametrize(
+    "importance", ["magnitude", "activation", pytest.param("taylor", marks=pytest.mark.torch), "hessian"]
+)
 def test_channels_that_do_nothing_go_first_and_the_answer_stays(importance: str) -> None:
     model = chain_net(dead=8)
     coupling = couple(model)
@@ -191,8 +193,8 @@ def test_losing_more_than_the_budget_is_an_error() -> None:
         )
 
 
+@pytest.mark.torch
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
 def test_a_pruned_digits_cnn_is_taught_back_within_a_point() -> None:
     model, samples, tests, labels = digits()
     whole = top1(model, tests, labels)
@@ -211,8 +213,8 @@ def test_a_pruned_digits_cnn_is_taught_back_within_a_point() -> None:
     assert whole - top1(taught, tests, labels) <= 0.01
 
 
+@pytest.mark.torch
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("importance", ["activation", "taylor"])
 def test_other_importances_and_sparse_recovery_keep_their_promise(importance: str) -> None:
     model, samples, tests, _ = digits()

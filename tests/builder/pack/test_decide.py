@@ -271,7 +271,7 @@ def timed(int8: float, *, others: float = 0.0) -> Callable[..., dict[str, FreshT
 @pytest.fixture
 def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle of a build on a machine that stays busy: float first, int8 behind it."""
-    from edgectl.builder.search.search import machine
+    from edgectl.builder.search import machine
 
     def busy(
         contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object

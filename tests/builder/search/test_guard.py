@@ -44,14 +44,14 @@ class ClockedLab(FakeMachine):
 
 class _Clocked:
     def __init__(self, machine: FakeMachine, c: Candidate) -> None:
-        self._lab, self._ms = machine, machine.ms(c)
+        self._machine, self._ms = machine, machine.ms(c)
         self._engine = open_model(c.graph.model, c.settings, runtime=c.runtime)
         self.inputs: tuple[TensorSpec, ...] = self._engine.inputs
         self.outputs: tuple[TensorSpec, ...] = self._engine.outputs
         self.runtime = self._engine.runtime
 
     def run(self, feeds: Feeds) -> Outputs:
-        self._lab.now += round(self._ms * 1e6)
+        self._machine.now += round(self._ms * 1e6)
         return self._engine.run(feeds)
 
     def close(self) -> None:

@@ -20,9 +20,10 @@ from edgectl.builder.int8.escalate import FamilyGraphs
 from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
 from edgectl.builder.pack.inspect import inspect_bundle
 from edgectl.builder.pack.package import write_bundle
-from edgectl.builder.pack.variant import Identity, fold_gain, make_variant, measured
+from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Cause, Choice, Pick
 from edgectl.builder.search.reasons import why_not_quantizable
+from edgectl.builder.variants import fold_gain, measured
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.measured import (
     cuda_drafts,

@@ -164,12 +164,12 @@ class FakeJudge:
     """Knows the drop of everything on one slice."""
 
     def __init__(self, machine: FakeMachine, which: str) -> None:
-        self._lab, self._which = machine, which
+        self._machine, self._which = machine, which
         self.digest = f"digest of {which}"
         self.judged: list[str] = []
 
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy:
         assert isinstance(candidate, _FakeEngine)
         self.judged.append(candidate.candidate.name)
-        drop = getattr(self._lab.of(candidate.candidate), self._which)
-        return Accuracy(drop, {}, drop, drop, 10, self._lab.of(candidate.candidate).units)
+        drop = getattr(self._machine.of(candidate.candidate), self._which)
+        return Accuracy(drop, {}, drop, drop, 10, self._machine.of(candidate.candidate).units)

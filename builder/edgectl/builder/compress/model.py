@@ -52,7 +52,7 @@ def check_compressible(model: IngestedModel) -> None:
 
 def compress_model(
     model: IngestedModel,
-    options: CompressOptions | None,
+    options: CompressOptions,
     samples: Slices,
     max_drop: float,
     monitor: BuildMonitor,
@@ -60,6 +60,10 @@ def compress_model(
     """Prune and cluster as asked; the model as it is if nothing was asked for. Raises :class:`ModelError` if
     that loses more than ``max_drop`` on the search slice."""
     if not options:
+        if options.recover_minutes:
+            monitor.note(
+                "nothing was compressed: the minutes of recovery go to int8 graphs that lose something, if there are any"
+            )
         return CompressedModel(model, model.graph)
     reference = open_model(model.graph.SerializeToString(), SessionSettings())
     judge = Judge(model.task, samples.search, reference)
