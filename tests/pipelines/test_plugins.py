@@ -222,7 +222,7 @@ def install(folder: Path, *wheels: Path) -> None:
             *wheels,
         ],
         check=True,
-        timeout=60,
+        timeout=100,
     )
 
 
