@@ -256,7 +256,7 @@ class Place:
 
     def edgectl(self, *args: object, plugins: bool = True) -> subprocess.CompletedProcess[str]:
         env = os.environ | ({"PYTHONPATH": str(self.packages)} if plugins else {})
-        command = [sys.executable, "-m", "edgectl.cli.main", *map(str, args)]
+        command = [sys.executable, "-m", "edgectl.cli", *map(str, args)]
         return subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=100, check=False, cwd=self.folder
         )
