@@ -84,7 +84,7 @@ def run(
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.probe import probe
-    from edgectl.pipelines.host.config import load_config
+    from edgectl.pipelines.host.config import load_config, parse_config
     from edgectl.pipelines.host.run import run_stream
 
     events: list[dict[str, Any]] = []
@@ -96,6 +96,7 @@ def run(
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             output.stdout.print(describe(event))
 
+    settings = load_config(kind, config) if config else parse_config(kind, None)
     machine = probe()
     machine.require_runtime()
     with output.progress() as update:
@@ -107,7 +108,7 @@ def run(
             kind,
             [Bundle(b) for b in bundle],
             source,
-            load_config(kind, config) if config else None,
+            settings,
             seconds=seconds,
             out=out,
             on_event=heard,
