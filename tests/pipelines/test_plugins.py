@@ -3,8 +3,10 @@ its entry points in fresh processes."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,9 +18,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.pipelines import bundle_of
+from support.pipelines import bundle_of, tracks
 
 from edgectl.core.task import TaskSpec
+from edgectl.pipelines import Observation, RuleContext
 
 ACME = '''
 from __future__ import annotations
@@ -219,7 +222,7 @@ def install(folder: Path, *wheels: Path) -> None:
             *wheels,
         ],
         check=True,
-        timeout=60,
+        timeout=100,
     )
 
 
@@ -249,11 +252,11 @@ def brightness_net() -> bytes:
 class Place:
     folder: Path
     bundle: Path
-    packages: Path
+    packages: Path | str
 
     def edgectl(self, *args: object, plugins: bool = True) -> subprocess.CompletedProcess[str]:
         env = os.environ | ({"PYTHONPATH": str(self.packages)} if plugins else {})
-        command = [sys.executable, "-m", "edgectl.cli.main", *map(str, args)]
+        command = [sys.executable, "-m", "edgectl.cli", *map(str, args)]
         return subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=100, check=False, cwd=self.folder
         )
@@ -347,3 +350,46 @@ def test_without_the_package_the_bundle_says_which_decoder_is_missing(place: Pla
     done = place.run("surveillance", {}, "synth://yard?seconds=1&paced=0", plugins=False)
     assert done.returncode == 2
     assert "there is no decoder 'acme-point'" in done.stderr
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
+
+
+def block(language: str) -> str:
+    [found] = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    return str(found)
+
+
+@pytest.mark.slow
+def test_the_rule_of_the_documentation_works_as_it_stands(place: Place) -> None:
+    points = "\n".join(re.findall(r'^fast = "(.*)"$', block("toml"), re.M))
+    package = wheel(
+        place.folder, "acme_rules", {"acme_rules.py": block("python")}, f"[edgectl.rules]\nfast = {points}\n"
+    )
+    install(place.folder / "documented", package)
+    packages = os.pathsep.join(map(str, (place.packages, place.folder / "documented")))
+    config = place.folder / "fast.yaml"
+    config.write_text(block("yaml").replace("200", "10"))
+    done = dataclasses.replace(place, packages=packages).edgectl(
+        "run", "surveillance", "-b", place.bundle, "-s", "ramp://x?frames=20", "-c", config, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    fast = [r for r in json.loads(done.stdout)["records"] if r["type"] == "fast"]
+    assert [(r["rule"], r["label"]) for r in fast] == [("runner", "person")]
+    assert fast[0]["px_s"] in (18, 19, 20)
+
+
+def test_the_rule_of_the_documentation_goes_on_from_a_snapshot() -> None:
+    space: dict[str, Any] = {"__name__": "acme_rules"}
+    exec(compile(block("python"), "acme_rules.py", "exec"), space)
+    config = space["FastConfig"].model_validate({"id": "r", "fast": {"px_s": 100}})
+    context = RuleContext(("person",))
+    steps = [Observation(tracks((1, 10.0 * i, 500), (2, 500, 900 - 30.0 * i)), i / 5) for i in range(10)]
+    whole = space["FastRule"](config, context)
+    events = [e for now in steps for e in whole.step(now)]
+    assert [(e.t_s, e.data["track"], e.data["px_s"]) for e in events] == [(0.2, 2, 150)]
+    for at in (1, 5):
+        first, second = space["FastRule"](config, context), space["FastRule"](config, context)
+        begun = [e for now in steps[:at] for e in first.step(now)]
+        second.restore(json.loads(json.dumps(first.snapshot())))
+        assert begun + [e for now in steps[at:] for e in second.step(now)] == events
