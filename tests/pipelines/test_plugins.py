@@ -80,6 +80,10 @@ class Speeding:
         self._last = places
         if self._config.speeding.px_s == 99 and now.t > 1.45:
             1 / 0
+        if self._config.speeding.px_s == 98 and now.t > 1.45:
+            return [{"type": "speeding"}]
+        if self._config.speeding.px_s == 97 and now.t > 1.45:
+            return [Event("speeding", now.t, None, self._config.id, {"box": now.tracks.xyxy})]
         return events
 
     def snapshot(self):
@@ -172,6 +176,9 @@ def watch(args):
 
 KIND = KindType(("detector",), WatchConfig, watch, "counts heads")
 '''
+
+FAILS = ACME[: ACME.index("1 / 0")].count("\n") + 1
+"""The line of the failing rule."""
 
 ENTRY_POINTS = """
 [edgectl.decoders]
@@ -320,13 +327,25 @@ def test_a_kind_of_another_package_runs_with_its_own_configuration(place: Place)
             {"rules": [{"id": "a", "speding": {}}]},
             "ramp://x",
             2,
-            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding",
+            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding, and there is no rule 'speding'",
         ),
         (
             {"rules": [{"id": "a", "speeding": {"px_s": 99}}]},
             "ramp://x?frames=20",
             7,
-            "rule 'a' failed at 1.500 s: ZeroDivisionError",
+            f"rule 'a' failed at 1.500 s: ZeroDivisionError: division by zero next: look at acme_edge.py, line {FAILS}",
+        ),
+        (
+            {"rules": [{"id": "a", "speeding": {"px_s": 98}}]},
+            "ramp://x?frames=20",
+            7,
+            "rule 'a' failed at 1.500 s: TypeError: step must return a list of Event",
+        ),
+        (
+            {"rules": [{"id": "a", "speeding": {"px_s": 97}}]},
+            "ramp://x?frames=20",
+            7,
+            "rule 'a' failed at 1.500 s: TypeError: Object of type ndarray is not JSON serializable",
         ),
         ({"tally": {}}, "ramp://x", 2, "tally.file: it is missing"),
         ({}, "ramp://x?frame=3", 9, "parameters: frames"),
