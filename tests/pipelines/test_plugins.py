@@ -30,7 +30,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines import (
     DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, SinkOptions,
-    SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, expect, finish,
+    SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, describe, expect, finish,
     only_output, parse_options,
 )
 
@@ -64,8 +64,8 @@ class SpeedingConfig(RuleConfig):
 
 
 class Speeding:
-    def __init__(self, config):
-        self._config, self._last = config, {}
+    def __init__(self, config, labels):
+        self._config, self._labels, self._last = config, labels, {}
 
     def step(self, now):
         events, places = [], {}
@@ -75,7 +75,8 @@ class Speeding:
                 before, t = self._last[track]
                 speed = (x - before) / (now.t - t)
                 if speed > self._config.speeding.px_s:
-                    events.append(Event("speeding", now.t, None, self._config.id, {"track": track, "px_s": round(speed)}))
+                    data = {**describe(now.tracks, row, self._labels), "px_s": round(speed)}
+                    events.append(Event("speeding", now.t, None, self._config.id, data))
             places[track] = (x, now.t)
         self._last = places
         if self._config.speeding.px_s == 99 and now.t > 1.45:
@@ -93,7 +94,7 @@ class Speeding:
         self._last = {int(k): tuple(v) for k, v in state["last"].items()}
 
 
-RULE = RuleType(SpeedingConfig, lambda config, context: Speeding(config), "something is fast: `speeding`")
+RULE = RuleType(SpeedingConfig, lambda config, context: Speeding(config, context.labels), "something is fast: `speeding`")
 
 
 class RampOptions(Config):
@@ -298,6 +299,7 @@ def test_a_pipeline_of_another_packages_parts_runs(place: Place) -> None:
     fast = [r for r in result["records"] if r["type"] == "speeding"]
     # 5 of 255 grey levels in 0.1 s, on 96 pixels: 18.8 pixels a second
     assert {(r["rule"], r["px_s"]) for r in fast} <= {("fast", 18), ("fast", 19), ("fast", 20)}
+    assert {(r["label"], r["track"], tuple(r["frame_size"])) for r in fast} == {("person", 1, (96, 64))}
     assert len(fast) >= 15
     assert result["frames"]["processed"] == 20
     assert (place.folder / "tally.txt").read_text() == f"run {len(fast)}"
