@@ -33,7 +33,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines import (
     DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, SinkOptions,
-    SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, expect, finish,
+    SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, describe, expect, finish,
     only_output, parse_options,
 )
 
@@ -67,8 +67,8 @@ class SpeedingConfig(RuleConfig):
 
 
 class Speeding:
-    def __init__(self, config):
-        self._config, self._last = config, {}
+    def __init__(self, config, labels):
+        self._config, self._labels, self._last = config, labels, {}
 
     def step(self, now):
         events, places = [], {}
@@ -78,11 +78,16 @@ class Speeding:
                 before, t = self._last[track]
                 speed = (x - before) / (now.t - t)
                 if speed > self._config.speeding.px_s:
-                    events.append(Event("speeding", now.t, None, self._config.id, {"track": track, "px_s": round(speed)}))
+                    data = {**describe(now.tracks, row, self._labels), "px_s": round(speed)}
+                    events.append(Event("speeding", now.t, None, self._config.id, data))
             places[track] = (x, now.t)
         self._last = places
         if self._config.speeding.px_s == 99 and now.t > 1.45:
             1 / 0
+        if self._config.speeding.px_s == 98 and now.t > 1.45:
+            return [{"type": "speeding"}]
+        if self._config.speeding.px_s == 97 and now.t > 1.45:
+            return [Event("speeding", now.t, None, self._config.id, {"box": now.tracks.xyxy})]
         return events
 
     def snapshot(self):
@@ -92,7 +97,7 @@ class Speeding:
         self._last = {int(k): tuple(v) for k, v in state["last"].items()}
 
 
-RULE = RuleType(SpeedingConfig, lambda config, context: Speeding(config), "something is fast: `speeding`")
+RULE = RuleType(SpeedingConfig, lambda config, context: Speeding(config, context.labels), "something is fast: `speeding`")
 
 
 class RampOptions(Config):
@@ -175,6 +180,9 @@ def watch(args):
 
 KIND = KindType(("detector",), WatchConfig, watch, "counts heads")
 '''
+
+FAILS = ACME[: ACME.index("1 / 0")].count("\n") + 1
+"""The line of the failing rule."""
 
 ENTRY_POINTS = """
 [edgectl.decoders]
@@ -294,6 +302,7 @@ def test_a_pipeline_of_another_packages_parts_runs(place: Place) -> None:
     fast = [r for r in result["records"] if r["type"] == "speeding"]
     # 5 of 255 grey levels in 0.1 s, on 96 pixels: 18.8 pixels a second
     assert {(r["rule"], r["px_s"]) for r in fast} <= {("fast", 18), ("fast", 19), ("fast", 20)}
+    assert {(r["label"], r["track"], tuple(r["frame_size"])) for r in fast} == {("person", 1, (96, 64))}
     assert len(fast) >= 15
     assert result["frames"]["processed"] == 20
     assert (place.folder / "tally.txt").read_text() == f"run {len(fast)}"
@@ -323,13 +332,25 @@ def test_a_kind_of_another_package_runs_with_its_own_configuration(place: Place)
             {"rules": [{"id": "a", "speding": {}}]},
             "ramp://x",
             2,
-            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding",
+            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding, and there is no rule 'speding'",
         ),
         (
             {"rules": [{"id": "a", "speeding": {"px_s": 99}}]},
             "ramp://x?frames=20",
             7,
-            "rule 'a' failed at 1.500 s: ZeroDivisionError",
+            f"rule 'a' failed at 1.500 s: ZeroDivisionError: division by zero next: look at acme_edge.py, line {FAILS}",
+        ),
+        (
+            {"rules": [{"id": "a", "speeding": {"px_s": 98}}]},
+            "ramp://x?frames=20",
+            7,
+            "rule 'a' failed at 1.500 s: TypeError: step must return a list of Event",
+        ),
+        (
+            {"rules": [{"id": "a", "speeding": {"px_s": 97}}]},
+            "ramp://x?frames=20",
+            7,
+            "rule 'a' failed at 1.500 s: TypeError: Object of type ndarray is not JSON serializable",
         ),
         ({"tally": {}}, "ramp://x", 2, "tally.file: it is missing"),
         ({}, "ramp://x?frame=3", 9, "parameters: frames"),

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from edgectl.pipelines.kinds.video_runner import Analyser, VideoPipeline
     from edgectl.pipelines.registry import Registry
     from edgectl.pipelines.rules import RULES, RuleSet
-    from edgectl.pipelines.rules.base import Observation, Rule, RuleConfig, RuleContext, RuleType
+    from edgectl.pipelines.rules.base import (
+        Observation,
+        Rule,
+        RuleConfig,
+        RuleContext,
+        RuleType,
+        describe,
+        wanted,
+    )
     from edgectl.pipelines.rules.zone import ZoneRule
     from edgectl.pipelines.sinks import SINKS
     from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
@@ -89,6 +97,7 @@ _FROM = {
     "VideoPipeline": "kinds.video_runner",
     "ZoneRule": "rules.zone",
     "decoder_options": "decoders",
+    "describe": "rules.base",
     "expect": "video.decode.base",
     "finish": "video.decode.base",
     "load_config": "host.config",
@@ -100,6 +109,7 @@ _FROM = {
     "parse_options": "sources.base",
     "run": "host.event_run",
     "run_stream": "host.run",
+    "wanted": "rules.base",
 }
 
 __all__ = [
@@ -148,6 +158,7 @@ __all__ = [
     "VideoPipeline",
     "ZoneRule",
     "decoder_options",
+    "describe",
     "expect",
     "finish",
     "load_config",
@@ -159,6 +170,7 @@ __all__ = [
     "parse_options",
     "run",
     "run_stream",
+    "wanted",
 ]
 
 

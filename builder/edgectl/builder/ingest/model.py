@@ -105,7 +105,7 @@ def ingest_samples(
             model.inputs,
             engine,
             folder / what,
-            progress=lambda n: monitor.tell("samples", 0.02, f"{redact(uri)}: {n} samples"),
+            progress=lambda n: monitor.tell("samples", 0.02, f"samples of {redact(uri)}: {n}"),
             enough=lambda: monitor.budget.over(READ, f"the rest of the {what} data"),
         )
 

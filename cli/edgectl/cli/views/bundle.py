@@ -185,7 +185,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             t.add_row("", ", ".join([f"p50 {f.p50_ms:.2f} ms", *tail]))
             for c in f.contexts:
                 ratio = (
-                    "what the others are told against"
+                    "the others are compared with this"
                     if c.ratio is None
                     else f"{c.ratio:.3f} [{c.low:.3f}, {c.high:.3f}] × the float fallback: {c.standing.value if c.standing else '-'}"
                 )

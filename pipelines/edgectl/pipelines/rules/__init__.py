@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -55,27 +58,31 @@ class RulesConfig(Config):
     def _one_type_each(cls, rules: Any) -> Any:
         """Pick each rule's model by its key, so that a mistake is reported for the rule that was meant."""
         if not isinstance(rules, list | tuple):
-            raise ValueError("rules are a list")
-        return tuple(cls._rule(r) for r in rules)
+            raise ValueError("it must be a list; each rule begins with `- id:`")
+        return tuple(cls._rule(r, i) for i, r in enumerate(rules, 1))
 
     @classmethod
-    def _rule(cls, value: Any) -> RuleConfig:
+    def _rule(cls, value: Any, place: int) -> RuleConfig:
+        """``place``: in the list, from 1; it names a rule without an id."""
         if isinstance(value, RuleConfig):
             return value
         if not isinstance(value, dict):
             raise ValueError("a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
+        rule = f"rule {value['id']!r}" if "id" in value else f"the rule in place {place}"
         names = _names(value)
         if len(names) != 1:
-            raise ValueError(f"rule {value.get('id')!r} needs exactly one of: {', '.join(RULES.names())}")
+            others = [] if names else [key for key in value if key != "id"]
+            unknown = f", and there is no rule {str(others[0])[:64]!r}" if others else ""
+            raise ValueError(f"{rule} needs exactly one of: {', '.join(RULES.names())}{unknown}")
         type_ = RULES.get(names[0])
         if missing := type_.needs - cls.has:
             raise ValueError(
-                f"rule {value.get('id')!r}: {names[0]} needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
+                f"{rule}: {names[0]} needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
             )
         try:
             return type_.config.model_validate(value)
         except ValidationError as e:
-            raise ValueError(f"rule {value.get('id')!r}: {first_problem(e)}") from e
+            raise ValueError(f"{rule}: {first_problem(e)}") from e
 
     @model_validator(mode="after")
     def _names_exist(self) -> RulesConfig:
@@ -121,10 +128,15 @@ class RuleSet:
         events: list[Event] = []
         for name, rule in self._steps.items():
             try:
-                events += rule.step(now)
+                made = rule.step(now)
+                _check(made)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
-                raise EngineError(f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}") from e
+                raise EngineError(
+                    f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}",
+                    hint=_line(e, type(rule).__module__),
+                ) from e
+            events += made
         return events
 
     def snapshot(self) -> dict[str, Any]:
@@ -135,6 +147,24 @@ class RuleSet:
         for name, rule in self._steps.items():
             if name in state:
                 rule.restore(state[name])
+
+
+def _check(made: Sequence[Event]) -> None:
+    """Raises :class:`TypeError` for what no sink could write."""
+    if not isinstance(made, list | tuple) or not all(isinstance(event, Event) for event in made):
+        raise TypeError("step must return a list of Event")
+    for event in made:
+        json.dumps(dict(event.data))
+
+
+def _line(e: Exception, module: str) -> str | None:
+    """The line of the rule's own module that failed."""
+    own = [
+        f"look at {Path(frame.f_code.co_filename).name}, line {line}"
+        for frame, line in traceback.walk_tb(e.__traceback__)
+        if frame.f_globals.get("__name__") == module
+    ]
+    return own[-1] if own else None
 
 
 def _names(keys: Iterable[str]) -> list[str]:
