@@ -40,11 +40,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gib", type=float, default=4.25)
-    parser.add_argument("--role", choices=["seeder", "device"], help=argparse.SUPPRESS)
+    parser.add_argument("--process", choices=["seeder", "device"], help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     a = parser.parse_args()
-    if a.role:
-        {"seeder": seeder, "device": device}[a.role](*a.rest)
+    if a.process:
+        {"seeder": seeder, "device": device}[a.process](*a.rest)
         return
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
@@ -105,8 +105,8 @@ def written(folder: Path) -> int:
     return sum(p.stat().st_blocks * 512 for p in folder.iterdir()) if folder.is_dir() else 0
 
 
-def child(role: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, "--role", role, *arguments]
+def child(process: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--process", process, *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

@@ -141,7 +141,7 @@ def test_questions_are_answered_in_tables(controller: Controller) -> None:
     said = run("device", "logs", "gate-1")
     assert f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(AT_S))}  anna: force of gate: fix" in said
     assert 'yard    zone   "zone": "gate-in", "ids": [7]' in said
-    assert [op for _, op, _ in controller.asked] == ["probe", "measure", "measure", "logs", "logs"]
+    assert [op for _, op, _ in controller.asked] == ["probe", "health", "health", "logs", "logs"]
     assert all(options["owner"] == "site-anna.b" for _, _, options in controller.asked), (
         "who asks is on record"
     )

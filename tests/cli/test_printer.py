@@ -87,6 +87,15 @@ def test_tables_are_not_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> Non
     assert "edgectl[builder]" in captured.out
 
 
+@pytest.mark.parametrize("columns", ["", "0", "wide", "-80"])
+def test_a_width_that_is_no_number_is_no_failure(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    Printer(False).result({}, lambda: "x" * 130)
+    assert capsys.readouterr().out == "x" * 130 + "\n"
+
+
 def test_an_event_of_a_recording_is_shown_with_its_place_and_a_live_one_with_the_time_of_day(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

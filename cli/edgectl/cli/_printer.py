@@ -51,7 +51,8 @@ class Printer(OptionGroup):
         from rich.console import Console
 
         # A pipe has no width: tables must not be cut to 80 columns there.
-        width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
+        columns = os.environ.get("COLUMNS", "")
+        width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else 140
         return Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @cached_property

@@ -327,8 +327,8 @@ class Telemetry(Message):
     replay: bool = False
 
 
-Op = Literal["probe", "logs", "hold", "release", "rollback", "measure", "cancel", "lock", "unlock", "force"]
-READ_ONLY: frozenset[Op] = frozenset({"probe", "logs", "measure"})
+Op = Literal["probe", "logs", "hold", "release", "rollback", "health", "cancel", "lock", "unlock", "force"]
+READ_ONLY: frozenset[Op] = frozenset({"probe", "logs", "health"})
 """Commands that leave everything as it is."""
 
 

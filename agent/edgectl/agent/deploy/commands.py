@@ -54,7 +54,7 @@ class Commands:
                 "events": list(self._events),
                 "audit": [[round(wall_s, 3), what] for wall_s, what in self._journal.audited()],
             }
-        if command.op == "measure":
+        if command.op == "health":
             return {"health": machine_health(self._state_dir)}
         owner = command.owner or "operator"
         if command.op in ("lock", "unlock"):

@@ -223,7 +223,7 @@ def summary(r: DemoResult) -> RenderableType:
             "-" if not b.ratio_to_float else f"{1 / b.ratio_to_float:.1f}",
             f"{b.seconds:.0f}",
         )
-    rollouts = table("rollout", "state", "devices", "why", title="rolled out")
+    rollouts = table("rollout", "state", "devices", "why", title="rollouts")
     for x in [*r.good, r.bad]:
         took = ", ".join(
             f"{name} {m['outcome']}"
@@ -231,7 +231,7 @@ def summary(r: DemoResult) -> RenderableType:
         )
         colour = "green" if x["state"] == "done" else "red"
         rollouts.add_row(x["release"], Text(x["state"], colour), took, x.get("reason") or "")
-    events = table("device", "events", title="said")
+    events = table("device", "events", title="events")
     for device, kinds in r.events.items():
         events.add_row(
             device, ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda i: -i[1]))

@@ -85,7 +85,7 @@ def health(name: Name, *, device: AskOptions, out: Printer) -> None:
     """Measure how a device is now: load, memory, disk, temperature."""
     from edgectl.cli.device.answers import HealthAnswer
 
-    found = device.ask(name, "measure", HealthAnswer)
+    found = device.ask(name, "health", HealthAnswer)
 
     def shown() -> Table:
         t = table("figure", ">now")
