@@ -30,7 +30,7 @@ from edgectl.core.bundle import LAYER_ENGINE, Bundle, Variant
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.open import open_engine
-from edgectl.engines.measure.processes import Contender, measure_fresh, summarise_fresh
+from edgectl.engines.measure.processes import MeasuredEngine, measure_in_processes, summarise_processes
 from edgectl.engines.timing import load_1m
 
 TASK = TaskSpec(name="tensor", input=TensorInput())
@@ -84,10 +84,10 @@ def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) 
     if not quantized:
         print(f"| {seed} | float | | | | |")
     for v in quantized:
-        times = measure_fresh(
+        times = measure_in_processes(
             {"variant": contender(v), "float": contender(fallback)}, [s.feeds for s in fresh[:4]]
         )
-        again = summarise_fresh(times["variant"], times["float"])
+        again = summarise_processes(times["variant"], times["float"])
         accuracy = judge.judge(open_engine(v))
         slower = (again.ratio_low or 0) > 1
         over, surely = accuracy.drop > a.max_drop, accuracy.low > a.max_drop
@@ -106,8 +106,8 @@ def one(seed: int, a: argparse.Namespace, folder: Path, counts: dict[str, int]) 
         )
 
 
-def contender(v: Variant) -> Contender:
-    return Contender(v.need(LAYER_ENGINE).read_bytes(), v.config.runtime, v.config.session)
+def contender(v: Variant) -> MeasuredEngine:
+    return MeasuredEngine(v.need(LAYER_ENGINE).read_bytes(), v.config.runtime, v.config.session)
 
 
 if __name__ == "__main__":

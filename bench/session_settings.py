@@ -20,7 +20,7 @@ import onnxruntime as ort
 from edgectl.core.bundle import SessionSettings
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.measure.contexts import PERIOD_S
-from edgectl.engines.measure.processes import Contender, measure_fresh, summarise_fresh
+from edgectl.engines.measure.processes import MeasuredEngine, measure_in_processes, summarise_processes
 from edgectl.engines.timing import load_1m
 
 SETTINGS = {
@@ -41,9 +41,11 @@ def main() -> None:
     inputs = open_model(model).inputs
     feeds = [{i.name: rng.random(i.shape).astype(i.dtype) for i in inputs} for _ in range(4)]
     print(f"load {load_1m()}\n\n| settings | CPU ms an inference | p50 ms | MiB |\n| - | - | - | - |")
-    times = measure_fresh({name: Contender(model, "onnxruntime", s) for name, s in SETTINGS.items()}, feeds)
+    times = measure_in_processes(
+        {name: MeasuredEngine(model, "onnxruntime", s) for name, s in SETTINGS.items()}, feeds
+    )
     for name, t in times.items():
-        run = summarise_fresh(t, None)
+        run = summarise_processes(t, None)
         print(f"| {name} | {run.cpu_ms:.2f} | {run.p50_ms:.2f} | {run.rss_mb:.0f} |")
     print(f"| 2 threads, busy waiting between runs, too | {always_busy(model, feeds[0]):.2f} | | |")
 

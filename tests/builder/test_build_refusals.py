@@ -129,7 +129,7 @@ def test_a_disk_that_is_full_of_temporary_files_is_said_and_is_no_defect(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere/3.onnx")
 
-    monkeypatch.setattr("edgectl.builder.search.machine.measure_fresh", full)
+    monkeypatch.setattr("edgectl.builder.search.machine.measure_in_processes", full)
     with pytest.raises(StorageError, match=r"the disk is full while writing /somewhere/3\.onnx"):
         build_bundle(
             save(residual_net()), profiles=["cpu"], calibration=str(npz), out=tmp_path / "out", **RUN

@@ -7,7 +7,7 @@ from enum import Enum
 
 from edgectl.core.schema import Config
 
-__all__ = ["Conditions", "Context", "ContextRun", "FreshRun", "Measured", "RouteGain", "Standing"]
+__all__ = ["Conditions", "Context", "ContextRun", "Measured", "ProcessRun", "RouteGain", "Standing"]
 
 
 class Context(str, Enum):
@@ -58,7 +58,7 @@ class Conditions(Config):
     """Of a Jetson (``nvpmodel``)."""
 
 
-class FreshRun(Config):
+class ProcessRun(Config):
     """What an engine did in new processes, one after the other; the median of the processes where not said
     otherwise."""
 
@@ -111,12 +111,12 @@ class Measured(Config):
     n: int
     ratio_to_float: float | None = None
     """Median of paired latency ratios against the fastest float candidate, among all candidates of the
-    search, interleaved; < 1 is faster. What decides is :attr:`FreshRun.contexts`."""
+    search, interleaved; < 1 is faster. What decides is :attr:`ProcessRun.contexts`."""
     machine: str
     threads: int
     runtime_version: str
     conditions: Conditions
-    fresh: FreshRun | None = None
+    fresh: ProcessRun | None = None
     """In processes of its own; only what ships, or nearly did, is measured there."""
     standing: Standing | None = None
     """What the contexts say together, against the fastest float candidate; None for float itself."""

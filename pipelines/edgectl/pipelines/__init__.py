@@ -29,15 +29,8 @@ if TYPE_CHECKING:
     from edgectl.pipelines.kinds.video_runner import Analyser, VideoPipeline
     from edgectl.pipelines.registry import Registry
     from edgectl.pipelines.rules import RULES, RuleSet
-    from edgectl.pipelines.rules.base import (
-        Observation,
-        Rule,
-        RuleConfig,
-        RuleContext,
-        RuleType,
-        describe,
-        wanted,
-    )
+    from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
+    from edgectl.pipelines.rules.observation import Observation, Rule, describe, wanted
     from edgectl.pipelines.rules.zone import ZoneRule
     from edgectl.pipelines.sinks import SINKS
     from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
@@ -68,14 +61,14 @@ _FROM = {
     "Lanes": "video.lanes",
     "LetterboxMeta": "video.preprocess",
     "Notice": "stream.frame",
-    "Observation": "rules.base",
+    "Observation": "rules.observation",
     "Pipeline": "kinds.base",
     "PipelineArgs": "kinds.base",
     "PipelineConfig": "kinds.config",
     "RULES": "rules",
     "Record": "sinks.base",
     "Registry": "registry",
-    "Rule": "rules.base",
+    "Rule": "rules.observation",
     "RuleConfig": "rules.base",
     "RuleContext": "rules.base",
     "RuleSet": "rules",
@@ -97,7 +90,7 @@ _FROM = {
     "VideoPipeline": "kinds.video_runner",
     "ZoneRule": "rules.zone",
     "decoder_options": "decoders",
-    "describe": "rules.base",
+    "describe": "rules.observation",
     "expect": "video.decode.base",
     "finish": "video.decode.base",
     "load_config": "host.config",

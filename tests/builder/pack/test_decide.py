@@ -26,7 +26,7 @@ from edgectl.core.errors import BusyError, StorageError, UsageError
 from edgectl.core.measured import Conditions, Context, ContextRun, Measured, Standing
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
-from edgectl.engines.measure.processes import Contender, FreshTimes
+from edgectl.engines.measure.processes import MeasuredEngine, ProcessTimes
 from edgectl.engines.timing import Ratio
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
@@ -240,15 +240,15 @@ def test_whatever_was_measured_no_preference_is_lost_and_only_what_is_faster_goe
     assert any(p.variant == "cpu-float32" for p in d.order)
 
 
-def timed(int8: float, *, others: float = 0.0) -> Callable[..., dict[str, FreshTimes]]:
+def timed(int8: float, *, others: float = 0.0) -> Callable[..., dict[str, ProcessTimes]]:
     """Instead of processes: what each contender takes, by the bytes of its engine; float is the longest."""
 
     def measure(
-        contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object = None
-    ) -> dict[str, FreshTimes]:
-        def one(name: str) -> FreshTimes:
+        contenders: dict[str, MeasuredEngine], feeds: object, *, seconds: float, enough: object = None
+    ) -> dict[str, ProcessTimes]:
+        def one(name: str) -> ProcessTimes:
             ms = tuple((int8 if "int8" in name else 10.0) * np.random.default_rng(1).normal(1, 0.001, 144))
-            return FreshTimes(
+            return ProcessTimes(
                 (0.1,) * 3,
                 (50.0,) * 3,
                 (1.0,) * 3,
@@ -274,13 +274,13 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     from edgectl.builder.search import machine
 
     def busy(
-        contenders: dict[str, Contender], feeds: object, *, seconds: float, enough: object
-    ) -> dict[str, FreshTimes]:
+        contenders: dict[str, MeasuredEngine], feeds: object, *, seconds: float, enough: object
+    ) -> dict[str, ProcessTimes]:
         names = {n: ("int8" if not n.startswith("float") else n) for n in contenders}
         found = timed(9.0, others=1.9)({v: contenders[k] for k, v in names.items()}, feeds, seconds=seconds)
         return {k: found[v] for k, v in names.items()}
 
-    monkeypatch.setattr(machine, "measure_fresh", busy)
+    monkeypatch.setattr(machine, "measure_in_processes", busy)
     monkeypatch.setattr(machine, "wait_until_quiet", lambda seconds: False)
     monkeypatch.setattr(
         "edgectl.builder.search.shortlist.may_be_faster", lambda o: o.possible and o.standing is None

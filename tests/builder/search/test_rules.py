@@ -31,7 +31,7 @@ from edgectl.builder.search.rules import (
     survivors,
 )
 from edgectl.core.bundle import SessionSettings
-from edgectl.core.measured import Conditions, Context, ContextRun, FreshRun, Measured, Standing
+from edgectl.core.measured import Conditions, Context, ContextRun, Measured, ProcessRun, Standing
 from edgectl.engines.timing import Ratio
 
 CALM = Conditions(load=0)
@@ -57,7 +57,7 @@ def outcome(
         CandidateGraph(name, b"", precision, carried_over), runtime, SessionSettings(threads=threads)
     )  # type: ignore[arg-type]
     ratio = p50_ms / float_ms
-    fresh = FreshRun(
+    fresh = ProcessRun(
         runs=3,
         cold_start_s=0.1,
         rss_mb=rss_mb,

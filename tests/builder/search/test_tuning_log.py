@@ -20,7 +20,7 @@ from edgectl.builder.search.tuning_log import TuningLog
 from edgectl.core.bundle import Bundle
 from edgectl.core.measured import Conditions
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.measure.processes import FreshTimes
+from edgectl.engines.measure.processes import ProcessTimes
 
 HOST = {"machine": "m", "onnxruntime": "1"}
 CALM = Conditions(load=0.1)
@@ -37,7 +37,7 @@ def write(path: Path, count: int = 2) -> list[str]:
 def test_what_was_written_is_found_again(tmp_path: Path) -> None:
     log = TuningLog(tmp_path / "new" / "log.jsonl", HOST)
     accuracy = Accuracy(0.1, {"cosine": 0.9}, 0.05, 0.2, 10)
-    fresh = FreshTimes((0.1,), (50.0,), (2.0,), (1.0, 2.0), (3.0,), busy=1)
+    fresh = ProcessTimes((0.1,), (50.0,), (2.0,), (1.0, 2.0), (3.0,), busy=1)
     log.add(log.key("judged", "x"), "judged", "a", CALM, accuracy=accuracy)
     log.add(log.key("fresh", "x"), "fresh", "a", CALM, fresh=fresh)
     again = TuningLog(tmp_path / "new" / "log.jsonl", HOST)

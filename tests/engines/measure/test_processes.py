@@ -19,26 +19,26 @@ from edgectl.engines.measure import processes
 from edgectl.engines.measure.conditions import CpuTimes, read_conditions
 from edgectl.engines.measure.contexts import busy_because
 from edgectl.engines.measure.processes import (
-    Contender,
-    FreshTimes,
+    MeasuredEngine,
+    ProcessTimes,
     evidence,
-    measure_fresh,
+    measure_in_processes,
     next_frame,
     standing_of,
-    summarise_fresh,
+    summarise_processes,
 )
 
 FEEDS = [{"x": np.zeros((1, 3, 8, 8), np.float32)}, {"x": np.ones((1, 3, 8, 8), np.float32)}]
 
 
-def contender(model: bytes | None = None, **settings: object) -> Contender:
-    return Contender(
+def contender(model: bytes | None = None, **settings: object) -> MeasuredEngine:
+    return MeasuredEngine(
         small_model() if model is None else model, "onnxruntime", SessionSettings.model_validate(settings)
     )
 
 
 def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() -> None:
-    found = measure_fresh(
+    found = measure_in_processes(
         {"a": contender(), "b": contender(arena=False), "bad": contender(b"no model")}, FEEDS, runs=2
     )
     assert "cannot open" in (found["bad"].failed or "")
@@ -54,13 +54,13 @@ def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() ->
 
 def test_figures_are_medians_of_processes_and_percentiles_come_only_from_enough_samples() -> None:
     ms = tuple(float(x) for x in range(1, 133))
-    times = FreshTimes((0.1, 0.5, 0.2), (50, 70, 60), (2, 9, 3), ms, tuple(2 * x for x in ms), busy=3)
-    run = summarise_fresh(times, FreshTimes((), (), (), tuple(2 * x for x in ms)))
+    times = ProcessTimes((0.1, 0.5, 0.2), (50, 70, 60), (2, 9, 3), ms, tuple(2 * x for x in ms), busy=3)
+    run = summarise_processes(times, ProcessTimes((), (), (), tuple(2 * x for x in ms)))
     assert (run.runs, run.cold_start_s, run.rss_mb, run.cpu_ms, run.busy, run.n) == (3, 0.2, 70, 3, 3, 132)
     assert run.p95_ms == pytest.approx(125.45)
     assert run.p95_loaded_ms == pytest.approx(250.9)
     assert (run.ratio_to_float, run.ratio_low, run.ratio_high) == (0.5, 0.5, 0.5)
-    few = summarise_fresh(FreshTimes((0.1,), (50,), (2,), ms[:129], ms[:12]), None)
+    few = summarise_processes(ProcessTimes((0.1,), (50,), (2,), ms[:129], ms[:12]), None)
     assert (few.p95_ms, few.p95_loaded_ms, few.ratio_to_float) == (None, None, None)
 
 
@@ -155,9 +155,9 @@ def test_a_slow_engine_takes_the_next_frame_of_the_camera_and_the_others_are_dro
 
 def times_of(
     alone: float, paced: float, *, others: float = 0.1, n: int = 36, jitter: float = 0.01, seed: int = 0
-) -> FreshTimes:
+) -> ProcessTimes:
     rng = np.random.default_rng(seed)
-    return FreshTimes(
+    return ProcessTimes(
         (0.1,) * 3,
         (50.0,) * 3,
         (1.0,) * 3,
@@ -175,7 +175,7 @@ def times_of(
 
 def test_each_context_is_told_and_they_decide_together() -> None:
     base = times_of(10, 11)
-    run = summarise_fresh(times_of(8, 11, seed=1), base, base)
+    run = summarise_processes(times_of(8, 11, seed=1), base, base)
     told = {c.context: c for c in run.contexts}
     assert {c: r.standing for c, r in told.items()} == {
         Context.ALONE: Standing.FASTER,
@@ -187,7 +187,7 @@ def test_each_context_is_told_and_they_decide_together() -> None:
     assert standing_of(times_of(8, 11, seed=1), base) is Standing.FASTER
     assert standing_of(times_of(8, 12.5, seed=1), base) is Standing.SLOWER
     assert standing_of(times_of(9.7, 10.7, seed=1), base) is Standing.EQUAL
-    assert [c.ratio for c in summarise_fresh(base, None).contexts] == [None] * 3
+    assert [c.ratio for c in summarise_processes(base, None).contexts] == [None] * 3
 
 
 def test_the_busiest_run_counts_and_an_unsteady_reference_does_too() -> None:
@@ -206,7 +206,7 @@ def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> No
         now[0] += 1000.0
         return CpuTimes(3 * now[0], 0.0, 4, now[0])
 
-    found = measure_fresh({"a": contender()}, FEEDS, runs=1, seconds=0.05, cpu=cpu)["a"]
+    found = measure_in_processes({"a": contender()}, FEEDS, runs=1, seconds=0.05, cpu=cpu)["a"]
     [others] = found.others
     assert others == pytest.approx(3, abs=0.05)  # the contender took seconds of a thousand
     assert found.cores == 4
@@ -220,6 +220,6 @@ def test_when_it_is_enough_no_more_processes_are_started_than_the_least() -> Non
         asked.append(1)
         return True
 
-    found = measure_fresh({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
+    found = measure_in_processes({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
     assert len(found.cold_s) == 2
     assert len(asked) == 1

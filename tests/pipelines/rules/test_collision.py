@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.driving import lanes_at
 
-from edgectl.pipelines.rules.base import Observation
 from edgectl.pipelines.rules.collision import CollisionConfig, CollisionRule, in_path, time_to_contact
+from edgectl.pipelines.rules.observation import Observation
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracks
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from support.driving import NOBODY, lanes_at
 
-from edgectl.pipelines.rules.base import Observation
 from edgectl.pipelines.rules.lane_departure import DepartureRule, LaneDepartureConfig
+from edgectl.pipelines.rules.observation import Observation
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig
 

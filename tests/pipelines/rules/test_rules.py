@@ -15,7 +15,7 @@ from support.pipelines import detections, tracks
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RulesConfig, RuleSet
-from edgectl.pipelines.rules.base import Observation, Rule
+from edgectl.pipelines.rules.observation import Observation, Rule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracker, Tracks
 

@@ -14,7 +14,7 @@ from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds, Outputs
-from edgectl.engines.measure.processes import FreshTimes
+from edgectl.engines.measure.processes import ProcessTimes
 
 __all__ = ["Behaviour", "FakeJudge", "FakeMachine", "base"]
 
@@ -100,18 +100,18 @@ class FakeMachine:
     def clock(self) -> int:
         return self.now
 
-    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
+    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, ProcessTimes]:
         self.fresh_calls += 1
         return {c.name: self._fresh(c) for c in candidates}
 
-    def _fresh(self, c: Candidate) -> FreshTimes:
+    def _fresh(self, c: Candidate) -> ProcessTimes:
         b = self.of(c)
         if b.fresh_fails:
-            return FreshTimes(failed="it died by SIGSEGV")
+            return ProcessTimes(failed="it died by SIGSEGV")
         ms = self.ms(c) * b.fresh_factor * (1 + self.noise * self.draws(c, "fresh").standard_normal(132))
         cpu = self.ms(c) * c.settings.threads * b.cpu
         paced = b.paced_factor * ms[:72]
-        return FreshTimes(
+        return ProcessTimes(
             (0.1,) * 3,
             (b.rss_mb,) * 3,
             (cpu,) * 3,

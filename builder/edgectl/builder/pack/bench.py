@@ -16,7 +16,7 @@ import numpy as np
 
 from edgectl.core.bundle import Bundle, Variant, requirement_met
 from edgectl.core.errors import EdgectlError, UsageError
-from edgectl.core.measured import Context, ContextRun, FreshRun, Standing
+from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
 from edgectl.device_profiles.machine import Machine, probe
 from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.golden import check_golden, read_golden
@@ -25,13 +25,13 @@ from edgectl.engines.measure.contexts import busy_because
 from edgectl.engines.measure.processes import (
     RUNS,
     SECONDS,
-    Contender,
-    FreshTimes,
+    MeasuredEngine,
+    ProcessTimes,
     compared,
     evidence,
-    measure_fresh,
+    measure_in_processes,
     standing_of,
-    summarise_fresh,
+    summarise_processes,
 )
 from edgectl.engines.measure.single_stream import at_most, single_stream
 from edgectl.engines.timing import Latency, Ratio, load_1m, percentile, summarise
@@ -42,7 +42,7 @@ _STREAM_SHARE = 0.25
 """Of the time: for the latencies of one stream; the rest is for the comparison."""
 _LEAST_S = 0.1
 
-Measure = Callable[..., dict[str, FreshTimes]]
+Measure = Callable[..., dict[str, ProcessTimes]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BenchRow:
     """What the contexts say together; None for the fallback itself."""
     worst_cosine: float | None = None
     skipped: str | None = None
-    fresh: FreshRun | None = None
+    fresh: ProcessRun | None = None
     """All that was measured in processes of its own."""
 
 
@@ -92,7 +92,7 @@ class _Runnable:
     variant: Variant
     row: BenchRow
     feeds: Sequence[Feeds]
-    contender: Contender
+    contender: MeasuredEngine
 
 
 def bench_bundle(
@@ -103,7 +103,7 @@ def bench_bundle(
     rate: float | None = None,
     cache: Path | None = None,
     progress: Callable[[str], None] | None = None,
-    measure: Measure = measure_fresh,
+    measure: Measure = measure_in_processes,
 ) -> BenchReport:
     """Open, check and measure, for about ``seconds`` in all; starting the processes comes on top. ``rate``:
     issue this many queries a second, like a camera. ``cache``: folder of finalised engines (TensorRT needs
@@ -175,7 +175,7 @@ def _opened(
         return replace(row, skipped=e.message)
     feeds: list[Feeds] = [f for f, _ in read_golden(v)]
     row = replace(row, worst_cosine=min(e.cosine for e in golden.outputs.values()), runtime=runtime)
-    return _Runnable(v, row, feeds, Contender(path.read_bytes(), c.runtime, settings, feeds))
+    return _Runnable(v, row, feeds, MeasuredEngine(path.read_bytes(), c.runtime, settings, feeds))
 
 
 def _streamed(
@@ -201,7 +201,9 @@ def _streamed(
     )
 
 
-def _reference(variants: Mapping[str, Variant], times: Mapping[str, FreshTimes], profile: str) -> str | None:
+def _reference(
+    variants: Mapping[str, Variant], times: Mapping[str, ProcessTimes], profile: str
+) -> str | None:
     """Who those of a profile are told against: its fallback, another one's if that does not run, or the
     slowest. None if nothing ran in a process of its own."""
     alive = {k: v.config for k, v in variants.items() if times[k].failed is None}
@@ -211,16 +213,16 @@ def _reference(variants: Mapping[str, Variant], times: Mapping[str, FreshTimes],
     return max(alive, key=lambda k: float(np.median(times[k].of(Context.ALONE))), default=None)
 
 
-def _compared(row: BenchRow, times: Mapping[str, FreshTimes], key: str, reference: str | None) -> BenchRow:
+def _compared(row: BenchRow, times: Mapping[str, ProcessTimes], key: str, reference: str | None) -> BenchRow:
     mine = times[key]
     if mine.failed is not None or reference is None:
         return replace(row, skipped=mine.failed)
     base = times[reference]
     if key == reference:
-        fresh = summarise_fresh(mine, None)
+        fresh = summarise_processes(mine, None)
         n = len(mine.of(Context.ALONE))
         return replace(row, fresh=fresh, contexts=fresh.contexts, ratio=Ratio(1.0, 1.0, 1.0, n))
-    fresh = summarise_fresh(mine, base, base)
+    fresh = summarise_processes(mine, base, base)
     alone = compared(mine, base, busy=False).get(Context.ALONE)
     return replace(
         row,

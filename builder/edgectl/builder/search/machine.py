@@ -13,7 +13,7 @@ from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.measure.conditions import read_conditions, wait_until_quiet
-from edgectl.engines.measure.processes import SECONDS, Contender, FreshTimes, measure_fresh
+from edgectl.engines.measure.processes import SECONDS, MeasuredEngine, ProcessTimes, measure_in_processes
 
 __all__ = ["ThisMachine", "TimingMachine"]
 
@@ -32,7 +32,7 @@ class TimingMachine(Protocol):
         """Nanoseconds."""
         ...
 
-    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
+    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, ProcessTimes]:
         """Name → what it did in processes of its own, in turn with the others."""
         ...
 
@@ -66,9 +66,11 @@ class ThisMachine:
     def clock(self) -> int:
         return time.perf_counter_ns()
 
-    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, FreshTimes]:
-        contenders = {c.name: Contender(c.graph.model, c.runtime, c.settings) for c in candidates}
-        return measure_fresh(contenders, self.feeds, seconds=self._fresh_s, enough=lambda: self._left() <= 0)
+    def fresh(self, candidates: Sequence[Candidate]) -> dict[str, ProcessTimes]:
+        contenders = {c.name: MeasuredEngine(c.graph.model, c.runtime, c.settings) for c in candidates}
+        return measure_in_processes(
+            contenders, self.feeds, seconds=self._fresh_s, enough=lambda: self._left() <= 0
+        )
 
     def conditions(self) -> Conditions:
         return read_conditions()

@@ -16,7 +16,7 @@ from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.tuning_log import Line, TuningLog
 from edgectl.core.errors import EdgectlError
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.measure.processes import FreshTimes
+from edgectl.engines.measure.processes import ProcessTimes
 from edgectl.engines.timing import Samples, interleave
 
 __all__ = ["Judging", "Measurements"]
@@ -92,7 +92,7 @@ class Measurements:
             lines = self._measured(key, index, candidates, seconds, fewest, most, settled)
         return {c.name: lines[c.name] for c in candidates}, failed
 
-    def fresh(self, contenders: Sequence[Candidate], *, again: bool = False) -> dict[str, FreshTimes]:
+    def fresh(self, contenders: Sequence[Candidate], *, again: bool = False) -> dict[str, ProcessTimes]:
         """In processes of their own, in turn. ``again``: what was measured on a busy machine does not
         count."""
         key = self._log.key(

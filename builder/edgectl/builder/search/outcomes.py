@@ -10,7 +10,7 @@ import numpy as np
 from edgectl.builder.search.candidates import Candidate, CandidateOutcome, TimedRound
 from edgectl.builder.search.tuning_log import Line
 from edgectl.core.measured import Context, Measured
-from edgectl.engines.measure.processes import FreshTimes, standing_of, summarise_fresh
+from edgectl.engines.measure.processes import ProcessTimes, standing_of, summarise_processes
 from edgectl.engines.timing import Samples, paired_ratio, percentile
 
 __all__ = ["with_fresh", "with_times"]
@@ -41,7 +41,7 @@ def with_times(
 
 def with_fresh(
     o: CandidateOutcome,
-    times: Mapping[str, FreshTimes],
+    times: Mapping[str, ProcessTimes],
     reference: Candidate,
     shown: Candidate,
     *,
@@ -51,7 +51,7 @@ def with_fresh(
     the float one that figures are told against."""
     c, base, told = o.candidate, times[reference.name], times[shown.name]
     assert o.measured is not None
-    fresh = summarise_fresh(
+    fresh = summarise_processes(
         times[c.name],
         None if c.name == reference.name else base,
         None if c.name == shown.name or told.failed is not None else told,

@@ -54,7 +54,7 @@ from edgectl.core.bundle import Runtime
 from edgectl.core.errors import EdgectlError, ModelError, StorageError
 from edgectl.core.measured import Context, Standing
 from edgectl.engines.measure.contexts import busy_because
-from edgectl.engines.measure.processes import FreshTimes, evidence, standing_of
+from edgectl.engines.measure.processes import ProcessTimes, evidence, standing_of
 
 __all__ = ["Goal", "search"]
 
@@ -402,7 +402,7 @@ class _Search:
                 why = f"in processes of its own it takes longer than {c.name} ({1 / (fresh.ratio_to_float or 1):.2f} ×)"
                 self._say(reference, why, Cause.SLOWER)
 
-    def _proven(self, contenders: Sequence[Candidate], reference: Candidate) -> dict[str, FreshTimes]:
+    def _proven(self, contenders: Sequence[Candidate], reference: Candidate) -> dict[str, ProcessTimes]:
         """Measured in processes of their own; once more if the machine was too busy to tell and becomes
         quiet in time."""
         times = self._measurements.fresh(contenders)

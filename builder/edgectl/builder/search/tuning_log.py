@@ -22,7 +22,7 @@ from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.core.files import digest_of, storage
 from edgectl.core.measured import Conditions
 from edgectl.core.schema import Digest, Message
-from edgectl.engines.measure.processes import FreshTimes
+from edgectl.engines.measure.processes import ProcessTimes
 
 __all__ = ["MAX_BYTES", "Line", "TuningLog", "What"]
 
@@ -44,7 +44,7 @@ class Line(Message):
     ms: tuple[float, ...] | None = Field(default=None, max_length=10_000)
     """Milliseconds in the order of measurement: the n-th of every line of one key belong together."""
     runtime: str = ""
-    fresh: FreshTimes | None = None
+    fresh: ProcessTimes | None = None
     conditions: Conditions
     host: dict[str, str]
     """Machine and runtime versions."""

@@ -17,7 +17,13 @@ from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.measured import Context, Measured, Standing
 from edgectl.core.task import ImageInput
-from edgectl.engines.measure.processes import SECONDS, Contender, measure_fresh, standing_of, summarise_fresh
+from edgectl.engines.measure.processes import (
+    SECONDS,
+    MeasuredEngine,
+    measure_in_processes,
+    standing_of,
+    summarise_processes,
+)
 
 __all__ = ["with_preprocessing", "without_float_ratio"]
 
@@ -87,10 +93,10 @@ def _measured_again(
     assert isinstance(spec, ImageInput)
     plain = [s.feeds for s in model.samples.search[:_PICTURES]]
     pixels = [pixel_feeds(f, spec) for f in plain]
-    times = measure_fresh(
+    times = measure_in_processes(
         {
-            "inside": Contender(folded.model, draft.runtime, draft.session, pixels),
-            "float": Contender(model.source.onnx_bytes, "onnxruntime", reference, plain),
+            "inside": MeasuredEngine(folded.model, draft.runtime, draft.session, pixels),
+            "float": MeasuredEngine(model.source.onnx_bytes, "onnxruntime", reference, plain),
         },
         plain,
         seconds=budget.fresh_s(SECONDS),
@@ -104,7 +110,7 @@ def _measured_again(
     standing = None if draft.precision == "float32" or came_quantized else standing_of(inside, base)
     if standing in (Standing.EQUAL, Standing.SLOWER):
         return None
-    fresh = summarise_fresh(inside, base, base)
+    fresh = summarise_processes(inside, base, base)
     alone = next((c.ratio for c in fresh.contexts if c.context is Context.ALONE), None)
     kept = before.standing if standing is Standing.UNDECIDED else standing
     again = before.model_copy(update={"fresh": fresh, "standing": kept, "ratio_to_float": alone})

@@ -27,7 +27,7 @@ import numpy as np
 
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
-from edgectl.core.measured import Context, ContextRun, FreshRun, Standing
+from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
 from edgectl.core.tensors import read_npz, write_npz
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.child import Conversation, converse, peak_rss_mb
@@ -49,14 +49,14 @@ from edgectl.engines.timing import Ratio, Samples, percentile
 __all__ = [
     "RUNS",
     "SECONDS",
-    "Contender",
-    "FreshTimes",
+    "MeasuredEngine",
+    "ProcessTimes",
     "compared",
     "evidence",
-    "measure_fresh",
+    "measure_in_processes",
     "next_frame",
     "standing_of",
-    "summarise_fresh",
+    "summarise_processes",
 ]
 
 # each costs imports and an open a contender; one and the same engine of 0.02 ms differed by 2 % between two
@@ -75,7 +75,7 @@ _BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n for _ in rang
 
 
 @dataclass(frozen=True)
-class Contender:
+class MeasuredEngine:
     model: bytes = field(repr=False)
     runtime: str
     settings: SessionSettings
@@ -84,7 +84,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class FreshTimes:
+class ProcessTimes:
     """What one contender did in all of its processes. ``failed`` says why one of them did not get through."""
 
     cold_s: tuple[float, ...] = ()
@@ -115,19 +115,19 @@ class FreshTimes:
         return medians(np.asarray(calls, np.float64), block)
 
 
-def measure_fresh(
-    contenders: Mapping[str, Contender],
+def measure_in_processes(
+    contenders: Mapping[str, MeasuredEngine],
     feeds: Sequence[Feeds],
     *,
     runs: int = RUNS,
     seconds: float = SECONDS,
     cpu: Callable[[], CpuTimes | None] = read_cpu,
     enough: Callable[[], bool] = lambda: False,
-) -> dict[str, FreshTimes]:
+) -> dict[str, ProcessTimes]:
     """``runs`` times a new process for each contender, which runs for about ``seconds`` in each context.
     One that fails is left out of the rest and of nobody else's figures. ``cpu`` reads the machine's
     counters. ``enough`` is asked before the third run and each one after it whether to stop."""
-    total: dict[str, list[FreshTimes]] = {name: [] for name in contenders}
+    total: dict[str, list[ProcessTimes]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory(prefix="edgectl-fresh-") as folder:
         arguments = _files(Path(folder), contenders, feeds[:_FEEDS])
         extent: _Extent | None = None
@@ -141,7 +141,7 @@ def measure_fresh(
     return {name: _joined(parts) for name, parts in total.items()}
 
 
-def evidence(reference: FreshTimes) -> Load:
+def evidence(reference: ProcessTimes) -> Load:
     """How busy the machine was in the worst of the runs, and how unsteady the reference."""
     others = [o for o in reference.others if o is not None]
     steal = [x for x in reference.steal if x is not None]
@@ -150,7 +150,7 @@ def evidence(reference: FreshTimes) -> Load:
 
 
 def compared(
-    times: FreshTimes, reference: FreshTimes, *, busy: bool, min_speedup: float = 1.0
+    times: ProcessTimes, reference: ProcessTimes, *, busy: bool, min_speedup: float = 1.0
 ) -> dict[Context, tuple[Standing, Ratio]]:
     """How one contender did against another one of the same measurement, in each context in which both
     have at least three blocks."""
@@ -165,15 +165,15 @@ def compared(
     return found
 
 
-def standing_of(times: FreshTimes, reference: FreshTimes, *, min_speedup: float = 1.0) -> Standing:
+def standing_of(times: ProcessTimes, reference: ProcessTimes, *, min_speedup: float = 1.0) -> Standing:
     """What all contexts of a device say together."""
     busy = bool(busy_because(evidence(reference)))
     return overall(compared(times, reference, busy=busy, min_speedup=min_speedup))
 
 
-def summarise_fresh(
-    times: FreshTimes, reference: FreshTimes | None, shown: FreshTimes | None = None
-) -> FreshRun:
+def summarise_processes(
+    times: ProcessTimes, reference: ProcessTimes | None, shown: ProcessTimes | None = None
+) -> ProcessRun:
     """The figures of one contender that did not fail; ``reference``: the times that it is compared with,
     of the same measurement. ``shown``: those of the engine that its contexts are told against; None: of
     that one itself."""
@@ -183,7 +183,7 @@ def summarise_fresh(
     against = {} if shown is None else compared(times, shown, busy=bool(because))
     contexts = tuple(_context_run(c, times.of(c), against.get(c)) for c in Context if len(times.of(c)))
     low, middle, high = (None, None, None) if ratio is None else _figures(ratio[1])
-    return FreshRun(
+    return ProcessRun(
         runs=len(times.cold_s),
         cold_start_s=round(float(np.median(times.cold_s)), 4),
         rss_mb=round(max(times.rss_mb), 1),
@@ -220,7 +220,9 @@ def _p95(ms: Samples) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _files(folder: Path, contenders: Mapping[str, Contender], feeds: Sequence[Feeds]) -> dict[str, list[str]]:
+def _files(
+    folder: Path, contenders: Mapping[str, MeasuredEngine], feeds: Sequence[Feeds]
+) -> dict[str, list[str]]:
     """The command line of each contender. Contenders with one model share its file, so that the page cache
     treats them alike."""
     paths: dict[bytes, Path] = {}
@@ -263,7 +265,7 @@ def _one_run(
     seconds: float,
     cpu: Callable[[], CpuTimes | None],
     extent: _Extent | None,
-) -> tuple[dict[str, FreshTimes], _Extent]:
+) -> tuple[dict[str, ProcessTimes], _Extent]:
     found: dict[str, dict[str, Any]] = {
         n: {"ms": [], "loaded_ms": [], "paced_ms": [], "cpu": []} for n in arguments
     }
@@ -309,9 +311,9 @@ def _one_run(
         for n in children:
             found[n] |= ask(n, memory=1)
 
-    def times(n: str) -> FreshTimes:
+    def times(n: str) -> ProcessTimes:
         f = found[n]
-        return FreshTimes(
+        return ProcessTimes(
             (f["cold_s"],),
             (f["rss_mb"],),
             (float(np.mean(f["cpu"])),),
@@ -326,7 +328,7 @@ def _one_run(
             cores=seen.cores,
         )
 
-    return {n: FreshTimes(failed=failed[n]) if n in failed else times(n) for n in found}, extent
+    return {n: ProcessTimes(failed=failed[n]) if n in failed else times(n) for n in found}, extent
 
 
 def _in_turn(
@@ -346,15 +348,15 @@ def _in_turn(
         order.reverse()
 
 
-def _joined(parts: Sequence[FreshTimes]) -> FreshTimes:
+def _joined(parts: Sequence[ProcessTimes]) -> ProcessTimes:
     failed = next((p.failed for p in parts if p.failed is not None), None)
     if failed is not None:
-        return FreshTimes(failed=failed)
+        return ProcessTimes(failed=failed)
 
-    def all_of(series: Callable[[FreshTimes], tuple[float, ...]]) -> tuple[float, ...]:
+    def all_of(series: Callable[[ProcessTimes], tuple[float, ...]]) -> tuple[float, ...]:
         return tuple(x for p in parts for x in series(p))
 
-    return FreshTimes(
+    return ProcessTimes(
         all_of(lambda p: p.cold_s),
         all_of(lambda p: p.rss_mb),
         all_of(lambda p: p.cpu_ms),

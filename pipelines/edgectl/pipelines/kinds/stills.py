@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.rules import RulesConfig
-from edgectl.pipelines.rules.base import describe
+from edgectl.pipelines.rules.observation import describe
 from edgectl.pipelines.rules.occupancy import OccupancyConfig
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event

@@ -15,8 +15,9 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
-from edgectl.pipelines.rules.base import Observation, Rule, RuleConfig, RuleContext, RuleType
+from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
+from edgectl.pipelines.rules.observation import Observation, Rule
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.capability import Capability
+from edgectl.pipelines.rules.observation import Observation
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks

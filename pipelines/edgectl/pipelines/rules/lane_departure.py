@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType, Seconds
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.capability import Capability
+from edgectl.pipelines.rules.observation import Observation, Seconds
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 

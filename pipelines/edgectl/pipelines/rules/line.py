@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from edgectl.pipelines.rules.base import (
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.observation import (
     Observation,
     Relative,
-    RuleConfig,
-    RuleType,
     Seconds,
     at_edge,
     describe,

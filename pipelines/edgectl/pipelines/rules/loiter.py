@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType, Seconds
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.observation import Observation, Seconds
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 

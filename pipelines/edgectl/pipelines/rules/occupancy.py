@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.base import Observation, RuleConfig, RuleType
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.observation import Observation
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 

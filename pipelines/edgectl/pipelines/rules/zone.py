@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.base import EDGE, Observation, Relative, Seconds, describe, wanted
+from edgectl.pipelines.rules.observation import EDGE, Observation, Relative, Seconds, describe, wanted
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.tracker import Tracks
 

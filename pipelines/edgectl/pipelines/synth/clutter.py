@@ -8,22 +8,51 @@ depends on its seed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from edgectl.pipelines.synth.scene import BGR
 
-if TYPE_CHECKING:
-    from edgectl.pipelines.synth.road import RoadScene
-
 __all__ = ["paint_clutter"]
 
 _NEAR_M, _FAR_M = 3.0, 90.0
 
 
-def paint_clutter(scene: RoadScene, image: BGR, t: float, asphalt: float, half: float, speed: float) -> None:
+class PaintedRoad(Protocol):
+    """What is painted on: :class:`~edgectl.pipelines.synth.road.RoadScene`."""
+
+    seed: int
+    fps: float
+    horizon: float
+
+    def strip(
+        self,
+        image: BGR,
+        t: float,
+        reach: tuple[float, float],
+        x: float,
+        width: float,
+        colour: tuple[float, ...],
+        points: int = 8,
+    ) -> None: ...
+
+    def upright(
+        self,
+        image: BGR,
+        t: float,
+        reach: tuple[float, float],
+        x: float,
+        low: float,
+        high: float,
+        colour: tuple[float, ...],
+    ) -> None: ...
+
+
+def paint_clutter(
+    scene: PaintedRoad, image: BGR, t: float, asphalt: float, half: float, speed: float
+) -> None:
     """``asphalt``: the road's grey level; ``half``: metres from its middle to its edge; ``speed``: m/s."""
     rng = np.random.default_rng((scene.seed, 21))
     travelled = t * speed
@@ -95,7 +124,7 @@ def _along(
 
 
 def _piece(
-    scene: RoadScene,
+    scene: PaintedRoad,
     image: BGR,
     t: float,
     start: float,
@@ -110,7 +139,7 @@ def _piece(
 
 
 def _aslant(
-    scene: RoadScene,
+    scene: PaintedRoad,
     image: BGR,
     t: float,
     start: float,

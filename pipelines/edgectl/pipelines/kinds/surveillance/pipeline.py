@@ -13,8 +13,8 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.rules.base import pixels
 from edgectl.pipelines.rules.line import LineConfig, LineRule
+from edgectl.pipelines.rules.observation import pixels
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
