@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
+
+import typer
 
 from edgectl.core.uri import RedactingFormatter
 
-__all__ = ["log_to_stderr"]
+__all__ = ["Debug", "log_inside", "log_to_stderr"]
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
+]
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
@@ -15,3 +22,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def log_inside() -> None:
+    """What ``--debug`` asks for: our own records of every level, too."""
+    log_to_stderr()
+    logging.getLogger("edgectl").setLevel(logging.DEBUG)

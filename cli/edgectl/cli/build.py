@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgectl.cli._logging import Debug, log_inside
 from edgectl.cli._printer import Printer
 
 if TYPE_CHECKING:
@@ -92,19 +92,14 @@ def build(
             help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
         ),
     ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
-    ] = False,
+    debug: Debug = False,
     *,
     output: Printer,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the
     accuracy budget first."""
     if debug:
-        from edgectl.cli._logging import log_to_stderr
-
-        log_to_stderr()
-        logging.getLogger("edgectl").setLevel(logging.DEBUG)
+        log_inside()
     from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgectl.cli._logging import Debug, log_inside
 from edgectl.cli._printer import Printer, plain
 from edgectl.pipelines.kinds import KINDS
 
@@ -70,11 +71,14 @@ def run(
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
+    debug: Debug = False,
     *,
     output: Printer,
 ) -> None:
     """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them
     at the end."""
+    if debug:
+        log_inside()
     from edgectl.cli.views.run import describe, summary_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
