@@ -19,7 +19,12 @@ __all__ = ["build"]
 def build(
     model: Annotated[Path, typer.Argument(help="The trained model, an ONNX file.")],
     profile: Annotated[
-        str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
+        str,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="Device profile (`edgectl profiles list`), or several separated by commas.",
+        ),
     ],
     task: Annotated[
         str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")
@@ -27,7 +32,9 @@ def build(
     calibration: Annotated[
         str | None,
         typer.Option(
-            "--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…"
+            "--calibration",
+            "-c",
+            help="A video, a folder of images or WAVs, an .npz, or synth://…; needed unless --random-calibration.",
         ),
     ] = None,
     validation: Annotated[
