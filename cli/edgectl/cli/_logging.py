@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
-
-import typer
 
 from edgectl.core.uri import RedactingFormatter
 
-__all__ = ["Debug", "log_inside", "log_to_stderr"]
-
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
-]
+__all__ = ["log_inside", "log_to_stderr"]
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

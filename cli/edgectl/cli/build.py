@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgectl.cli._logging import Debug, log_inside
 from edgectl.cli._printer import Printer
 
 if TYPE_CHECKING:
@@ -19,12 +18,7 @@ __all__ = ["build"]
 def build(
     model: Annotated[Path, typer.Argument(help="The trained model, an ONNX file.")],
     profile: Annotated[
-        str,
-        typer.Option(
-            "--profile",
-            "-p",
-            help="Device profile (`edgectl profiles list`), or several separated by commas.",
-        ),
+        str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
     ],
     task: Annotated[
         str, typer.Option("--task", "-t", help="A named task (fastestdet, yolov8, …, tensor) or a TOML file.")
@@ -32,9 +26,7 @@ def build(
     calibration: Annotated[
         str | None,
         typer.Option(
-            "--calibration",
-            "-c",
-            help="A video, a folder of images or WAVs, an .npz, or synth://…; needed unless --random-calibration.",
+            "--calibration", "-c", help="A video, a folder of images or WAVs, an .npz, or synth://…"
         ),
     ] = None,
     validation: Annotated[
@@ -99,13 +91,17 @@ def build(
             help="Bundle of the release that this model fine-tunes: int8 codes move only as far as the weights did, and the update is small."
         ),
     ] = None,
-    debug: Debug = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log to stderr what goes on inside, tracebacks included.")
+    ] = False,
     *,
     output: Printer,
 ) -> None:
     """Compile a model into a bundle of engines for one or more device profiles, the fastest inside the
     accuracy budget first."""
     if debug:
+        from edgectl.cli._logging import log_inside
+
         log_inside()
     from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options

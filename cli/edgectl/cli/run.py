@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from edgectl.cli._logging import Debug, log_inside
 from edgectl.cli._printer import Printer, plain
 from edgectl.pipelines.kinds import KINDS
 
@@ -71,14 +70,14 @@ def run(
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
-    debug: Debug = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
+    ] = False,
     *,
     output: Printer,
 ) -> None:
     """Run a pipeline on a source and print its events as they come; --json gives the first 10,000 of them
     at the end."""
-    if debug:
-        log_inside()
     from edgectl.cli.views.run import describe, summary_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
@@ -86,6 +85,10 @@ def run(
     from edgectl.pipelines.host.config import load_config, parse_config
     from edgectl.pipelines.host.run import run_stream
 
+    if debug:
+        from edgectl.cli._logging import log_inside
+
+        log_inside()
     events: list[dict[str, Any]] = []
 
     def heard(event: dict[str, Any]) -> None:

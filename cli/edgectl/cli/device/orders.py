@@ -104,12 +104,12 @@ def force(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) ->
 
 
 def cancel(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Give up what is not activated yet, and take back what is in probation."""
+    """Give up what is not activated yet, and take back what is on trial."""
     _order(name, "cancel", "canceled", order, device, out)
 
 
 def rollback(name: Name, *, order: SlotByHand, device: AskOptions, out: Printer) -> None:
-    """Take back what is in probation; the release counts as bad on this device."""
+    """Take back what is on trial; the release counts as bad on this device."""
     _order(name, "rollback", "the engine before comes back", order, device, out)
 
 
