@@ -125,6 +125,12 @@ def test_json_of_commands_that_need_nothing(command: tuple[str, ...]) -> None:
     assert json.loads(result.stdout)
 
 
+def test_accuracy_of_reference_models_is_told_label_by_label() -> None:
+    said = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"}).stdout
+    assert re.search(r"ap50 person 0\.\d+, vehicle 0\.\d+", said)
+    assert re.search(r"top1 0\.\d+", said)
+
+
 DEVICE = """
 import sys
 class Absent:

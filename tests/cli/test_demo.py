@@ -14,6 +14,7 @@ import pytest
 
 from edgectl.cli.demo.bad import slow_copy
 from edgectl.cli.demo.patience import Patience
+from edgectl.cli.demo.whole import Built, speed
 from edgectl.engines.finalise.open import open_model
 from edgectl.models import reference
 from edgectl.pipelines.synth import open_scene
@@ -77,6 +78,20 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     for video in result["videos"]:
         with av.open(str(tmp_path / video)) as container:
             assert sum(1 for _ in container.decode(video=0)) > 50
+
+
+@pytest.mark.parametrize(
+    ("ratio", "cause", "said"),
+    [
+        (0.5, None, "1.20 ms, 2.0 times as fast as float"),
+        (1.0, "undecided", "1.20 ms; int8 does not ship first: undecided"),
+        (None, None, "not measured"),
+    ],
+)
+def test_a_build_says_how_fast_it_is_or_why_float_ships(
+    ratio: float | None, cause: str | None, said: str
+) -> None:
+    assert speed(Built("gate@1.0.0", "sha256:0", "onnxruntime-int8", 1.2, ratio, 3.0), cause) == said
 
 
 def test_the_bad_release_answers_right_and_works_many_times_as_much() -> None:

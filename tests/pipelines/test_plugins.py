@@ -367,6 +367,16 @@ def test_a_mistake_with_a_plug_in_is_one_sentence(
 
 
 @pytest.mark.slow
+def test_debug_shows_the_traceback_of_a_rule_that_failed(place: Place) -> None:
+    (place.folder / "config.yaml").write_text("rules: [{id: a, speeding: {px_s: 99}}]")
+    done = place.edgectl(
+        "run", "surveillance", "-b", place.bundle, "-s", "ramp://x?frames=20", "-c", "config.yaml", "--debug"
+    )
+    assert done.returncode == 7
+    assert f'acme_edge.py", line {FAILS}, in step' in done.stderr
+
+
+@pytest.mark.slow
 def test_without_the_package_the_bundle_says_which_decoder_is_missing(place: Place) -> None:
     done = place.run("surveillance", {}, "synth://yard?seconds=1&paced=0", plugins=False)
     assert done.returncode == 2

@@ -7,7 +7,7 @@ import sys
 
 from edgectl.core.uri import RedactingFormatter
 
-__all__ = ["log_to_stderr"]
+__all__ = ["log_inside", "log_to_stderr"]
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
@@ -15,3 +15,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def log_inside() -> None:
+    """What ``--debug`` asks for: our own records of every level, too."""
+    log_to_stderr()
+    logging.getLogger("edgectl").setLevel(logging.DEBUG)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,10 +118,9 @@ def build(
     """Quantize a model for one or more device profiles and pack the engines into a bundle. The fastest
     one inside the accuracy budget comes first."""
     if debug:
-        from edgectl.cli._logging import log_to_stderr
+        from edgectl.cli._logging import log_inside
 
-        log_to_stderr()
-        logging.getLogger("edgectl").setLevel(logging.DEBUG)
+        log_inside()
     from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def list_models(out: Printer) -> None:
     def shown() -> Table:
         t = table("model", "task", ">bytes", "licence", "about")
         for r in own:
-            accuracy = ", ".join(f"{k} {v}" for k, v in r.card.items() if k in ("ap50", "top1"))
+            accuracy = ", ".join(_measured(k, v) for k, v in r.card.items() if k in ("ap50", "top1"))
             t.add_row(
                 r.name,
                 "its own TOML",
@@ -62,3 +62,9 @@ def pull_model(
             name, to, local=local, progress=lambda done, total: update(f"downloading {name}", done / total)
         )
     out.result({"name": name, "path": path}, str(path))
+
+
+def _measured(metric: str, value: Any) -> str:
+    """``top1 0.95``, or ``ap50 person 0.97, vehicle 0.99`` where the card has it for each label."""
+    values = value.items() if isinstance(value, dict) else [("", value)]
+    return f"{metric} " + ", ".join(f"{label} {v}".strip() for label, v in values)

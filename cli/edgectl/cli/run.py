@@ -65,6 +65,9 @@ def run(
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
+    ] = False,
     *,
     output: Printer,
 ) -> None:
@@ -77,6 +80,10 @@ def run(
     from edgectl.pipelines.host.config import load_config, parse_config
     from edgectl.pipelines.host.run import run_stream
 
+    if debug:
+        from edgectl.cli._logging import log_inside
+
+        log_inside()
     events: list[dict[str, Any]] = []
 
     def heard(event: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ def _build(folder: Path, out: Printer, result: DemoResult) -> dict[str, Path]:
 
             def show(p: BuildProgress, k: int = k, what: str = f"{release} {version}") -> None:
                 bar(
-                    f"building {what}: {p.message}" + (f"  best {p.best}" if p.best else ""),
+                    f"building {what}: {p.message}" + (f"  best so far: {p.best}" if p.best else ""),
                     (k + p.share) / len(jobs),
                 )
 
@@ -132,13 +132,18 @@ def _build(folder: Path, out: Printer, result: DemoResult) -> dict[str, Path]:
             bundles[name] = target
             result.builds.append(_built(report))
             b = result.builds[-1]
-            speed = (
-                f"{b.p50_ms:.2f} ms, {1 / b.ratio_to_float:.1f} × float"
-                if b.p50_ms and b.ratio_to_float
-                else "not measured"
-            )
-            out.say(f"built {b.release}: {b.variant}, {speed} ({b.seconds:.0f} s)")
+            cause = next((why[0].cause.value for why in report.causes.values() if why), None)
+            out.say(f"built {b.release}: {b.variant}, {speed(b, cause)} ({b.seconds:.0f} s)")
     return bundles
+
+
+def speed(built: Built, cause: str | None) -> str:
+    """``cause``: why int8 does not ship first; None where it does."""
+    if not built.p50_ms or not built.ratio_to_float:
+        return "not measured"
+    if cause is not None:
+        return f"{built.p50_ms:.2f} ms; int8 does not ship first: {cause}"
+    return f"{built.p50_ms:.2f} ms, {1 / built.ratio_to_float:.1f} times as fast as float"
 
 
 def _built(report: BuildReport) -> Built:
@@ -213,7 +218,9 @@ def _must_have_shown(r: DemoResult, good: str) -> None:
 
 def summary(r: DemoResult) -> RenderableType:
     """The table at the end."""
-    builds = table("release", "engine", ">p50 ms", ">× float", ">s", title="built for this machine")
+    builds = table(
+        "release", "engine", ">p50 ms", ">× as fast as float", ">s", title="built for this machine"
+    )
     for b in r.builds:
         p50 = "-" if b.p50_ms is None else f"{b.p50_ms:.2f}"
         builds.add_row(
