@@ -47,4 +47,4 @@ def test_line_without_an_end_breaks_the_protocol() -> None:
     endless = WorkerPipe("endless", [sys.executable, "-c", f"print('x' * {2 * MAX_LINE_BYTES}, flush=True)"])
     with pytest.raises(ProtocolError, match="a line of more than"):
         read_all(endless)
-    endless.end(20)
+    endless.end(0)
