@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgectl.core.bundle import Bundle, Preference
+from edgectl.core.bundle import PREFERENCES, Bundle, Preference
 from edgectl.core.errors import UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
@@ -53,6 +54,10 @@ def run(
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
     """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError(f"seconds is {seconds}, it must be more than 0", hint="None: until the source ends")
+    if prefer is not None and prefer not in PREFERENCES:
+        raise UsageError(f"there is no preference {prefer!r}", hint=f"there are: {', '.join(PREFERENCES)}")
     if isinstance(config, str | Path):
         config = load_config(kind, Path(config))
     elif not isinstance(config, PipelineConfig):
@@ -99,6 +104,7 @@ class EventRun:
         """Nobody takes events any more."""
         self._flushed = False
         """The pipeline is stopped, and all its events are waiting or taken."""
+        self._entered = False
         self._began: float | None = None
         self._elapsed_s: float | None = None
         args = PipelineArgs(
@@ -107,6 +113,9 @@ class EventRun:
         self._pipeline = make_pipeline(kind, args)
 
     def __enter__(self) -> EventRun:
+        if self._entered:
+            raise UsageError("this pipeline was started before", hint="run(…) makes another one")
+        self._entered = True
         self._pipeline.start()
         self._began = time.monotonic()
         return self

@@ -117,7 +117,8 @@ class Pipeline(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop, write what is queued, join every thread, close every engine. Safe to call twice."""
+        """Stop, write what is queued, join every thread, close every engine. Safe to call twice, and again
+        after it was interrupted."""
         ...
 
 
