@@ -232,6 +232,7 @@ def test_a_bundle_a_source_and_a_loop_are_all_it_takes(
         ("surveillance", {"prefer": "faast"}, "no preference 'faast'"),
         ("surveillance", {"seconds": 0}, "it must be more than 0"),
         ("surveillance", {"seconds": float("nan")}, "it must be more than 0"),
+        ("surveillance", {"seconds": float("inf")}, "it must be more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_starts(

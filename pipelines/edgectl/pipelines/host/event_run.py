@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -54,8 +53,6 @@ def run(
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
     """
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError(f"seconds is {seconds}, it must be more than 0", hint="None: until the source ends")
     if prefer is not None and prefer not in PREFERENCES:
         raise UsageError(f"there is no preference {prefer!r}", hint=f"there are: {', '.join(PREFERENCES)}")
     if isinstance(config, str | Path):
