@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgectl.core.bundle import PREFERENCES, Bundle, Preference
+from edgectl.core.bundle import Bundle, Preference
 from edgectl.core.errors import UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
@@ -53,8 +53,6 @@ def run(
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
     """
-    if prefer is not None and prefer not in PREFERENCES:
-        raise UsageError(f"there is no preference {prefer!r}", hint=f"there are: {', '.join(PREFERENCES)}")
     if isinstance(config, str | Path):
         config = load_config(kind, Path(config))
     elif not isinstance(config, PipelineConfig):
