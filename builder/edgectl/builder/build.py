@@ -132,6 +132,8 @@ def build_bundle(
     what is not in it. ``previous``: bundle of the release that this one fine-tunes, so that the update takes
     few bytes (:mod:`edgectl.builder.int8.previous_release`).
 
+    ``progress`` is called on this thread; what it raises ends the build and is raised again.
+
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
     :class:`ProfileError`, :class:`StorageError` or (a damaged ``previous``) :class:`IntegrityError`; after any
     of them nothing is left at ``out`` that was not there before.
@@ -235,9 +237,8 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
     chosen = choose_variants(model, trial, request.profiles)
     reasons = {key: why for key, c in chosen.choices.items() if (why := reasons_for_float(model, trial, c))}
     drafts: Sequence[VariantDraft] = chosen.drafts
-    if (
-        request.previous is not None and not request.compression.cluster
-    ):  # weights that are shared stay shared
+    # weights that are shared stay shared
+    if request.previous is not None and not request.compression.cluster:
         drafts = with_near_floats(request.previous, drafts, model, trial)
     return _Content(model, drafts, chosen.choices, reasons)
 
@@ -366,6 +367,8 @@ def _defects_named(monitor: BuildMonitor) -> Iterator[None]:
     except EdgectlError:
         raise
     except Exception as e:
+        if e is monitor.raised_by_listener:
+            raise
         at = monitor.last
         _log.debug("build step %s (%s) broke", at.step, at.message, exc_info=True)
         # of a temporary file, wherever
