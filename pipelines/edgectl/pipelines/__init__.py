@@ -102,7 +102,7 @@ _FROM = {
     "parse_options": "sources.base",
     "run": "host.event_run",
     "run_stream": "host.run",
-    "wanted": "rules.base",
+    "wanted": "rules.observation",
 }
 
 __all__ = [
