@@ -297,3 +297,8 @@ def test_a_full_disk_behind_the_standard_output_is_no_defect(tmp_path: Path) -> 
     assert run.returncode == StorageError.exit_code
     assert "error: cannot write the output: the disk is full" in run.stderr
     assert "defect" not in run.stderr
+
+
+def test_a_folder_of_the_demo_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(edgectl("demo", "--out", "file/demo", cwd=tmp_path), 10, "cannot write file/demo")
