@@ -49,6 +49,9 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
         ("name = 'A b'\nstate_dir = 's'\n[broker]\nhost = 'x'", "is not a name"),
         ("name = 'a'\nstate_dir = 's'\ncolour = 1\n[broker]\nhost = 'x'", "colour"),
         ("name = ", "not TOML"),
+        (b"name = '\xff'", "not TOML"),
+        (f"name = {'9' * 5000}", "not TOML"),
+        (f"name = {'[' * 5000}", "not TOML"),
         (
             "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
             "[pipelines.yard]\nkind = 'cooking'\nsource = 's'\nslots = {detector = 'd'}",
@@ -56,8 +59,8 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "a.toml").write_text(text)
+def test_mistakes_are_named(tmp_path: Path, text: str | bytes, words: str) -> None:
+    (tmp_path / "a.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=words):
         load_agent_config(tmp_path / "a.toml")
 

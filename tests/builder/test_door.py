@@ -10,7 +10,7 @@ import pytest
 from support.builder.nets import Save, residual_net
 
 import edgectl.builder
-from edgectl.builder import build_bundle
+from edgectl.builder import BuildProgress, build_bundle
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import UsageError
 
@@ -50,3 +50,44 @@ def test_three_lines_build_a_bundle_where_the_command_would(
 def test_no_profile_is_refused(save: Save, npz: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no device profile"):
         build_bundle(save(residual_net()), profiles=" , ", task="tensor", calibration=npz, out=tmp_path / "b")
+
+
+def test_files_of_a_profile_and_a_task_are_paths_too(save: Save, npz: Path, tmp_path: Path) -> None:
+    profile, task = tmp_path / "ours.toml", tmp_path / "task.toml"
+    profile.write_text('inherits = "cpu-arm64"\nname = "ours"\ndescription = "ours"\n')
+    task.write_text('inherits = "tensor"\nname = "four"\n')
+    report = build_bundle(
+        save(residual_net()),
+        profiles=[profile],
+        task=task,
+        calibration=npz,
+        out=tmp_path / "b",
+        minutes=0.02,
+    )
+    assert {v.config.profile for v in Bundle(report.out).variants} == {"ours"}
+
+
+@pytest.mark.parametrize("wrong", [{"max_drop": -1}, {"max_drop": float("nan")}, {"minutes": float("nan")}])
+def test_a_number_that_makes_no_sense_is_refused_by_its_name(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .*, it must be from 0 to"):
+        build_bundle(tmp_path / "m.onnx", profiles="cpu", task="tensor", random_calibration=True, **wrong)
+
+
+def test_who_listens_may_end_the_build(save: Save, npz: Path, tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def listen(progress: BuildProgress) -> None:
+        if progress.step == "quantize":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        build_bundle(
+            save(residual_net()),
+            profiles="cpu-arm64",
+            task="tensor",
+            calibration=npz,
+            out=tmp_path / "b",
+            progress=listen,
+        )
+    assert not (tmp_path / "b").exists()

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgectl.core.errors import StorageError
 from edgectl.models import reference
 
 YARD = "synth://yard?seed=5&paced=0&fps=2&seconds=8"
@@ -279,3 +280,25 @@ def test_an_onnx_bomb_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     )
     assert_refused(run, 3, "1099511627776 elements")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_the_standard_output_is_no_defect(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "edgectl.cli", "models", "list"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+    assert run.returncode == StorageError.exit_code
+    assert "error: cannot write the output: the disk is full" in run.stderr
+    assert "defect" not in run.stderr
+
+
+def test_a_folder_of_the_demo_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(edgectl("demo", "--out", "file/demo", cwd=tmp_path), 10, "cannot write file/demo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import subprocess
 import sys
@@ -80,3 +81,23 @@ def test_demo_alone_is_the_whole_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         assert '"ran"' in CliRunner().invoke(app, ["demo", *words]).stdout
     assert asked == ["edgectl-demo", "here", "edgectl-demo"]
     assert CliRunner().invoke(app, ["demo", "flying"]).exit_code == 2
+
+
+def test_the_shell_completes_the_commands_of_a_noun_that_means_one_of_them_without_a_name() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'edgectl'; from edgectl.cli.main import main; main()",
+        ],
+        env={
+            **os.environ,
+            "_EDGECTL_COMPLETE": "complete_bash",
+            "COMP_WORDS": "edgectl demo ",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["whole", "surveillance", "driving", "speech"], done.stderr

@@ -45,6 +45,7 @@ def test_a_file_of_the_users_own_may_inherit(tmp_path: Path) -> None:
     [
         ("inherits = 3", "must be the name"),
         ("description = [", "not TOML"),
+        (f"description = {'9' * 5000}", "not TOML"),
         ('inherits = "cpu"\ndescription = "x"\nspeed = 3', "speed"),
         ('inherits = "cpu"\ndescription = "x"\nruntimes = ["tensorrt", "onnxruntime"]', "[gpu]"),
         ('inherits = "cpu"\ndescription = "x"\nruntimes = ["openvino"]', "fallback"),

@@ -75,6 +75,8 @@ def main() -> None:
                 if isinstance(message, Swap):
                     told = behaviour_of(message.engine.blobs, message.engine.manifest)
                     time.sleep(told.get("swap_s", 0.0))
+                    if told.get("swap_crash"):
+                        os.abort()
                     if told.get("swap", True):
                         standby[message.part] = engines[message.part]
                         engines[message.part] = message.engine
@@ -84,6 +86,8 @@ def main() -> None:
                     else:
                         failure = Failure(code="engine", detail="the engine does not open")
                         say(SwapFailed(part=message.part, manifest=message.engine.manifest, error=failure))
+                        if told.get("crash"):
+                            os.abort()
                 elif isinstance(message, ShadowMessage):
                     told = behaviour_of(message.engine.blobs, message.engine.manifest)
                     if told.get("shadow_crash"):

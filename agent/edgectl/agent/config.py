@@ -93,10 +93,11 @@ def load_agent_config(path: Path) -> AgentConfig:
         raise UsageError(
             f"cannot read {path}: {e.strerror}", hint="`edgectl device enroll NAME` writes one"
         ) from e
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"{path} is not TOML: {e}") from e
     except ValidationError as e:
         raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
+    # besides TOMLDecodeError: not UTF-8, a number of 5000 digits, too deep
+    except (ValueError, RecursionError) as e:
+        raise UsageError(f"{path} is not TOML: {e}") from e
     base = path.resolve().parent
     places = {
         "state_dir": base / config.state_dir,

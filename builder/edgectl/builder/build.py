@@ -97,8 +97,8 @@ class _Content:
 def build_bundle(
     model: Path | str,
     *,
-    profiles: str | Sequence[str],
-    task: TaskSpec | str,
+    profiles: str | Path | Sequence[str | Path],
+    task: TaskSpec | str | Path,
     calibration: str | Path | None = None,
     out: Path | str | None = None,
     validation: str | Path | None = None,
@@ -109,7 +109,7 @@ def build_bundle(
     random_calibration: bool = False,
     compression: CompressOptions | None = None,
     smaller: SmallerInput | None = None,
-    previous: Path | None = None,
+    previous: Path | str | None = None,
     shapes: Mapping[str, Shape] | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
@@ -132,15 +132,19 @@ def build_bundle(
     what is not in it. ``previous``: bundle of the release that this one fine-tunes, so that the update takes
     few bytes (:mod:`edgectl.builder.int8.previous_release`).
 
+    ``progress`` is called on this thread; what it raises ends the build and is raised again.
+
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
     :class:`ProfileError`, :class:`StorageError` or (a damaged ``previous``) :class:`IntegrityError`; after any
     of them nothing is left at ``out`` that was not there before.
     """
+    model = Path(model)
+    target = Path(out) if out is not None else Path("out") / (name or model.stem)
+    _check_within("max_drop", max_drop, 1.0)
+    _check_within("minutes", minutes, 1440.0)
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
-        model = Path(model)
         loaded, release = _loaded(profiles), _release_name(name or model.stem.lower().replace("_", "-"))
-        target = Path(out) if out is not None else Path("out") / (name or model.stem)
         check_target(target)
         if calibration is None and not random_calibration:
             raise UsageError(
@@ -151,7 +155,7 @@ def build_bundle(
         request = _BuildRequest(
             model,
             loaded,
-            load_task(task) if isinstance(task, str) else task,
+            load_task(task) if isinstance(task, str | Path) else task,
             None if calibration is None else str(calibration),
             None if validation is None else str(validation),
             target,
@@ -161,7 +165,7 @@ def build_bundle(
             minutes,
             compression or CompressOptions(),
             smaller,
-            None if previous is None else read_previous_release(previous),
+            None if previous is None else read_previous_release(Path(previous)),
             shapes or {},
         )
         return _build(request, monitor)
@@ -233,9 +237,8 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
     chosen = choose_variants(model, trial, request.profiles)
     reasons = {key: why for key, c in chosen.choices.items() if (why := reasons_for_float(model, trial, c))}
     drafts: Sequence[VariantDraft] = chosen.drafts
-    if (
-        request.previous is not None and not request.compression.cluster
-    ):  # weights that are shared stay shared
+    # weights that are shared stay shared
+    if request.previous is not None and not request.compression.cluster:
         drafts = with_near_floats(request.previous, drafts, model, trial)
     return _Content(model, drafts, chosen.choices, reasons)
 
@@ -336,8 +339,13 @@ def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor
         monitor.note("calibrated on random data: the bundle is marked speed only and is not for production")
 
 
-def _loaded(profiles: str | Sequence[str]) -> tuple[DeviceProfile, ...]:
-    names = profiles.split(",") if isinstance(profiles, str) else profiles
+def _check_within(name: str, value: float, most: float) -> None:
+    if not 0 <= value <= most:
+        raise UsageError(f"{name} is {value}, it must be from 0 to {most:g}")
+
+
+def _loaded(profiles: str | Path | Sequence[str | Path]) -> tuple[DeviceProfile, ...]:
+    names = str(profiles).split(",") if isinstance(profiles, str | Path) else map(str, profiles)
     loaded = tuple(load_profile(p) for p in dict.fromkeys(n.strip() for n in names) if p)
     if not loaded:
         raise UsageError("no device profile was given", hint="`edgectl profiles list` names them")
@@ -359,6 +367,8 @@ def _defects_named(monitor: BuildMonitor) -> Iterator[None]:
     except EdgectlError:
         raise
     except Exception as e:
+        if e is monitor.raised_by_listener:
+            raise
         at = monitor.last
         _log.debug("build step %s (%s) broke", at.step, at.message, exc_info=True)
         # of a temporary file, wherever

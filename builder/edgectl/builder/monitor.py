@@ -22,18 +22,23 @@ class BuildProgress:
 
 
 class BuildMonitor:
-    """``listen`` hears every step. ``notes`` are for the user, in the order in which they came."""
+    """``listen`` hears every step; what it raises ends the build. ``notes`` are for the user, in the order in which they came."""
 
     def __init__(self, budget: Budget, listen: Callable[[BuildProgress], None] | None = None) -> None:
         self.budget = budget
         self.notes: list[str] = []
         self.last = BuildProgress("start", 0.0, "")
+        self.raised_by_listener: Exception | None = None
         self._listen = listen or (lambda progress: None)
 
     def tell(self, step: str, share: float, message: str, best: str = "") -> None:
         """A bar never runs backwards: a share below one that was told before counts as that one."""
         self.last = BuildProgress(step, max(self.last.share, min(1.0, share)), message, best)
-        self._listen(self.last)
+        try:
+            self._listen(self.last)
+        except Exception as e:
+            self.raised_by_listener = e
+            raise
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -148,7 +148,8 @@ class _OfNoun(_Lazy):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = bool(args) and args[0].startswith("-") and args[0] not in ctx.help_option_names
-        if self.noun.default is not None and (not args or options):
+        completes = ctx.resilient_parsing and not args  # the names of all commands
+        if self.noun.default is not None and (not args or options) and not completes:
             args = [self.noun.default, *args]
         return super().parse_args(ctx, args)
 

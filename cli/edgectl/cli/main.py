@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from edgectl.cli._argv import hide_credentials
 from edgectl.cli._nouns import Nouns
 from edgectl.cli._printer import Printer
 from edgectl.cli._signals import follow_parent
-from edgectl.core.errors import EdgectlError, UsageError
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.uri import redact_tracebacks
 
 __all__ = ["app", "main"]
@@ -88,13 +89,7 @@ def main() -> None:
     except Exception as e:
         if os.environ.get("EDGECTL_DEBUG"):
             raise
-        what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
-        _fail(
-            EdgectlError(
-                f"this is a defect of edgectl: {what}",
-                hint="EDGECTL_DEBUG=1 shows where; please report it with that",
-            )
-        )
+        _fail(_unforeseen(e))
 
 
 def _lacking(e: ModuleNotFoundError) -> EdgectlError:
@@ -110,6 +105,16 @@ def _lacking(e: ModuleNotFoundError) -> EdgectlError:
         )
     return EdgectlError(
         f"edgectl is not whole: {e}", hint="install it again: pip install --force-reinstall edgectl"
+    )
+
+
+def _unforeseen(e: Exception) -> EdgectlError:
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        # of the standard output, where the error names no file
+        return StorageError(f"cannot write {e.filename or 'the output'}: the disk is full", hint="make room")
+    what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+    return EdgectlError(
+        f"this is a defect of edgectl: {what}", hint="EDGECTL_DEBUG=1 shows where; please report it with that"
     )
 
 

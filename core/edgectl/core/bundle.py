@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from edgectl.core.errors import BundleError, IntegrityError
+from edgectl.core.errors import BundleError, IntegrityError, UsageError
 from edgectl.core.files import atomic_write, digest_of, file_digest, hex_of
 from edgectl.core.measured import Measured
 from edgectl.core.schema import Config, Digest, Message, Name, parse_json
@@ -434,8 +434,10 @@ def select(
     (nothing was measured for that profile), the preference says nothing. Then variants of ``profile`` are
     preferred; a ``fallback`` variant of another profile is taken last. ``small-input`` variants have an
     accuracy budget of their own: nobody gets one who did not ask for it. Raises :class:`BundleError` naming
-    what each variant lacks.
+    what each variant lacks, and :class:`UsageError` for a preference that there is not.
     """
+    if prefer is not None and prefer not in PREFERENCES:
+        raise UsageError(f"there is no preference {prefer!r}", hint=f"there are: {', '.join(PREFERENCES)}")
     known = [v for v in variants if prefer == "small-input" or "small-input" not in v.config.preferences]
     have = set(runtimes)
 

@@ -92,5 +92,5 @@ def _parse(name: str, data: bytes) -> dict[str, Any]:
         raise ProfileError(f"profile {name} has more than {_MAX_BYTES} bytes")
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise ProfileError(f"profile {name} is not TOML: {e}") from e

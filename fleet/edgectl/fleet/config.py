@@ -76,10 +76,11 @@ def load_controller_config(path: Path) -> ControllerConfig:
             config = ControllerConfig.model_validate(tomllib.load(f))
     except OSError as e:
         raise UsageError(f"cannot read {path}: {e.strerror}") from e
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"{path} is not TOML: {e}") from e
     except ValidationError as e:
         raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
+    # besides TOMLDecodeError: not UTF-8, a number of 5000 digits, too deep
+    except (ValueError, RecursionError) as e:
+        raise UsageError(f"{path} is not TOML: {e}") from e
     base = path.resolve().parent
     return config.model_copy(
         update={

@@ -365,6 +365,21 @@ def test_worker_that_runs_another_engine_than_it_was_told_is_started_again_with_
     assert stream.pipe is not before
 
 
+def test_refused_swap_says_why_though_the_worker_ends_with_it(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    with pytest.raises(EngineError, match="does not open"):
+        bench.ensure(ref(tmp_path, "2", swap=False, crash=True))
+
+
+def test_better_engine_that_ends_the_worker_is_not_taken_for_one_that_runs(
+    bench: Bench, tmp_path: Path
+) -> None:
+    one = ref(tmp_path, "1", swap_crash=True)
+    bench.activate(one)
+    with pytest.raises(EngineError, match="did not open the better engine: it ended"):
+        bench.supervisor.refresh("gate", one, 10)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_defect_in_the_agent_leaves_no_worker_behind(bench: Bench, tmp_path: Path) -> None:
     bench.activate(ref(tmp_path, "1"))

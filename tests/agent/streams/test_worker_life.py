@@ -152,6 +152,20 @@ def test_worker_that_is_ready_twice_breaks_the_protocol() -> None:
         receive(running(), Ready(seconds=1), 1, TIMING)
 
 
+def test_why_a_swap_was_refused_is_known_when_the_process_has_ended() -> None:
+    """A worker that cannot open the new engine and then loses the old one, too, says both in one breath: who
+    asked for the swap may look only afterwards."""
+    life = running()
+    parts, _ = life.parts.swap("detector", ENGINES[1])
+    life = receive(
+        replace(life, parts=parts), SwapFailed(part="detector", manifest="m1", error=CRASH), 1, TIMING
+    )
+    life = failed(life, WorkerEvent.OUTPUT_CLOSED, 2)
+    assert life.parts.heard("detector")[1] == CRASH
+    life = advance(life, WorkerEvent.BACK_OFF_OVER, 3, TIMING)
+    assert running(3, life).parts.heard("detector")[1] is None, "a new process has refused nothing"
+
+
 # ---- any order
 
 

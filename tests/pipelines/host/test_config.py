@@ -77,6 +77,13 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("classes: person", "classes: it must be a list"),
         ("speech: {treshold: 0.5}", "speech.treshold: there is no such setting"),
         ("\x00", "not valid YAML"),
+        ("sinks: [events]", "sinks: there is no such setting"),
+        ("sinks: [events]\nevents: true", "sinks: there is no such setting"),
+        ("update_s: 2026-13-45", "not valid YAML: month must be in"),
+        ("update_s: !!int zz", "not valid YAML"),
+        ("update_s: !!bool zz", "not valid YAML"),
+        ("update_s: !!timestamp zz", "not valid YAML"),
+        (f"update_s: {'9' * 5000}", "not valid YAML"),
     ],
 )
 def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: str, words: str) -> None:

@@ -18,6 +18,7 @@ from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EdgectlError, SourceError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.event_run import EventRun, run
+from edgectl.pipelines.sinks.base import SinkPool
 from edgectl.pipelines.stream.part import PartVariant
 
 CAMERA = "synth://yard?fps=100&width=96&height=64"
@@ -135,6 +136,35 @@ def test_outside_of_its_block_it_says_what_to_do(tmp_path: Path) -> None:
         next(Talkative(tmp_path, CAMERA))
 
 
+def test_a_run_is_started_once(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=20)
+    with Talkative(tmp_path, str(clip)) as events:
+        with pytest.raises(UsageError, match="was started before"), events:
+            pytest.fail("it must not begin")
+        assert list(events)
+    with pytest.raises(UsageError, match="was started before"), events:
+        pytest.fail("it must not begin")
+
+
+def test_ctrl_c_while_the_last_events_are_written_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source has ended: the loop's last step closes the sinks, and leaving the block has to go on with it."""
+    close, calls = SinkPool.close, []
+
+    def interrupted(self: SinkPool) -> bool:
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return close(self)
+
+    monkeypatch.setattr(SinkPool, "close", interrupted)
+    clip = write_clip(tmp_path / "c.mp4", frames=20)
+    with pytest.raises(KeyboardInterrupt), Talkative(tmp_path, str(clip)) as events:
+        list(events)
+    assert events.engine.closed.is_set()
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finds one box, wherever it looks."""
@@ -199,6 +229,10 @@ def test_a_bundle_a_source_and_a_loop_are_all_it_takes(
             "a driving pipeline takes a DrivingConfig",
         ),
         ("speech", {}, "needs an engine for the part keyword or vad"),
+        ("surveillance", {"prefer": "faast"}, "no preference 'faast'"),
+        ("surveillance", {"seconds": 0}, "it must be more than 0"),
+        ("surveillance", {"seconds": float("nan")}, "it must be more than 0"),
+        ("surveillance", {"seconds": float("inf")}, "it must be more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_starts(

@@ -356,3 +356,11 @@ def test_an_address_without_its_slashes_is_no_file_and_is_not_repeated_with_its_
         open_source(uri)
     assert "rtsp://" in (e.value.hint or "")
     assert "secret" not in e.value.message
+
+
+@pytest.mark.parametrize("uri", ["rtsp://admin:p[ss@cam/stream", "rtsp://[::1/stream", "v4l2://[/dev/video0"])
+def test_brackets_that_hold_no_address_are_one_sentence_without_the_password(uri: str) -> None:
+    with pytest.raises(SourceError, match="its host cannot be read") as e:
+        open_source(uri)
+    assert "%5B" in (e.value.hint or "")
+    assert "p[ss" not in e.value.message

@@ -72,9 +72,15 @@ def reopen_engine(worker: WorkerProcess, part: str, ref: EngineRef, deadline: fl
         worker.send(swap)
         while part in worker.life.parts.asked and time.monotonic() < deadline:
             worker.changed.wait(_LOOK_S)
-        failure = _refusal(worker, part)
-        if failure is not None or part in worker.life.parts.asked:
-            why = failure.detail or failure.code if failure is not None else "no answer in time"
+        if (failure := _refusal(worker, part)) is not None:
+            why = failure.detail or failure.code
+        elif part in worker.life.parts.asked:
+            why = "no answer in time"
+        elif part not in worker.life.parts.serving:
+            why = "it ended"
+        else:
+            why = ""
+        if why:
             raise EngineError(f"{worker.stream} did not open the better engine: {why}")
     commit_engine(worker, part)
 

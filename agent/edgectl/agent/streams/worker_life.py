@@ -108,8 +108,8 @@ def advance(
     if event is WorkerEvent.READY:
         return replace(new, progress_s=now_s, ready_s=now_s, parts=PartEngines(serving=dict(life.launched)))
     if state in (WorkerState.ENDING, WorkerState.REPLACING, WorkerState.CLOSING):
-        # nothing serves any more, and nobody answers
-        return replace(new, parts=PartEngines())
+        # nothing serves any more, and nobody answers; who asked for a swap may not have read why it was refused
+        return replace(new, parts=PartEngines(refused=life.parts.refused))
     if state is WorkerState.BACKING_OFF:
         attempt = 0 if life.steady else life.attempt + 1
         why = new.fault.detail if new.fault else "the worker ended"

@@ -21,6 +21,7 @@ from edgectl.cli.demo.devices import DEVICES
 from edgectl.cli.demo.site import Site
 from edgectl.cli.views.devices import rows_table
 from edgectl.core.errors import RolloutError, UsageError
+from edgectl.core.files import storage
 
 __all__ = ["DemoResult", "prepare", "run_demo", "summary"]
 
@@ -105,8 +106,9 @@ def prepare(folder: Path) -> None:
         if not (folder / _MARK).is_file():
             raise UsageError(f"{folder} is not empty and no demo made it", hint="give another --out")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).touch()
+    with storage(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
 
 
 def _build(folder: Path, out: Printer, result: DemoResult) -> dict[str, Path]:

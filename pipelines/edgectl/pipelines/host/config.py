@@ -55,9 +55,11 @@ def load_config(kind: str, path: Path) -> PipelineConfig:
         raise UsageError(f"{path} has more than {_MAX_BYTES} bytes")
     try:
         values = yaml.load(data, _Loader)  # noqa: S506 -- a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as e:
+        # PyYAML lets through what Python says of a date that is none, or of `!!int zz`
         mark = getattr(e, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(e, "problem", None) or "it cannot be parsed"
+        said = str(e) if type(e) is ValueError else "it cannot be parsed"
+        problem = getattr(e, "problem", None) or said
         raise UsageError(f"{path} is not valid YAML{where}: {problem}") from e
     return parse_config(kind, values, what=str(path))

@@ -99,6 +99,7 @@ class EventRun:
         """Nobody takes events any more."""
         self._flushed = False
         """The pipeline is stopped, and all its events are waiting or taken."""
+        self._entered = False
         self._began: float | None = None
         self._elapsed_s: float | None = None
         args = PipelineArgs(
@@ -107,6 +108,9 @@ class EventRun:
         self._pipeline = make_pipeline(kind, args)
 
     def __enter__(self) -> EventRun:
+        if self._entered:
+            raise UsageError("this pipeline was started before", hint="run(…) makes another one")
+        self._entered = True
         self._pipeline.start()
         self._began = time.monotonic()
         return self

@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 
+_MAX_SECONDS = 1e9
+
 EngineFactory = Callable[[Variant], Engine]
 """Opens an engine; raises :class:`EngineError`."""
 
@@ -117,14 +119,20 @@ class Pipeline(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop, write what is queued, join every thread, close every engine. Safe to call twice."""
+        """Stop, write what is queued, join every thread, close every engine. Safe to call twice, and again
+        after it was interrupted."""
         ...
 
 
 def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
     """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError`
-    for a missing part, and for the configuration of another kind."""
+    for a missing part, for the configuration of another kind, and for ``seconds`` that are none."""
     type_ = KINDS.get(kind)
+    if args.seconds is not None and not 0 < args.seconds <= _MAX_SECONDS:
+        raise UsageError(
+            f"seconds is {args.seconds}, it must be more than 0 and at most {_MAX_SECONDS:,.0f}",
+            hint="leave it out to run until the source ends",
+        )
     if not set(type_.parts) & set(args.engines):
         raise UsageError(
             f"a {kind} pipeline needs an engine for the part {' or '.join(type_.parts)}, it got {', '.join(args.engines) or 'none'}"

@@ -136,12 +136,12 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
-        self._stopped = True
         self._stop.set()
         self._capture.stop()
         self._handover.close()
         self._engine.join(_JOIN_S)
         if not self._capture.join(_JOIN_S) or self._engine.is_alive():
+            self._stopped = True
             raise EngineError(
                 f"stream {self._args.stream} does not stop: a native call is stuck",
                 hint="the process must be killed",
@@ -152,6 +152,8 @@ class VideoPipeline:
         self._sinks.close()
         self._end_shadow("the stream has ended")
         self._engines.close()
+        # not before: who was interrupted (Ctrl-C) asks again
+        self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
 

@@ -51,7 +51,8 @@ class SinksConfig(Config):
     def _sinks_by_name(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        if isinstance(written := values.get("sinks"), dict) and not all(
+        written = values.get("sinks", {})
+        if not isinstance(written, dict) or not all(
             option is False or isinstance(option, SinkOptions) for option in written.values()
         ):
             raise ValueError(
@@ -60,7 +61,7 @@ class SinksConfig(Config):
         named = [key for key in values if key not in cls.model_fields and key in SINKS]
         rest = {key: value for key, value in values.items() if key not in named}
         sinks = {name: cls._options(name, values[name]) for name in named}
-        return rest | {"sinks": {**(written or {}), **sinks}} if sinks else rest
+        return rest | {"sinks": {**written, **sinks}} if sinks else rest
 
     @classmethod
     def _options(cls, name: str, value: Any) -> SinkOptions | Literal[False]:

@@ -95,7 +95,14 @@ def _scheme(uri: str, what: str) -> str:
         raise SourceError("the source URI is too long or has a NUL in it")
     if "://" not in uri and not uri.startswith("file:"):
         return "file"
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError:
+        # of brackets that hold no address of IPv6 (RFC 3986 §3.2.2)
+        raise SourceError(
+            f"{redact(uri)} is no address: its host cannot be read",
+            hint="in a user name or password write [ as %5B and ] as %5D",
+        ) from None
     if not scheme:  # a path with :// in it
         return "file"
     if scheme not in SOURCES:

@@ -84,7 +84,7 @@ def _read(path: Path, *, depth: int) -> dict[str, Any]:
     """One file with what it inherits merged in and its labels read."""
     try:
         values = tomllib.loads(_text(path))
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"task file {path} is not valid TOML: {e}") from e
     labels = values.get("labels")
     if isinstance(labels, str):

@@ -22,6 +22,7 @@ from edgectl.pipelines.audio.blocks import AudioBlock, AudioSource
 from edgectl.pipelines.audio.clock import ClockFit
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
+from edgectl.pipelines.sinks.base import SinkPool
 from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task
@@ -95,6 +96,28 @@ def test_a_recording_is_heard_to_its_end_and_every_block_is_booked(tmp_path: Pat
     }
     assert (tmp_path / "events.jsonl").read_text().count("\n") == len(heard)
     assert pipeline.totals()["engine:keyword"].n > 100
+
+
+def test_a_stop_that_was_interrupted_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, calls = SinkPool.close, []
+
+    def interrupted(self: SinkPool) -> bool:
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return close(self)
+
+    monkeypatch.setattr(SinkPool, "close", interrupted)
+    before = set(threading.enumerate())
+    pipeline = make_pipeline("speech", args("synth://kiosk?seed=1&seconds=2&paced=0", [], out=tmp_path))
+    pipeline.start()
+    assert pipeline.wait(60)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.stop()
+    pipeline.stop()
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_engine_is_swapped_between_two_blocks_and_taken_back() -> None:

@@ -226,7 +226,6 @@ class SpeechPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
-        self._stopped = True
         self._stopping.set()
         if self._source is not None:
             self._source.close()
@@ -236,6 +235,7 @@ class SpeechPipeline:
         self._capture.join(20)
         self._engine.join(20)
         if self._engine.is_alive() or self._capture.is_alive():
+            self._stopped = True
             raise EngineError(
                 f"stream {self._args.stream} does not stop: a native call is stuck",
                 hint="the process must be killed",
@@ -245,6 +245,8 @@ class SpeechPipeline:
                 self.ledger.drop("shutdown")
         self._sinks.close()
         self._close_engines()
+        # not before: who was interrupted (Ctrl-C) asks again
+        self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
 
