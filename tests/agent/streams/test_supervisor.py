@@ -20,6 +20,7 @@ from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.streams.worker_process import WorkerCallbacks
+from edgectl.agent.streams.worker_states import WorkerState
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.wire import Failure, ShadowGate
@@ -363,6 +364,26 @@ def test_worker_that_runs_another_engine_than_it_was_told_is_started_again_with_
         stream.life = replace(stream.life, parts=replace(stream.life.parts, serving={"detector": two}))
     bench.wait_served(two)
     assert stream.pipe is not before
+
+
+def test_another_engine_does_not_wait_until_the_back_off_of_one_that_crashes_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for while the crash is still to come: a rollback would leave the camera blind for that long."""
+    monkeypatch.setattr(sys.modules[__name__], "TIMING", replace(TIMING, backoff_s=(600, 600)))
+    bench = Bench(tmp_path)
+    bench.engines["gate"] = ref(tmp_path, "1", crash=True)
+    bench.supervisor.start()
+    try:
+        worker = bench.supervisor._workers["yard"]
+        with worker.changed:
+            assert worker.changed.wait_for(lambda: worker.life.state is WorkerState.LOADING, 20)
+        bench.engines["gate"] = two = ref(tmp_path, "2")
+        bench.ensure(two, 40)
+        assert bench.state == "running"
+    finally:
+        bench.supervisor.close()
+        bench.journal.close()
 
 
 def test_refused_swap_says_why_though_the_worker_ends_with_it(bench: Bench, tmp_path: Path) -> None:

@@ -37,8 +37,7 @@ def take_engine(
     with worker.changed:
         _refusal(worker, part)
         worker.life = replace(worker.life, fault=None)
-        # a thread that backs off after crashes of the old engine starts now
-        worker.changed.notify_all()
+        is_hurried = False
         while (life := worker.life).parts.serving.get(part) != ref:
             is_running = life.state is WorkerState.RUNNING
             if is_running and asked is not worker.pipe and part not in life.parts.asked:
@@ -47,6 +46,11 @@ def take_engine(
                 worker.life = replace(life, parts=parts)
                 worker.send(message)
                 continue
+            if life.state is WorkerState.BACKING_OFF and not is_hurried:
+                # after a crash of the engine before, mostly: once, or a worker would crash without a pause
+                is_hurried = True
+                worker.life = replace(life, retry_s=0.0)
+                worker.changed.notify_all()
             failure = _refusal(worker, part)
             if life.fault is not None and blames_engine(life.fault) and life.launched.get(part) == ref:
                 failure = failure or life.fault

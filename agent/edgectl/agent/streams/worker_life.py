@@ -72,7 +72,7 @@ class WorkerLife:
     attempt: int = 0
     """Ends in a row without steady progress."""
     retry_s: float = 0.0
-    """When the back-off is over."""
+    """When the back-off is over; sooner where another engine is asked for."""
     progress_s: float = 0.0
     """When the worker was started, got ready or last processed a frame, whichever was last."""
     ready_s: float = 0.0

@@ -298,7 +298,9 @@ class WorkerProcess:
 
     def _back_off(self) -> None:
         """A request for another engine, or the end, cuts it short."""
-        self._pause(self.life.retry_s - time.monotonic())
+        # whoever shortens it holds the lock
+        with self.changed:
+            self._pause(self.life.retry_s - time.monotonic())
         if self.life.state is WorkerState.BACKING_OFF and not (self._close_asked or self._restart_asked):
             self._step(WorkerEvent.BACK_OFF_OVER)
 
