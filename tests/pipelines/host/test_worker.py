@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from support.pipelines import box_task, make_variant, write_clip
 
 from edgectl.core.bundle import Variant
 from edgectl.core.schema import Message
+from edgectl.core.wire import StreamStats
+from edgectl.pipelines.host import worker as host_worker
 from edgectl.pipelines.host.protocol import (
     MAX_LINE_BYTES,
     Commit,
@@ -41,7 +44,9 @@ from edgectl.pipelines.host.protocol import (
     SwapFailed,
     Swapped,
     parse_from_worker,
+    parse_to_worker,
 )
+from edgectl.pipelines.kinds.base import PipelineArgs
 
 M = TypeVar("M", bound=Message)
 
@@ -255,6 +260,43 @@ def test_a_finite_source_ends_well_with_a_last_window(worker: Process, tmp_path:
     last = worker.seen[-1]
     assert isinstance(last, Stats)
     assert (last.stats.state, last.stats.frames.processed) == ("ended", 30)
+
+
+class LastWords:
+    """A pipeline that is over at once, and writes an event while it stops, as a slow sink does."""
+
+    outputs = ()
+    expected = None
+    error = None
+
+    def __init__(self, args: PipelineArgs) -> None:
+        self._emit = args.emit
+
+    def start(self) -> None: ...
+
+    def wait(self, timeout_s: float) -> bool:
+        return True
+
+    def stats(self) -> StreamStats:
+        return StreamStats(kind="surveillance", state="ended")
+
+    def stop(self) -> None:
+        self._emit({"type": "capability"})
+
+
+def test_the_last_window_comes_behind_the_last_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_worker, "make_pipeline", lambda kind, args: LastWords(args))
+    heard, said = os.pipe()
+    commands = io.BytesIO(start(tmp_path).encode() + b"\n")
+    # the end of the input would stop the worker, too: here the stream comes first
+    monkeypatch.setattr(
+        host_worker.Worker, "_read", lambda self: self._inbox.put(parse_to_worker(commands.readline()))
+    )
+    assert host_worker.Worker(commands, said).run() == 0
+    os.close(said)
+    with open(heard, "rb") as lines:
+        answers = [parse_from_worker(line) for line in lines]
+    assert [type(a) for a in answers] == [Ready, EventMessage, Stats]
 
 
 @pytest.mark.parametrize("how", ["agent dies", "sigterm"])

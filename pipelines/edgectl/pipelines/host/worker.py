@@ -77,6 +77,8 @@ class Worker:
         self._finished = threading.Event()
         self._pipeline: Pipeline | None = None
         self._lock: UpdateLock | None = None
+        self._window_since_s = 0.0
+        """On the monotonic clock: when the last window ended."""
 
     def run(self) -> int:
         """Until Stop, end of input or end of the stream. Returns the exit status."""
@@ -93,6 +95,7 @@ class Worker:
             self._say(Ready(seconds=round(time.monotonic() - began, 3)))
             gc.collect()
             gc.freeze()
+            self._window_since_s = time.monotonic()
             stats = threading.Thread(
                 target=self._stats, args=(pipeline, start.stats_every_s), name="stats", daemon=True
             )
@@ -160,6 +163,7 @@ class Worker:
         stats.join()
         if pipeline.error is not None:
             raise pipeline.error
+        self._say_window(pipeline)
         return 0
 
     def _fault(self, e: EdgectlError, stats: threading.Thread | None) -> int:
@@ -172,6 +176,8 @@ class Worker:
                 _log.error("%s", stuck)
         if stats is not None:
             stats.join()
+        if self._pipeline is not None and stats is not None:
+            self._say_window(self._pipeline)
         self._say(Fault(error=_failure(e)))
         return 1
 
@@ -197,24 +203,25 @@ class Worker:
         return item
 
     def _stats(self, pipeline: Pipeline, every_s: float) -> None:
-        process = psutil.Process()
-        last = time.monotonic()
-        over = False
-        while not over:
-            # The end of the stream ends the worker: the last window is sent, then the command loop is woken.
-            over = self._wait(pipeline, every_s)
-            now = time.monotonic()
-            window_s, last = max(now - last, 1e-6), now
-            self._say(
-                Stats(
-                    window_s=window_s,
-                    stats=pipeline.stats(),
-                    rss_mb=round(process.memory_info().rss / 1e6, 3),
-                    cpu_s=round(time.process_time(), 3),
-                )
-            )
+        """Windows while the stream lasts. Its end wakes the command loop, which says the last window once every
+        event is written."""
+        while not self._wait(pipeline, every_s):
+            self._say_window(pipeline)
         if not self._finished.is_set():
             self._inbox.put(None)
+
+    def _say_window(self, pipeline: Pipeline) -> None:
+        """The window since the last one."""
+        now = time.monotonic()
+        window_s, self._window_since_s = max(now - self._window_since_s, 1e-6), now
+        self._say(
+            Stats(
+                window_s=window_s,
+                stats=pipeline.stats(),
+                rss_mb=round(psutil.Process().memory_info().rss / 1e6, 3),
+                cpu_s=round(time.process_time(), 3),
+            )
+        )
 
     def _wait(self, pipeline: Pipeline, seconds: float) -> bool:
         """True once the stream or the worker is finished; False after ``seconds``."""
