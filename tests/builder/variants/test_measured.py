@@ -66,6 +66,8 @@ def variants(
         f"{picks[0][0].candidate.name}: {why_not_quantizable(model.not_quantizable).text}",
         "one was left out",
     ]
+    assert all(p.layers == made[-1].layers for p in made)
+    assert made[-1].layers, "each float variant says why its layers are float"
     return [(p.variant, p.preferences, p.fallback) for p in made]
 
 

@@ -158,6 +158,9 @@ def picked_draft(model: QuantizedModel, trial: Trial, p: DeviceProfile, pick: Pi
     c = pick.outcome.candidate
     quantized = None if family is None or c.is_float else model.recipes(family).get(c.graph.recipe)
     best_at = () if "fast" in pick.preferences else pick.preferences[:1]
+    layers = () if quantized is None else quantized.layers
+    if c.graph.precision == "float32":
+        layers = float_layers(model, family)
     return VariantDraft(
         profile=p.name,
         variant="-".join((c.runtime, c.graph.precision, *best_at)),
@@ -169,7 +172,7 @@ def picked_draft(model: QuantizedModel, trial: Trial, p: DeviceProfile, pick: Pi
         else recipe_of(model, family, c.graph.recipe, quantized),
         precision=c.graph.precision,
         session=c.settings,
-        layers=() if quantized is None else quantized.layers,
+        layers=layers,
         accuracy=pick.outcome.accuracy,
         measured=_measured(model, pick.outcome),
         preferences=pick.preferences,
