@@ -8,9 +8,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/edgectl demo
 
-# Two at a time, a file each: most tests wait for something, and the files share nothing. In the order of the
-# folders: else the demo, one test in its file, comes last and alone.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time on two cores, a file each: most tests wait for something, and the files share nothing. In the order
+# of the folders: else the demo, one test in its file, comes last and alone.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
