@@ -16,10 +16,6 @@ def test_every_name_of_the_door_is_there(name: str) -> None:
     assert name in dir(door)
 
 
-def test_the_door_knows_the_way_to_each_of_its_names() -> None:
-    assert sorted(door._FROM) == sorted(door.__all__)
-
-
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = door.nothing

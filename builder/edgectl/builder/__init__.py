@@ -8,19 +8,9 @@
 What is asked for is imported then: ``import edgectl.builder`` alone loads no ONNX and no NumPy.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from edgectl.builder.build import build_bundle
-    from edgectl.builder.compress.options import CompressOptions
-    from edgectl.builder.monitor import BuildProgress
-    from edgectl.builder.pack.bench import BenchReport, bench_bundle
-    from edgectl.builder.pack.inspect import BundleInfo, inspect_bundle
-    from edgectl.builder.pack.summary import BuildReport, VariantSummary
-    from edgectl.builder.variants.smaller_input import SmallerInput
+from edgectl.core.lazy import lazy_names
 
 __all__ = [
     "BenchReport",
@@ -35,26 +25,33 @@ __all__ = [
     "inspect_bundle",
 ]
 
-_MODULES = {
-    "BenchReport": "pack.bench",
-    "BuildProgress": "monitor",
-    "BuildReport": "pack.summary",
-    "BundleInfo": "pack.inspect",
-    "CompressOptions": "compress.options",
-    "SmallerInput": "variants.smaller_input",
-    "VariantSummary": "pack.summary",
-    "bench_bundle": "pack.bench",
-    "build_bundle": "build",
-    "inspect_bundle": "pack.inspect",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+if TYPE_CHECKING:
+    from edgectl.builder.build import build_bundle
+    from edgectl.builder.compress.options import CompressOptions
+    from edgectl.builder.monitor import BuildProgress
+    from edgectl.builder.pack.bench import BenchReport, bench_bundle
+    from edgectl.builder.pack.inspect import BundleInfo, inspect_bundle
+    from edgectl.builder.pack.summary import BuildReport, VariantSummary
+    from edgectl.builder.variants.smaller_input import SmallerInput
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "edgectl.builder.build": ("build_bundle",),
+            "edgectl.builder.compress.options": ("CompressOptions",),
+            "edgectl.builder.monitor": ("BuildProgress",),
+            "edgectl.builder.pack.bench": (
+                "BenchReport",
+                "bench_bundle",
+            ),
+            "edgectl.builder.pack.inspect": (
+                "BundleInfo",
+                "inspect_bundle",
+            ),
+            "edgectl.builder.pack.summary": (
+                "BuildReport",
+                "VariantSummary",
+            ),
+            "edgectl.builder.variants.smaller_input": ("SmallerInput",),
+        },
+    )

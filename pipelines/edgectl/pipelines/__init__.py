@@ -12,98 +12,9 @@ it is first used; importing the door costs nothing.
             print(event["type"], event["t_s"])
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from edgectl.pipelines.audio.blocks import AudioBlock, AudioSource
-    from edgectl.pipelines.decoders import DECODERS, DecoderType, decoder_options
-    from edgectl.pipelines.host.config import load_config, parse_config
-    from edgectl.pipelines.host.event_run import EventRun, run
-    from edgectl.pipelines.host.run import RunSummary, run_stream
-    from edgectl.pipelines.kinds import KINDS, KindType
-    from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs
-    from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
-    from edgectl.pipelines.kinds.video_runner import Analyser, VideoPipeline
-    from edgectl.pipelines.registry import Registry
-    from edgectl.pipelines.rules import RULES, RuleSet
-    from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
-    from edgectl.pipelines.rules.observation import Observation, Rule, describe, wanted
-    from edgectl.pipelines.rules.zone import ZoneRule
-    from edgectl.pipelines.sinks import SINKS
-    from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
-    from edgectl.pipelines.sources import SOURCES, open_audio, open_source
-    from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, SourceType, parse_options
-    from edgectl.pipelines.stream.events import Event
-    from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
-    from edgectl.pipelines.tasks import load_task
-    from edgectl.pipelines.video.decode.base import Decoder, Detections, expect, finish, only_output
-    from edgectl.pipelines.video.lanes import Lanes
-    from edgectl.pipelines.video.preprocess import LetterboxMeta
-    from edgectl.pipelines.video.tracker import Tracks
-
-_FROM = {
-    "Analyser": "kinds.video_runner",
-    "AudioBlock": "audio.blocks",
-    "AudioSource": "audio.blocks",
-    "DECODERS": "decoders",
-    "Decoder": "video.decode.base",
-    "DecoderType": "decoders",
-    "Detections": "video.decode.base",
-    "EndOfStream": "sources.base",
-    "Event": "stream.events",
-    "EventRun": "host.event_run",
-    "Frame": "stream.frame",
-    "KINDS": "kinds",
-    "KindType": "kinds",
-    "Lanes": "video.lanes",
-    "LetterboxMeta": "video.preprocess",
-    "Notice": "stream.frame",
-    "Observation": "rules.observation",
-    "Pipeline": "kinds.base",
-    "PipelineArgs": "kinds.base",
-    "PipelineConfig": "kinds.config",
-    "RULES": "rules",
-    "Record": "sinks.base",
-    "Registry": "registry",
-    "Rule": "rules.observation",
-    "RuleConfig": "rules.base",
-    "RuleContext": "rules.base",
-    "RuleSet": "rules",
-    "RuleType": "rules.base",
-    "RunSummary": "host.run",
-    "SINKS": "sinks",
-    "SOURCES": "sources",
-    "Sink": "sinks.base",
-    "SinkContext": "sinks.base",
-    "SinkOptions": "sinks.base",
-    "SinkType": "sinks.base",
-    "Source": "sources.base",
-    "SourceInfo": "sources.base",
-    "SourceType": "sources.base",
-    "Stamp": "stream.frame",
-    "StreamOutput": "sinks.base",
-    "Tracks": "video.tracker",
-    "VideoConfig": "kinds.config",
-    "VideoPipeline": "kinds.video_runner",
-    "ZoneRule": "rules.zone",
-    "decoder_options": "decoders",
-    "describe": "rules.observation",
-    "expect": "video.decode.base",
-    "finish": "video.decode.base",
-    "load_config": "host.config",
-    "load_task": "tasks",
-    "only_output": "video.decode.base",
-    "open_audio": "sources",
-    "open_source": "sources",
-    "parse_config": "host.config",
-    "parse_options": "sources.base",
-    "run": "host.event_run",
-    "run_stream": "host.run",
-    "wanted": "rules.observation",
-}
+from edgectl.core.lazy import lazy_names
 
 __all__ = [
     "DECODERS",
@@ -166,13 +77,127 @@ __all__ = [
     "wanted",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FROM:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_FROM[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, *globals()]
+if TYPE_CHECKING:
+    from edgectl.pipelines.audio.blocks import AudioBlock, AudioSource
+    from edgectl.pipelines.decoders import DECODERS, DecoderType, decoder_options
+    from edgectl.pipelines.host.config import load_config, parse_config
+    from edgectl.pipelines.host.event_run import EventRun, run
+    from edgectl.pipelines.host.run import RunSummary, run_stream
+    from edgectl.pipelines.kinds import KINDS, KindType
+    from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs
+    from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
+    from edgectl.pipelines.kinds.video_runner import Analyser, VideoPipeline
+    from edgectl.pipelines.registry import Registry
+    from edgectl.pipelines.rules import RULES, RuleSet
+    from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
+    from edgectl.pipelines.rules.observation import Observation, Rule, describe, wanted
+    from edgectl.pipelines.rules.zone import ZoneRule
+    from edgectl.pipelines.sinks import SINKS
+    from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+    from edgectl.pipelines.sources import SOURCES, open_audio, open_source
+    from edgectl.pipelines.sources.base import EndOfStream, Source, SourceInfo, SourceType, parse_options
+    from edgectl.pipelines.stream.events import Event
+    from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
+    from edgectl.pipelines.tasks import load_task
+    from edgectl.pipelines.video.decode.base import Decoder, Detections, expect, finish, only_output
+    from edgectl.pipelines.video.lanes import Lanes
+    from edgectl.pipelines.video.preprocess import LetterboxMeta
+    from edgectl.pipelines.video.tracker import Tracks
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "edgectl.pipelines.audio.blocks": (
+                "AudioBlock",
+                "AudioSource",
+            ),
+            "edgectl.pipelines.decoders": (
+                "DECODERS",
+                "DecoderType",
+                "decoder_options",
+            ),
+            "edgectl.pipelines.host.config": (
+                "load_config",
+                "parse_config",
+            ),
+            "edgectl.pipelines.host.event_run": (
+                "EventRun",
+                "run",
+            ),
+            "edgectl.pipelines.host.run": (
+                "RunSummary",
+                "run_stream",
+            ),
+            "edgectl.pipelines.kinds": (
+                "KINDS",
+                "KindType",
+            ),
+            "edgectl.pipelines.kinds.base": (
+                "Pipeline",
+                "PipelineArgs",
+            ),
+            "edgectl.pipelines.kinds.config": (
+                "PipelineConfig",
+                "VideoConfig",
+            ),
+            "edgectl.pipelines.kinds.video_runner": (
+                "Analyser",
+                "VideoPipeline",
+            ),
+            "edgectl.pipelines.registry": ("Registry",),
+            "edgectl.pipelines.rules": (
+                "RULES",
+                "RuleSet",
+            ),
+            "edgectl.pipelines.rules.base": (
+                "RuleConfig",
+                "RuleContext",
+                "RuleType",
+            ),
+            "edgectl.pipelines.rules.observation": (
+                "Observation",
+                "Rule",
+                "describe",
+                "wanted",
+            ),
+            "edgectl.pipelines.rules.zone": ("ZoneRule",),
+            "edgectl.pipelines.sinks": ("SINKS",),
+            "edgectl.pipelines.sinks.base": (
+                "Record",
+                "Sink",
+                "SinkContext",
+                "SinkOptions",
+                "SinkType",
+                "StreamOutput",
+            ),
+            "edgectl.pipelines.sources": (
+                "SOURCES",
+                "open_audio",
+                "open_source",
+            ),
+            "edgectl.pipelines.sources.base": (
+                "EndOfStream",
+                "Source",
+                "SourceInfo",
+                "SourceType",
+                "parse_options",
+            ),
+            "edgectl.pipelines.stream.events": ("Event",),
+            "edgectl.pipelines.stream.frame": (
+                "Frame",
+                "Notice",
+                "Stamp",
+            ),
+            "edgectl.pipelines.tasks": ("load_task",),
+            "edgectl.pipelines.video.decode.base": (
+                "Decoder",
+                "Detections",
+                "expect",
+                "finish",
+                "only_output",
+            ),
+            "edgectl.pipelines.video.lanes": ("Lanes",),
+            "edgectl.pipelines.video.preprocess": ("LetterboxMeta",),
+            "edgectl.pipelines.video.tracker": ("Tracks",),
+        },
+    )
