@@ -13,6 +13,7 @@ import sys
 from enum import Enum
 
 from edgectl.core.errors import EdgectlError
+from edgectl.core.state_diagram import state_diagram
 from edgectl.core.states import TERMINAL, State
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "WORKING",
     "DeploymentEvent",
     "IllegalTransition",
-    "mermaid",
     "page",
     "resume",
     "step",
@@ -245,16 +245,6 @@ def resume(on_disk: State) -> State:
     return RESUME.get(on_disk, State.ROLLING_BACK)
 
 
-def mermaid() -> str:
-    """The table as a Mermaid state diagram."""
-    edges: dict[tuple[State, State], list[str]] = {}
-    for (state, event), target in TABLE.items():
-        edges.setdefault((state, target), []).append(event.value)
-    lines = ["stateDiagram-v2", f"    [*] --> {State.IDLE.value}"]
-    lines += [f"    {a.value} --> {b.value}: {', '.join(events)}" for (a, b), events in edges.items()]
-    return "\n".join(lines)
-
-
 def page() -> str:
     """The text of ``docs/deployment-states.md``."""
     rows = []
@@ -271,7 +261,7 @@ def page() -> str:
             "a test keeps it current.",
             "",
             "```mermaid",
-            mermaid(),
+            state_diagram(TABLE, State.IDLE),
             "```",
             "",
             "| state | deadline | tries | after a power cut | end |",

@@ -13,6 +13,7 @@ import sys
 from enum import Enum
 
 from edgectl.core.errors import EdgectlError
+from edgectl.core.state_diagram import state_diagram
 
 __all__ = [
     "ACTION",
@@ -23,7 +24,6 @@ __all__ = [
     "WorkerEvent",
     "WorkerState",
     "next_state",
-    "worker_mermaid",
     "worker_page",
 ]
 
@@ -147,16 +147,6 @@ def next_state(state: WorkerState, event: WorkerEvent) -> WorkerState:
         ) from None
 
 
-def worker_mermaid() -> str:
-    """The table as a Mermaid state diagram."""
-    edges: dict[tuple[WorkerState, WorkerState], list[str]] = {}
-    for (state, event), target in WORKER_TABLE.items():
-        edges.setdefault((state, target), []).append(event.value)
-    lines = ["stateDiagram-v2", f"    [*] --> {WorkerState.WAITING.value}"]
-    lines += [f"    {a.value} --> {b.value}: {', '.join(events)}" for (a, b), events in edges.items()]
-    return "\n".join([*lines, f"    {WorkerState.CLOSED.value} --> [*]"])
-
-
 def worker_page() -> str:
     """The text of ``docs/worker-states.md``."""
     rows = [
@@ -171,7 +161,7 @@ def worker_page() -> str:
             "`python -m edgectl.agent.streams.worker_states > docs/worker-states.md`; a test keeps it current.",
             "",
             "```mermaid",
-            worker_mermaid(),
+            state_diagram(WORKER_TABLE, WorkerState.WAITING, WorkerState.CLOSED),
             "```",
             "",
             "| state | process | what the agent does | telemetry says |",
