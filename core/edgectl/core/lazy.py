@@ -32,9 +32,8 @@ def lazy_names(
     def __getattr__(name: str) -> object:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(module_of[name]), name)
-        setattr(sys.modules[package], name, value)
-        return value
+        # Not kept in the package: a name that is replaced in its module is replaced at the door, too.
+        return getattr(importlib.import_module(module_of[name]), name)
 
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *module_of})
