@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgectl.pipelines.stream.governor import Change, Governor, GovernorConfig, Load, Rung, ladder
+from edgectl.pipelines.stream.governor import Change, Governor, GovernorConfig, Rung, StreamLoad, ladder
 
 CONFIG = GovernorConfig()
 LOOK_S = 0.5
@@ -22,7 +22,7 @@ def simulate(
     seconds: float,
     *,
     fps: float = 30,
-    more: Callable[[float, Load], Load] = lambda t, load: load,
+    more: Callable[[float, StreamLoad], StreamLoad] = lambda t, load: load,
 ) -> tuple[list[tuple[float, Change]], list[tuple[float, int]]]:
     """Changes and losses by time, of a stream of ``fps`` whose engine takes ``engine_ms(t)`` a frame."""
     changes, losses, left = [], [], 0.0
@@ -36,7 +36,7 @@ def simulate(
         demand, left = left / LOOK_S, 0.0
         assert served <= LOOK_S
         losses.append((t, lost))
-        change = governor.step(more(t, Load(t, due, lost, demand)))
+        change = governor.step(more(t, StreamLoad(t, due, lost, demand)))
         if change is not None:
             changes.append((t, change))
     return changes, losses
@@ -91,7 +91,7 @@ def test_an_hour_of_load_that_comes_and_goes_does_not_make_it_flap(period_s: flo
 def test_a_little_loss_is_jitter() -> None:
     governor, rungs = governed()
 
-    def jitter(t: float, load: Load) -> Load:
+    def jitter(t: float, load: StreamLoad) -> StreamLoad:
         return replace(load, lost=1 if t % 5 == 0 else 0)
 
     assert simulate(governor, rungs, lambda t: 10, 120, more=jitter)[0] == []
@@ -101,7 +101,7 @@ def test_losses_that_are_not_the_engines_take_one_rung_after_the_other() -> None
     """The processor is short, not the engine: its demand predicts nothing."""
     governor, rungs = governed()
 
-    def choked(t: float, load: Load) -> Load:
+    def choked(t: float, load: StreamLoad) -> StreamLoad:
         return replace(load, lost=load.due // 2)
 
     changes, _ = simulate(governor, rungs, lambda t: 1, 30, more=choked)
@@ -111,7 +111,7 @@ def test_losses_that_are_not_the_engines_take_one_rung_after_the_other() -> None
 def test_heat_takes_a_rung_at_a_time_and_gives_it_back_when_it_is_well_cooler() -> None:
     governor, rungs = governed()
 
-    def heat(t: float, load: Load) -> Load:
+    def heat(t: float, load: StreamLoad) -> StreamLoad:
         return replace(load, temperature_c=92 if t < 30 else 86 if t < 100 else 70)
 
     changes, _ = simulate(governor, rungs, lambda t: 10, 300, more=heat)
@@ -138,7 +138,7 @@ def test_little_memory_and_a_battery_are_reasons_too() -> None:
 def test_memory_that_hovers_about_its_limit_gives_nothing_back() -> None:
     governor, rungs = governed()
 
-    def scarce(t: float, load: Load) -> Load:
+    def scarce(t: float, load: StreamLoad) -> StreamLoad:
         return replace(load, memory_mb=60.0 if t < 2 else 70.0 if t < 100 else 400.0)
 
     changes, _ = simulate(governor, rungs, lambda t: 10, 200, more=scarce)
@@ -168,8 +168,11 @@ def test_it_stays_on_the_ladder_and_every_change_is_one(
     for at, (engine_ms, temperature, memory, low) in enumerate(steps):
 
         def more(
-            t: float, load: Load, at: int = at, rest: tuple[float, float, bool] = (temperature, memory, low)
-        ) -> Load:
+            t: float,
+            load: StreamLoad,
+            at: int = at,
+            rest: tuple[float, float, bool] = (temperature, memory, low),
+        ) -> StreamLoad:
             return replace(load, t_s=t + 10 * at, temperature_c=rest[0], memory_mb=rest[1], low_power=rest[2])
 
         changes, _ = simulate(governor, rungs, lambda t, ms=engine_ms: ms, 10, more=more)  # type: ignore[misc]

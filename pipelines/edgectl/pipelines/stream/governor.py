@@ -19,7 +19,7 @@ from pydantic import Field
 
 from edgectl.core.schema import Config
 
-__all__ = ["Change", "Governor", "GovernorConfig", "Load", "Reason", "Rung", "ladder"]
+__all__ = ["Change", "Governor", "GovernorConfig", "Reason", "Rung", "StreamLoad", "ladder"]
 
 Reason = Literal["overload", "temperature", "memory", "power", "calm"]
 
@@ -71,7 +71,7 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class StreamLoad:
     """What was measured since the load before. Shares are 0..1."""
 
     t_s: float
@@ -119,12 +119,12 @@ class Governor:
         self.level = 0
         self._config = config
         self._rungs = rungs
-        self._recent: deque[Load] = deque()
+        self._recent: deque[StreamLoad] = deque()
         self._calm_s = _CALM_S
         self._calm_since_s = self._changed_s = self._climbed_s = float("-inf")
         self._hot = self._short = False
 
-    def step(self, load: Load) -> Change | None:
+    def step(self, load: StreamLoad) -> Change | None:
         """The rung to go to, where it is another one."""
         if not self._config.on or len(self._rungs) == 1:
             return None
@@ -145,7 +145,7 @@ class Governor:
 
     # -- what is felt --
 
-    def _feel(self, load: Load) -> None:
+    def _feel(self, load: StreamLoad) -> None:
         """Heat and want of memory begin at their limit and end well away from it."""
         hottest, least = self._config.temperature_c, self._config.memory_mb
         if hottest is not None and load.temperature_c is not None:
@@ -153,7 +153,7 @@ class Governor:
         if least is not None and load.memory_mb is not None:
             self._short = load.memory_mb < least * (_MEMORY_AGAIN if self._short else 1)
 
-    def _beyond(self, load: Load, reason: Reason) -> bool:
+    def _beyond(self, load: StreamLoad, reason: Reason) -> bool:
         """Whether it is not only felt, but still beyond its limit."""
         if reason == "temperature":
             return (load.temperature_c or 0) >= (self._config.temperature_c or 0)
@@ -165,7 +165,7 @@ class Governor:
 
     # -- what is done --
 
-    def _yield_to_overload(self, load: Load) -> Change | None:
+    def _yield_to_overload(self, load: StreamLoad) -> Change | None:
         """The first rung that is predicted to fit; one more where the engine is not what is short."""
         if load.t_s - self._changed_s < _STEP_S or self.level == len(self._rungs) - 1:
             return None
@@ -175,12 +175,12 @@ class Governor:
         fitting = [i for i, rung in enumerate(self._rungs) if i > self.level and rung.cost <= wanted]
         return self._go(min(fitting, default=len(self._rungs) - 1), "overload", load.t_s)
 
-    def _descend_one(self, load: Load, reason: Reason) -> Change | None:
+    def _descend_one(self, load: StreamLoad, reason: Reason) -> Change | None:
         if load.t_s - self._changed_s < _COOL_STEP_S or self.level == len(self._rungs) - 1:
             return None
         return self._go(self.level + 1, reason, load.t_s)
 
-    def _climb(self, load: Load, floor: int) -> Change | None:
+    def _climb(self, load: StreamLoad, floor: int) -> Change | None:
         if self.level <= floor or load.t_s - max(self._calm_since_s, self._changed_s) < self._calm_s:
             return None
         above = self._rungs[self.level - 1].cost / self._rungs[self.level].cost
