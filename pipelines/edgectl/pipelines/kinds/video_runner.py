@@ -192,6 +192,7 @@ class VideoPipeline:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
         sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._snapshots = next((sink for sink in sinks if isinstance(sink, SnapshotSink)), None)
         self._pictures = any(sink.pictures for sink in sinks)

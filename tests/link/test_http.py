@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edgectl.fleet.api import http
-from edgectl.fleet.api.http import BoundedProtocol
+from edgectl.link import http
+from edgectl.link.http import BoundedProtocol
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n"
 
@@ -154,7 +154,7 @@ def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
         def emit(self, record: logging.LogRecord) -> None:
             told.set()
 
-    logging.getLogger("edgectl.fleet.api.http").addHandler(heard := Heard())
+    logging.getLogger("edgectl.link.http").addHandler(heard := Heard())
     try:
         with ExitStack() as stack:
             clients = [stack.enter_context(server.connect(HEAD + b"\r\n{")) for _ in range(300)]
@@ -166,7 +166,7 @@ def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
                 end_of(client)
         assert told.wait(10)
     finally:
-        logging.getLogger("edgectl.fleet.api.http").removeHandler(heard)
+        logging.getLogger("edgectl.link.http").removeHandler(heard)
     lines = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(lines) <= 2
     assert not any(r.exc_info for r in caplog.records)
