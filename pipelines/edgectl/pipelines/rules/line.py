@@ -21,7 +21,6 @@ from pydantic import Field, field_validator
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.observation import (
     Observation,
-    Relative,
     Seconds,
     at_edge,
     describe,
@@ -29,6 +28,7 @@ from edgectl.pipelines.rules.observation import (
     wanted,
 )
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.polygon import Relative
 
 __all__ = ["RULE", "LineConfig", "LineRule"]
 

@@ -15,13 +15,11 @@ from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["EDGE", "Observation", "Relative", "Rule", "Seconds", "at_edge", "describe", "pixels", "wanted"]
+__all__ = ["EDGE", "Observation", "Rule", "Seconds", "at_edge", "describe", "pixels", "wanted"]
 
 EDGE = 0.01
 """What is drawn so near to the frame's edge (relative to the frame) is meant to reach it."""
 
-Relative = Annotated[float, Field(ge=-0.5, le=1.5)]
-"""Of the frame's width or height."""
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 
