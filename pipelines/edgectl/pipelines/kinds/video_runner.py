@@ -161,7 +161,8 @@ class VideoPipeline:
             self._error = next(iter(self._sinks.errors.values()))
 
     def _open(self, slot: PartVariant) -> Detector:
-        return Detector(slot.variant.config, self._args.open_engine(slot.variant))
+        engine = self._args.pool.join(slot.variant, self._args.open_engine)
+        return Detector(slot.variant.config, engine)
 
     def _plan(self, info: SourceInfo) -> None:
         """Everything that depends on the source: hand-over, budget, analyser, sinks."""
