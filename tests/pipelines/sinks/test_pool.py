@@ -12,7 +12,7 @@ import pytest
 from edgectl.core.errors import LinkError, StorageError
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
-from edgectl.pipelines.sinks.pool import _MAX_PICTURES, SinkPool, SinkState
+from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.video.shown import ShownFrame
 
@@ -96,7 +96,7 @@ def test_a_broken_sink_is_closed_and_the_others_go_on() -> None:
     assert isinstance(pool.errors["broken"], LinkError)
 
 
-def test_what_waits_for_room_in_a_sink_that_fails_is_not_left_behind() -> None:
+def test_what_waits_for_room_in_a_sink_that_fails_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     class Breaks(Blocked):
         def write(self, output: StreamOutput) -> None:
             super().write(output)
@@ -105,11 +105,11 @@ def test_what_waits_for_room_in_a_sink_that_fails_is_not_left_behind() -> None:
     video = Breaks("video", True)
     pool = SinkPool("s", [video], wait=True)
     (feeder,) = pool._feeders
+    waits, room = threading.Event(), feeder._room
+    monkeypatch.setattr(feeder, "_room", lambda picture: room(picture) or bool(waits.set()))
     full = threading.Thread(target=lambda: [pool.offer(StreamOutput((), frame(i))) for i in range(200)])
     full.start()
-    while feeder._pictures < _MAX_PICTURES:
-        assert full.is_alive()
-        time.sleep(0.001)
+    assert waits.wait(10)
     video.go.set()
     full.join(10)
     assert pool.close(10)
