@@ -15,6 +15,7 @@ from edgectl.pipelines.host.config import load_config, parse_config
 from edgectl.pipelines.host.live import shape_editor
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.view.live_view import LiveView
 
 __all__ = ["CONFIG", "FedPage", "event", "fed_page"]
@@ -62,7 +63,7 @@ class FedPage:
         image = np.full((size[1], size[0], 3), self.seq % 250, np.uint8)
         for record in records:
             self.view.heard(record)
-        self.taps[stream].write(StreamOutput(records, Frame.of_bgr(image, stamp)))
+        self.taps[stream].write(StreamOutput(records, ShownFrame(Frame.of_bgr(image, stamp))))
         return self.seq
 
     def stats(self, stream: str = "gate", **more: Any) -> None:

@@ -18,6 +18,9 @@ import pytest
 from support.live_page import CONFIG, FedPage, event, fed_page
 
 from edgectl.core.errors import LinkError, UsageError
+from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.view.live_view import LiveView
 
 TOKEN = "0123456789abcdef0123"
@@ -195,13 +198,10 @@ def test_a_viewer_that_reads_slowly_gets_few_pictures_that_are_not_old(page: Fed
     noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), dtype=np.uint8)
 
     def feed() -> None:
-        from edgectl.pipelines.sinks.base import StreamOutput
-        from edgectl.pipelines.stream.frame import Frame, Stamp
-
         while not stop.wait(0.02):
             now = time.monotonic_ns()
             page.taps["gate"].write(
-                StreamOutput((), Frame.of_bgr(noise, Stamp(0, now, now, wall_offset_ns=0)))
+                StreamOutput((), ShownFrame(Frame.of_bgr(noise, Stamp(0, now, now, wall_offset_ns=0))))
             )
 
     feeder = threading.Thread(target=feed)
@@ -212,12 +212,14 @@ def test_a_viewer_that_reads_slowly_gets_few_pictures_that_are_not_old(page: Fed
             slow.sendall(head.encode())
             data = b""
             taken: list[int] = []
+            ages_ms: list[float] = []
             while len(taken) < 12:  # a megabyte a picture: some seconds at this rate
                 data += slow.recv(1 << 17)
-                stop.wait(0.005)
+                stop.wait(0.02)
                 at = data.find(b'"taken_ns":')
                 if at >= 0 and (end := data.find(b",", at)) >= 0:
                     taken.append(int(data[at + 11 : end]))
+                    ages_ms.append((time.monotonic_ns() - taken[-1]) / 1e6)
                     data = data[end:]
     finally:
         stop.set()
@@ -225,6 +227,9 @@ def test_a_viewer_that_reads_slowly_gets_few_pictures_that_are_not_old(page: Fed
     periods = np.diff(taken) / 1e6
     assert np.median(periods) > 40, "it is slow, and so misses some of the frames that come every 20 ms"
     assert page.view._hub.encoded > len(taken)
+    assert np.median(ages_ms) < 0.7 * np.median(periods), (
+        "the newest is chosen when there is room for it, not before"
+    )
 
 
 def test_numbers_and_events_are_sent_as_they_come(page: FedPage, client: httpx.Client) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgectl.core.errors import BusyError
 from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.view.pictures import PictureHub, ViewerPicture, Watch, width_for
 
 SIZE = (640, 360)
@@ -32,7 +33,7 @@ def output(
     image = np.full((SIZE[1], SIZE[0], 3), seq * 10 % 256, np.uint8)
     now = time.monotonic_ns()
     stamp = Stamp(seq, now, now, wall_offset_ns=time.time_ns() - now if live else None)
-    return StreamOutput(records, Frame.of_bgr(image, stamp), draw=draw)
+    return StreamOutput(records, ShownFrame(Frame.of_bgr(image, stamp), draw=draw))
 
 
 class Viewer:

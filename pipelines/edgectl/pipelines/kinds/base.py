@@ -56,8 +56,7 @@ class PipelineArgs:
     """End the stream after so many seconds of the source: capture time, which for a camera is the time on
     the clock."""
     sinks: tuple[Sink, ...] = ()
-    """Fed beside those that the configuration names, and closed with them; of a stream without pictures, those
-    that need none."""
+    """Fed beside those that the configuration names, and closed with them, where the kind has pictures."""
     pool: EnginePool = field(default_factory=EnginePool)
     """Where its engines are opened: those of streams with the same pool are opened once. A pool of its own
     unless another is given."""

@@ -1,7 +1,7 @@
 """Annotated pictures of streams for whoever watches: drawn and encoded only while somebody does, once for all
 viewers of the same width, newest first.
 
-A stream's :class:`PictureTap` keeps the newest output and nothing else, so the frame path pays for a reference. One
+A stream's :class:`PictureTap` keeps the newest frame and nothing else, so the frame path pays for a reference. One
 thread encodes for all streams; a viewer that is slow misses pictures and delays nobody. Beside them, events get a
 small picture of their frame, at most two a second of a stream.
 """
@@ -14,17 +14,15 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import cv2
-from numpy.typing import NDArray
-
 from edgectl.core.errors import BusyError
-from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks.base import Sink, StreamOutput
+from edgectl.pipelines.video.shown import ShownFrame
 
-__all__ = ["WIDTHS", "PictureHub", "PictureTap", "ViewerPicture", "Watch", "drawn", "width_for"]
+__all__ = ["WIDTHS", "PictureHub", "PictureTap", "ViewerPicture", "Watch", "width_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,21 +68,17 @@ class ViewerPicture:
         return struct.pack(">II", len(head), len(self.jpeg)) + head + self.jpeg
 
 
-class PictureTap:
+class PictureTap(Sink):
     """The sink that shows a stream's frames to the hub."""
 
     name = "view"
     pictures = True
-    path = None
 
     def __init__(self, offer: Callable[[StreamOutput], None]) -> None:
         self._offer = offer
 
     def write(self, output: StreamOutput) -> None:
         self._offer(output)
-
-    def close(self) -> None:
-        pass
 
 
 class Watch:
@@ -122,10 +116,10 @@ class Watch:
 
 @dataclass(slots=True)
 class _Watched:
-    newest: StreamOutput | None = None
+    newest: ShownFrame | None = None
     encoded: dict[int, ViewerPicture] = field(default_factory=dict)
     """Width → picture of ``source``."""
-    source: StreamOutput | None = None
+    source: ShownFrame | None = None
     due_s: float = 0.0
     snapshot_due_s: float = 0.0
 
@@ -142,7 +136,7 @@ class PictureHub:
         self._max_viewers = max_viewers
         self._streams: dict[str, _Watched] = {}
         self._watches: list[Watch] = []
-        self._snapshots: deque[tuple[str, Sequence[str], StreamOutput]] = deque()
+        self._snapshots: deque[tuple[str, Sequence[str], ShownFrame]] = deque()
         self._change = threading.Condition()
         self.over = False
         self._broken: set[str] = set()
@@ -158,16 +152,17 @@ class PictureHub:
             self._streams[stream] = entry
 
         def offer(output: StreamOutput) -> None:
-            if output.frame is None:
+            frame = output.frame
+            if frame is None:
                 return
             ids = [record["id"] for record in output.records if record.get("phase") != "update"]
             now_s = time.monotonic()
             with self._change:
-                entry.newest = output
+                entry.newest = frame
                 wanted = bool(self._watches)
                 if ids and now_s >= entry.snapshot_due_s and len(self._snapshots) < _MAX_SNAPSHOTS_WAITING:
                     entry.snapshot_due_s = now_s + _SNAPSHOT_EVERY_S
-                    self._snapshots.append((stream, ids, output))
+                    self._snapshots.append((stream, ids, frame))
                     wanted = True
                 if wanted:
                     self._change.notify_all()
@@ -229,14 +224,14 @@ class PictureHub:
                 if not jobs and snapshot is None:
                     self._change.wait(wait_s)
                     continue
-            for name, output, widths in jobs:
-                self._encode(name, output, widths)
+            for name, frame, widths in jobs:
+                self._encode(name, frame, widths)
             if snapshot is not None:
-                name, ids, output = snapshot
-                if (image := self._drawn(name, output)) is not None:
-                    self._keep(name, ids, to_jpeg(image, SNAPSHOT_WIDTH)[0])
+                name, ids, frame = snapshot
+                for jpeg in self._jpegs(name, frame, [SNAPSHOT_WIDTH]).values():
+                    self._keep(name, ids, jpeg)
 
-    def _jobs(self, now_s: float) -> tuple[list[tuple[str, StreamOutput, set[int]]], float | None]:
+    def _jobs(self, now_s: float) -> tuple[list[tuple[str, ShownFrame, set[int]]], float | None]:
         """What is to be encoded now, or in how many seconds the next picture is due (None: nobody knows)."""
         wanted: dict[str, set[int]] = {}
         for watch in self._watches:
@@ -246,14 +241,14 @@ class PictureHub:
         wait_s: float | None = None
         for name, widths in wanted.items():
             stream = self._streams[name]
-            output = stream.newest
-            if output is None:
+            frame = stream.newest
+            if frame is None:
                 continue
-            if output is stream.source:
+            if frame is stream.source:
                 # a viewer of another width came: it gets the frame that the others have
                 lacking = widths - stream.encoded.keys()
                 if lacking and stream.encoded:
-                    jobs.append((name, output, lacking))
+                    jobs.append((name, frame, lacking))
                 continue
             # Frames come a little early or late: half a period is forgiven, and the rate stays what it is.
             early_s = stream.due_s - self._period_s / 2 - now_s
@@ -261,32 +256,32 @@ class PictureHub:
                 wait_s = early_s if wait_s is None else min(wait_s, early_s)
                 continue
             stream.due_s = max(stream.due_s, now_s - self._period_s / 2) + self._period_s
-            jobs.append((name, output, widths))
+            jobs.append((name, frame, widths))
         return jobs, wait_s
 
-    def _encode(self, name: str, output: StreamOutput, widths: set[int]) -> None:
-        image = self._drawn(name, output)
-        pictures = {} if image is None else {w: _picture(name, output, image, w) for w in widths}
+    def _encode(self, name: str, frame: ShownFrame, widths: set[int]) -> None:
+        jpegs = self._jpegs(name, frame, widths)
+        pictures = {width: _picture(name, frame, width, jpeg) for width, jpeg in jpegs.items()}
         with self._change:
             stream = self._streams[name]
-            if stream.source is output:
+            if stream.source is frame:
                 stream.encoded |= pictures
             else:
-                stream.source, stream.encoded = output, pictures
+                stream.source, stream.encoded = frame, pictures
             self.encoded += len(pictures)
             rings = [watch.ring for watch in self._watches if name in watch.wanted]
         for ring in rings:
             ring()
 
-    def _drawn(self, name: str, output: StreamOutput) -> NDArray[Any] | None:
-        """None where the picture cannot be drawn: it may be another package's kind that draws."""
+    def _jpegs(self, name: str, frame: ShownFrame, widths: Iterable[int]) -> dict[int, bytes]:
+        """Width → JPEG; none where the frame cannot be drawn: it may be another package's kind that draws."""
         try:
-            return drawn(output)
+            return {width: frame.jpeg(_QUALITY, max_width=width) for width in widths}
         except Exception:
             if name not in self._broken:
                 self._broken.add(name)
                 _log.exception("stream %s cannot be drawn", name)
-            return None
+            return {}
 
 
 def width_for(asked: int) -> int:
@@ -294,36 +289,15 @@ def width_for(asked: int) -> int:
     return next((width for width in WIDTHS if width >= asked), WIDTHS[-1])
 
 
-def drawn(output: StreamOutput) -> NDArray[Any]:
-    """The frame (BGR) with what was found in it."""
-    assert output.frame is not None
-    image: NDArray[Any] = output.frame.bgr().copy()
-    if output.draw is not None:
-        output.draw(image)
-    return image
-
-
-def _picture(stream: str, output: StreamOutput, image: NDArray[Any], width: int) -> ViewerPicture:
-    assert output.frame is not None
-    stamp = output.frame.stamp
-    offset = stamp.wall_offset_ns
-    jpeg, width, height = to_jpeg(image, width)
+def _picture(stream: str, frame: ShownFrame, width: int, jpeg: bytes) -> ViewerPicture:
+    offset = frame.stamp.wall_offset_ns
+    width = min(width, frame.width)
     return ViewerPicture(
         stream,
-        stamp.seq,
+        frame.stamp.seq,
         width,
-        height,
-        stamp.avail_ns if offset is None else stamp.t_ns,
-        None if offset is None else (stamp.t_ns + offset) / 1e9,
+        max(1, round(frame.height * width / frame.width)),
+        frame.stamp.avail_ns if offset is None else frame.stamp.t_ns,
+        None if offset is None else (frame.stamp.t_ns + offset) / 1e9,
         jpeg,
     )
-
-
-def to_jpeg(image: NDArray[Any], max_width: int) -> tuple[bytes, int, int]:
-    """A JPEG that is at most so wide, its width and its height."""
-    height, width = image.shape[:2]
-    if width > max_width:
-        size = max_width, max(1, round(height * max_width / width))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return data.tobytes(), image.shape[1], image.shape[0]

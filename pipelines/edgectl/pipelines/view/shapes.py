@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.observation import Relative
+from edgectl.pipelines.video.polygon import Relative
 
 __all__ = ["LineShape", "Shapes", "ZoneShape", "put", "shapes_in"]
 
