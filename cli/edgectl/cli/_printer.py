@@ -112,14 +112,16 @@ class Printer(OptionGroup):
 
     @contextmanager
     def live(self, shown: RenderableType) -> Iterator[Callable[[str], None]]:
-        """``shown`` at the bottom of the terminal, drawn anew four times a second; it stays there as it was last. Where
-        stderr is no terminal, what is said instead comes as a line now and then."""
-        if self.as_json or not self.stderr.is_terminal:
+        """``shown`` at the bottom of the terminal, drawn anew four times a second, below whatever is printed meanwhile; it
+        goes at the end. Where there is no terminal, what is said instead comes as a line now and then."""
+        # Only what is printed by the same console finds its place above it.
+        console = self.stdout if self.stdout.is_terminal else self.stderr
+        if self.as_json or not console.is_terminal:
             yield self._now_and_then()
             return
         from rich.live import Live
 
-        with Live(shown, console=self.stderr, refresh_per_second=4, vertical_overflow="crop"):
+        with Live(shown, console=console, refresh_per_second=4, vertical_overflow="crop", transient=True):
             yield lambda what: None
 
     def _now_and_then(self) -> Callable[[str], None]:

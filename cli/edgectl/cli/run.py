@@ -100,7 +100,9 @@ def run(
                 events.append(event)
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             if to_terminal:
-                output.stdout.print(event_line(event, several=False), soft_wrap=False)
+                output.stdout.print(
+                    event_line(event, several=False), soft_wrap=False, no_wrap=True, overflow="ellipsis"
+                )
             else:
                 output.stdout.print(describe(event))
 

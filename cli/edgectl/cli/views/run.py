@@ -39,7 +39,7 @@ _KNOWN = frozenset(
     }
 )
 """What has a place of its own in a line, or none."""
-_FOR_PROGRAMS = frozenset({"box", "frame_size", "snapshot", "anchor"})
+_FOR_PROGRAMS = frozenset({"box", "frame_size", "snapshot", "anchor", "top_score"})
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
@@ -68,17 +68,16 @@ def describe(event: dict[str, Any]) -> Text:
 
 
 def event_line(event: dict[str, Any], *, several: bool) -> Text:
-    """An event for a terminal: its clock time, what it is and what a person wants to know, no longer than a line.
+    """An event for a terminal: its clock time, what it is and what a person wants to know.
     ``several``: there is more than one stream, and it is named."""
     when = _when(event)
     time = when if event.get("time") is None else when.partition(" ")[2]
-    rest = {k: v for k, v in event.items() if k not in _KNOWN and k not in _FOR_PROGRAMS}
+    rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
-    details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
+    last = sorted(rest.items(), key=lambda item: item[0] == "because")
+    details = "  ".join(f"{k}={_short(v)}" for k, v in last)
     of = f"{event['stream']}  " if several else ""
-    return Text.assemble(
-        (f"{time}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details, no_wrap=True, overflow="ellipsis"
-    )
+    return Text.assemble((f"{time}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details)
 
 
 class LiveTable:
@@ -95,8 +94,10 @@ class LiveTable:
         self._rows[stream] = rolling, share
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.max_width >= 110
-        t = Table(box=None, expand=True, padding=(0, 1), header_style="dim", show_edge=False)
+        # A terminal writes ^C behind the last line: there must be room for it.
+        width = max(20, options.max_width - 4)
+        wide = width >= 106
+        t = Table(box=None, width=width, padding=(0, 1), header_style="dim", show_edge=False)
         t.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 12)
         t.add_column("state", no_wrap=True, overflow="ellipsis", max_width=28 if wide else 14)
         for name in ("fps", "p50", "p95", "p99"):
