@@ -23,6 +23,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
@@ -203,7 +204,15 @@ class VideoPipeline:
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream, self._args.out, fps, self._kind, tuple(self._labels.labels), rules
+            ),
+        )
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
         self._pictures = any(sink.pictures for sink in sinks)
@@ -331,7 +340,9 @@ class VideoPipeline:
         hidden = self._privacy.step(found, tracks, t)
         shown = ShownFrame(frame, hidden, self._analyser.overlay()) if self._pictures else None
         age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
+        self._sinks.offer(
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+        )
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
         if self._realtime:
             self.tracer.record("glass_to_event", done - frame.stamp.t_ns)

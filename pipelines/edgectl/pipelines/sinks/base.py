@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -23,8 +24,8 @@ class StreamOutput:
     records: tuple[Record, ...]
     frame: ShownFrame | None = None
     tracks: Tracks | None = None
-    t_s: float | None = None
-    """Capture time of ``tracks``."""
+    stamp: Stamp | None = None
+    """When ``tracks`` were taken."""
     age_ms: float | None = None
     """From the moment the frame was available to its events."""
 
@@ -78,6 +79,11 @@ class SinkContext:
     """Folder for files."""
     fps: float | None = None
     """Of the frames; None for sound."""
+    kind: str = ""
+    labels: tuple[str, ...] = ()
+    """``labels[i]`` names class ``i`` of the tracks."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration of zones and rules, as JSON values."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.line import LineConfig, LineRule
-from edgectl.pipelines.rules.observation import pixels
+from edgectl.pipelines.rules.observation import Wall, pixels
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
@@ -54,7 +54,7 @@ class SurveillanceAnalyser:
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         self._tracks = tracks
-        return self._rules.step(tracks, t)
+        return self._rules.step(tracks, t, wall=Wall.of(frame.stamp))
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
         tracks, labels, config = self._tracks, self._labels, self._config
