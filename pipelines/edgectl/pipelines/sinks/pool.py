@@ -190,14 +190,14 @@ class _Feeder:
             output = replace(output, frame=None)
         has_picture = output.frame is not None
         with self._change:
-            if self._closed:
-                return
             if self._wait:
                 self._change.wait_for(
                     lambda: (
                         self._room(has_picture) or self._closed or self.is_stuck or self._deadline is not None
                     )
                 )
+            if self._closed:
+                return
             while not self._room(has_picture):
                 self._lose(has_picture)
             self._queue.append((output, timed))
