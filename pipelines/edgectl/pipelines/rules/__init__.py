@@ -220,7 +220,8 @@ class RuleSet:
                     hint=_line(e, type(rule).__module__),
                 ) from e
             events += made
-        return events
+        # An object is new before anything else is said of it.
+        return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""

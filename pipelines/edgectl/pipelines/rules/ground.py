@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.observation import Relative
+from edgectl.pipelines.video.polygon import Relative
 
 __all__ = ["Ground", "GroundConfig"]
 

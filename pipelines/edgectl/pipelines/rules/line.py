@@ -21,7 +21,6 @@ from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.motion import Motion
 from edgectl.pipelines.rules.observation import (
     Observation,
-    Relative,
     Seconds,
     anchors,
     at_edge,
@@ -31,6 +30,7 @@ from edgectl.pipelines.rules.observation import (
     wanted,
 )
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.polygon import Relative
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["RULE", "LineConfig", "LineRule"]

@@ -21,7 +21,6 @@ __all__ = [
     "EDGE",
     "Lasting",
     "Observation",
-    "Relative",
     "Resettable",
     "Rule",
     "Seconds",
@@ -38,8 +37,6 @@ __all__ = [
 EDGE = 0.01
 """What is drawn so near to the frame's edge (relative to the frame) is meant to reach it."""
 
-Relative = Annotated[float, Field(ge=-0.5, le=1.5)]
-"""Of the frame's width or height."""
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 

@@ -10,8 +10,9 @@ from pydantic import Field
 from edgectl.core.schema import Config, Name
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.line import LineConfig, LineRule
-from edgectl.pipelines.rules.observation import Observation, Relative, because
+from edgectl.pipelines.rules.observation import Observation, because
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.polygon import Relative
 
 __all__ = ["RULE", "TrafficConfig", "TrafficRule"]
 

@@ -11,8 +11,9 @@ from pydantic import Field, field_validator
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
-from edgectl.pipelines.rules.observation import Observation, Relative, Seconds, because
+from edgectl.pipelines.rules.observation import Observation, Seconds, because
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.polygon import Relative
 
 __all__ = ["RULE", "WrongWayConfig", "WrongWayRule"]
 

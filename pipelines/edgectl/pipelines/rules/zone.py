@@ -18,13 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.observation import (
     EDGE,
     Observation,
-    Relative,
     Seconds,
     anchors,
     because,
@@ -32,6 +31,7 @@ from edgectl.pipelines.rules.observation import (
     wanted,
 )
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.polygon import Polygon
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["Stay", "ZoneConfig", "ZoneRule"]
@@ -41,7 +41,7 @@ _TREMBLES = 3.0
 
 
 class ZoneConfig(Config):
-    polygon: tuple[Relative, ...]
+    polygon: Polygon
     """x, y, x, y, … relative to the frame."""
     anchor: Literal["bottom_center", "center"] = "bottom_center"
     """The point of a box that must be inside."""
@@ -53,16 +53,6 @@ class ZoneConfig(Config):
     """How long it must be outside, or away, before it has left."""
     classes: tuple[str, ...] = ()
     """Labels that count; empty: all."""
-
-    @field_validator("polygon")
-    @classmethod
-    def _is_an_area(cls, flat: tuple[float, ...]) -> tuple[float, ...]:
-        if len(flat) % 2 or not 6 <= len(flat) <= 512:
-            raise ValueError("a polygon is x, y, x, y, … with 3 to 256 corners")
-        shape = shapely.Polygon(list(zip(flat[0::2], flat[1::2], strict=True)))
-        if not shape.is_valid or shape.area <= 0:
-            raise ValueError("the polygon has no area or crosses itself")
-        return flat
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgectl.core.errors import DataError
-from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -65,11 +65,11 @@ def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
     return Tracks(ids, boxes, score, cls, seen, int(width), int(height), past), float(v["t"])
 
 
-class TrackLog:
+class TrackLog(Sink):
     """One line per processed frame, also for frames without tracks: time goes on for the rules."""
 
     name = "tracklog"
-    pictures = False
+    tracks = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
