@@ -68,6 +68,10 @@ class Analyser(Protocol):
 
     def counters(self) -> dict[str, int]: ...
 
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
+
 
 class VideoPipeline:
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
@@ -155,6 +159,7 @@ class VideoPipeline:
         while (left := self._handover.take(0)) is not None:
             del left
             self.ledger.drop("shutdown")
+        self._analyser.close()
         self._sinks.close()
         self._end_shadow("the stream has ended")
         self._engines.close()
