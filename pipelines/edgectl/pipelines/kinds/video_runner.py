@@ -23,8 +23,10 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamOutput
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamControl, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
@@ -66,6 +68,10 @@ class Analyser(Protocol):
 
     def counters(self) -> dict[str, int]: ...
 
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
+
 
 class VideoPipeline:
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
@@ -100,6 +106,7 @@ class VideoPipeline:
         self._window_start = time.monotonic()
         self._window_processed = 0
         self._dropped_late = False
+        self._control = StreamControl()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
 
@@ -152,6 +159,7 @@ class VideoPipeline:
         while (left := self._handover.take(0)) is not None:
             del left
             self.ledger.drop("shutdown")
+        self._analyser.close()
         self._sinks.close()
         self._end_shadow("the stream has ended")
         self._engines.close()
@@ -203,7 +211,24 @@ class VideoPipeline:
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream,
+                self._args.out,
+                fps,
+                tuple(self._labels.labels),
+                tuple(self._config.zones),
+                lines,
+                self._control,
+                self._kind,
+                rules,
+            ),
+        )
         sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
@@ -261,6 +286,9 @@ class VideoPipeline:
     def _process(self, frame: Frame) -> None:
         taken = time.monotonic_ns()
         self.tracer.record("wait", taken - frame.stamp.avail_ns)
+        if not self._control.detect:
+            self.ledger.drop("paused")
+            return
         if self._too_late(frame, taken):
             return
         detector = self._engines.detector
@@ -332,7 +360,9 @@ class VideoPipeline:
         hidden = self._privacy.step(found, tracks, t)
         shown = ShownFrame(frame, hidden, self._analyser.overlay()) if self._pictures else None
         age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
+        self._sinks.offer(
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+        )
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
         if self._realtime:
             self.tracer.record("glass_to_event", done - frame.stamp.t_ns)
