@@ -55,5 +55,5 @@ class LivePage(OptionGroup):
 
         host, port = ("127.0.0.1", None) if self.view_at is None else parse_address(self.view_at)
         with LiveView(host, port, token=self.view_token) as page:
-            output.stderr.print(f"watch live: {page.url_with_token}", soft_wrap=True)
+            output.stderr.print(f"watch live: {page.told_url}", soft_wrap=True)
             yield page

@@ -347,10 +347,13 @@ def test_the_form_takes_the_token(tmp_path: Path) -> None:
 
 def test_another_address_gets_a_token_unasked() -> None:
     with LiveView("0.0.0.0", 0) as view:
-        assert "?token=" in view.url_with_token
+        assert "?token=" in view.told_url
         assert httpx.get(f"http://127.0.0.1:{view.port}/").status_code == 401
+        assert socket.gethostname() in view.url
     with LiveView("127.0.0.1", 0) as view:
-        assert view.url_with_token == view.url
+        assert view.told_url == view.url
+    with LiveView("0.0.0.0", 0, token=TOKEN) as view:
+        assert TOKEN not in view.told_url, "who chose it knows it"
 
 
 def test_what_cannot_be_is_told(tmp_path: Path) -> None:

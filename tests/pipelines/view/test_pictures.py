@@ -18,7 +18,7 @@ from edgectl.core.errors import BusyError
 from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.video.shown import ShownFrame
-from edgectl.pipelines.view.pictures import PictureHub, ViewerPicture, Watch, width_for
+from edgectl.pipelines.view.pictures import Look, PictureHub, ViewerPicture, Watch, width_for
 
 SIZE = (640, 360)
 
@@ -39,9 +39,9 @@ def output(
 class Viewer:
     """Takes when it is rung."""
 
-    def __init__(self, hub: PictureHub, wanted: dict[str, int]) -> None:
+    def __init__(self, hub: PictureHub, wanted: dict[str, int], *, annotated: bool = True) -> None:
         self._rung = threading.Event()
-        self.watch = hub.watch(wanted, self._rung.set)
+        self.watch = hub.watch({s: Look(w, annotated) for s, w in wanted.items()}, self._rung.set)
 
     def next(self) -> ViewerPicture:
         while not (found := self.watch.take()):
@@ -49,6 +49,13 @@ class Viewer:
             self._rung.clear()
         [picture] = found
         return picture
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -102,6 +109,18 @@ def test_what_is_drawn_goes_into_the_picture_and_not_into_the_frame(hub: Picture
     assert frame.frame.bgr().max() == 0
 
 
+def test_who_draws_zones_gets_the_picture_plain_and_the_others_as_ever(hub: PictureHub) -> None:
+    tap = hub.tap("gate")
+
+    def draw(image: NDArray[Any]) -> None:
+        image[:] = 255
+
+    viewers = [Viewer(hub, {"gate": 640}, annotated=annotated) for annotated in (True, False)]
+    tap.write(output(0, draw=draw))
+    found = [cv2.imdecode(np.frombuffer(v.next().jpeg, np.uint8), 0) for v in viewers]
+    assert [round(float(image.mean())) for image in found if image is not None] == [255, 0]
+
+
 def test_a_slow_viewer_misses_pictures_and_gets_the_newest(hub: PictureHub) -> None:
     tap = hub.tap("gate")
     slow, quick = Viewer(hub, {"gate": 640}), Viewer(hub, {"gate": 640})
@@ -127,7 +146,7 @@ def test_rate_is_bounded_and_frames_that_come_a_little_early_are_not_lost() -> N
     clock = [100.0]
     jobs: list[float] = []
     tap = hub.tap("gate")
-    watch = Watch(hub, {"gate": 640}, lambda: None)
+    watch = Watch(hub, {"gate": Look(640)}, lambda: None)
     hub._watches.append(watch)  # without waking the hub's own thread: time is ours here
     entry = hub._streams["gate"]
     with hub._change:
@@ -162,13 +181,25 @@ def test_events_get_a_picture_of_their_frame_though_nobody_watches(
     update = {"id": "e0", "type": "tracked_object", "phase": "update"}
     tap.write(output(0, records=(update,)))
     tap.write(output(3, records=({"id": "e1", "type": "zone"}, update)))
-    tap.write(output(4, records=({"id": "e2", "type": "zone"},)))  # at once behind it: too many cost too much
-    deadline = time.monotonic() + 30
-    while not kept and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
+    wait_for(lambda: len(kept) == 1)
     [(stream, ids, jpeg)] = kept
     assert (stream, list(ids)) == ("gate", ["e1"])
     assert jpeg.startswith(b"\xff\xd8")
+
+
+def test_a_storm_of_events_gets_few_pictures(
+    hub: PictureHub, kept: list[tuple[str, Sequence[str], bytes]]
+) -> None:
+    tap = hub.tap("gate")
+    started = time.monotonic()
+    for seq in range(200):
+        tap.write(output(seq, records=({"id": str(seq), "type": "zone"},)))
+        wait_for(lambda: not hub._snapshots)
+    other = hub.tap("yard")
+    other.write(output(0, records=({"id": "last", "type": "zone"},)))
+    wait_for(lambda: any(stream == "yard" for stream, _, _ in kept))
+    assert [list(ids) for stream, ids, _ in kept if stream == "gate"][:6] == [[str(i)] for i in range(6)]
+    assert len(kept) <= 8 + 2 * (time.monotonic() - started)
 
 
 def test_too_many_viewers_are_told_and_one_that_leaves_makes_room(hub: PictureHub) -> None:

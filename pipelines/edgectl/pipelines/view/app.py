@@ -7,7 +7,8 @@
     GET  /streams/{stream}/picture.jpg  the newest picture
     GET  /streams/{stream}/live.mjpeg   all of them, multipart/x-mixed-replace, for other programs
     GET  /pictures?show=gate:640,…      pictures of many streams over one connection, for the page itself: a browser
-                                        opens six connections to one host, and no more
+                                        opens six connections to one host, and no more. ``gate:640:plain``: without
+                                        what was found drawn in
     GET  /events                        numbers and events, server-sent
     GET  /streams/{stream}/snapshots/{event}.jpg
     POST /streams/{stream}/shapes       what zones and lines were made of: YAML, or what is wrong with them
@@ -39,7 +40,7 @@ from edgectl.pipelines.view import page
 from edgectl.pipelines.view.board import Board
 from edgectl.pipelines.view.editor import ShapeEditor
 from edgectl.pipelines.view.guard import HEADERS, Guard
-from edgectl.pipelines.view.pictures import PictureHub, ViewerPicture, Watch, width_for
+from edgectl.pipelines.view.pictures import Look, PictureHub, ViewerPicture, Watch, width_for
 
 __all__ = ["STATIC", "make_app"]
 
@@ -159,7 +160,7 @@ class _Routes:
 
     async def picture(self, request: Request) -> Response:
         name = self._name(request)
-        with self._watch({name: _width(request)}) as (watch, bell):
+        with self._watch({name: _look(request)}) as (watch, bell):
             until_s = time.monotonic() + _FIRST_S
             while (
                 not (found := watch.take()) and (left_s := until_s - time.monotonic()) > 0 and not watch.over
@@ -176,25 +177,25 @@ class _Routes:
             # The next boundary comes at once: browsers show a part when they see its end.
             return head.encode() + picture.jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
 
-        wanted = {self._name(request): _width(request)}
+        wanted = {self._name(request): _look(request)}
         media_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
         return self._follow(wanted, part, media_type, f"--{_BOUNDARY}\r\n".encode())
 
     async def pictures(self, request: Request) -> Response:
-        wanted: dict[str, int] = {}
+        wanted: dict[str, Look] = {}
         for item in request.query_params.get("show", "").split(","):
-            name, _, width = item.rpartition(":")
+            name, width, plain = [*item.split(":"), "", ""][:3]
             if name in self._board and width.isascii() and width.isdecimal():
-                wanted[name] = width_for(int(width[:6]))
+                wanted[name] = Look(width_for(int(width[:6])), annotated=plain != "plain")
         if not wanted:
-            raise HTTPException(404, "show= names no stream: NAME:WIDTH,NAME:WIDTH")
+            raise HTTPException(404, "show= names no stream: NAME:WIDTH,NAME:WIDTH:plain")
         return self._follow(
             wanted, lambda picture: picture.packed(time.monotonic_ns()), "application/octet-stream"
         )
 
     def _follow(
         self,
-        wanted: dict[str, int],
+        wanted: dict[str, Look],
         part: Callable[[ViewerPicture], bytes],
         media_type: str,
         first: bytes = b"",
@@ -218,7 +219,7 @@ class _Routes:
         return _EndlessAnswer(body(), media_type, entered)
 
     @contextlib.contextmanager
-    def _watch(self, wanted: dict[str, int]) -> Iterator[tuple[Watch, _Bell]]:
+    def _watch(self, wanted: dict[str, Look]) -> Iterator[tuple[Watch, _Bell]]:
         bell = _Bell()
         with self._hub.watch(wanted, bell.ring) as watch:
             yield watch, bell
@@ -307,11 +308,11 @@ class _Bell:
         self._event.clear()
 
 
-def _width(request: Request) -> int:
+def _look(request: Request) -> Look:
     asked = request.query_params.get("width", "1280")
     if not (asked.isascii() and asked.isdecimal()):
         raise HTTPException(422, "width= is a number of pixels")
-    return width_for(int(asked[:6]))
+    return Look(width_for(int(asked[:6])))
 
 
 async def _body(request: Request) -> bytes:

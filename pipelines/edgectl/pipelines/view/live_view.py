@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 
 from edgectl.core.errors import LinkError, UsageError
 from edgectl.core.wire import StreamStats
@@ -15,6 +16,7 @@ from edgectl.pipelines.view.pictures import PictureHub, PictureTap
 __all__ = ["DEFAULT_PORT", "LiveView"]
 
 DEFAULT_PORT = 8088
+_ANY = ("0.0.0.0", "::")  # noqa: S104
 
 
 class LiveView:
@@ -45,7 +47,8 @@ class LiveView:
                 f"the token of the live page has {len(token)} characters, it needs at least {MIN_TOKEN}",
                 hint="leave it out, and one is made",
             )
-        if token is None and not is_loopback(host):
+        made = token is None and not is_loopback(host)
+        if made:
             token = secrets.token_urlsafe(24)
         try:
             self._socket = server.listen(host, DEFAULT_PORT if port is None else port)
@@ -55,24 +58,24 @@ class LiveView:
             self._socket = server.listen(host, 0)
         self._host = host
         self.port: int = self._socket.getsockname()[1]
-        self._token = token
+        self._made_token = token if made else None
         self._board = Board()
         self._hub = PictureHub(self._board.keep, fps=fps, max_viewers=max_viewers)
         self._editors: dict[str, ShapeEditor] = {}
         self._guard = Guard(token, self.port)
-        made = app.make_app(self._board, self._hub, self._editors, self._guard)
-        self._server = server.PageServer(made, self._socket)
+        page = app.make_app(self._board, self._hub, self._editors, self._guard)
+        self._server = server.PageServer(page, self._socket)
 
     @property
     def url(self) -> str:
         """Where it is, without the token."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}/"
+        host = socket.gethostname() if self._host in _ANY else self._host
+        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
     @property
-    def url_with_token(self) -> str:
-        """For the person who started it, and for no log."""
-        return self.url if self._token is None else f"{self.url}?token={self._token}"
+    def told_url(self) -> str:
+        """For the person who started it: with the token, if it was made here and nobody knows it. For no log."""
+        return self.url if self._made_token is None else f"{self.url}?token={self._made_token}"
 
     def add(
         self, stream: str, kind: str, source: str, *, pictures: bool, editor: ShapeEditor | None = None

@@ -1,9 +1,9 @@
 """Annotated pictures of streams for whoever watches: drawn and encoded only while somebody does, once for all
-viewers of the same width, newest first.
+viewers who want the same, newest first.
 
 A stream's :class:`PictureTap` keeps the newest frame and nothing else, so the frame path pays for a reference. One
 thread encodes for all streams; a viewer that is slow misses pictures and delays nobody. Beside them, events get a
-small picture of their frame, at most two a second of a stream.
+small picture of their frame, two a second of a stream for long, and some more at once.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgectl.core.errors import BusyError
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.video.shown import ShownFrame
 
-__all__ = ["WIDTHS", "PictureHub", "PictureTap", "ViewerPicture", "Watch", "width_for"]
+__all__ = ["WIDTHS", "Look", "PictureHub", "PictureTap", "ViewerPicture", "Watch", "width_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +32,18 @@ _QUALITY = 75  # of the JPEG
 _CLOSE_S = 10.0
 SNAPSHOT_WIDTH = 640
 """Of an event's picture, pixels."""
-_SNAPSHOT_EVERY_S = 0.5
+_SNAPSHOTS_PER_S = 2.0
+_SNAPSHOTS_AT_ONCE = 6
 _MAX_SNAPSHOTS_WAITING = 8
+
+
+class Look(NamedTuple):
+    """How a viewer wants a stream's pictures. Those who want the same share them."""
+
+    width: int
+    """One of :data:`WIDTHS`."""
+    annotated: bool = True
+    """With what was found, zones and lines drawn in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +94,8 @@ class PictureTap(Sink):
 class Watch:
     """What one viewer looks at. :meth:`take` gives each picture once, only the newest of each stream."""
 
-    def __init__(self, hub: PictureHub, wanted: Mapping[str, int], ring: Callable[[], None]) -> None:
+    def __init__(self, hub: PictureHub, wanted: Mapping[str, Look], ring: Callable[[], None]) -> None:
         self.wanted = dict(wanted)
-        """Stream → width, one of :data:`WIDTHS`."""
         self.ring = ring
         self._hub = hub
         self._taken: dict[str, int] = {}
@@ -117,11 +126,13 @@ class Watch:
 @dataclass(slots=True)
 class _Watched:
     newest: ShownFrame | None = None
-    encoded: dict[int, ViewerPicture] = field(default_factory=dict)
-    """Width → picture of ``source``."""
+    encoded: dict[Look, ViewerPicture] = field(default_factory=dict)
+    """Of ``source``."""
     source: ShownFrame | None = None
     due_s: float = 0.0
-    snapshot_due_s: float = 0.0
+    snapshots_left: float = _SNAPSHOTS_AT_ONCE
+    """How many pictures of events may be made at once; it grows again by and by."""
+    snapshot_s: float = 0.0
 
 
 class PictureHub:
@@ -160,8 +171,12 @@ class PictureHub:
             with self._change:
                 entry.newest = frame
                 wanted = bool(self._watches)
-                if ids and now_s >= entry.snapshot_due_s and len(self._snapshots) < _MAX_SNAPSHOTS_WAITING:
-                    entry.snapshot_due_s = now_s + _SNAPSHOT_EVERY_S
+                if ids:
+                    grown = (now_s - entry.snapshot_s) * _SNAPSHOTS_PER_S
+                    entry.snapshots_left = min(_SNAPSHOTS_AT_ONCE, entry.snapshots_left + grown)
+                    entry.snapshot_s = now_s
+                if ids and entry.snapshots_left >= 1 and len(self._snapshots) < _MAX_SNAPSHOTS_WAITING:
+                    entry.snapshots_left -= 1
                     self._snapshots.append((stream, ids, frame))
                     wanted = True
                 if wanted:
@@ -169,12 +184,13 @@ class PictureHub:
 
         return PictureTap(offer)
 
-    def watch(self, wanted: Mapping[str, int], ring: Callable[[], None]) -> Watch:
+    def watch(self, wanted: Mapping[str, Look], ring: Callable[[], None]) -> Watch:
         """Begin to look. ``ring`` is called from the hub's thread when there may be something to take.
 
         Raises :class:`BusyError` when there are too many viewers.
         """
-        watch = Watch(self, {s: w for s, w in wanted.items() if s in self._streams}, ring)
+        known = {name: look for name, look in wanted.items() if name in self._streams}
+        watch = Watch(self, known, ring)
         with self._change:
             if len(self._watches) >= self._max_viewers:
                 raise BusyError(
@@ -196,10 +212,10 @@ class PictureHub:
     def viewers(self) -> int:
         return len(self._watches)
 
-    def newest(self, wanted: Mapping[str, int]) -> list[ViewerPicture]:
-        """The newest picture of each of these streams that has one of that width."""
+    def newest(self, wanted: Mapping[str, Look]) -> list[ViewerPicture]:
+        """The newest picture of each of these streams that has one that looks so."""
         with self._change:
-            found = [self._streams[s].encoded.get(width) for s, width in wanted.items()]
+            found = [self._streams[s].encoded.get(look) for s, look in wanted.items()]
         return [picture for picture in found if picture is not None]
 
     def close(self) -> None:
@@ -224,29 +240,29 @@ class PictureHub:
                 if not jobs and snapshot is None:
                     self._change.wait(wait_s)
                     continue
-            for name, frame, widths in jobs:
-                self._encode(name, frame, widths)
+            for name, frame, looks in jobs:
+                self._encode(name, frame, looks)
             if snapshot is not None:
                 name, ids, frame = snapshot
-                for jpeg in self._jpegs(name, frame, [SNAPSHOT_WIDTH]).values():
+                for jpeg in self._jpegs(name, frame, [Look(SNAPSHOT_WIDTH)]).values():
                     self._keep(name, ids, jpeg)
 
-    def _jobs(self, now_s: float) -> tuple[list[tuple[str, ShownFrame, set[int]]], float | None]:
+    def _jobs(self, now_s: float) -> tuple[list[tuple[str, ShownFrame, set[Look]]], float | None]:
         """What is to be encoded now, or in how many seconds the next picture is due (None: nobody knows)."""
-        wanted: dict[str, set[int]] = {}
+        wanted: dict[str, set[Look]] = {}
         for watch in self._watches:
-            for name, width in watch.wanted.items():
-                wanted.setdefault(name, set()).add(width)
+            for name, look in watch.wanted.items():
+                wanted.setdefault(name, set()).add(look)
         jobs = []
         wait_s: float | None = None
-        for name, widths in wanted.items():
+        for name, looks in wanted.items():
             stream = self._streams[name]
             frame = stream.newest
             if frame is None:
                 continue
             if frame is stream.source:
-                # a viewer of another width came: it gets the frame that the others have
-                lacking = widths - stream.encoded.keys()
+                # a viewer who wants another look came: it gets the frame that the others have
+                lacking = looks - stream.encoded.keys()
                 if lacking and stream.encoded:
                     jobs.append((name, frame, lacking))
                 continue
@@ -256,12 +272,12 @@ class PictureHub:
                 wait_s = early_s if wait_s is None else min(wait_s, early_s)
                 continue
             stream.due_s = max(stream.due_s, now_s - self._period_s / 2) + self._period_s
-            jobs.append((name, frame, widths))
+            jobs.append((name, frame, looks))
         return jobs, wait_s
 
-    def _encode(self, name: str, frame: ShownFrame, widths: set[int]) -> None:
-        jpegs = self._jpegs(name, frame, widths)
-        pictures = {width: _picture(name, frame, width, jpeg) for width, jpeg in jpegs.items()}
+    def _encode(self, name: str, frame: ShownFrame, looks: set[Look]) -> None:
+        jpegs = self._jpegs(name, frame, looks)
+        pictures = {look: _picture(name, frame, look.width, jpeg) for look, jpeg in jpegs.items()}
         with self._change:
             stream = self._streams[name]
             if stream.source is frame:
@@ -273,10 +289,12 @@ class PictureHub:
         for ring in rings:
             ring()
 
-    def _jpegs(self, name: str, frame: ShownFrame, widths: Iterable[int]) -> dict[int, bytes]:
-        """Width → JPEG; none where the frame cannot be drawn: it may be another package's kind that draws."""
+    def _jpegs(self, name: str, frame: ShownFrame, looks: Iterable[Look]) -> dict[Look, bytes]:
+        """JPEGs; none where the frame cannot be drawn: it may be another package's kind that draws."""
         try:
-            return {width: frame.jpeg(_QUALITY, max_width=width) for width in widths}
+            return {
+                look: frame.jpeg(_QUALITY, annotated=look.annotated, max_width=look.width) for look in looks
+            }
         except Exception:
             if name not in self._broken:
                 self._broken.add(name)

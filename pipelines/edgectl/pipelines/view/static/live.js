@@ -27,7 +27,7 @@ function wanted() {
   for (const [name, s] of streams) {
     if (!s.canvas || !s.visible) continue;
     const pixels = Math.ceil(s.canvas.parentElement.clientWidth * Math.min(window.devicePixelRatio || 1, 2));
-    found.push(`${name}:${[320, 640, 960, 1280, 1920].find((w) => w >= pixels) || 1920}`);
+    found.push(`${name}:${[320, 640, 960, 1280, 1920].find((w) => w >= pixels) || 1920}${s.plain ? ":plain" : ""}`);
   }
   return found.join(",");
 }
@@ -234,6 +234,8 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) streams.get(entry.target.closest("[data-stream]").dataset.stream).visible = entry.isIntersecting;
   look(shown ? 150 : 0);
 }, { rootMargin: "100px" });
+// Who draws zones wants the picture without those that are in force.
+for (const s of streams.values()) s.card.addEventListener("plain", (e) => { s.plain = e.detail; look(0); });
 for (const s of streams.values()) if (s.canvas) watcher.observe(s.canvas.parentElement);
 document.addEventListener("visibilitychange", () => look());
 window.addEventListener("resize", () => look(400));

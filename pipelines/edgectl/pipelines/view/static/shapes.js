@@ -450,6 +450,7 @@ const ACTS = {
 };
 
 function open(on) {
+  card.dispatchEvent(new CustomEvent("plain", { detail: on }));
   button("edit").hidden = on;
   for (const what of ["zone", "line", "undo", "redo", "close"]) button(what).hidden = !on;
   for (const what of ["hint", "shapes", "yaml"]) find(what).hidden = !on;
