@@ -33,6 +33,15 @@ def test_events_are_bounded_and_each_is_given_once(board: Board) -> None:
     assert board.events(max(e["number"] for e in events)) == []
 
 
+def test_what_a_rule_says_does_not_go_for_many_objects(board: Board) -> None:
+    board.heard(event("0"))
+    for i in range(1, 3 * MAX_EVENTS):
+        board.heard(event(f"{i:04}", type="tracked_object", phase="new"))
+    events = board.events()
+    assert len(events) == MAX_EVENTS + 1
+    assert events[0]["id"] == "0"
+
+
 def test_an_event_comes_again_with_its_picture_whichever_is_first(board: Board) -> None:
     board.heard(event("a"))
     [first] = board.events()
@@ -48,7 +57,7 @@ def test_an_event_comes_again_with_its_picture_whichever_is_first(board: Board) 
 
 
 def test_pictures_of_events_are_bounded(board: Board) -> None:
-    for i in range(MAX_EVENTS + 5):
+    for i in range(2 * MAX_EVENTS + 5):
         board.keep("gate", [str(i)], b"jpeg")
     assert board.snapshot("gate", "4") is None
     assert board.snapshot("gate", "5") == b"jpeg"

@@ -101,6 +101,11 @@ def test_events_come_with_their_picture(browser: Browser, page: FedPage) -> None
     page.frame("gate", event("1", rule="<img src=x>"))
     browser.until("document.querySelector('[data-event] img')?.naturalWidth > 0")
     assert "<img src=x>" in browser.run("document.querySelector('[data-event] b').textContent")
+    page.view.heard(event("2", type="tracked_object", phase="new"))
+    browser.until("document.querySelectorAll('[data-event]').length === 2")
+    browser.click("[data-objects]")
+    assert browser.run("document.querySelector('li.object').getClientRects().length") == 0
+    assert browser.run("document.querySelector('li:not(.object)').getClientRects().length") == 1
 
 
 def test_a_corner_is_dragged_and_saved(browser: Browser, page: FedPage) -> None:

@@ -19,7 +19,7 @@ from edgectl.pipelines.view.rolling import RollingStats
 __all__ = ["MAX_EVENTS", "Board"]
 
 MAX_EVENTS = 50
-"""Of each stream."""
+"""Of each stream: of tracked objects, and others."""
 _MAX_LISTENERS = 32
 _LEFT_OUT = frozenset({"schema", "releases", "box", "frame_size", "start_s"})
 """Of an event: what a person does not read on the page."""
@@ -32,6 +32,8 @@ class _Shown:
     pictures: bool
     stats: RollingStats = field(default_factory=RollingStats)
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    objects: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    """Events of tracked objects: there are many, and what a rule says must not go for them."""
     snapshots: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
 
 
@@ -72,9 +74,8 @@ class Board:
             entry = self._entries[record["stream"]]
             self._numbers += 1
             shown = {key: value for key, value in record.items() if key not in _LEFT_OUT}
-            entry.events.append(
-                {**shown, "number": self._numbers, "snapshot": record["id"] in entry.snapshots}
-            )
+            among = entry.objects if record["type"] == "tracked_object" else entry.events
+            among.append({**shown, "number": self._numbers, "snapshot": record["id"] in entry.snapshots})
         self._ring()
 
     def keep(self, stream: str, ids: Sequence[str], jpeg: bytes) -> None:
@@ -83,10 +84,10 @@ class Board:
             entry = self._entries[stream]
             for about in ids:
                 entry.snapshots[about] = jpeg
-            while len(entry.snapshots) > MAX_EVENTS:
+            while len(entry.snapshots) > 2 * MAX_EVENTS:
                 entry.snapshots.popitem(last=False)
             self._numbers += 1
-            for event in entry.events:
+            for event in (*entry.events, *entry.objects):
                 if event["id"] in ids:
                     event |= {"number": self._numbers, "snapshot": True}
         self._ring()
@@ -126,7 +127,12 @@ class Board:
         """Of all streams, those whose ``number`` is above ``since``, in the order in which they happened. An event
         that gets its picture has a new number, and comes again."""
         with self._lock:
-            found = [dict(e) for entry in self._entries.values() for e in entry.events if e["number"] > since]
+            found = [
+                dict(e)
+                for entry in self._entries.values()
+                for e in (*entry.events, *entry.objects)
+                if e["number"] > since
+            ]
         return sorted(found, key=lambda event: (event["id"], event["number"]))
 
     def snapshot(self, stream: str, event: str) -> bytes | None:

@@ -82,7 +82,7 @@ def _state(live: Mapping[str, Any] | None) -> str:
 
 def _events(events: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(_event(event) for event in reversed(events[-30:]))
-    return f'<section class="events"><h2>Last events</h2><ol data-events>{rows}</ol></section>'
+    return f'<section class="events"><h2>Last events <span class="grow"></span><label><input type="checkbox" data-objects checked> objects, too</label></h2><ol data-events>{rows}</ol></section>'
 
 
 def _event(event: Mapping[str, Any]) -> str:

@@ -182,13 +182,16 @@ function happened(events) {
     if (old) old.replaceWith(entry);
     else list.prepend(entry);
   }
-  while (list.children.length > 60) list.lastChild.remove();
+  for (const of of [".object", ":not(.object)"]) {
+    for (const old of [...list.querySelectorAll(`:scope > li${of}`)].slice(40)) old.remove();
+  }
 }
 
 function entryOf(event) {
   const li = document.createElement("li");
   li.dataset.event = event.id;
   li.dataset.of = event.stream;
+  li.classList.toggle("object", event.type === "tracked_object");
   if (event.snapshot) {
     const link = document.createElement("a");
     link.href = `/streams/${encodeURIComponent(event.stream)}/snapshots/${encodeURIComponent(event.id)}.jpg`;
@@ -216,6 +219,9 @@ function short(value) {
   if (value && typeof value === "object") return Object.entries(value).map(([k, v]) => `${k}: ${short(v)}`).join(", ");
   return String(value);
 }
+
+const objects = document.querySelector("[data-objects]");
+objects.onchange = () => list.classList.toggle("few", !objects.checked);
 
 function say(text, lost) {
   const connection = document.getElementById("connection");
