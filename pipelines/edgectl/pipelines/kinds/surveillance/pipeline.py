@@ -38,7 +38,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
     def analyser(labels: Sequence[str], info: SourceInfo) -> SurveillanceAnalyser:
         return SurveillanceAnalyser(config, labels)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False)
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
