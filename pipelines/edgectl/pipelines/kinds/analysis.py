@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
-from edgectl.pipelines.sinks.base import Record, SinkPool, StreamOutput
-from edgectl.pipelines.sinks.snapshot import SnapshotSink
+from edgectl.pipelines.sinks.base import Record, Sink, StreamOutput
+from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.stream.part import PartVariant
@@ -27,6 +27,8 @@ from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
@@ -63,17 +65,18 @@ class Analysis:
         labels: LabelMap,
         tracker: ObjectTracker,
         analyser: Analyser,
+        privacy: Privacy,
         sinks: SinkPool,
         writer: EventWriter,
         *,
         realtime: bool,
         pictures: bool,
-        snapshots: SnapshotSink | None,
+        naming: Sequence[Sink],
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
     ) -> None:
-        """``pictures``: whether the sinks want them. ``look_after`` is called now and then. ``ended`` is set
+        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events. ``look_after`` is called now and then. ``ended`` is set
         when everything is through."""
         self.errors = 0
         """Frames on which the engine failed."""
@@ -81,11 +84,12 @@ class Analysis:
         self._path = path
         self._labels = labels
         self._tracker = tracker
+        self._privacy = privacy
         self._sinks = sinks
         self._writer = writer
         self._realtime = realtime
         self._pictures = pictures
-        self._snapshots = snapshots
+        self._naming = naming
         self._look_after = look_after
         self._ended = ended
         self._detector: Detector | None = None
@@ -128,7 +132,8 @@ class Analysis:
         if self._path.cross("analysis", frame.stamp, taken):
             return
         try:
-            found = self._labels(result.detector.decode(ran.outputs, result.meta))
+            raw = result.detector.decode(ran.outputs, result.meta)
+            found = self._labels(raw)
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
             return
@@ -138,13 +143,19 @@ class Analysis:
         tracked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
-        self._offer(frame, tracks, events, done)
+        self._offer(frame, raw, tracks, events, done)
         self._count(result, ran, taken, decoded, tracked, done)
 
-    def _offer(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
+    def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
-        drawn = (frame, self.analyser.overlay()) if self._pictures and frame.planes else (None, None)
-        self._sinks.offer(StreamOutput(records, drawn[0], tracks, frame.stamp.t_s, drawn[1]))
+        t = frame.stamp.t_s
+        # Stepped for every frame, shown or not: it remembers where somebody was.
+        hidden = self._privacy.step(found, tracks, t)
+        shown = (
+            ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
+        )
+        age_ms = (done - frame.stamp.avail_ns) / 1e6
+        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
 
     def _count(
         self, result: FrameResult, ran: Ran, taken: int, decoded: int, tracked: int, done: int
@@ -188,9 +199,9 @@ class Analysis:
         self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
-        record = self._writer.record(event, frame.stamp, now_ns=now_ns)
-        if self._snapshots is not None and (name := self._snapshots.file_of(record)):
-            record["snapshot"] = name
+        record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
+        for sink in self._naming:
+            record |= sink.file_of(record)
         return record
 
 

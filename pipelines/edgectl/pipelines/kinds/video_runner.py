@@ -21,9 +21,9 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkPool
+from edgectl.pipelines.sinks.base import Sink, SinkContext
 from edgectl.pipelines.sinks.jsonl import CallbackSink
-from edgectl.pipelines.sinks.snapshot import SnapshotSink
+from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
@@ -35,6 +35,7 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.tracker import Tracker
@@ -146,6 +147,14 @@ class VideoPipeline:
         else:
             analyser = self._make_analyser(labels.labels, info)
             tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
+        privacy = Privacy(
+            self._config.privacy,
+            self._engines.detector.labels,
+            self._config,
+            labels.labels,
+            {name: zone.polygon for name, zone in self._config.zones.items()},
+            still=info.kind == "images",
+        )
         sinks = self._make_sinks(info)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
@@ -157,6 +166,7 @@ class VideoPipeline:
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
+            blind=privacy.blind,
             pictures=pictures or self._looks,
         )
         self._path.seat(self._engines.detector)
@@ -165,17 +175,19 @@ class VideoPipeline:
             sinks,
             wait=place.waits,
             written=lambda ns: self.tracer.record("publish", ns),
+            tell=self._sink_changed,
         )
         self._analysis = Analysis(
             self._path,
             labels,
             tracker,
             analyser,
+            privacy,
             self._sinks,
             EventWriter(self._args.stream, releases=releases_of(self._engines.detector.slot)),
             realtime=info.realtime,
             pictures=pictures,
-            snapshots=next((sink for sink in sinks if isinstance(sink, SnapshotSink)), None),
+            naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -187,6 +199,10 @@ class VideoPipeline:
         sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
+
+    def _sink_changed(self, state: SinkState) -> None:
+        """From any thread."""
+        self._capture.say(state.event)
 
     def _source_failed(self, e: EdgectlError) -> None:
         """The stream ends of it, behind the frames that are under way."""

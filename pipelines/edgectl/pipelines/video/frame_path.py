@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,9 +73,10 @@ class FramePath:
         tracer: Tracer,
         timeline: Timeline,
         *,
+        blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
     ) -> None:
-        """``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
+        """``blind``: paints over what nobody may see, not even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
         the frames that are under way."""
         self.stream = stream
         self.borders = borders
@@ -83,6 +85,7 @@ class FramePath:
         self.timeline = timeline
         self._room = room
         self._engines = engines
+        self._blind = blind
         self._pictures = pictures
         self._order: InOrder[FrameResult | Heard] = InOrder()
         self._crossing = threading.Lock()
@@ -106,6 +109,7 @@ class FramePath:
             return
         detector = self._engines.begin()
         try:
+            frame = self._blind(frame)
             staging, meta = detector.prepare(frame)
         except BaseException:
             detector.end()
