@@ -51,6 +51,10 @@ class Analyser(Protocol):
 
     def counters(self) -> dict[str, int]: ...
 
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
+
 
 class ObjectTracker(Protocol):
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
@@ -148,14 +152,15 @@ class Analysis:
 
     def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
-        t = frame.stamp.t_s
         # Stepped for every frame, shown or not: it remembers where somebody was.
-        hidden = self._privacy.step(found, tracks, t)
+        hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
         )
         age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
+        self._sinks.offer(
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+        )
 
     def _count(
         self, result: FrameResult, ran: Ran, taken: int, decoded: int, tracked: int, done: int

@@ -20,8 +20,10 @@ from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTra
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Sink, SinkContext
+from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
@@ -74,6 +76,7 @@ class VideoPipeline:
         self._done = threading.Event()
         self._started = self._stopped = False
         self._stuck = False
+        self._control = StreamControl()
         self._window_start = time.monotonic()
         self._window_processed = 0
 
@@ -124,6 +127,7 @@ class VideoPipeline:
                 f"stream {self._args.stream} does not stop: a native call is stuck",
                 hint="the process must be killed",
             )
+        self._analysis.analyser.close()
         self._sinks.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
@@ -155,7 +159,7 @@ class VideoPipeline:
             {name: zone.polygon for name, zone in self._config.zones.items()},
             still=info.kind == "images",
         )
-        sinks = self._make_sinks(info)
+        sinks = self._make_sinks(info, labels.labels)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
         self._path = FramePath(
@@ -166,6 +170,7 @@ class VideoPipeline:
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
+            paused=lambda: not self._control.detect,
             blind=privacy.blind,
             pictures=pictures or self._looks,
         )
@@ -193,10 +198,27 @@ class VideoPipeline:
             failed=self._analysis_failed,
         )
 
-    def _make_sinks(self, info: SourceInfo) -> list[Sink]:
+    def _make_sinks(self, info: SourceInfo, labels: Sequence[str]) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream,
+                self._args.out,
+                fps,
+                tuple(labels),
+                tuple(self._config.zones),
+                lines,
+                self._control,
+                self._kind,
+                rules,
+            ),
+        )
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
 

@@ -1,7 +1,7 @@
 """The engines of one process: each opened once, however many streams use it, with a thread of its own.
 
 A stream joins an engine by its variant, takes a seat there, offers frames that are preprocessed and gets the raw
-outputs back. The thread takes the frame whose turn is due first (:mod:`edgectl.pipelines.stream.schedule`), with
+outputs back. The thread takes the frame whose turn is due first (:mod:`edgectl.pipelines.stream.turns`), with
 others where the engine was built for a batch. A native call that does not come back cannot be interrupted by
 a thread: :meth:`EnginePool.stuck` makes it visible, so that whoever watches the process can end it.
 
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EngineError
 from edgectl.engines.base import Engine, Outputs
-from edgectl.pipelines.stream.schedule import Schedule, Seat
 from edgectl.pipelines.stream.timeline import Timeline
+from edgectl.pipelines.stream.turns import Seat, Turns
 
 __all__ = ["EngineJob", "EnginePool", "EngineSeat", "PooledEngine", "Ran", "StuckEngine"]
 
@@ -119,7 +119,7 @@ class PooledEngine:
         self._gap_ns = 0
         self._after_idle = False
         self.change = threading.Condition()
-        self.schedule: Schedule[EngineJob] = Schedule()
+        self.turns: Turns[EngineJob] = Turns()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -153,7 +153,7 @@ class PooledEngine:
         changed."""
         seat = EngineSeat(self, Seat(size, ready), waits)
         with self.change:
-            self.schedule.seats.append(seat.waiting)
+            self.turns.seats.append(seat.waiting)
             if self._thread is None:
                 name = f"engine-{self.variant.config.name}"
                 self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -214,7 +214,7 @@ class PooledEngine:
         with self.change:
             while not self._closed:
                 jobs: list[EngineJob] = []
-                while len(jobs) < self.batch and (turn := self.schedule.take(time.monotonic_ns())):
+                while len(jobs) < self.batch and (turn := self.turns.take(time.monotonic_ns())):
                     jobs.append(turn[1])
                 if jobs:
                     # who waits for room in a seat
@@ -272,7 +272,7 @@ class EngineSeat:
                 )
             if self._closed:
                 return job
-            displaced = self._engine.schedule.offer(self.waiting, job, due_ns, time.monotonic_ns())
+            displaced = self._engine.turns.offer(self.waiting, job, due_ns, time.monotonic_ns())
             self._engine.change.notify_all()
             return displaced
 
@@ -296,8 +296,8 @@ class EngineSeat:
         """Leave the engine's thread. A frame that is under way is finished."""
         self.cancel()
         with self._engine.change:
-            if self.waiting in self._engine.schedule.seats:
-                self._engine.schedule.seats.remove(self.waiting)
+            if self.waiting in self._engine.turns.seats:
+                self._engine.turns.seats.remove(self.waiting)
 
 
 class EnginePool:

@@ -73,10 +73,11 @@ class FramePath:
         tracer: Tracer,
         timeline: Timeline,
         *,
+        paused: Callable[[], bool] = lambda: False,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
     ) -> None:
-        """``blind``: paints over what nobody may see, not even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
+        """``paused``: whether frames are not looked at for now. ``blind``: paints over what nobody may see, not even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
         the frames that are under way."""
         self.stream = stream
         self.borders = borders
@@ -85,6 +86,7 @@ class FramePath:
         self.timeline = timeline
         self._room = room
         self._engines = engines
+        self._paused = paused
         self._blind = blind
         self._pictures = pictures
         self._order: InOrder[FrameResult | Heard] = InOrder()
@@ -105,6 +107,9 @@ class FramePath:
         until there is room."""
         stamp = frame.stamp
         began = time.monotonic_ns()
+        if self._paused():
+            self.ledger.drop("paused")
+            return
         if self.cross("pre", stamp, began):
             return
         detector = self._engines.begin()

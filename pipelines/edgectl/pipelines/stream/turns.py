@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["Schedule", "Seat"]
+__all__ = ["Seat", "Turns"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Seat(Generic[T]):
         """Since when it waits for its turn."""
 
 
-class Schedule(Generic[T]):
+class Turns(Generic[T]):
     def __init__(self) -> None:
         self.seats: list[Seat[T]] = []
 
