@@ -99,6 +99,8 @@ class VideoPipeline:
         self._dropped_late = False
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
+        self._capturing: Capture | None = None
+        """From the moment on in which it opens its source."""
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +118,7 @@ class VideoPipeline:
                 seconds=self._args.seconds,
                 failed=self._fail,
             )
+            self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
             undo.callback(self._capture.stop)
             self._plan(self._capture.open())
@@ -140,12 +143,9 @@ class VideoPipeline:
         self._capture.stop()
         self._handover.close()
         self._engine.join(_JOIN_S)
-        if not self._capture.join(_JOIN_S) or self._engine.is_alive():
+        if self._engine.is_alive():
             self._stopped = True
-            raise EngineError(
-                f"stream {self._args.stream} does not stop: a native call is stuck",
-                hint="the process must be killed",
-            )
+            raise self._does_not_stop()
         while (left := self._handover.take(0)) is not None:
             del left
             self.ledger.drop("shutdown")
@@ -156,6 +156,25 @@ class VideoPipeline:
         self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
+        # last: a camera that hangs keeps neither the engine nor the files
+        if not self._capture.join(_JOIN_S):
+            raise self._does_not_stop()
+
+    def _does_not_stop(self) -> EngineError:
+        return EngineError(
+            f"stream {self._args.stream} does not stop: a native call is stuck",
+            hint="the process must be killed",
+        )
+
+    def interrupt(self) -> None:
+        if (capture := self._capturing) is not None:
+            capture.stop()
+
+    def stuck(self) -> tuple[str, ...]:
+        found = ["source"] if self._capturing is not None and self._capturing.stuck else []
+        if self._started and self._stop.is_set() and self._engine.is_alive():
+            found.append("engine")
+        return tuple(found)
 
     def _open(self, slot: PartVariant) -> Detector:
         return Detector(slot.variant.config, self._args.open_engine(slot.variant))
