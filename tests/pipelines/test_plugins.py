@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines import (
-    DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, SinkOptions,
+    DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, Sink, SinkOptions,
     SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, describe, expect, finish,
     only_output, parse_options,
 )
@@ -139,8 +139,8 @@ class TallyOptions(SinkOptions):
     file: Path
 
 
-class TallySink:
-    name, pictures, path = "tally", False, None
+class TallySink(Sink):
+    name = "tally"
 
     def __init__(self, options, context):
         self._options, self._context, self._n = options, context, {}

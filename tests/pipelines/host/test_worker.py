@@ -47,6 +47,7 @@ from edgectl.pipelines.host.protocol import (
     parse_from_worker,
 )
 from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 M = TypeVar("M", bound=Message)
 
@@ -310,7 +311,7 @@ class LastWords:
 def test_the_last_window_comes_behind_the_last_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosted_stream, "make_pipeline", lambda kind, args: LastWords(args))
     said: list[Message] = []
-    stream = HostedStream(start(tmp_path), said.append, lambda stream: None)
+    stream = HostedStream(start(tmp_path), said.append, lambda stream: None, EnginePool())
     stream.begin()
     assert stream.gone.wait(30)
     assert [type(m) for m in said] == [Ready, EventMessage, Stats, Ended]

@@ -20,6 +20,7 @@ from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 
 def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
@@ -38,6 +39,7 @@ class Rig:
         *,
         out: bool = False,
         kind: Any = "surveillance",
+        pool: EnginePool | None = None,
     ) -> None:
         self.folder = tmp_path
         self.events: list[Record] = []
@@ -49,7 +51,17 @@ class Rig:
         parsed = parse_config(kind, config)
         slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
         self.pipeline: Pipeline = make_pipeline(
-            kind, PipelineArgs("gate", source, {"detector": slot}, parsed, self.emit, self.open, self.out)
+            kind,
+            PipelineArgs(
+                "gate",
+                source,
+                {"detector": slot},
+                parsed,
+                self.emit,
+                lambda v: self.open(v),
+                self.out,
+                pool=pool or EnginePool(),
+            ),
         )
 
     def open(self, variant: Variant) -> BoxEngine:
@@ -105,7 +117,6 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
     assert [(e["type"], e.get("phase")) for e in rig.events] == [
         ("tracked_object", "new"),
         ("zone", "enter"),
-        ("tracked_object", "update"),
         ("capability", "start"),
     ]
     assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")
@@ -480,3 +491,22 @@ def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) 
         == rig.frames().processed
         > 1
     )
+
+
+def test_streams_with_one_pool_share_one_engine(tmp_path: Path) -> None:
+    pool = EnginePool()
+    rigs = [
+        Rig(tmp_path, f"synth://yard?fps=60&seconds={seconds}&width=160&height=96", pool=pool)
+        for seconds in (0.5, 60)
+    ]
+    rigs[1].open = rigs[0].open  # type: ignore[method-assign]
+    for rig in rigs:
+        rig.pipeline.start()
+    (engine,) = rigs[0].engines
+    assert rigs[0].pipeline.wait(30)
+    rigs[0].pipeline.stop()
+    rigs[1].wait_processed(rigs[1].frames().processed + 3)
+    assert not engine.closed.is_set()
+    rigs[1].pipeline.stop()
+    assert engine.closed.is_set()
+    assert not rigs[1].engines

@@ -64,14 +64,14 @@ def take_engine(
             stream.changed.wait(_LOOK_S)
 
 
-def reopen_engine(stream: SupervisedStream, part: str, ref: EngineRef, deadline: float) -> None:
-    """Have a worker that runs ``ref`` open it anew, because its file became a better one. Does nothing if it
-    does not run it. Raises :class:`EngineError`; what ran goes on."""
+def reopen_engine(stream: SupervisedStream, part: str, ref: EngineRef, edition: int, deadline: float) -> None:
+    """Have a worker that runs ``ref`` open it anew, because its file became a better one, for the ``edition``-th
+    time. Does nothing if it does not run it. Raises :class:`EngineError`; what ran goes on."""
     with stream.changed:
         parts = stream.life.parts
         if parts.serving.get(part) != ref or part in parts.asked:
             return  # it starts, or is about to run something else
-        parts, swap = parts.swap(stream.stream, part, ref)
+        parts, swap = parts.swap(stream.stream, part, ref, edition)
         stream.life = replace(stream.life, parts=parts)
         stream.send(swap)
         while part in stream.life.parts.asked and time.monotonic() < deadline:

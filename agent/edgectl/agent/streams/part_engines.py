@@ -40,10 +40,10 @@ class PartEngines:
             return back, Revert(stream=stream, part=part)
         return self.swap(stream, part, ref)
 
-    def swap(self, stream: str, part: str, ref: EngineRef) -> tuple[PartEngines, Swap]:
-        """Open ``ref`` anew, even where it is the one that serves."""
+    def swap(self, stream: str, part: str, ref: EngineRef, edition: int = 0) -> tuple[PartEngines, Swap]:
+        """Take ``ref``, even where it is the one that serves; a later ``edition`` is opened anew."""
         asked = replace(self, asked={**self.asked, part: ref}, refused=_without(self.refused, part))
-        return asked, Swap(stream=stream, part=part, engine=ref)
+        return asked, Swap(stream=stream, part=part, engine=ref, edition=edition)
 
     def answered(self, message: Swapped | SwapFailed) -> PartEngines:
         """Raises :class:`ProtocolError` if that was not asked."""

@@ -42,6 +42,8 @@ class Supervisor:
     ) -> None:
         """``cache``: folder of finalised engines."""
         timing = timing or Timing()
+        self._edition = 0
+        """How often an engine's file became a better one."""
         self._streams: dict[str, SupervisedStream] = {}
         for group in worker_groups(pipelines):
             worker = WorkerProcess(group.name, command, timing.stop_s)
@@ -115,9 +117,10 @@ class Supervisor:
         what ran goes on.
         """
         deadline = time.monotonic() + timeout_s
+        self._edition += 1
         for stream in self._using(slot):
             for part in stream.parts(slot):
-                reopen_engine(stream, part, ref, deadline)
+                reopen_engine(stream, part, ref, self._edition, deadline)
 
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]

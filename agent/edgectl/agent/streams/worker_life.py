@@ -58,6 +58,8 @@ class Timing:
     """Progress for this long clears the crash count."""
     disagrees_s: float = 5.0
     """A worker whose statistics name another engine than it was told, for this long, is started again."""
+    stuck_s: float = 10.0
+    """An engine that is in one call for so long, besides what its calls usually take, hangs."""
     backoff_s: tuple[float, float] = (1.0, 60.0)
     crashes: int = 3
 
@@ -87,8 +89,10 @@ class WorkerLife:
     """It made progress for :attr:`Timing.steady_s`."""
     disagrees_s: float | None = None
     """Since when its statistics name another engine than it was told to run."""
-    source_hangs: bool = False
-    """As it last said: a call of its source does not come back."""
+    stuck: tuple[str, ...] = ()
+    """Which of its calls do not come back, as it last said."""
+    engine_stuck_s: float | None = None
+    """Since when its engine is among them."""
 
 
 def advance(
@@ -111,7 +115,7 @@ def advance(
     if event is WorkerEvent.ENGINES:
         return replace(new, launched=dict(engines or {}), fault=None, steady=False)
     if event is WorkerEvent.LAUNCHED:
-        return replace(new, progress_s=now_s, processed=-1, disagrees_s=None, source_hangs=False)
+        return replace(new, progress_s=now_s, processed=-1, disagrees_s=None, stuck=(), engine_stuck_s=None)
     if event is WorkerEvent.READY:
         return replace(new, progress_s=now_s, ready_s=now_s, parts=PartEngines(serving=dict(life.launched)))
     if state in (WorkerState.ENDING, WorkerState.REPLACING, WorkerState.CLOSING):
@@ -159,40 +163,52 @@ def _observe(life: WorkerLife, message: Stats, now_s: float, timing: Timing) -> 
         # counted from there: an engine that takes minutes to load has not yet shown that it stays alive
         steady = life.state is WorkerState.RUNNING and now_s - life.ready_s > timing.steady_s
         life = replace(life, processed=processed, progress_s=now_s, steady=life.steady or steady)
-    if stats.state == "outage" and stats.reason != "stalled":
+    if stats.state == "outage" and "source" not in message.stuck:
         # it waits for its camera, which a new start would not bring back
         life = replace(life, progress_s=now_s)
-    life = replace(life, source_hangs=stats.state == "outage" and stats.reason == "stalled")
+    since = _since(life.engine_stuck_s, now_s, "engine" in message.stuck)
+    life = replace(life, stuck=message.stuck, engine_stuck_s=since)
     wrong = life.parts.contradicted(stats.slots)
-    since = (now_s if life.disagrees_s is None else life.disagrees_s) if wrong else None
+    since = _since(life.disagrees_s, now_s, bool(wrong))
     if since is not None and now_s - since > timing.disagrees_s:
         raise ProtocolError(f"the worker runs another engine of {', '.join(wrong)} than it was told")
     return replace(life, disagrees_s=since)
 
 
+def _since(before_s: float | None, now_s: float, is_so: bool) -> float | None:
+    """Since when something is so, that may have been so before."""
+    return None if not is_so else now_s if before_s is None else before_s
+
+
 def overdue(life: WorkerLife, now_s: float, timing: Timing, stall_s: float) -> Failure | None:
-    """Why its time is over: it is not ready, or it has processed no frame for ``stall_s``."""
+    """Why its time is over: it is not ready, its engine hangs, or it has processed no frame for ``stall_s``."""
     running = life.state is WorkerState.RUNNING
+    since = life.engine_stuck_s
+    if running and since is not None and now_s - since > timing.stuck_s:
+        return _stuck(life.stuck)
     limit = stall_s if running else timing.start_s
     if now_s - life.progress_s <= limit:
         return None
     what = f"no frame was processed for {limit:.0f} s" if running else f"not ready after {limit:.0f} s"
-    code = "source" if running and life.source_hangs else "stalled"
-    return Failure(code=code, detail=what, retryable=True)
+    if running and "source" in life.stuck:
+        return _stuck(("source",))
+    return Failure(code="stalled", detail=what, retryable=True)
 
 
 def left_with(life: WorkerLife, stuck: Sequence[str], fault: Failure | None) -> WorkerLife:
     """It came out of the worker, which could not stop what is ``stuck``, or ended with ``fault`` itself."""
     if not stuck:
         return replace(life, fault=life.fault or fault)
-    only_source = all(what == "source" for what in stuck)
-    what = " and ".join(stuck)
-    told = Failure(
-        code="source" if only_source else f"{stuck[0].split(':')[0]}_stuck",
-        detail=f"a call of its {what} does not come back",
-        retryable=True,
+    return replace(life, fault=_stuck(stuck))
+
+
+def _stuck(what: Sequence[str]) -> Failure:
+    """Calls that do not come back. The engine is named first: it may be what the others wait for."""
+    names = sorted(what, key=lambda name: name != "engine")
+    code = "source" if names == ["source"] else f"{names[0].split(':')[0]}_stuck"
+    return Failure(
+        code=code, detail=f"a call of its {' and '.join(names)} does not come back", retryable=True
     )
-    return replace(life, fault=told)
 
 
 def back_off_s(attempt: int, timing: Timing, jitter: float) -> float:

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -45,6 +46,7 @@ from edgectl.pipelines.host.protocol import (
 )
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.shadow import Shadowing
 
 __all__ = ["HostedStream", "failure_of"]
@@ -66,15 +68,17 @@ class HostedStream:
         start: Start,
         say: Callable[[Message], None],
         left: Callable[[HostedStream], None],
+        pool: EnginePool,
         open_engine: EngineFactory | None = None,
     ) -> None:
-        """``say`` writes to the agent. ``left`` is called once, right before Ended is said. ``open_engine`` None:
-        the variant's own runtime, with the cache of finalised engines that ``start`` names."""
+        """``say`` writes to the agent. ``left`` is called once, right before Ended is said. ``pool``: of the worker.
+        ``open_engine`` None: the variant's own runtime, with the cache of finalised engines that ``start`` names."""
         self.name = start.stream
         self.gone = threading.Event()
         self._start = start
         self._out = say
         self._left = left
+        self._pool = pool
         self._open_engine = open_engine or functools.partial(open_variant, cache=start.cache)
         self._commands: queue.Queue[ToWorker | None] = queue.Queue(_MAX_COMMANDS)
         self._pipeline: Pipeline | None = None
@@ -155,6 +159,7 @@ class HostedStream:
             self._open_engine,
             start.out,
             patient=True,
+            pool=self._pool,
         )
         pipeline = self._pipeline = make_pipeline(start.kind, args)
         pipeline.start()
@@ -180,7 +185,7 @@ class HostedStream:
     def _swap(self, pipeline: Pipeline, command: Swap) -> None:
         part, manifest = command.part, command.engine.manifest
         try:
-            gap_ms = pipeline.swap(part, _part_variant(command.engine))
+            gap_ms = pipeline.swap(part, replace(_part_variant(command.engine), edition=command.edition))
         except EdgectlError as e:
             self._say(SwapFailed(stream=self.name, part=part, manifest=manifest, error=failure_of(e)))
         else:
@@ -212,7 +217,7 @@ class HostedStream:
             try:
                 pipeline.stop()
             except EdgectlError as e:
-                error, stuck = error or e, pipeline.stuck() or (_NOBODY_KNOWS,)
+                error, stuck = error or e, self._stuck(pipeline) or (_NOBODY_KNOWS,)
             error = error or pipeline.error
             if self._running.is_set():
                 self._say_window(pipeline, last=True)
@@ -234,7 +239,8 @@ class HostedStream:
         if pipeline is not None and not self._running.is_set():
             pipeline.interrupt()
         if not self._stopped.wait(self._within_s):
-            self._end(None, (pipeline.stuck() if pipeline is not None else ()) or (_NOBODY_KNOWS,))
+            stuck = () if pipeline is None else self._stuck(pipeline)
+            self._end(None, stuck or (_NOBODY_KNOWS,))
 
     def _is_over(self, pipeline: Pipeline, seconds: float) -> bool:
         """True once the stream has ended or is to stop; False after ``seconds``."""
@@ -260,7 +266,22 @@ class HostedStream:
             stats = pipeline.stats()
             rss_mb = round(psutil.Process().memory_info().rss / 1e6, 3)
             cpu_s = round(time.process_time(), 3)
-            self._say(Stats(stream=self.name, window_s=window_s, stats=stats, rss_mb=rss_mb, cpu_s=cpu_s))
+            self._say(
+                Stats(
+                    stream=self.name,
+                    window_s=window_s,
+                    stats=stats,
+                    rss_mb=rss_mb,
+                    cpu_s=cpu_s,
+                    stuck=self._stuck(pipeline),
+                )
+            )
+
+    def _stuck(self, pipeline: Pipeline) -> tuple[str, ...]:
+        """Its own calls, and those of engines, which the streams of a worker use in turns."""
+        found = pipeline.stuck()
+        engine = any(call.doing == "run" for call in self._pool.stuck())
+        return ("engine", *found) if engine and "engine" not in found else found
 
     def _emit(self, record: Mapping[str, Any]) -> None:
         self._say(EventMessage(stream=self.name, event=dict(record)))

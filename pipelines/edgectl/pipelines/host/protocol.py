@@ -87,6 +87,8 @@ class Swap(Message):
     stream: Name
     part: Name
     engine: EngineRef
+    edition: int = Field(default=0, ge=0)
+    """How often the engine's finalised file has become a better one: a new edition is opened anew."""
 
 
 class ShadowMessage(Message):
@@ -144,6 +146,8 @@ class Stats(Message):
     """Of the worker, with all its streams; 10⁶ bytes."""
     cpu_s: float
     """Of the worker, since it was started."""
+    stuck: tuple[str, ...] = ()
+    """Which calls do not come back, now: ``source``, ``engine``, ``sink:<name>``."""
 
 
 class Swapped(Message):

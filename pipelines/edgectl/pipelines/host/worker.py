@@ -32,6 +32,7 @@ from edgectl.pipelines.host.protocol import (
     parse_to_worker,
 )
 from edgectl.pipelines.kinds.base import EngineFactory
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 __all__ = ["Worker", "main"]
 
@@ -55,6 +56,7 @@ class Worker:
         # each command to be handed on.
         self._inbox: queue.SimpleQueue[ToWorker | ProtocolError | None] = queue.SimpleQueue()
         self._taken = threading.Semaphore(8)
+        self._pool = EnginePool()
         self._streams: dict[str, HostedStream] = {}
         self._streams_lock = threading.Lock()
 
@@ -84,7 +86,7 @@ class Worker:
             if isinstance(command, Start):
                 if stream is not None:
                     raise ProtocolError(f"the stream {command.stream} is already started")
-                stream = HostedStream(command, self._say, self._forget, self._open_engine)
+                stream = HostedStream(command, self._say, self._forget, self._pool, self._open_engine)
                 self._streams[command.stream] = stream
         if stream is None:
             # it has ended by itself, and the agent does not know yet

@@ -1,5 +1,4 @@
-"""Where events and pictures go: one file per sink, one table that names them, one thread for all sinks of a
-stream.
+"""Where events and pictures go: one file per sink, one table that names them, a thread for each.
 
 A sink's options stand in the stream's configuration under the sink's name. ``true`` means its defaults,
 ``false`` that it is not used.
