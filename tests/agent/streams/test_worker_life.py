@@ -15,8 +15,10 @@ from edgectl.agent.streams.worker_life import (
     WorkerLife,
     advance,
     back_off_s,
+    blames_engine,
     is_crash_loop,
     is_forgiven,
+    left_with,
     overdue,
     receive,
 )
@@ -145,6 +147,60 @@ def test_worker_that_names_another_engine_for_too_long_breaks_the_protocol() -> 
     life = receive(life, stats(4, detector="b1"), 12, TIMING)
     with pytest.raises(ProtocolError, match="another engine of detector"):
         receive(life, stats(5, detector="b1"), 12.1, TIMING)
+
+
+def test_camera_that_is_away_is_waited_for_and_one_that_hangs_is_not_the_engines_fault() -> None:
+    def outage(reason: str, *stuck: str) -> Stats:
+        told = StreamStats(kind="surveillance", state="outage", reason=reason)
+        return Stats(stream="yard", window_s=1, stats=told, rss_mb=1, cpu_s=0, stuck=stuck)
+
+    life = receive(running(), outage("refused"), 9, TIMING)
+    assert overdue(life, 18, TIMING, STALL_S) is None
+    life = receive(life, outage("stalled", "source"), 18, TIMING)
+    late = overdue(life, 20, TIMING, STALL_S)
+    assert late is not None
+    assert late.code == "source"
+    life = advance(life, WorkerEvent.NO_PROGRESS, 20, TIMING, fault=late)
+    assert is_forgiven(left_with(life, ("source",), None))
+
+
+def test_engine_that_hangs_is_seen_before_the_stream_has_stalled() -> None:
+    def hanging(now_s: float, life: WorkerLife) -> WorkerLife:
+        return receive(life, stats(1).model_copy(update={"stuck": ("engine",)}), now_s, TIMING)
+
+    life = hanging(5, hanging(1, running()))
+    assert overdue(life, 11, TIMING, 60) is None
+    late = overdue(life, 11.1, TIMING, 60)
+    assert late is not None
+    assert (late.code, late.detail) == ("engine_stuck", "a call of its engine does not come back")
+    assert blames_engine(late)
+    assert overdue(receive(life, stats(1), 12, TIMING), 20, TIMING, 60) is None, "it came back"
+
+
+def test_end_that_a_neighbour_brought_about_costs_no_time_and_no_blame() -> None:
+    life = replace(running(), attempt=2)
+    life = left_with(
+        advance(life, WorkerEvent.ENDED, 5, TIMING), (), Failure(code="neighbour", detail="yard")
+    )
+    assert is_forgiven(life)
+    life = advance(life, WorkerEvent.EXITED, 5, TIMING)
+    assert (life.state, life.retry_s, life.attempt) == (WorkerState.BACKING_OFF, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "code", "outside"),
+    [
+        (("source",), "source", True),
+        (("sink:webhook",), "sink_stuck", True),
+        (("source", "engine"), "engine_stuck", False),
+    ],
+)
+def test_what_a_stream_left_behind_says_whose_fault_it_was(
+    stuck: tuple[str, ...], code: str, outside: bool
+) -> None:
+    fault = left_with(running(), stuck, None).fault
+    assert fault is not None
+    assert (fault.code, not blames_engine(fault)) == (code, outside)
 
 
 def test_worker_that_is_ready_twice_breaks_the_protocol() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -409,3 +410,57 @@ def test_event_takes_the_lease_that_the_configuration_asks_for(worker: Process, 
     worker.say(start(tmp_path, config=config))
     lease = worker.hear(LeaseMessage)
     assert (lease.ttl_s, lease.reason) == (12, "crowd was seen")
+
+
+def test_stream_that_hangs_and_one_that_dies_cost_the_third_no_frame(worker: Process, tmp_path: Path) -> None:
+    """The hanging one is left behind in bounded time, and can be started again in the same process."""
+    clip = write_clip(tmp_path / "c.mp4", frames=2000)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hangs = start(tmp_path, f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", stream="hangs")
+        worker.say(hangs)
+        camera, _ = server.accept()  # and says nothing: FFmpeg waits for an answer
+        with camera:
+            worker.say(start(tmp_path, str(clip), stream="gate"))
+            worker.say(start(tmp_path, "/nowhere.mp4", stream="dies"))
+            worker.say(Stop(stream="hangs", within_s=0.2))
+            assert worker.hear(Ended, lambda m: m.stream == "hangs").stuck == ("source",)
+            worker.say(hangs)
+            server.accept()[0].close()
+            assert not worker.hear(Ended, lambda m: m.stream == "gate").stuck
+            worker.hang_up()
+            assert worker.end() == 0
+    assert {m.stream for m in worker.seen if isinstance(m, Fault)} == {"dies"}
+    last = [m for m in worker.seen if isinstance(m, Stats) and m.stream == "gate"][-1].stats
+    assert (last.state, last.frames.captured, last.frames.processed) == ("ended", 2000, 2000)
+    assert not last.frames.dropped
+
+
+def test_streams_of_a_worker_swap_for_themselves(worker: Process, tmp_path: Path) -> None:
+    for stream in ("gate", "yard"):
+        worker.say(start(tmp_path, stream=stream))
+        worker.hear(Ready, lambda m, s=stream: m.stream == s)  # type: ignore[misc]
+    new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
+    worker.say(Swap(stream="yard", part="detector", engine=ref(new, "yard@2")))
+    assert worker.hear(Swapped).stream == "yard"
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.releases["detector"] == "yard@2")
+    worker.hear(Stats, lambda m: m.stream == "gate" and m.stats.releases["detector"] == "yard@1")
+    worker.say(Revert(stream="yard", part="detector"))
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.releases["detector"] == "yard@1")
+
+
+def test_command_to_a_stream_that_has_ended_harms_nobody(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path, stream="yard"))
+    worker.say(start(tmp_path, str(write_clip(tmp_path / "c.mp4"))))
+    worker.hear(Ended, lambda m: m.stream == "gate")
+    worker.say(Commit(stream="gate", part="detector"))
+    worker.say(Stop(stream="gate"))
+    at = worker.hear(Stats, lambda m: m.stream == "yard").stats.frames.processed
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.frames.processed > at)
+
+
+def test_stream_that_is_started_twice_is_a_protocol_fault(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path))
+    worker.say(start(tmp_path))
+    fault = worker.hear(Fault)
+    assert (fault.stream, fault.error.code) == (None, "protocol")
+    assert worker.end() == 1

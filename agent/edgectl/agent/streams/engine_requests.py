@@ -17,7 +17,7 @@ from edgectl.core.errors import EngineError
 from edgectl.core.wire import Failure, ShadowGate
 from edgectl.pipelines.host.protocol import Commit, EngineRef, Shadowed, ShadowFailed, ShadowMessage
 
-__all__ = ["Interrupted", "commit_engine", "compare_engine", "reopen_engine", "take_engine"]
+__all__ = ["Interrupted", "commit_engine", "compare_engine", "give_back", "reopen_engine", "take_engine"]
 
 _LOOK_S = 0.2
 """Between two looks at the deadline."""
@@ -62,6 +62,16 @@ def take_engine(
                 why = life.fault.detail if life.fault else life.last_end or stream.state[0]
                 raise EngineError(f"{stream.stream} did not take the engine in time: {why}")
             stream.changed.wait(_LOOK_S)
+
+
+def give_back(stream: SupervisedStream, part: str, before: EngineRef) -> None:
+    """Go back to the engine that ran before, if that is still warm."""
+    with stream.changed:
+        life = stream.life
+        if life.state is WorkerState.RUNNING and life.parts.standby.get(part) == before:
+            parts, message = life.parts.switch(stream.stream, part, before)
+            stream.life = replace(life, parts=parts)
+            stream.send(message)
 
 
 def reopen_engine(stream: SupervisedStream, part: str, ref: EngineRef, edition: int, deadline: float) -> None:

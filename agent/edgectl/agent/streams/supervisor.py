@@ -14,11 +14,18 @@ from pathlib import Path
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams.engine_requests import commit_engine, compare_engine, reopen_engine, take_engine
+from edgectl.agent.streams.engine_requests import (
+    commit_engine,
+    compare_engine,
+    give_back,
+    reopen_engine,
+    take_engine,
+)
 from edgectl.agent.streams.supervised_stream import SupervisedStream, WorkerCallbacks
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.streams.worker_process import WorkerProcess
 from edgectl.agent.streams.worker_sharing import worker_groups
+from edgectl.core.errors import EngineError
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
@@ -85,15 +92,24 @@ class Supervisor:
         between two frames.
 
         Returns at once for a stream that waits for an engine of another slot. Raises :class:`EngineError` if
-        a worker does not take it in time.
+        one does not take it in time; those that have taken it go back to what they ran before.
         """
         deadline = time.monotonic() + timeout_s
-        for stream in self._using(slot):
-            if ref is None or stream.engines() is None:
-                stream.restart()  # its thread finds a slot empty and waits
-                continue
-            for part in stream.parts(slot):
-                take_engine(stream, part, ref, deadline, cancelled)
+        taken: list[tuple[SupervisedStream, str, EngineRef]] = []
+        try:
+            for stream in self._using(slot):
+                if ref is None or stream.engines() is None:
+                    stream.restart()  # its thread finds a slot empty and waits
+                    continue
+                for part in stream.parts(slot):
+                    before = stream.life.parts.serving.get(part)
+                    take_engine(stream, part, ref, deadline, cancelled)
+                    if before is not None and before != ref:
+                        taken.append((stream, part, before))
+        except EngineError:
+            for stream, part, before in taken:
+                give_back(stream, part, before)
+            raise
 
     def commit(self, slot: str) -> None:
         """The old engine may be unloaded. To go back to it is a switch like any other from then on."""

@@ -58,9 +58,10 @@ def must_replace(stuck: Sequence[str], left_behind: int) -> str | None:
     it could not stop, this one counted."""
     if not stuck:
         return None
-    if any(what != "source" and not what.startswith("sink:") for what in stuck):
-        # what the neighbours need, too
-        return f"a call of its {stuck[0]} does not come back"
+    needed = [what for what in stuck if what != "source" and not what.startswith("sink:")]
+    if needed:
+        # by the neighbours, too
+        return f"a call of its {needed[0]} does not come back"
     if left_behind >= _MAX_LEFT_BEHIND:
         return f"{left_behind} streams could not be stopped"
     return None
