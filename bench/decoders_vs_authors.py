@@ -175,8 +175,8 @@ def nanodet(name: str) -> Pair:
             )
         head.eval()
         for conv in head.gfl_cls:
-            torch.nn.init.normal_(conv.weight, std=0.2)
-            torch.nn.init.normal_(conv.bias, -2, 1)
+            torch.nn.init.normal_(conv.weight, std=0.1)
+            torch.nn.init.normal_(conv.bias, -4, 1)
         grids = [torch.rand(1, 96, -(-SIZE // s), -(-SIZE // s)) for s in strides]
         restless(Listed(head), *(g.shape for g in grids))
         run = exported(Listed(head), *grids)
