@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.pipelines import bundle_of, tracks
 
 from edgectl.core.task import TaskSpec
-from edgectl.pipelines import Observation, RuleContext
+from edgectl.pipelines import RULES, Observation, RuleContext
 
 ACME = '''
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines import (
-    DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, SinkOptions,
+    DecoderType, Detections, EndOfStream, Event, Frame, KindType, Notice, RuleConfig, RuleType, Sink, SinkOptions,
     SinkType, SourceInfo, SourceType, Stamp, VideoConfig, VideoPipeline, decoder_options, describe, expect, finish,
     only_output, parse_options,
 )
@@ -139,8 +139,8 @@ class TallyOptions(SinkOptions):
     file: Path
 
 
-class TallySink:
-    name, pictures, path = "tally", False, None
+class TallySink(Sink):
+    name = "tally"
 
     def __init__(self, options, context):
         self._options, self._context, self._n = options, context, {}
@@ -172,6 +172,9 @@ class Watcher:
 
     def counters(self):
         return {}
+
+    def close(self):
+        pass
 
 
 def watch(args):
@@ -332,7 +335,7 @@ def test_a_kind_of_another_package_runs_with_its_own_configuration(place: Place)
             {"rules": [{"id": "a", "speding": {}}]},
             "ramp://x",
             2,
-            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding, and there is no rule 'speding'",
+            f"exactly one of: {', '.join(RULES.own)}, broken, speeding, and there is no rule 'speding'",
         ),
         (
             {"rules": [{"id": "a", "speeding": {"px_s": 99}}]},

@@ -48,6 +48,8 @@ class EdgectlError(Exception):
     """One sentence on what is wrong, and a ``hint`` with the next step."""
 
     exit_code = 1
+    retryable = False
+    """Whether trying the same again later may help."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -97,15 +99,17 @@ class TrustError(EdgectlError):
 
 
 class LinkError(EdgectlError):
-    exit_code = 9
-
-
-class SourceError(LinkError):
     """``retryable`` is False where trying again cannot help (no such file, wrong password)."""
+
+    exit_code = 9
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.retryable = retryable
+
+
+class SourceError(LinkError):
+    pass
 
 
 class StorageError(EdgectlError):

@@ -48,6 +48,7 @@ __all__ = [
     "RuleSet",
     "RuleType",
     "RunSummary",
+    "ShownFrame",
     "Sink",
     "SinkContext",
     "SinkOptions",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from edgectl.pipelines.video.decode.base import Decoder, Detections, expect, finish, only_output
     from edgectl.pipelines.video.lanes import Lanes
     from edgectl.pipelines.video.preprocess import LetterboxMeta
+    from edgectl.pipelines.video.shown import ShownFrame
     from edgectl.pipelines.video.tracker import Tracks
 else:
     __getattr__, __dir__ = lazy_names(
@@ -198,6 +200,7 @@ else:
             ),
             "edgectl.pipelines.video.lanes": ("Lanes",),
             "edgectl.pipelines.video.preprocess": ("LetterboxMeta",),
+            "edgectl.pipelines.video.shown": ("ShownFrame",),
             "edgectl.pipelines.video.tracker": ("Tracks",),
         },
     )

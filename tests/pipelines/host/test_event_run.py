@@ -18,7 +18,7 @@ from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EdgectlError, SourceError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.event_run import EventRun, run
-from edgectl.pipelines.sinks.base import SinkPool
+from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.stream.part import PartVariant
 
 CAMERA = "synth://yard?fps=100&width=96&height=64"
@@ -52,7 +52,7 @@ def _no_thread_is_left() -> Any:
 def test_of_a_file_no_event_is_lost_and_the_pipeline_waits_for_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.base._MAX_RECORDS", 16)
+    monkeypatch.setattr("edgectl.pipelines.sinks.pool._MAX_RECORDS", 16)
     clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
     with Talkative(tmp_path, str(clip)) as events:
         first = next(events)

@@ -20,6 +20,7 @@ from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 
 def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
@@ -38,6 +39,7 @@ class Rig:
         *,
         out: bool = False,
         kind: Any = "surveillance",
+        pool: EnginePool | None = None,
     ) -> None:
         self.folder = tmp_path
         self.events: list[Record] = []
@@ -49,7 +51,17 @@ class Rig:
         parsed = parse_config(kind, config)
         slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
         self.pipeline: Pipeline = make_pipeline(
-            kind, PipelineArgs("gate", source, {"detector": slot}, parsed, self.emit, self.open, self.out)
+            kind,
+            PipelineArgs(
+                "gate",
+                source,
+                {"detector": slot},
+                parsed,
+                self.emit,
+                lambda v: self.open(v),
+                self.out,
+                pool=pool or EnginePool(),
+            ),
         )
 
     def open(self, variant: Variant) -> BoxEngine:
@@ -105,7 +117,6 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
     assert [(e["type"], e.get("phase")) for e in rig.events] == [
         ("tracked_object", "new"),
         ("zone", "enter"),
-        ("tracked_object", "update"),
         ("capability", "start"),
     ]
     assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")
@@ -154,6 +165,15 @@ def test_a_slow_engine_on_a_camera_loses_old_frames_and_the_ledger_adds_up(tmp_p
     assert age is not None
     # a taken frame is at most one period old, not a queue old
     assert age < 60_000
+
+
+def test_a_stream_whose_detection_is_off_drops_its_frames_as_paused(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline._control.detect = False  # type: ignore[attr-defined]
+    rig.run_to_the_end()
+    assert rig.frames().dropped == {"paused": 40}
+    assert rig.engines[0].runs == 2  # the warm-up's
+    assert [e["type"] for e in rig.events] == ["capability"]  # the file has ended
 
 
 def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
@@ -314,7 +334,7 @@ def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "out"
     assert rig.pipeline.error is None
     assert len((out / "events.jsonl").read_text().splitlines()) == len(rig.events)
-    assert len((out / "tracks.jsonl").read_text().splitlines()) == 40
+    assert len((out / "tracks.jsonl").read_text().splitlines()) == 1 + 40
     entered = next(e for e in rig.events if e["type"] == "zone")
     assert (out / entered["snapshot"]).is_file()
     with av.open(str(out / "annotated.mp4")) as video:
@@ -480,3 +500,22 @@ def test_a_film_of_pictures_far_apart_names_its_objects_at_once(tmp_path: Path) 
         == rig.frames().processed
         > 1
     )
+
+
+def test_streams_with_one_pool_share_one_engine(tmp_path: Path) -> None:
+    pool = EnginePool()
+    rigs = [
+        Rig(tmp_path, f"synth://yard?fps=60&seconds={seconds}&width=160&height=96", pool=pool)
+        for seconds in (0.5, 60)
+    ]
+    rigs[1].open = rigs[0].open  # type: ignore[method-assign]
+    for rig in rigs:
+        rig.pipeline.start()
+    (engine,) = rigs[0].engines
+    assert rigs[0].pipeline.wait(30)
+    rigs[0].pipeline.stop()
+    rigs[1].wait_processed(rigs[1].frames().processed + 3)
+    assert not engine.closed.is_set()
+    rigs[1].pipeline.stop()
+    assert engine.closed.is_set()
+    assert not rigs[1].engines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.shadow import Shadowing
 
 __all__ = [
@@ -54,6 +55,9 @@ class PipelineArgs:
     seconds: float | None = None
     """End the stream after so many seconds of the source: capture time, which for a camera is the time on
     the clock."""
+    pool: EnginePool = field(default_factory=EnginePool)
+    """Where its engines are opened: those of streams with the same pool are opened once. A pool of its own
+    unless another is given."""
 
 
 class Pipeline(Protocol):

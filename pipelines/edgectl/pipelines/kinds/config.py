@@ -15,6 +15,7 @@ from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import SinksConfig
 from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
+from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
 __all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
@@ -58,6 +59,14 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
 
     flow: FlowConfig = FlowConfig()
     track: TrackConfig = TrackConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @model_validator(mode="after")
+    def _private_zones_exist(self) -> VideoConfig:
+        zones = self.privacy.blur.zones if self.privacy.blur else ()
+        if unknown := set(zones) - set(self.zones):
+            raise ValueError(f"privacy.blur.zones names {min(unknown)!r}, which is no zone")
+        return self
 
     def event_names(self) -> frozenset[str]:
         return frozenset((*self.zones, *(rule.id for rule in self.rules)))

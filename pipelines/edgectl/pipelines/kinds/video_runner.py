@@ -23,10 +23,12 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkPool, StreamOutput
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamControl, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
-from edgectl.pipelines.sinks.snapshot import SnapshotSink
+from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import Fifo, Handover, LatestSlot
@@ -36,9 +38,12 @@ from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
+from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
+from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.tracker import Tracker, Tracks
 
@@ -62,6 +67,10 @@ class Analyser(Protocol):
         ...
 
     def counters(self) -> dict[str, int]: ...
+
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
 
 
 class VideoPipeline:
@@ -97,6 +106,7 @@ class VideoPipeline:
         self._window_start = time.monotonic()
         self._window_processed = 0
         self._dropped_late = False
+        self._control = StreamControl()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
 
@@ -149,6 +159,7 @@ class VideoPipeline:
         while (left := self._handover.take(0)) is not None:
             del left
             self.ledger.drop("shutdown")
+        self._analyser.close()
         self._sinks.close()
         self._end_shadow("the stream has ended")
         self._engines.close()
@@ -158,7 +169,8 @@ class VideoPipeline:
             self._error = next(iter(self._sinks.errors.values()))
 
     def _open(self, slot: PartVariant) -> Detector:
-        return Detector(slot.variant.config, self._args.open_engine(slot.variant))
+        engine = self._args.pool.join(slot.variant, self._args.open_engine)
+        return Detector(slot.variant.config, engine)
 
     def _plan(self, info: SourceInfo) -> None:
         """Everything that depends on the source: hand-over, budget, analyser, sinks."""
@@ -180,21 +192,51 @@ class VideoPipeline:
             self._tracker = Tracker(
                 self._config.track, period_s=_period_s(info, self._config.flow.target_fps)
             )
+        self._privacy = Privacy(
+            self._config.privacy,
+            self._engines.detector.labels,
+            self._config,
+            self._labels.labels,
+            {name: zone.polygon for name, zone in self._config.zones.items()},
+            still=info.kind == "images",
+        )
         self._sinks = SinkPool(
             self._args.stream,
             self._make_sinks(info),
             wait=not latest,
             written=lambda ns: self.tracer.record("publish", ns),
+            tell=self._sink_changed,
         )
 
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream,
+                self._args.out,
+                fps,
+                tuple(self._labels.labels),
+                tuple(self._config.zones),
+                lines,
+                self._control,
+                self._kind,
+                rules,
+            ),
+        )
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
-        self._snapshots = next((sink for sink in sinks if isinstance(sink, SnapshotSink)), None)
+        self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
         self._pictures = any(sink.pictures for sink in sinks)
         return sinks
+
+    def _sink_changed(self, state: SinkState) -> None:
+        """From any thread."""
+        self._capture.say(state.event)
 
     def _fail(self, e: EdgectlError) -> None:
         self._error = self._error or e
@@ -243,9 +285,13 @@ class VideoPipeline:
     def _process(self, frame: Frame) -> None:
         taken = time.monotonic_ns()
         self.tracer.record("wait", taken - frame.stamp.avail_ns)
+        if not self._control.detect:
+            self.ledger.drop("paused")
+            return
         if self._too_late(frame, taken):
             return
         detector = self._engines.detector
+        frame = self._privacy.blind(frame)
         try:
             meta = detector.prepare(frame)
             prepared = time.monotonic_ns()
@@ -270,7 +316,7 @@ class VideoPipeline:
             ("rules", done - tracked),
         ):
             self.tracer.record(stage, ns)  # type: ignore[arg-type]
-        self._finish(frame, tracks, events, done)
+        self._finish(frame, raw, tracks, events, done)
         with self._shadow_lock:
             if self._shadow is not None and self._shadow.step(frame, raw, ran - prepared):
                 self._shadow = None
@@ -304,16 +350,17 @@ class VideoPipeline:
             StreamOutput((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
         )
 
-    def _finish(self, frame: Frame, tracks: Tracks, events: list[Event], done: int) -> None:
+    def _finish(
+        self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int
+    ) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
+        t = frame.stamp.t_s
+        # Stepped for every frame, shown or not: it remembers where somebody was.
+        hidden = self._privacy.step(found, tracks, t)
+        shown = ShownFrame(frame, hidden, self._analyser.overlay()) if self._pictures else None
+        age_ms = (done - frame.stamp.avail_ns) / 1e6
         self._sinks.offer(
-            StreamOutput(
-                records,
-                frame if self._pictures else None,
-                tracks,
-                frame.stamp.t_s,
-                self._analyser.overlay() if self._pictures else None,
-            )
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
         )
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
         if self._realtime:
@@ -326,9 +373,9 @@ class VideoPipeline:
         self._engines.frame_done(period)
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
-        record = self._writer.record(event, frame.stamp, now_ns=now_ns)
-        if self._snapshots is not None and (name := self._snapshots.file_of(record)):
-            record["snapshot"] = name
+        record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
+        for sink in self._naming:
+            record |= sink.file_of(record)
         return record
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------

@@ -6,17 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 
 __all__ = ["SINK", "CallbackSink", "JsonlSink"]
 
 
-class JsonlSink:
+class JsonlSink(Sink):
     """One line per event; it is with the kernel when ``write`` returns."""
 
-    name = "jsonl"
-    pictures = False
+    name = "events"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,12 +36,11 @@ def _open(options: SinkOptions, context: SinkContext) -> JsonlSink | None:
 SINK = SinkType(_open, "every event as a line of JSON: `events.jsonl`", default=True, files=True)
 
 
-class CallbackSink:
+class CallbackSink(Sink):
     """Each record to a function: the worker's pipe, a progress display, a test."""
 
     name = "callback"
-    pictures = False
-    path = None
+    stuck_s = None
 
     def __init__(self, emit: Callable[[Record], None]) -> None:
         self._emit = emit
@@ -50,6 +48,3 @@ class CallbackSink:
     def write(self, output: StreamOutput) -> None:
         for record in output.records:
             self._emit(record)
-
-    def close(self) -> None:
-        pass

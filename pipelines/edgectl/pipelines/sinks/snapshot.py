@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-import cv2
 from pydantic import Field
 
-from edgectl.core.errors import StorageError
 from edgectl.core.files import atomic_write
-from edgectl.pipelines.sinks.base import Record, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 
 __all__ = ["SINK", "SnapshotConfig", "SnapshotSink"]
 
@@ -27,40 +25,31 @@ class SnapshotConfig(SinkOptions):
         return self.on
 
 
-class SnapshotSink:
+class SnapshotSink(Sink):
     """Writes ``out/snapshots/<event id>.jpg`` with the objects drawn; at most ``limit`` files of this run."""
 
-    name = "snapshot"
+    name = "snapshots"
     pictures = True
-    path = None
 
     def __init__(self, out: Path, config: SnapshotConfig) -> None:
         self._out = out
         self._config = config
         self._files: deque[Path] = deque()
 
-    def file_of(self, record: Record) -> str | None:
-        """File name (below the output folder) of an event's snapshot, or None if it gets none."""
-        return f"snapshots/{record['id']}.jpg" if record.get("rule") in self._config.on else None
+    def file_of(self, record: Record) -> dict[str, str]:
+        wanted = record.get("rule") in self._config.on
+        return {"snapshot": f"snapshots/{record['id']}.jpg"} if wanted else {}
 
     def write(self, output: StreamOutput) -> None:
-        names = [n for n in map(self.file_of, output.records) if n]
+        names = [file["snapshot"] for file in map(self.file_of, output.records) if file]
         if not names or output.frame is None:
             return
-        image = output.frame.bgr().copy()
-        if output.draw is not None:
-            output.draw(image)
-        ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._config.quality])
-        if not ok:
-            raise StorageError("OpenCV could not encode a JPEG")
+        data = output.frame.jpeg(self._config.quality)
         for name in names:
-            atomic_write(self._out / name, data.tobytes())
+            atomic_write(self._out / name, data)
             self._files.append(self._out / name)
             if len(self._files) > self._config.limit:
                 self._files.popleft().unlink(missing_ok=True)
-
-    def close(self) -> None:
-        pass
 
 
 def _open(options: SnapshotConfig, context: SinkContext) -> SnapshotSink | None:

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
-from edgectl.pipelines.sinks.base import SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 
 __all__ = ["SINK", "AnnotateConfig", "VideoSink"]
 
@@ -49,12 +49,14 @@ _KEY_EVERY_S = 2
 _TIME_BASE = Fraction(1, 1000)
 
 
-class VideoSink:
+class VideoSink(Sink):
     """Starts ``path`` anew with the first frame. It can be played at any time, also while it is being
     written."""
 
-    name = "video"
+    name = "annotate"
     pictures = True
+
+    path: Path
 
     def __init__(self, path: Path, config: AnnotateConfig, fps: float) -> None:
         self.path = path
@@ -70,9 +72,7 @@ class VideoSink:
         frame = output.frame
         if frame is None or (self._container is not None and frame.stamp.t_ns < self._due_ns):
             return
-        image = frame.bgr().copy()
-        if output.draw is not None:
-            output.draw(image)
+        image = frame.annotated()
         with self._wrapped("write"):
             if self._container is None:
                 self._open(frame.width, frame.height)

@@ -92,6 +92,13 @@ class Capture:
         if since is not None and time.monotonic() - since > _STALLED_S:
             self._tell_outage("stalled")
 
+    def say(self, make: Callable[[float], Event]) -> None:
+        """Tell of something that came up beside the frames, in their order. From any thread. ``make``: from the time
+        of now."""
+        if self._handover is not None:
+            stamp = self._now()
+            self._say(make(stamp.t_s), stamp)
+
     def stop(self) -> None:
         """Read no more. Returns at once."""
         self._stop.set()

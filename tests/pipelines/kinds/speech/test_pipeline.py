@@ -22,7 +22,7 @@ from edgectl.pipelines.audio.blocks import AudioBlock, AudioSource
 from edgectl.pipelines.audio.clock import ClockFit
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
-from edgectl.pipelines.sinks.base import SinkPool
+from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task

@@ -27,8 +27,9 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechPart, SpeechSession
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkPool, StreamOutput
+from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
+from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import open_audio
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Stamp
@@ -95,6 +96,7 @@ class SpeechPipeline:
 
     def start(self) -> None:
         self._found: list[Event] = []
+        self._sink_states: deque[SinkState] = deque()
         self._session = SpeechSession(self._config, self._found.append, timer=self._timed)
         self._source: AudioSource | None = None
         try:
@@ -118,6 +120,7 @@ class SpeechPipeline:
             sinks,
             wait=not self._source.live,
             written=lambda ns: self.tracer.record("publish", ns),
+            tell=self._sink_states.append,
         )
         self._session.announce()
         self._window_start = time.monotonic()
@@ -380,6 +383,8 @@ class SpeechPipeline:
 
     def _publish(self, block: AudioBlock, now_ns: int) -> None:
         end = block.first + len(block.data)
+        while self._sink_states:
+            self._found.append(self._sink_states.popleft().event(block.first / RATE))
         found = tuple(
             self._writer.record(e, self._stamp(block, end, e.t_s), now_ns=now_ns) for e in self._found
         )

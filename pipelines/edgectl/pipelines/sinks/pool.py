@@ -1,0 +1,328 @@
+"""The threads of a stream's sinks: one each, with a bounded queue, and one that watches whether they come on.
+
+No sink holds up the stream or another sink. One that hangs is told of and left behind; one that fails is closed, or
+tried again where that can help.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from edgectl.core.errors import EdgectlError, EngineError
+from edgectl.pipelines.sinks.base import Sink, StreamOutput
+from edgectl.pipelines.stream.events import Event
+
+__all__ = ["SinkPool", "SinkState"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_RECORDS = 4096
+"""Outputs without a picture that wait for one sink."""
+_MAX_PICTURES = 4
+"""Outputs with one."""
+_WATCH_S = 0.5
+_BACKOFF_S = (1.0, 60.0)
+_TROUBLE_S = 3.0
+"""How long a sink's trouble lasts before it is told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """How a sink does, when that changes."""
+
+    sink: str
+    available: bool
+    reason: Literal["stuck", "failed", "away", "back"]
+    """``stuck``: a call does not come back. ``failed``: it is closed. ``away``: it is tried again later. ``back``: it
+    writes again."""
+    detail: str | None = None
+
+    def event(self, t_s: float) -> Event:
+        """What the stream says of it."""
+        data: dict[str, Any] = {
+            "name": "sink",
+            "available": self.available,
+            "reason": self.reason,
+            "sink": self.sink,
+        }
+        if self.detail is not None:
+            data["detail"] = self.detail[:500]
+        return Event("capability", t_s, "end" if self.available else "start", None, data)
+
+
+class SinkPool:
+    """``wait=True`` (files): :meth:`offer` waits for room, and nothing is lost but by a sink that is stuck.
+    ``wait=False`` (cameras): it never blocks.
+
+    What does not fit is counted in :attr:`counters` as ``sink_full:<name>``: pictures go first, events last. A sink
+    that fails is counted as ``sink_failed:<name>``, one that hangs as ``sink_stuck:<name>``. Those that failed for
+    good are in :attr:`errors`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sinks: Sequence[Sink],
+        *,
+        wait: bool,
+        written: Callable[[int], None] | None = None,
+        tell: Callable[[SinkState], None] | None = None,
+    ) -> None:
+        """``written`` hears, in ns, how long events took until every sink for events had them. ``tell`` hears of changes,
+        from any thread."""
+        self.counters: dict[str, int] = {}
+        self.errors: dict[str, EdgectlError] = {}
+        self._name = name
+        self._lock = threading.Lock()
+        self._tell = tell
+        self._closing = threading.Event()
+        self._feeders = [_Feeder(self, sink, wait=wait) for sink in sinks]
+        self._written = written
+        for feeder in self._feeders:
+            feeder.thread.start()
+        self._watch = threading.Thread(target=self._watch_all, name=f"sinks-{name}", daemon=True)
+        self._watch.start()
+
+    def offer(self, output: StreamOutput) -> None:
+        """Hand one output to every sink that it concerns."""
+        if self._closing.is_set():
+            return
+        takers = [f for f in self._feeders if f.wants(output)]
+        events = [f for f in takers if output.records and not f.sink.pictures]
+        timed = _Timed(len(events), self._written) if events and self._written else None
+        for feeder in takers:
+            feeder.put(output, timed if feeder in events else None)
+
+    def close(self, timeout_s: float = 30.0) -> bool:
+        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something was left
+        unwritten: it is logged."""
+        self._closing.set()
+        deadline = time.monotonic() + timeout_s
+        for feeder in self._feeders:
+            feeder.finish(deadline)
+        whole = True
+        for feeder in self._feeders:
+            # who hangs already had his time
+            given_s = 0.1 if feeder.is_stuck else max(0.1, deadline + 10 - time.monotonic())
+            feeder.thread.join(given_s)
+            left = len(feeder) + feeder.thread.is_alive()
+            if left:
+                _log.error("%s: sink %s has %d outputs left", self._name, feeder.sink.name, left)
+                whole = False
+        self._watch.join()
+        return whole
+
+    def count(self, key: str, n: int = 1) -> None:
+        with self._lock:
+            self.counters[key] = self.counters.get(key, 0) + n
+
+    def tell(self, state: SinkState) -> None:
+        """Log and hand on what becomes of a sink."""
+        if state.available:
+            _log.info("sink %s works again", state.sink)
+        else:
+            _log.error(
+                "sink %s is %s%s", state.sink, state.reason, f": {state.detail}" if state.detail else ""
+            )
+        if self._tell is not None:
+            self._tell(state)
+
+    def _watch_all(self) -> None:
+        while not self._closing.wait(_WATCH_S):
+            for feeder in self._feeders:
+                feeder.watch(time.monotonic())
+
+
+class _Timed:
+    """Calls ``written`` once the last of ``n`` sinks has what was offered."""
+
+    def __init__(self, n: int, written: Callable[[int], None]) -> None:
+        self._left = n
+        self._written = written
+        self._since_ns = time.monotonic_ns()
+        self._lock = threading.Lock()
+
+    def done(self) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._written(time.monotonic_ns() - self._since_ns)
+
+
+class _Feeder:
+    """One sink, its queue and its thread."""
+
+    def __init__(self, pool: SinkPool, sink: Sink, *, wait: bool) -> None:
+        self.sink = sink
+        self.is_stuck = False
+        self.thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
+        self._pool = pool
+        self._wait = wait
+        self._change = threading.Condition()
+        self._queue: deque[tuple[StreamOutput, _Timed | None]] = deque()
+        self._pictures = 0
+        """Outputs in the queue that hold one."""
+        self._busy_since: float | None = None
+        self._deadline: float | None = None
+        self._closed = False
+        self._failures = 0
+        self._retry_at = 0.0
+        self._troubled_since: float | None = None
+        self._told_trouble = False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def wants(self, output: StreamOutput) -> bool:
+        sink = self.sink
+        return bool(
+            output.records
+            or (sink.pictures and output.frame is not None)
+            or (sink.tracks and output.tracks is not None)
+        )
+
+    def put(self, output: StreamOutput, timed: _Timed | None) -> None:
+        if not self.sink.pictures and output.frame is not None:
+            output = replace(output, frame=None)
+        has_picture = output.frame is not None
+        with self._change:
+            if self._wait:
+                self._change.wait_for(
+                    lambda: (
+                        self._closed or self._room(has_picture) or self.is_stuck or self._deadline is not None
+                    )
+                )
+            # also where it failed for good while we waited for room
+            if self._closed:
+                return
+            while not self._room(has_picture):
+                self._lose(has_picture)
+            self._queue.append((output, timed))
+            self._pictures += has_picture
+            self._change.notify_all()
+
+    def finish(self, deadline: float) -> None:
+        """Write what is queued until ``deadline`` (monotonic), then close."""
+        with self._change:
+            self._deadline = deadline
+            self._change.notify_all()
+
+    def watch(self, now: float) -> None:
+        """Tell of a call that does not come back, and of what the sink waits for. From the pool's thread."""
+        self._watch_trouble(now)
+        since, limit = self._busy_since, self.sink.stuck_s
+        if since is None or limit is None or now - since <= limit or self.is_stuck:
+            return
+        with self._change:
+            if self._busy_since != since:
+                return
+            self.is_stuck = True
+            # who waits for room waits no more
+            self._change.notify_all()
+        self._pool.count(f"sink_stuck:{self.sink.name}")
+        self._pool.tell(
+            SinkState(self.sink.name, False, "stuck", f"a call has not come back for {limit:g} s")
+        )
+
+    def _watch_trouble(self, now: float) -> None:
+        trouble = None if self._closed else self.sink.trouble()
+        if trouble is None:
+            self._troubled_since = None
+            if self._told_trouble:
+                self._told_trouble = False
+                self._pool.tell(SinkState(self.sink.name, True, "back"))
+            return
+        self._troubled_since = self._troubled_since or now
+        if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
+            self._told_trouble = True
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble))
+
+    def _room(self, picture: bool) -> bool:
+        return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)
+
+    def _lose(self, picture: bool) -> None:
+        """Make room: the oldest picture goes, and what came with it stays if it is an event."""
+        at = next((i for i, (o, _) in enumerate(self._queue) if not picture or o.frame is not None), 0)
+        output, timed = self._queue[at]
+        self._pictures -= output.frame is not None
+        if picture and (output.records or (self.sink.tracks and output.tracks is not None)):
+            self._queue[at] = (replace(output, frame=None), timed)
+        else:
+            del self._queue[at]
+        self._pool.count(f"sink_full:{self.sink.name}")
+
+    def _run(self) -> None:
+        while (taken := self._next()) is not None:
+            output, timed = taken
+            if time.monotonic() < self._retry_at and self._deadline is None:
+                self._pool.count(f"sink_lost:{self.sink.name}")
+                continue
+            if self._call(lambda o=output: self.sink.write(o)) and timed is not None:  # type: ignore[misc]
+                timed.done()
+            if self._closed:
+                break
+        self._call(self.sink.close)
+
+    def _next(self) -> tuple[StreamOutput, _Timed | None] | None:
+        with self._change:
+            self._change.wait_for(lambda: self._queue or self._deadline is not None)
+            late = self._deadline is not None and time.monotonic() > self._deadline
+            if late or not self._queue:
+                return None
+            output, timed = self._queue.popleft()
+            self._pictures -= output.frame is not None
+            self._change.notify_all()
+            return output, timed
+
+    def _call(self, call: Callable[[], None]) -> bool:
+        self._busy_since = time.monotonic()
+        try:
+            call()
+        except EdgectlError as e:
+            self._failed(e)
+            return False
+        except Exception as e:
+            _log.exception("sink %s", self.sink.name)
+            self._failed(EngineError(f"sink {self.sink.name} failed: {type(e).__name__}: {e}"))
+            return False
+        finally:
+            self._came_back()
+        if self._failures and not self._closed:
+            self._failures, self._retry_at = 0, 0.0
+            self._pool.tell(SinkState(self.sink.name, True, "back"))
+        return True
+
+    def _came_back(self) -> None:
+        with self._change:
+            self._busy_since = None
+            was_stuck, self.is_stuck = self.is_stuck, False
+        if was_stuck and not self._failures:
+            self._pool.tell(SinkState(self.sink.name, True, "back"))
+
+    def _failed(self, e: EdgectlError) -> None:
+        self._failures += 1
+        if e.retryable:
+            self._retry_at = time.monotonic() + random.uniform(
+                _BACKOFF_S[0] / 2, min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(self._failures, 10))
+            )
+            if self._failures == 1:
+                self._pool.count(f"sink_failed:{self.sink.name}")
+                self._pool.tell(SinkState(self.sink.name, False, "away", e.message))
+            return
+        with self._change:
+            first, self._closed = not self._closed, True
+            self._queue.clear()
+            self._pictures = 0
+            self._change.notify_all()
+        if first:
+            self._pool.errors.setdefault(self.sink.name, e)
+            self._pool.count(f"sink_failed:{self.sink.name}")
+            self._pool.tell(SinkState(self.sink.name, False, "failed", e.message))

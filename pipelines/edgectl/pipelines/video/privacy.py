@@ -1,0 +1,250 @@
+"""What of a picture must not be seen: painted masks, and objects and zones that are made unrecognisable.
+
+:class:`Privacy` decides, frame by frame, from what the detector found; it does no IO and takes the time as an
+argument. :mod:`.shown` does what it says. Left out: what a detector does not know. A mask hides a place whatever is
+there; a class is hidden where the detector sees it, and for a while after it saw it last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from edgectl.core.errors import UsageError
+from edgectl.core.schema import Config
+from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.labels import LabelConfig
+from edgectl.pipelines.video.polygon import Polygon
+from edgectl.pipelines.video.shown import Hidden, fill_polygon
+from edgectl.pipelines.video.tracker import Tracks
+
+__all__ = ["BlurConfig", "MaskConfig", "Privacy", "PrivacyConfig"]
+
+_SAME_IOU = 0.1
+"""Boxes of two frames that overlap by so much are one object."""
+_GROW_PER_S = 0.5
+"""Of a box's size, on each side: where something may have gone since it was seen."""
+_MAX_HELD = 512
+"""More places than that are the whole picture."""
+
+
+class MaskConfig(Config):
+    polygon: Polygon
+    """x, y, x, y, … relative to the frame. It is painted black."""
+    detect: bool = True
+    """False: the detector does not see what is there, either."""
+
+
+class BlurConfig(Config):
+    classes: tuple[str, ...] = ()
+    """Labels of the model whose objects are made unrecognisable: ``person``, ``face``, ``license_plate`` …"""
+    zones: tuple[str, ...] = ()
+    """Names of zones in which everything is."""
+    mode: Literal["blur", "pixelate", "fill"] = "blur"
+    """``blur`` and ``pixelate`` keep ``cells`` colours along the longer side, ``fill`` none."""
+    cells: int = Field(default=6, ge=1, le=32)
+    """How many colours stay along the longer side. A cell has at least 8 pixels."""
+    margin: float = Field(default=0.15, ge=0, le=2)
+    """Of the box's size, on each side of it."""
+    hold_s: float = Field(default=2.0, ge=0, le=600)
+    """How long a place stays hidden after an object was seen there last; it grows meanwhile. One detection that is
+    missed unveils nobody."""
+
+    @model_validator(mode="after")
+    def _hides_something(self) -> BlurConfig:
+        if not self.classes and not self.zones:
+            raise ValueError("it names neither classes nor zones")
+        return self
+
+
+class PrivacyConfig(Config):
+    masks: tuple[MaskConfig, ...] = Field(default=(), max_length=64)
+    """Areas that are painted black, each with a ``polygon`` (x, y, x, y, … relative to the frame), and with
+    ``detect: false`` where the detector must not see them, either."""
+    blur: BlurConfig | None = None
+    """Objects and zones that nobody recognises."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether a picture leaves another than it came."""
+        return bool(self.masks) or self.blur is not None
+
+
+class Privacy:
+    """Of one stream; for one thread. Step it once a frame, in order of time."""
+
+    def __init__(
+        self,
+        config: PrivacyConfig,
+        found: Sequence[str],
+        labels: LabelConfig,
+        tracked: Sequence[str],
+        zones: Mapping[str, Sequence[float]],
+        *,
+        still: bool = False,
+    ) -> None:
+        """``found`` and ``tracked``: labels by class number of what the detector gives and of the tracks;
+        ``labels``: what makes the second of the first. ``zones``: polygons by name. ``still``: pictures have
+        nothing to do with those before them.
+
+        Raises :class:`UsageError` for a label that the model does not have.
+        """
+        self._config = config
+        self._blur = config.blur
+        classes = frozenset(config.blur.classes if config.blur else ())
+        if unknown := classes - set(found) - set(labels.merge):
+            raise UsageError(
+                f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
+                hint=f"it knows {', '.join(found[:20])}",
+            )
+        merged = {old: new for new, olds in labels.merge.items() for old in olds}
+        private = {label for label in found if {label, merged.get(label)} & classes}
+        self._found = [i for i, label in enumerate(found) if label in private]
+        shown_as = private | classes | {merged[label] for label in private if label in merged}
+        self._tracked = [i for i, label in enumerate(tracked) if label in shown_as]
+        self._zones = tuple(zones[name] for name in (config.blur.zones if config.blur else ()))
+        self._hold_s = 0.0 if still or config.blur is None else config.blur.hold_s
+        self._held = np.empty((0, 4), np.float32)
+        self._last_s = np.empty(0, np.float64)
+        """When each of the held boxes was seen last."""
+
+    def blind(self, frame: Frame) -> Frame:
+        """What the detector may see: the frame, or a copy in which some masks are painted."""
+        hidden = [m.polygon for m in self._config.masks if not m.detect]
+        if not hidden:
+            return frame
+        black = (16 if not frame.colour.full else 0, 128, 128)
+        planes = []
+        for plane, level in zip(frame.planes, black, strict=False):
+            plane = plane.copy()
+            paint = (0, 0, 0) if plane.ndim == 3 else (level,)
+            for polygon in hidden:
+                fill_polygon(plane, polygon, paint)
+            planes.append(plane)
+        return dataclasses.replace(frame, planes=tuple(planes), _bgr=None)
+
+    def step(self, found: Detections | None, tracks: Tracks, t: float) -> Hidden | None:
+        """What must not be seen in the frame of ``t`` (seconds). None: everything may.
+
+        ``found``: all that the detector gave, before labels are merged or left out. None: it did not look at
+        this frame; then objects may be anywhere in it.
+        """
+        if not self._config.hides:
+            return None
+        size = (tracks.width, tracks.height)
+        masks = tuple(m.polygon for m in self._config.masks)
+        blur = self._blur
+        if blur is None:
+            return Hidden(size, masks)
+        boxes = np.empty((0, 4), np.float32)
+        if blur.classes:
+            boxes = self._boxes(found, tracks, t, blur.margin)
+        return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells)
+
+    def clean_record(self, record: dict[str, Any]) -> dict[str, Any]:
+        """An event without the boxes of what lies in a mask: ``box`` is None there."""
+        return self._clean(record, record.get("frame_size")) if self._config.masks else record
+
+    def clean_tracks(self, tracks: Tracks) -> Tracks:
+        """The tracks whose middle lies in no mask."""
+        if not self._config.masks or not len(tracks):
+            return tracks
+        middle = tracks.anchor("center") / np.array([tracks.width, tracks.height], np.float32)
+        keep = np.array([not self._masked(float(x), float(y)) for x, y in middle])
+        kept = set(tracks.ids[keep].tolist())
+        return dataclasses.replace(
+            tracks,
+            ids=tracks.ids[keep],
+            xyxy=tracks.xyxy[keep],
+            score=tracks.score[keep],
+            cls=tracks.cls[keep],
+            seen=tracks.seen[keep],
+            past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
+        )
+
+    def _clean_past(self, past: NDArray[np.float64], tracks: Tracks) -> NDArray[np.float64]:
+        """The sightings (K, 5) whose middle lies in no mask."""
+        middle = (past[:, 1:3] + past[:, 3:5]) / 2 / [tracks.width, tracks.height]
+        return past[[not self._masked(x, y) for x, y in middle.tolist()]]
+
+    def _boxes(self, found: Detections | None, tracks: Tracks, t: float, margin: float) -> NDArray[Any]:
+        if found is None:
+            return np.array([[0, 0, tracks.width, tracks.height]], np.float32)
+        now = found.xyxy[np.isin(found.cls, self._found)]
+        private = np.isin(tracks.cls, self._tracked)
+        # What the tracker calls private and the detector, this once, something else.
+        now = np.concatenate([now, tracks.xyxy[private & tracks.seen]])
+        self._hold(now, t)
+        age = np.maximum(t - self._last_s, 0)
+        carried = tracks.xyxy[private & ~tracks.seen]
+        if len(self._held) + len(carried) > _MAX_HELD:
+            return np.array([[0, 0, tracks.width, tracks.height]], np.float32)
+        return np.concatenate(
+            [_grown(self._held, margin + _GROW_PER_S * age), _grown(carried, np.full(len(carried), margin))]
+        )
+
+    def _hold(self, now: NDArray[np.float32], t: float) -> None:
+        """Each place that is seen again moves there; one that is not stays for a while."""
+        last = np.minimum(self._last_s, t)  # a clock that was set back makes nothing stay for ever
+        keep = t - last <= self._hold_s
+        held, last = self._held[keep], last[keep]
+        gone = _unmatched(held, now)
+        self._held = np.concatenate([now, held[gone]])
+        self._last_s = np.concatenate([np.full(len(now), t), last[gone]])
+
+    def _masked(self, x: float, y: float) -> bool:
+        point = (x, y)
+        return any(
+            cv2.pointPolygonTest(np.array(m.polygon, np.float32).reshape(-1, 1, 2), point, False) >= 0
+            for m in self._config.masks
+        )
+
+    def _clean(self, value: Any, size: Any) -> Any:
+        if isinstance(value, dict):
+            size = value.get("frame_size", size)
+            return {
+                k: self._clean_box(v, size) if k == "box" else self._clean(v, size) for k, v in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._clean(v, size) for v in value]
+        return value
+
+    def _clean_box(self, box: Any, size: Any) -> Any:
+        try:
+            (x1, y1, x2, y2), (width, height) = box, size
+            inside = self._masked((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
+        except (TypeError, ValueError, ZeroDivisionError):
+            return None  # of what is no box nobody can say where it is
+        return None if inside else box
+
+
+def _grown(boxes: NDArray[np.float32], by: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Boxes (N, 4), each larger by ``by`` (N,) of its size on each side."""
+    pad = (boxes[:, 2:] - boxes[:, :2]) * by[:, None]
+    return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1).astype(np.float32)
+
+
+def _unmatched(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the old boxes (N, 4) none of the new ones takes the place of. A new one takes that of one alone."""
+    free = np.ones(len(old), np.bool_)
+    if not len(old) or not len(new):
+        return free
+    low = np.maximum(old[:, None, :2], new[None, :, :2])
+    high = np.minimum(old[:, None, 2:], new[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    area = [np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (old, new)]
+    iou = shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-9)
+    while iou.size and (best := int(iou.argmax())) >= 0:
+        row, column = divmod(best, len(new))
+        if iou[row, column] < _SAME_IOU:
+            break
+        free[row] = False
+        iou[row], iou[:, column] = 0, 0
+    return free

@@ -1,0 +1,134 @@
+"""One engine for many streams: opened once, closed by the last one, and a call that hangs is seen."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.pipelines import BoxEngine, box_task, make_variant
+
+from edgectl.core.bundle import Variant
+from edgectl.core.errors import EngineError
+from edgectl.pipelines.video import engine_pool
+from edgectl.pipelines.video.engine_pool import EnginePool
+
+FEEDS = {"image": np.zeros((1, 3, 64, 64), np.float32)}
+
+
+class Opener:
+    """Opens doubles, and counts them."""
+
+    def __init__(self) -> None:
+        self.engines: list[BoxEngine] = []
+        self.error: Exception | None = None
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.opening = threading.Event()
+
+    def __call__(self, variant: Variant) -> BoxEngine:
+        self.opening.set()
+        assert self.may_open.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.engines.append(BoxEngine(lambda _: []))
+        return self.engines[-1]
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    return make_variant(tmp_path, box_task())
+
+
+def test_streams_of_one_variant_share_one_engine_until_the_last_leaves(
+    variant: Variant, tmp_path: Path
+) -> None:
+    pool, opener = EnginePool(), Opener()
+    first, second = pool.join(variant, opener), pool.join(variant, opener)
+    other = pool.join(make_variant(tmp_path, box_task(), name="other"), opener)
+    assert len(pool.variants()) == len(opener.engines) == 2
+    first.close()
+    assert not opener.engines[0].closed.is_set()
+    second.run(FEEDS)
+    second.close()
+    assert opener.engines[0].closed.is_set()
+    assert not opener.engines[1].closed.is_set()
+    second.close()
+    assert len(pool.variants()) == 1
+    other.close()
+    assert len(pool.variants()) == 0
+    pool.join(variant, opener).close()
+    assert len(opener.engines) == 3
+
+
+def test_of_several_that_join_at_once_one_opens(variant: Variant) -> None:
+    pool, opener = EnginePool(), Opener()
+    opener.may_open.clear()
+    joined: list[Any] = []
+    threads = [threading.Thread(target=lambda: joined.append(pool.join(variant, opener))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert opener.opening.wait(10)
+    opener.may_open.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(joined) == 4
+    assert len(set(map(id, joined))) == len(opener.engines) == 1
+
+
+def test_an_engine_that_does_not_open_leaves_nothing_and_the_next_one_tries_again(variant: Variant) -> None:
+    pool, opener = EnginePool(), Opener()
+    opener.error = EngineError("no memory")
+    with pytest.raises(EngineError, match="no memory"):
+        pool.join(variant, opener)
+    assert len(pool.variants()) == 0
+    opener.error = None
+    pool.join(variant, opener)
+    assert len(pool.variants()) == 1
+
+
+def test_a_call_that_hangs_is_seen_and_does_not_hang_the_one_who_leaves(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.0)
+    monkeypatch.setattr(engine_pool, "_CLOSE_S", 0.01)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hang(_: NDArray[Any]) -> list[Any]:
+        inside.set()
+        assert go_on.wait(10)
+        return []
+
+    pool = EnginePool()
+    double = BoxEngine(hang)
+    engine = pool.join(variant, lambda _: double)
+    assert pool.stuck() == ()
+    thread = threading.Thread(target=engine.run, args=(FEEDS,))
+    thread.start()
+    assert inside.wait(10)
+    (stuck,) = pool.stuck()
+    assert (stuck.variant, stuck.name, stuck.doing) == (variant.digest, "double", "run")
+    assert stuck.since_s > 0
+    engine.close()
+    assert not double.closed.is_set()
+    go_on.set()
+    thread.join(10)
+    assert pool.stuck() == ()
+
+
+def test_an_engine_that_hangs_while_it_opens_is_seen(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "_OPEN_LIMIT_S", 0.0)
+    pool, opener = EnginePool(), Opener()
+    opener.may_open.clear()
+    thread = threading.Thread(target=pool.join, args=(variant, opener))
+    thread.start()
+    assert opener.opening.wait(10)
+    assert [s.doing for s in pool.stuck()] == ["open"]
+    opener.may_open.set()
+    thread.join(10)
+    assert pool.stuck() == ()
