@@ -239,6 +239,7 @@ class VideoPipeline:
                 rules,
             ),
         )
+        sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
 
