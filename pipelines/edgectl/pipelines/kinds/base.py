@@ -76,6 +76,11 @@ class Pipeline(Protocol):
         running."""
         ...
 
+    def interrupt(self) -> None:
+        """Make a :meth:`start` that waits for its source give up soon. From another thread; what runs already is
+        ended by :meth:`stop`."""
+        ...
+
     def wait(self, timeout_s: float) -> bool:
         """True once the stream has come to its end or failed."""
         ...
@@ -124,9 +129,18 @@ class Pipeline(Protocol):
         """Stage histograms since the start."""
         ...
 
+    def stuck(self) -> tuple[str, ...]:
+        """What waits for a call that does not come back: ``source``, ``engine``, ``sink:<name>``. From any thread,
+        at any time, also while another method waits."""
+        ...
+
     def stop(self) -> None:
         """Stop, write what is queued, join every thread, close every engine. Safe to call twice, and again
-        after it was interrupted."""
+        after it was interrupted.
+
+        Raises :class:`EngineError` if a native call does not come back. Whatever does not wait for it is closed
+        by then.
+        """
         ...
 
 
