@@ -82,7 +82,9 @@ def ultralytics(name: str) -> Pair:
         run = session(Path(path).read_bytes())
 
     def dense(outputs: dict[str, np.ndarray], least: float) -> Found:
-        return non_max_suppression(doubled(outputs), least, 0.45, max_det=3000)[0].numpy()
+        return non_max_suppression(
+            doubled(outputs), least, 0.45, max_det=3000, nc=model.model.model[-1].nc, end2end=whole
+        )[0].numpy()[:, :6]
 
     def detr(outputs: dict[str, np.ndarray], least: float) -> Found:
         pred = torch.tensor(next(iter(outputs.values())))[0]
@@ -92,7 +94,9 @@ def ultralytics(name: str) -> Pair:
 
     if name.startswith("rtdetr"):
         return Pair("end2end", run, detr, decode={"box_format": "cxcywh", "box_unit": "relative"})
-    return Pair("end2end" if whole else "yolov8", run, dense)
+    extra = {"pose": 51, "seg": 32}.get(name.rpartition("-")[2], 0)
+    classes = model.model.model[-1].nc
+    return Pair("end2end" if whole else "yolov8", run, dense, classes=classes, decode={"extra": extra})
 
 
 def yolov5(_: str) -> Pair:
@@ -405,6 +409,7 @@ PAIRS: dict[str, Callable[[str], Pair]] = {
     **dict.fromkeys(
         ("yolov5nu", "yolov8n", "yolov9t", "yolo11n", "yolo12n", "yolov10n", "yolo26n"), ultralytics
     ),
+    **dict.fromkeys(("yolo11n-pose", "yolo11n-seg", "yolo26n-pose", "yolo26n-seg"), ultralytics),
     "rtdetr-l": ultralytics,
     "yolox": yolox,
     "yolox-decoded": yolox,

@@ -30,8 +30,8 @@ from edgectl.pipelines.tasks import load_task, task_names
 __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
-_READ_TASK = "detect"
-"""The task of Ultralytics that a decoder here reads."""
+_WITH_BOXES = ("detect", "pose", "segment")
+"""The tasks of Ultralytics whose boxes a decoder reads."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _FamilyFit:
     """A family that fits. ``classes``: that the outputs speak of; None where they do not tell."""
 
     task: str
@@ -117,8 +117,8 @@ def look_at(model: ModelProto, shapes: Mapping[str, Shape]) -> Seen:
 
 def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     """:func:`guess_task`, without a run. Raises :class:`UsageError`."""
-    theirs = seen.metadata.get("task", _READ_TASK)
-    if theirs != _READ_TASK:
+    theirs = seen.metadata.get("task", _WITH_BOXES[0])
+    if theirs not in _WITH_BOXES:
         raise UsageError(
             f"the model's metadata says that its task is {theirs!r}, which no decoder reads",
             hint="--task tensor builds it all the same, and decodes nothing",
@@ -147,7 +147,7 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     )
 
 
-def _made(fit: _Fit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
+def _made(fit: _FamilyFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
     task = load_task(fit.task)
     update: dict[str, Any] = {"labels": labels}
     if fit.decode:
@@ -161,7 +161,7 @@ def _made(fit: _Fit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str
     return task.model_copy(update=update), f"--task {fit.task} was guessed: {fit.why}{said}{size}"
 
 
-def _labels(fit: _Fit, seen: Seen) -> tuple[str, ...] | None:
+def _labels(fit: _FamilyFit, seen: Seen) -> tuple[str, ...] | None:
     """Labels of a fit; None where nothing says them, or they are not as many as the classes."""
     own = load_task(fit.task).labels
     if seen.names is not None:
@@ -223,28 +223,49 @@ def _size(array: NDArray[Any]) -> str:
 # ---- families ---------------------------------------------------------------------------------------------
 
 
-def _ultralytics(seen: Seen) -> Iterator[_Fit]:
+def _ultralytics(seen: Seen) -> Iterator[_FamilyFit]:
     """Ultralytics says itself what it is; its YOLOv5 repository only has names and strides."""
-    names, out = seen.names, _only(seen)
-    if names is None or "stride" not in seen.metadata or out is None or out.ndim != 3:
+    names, kind = seen.names, seen.metadata.get("task", "")
+    found = [o for o in seen.outputs.values() if o.ndim == 3]
+    if names is None or "stride" not in seen.metadata or len(found) != 1:
         return
+    (out,) = found
     says = seen.metadata.get("description") or "its metadata"
     why = f"{says.strip()}; output {_size(out)}"
-    n = len(names)
-    if "task" not in seen.metadata:
-        if out.shape[2] == 5 + n:
-            yield _Fit("yolov5", why, n)
+    n, columns = len(names), out.shape[2]
+    if not kind:
+        if columns == 5 + n:
+            yield _FamilyFit("yolov5", why, n)
         return
+    extra = _extra(seen) if kind != "detect" else 0
+    if extra is None:
+        return
+    options = {"extra": extra} if extra else {}
+    if extra:
+        why += f", of which the boxes are read and the {'points' if kind == 'pose' else 'masks'} are not"
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
-    if out.shape[2] == 6 and detr:
-        yield _Fit("rtdetr-ultralytics", why, n)
-    elif out.shape[2] == 6 and out.shape[1] != 4 + n:
-        yield _Fit("yolo26", why, n)
-    elif 4 + n in out.shape[1:] and not detr:
-        yield _Fit("yolov8", why, n)
+    if columns == 6 and detr:
+        yield _FamilyFit("rtdetr-ultralytics", why, n)
+    elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
+        yield _FamilyFit("yolo26", why, n, options)
+    elif 4 + n + extra in out.shape[1:] and not detr:
+        yield _FamilyFit("yolov8", why, n, options)
 
 
-def _grids(seen: Seen) -> Iterator[_Fit]:
+def _extra(seen: Seen) -> int | None:
+    """Numbers of a box after its classes: points by the metadata, mask coefficients by the prototypes; None where
+    nothing tells."""
+    if seen.metadata["task"] == "segment":
+        maps = [o for o in seen.outputs.values() if o.ndim == 4]
+        return int(maps[0].shape[1]) if len(maps) == 1 else None
+    try:
+        points, numbers = (int(v) for v in ast.literal_eval(seen.metadata.get("kpt_shape", "")))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return points * numbers
+
+
+def _grids(seen: Seen) -> Iterator[_FamilyFit]:
     """One output with a row for each cell of the grids of 8, 16 and 32 pixels (and 64)."""
     out = _only(seen)
     if out is None or out.ndim != 3 or "stride" in seen.metadata:
@@ -253,43 +274,47 @@ def _grids(seen: Seen) -> Iterator[_Fit]:
     rows, columns = out.shape[1:]
     what = f"output {_size(out)}"
     if columns == n and 4 < rows != n:
-        yield _Fit("yolov8", f"{what}: 4+C rows for {n} cells", rows - 4)
+        yield _FamilyFit("yolov8", f"{what}: 4+C rows for {n} cells", rows - 4)
     if rows == n and columns > 4:
-        yield _Fit("yolov8", f"{what}: 4+C columns for {n} cells", columns - 4)
+        yield _FamilyFit("yolov8", f"{what}: 4+C columns for {n} cells", columns - 4)
     if rows == n and columns > 5:
         # boxes lie all over the picture, offsets near zero
         decoded = bool(np.median(np.abs(out[..., :2])) > 0.1 * min(seen.width, seen.height))
         kind = "boxes" if decoded else "raw grid"
-        yield _Fit("yolox", f"{what}: 5+C columns for {n} cells, {kind}", columns - 5, {"decoded": decoded})
+        yield _FamilyFit(
+            "yolox", f"{what}: 5+C columns for {n} cells, {kind}", columns - 5, {"decoded": decoded}
+        )
     if rows == 3 * n and columns > 5:
-        yield _Fit("yolov5", f"{what}: 5+C columns for 3 anchors in {n} cells", columns - 5)
+        yield _FamilyFit("yolov5", f"{what}: 5+C columns for 3 anchors in {n} cells", columns - 5)
     if rows == n and columns > 32:
         old = {"strides": (8, 16, 32), "centre": 0.5}
-        yield _Fit("nanodet", f"{what}: C+32 columns for {n} cells", columns - 32, old)
+        yield _FamilyFit("nanodet", f"{what}: C+32 columns for {n} cells", columns - 32, old)
     more = seen.cells(8, 16, 32, 64)
     if rows == more and columns > 32:
-        yield _Fit("nanodet", f"{what}: C+32 columns for {more} cells", columns - 32)
+        yield _FamilyFit("nanodet", f"{what}: C+32 columns for {more} cells", columns - 32)
 
 
-def _fastestdet(seen: Seen) -> Iterator[_Fit]:
+def _fastestdet(seen: Seen) -> Iterator[_FamilyFit]:
     out = _only(seen)
     grid = (seen.height // 16, seen.width // 16)
     if out is not None and out.ndim == 4 and out.shape[2:] == grid and out.shape[1] > 5:
-        yield _Fit("fastestdet", f"output {_size(out)}: 5+C maps of cells of 16 pixels", out.shape[1] - 5)
+        yield _FamilyFit(
+            "fastestdet", f"output {_size(out)}: 5+C maps of cells of 16 pixels", out.shape[1] - 5
+        )
 
 
-def _end2end(seen: Seen) -> Iterator[_Fit]:
+def _end2end(seen: Seen) -> Iterator[_FamilyFit]:
     out = _only(seen)
     if out is not None and out.ndim == 3 and out.shape[2] == 6 and "stride" not in seen.metadata:
-        yield _Fit("yolo26", f"output {_size(out)}: box, score, class")
+        yield _FamilyFit("yolo26", f"output {_size(out)}: box, score, class")
 
 
-def _detr(seen: Seen) -> Iterator[_Fit]:
+def _detr(seen: Seen) -> Iterator[_FamilyFit]:
     for task, logits, boxes in (("rtdetr-raw", "logits", "pred_boxes"), ("rfdetr", "labels", "dets")):
         found = [seen.outputs.get(n) for n in (logits, boxes)]
         scores, at = found
         if scores is not None and at is not None and scores.ndim == at.ndim == 3 and at.shape[2] == 4:
-            yield _Fit(
+            yield _FamilyFit(
                 task,
                 f"outputs {logits} {_size(scores)} and {boxes} {_size(at)}",
                 scores.shape[2],
@@ -297,27 +322,27 @@ def _detr(seen: Seen) -> Iterator[_Fit]:
             )
 
 
-def _deployed_detr(seen: Seen) -> Iterator[_Fit]:
+def _deployed_detr(seen: Seen) -> Iterator[_FamilyFit]:
     if {"labels", "boxes", "scores"} <= set(seen.outputs):
         boxes = seen.outputs["boxes"]
         if boxes.ndim == 3 and boxes.shape[2] == 4 and seen.outputs["scores"].ndim == 2:
-            yield _Fit("rtdetr", f"outputs labels, boxes {_size(boxes)}, scores", seen.counted)
+            yield _FamilyFit("rtdetr", f"outputs labels, boxes {_size(boxes)}, scores", seen.counted)
 
 
-def _silero(seen: Seen) -> Iterator[_Fit]:
+def _silero(seen: Seen) -> Iterator[_FamilyFit]:
     if {"input", "state"} <= set(seen.inputs) and {"output", "stateN"} <= set(seen.output_dims):
-        yield _Fit("silero-vad", "inputs input and state, outputs output and stateN")
+        yield _FamilyFit("silero-vad", "inputs input and state, outputs output and stateN")
 
 
-def _keyword(seen: Seen) -> Iterator[_Fit]:
+def _keyword(seen: Seen) -> Iterator[_FamilyFit]:
     if len(seen.inputs) == len(seen.output_dims) == 1:
         ((name, dims),) = seen.inputs.items()
         ((_, out),) = seen.output_dims.items()
         if dims[1:] in ((49, 10, 1), (49, 10)) and len(out) == 2:
-            yield _Fit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
+            yield _FamilyFit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
 
 
-_FAMILIES: tuple[Callable[[Seen], Iterator[_Fit]], ...] = (
+_FAMILIES: tuple[Callable[[Seen], Iterator[_FamilyFit]], ...] = (
     _ultralytics,
     _grids,
     _fastestdet,
