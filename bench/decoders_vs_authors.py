@@ -73,7 +73,7 @@ def ultralytics(name: str) -> Pair:
         for convs in getattr(head, branch, None) or []:
             # no score of exactly 1: of two such classes nobody says which is the best
             convs[-1].bias.data.fill_(-2.0)
-            convs[-1].weight.data.mul_(0.4)
+            convs[-1].weight.data.mul_(0.15)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), quietly():
         # without nms=False the newest versions export the head that still needs suppression
         path = model.export(

@@ -208,6 +208,7 @@ def test_where_none_fits_the_tasks_are_named() -> None:
         guess_task(head(da=(1, 2, 320, 320), ll=(1, 2, 320, 320)), {})
     assert "yolox" in str(caught.value.hint)
     assert "--task tensor" in str(caught.value.hint)
+    assert "edge-detector" not in str(caught.value.hint)  # a base that nobody can use as it is
 
 
 def test_a_model_that_takes_no_picture_is_not_run() -> None:

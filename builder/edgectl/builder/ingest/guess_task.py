@@ -25,7 +25,7 @@ from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.engines.finalise.open import open_model
-from edgectl.pipelines.tasks import load_task, task_names
+from edgectl.pipelines.tasks import load_task, usable_tasks
 
 __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
@@ -110,7 +110,7 @@ def look_at(model: ModelProto, shapes: Mapping[str, Shape]) -> Seen:
     except EngineError as e:
         raise UsageError(
             f"the task cannot be guessed: the model does not run on a picture of {width}x{height}: {e.message}",
-            hint=f"give --task; there are {', '.join(task_names())}, or a TOML file",
+            hint=f"give --task; there are {', '.join(usable_tasks())}, or a TOML file",
         ) from e
     return Seen(inputs, seen.output_dims, outputs, width, height, seen.metadata, seen.counted)
 
@@ -127,7 +127,7 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     if not fits:
         raise UsageError(
             f"the task cannot be guessed: no family of models has the outputs {_shown(seen)}",
-            hint=f"give --task: {', '.join(task_names())}, or a TOML file; --task tensor takes any model and decodes nothing",
+            hint=f"give --task: {', '.join(usable_tasks())}, or a TOML file; --task tensor takes any model and decodes nothing",
         )
     named = [(f, labels) for f in fits if (labels := _labels(f, seen)) is not None]
     if len(named) == 1:
