@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from support.pipelines import BoxEngine, OrtEngine, box_task
+from support.pipelines import BoxEngine, OrtEngine, box_task, make_variant
 
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.sources import open_source
+from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.decode.boxes_scores import BoxesScores
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
 
 META = LetterboxMeta(1.0, 1.0, 0, 0, 64, 64, 64, 64)
@@ -228,15 +229,16 @@ def test_the_real_fastestdet_finds_the_person(shared: Path) -> None:
     np.testing.assert_allclose(found.xyxy[0], [379, 7, 522, 377], atol=25)
 
 
-def test_a_decoder_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be another package's. What it fails with is an engine's failure, never an empty scene."""
 
     def fail(self: object, outputs: object, meta: object) -> None:
         raise ZeroDivisionError("no scores")
 
     monkeypatch.setattr(BoxesScores, "__call__", fail)
-    config = SimpleNamespace(task=box_task())
+    slot = PartVariant(make_variant(tmp_path, box_task()))
     engine = BoxEngine(lambda _: [])
+    pool = EnginePool()
     with pytest.raises(EngineError, match="the decoder 'boxes-scores' failed: ZeroDivisionError: no scores"):
-        Detector(config, engine)  # type: ignore[arg-type]
+        Detector(slot, pool.join(slot.variant, lambda _: engine))
     assert engine.closed.is_set()

@@ -63,7 +63,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class _FamilyFit:
+class _TaskFit:
     """A family that fits. ``classes``: that the outputs speak of; None where they do not tell."""
 
     task: str
@@ -147,7 +147,7 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     )
 
 
-def _made(fit: _FamilyFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
+def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
     task = load_task(fit.task)
     update: dict[str, Any] = {"labels": labels}
     if fit.decode:
@@ -161,7 +161,7 @@ def _made(fit: _FamilyFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpe
     return task.model_copy(update=update), f"--task {fit.task} was guessed: {fit.why}{said}{size}"
 
 
-def _labels(fit: _FamilyFit, seen: Seen) -> tuple[str, ...] | None:
+def _labels(fit: _TaskFit, seen: Seen) -> tuple[str, ...] | None:
     """Labels of a fit; None where nothing says them, or they are not as many as the classes."""
     own = load_task(fit.task).labels
     if seen.names is not None:
@@ -223,7 +223,7 @@ def _size(array: NDArray[Any]) -> str:
 # ---- families ---------------------------------------------------------------------------------------------
 
 
-def _ultralytics(seen: Seen) -> Iterator[_FamilyFit]:
+def _ultralytics(seen: Seen) -> Iterator[_TaskFit]:
     """Ultralytics says itself what it is; its YOLOv5 repository only has names and strides."""
     names, kind = seen.names, seen.metadata.get("task", "")
     found = [o for o in seen.outputs.values() if o.ndim == 3]
@@ -235,7 +235,7 @@ def _ultralytics(seen: Seen) -> Iterator[_FamilyFit]:
     n, columns = len(names), out.shape[2]
     if not kind:
         if columns == 5 + n:
-            yield _FamilyFit("yolov5", why, n)
+            yield _TaskFit("yolov5", why, n)
         return
     extra = _extra(seen) if kind != "detect" else 0
     if extra is None:
@@ -245,11 +245,11 @@ def _ultralytics(seen: Seen) -> Iterator[_FamilyFit]:
         why += f", of which the boxes are read and the {'points' if kind == 'pose' else 'masks'} are not"
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
     if columns == 6 and detr:
-        yield _FamilyFit("rtdetr-ultralytics", why, n)
+        yield _TaskFit("rtdetr-ultralytics", why, n)
     elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
-        yield _FamilyFit("yolo26", why, n, options)
+        yield _TaskFit("yolo26", why, n, options)
     elif 4 + n + extra in out.shape[1:] and not detr:
-        yield _FamilyFit("yolov8", why, n, options)
+        yield _TaskFit("yolov8", why, n, options)
 
 
 def _extra(seen: Seen) -> int | None:
@@ -265,7 +265,7 @@ def _extra(seen: Seen) -> int | None:
     return points * numbers
 
 
-def _grids(seen: Seen) -> Iterator[_FamilyFit]:
+def _grids(seen: Seen) -> Iterator[_TaskFit]:
     """One output with a row for each cell of the grids of 8, 16 and 32 pixels (and 64)."""
     out = _only(seen)
     if out is None or out.ndim != 3 or "stride" in seen.metadata:
@@ -274,47 +274,45 @@ def _grids(seen: Seen) -> Iterator[_FamilyFit]:
     rows, columns = out.shape[1:]
     what = f"output {_size(out)}"
     if columns == n and 4 < rows != n:
-        yield _FamilyFit("yolov8", f"{what}: 4+C rows for {n} cells", rows - 4)
+        yield _TaskFit("yolov8", f"{what}: 4+C rows for {n} cells", rows - 4)
     if rows == n and columns > 4:
-        yield _FamilyFit("yolov8", f"{what}: 4+C columns for {n} cells", columns - 4)
+        yield _TaskFit("yolov8", f"{what}: 4+C columns for {n} cells", columns - 4)
     if rows == n and columns > 5:
         # boxes lie all over the picture, offsets near zero
         decoded = bool(np.median(np.abs(out[..., :2])) > 0.1 * min(seen.width, seen.height))
         kind = "boxes" if decoded else "raw grid"
-        yield _FamilyFit(
+        yield _TaskFit(
             "yolox", f"{what}: 5+C columns for {n} cells, {kind}", columns - 5, {"decoded": decoded}
         )
     if rows == 3 * n and columns > 5:
-        yield _FamilyFit("yolov5", f"{what}: 5+C columns for 3 anchors in {n} cells", columns - 5)
+        yield _TaskFit("yolov5", f"{what}: 5+C columns for 3 anchors in {n} cells", columns - 5)
     if rows == n and columns > 32:
         old = {"strides": (8, 16, 32), "centre": 0.5}
-        yield _FamilyFit("nanodet", f"{what}: C+32 columns for {n} cells", columns - 32, old)
+        yield _TaskFit("nanodet", f"{what}: C+32 columns for {n} cells", columns - 32, old)
     more = seen.cells(8, 16, 32, 64)
     if rows == more and columns > 32:
-        yield _FamilyFit("nanodet", f"{what}: C+32 columns for {more} cells", columns - 32)
+        yield _TaskFit("nanodet", f"{what}: C+32 columns for {more} cells", columns - 32)
 
 
-def _fastestdet(seen: Seen) -> Iterator[_FamilyFit]:
+def _fastestdet(seen: Seen) -> Iterator[_TaskFit]:
     out = _only(seen)
     grid = (seen.height // 16, seen.width // 16)
     if out is not None and out.ndim == 4 and out.shape[2:] == grid and out.shape[1] > 5:
-        yield _FamilyFit(
-            "fastestdet", f"output {_size(out)}: 5+C maps of cells of 16 pixels", out.shape[1] - 5
-        )
+        yield _TaskFit("fastestdet", f"output {_size(out)}: 5+C maps of cells of 16 pixels", out.shape[1] - 5)
 
 
-def _end2end(seen: Seen) -> Iterator[_FamilyFit]:
+def _end2end(seen: Seen) -> Iterator[_TaskFit]:
     out = _only(seen)
     if out is not None and out.ndim == 3 and out.shape[2] == 6 and "stride" not in seen.metadata:
-        yield _FamilyFit("yolo26", f"output {_size(out)}: box, score, class")
+        yield _TaskFit("yolo26", f"output {_size(out)}: box, score, class")
 
 
-def _detr(seen: Seen) -> Iterator[_FamilyFit]:
+def _detr(seen: Seen) -> Iterator[_TaskFit]:
     for task, logits, boxes in (("rtdetr-raw", "logits", "pred_boxes"), ("rfdetr", "labels", "dets")):
         found = [seen.outputs.get(n) for n in (logits, boxes)]
         scores, at = found
         if scores is not None and at is not None and scores.ndim == at.ndim == 3 and at.shape[2] == 4:
-            yield _FamilyFit(
+            yield _TaskFit(
                 task,
                 f"outputs {logits} {_size(scores)} and {boxes} {_size(at)}",
                 scores.shape[2],
@@ -322,27 +320,27 @@ def _detr(seen: Seen) -> Iterator[_FamilyFit]:
             )
 
 
-def _deployed_detr(seen: Seen) -> Iterator[_FamilyFit]:
+def _deployed_detr(seen: Seen) -> Iterator[_TaskFit]:
     if {"labels", "boxes", "scores"} <= set(seen.outputs):
         boxes = seen.outputs["boxes"]
         if boxes.ndim == 3 and boxes.shape[2] == 4 and seen.outputs["scores"].ndim == 2:
-            yield _FamilyFit("rtdetr", f"outputs labels, boxes {_size(boxes)}, scores", seen.counted)
+            yield _TaskFit("rtdetr", f"outputs labels, boxes {_size(boxes)}, scores", seen.counted)
 
 
-def _silero(seen: Seen) -> Iterator[_FamilyFit]:
+def _silero(seen: Seen) -> Iterator[_TaskFit]:
     if {"input", "state"} <= set(seen.inputs) and {"output", "stateN"} <= set(seen.output_dims):
-        yield _FamilyFit("silero-vad", "inputs input and state, outputs output and stateN")
+        yield _TaskFit("silero-vad", "inputs input and state, outputs output and stateN")
 
 
-def _keyword(seen: Seen) -> Iterator[_FamilyFit]:
+def _keyword(seen: Seen) -> Iterator[_TaskFit]:
     if len(seen.inputs) == len(seen.output_dims) == 1:
         ((name, dims),) = seen.inputs.items()
         ((_, out),) = seen.output_dims.items()
         if dims[1:] in ((49, 10, 1), (49, 10)) and len(out) == 2:
-            yield _FamilyFit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
+            yield _TaskFit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
 
 
-_FAMILIES: tuple[Callable[[Seen], Iterator[_FamilyFit]], ...] = (
+_FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _ultralytics,
     _grids,
     _fastestdet,
