@@ -155,6 +155,29 @@ def test_ultralytics_models_of_other_kinds(
     assert guess_task(head(metadata=metadata, output0=output), {})[0].name == task
 
 
+@pytest.mark.parametrize(
+    ("metadata", "outputs", "task", "extra"),
+    [
+        ({"task": "pose", "kpt_shape": [17, 3]}, {"o": (1, 58, N)}, "yolov8", 51),
+        ({"task": "pose", "kpt_shape": [17, 3]}, {"o": (1, 300, 57)}, "yolo26", 51),
+        ({"task": "segment"}, {"o": (1, 39, N), "protos": (1, 32, 80, 80)}, "yolov8", 32),
+        ({"task": "segment"}, {"o": (1, 300, 38), "protos": (1, 32, 80, 80)}, "yolo26", 32),
+    ],
+)
+def test_the_boxes_of_pose_and_segmentation_models_are_read(
+    metadata: dict[str, Any], outputs: dict[str, Any], task: str, extra: int
+) -> None:
+    spec, why = guess_task(head(metadata=ultralytics(**metadata), **outputs), {})
+    assert (spec.name, spec.decode.options["extra"]) == (task, extra)
+    assert "of which the boxes are read" in why
+
+
+@pytest.mark.parametrize("points", ["", "[17]", "17", "x"])
+def test_a_pose_model_that_does_not_say_its_points_is_not_guessed(points: str) -> None:
+    with pytest.raises(UsageError, match="cannot be guessed"):
+        guess_task(head(metadata=ultralytics(task="pose", kpt_shape=points), o=(1, 58, N)), {})
+
+
 def test_a_task_of_ultralytics_that_nothing_here_reads_is_said() -> None:
     with pytest.raises(UsageError, match="its task is 'obb', which no decoder reads"):
         guess_task(head(metadata=ultralytics(task="obb"), output0=(1, 8, N)), {})
@@ -185,6 +208,7 @@ def test_where_none_fits_the_tasks_are_named() -> None:
         guess_task(head(da=(1, 2, 320, 320), ll=(1, 2, 320, 320)), {})
     assert "yolox" in str(caught.value.hint)
     assert "--task tensor" in str(caught.value.hint)
+    assert "edge-detector" not in str(caught.value.hint)  # a base that nobody can use as it is
 
 
 def test_a_model_that_takes_no_picture_is_not_run() -> None:

@@ -106,6 +106,18 @@ def of_end2end(rng: np.random.Generator) -> tuple[Outputs, list[Row]]:
     return {"o": out[None]}, [(tuple(map(float, r[:4])), float(r[4]), int(r[5])) for r in out]
 
 
+def of_yolov8_segment(rng: np.random.Generator) -> tuple[Outputs, list[Row]]:
+    """Coefficients above any score beside the classes, and prototypes beside the boxes."""
+    outputs, rows = of_yolov8(rng)
+    out = np.concatenate([outputs["o"], np.full((1, 32, 40), 2, np.float32)], axis=1)
+    return {"o": out, "protos": np.ones((1, 32, 8, 8), np.float32)}, rows
+
+
+def of_end2end_pose(rng: np.random.Generator) -> tuple[Outputs, list[Row]]:
+    outputs, rows = of_end2end(rng)
+    return {"o": np.concatenate([outputs["o"], chances(rng, 1, 20, 51)], axis=2)}, rows
+
+
 def cells(strides: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return [
         (x, y, s) for s in strides for y in range(math.ceil(HEIGHT / s)) for x in range(math.ceil(WIDTH / s))
@@ -230,6 +242,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Callable[..., tuple[Outputs, li
     "yolov8 agnostic": ("yolov8", {"nms": "agnostic"}, "agnostic", of_yolov8),
     "yolov8 without nms": ("yolov8", {"nms": "none"}, "none", of_yolov8),
     "yolov8 turned": ("yolov8", {}, "class", of_yolov8_turned),
+    "yolov8 of a segmentation model": ("yolov8", {"extra": 32}, "class", of_yolov8_segment),
+    "end2end of a pose model": ("end2end", {"extra": 51}, "none", of_end2end_pose),
     "end2end": ("end2end", {}, "none", of_end2end),
     "end2end suppressed all the same": ("end2end", {"nms": "class"}, "class", of_end2end),
     "yolox": ("yolox", {}, "class", of_yolox),

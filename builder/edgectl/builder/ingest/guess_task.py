@@ -25,13 +25,13 @@ from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.engines.finalise.open import open_model
-from edgectl.pipelines.tasks import load_task, task_names
+from edgectl.pipelines.tasks import load_task, usable_tasks
 
 __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
-_READ_TASK = "detect"
-"""The task of Ultralytics that a decoder here reads."""
+_WITH_BOXES = ("detect", "pose", "segment")
+"""The tasks of Ultralytics whose boxes a decoder reads."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,15 @@ def look_at(model: ModelProto, shapes: Mapping[str, Shape]) -> Seen:
     except EngineError as e:
         raise UsageError(
             f"the task cannot be guessed: the model does not run on a picture of {width}x{height}: {e.message}",
-            hint=f"give --task; there are {', '.join(task_names())}, or a TOML file",
+            hint=f"give --task; there are {', '.join(usable_tasks())}, or a TOML file",
         ) from e
     return Seen(inputs, seen.output_dims, outputs, width, height, seen.metadata, seen.counted)
 
 
 def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     """:func:`guess_task`, without a run. Raises :class:`UsageError`."""
-    theirs = seen.metadata.get("task", _READ_TASK)
-    if theirs != _READ_TASK:
+    theirs = seen.metadata.get("task", _WITH_BOXES[0])
+    if theirs not in _WITH_BOXES:
         raise UsageError(
             f"the model's metadata says that its task is {theirs!r}, which no decoder reads",
             hint="--task tensor builds it all the same, and decodes nothing",
@@ -127,7 +127,7 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     if not fits:
         raise UsageError(
             f"the task cannot be guessed: no family of models has the outputs {_shown(seen)}",
-            hint=f"give --task: {', '.join(task_names())}, or a TOML file; --task tensor takes any model and decodes nothing",
+            hint=f"give --task: {', '.join(usable_tasks())}, or a TOML file; --task tensor takes any model and decodes nothing",
         )
     named = [(f, labels) for f in fits if (labels := _labels(f, seen)) is not None]
     if len(named) == 1:
@@ -225,23 +225,44 @@ def _size(array: NDArray[Any]) -> str:
 
 def _ultralytics(seen: Seen) -> Iterator[_TaskFit]:
     """Ultralytics says itself what it is; its YOLOv5 repository only has names and strides."""
-    names, out = seen.names, _only(seen)
-    if names is None or "stride" not in seen.metadata or out is None or out.ndim != 3:
+    names, kind = seen.names, seen.metadata.get("task", "")
+    found = [o for o in seen.outputs.values() if o.ndim == 3]
+    if names is None or "stride" not in seen.metadata or len(found) != 1:
         return
+    (out,) = found
     says = seen.metadata.get("description") or "its metadata"
     why = f"{says.strip()}; output {_size(out)}"
-    n = len(names)
-    if "task" not in seen.metadata:
-        if out.shape[2] == 5 + n:
+    n, columns = len(names), out.shape[2]
+    if not kind:
+        if columns == 5 + n:
             yield _TaskFit("yolov5", why, n)
         return
+    extra = _extra(seen) if kind != "detect" else 0
+    if extra is None:
+        return
+    options = {"extra": extra} if extra else {}
+    if extra:
+        why += f", of which the boxes are read and the {'points' if kind == 'pose' else 'masks'} are not"
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
-    if out.shape[2] == 6 and detr:
+    if columns == 6 and detr:
         yield _TaskFit("rtdetr-ultralytics", why, n)
-    elif out.shape[2] == 6 and out.shape[1] != 4 + n:
-        yield _TaskFit("yolo26", why, n)
-    elif 4 + n in out.shape[1:] and not detr:
-        yield _TaskFit("yolov8", why, n)
+    elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
+        yield _TaskFit("yolo26", why, n, options)
+    elif 4 + n + extra in out.shape[1:] and not detr:
+        yield _TaskFit("yolov8", why, n, options)
+
+
+def _extra(seen: Seen) -> int | None:
+    """Numbers of a box after its classes: points by the metadata, mask coefficients by the prototypes; None where
+    nothing tells."""
+    if seen.metadata["task"] == "segment":
+        maps = [o for o in seen.outputs.values() if o.ndim == 4]
+        return int(maps[0].shape[1]) if len(maps) == 1 else None
+    try:
+        points, numbers = (int(v) for v in ast.literal_eval(seen.metadata.get("kpt_shape", "")))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return points * numbers
 
 
 def _grids(seen: Seen) -> Iterator[_TaskFit]:

@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load_task", "task_names"]
+__all__ = ["load_task", "task_names", "usable_tasks"]
 
 _HERE = Path(__file__).parent
 _MAX_BYTES = 1 << 20
@@ -36,6 +36,11 @@ it."""
 def task_names() -> tuple[str, ...]:
     """The tasks that can be named, in alphabetical order (bases included)."""
     return tuple(sorted(p.stem for p in _HERE.glob("*.toml")))
+
+
+def usable_tasks() -> tuple[str, ...]:
+    """:func:`task_names` without the bases."""
+    return tuple(n for n in task_names() if not tomllib.loads(_text(_named(n))).get("abstract", False))
 
 
 def load_task(name_or_path: str | Path) -> TaskSpec:
