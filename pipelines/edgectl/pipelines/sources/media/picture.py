@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgectl.pipelines.stream.colour import VIDEO, Colour, Matrix, to_bgr
 
-__all__ = ["Picture", "picture_of"]
+__all__ = ["Orientation", "Picture", "picture_of"]
 
 Plane = NDArray[np.uint8]
 
@@ -54,6 +54,9 @@ _TURNS: dict[tuple[int, int, int, int], Callable[[Plane], Any]] = {
 }
 _UPRIGHT = (1, 0, 0, 1)
 
+_LOOK_AGAIN = 25
+_MAX_ROTATIONS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -70,11 +73,35 @@ class Picture:
     """The metadata asks for a turn that is no multiple of 90°: it was not made."""
 
 
-def picture_of(frame: Any, pts: int | None) -> Picture:
+class Orientation:
+    """How the pictures of one stream are set upright.
+
+    Looked up at the first frame, at each change of the rotation, and at key frames at least 25 frames apart. Not at
+    every frame: PyAV's ``side_data`` makes the frame part of a reference cycle, and a picture of 1080p, 3 MB, would
+    then stay until the garbage collector comes by.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Callable[[Plane], Any] | None, bool]] = {}
+        self._since = 0
+
+    def of(self, frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
+        """The turn of an ``av.VideoFrame``, and whether it asks for one that cannot be made."""
+        rotation: int = frame.rotation
+        self._since += 1
+        if rotation not in self._known or (frame.key_frame and self._since >= _LOOK_AGAIN):
+            if len(self._known) >= _MAX_ROTATIONS:
+                self._known.clear()
+            self._known[rotation] = _turn_of(frame)
+            self._since = 0
+        return self._known[rotation]
+
+
+def picture_of(frame: Any, pts: int | None, orientation: Orientation) -> Picture:
     """An ``av.VideoFrame`` as a picture; ``pts`` counts in its time base. Planes are views of the
     decoder's memory wherever nothing has to be done."""
     planes, colour = _planes(frame)
-    turn, tilted = _turn_of(frame)
+    turn, tilted = orientation.of(frame)
     if turn is not None:
         planes = tuple(np.asarray(turn(p)) for p in planes)
     height, width = planes[0].shape[:2]

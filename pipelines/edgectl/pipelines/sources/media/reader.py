@@ -19,7 +19,7 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
-from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.picture import Orientation, Picture, picture_of
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
 __all__ = ["VideoReader", "reason_of"]
@@ -104,6 +104,7 @@ class VideoReader:
         reader stays in control.
         """
         packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+        orientation = Orientation()
         errors, corrupt = self.errors, self.corrupt  # of decoders before this one
         while (packet := next(packets, None)) is not None:
             pictures, error = _decode(packet)
@@ -123,7 +124,7 @@ class VideoReader:
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
                     self.delivered += 1
-                    yield picture_of(picture, best.of(picture.pts, picture.dts))
+                    yield picture_of(picture, best.of(picture.pts, picture.dts), orientation)
                 elif self._low_delay:
                     yield None
             if held is not None:
