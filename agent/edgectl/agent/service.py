@@ -38,10 +38,9 @@ from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
-from edgectl.agent.streams.spool import Spool
 from edgectl.agent.streams.supervised_stream import WorkerCallbacks
 from edgectl.agent.streams.supervisor import WORKER, Supervisor
-from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
+from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
@@ -52,7 +51,9 @@ from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
+from edgectl.link.spool import Kind, Spool, SpoolSender
 from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
+from edgectl.pipelines.stream.events import is_update
 
 __all__ = ["AgentDependencies", "run_agent"]
 
@@ -160,7 +161,12 @@ class _Agent:
             # Once the broker is back, the device is heard within the time that it promised.
             max_backoff_s=min(_MAX_BACKOFF_S, config.heartbeat_s),
         )
-        self._sender = SpoolSender(self._spool, self._link)
+        self._sender = SpoolSender(
+            self._spool,
+            self._link,
+            payload=lambda row: telemetry_payload(row, time.time()),
+            name="telemetry",
+        )
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
             config.pipelines,
@@ -374,7 +380,8 @@ class _Agent:
         payload = json.dumps(event).encode()
         if len(payload) <= _LOGGED_BYTES:
             self._events.append(event)
-        self._put("event", self._topics.event(self._config.name, stream), payload)
+        kind: Kind = "update" if is_update(message.event) else "event"
+        self._put(kind, self._topics.event(self._config.name, stream), payload)
 
     def _on_crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
         """A new engine is the first suspect, then every engine that serves no other stream well."""
@@ -442,9 +449,9 @@ class _Agent:
         )
         self._put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
 
-    def _put(self, kind: str, topic: str, payload: bytes) -> None:
+    def _put(self, kind: Kind, topic: str, payload: bytes) -> None:
         try:
-            self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
+            self._spool.put(kind, topic, payload, time.time())
             self._reporter.storage_works()
         except StorageError as e:
             self._reporter.storage_fails(e)

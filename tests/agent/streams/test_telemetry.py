@@ -7,11 +7,11 @@ import pytest
 from conftest import Broker, free_port, start_mosquitto
 from support.fleet import wait_until
 
-from edgectl.agent.streams.spool import Spool
-from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
+from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.spool import Spool, SpoolSender
 from edgectl.pipelines.host.protocol import Stats
 
 
@@ -90,7 +90,7 @@ def test_spooled_messages_arrive_once_the_broker_is_there_and_are_marked_as_late
     spool.put("tele", "t/tele", Telemetry(epoch=1, seq=1, window_s=1).encode(), now)
     spool.put("event", "t/ev", b'{"event": 1}', now)
     link = Link(BrokerOptions("127.0.0.1", port), "dev")
-    sender = SpoolSender(spool, link, wall=lambda: now + 500)
+    sender = SpoolSender(spool, link, payload=lambda row: telemetry_payload(row, now + 500))
     link.start()
     sender.thread.start()
     received: dict[str, bytes] = {}
@@ -139,7 +139,7 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         watcher.subscribe("t/#", lambda _topic, payload: received.append(payload))
         watcher.connect()
         link.connect()
-        sender = SpoolSender(spool, link, wall=lambda: 1e9 + 500)
+        sender = SpoolSender(spool, link, payload=lambda row: telemetry_payload(row, 1e9 + 500))
         sender.thread.start()
         wait_until(lambda: received, "the one behind it arrives")
         wait_until(lambda: not spool.oldest(1), "both left the spool")

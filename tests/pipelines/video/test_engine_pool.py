@@ -16,7 +16,7 @@ from edgectl.core.errors import EngineError
 from edgectl.pipelines.video import engine_pool
 from edgectl.pipelines.video.engine_pool import EnginePool
 
-FEEDS = {"image": np.zeros((1, 3, 64, 64), np.float32)}
+TENSOR = np.zeros((1, 3, 64, 64), np.float32)
 
 
 class Opener:
@@ -52,7 +52,7 @@ def test_streams_of_one_variant_share_one_engine_until_the_last_leaves(
     assert len(pool.variants()) == len(opener.engines) == 2
     first.close()
     assert not opener.engines[0].closed.is_set()
-    second.run(FEEDS)
+    second.infer([TENSOR])
     second.close()
     assert opener.engines[0].closed.is_set()
     assert not opener.engines[1].closed.is_set()
@@ -106,7 +106,7 @@ def test_a_call_that_hangs_is_seen_and_does_not_hang_the_one_who_leaves(
     double = BoxEngine(hang)
     engine = pool.join(variant, lambda _: double)
     assert pool.stuck() == ()
-    thread = threading.Thread(target=engine.run, args=(FEEDS,))
+    thread = threading.Thread(target=engine.infer, args=([TENSOR],))
     thread.start()
     assert inside.wait(10)
     (stuck,) = pool.stuck()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from edgectl.agent.streams.supervised_stream import SupervisedStream
 from edgectl.agent.streams.worker_life import blames_engine
-from edgectl.agent.streams.worker_process import Place
+from edgectl.agent.streams.worker_process import ProcessSeat
 from edgectl.agent.streams.worker_states import WorkerState
 from edgectl.core.errors import EngineError
 from edgectl.core.wire import Failure, ShadowGate
@@ -33,7 +33,7 @@ def take_engine(
 ) -> None:
     """Wait until the worker runs ``ref`` for ``part``: it swaps, goes back, or starts with it. Raises
     :class:`EngineError`."""
-    asked: Place | None = None
+    asked: ProcessSeat | None = None
     with stream.changed:
         _refusal(stream, part)
         stream.life = replace(stream.life, fault=None)

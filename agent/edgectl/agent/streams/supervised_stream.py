@@ -29,7 +29,7 @@ from edgectl.agent.streams.worker_life import (
     receive,
 )
 from edgectl.agent.streams.worker_pipe import ToWorkerMessage
-from edgectl.agent.streams.worker_process import Place, WorkerProcess
+from edgectl.agent.streams.worker_process import ProcessSeat, WorkerProcess
 from edgectl.agent.streams.worker_sharing import needs_own_worker
 from edgectl.agent.streams.worker_states import SHOWN, WorkerEvent, WorkerState
 from edgectl.core.errors import ProtocolError, StorageError
@@ -104,7 +104,7 @@ class SupervisedStream:
         self._starts = StartCount(stream, journal)
         self.changed = threading.Condition()
         self.life = WorkerLife()
-        self.place: Place | None = None
+        self.place: ProcessSeat | None = None
         """In the worker that takes messages for it; None while it is in none, or about to leave."""
         self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
         """Part → what came of running another engine beside it."""

@@ -1,30 +1,24 @@
-"""Merges the workers' windows into one telemetry message per device, and sends what the spool holds to the broker."""
+"""Merges the workers' windows into one telemetry message per device."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-from edgectl.agent.streams.spool import Spool, SpoolRow
 from edgectl.core.clock import CLOCK_SET_S
-from edgectl.core.errors import EdgectlError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
-from edgectl.link.mqtt import Handle, Link
+from edgectl.link.spool import SpoolRow
 from edgectl.pipelines.host.protocol import Stats
 
-__all__ = ["SpoolSender", "TelemetryCollector", "by_slot", "machine_health"]
+__all__ = ["TelemetryCollector", "by_slot", "machine_health", "telemetry_payload"]
 
-log = logging.getLogger(__name__)
-
-_IN_FLIGHT = 10
 _REPLAY_AFTER_S = 120.0
 
 
@@ -133,53 +127,9 @@ class TelemetryCollector:
         return last.stats.model_copy(update=update)
 
 
-class SpoolSender:
-    """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker
-    acknowledged."""
-
-    def __init__(self, spool: Spool, link: Link, *, wall: Callable[[], float] = time.time) -> None:
-        self._spool = spool
-        self._link = link
-        self._wall = wall
-        self._stop = threading.Event()
-        self._more = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
-
-    def nudge(self) -> None:
-        self._more.set()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._more.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if not self._link.is_up or not self._send():
-                    self._more.wait(0.5)
-                    self._more.clear()
-            except EdgectlError as e:
-                log.warning("telemetry waits: %s", e.message)
-                self._stop.wait(2.0)
-
-    def _send(self) -> bool:
-        """One batch; False if there was nothing to send. What is not acknowledged stays for the next
-        round."""
-        rows = self._spool.oldest(_IN_FLIGHT)
-        sent: list[tuple[SpoolRow, Handle]] = []
-        for row in rows:
-            try:
-                sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
-            except (ValueError, TypeError) as e:
-                # no checksum guards what lies here, and an older agent may have written it
-                log.warning("the spooled message for %r cannot be sent and is dropped: %s", row.topic, e)
-                self._spool.drop(row)
-        for row, handle in sent:
-            if handle.wait(10.0):
-                self._spool.delete(row)
-        return bool(rows)
-
-    def _payload(self, row: SpoolRow) -> bytes:
-        if row.kind == "event" or self._wall() - row.created_s < _REPLAY_AFTER_S:
-            return row.payload
-        return Telemetry.model_validate_json(row.payload).model_copy(update={"replay": True}).encode()
+def telemetry_payload(row: SpoolRow, now_s: float) -> bytes:
+    """What is sent of a row of the spool: telemetry that waited is marked as such. Raises ValueError for what is
+    none any more."""
+    if row.kind != "tele" or now_s - row.created_s < _REPLAY_AFTER_S:
+        return row.payload
+    return Telemetry.model_validate_json(row.payload).model_copy(update={"replay": True}).encode()

@@ -35,7 +35,7 @@ from edgectl.pipelines.host.protocol import (
     parse_from_worker,
 )
 
-__all__ = ["Left", "Place", "WorkerProcess"]
+__all__ = ["Left", "ProcessSeat", "WorkerProcess"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Left:
     """The process ended, and this stream is why."""
 
 
-class Place:
+class ProcessSeat:
     """A stream in a worker. Its thread reads; :class:`WorkerProcess` writes."""
 
     def __init__(self, stream: str, restart: Callable[[str], None]) -> None:
@@ -116,7 +116,7 @@ class WorkerProcess:
         self._stop_s = stop_s
         self._changed = threading.Condition()
         self._pipe: WorkerPipe | None = None
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, ProcessSeat] = {}
         self._ending = False
         """The process is to go: nobody enters."""
         self._kill_at_s = float("inf")
@@ -124,7 +124,9 @@ class WorkerProcess:
         """The stream for which the process was killed, and why."""
         self._left_behind = 0
 
-    def enter(self, start: Start, restart: Callable[[str], None], wanted: Callable[[], bool]) -> Place | None:
+    def enter(
+        self, start: Start, restart: Callable[[str], None], wanted: Callable[[], bool]
+    ) -> ProcessSeat | None:
         """Start a stream in the process, which is started if there is none.
 
         Waits for a process that is about to go, and for its turn; None once it is not ``wanted`` any more.
@@ -140,11 +142,11 @@ class WorkerProcess:
                 self._launch()
             pipe = self._pipe
             assert pipe is not None
-            place = self._places[start.stream] = Place(start.stream, restart)
+            place = self._places[start.stream] = ProcessSeat(start.stream, restart)
         pipe.send(start)
         return place
 
-    def send(self, place: Place, message: ToWorkerMessage) -> None:
+    def send(self, place: ProcessSeat, message: ToWorkerMessage) -> None:
         """To a stream that has a place, if it still has."""
         with self._changed:
             pipe = self._pipe if place.left is None else None
@@ -153,7 +155,7 @@ class WorkerProcess:
         if pipe is not None:
             pipe.send(message)
 
-    def leave(self, place: Place, within_s: float, take: Callable[[FromWorker], None]) -> Left:
+    def leave(self, place: ProcessSeat, within_s: float, take: Callable[[FromWorker], None]) -> Left:
         """Stop a stream and give up its place; ``take`` gets what it says meanwhile.
 
         The process is killed if it does not answer; it ends in good order with the last stream, and is replaced when

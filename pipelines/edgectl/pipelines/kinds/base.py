@@ -15,7 +15,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.shadow import Shadowing
@@ -55,6 +55,8 @@ class PipelineArgs:
     seconds: float | None = None
     """End the stream after so many seconds of the source: capture time, which for a camera is the time on
     the clock."""
+    sinks: tuple[Sink, ...] = ()
+    """Fed beside those that the configuration names, and closed with them, where the kind has pictures."""
     pool: EnginePool = field(default_factory=EnginePool)
     """Where its engines are opened: those of streams with the same pool are opened once. A pool of its own
     unless another is given."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgectl.pipelines.stream.colour import VIDEO, Colour, Matrix, to_bgr
 
-__all__ = ["Orientation", "Picture", "picture_of"]
+__all__ = ["Picture", "Upright", "picture_of"]
 
 Plane = NDArray[np.uint8]
 
@@ -54,9 +54,6 @@ _TURNS: dict[tuple[int, int, int, int], Callable[[Plane], Any]] = {
 }
 _UPRIGHT = (1, 0, 0, 1)
 
-_LOOK_AGAIN = 25
-_MAX_ROTATIONS = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -73,35 +70,31 @@ class Picture:
     """The metadata asks for a turn that is no multiple of 90°: it was not made."""
 
 
-class Orientation:
-    """How the pictures of one stream are set upright.
+class Upright:
+    """How to set the pictures of one decoder upright, by their display matrix (ISO/IEC 14496-12, 8.2.2.3).
 
-    Looked up at the first frame, at each change of the rotation, and at key frames at least 25 frames apart. Not at
-    every frame: PyAV's ``side_data`` makes the frame part of a reference cycle, and a picture of 1080p, 3 MB, would
-    then stay until the garbage collector comes by.
+    The matrix is read of the first picture, and again when its rotation has changed: PyAV ties a frame and its
+    side data into a circle, and each frame whose side data was looked at keeps its memory (3 MB at 1080p) until
+    Python's garbage collector comes by. So a mirroring that begins in mid-stream without a rotation is not seen.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Callable[[Plane], Any] | None, bool]] = {}
-        self._since = 0
+        self._rotation: int | None = None
+        self._found: tuple[Callable[[Plane], Any] | None, bool] = (None, False)
 
-    def of(self, frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
-        """The turn of an ``av.VideoFrame``, and whether it asks for one that cannot be made."""
-        rotation: int = frame.rotation
-        self._since += 1
-        if rotation not in self._known or (frame.key_frame and self._since >= _LOOK_AGAIN):
-            if len(self._known) >= _MAX_ROTATIONS:
-                self._known.clear()
-            self._known[rotation] = _turn_of(frame)
-            self._since = 0
-        return self._known[rotation]
+    def turn_of(self, frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
+        """How to turn a plane, and whether the matrix asks for what is not possible."""
+        rotation = int(frame.rotation)
+        if rotation != self._rotation:
+            self._rotation, self._found = rotation, _turn_of(frame)
+        return self._found
 
 
-def picture_of(frame: Any, pts: int | None, orientation: Orientation) -> Picture:
+def picture_of(frame: Any, pts: int | None, upright: Upright) -> Picture:
     """An ``av.VideoFrame`` as a picture; ``pts`` counts in its time base. Planes are views of the
     decoder's memory wherever nothing has to be done."""
     planes, colour = _planes(frame)
-    turn, tilted = orientation.of(frame)
+    turn, tilted = upright.turn_of(frame)
     if turn is not None:
         planes = tuple(np.asarray(turn(p)) for p in planes)
     height, width = planes[0].shape[:2]
@@ -151,8 +144,7 @@ def _view(plane: Any, channels: int = 1) -> Plane:
 
 
 def _turn_of(frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
-    """How to set the picture upright, by its display matrix (ISO/IEC 14496-12, 8.2.2.3), and whether that
-    was not possible."""
+    """See :class:`Upright`."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None or len(bytes(side)) < 36:
         return None, False
