@@ -154,7 +154,8 @@ def test_camera_that_is_away_is_waited_for_and_one_that_hangs_is_not_the_engines
         told = StreamStats(kind="surveillance", state="outage", reason=reason)
         return Stats(stream="yard", window_s=1, stats=told, rss_mb=1, cpu_s=0, stuck=stuck)
 
-    life = receive(running(), outage("refused"), 9, TIMING)
+    life = receive(running(), outage("refused"), 1, TIMING)
+    life = receive(life, outage("refused"), 9, TIMING)
     assert overdue(life, 18, TIMING, STALL_S) is None
     life = receive(life, outage("stalled", "source"), 18, TIMING)
     late = overdue(life, 20, TIMING, STALL_S)

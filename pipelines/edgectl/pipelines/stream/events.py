@@ -10,10 +10,13 @@ import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgectl.core.uri import redact_values
-from edgectl.pipelines.stream.frame import Stamp
+
+if TYPE_CHECKING:
+    # it brings numpy and OpenCV, which the agent does without
+    from edgectl.pipelines.stream.frame import Stamp
 
 __all__ = ["SCHEMA", "Event", "EventWriter", "is_update"]
 
