@@ -68,6 +68,14 @@ def test_four_points_make_metres_and_the_horizon_has_none() -> None:
     assert GROUND.area_m2(ROAD["picture"]) == pytest.approx(400)
 
 
+def test_a_small_step_in_the_picture_is_so_many_metres() -> None:
+    at = np.array([[0.5, 0.6], [0.3, 0.8], [0.62, 0.35]])
+    for axis in (0, 1):
+        step = np.eye(2)[axis] * 1e-6
+        change = (GROUND.metres_of(at + step) - GROUND.metres_of(at - step)) / 2e-6
+        assert GROUND.metres_per(at)[:, :, axis] == pytest.approx(change, rel=1e-5)
+
+
 def test_nine_of_ten_error_bars_hold_the_true_speed_and_are_narrow() -> None:
     rng = np.random.default_rng(9)
     held, widths = 0, []
