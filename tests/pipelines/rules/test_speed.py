@@ -107,6 +107,18 @@ def test_over_is_said_only_when_the_whole_error_bar_is() -> None:
         assert event.data["over"] is over
 
 
+def test_who_stops_on_the_way_has_a_wide_error_bar_and_is_never_over() -> None:
+    flat = {"picture": [0, 0, 1, 0, 1, 1, 0, 1], "metres": [0, 0, 100, 0, 100, 100, 0, 100]}
+    rules = rule_set({"id": "v", "speed": {"zone": "yard", "limit_mps": 4.0}}, ground=flat)
+
+    def where(t: float) -> list:  # type: ignore[type-arg]
+        return [thing(1, 150 + 100 * (min(t, 2) + max(0, t - 12)), 500, 1)]
+
+    (event,) = of(play(rules, where, 19, sigma=1), "speed")
+    assert event.data["error_mps"] > 1.0
+    assert event.data["over"] is False
+
+
 def test_who_was_hardly_seen_has_no_speed() -> None:
     flat = {"picture": [0, 0, 1, 0, 1, 1, 0, 1], "metres": [0, 0, 100, 0, 100, 100, 0, 100]}
     rules = rule_set({"id": "v", "speed": {"zone": "yard"}}, ground=flat)

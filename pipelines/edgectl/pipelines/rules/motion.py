@@ -1,8 +1,9 @@
 """How each track moves, from where its foot was seen: speed, and how much it trembles. Computed once a frame for
 all rules.
 
-A straight walk is fitted to the last sightings by least squares, the older the less they count (time constant
-:data:`_FADE_S`). What is left over is the tremble: noise of the detector, in pixels. Where little was seen yet, a
+Speed is the slope of a straight walk fitted to the last sightings by least squares, the older the less they count
+(time constant :data:`_FADE_S`). Tremble is noise of the detector: how far each sighting lies beside the straight way
+between the one before and the one after. Who turns, stops or runs off does not tremble. Where little was seen yet, a
 usual tremble is assumed (:data:`_USUAL`, as :data:`_USUAL_WORTH` sightings).
 """
 
@@ -21,6 +22,10 @@ __all__ = ["Motion", "MotionEstimator", "still"]
 F64 = NDArray[np.float64]
 
 _FADE_S = 1.0
+_TREMBLE_FADE_S = 5.0
+_ALIKE = 1.4
+"""A tracker's boxes err alike from frame to frame: they tremble by so much more than three of them show (1.2 to 1.45
+at 8 to 25 frames a second)."""
 _USUAL = 0.08
 """Of a box's height."""
 _USUAL_WORTH = 1.5
@@ -37,19 +42,19 @@ class Motion:
     """In the order of the tracks. Pixels and seconds; the foot is the bottom centre of the box. Each figure is
     computed when a rule asks for it."""
 
-    def __init__(self, sums: F64, heights: F64) -> None:
-        """``sums``: (7, N, 2) as above; all zero for a track of which nothing is known."""
+    def __init__(self, sums: F64, rough: F64, heights: F64) -> None:
+        """``sums``: (7, N, 2) as above; ``rough``: (2, N, 2), weights and squares of what lies beside the way. All
+        zero for a track of which nothing is known."""
+        self._rough = rough
         self._w, self._ww, self._wu, self._wuu, self._wz, self._wuz, self._wzz = sums
         self._heights = heights
 
     @cached_property
     def jitter(self) -> F64:
-        """(N, 2): standard deviation of the foot's x and y around a steady walk."""
-        w, wz = self._weight, self._wz
-        rest = self._wzz - wz * wz / w - self.velocity * self._common
+        """(N, 2): standard deviation of the foot's x and y around its way."""
         usual = (_USUAL * self._heights[:, None]) ** 2
-        free = np.maximum(w - 2 * self._ww / w, 0.0)
-        jitter = np.sqrt((_USUAL_WORTH * usual + np.maximum(rest, 0.0)) / (_USUAL_WORTH + free))
+        weight, squares = self._rough
+        jitter = np.sqrt((_USUAL_WORTH * usual + _ALIKE**2 * squares) / (_USUAL_WORTH + weight))
         most: F64 = np.minimum(jitter, _MOST * self._heights[:, None])
         return most
 
@@ -62,8 +67,13 @@ class Motion:
     @cached_property
     def velocity_error(self) -> F64:
         """(N, 2): standard deviation of :attr:`velocity`; infinite where it was seen once only."""
+        w, wz = self._weight, self._wz
+        rest = np.maximum(self._wzz - wz * wz / w - self.velocity * self._common, 0.0)
+        free = np.maximum(w - 2 * self._ww / w, 0.0)
+        usual = (_USUAL * self._heights[:, None]) ** 2
+        variance = (_USUAL_WORTH * usual + rest) / (_USUAL_WORTH + free)
         spread = np.maximum(self._spread, _LEAST_SPREAD)
-        error = self.jitter * np.sqrt(self._ww / (self._weight * spread))
+        error = np.sqrt(variance * self._ww / (w * spread))
         return np.where(self._spread > _LEAST_SPREAD, error, np.inf)
 
     @cached_property
@@ -84,7 +94,8 @@ class Motion:
 
 def still(tracks: Tracks) -> Motion:
     """Of tracks of which nothing is known: the usual tremble, no speed."""
-    return Motion(np.zeros((_SUMS, len(tracks), 2)), _heights(tracks.xyxy))
+    n = len(tracks)
+    return Motion(np.zeros((_SUMS, n, 2)), np.zeros((2, n, 2)), _heights(tracks.xyxy))
 
 
 class MotionEstimator:
@@ -95,6 +106,9 @@ class MotionEstimator:
         self._last: F64 = np.empty(0)
         self._from: F64 = np.empty((0, 2))
         self._sums: F64 = np.empty((_SUMS, 0, 2))
+        self._rough: F64 = np.empty((2, 0, 2))
+        self._two: F64 = np.empty((0, 2, 3))
+        """The last two sightings: x, y from where it was first seen, and time; the earlier one first."""
         self._size: tuple[int, int] | None = None
 
     def step(self, tracks: Tracks, t: float) -> Motion:
@@ -110,7 +124,7 @@ class MotionEstimator:
             else:
                 rows = np.nonzero(tracks.seen)[0]
                 self._add(rows, feet[rows], t)
-        return Motion(self._sums, _heights(tracks.xyxy))
+        return Motion(self._sums, self._rough, _heights(tracks.xyxy))
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -118,6 +132,8 @@ class MotionEstimator:
             "last": self._last.tolist(),
             "from": self._from.tolist(),
             "sums": self._sums.tolist(),
+            "rough": self._rough.tolist(),
+            "two": self._two.tolist(),
             "size": self._size,
         }
 
@@ -126,6 +142,8 @@ class MotionEstimator:
         self._ids, self._last = np.array(state["ids"], np.int64), np.array(state["last"], np.float64)
         self._from = np.array(state["from"], np.float64).reshape(n, 2)
         self._sums = np.array(state["sums"], np.float64).reshape(_SUMS, n, 2)
+        self._rough = np.array(state["rough"], np.float64).reshape(2, n, 2)
+        self._two = np.array(state["two"], np.float64).reshape(n, 2, 3)
         self._size = None if state["size"] is None else (int(state["size"][0]), int(state["size"][1]))
 
     def _align(self, tracks: Tracks) -> None:
@@ -137,7 +155,10 @@ class MotionEstimator:
         last, start, sums = np.zeros(n), np.zeros((n, 2)), np.zeros((_SUMS, n, 2))
         old = np.searchsorted(self._ids, tracks.ids[known])
         last[known], start[known], sums[:, known] = self._last[old], self._from[old], self._sums[:, old]
+        rough, two = np.zeros((2, n, 2)), np.zeros((n, 2, 3))
+        rough[:, known], two[known] = self._rough[:, old], self._two[old]
         self._ids, self._last, self._from, self._sums = tracks.ids.copy(), last, start, sums
+        self._rough, self._two = rough, two
         self._size = size
 
     def _add(self, rows: Any, at: F64, t: float) -> None:
@@ -147,9 +168,11 @@ class MotionEstimator:
             fresh = np.arange(len(self._ids))[rows][w[:, 0] == 0]
             self._from[fresh] = at[w[:, 0] == 0]
             self._last[fresh] = t
+            self._two[fresh, :, 2] = t
         dt = (t - self._last[rows])[:, None]
         fade = np.exp(-dt / _FADE_S)
         z = at - self._from[rows]
+        self._beside(rows, z, t, dt)
         back = dt * w
         sums = np.empty((_SUMS, *z.shape))
         sums[0] = fade * w + 1
@@ -166,6 +189,26 @@ class MotionEstimator:
             self._sums = self._sums.copy()
             self._sums[:, rows] = sums
         self._last[rows] = t
+
+    def _beside(self, rows: Any, z: F64, t: float, dt: F64) -> None:
+        """How far the sighting before lies beside the way from the one before it to this one."""
+        two = self._two[rows]
+        first, middle = two[:, 0], two[:, 1]
+        whole = t - first[:, 2:]
+        share = (middle[:, 2:] - first[:, 2:]) / np.maximum(whole, 1e-9)
+        known = (share > 0) & (share < 1)
+        beside = middle[:, :2] - (1 - share) * first[:, :2] - share * z
+        weight = known.astype(np.float64)
+        # of three places with the same tremble
+        square = weight * beside * beside / (1 + (1 - share) ** 2 + share * share)
+        fade = np.exp(-dt / _TREMBLE_FADE_S)
+        rough = self._rough.copy()
+        rough[0, rows] = fade * rough[0, rows] + weight
+        rough[1, rows] = fade * rough[1, rows] + square
+        self._rough = rough
+        self._two[rows, 0] = middle
+        self._two[rows, 1, :2] = z
+        self._two[rows, 1, 2] = t
 
 
 def _heights(xyxy: NDArray[np.floating[Any]]) -> F64:
