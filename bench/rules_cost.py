@@ -24,6 +24,7 @@ ZONES: dict[str, Any] = {
     "yard": {"polygon": [0.1, 0.45, 0.8, 0.4, 0.9, 0.95, 0.05, 0.98]},
     "door": {"polygon": [0.4, 0.1, 0.6, 0.1, 0.6, 0.5, 0.4, 0.5]},
 }
+GROUND = {"picture": [0, 0, 1, 0, 1, 1, 0, 1], "metres": [0, 0, 20, 0, 20, 20, 0, 20]}
 BASE: list[dict[str, Any]] = [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]
 
 
@@ -46,7 +47,9 @@ def walk(frames: int, objects: int = 10) -> list[Tracks]:
 
 def cost_ms(rules: list[dict[str, Any]], frames: list[Tracks]) -> tuple[float, float]:
     """Processor time of a frame, ms: the middle one and the 99th of a hundred."""
-    engine = RuleSet(parse_config("surveillance", {"zones": ZONES, "rules": rules}), ("person", "car"))
+    engine = RuleSet(
+        parse_config("surveillance", {"zones": ZONES, "ground": GROUND, "rules": rules}), ("person", "car")
+    )
     spent = []
     for i, tracks in enumerate(frames):
         start = time.thread_time_ns()
@@ -71,8 +74,20 @@ def main() -> int:
 
 
 MORE: tuple[dict[str, Any], ...] = (
-    {"id": "a", "loiter": {"zone": "yard", "seconds": 20}},
-    {"id": "b", "occupancy": {"zone": "yard", "high": 5}},
+    {"id": "r", "loiter": {"zone": "yard", "seconds": 20}},
+    {"id": "r", "occupancy": {"zone": "yard", "high": 5}},
+    {"id": "r", "intrusion": {"zone": "yard"}},
+    {"id": "r", "density": {"zone": "yard"}},
+    {"id": "r", "speed": {"zone": "yard"}},
+    {"id": "r", "stationary": {"zone": "yard", "seconds": 60}},
+    {"id": "r", "abandoned": {"zone": "yard", "things": ["car"]}},
+    {"id": "r", "wrong_way": {"zone": "yard", "allowed": [0, 0.5, 1, 0.5]}},
+    {"id": "r", "turn": {"start": "yard", "end": "door"}},
+    {"id": "r", "traffic": {"lanes": {"a": [0.3, 1.0, 0.3, 0.0]}}},
+    {"id": "r", "sudden_stop": {}},
+    {"id": "r", "fall": {}},
+    {"id": "r", "running": {}},
+    {"id": "r", "unusual_path": {}},
 )
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def test_four_points_make_metres_and_the_horizon_has_none() -> None:
     assert GROUND.area_m2(ROAD["picture"]) == pytest.approx(400)
 
 
+def test_a_small_step_in_the_picture_is_so_many_metres() -> None:
+    at = np.array([[0.5, 0.6], [0.3, 0.8], [0.62, 0.35]])
+    for axis in (0, 1):
+        step = np.eye(2)[axis] * 1e-6
+        change = (GROUND.metres_of(at + step) - GROUND.metres_of(at - step)) / 2e-6
+        assert GROUND.metres_per(at)[:, :, axis] == pytest.approx(change, rel=1e-5)
+
+
 def test_nine_of_ten_error_bars_hold_the_true_speed_and_are_narrow() -> None:
     rng = np.random.default_rng(9)
     held, widths = 0, []
@@ -97,6 +105,18 @@ def test_over_is_said_only_when_the_whole_error_bar_is() -> None:
         (event,) = of(events, "speed")
         assert event.data["speed_mps"] == pytest.approx(10, abs=0.1)
         assert event.data["over"] is over
+
+
+def test_who_stops_on_the_way_has_a_wide_error_bar_and_is_never_over() -> None:
+    flat = {"picture": [0, 0, 1, 0, 1, 1, 0, 1], "metres": [0, 0, 100, 0, 100, 100, 0, 100]}
+    rules = rule_set({"id": "v", "speed": {"zone": "yard", "limit_mps": 4.0}}, ground=flat)
+
+    def where(t: float) -> list:  # type: ignore[type-arg]
+        return [thing(1, 150 + 100 * (min(t, 2) + max(0, t - 12)), 500, 1)]
+
+    (event,) = of(play(rules, where, 19, sigma=1), "speed")
+    assert event.data["error_mps"] > 1.0
+    assert event.data["over"] is False
 
 
 def test_who_was_hardly_seen_has_no_speed() -> None:

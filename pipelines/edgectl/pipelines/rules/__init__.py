@@ -54,6 +54,7 @@ RULES = Registry(
         "sudden_stop": "edgectl.pipelines.rules.sudden_stop:RULE",
         "fall": "edgectl.pipelines.rules.fall:RULE",
         "running": "edgectl.pipelines.rules.running:RULE",
+        "unusual_path": "edgectl.pipelines.rules.unusual_path:RULE",
         "collision": "edgectl.pipelines.rules.collision:RULE",
         "lane_departure": "edgectl.pipelines.rules.lane_departure:RULE",
     },

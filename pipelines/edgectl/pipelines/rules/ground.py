@@ -15,6 +15,7 @@ from edgectl.pipelines.video.polygon import Relative
 __all__ = ["Ground", "GroundConfig"]
 
 F64 = NDArray[np.float64]
+_HORIZON = 1e-9
 
 
 class GroundConfig(Config):
@@ -56,19 +57,24 @@ class Ground:
 
     def metres_of(self, points: F64) -> F64:
         """(N, 2) relative to the frame → (N, 2) metres; NaN on and beyond the horizon."""
-        points = points - self._middle
-        scale = points @ self._h[2, :2] + 1.0
-        out = (points @ self._h[:2, :2].T + self._h[:2, 2]) / np.where(scale == 0, 1.0, scale)[:, None]
-        return np.where((scale > 1e-9)[:, None], out, np.nan)
+        out, scale = self._project(points)
+        return np.where((scale > _HORIZON)[:, None], out, np.nan)
 
     def metres_per(self, points: F64) -> F64:
-        """(N, 2, 2): the change of place in metres for a small change of x, y relative to the frame."""
-        x, y = np.array([[1e-5, 0.0]]), np.array([[0.0, 1e-5]])
-        dx = self.metres_of(points + x) - self.metres_of(points - x)
-        dy = self.metres_of(points + y) - self.metres_of(points - y)
-        return np.stack([dx, dy], axis=2) / 2e-5
+        """(N, 2, 2): the change of place in metres for a small change of x, y relative to the frame; without meaning
+        beyond the horizon."""
+        out, scale = self._project(points)
+        per: F64 = (self._h[:2, :2] - out[:, :, None] * self._h[2, :2]) / scale[:, None, None]
+        return per
 
     def area_m2(self, polygon: Sequence[float]) -> float:
         """Of a polygon x, y, x, y, … relative to the frame; NaN where it reaches the horizon."""
         corners = self.metres_of(np.clip(np.array(polygon, np.float64).reshape(-1, 2), 0, 1))
         return float(shapely.Polygon(corners).area) if np.isfinite(corners).all() else float("nan")
+
+    def _project(self, points: F64) -> tuple[F64, F64]:
+        """Places (N, 2), and the scale (N,), which is smallest at the horizon and beyond."""
+        points = points - self._middle
+        scale: F64 = np.maximum(points @ self._h[2, :2] + 1.0, _HORIZON)
+        out: F64 = (points @ self._h[:2, :2].T + self._h[:2, 2]) / scale[:, None]
+        return out, scale

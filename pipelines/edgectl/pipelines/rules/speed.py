@@ -2,8 +2,8 @@
 
 Places on the ground come from four measured points (:mod:`~edgectl.pipelines.rules.ground`). Speed is the slope of
 a straight line through the places over the time in the zone (least squares); its error comes from how much the box
-trembles, seen on the ground where it was, from what is left over from the line, and from how few sightings there
-were. What it leaves out: an error of the four points, and of the foot of a box that does not stand where its object
+trembles, seen on the ground where it was, from what is left over from the line (who stops on the way has a wide one),
+and from how few sightings there were. What it leaves out: an error of the four points, and of the foot of a box that does not stand where its object
 does.
 """
 
@@ -94,8 +94,11 @@ class _Fit:
         vx = (self.stx - self.st * self.sx / self.n) / spread
         vy = (self.sty - self.st * self.sy / self.n) / spread
         rest = self.sxx + self.syy - (self.sx**2 + self.sy**2) / self.n - spread * (vx * vx + vy * vy)
-        variance = max(self.noise / self.n, max(rest, 0.0) / (self.n - 2)) / 2  # of one axis
-        error = math.sqrt(_ALIKE * variance / spread)
+        noise, left = self.noise / self.n / 2, max(rest, 0.0) / (self.n - 2) / 2  # of one axis
+        # What is left over and is no noise is another way of going, slower here and faster there: many sightings do
+        # not make it smaller.
+        uneven = max(0.0, left - 2 * noise) * self.n / 3
+        error = math.sqrt((_ALIKE * max(noise, min(left, 2 * noise)) + uneven) / spread)
         return math.hypot(vx, vy), _WIDE * error
 
 
