@@ -65,6 +65,15 @@ def run(
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            "--mqtt",
+            envvar="EDGECTL_MQTT",
+            show_envvar=False,
+            help="Send events to this broker, too: mqtt://host or mqtts://host. With a password in it, set EDGECTL_MQTT instead.",
+        ),
+    ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
@@ -94,6 +103,8 @@ def run(
             output.stdout.print(describe(event))
 
     settings = load_config(kind, config) if config else parse_config(kind, None)
+    if mqtt is not None:
+        settings = settings.with_sink("mqtt", url=mqtt)
     machine = probe()
     machine.require_runtime()
     with output.progress() as update:

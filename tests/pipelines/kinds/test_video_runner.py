@@ -168,6 +168,15 @@ def test_a_slow_engine_on_a_camera_loses_old_frames_and_the_ledger_adds_up(tmp_p
     assert age < 60_000
 
 
+def test_a_stream_whose_detection_is_off_drops_its_frames_as_paused(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline._control.detect = False  # type: ignore[attr-defined]
+    rig.run_to_the_end()
+    assert rig.frames().dropped == {"paused": 40}
+    assert rig.engines[0].runs == 2  # the warm-up's
+    assert [e["type"] for e in rig.events] == ["capability"]  # the clip has ended
+
+
 def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
     rig = Rig(tmp_path, str(clip), {"flow": {"target_fps": 5}})  # the clip has 15
     rig.run_to_the_end()

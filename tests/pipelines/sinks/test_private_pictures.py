@@ -15,9 +15,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from conftest import free_port, start_mosquitto
 from numpy.typing import NDArray
+from support.fleet import wait_until
 from support.pipelines import BoxEngine, box_task, make_variant
 
+from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks import SINKS
@@ -111,9 +114,24 @@ def snapshots(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
     return [np.asarray(cv2.imread(str(path))) for path in (folder / "out/snapshots").iterdir()]
 
 
+def mqtt(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
+    broker = start_mosquitto(folder, free_port())
+    got: list[bytes] = []
+    with Link(BrokerOptions(broker.host, broker.port), "watcher") as watcher:
+        watcher.subscribe("t/picture", lambda _, payload: got.append(payload))
+        watcher.connect()
+        url = f"mqtt://{broker.host}:{broker.port}"
+        run(folder, {"privacy": privacy, "mqtt": {"url": url, "topic": "t", "picture": True}})
+        wait_until(lambda: got, "the picture comes")
+    broker.process.terminate()
+    broker.process.wait()
+    return [np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) for data in got]
+
+
 WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
     "annotate": annotated,
     "snapshots": snapshots,
+    "mqtt": mqtt,
 }
 """Sink → the pictures that it let out."""
 

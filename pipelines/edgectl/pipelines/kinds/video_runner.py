@@ -23,8 +23,9 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamOutput
+from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamControl, StreamOutput
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
@@ -100,6 +101,7 @@ class VideoPipeline:
         self._window_start = time.monotonic()
         self._window_processed = 0
         self._dropped_late = False
+        self._control = StreamControl()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
 
@@ -203,7 +205,19 @@ class VideoPipeline:
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream,
+                self._args.out,
+                fps,
+                tuple(self._labels.labels),
+                tuple(self._config.zones),
+                lines,
+                self._control,
+            ),
+        )
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
         self._pictures = any(sink.pictures for sink in sinks)
@@ -260,6 +274,9 @@ class VideoPipeline:
     def _process(self, frame: Frame) -> None:
         taken = time.monotonic_ns()
         self.tracer.record("wait", taken - frame.stamp.avail_ns)
+        if not self._control.detect:
+            self.ledger.drop("paused")
+            return
         if self._too_late(frame, taken):
             return
         detector = self._engines.detector

@@ -29,6 +29,8 @@ _MAX_PICTURES = 4
 """Outputs with one."""
 _WATCH_S = 0.5
 _BACKOFF_S = (1.0, 60.0)
+_TROUBLE_S = 3.0
+"""How long a sink's trouble lasts before it is told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,8 @@ class _Feeder:
         self._closed = False
         self._failures = 0
         self._retry_at = 0.0
+        self._troubled_since: float | None = None
+        self._told_trouble = False
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -211,7 +215,8 @@ class _Feeder:
             self._change.notify_all()
 
     def watch(self, now: float) -> None:
-        """Tell of a call that does not come back. From the pool's thread."""
+        """Tell of a call that does not come back, and of what the sink waits for. From the pool's thread."""
+        self._watch_trouble(now)
         since, limit = self._busy_since, self.sink.stuck_s
         if since is None or limit is None or now - since <= limit or self.is_stuck:
             return
@@ -225,6 +230,19 @@ class _Feeder:
         self._pool.tell(
             SinkState(self.sink.name, False, "stuck", f"a call has not come back for {limit:g} s")
         )
+
+    def _watch_trouble(self, now: float) -> None:
+        trouble = None if self._closed else self.sink.trouble()
+        if trouble is None:
+            self._troubled_since = None
+            if self._told_trouble:
+                self._told_trouble = False
+                self._pool.tell(SinkState(self.sink.name, True, "back"))
+            return
+        self._troubled_since = self._troubled_since or now
+        if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
+            self._told_trouble = True
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble))
 
     def _room(self, picture: bool) -> bool:
         return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)
