@@ -117,7 +117,6 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
     assert [(e["type"], e.get("phase")) for e in rig.events] == [
         ("tracked_object", "new"),
         ("zone", "enter"),
-        ("tracked_object", "update"),
         ("capability", "start"),
     ]
     assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,9 @@ def test_leaving_says_why_and_how_long() -> None:
     left = {e.data["track"]: e for e in of(walk(steps), "zone") if e.phase == "leave"}
     assert left[2].data["reason"] == "lost"
     assert left[1].data["reason"] == "left"
-    assert left[1].data["dwell_s"] == pytest.approx(2.5)
+    # On the border at x 800, two thirds of the way between the last sighting inside and the first one outside.
+    assert left[1].data["dwell_s"] == pytest.approx(1.967)
+    assert left[2].data["dwell_s"] == pytest.approx(1.9)
 
 
 def test_a_track_that_is_carried_on_unseen_neither_enters_nor_leaves() -> None:
@@ -198,6 +201,56 @@ def test_state_of_the_vanished_is_dropped() -> None:
     for f in range(200):
         engine.step(tracks((f + 1, 500, 500)), f / 10)
     assert len(json.dumps(engine.snapshot())) < 8000
+
+
+def late(now: Tracks, track: int, *seen: tuple[float, float, float]) -> Tracks:
+    """The same, where ``track`` is confirmed now and was seen before at these times, x and y."""
+    past = np.array([(t, x - 20, y - 80, x + 20, y) for t, x, y in seen], np.float64)
+    return replace(now, past={track: past})
+
+
+def test_who_crossed_before_the_tracker_was_sure_is_counted() -> None:
+    first = late(tracks((1, 540, 500)), 1, (0.0, 440, 500), (0.1, 470, 500))
+    steps = [(0.3, first), (0.5, tracks((1, 600, 500)))]
+    assert [e.data["direction"] for e in of(walk(steps), "line_crossing")] == ["out"]
+
+
+def test_who_was_inside_before_the_tracker_was_sure_has_entered_then() -> None:
+    first = late(tracks((1, 300, 500)), 1, (0.0, 150, 500), (0.2, 250, 500))
+    enter = of(walk([(0.5, first)]), "zone")
+    assert [e.phase for e in enter] == ["enter"]
+    left = [(1.0 + f / 10, tracks((1, 100, 500))) for f in range(10)]
+    leave = of(walk([(0.5, first), *left]), "zone")[-1]
+    # On the border at 0.1 s, halfway between two sightings; out again halfway between 0.5 and 1.0 s.
+    assert leave.data["dwell_s"] == pytest.approx(0.65)
+
+
+def test_who_was_seen_outside_before_the_track_ended_has_left() -> None:
+    steps = [(f / 10, tracks((1, 500, 500))) for f in range(20)] + [
+        (2.0, tracks((1, 900, 500))),
+        (3.5, tracks()),
+    ]
+    (leave,) = [e for e in of(walk(steps), "zone") if e.phase == "leave"]
+    assert leave.data["reason"] == "left"
+    assert leave.data["dwell_s"] == pytest.approx(1.975)
+
+
+def test_a_label_that_changes_later_is_told_once() -> None:
+    steps = [(f / 10, tracks((1, 100 + f, 500), cls=int(f >= 5))) for f in range(20)]
+    told = of(walk(steps), "tracked_object")
+    assert [(e.phase, e.data["label"], e.data.get("label_was")) for e in told] == [
+        ("new", "person", None),
+        ("update", "vehicle", "person"),
+    ]
+
+
+def test_events_say_which_predicate_held_and_by_how_much() -> None:
+    steps = [(f / 10, tracks((1, 700 - 40 * f, 500), (2, 500, 500))) for f in range(12)]
+    for event in walk(steps):
+        if event.type in ("line_crossing", "zone", "loitering", "occupancy"):
+            why = event.data["because"]
+            assert set(why) == {"what", "value", "limit", "unit"}
+            assert why["value"] >= why["limit"] or event.phase == "end"
 
 
 def random_walks(seed: int, n: int = 120) -> list[tuple[float, Tracks]]:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,10 +203,12 @@ def test_a_replayed_track_log_gives_the_same_bytes(
     live_rules, log = RuleSet(RULES, ("person",)), TrackLog(path)
     live: list[Event] = []
     t = 0.0
-    for _ in range(80):
+    for i in range(80):
         t += float(rng.uniform(0.02, 0.3))
         at = np.clip(at + rng.normal(0, 70, at.shape), 0, 1000)
-        now = tracks(*((i + 1, float(x), float(y)) for i, (x, y) in enumerate(at)))
+        now = tracks(*((k + 1, float(x), float(y)) for k, (x, y) in enumerate(at)))
+        if i == 0:
+            now = replace(now, past={2: np.array([(0.01, 480, 420, 520.125, 500)], np.float64)})
         live += live_rules.step(now, t)
         log.write(StreamOutput((), None, now, t))
     log.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgectl.pipelines.video.motion import Motion, MotionDetector
+from edgectl.pipelines.video.motion import MotionDetector, SceneMotion
 
 Picture = NDArray[np.uint8]
 FPS = 15
@@ -40,12 +40,12 @@ def pictures(
         yield np.clip(image, 0, 255).astype(np.uint8), t
 
 
-def run(frames: Iterator[tuple[Picture, float]]) -> list[tuple[float, Motion]]:
+def run(frames: Iterator[tuple[Picture, float]]) -> list[tuple[float, SceneMotion]]:
     detector = MotionDetector(threshold=15, min_area=0.0005)
     return [(t, detector.step(image, t)) for image, t in frames]
 
 
-def moved(seen: list[tuple[float, Motion]], after_s: float = 1.5) -> list[float]:
+def moved(seen: list[tuple[float, SceneMotion]], after_s: float = 1.5) -> list[float]:
     return [t for t, motion in seen if t >= after_s and (len(motion.boxes) or not motion.settled)]
 
 

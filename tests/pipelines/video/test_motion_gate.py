@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.pipelines.video.motion import Motion
+from edgectl.pipelines.video.motion import SceneMotion
 from edgectl.pipelines.video.motion_gate import MotionGate, MotionGateConfig
 
-STILL = Motion(np.empty((0, 4), np.float32), 0.0, True)
-MOVES = Motion(np.array([[0.1, 0.1, 0.2, 0.2]], np.float32), 0.01, True)
-UNSETTLED = Motion(np.empty((0, 4), np.float32), 1.0, False)
+STILL = SceneMotion(np.empty((0, 4), np.float32), 0.0, True)
+MOVES = SceneMotion(np.array([[0.1, 0.1, 0.2, 0.2]], np.float32), 0.01, True)
+UNSETTLED = SceneMotion(np.empty((0, 4), np.float32), 1.0, False)
 
 
 def test_an_idle_scene_is_looked_at_now_and_then() -> None:

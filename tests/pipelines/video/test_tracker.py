@@ -173,6 +173,40 @@ def test_something_that_crosses_the_picture_in_two_seconds_is_one_track_with_mos
     assert whole >= least
 
 
+def test_a_track_is_confirmed_with_what_was_seen_of_it_before() -> None:
+    tracker = Tracker(TrackConfig(confirm_s=0.25))
+    out = [
+        tracker.update(detections((10 + 4 * t, 10, 50 + 4 * t, 90, 0.9, 0)), t / 10, 200, 100)
+        for t in range(5)
+    ]
+    assert [list(tracks.past) for tracks in out] == [[], [], [], [1], []]
+    past = out[3].past[1]
+    assert past[:, 0].tolist() == [0.0, 0.1, 0.2]
+    assert past[0, 1:].tolist() == [10, 10, 50, 90]
+
+
+def test_a_long_past_keeps_its_first_and_its_latest_sightings() -> None:
+    tracker = Tracker(TrackConfig(confirm_s=10))
+    for t in range(102):
+        out = tracker.update(detections((10, 10, 50, 90, 0.9, 0)), t / 10, 200, 100)
+        if len(out):
+            break
+    times = out.past[1][:, 0]
+    assert len(times) == 64
+    assert (times[0], times[-1]) == (0.0, 9.9)
+
+
+def test_somebody_who_stood_and_walks_off_in_a_gap_stays_one_track() -> None:
+    """A second without pictures, and their box is beside the old one."""
+    tracker = Tracker()
+    for t in range(20):
+        out = tracker.update(detections((100, 100, 180, 300, 0.9, 0)), t / 10, 1280, 720)
+    for t in range(5):
+        x = 290 + 24 * t
+        out = tracker.update(detections((x, 100, x + 80, 300, 0.9, 0)), 2.8 + t / 10, 1280, 720)
+    assert out.ids.tolist() == [1]
+
+
 def test_in_a_crowd_no_leap_is_guessed() -> None:
     """Two that may have come to the same place: neither is taken for it."""
     tracker = Tracker(TrackConfig(confirm_s=0.0))

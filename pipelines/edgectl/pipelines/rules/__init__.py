@@ -17,7 +17,8 @@ from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
-from edgectl.pipelines.rules.observation import Observation, Rule
+from edgectl.pipelines.rules.motion import MotionEstimator
+from edgectl.pipelines.rules.observation import Observation, Rule, Wall
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes
@@ -119,18 +120,25 @@ class RuleSet:
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
+        self._motion = MotionEstimator()
 
     def step(
-        self, tracks: Tracks, t: float, lanes: Lanes | None = None, speed_mps: float | None = None
+        self,
+        tracks: Tracks,
+        t: float,
+        lanes: Lanes | None = None,
+        speed_mps: float | None = None,
+        wall: Wall | None = None,
     ) -> list[Event]:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
-        now = Observation(tracks, t, lanes, speed_mps)
+        now = Observation(tracks, t, lanes, speed_mps, wall, self._motion.step(tracks, t))
         events: list[Event] = []
         for name, rule in self._steps.items():
             try:
                 made = rule.step(now)
-                _check(made)
+                if made:
+                    _check(made)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
                 raise EngineError(
@@ -138,16 +146,20 @@ class RuleSet:
                     hint=_line(e, type(rule).__module__),
                 ) from e
             events += made
-        return events
+        # An object is new before anything else is said of it.
+        return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
     def snapshot(self) -> dict[str, Any]:
-        return {name: rule.snapshot() for name, rule in self._steps.items()}
+        """The whole state as JSON values."""
+        rules = {name: rule.snapshot() for name, rule in self._steps.items()}
+        return {"motion": self._motion.snapshot(), "rules": rules}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot; rules that it does not know start anew."""
+        self._motion.restore(state["motion"])
         for name, rule in self._steps.items():
-            if name in state:
-                rule.restore(state[name])
+            if name in state["rules"]:
+                rule.restore(state["rules"][name])
 
 
 def _check(made: Sequence[Event]) -> None:

@@ -1,31 +1,37 @@
-"""The life of each tracked object: new, update (a zone changed, or time passed), end."""
+"""The life of each tracked object: new, update (its zones or its label changed, or time passed), end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgectl.pipelines.rules.observation import Observation, describe
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["LifecycleRule"]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Life:
     start: float
     told: float
     last: float
+    cls: int
     top_score: float = 0.0
     zones: list[str] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
+    row: tuple[Tracks, int] | None = None
+    """Where it was last seen: it is described only when there is something to tell."""
     about: dict[str, Any] = field(default_factory=dict)
+    """The description, where a snapshot was restored and it was not seen since."""
 
 
 class LifecycleRule:
-    """Events ``tracked_object``. Steps after the zones, with the same tracks."""
+    """Events ``tracked_object``. Steps after the zones, with the same tracks. An update that tells another
+    label than before says which it was: ``label_was``."""
 
     def __init__(self, labels: Sequence[str], zones: Sequence[ZoneRule], update_s: float) -> None:
         self._labels = labels
@@ -36,45 +42,63 @@ class LifecycleRule:
     def step(self, now: Observation) -> list[Event]:
         tracks, t = now.tracks, now.t
         events: list[Event] = []
-        inside = [(z.name, z.inside) for z in self._zones]
-        for track in sorted(self._lives.keys() - {int(i) for i in tracks.ids}):
+        for track in sorted(self._lives.keys() - now.alive):
             life = self._lives.pop(track)
             events.append(self._event("end", life.last, life))
-        for row, track in enumerate(tracks.ids.tolist()):
-            if not tracks.seen[row]:
-                continue
+        scores = tracks.score.tolist()
+        for row in now.rows:
+            track, cls = now.ids[row], now.cls[row]
             phase = None if track in self._lives else "new"
-            life = self._lives.setdefault(track, _Life(t, t, t))
-            life.last = t
-            life.about = describe(tracks, row, self._labels)
-            life.top_score = max(life.top_score, life.about["score"])
-            zones = [name for name, ids in inside if track in ids]
-            if phase is None and (zones != life.zones or t - life.told >= self._update_s):
+            life = self._lives.get(track) or self._first(tracks, track, t, cls)
+            life.last, life.row, life.top_score = t, (tracks, row), max(life.top_score, scores[row])
+            zones = [z.name for z in self._zones if track in z.inside]
+            changed = zones != life.zones or cls != life.cls
+            if phase is None and (changed or t - life.told >= self._update_s):
                 phase = "update"
-            life.zones = zones
-            life.entered += [z for z in zones if z not in life.entered]
             if phase is not None:
-                life.told = t
-                events.append(self._event(phase, t, life))
+                was, life.cls, life.told = life.cls, cls, t
+                life.zones = zones
+                life.entered += [z for z in zones if z not in life.entered]
+                more = {} if was == cls else {"label_was": self._labels[was]}
+                events.append(self._event(phase, t, life, **more))
         return events
 
     def snapshot(self) -> dict[str, Any]:
-        return {"lives": {str(i): asdict(life) for i, life in self._lives.items()}}
+        return {
+            "lives": {
+                str(i): {
+                    "start": life.start,
+                    "told": life.told,
+                    "last": life.last,
+                    "cls": life.cls,
+                    "top_score": life.top_score,
+                    "zones": life.zones,
+                    "entered": life.entered,
+                    "about": self._about(life),
+                }
+                for i, life in self._lives.items()
+            }
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self._lives = {int(i): _Life(**life) for i, life in state["lives"].items()}
 
-    def _event(self, phase: str, t: float, life: _Life) -> Event:
+    def _first(self, tracks: Tracks, track: int, t: float, cls: int) -> _Life:
+        past = tracks.past.get(track)
+        start = t if past is None else float(past[0, 0])
+        life = self._lives[track] = _Life(start, t, t, cls)
+        return life
+
+    def _about(self, life: _Life) -> dict[str, Any]:
+        return life.about if life.row is None else describe(*life.row, self._labels)
+
+    def _event(self, phase: str, t: float, life: _Life, **more: Any) -> Event:
         data = {
-            **life.about,
-            "top_score": life.top_score,
+            **self._about(life),
+            "top_score": round(life.top_score, 3),
             "start_s": round(life.start, 6),
             "age_s": round(t - life.start, 3),
+            "zones": list(life.zones),
+            "entered_zones": list(life.entered),
         }
-        return Event(
-            "tracked_object",
-            t,
-            phase,
-            None,
-            {**data, "zones": list(life.zones), "entered_zones": list(life.entered)},
-        )
+        return Event("tracked_object", t, phase, None, data | more)

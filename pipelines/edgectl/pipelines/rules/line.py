@@ -1,17 +1,16 @@
 """Line crossing with a dead band and a hold time, counted in and out per class.
 
-A track has a side once it is farther than ``band_px`` from the line, or than it wobbles: a box that stands on
-the line and trembles by more than the band is no traffic. How much it wobbles is what its last seconds leave
-over from a steady walk. It has crossed when it stays on the other side for ``hold_s`` and its way went
-through the segment, not around its ends. One crossing needs the other side again to count anew. An end that
-lies at the frame's edge is no end: there is no way around it, and a box that the edge cuts off has its foot
-on it.
+A track has a side once it is farther than ``band_px`` from the line, or than it trembles: a box that stands on
+the line and trembles by more than the band is no traffic. It has crossed when it stays on the other side for
+``hold_s`` and its way went through the segment, not around its ends. What it did before the tracker was sure of
+it counts, too. One crossing needs the other side again to count anew. An end that lies at the frame's edge is no
+end: there is no way around it, and a box that the edge cuts off has its foot on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,24 +18,27 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.motion import Motion
 from edgectl.pipelines.rules.observation import (
     Observation,
     Seconds,
+    anchors,
     at_edge,
+    because,
     describe,
     pixels,
     wanted,
 )
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Relative
+from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["RULE", "LineConfig", "LineRule"]
 
-_WOBBLE_S = 3.0
-_WOBBLE_SAMPLES = 48
-"""The stretch over which wobble is measured, and how many sightings of it are kept."""
-_WOBBLES = 2.5
-"""Standard deviations of its own wobble that a track must be away from the line."""
+_TREMBLES = 3.5
+"""Standard deviations of its own tremble that a track must be away from the line."""
+_SURE = 3.0
+"""Standard deviations above 0 of a speed that is believed."""
 
 
 class LineConfig(RuleConfig):
@@ -78,8 +80,8 @@ class _LineWalk:
     about: dict[str, Any] | None = None
     seen: int = 0
     """Sightings on the other side."""
-    recent: list[list[float]] = field(default_factory=list)
-    """Time and distance from the line (pixels) over the last seconds."""
+    on: bool = False
+    """Whether it surely moves on to the other side, farther from the line."""
 
 
 class LineRule:
@@ -93,81 +95,104 @@ class LineRule:
         self._labels = labels
         self._classes = wanted(config.classes, labels)
         self._walks: dict[int, _LineWalk] = {}
-        self._size: tuple[int, int] | None = None
+        self._measure(1, 1)
 
     def step(self, now: Observation) -> list[Event]:
         tracks, t = now.tracks, now.t
         events: list[Event] = []
-        for track in sorted(self._walks.keys() - {int(i) for i in tracks.ids}):
+        for track in sorted(self._walks.keys() - now.alive):
             walk = self._walks.pop(track)
-            # It went out of sight before the hold time was over, twice seen on the other side: it is through.
-            if walk.pending is not None and walk.crossed and walk.seen >= 2 and walk.about is not None:
+            # It went out of sight before the hold time was over: it is through if there is no doubt.
+            if walk.pending is not None and walk.crossed and (walk.seen >= 2 or walk.on) and walk.about:
                 events.append(self._crossing(-walk.side, t, walk.about))
-        a, b = pixels(self._config.line, tracks.width, tracks.height)
-        along = b - a
-        length = float(np.hypot(*along))
-        points = tracks.anchor(self._config.anchor).astype(np.float64)
-        # y is down: > 0 is right
-        offset = (along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])) / length
-        size = np.array([tracks.width, tracks.height], np.float64)
-        if self._size not in (None, (tracks.width, tracks.height)):  # pixels are other pixels now
-            for walk in self._walks.values():
-                walk.recent.clear()
-        self._size = (tracks.width, tracks.height)
-        for row in np.nonzero(tracks.seen)[0]:
-            if int(tracks.cls[row]) not in self._classes:
+        if not now.rows:
+            return events
+        if self._size != (tracks.width, tracks.height):
+            self._measure(tracks.width, tracks.height)
+        a, normal, size = self._a, self._normal, self._corner
+        points, motion = now.points(self._config.anchor), now.moving
+        offset = _along(points - a, normal).tolist()
+        # so far on either side of the line is no side
+        trembles = np.sqrt(_along(motion.jitter**2, normal**2))
+        band = np.maximum(self._config.band_px, _TREMBLES * trembles).tolist()
+        places = (points / size).tolist()
+        for row in now.rows:
+            if now.cls[row] not in self._classes:
                 continue
-            walk = self._walks.setdefault(int(tracks.ids[row]), _LineWalk())
-            d = float(offset[row])
-            height = float(tracks.xyxy[row, 3] - tracks.xyxy[row, 1])
-            side = 0 if abs(d) <= self._band(walk, d, t, height) else 1 if d > 0 else -1
-            if side and walk.side in (0, side):
-                walk.side, (walk.x, walk.y) = side, (points[row] / size).tolist()
-                walk.pending, walk.crossed, walk.about, walk.seen = None, False, None, 0
-            elif side:
-                if walk.pending is None:
-                    walk.pending = t
-                    walk.crossed = _through(np.array([walk.x, walk.y]) * size, points[row], *self._ends(a, b))
-                walk.seen += 1
-                walk.about = describe(tracks, int(row), self._labels)
-                if t - walk.pending >= self._config.hold_s - 1e-9:
-                    if walk.crossed:
-                        events.append(self._crossing(side, t, walk.about))
-                    x, y = (points[row] / size).tolist()
-                    self._walks[int(tracks.ids[row])] = _LineWalk(side, x, y, recent=walk.recent)
-            else:
-                # back in the band: it has to stay on the other side for the whole hold time
-                walk.pending, walk.seen = None, 0
+            track = now.ids[row]
+            walk = self._walks.get(track) or self._first(tracks, track, band[row])
+            side = _side(offset[row], band[row])
+            crossed = self._advance(walk, side, places[row], t)
+            if walk.pending is not None:
+                walk.on = self._moves_on(motion, row, -walk.side * normal)
+                walk.about = describe(tracks, row, self._labels) | {
+                    "because": because("beyond the line", abs(offset[row]), band[row], "px")
+                }
+            if crossed and walk.about is not None:
+                events.append(self._crossing(side, t, walk.about))
+            if walk.pending is not None and t - walk.pending >= self._config.hold_s - 1e-9:
+                self._walks[track] = _LineWalk(side, *places[row])
         return events
+
+    def _advance(self, walk: _LineWalk, side: int, place: list[float], t: float) -> bool:
+        """One sighting on ``side`` of the line at ``place``, relative to the frame. True if it has crossed
+        now."""
+        if not side:
+            # in the band: it has to stay on the other side for the whole hold time
+            walk.pending, walk.seen, walk.about = None, 0, None
+            return False
+        if walk.side in (0, side):
+            walk.side, (walk.x, walk.y) = side, place
+            walk.pending, walk.crossed, walk.about, walk.seen = None, False, None, 0
+            return False
+        if walk.pending is None:
+            walk.pending = t
+            size = self._corner
+            walk.crossed = _through(np.array([walk.x, walk.y]) * size, np.array(place) * size, *self._ends)
+        walk.seen += 1
+        return t - walk.pending >= self._config.hold_s - 1e-9 and walk.crossed
+
+    def _first(self, tracks: Tracks, track: int, band: float) -> _LineWalk:
+        """A new track, with what it did before it was confirmed."""
+        walk = self._walks[track] = _LineWalk()
+        sightings = tracks.past.get(track)
+        if sightings is not None:
+            points = anchors(sightings[:, 1:], self._config.anchor)
+            offset = _along(points - self._a, self._normal).tolist()
+            places = (points / self._corner).tolist()
+            for t, place, d in zip(sightings[:, 0].tolist(), places, offset, strict=True):
+                self._advance(walk, _side(d, band), place, t)
+        return walk
+
+    def _moves_on(self, motion: Motion, row: int, way: NDArray[np.float64]) -> bool:
+        speed = float(_along(motion.velocity[row], way))
+        error = float(_along(motion.velocity_error[row], np.abs(way)))
+        return speed > _SURE * error
 
     def snapshot(self) -> dict[str, Any]:
         counts = {k: dict(v) for k, v in self.counts.items()}
         return {"counts": counts, "walks": {str(i): asdict(w) for i, w in self._walks.items()}}
 
+    def lasting(self) -> dict[str, Any]:
+        return {"counts": {k: dict(v) for k, v in self.counts.items()}}
+
+    def recall(self, state: dict[str, Any]) -> None:
+        self.counts = _counts(state["counts"], self._labels)
+
     def restore(self, state: dict[str, Any]) -> None:
         self.counts = {k: dict(state["counts"].get(k, {})) for k in ("in", "out")}
         self._walks = {int(i): _LineWalk(**w) for i, w in state["walks"].items()}
 
-    def _band(self, walk: _LineWalk, d: float, t: float, height: float) -> float:
-        """Pixels on either side of the line that belong to no side, for a track at the distance ``d``; at
-        most half its height."""
-        recent = walk.recent
-        if not recent or t - recent[-1][0] >= _WOBBLE_S / _WOBBLE_SAMPLES - 1e-9:
-            recent.append([t, d])
-        while t - recent[0][0] > _WOBBLE_S:
-            recent.pop(0)
-        band, most = self._config.band_px, height / 2
-        if abs(d) <= band or abs(d) > most or len(recent) < 4:
-            return band
-        return max(band, min(most, _WOBBLES * _wobble(recent)))
-
-    def _ends(
-        self, a: NDArray[np.float64], b: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The ends of the segment in pixels, far outside where they lie at the frame's edge."""
+    def _measure(self, width: int, height: int) -> None:
+        """The line in pixels of this frame size; its ends lie far outside where they are at the frame's edge."""
+        a, b = pixels(self._config.line, width, height)
+        self._size, self._corner, self._a = (width, height), np.array([width, height], np.float64), a
+        self._normal = np.array([a[1] - b[1], b[0] - a[0]]) / float(
+            np.hypot(*(b - a))
+        )  # y is down: > 0 is right
         x1, y1, x2, y2 = self._config.line
         far = 1e3 * (b - a)
-        return (a - far if at_edge(x1, y1) else a), (b + far if at_edge(x2, y2) else b)
+        self._ends = (a - far if at_edge(x1, y1) else a, b + far if at_edge(x2, y2) else b)
 
     def _crossing(self, side: int, t: float, about: dict[str, Any]) -> Event:
         direction = "in" if side > 0 else "out"
@@ -175,6 +200,24 @@ class LineRule:
         self.counts[direction][label] = self.counts[direction].get(label, 0) + 1
         counts = {k: dict(sorted(v.items())) for k, v in self.counts.items()}
         return Event("line_crossing", t, None, self.name, {**about, "direction": direction, "counts": counts})
+
+
+def _counts(told: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Counts of labels that the model still knows. Raises ValueError for what is no count."""
+    counts = {d: {str(k): int(n) for k, n in told[d].items() if k in labels} for d in ("in", "out")}
+    if any(n < 0 for c in counts.values() for n in c.values()):
+        raise ValueError("a count is below 0")
+    return counts
+
+
+def _side(distance: float, band: float) -> int:
+    return 0 if abs(distance) <= band else 1 if distance > 0 else -1
+
+
+def _along(vectors: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Dot products (N,), the same to the last bit on every machine."""
+    out: NDArray[np.float64] = vectors[..., 0] * way[0] + vectors[..., 1] * way[1]
+    return out
 
 
 def _through(p: Any, q: Any, a: Any, b: Any) -> bool:
@@ -185,14 +228,6 @@ def _through(p: Any, q: Any, a: Any, b: Any) -> bool:
 
     way = q - p
     return cross(way, a - p) * cross(way, b - p) <= 0
-
-
-def _wobble(recent: Sequence[Sequence[float]]) -> float:
-    """Standard deviation of distances from the straight line through them over time (least squares)."""
-    t, d = np.array(recent, np.float64).T
-    t, d = t - t.mean(), d - d.mean()
-    rest = d - t * (t @ d) / max(t @ t, 1e-9)
-    return float(np.sqrt(rest @ rest / (len(t) - 2)))
 
 
 RULE = RuleType(

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
-from edgectl.pipelines.rules.observation import Observation, Seconds
-from edgectl.pipelines.rules.zone import ZoneRule
+from edgectl.pipelines.rules.observation import Observation, Seconds, because
+from edgectl.pipelines.rules.zone import Stay, ZoneRule
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "LoiterConfig", "LoiterRule"]
@@ -36,7 +36,7 @@ class LoiterConfig(RuleConfig):
 class _Dwell:
     since: float
     last: float
-    label: str
+    cls: int
     x: float
     y: float
     size: float
@@ -61,24 +61,29 @@ class LoiterRule:
         inside = self._zone.inside
         for track in sorted(self._here.keys() - inside.keys()):
             dwell = self._here.pop(track)
-            if track in self._zone.stays:  # seen outside: it left
-                events += self._end(track, dwell, t)
+            stay = self._zone.stays.get(track) or self._zone.gone.get(track)
+            if stay is not None and not stay.inside:
+                events += self._end(track, dwell, t, stay.since)
+            elif stay is not None and stay.pending is not None:  # it was seen outside before its track ended
+                events += self._end(track, dwell, t, stay.until)
             else:
                 self._lost.append((track, dwell))
         for track, stay in sorted(inside.items()):
-            dwell = (
-                self._here.get(track)
-                or self._found(stay.label, stay.x, stay.y, stay.size)
-                or _Dwell(stay.since, t, "", 0, 0, 0)
-            )
+            dwell = self._here.get(track) or self._found(stay) or _Dwell(stay.since, t, 0, 0, 0, 0)
             self._here[track] = dwell
-            dwell.last, dwell.label, dwell.x, dwell.y, dwell.size = t, stay.label, stay.x, stay.y, stay.size
-            if not dwell.fired and t - dwell.since >= self._seconds - 1e-9:
+            dwell.last, dwell.cls, dwell.x, dwell.y, dwell.size = (
+                stay.seen,
+                stay.cls,
+                stay.x,
+                stay.y,
+                stay.size,
+            )
+            if not dwell.fired and dwell.last - dwell.since >= self._seconds - 1e-9:
                 dwell.fired = True
-                events.append(self._event("start", track, dwell, t))
+                events.append(self._event("start", track, dwell, t, dwell.last))
         for track, dwell in [entry for entry in self._lost if t - entry[1].last > self._gap_s]:
             self._lost.remove((track, dwell))
-            events += self._end(track, dwell, dwell.last)
+            events += self._end(track, dwell, t, dwell.last)
         return events
 
     def snapshot(self) -> dict[str, Any]:
@@ -91,27 +96,30 @@ class LoiterRule:
         self._here = {int(i): _Dwell(**d) for i, d in state["here"].items()}
         self._lost = [(int(i), _Dwell(**d)) for i, d in state["lost"]]
 
-    def _found(self, label: str, x: float, y: float, size: float) -> _Dwell | None:
+    def _found(self, stay: Stay) -> _Dwell | None:
         near = [
             e
             for e in self._lost
-            if e[1].label == label and math.hypot(x - e[1].x, y - e[1].y) <= max(size, e[1].size)
+            if e[1].cls == stay.cls
+            and math.hypot(stay.x - e[1].x, stay.y - e[1].y) <= max(stay.size, e[1].size)
         ]
         if not near:
             return None
-        best = min(near, key=lambda e: math.hypot(x - e[1].x, y - e[1].y))
+        best = min(near, key=lambda e: math.hypot(stay.x - e[1].x, stay.y - e[1].y))
         self._lost.remove(best)
         return best[1]
 
-    def _end(self, track: int, dwell: _Dwell, t: float) -> list[Event]:
-        return [self._event("end", track, dwell, t)] if dwell.fired else []
+    def _end(self, track: int, dwell: _Dwell, t: float, until: float) -> list[Event]:
+        return [self._event("end", track, dwell, t, until)] if dwell.fired else []
 
-    def _event(self, phase: str, track: int, dwell: _Dwell, t: float) -> Event:
+    def _event(self, phase: str, track: int, dwell: _Dwell, t: float, until: float) -> Event:
+        stayed = until - dwell.since
         data = {
             "zone": self._zone.name,
             "track": track,
-            "label": dwell.label,
-            "dwell_s": round(t - dwell.since, 3),
+            "label": self._zone.labels[dwell.cls],
+            "dwell_s": round(stayed, 3),
+            "because": because("stayed", stayed, self._seconds, "s"),
         }
         return Event("loitering", t, phase, self.name, data)
 

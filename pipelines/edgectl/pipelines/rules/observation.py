@@ -5,17 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from functools import cached_property
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgectl.pipelines.rules.motion import Motion, still
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["EDGE", "Observation", "Rule", "Seconds", "at_edge", "describe", "pixels", "wanted"]
+__all__ = [
+    "EDGE",
+    "Lasting",
+    "Observation",
+    "Rule",
+    "Seconds",
+    "Wall",
+    "anchors",
+    "at_edge",
+    "because",
+    "describe",
+    "pixels",
+    "wanted",
+]
 
 EDGE = 0.01
 """What is drawn so near to the frame's edge (relative to the frame) is meant to reach it."""
@@ -24,6 +39,15 @@ Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 
 @dataclass(frozen=True, slots=True)
+class Wall:
+    """The time of day of a frame, as far as its source knows it."""
+
+    unix_s: float
+    quality: str
+    """As :data:`edgectl.pipelines.stream.frame.ClockQuality`."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """What is known at one time of one stream."""
 
@@ -34,6 +58,64 @@ class Observation:
     """The own lane; None where none is seen, and in a kind of pipeline that looks for none."""
     speed_mps: float | None = None
     """Of the own car; None where it is not known."""
+    wall: Wall | None = None
+    """The time of day; None where it means nothing (a file)."""
+    motion: Motion | None = None
+    """How the tracks move; a :class:`RuleSet` gives it. None: nothing is known of them."""
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """Of all tracks."""
+        found: list[int] = self.tracks.ids.tolist()
+        return found
+
+    @cached_property
+    def alive(self) -> frozenset[int]:
+        """The same as a set."""
+        return frozenset(self.ids)
+
+    @cached_property
+    def cls(self) -> list[int]:
+        """Class numbers of all tracks."""
+        found: list[int] = self.tracks.cls.tolist()
+        return found
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Rows of the tracks that are detected in this very frame."""
+        found: list[int] = np.nonzero(self.tracks.seen)[0].tolist()
+        return found
+
+    @cached_property
+    def moving(self) -> Motion:
+        """:attr:`motion`, or that of tracks of which nothing is known."""
+        return self.motion or still(self.tracks)
+
+    def points(self, anchor: str) -> NDArray[np.float64]:
+        """Anchors (N, 2) of all tracks, pixels."""
+        return self._feet if anchor == "bottom_center" else self._centres
+
+    @cached_property
+    def heights(self) -> list[float]:
+        """Of all boxes, pixels."""
+        xyxy = self.tracks.xyxy
+        found: list[float] = (xyxy[:, 3] - xyxy[:, 1]).tolist()
+        return found
+
+    @cached_property
+    def trembles(self) -> list[float]:
+        """Of all tracks: standard deviation of the foot's place in the direction in which it trembles more, pixels."""
+        jitter = self.moving.jitter
+        found: list[float] = np.maximum(jitter[:, 0], jitter[:, 1]).tolist()
+        return found
+
+    @cached_property
+    def _feet(self) -> NDArray[np.float64]:
+        return self.tracks.anchor("bottom_center").astype(np.float64)
+
+    @cached_property
+    def _centres(self) -> NDArray[np.float64]:
+        return self.tracks.anchor("center").astype(np.float64)
 
 
 class Rule(Protocol):
@@ -50,9 +132,29 @@ class Rule(Protocol):
         ...
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A rule that knows something which outlasts the tracks and the process: counts, what it has learned."""
+
+    def lasting(self) -> dict[str, Any]:
+        """As JSON values, of bounded size."""
+        ...
+
+    def recall(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises KeyError, TypeError or ValueError for what :meth:`lasting` never said."""
+        ...
+
+
 def pixels(flat: Sequence[float], width: int, height: int) -> NDArray[np.float64]:
     """Relative x, y, x, y, … as points (N, 2) in pixels."""
     return np.array(flat, np.float64).reshape(-1, 2) * [width, height]
+
+
+def anchors(xyxy: NDArray[np.float64], anchor: str) -> NDArray[np.float64]:
+    """Points (N, 2) that stand for boxes (N, 4)."""
+    x = (xyxy[:, 0] + xyxy[:, 2]) / 2
+    y = xyxy[:, 3] if anchor == "bottom_center" else (xyxy[:, 1] + xyxy[:, 3]) / 2
+    return np.stack([x, y], axis=1)
 
 
 def at_edge(x: float, y: float) -> bool:
@@ -63,6 +165,17 @@ def at_edge(x: float, y: float) -> bool:
 def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
     """Class numbers of some labels; of all labels if none are named."""
     return frozenset(i for i, label in enumerate(labels) if not classes or label in classes)
+
+
+def because(what: str, value: float, limit: float, unit: str, **more: Any) -> dict[str, Any]:
+    """Why an event was made, as it stands in the event: what was measured, and the limit that it passed."""
+    return {
+        "what": what,
+        "value": round(float(value), 3),
+        "limit": round(float(limit), 3),
+        "unit": unit,
+        **more,
+    }
 
 
 def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
-from edgectl.pipelines.rules.observation import Observation
+from edgectl.pipelines.rules.observation import Observation, because
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 
@@ -51,7 +51,13 @@ class OccupancyRule:
         n = len(self._zone.inside)
         if n >= self._high if not self._full else n <= self._low:
             self._full = not self._full
-            data = {"zone": self._zone.name, "count": n, "limit": self._high}
+            limit = self._high if self._full else self._low
+            data = {
+                "zone": self._zone.name,
+                "count": n,
+                "limit": self._high,
+                "because": because("in the zone", n, limit, "objects"),
+            }
             return [Event("occupancy", now.t, "start" if self._full else "end", self.name, data)]
         return []
 

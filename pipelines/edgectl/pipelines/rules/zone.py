@@ -3,6 +3,10 @@
 A zone that touches the frame's edge goes on beyond it. A box is cut off there, and so its foot lies on the
 edge however far outside the object stands: that edge is no border of the zone, and nobody is less deep in it
 for being near.
+
+A box that trembles by more than ``enter_px`` must be deeper, by as much as it trembles, but never deeper than a
+narrow zone is. What a track did before the tracker was sure of it counts, too. How long somebody stayed counts
+from and to the time on the border, between two sightings.
 """
 
 from __future__ import annotations
@@ -17,12 +21,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.rules.observation import EDGE, Observation, Seconds, describe, wanted
+from edgectl.pipelines.rules.observation import (
+    EDGE,
+    Observation,
+    Seconds,
+    anchors,
+    because,
+    describe,
+    wanted,
+)
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Polygon
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["Stay", "ZoneConfig", "ZoneRule"]
+
+_TREMBLES = 3.0
+"""Standard deviations of its own tremble that a track must be away from the border."""
 
 
 class ZoneConfig(Config):
@@ -40,20 +55,31 @@ class ZoneConfig(Config):
     """Labels that count; empty: all."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Stay:
     """One track and one zone."""
 
     inside: bool = False
     since: float = 0.0
-    """Inside: when it was first seen inside, before the hysteresis had passed."""
+    """When it was on the border, going in or (outside) out; where that was not seen, when it was seen first."""
     pending: float | None = None
     """Since when the opposite is seen."""
-    label: str = ""
+    border: float | None = None
+    """When it was last on the border."""
+    depth: float = 0.0
+    """Pixels inside (negative: outside), when it was last seen."""
+    seen: float = -1.0
+    """When it was last seen, or -1."""
+    cls: int = 0
     x: float = 0.0
     y: float = 0.0
     size: float = 0.0
     """Last seen anchor and box height, pixels."""
+
+    @property
+    def until(self) -> float:
+        """Of somebody who is in: when they were last in, as far as is known."""
+        return self.seen if self.pending is None or self.border is None else self.border
 
 
 class ZoneRule:
@@ -62,55 +88,57 @@ class ZoneRule:
     def __init__(self, name: str, config: ZoneConfig, labels: Sequence[str]) -> None:
         self.name = name
         self.stays: dict[int, Stay] = {}
+        self.inside: dict[int, Stay] = {}
+        """Track id → stay, of those who are in."""
+        self.gone: dict[int, Stay] = {}
+        """The same, of those who were in until this step and whose tracks have ended now."""
+        self.labels = labels
         self._config = config
-        self._labels = labels
         self._classes = wanted(config.classes, labels)
-        self._size = (0, 0)
+        self._size, self._corner = (0, 0), np.zeros(2)
         self._polygon: Any = None
         self._border: Any = None
         """What of the polygon's outline does not run along the frame's edge."""
-
-    @property
-    def inside(self) -> dict[int, Stay]:
-        """Track id → stay, of those who are in."""
-        return {i: s for i, s in self.stays.items() if s.inside}
+        self._thick = 0.0
+        """Pixels; a zone is nowhere less deep in its middle."""
 
     def step(self, now: Observation) -> list[Event]:
         tracks, t = now.tracks, now.t
         events: list[Event] = []
-        gone = self.stays.keys() - {int(i) for i in tracks.ids}
-        for track in sorted(gone):
+        self.gone = {}
+        for track in sorted(self.stays.keys() - now.alive):
             stay = self.stays.pop(track)
-            if stay.inside:
-                events.append(
-                    self._event(
-                        "leave",
-                        t,
-                        {
-                            "track": track,
-                            "label": stay.label,
-                            "reason": "lost",
-                            "dwell_s": _s(t - stay.since),
-                        },
-                    )
-                )
-        rows = [r for r in np.nonzero(tracks.seen)[0] if int(tracks.cls[r]) in self._classes]
+            if self.inside.pop(track, None) is not None:
+                self.gone[track] = stay
+                events.append(self._ended(track, stay, t))
+        rows = [r for r in now.rows if now.cls[r] in self._classes]
         if not rows:
             return events
-        points = tracks.anchor(self._config.anchor)[rows]
-        depth = self._depth(points, tracks.width, tracks.height)
-        for row, point, d in zip(rows, points, depth, strict=True):
-            stay = self.stays.setdefault(int(tracks.ids[row]), Stay())
-            stay.x, stay.y = float(point[0]), float(point[1])
-            stay.size = float(tracks.xyxy[row, 3] - tracks.xyxy[row, 1])
-            stay.label = self._labels[int(tracks.cls[row])]
-            dwell = t - stay.since
-            if self._turned(stay, float(d), t):
-                about = describe(tracks, int(row), self._labels)
-                if stay.inside:
-                    events.append(self._event("enter", t, about))
-                else:
-                    events.append(self._event("leave", t, {**about, "reason": "left", "dwell_s": _s(dwell)}))
+        points = now.points(self._config.anchor)
+        depth = self._depth(points, tracks.width, tracks.height).tolist()
+        least = self._config.enter_px
+        most = max(least, self._thick)
+        places, heights = points.tolist(), now.heights
+        for row in rows:
+            track = now.ids[row]
+            # so many pixels inside or outside are needed to go in or out
+            needed = min(max(least, _TREMBLES * now.trembles[row]), most)
+            stay = self.stays.get(track) or self._first(tracks, track, needed)
+            since = stay.since
+            (stay.x, stay.y), stay.size, stay.cls = places[row], heights[row], now.cls[row]
+            self._turn(stay, depth[row], needed, t)
+            if stay.inside == (track in self.inside):
+                continue
+            about = describe(tracks, row, self.labels)
+            why = because("inside" if stay.inside else "outside", abs(depth[row]), needed, "px")
+            if stay.inside:
+                self.inside[track] = stay
+                events.append(self._event("enter", t, {**about, "because": why}))
+            elif self.inside.pop(track, None) is not None:
+                dwell = _s(stay.since - since)
+                events.append(
+                    self._event("leave", t, {**about, "reason": "left", "dwell_s": dwell, "because": why})
+                )
         return events
 
     def holds(self, tracks: Tracks) -> NDArray[np.bool_]:
@@ -120,7 +148,10 @@ class ZoneRule:
         if not len(tracks):
             return wanted_class
         return wanted_class & (
-            self._depth(tracks.anchor(self._config.anchor), tracks.width, tracks.height) > 0
+            self._depth(
+                anchors(tracks.xyxy.astype(np.float64), self._config.anchor), tracks.width, tracks.height
+            )
+            > 0
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -128,31 +159,62 @@ class ZoneRule:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.stays = {int(i): Stay(**s) for i, s in state["stays"].items()}
+        self.inside = {i: s for i, s in self.stays.items() if s.inside}
 
-    def _turned(self, stay: Stay, depth: float, t: float) -> bool:
-        """Advance one stay; True if it went in or out. ``depth``: pixels inside (negative: outside)."""
+    def _turn(self, stay: Stay, depth: float, needed: float, t: float) -> None:
+        """Advance one stay, which may go in or out. ``depth``: pixels inside (negative: outside)."""
         c = self._config
-        opposite = depth <= -c.enter_px if stay.inside else depth >= c.enter_px
+        if stay.seen < 0:
+            stay.border = t
+        elif (depth > 0) != (stay.depth > 0):
+            apart = abs(depth) + abs(stay.depth)
+            share = abs(stay.depth) / apart if 0 < apart < np.inf else 1.0
+            stay.border = stay.seen + share * (t - stay.seen)
+        stay.depth, stay.seen = depth, t
+        opposite = depth <= -needed if stay.inside else depth >= needed
         same = depth > 0 if stay.inside else depth < 0
         if opposite and stay.pending is None:
             stay.pending = t
         elif same and not opposite:
             stay.pending = None
         if stay.pending is None or t - stay.pending < (c.exit_s if stay.inside else c.enter_s) - 1e-9:
-            return False
-        stay.inside, stay.since, stay.pending = not stay.inside, stay.pending, None
-        return True
+            return
+        stay.inside, stay.since = not stay.inside, stay.pending if stay.border is None else stay.border
+        stay.pending = None
 
-    def _depth(self, points: NDArray[np.float32], width: int, height: int) -> NDArray[np.float64]:
+    def _first(self, tracks: Tracks, track: int, needed: float) -> Stay:
+        """A new track, with what it did before it was confirmed."""
+        stay = self.stays[track] = Stay()
+        sightings = tracks.past.get(track)
+        if sightings is not None:
+            points = anchors(sightings[:, 1:], self._config.anchor)
+            depth = self._depth(points, tracks.width, tracks.height).tolist()
+            for t, d in zip(sightings[:, 0].tolist(), depth, strict=True):
+                self._turn(stay, d, needed, t)
+        return stay
+
+    def _depth(self, points: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
         if self._size != (width, height):
             self._polygon, self._border = _in_frame(self._config.polygon, width, height)
-            self._size = (width, height)
-        points = np.clip(points.astype(np.float64), 0, [width, height])
+            self._thick = self._polygon.area / self._polygon.length
+            self._size, self._corner = (width, height), np.array([width, height], np.float64)
+        points = np.minimum(np.maximum(points, 0.0), self._corner)
         within = shapely.intersects_xy(self._polygon, points[:, 0], points[:, 1])
         if self._border.is_empty:  # the zone is the whole picture
             return np.where(within, np.inf, -np.inf)
         distance: NDArray[np.float64] = shapely.distance(self._border, shapely.points(points))
         return np.where(within, distance, -distance)
+
+    def _ended(self, track: int, stay: Stay, t: float) -> Event:
+        """The track of somebody who was in has ended. Who was seen outside last has left."""
+        data = {
+            "track": track,
+            "label": self.labels[stay.cls],
+            "reason": "lost" if stay.pending is None else "left",
+            "dwell_s": _s(stay.until - stay.since),
+            "because": because("not seen", t - stay.seen, 0, "s"),
+        }
+        return self._event("leave", t, data)
 
     def _event(self, phase: str, t: float, data: dict[str, Any]) -> Event:
         return Event("zone", t, phase, self.name, {"zone": self.name, **data, "occupancy": len(self.inside)})

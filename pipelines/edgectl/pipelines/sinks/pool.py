@@ -197,9 +197,10 @@ class _Feeder:
             if self._wait:
                 self._change.wait_for(
                     lambda: (
-                        self._room(has_picture) or self._closed or self.is_stuck or self._deadline is not None
+                        self._closed or self._room(has_picture) or self.is_stuck or self._deadline is not None
                     )
                 )
+            # also where it failed for good while we waited for room
             if self._closed:
                 return
             while not self._room(has_picture):

@@ -21,18 +21,18 @@ _MAX_LINE = 1 << 20
 
 def encode_tracks(tracks: Tracks, t_s: float) -> str:
     """One line: floats are written so that they read back to the same bits."""
-    return json.dumps(
-        {
-            "t": t_s,
-            "size": [tracks.width, tracks.height],
-            "ids": tracks.ids.tolist(),
-            "box": tracks.xyxy.tolist(),
-            "score": tracks.score.tolist(),
-            "cls": tracks.cls.tolist(),
-            "seen": tracks.seen.tolist(),
-        },
-        separators=(",", ":"),
-    )
+    record: dict[str, Any] = {
+        "t": t_s,
+        "size": [tracks.width, tracks.height],
+        "ids": tracks.ids.tolist(),
+        "box": tracks.xyxy.tolist(),
+        "score": tracks.score.tolist(),
+        "cls": tracks.cls.tolist(),
+        "seen": tracks.seen.tolist(),
+    }
+    if tracks.past:
+        record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    return json.dumps(record, separators=(",", ":"))
 
 
 def read_tracks(lines: Iterable[str]) -> Iterator[tuple[Tracks, float]]:
@@ -58,7 +58,11 @@ def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
     if not (score.shape == cls.shape == seen.shape == (n,)):
         raise ValueError("its arrays have different lengths")
     width, height = v["size"]
-    return Tracks(ids, boxes, score, cls, seen, int(width), int(height)), float(v["t"])
+    past = {
+        int(track): np.array(sightings, np.float64).reshape(-1, 5)
+        for track, sightings in v.get("past", {}).items()
+    }
+    return Tracks(ids, boxes, score, cls, seen, int(width), int(height), past), float(v["t"])
 
 
 class TrackLog(Sink):

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Motion", "MotionDetector"]
+__all__ = ["MotionDetector", "SceneMotion"]
 
 F32 = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ _MOST = 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Motion:
+class SceneMotion:
     boxes: F32
     """(N, 4) x1 y1 x2 y2 of what moves, relative to the picture (0..1), the largest first."""
     share: float
@@ -57,7 +57,7 @@ class MotionDetector:
         self._background: F32 = np.empty((0, 0), np.float32)
         self._noise: F32 = np.empty((0, 0), np.float32)
 
-    def step(self, luma: NDArray[np.uint8], t_s: float) -> Motion:
+    def step(self, luma: NDArray[np.uint8], t_s: float) -> SceneMotion:
         """``luma``: (H, W) uint8, rows may be strided."""
         small = _small(luma)
         if luma.shape != self._size:
@@ -73,13 +73,13 @@ class MotionDetector:
             return self._anew(small, t_s)
         self._learn(small, away, light, dt, settled)
         mask = cv2.medianBlur(moving.astype(np.uint8), 3)
-        return Motion(self._boxes(mask), float(mask.mean()), settled)
+        return SceneMotion(self._boxes(mask), float(mask.mean()), settled)
 
-    def _anew(self, small: F32, t_s: float) -> Motion:
+    def _anew(self, small: F32, t_s: float) -> SceneMotion:
         self._since_s = self._last_s = t_s
         self._background = small
         self._noise = np.full_like(small, self._threshold / _NOISE_TIMES / 2)
-        return Motion(np.empty((0, 4), np.float32), 1.0, False)
+        return SceneMotion(np.empty((0, 4), np.float32), 1.0, False)
 
     def _learn(self, small: F32, away: F32, light: float, dt: float, settled: bool) -> None:
         """The whole background takes the change of light at once, and each pixel what it shows, slowly."""

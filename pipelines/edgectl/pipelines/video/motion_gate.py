@@ -7,7 +7,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.video.motion import Motion
+from edgectl.pipelines.video.motion import SceneMotion
 
 __all__ = ["MotionGate", "MotionGateConfig"]
 
@@ -35,7 +35,7 @@ class MotionGate:
         self._tracked_s = min(config.keep_alive_s, lost_s / 3)
         self._moved_s = self._looked_s = float("-inf")
 
-    def opens(self, t_s: float, motion: Motion, *, tracked: bool) -> bool:
+    def opens(self, t_s: float, motion: SceneMotion, *, tracked: bool) -> bool:
         """Whether the frame of ``t_s`` is looked at. ``tracked``: something is being tracked."""
         if len(motion.boxes) or not motion.settled:
             self._moved_s = t_s

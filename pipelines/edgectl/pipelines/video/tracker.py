@@ -9,7 +9,8 @@ Left out: appearance (re-identification).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import lap
@@ -65,6 +66,9 @@ class Tracks:
     seen: B  # (N,), detected in this very frame
     width: int
     height: int
+    past: Mapping[int, F64] = field(default_factory=dict)
+    """Id → its sightings before it was confirmed, in the one frame in which it is confirmed: (K, 5) of
+    time and xyxy, the oldest first. What it did in that time it has done."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +92,11 @@ _LEAP_SPEED = 4.0  # box heights per s
 _LEAP_MOST = 1.5  # box heights
 _LEAP_SIZE = 0.3  # of the logarithm of width and height
 """What something fast can do between two of its first sightings."""
+_START_LEAP_SPEED = 2.0  # box heights per s
+"""What can come to the speed of a known track between two frames that are more than ``_LEAP_AFTER_S`` apart."""
+
+_MOST_PAST = 64
+"""Sightings that a track is remembered with before it is confirmed. Of more, the first and the latest."""
 
 _OTHER_LABEL_IOU = 0.5
 """What a detection of another label must overlap with a track to go on with it: half the object, as for
@@ -170,6 +179,7 @@ class Tracker:
         self._last: F64 = np.empty(0)
         self._hits = np.empty(0, np.int64)
         self._votes: F64 = np.empty((0, 1))  # score by class, since the start
+        self._past = np.empty(0, object)  # lists of (t, x1, y1, x2, y2), until it is confirmed
 
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
         """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
@@ -179,7 +189,7 @@ class Tracker:
         if self._t is not None and t <= self._t:
             raise ValueError(f"tracker time must grow: {t} after {self._t}")
         if self._size is not None and self._size != (width, height):
-            self._filter.scale(width / self._size[0], height / self._size[1])
+            self._scale(width / self._size[0], height / self._size[1])
         self._size = (width, height)
         previous = self._t
         if previous is not None:
@@ -218,7 +228,8 @@ class Tracker:
             r, c = _assign(values, rows & free, columns & open_, least)
             free[r], open_[c] = False, False
             pairs.append((r, c))
-        pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t))
+        gap = previous is not None and t - previous > _LEAP_AFTER_S
+        pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t, recent & gap))
         open_[pairs[-1][1]] = False
         r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
         self._filter.update(r, z[c])
@@ -228,31 +239,61 @@ class Tracker:
         self._vote(r, found, c)
         self._expire(t)
         self._start(found, z, t, high & open_, detected)
-        self._confirm(t)
-        return self._tracks(t, width, height)
+        confirmed_now = self._confirm(t)
+        return self._tracks(t, width, height, confirmed_now)
 
     def _leaps(
-        self, boxes: F64, detected: F64, free: B, open_: B, cls: NDArray[np.int32], t: float
+        self,
+        boxes: F64,
+        detected: F64,
+        free: B,
+        open_: B,
+        cls: NDArray[np.int32],
+        t: float,
+        over_gap: B,
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Pairs of tracks whose speed nobody knows yet with detections that they can have come to.
+        """Pairs of tracks with detections that they can have come to though the boxes do not touch: of tracks whose
+        speed nobody knows yet, and (``over_gap``) of those that frames are missing of and whose speed may be
+        another one since.
 
-        Where frames are missing, the second box of something fast does not touch the first one. A pair must
-        be of one class and size, within reach, and the only choice for both: in a crowd nothing is guessed.
+        A pair must be of one class and size, within reach, and the only choice for both: in a crowd nothing is
+        guessed.
         """
         young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
-        rows, columns = np.nonzero(free & young)[0], np.nonzero(open_)[0]
+        rows, columns = np.nonzero(free & (young | over_gap))[0], np.nonzero(open_)[0]
         if not len(rows) or not len(columns):
             return np.empty(0, np.intp), np.empty(0, np.intp)
         a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
         height = np.maximum(a[..., 3], 1.0)
-        reach = np.minimum(_LEAP_MOST, _LEAP_SPEED * (t - self._last[rows]))[:, None] * height
+        speed = np.where(young[rows], _LEAP_SPEED, _START_LEAP_SPEED)
+        reach = np.minimum(_LEAP_MOST, speed * (t - self._last[rows]))[:, None] * height
         near = np.hypot(b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]) <= reach
-        ratio = b[..., 2:] / np.maximum(a[..., 2:], 1.0)
+        # as it was seen: a size that is carried on over a gap soon says nothing
+        carried = (t - self._last[rows])[:, None] * self._filter.x[rows, 2:, 1]
+        size = a[..., 2:] - carried[:, None, :]
+        ratio = b[..., 2:] / np.maximum(size, 1.0)
         fits = near & (np.abs(np.log(np.maximum(ratio, 1e-3))) <= _LEAP_SIZE).all(axis=-1)
         fits &= self._cls[rows][:, None] == cls[columns][None, :]
         only = fits & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0, keepdims=True) == 1)
         r, c = np.nonzero(only)
         return rows[r], columns[c]
+
+    def _scale(self, x: float, y: float) -> None:
+        self._filter.scale(x, y)
+        factors = np.array([1.0, x, y, x, y])
+        for past in self._past:
+            past[:] = [tuple((np.array(sighting) * factors).tolist()) for sighting in past]
+
+    def _remember(self, t: float) -> None:
+        """What is seen and not confirmed yet."""
+        rows = np.nonzero((self._ids == 0) & (self._last == t))[0]
+        if not len(rows):
+            return
+        for row, box in zip(rows.tolist(), self._filter.boxes()[rows].tolist(), strict=True):
+            past = self._past[row]
+            if len(past) == _MOST_PAST:
+                del past[1]
+            past.append((t, *box))
 
     def _unseen_s(self, t: float) -> F64:
         return t - self._last
@@ -263,7 +304,7 @@ class Tracker:
         if keep.all():
             return
         self._filter.keep(keep)
-        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes"):
+        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes", "_past"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
@@ -286,6 +327,7 @@ class Tracker:
         self._last = np.concatenate([self._last, np.full(n, t)])
         self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
         self._votes = np.concatenate([self._votes, np.zeros((n, self._votes.shape[1]))])
+        self._past = np.concatenate([self._past, _lists(n)])
         self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
 
     def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
@@ -302,21 +344,48 @@ class Tracker:
         best = votes.argmax(axis=1)
         self._cls[rows] = np.where(votes.max(axis=1) > mine, best, self._cls[rows])
 
-    def _confirm(self, t: float) -> None:
+    def _confirm(self, t: float) -> dict[int, F64]:
+        """Who is confirmed now, with what was seen of it before."""
         ripe = (self._ids == 0) & (self._hits >= 2) & (t - self._first >= self.config.confirm_s - 1e-9)
         if self._at_once:
             ripe = self._ids == 0
         n = int(ripe.sum())
         self._ids[ripe] = np.arange(self._next, self._next + n)
         self._next += n
+        past = {
+            int(self._ids[row]): np.array(self._past[row], np.float64)
+            for row in np.nonzero(ripe)[0]
+            if self._past[row]
+        }
+        self._past[ripe] = _lists(n)
+        self._remember(t)
+        return past
 
-    def _tracks(self, t: float, width: int, height: int) -> Tracks:
+    def _tracks(self, t: float, width: int, height: int, past: Mapping[int, F64]) -> Tracks:
         rows = np.nonzero(self._ids > 0)[0]
         rows = rows[np.argsort(self._ids[rows])]
         boxes = np.clip(self._filter.boxes()[rows], 0, [width, height, width, height]).astype(np.float32)
         return Tracks(
-            self._ids[rows], boxes, self._score[rows], self._cls[rows], self._last[rows] == t, width, height
+            self._ids[rows],
+            boxes,
+            self._score[rows],
+            self._cls[rows],
+            self._last[rows] == t,
+            width,
+            height,
+            {track: _inside(sightings, width, height) for track, sightings in past.items()},
         )
+
+
+def _lists(n: int) -> NDArray[np.object_]:
+    """``n`` empty lists."""
+    out = np.empty(n, object)
+    out[:] = [[] for _ in range(n)]
+    return out
+
+
+def _inside(sightings: F64, width: int, height: int) -> F64:
+    return np.concatenate([sightings[:, :1], np.clip(sightings[:, 1:], 0, [width, height] * 2)], axis=1)
 
 
 def _assign(values: F64, rows: B, columns: B, least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
