@@ -34,6 +34,7 @@ SINKS = Registry(
         "annotate": "edgectl.pipelines.sinks.video:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "mqtt": "edgectl.pipelines.sinks.mqtt.mqtt:SINK",
+        "frigate": "edgectl.pipelines.sinks.mqtt.frigate:SINK",
     },
 )
 
