@@ -339,7 +339,13 @@ def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
     assert (out / entered["snapshot"]).is_file()
     with av.open(str(out / "annotated.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 40
-    assert {p.name for p in out.iterdir()} == {"events.jsonl", "tracks.jsonl", "annotated.mp4", "snapshots"}
+    assert {p.name for p in out.iterdir()} == {
+        "events.jsonl",
+        "tracks.jsonl",
+        "annotated.mp4",
+        "snapshots",
+        ".written",
+    }
 
 
 def test_a_full_disk_is_the_error_of_the_run(tmp_path: Path, clip: Path) -> None:

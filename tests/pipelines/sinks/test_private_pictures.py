@@ -141,8 +141,9 @@ WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
 }
 """Sink → the pictures that it let out."""
 
-WITHOUT_PICTURES = {"events", "tracklog"}
+WITHOUT_PICTURES = {"events", "tracklog", "retention"}
 CROPS = {"frigate"}
+REFUSED = {"clips"}
 
 
 @pytest.mark.parametrize("sink", WAYS)
@@ -170,7 +171,7 @@ def test_a_crop_of_somebody_shows_nothing_of_him(tmp_path: Path, privacy: dict[s
 
 
 def test_every_sink_is_looked_at() -> None:
-    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES | CROPS
+    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES | CROPS | REFUSED
 
 
 def test_events_and_track_logs_say_nothing_of_where_somebody_is_in_a_mask(tmp_path: Path) -> None:

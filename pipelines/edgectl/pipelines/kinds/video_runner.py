@@ -29,6 +29,7 @@ from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamContro
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
+from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import Fifo, Handover, LatestSlot
 from edgectl.pipelines.stream.frame import Frame, Stamp
@@ -109,6 +110,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._slot), self._slot, self._done.is_set)
             undo.callback(self._engines.close)
@@ -216,12 +218,28 @@ class VideoPipeline:
                 tuple(self._config.zones),
                 lines,
                 self._control,
+                self._packets,
+                say=self._capture.say,
             ),
         )
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
         self._pictures = any(sink.pictures for sink in sinks)
         return sinks
+
+    def _ring_of(self, source: object) -> PacketRing | None:
+        """Keeps the source's packets where a sink wants them."""
+        sinks = self._config.chosen() if self._args.out is not None else {}
+        wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
+        if not wanted:
+            return None
+        if not isinstance(source, PacketSource):
+            raise UsageError(
+                f"{min(wanted)}: this source gives no packets that could be kept",
+                hint="it needs a network camera or a video file; annotate writes a video of any source",
+            )
+        source.packets = PacketRing(max(wanted.values()))
+        return source.packets
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.sources.media.ring import PacketRing
+from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -80,6 +83,10 @@ class SinkOptions(Config):
         """Ids of rules and zones that it names: they must exist."""
         return ()
 
+    def packet_seconds(self) -> float:
+        """How much of the source's own packets must be kept for it; 0: nothing."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class SinkContext:
@@ -97,6 +104,12 @@ class SinkContext:
     """Ids of the rules that count crossings of a line."""
     control: StreamControl | None = None
     """None: this kind of pipeline has nothing to switch."""
+    packets: PacketRing | None = None
+    """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
+    files: OutFiles | None = None
+    """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
+    say: Callable[[Callable[[float], Event]], None] | None = None
+    """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 from pydantic import Field
 
 from edgectl.core.files import atomic_write
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.files import OutFiles
 
 __all__ = ["SINK", "SnapshotConfig", "SnapshotSink"]
 
@@ -26,15 +26,15 @@ class SnapshotConfig(SinkOptions):
 
 
 class SnapshotSink(Sink):
-    """Writes ``out/snapshots/<event id>.jpg`` with the objects drawn; at most ``limit`` files of this run."""
+    """Writes ``out/snapshots/<event id>.jpg`` with the objects drawn; at most ``limit`` files."""
 
     name = "snapshots"
     pictures = True
 
-    def __init__(self, out: Path, config: SnapshotConfig) -> None:
+    def __init__(self, out: Path, config: SnapshotConfig, files: OutFiles | None = None) -> None:
         self._out = out
         self._config = config
-        self._files: deque[Path] = deque()
+        self._files = files or OutFiles(out)
 
     def file_of(self, record: Record) -> dict[str, str]:
         wanted = record.get("rule") in self._config.on
@@ -47,13 +47,14 @@ class SnapshotSink(Sink):
         data = output.frame.jpeg(self._config.quality)
         for name in names:
             atomic_write(self._out / name, data)
-            self._files.append(self._out / name)
-            if len(self._files) > self._config.limit:
-                self._files.popleft().unlink(missing_ok=True)
+            self._files.wrote(self._out / name)
+        self._files.keep(self._config.limit, "snapshots")
 
 
 def _open(options: SnapshotConfig, context: SinkContext) -> SnapshotSink | None:
-    return None if context.out is None or not options.on else SnapshotSink(context.out, options)
+    return (
+        None if context.out is None or not options.on else SnapshotSink(context.out, options, context.files)
+    )
 
 
 SINK = SinkType(

@@ -134,9 +134,14 @@ def guarded(tmp_path: Path) -> Any:
 
 
 def test_a_wrong_password_is_said_at_once_and_no_password_is_ever_shown(
-    guarded: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    guarded: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("edgectl.pipelines.sinks.mqtt.connection._FIRST_S", 60)
     with pytest.raises(LinkError, match="refuses user and password") as e:
         sink(f"mqtt://cam:geheim@127.0.0.1:{guarded.port}", tmp_path)
     right = sink(f"mqtt://cam:p%40ss%2Fword@127.0.0.1:{guarded.port}", tmp_path)
