@@ -141,7 +141,7 @@ WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
 }
 """Sink → the pictures that it let out."""
 
-WITHOUT_PICTURES = {"events", "tracklog", "retention"}
+WITHOUT_PICTURES = {"events", "tracklog", "retention", "webhook"}
 CROPS = {"frigate"}
 REFUSED = {"clips"}
 

@@ -37,6 +37,7 @@ SINKS = Registry(
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "clips": "edgectl.pipelines.sinks.clips:SINK",
         "retention": "edgectl.pipelines.sinks.retention:SINK",
+        "webhook": "edgectl.pipelines.sinks.webhook:SINK",
         "mqtt": "edgectl.pipelines.sinks.mqtt.mqtt:SINK",
         "frigate": "edgectl.pipelines.sinks.mqtt.frigate:SINK",
     },
