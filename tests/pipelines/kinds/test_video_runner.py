@@ -334,7 +334,7 @@ def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "out"
     assert rig.pipeline.error is None
     assert len((out / "events.jsonl").read_text().splitlines()) == len(rig.events)
-    assert len((out / "tracks.jsonl").read_text().splitlines()) == 40
+    assert len((out / "tracks.jsonl").read_text().splitlines()) == 1 + 40
     entered = next(e for e in rig.events if e["type"] == "zone")
     assert (out / entered["snapshot"]).is_file()
     with av.open(str(out / "annotated.mp4")) as video:

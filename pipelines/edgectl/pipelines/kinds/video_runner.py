@@ -23,6 +23,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamControl, StreamOutput
@@ -67,6 +68,10 @@ class Analyser(Protocol):
         ...
 
     def counters(self) -> dict[str, int]: ...
+
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
 
 
 class VideoPipeline:
@@ -156,6 +161,7 @@ class VideoPipeline:
         while (left := self._handover.take(0)) is not None:
             del left
             self.ledger.drop("shutdown")
+        self._analyser.close()
         self._sinks.close()
         self._end_shadow("the stream has ended")
         self._engines.close()
@@ -208,6 +214,9 @@ class VideoPipeline:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
         sinks += open_sinks(
             self._config,
             SinkContext(
@@ -218,7 +227,9 @@ class VideoPipeline:
                 tuple(self._config.zones),
                 lines,
                 self._control,
-                self._packets,
+                self._kind,
+                rules,
+                packets=self._packets,
                 say=self._capture.say,
             ),
         )
@@ -366,7 +377,9 @@ class VideoPipeline:
         hidden = self._privacy.step(found, tracks, t)
         shown = ShownFrame(frame, hidden, self._analyser.overlay()) if self._pictures else None
         age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
+        self._sinks.offer(
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+        )
         self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
         if self._realtime:
             self.tracer.record("glass_to_event", done - frame.stamp.t_ns)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -26,8 +27,8 @@ class StreamOutput:
     records: tuple[Record, ...]
     frame: ShownFrame | None = None
     tracks: Tracks | None = None
-    t_s: float | None = None
-    """Capture time of ``tracks``."""
+    stamp: Stamp | None = None
+    """When ``tracks`` were taken."""
     age_ms: float | None = None
     """From the moment the frame was available to its events."""
 
@@ -104,6 +105,9 @@ class SinkContext:
     """Ids of the rules that count crossings of a line."""
     control: StreamControl | None = None
     """None: this kind of pipeline has nothing to switch."""
+    kind: str = ""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration of zones and rules, as JSON values."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
     files: OutFiles | None = None
