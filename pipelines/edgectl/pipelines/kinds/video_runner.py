@@ -23,7 +23,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
-from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamControl, StreamOutput
@@ -213,6 +213,9 @@ class VideoPipeline:
     def _make_sinks(self, info: SourceInfo) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
+        switched = getattr(self._analyser, "rules", None)
+        if isinstance(switched, RuleSet):
+            self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
             mode="json", include=set(RulesConfig.model_fields), exclude_unset=True

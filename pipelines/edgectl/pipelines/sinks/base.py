@@ -39,6 +39,16 @@ class StreamControl:
     detect = True
     """False: frames are dropped as `paused`, before the detector."""
 
+    def __init__(
+        self,
+        armed: Callable[[], Mapping[str, bool]] = dict,
+        arm: Callable[[str, bool], None] = lambda name, on: None,
+    ) -> None:
+        """``armed``: id → whether it is, of the rules that can be switched; ``arm`` switches one. An event ``switch`` tells
+        once it has."""
+        self.armed = armed
+        self.arm = arm
+
 
 class Sink:
     """A sink has a thread and a queue of its own: whatever it does, the stream and the other sinks go on. All methods
