@@ -231,15 +231,17 @@ def test_a_rule_is_armed_over_the_broker_and_its_switch_shows_what_it_is(
     )
     watcher = Watcher(mosquitto.port)
     pipeline.start()
-    topic = "homeassistant/device/t/config"
-    wait_until(lambda: watcher.last(topic), "the device is there")
-    switch = entities(topic, json.loads(watcher.last(topic) or b""))["arm_guard"]
-    wait_until(lambda: watcher.last(switch["state_topic"]) == b"ON", "it is armed")
-    watcher.link.publish(switch["command_topic"], b"OFF")
-    wait_until(lambda: watcher.last(switch["state_topic"]) == b"OFF", "it is not")
-    assert [e["on"] for e in watcher.events() if e["type"] == "switch"] == [False]
-    pipeline.stop()
-    watcher.link.close()
+    try:
+        topic = "homeassistant/device/t/config"
+        wait_until(lambda: watcher.last(topic), "the device is there")
+        switch = entities(topic, json.loads(watcher.last(topic) or b""))["arm_guard"]
+        wait_until(lambda: watcher.last(switch["state_topic"]) == b"ON", "it is armed")
+        watcher.link.publish(switch["command_topic"], b"OFF")
+        wait_until(lambda: watcher.last(switch["state_topic"]) == b"OFF", "it is not")
+        assert [e["on"] for e in watcher.events() if e["type"] == "switch"] == [False]
+    finally:
+        pipeline.stop()
+        watcher.link.close()
 
 
 def test_home_assistant_hears_of_the_device_again_at_its_birth_and_its_switch_works(
