@@ -116,8 +116,9 @@ def run(
                 output.stdout.print(describe(event))
 
     settings = load_config(kind, config) if config else parse_config(kind, None)
-    if mqtt is not None:
-        settings = settings.with_sink("mqtt", url=mqtt)
+    for name in ("mqtt", *(n for n in ("frigate",) if settings.sinks.get(n))):
+        if mqtt is not None:
+            settings = settings.with_sink(name, url=mqtt)
     machine = probe()
     machine.require_runtime()
     table = LiveTable()

@@ -173,7 +173,7 @@ def test_a_stream_whose_detection_is_off_drops_its_frames_as_paused(tmp_path: Pa
     rig.run_to_the_end()
     assert rig.frames().dropped == {"paused": 40}
     assert rig.engines[0].runs == 2  # the warm-up's
-    assert [e["type"] for e in rig.events] == ["capability"]  # the file has ended
+    assert [e["type"] for e in rig.events] == ["capability"]  # the clip has ended
 
 
 def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
@@ -341,7 +341,13 @@ def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
     assert (out / entered["snapshot"]).is_file()
     with av.open(str(out / "annotated.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 40
-    assert {p.name for p in out.iterdir()} == {"events.jsonl", "tracks.jsonl", "annotated.mp4", "snapshots"}
+    assert {p.name for p in out.iterdir()} == {
+        "events.jsonl",
+        "tracks.jsonl",
+        "annotated.mp4",
+        "snapshots",
+        ".written",
+    }
 
 
 def test_a_full_disk_is_the_error_of_the_run(tmp_path: Path, clip: Path) -> None:

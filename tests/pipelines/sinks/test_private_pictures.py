@@ -114,18 +114,24 @@ def snapshots(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
     return [np.asarray(cv2.imread(str(path))) for path in (folder / "out/snapshots").iterdir()]
 
 
-def mqtt(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
+def published(
+    folder: Path, privacy: dict[str, Any], sink: str, topic: str, **options: Any
+) -> list[NDArray[Any]]:
     broker = start_mosquitto(folder, free_port())
     got: list[bytes] = []
     with Link(BrokerOptions(broker.host, broker.port), "watcher") as watcher:
-        watcher.subscribe("t/picture", lambda _, payload: got.append(payload))
+        watcher.subscribe(topic, lambda _, payload: got.append(payload))
         watcher.connect()
         url = f"mqtt://{broker.host}:{broker.port}"
-        run(folder, {"privacy": privacy, "mqtt": {"url": url, "topic": "t", "picture": True}})
+        run(folder, {"privacy": privacy, sink: {"url": url, "topic": "t", **options}})
         wait_until(lambda: got, "the picture comes")
     broker.process.terminate()
     broker.process.wait()
     return [np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) for data in got]
+
+
+def mqtt(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
+    return published(folder, privacy, "mqtt", "t/picture", picture=True)
 
 
 WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
@@ -135,7 +141,9 @@ WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
 }
 """Sink → the pictures that it let out."""
 
-WITHOUT_PICTURES = {"events", "tracklog"}
+WITHOUT_PICTURES = {"events", "tracklog", "retention", "webhook"}
+CROPS = {"frigate"}
+REFUSED = {"clips"}
 
 
 @pytest.mark.parametrize("sink", WAYS)
@@ -154,8 +162,16 @@ def test_without_privacy_the_same_bytes_show_it(tmp_path: Path, sink: str) -> No
         check(image, private=False)
 
 
+@pytest.mark.parametrize("privacy", [PRIVACY, {}])
+def test_a_crop_of_somebody_shows_nothing_of_him(tmp_path: Path, privacy: dict[str, Any]) -> None:
+    crops = published(tmp_path, privacy, "frigate", "t/gate/person/snapshot")
+    assert crops
+    for crop in crops:
+        assert (detail(crop, 0.3, 0.3, 0.7, 0.8) < 8) == bool(privacy)
+
+
 def test_every_sink_is_looked_at() -> None:
-    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES
+    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES | CROPS | REFUSED
 
 
 def test_events_and_track_logs_say_nothing_of_where_somebody_is_in_a_mask(tmp_path: Path) -> None:

@@ -181,7 +181,13 @@ def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
     sink = SnapshotSink(tmp_path, SnapshotConfig(on=("gate",), limit=2))
     for i in range(4):
         sink.write(
-            StreamOutput(({"id": f"e{i}", "rule": "gate"}, {"id": f"x{i}", "rule": "other"}), frame(i))
+            StreamOutput(
+                (
+                    {"id": f"e{i}", "type": "zone", "rule": "gate"},
+                    {"id": f"x{i}", "type": "zone", "rule": "other"},
+                ),
+                frame(i),
+            )
         )
     assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["e2.jpg", "e3.jpg"]
 

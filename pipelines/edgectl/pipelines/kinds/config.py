@@ -66,6 +66,13 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
         zones = self.privacy.blur.zones if self.privacy.blur else ()
         if unknown := set(zones) - set(self.zones):
             raise ValueError(f"privacy.blur.zones names {min(unknown)!r}, which is no zone")
+        if self.privacy.hides:
+            for name, options in self.chosen().items():
+                if options.packet_seconds():
+                    raise ValueError(
+                        f"{name}: it gives out the source's own packets, in which nothing can be hidden: "
+                        "leave it out, or privacy"
+                    )
         return self
 
     def event_names(self) -> frozenset[str]:

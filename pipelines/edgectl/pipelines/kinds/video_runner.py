@@ -20,13 +20,14 @@ from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTra
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
-from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
+from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import room
@@ -86,6 +87,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
@@ -179,7 +181,7 @@ class VideoPipeline:
             {name: zone.polygon for name, zone in self._config.zones.items()},
             still=info.kind == "images",
         )
-        sinks = self._make_sinks(info, labels.labels)
+        sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
         self._path = FramePath(
@@ -218,9 +220,12 @@ class VideoPipeline:
             failed=self._analysis_failed,
         )
 
-    def _make_sinks(self, info: SourceInfo, labels: Sequence[str]) -> list[Sink]:
+    def _make_sinks(self, info: SourceInfo, labels: Sequence[str], analyser: Analyser) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
+        switched = getattr(analyser, "rules", None)
+        if isinstance(switched, RuleSet):
+            self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
             mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
@@ -237,11 +242,27 @@ class VideoPipeline:
                 self._control,
                 self._kind,
                 rules,
+                packets=self._packets,
+                say=self._capture.say,
             ),
         )
         sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
+
+    def _ring_of(self, source: object) -> PacketRing | None:
+        """Keeps the source's packets where a sink wants them."""
+        sinks = self._config.chosen() if self._args.out is not None else {}
+        wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
+        if not wanted:
+            return None
+        if not isinstance(source, PacketSource):
+            raise UsageError(
+                f"{min(wanted)}: this source gives no packets that could be kept",
+                hint="it needs a network camera or a video file; annotate writes a video of any source",
+            )
+        source.packets = PacketRing(max(wanted.values()))
+        return source.packets
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""

@@ -7,6 +7,7 @@ A sink's options stand in the stream's configuration under the sink's name. ``tr
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -21,6 +22,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
+from edgectl.pipelines.sinks.files import OutFiles
 
 __all__ = ["SINKS", "SinksConfig", "open_sinks"]
 
@@ -33,7 +35,11 @@ SINKS = Registry(
         "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
         "annotate": "edgectl.pipelines.sinks.video:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
+        "clips": "edgectl.pipelines.sinks.clips:SINK",
+        "retention": "edgectl.pipelines.sinks.retention:SINK",
+        "webhook": "edgectl.pipelines.sinks.webhook:SINK",
         "mqtt": "edgectl.pipelines.sinks.mqtt.mqtt:SINK",
+        "frigate": "edgectl.pipelines.sinks.mqtt.frigate:SINK",
     },
 )
 
@@ -113,6 +119,8 @@ class SinksConfig(Config):
 def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
     """The sinks of a stream. Those that write files are left out where there is no folder for them. On an
     error none is left open."""
+    if context.out is not None:
+        context = replace(context, files=OutFiles(context.out))
     with contextlib.ExitStack() as undo:
         sinks: list[Sink] = []
         for name, options in config.chosen().items():

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.sources.media.ring import PacketRing
+from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
@@ -35,6 +38,16 @@ class StreamControl:
 
     detect = True
     """False: frames are dropped as `paused`, before the detector."""
+
+    def __init__(
+        self,
+        armed: Callable[[], Mapping[str, bool]] = dict,
+        arm: Callable[[str, bool], None] = lambda name, on: None,
+    ) -> None:
+        """``armed``: id → whether it is, of the rules that can be switched; ``arm`` switches one. An event ``switch`` tells
+        once it has."""
+        self.armed = armed
+        self.arm = arm
 
 
 class Sink:
@@ -81,6 +94,10 @@ class SinkOptions(Config):
         """Ids of rules and zones that it names: they must exist."""
         return ()
 
+    def packet_seconds(self) -> float:
+        """How much of the source's own packets must be kept for it; 0: nothing."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class SinkContext:
@@ -101,6 +118,12 @@ class SinkContext:
     kind: str = ""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The configuration of zones and rules, as JSON values."""
+    packets: PacketRing | None = None
+    """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
+    files: OutFiles | None = None
+    """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
+    say: Callable[[Callable[[float], Event]], None] | None = None
+    """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ the last second plays.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,8 @@ from pydantic import Field
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.stream.frame import Stamp
 
 __all__ = ["SINK", "AnnotateConfig", "VideoSink"]
 
@@ -33,6 +36,10 @@ class AnnotateConfig(SinkOptions):
     """At most so many frames a second; None: every frame."""
     max_width: int = Field(default=1280, ge=64, le=4096)
     """A wider picture is made smaller."""
+    rotate_s: float | None = Field(default=None, ge=1, le=86400)
+    """A new file after so much time: `annotated/<time>.mp4`; none: one file, `annotated.mp4`."""
+    rotate_mib: int | None = Field(default=None, ge=1, le=100_000)
+    """A new file once one has so much."""
 
 
 # No look-ahead: a frame is in the file soon after it was seen.
@@ -58,8 +65,12 @@ class VideoSink(Sink):
 
     path: Path
 
-    def __init__(self, path: Path, config: AnnotateConfig, fps: float) -> None:
-        self.path = path
+    def __init__(self, path: Path, config: AnnotateConfig, fps: float, files: OutFiles | None = None) -> None:
+        """``files``: hears of the parts, where there are several."""
+        self._whole = path
+        self._rotates = config.rotate_s is not None or config.rotate_mib is not None
+        self.path = path.with_suffix("") if self._rotates else path
+        self._files = files
         self._config = config
         self._fps = min(fps, config.fps or fps)
         self._container: av.container.OutputContainer | None = None
@@ -72,9 +83,12 @@ class VideoSink(Sink):
         frame = output.frame
         if frame is None or (self._container is not None and frame.stamp.t_ns < self._due_ns):
             return
+        if self._container is not None and self._is_full(frame.stamp.t_ns):
+            self.close()
         image = frame.annotated()
         with self._wrapped("write"):
             if self._container is None:
+                self._name(frame.stamp)
                 self._open(frame.width, frame.height)
                 self._first_ns = self._due_ns = frame.stamp.t_ns
             self._due_ns += round(0.999e9 / self._fps) if self._config.fps else 0
@@ -92,19 +106,41 @@ class VideoSink(Sink):
         with self._wrapped("finish"), contextlib.closing(container):
             for packet in stream.encode(None):
                 container.mux(packet)
+        if self._rotates and self._files is not None:
+            self._files.wrote(self._part)
+
+    def _is_full(self, t_ns: int) -> bool:
+        limit_s, limit_mib = self._config.rotate_s, self._config.rotate_mib
+        if limit_s is not None and t_ns - self._first_ns >= limit_s * 1e9:
+            return True
+        with storage(str(self._part)):
+            return limit_mib is not None and self._part.stat().st_size >= limit_mib << 20
+
+    def _name(self, stamp: Stamp) -> None:
+        """The file that begins with a frame: named by UTC, or by the time in a recording."""
+        self._part = self._whole
+        if self._rotates:
+            if stamp.wall_offset_ns is None:
+                name = f"{stamp.t_s:010.3f}"
+            else:
+                name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime((stamp.t_ns + stamp.wall_offset_ns) / 1e9))
+            self._part = self.path / f"{name}.mp4"
+            self._last_pts = -1
+            if self._files is not None:
+                self._files.wrote(self._part, still=True)
 
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, self._config.max_width / width)
         self._size = (max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2)))
-        with storage(str(self.path)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with storage(str(self._part)):
+            self._part.parent.mkdir(parents=True, exist_ok=True)
         encoder, options = next((e for e in _ENCODERS if e[0] in av.codecs_available), (None, None))
         if encoder is None:
             raise StorageError(
                 "this FFmpeg has no MP4 video encoder",
                 hint="turn the annotated video off: annotate: {video: false}",
             )
-        self._container = av.open(str(self.path), "w", format="mp4", options=_CONTAINER)
+        self._container = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
         stream = self._container.add_stream(encoder, rate=max(1, round(self._fps)), options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
@@ -130,7 +166,7 @@ class VideoSink(Sink):
 def _open(options: AnnotateConfig, context: SinkContext) -> VideoSink | None:
     if context.out is None or not options.video:
         return None
-    return VideoSink(context.out / "annotated.mp4", options, context.fps or 25.0)
+    return VideoSink(context.out / "annotated.mp4", options, context.fps or 25.0, context.files)
 
 
 SINK = SinkType(

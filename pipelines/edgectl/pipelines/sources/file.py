@@ -29,6 +29,7 @@ from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.recording import Recording, RecordingOptions
+from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["SOURCE", "FileOptions", "FileSource"]
@@ -53,6 +54,8 @@ class FileSource:
     def __init__(self, path: Path, options: FileOptions) -> None:
         self._path = path
         self._options = options
+        self.packets: PacketRing | None = None
+        """Set before :meth:`open`: gets what is in the file."""
         self._reader: VideoReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
@@ -69,7 +72,7 @@ class FileSource:
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
-        self._reader = reader = VideoReader(str(self._path), self._path.name)
+        self._reader = reader = VideoReader(str(self._path), self._path.name, packets=self.packets)
         self._frames = reader.frames()
         options = self._options
         fps = options.fps or reader.fps or 25.0

@@ -15,16 +15,18 @@ import pytest
 from conftest import Broker, free_port, start_mosquitto
 from support.fleet import wait_until
 from support.home_assistant import entities
-from support.pipelines import tracks
+from support.pipelines import BoxEngine, box_task, make_variant, tracks
 
 from edgectl.core.errors import LinkError, UsageError
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl, StreamOutput
 from edgectl.pipelines.sinks.mqtt.mqtt import EventsVoice, OwnMqttConfig
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.shown import ShownFrame
 
 
@@ -134,9 +136,14 @@ def guarded(tmp_path: Path) -> Any:
 
 
 def test_a_wrong_password_is_said_at_once_and_no_password_is_ever_shown(
-    guarded: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    guarded: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("edgectl.pipelines.sinks.mqtt.connection._FIRST_S", 60)
     with pytest.raises(LinkError, match="refuses user and password") as e:
         sink(f"mqtt://cam:geheim@127.0.0.1:{guarded.port}", tmp_path)
     right = sink(f"mqtt://cam:p%40ss%2Fword@127.0.0.1:{guarded.port}", tmp_path)
@@ -190,6 +197,53 @@ def test_a_camera_that_goes_away_is_told_at_once_although_no_frame_follows() -> 
     assert json.loads(said[1].payload)["fps"] == 0
 
 
+def test_a_word_that_the_switch_does_not_know_switches_nothing() -> None:
+    control = StreamControl()
+    voice = EventsVoice(OwnMqttConfig(topic="t"), SinkContext("gate", control=control), 0.0)
+    switch = voice.commands()["t/detect/set"]
+    for word, on in ((b"toggle", True), (b"OFF", False), (b"on", False), (b"", False), (b"ON", True)):
+        assert [(s.topic, s.payload) for s in switch(word)] == [("t/detect/state", b"ON" if on else b"OFF")]
+        assert control.detect == on
+
+
+def test_a_rule_is_armed_over_the_broker_and_its_switch_shows_what_it_is(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    zone = {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}
+    rule = {"id": "guard", "intrusion": {"zone": "all"}}
+    url = f"mqtt://127.0.0.1:{mosquitto.port}"
+    slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
+    values = {
+        "zones": {"all": zone},
+        "rules": [rule],
+        "mqtt": {"url": url, "topic": "t", "home_assistant": True},
+    }
+    pipeline = make_pipeline(
+        "surveillance",
+        PipelineArgs(
+            "gate",
+            "synth://yard?seconds=60",
+            {"detector": slot},
+            parse_config("surveillance", values),
+            lambda _: None,
+            lambda _: BoxEngine(lambda _: []),
+        ),
+    )
+    watcher = Watcher(mosquitto.port)
+    pipeline.start()
+    try:
+        topic = "homeassistant/device/t/config"
+        wait_until(lambda: watcher.last(topic), "the device is there")
+        switch = entities(topic, json.loads(watcher.last(topic) or b""))["arm_guard"]
+        wait_until(lambda: watcher.last(switch["state_topic"]) == b"ON", "it is armed")
+        watcher.link.publish(switch["command_topic"], b"OFF")
+        wait_until(lambda: watcher.last(switch["state_topic"]) == b"OFF", "it is not")
+        assert [e["on"] for e in watcher.events() if e["type"] == "switch"] == [False]
+    finally:
+        pipeline.stop()
+        watcher.link.close()
+
+
 def test_home_assistant_hears_of_the_device_again_at_its_birth_and_its_switch_works(
     mosquitto: Broker, tmp_path: Path
 ) -> None:
@@ -215,7 +269,6 @@ def test_home_assistant_hears_of_the_device_again_at_its_birth_and_its_switch_wo
     watcher.link.publish(switch["command_topic"], b"OFF")
     wait_until(lambda: watcher.last(switch["state_topic"]) == b"OFF", "it is switched")
     assert not control.detect
-    watcher.link.publish(switch["command_topic"], b"toggle")
     watcher.link.publish(switch["command_topic"], b"ON")
     wait_until(lambda: watcher.last(switch["state_topic"]) == b"ON", "and back")
     assert control.detect

@@ -43,6 +43,7 @@ def discovery(
     video: bool,
     picture: bool,
     switch: bool,
+    rules: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics."""
     device = _slug(topic)
@@ -106,6 +107,13 @@ def discovery(
             "name": "Detection",
             "command_topic": f"{topic}/detect/set",
             "state_topic": f"{topic}/detect/state",
+        }
+    for rule in rules:
+        parts[f"arm_{_slug(rule)}"] = {
+            "platform": "switch",
+            "name": f"{rule} armed",
+            "command_topic": f"{topic}/arm/{rule}/set",
+            "state_topic": f"{topic}/arm/{rule}/state",
         }
     for key, part in parts.items():
         part["unique_id"] = f"{device}_{key}"

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import field_validator
@@ -41,7 +42,7 @@ class OwnMqttConfig(MqttConfig):
 
 class EventsVoice:
     """``<topic>/events`` (each event, QoS 1), ``/available``, ``/state``, ``/picture``, ``/detect/state`` (retained), and
-    ``/detect/set``."""
+    ``/detect/set``; for rules that can be armed ``/arm/<rule>/set`` and ``/state``."""
 
     def __init__(self, options: OwnMqttConfig, context: SinkContext, now_s: float) -> None:
         self._options = options
@@ -58,13 +59,17 @@ class EventsVoice:
 
     def birth(self) -> Sequence[Said]:
         said = [self._discovery(), self._detect(), self._say_state()]
-        return [s for s in said if s is not None]
+        return [
+            *(s for s in said if s is not None),
+            *map(self._armed, self._switches(), self._switches().values()),
+        ]
 
     def hear(self, output: StreamOutput, now_s: float) -> Sequence[Said]:
         said = [
             Said(f"{self.topic}/events", _json(r), "update" if is_update(r) else "event")
             for r in output.records
         ]
+        said += [self._armed(r["rule"], r["on"]) for r in output.records if r.get("type") == "switch"]
         with self._lock:
             self._dirty |= self._state.hear(output)
         if now_s - self._said_s >= _STATE_S:
@@ -86,6 +91,8 @@ class EventsVoice:
         found: dict[str, Callable[[bytes], Sequence[Said]]] = {}
         if self._context.control is not None:
             found[f"{self.topic}/detect/set"] = self._set_detect
+        for rule in self._switches():
+            found[f"{self.topic}/arm/{rule}/set"] = partial(self._arm, rule)
         if self._options.home_assistant is not None:
             found[f"{self._options.home_assistant.prefix}/status"] = self._home_assistant_is
         return found
@@ -97,6 +104,20 @@ class EventsVoice:
             control.detect = payload == b"ON"
         said = self._detect()
         return [said] if said else []
+
+    def _switches(self) -> Mapping[str, bool]:
+        control = self._context.control
+        return control.armed() if control is not None else {}
+
+    def _arm(self, rule: str, payload: bytes) -> Sequence[Said]:
+        """What it is then is said once it is so: by the event."""
+        assert self._context.control is not None
+        if payload in (b"ON", b"OFF"):
+            self._context.control.arm(rule, payload == b"ON")
+        return []
+
+    def _armed(self, rule: str, on: bool) -> Said:
+        return Said(f"{self.topic}/arm/{rule}/state", b"ON" if on else b"OFF", retain=True)
 
     def _home_assistant_is(self, payload: bytes) -> Sequence[Said]:
         """Its birth: it may have forgotten what it knew."""
@@ -122,6 +143,7 @@ class EventsVoice:
             video=context.fps is not None,
             picture=self.sends_pictures,
             switch=context.control is not None,
+            rules=tuple(self._switches()),
         )
         return Said(topic, _json(message), retain=True)
 
@@ -142,6 +164,6 @@ def _open(options: OwnMqttConfig, context: SinkContext) -> BrokerSink:
 SINK = SinkType(
     _open,
     "events to an MQTT broker, which wait on disk while it is away; the stream's state, its picture, and a device in "
-    "Home Assistant: `<topic>/events`, `/state`, `/picture`, `/available`, `/detect/set`",
+    "Home Assistant: `<topic>/events`, `/state`, `/picture`, `/available`, `/detect/set`, `/arm/<rule>/set`",
     OwnMqttConfig,
 )

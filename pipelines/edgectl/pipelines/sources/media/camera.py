@@ -13,6 +13,7 @@ from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
 from edgectl.pipelines.sources.media.clock import MediaClock
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import VideoReader, reason_of
+from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["LiveSource", "backoff_s"]
@@ -62,6 +63,8 @@ class LiveSource:
         self.decode_errors = 0
         self.corrupt_frames = 0
         self.outage: str | None = None
+        self.packets: PacketRing | None = None
+        """Set before :meth:`open`: gets what the camera sends."""
 
     def open(self) -> SourceInfo:
         try:
@@ -157,6 +160,7 @@ class LiveSource:
             options=self._options,
             timeout_s=_OPEN_TIMEOUT_S,
             low_delay=True,
+            packets=self.packets,
         )
         self._frames = self._reader.frames()
         if self._clock is None:

@@ -21,6 +21,7 @@ from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
 from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
+from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
 __all__ = ["VideoReader", "reason_of"]
@@ -74,8 +75,9 @@ class VideoReader:
         options: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         low_delay: bool = False,
+        packets: PacketRing | None = None,
     ) -> None:
-        """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
+        """Open ``url``. ``packets`` gets each packet as it came. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
         reached."""
         self.what = what
         self.errors = 0
@@ -86,6 +88,7 @@ class VideoReader:
         self._options = dict(options or {})
         self._timeout_s = timeout_s
         self._low_delay = low_delay
+        self._ring = packets
         self._open(0)
         context = self._stream.codec_context
         # A camera may not tell its size before the first picture: every picture is checked instead.
@@ -164,6 +167,8 @@ class VideoReader:
             raise SourceError(f"{self.what} cannot be played in a loop: {_said(e)}") from e
 
     def close(self) -> None:
+        if self._ring is not None:
+            self._ring.end()
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._container.close()
 
@@ -198,6 +203,8 @@ class VideoReader:
         # Slice threading turns off the detection of damage in the older codecs.
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
+        if self._ring is not None:
+            self._ring.begin(self._stream)
 
     def _end_ns(self) -> int | None:
         """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the
@@ -213,7 +220,10 @@ class VideoReader:
         packets = self._container.demux(self._stream)
         while True:
             try:
-                yield next(packets)
+                packet = next(packets)
+                if self._ring is not None:
+                    self._ring.add(packet)
+                yield packet
             except (StopIteration, av.error.EOFError):
                 return
             except (av.error.FFmpegError, OSError) as e:

@@ -1,0 +1,167 @@
+"""The last seconds of a source as they came, without decoding or encoding: for clips that begin before their event.
+
+Packets are put into MP4 fragments (ISO/IEC 14496-12, section 8.8) in memory, one for each group of pictures. Whoever
+wants a clip gets the beginning of the file and the fragments of that time, which stand for themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import av
+import av.error
+
+__all__ = ["Cut", "PacketRing", "PacketSource"]
+
+_FLAGS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A playable piece of the source. Times are the container's, in seconds."""
+
+    data: bytes
+    """A fragmented MP4 of whole groups of pictures."""
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fragment:
+    data: bytes
+    start_s: float
+    end_s: float
+
+
+class _Bytes:
+    """What the muxer wrote since it was last asked."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._data += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._data)
+        self._data.clear()
+        return data
+
+
+class PacketRing:
+    """Filled by the thread that reads the source; :meth:`cut` may be called from any."""
+
+    def __init__(self, seconds: float, max_bytes: int = 64 << 20) -> None:
+        """At least ``seconds`` are kept, unless they are more than ``max_bytes``."""
+        self.trouble: str | None = None
+        """Why nothing is kept."""
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._fragments: deque[_Fragment] = deque()
+        self._bytes = 0
+        self._head = b""
+        self._source: Any = None
+        self._muxer: Any = None
+        self._written = _Bytes()
+        self._group: tuple[float, float] | None = None
+        """First and last time of the group that is being written."""
+        self._last_dts: int | None = None
+
+    def begin(self, stream: Any) -> None:
+        """A source was opened: what came before has nothing to do with it. ``stream``: PyAV's, until :meth:`end`."""
+        self.end()
+        with self._lock:
+            self._fragments.clear()
+            self._bytes = 0
+        self.trouble = None
+        self._source, self._written, self._last_dts = stream, _Bytes(), None
+        try:
+            self._muxer = av.open(self._written, "w", format="mp4", options=_FLAGS)
+            self._stream = self._muxer.add_stream_from_template(stream)
+        except (av.error.FFmpegError, ValueError, OSError) as e:
+            self._gone(f"its codec does not go into an MP4: {e}")
+
+    def add(self, packet: Any) -> None:
+        """One packet of the stream, before it is decoded."""
+        if self._muxer is None or packet.dts is None or packet.pts is None or not packet.size:
+            return
+        if self._last_dts is not None and packet.dts <= self._last_dts:
+            self.begin(self._source)  # played in a loop, or another recording in the same file
+        if self._muxer is None or (self._last_dts is None and not packet.is_keyframe):
+            return
+        self._last_dts = packet.dts
+        start_s = float(packet.pts * packet.time_base)
+        end_s = start_s + float((packet.duration or 0) * packet.time_base)
+        copy = av.Packet(bytes(packet))
+        copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+        copy.time_base, copy.is_keyframe = packet.time_base, packet.is_keyframe
+        copy.stream = self._stream
+        try:
+            self._muxer.mux(copy)
+        except (av.error.FFmpegError, ValueError, OSError) as e:
+            self._gone(str(e))
+            return
+        if packet.is_keyframe:
+            self._close_group()
+        first, last = self._group or (start_s, start_s)
+        self._group = (min(first, start_s), max(last, end_s))
+
+    def end(self) -> None:
+        """The source is closed: its last group is complete."""
+        muxer, self._muxer = self._muxer, None
+        if muxer is not None:
+            try:
+                muxer.close()
+            except (av.error.FFmpegError, OSError):
+                return
+            self._close_group()
+        self._source = None
+
+    def newest_s(self) -> float | None:
+        """Where the last whole group ends."""
+        with self._lock:
+            return self._fragments[-1].end_s if self._fragments else None
+
+    def cut(self, start_s: float, end_s: float) -> Cut | None:
+        """The groups that hold something of that time. None where there is nothing of it any more, or not yet."""
+        with self._lock:
+            found = [f for f in self._fragments if f.end_s > start_s and f.start_s < end_s]
+            if not found:
+                return None
+            data = b"".join([self._head, *(f.data for f in found)])
+            return Cut(data, found[0].start_s, found[-1].end_s)
+
+    def _close_group(self) -> None:
+        """The muxer has written the group before the key frame that it was just given."""
+        data, group = self._written.take(), self._group
+        self._group = None
+        with self._lock:
+            if group is None:
+                self._head = data
+                return
+            if not self._fragments and not self._head:
+                return
+            self._fragments.append(_Fragment(data, *group))
+            self._bytes += len(data)
+            newest = self._fragments[-1].end_s
+            while len(self._fragments) > 1 and (
+                self._bytes > self._max_bytes or self._fragments[1].start_s < newest - self._seconds
+            ):
+                self._bytes -= len(self._fragments.popleft().data)
+
+    def _gone(self, why: str) -> None:
+        self.trouble = why[:200]
+        self._muxer = None
+
+
+@runtime_checkable
+class PacketSource(Protocol):
+    """A source that can hand out its packets."""
+
+    packets: PacketRing | None
+    """Set before it is opened."""
