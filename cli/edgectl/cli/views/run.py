@@ -11,9 +11,9 @@ from rich.text import Text
 from edgectl.cli._printer import table
 
 if TYPE_CHECKING:
-    from edgectl.pipelines.host.run import RunSummary
+    from edgectl.pipelines.host.run import RunSummary, StreamResult
 
-__all__ = ["describe", "summary_view"]
+__all__ = ["describe", "summaries_view", "summary_view"]
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
@@ -33,8 +33,22 @@ def summary_view(summary: RunSummary) -> RenderableType:
     return Group("", stages, "", "\n".join(lines))
 
 
-def describe(event: dict[str, Any]) -> Text:
-    """One line of text for an event."""
+def summaries_view(results: list[StreamResult]) -> RenderableType:
+    """One summary, or one of each stream under its name."""
+    if len(results) == 1 and results[0].summary is not None:
+        return summary_view(results[0].summary)
+    parts: list[RenderableType] = []
+    for result in results:
+        parts.append(Text(f"\n{result.name}", style="bold"))
+        if result.summary is not None:
+            parts.append(summary_view(result.summary))
+        if result.error is not None:
+            parts.append(Text(f"failed: {result.error}", style="red"))
+    return Group(*parts)
+
+
+def describe(event: dict[str, Any], *, stream: bool = False) -> Text:
+    """One line of text for an event. ``stream``: with the name of its stream."""
     known = {
         "schema",
         "id",
@@ -53,7 +67,8 @@ def describe(event: dict[str, Any]) -> Text:
     rest = {k: v for k, v in event.items() if k not in known}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
-    return Text.assemble((f"{_when(event)}  ", "dim"), (what, "bold"), "  ", details)
+    whose = f"{event['stream']}  " if stream else ""
+    return Text.assemble((f"{_when(event)}  ", "dim"), (whose, "cyan"), (what, "bold"), "  ", details)
 
 
 def _when(event: dict[str, Any]) -> str:
