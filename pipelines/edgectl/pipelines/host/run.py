@@ -25,6 +25,7 @@ from edgectl.pipelines.video.engine_pool import EnginePool
 
 __all__ = [
     "RunSummary",
+    "RunningStream",
     "StreamResult",
     "StreamToRun",
     "Tally",
@@ -154,7 +155,7 @@ def run_streams(
     ear = _Ear(on_event)
     pool = EnginePool()
     running = [
-        _Running(
+        RunningStream(
             one.name,
             make_pipeline(
                 kind,
@@ -199,22 +200,32 @@ def run_streams(
     if ear.deaf is not None:
         raise ear.deaf
     progress()
-    return [one.result(kind, ear.tallies[one.name]) for one in running]
+    return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
 
 
-class _Running:
+class RunningStream:
+    """A stream that may fail without harm to those beside it."""
+
     def __init__(self, name: str, pipeline: Pipeline) -> None:
         self.name = name
         self.pipeline = pipeline
         self.started_s: float | None = None
+        self.stuck: EdgectlError | None = None
+        """Why it could not be stopped."""
         self._ended_s: float | None = None
-        self._error: EdgectlError | None = None
+        self._start_error: EdgectlError | None = None
+
+    @property
+    def error(self) -> EdgectlError | None:
+        """Why it failed."""
+        return self._start_error or self.stuck or (None if self.started_s is None else self.pipeline.error)
 
     def start(self) -> None:
+        """What goes wrong is this stream's error."""
         try:
             self.pipeline.start()
         except EdgectlError as e:
-            self._error = e
+            self._start_error = e
         else:
             self.started_s = time.monotonic()
 
@@ -226,18 +237,18 @@ class _Running:
         return self._ended_s is not None
 
     def stop(self) -> None:
-        """What goes wrong here is this stream's error: the others are stopped, too."""
+        if self.started_s is not None and self._ended_s is None:
+            self._ended_s = time.monotonic()
         try:
             self.pipeline.stop()
         except EdgectlError as e:
-            self._error = self._error or e
+            self.stuck = self.stuck or e
 
-    def result(self, kind: str, tally: Tally) -> StreamResult:
-        error = self._error or (self.pipeline.error if self.started_s is not None else None)
+    def summary(self, kind: str, tally: Tally) -> RunSummary | None:
+        """None: it did not start."""
         if self.started_s is None:
-            return StreamResult(self.name, None, error)
-        seconds = (self._ended_s or time.monotonic()) - self.started_s
-        return StreamResult(self.name, tally.summary(kind, self.pipeline, seconds), error)
+            return None
+        return tally.summary(kind, self.pipeline, (self._ended_s or time.monotonic()) - self.started_s)
 
 
 class _Ear:
