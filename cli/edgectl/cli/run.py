@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.core.errors import EngineError, UsageError
@@ -16,6 +18,7 @@ from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
     from edgectl.pipelines.kinds.config import PipelineConfig
+    from edgectl.pipelines.sinks.base import Sink
 
 __all__ = ["run"]
 
@@ -97,16 +100,19 @@ def run(
         bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
     *,
+    page: LivePage,
     output: Printer,
 ) -> None:
     """Run a pipeline on a camera, a file or a microphone and print its events. Several sources run side by side
     and share the engine; one that fails does not stop the others. With --json: one object at the end, with the
-    first 10,000 events."""
-    from edgectl.cli.views.run import describe, summaries_view
+    first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130."""
+    from edgectl.cli._signals import StopRequest
+    from edgectl.cli.views.run import LiveTable, describe, event_line, summaries_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.host.config import load_config, parse_config
+    from edgectl.pipelines.host.live import has_pictures, shape_editor
     from edgectl.pipelines.host.run import StreamToRun, run_streams
     from edgectl.pipelines.stream.threads import prepare_process
 
@@ -118,12 +124,19 @@ def run(
     several = len(sources) > 1
     events: list[dict[str, Any]] = []
 
-    def heard(event: dict[str, Any]) -> None:
+    to_terminal = output.stdout.is_terminal
+
+    def show(event: dict[str, Any]) -> None:
         if output.as_json:
             if len(events) < MAX_RECORDS:
                 events.append(event)
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
-            output.stdout.print(describe(event, stream=several))
+            if to_terminal:
+                output.stdout.print(
+                    event_line(event, several=several), soft_wrap=False, no_wrap=True, overflow="ellipsis"
+                )
+            else:
+                output.stdout.print(describe(event, several=several))
 
     configs = named_configs(config or [], sources)
 
@@ -132,23 +145,39 @@ def run(
         chosen = parse_config(kind, None) if path is None else load_config(kind, path)
         return chosen if mqtt is None else chosen.with_sink("mqtt", url=mqtt)
 
-    streams = [
-        StreamToRun(name, uri, settings(name), out / name if out is not None and several else out)
-        for name, uri in sources.items()
-    ]
     machine = probe()
     machine.require_runtime()
     prepare_process()
-    with output.progress() as update:
+    table = LiveTable()
+    with page.open(output) as view, output.live(table) as say, StopRequest() as stop:
+
+        def stream(name: str, uri: str) -> StreamToRun:
+            chosen = settings(name)
+            taps: tuple[Sink, ...] = ()
+            if view is not None:
+                editor = shape_editor(kind, chosen, configs.get(name, configs.get("")))
+                taps = view.add(name, kind, uri, pictures=has_pictures(kind), editor=editor)
+            return StreamToRun(name, uri, chosen, out / name if out is not None and several else out, taps)
+
+        def heard(event: dict[str, Any]) -> None:
+            if view is not None:
+                view.heard(event)
+            show(event)
 
         def moving(stats: dict[str, StreamStats], share: float | None) -> None:
-            frames = sum(s.frames.processed for s in stats.values())
-            update(f"{frames:,} frames, {sum(s.fps for s in stats.values()):.1f} fps", share)
+            stop.arm()
+            now = time.monotonic()
+            for name, of in stats.items():
+                table.update(name, of, share, now)
+                if view is not None:
+                    view.update(name, of)
+            frames = sum(of.frames.processed for of in stats.values())
+            say(f"{frames:,} frames, {sum(of.fps for of in stats.values()):.1f} fps")
 
         results = run_streams(
             kind,
             [Bundle(b) for b in bundle],
-            streams,
+            [stream(name, uri) for name, uri in sources.items()],
             seconds=seconds,
             on_event=heard,
             on_progress=moving,
@@ -156,6 +185,7 @@ def run(
             runtimes=tuple(machine.runtimes),
             prefer=None if prefer is None else prefer.value,
             trace=trace,
+            stop=stop.event,
         )
     failed = {r.name: r.error for r in results if r.error is not None}
     if failed and not several:
@@ -174,6 +204,8 @@ def run(
             f"{len(failed)} of {len(results)} streams failed: {', '.join(failed)}",
             hint=f"{next(iter(failed))}: {next(iter(failed.values())).message}",
         )
+    if stop.number is not None:
+        raise typer.Exit(128 + stop.number)
 
 
 def named_sources(given: list[str]) -> dict[str, str]:

@@ -132,3 +132,19 @@ def test_an_engine_that_hangs_while_it_opens_is_seen(
     opener.may_open.set()
     thread.join(10)
     assert pool.stuck() == ()
+
+
+def test_a_new_edition_is_opened_once_and_the_old_one_stays_with_those_who_have_it(variant: Variant) -> None:
+    pool, opener = EnginePool(), Opener()
+    old = pool.join(variant, opener)
+    new = pool.join(variant, opener, 1)
+    assert pool.join(variant, opener, 1) is new
+    assert pool.join(variant, opener) is new, "a stream that starts takes the better one"
+    assert len(opener.engines) == 2
+    old.close()
+    assert [e.closed.is_set() for e in opener.engines] == [True, False]
+    for _ in range(3):
+        assert not opener.engines[1].closed.is_set()
+        new.close()
+    assert opener.engines[1].closed.is_set()
+    assert len(pool.variants()) == 0

@@ -19,7 +19,7 @@ from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
 
@@ -36,6 +36,7 @@ __all__ = [
     "run_streams",
 ]
 
+_LOOK_S = 0.5
 _PERCENTILES = (50.0, 90.0, 99.0)
 
 
@@ -77,8 +78,10 @@ def run_stream(
     variants: Mapping[str, Variant] | None = None,
     prefer: Preference | None = None,
     stream: str = "run",
+    sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
 ) -> RunSummary:
-    """Run until the source ends, ``seconds`` of it are over, or it fails.
+    """Run until the source ends, ``seconds`` of it are over, somebody sets ``stop``, or it fails.
 
     ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for
     them is taken (``prefer``: the one that is best at that), for the part of the pipeline that its task says.
@@ -90,7 +93,7 @@ def run_stream(
     (result,) = run_streams(
         kind,
         bundles,
-        [StreamToRun(stream, source_uri, config, out)],
+        [StreamToRun(stream, source_uri, config, out, tuple(sinks))],
         seconds,
         on_event,
         None if on_progress is None else lambda all_, share: on_progress(all_[stream], share),
@@ -99,6 +102,7 @@ def run_stream(
         open_engine=open_engine,
         variants=variants,
         prefer=prefer,
+        stop=stop,
     )
     if result.error is not None:
         raise result.error
@@ -114,6 +118,8 @@ class StreamToRun:
     config: PipelineConfig | None = None
     out: Path | None = None
     """Folder for its files."""
+    sinks: tuple[Sink, ...] = ()
+    """Fed beside those of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def run_streams(
     variants: Mapping[str, Variant] | None = None,
     prefer: Preference | None = None,
     trace: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> list[StreamResult]:
     """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
     stop the others: its result says so.
@@ -168,6 +175,7 @@ def run_streams(
                     open_engine,
                     one.out,
                     seconds=seconds,
+                    sinks=one.sinks,
                     pool=pool,
                 ),
             ),
@@ -187,8 +195,8 @@ def run_streams(
     try:
         for one in running:
             one.start()
-        while ear.deaf is None:
-            over = [one.over(0.5 / len(running)) for one in running]
+        while ear.deaf is None and not (stop is not None and stop.is_set()):
+            over = [one.over(_LOOK_S / len(running)) for one in running]
             if all(over):
                 break
             progress()

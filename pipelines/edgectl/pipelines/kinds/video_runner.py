@@ -79,6 +79,8 @@ class VideoPipeline:
         self._control = StreamControl()
         self._window_start = time.monotonic()
         self._window_processed = 0
+        self._capturing: Capture | None = None
+        """From the moment on in which it opens its source."""
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -96,6 +98,7 @@ class VideoPipeline:
                 seconds=self._args.seconds,
                 failed=self._source_failed,
             )
+            self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
             undo.callback(self._capture.stop)
             self._plan(self._capture.open(), labels)
@@ -120,22 +123,39 @@ class VideoPipeline:
         self._path.stop()
         self._analysis.thread.join(_JOIN_S)
         self._path.end_shadow("the stream has ended")
-        ended = self._capture.join(_JOIN_S) and not self._analysis.thread.is_alive()
-        if not self._engines.close() or not ended:
+        if not self._engines.close() or self._analysis.thread.is_alive():
             self._stopped = True
-            raise EngineError(
-                f"stream {self._args.stream} does not stop: a native call is stuck",
-                hint="the process must be killed",
-            )
+            raise self._does_not_stop()
         self._analysis.analyser.close()
         self._sinks.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
+        # last: a camera that hangs keeps neither the engine nor the files
+        if not self._capture.join(_JOIN_S):
+            raise self._does_not_stop()
+
+    def _does_not_stop(self) -> EngineError:
+        return EngineError(
+            f"stream {self._args.stream} does not stop: a native call is stuck",
+            hint="the process must be killed",
+        )
+
+    def interrupt(self) -> None:
+        if (capture := self._capturing) is not None:
+            capture.stop()
+
+    def stuck(self) -> tuple[str, ...]:
+        found = ["source"] if self._capturing is not None and self._capturing.stuck else []
+        if self._started and self._engines.detector.stuck_s(time.monotonic_ns()) is not None:
+            found.append("engine")
+        sinks = self._sinks.stuck() if self._started else ()
+        return (*found, *(f"sink:{name}" for name in sinks))
 
     def _open(self, slot: PartVariant) -> Detector:
-        return Detector(slot, self._args.pool.join(slot.variant, self._args.open_engine))
+        engine = self._args.pool.join(slot.variant, self._args.open_engine, slot.edition)
+        return Detector(slot, engine)
 
     def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
         """Everything that depends on the source: flow, budget, analyser, sinks."""
@@ -219,6 +239,7 @@ class VideoPipeline:
                 rules,
             ),
         )
+        sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
 

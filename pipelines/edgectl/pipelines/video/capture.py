@@ -85,9 +85,11 @@ class Capture:
 
     def open(self) -> SourceInfo:
         """Start the thread and let it open the source, which belongs to it. Raises what the source raises;
-        nothing runs then."""
+        nothing runs then. Raises :class:`SourceError` after :meth:`stop`, even if the source does not come back."""
         self._thread.start()
-        self._opened.wait()
+        while not self._opened.wait(_POLL_S):
+            if self._stop.is_set():
+                raise SourceError("the source was not open yet when the stream was to stop")
         if self._info is not None:
             return self._info
         self._thread.join()
@@ -104,6 +106,13 @@ class Capture:
         since = self._reading_since
         if since is not None and time.monotonic() - since > _STALLED_S:
             self._tell_outage("stalled")
+
+    @property
+    def stuck(self) -> bool:
+        """The source does not come back from a call: from opening, from reading, or although it is to stop."""
+        since = self._reading_since
+        late = since is not None and time.monotonic() - since > _STALLED_S
+        return late or (self._stop.is_set() and self._thread.is_alive())
 
     def say(self, make: Callable[[float], Event]) -> None:
         """Tell of something that came up beside the frames, in their order. From any thread. ``make``: from the time

@@ -97,9 +97,10 @@ class PooledEngine:
     """An engine with one input that several streams share. Each :meth:`EnginePool.join` is answered by one
     :meth:`close`."""
 
-    def __init__(self, pool: EnginePool, variant: Variant, engine: Engine) -> None:
+    def __init__(self, pool: EnginePool, variant: Variant, engine: Engine, edition: int) -> None:
         """Takes the engine over. Raises :class:`EngineError` for one whose inputs are not one."""
         self.variant = variant
+        self.edition = edition
         self.inputs = engine.inputs
         self.runtime = engine.runtime
         self.batch = _batch_of(engine)
@@ -309,26 +310,35 @@ class EnginePool:
         """What the threads of the streams of this pool did last."""
         self._lock = threading.Lock()
         self._engines: dict[str, PooledEngine] = {}
+        """By digest: the one that is joined."""
+        self._open: list[PooledEngine] = []
+        """Those of earlier editions, too."""
         self._opening: dict[str, threading.Lock] = {}
         self._opening_since: dict[str, tuple[str, int]] = {}
 
-    def join(self, variant: Variant, open_engine: Callable[[Variant], Engine]) -> PooledEngine:
+    def join(
+        self, variant: Variant, open_engine: Callable[[Variant], Engine], edition: int = 0
+    ) -> PooledEngine:
         """The engine of a variant, opened by ``open_engine`` unless it is open. Raises :class:`EngineError`;
-        nothing is left open then."""
+        nothing is left open then.
+
+        ``edition`` counts how often its finalised file has become a better one: an engine that was opened for an
+        earlier edition stays with those who have it.
+        """
         digest = variant.digest
         with self._lock:
             opening = self._opening.setdefault(digest, threading.Lock())
         with opening:
             with self._lock:
                 found = self._engines.get(digest)
-                if found is not None:
+                if found is not None and found.edition >= edition:
                     found.users += 1
                     return found
                 self._opening_since[digest] = (variant.config.name, time.monotonic_ns())
             try:
                 opened = open_engine(variant)
                 try:
-                    engine = PooledEngine(self, variant, opened)
+                    engine = PooledEngine(self, variant, opened, edition)
                 except BaseException:
                     opened.close()
                     raise
@@ -338,6 +348,7 @@ class EnginePool:
             with self._lock:
                 engine.users = 1
                 self._engines[digest] = engine
+                self._open.append(engine)
             return engine
 
     def leave(self, engine: PooledEngine) -> None:
@@ -348,14 +359,16 @@ class EnginePool:
             engine.users -= 1
             if engine.users:
                 return
-            del self._engines[engine.variant.digest]
+            self._open.remove(engine)
+            if self._engines.get(engine.variant.digest) is engine:
+                del self._engines[engine.variant.digest]
         engine.shut()
 
     def stuck(self) -> tuple[StuckEngine, ...]:
         """Native calls that have not come back in time, now."""
         now = time.monotonic_ns()
         with self._lock:
-            engines, opening = list(self._engines.values()), dict(self._opening_since)
+            engines, opening = list(self._open), dict(self._opening_since)
         found = [
             StuckEngine(digest, name, "open", (now - since) / 1e9)
             for digest, (name, since) in opening.items()
