@@ -1,22 +1,28 @@
-"""``edgectl run``: one pipeline on one source, here and now."""
+"""``edgectl run``: a pipeline on one source or several, here and now."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
+from edgectl.core.errors import EngineError, UsageError
 from edgectl.pipelines.kinds import KINDS
+
+if TYPE_CHECKING:
+    from edgectl.pipelines.kinds.config import PipelineConfig
+    from edgectl.pipelines.sinks.base import Sink
 
 __all__ = ["run"]
 
 
-STREAM = "run"
 MAX_RECORDS = 10_000
 """Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
 
@@ -46,24 +52,37 @@ def run(
         ),
     ],
     source: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--source",
             "-s",
-            envvar="EDGECTL_SOURCE",
-            show_envvar=False,
-            help="A file, a folder, or an rtsp://, v4l2://, mic:// or synth:// URI. With a password in it, set EDGECTL_SOURCE instead: the shell's history keeps what you type here.",
+            help="A file, a folder, or an rtsp://, v4l2://, mic:// or synth:// URI; repeat it for several streams, NAME=URI names one. With a password in it, set EDGECTL_SOURCE instead: the shell's history keeps what you type here.",
         ),
-    ],
+    ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Pipeline configuration, YAML: zones, lines, rules, flow."),
+        list[str] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Pipeline configuration, YAML: zones, lines, rules, flow. NAME=FILE: of that stream alone.",
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after so many seconds of the source.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for events, snapshots and the annotated video.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for events, snapshots and the annotated video; of several streams a folder each in it.",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write there what each thread did in the last minute, frame by frame, for Perfetto (ui.perfetto.dev)."
+        ),
     ] = None,
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
@@ -84,23 +103,27 @@ def run(
     page: LivePage,
     output: Printer,
 ) -> None:
-    """Run a pipeline on a camera, a file or a microphone and print its events. With --json: one object
-    at the end, with the first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is
-    130."""
+    """Run a pipeline on a camera, a file or a microphone and print its events. Several sources run side by side
+    and share the engine; one that fails does not stop the others. With --json: one object at the end, with the
+    first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130."""
     from edgectl.cli._signals import StopRequest
-    from edgectl.cli.views.run import LiveTable, describe, event_line, summary_view
+    from edgectl.cli.views.run import LiveTable, describe, event_line, summaries_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.host.config import load_config, parse_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
-    from edgectl.pipelines.host.run import run_stream
+    from edgectl.pipelines.host.run import StreamToRun, run_streams
+    from edgectl.pipelines.stream.threads import prepare_process
 
     if debug:
         from edgectl.cli._logging import log_inside
 
         log_inside()
+    sources = named_sources(source or [])
+    several = len(sources) > 1
     events: list[dict[str, Any]] = []
+
     to_terminal = output.stdout.is_terminal
 
     def show(event: dict[str, Any]) -> None:
@@ -110,64 +133,124 @@ def run(
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
             if to_terminal:
                 output.stdout.print(
-                    event_line(event, several=False), soft_wrap=False, no_wrap=True, overflow="ellipsis"
+                    event_line(event, several=several), soft_wrap=False, no_wrap=True, overflow="ellipsis"
                 )
             else:
-                output.stdout.print(describe(event))
+                output.stdout.print(describe(event, several=several))
 
-    settings = load_config(kind, config) if config else parse_config(kind, None)
-    for name in ("mqtt", *(n for n in ("frigate",) if settings.sinks.get(n))):
-        if mqtt is not None:
-            settings = settings.with_sink(name, url=mqtt)
+    configs = named_configs(config or [], sources)
+
+    def settings(name: str) -> PipelineConfig:
+        path = configs.get(name, configs.get(""))
+        chosen = parse_config(kind, None) if path is None else load_config(kind, path)
+        for sink in ("mqtt", "frigate"):
+            if mqtt is not None and (sink == "mqtt" or chosen.sinks.get(sink)):
+                chosen = chosen.with_sink(sink, url=mqtt)
+        return chosen
+
     machine = probe()
     machine.require_runtime()
+    prepare_process()
     table = LiveTable()
     with page.open(output) as view, output.live(table) as say, StopRequest() as stop:
-        taps = (
-            ()
-            if view is None
-            else view.add(
-                STREAM,
-                kind,
-                source,
-                pictures=has_pictures(kind),
-                editor=shape_editor(kind, settings, config),
-            )
-        )
+
+        def stream(name: str, uri: str) -> StreamToRun:
+            chosen = settings(name)
+            taps: tuple[Sink, ...] = ()
+            if view is not None:
+                editor = shape_editor(kind, chosen, configs.get(name, configs.get("")))
+                taps = view.add(name, kind, uri, pictures=has_pictures(kind), editor=editor)
+            return StreamToRun(name, uri, chosen, out / name if out is not None and several else out, taps)
 
         def heard(event: dict[str, Any]) -> None:
             if view is not None:
                 view.heard(event)
             show(event)
 
-        def moving(stats: StreamStats, share: float | None) -> None:
+        def moving(stats: dict[str, StreamStats], share: float | None) -> None:
             stop.arm()
-            table.update(STREAM, stats, share, time.monotonic())
-            if view is not None:
-                view.update(STREAM, stats)
-            say(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps")
+            now = time.monotonic()
+            for name, of in stats.items():
+                table.update(name, of, share, now)
+                if view is not None:
+                    view.update(name, of)
+            frames = sum(of.frames.processed for of in stats.values())
+            say(f"{frames:,} frames, {sum(of.fps for of in stats.values()):.1f} fps")
 
-        summary = run_stream(
+        results = run_streams(
             kind,
             [Bundle(b) for b in bundle],
-            source,
-            settings,
+            [stream(name, uri) for name, uri in sources.items()],
             seconds=seconds,
-            out=out,
             on_event=heard,
             on_progress=moving,
             facts=machine.facts,
             runtimes=tuple(machine.runtimes),
             prefer=None if prefer is None else prefer.value,
-            stream=STREAM,
-            sinks=taps,
+            trace=trace,
             stop=stop.event,
         )
-
-    value = plain(summary) | {
-        "records": events,
-        "records_left_out": sum(summary.events.values()) - len(events),
-    }
-    output.result(value, lambda: summary_view(summary))
+    failed = {r.name: r.error for r in results if r.error is not None}
+    if failed and not several:
+        raise next(iter(failed.values()))
+    told = sum(sum(r.summary.events.values()) for r in results if r.summary is not None)
+    heard_of = {"records": events, "records_left_out": max(0, told - len(events))}
+    if several:
+        each = {r.name: {} if r.summary is None else plain(r.summary) for r in results}
+        for name, error in failed.items():
+            each[name]["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
+        output.result({"streams": each, **heard_of}, lambda: summaries_view(results))
+    else:
+        output.result(plain(results[0].summary) | heard_of, lambda: summaries_view(results))
+    if failed:
+        raise EngineError(
+            f"{len(failed)} of {len(results)} streams failed: {', '.join(failed)}",
+            hint=f"{next(iter(failed))}: {next(iter(failed.values())).message}",
+        )
     if stop.number is not None:
         raise typer.Exit(128 + stop.number)
+
+
+def named_sources(given: list[str]) -> dict[str, str]:
+    """Name → URI. What has no name is ``run``, or ``run-1``, ``run-2`` … among several. Raises
+    :class:`UsageError`."""
+    if not given and (alone := os.environ.get("EDGECTL_SOURCE")):
+        given = [alone]
+    if not given:
+        raise UsageError(
+            "there is no source to run on",
+            hint="edgectl run --help: --source clip.mp4, or the address of a camera",
+        )
+    named: dict[str, str] = {}
+    for i, text in enumerate(given, 1):
+        name, uri = _named(text)
+        name = name or ("run" if len(given) == 1 else f"run-{i}")
+        if name in named:
+            raise UsageError(f"two sources are called {name!r}", hint="give each a name of its own: NAME=URI")
+        named[name] = uri
+    return named
+
+
+def named_configs(given: list[str], sources: dict[str, str]) -> dict[str, Path]:
+    """Stream → file; "" is for those that have none of their own. Raises :class:`UsageError`."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, path = _named(text)
+        if name and name not in sources:
+            raise UsageError(
+                f"--config names the stream {name!r}, which has no source",
+                hint=f"the streams are {', '.join(sources)}",
+            )
+        if name in found:
+            whose = f"the stream {name!r}" if name else "all streams"
+            raise UsageError(f"there are two configurations for {whose}", hint="give one")
+        found[name] = Path(path)
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """``NAME=REST``; a file that is called so is a file."""
+    match = re.fullmatch(r"([a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?)=(.+)", text, re.DOTALL)
+    if match is None or Path(text).exists():
+        return "", text
+    return match[1], match[2]

@@ -28,7 +28,7 @@ FRAMES = 1200
 class Talkative(EventRun):
     """Each frame has an object, and with ``update_s`` so small, each frame an event."""
 
-    def __init__(self, folder: Path, source: str, engine: BoxEngine | None = None, **more: Any) -> None:
+    def __init__(self, folder: Path, source: Any, engine: BoxEngine | None = None, **more: Any) -> None:
         self.engine = engine or BoxEngine(lambda _: [(0.4, 0.3, 0.6, 0.8, 0.9, 0)])
         variant = make_variant(folder / "blobs", box_task())
         config = parse_config("surveillance", {"update_s": 1e-6, "track": {"confirm_s": 0}})
@@ -102,7 +102,7 @@ def test_events_that_wait_at_the_end_of_the_source_are_not_lost(
     monkeypatch.setattr("edgectl.pipelines.host.event_run._POLL_S", 0.0)
     clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
     with Talkative(tmp_path, str(clip)) as events:
-        assert events._pipeline.wait(60)
+        assert events._streams[0].pipeline.wait(60)
         heard = list(events)
     assert len([r for r in heard if r["type"] == "tracked_object"]) >= FRAMES - 1
     assert sum(events.summary().events.values()) == len(heard)
@@ -274,3 +274,25 @@ def test_ctrl_c_ends_the_loop_and_every_thread(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == "['MainThread']\n", done.stderr
+
+
+def test_several_sources_share_an_engine_and_their_events_come_together(tmp_path: Path) -> None:
+    sources = {name: str(write_clip(tmp_path / f"{name}.mp4", frames=30)) for name in ("gate", "yard")}
+    heard = []
+    with (
+        pytest.raises(SourceError, match="no file"),
+        Talkative(tmp_path, {**sources, "dead": str(tmp_path / "none.mp4")}, out=tmp_path / "out") as events,
+    ):
+        heard.extend(events)
+    assert set(events.errors) == {"dead"}
+    for name in sources:
+        own = [e for e in heard if e["stream"] == name]
+        assert events.summary(name).frames.processed == 30
+        assert sum(events.summary(name).events.values()) == len(own) >= 30
+        assert [e["seq"] for e in own] == sorted(e["seq"] for e in own)
+        assert (tmp_path / "out" / name / "events.jsonl").is_file()
+    with pytest.raises(UsageError, match="did not start"):
+        events.summary("dead")
+    with pytest.raises(UsageError, match="which stream"):
+        events.summary()
+    assert events.engine.closed.is_set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from support.pipelines import BoxEngine, OracleEngine, box_task, make_variant, o
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.host.run import part_of, percentiles, run_stream
+from edgectl.pipelines.host.run import StreamToRun, part_of, percentiles, run_stream, run_streams
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
@@ -194,6 +195,53 @@ def test_the_real_highway_has_lanes_and_vehicles_and_no_warning(tmp_path: Path, 
     assert s.counters["frames_with_lane"] == s.frames.processed == 221
     assert s.events["tracked_object:new"] >= 5
     assert not [e for e in s.events if e.startswith(("lane_departure", "collision_warning"))]
+
+
+def test_several_streams_share_an_engine_and_a_dead_one_does_not_stop_the_others(tmp_path: Path) -> None:
+    clips = [write_clip(tmp_path / f"{i}.mp4", frames=20 + 10 * i) for i in range(2)]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    engines: list[BoxEngine] = []
+    events: list[Any] = []
+
+    def opened(_: Any) -> BoxEngine:
+        engines.append(BoxEngine(middle))
+        return engines[-1]
+
+    trace = tmp_path / "trace.json"
+    sources = {"gate": clips[0], "dead": tmp_path / "none.mp4", "yard": clips[1], "bad": broken}
+    results = run_streams(
+        "surveillance",
+        [],
+        [StreamToRun(name, str(uri), out=tmp_path / name) for name, uri in sources.items()],
+        on_event=events.append,
+        variants={"detector": make_variant(tmp_path / "blobs", box_task())},
+        open_engine=opened,
+        trace=trace,
+    )
+    assert [r.name for r in results] == list(sources)
+    assert [None if r.summary is None else r.summary.frames.processed for r in results] == [
+        20,
+        None,
+        30,
+        None,
+    ]
+    assert [None if r.error is None else r.error.code for r in results] == [None, "source", None, "data"]
+    assert {e["stream"] for e in events} == {"gate", "yard"}
+    for name in ("gate", "yard"):
+        lines = (tmp_path / name / "events.jsonl").read_text().splitlines()
+        assert len(lines) == sum(e["stream"] == name for e in events)
+    assert all(engine.closed.is_set() for engine in engines)
+    threads = {
+        e["args"]["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["name"] == "thread_name"
+    }
+    assert {"capture-gate", "capture-yard", "analysis-gate", "analysis-yard", "engine-double"} <= threads
+
+
+def test_two_streams_of_one_name_are_refused(tmp_path: Path) -> None:
+    streams = [StreamToRun("gate", "a.mp4"), StreamToRun("gate", "b.mp4")]
+    with pytest.raises(UsageError, match="two streams are called 'gate'"):
+        run_streams("surveillance", [], streams)
 
 
 def test_a_sink_that_is_given_gets_every_frame_and_is_closed(tmp_path: Path) -> None:

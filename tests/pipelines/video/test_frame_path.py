@@ -275,3 +275,21 @@ def test_an_engine_with_a_batch_takes_frames_of_several_streams_in_one_call(
     assert results == {0.5: 0.5, 1.0: 1.0, 2.0: 2.0, 3.0: 3.0}
     assert calls[3] == 3
     engine.close()
+
+
+def test_a_frame_that_is_no_picture_is_booked_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    stream = Stream(
+        EnginePool(),
+        slot_of(tmp_path, "v"),
+        lambda: BoxEngine(lambda _: []),
+        FlowConfig(),
+        frames=0,
+        realtime=True,
+    )
+    stream.ledger.capture()
+    broken = Frame(Stamp(0, 1, 1), 8, 8, "I420", ())
+    with pytest.raises(ValueError, match="zip"):
+        stream.path.take_over(broken)
+    assert (stream.ledger.frames().dropped, stream.ledger.frames().in_flight) == ({"corrupt": 1}, 0)
+    stream.start()
+    stream.finish()

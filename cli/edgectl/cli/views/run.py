@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from edgectl.core.wire import StreamStats
-    from edgectl.pipelines.host.run import RunSummary
+    from edgectl.pipelines.host.run import RunSummary, StreamResult
 
-__all__ = ["LiveTable", "describe", "event_line", "summary_view"]
+__all__ = ["LiveTable", "describe", "event_line", "summaries_view", "summary_view"]
 
 
 _KNOWN = frozenset(
@@ -59,12 +59,27 @@ def summary_view(summary: RunSummary) -> RenderableType:
     return Group("", stages, "", "\n".join(lines))
 
 
-def describe(event: dict[str, Any]) -> Text:
-    """One line of text for an event."""
+def summaries_view(results: list[StreamResult]) -> RenderableType:
+    """One summary, or one of each stream under its name."""
+    if len(results) == 1 and results[0].summary is not None:
+        return summary_view(results[0].summary)
+    parts: list[RenderableType] = []
+    for result in results:
+        parts.append(Text(f"\n{result.name}", style="bold"))
+        if result.summary is not None:
+            parts.append(summary_view(result.summary))
+        if result.error is not None:
+            parts.append(Text(f"failed: {result.error}", style="red"))
+    return Group(*parts)
+
+
+def describe(event: dict[str, Any], *, several: bool = False) -> Text:
+    """One line of text for an event. ``several``: there is more than one stream, and it is named."""
     rest = {k: v for k, v in event.items() if k not in _KNOWN}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
-    return Text.assemble((f"{_when(event)}  ", "dim"), (what, "bold"), "  ", details)
+    of = f"{event['stream']}  " if several else ""
+    return Text.assemble((f"{_when(event)}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details)
 
 
 def event_line(event: dict[str, Any], *, several: bool) -> Text:

@@ -6,10 +6,13 @@
         for event in events:
             print(event["type"], event["t_s"])
     print(events.summary().frames)
+
+Several sources, ``{"gate": "rtsp://…", "yard": "rtsp://…"}``, run side by side and share the engines.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -19,14 +22,15 @@ from types import TracebackType
 from typing import Any
 
 from edgectl.core.bundle import Bundle, Preference
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
-from edgectl.pipelines.host.run import RunSummary, Tally, part_variants
+from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, part_variants
 from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 __all__ = ["EventRun", "run"]
 
@@ -39,7 +43,7 @@ _POLL_S = 0.1
 def run(
     kind: str,
     bundle: str | Path | Bundle | Sequence[str | Path | Bundle],
-    source: str | Path,
+    source: str | Path | Mapping[str, str | Path],
     *,
     config: PipelineConfig | Mapping[str, Any] | str | Path | None = None,
     seconds: float | None = None,
@@ -49,6 +53,8 @@ def run(
 ) -> EventRun:
     """Prepare a pipeline of ``kind`` on ``source``; ``with`` starts it, and stops it on every way out.
 
+    ``source``: one, or stream → source for several, which share the engines and the configuration; ``out`` has a
+    folder for each then, and ``stream`` means nothing.
     ``bundle``: a folder, or several for several parts; what this machine runs best is taken (``prefer``: best at
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
@@ -67,7 +73,8 @@ def run(
         prefer,
     )
     folder = None if out is None else Path(out)
-    return EventRun(kind, engines, str(source), config, seconds=seconds, out=folder, stream=stream)
+    sources = {n: str(s) for n, s in source.items()} if isinstance(source, Mapping) else str(source)
+    return EventRun(kind, engines, sources, config, seconds=seconds, out=folder, stream=stream)
 
 
 class EventRun:
@@ -75,14 +82,15 @@ class EventRun:
     :data:`~edgectl.pipelines.sinks.base.Record`.
 
     From a file no event is lost however slow the loop is: the pipeline waits. A failure of the pipeline is raised
-    behind the last event. Leaving the block, by ``break``, an error or Ctrl-C, too, ends every thread.
+    behind the last event; one of several streams that fails does not stop the others, nor does its start, unless
+    none starts. Leaving the block, by ``break``, an error or Ctrl-C, too, ends every thread.
     """
 
     def __init__(
         self,
         kind: str,
         engines: Mapping[str, PartVariant],
-        source: str,
+        source: str | Mapping[str, str],
         config: PipelineConfig,
         *,
         seconds: float | None = None,
@@ -91,7 +99,6 @@ class EventRun:
         open_engine: EngineFactory = open_variant,
     ) -> None:
         self._kind = kind
-        self._tally = Tally()
         self._waiting: deque[Record] = deque()
         self._change = threading.Condition()
         self._limit: float = _LIMIT
@@ -101,17 +108,37 @@ class EventRun:
         """The pipeline is stopped, and all its events are waiting or taken."""
         self._entered = False
         self._began: float | None = None
-        self._elapsed_s: float | None = None
-        args = PipelineArgs(
-            stream, source, dict(engines), config, self._emit, open_engine, out, seconds=seconds
-        )
-        self._pipeline = make_pipeline(kind, args)
+        several = isinstance(source, Mapping)
+        sources: Mapping[str, str] = source if isinstance(source, Mapping) else {stream: source}
+        if not sources:
+            raise UsageError("there is no source to run on")
+        self._tallies = {name: Tally() for name in sources}
+        pool = EnginePool()
+        self._streams: list[RunningStream] = []
+        for name, uri in sources.items():
+            args = PipelineArgs(
+                name,
+                uri,
+                dict(engines),
+                config,
+                functools.partial(self._emit, name),
+                open_engine,
+                out / name if out is not None and several else out,
+                seconds=seconds,
+                pool=pool,
+            )
+            self._streams.append(RunningStream(name, make_pipeline(kind, args)))
 
     def __enter__(self) -> EventRun:
         if self._entered:
             raise UsageError("this pipeline was started before", hint="run(…) makes another one")
         self._entered = True
-        self._pipeline.start()
+        for one in self._streams:
+            one.start()
+        if all(one.started_s is None for one in self._streams):
+            error = self._streams[0].error
+            assert error is not None
+            raise error
         self._began = time.monotonic()
         return self
 
@@ -137,30 +164,42 @@ class EventRun:
                     return self._waiting.popleft()
                 if self._flushed or self._closed:
                     break
-            if self._pipeline.wait(0):
+            if all(one.over(0) for one in self._streams):
                 self._flush()
-        if self._pipeline.error is not None and not self._closed:
-            raise self._pipeline.error
+        if self.errors and not self._closed:
+            raise next(iter(self.errors.values()))
         raise StopIteration
 
-    def summary(self) -> RunSummary:
-        """Latency by stage, frames, events: of the whole run, or so far."""
-        elapsed_s = self._elapsed_s or time.monotonic() - self._started()
-        return self._tally.summary(self._kind, self._pipeline, elapsed_s)
+    @property
+    def errors(self) -> dict[str, EdgectlError]:
+        """Stream → why it failed."""
+        return {one.name: one.error for one in self._streams if one.error is not None}
 
-    def _started(self) -> float:
+    def summary(self, stream: str | None = None) -> RunSummary:
+        """Latency by stage, frames, events: of the whole run, or so far. ``stream``: which one of several.
+        Raises :class:`UsageError` for a stream that is not there or did not start."""
+        self._started()
+        found = [one for one in self._streams if stream in (None, one.name)]
+        if len(found) != 1:
+            names = ", ".join(one.name for one in self._streams)
+            raise UsageError(f"which stream's summary, {stream or ''!r}?", hint=f"the streams are {names}")
+        summary = found[0].summary(self._kind, self._tallies[found[0].name])
+        if summary is None:
+            raise UsageError(f"the stream {found[0].name!r} did not start: {found[0].error}")
+        return summary
+
+    def _started(self) -> None:
         if self._began is None:
             raise UsageError(
                 "this pipeline is not started", hint="with run(…) as events: for event in events: …"
             )
-        return self._began
 
-    def _emit(self, record: Record) -> None:
+    def _emit(self, stream: str, record: Record) -> None:
         """From the sink thread."""
         with self._change:
             self._change.wait_for(lambda: len(self._waiting) < self._limit or self._closed)
             if not self._closed:
-                self._tally.note(record)
+                self._tallies[stream].note(record)
                 self._waiting.append(record)
                 self._change.notify_all()
 
@@ -173,6 +212,8 @@ class EventRun:
         self._flushed = True
 
     def _stop(self) -> None:
-        if self._elapsed_s is None:
-            self._elapsed_s = time.monotonic() - self._started()
-        self._pipeline.stop()
+        for one in self._streams:
+            one.stop()
+        for one in self._streams:
+            if one.stuck is not None:
+                raise one.stuck

@@ -1,4 +1,5 @@
-"""One pipeline on one source, in this process, until it ends: what ``edgectl run`` does."""
+"""One pipeline on one source, or on several that share their engines, in this process, until they end: what
+``edgectl run`` does."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
@@ -20,8 +21,20 @@ from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, 
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.engine_pool import EnginePool
 
-__all__ = ["RunSummary", "Tally", "part_of", "part_variants", "percentiles", "run_stream"]
+__all__ = [
+    "RunSummary",
+    "RunningStream",
+    "StreamResult",
+    "StreamToRun",
+    "Tally",
+    "part_of",
+    "part_variants",
+    "percentiles",
+    "run_stream",
+    "run_streams",
+]
 
 _LOOK_S = 0.5
 _PERCENTILES = (50.0, 90.0, 99.0)
@@ -77,53 +90,205 @@ def run_stream(
     length. What they raise, and KeyboardInterrupt, stops in good order and is raised again. Raises
     :class:`EdgectlError`.
     """
+    (result,) = run_streams(
+        kind,
+        bundles,
+        [StreamToRun(stream, source_uri, config, out, tuple(sinks))],
+        seconds,
+        on_event,
+        None if on_progress is None else lambda all_, share: on_progress(all_[stream], share),
+        facts=facts,
+        runtimes=runtimes,
+        open_engine=open_engine,
+        variants=variants,
+        prefer=prefer,
+        stop=stop,
+    )
+    if result.error is not None:
+        raise result.error
+    assert result.summary is not None
+    return result.summary
+
+
+@dataclass(frozen=True)
+class StreamToRun:
+    name: str
+    source: str
+    """Source URI."""
+    config: PipelineConfig | None = None
+    out: Path | None = None
+    """Folder for its files."""
+    sinks: tuple[Sink, ...] = ()
+    """Fed beside those of the configuration."""
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """``summary`` is None for a stream that did not start. ``error`` is why it failed; None for a good end."""
+
+    name: str
+    summary: RunSummary | None
+    error: EdgectlError | None
+
+
+def run_streams(
+    kind: str,
+    bundles: Sequence[Bundle],
+    streams: Sequence[StreamToRun],
+    seconds: float | None = None,
+    on_event: Callable[[Record], None] | None = None,
+    on_progress: Callable[[dict[str, StreamStats], float | None], None] | None = None,
+    *,
+    facts: frozenset[str] | None = None,
+    runtimes: Sequence[str] = ("onnxruntime",),
+    open_engine: EngineFactory = open_variant,
+    variants: Mapping[str, Variant] | None = None,
+    prefer: Preference | None = None,
+    trace: Path | None = None,
+    stop: threading.Event | None = None,
+) -> list[StreamResult]:
+    """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
+    stop the others: its result says so.
+
+    ``on_event`` is called by one thread at a time. ``trace``: a file for what the threads did last, as a Chrome
+    trace. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
+    """
+    names = [s.name for s in streams]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"two streams are called {min(twice)!r}", hint="--source NAME=URI names a stream")
     engines = {part: PartVariant(v) for part, v in (variants or {}).items()} or part_variants(
         bundles, facts or frozenset(), runtimes, prefer
     )
-    tally = Tally()
-    deaf: list[BaseException] = []
+    ear = _Ear(on_event)
+    pool = EnginePool()
+    running = [
+        RunningStream(
+            one.name,
+            make_pipeline(
+                kind,
+                PipelineArgs(
+                    one.name,
+                    one.source,
+                    engines,
+                    one.config or parse_config(kind, None),
+                    ear.of(one.name),
+                    open_engine,
+                    one.out,
+                    seconds=seconds,
+                    sinks=one.sinks,
+                    pool=pool,
+                ),
+            ),
+        )
+        for one in streams
+    ]
 
-    def emit(record: Record) -> None:
-        tally.note(record)
-        if on_event is not None and not deaf:
-            try:
-                on_event(record)
-            except BaseException as e:
-                # SystemExit among them: Rich raises it where nobody reads. Raised again below
-                deaf.append(e)
+    def progress() -> None:
+        live = [one for one in running if one.started_s is not None]
+        if on_progress is not None and live:
+            stats = {one.name: one.pipeline.stats() for one in live}
+            expected = [one.pipeline.expected for one in live]
+            known = sum(n for n in expected if n)
+            share = sum(s.frames.captured for s in stats.values()) / known if all(expected) else None
+            on_progress(stats, share)
 
-    def progress(stats: StreamStats) -> None:
-        if on_progress is not None:
-            on_progress(stats, stats.frames.captured / pipeline.expected if pipeline.expected else None)
-
-    pipeline = make_pipeline(
-        kind,
-        PipelineArgs(
-            stream,
-            source_uri,
-            engines,
-            config or parse_config(kind, None),
-            emit,
-            open_engine,
-            out,
-            seconds=seconds,
-            sinks=tuple(sinks),
-        ),
-    )
     try:
-        pipeline.start()
-        started = time.monotonic()
-        while not pipeline.wait(_LOOK_S) and not deaf and not (stop is not None and stop.is_set()):
-            progress(pipeline.stats())
-        elapsed = time.monotonic() - started
+        for one in running:
+            one.start()
+        while ear.deaf is None and not (stop is not None and stop.is_set()):
+            over = [one.over(_LOOK_S / len(running)) for one in running]
+            if all(over):
+                break
+            progress()
     finally:
-        pipeline.stop()
-    if deaf:
-        raise deaf[0]
-    if pipeline.error is not None:
-        raise pipeline.error
-    progress(pipeline.stats())
-    return tally.summary(kind, pipeline, elapsed)
+        for one in running:
+            one.stop()
+        if trace is not None:
+            _write_trace(pool, trace)
+    if ear.deaf is not None:
+        raise ear.deaf
+    progress()
+    return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+class RunningStream:
+    """A stream that may fail without harm to those beside it."""
+
+    def __init__(self, name: str, pipeline: Pipeline) -> None:
+        self.name = name
+        self.pipeline = pipeline
+        self.started_s: float | None = None
+        self.stuck: EdgectlError | None = None
+        """Why it could not be stopped."""
+        self._ended_s: float | None = None
+        self._start_error: EdgectlError | None = None
+
+    @property
+    def error(self) -> EdgectlError | None:
+        """Why it failed."""
+        return self._start_error or self.stuck or (None if self.started_s is None else self.pipeline.error)
+
+    def start(self) -> None:
+        """What goes wrong is this stream's error."""
+        try:
+            self.pipeline.start()
+        except EdgectlError as e:
+            self._start_error = e
+        else:
+            self.started_s = time.monotonic()
+
+    def over(self, timeout_s: float) -> bool:
+        if self.started_s is None or self._ended_s is not None:
+            return True
+        if self.pipeline.wait(timeout_s):
+            self._ended_s = time.monotonic()
+        return self._ended_s is not None
+
+    def stop(self) -> None:
+        if self.started_s is not None and self._ended_s is None:
+            self._ended_s = time.monotonic()
+        try:
+            self.pipeline.stop()
+        except EdgectlError as e:
+            self.stuck = self.stuck or e
+
+    def summary(self, kind: str, tally: Tally) -> RunSummary | None:
+        """None: it did not start."""
+        if self.started_s is None:
+            return None
+        return tally.summary(kind, self.pipeline, (self._ended_s or time.monotonic()) - self.started_s)
+
+
+class _Ear:
+    """Hears the events of all streams, one at a time, until the listener fails."""
+
+    def __init__(self, on_event: Callable[[Record], None] | None) -> None:
+        self.deaf: BaseException | None = None
+        self.tallies: dict[str, Tally] = {}
+        self._on_event = on_event
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Callable[[Record], None]:
+        tally = self.tallies[name] = Tally()
+
+        def emit(record: Record) -> None:
+            tally.note(record)
+            with self._lock:
+                if self._on_event is not None and self.deaf is None:
+                    try:
+                        self._on_event(record)
+                    except BaseException as e:
+                        # SystemExit among them: Rich raises it where nobody reads. Raised again above
+                        self.deaf = e
+
+        return emit
+
+
+def _write_trace(pool: EnginePool, path: Path) -> None:
+    try:
+        pool.timeline.write(path)
+    except OSError as e:
+        raise StorageError(f"cannot write {path}: {e.strerror}") from e
 
 
 class Tally:

@@ -24,7 +24,7 @@ __all__ = ["Detector"]
 
 _SPARE = 3
 """Staging tensors that are kept: one being filled, one that waits, one in the engine."""
-_DRAIN_S = 5.0
+_DRAIN_S = 20.0
 
 
 class Detector:

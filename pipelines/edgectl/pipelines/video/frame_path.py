@@ -7,6 +7,7 @@ a hot swap. Left out: where frames come from, and what is made of an engine's ou
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
 __all__ = ["FramePath", "FrameResult", "Heard"]
+
+_log = logging.getLogger(__name__)
 
 _RECORDED_DUE_NS = 1_000_000_000
 """When the turn of a frame without a deadline is due: a second after it came. So recordings go on beside
@@ -117,6 +120,8 @@ class FramePath:
             frame = self._blind(frame)
             staging, meta = detector.prepare(frame)
         except BaseException:
+            # no picture that anybody can take: the stream ends of it
+            self.ledger.drop("corrupt")
             detector.end()
             raise
         prepared = time.monotonic_ns()
@@ -200,8 +205,17 @@ class FramePath:
             self.ledger.drop("shutdown")
         if self._shadow is not None and result.ran is not None and result.frame.planes:
             with self._shadow_lock:
-                if self._shadow is not None and self._shadow.step(result.frame, result.ran, result.meta):
+                if self._shadow is not None and self._step(self._shadow, result, result.ran):
                     self._shadow = None
+
+    def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:
+        """True: the shadow is through. Whatever fails in it, the engine's thread goes on for all streams."""
+        try:
+            return shadow.step(result.frame, ran, result.meta)
+        except Exception as e:
+            _log.exception("stream %s: the comparison failed", self.stream)
+            shadow.abandon(f"the comparison failed: {type(e).__name__}: {e}")
+            return True
 
     def lose(self, job: _Job, cause: Cause | None) -> None:
         """A frame that does not come back. ``cause`` None: it is booked."""

@@ -3,9 +3,6 @@ but damage. Pure."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgectl.pipelines.stream.frame import Frame, Notice
 
 __all__ = ["PictureWatch"]
@@ -24,7 +21,7 @@ class PictureWatch:
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None
-        self._rows: NDArray[np.uint8] | None = None
+        self._rows: bytes | None = None
         self._still_since_s = 0.0
         self._frozen = False
         self._good_s: float | None = None
@@ -55,8 +52,8 @@ class PictureWatch:
 
     def _moved(self, frame: Frame) -> tuple[Notice, ...]:
         t = frame.stamp.t_s
-        rows = frame.planes[0][::_EVERY_ROW].copy()
-        same = self._rows is not None and np.array_equal(rows, self._rows)
+        rows = frame.planes[0][::_EVERY_ROW].tobytes()
+        same = rows == self._rows
         self._rows = rows
         if not same:
             self._still_since_s = t
