@@ -318,6 +318,24 @@ def test_the_last_window_comes_behind_the_last_event(tmp_path: Path, monkeypatch
     assert [type(m) for m in said] == [Ready, EventMessage, Stats, Ended]
 
 
+class Hangs(LastWords):
+    def stuck(self) -> tuple[str, ...]:
+        return ("engine", "sink:webhook")
+
+
+def test_calls_that_do_not_come_back_are_the_reason_that_telemetry_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted_stream, "make_pipeline", lambda kind, args: Hangs(args))
+    said: list[Message] = []
+    stream = HostedStream(start(tmp_path), said.append, lambda stream: None, EnginePool())
+    stream.begin()
+    assert stream.gone.wait(30)
+    window = next(m for m in said if isinstance(m, Stats))
+    assert window.stuck == ("engine", "sink:webhook")
+    assert window.stats.reason == "engine_stuck, sink_stuck:webhook"
+
+
 @pytest.mark.parametrize("how", ["agent dies", "sigterm"])
 def test_the_worker_stops_in_order(worker: Process, tmp_path: Path, how: str) -> None:
     worker.say(start(tmp_path, out=tmp_path / "out"))
@@ -416,8 +434,8 @@ def test_stream_that_hangs_and_one_that_dies_cost_the_third_no_frame(worker: Pro
     """The hanging one is left behind in bounded time, and can be started again in the same process."""
     clip = write_clip(tmp_path / "c.mp4", frames=2000)
     with socket.create_server(("127.0.0.1", 0)) as server:
+        # all before the first is said: each writes the engine's blobs
         hangs = start(tmp_path, f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", stream="hangs")
-        # before any of them is said: each writes the blobs anew, and the worker must not read them meanwhile
         gate = start(tmp_path, str(clip), stream="gate")
         dies = start(tmp_path, "/nowhere.mp4", stream="dies")
         worker.say(hangs)
@@ -454,8 +472,9 @@ def test_streams_of_a_worker_swap_for_themselves(worker: Process, tmp_path: Path
 
 
 def test_command_to_a_stream_that_has_ended_harms_nobody(worker: Process, tmp_path: Path) -> None:
+    gate = start(tmp_path, str(write_clip(tmp_path / "c.mp4")))
     worker.say(start(tmp_path, stream="yard"))
-    worker.say(start(tmp_path, str(write_clip(tmp_path / "c.mp4"))))
+    worker.say(gate)
     worker.hear(Ended, lambda m: m.stream == "gate")
     worker.say(Commit(stream="gate", part="detector"))
     worker.say(Stop(stream="gate"))
@@ -464,8 +483,9 @@ def test_command_to_a_stream_that_has_ended_harms_nobody(worker: Process, tmp_pa
 
 
 def test_stream_that_is_started_twice_is_a_protocol_fault(worker: Process, tmp_path: Path) -> None:
-    worker.say(start(tmp_path))
-    worker.say(start(tmp_path))
+    twice = start(tmp_path)
+    worker.say(twice)
+    worker.say(twice)
     fault = worker.hear(Fault)
     assert (fault.stream, fault.error.code) == (None, "protocol")
     assert worker.end() == 1

@@ -263,7 +263,9 @@ class HostedStream:
             self._last_window_said = last
             now = time.monotonic()
             window_s, self._window_since_s = max(now - self._window_since_s, 1e-6), now
-            stats = pipeline.stats()
+            stats, stuck = pipeline.stats(), self._stuck(pipeline)
+            if stuck and stats.reason is None:
+                stats = stats.model_copy(update={"reason": ", ".join(map(_reason_of, stuck))})
             rss_mb = round(psutil.Process().memory_info().rss / 1e6, 3)
             cpu_s = round(time.process_time(), 3)
             self._say(
@@ -273,7 +275,7 @@ class HostedStream:
                     stats=stats,
                     rss_mb=rss_mb,
                     cpu_s=cpu_s,
-                    stuck=self._stuck(pipeline),
+                    stuck=stuck,
                 )
             )
 
@@ -313,6 +315,12 @@ class HostedStream:
 
 _NOBODY_KNOWS = "stream"
 """What is stuck, where the pipeline does not say what."""
+
+
+def _reason_of(stuck: str) -> str:
+    """As a reason code: ``engine_stuck``, ``sink_stuck:webhook``."""
+    what, colon, name = stuck.partition(":")
+    return f"{what}_stuck{colon}{name}"
 
 
 def _part_variant(ref: EngineRef) -> PartVariant:
