@@ -173,6 +173,9 @@ class Watcher:
     def counters(self):
         return {}
 
+    def close(self):
+        pass
+
 
 def watch(args):
     return VideoPipeline("watch", args, args.config, lambda labels, info: Watcher(args.config.limit), 100.0)

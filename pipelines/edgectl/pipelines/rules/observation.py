@@ -14,6 +14,7 @@ from pydantic import Field
 
 from edgectl.pipelines.rules.motion import Motion, still
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -47,6 +48,12 @@ class Wall:
     unix_s: float
     quality: str
     """As :data:`edgectl.pipelines.stream.frame.ClockQuality`."""
+
+    @classmethod
+    def of(cls, stamp: Stamp) -> Wall | None:
+        """None where wall time means nothing (a file)."""
+        offset = stamp.wall_offset_ns
+        return None if offset is None else cls((stamp.t_ns + offset) / 1e9, stamp.quality)
 
 
 @dataclass(frozen=True)

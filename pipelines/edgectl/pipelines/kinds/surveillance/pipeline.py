@@ -46,7 +46,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False)
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
@@ -69,10 +69,7 @@ class SurveillanceAnalyser:
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         self._tracks = tracks
-        stamp = frame.stamp
-        offset = stamp.wall_offset_ns
-        wall = None if offset is None else Wall((stamp.t_ns + offset) / 1e9, stamp.quality)
-        events = self.rules.step(tracks, t, wall=wall)
+        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp))
         self._follow(events)
         self._keep(events, t)
         return events
