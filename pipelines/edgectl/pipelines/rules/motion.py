@@ -1,10 +1,11 @@
 """How each track moves, from where its foot was seen: speed, and how much it trembles. Computed once a frame for
 all rules.
 
-Speed is the slope of a straight walk fitted to the last sightings by least squares, the older the less they count
-(time constant :data:`_FADE_S`). Tremble is noise of the detector: how far each sighting lies beside the straight way
-between the one before and the one after. Who turns, stops or runs off does not tremble. Where little was seen yet, a
-usual tremble is assumed (:data:`_USUAL`, as :data:`_USUAL_WORTH` sightings).
+A straight walk is fitted to the last sightings by least squares, the older the less they count (time constant
+:data:`_FADE_S`); what is left over says how well its speed is known. The tremble, the noise of the detector in
+pixels, is how far each sighting lies from the way between the one before and the one after: so somebody who turns or
+brakes does not tremble. Where little was seen yet, a usual tremble is assumed (:data:`_USUAL`, as some
+sightings).
 """
 
 from __future__ import annotations
@@ -22,41 +23,36 @@ __all__ = ["Motion", "MotionEstimator", "still"]
 F64 = NDArray[np.float64]
 
 _FADE_S = 1.0
-_TREMBLE_FADE_S = 5.0
-_ALIKE = 1.4
-"""A tracker's boxes err alike from frame to frame: they tremble by so much more than three of them show (1.2 to 1.45
-at 8 to 25 frames a second)."""
+_TREMBLE_FADE_S = 6.0
+"""How much a detector trembles changes slowly, and takes many sightings to know."""
 _USUAL = 0.08
 """Of a box's height."""
-_USUAL_WORTH = 1.5
+_USUAL_WORTH, _USUAL_TREMBLE_WORTH = 1.5, 5.0
+"""Sightings; a tracker that finds again what is near hides some of the tremble at first."""
 _MOST = 0.15
 """Of a box's height: more is no tremble, but a turn or a jump."""
 _LEAST_SPREAD = 1e-6
 """s²: of sightings so near in time no speed is told."""
-_SUMS = 7
+_NEIGHBOURS_S = (0.5, 1.0)
+"""Between the sightings before and after: up to the first figure they count whole, from the second on not at all."""
+_SUMS = 9
 # Rows of the sums of each track and axis: of weights w, w², w·u, w·u², w·z, w·u·z, w·z²; u is the time since now
-# (at most 0), z the place from where the track was first seen.
+# (at most 0), z the place from where the track was first seen. Then of the weights v of the trembles r, and of v·r².
 
 
 class Motion:
     """In the order of the tracks. Pixels and seconds; the foot is the bottom centre of the box. Each figure is
     computed when a rule asks for it."""
 
-    def __init__(self, sums: F64, rough: F64, heights: F64) -> None:
-        """``sums``: (7, N, 2) as above; ``rough``: (2, N, 2), weights and squares of what lies beside the way. All
-        zero for a track of which nothing is known."""
-        self._rough = rough
-        self._w, self._ww, self._wu, self._wuu, self._wz, self._wuz, self._wzz = sums
+    def __init__(self, sums: F64, heights: F64) -> None:
+        """``sums``: (9, N, 2) as above; all zero for a track of which nothing is known."""
+        self._w, self._ww, self._wu, self._wuu, self._wz, self._wuz, self._wzz, self._v, self._vrr = sums
         self._heights = heights
 
     @cached_property
     def jitter(self) -> F64:
         """(N, 2): standard deviation of the foot's x and y around its way."""
-        usual = (_USUAL * self._heights[:, None]) ** 2
-        weight, squares = self._rough
-        jitter = np.sqrt((_USUAL_WORTH * usual + _ALIKE**2 * squares) / (_USUAL_WORTH + weight))
-        most: F64 = np.minimum(jitter, _MOST * self._heights[:, None])
-        return most
+        return self._deviation(self._vrr, self._v, _USUAL_TREMBLE_WORTH)
 
     @cached_property
     def velocity(self) -> F64:
@@ -67,14 +63,20 @@ class Motion:
     @cached_property
     def velocity_error(self) -> F64:
         """(N, 2): standard deviation of :attr:`velocity`; infinite where it was seen once only."""
-        w, wz = self._weight, self._wz
-        rest = np.maximum(self._wzz - wz * wz / w - self.velocity * self._common, 0.0)
-        free = np.maximum(w - 2 * self._ww / w, 0.0)
-        usual = (_USUAL * self._heights[:, None]) ** 2
-        variance = (_USUAL_WORTH * usual + rest) / (_USUAL_WORTH + free)
         spread = np.maximum(self._spread, _LEAST_SPREAD)
-        error = np.sqrt(variance * self._ww / (w * spread))
+        w, wz = self._weight, self._wz
+        rest = self._wzz - wz * wz / w - self.velocity * self._common
+        free = np.maximum(w - 2 * self._ww / w, 0.0)
+        away = self._deviation(np.maximum(rest, 0.0), free, _USUAL_WORTH)
+        error = away * np.sqrt(self._ww / (w * spread))
         return np.where(self._spread > _LEAST_SPREAD, error, np.inf)
+
+    def _deviation(self, squares: F64, worth: F64, usual_worth: float) -> F64:
+        """From a sum of squares of ``worth`` sightings, and what is usual as ``usual_worth`` more."""
+        heights = self._heights[:, None]
+        deviation = np.sqrt((usual_worth * (_USUAL * heights) ** 2 + squares) / (usual_worth + worth))
+        most: F64 = np.minimum(deviation, _MOST * heights)
+        return most
 
     @cached_property
     def _weight(self) -> F64:
@@ -94,8 +96,7 @@ class Motion:
 
 def still(tracks: Tracks) -> Motion:
     """Of tracks of which nothing is known: the usual tremble, no speed."""
-    n = len(tracks)
-    return Motion(np.zeros((_SUMS, n, 2)), np.zeros((2, n, 2)), _heights(tracks.xyxy))
+    return Motion(np.zeros((_SUMS, len(tracks), 2)), _heights(tracks.xyxy))
 
 
 class MotionEstimator:
@@ -103,12 +104,11 @@ class MotionEstimator:
 
     def __init__(self) -> None:
         self._ids: NDArray[np.int64] = np.empty(0, np.int64)
-        self._last: F64 = np.empty(0)
+        self._last: F64 = np.empty((2, 0))
+        """When the last two sightings were, the last one first; not a number where there were none."""
+        self._places: F64 = np.empty((2, 0, 2))
         self._from: F64 = np.empty((0, 2))
         self._sums: F64 = np.empty((_SUMS, 0, 2))
-        self._rough: F64 = np.empty((2, 0, 2))
-        self._two: F64 = np.empty((0, 2, 3))
-        """The last two sightings: x, y from where it was first seen, and time; the earlier one first."""
         self._size: tuple[int, int] | None = None
 
     def step(self, tracks: Tracks, t: float) -> Motion:
@@ -124,26 +124,25 @@ class MotionEstimator:
             else:
                 rows = np.nonzero(tracks.seen)[0]
                 self._add(rows, feet[rows], t)
-        return Motion(self._sums, self._rough, _heights(tracks.xyxy))
+        return Motion(self._sums, _heights(tracks.xyxy))
 
     def snapshot(self) -> dict[str, Any]:
         return {
             "ids": self._ids.tolist(),
-            "last": self._last.tolist(),
+            "last": [[None if np.isnan(t) else t for t in row] for row in self._last.tolist()],
+            "places": self._places.tolist(),
             "from": self._from.tolist(),
             "sums": self._sums.tolist(),
-            "rough": self._rough.tolist(),
-            "two": self._two.tolist(),
             "size": self._size,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         n = len(state["ids"])
         self._ids, self._last = np.array(state["ids"], np.int64), np.array(state["last"], np.float64)
+        self._last = self._last.reshape(2, n)
+        self._places = np.array(state["places"], np.float64).reshape(2, n, 2)
         self._from = np.array(state["from"], np.float64).reshape(n, 2)
         self._sums = np.array(state["sums"], np.float64).reshape(_SUMS, n, 2)
-        self._rough = np.array(state["rough"], np.float64).reshape(2, n, 2)
-        self._two = np.array(state["two"], np.float64).reshape(n, 2, 3)
         self._size = None if state["size"] is None else (int(state["size"][0]), int(state["size"][1]))
 
     def _align(self, tracks: Tracks) -> None:
@@ -152,28 +151,32 @@ class MotionEstimator:
         if self._size == size and np.array_equal(self._ids, tracks.ids):
             return
         known = np.isin(tracks.ids, self._ids) if self._size in (None, size) else np.zeros(n, np.bool_)
-        last, start, sums = np.zeros(n), np.zeros((n, 2)), np.zeros((_SUMS, n, 2))
+        last, places = np.full((2, n), np.nan), np.zeros((2, n, 2))
+        start, sums = np.zeros((n, 2)), np.zeros((_SUMS, n, 2))
         old = np.searchsorted(self._ids, tracks.ids[known])
-        last[known], start[known], sums[:, known] = self._last[old], self._from[old], self._sums[:, old]
-        rough, two = np.zeros((2, n, 2)), np.zeros((n, 2, 3))
-        rough[:, known], two[known] = self._rough[:, old], self._two[old]
-        self._ids, self._last, self._from, self._sums = tracks.ids.copy(), last, start, sums
-        self._rough, self._two = rough, two
+        last[:, known], places[:, known] = self._last[:, old], self._places[:, old]
+        start[known], sums[:, known] = self._from[old], self._sums[:, old]
+        self._ids, self._last, self._places, self._from, self._sums = (
+            tracks.ids.copy(),
+            last,
+            places,
+            start,
+            sums,
+        )
         self._size = size
 
     def _add(self, rows: Any, at: F64, t: float) -> None:
         """Sightings ``at`` (M, 2) of the tracks in ``rows``."""
-        w, ww, wu, wuu, wz, wuz, wzz = self._sums[:, rows]
+        w, ww, wu, wuu, wz, wuz, wzz, v, vrr = self._sums[:, rows]
         if not w.all():
             fresh = np.arange(len(self._ids))[rows][w[:, 0] == 0]
             self._from[fresh] = at[w[:, 0] == 0]
-            self._last[fresh] = t
-            self._two[fresh, :, 2] = t
-        dt = (t - self._last[rows])[:, None]
+            self._last[0, fresh] = t
+        dt = (t - self._last[0, rows])[:, None]
         fade = np.exp(-dt / _FADE_S)
         z = at - self._from[rows]
-        self._beside(rows, z, t, dt)
         back = dt * w
+        worth, tremble = self._tremble(rows, z, t)
         sums = np.empty((_SUMS, *z.shape))
         sums[0] = fade * w + 1
         sums[1] = fade * fade * ww + 1
@@ -182,33 +185,29 @@ class MotionEstimator:
         sums[4] = fade * wz + z
         sums[5] = fade * (wuz - dt * wz)
         sums[6] = fade * wzz + z * z
+        slow = np.exp(-dt / _TREMBLE_FADE_S)
+        sums[7] = slow * v + worth
+        sums[8] = slow * vrr + worth * tremble * tremble
         # never in place: a Motion may still look at the old ones
         if len(z) == len(self._ids):
             self._sums = sums
         else:
             self._sums = self._sums.copy()
             self._sums[:, rows] = sums
-        self._last[rows] = t
+        self._last[1, rows], self._places[1, rows] = self._last[0, rows], self._places[0, rows]
+        self._last[0, rows], self._places[0, rows] = t, z
 
-    def _beside(self, rows: Any, z: F64, t: float, dt: F64) -> None:
-        """How far the sighting before lies beside the way from the one before it to this one."""
-        two = self._two[rows]
-        first, middle = two[:, 0], two[:, 1]
-        whole = t - first[:, 2:]
-        share = (middle[:, 2:] - first[:, 2:]) / np.maximum(whole, 1e-9)
-        known = (share > 0) & (share < 1)
-        beside = middle[:, :2] - (1 - share) * first[:, :2] - share * z
-        weight = known.astype(np.float64)
-        # of three places with the same tremble
-        square = weight * beside * beside / (1 + (1 - share) ** 2 + share * share)
-        fade = np.exp(-dt / _TREMBLE_FADE_S)
-        rough = self._rough.copy()
-        rough[0, rows] = fade * rough[0, rows] + weight
-        rough[1, rows] = fade * rough[1, rows] + square
-        self._rough = rough
-        self._two[rows, 0] = middle
-        self._two[rows, 1, :2] = z
-        self._two[rows, 1, 2] = t
+    def _tremble(self, rows: Any, z: F64, t: float) -> tuple[F64, F64]:
+        """Weight (M, 1) and distance (M, 2) of the last place from the way between the one before it and ``z``, as a
+        standard deviation: all three tremble."""
+        t1, t0 = self._last[0, rows], self._last[1, rows]
+        span = t - t0
+        known = span > 0
+        part = np.where(known, (t1 - t0) / np.where(known, span, 1.0), 0.0)[:, None]
+        away = self._places[0, rows] - (self._places[1, rows] + part * (z - self._places[1, rows]))
+        near, far = _NEIGHBOURS_S
+        worth = np.where(known, np.clip((far - span) / (far - near), 0.0, 1.0), 0.0)[:, None]
+        return worth, away / np.sqrt(1 + part * part + (1 - part) ** 2)
 
 
 def _heights(xyxy: NDArray[np.floating[Any]]) -> F64:
