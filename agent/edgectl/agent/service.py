@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,10 @@ from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
-from edgectl.agent.streams.supervisor import Supervisor
+from edgectl.agent.streams.supervised_stream import WorkerCallbacks
+from edgectl.agent.streams.supervisor import WORKER, Supervisor
 from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WORKER, WorkerCallbacks
 from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
@@ -373,7 +373,7 @@ class _Agent:
     def _on_stats(self, stream: str, stats: Stats) -> None:
         slot_of = self._config.pipelines[stream].slots
         self._live.record(stream, stats, slot_of)
-        self._collector.record(stream, by_slot(stats, slot_of))
+        self._collector.record(stream, by_slot(stats, slot_of), self._supervisor.worker_of(stream))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
         event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
@@ -383,11 +383,20 @@ class _Agent:
         kind: Kind = "update" if is_update(message.event) else "event"
         self._put(kind, self._topics.event(self._config.name, stream), payload)
 
-    def _on_crash_loop(self, stream: str) -> None:
-        slots = [self._deployers[s] for s in sorted(self._supervisor.slots_of(stream))]
-        new = [d for d in slots if d.on_trial]
-        for d in new or slots:  # a new engine is the first suspect
-            d.crash_loop()
+    def _on_crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
+        """A new engine is the first suspect, then every engine that serves no other stream well."""
+        slot_of = self._config.pipelines[stream].slots
+        try:
+            # a stream that shares its slots may say so when the engine has just been taken back for another
+            blamed = {
+                slot_of[part]: ref for part, ref in engines.items() if self._engine_of(slot_of[part]) == ref
+            }
+        except StorageError as e:
+            log.error("%s: %s", stream, e.message)
+            return  # it is said again with the next start
+        new = [slot for slot in sorted(blamed) if self._deployers[slot].on_trial]
+        for slot in new or [s for s in sorted(blamed) if not self._supervisor.proven(stream, blamed[s])]:
+            self._deployers[slot].crash_loop()
 
     def _on_lease(self, stream: str, lease: LeaseMessage) -> None:
         self._leases.take(stream, lease.ttl_s, lease.reason)

@@ -24,7 +24,7 @@ def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
         stages={"engine": h.data()},
         frames=Frames(captured=processed, processed=processed),
     )
-    return Stats(window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
+    return Stats(stream="yard", window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
 
 
 def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry:
@@ -34,13 +34,13 @@ def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry
 def test_window_adds_histograms_and_keeps_totals() -> None:
     c = TelemetryCollector(epoch=7)
     for processed in (20, 40, 60):
-        c.record("yard", stats(processed))
+        c.record("yard", stats(processed), "yard")
     first = window(c, yard=("running", None))
     yard = first.streams["yard"]
     assert Histogram.of(yard.stages["engine"]).n == 30
     assert yard.frames.processed == 60
     assert yard.fps == pytest.approx(10)
-    c.record("yard", stats(80))
+    c.record("yard", stats(80), "yard")
     second = window(c, yard=("running", None))
     assert Histogram.of(second.streams["yard"].stages["engine"]).n == 10, "each sample is sent once"
     assert second.streams["yard"].fps == pytest.approx(10)
@@ -56,7 +56,8 @@ def test_parts_become_slots_on_the_wire() -> None:
         stages={"engine:vad": h, "engine:keyword": h, "decode": h},
     )
     t = by_slot(
-        Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}
+        Stats(stream="yard", window_s=1, stats=s, rss_mb=1, cpu_s=1),
+        {"vad": "kiosk-vad", "keyword": "kiosk-words"},
     ).stats
     assert t.slots == {"kiosk-vad": "sha256:1", "kiosk-words": "sha256:2"}
     assert t.releases == {"kiosk-vad": "silero@5"}
@@ -71,9 +72,9 @@ def test_silent_stream_is_reported_with_its_reason() -> None:
 
 def test_rate_survives_a_worker_restart() -> None:
     c = TelemetryCollector(epoch=1)
-    c.record("yard", stats(1000))
+    c.record("yard", stats(1000), "yard")
     window(c, yard=("running", None))
-    c.record("yard", stats(20))
+    c.record("yard", stats(20), "yard")
     assert window(c, yard=("running", None)).streams["yard"].fps == pytest.approx(10)
 
 

@@ -306,7 +306,9 @@ def test_every_thread_is_gone_after_a_stop(tmp_path: Path) -> None:
     before = {t.name for t in threading.enumerate()}
     rig = Rig(tmp_path, "synth://yard?fps=30&width=160&height=96", out=True)
     rig.pipeline.start()
-    assert {"capture-gate", "engine-gate", "sinks-gate"} <= {t.name for t in threading.enumerate()}
+    assert {"capture-gate", "engine-double", "analysis-gate", "sinks-gate"} <= {
+        t.name for t in threading.enumerate()
+    }
     rig.wait_processed(3)
     rig.pipeline.stop()
     rig.pipeline.stop()

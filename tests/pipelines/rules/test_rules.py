@@ -137,6 +137,21 @@ def test_somebody_else_far_away_starts_anew() -> None:
     assert of(walk(steps), "loitering") == []
 
 
+def test_who_walked_out_does_not_loiter_in_the_time_until_that_is_certain() -> None:
+    """Just outside the border, nearer than the band that decides: whether it has left is not known yet."""
+    zone = {"polygon": [0.3, 0, 0.7, 0, 0.7, 1, 0.3, 1], "enter_px": 30}
+    config = {"zones": {"yard": zone}, "rules": [{"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}}]}
+    r = rules(parse_config("surveillance", config))
+    events: list[Event] = []
+    for i in range(90):
+        t = i / 15
+        # 1.5 s inside, then it stands 20 px outside
+        x = 500 if t < 1.5 else 720
+        events += r.step(tracks((1, x, 500)), t)
+    assert of(events, "zone")
+    assert of(events, "loitering") == []
+
+
 def test_loitering_ends_with_its_dwell() -> None:
     steps = [(f / 10, tracks((1, 500, 500))) for f in range(61)]
     steps += [(6.1 + f / 10, tracks((1, 950, 500))) for f in range(10)]

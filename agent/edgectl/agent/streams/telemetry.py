@@ -64,13 +64,17 @@ class TelemetryCollector:
         self._seq = 0
         self._lock = threading.Lock()
         self._last: dict[str, Stats] = {}
+        self._rss_mb: dict[str, float] = {}
+        """Of each worker that was heard since the last message."""
         self._stages: dict[str, dict[str, Histogram]] = {}
         # processed at the last message, seconds covered since
         self._busy: dict[str, tuple[int, float]] = {}
 
-    def record(self, stream: str, stats: Stats) -> None:
+    def record(self, stream: str, stats: Stats, worker: str) -> None:
+        """``worker``: the name of the one that the stream is in."""
         with self._lock:
             self._last[stream] = stats
+            self._rss_mb[worker] = stats.rss_mb
             stages = self._stages.setdefault(stream, {})
             for name, data in stats.stats.stages.items():
                 stages.setdefault(name, Histogram()).merge(Histogram.of(data))
@@ -91,8 +95,9 @@ class TelemetryCollector:
             self._seq += 1
             streams = {s: self._stream(s, kinds[s], state, reason) for s, (state, reason) in states.items()}
             self._stages.clear()
+            measured |= {f"rss_mb.{worker}": rss_mb for worker, rss_mb in self._rss_mb.items()}
+            self._rss_mb.clear()
             for stream, last in self._last.items():
-                measured[f"rss_mb.{stream}"] = last.rss_mb
                 self._busy[stream] = (last.stats.frames.processed, 0.0)
             wall = time.time()
             return Telemetry(

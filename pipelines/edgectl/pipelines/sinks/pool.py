@@ -119,6 +119,11 @@ class SinkPool:
         self._watch.join()
         return whole
 
+    def stuck(self) -> tuple[str, ...]:
+        """Names of the sinks whose call does not come back, or has not yet although the pool is to close."""
+        closing = self._closing.is_set()
+        return tuple(f.sink.name for f in self._feeders if f.is_stuck or (closing and f.is_busy))
+
     def count(self, key: str, n: int = 1) -> None:
         with self._lock:
             self.counters[key] = self.counters.get(key, 0) + n
@@ -180,6 +185,11 @@ class _Feeder:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def is_busy(self) -> bool:
+        """In a call of the sink."""
+        return self._busy_since is not None
 
     def wants(self, output: StreamOutput) -> bool:
         sink = self.sink

@@ -46,7 +46,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False)
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")

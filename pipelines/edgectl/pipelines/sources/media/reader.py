@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
-from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
@@ -117,7 +118,10 @@ class VideoReader:
                     f"{self.what} does not decode: {doubt.bad} packets in a row are damaged"
                 ) from error
             held = self._follow_codec(doubt.places) if doubtful else None
-            for picture in (*pictures, *(held or ())):
+            # Nothing in here keeps a picture while its taker has gone on: its memory is the decoder's.
+            waiting, pictures = deque((*pictures, *(held or ()))), ()
+            while waiting:
+                picture = waiting.popleft()
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
                     raise DataError(
                         f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported"
@@ -126,7 +130,9 @@ class VideoReader:
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
                     self.delivered += 1
-                    yield picture_of(picture, best.of(picture.pts, picture.dts))
+                    made = [picture_of(picture, best.of(picture.pts, picture.dts), self._upright)]
+                    del picture
+                    yield made.pop()
                 elif self._low_delay:
                     yield None
             if held is not None:
@@ -190,6 +196,7 @@ class VideoReader:
             self.close()
             raise DataError(f"{self.what} has no video stream")
         self._stream = streams[0]
+        self._upright = Upright()
         self._skipped = skip
         self.delivered = 0
         # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs.
