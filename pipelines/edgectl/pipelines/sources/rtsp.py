@@ -8,13 +8,19 @@ from edgectl.core.errors import SourceError
 from edgectl.core.uri import redact
 from edgectl.pipelines.sources.base import Source, SourceType
 from edgectl.pipelines.sources.media.camera import LiveSource
+from edgectl.pipelines.sources.media.network import network_camera
 
 __all__ = ["SOURCE"]
+
+_TIMEOUT_US = "5000000"
 
 
 def _open(uri: str, patient: bool) -> Source:
     _check_authority(uri)
-    return LiveSource(uri, uri, patient=patient)
+    secure = urlsplit(uri).scheme == "rtsps"
+    # FFmpeg named the socket's timeout (µs) "stimeout" before version 5; unknown options are ignored.
+    options = {"rtsp_transport": "tcp", "timeout": _TIMEOUT_US, "stimeout": _TIMEOUT_US, "fflags": "nobuffer"}
+    return LiveSource(uri, network_camera(uri, port=322 if secure else 554, options=options), patient=patient)
 
 
 def _check_authority(uri: str) -> None:

@@ -22,7 +22,7 @@ from edgectl.pipelines.sources.media.damage import Damage, Doubt
 from edgectl.pipelines.sources.media.picture import Picture, picture_of
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
-__all__ = ["VideoReader", "reason_of"]
+__all__ = ["Away", "VideoReader", "reason_of"]
 
 # FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
 av.logging.set_level(None)
@@ -37,8 +37,18 @@ _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
+class Away(Exception):
+    """Why a camera cannot be read, where the code of that is known: the cause of a :class:`SourceError`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def reason_of(e: BaseException) -> str:
     """Reason code of a failure to open or read: for back-off, events and messages."""
+    if isinstance(e, Away):
+        return e.reason
     table: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("refused", ("ConnectionRefusedError",)),
         ("timeout", ("TimeoutError", "ExitError", "BlockingIOError")),
