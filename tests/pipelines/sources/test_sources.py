@@ -140,7 +140,10 @@ def test_a_real_clip_has_all_its_frames(shared: Path) -> None:
     ("uri", "words"),
     [
         ("/nowhere/x.mp4", "no file"),
-        ("http://x/y.mp4", "unknown source scheme"),
+        ("gopher://x/y.mp4", "unknown source scheme"),
+        ("rtsp://cam/x#ca=1&cb=2", "cb"),
+        ("https://cam/x#ca=/nowhere.pem", "no file /nowhere.pem"),
+        ("http://:80/x", "host or its port"),
         ("synth://nowhere", "no synthetic scene"),
         ("synth://yard?fps=0", "fps"),
         ("synth://yard?fps=nan", "fps"),

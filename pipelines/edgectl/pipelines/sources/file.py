@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -50,8 +50,14 @@ _CUT_NS = 500_000_000
 
 
 class FileSource:
-    def __init__(self, path: Path, options: FileOptions) -> None:
-        self._path = path
+    """A recording: ``open_reader`` opens it, ``uri`` is what it is called, ``name`` the last part of that."""
+
+    def __init__(
+        self, uri: str, name: str, open_reader: Callable[[], VideoReader], options: FileOptions
+    ) -> None:
+        self._uri = uri
+        self._name = name
+        self._open_reader = open_reader
         self._options = options
         self._reader: VideoReader | None = None
         self._frames: Iterator[Picture | None] | None = None
@@ -69,7 +75,7 @@ class FileSource:
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
-        self._reader = reader = VideoReader(str(self._path), self._path.name)
+        self._reader = reader = self._open_reader()
         self._frames = reader.frames()
         options = self._options
         fps = options.fps or reader.fps or 25.0
@@ -89,7 +95,7 @@ class FileSource:
             self._pacer = Pacer(fps)
         kind: Literal["images", "file"] = "images" if still else "file"
         frames = None if options.loop else reader.count
-        return SourceInfo(str(self._path), kind, first.width, first.height, fps, options.paced, frames)
+        return SourceInfo(self._uri, kind, first.width, first.height, fps, options.paced, frames)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
@@ -116,7 +122,6 @@ class FileSource:
             stamp = Stamp(self._seq, t_ns, now, pts_s, None, "pts")
         self._seq += 1
         notices += self._about(picture, self._reader)
-        name = self._path.name
         return Frame(
             stamp,
             picture.width,
@@ -126,7 +131,7 @@ class FileSource:
             {},
             picture.colour,
             notices,
-            name,
+            self._name,
         )
 
     def interrupt(self) -> None:
@@ -189,7 +194,8 @@ def _open_video(uri: str, patient: bool) -> Source:
         raise SourceError(f"there is no file {redact(uri)}", hint=_NO_FILE)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagesSource(path, parse_options(ImagesOptions, query, uri))
-    return FileSource(path, parse_options(FileOptions, query, uri))
+    options = parse_options(FileOptions, query, uri)
+    return FileSource(str(path), path.name, lambda: VideoReader(str(path), path.name), options)
 
 
 def _open_sound(uri: str, patient: bool) -> Recording:

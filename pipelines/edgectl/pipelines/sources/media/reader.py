@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import av
@@ -37,7 +37,7 @@ _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
-class Away(Exception):
+class Away(OSError):
     """Why a camera cannot be read, where the code of that is known: the cause of a :class:`SourceError`."""
 
     def __init__(self, reason: str) -> None:
@@ -57,6 +57,7 @@ def reason_of(e: BaseException) -> str:
             "not_found",
             ("HTTPNotFoundError", "FileNotFoundError", "ProtocolNotFoundError", "DemuxerNotFoundError"),
         ),
+        ("tls", ("SSLError",)),
         ("ended", ("EOFError", "ConnectionResetError", "BrokenPipeError")),
     )
     # EIO: a name that does not resolve
@@ -83,9 +84,14 @@ class VideoReader:
         options: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         low_delay: bool = False,
+        opener: Callable[..., Any] | None = None,
     ) -> None:
         """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
-        reached."""
+        reached.
+
+        ``opener``: from an address to a file, for ``url`` itself and for whatever else the format names;
+        without one, FFmpeg opens them.
+        """
         self.what = what
         self.errors = 0
         self.corrupt = 0
@@ -95,6 +101,8 @@ class VideoReader:
         self._options = dict(options or {})
         self._timeout_s = timeout_s
         self._low_delay = low_delay
+        self._opener = opener
+        self._file: Any = None
         self._open(0)
         context = self._stream.codec_context
         # A camera may not tell its size before the first picture: every picture is checked instead.
@@ -170,6 +178,11 @@ class VideoReader:
     def close(self) -> None:
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._container.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _open(self, skip: int) -> None:
         """``skip``: bytes at the start that are left out. Raises :class:`DataError` or
@@ -177,10 +190,18 @@ class VideoReader:
         options = {**self._options, "skip_initial_bytes": str(skip)} if skip else self._options
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
-            self._container = av.open(self._url, format=self._format, options=options, timeout=timeout)
+            self._file = None if self._opener is None else self._opener(self._url)
+            self._container = av.open(
+                self._file or self._url,
+                format=self._format,
+                options=options,
+                timeout=timeout,
+                io_open=self._opener,
+            )
         except (av.error.FFmpegError, OSError, ValueError) as e:
+            self._close_file()
             reason = reason_of(e)
-            remote = self._url.startswith(("rtsp://", "rtsps://"))
+            remote = "://" in self._url
             if reason == "invalid" and not remote:
                 raise DataError(
                     f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`"
@@ -220,7 +241,11 @@ class VideoReader:
             except (StopIteration, av.error.EOFError):
                 return
             except (av.error.FFmpegError, OSError) as e:
-                raise SourceError(f"reading {self.what} failed: {_said(e)}", retryable=True) from e
+                broken = "://" in self._url and e.errno == errno.EIO
+                said = "the connection broke" if broken else _said(e)
+                raise SourceError(f"reading {self.what} failed: {said}", retryable=True) from (
+                    Away("ended") if broken else e
+                )
 
     def _follow_codec(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Go over to another codec if there is one: two recordings in one transport stream.
