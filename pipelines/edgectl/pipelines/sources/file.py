@@ -3,6 +3,7 @@ folder of pictures, one picture, a recording of sound."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from edgectl.pipelines.sources.base import (
     parse_options,
 )
 from edgectl.pipelines.sources.media.clock import MediaClock
+from edgectl.pipelines.sources.media.fifo import Fifo
 from edgectl.pipelines.sources.media.images import ImagesOptions, ImagesSource
 from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.sources.media.picture import Picture
@@ -50,15 +52,22 @@ _CUT_NS = 500_000_000
 
 
 class FileSource:
-    """A recording: ``open_reader`` opens it, ``uri`` is what it is called, ``name`` the last part of that."""
+    """A recording: ``open_reader`` opens it, ``uri`` is what it is called, ``name`` the last part of that. ``stop``
+    ends a wait of the reader."""
 
     def __init__(
-        self, uri: str, name: str, open_reader: Callable[[], VideoReader], options: FileOptions
+        self,
+        uri: str,
+        name: str,
+        open_reader: Callable[[], VideoReader],
+        options: FileOptions,
+        stop: threading.Event | None = None,
     ) -> None:
         self._uri = uri
         self._name = name
         self._open_reader = open_reader
         self._options = options
+        self._stop = stop
         self._reader: VideoReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
@@ -67,7 +76,7 @@ class FileSource:
         self._seq = 0
         self._damaged = 0
         self._codec_changes = 0
-        self._tilted = False
+        self._tilted = self._deinterlaced = False
         self._last_pts_ns: int | None = None
         self._period_ns = 40_000_000
         self.decode_errors = 0
@@ -135,6 +144,8 @@ class FileSource:
         )
 
     def interrupt(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
         if self._pacer is not None:
             self._pacer.interrupt()
 
@@ -173,6 +184,9 @@ class FileSource:
         if picture.tilted and not self._tilted:
             self._tilted = True
             found += (Notice("picture", "rotation_unsupported", False),)
+        if reader.deinterlaced and not self._deinterlaced:
+            self._deinterlaced = True
+            found += (Notice("picture", "deinterlaced"),)
         return found
 
     def _ending(self, reader: VideoReader, last_pts_ns: int | None) -> Notice:
@@ -195,7 +209,15 @@ def _open_video(uri: str, patient: bool) -> Source:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagesSource(path, parse_options(ImagesOptions, query, uri))
     options = parse_options(FileOptions, query, uri)
-    return FileSource(str(path), path.name, lambda: VideoReader(str(path), path.name), options)
+    if path.is_file():
+        return FileSource(str(path), path.name, lambda: VideoReader(str(path), path.name), options)
+    if not path.is_fifo():
+        raise SourceError(f"{redact(uri)} is neither a file nor a pipe", hint=_NO_FILE)
+    stop = threading.Event()
+    opener = Fifo.opener(path, stop)
+    return FileSource(
+        str(path), path.name, lambda: VideoReader(str(path), path.name, opener=opener), options, stop
+    )
 
 
 def _open_sound(uri: str, patient: bool) -> Recording:

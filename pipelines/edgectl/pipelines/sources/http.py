@@ -31,6 +31,7 @@ from edgectl.pipelines.sources.media.http_fetch import HttpBody, HttpServer
 from edgectl.pipelines.sources.media.multipart import Multipart
 from edgectl.pipelines.sources.media.network import check_address, look_for
 from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.picture_size import stated_size
 from edgectl.pipelines.sources.media.reader import Away, VideoReader
 from edgectl.pipelines.stream.frame import Frame
 
@@ -126,6 +127,7 @@ class MjpegReader:
     """The pictures of a camera that sends one JPEG after the other. They carry no times."""
 
     start_ns = 0
+    deinterlaced = False
 
     def __init__(self, body: HttpBody, what: str) -> None:
         self.errors = self.corrupt = 0
@@ -154,7 +156,7 @@ class MjpegReader:
         self._body.close()
 
     def _decoded(self, part: bytes) -> Picture | None:
-        size = _size_of(part)
+        size = stated_size(part) if part[:2] == b"\xff\xd8" else None
         if size is None:
             self.errors += 1
             return None
@@ -172,22 +174,6 @@ class MjpegReader:
             self.corrupt += 1
             return None
         return picture_of(frames[0], None)
-
-
-def _size_of(jpeg: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG states (ITU-T T.81, B.2.2), before anything is allocated for it."""
-    if jpeg[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
-        marker = jpeg[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(jpeg[at + 7 : at + 9], "big"), int.from_bytes(jpeg[at + 5 : at + 7], "big")
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return None
 
 
 def _reader(server: HttpServer) -> CameraReader:

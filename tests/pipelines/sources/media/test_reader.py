@@ -13,6 +13,7 @@ from support.pipelines import write_h264
 
 from edgectl.core.errors import DataError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source
+from edgectl.pipelines.sources.media import reader
 from edgectl.pipelines.sources.media.camera import Camera, LiveSource
 from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.transport import changed_table
@@ -250,3 +251,14 @@ def test_nothing_but_damage_is_no_video(tmp_path: Path) -> None:
     path = damage(clean, tmp_path / "x.mp4", *range(20))
     with pytest.raises(DataError, match="no whole frame"):
         open_source(str(path)).open()
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_h264(tmp_path / "x.mp4", frames=2)
+    monkeypatch.setattr(reader, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(reader, "_decode", None)
+    with pytest.raises(DataError, match=r"picture size of \d+x\d+, which is not supported") as caught:
+        open_source(str(path)).open()
+    assert "smaller" in (caught.value.hint or "")

@@ -28,7 +28,7 @@ from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.child.grabber import MAX_MESSAGE
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import Away
-from edgectl.pipelines.stream.colour import Colour, Matrix
+from edgectl.pipelines.stream.colour import VIDEO, Colour, Matrix, to_bgr
 
 __all__ = ["ChildReader", "Grabber"]
 
@@ -70,6 +70,7 @@ class _Counted(Message):
 
 
 class _Frame(_Counted):
+    deinterlaced: bool = False
     ring: int
     slot: int = Field(ge=0)
     seq: int
@@ -102,6 +103,7 @@ class ChildReader:
     """
 
     start_ns = 0
+    deinterlaced = False
 
     def __init__(
         self, what: str, grabber: Grabber, argument: Mapping[str, Any], *, stop: threading.Event
@@ -121,10 +123,11 @@ class ChildReader:
         _collect()
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [grabber.python, _PROGRAM, str(theirs.fileno()), str(os.getpid())]
+            foreign = [] if grabber.python == sys.executable else ["-E"]  # its own libraries, not ours
+            command = [grabber.python, *foreign, _PROGRAM, str(theirs.fileno()), str(os.getpid())]
             try:
                 self._process = subprocess.Popen(
-                    [*command, grabber.place, json.dumps(argument)],
+                    [*command, grabber.place],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -137,6 +140,9 @@ class ChildReader:
                     f"{what}: the process that reads it cannot be started: {e.strerror}", retryable=True
                 ) from Away("crashed")
         try:
+            # not as an argument of the program: everybody sees those, and a pipeline may hold a password
+            with contextlib.suppress(OSError):
+                self._link.send(json.dumps(argument).encode())
             self._wait_until_open()
         except BaseException:
             self.close()
@@ -180,6 +186,12 @@ class ChildReader:
             if message is not None and message.opened is not None:
                 opened = message.opened
                 self.width, self.height, self.fps = opened.width, opened.height, opened.fps
+                if (self.width or 0) * (self.height or 0) > MAX_PIXELS:
+                    raise SourceError(
+                        f"{self.what} has a picture size of {self.width}x{self.height}, which is not supported",
+                        hint=f"up to {MAX_PIXELS / 1e6:.0f} megapixels are; let the camera make it smaller",
+                        retryable=True,
+                    ) from Away("invalid")
                 return
             if message is not None:
                 self._taken(message)
@@ -209,7 +221,7 @@ class ChildReader:
         if message.failed is not None:
             reason, detail = message.failed.reason, message.failed.detail
             text = detail if detail.startswith(self.what) else f"{self.what}: {detail}"
-            raise SourceError(text, retryable=reason != "unauthorized") from Away(reason)
+            raise SourceError(text, retryable=reason != "auth") from Away(reason)
         return message
 
     def _receive(self) -> tuple[bytes, list[int]]:
@@ -265,6 +277,7 @@ class ChildReader:
             raise SourceError(
                 f"{self.what}: the process that reads it makes no sense", retryable=True
             ) from Away("crashed")
+        self.deinterlaced = frame.deinterlaced
         data = np.frombuffer(memory, np.uint8, size, frame.slot * ring.slot_bytes).copy()
         with contextlib.suppress(OSError):  # it has died: the next message says so
             self._link.send(bytes((ring.number, frame.slot)), socket.MSG_DONTWAIT)
@@ -275,10 +288,10 @@ class ChildReader:
             part.reshape(shape if frame.fmt == "I420" else (height, width, 3))
             for part, shape in zip(np.split(data, ends), frame.shapes, strict=True)
         )
-        colour = Colour(frame.colour[0], frame.colour[1])
-        return Picture(
-            planes, frame.fmt, width, height, colour, frame.pts_ns, frame.tilted, arrived_ns=frame.t_ns
-        )
+        colour, fmt = Colour(frame.colour[0], frame.colour[1]), frame.fmt
+        if fmt == "I420" and (width % 2 or height % 2):  # half a pixel of colour is left at the edge
+            planes, colour, fmt = (to_bgr(planes, colour),), VIDEO, "BGR"
+        return Picture(planes, fmt, width, height, colour, frame.pts_ns, frame.tilted, arrived_ns=frame.t_ns)
 
 
 def _caused(e: Away, cause: BaseException) -> Away:

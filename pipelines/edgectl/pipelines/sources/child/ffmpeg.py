@@ -29,7 +29,7 @@ def grab(argument: dict[str, Any], out: FrameOut) -> None:
             counted = {"errors": reader.errors, "corrupt": reader.corrupt}
             if picture is None:
                 out.alive(counted)
-            elif not _hand_over(picture, counted, out):
+            elif not _hand_over(picture, counted | {"deinterlaced": reader.deinterlaced}, out):
                 return
     except (DataError, SourceError) as e:
         out.failed(reason_of(e.__cause__ or e), e.message)

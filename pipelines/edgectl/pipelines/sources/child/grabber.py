@@ -39,6 +39,7 @@ MAX_FRAME = 3 * 8192 * 8192
 """Bytes of the largest frame that is taken."""
 MAX_MESSAGE = 4096
 """Bytes of one message."""
+_MAX_ARGUMENT = 64 << 10
 _FEW_SLOTS_FROM = MAX_FRAME // 8
 _PR_SET_PDEATHSIG = 1
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
@@ -174,8 +175,9 @@ def _load(place: str) -> Callable[[dict[str, Any], FrameOut], None]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Arguments: the socket's descriptor, the parent's process id, the grabber's place, its argument as JSON."""
-    fd, parent, place, argument = argv
+    """Arguments: the socket's descriptor, the parent's process id, the grabber's place. The grabber's argument is
+    the first message."""
+    fd, parent, place = argv
     # prctl(2): killed with the parent, even in the middle of a native call
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
@@ -184,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
     with socket.socket(fileno=int(fd)) as link:
         out = FrameOut(link)
         try:
-            _load(place)(json.loads(argument), out)
+            _load(place)(json.loads(link.recv(_MAX_ARGUMENT)), out)
             if not out.has_failed:
                 out.failed("ended", "it gives no more frames")
         except Exception as e:

@@ -37,6 +37,7 @@ class CameraReader(Protocol):
     height: int | None
     fps: float | None
     start_ns: int
+    deinterlaced: bool
 
     def frames(self) -> Iterator[Picture | None]:
         """As those of :class:`~edgectl.pipelines.sources.media.reader.VideoReader` with ``low_delay``."""
@@ -87,7 +88,7 @@ class LiveSource:
         self._reader: CameraReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
-        self._tilted = False
+        self._tilted = self._deinterlaced = False
         self._damaged = 0
         self._closed = threading.Event()
         self._attempt = 0
@@ -186,6 +187,9 @@ class LiveSource:
         if picture.tilted and not self._tilted:
             self._tilted = True
             notices += (Notice("picture", "rotation_unsupported", False),)
+        if self._reader is not None and self._reader.deinterlaced and not self._deinterlaced:
+            self._deinterlaced = True
+            notices += (Notice("picture", "deinterlaced"),)
         return notices
 
     def _connect(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -19,6 +20,7 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
+from edgectl.pipelines.sources.media.interlace import Deinterlacer
 from edgectl.pipelines.sources.media.picture import Picture, picture_of
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
@@ -103,6 +105,9 @@ class VideoReader:
         self._low_delay = low_delay
         self._opener = opener
         self._file: Any = None
+        self._deinterlacer: Deinterlacer | None = None
+        self.deinterlaced = False
+        """Whether some picture was interlaced."""
         self._open(0)
         context = self._stream.codec_context
         # A camera may not tell its size before the first picture: every picture is checked instead.
@@ -134,14 +139,12 @@ class VideoReader:
             held = self._follow_codec(doubt.places) if doubtful else None
             for picture in (*pictures, *(held or ())):
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
-                    raise DataError(
-                        f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported"
-                    )
+                    raise self._size_error(picture.width, picture.height)
                 whole = damage.whole(picture)
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
                     self.delivered += 1
-                    yield picture_of(picture, best.of(picture.pts, picture.dts))
+                    yield from self._finished(picture, best.of(picture.pts, picture.dts))
                 elif self._low_delay:
                     yield None
             if held is not None:
@@ -153,11 +156,25 @@ class VideoReader:
                 errors, corrupt = self.errors, self.corrupt
             if not pictures and self._low_delay:
                 yield None
+        if self._deinterlacer is not None:
+            yield from map(_upright, self._deinterlacer.rest())
         if not self.delivered:
             raise DataError(
                 f"{self.what} is not a video that can be decoded: it has no whole frame",
                 hint="check it with `ffprobe`",
             )
+
+    def _finished(self, frame: Any, pts: int | None) -> Iterator[Picture | None]:
+        """The frame as it is handed on: from the first interlaced one on, all take the same way."""
+        if self._deinterlacer is None and not frame.interlaced_frame:
+            yield picture_of(frame, pts)
+            return
+        if self._deinterlacer is None:
+            self._deinterlacer, self.deinterlaced = Deinterlacer(), True
+        done = self._deinterlacer.feed(frame, pts)
+        yield from map(_upright, done)
+        if not done and self._low_delay:
+            yield None
 
     @property
     def codec(self) -> str:
@@ -166,6 +183,7 @@ class VideoReader:
     def rewind(self) -> None:
         """Back to the first frame. Raises :class:`SourceError` if the container cannot seek."""
         self.delivered = 0
+        self._deinterlacer = None
         try:
             if self._skipped:
                 self.close()
@@ -187,7 +205,10 @@ class VideoReader:
     def _open(self, skip: int) -> None:
         """``skip``: bytes at the start that are left out. Raises :class:`DataError` or
         :class:`SourceError`."""
-        options = {**self._options, "skip_initial_bytes": str(skip)} if skip else self._options
+        # a picture that is too large is refused before there is memory for it
+        options = {"max_pixels": str(MAX_PIXELS), **self._options}
+        if skip:
+            options["skip_initial_bytes"] = str(skip)
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
             self._file = None if self._opener is None else self._opener(self._url)
@@ -216,12 +237,23 @@ class VideoReader:
             self.close()
             raise DataError(f"{self.what} has no video stream")
         self._stream = streams[0]
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            self.close()
+            raise self._size_error(width, height)
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._skipped = skip
         self.delivered = 0
         # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs.
         # Slice threading turns off the detection of damage in the older codecs.
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
+
+    def _size_error(self, width: int, height: int) -> DataError:
+        return DataError(
+            f"{self.what} has a picture size of {width}x{height}, which is not supported",
+            hint=f"up to {MAX_PIXELS / 1e6:.0f} megapixels are; let the camera or ffmpeg make it smaller",
+        )
 
     def _end_ns(self) -> int | None:
         """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the
@@ -255,7 +287,7 @@ class VideoReader:
         lie. Returns the pictures that the old decoder still held, or None where the codec is the same.
         """
         container, stream, skipped, delivered = self._container, self._stream, self._skipped, self.delivered
-        if container.format.name != "mpegts" or "://" in self._url or not places:
+        if container.format.name != "mpegts" or self._opener or "://" in self._url or not places:
             return None
         try:
             with open(self._url, "rb") as f:
@@ -279,6 +311,12 @@ class VideoReader:
         container.close()
         self.codec_changes += self.codec != stream.codec_context.name
         return held
+
+
+def _upright(done: tuple[Any, int | None, Any]) -> Picture:
+    frame, pts, base = done
+    picture = picture_of(frame, None)
+    return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
 
 
 def _decode(packet: Any) -> tuple[Sequence[Any], Exception | None]:
