@@ -36,6 +36,8 @@ SOURCES = Registry(
         "https": "edgectl.pipelines.sources.http:SOURCE",
         "rtmp": "edgectl.pipelines.sources.rtmp:SOURCE",
         "v4l2": "edgectl.pipelines.sources.v4l2:SOURCE",
+        "csi": "edgectl.pipelines.sources.gst:CSI",
+        "gst": "edgectl.pipelines.sources.gst:GST",
         "mic": "edgectl.pipelines.sources.microphone:SOURCE",
         "synth": "edgectl.pipelines.sources.synth:SOURCE",
     },

@@ -25,8 +25,8 @@ from edgectl.pipelines.sources.base import (
     parse_options,
 )
 from edgectl.pipelines.sources.media.clock import MediaClock
-from edgectl.pipelines.sources.media.fifo import Fifo
 from edgectl.pipelines.sources.media.images import ImagesOptions, ImagesSource
+from edgectl.pipelines.sources.media.named_pipe import NamedPipe
 from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import VideoReader
@@ -214,7 +214,7 @@ def _open_video(uri: str, patient: bool) -> Source:
     if not path.is_fifo():
         raise SourceError(f"{redact(uri)} is neither a file nor a pipe", hint=_NO_FILE)
     stop = threading.Event()
-    opener = Fifo.opener(path, stop)
+    opener = NamedPipe.opener(path, stop)
     return FileSource(
         str(path), path.name, lambda: VideoReader(str(path), path.name, opener=opener), options, stop
     )

@@ -12,13 +12,13 @@ from typing import Any
 
 from edgectl.core.errors import SourceError
 
-__all__ = ["Fifo"]
+__all__ = ["NamedPipe"]
 
 _WAIT_S = 10.0
 _LOOK_S = 0.2
 
 
-class Fifo(io.RawIOBase):
+class NamedPipe(io.RawIOBase):
     """Read once, from the start to the moment when the writer closes it."""
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
@@ -44,7 +44,7 @@ class Fifo(io.RawIOBase):
         """For :class:`~edgectl.pipelines.sources.media.reader.VideoReader`: opens the pipe, and nothing that it
         names."""
 
-        def open_(url: str, flags: int = 0, options: Any = None) -> Fifo:
+        def open_(url: str, flags: int = 0, options: Any = None) -> NamedPipe:
             if url != str(path):
                 raise OSError("a pipe names other files, which are not opened")
             return cls(path, stop)

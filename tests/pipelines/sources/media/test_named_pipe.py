@@ -11,7 +11,7 @@ from support.pipelines import write_clip
 
 from edgectl.core.errors import SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source
-from edgectl.pipelines.sources.media import fifo
+from edgectl.pipelines.sources.media import named_pipe
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_pipe_gives_every_frame_up_to_its_end(pipe: Path, tmp_path: Path) -> N
 
 
 def test_nobody_who_writes_is_said_after_a_while(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fifo, "_WAIT_S", 0.3)
+    monkeypatch.setattr(named_pipe, "_WAIT_S", 0.3)
     with pytest.raises(SourceError, match=r"nobody writes into the pipe pipe\.ts") as caught:
         open_source(str(pipe)).open()
     assert caught.value.hint
@@ -61,7 +61,7 @@ def test_nobody_who_writes_is_said_after_a_while(pipe: Path, monkeypatch: pytest
 def test_a_writer_that_stops_without_closing_is_said(
     pipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fifo, "_WAIT_S", 1.0)
+    monkeypatch.setattr(named_pipe, "_WAIT_S", 1.0)
     done = threading.Event()
     thread = write(pipe, clip(tmp_path), done)
     source = open_source(str(pipe))
@@ -75,7 +75,7 @@ def test_a_writer_that_stops_without_closing_is_said(
 
 
 def test_an_interrupt_ends_the_wait_for_a_writer(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fifo, "_WAIT_S", 3600.0)
+    monkeypatch.setattr(named_pipe, "_WAIT_S", 3600.0)
     source = open_source(str(pipe))
     threading.Timer(0.3, source.interrupt).start()
     with pytest.raises(SourceError):
