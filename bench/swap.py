@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support.pipelines import box_task, make_variant
 from tests.pipelines.host.test_worker import Process, model_bytes, ref, start
 
-from edgectl.pipelines.host.protocol import Commit, Ready, Revert, Stats, Stop, Swap, Swapped
+from edgectl.pipelines.host.protocol import Commit, Ready, Revert, Stats, Swap, Swapped
 
 
 def main() -> None:
@@ -44,15 +44,15 @@ def main() -> None:
         new = make_variant(folder / "new", box_task(), model_bytes(0.1), name="v2")
         back_s, gaps_ms = [], []
         for _ in range(a.rounds):
-            worker.say(Swap(part="detector", engine=ref(new, "yard@2")))
+            worker.say(Swap(stream="gate", part="detector", engine=ref(new, "yard@2")))
             gaps_ms.append(worker.hear(Swapped).gap_ms)
             worker.hear(Stats, lambda m: m.stats.releases["detector"] == "yard@2")
             began = time.monotonic()
-            worker.say(Revert(part="detector"))
+            worker.say(Revert(stream="gate", part="detector"))
             worker.hear(Stats, lambda m: m.stats.releases["detector"] == "yard@1")
             back_s.append(time.monotonic() - began)
-            worker.say(Commit(part="detector"))
-        worker.say(Stop())
+            worker.say(Commit(stream="gate", part="detector"))
+        worker.stop()
         worker.end()
         frames = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
         worker.close()

@@ -234,3 +234,12 @@ def test_what_a_device_reports_of_a_failure_has_none() -> None:
 def test_a_broker_password_is_in_no_representation() -> None:
     broker = BrokerOptions("broker.lan", 8883, "gate-1", SECRET)
     assert SECRET not in f"{broker} {broker!r} {LinkError(repr(broker))}"
+
+
+@pytest.mark.parametrize("form", ["--view-token\0{s}", "--view-token={s}"])
+def test_the_token_of_the_live_page_is_not_in_the_arguments(form: str) -> None:
+    given = f"edgectl\0run\0--view\0{form}\0--seconds\x005\0".format(s="open-sesame-open-sesame").encode()
+    shown = hidden(given)
+    assert b"sesame" not in shown
+    assert b"--seconds\x005" in shown
+    assert len(shown) == len(given)

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.pipelines import bundle_of, tracks
 
 from edgectl.core.task import TaskSpec
-from edgectl.pipelines import Observation, RuleContext
+from edgectl.pipelines import RULES, Observation, RuleContext
 
 ACME = '''
 from __future__ import annotations
@@ -172,6 +172,9 @@ class Watcher:
 
     def counters(self):
         return {}
+
+    def close(self):
+        pass
 
 
 def watch(args):
@@ -332,7 +335,7 @@ def test_a_kind_of_another_package_runs_with_its_own_configuration(place: Place)
             {"rules": [{"id": "a", "speding": {}}]},
             "ramp://x",
             2,
-            "exactly one of: line, loiter, occupancy, collision, lane_departure, broken, speeding, and there is no rule 'speding'",
+            f"exactly one of: {', '.join(RULES.own)}, broken, speeding, and there is no rule 'speding'",
         ),
         (
             {"rules": [{"id": "a", "speeding": {"px_s": 99}}]},

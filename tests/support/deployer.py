@@ -150,7 +150,9 @@ class World:
             s = StreamStats(
                 kind="surveillance", slots={"detector": self.serving.bundle}, frames=Frames(processed=1)
             )
-            self.live.record("yard", Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"})
+            self.live.record(
+                "yard", Stats(stream="yard", window_s=1, stats=s, rss_mb=1, cpu_s=1), {"detector": "gate"}
+            )
         return self.healthy
 
     def shadow(

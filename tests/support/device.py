@@ -449,7 +449,9 @@ class Device:
             errors=int(self.now_s * 100) if told.get("errors") else 0,
         )
         if not told.get("hang"):
-            self.live.record("yard", Stats(window_s=1, stats=stats, rss_mb=1, cpu_s=1), {"detector": SLOT})
+            self.live.record(
+                "yard", Stats(stream="yard", window_s=1, stats=stats, rss_mb=1, cpu_s=1), {"detector": SLOT}
+            )
         if told.get("crash"):
             self.deployer.crash_loop()
 

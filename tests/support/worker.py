@@ -1,4 +1,4 @@
-"""A pipeline worker without a pipeline: speaks the real protocol and "runs" engines as their first line
+"""A worker without pipelines: speaks the real protocol and "runs" engines as their first line
 says."""
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, Failure, Frames, StreamStats
 from edgectl.pipelines.host.protocol import (
     Commit,
+    Ended,
     EngineRef,
     EventMessage,
     Fault,
@@ -32,87 +33,97 @@ from edgectl.pipelines.host.protocol import (
     Swap,
     SwapFailed,
     Swapped,
+    ToWorker,
     parse_to_worker,
 )
 
 
 def say(
-    message: Ready | Stats | Swapped | SwapFailed | Shadowed | LeaseMessage | Fault | EventMessage,
+    message: Ready | Stats | Swapped | SwapFailed | Shadowed | LeaseMessage | Fault | EventMessage | Ended,
 ) -> None:
     sys.stdout.buffer.write(message.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def main() -> None:
-    start = parse_to_worker(sys.stdin.buffer.readline())
-    assert isinstance(start, Start)
-    if start.source == "broken://":
-        say(Fault(error=Failure(code="source", detail="the camera is gone", retryable=True)))
-        return
-    engines = dict(start.engines)
-    standby: dict[str, EngineRef] = {}
-    processed = errors = 0
-    for ref in engines.values():
-        if behaviour_of(ref.blobs, ref.manifest).get("crash"):
+class FakeStream:
+    """What the real worker has in a pipeline."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.name = start.stream
+        self.engines = dict(start.engines)
+        self.standby: dict[str, EngineRef] = {}
+        self.processed = self.errors = 0
+        self.next_stats = float("inf")
+
+    def begin(self) -> bool:
+        """False if it has ended at once."""
+        for ref in self.engines.values():
+            if behaviour_of(ref.blobs, ref.manifest).get("crash"):
+                os.abort()
+        if self.start.source == "broken://":
+            error = Failure(code="source", detail="the camera is gone", retryable=True)
+            say(Fault(stream=self.name, error=error))
+            say(Ended(stream=self.name))
+            return False
+        if self.start.source == "crash://":
             os.abort()
-    say(Ready(seconds=0.01))
-    say(EventMessage(event={"kind": "started"}))
-    if start.source == "busy://":
-        say(LeaseMessage(ttl_s=60.0, reason="it drives"))
-    buffer = b""
-    next_stats = time.monotonic() + start.stats_every_s
-    while True:
-        wait = max(0.0, next_stats - time.monotonic())
-        if select.select([0], [], [], wait)[0]:
-            data = os.read(0, 65536)
-            if not data:
-                return
-            *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                message = parse_to_worker(line)
-                if isinstance(message, Stop):
-                    return
-                if isinstance(message, Swap):
-                    told = behaviour_of(message.engine.blobs, message.engine.manifest)
-                    time.sleep(told.get("swap_s", 0.0))
-                    if told.get("swap_crash"):
-                        os.abort()
-                    if told.get("swap", True):
-                        standby[message.part] = engines[message.part]
-                        engines[message.part] = message.engine
-                        say(Swapped(part=message.part, manifest=message.engine.manifest, gap_ms=1.0))
-                        if told.get("crash"):
-                            os.abort()
-                    else:
-                        failure = Failure(code="engine", detail="the engine does not open")
-                        say(SwapFailed(part=message.part, manifest=message.engine.manifest, error=failure))
-                        if told.get("crash"):
-                            os.abort()
-                elif isinstance(message, ShadowMessage):
-                    told = behaviour_of(message.engine.blobs, message.engine.manifest)
-                    if told.get("shadow_crash"):
-                        os.abort()
-                    if not told.get("shadow_hang"):
-                        matched = int(50 * told.get("agreement", 1.0))
-                        numbers = {
-                            "frames": message.frames,
-                            "matched": matched,
-                            "found": 100,
-                            "errors": 0,
-                            "old_ms": 5.0,
-                            "new_ms": 5.0,
-                        }
-                        say(Shadowed(part=message.part, manifest=message.engine.manifest, **numbers))
-                elif isinstance(message, Revert):
-                    # as HotSwap.revert
-                    engines[message.part] = standby.pop(message.part, engines[message.part])
-                elif isinstance(message, Commit):
-                    standby.pop(message.part, None)
-            continue
-        next_stats += start.stats_every_s
-        hang = False
+        if self.start.source == "slow://":
+            return True  # it opens its camera for ever
+        say(Ready(stream=self.name, seconds=0.01))
+        say(EventMessage(stream=self.name, event={"kind": "started", "pid": os.getpid()}))
+        if self.start.source == "busy://":
+            say(LeaseMessage(stream=self.name, ttl_s=60.0, reason="it drives"))
+        self.next_stats = time.monotonic() + self.start.stats_every_s
+        return True
+
+    def obey(self, message: ToWorker) -> None:
+        if isinstance(message, Swap):
+            self._swap(message)
+        elif isinstance(message, ShadowMessage):
+            self._shadow(message)
+        elif isinstance(message, Revert):
+            # as HotSwap.revert
+            self.engines[message.part] = self.standby.pop(message.part, self.engines[message.part])
+        elif isinstance(message, Commit):
+            self.standby.pop(message.part, None)
+
+    def _swap(self, message: Swap) -> None:
+        told = behaviour_of(message.engine.blobs, message.engine.manifest)
+        time.sleep(told.get("swap_s", 0.0))
+        if told.get("swap_crash"):
+            os.abort()
+        about = {"stream": self.name, "part": message.part, "manifest": message.engine.manifest}
+        if told.get("swap", True) and self.name not in told.get("refused_by", ()):
+            self.standby[message.part] = self.engines[message.part]
+            self.engines[message.part] = message.engine
+            say(Swapped(**about, gap_ms=1.0))
+        else:
+            say(SwapFailed(**about, error=Failure(code="engine", detail="the engine does not open")))
+        if told.get("crash"):
+            os.abort()
+
+    def _shadow(self, message: ShadowMessage) -> None:
+        told = behaviour_of(message.engine.blobs, message.engine.manifest)
+        if told.get("shadow_crash"):
+            os.abort()
+        if not told.get("shadow_hang"):
+            numbers = {
+                "frames": message.frames,
+                "matched": int(50 * told.get("agreement", 1.0)),
+                "found": 100,
+                "errors": 0,
+                "old_ms": 5.0,
+                "new_ms": 5.0,
+            }
+            manifest = message.engine.manifest
+            say(Shadowed(stream=self.name, part=message.part, manifest=manifest, **numbers))
+
+    def say_window(self) -> None:
+        self.next_stats += self.start.stats_every_s
+        hang = self.start.source == "hang://"
         stages = {}
-        for part, ref in engines.items():
+        for part, ref in self.engines.items():
             told = behaviour_of(ref.blobs, ref.manifest)
             hang = hang or bool(told.get("hang"))
             h = Histogram()
@@ -120,16 +131,51 @@ def main() -> None:
                 h.record(told["latency_ms"] * 1000 * (1 + 0.001 * k))
             stages[f"{ENGINE_STAGE}:{part}"] = h.data()
             if told.get("errors"):
-                errors += 10
-        processed += 0 if hang else 40
+                self.errors += 10
+        self.processed += 0 if hang else 40
         stats = StreamStats(
-            kind=start.kind,
-            slots={part: ref.bundle for part, ref in engines.items()},
+            kind=self.start.kind,
+            slots={part: ref.bundle for part, ref in self.engines.items()},
             stages=stages,
-            frames=Frames(captured=processed, processed=processed),
-            errors=errors,
+            frames=Frames(captured=self.processed, processed=self.processed),
+            errors=self.errors,
         )
-        say(Stats(window_s=start.stats_every_s, stats=stats, rss_mb=50.0, cpu_s=0.1))
+        every_s = self.start.stats_every_s
+        say(Stats(stream=self.name, window_s=every_s, stats=stats, rss_mb=50.0, cpu_s=0.1))
+
+    def end(self) -> None:
+        stuck = {"hang://": ("source",), "engine-hang://": ("engine",)}.get(self.start.source, ())
+        if self.start.source == "deaf://":
+            return  # it says nothing any more
+        say(Ended(stream=self.name, stuck=stuck))
+
+
+def main() -> None:
+    streams: dict[str, FakeStream] = {}
+    buffer = b""
+    while True:
+        wait = min((s.next_stats for s in streams.values()), default=time.monotonic() + 60) - time.monotonic()
+        if select.select([0], [], [], max(0.0, min(wait, 60.0)))[0]:
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                message = parse_to_worker(line)
+                if isinstance(message, Start):
+                    assert message.stream not in streams, "a stream is started once"
+                    stream = FakeStream(message)
+                    if stream.begin():
+                        streams[stream.name] = stream
+                elif isinstance(message, Stop):
+                    if (gone := streams.pop(message.stream, None)) is not None:
+                        gone.end()
+                elif message.stream in streams:
+                    streams[message.stream].obey(message)
+            continue
+        for stream in streams.values():
+            if stream.next_stats <= time.monotonic():
+                stream.say_window()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ class StreamConfig(Config):
     slots: dict[Name, Name] = Field(min_length=1)
     out: Path | None = None
     stall_s: float = Field(default=30.0, gt=0)
-    """Seconds without a processed frame after which the worker is started anew."""
+    """Seconds without a processed frame after which the stream is started anew."""
+    isolate: bool = False
+    """It has a worker process of its own, whatever other streams use the same slots."""
 
     @field_validator("kind")
     @classmethod

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,10 @@ from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
-from edgectl.agent.streams.spool import Spool
-from edgectl.agent.streams.supervisor import Supervisor
-from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
+from edgectl.agent.streams.supervised_stream import WorkerCallbacks
+from edgectl.agent.streams.supervisor import WORKER, Supervisor
+from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WORKER, WorkerCallbacks
 from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
@@ -52,7 +51,9 @@ from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
+from edgectl.link.spool import Kind, Spool, SpoolSender
 from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
+from edgectl.pipelines.stream.events import is_update
 
 __all__ = ["AgentDependencies", "run_agent"]
 
@@ -160,7 +161,12 @@ class _Agent:
             # Once the broker is back, the device is heard within the time that it promised.
             max_backoff_s=min(_MAX_BACKOFF_S, config.heartbeat_s),
         )
-        self._sender = SpoolSender(self._spool, self._link)
+        self._sender = SpoolSender(
+            self._spool,
+            self._link,
+            payload=lambda row: telemetry_payload(row, time.time()),
+            name="telemetry",
+        )
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
             config.pipelines,
@@ -367,20 +373,30 @@ class _Agent:
     def _on_stats(self, stream: str, stats: Stats) -> None:
         slot_of = self._config.pipelines[stream].slots
         self._live.record(stream, stats, slot_of)
-        self._collector.record(stream, by_slot(stats, slot_of))
+        self._collector.record(stream, by_slot(stats, slot_of), self._supervisor.worker_of(stream))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
         event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
         payload = json.dumps(event).encode()
         if len(payload) <= _LOGGED_BYTES:
             self._events.append(event)
-        self._put("event", self._topics.event(self._config.name, stream), payload)
+        kind: Kind = "update" if is_update(message.event) else "event"
+        self._put(kind, self._topics.event(self._config.name, stream), payload)
 
-    def _on_crash_loop(self, stream: str) -> None:
-        slots = [self._deployers[s] for s in sorted(self._supervisor.slots_of(stream))]
-        new = [d for d in slots if d.on_trial]
-        for d in new or slots:  # a new engine is the first suspect
-            d.crash_loop()
+    def _on_crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
+        """A new engine is the first suspect, then every engine that serves no other stream well."""
+        slot_of = self._config.pipelines[stream].slots
+        try:
+            # a stream that shares its slots may say so when the engine has just been taken back for another
+            blamed = {
+                slot_of[part]: ref for part, ref in engines.items() if self._engine_of(slot_of[part]) == ref
+            }
+        except StorageError as e:
+            log.error("%s: %s", stream, e.message)
+            return  # it is said again with the next start
+        new = [slot for slot in sorted(blamed) if self._deployers[slot].on_trial]
+        for slot in new or [s for s in sorted(blamed) if not self._supervisor.proven(stream, blamed[s])]:
+            self._deployers[slot].crash_loop()
 
     def _on_lease(self, stream: str, lease: LeaseMessage) -> None:
         self._leases.take(stream, lease.ttl_s, lease.reason)
@@ -433,9 +449,9 @@ class _Agent:
         )
         self._put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
 
-    def _put(self, kind: str, topic: str, payload: bytes) -> None:
+    def _put(self, kind: Kind, topic: str, payload: bytes) -> None:
         try:
-            self._spool.put("event" if kind == "event" else "tele", topic, payload, time.time())
+            self._spool.put(kind, topic, payload, time.time())
             self._reporter.storage_works()
         except StorageError as e:
             self._reporter.storage_fails(e)

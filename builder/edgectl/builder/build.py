@@ -70,7 +70,8 @@ class _BuildRequest:
 
     model: Path
     profiles: tuple[DeviceProfile, ...]
-    task: TaskSpec
+    task: TaskSpec | None
+    """None: it is guessed from the model."""
     calibration: str | None
     validation: str | None
     out: Path
@@ -98,7 +99,7 @@ def build_bundle(
     model: Path | str,
     *,
     profiles: str | Path | Sequence[str | Path],
-    task: TaskSpec | str | Path,
+    task: TaskSpec | str | Path | None = None,
     calibration: str | Path | None = None,
     out: Path | str | None = None,
     validation: str | Path | None = None,
@@ -120,7 +121,7 @@ def build_bundle(
     PosixPath('out/yolov8n')
 
     ``profiles``: names or files, in one string separated by commas. ``task``: a name, a TOML file or the task
-    itself. ``out``: default ``out/NAME``. What is measured is kept beside it in ``OUT.tuning.jsonl`` until
+    itself; None: guessed from the model (:mod:`edgectl.builder.ingest.guess_task`). ``out``: default ``out/NAME``. What is measured is kept beside it in ``OUT.tuning.jsonl`` until
     the bundle is whole: the same build, started again after it was killed, goes on from there.
 
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: for the

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from edgectl.core.uri import redact, redact_text
+from edgectl.core.uri import HIDDEN, redact, redact_text
 
 __all__ = ["hide_credentials"]
 
@@ -20,7 +20,7 @@ __all__ = ["hide_credentials"]
 def hide_credentials() -> bool:
     """Write over what must not be shown; True if something was. Where the kernel does not say where the
     arguments lie, nothing happens."""
-    if all(_shown(argument) == argument for argument in sys.argv[1:]):
+    if _safe(sys.argv[1:]) == sys.argv[1:]:
         return False
     import ctypes  # here: almost no call needs it
 
@@ -41,11 +41,20 @@ def hide_credentials() -> bool:
 def hidden(arguments: bytes) -> bytes:
     """NUL-terminated arguments as they may be shown, in just as many bytes: what is shorter is filled up
     with NULs behind the last."""
-    shown = [
-        _shown(argument.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-        for argument in arguments.split(b"\0")
-    ]
+    given = [argument.decode(errors="surrogateescape") for argument in arguments.split(b"\0")]
+    shown = [argument.encode(errors="surrogateescape") for argument in _safe(given)]
     return b"\0".join(shown)[: len(arguments)].ljust(len(arguments), b"\0")
+
+
+_SECRET = frozenset({"--view-token"})
+"""Options whose value is nobody's business."""
+
+
+def _safe(arguments: list[str]) -> list[str]:
+    return [
+        HIDDEN if before in _SECRET else _shown(argument)
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+    ]
 
 
 _URI_WITH_BLANKS = re.compile(r"((?:[\w.-]+=)*)([A-Za-z][A-Za-z0-9+.-]*:/.*\s.*@.*)", re.DOTALL)

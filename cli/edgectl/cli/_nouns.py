@@ -33,6 +33,7 @@ NOUNS = {
     "bench": "Measure the variants of a bundle on this machine.",
     "finalise": "Make and check the engine that this device takes from a bundle.",
     "run": "Run one pipeline on one source, here and now.",
+    "replay": "Run other zones and rules on recorded tracks, and compare.",
     "doctor": "Check whether this machine is ready, and say what to do about it.",
     "bundle": "Show and verify a bundle.",
     "profiles": "Device profiles, and the one that fits this machine.",

@@ -89,17 +89,8 @@ class Printer(OptionGroup):
         """A bar on stderr: call ``update(what, fraction)`` with a fraction 0..1, or None while it cannot
         be known."""
         if self.as_json or not self.stderr.is_terminal:
-            said = ""
-            next_s = 0.0
-
-            def quiet(what: str, fraction: float | None) -> None:
-                # a log wants to know that it goes on, not every step
-                nonlocal said, next_s
-                if what != said and time.monotonic() >= next_s:
-                    said, next_s = what, time.monotonic() + 3.0
-                    self.say(f"  {what}")
-
-            yield quiet
+            say = self._now_and_then()
+            yield lambda what, fraction: say(what)
             return
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -118,6 +109,33 @@ class Printer(OptionGroup):
                 yield update
             finally:
                 self._bar = None
+
+    @contextmanager
+    def live(self, shown: RenderableType) -> Iterator[Callable[[str], None]]:
+        """``shown`` at the bottom of the terminal, drawn anew four times a second, below whatever is printed meanwhile; it
+        goes at the end. Where there is no terminal, what is said instead comes as a line now and then."""
+        # Only what is printed by the same console finds its place above it.
+        console = self.stdout if self.stdout.is_terminal else self.stderr
+        if self.as_json or not console.is_terminal:
+            yield self._now_and_then()
+            return
+        from rich.live import Live
+
+        with Live(shown, console=console, refresh_per_second=4, vertical_overflow="crop", transient=True):
+            yield lambda what: None
+
+    def _now_and_then(self) -> Callable[[str], None]:
+        """A log wants to know that it goes on, not every step."""
+        said = ""
+        next_s = 0.0
+
+        def say(what: str) -> None:
+            nonlocal said, next_s
+            if what != said and time.monotonic() >= next_s:
+                said, next_s = what, time.monotonic() + 3.0
+                self.say(f"  {what}")
+
+        return say
 
     @classmethod
     @contextmanager

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+from types import FrameType
+from typing import Any
 
-__all__ = ["DIE_WITH_PARENT", "follow_parent", "stop_event"]
+__all__ = ["DIE_WITH_PARENT", "StopRequest", "follow_parent", "stop_event"]
 
 DIE_WITH_PARENT = "EDGECTL_DIE_WITH_PARENT"
 """Environment variable: process id of the parent whose end ends this process, too."""
@@ -27,6 +29,39 @@ def stop_event() -> threading.Event:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     return event
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM within the block into an event. Before :meth:`arm`, and the second time, a signal
+    does what it did outside: what is only beginning is not worth a good order."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.number: int | None = None
+        """Of the signal that came."""
+        self._armed = False
+        self._before: dict[int, Any] = {}
+
+    def arm(self) -> None:
+        self._armed = True
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if not self._armed or self.event.is_set():
+            before = self._before[number]
+            if callable(before):
+                before(number, frame)
+            return
+        self.number = number
+        self.event.set()
 
 
 def follow_parent() -> None:

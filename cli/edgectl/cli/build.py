@@ -21,13 +21,13 @@ def build(
         str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
     ],
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--task",
             "-t",
-            help="How input is made and output is read: fastestdet, yolov8, yolox, silero-vad, keyword, tensor, or a TOML file.",
+            help="How input is made and output is read: yolov8, yolox, rtdetr … (docs/model.md), tensor, or a TOML file; default: guessed from the model.",
         ),
-    ],
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.pipelines.kinds import KINDS
@@ -14,6 +16,7 @@ from edgectl.pipelines.kinds import KINDS
 __all__ = ["run"]
 
 
+STREAM = "run"
 MAX_RECORDS = 10_000
 """Events that ``--json`` gives back; the rest are in ``--out``'s ``events.jsonl``, and counted."""
 
@@ -65,19 +68,32 @@ def run(
     prefer: Annotated[
         Prefer | None, typer.Option(help="Which variant of the bundles: the fast one unless said otherwise.")
     ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            "--mqtt",
+            envvar="EDGECTL_MQTT",
+            show_envvar=False,
+            help="Send events to this broker, too: mqtt://host or mqtts://host. With a password in it, set EDGECTL_MQTT instead.",
+        ),
+    ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
     *,
+    page: LivePage,
     output: Printer,
 ) -> None:
     """Run a pipeline on a camera, a file or a microphone and print its events. With --json: one object
-    at the end, with the first 10,000 events."""
-    from edgectl.cli.views.run import describe, summary_view
+    at the end, with the first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is
+    130."""
+    from edgectl.cli._signals import StopRequest
+    from edgectl.cli.views.run import LiveTable, describe, event_line, summary_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.host.config import load_config, parse_config
+    from edgectl.pipelines.host.live import has_pictures, shape_editor
     from edgectl.pipelines.host.run import run_stream
 
     if debug:
@@ -85,21 +101,50 @@ def run(
 
         log_inside()
     events: list[dict[str, Any]] = []
+    to_terminal = output.stdout.is_terminal
 
-    def heard(event: dict[str, Any]) -> None:
+    def show(event: dict[str, Any]) -> None:
         if output.as_json:
             if len(events) < MAX_RECORDS:
                 events.append(event)
         elif not (event["type"] == "tracked_object" and event.get("phase") == "update"):
-            output.stdout.print(describe(event))
+            if to_terminal:
+                output.stdout.print(
+                    event_line(event, several=False), soft_wrap=False, no_wrap=True, overflow="ellipsis"
+                )
+            else:
+                output.stdout.print(describe(event))
 
     settings = load_config(kind, config) if config else parse_config(kind, None)
+    if mqtt is not None:
+        settings = settings.with_sink("mqtt", url=mqtt)
     machine = probe()
     machine.require_runtime()
-    with output.progress() as update:
+    table = LiveTable()
+    with page.open(output) as view, output.live(table) as say, StopRequest() as stop:
+        taps = (
+            ()
+            if view is None
+            else view.add(
+                STREAM,
+                kind,
+                source,
+                pictures=has_pictures(kind),
+                editor=shape_editor(kind, settings, config),
+            )
+        )
+
+        def heard(event: dict[str, Any]) -> None:
+            if view is not None:
+                view.heard(event)
+            show(event)
 
         def moving(stats: StreamStats, share: float | None) -> None:
-            update(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps", share)
+            stop.arm()
+            table.update(STREAM, stats, share, time.monotonic())
+            if view is not None:
+                view.update(STREAM, stats)
+            say(f"{stats.frames.processed:,} frames, {stats.fps:.1f} fps")
 
         summary = run_stream(
             kind,
@@ -113,6 +158,9 @@ def run(
             facts=machine.facts,
             runtimes=tuple(machine.runtimes),
             prefer=None if prefer is None else prefer.value,
+            stream=STREAM,
+            sinks=taps,
+            stop=stop.event,
         )
 
     value = plain(summary) | {
@@ -120,3 +168,5 @@ def run(
         "records_left_out": sum(summary.events.values()) - len(events),
     }
     output.result(value, lambda: summary_view(summary))
+    if stop.number is not None:
+        raise typer.Exit(128 + stop.number)

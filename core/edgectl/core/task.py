@@ -118,6 +118,9 @@ class DecodeSpec(Config):
     """From this score on, something is a detection."""
     iou: float = Field(default=0.45, gt=0, le=1)
     """Boxes of one class that overlap by more are one object."""
+    nms: Literal["class", "agnostic", "none"] | None = None
+    """Which boxes suppress each other: those of one ``class``, all of them (``agnostic``), ``none``. Not given: what
+    the model's authors do."""
     max_detections: int = Field(default=100, ge=1, le=10_000)
     """The best so many of a picture are kept."""
 

@@ -12,6 +12,8 @@ __all__ = [
     "BrokerOptions",
     "Handle",
     "Link",
+    "Spool",
+    "SpoolSender",
     "Tls",
     "Watchdog",
 ]
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from edgectl.link.mqtt import BrokerOptions, Handle, Link, Tls
     from edgectl.link.notify import Watchdog
     from edgectl.link.seeder import Blobs, BlobSeeder
+    from edgectl.link.spool import Spool, SpoolSender
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -29,5 +32,6 @@ else:
             "edgectl.link.mqtt": ("BrokerOptions", "Handle", "Link", "Tls"),
             "edgectl.link.notify": ("Watchdog",),
             "edgectl.link.seeder": ("Blobs", "BlobSeeder"),
+            "edgectl.link.spool": ("Spool", "SpoolSender"),
         },
     )

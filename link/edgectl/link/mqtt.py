@@ -40,6 +40,8 @@ _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
 _X509_NOT_YET_VALID, _X509_EXPIRED = 9, 10
 """Of OpenSSL's verification."""
+_DENIALS = frozenset({"Bad user name or password", "Not authorized"})
+"""Paho's words for the return codes 4 and 5 (MQTT 3.1.1, section 3.2.2.3)."""
 _RECEIVE_BYTES = 1 << 17
 _MAX_PACKET_BYTES = 16 << 20
 """paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
@@ -216,6 +218,7 @@ class Link:
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._refused: str | None = None
+        self._denied = False
         self._asked: dict[int, list[str]] = {}
         """Packet id → the filters of a subscription that is not answered yet."""
         self._ask_again: float | None = None
@@ -250,6 +253,16 @@ class Link:
     @property
     def is_up(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None while there is one."""
+        return None if self.is_up else self._refused or "no answer yet"
+
+    @property
+    def denied(self) -> bool:
+        """Whether the broker said no to user name and password: trying again will not help."""
+        return self._denied and not self.is_up
 
     @property
     def hears(self) -> tuple[float, float] | None:
@@ -409,8 +422,9 @@ class Link:
     def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._refused = str(reason)
+            self._denied = self._refused in _DENIALS
             return
-        self._refused = None
+        self._refused, self._denied = None, False
         self._ask_for_all()
         self._since_s = self._handled_s = time.monotonic()
         self._up.set()

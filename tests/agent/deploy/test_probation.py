@@ -61,7 +61,7 @@ def stats(processed: int, bundle: str, ms: float = 5, errors: int = 0) -> Stats:
         frames=Frames(processed=processed),
         errors=errors,
     )
-    return Stats(window_s=1, stats=s, rss_mb=10, cpu_s=0)
+    return Stats(stream="yard", window_s=1, stats=s, rss_mb=10, cpu_s=0)
 
 
 def test_book_gives_each_engine_its_own_windows() -> None:

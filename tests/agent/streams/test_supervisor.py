@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from support.bundle import make_bundle
 from support.fleet import wait_until
@@ -17,9 +18,9 @@ from support.fleet import wait_until
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.streams.engine_requests import Interrupted
+from edgectl.agent.streams.supervised_stream import WorkerCallbacks
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WorkerCallbacks
 from edgectl.agent.streams.worker_states import WorkerState
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EngineError, StorageError
@@ -55,7 +56,7 @@ class Bench:
         hooks = WorkerCallbacks(
             lambda _, s: self.stats.put(s),
             lambda _, e: self.events.put(e),
-            self.loops.put,
+            lambda stream, _: self.loops.put(stream),
             lambda _, le: self.leases.put(le),
         )
         self.supervisor = Supervisor(
@@ -103,13 +104,13 @@ def test_pipeline_waits_for_its_first_engine_and_then_runs(bench: Bench, tmp_pat
     bench.activate(one)
     assert bench.state == "running"
     bench.wait_served(one)
-    assert bench.events.get(timeout=5).event == {"kind": "started"}
+    assert bench.events.get(timeout=5).event["kind"] == "started"
 
 
 def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Path) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    process = bench.supervisor._workers["yard"].pipe
+    process = bench.supervisor._streams["yard"].worker.pid
     bench.activate(two)
     bench.wait_served(two)
     bench.activate(one)  # still warm: reverted
@@ -117,7 +118,7 @@ def test_swap_commit_and_revert_keep_the_same_process(bench: Bench, tmp_path: Pa
     bench.activate(two)
     bench.supervisor.commit("gate")
     bench.wait_served(two)
-    assert bench.supervisor._workers["yard"].pipe is process
+    assert bench.supervisor._streams["yard"].worker.pid == process
 
 
 def test_engine_that_was_unloaded_is_loaded_again_when_it_is_wanted_back(
@@ -147,7 +148,7 @@ def test_engine_that_crashes_at_start_is_counted_before_each_start_and_told(
     bad = ref(tmp_path, "bad", crash=True)
     bench.engines["gate"] = bad
     assert bench.loops.get(timeout=20) == "yard"
-    counter = bench.supervisor._workers["yard"]._starts.name({"detector": bad})
+    counter = bench.supervisor._streams["yard"]._starts.name({"detector": bad})
     assert bench.journal.value(counter) > TIMING.crashes
     with pytest.raises(EngineError, match="ended with code"):
         bench.ensure(bad, 5)
@@ -166,15 +167,15 @@ def test_worker_without_progress_is_replaced_although_it_is_alive(bench: Bench, 
 def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench, tmp_path: Path) -> None:
     one = ref(tmp_path, "1")
     bench.activate(one)
-    pipeline = bench.supervisor._workers["yard"]
+    pipeline = bench.supervisor._streams["yard"]
     counter = pipeline._starts.name({"detector": one})
     for _ in range(TIMING.crashes + 1):
         wait_until(lambda: bench.journal.value(counter) == 0, "steady progress clears the count")
-        process = pipeline.pipe
+        process = pipeline.worker.pid
         assert process is not None
-        process.kill()
+        pipeline.worker.kill()
         wait_until(
-            lambda p=process: pipeline.pipe not in (None, p) and bench.state == "running",
+            lambda p=process: pipeline.worker.pid not in (None, p) and bench.state == "running",
             "a new worker runs",
         )  # type: ignore[misc]
     assert bench.loops.empty()
@@ -193,13 +194,13 @@ def test_empty_slot_stops_the_worker(bench: Bench, tmp_path: Path) -> None:
     del bench.engines["gate"]
     bench.ensure(None)
     wait_until(lambda: bench.state == "waiting", "stopped")
-    assert bench.supervisor._workers["yard"].pipe is None
+    assert bench.supervisor._streams["yard"].worker.pid is None
 
 
 def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     config = StreamConfig(kind="speech", source="synth://kiosk", slots={"vad": "vad", "keyword": "words"})
-    hooks = WorkerCallbacks(lambda _, s: bench.stats.put(s), lambda *_: None, bench.loops.put)
+    hooks = WorkerCallbacks(lambda _, s: bench.stats.put(s), lambda *_: None, lambda *_: None)
     s = Supervisor(
         {"desk": config},
         bench.engines.get,
@@ -228,11 +229,11 @@ def test_an_engine_whose_file_became_better_is_opened_anew_without_a_restart(
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
     bench.wait_served(one)
-    process = bench.supervisor._workers["yard"].pipe
+    process = bench.supervisor._streams["yard"].worker.pid
     bench.supervisor.refresh("gate", one, 15)
     bench.supervisor.refresh("gate", two, 15)  # it does not run: nothing happens
     bench.wait_served(one)
-    assert bench.supervisor._workers["yard"].pipe is process
+    assert bench.supervisor._streams["yard"].worker.pid == process
     bench.activate(two)  # and a later deployment is not confused by it
     bench.wait_served(two)
 
@@ -269,17 +270,17 @@ def test_shadow_is_asked_of_the_running_worker_and_its_numbers_come_back(
 def test_restart_takes_what_the_record_says(bench: Bench, tmp_path: Path) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    process = bench.supervisor._workers["yard"].pipe
+    process = bench.supervisor._streams["yard"].worker.pid
     bench.engines["gate"] = two
     bench.supervisor.restart("gate")
     bench.wait_served(two)
-    assert bench.supervisor._workers["yard"].pipe is not process
+    assert bench.supervisor._streams["yard"].worker.pid != process
 
 
 @pytest.mark.parametrize("bench", ["busy://"], indirect=True)
 def test_pipeline_in_the_middle_of_something_says_so(bench: Bench, tmp_path: Path) -> None:
     bench.activate(ref(tmp_path, "1"))
-    assert bench.leases.get(timeout=10) == LeaseMessage(ttl_s=60.0, reason="it drives")
+    assert bench.leases.get(timeout=10) == LeaseMessage(stream="yard", ttl_s=60.0, reason="it drives")
 
 
 def test_worker_is_started_although_the_journal_takes_no_count(
@@ -325,7 +326,7 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
             asked.release()
             raise StorageError("the agent's journal cannot be used")
 
-    pipeline = bench.supervisor._workers["yard"]
+    pipeline = bench.supervisor._streams["yard"]
     pipeline.engine_of = Unreadable().get
     for _ in range(2):
         assert asked.acquire(timeout=20)
@@ -340,7 +341,7 @@ def test_journal_that_cannot_be_read_is_no_end_of_the_stream(bench: Bench, tmp_p
 def test_comparison_that_a_worker_does_not_survive_says_whose_fault_it_is(
     bench: Bench, tmp_path: Path, code: str, outside: bool
 ) -> None:
-    stream = bench.supervisor._workers["yard"]
+    stream = bench.supervisor._streams["yard"]
     bench.activate(ref(tmp_path, "1"))
     stream.life = replace(stream.life, fault=Failure(code=code, detail="because"))
     with pytest.raises(EngineError) as e:
@@ -355,15 +356,15 @@ def test_worker_that_runs_another_engine_than_it_was_told_is_started_again_with_
 ) -> None:
     one, two = ref(tmp_path, "1"), ref(tmp_path, "2")
     bench.activate(one)
-    stream = bench.supervisor._workers["yard"]
+    stream = bench.supervisor._streams["yard"]
     stream.timing = replace(TIMING, disagrees_s=0.2)
-    before = stream.pipe
+    before = stream.place
     bench.engines["gate"] = two  # what is on record
     # what a word that was lost would leave behind
     with stream.changed:
         stream.life = replace(stream.life, parts=replace(stream.life.parts, serving={"detector": two}))
     bench.wait_served(two)
-    assert stream.pipe is not before
+    assert stream.place is not before
 
 
 def test_another_engine_does_not_wait_until_the_back_off_of_one_that_crashes_is_over(
@@ -375,7 +376,7 @@ def test_another_engine_does_not_wait_until_the_back_off_of_one_that_crashes_is_
     bench.engines["gate"] = ref(tmp_path, "1", crash=True)
     bench.supervisor.start()
     try:
-        worker = bench.supervisor._workers["yard"]
+        worker = bench.supervisor._streams["yard"]
         with worker.changed:
             assert worker.changed.wait_for(lambda: worker.life.state is WorkerState.LOADING, 20)
         bench.engines["gate"] = two = ref(tmp_path, "2")
@@ -404,13 +405,14 @@ def test_better_engine_that_ends_the_worker_is_not_taken_for_one_that_runs(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_defect_in_the_agent_leaves_no_worker_behind(bench: Bench, tmp_path: Path) -> None:
     bench.activate(ref(tmp_path, "1"))
-    worker = bench.supervisor._workers["yard"]
-    pipe = worker.pipe
-    assert pipe is not None
+    stream = bench.supervisor._streams["yard"]
+    pid = stream.worker.pid
+    assert pid is not None
 
     def defect(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    worker._hooks = replace(worker._hooks, stats=defect)
-    worker.thread.join(20)
-    assert pipe.returncode is not None
+    stream._hooks = replace(stream._hooks, stats=defect)
+    stream.thread.join(20)
+    assert stream.worker.pid is None
+    assert not psutil.pid_exists(pid)

@@ -7,11 +7,11 @@ import pytest
 from conftest import Broker, free_port, start_mosquitto
 from support.fleet import wait_until
 
-from edgectl.agent.streams.spool import Spool
-from edgectl.agent.streams.telemetry import SpoolSender, TelemetryCollector, by_slot, machine_health
+from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.link.mqtt import BrokerOptions, Link
+from edgectl.link.spool import Spool, SpoolSender
 from edgectl.pipelines.host.protocol import Stats
 
 
@@ -24,7 +24,7 @@ def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
         stages={"engine": h.data()},
         frames=Frames(captured=processed, processed=processed),
     )
-    return Stats(window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
+    return Stats(stream="yard", window_s=window_s, stats=s, rss_mb=10, cpu_s=1)
 
 
 def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry:
@@ -34,13 +34,13 @@ def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry
 def test_window_adds_histograms_and_keeps_totals() -> None:
     c = TelemetryCollector(epoch=7)
     for processed in (20, 40, 60):
-        c.record("yard", stats(processed))
+        c.record("yard", stats(processed), "yard")
     first = window(c, yard=("running", None))
     yard = first.streams["yard"]
     assert Histogram.of(yard.stages["engine"]).n == 30
     assert yard.frames.processed == 60
     assert yard.fps == pytest.approx(10)
-    c.record("yard", stats(80))
+    c.record("yard", stats(80), "yard")
     second = window(c, yard=("running", None))
     assert Histogram.of(second.streams["yard"].stages["engine"]).n == 10, "each sample is sent once"
     assert second.streams["yard"].fps == pytest.approx(10)
@@ -56,7 +56,8 @@ def test_parts_become_slots_on_the_wire() -> None:
         stages={"engine:vad": h, "engine:keyword": h, "decode": h},
     )
     t = by_slot(
-        Stats(window_s=1, stats=s, rss_mb=1, cpu_s=1), {"vad": "kiosk-vad", "keyword": "kiosk-words"}
+        Stats(stream="yard", window_s=1, stats=s, rss_mb=1, cpu_s=1),
+        {"vad": "kiosk-vad", "keyword": "kiosk-words"},
     ).stats
     assert t.slots == {"kiosk-vad": "sha256:1", "kiosk-words": "sha256:2"}
     assert t.releases == {"kiosk-vad": "silero@5"}
@@ -71,9 +72,9 @@ def test_silent_stream_is_reported_with_its_reason() -> None:
 
 def test_rate_survives_a_worker_restart() -> None:
     c = TelemetryCollector(epoch=1)
-    c.record("yard", stats(1000))
+    c.record("yard", stats(1000), "yard")
     window(c, yard=("running", None))
-    c.record("yard", stats(20))
+    c.record("yard", stats(20), "yard")
     assert window(c, yard=("running", None)).streams["yard"].fps == pytest.approx(10)
 
 
@@ -89,7 +90,7 @@ def test_spooled_messages_arrive_once_the_broker_is_there_and_are_marked_as_late
     spool.put("tele", "t/tele", Telemetry(epoch=1, seq=1, window_s=1).encode(), now)
     spool.put("event", "t/ev", b'{"event": 1}', now)
     link = Link(BrokerOptions("127.0.0.1", port), "dev")
-    sender = SpoolSender(spool, link, wall=lambda: now + 500)
+    sender = SpoolSender(spool, link, payload=lambda row: telemetry_payload(row, now + 500))
     link.start()
     sender.thread.start()
     received: dict[str, bytes] = {}
@@ -138,7 +139,7 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         watcher.subscribe("t/#", lambda _topic, payload: received.append(payload))
         watcher.connect()
         link.connect()
-        sender = SpoolSender(spool, link, wall=lambda: 1e9 + 500)
+        sender = SpoolSender(spool, link, payload=lambda row: telemetry_payload(row, 1e9 + 500))
         sender.thread.start()
         wait_until(lambda: received, "the one behind it arrives")
         wait_until(lambda: not spool.oldest(1), "both left the spool")

@@ -15,12 +15,14 @@ from edgectl.agent.streams.worker_life import (
     WorkerLife,
     advance,
     back_off_s,
+    blames_engine,
     is_crash_loop,
     is_forgiven,
+    left_with,
     overdue,
     receive,
 )
-from edgectl.agent.streams.worker_states import HAS_PROCESS, WORKER_TABLE, WorkerEvent, WorkerState
+from edgectl.agent.streams.worker_states import IN_WORKER, WORKER_TABLE, WorkerEvent, WorkerState
 from edgectl.core.errors import ProtocolError
 from edgectl.core.wire import Failure, Frames, StreamStats
 from edgectl.pipelines.host.protocol import EngineRef, Fault, FromWorker, Ready, Stats, SwapFailed, Swapped
@@ -34,7 +36,7 @@ CAMERA = Failure(code="source", detail="the camera is gone")
 
 def stats(processed: int, **slots: str) -> Stats:
     told = StreamStats(kind="surveillance", slots=slots, frames=Frames(processed=processed))
-    return Stats(window_s=1.0, stats=told, rss_mb=1.0, cpu_s=0.1)
+    return Stats(stream="yard", window_s=1.0, stats=told, rss_mb=1.0, cpu_s=0.1)
 
 
 def loading(now_s: float = 0.0, life: WorkerLife | None = None) -> WorkerLife:
@@ -43,7 +45,7 @@ def loading(now_s: float = 0.0, life: WorkerLife | None = None) -> WorkerLife:
 
 
 def running(now_s: float = 0.0, life: WorkerLife | None = None) -> WorkerLife:
-    return receive(loading(now_s, life), Ready(seconds=1), now_s, TIMING)
+    return receive(loading(now_s, life), Ready(stream="yard", seconds=1), now_s, TIMING)
 
 
 def failed(life: WorkerLife, event: WorkerEvent, now_s: float, fault: Failure | None = CRASH) -> WorkerLife:
@@ -58,12 +60,12 @@ def failed(life: WorkerLife, event: WorkerEvent, now_s: float, fault: Failure | 
 def test_a_process_that_fails_is_ended_and_started_again_after_a_back_off(at: WorkerState, how: str) -> None:
     life = loading() if at is WorkerState.LOADING else running()
     if how == "error":
-        life = receive(life, Fault(error=CAMERA), 1, TIMING)
+        life = receive(life, Fault(stream="yard", error=CAMERA), 1, TIMING)
         assert life.state is at, "it exits by itself"
-        life = advance(life, WorkerEvent.OUTPUT_CLOSED, 1, TIMING)
+        life = advance(life, WorkerEvent.ENDED, 1, TIMING)
         why = "the camera is gone"
     elif how == "kill":
-        life, why = advance(life, WorkerEvent.OUTPUT_CLOSED, 1, TIMING, fault=CRASH), "it crashed"
+        life, why = advance(life, WorkerEvent.ENDED, 1, TIMING, fault=CRASH), "it crashed"
     elif how == "hang":
         late = overdue(life, 101, TIMING, STALL_S)
         assert late is not None
@@ -71,7 +73,7 @@ def test_a_process_that_fails_is_ended_and_started_again_after_a_back_off(at: Wo
         life, why = advance(life, WorkerEvent.NO_PROGRESS, 101, TIMING, fault=late), late.detail
     else:
         with pytest.raises(ProtocolError):
-            receive(life, Swapped(part="detector", manifest="m1", gap_ms=1), 1, TIMING)
+            receive(life, Swapped(stream="yard", part="detector", manifest="m1", gap_ms=1), 1, TIMING)
         bad = Failure(code="protocol", detail="it lied")
         life, why = advance(life, WorkerEvent.VIOLATION, 1, TIMING, fault=bad), "it lied"
     assert life.state is WorkerState.ENDING
@@ -86,7 +88,7 @@ def test_a_process_that_fails_is_ended_and_started_again_after_a_back_off(at: Wo
 @pytest.mark.parametrize("at", sorted(set(WorkerState) - {WorkerState.CLOSED, WorkerState.CLOSING}))
 def test_close_ends_every_state_without_another_start(at: WorkerState) -> None:
     life = advance(replace(running(), state=at), WorkerEvent.CLOSE, 0, TIMING)
-    if at in HAS_PROCESS:
+    if at in IN_WORKER:
         assert life.state is WorkerState.CLOSING
         assert is_forgiven(life)
         life = advance(life, WorkerEvent.EXITED, 0, TIMING)
@@ -99,12 +101,12 @@ def test_close_ends_every_state_without_another_start(at: WorkerState) -> None:
 def test_each_failure_doubles_the_back_off_up_to_the_limit_and_steady_progress_ends_it() -> None:
     life, waits = WorkerLife(), []
     for now_s in range(0, 8000, 1000):
-        life = failed(running(now_s, life), WorkerEvent.OUTPUT_CLOSED, now_s)
+        life = failed(running(now_s, life), WorkerEvent.ENDED, now_s)
         waits.append(life.retry_s - now_s)
         life = advance(life, WorkerEvent.BACK_OFF_OVER, life.retry_s, TIMING)
     assert [round(2 * w - 0.5) for w in waits] == [2, 4, 8, 16, 32, 60, 60, 60]
     life = receive(running(9000, life), stats(1), 9031, TIMING)
-    life = failed(life, WorkerEvent.OUTPUT_CLOSED, 9040)
+    life = failed(life, WorkerEvent.ENDED, 9040)
     assert (life.attempt, round(2 * (life.retry_s - 9040) - 0.5)) == (0, 1)
 
 
@@ -117,7 +119,7 @@ def test_an_empty_slot_and_a_wanted_restart_leave_no_back_off_behind() -> None:
 
 
 def test_progress_is_frames_and_neither_talk_nor_loading() -> None:
-    life = receive(loading(0), Ready(seconds=90), 90, TIMING)
+    life = receive(loading(0), Ready(stream="yard", seconds=90), 90, TIMING)
     assert not receive(life, stats(1), 100, TIMING).steady, "90 s of loading are no progress"
     life = receive(receive(life, stats(5), 95, TIMING), stats(5), 104, TIMING)
     assert life.progress_s == 95
@@ -147,20 +149,77 @@ def test_worker_that_names_another_engine_for_too_long_breaks_the_protocol() -> 
         receive(life, stats(5, detector="b1"), 12.1, TIMING)
 
 
+def test_camera_that_is_away_is_waited_for_and_one_that_hangs_is_not_the_engines_fault() -> None:
+    def outage(reason: str, *stuck: str) -> Stats:
+        told = StreamStats(kind="surveillance", state="outage", reason=reason)
+        return Stats(stream="yard", window_s=1, stats=told, rss_mb=1, cpu_s=0, stuck=stuck)
+
+    life = receive(running(), outage("refused"), 9, TIMING)
+    assert overdue(life, 18, TIMING, STALL_S) is None
+    life = receive(life, outage("stalled", "source"), 18, TIMING)
+    late = overdue(life, 20, TIMING, STALL_S)
+    assert late is not None
+    assert late.code == "source"
+    life = advance(life, WorkerEvent.NO_PROGRESS, 20, TIMING, fault=late)
+    assert is_forgiven(left_with(life, ("source",), None))
+
+
+def test_engine_that_hangs_is_seen_before_the_stream_has_stalled() -> None:
+    def hanging(now_s: float, life: WorkerLife) -> WorkerLife:
+        return receive(life, stats(1).model_copy(update={"stuck": ("engine",)}), now_s, TIMING)
+
+    life = hanging(5, hanging(1, running()))
+    assert overdue(life, 11, TIMING, 60) is None
+    late = overdue(life, 11.1, TIMING, 60)
+    assert late is not None
+    assert (late.code, late.detail) == ("engine_stuck", "a call of its engine does not come back")
+    assert blames_engine(late)
+    assert overdue(receive(life, stats(1), 12, TIMING), 20, TIMING, 60) is None, "it came back"
+
+
+def test_end_that_a_neighbour_brought_about_costs_no_time_and_no_blame() -> None:
+    life = replace(running(), attempt=2)
+    life = left_with(
+        advance(life, WorkerEvent.ENDED, 5, TIMING), (), Failure(code="neighbour", detail="yard")
+    )
+    assert is_forgiven(life)
+    life = advance(life, WorkerEvent.EXITED, 5, TIMING)
+    assert (life.state, life.retry_s, life.attempt) == (WorkerState.BACKING_OFF, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "code", "outside"),
+    [
+        (("source",), "source", True),
+        (("sink:webhook",), "sink_stuck", True),
+        (("source", "engine"), "engine_stuck", False),
+    ],
+)
+def test_what_a_stream_left_behind_says_whose_fault_it_was(
+    stuck: tuple[str, ...], code: str, outside: bool
+) -> None:
+    fault = left_with(running(), stuck, None).fault
+    assert fault is not None
+    assert (fault.code, not blames_engine(fault)) == (code, outside)
+
+
 def test_worker_that_is_ready_twice_breaks_the_protocol() -> None:
     with pytest.raises(ProtocolError, match="was already"):
-        receive(running(), Ready(seconds=1), 1, TIMING)
+        receive(running(), Ready(stream="yard", seconds=1), 1, TIMING)
 
 
 def test_why_a_swap_was_refused_is_known_when_the_process_has_ended() -> None:
     """A worker that cannot open the new engine and then loses the old one, too, says both in one breath: who
     asked for the swap may look only afterwards."""
     life = running()
-    parts, _ = life.parts.swap("detector", ENGINES[1])
+    parts, _ = life.parts.swap("yard", "detector", ENGINES[1])
     life = receive(
-        replace(life, parts=parts), SwapFailed(part="detector", manifest="m1", error=CRASH), 1, TIMING
+        replace(life, parts=parts),
+        SwapFailed(stream="yard", part="detector", manifest="m1", error=CRASH),
+        1,
+        TIMING,
     )
-    life = failed(life, WorkerEvent.OUTPUT_CLOSED, 2)
+    life = failed(life, WorkerEvent.ENDED, 2)
     assert life.parts.heard("detector")[1] == CRASH
     life = advance(life, WorkerEvent.BACK_OFF_OVER, 3, TIMING)
     assert running(3, life).parts.heard("detector")[1] is None, "a new process has refused nothing"
@@ -224,12 +283,12 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def worker_is_ready(self) -> None:
         self.runs = self.life.launched["detector"]
-        self.hear(Ready(seconds=1))
+        self.hear(Ready(stream="yard", seconds=1))
 
     @precondition(lambda self: self.life.state is WorkerState.RUNNING and not self.life.parts.asked)
     @rule(engine=st.sampled_from(sorted(ENGINES)))
     def switch(self, engine: int) -> None:
-        parts, message = self.life.parts.switch("detector", ENGINES[engine])
+        parts, message = self.life.parts.switch("yard", "detector", ENGINES[engine])
         self.life = replace(self.life, parts=parts)
         if message.op == "revert":
             assert self.warm is not None, "only an engine that is still warm can be gone back to"
@@ -243,9 +302,9 @@ class AnyOrder(RuleBasedStateMachine):
         ref = self.inbox.pop(0)
         if takes:
             self.runs, self.warm = ref, self.runs
-            self.hear(Swapped(part="detector", manifest=ref.manifest, gap_ms=1))
+            self.hear(Swapped(stream="yard", part="detector", manifest=ref.manifest, gap_ms=1))
         else:
-            self.hear(SwapFailed(part="detector", manifest=ref.manifest, error=CRASH))
+            self.hear(SwapFailed(stream="yard", part="detector", manifest=ref.manifest, error=CRASH))
 
     @precondition(lambda self: self.life.state is WorkerState.RUNNING)
     @rule()
@@ -259,7 +318,9 @@ class AnyOrder(RuleBasedStateMachine):
         asked = self.life.parts.asked.get("detector")
         if asked is None or asked.manifest != ENGINES[engine].manifest:
             with pytest.raises(ProtocolError):
-                self.hear(Swapped(part="detector", manifest=ENGINES[engine].manifest, gap_ms=1))
+                self.hear(
+                    Swapped(stream="yard", part="detector", manifest=ENGINES[engine].manifest, gap_ms=1)
+                )
 
     @precondition(lambda self: self.life.state in (WorkerState.LOADING, WorkerState.RUNNING))
     @rule(frames=st.integers(0, 3))
@@ -271,7 +332,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def there_are_never_two_processes(self) -> None:
-        assert self.processes == (self.life.state in HAS_PROCESS)
+        assert self.processes == (self.life.state in IN_WORKER)
 
     @invariant()
     def what_it_is_said_to_run_is_what_it_runs(self) -> None:

@@ -26,9 +26,9 @@ def test_worker_that_does_not_read_is_killed_and_keeps_nobody_waiting(
     monkeypatch.setattr(worker_pipe, "_SEND_S", 0.05)
     deaf = WorkerPipe("deaf", [sys.executable, "-c", "import signal; signal.pause()"])
     while deaf.returncode is None:
-        deaf.send(Commit(part="x" * 60))
+        deaf.send(Commit(stream="yard", part="x" * 60))
     assert deaf.end(20) == -signal.SIGKILL
-    deaf.send(Commit(part="detector"))
+    deaf.send(Commit(stream="yard", part="detector"))
 
 
 def test_worker_that_does_not_go_is_killed() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from edgectl.agent.streams.worker_states import (
     ACTION,
-    HAS_PROCESS,
+    IN_WORKER,
     SHOWN,
     WORKER_TABLE,
     ImpossibleWorkerEvent,
@@ -28,17 +28,17 @@ def test_page_in_docs_is_current() -> None:
     )
 
 
-def test_a_process_comes_with_its_launch_and_goes_with_its_exit_and_in_no_other_way() -> None:
-    comes = {(s, e) for (s, e), to in WORKER_TABLE.items() if s not in HAS_PROCESS and to in HAS_PROCESS}
+def test_a_stream_comes_into_a_worker_with_its_launch_and_goes_with_its_exit_and_in_no_other_way() -> None:
+    comes = {(s, e) for (s, e), to in WORKER_TABLE.items() if s not in IN_WORKER and to in IN_WORKER}
     assert comes == {(WorkerState.LAUNCHING, WorkerEvent.LAUNCHED)}
-    goes = {(s, e) for (s, e), to in WORKER_TABLE.items() if s in HAS_PROCESS and to not in HAS_PROCESS}
+    goes = {(s, e) for (s, e), to in WORKER_TABLE.items() if s in IN_WORKER and to not in IN_WORKER}
     ending = (WorkerState.ENDING, WorkerState.REPLACING, WorkerState.CLOSING)
     assert goes == {(s, WorkerEvent.EXITED) for s in ending}
 
 
-def test_error_kill_and_hang_end_a_process_that_loads_or_runs() -> None:
+def test_error_kill_and_hang_end_a_stream_that_loads_or_runs() -> None:
     for state in (WorkerState.LOADING, WorkerState.RUNNING):
-        for event in (WorkerEvent.VIOLATION, WorkerEvent.OUTPUT_CLOSED, WorkerEvent.NO_PROGRESS):
+        for event in (WorkerEvent.VIOLATION, WorkerEvent.ENDED, WorkerEvent.NO_PROGRESS):
             assert WORKER_TABLE[state, event] is WorkerState.ENDING
 
 
@@ -56,5 +56,5 @@ def test_every_state_is_reached_has_an_action_and_a_word_for_telemetry() -> None
 
 
 def test_an_event_that_cannot_happen_is_a_named_defect() -> None:
-    with pytest.raises(ImpossibleWorkerEvent, match="launched cannot happen to a worker that is running"):
+    with pytest.raises(ImpossibleWorkerEvent, match="launched cannot happen to a stream that is running"):
         next_state(WorkerState.RUNNING, WorkerEvent.LAUNCHED)

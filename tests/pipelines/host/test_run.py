@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgectl.core.errors import StorageError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.run import part_of, percentiles, run_stream
+from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
 
@@ -192,3 +194,34 @@ def test_the_real_highway_has_lanes_and_vehicles_and_no_warning(tmp_path: Path, 
     assert s.counters["frames_with_lane"] == s.frames.processed == 221
     assert s.events["tracked_object:new"] >= 5
     assert not [e for e in s.events if e.startswith(("lane_departure", "collision_warning"))]
+
+
+def test_a_sink_that_is_given_gets_every_frame_and_is_closed(tmp_path: Path) -> None:
+    class Counting(Sink):
+        name = "counting"
+        pictures = True
+        seen = 0
+        closed = False
+
+        def write(self, output: StreamOutput) -> None:
+            self.seen += output.frame is not None
+
+        def close(self) -> None:
+            self.closed = True
+
+    sink = Counting()
+    summary = run(tmp_path, str(write_clip(tmp_path / "c.mp4", frames=20)), sinks=[sink])
+    assert (sink.seen, sink.closed) == (20, True)
+    assert summary.frames.processed == 20
+
+
+def test_a_run_that_is_asked_to_stop_gives_its_summary(tmp_path: Path) -> None:
+    stop = threading.Event()
+    summary = run(
+        tmp_path,
+        "synth://yard?fps=30&width=160&height=96",
+        stop=stop,
+        on_progress=lambda stats, share: stop.set() if stats.frames.processed else None,
+    )
+    assert summary.frames.processed > 0
+    assert summary.frames.in_flight == 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,10 +24,12 @@ from support.pipelines import box_task, make_variant, write_clip
 from edgectl.core.bundle import Variant
 from edgectl.core.schema import Message
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.host import worker as host_worker
+from edgectl.pipelines.host import hosted_stream
+from edgectl.pipelines.host.hosted_stream import HostedStream
 from edgectl.pipelines.host.protocol import (
     MAX_LINE_BYTES,
     Commit,
+    Ended,
     EngineRef,
     EventMessage,
     Fault,
@@ -44,9 +46,9 @@ from edgectl.pipelines.host.protocol import (
     SwapFailed,
     Swapped,
     parse_from_worker,
-    parse_to_worker,
 )
 from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.video.engine_pool import EnginePool
 
 M = TypeVar("M", bound=Message)
 
@@ -127,6 +129,16 @@ class Process:
             if isinstance(answer, kind) and where(answer):
                 return answer
 
+    def stop(self, stream: str = "gate") -> None:
+        """The stream, and then the worker."""
+        self.say(Stop(stream=stream, within_s=20))
+        assert not self.hear(Ended, lambda m: m.stream == stream).stuck
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        assert self.p.stdin is not None
+        self.p.stdin.close()
+
     def end(self, timeout_s: float = 30) -> int:
         code = self.p.wait(timeout_s)
         self.thread.join(10)
@@ -185,17 +197,17 @@ def test_a_whole_life(worker: Process, tmp_path: Path) -> None:
     assert {"engine", "glass_to_event"} <= set(second.stats.stages)
 
     new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
-    worker.say(Swap(part="detector", engine=ref(new, "yard@2")))
+    worker.say(Swap(stream="gate", part="detector", engine=ref(new, "yard@2")))
     swapped = worker.hear(Swapped)
     assert swapped.manifest == new.digest
     assert 0 < swapped.gap_ms < 2000
     worker.hear(Stats, lambda m: m.stats.releases == {"detector": "yard@2"})
-    worker.say(Revert(part="detector"))
+    worker.say(Revert(stream="gate", part="detector"))
     worker.hear(Stats, lambda m: m.stats.releases == {"detector": "yard@1"})
-    worker.say(Swap(part="detector", engine=ref(new, "yard@2")))
+    worker.say(Swap(stream="gate", part="detector", engine=ref(new, "yard@2")))
     worker.hear(Swapped)
-    worker.say(Commit(part="detector"))
-    worker.say(Stop())
+    worker.say(Commit(stream="gate", part="detector"))
+    worker.stop()
     assert worker.end() == 0
     last = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
     assert last.captured == last.processed + sum(last.dropped.values()) + last.in_flight
@@ -207,12 +219,16 @@ def test_a_swap_to_a_broken_bundle_keeps_the_old_engine(worker: Process, tmp_pat
     worker.say(start(tmp_path))
     worker.hear(Ready)
     broken = make_variant(tmp_path / "broken", box_task(), b"this is no ONNX file")
-    worker.say(Swap(part="detector", engine=ref(broken)))
+    worker.say(Swap(stream="gate", part="detector", engine=ref(broken)))
     failed = worker.hear(SwapFailed)
     assert failed.manifest == broken.digest
     assert failed.error.code in ("engine", "model")
     worker.say(
-        Swap(part="detector", engine=EngineRef(blobs=tmp_path / "nowhere", manifest="sha256:" + "0" * 64))
+        Swap(
+            stream="gate",
+            part="detector",
+            engine=EngineRef(blobs=tmp_path / "nowhere", manifest="sha256:" + "0" * 64),
+        )
     )
     assert worker.hear(SwapFailed).error.code in ("bundle", "integrity")
     at = worker.hear(Stats).stats.frames.processed
@@ -234,8 +250,10 @@ def test_a_start_that_cannot_work_is_one_fault(
 ) -> None:
     worker.say(start(tmp_path, **change))
     assert worker.hear(Fault).error.code == code
-    assert worker.end() == 1
-    assert [type(m) for m in worker.seen] == [Fault]
+    worker.hear(Ended)
+    worker.hang_up()
+    assert worker.end() == 0
+    assert [type(m) for m in worker.seen] == [Fault, Ended]
 
 
 @pytest.mark.parametrize(
@@ -245,19 +263,21 @@ def test_a_start_that_cannot_work_is_one_fault(
         b"{}\n",
         b'{"op":"stats"}\n',
         b'{"op":"commit","part":"x"}\n',
+        b'{"op":"stop"}\n',
         b"x" * (MAX_LINE_BYTES + 10) + b"\n",
     ],
 )
 def test_nonsense_is_a_protocol_fault(worker: Process, line: bytes) -> None:
     worker.say(line)
-    assert worker.hear(Fault).error.code == "protocol"
+    fault = worker.hear(Fault)
+    assert (fault.stream, fault.error.code) == (None, "protocol")
     assert worker.end() == 1
 
 
 def test_a_finite_source_ends_well_with_a_last_window(worker: Process, tmp_path: Path) -> None:
     worker.say(start(tmp_path, str(write_clip(tmp_path / "c.mp4"))))
-    assert worker.end() == 0
-    last = worker.seen[-1]
+    assert not worker.hear(Ended).stuck
+    last = worker.seen[-2]
     assert isinstance(last, Stats)
     assert (last.stats.state, last.stats.frames.processed) == ("ended", 30)
 
@@ -280,23 +300,22 @@ class LastWords:
     def stats(self) -> StreamStats:
         return StreamStats(kind="surveillance", state="ended")
 
+    def interrupt(self) -> None: ...
+
+    def stuck(self) -> tuple[str, ...]:
+        return ()
+
     def stop(self) -> None:
         self._emit({"type": "capability"})
 
 
 def test_the_last_window_comes_behind_the_last_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_worker, "make_pipeline", lambda kind, args: LastWords(args))
-    heard, said = os.pipe()
-    commands = io.BytesIO(start(tmp_path).encode() + b"\n")
-    # the end of the input would stop the worker, too: here the stream comes first
-    monkeypatch.setattr(
-        host_worker.Worker, "_read", lambda self: self._inbox.put(parse_to_worker(commands.readline()))
-    )
-    assert host_worker.Worker(commands, said).run() == 0
-    os.close(said)
-    with open(heard, "rb") as lines:
-        answers = [parse_from_worker(line) for line in lines]
-    assert [type(a) for a in answers] == [Ready, EventMessage, Stats]
+    monkeypatch.setattr(hosted_stream, "make_pipeline", lambda kind, args: LastWords(args))
+    said: list[Message] = []
+    stream = HostedStream(start(tmp_path), said.append, lambda stream: None, EnginePool())
+    stream.begin()
+    assert stream.gone.wait(30)
+    assert [type(m) for m in said] == [Ready, EventMessage, Stats, Ended]
 
 
 @pytest.mark.parametrize("how", ["agent dies", "sigterm"])
@@ -305,8 +324,7 @@ def test_the_worker_stops_in_order(worker: Process, tmp_path: Path, how: str) ->
     worker.hear(Ready)
     worker.hear(Stats)
     if how == "agent dies":
-        assert worker.p.stdin is not None
-        worker.p.stdin.close()
+        worker.hang_up()
     else:
         os.kill(worker.p.pid, signal.SIGTERM)
     assert worker.end() == 0
@@ -326,7 +344,7 @@ def test_a_camera_that_is_away_is_an_outage_and_not_a_fault(worker: Process, tmp
         "refused",
     )
     assert worker.hear(Stats, lambda m: m.stats.state == "outage").stats.reason == "refused"
-    worker.say(Stop())
+    worker.stop()
     assert worker.end() == 0
     assert "secret" not in json.dumps([m.model_dump(mode="json") for m in worker.seen])
     assert "secret" not in (tmp_path / "worker.log").read_text()
@@ -339,16 +357,16 @@ def test_swap_and_revert_lose_no_frame(worker: Process, tmp_path: Path) -> None:
     worker.hear(Ready)
     new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
     for message in (
-        Swap(part="detector", engine=ref(new, "yard@2")),
-        Revert(part="detector"),
-        Swap(part="detector", engine=ref(new, "yard@2")),
+        Swap(stream="gate", part="detector", engine=ref(new, "yard@2")),
+        Revert(stream="gate", part="detector"),
+        Swap(stream="gate", part="detector", engine=ref(new, "yard@2")),
     ):
         worker.say(message)
         if isinstance(message, Swap):
             worker.hear(Swapped)
         at = worker.hear(Stats).stats.frames.processed
         worker.hear(Stats, lambda m, at=at: m.stats.frames.processed > at)  # type: ignore[misc]
-    worker.say(Stop())
+    worker.stop()
     assert worker.end() == 0
     frames = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
     assert set(frames.dropped) <= {"superseded", "shutdown"}
@@ -360,20 +378,22 @@ def test_shadow_compares_on_the_same_frames_and_tells_only_numbers(worker: Proce
     worker.hear(Ready)
     for x, agreement in ((0.4, 1.0), (0.1, 0.0)):
         other = make_variant(tmp_path / f"other{x}", box_task(), model_bytes(x), name=f"v{x}")
-        worker.say(ShadowMessage(part="detector", engine=ref(other, "yard@2"), percent=50, frames=6))
+        worker.say(
+            ShadowMessage(stream="gate", part="detector", engine=ref(other, "yard@2"), percent=50, frames=6)
+        )
         told = worker.hear(Shadowed)
         assert (told.frames, told.manifest, told.errors) == (6, other.digest, 0)
         assert told.agreement == agreement
         assert told.old_ms > 0
         assert told.new_ms > 0
     broken = make_variant(tmp_path / "broken", box_task(), b"this is no ONNX file")
-    worker.say(ShadowMessage(part="detector", engine=ref(broken), percent=50, frames=6))
+    worker.say(ShadowMessage(stream="gate", part="detector", engine=ref(broken), percent=50, frames=6))
     assert worker.hear(ShadowFailed).error.code in ("engine", "model")
-    worker.say(ShadowMessage(part="detector", engine=ref(other), percent=50, frames=100_000))
-    worker.say(Swap(part="detector", engine=ref(other, "yard@3")))
+    worker.say(ShadowMessage(stream="gate", part="detector", engine=ref(other), percent=50, frames=100_000))
+    worker.say(Swap(stream="gate", part="detector", engine=ref(other, "yard@3")))
     assert "took another engine" in worker.hear(ShadowFailed).error.detail
     worker.hear(Swapped)
-    worker.say(Stop())
+    worker.stop()
     assert worker.end() == 0
     events = [m.event for m in worker.seen if isinstance(m, EventMessage)]
     assert {e["releases"]["detector"] for e in events} <= {"yard@1", "yard@3"}, (
@@ -390,3 +410,57 @@ def test_event_takes_the_lease_that_the_configuration_asks_for(worker: Process, 
     worker.say(start(tmp_path, config=config))
     lease = worker.hear(LeaseMessage)
     assert (lease.ttl_s, lease.reason) == (12, "crowd was seen")
+
+
+def test_stream_that_hangs_and_one_that_dies_cost_the_third_no_frame(worker: Process, tmp_path: Path) -> None:
+    """The hanging one is left behind in bounded time, and can be started again in the same process."""
+    clip = write_clip(tmp_path / "c.mp4", frames=2000)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hangs = start(tmp_path, f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", stream="hangs")
+        worker.say(hangs)
+        camera, _ = server.accept()  # and says nothing: FFmpeg waits for an answer
+        with camera:
+            worker.say(start(tmp_path, str(clip), stream="gate"))
+            worker.say(start(tmp_path, "/nowhere.mp4", stream="dies"))
+            worker.say(Stop(stream="hangs", within_s=0.2))
+            assert worker.hear(Ended, lambda m: m.stream == "hangs").stuck == ("source",)
+            worker.say(hangs)
+            server.accept()[0].close()
+            assert not worker.hear(Ended, lambda m: m.stream == "gate").stuck
+            worker.hang_up()
+            assert worker.end() == 0
+    assert {m.stream for m in worker.seen if isinstance(m, Fault)} == {"dies"}
+    last = [m for m in worker.seen if isinstance(m, Stats) and m.stream == "gate"][-1].stats
+    assert (last.state, last.frames.captured, last.frames.processed) == ("ended", 2000, 2000)
+    assert not last.frames.dropped
+
+
+def test_streams_of_a_worker_swap_for_themselves(worker: Process, tmp_path: Path) -> None:
+    for stream in ("gate", "yard"):
+        worker.say(start(tmp_path, stream=stream))
+        worker.hear(Ready, lambda m, s=stream: m.stream == s)  # type: ignore[misc]
+    new = make_variant(tmp_path / "new", box_task(), model_bytes(0.1), name="v2")
+    worker.say(Swap(stream="yard", part="detector", engine=ref(new, "yard@2")))
+    assert worker.hear(Swapped).stream == "yard"
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.releases["detector"] == "yard@2")
+    worker.hear(Stats, lambda m: m.stream == "gate" and m.stats.releases["detector"] == "yard@1")
+    worker.say(Revert(stream="yard", part="detector"))
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.releases["detector"] == "yard@1")
+
+
+def test_command_to_a_stream_that_has_ended_harms_nobody(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path, stream="yard"))
+    worker.say(start(tmp_path, str(write_clip(tmp_path / "c.mp4"))))
+    worker.hear(Ended, lambda m: m.stream == "gate")
+    worker.say(Commit(stream="gate", part="detector"))
+    worker.say(Stop(stream="gate"))
+    at = worker.hear(Stats, lambda m: m.stream == "yard").stats.frames.processed
+    worker.hear(Stats, lambda m: m.stream == "yard" and m.stats.frames.processed > at)
+
+
+def test_stream_that_is_started_twice_is_a_protocol_fault(worker: Process, tmp_path: Path) -> None:
+    worker.say(start(tmp_path))
+    worker.say(start(tmp_path))
+    fault = worker.hear(Fault)
+    assert (fault.stream, fault.error.code) == (None, "protocol")
+    assert worker.end() == 1

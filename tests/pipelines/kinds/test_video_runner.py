@@ -167,6 +167,15 @@ def test_a_slow_engine_on_a_camera_loses_old_frames_and_the_ledger_adds_up(tmp_p
     assert age < 60_000
 
 
+def test_a_stream_whose_detection_is_off_drops_its_frames_as_paused(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline._control.detect = False  # type: ignore[attr-defined]
+    rig.run_to_the_end()
+    assert rig.frames().dropped == {"paused": 40}
+    assert rig.engines[0].runs == 2  # the warm-up's
+    assert [e["type"] for e in rig.events] == ["capability"]  # the file has ended
+
+
 def test_target_fps_gates_evenly(tmp_path: Path, clip: Path) -> None:
     rig = Rig(tmp_path, str(clip), {"flow": {"target_fps": 5}})  # the clip has 15
     rig.run_to_the_end()
@@ -297,7 +306,9 @@ def test_every_thread_is_gone_after_a_stop(tmp_path: Path) -> None:
     before = {t.name for t in threading.enumerate()}
     rig = Rig(tmp_path, "synth://yard?fps=30&width=160&height=96", out=True)
     rig.pipeline.start()
-    assert {"capture-gate", "engine-gate", "sinks-gate"} <= {t.name for t in threading.enumerate()}
+    assert {"capture-gate", "engine-double", "analysis-gate", "sinks-gate"} <= {
+        t.name for t in threading.enumerate()
+    }
     rig.wait_processed(3)
     rig.pipeline.stop()
     rig.pipeline.stop()
@@ -325,7 +336,7 @@ def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "out"
     assert rig.pipeline.error is None
     assert len((out / "events.jsonl").read_text().splitlines()) == len(rig.events)
-    assert len((out / "tracks.jsonl").read_text().splitlines()) == 40
+    assert len((out / "tracks.jsonl").read_text().splitlines()) == 1 + 40
     entered = next(e for e in rig.events if e["type"] == "zone")
     assert (out / entered["snapshot"]).is_file()
     with av.open(str(out / "annotated.mp4")) as video:

@@ -41,6 +41,15 @@ def test_speed_is_within_four_of_its_errors_and_tremble_within_half(
     assert sigma / 2 <= motion.jitter[0, 0] <= sigma * 1.5 + 2
 
 
+def test_somebody_who_turns_back_does_not_tremble() -> None:
+    rng = np.random.default_rng(4)
+    estimator = MotionEstimator()
+    for f in range(75):
+        x = 100 + 200 * min(f / 15, 6 - f / 15) + rng.normal(0, 1)
+        motion = estimator.step(tracks((1, x, 500)), f / 15)
+    assert motion.jitter[0, 0] < 5
+
+
 def test_of_one_sighting_the_usual_tremble_and_no_speed_are_told() -> None:
     one = tracks((1, 100, 500))
     for motion in (last([(one, 0.0)]), still(one)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,21 @@ def test_somebody_else_far_away_starts_anew() -> None:
     steps = [(f / 10, tracks((1, 300, 300))) for f in range(30)]
     steps += [(3.0 + f / 10, tracks((2, 700, 700))) for f in range(40)]
     assert of(walk(steps), "loitering") == []
+
+
+def test_who_walked_out_does_not_loiter_in_the_time_until_that_is_certain() -> None:
+    """Just outside the border, nearer than the band that decides: whether it has left is not known yet."""
+    zone = {"polygon": [0.3, 0, 0.7, 0, 0.7, 1, 0.3, 1], "enter_px": 30}
+    config = {"zones": {"yard": zone}, "rules": [{"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}}]}
+    r = rules(parse_config("surveillance", config))
+    events: list[Event] = []
+    for i in range(90):
+        t = i / 15
+        # 1.5 s inside, then it stands 20 px outside
+        x = 500 if t < 1.5 else 720
+        events += r.step(tracks((1, x, 500)), t)
+    assert of(events, "zone")
+    assert of(events, "loitering") == []
 
 
 def test_loitering_ends_with_its_dwell() -> None:
@@ -467,3 +482,138 @@ def test_warnings_go_on_exactly_from_a_snapshot(at: int) -> None:
     for name, rule in second.items():
         rule.restore(json.loads(json.dumps(first[name].snapshot())))
     assert begun + events(second, steps()[at:]) == whole
+
+
+EVERY = parse_config(
+    "surveillance",
+    {
+        "zones": {
+            "yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]},
+            "edge": {"polygon": [0.0, 0.0, 0.3, 0.0, 0.3, 1.0, 0.0, 1.0]},
+        },
+        "ground": {"picture": [0, 0, 1, 0, 1, 1, 0, 1], "metres": [0, 0, 20, 0, 20, 20, 0, 20]},
+        "review": {"alert": ["in"], "detection": ["yard"], "quiet_s": 2},
+        "rules": [
+            {"id": "gate", "line": [0.5, 0.0, 0.5, 1.0]},
+            {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}},
+            {"id": "full", "occupancy": {"zone": "yard", "high": 2}},
+            {"id": "in", "intrusion": {"zone": "yard", "after_s": 1}},
+            {"id": "crowd", "density": {"zone": "yard", "high": 0.02, "hold_s": 1}},
+            {"id": "fast", "speed": {"zone": "yard", "limit_mps": 1}},
+            {"id": "stands", "stationary": {"zone": "yard", "seconds": 2}},
+            {
+                "id": "left",
+                "abandoned": {"zone": "yard", "things": ["vehicle"], "seconds": 2, "unowned_s": 3},
+            },
+            {"id": "against", "wrong_way": {"zone": "yard", "allowed": [0, 0.5, 1, 0.5]}},
+            {"id": "no-turn", "turn": {"start": "yard", "end": "edge"}},
+            {"id": "flow", "traffic": {"lanes": {"a": [0.5, 0.0, 0.5, 1.0]}, "every_s": 5, "close_s": 5}},
+            {"id": "brakes", "sudden_stop": {"stay_s": 0.4}},
+            {"id": "falls", "fall": {"stay_s": 0.3}},
+            {"id": "runs", "running": {"hold_s": 0.2}},
+        ],
+    },
+)
+"""Every rule of surveillance."""
+
+
+def stops_and_goes(seed: int, n: int = 150) -> list[tuple[float, Tracks]]:
+    """Four that stand, walk, run, lie down and vanish, at random."""
+    rng = np.random.default_rng(seed)
+    at, speed = rng.uniform(200, 800, (4, 2)), np.zeros((4, 2))
+    shape = np.tile([50.0, 150.0], (4, 1))
+    first = np.arange(1, 5)
+    t, steps = 0.0, []
+    for _ in range(n):
+        dt = float(rng.uniform(0.03, 0.2))
+        t += dt
+        turn = rng.random(4) < 0.05
+        speed[turn] = rng.normal(0, 1, (int(turn.sum()), 2)) * rng.choice([0, 60, 300], (int(turn.sum()), 1))
+        shape[rng.random(4) < 0.02] = [150.0, 50.0]
+        shape[rng.random(4) < 0.04] = [50.0, 150.0]
+        reborn = rng.random(4) < 0.004
+        first[reborn] = first.max() + 1 + np.arange(reborn.sum())
+        at = np.clip(at + speed * dt, 100, 900)
+        order = np.argsort(first)
+        foot, half = at + rng.normal(0, 1, at.shape), shape / [2, 1]
+        boxes = np.stack(
+            [foot[:, 0] - half[:, 0], foot[:, 1] - half[:, 1], foot[:, 0] + half[:, 0], foot[:, 1]], 1
+        )
+        there = rng.random(4) > 0.1
+        cls, score = (first % 3 == 0).astype(np.int32), np.full(4, 0.9, np.float32)
+        rows = (first, boxes.astype(np.float32), score, cls, there)
+        steps.append((t, Tracks(*(row[order] for row in rows), 1000, 1000)))
+    return steps
+
+
+def test_the_walks_of_these_tests_make_every_rule_speak() -> None:
+    events = [e for seed in range(12) for e in walk(stops_and_goes(seed), rules(EVERY))]
+    assert {e.rule for e in events} >= {*(rule.id for rule in EVERY.rules), "yard", "edge"}
+    assert {e.type for e in events} >= {"review", "tracked_object", "headway", "traffic"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 150))
+def test_every_rule_goes_on_from_a_snapshot_through_json_to_the_same_bytes(seed: int, at: int) -> None:
+    steps = stops_and_goes(seed)
+
+    def told(events: list[Event]) -> str:
+        return json.dumps([asdict(e) for e in events])
+
+    whole = walk(steps, rules(EVERY))
+    first, second = rules(EVERY), rules(EVERY)
+    events = walk(steps[:at], first)
+    second.restore(json.loads(json.dumps(first.snapshot())))
+    assert told(events + walk(steps[at:], second)) == told(whole)
+    assert told(walk(steps, rules(EVERY))) == told(whole)
+
+
+def test_counts_outlast_the_process_and_tracks_do_not() -> None:
+    steps = [(f / 10, tracks((1, 700 - 40 * f, 500))) for f in range(12)]
+    first, second = rules(), rules()
+    walk(steps, first)
+    saved = json.loads(json.dumps(first.save()))
+    assert saved["schema"] == "edgectl.rules/1"
+    assert len(json.dumps(saved)) < 1000
+    second.load(saved)
+    (event,) = of(walk(steps, second), "line_crossing")
+    assert event.data["counts"] == {"in": {"person": 2}, "out": {}}
+
+
+def test_a_line_that_was_moved_counts_anew_and_says_so() -> None:
+    first = rules()
+    walk([(f / 10, tracks((1, 700 - 40 * f, 500))) for f in range(12)], first)
+    moved = rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.4, 0.0, 0.4, 1.0]}]}))
+    moved.load(first.save())
+    (reset,) = moved.step(tracks(), 0.0)
+    assert (reset.type, reset.rule, reset.data) == ("reset", "gate", {"reason": "settings_changed"})
+    assert moved.step(tracks(), 0.1) == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        [],
+        {},
+        {"schema": "edgectl.rules/9", "rules": {}},
+        {"schema": "edgectl.rules/1", "rules": 3},
+        {"schema": "edgectl.rules/1", "rules": {"gate": {}}},
+        {"schema": "edgectl.rules/1", "rules": {"gate": {"settings": None, "state": {"counts": 3}}}},
+    ],
+)
+def test_a_state_that_is_not_understood_is_said_and_not_guessed(broken: Any) -> None:
+    engine = rules()
+    engine.load(broken)
+    (reset,) = engine.step(tracks(), 0.0)
+    assert (reset.type, reset.rule) == ("reset", "gate")
+
+
+def test_counts_begin_anew_when_that_is_asked_for() -> None:
+    engine = rules()
+    walk([(f / 10, tracks((1, 700 - 40 * f, 500))) for f in range(12)], engine)
+    engine.reset("gate")
+    (reset,) = of(engine.step(tracks(), 2.0), "reset")
+    assert reset.data == {"reason": "asked", "was": {"counts": {"in": {"person": 1}, "out": {}}}}
+    with pytest.raises(UsageError, match="lurk"):
+        engine.reset("lurk")

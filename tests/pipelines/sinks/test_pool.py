@@ -140,6 +140,25 @@ def test_a_sink_that_fails_is_closed_and_counted_and_the_others_go_on(error: Exc
     assert pool.counters == {"sink_failed:bad": 1}
 
 
+def test_who_waits_for_room_in_a_sink_that_fails_leaves_nothing_behind() -> None:
+    class FailsAtLast(Blocked):
+        def write(self, output: StreamOutput) -> None:
+            super().write(output)
+            raise StorageError("the disk is full")
+
+    bad = FailsAtLast("bad", True)
+    pool = SinkPool("s", [bad], wait=True)
+    offering = threading.Thread(target=lambda: [pool.offer(StreamOutput((), frame(i))) for i in range(20)])
+    offering.start()
+    assert bad.started.wait(10)
+    waiting = pool._feeders[0]._change
+    while not waiting._waiters:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    bad.go.set()
+    offering.join(10)
+    assert pool.close(10)
+
+
 class Told:
     """What a pool says of its sinks."""
 

@@ -29,7 +29,13 @@ from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.sinks.jsonl import JsonlSink
 from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.sinks.snapshot import SnapshotConfig, SnapshotSink
-from edgectl.pipelines.sinks.tracklog import TrackLog, encode_tracks, read_tracks
+from edgectl.pipelines.sinks.tracklog import (
+    TrackLog,
+    TrackLogHeader,
+    encode_tracks,
+    read_header,
+    read_tracks,
+)
 from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Frame, Stamp
@@ -180,6 +186,7 @@ def test_snapshots_are_kept_within_their_limit(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["e2.jpg", "e3.jpg"]
 
 
+HEADER = TrackLogHeader(kind="surveillance", stream="s", labels=("person",), rules={"update_s": 5.0})
 RULES = parse_config(
     "surveillance",
     {
@@ -200,23 +207,30 @@ def test_a_replayed_track_log_gives_the_same_bytes(
     path = tmp_path_factory.mktemp("log") / "tracks.jsonl"
     rng = np.random.default_rng(seed)
     at = rng.uniform(100, 900, (3, 2))
-    live_rules, log = RuleSet(RULES, ("person",)), TrackLog(path)
+    live_rules, log = RuleSet(RULES, ("person",)), TrackLog(path, HEADER)
     live: list[Event] = []
     t = 0.0
     for i in range(80):
-        t += float(rng.uniform(0.02, 0.3))
+        t = round(t + float(rng.uniform(0.02, 0.3)), 6)
         at = np.clip(at + rng.normal(0, 70, at.shape), 0, 1000)
         now = tracks(*((k + 1, float(x), float(y)) for k, (x, y) in enumerate(at)))
         if i == 0:
             now = replace(now, past={2: np.array([(0.01, 480, 420, 520.125, 500)], np.float64)})
         live += live_rules.step(now, t)
-        log.write(StreamOutput((), None, now, t))
+        log.write(StreamOutput((), None, now, Stamp(i, round(t * 1e9), 0)))
     log.close()
     again_rules = RuleSet(RULES, ("person",))
     with path.open() as lines:
-        again = [e for now, t in read_tracks(lines) for e in again_rules.step(now, t)]
+        assert read_header(lines) == HEADER
+        again = [e for frame in read_tracks(lines) for e in again_rules.step(frame.tracks, frame.t)]
     assert json.dumps([asdict(e) for e in again]) == json.dumps([asdict(e) for e in live])
     assert live
+
+
+def test_a_file_that_is_no_track_log_is_told_from_one() -> None:
+    for line in ("", "{", '{"schema": "edgectl.event/1"}', encode_tracks(tracks(), 0.0), "x" * 2_000_000):
+        with pytest.raises(DataError, match="no track log"):
+            read_header(iter([line]))
 
 
 @pytest.mark.parametrize(
@@ -224,13 +238,15 @@ def test_a_replayed_track_log_gives_the_same_bytes(
     [
         "{",
         "[]",
+        "[" * 100_000,
         '{"t": 1}',
+        encode_tracks(tracks(), -1.0),
         encode_tracks(tracks((1, 2, 3)), 1.0).replace('"cls":[0]', '"cls":[0,1]'),
         "x" * 2_000_000,
     ],
 )
 def test_a_broken_track_log_names_its_line(line: str) -> None:
-    with pytest.raises(DataError, match="line 2"):
+    with pytest.raises(DataError, match="line 3"):
         list(read_tracks([encode_tracks(tracks(), 0.0), line]))
 
 

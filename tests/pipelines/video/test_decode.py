@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from support.pipelines import BoxEngine, OrtEngine, box_task
+from support.pipelines import BoxEngine, OrtEngine, box_task, make_variant
 
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.sources import open_source
+from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.decode.boxes_scores import BoxesScores
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor
 
 META = LetterboxMeta(1.0, 1.0, 0, 0, 64, 64, 64, 64)
@@ -80,6 +81,16 @@ def test_yolov8_suppresses_within_a_class_only() -> None:
     near(found, (36, 0, 52, 30), 0.86, 1)
 
 
+@pytest.mark.parametrize("far", np.linspace(40, 90, 26).tolist())
+def test_what_sticks_out_of_the_picture_suppresses_no_other_class(far: float) -> None:
+    """To tell classes apart boxes are moved; one that reaches out to the left must not land on another class."""
+    out = np.zeros((1, 7, 20), np.float32)
+    out[0, :, 7] = [32, 32, 64, 64, 0.8, 0, 0]
+    out[0, :, 8] = [32 - far, 32 - far, 64, 64, 0, 0.9, 0]
+    found = make_decoder(task("yolov8"))({"o": out}, META)
+    assert 0 in found.cls
+
+
 def test_yolox_multiplies_strides_and_scores() -> None:
     found = make_decoder(task("yolox"))({"o": yolox()}, META)
     near(found, (36, 0, 52, 30), 0.855, 1)
@@ -113,12 +124,12 @@ def test_a_background_class_is_never_a_detection_and_takes_no_place(end: str, co
         scores[0, box] = 0.1
         scores[0, box, classes[label]] = 0.7
     found = make_decoder(task("boxes-scores", background=end, max_detections=10))(
-        {"b": boxes, "s": scores}, META
+        {"boxes": boxes, "scores": scores}, META
     )
     assert sorted(found.cls.tolist()) == [1, 2]
     assert found.score == pytest.approx([0.7, 0.7])
     with pytest.raises(ModelError, match="1x500x4, it has 1x500x3"):
-        make_decoder(task("boxes-scores", background=end))({"b": boxes, "s": scores[:, :, :3]}, META)
+        make_decoder(task("boxes-scores", background=end))({"boxes": boxes, "scores": scores[:, :, :3]}, META)
 
 
 def test_boxes_come_back_into_the_frame() -> None:
@@ -130,7 +141,7 @@ def test_boxes_come_back_into_the_frame() -> None:
     ("kind", "shape", "words"),
     [
         ("fastestdet", (1, 9, 8, 8), "1x8x\\?x\\?, it has 1x9x8x8"),
-        ("yolov8", (1, 20, 7), "1x7x\\?, it has 1x20x7"),
+        ("yolov8", (1, 8, 20), "1x7x\\?, it has 1x8x20"),
         ("yolox", (1, 80, 8), "1x84x8, it has 1x80x8"),
     ],
 )
@@ -218,15 +229,16 @@ def test_the_real_fastestdet_finds_the_person(shared: Path) -> None:
     np.testing.assert_allclose(found.xyxy[0], [379, 7, 522, 377], atol=25)
 
 
-def test_a_decoder_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be another package's. What it fails with is an engine's failure, never an empty scene."""
 
     def fail(self: object, outputs: object, meta: object) -> None:
         raise ZeroDivisionError("no scores")
 
     monkeypatch.setattr(BoxesScores, "__call__", fail)
-    config = SimpleNamespace(task=box_task())
+    slot = PartVariant(make_variant(tmp_path, box_task()))
     engine = BoxEngine(lambda _: [])
+    pool = EnginePool()
     with pytest.raises(EngineError, match="the decoder 'boxes-scores' failed: ZeroDivisionError: no scores"):
-        Detector(config, engine)  # type: ignore[arg-type]
+        Detector(slot, pool.join(slot.variant, lambda _: engine))
     assert engine.closed.is_set()

@@ -16,7 +16,7 @@ from edgectl.core.errors import EngineError
 from edgectl.pipelines.video import engine_pool
 from edgectl.pipelines.video.engine_pool import EnginePool
 
-FEEDS = {"image": np.zeros((1, 3, 64, 64), np.float32)}
+TENSOR = np.zeros((1, 3, 64, 64), np.float32)
 
 
 class Opener:
@@ -52,7 +52,7 @@ def test_streams_of_one_variant_share_one_engine_until_the_last_leaves(
     assert len(pool.variants()) == len(opener.engines) == 2
     first.close()
     assert not opener.engines[0].closed.is_set()
-    second.run(FEEDS)
+    second.infer([TENSOR])
     second.close()
     assert opener.engines[0].closed.is_set()
     assert not opener.engines[1].closed.is_set()
@@ -106,7 +106,7 @@ def test_a_call_that_hangs_is_seen_and_does_not_hang_the_one_who_leaves(
     double = BoxEngine(hang)
     engine = pool.join(variant, lambda _: double)
     assert pool.stuck() == ()
-    thread = threading.Thread(target=engine.run, args=(FEEDS,))
+    thread = threading.Thread(target=engine.infer, args=([TENSOR],))
     thread.start()
     assert inside.wait(10)
     (stuck,) = pool.stuck()
@@ -132,3 +132,19 @@ def test_an_engine_that_hangs_while_it_opens_is_seen(
     opener.may_open.set()
     thread.join(10)
     assert pool.stuck() == ()
+
+
+def test_a_new_edition_is_opened_once_and_the_old_one_stays_with_those_who_have_it(variant: Variant) -> None:
+    pool, opener = EnginePool(), Opener()
+    old = pool.join(variant, opener)
+    new = pool.join(variant, opener, 1)
+    assert pool.join(variant, opener, 1) is new
+    assert pool.join(variant, opener) is new, "a stream that starts takes the better one"
+    assert len(opener.engines) == 2
+    old.close()
+    assert [e.closed.is_set() for e in opener.engines] == [True, False]
+    for _ in range(3):
+        assert not opener.engines[1].closed.is_set()
+        new.close()
+    assert opener.engines[1].closed.is_set()
+    assert len(pool.variants()) == 0

@@ -13,7 +13,6 @@ import pytest
 from edgectl.core.errors import DataError, EdgectlError
 from edgectl.pipelines.sources import EndOfStream, SourceInfo
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.stream.flow import Fifo
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.video import capture as capture_module
@@ -65,27 +64,36 @@ class Scripted:
     def close(self) -> None: ...
 
 
+class Taker:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.told: list[tuple[Event, Stamp]] = []
+
+    def take_over(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def tell(self, event: Event, stamp: Stamp) -> None:
+        assert event.type == "capability"
+        self.told.append((event, stamp))
+
+    def end(self) -> None: ...
+
+
 class Taken:
     """A capture run to its end: what it told, what it handed over, what it booked."""
 
     def __init__(self, source: Scripted) -> None:
         self.ledger = Ledger()
-        self.told: list[tuple[str, Any, Any, float]] = []
-        self.frames: list[Frame] = []
         failed: list[EdgectlError] = []
-        handover: Fifo[Frame] = Fifo(1000)
+        taker = Taker()
         capture = Capture("s", source, self.ledger, target_fps=None, seconds=None, failed=failed.append)
         capture.open()
-        capture.deliver(handover, self._say)
+        capture.deliver(taker)
         assert capture.join(10)
         assert failed == []
-        while (item := handover.take(0)) is not None:
-            self.frames.append(item)
-            self.ledger.process()
-
-    def _say(self, event: Event, stamp: Stamp) -> None:
-        assert event.type == "capability"
-        self.told.append((event.data["reason"], event.phase, event.data["available"], event.t_s))
+        self.frames = taker.frames
+        self.ledger.process(len(self.frames))
+        self.told = [(e.data["reason"], e.phase, e.data["available"], e.t_s) for e, _ in taker.told]
 
 
 def test_the_end_of_a_source_is_told_with_its_reason_at_the_time_of_its_last_frame() -> None:
@@ -97,18 +105,18 @@ def test_a_source_that_fails_is_told_before_the_stream_ends_of_it() -> None:
     def fail() -> None:
         raise DataError("x does not decode")
 
-    told: list[tuple[str, bool, str]] = []
+    taker = Taker()
     failed: list[EdgectlError] = []
     ledger = Ledger()
     capture = Capture(
         "s", Scripted(frame(0), "corrupt", fail), ledger, target_fps=None, seconds=None, failed=failed.append
     )
     capture.open()
-    capture.deliver(
-        Fifo(10), lambda e, s: told.append((e.data["reason"], e.data["available"], e.data["detail"]))
-    )
+    capture.deliver(taker)
     assert capture.join(10)
-    assert told == [("failed", False, "x does not decode")]
+    assert [(e.data["reason"], e.data["available"], e.data["detail"]) for e, _ in taker.told] == [
+        ("failed", False, "x does not decode")
+    ]
     assert [e.message for e in failed] == ["x does not decode"]
     assert ledger.frames().dropped == {"corrupt": 1}
 
@@ -174,15 +182,19 @@ def test_a_source_that_hangs_in_a_native_call_is_told_of_from_outside(
         reading.set()
         assert go.wait(10)
 
-    told: list[tuple[str, bool]] = []
+    taker = Taker()
+
+    def told() -> list[tuple[str, bool]]:
+        return [(e.data["reason"], e.data["available"]) for e, _ in taker.told]
+
     source = Scripted(frame(0), hang, frame(0.1, 9))
     capture = Capture("s", source, Ledger(), target_fps=None, seconds=None, failed=lambda e: None)
     capture.open()
-    capture.deliver(Fifo(10), lambda e, s: told.append((e.data["reason"], e.data["available"])))
+    capture.deliver(taker)
     assert reading.wait(10)
     capture.look_after()
     capture.look_after()
-    assert told == [("stalled", False)]
+    assert told() == [("stalled", False)]
     go.set()
     assert capture.join(10)
-    assert told == [("stalled", False), ("stalled", True)]
+    assert told() == [("stalled", False), ("stalled", True)]

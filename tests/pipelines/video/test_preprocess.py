@@ -128,3 +128,30 @@ def test_luma_is_the_y_plane_without_a_copy() -> None:
     assert frame.luma() is frame.planes[0]
     grey = Frame.of_bgr(photo(), STAMP).luma()
     assert grey.shape == (240, 320)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.485, 0.229), (0.5, 0.5), (0.0, 0.3)])
+@pytest.mark.parametrize("scale", [1 / 255, 1.0, 1 / 127.5])
+def test_every_grey_level_becomes_what_the_formula_says(scale: float, mean: float, std: float) -> None:
+    spec = ImageInput.model_validate(
+        {"width": 16, "height": 16, "scale": scale, "mean": (mean,) * 3, "std": (std,) * 3}
+    )
+    levels = np.arange(256).reshape(16, 16)
+    image = np.repeat(levels[..., None], 3, axis=2).astype(np.uint8)
+    expected = np.stack([(levels * scale - mean) / std] * 3)
+    tensor, _ = Preprocessor(spec)(image)
+    np.testing.assert_allclose(tensor[0], expected, rtol=0, atol=2**-22 * np.abs(expected).max())
+
+
+def test_a_tensor_of_the_callers_has_its_padding_too_and_keeps_its_frame() -> None:
+    p = Preprocessor(ImageInput(width=32, height=32, fit="letterbox"))
+    first, second = p.staging(), p.staging()
+    wide, high = np.full((16, 32, 3), 200, np.uint8), np.full((32, 16, 3), 10, np.uint8)
+    p(wide, first)
+    p(high, second)
+    kept = first.tensor.copy()
+    p(high, second)
+    np.testing.assert_array_equal(first.tensor, kept)
+    p(high, first)
+    np.testing.assert_array_equal(first.tensor, second.tensor)
+    np.testing.assert_array_equal(first.tensor, Preprocessor(p.spec)(high)[0])

@@ -3,6 +3,7 @@ event."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import cv2
@@ -259,6 +260,10 @@ def test_events_say_nothing_of_where_something_is_in_a_mask() -> None:
     assert clean["type"] == "line_crossing"
     tracks = no_tracks((1, 10, 10, 30, 50, 0, True), (2, 100, 10, 120, 50, 0, True))
     assert p.clean_tracks(tracks).ids.tolist() == [2]
+    hidden, open_ = (0.1, 10, 10, 30, 50), (0.2, 90, 10, 110, 50)
+    past = {1: np.array([hidden, open_]), 2: np.array([hidden, open_])}
+    clean_past = p.clean_tracks(dataclasses.replace(tracks, past=past)).past
+    assert {track: seen.tolist() for track, seen in clean_past.items()} == {2: [list(open_)]}
     assert privacy(PEOPLE).clean_record(record) is record
 
 

@@ -33,17 +33,17 @@ class PartEngines:
     refused: Mapping[str, Failure] = field(default_factory=dict)
     """Why the last swap failed, until somebody has read it."""
 
-    def switch(self, part: str, ref: EngineRef) -> tuple[PartEngines, Swap | Revert]:
+    def switch(self, stream: str, part: str, ref: EngineRef) -> tuple[PartEngines, Swap | Revert]:
         """Go over to ``ref``: back to the warm one, or on to another one. Returns what to send."""
         if self.standby.get(part) == ref:
             back = replace(self, serving={**self.serving, part: ref}, standby=_without(self.standby, part))
-            return back, Revert(part=part)
-        return self.swap(part, ref)
+            return back, Revert(stream=stream, part=part)
+        return self.swap(stream, part, ref)
 
-    def swap(self, part: str, ref: EngineRef) -> tuple[PartEngines, Swap]:
-        """Open ``ref`` anew, even where it is the one that serves."""
+    def swap(self, stream: str, part: str, ref: EngineRef, edition: int = 0) -> tuple[PartEngines, Swap]:
+        """Take ``ref``, even where it is the one that serves; a later ``edition`` is opened anew."""
         asked = replace(self, asked={**self.asked, part: ref}, refused=_without(self.refused, part))
-        return asked, Swap(part=part, engine=ref)
+        return asked, Swap(stream=stream, part=part, engine=ref, edition=edition)
 
     def answered(self, message: Swapped | SwapFailed) -> PartEngines:
         """Raises :class:`ProtocolError` if that was not asked."""

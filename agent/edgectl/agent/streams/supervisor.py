@@ -1,24 +1,37 @@
-"""The worker processes of all streams, which change the engine of a slot while they run.
+"""All streams, grouped into worker processes, which change the engine of a slot while they run.
 
 Which engine a slot is to run is not decided here: ``engine_of`` says it, each time a worker starts.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams.engine_requests import commit_engine, compare_engine, reopen_engine, take_engine
+from edgectl.agent.streams.engine_requests import (
+    commit_engine,
+    compare_engine,
+    give_back,
+    reopen_engine,
+    take_engine,
+)
+from edgectl.agent.streams.supervised_stream import SupervisedStream, WorkerCallbacks
 from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.streams.worker_process import WORKER, WorkerCallbacks, WorkerProcess
+from edgectl.agent.streams.worker_process import WorkerProcess
+from edgectl.agent.streams.worker_sharing import worker_groups
+from edgectl.core.errors import EngineError
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
-__all__ = ["Supervisor"]
+__all__ = ["WORKER", "Supervisor"]
+
+WORKER = (sys.executable, "-m", "edgectl.pipelines.host.worker")
 
 
 class Supervisor:
@@ -35,110 +48,136 @@ class Supervisor:
         cache: Path | None = None,
     ) -> None:
         """``cache``: folder of finalised engines."""
-        self._workers = {
-            stream: WorkerProcess(
-                stream,
-                config,
-                engine_of,
-                journal,
-                hooks,
-                command=command,
-                stats_every_s=stats_every_s,
-                timing=timing,
-                cache=cache,
-            )
-            for stream, config in pipelines.items()
-        }
+        timing = timing or Timing()
+        self._edition = 0
+        """How often an engine's file became a better one."""
+        self._streams: dict[str, SupervisedStream] = {}
+        for group in worker_groups(pipelines):
+            worker = WorkerProcess(group.name, command, timing.stop_s)
+            for stream in group.streams:
+                self._streams[stream] = SupervisedStream(
+                    stream,
+                    pipelines[stream],
+                    engine_of,
+                    journal,
+                    hooks,
+                    worker,
+                    partial(WorkerProcess, stream, command, timing.stop_s),
+                    stats_every_s=stats_every_s,
+                    timing=timing,
+                    cache=cache,
+                )
 
     def start(self) -> None:
-        for worker in self._workers.values():
-            worker.thread.start()
+        for stream in self._streams.values():
+            stream.thread.start()
 
     def close(self) -> None:
-        """Stop every worker in good order and join."""
-        for worker in self._workers.values():
-            worker.stop()
-        for worker in self._workers.values():
-            if worker.thread.ident is not None:
-                worker.thread.join()
+        """Stop every stream and worker in good order and join."""
+        for stream in self._streams.values():
+            stream.stop()
+        for stream in self._streams.values():
+            if stream.thread.ident is not None:
+                stream.thread.join()
 
     @property
     def threads(self) -> list[threading.Thread]:
         """One a stream, from :meth:`start` to :meth:`close`."""
-        return [worker.thread for worker in self._workers.values()]
+        return [stream.thread for stream in self._streams.values()]
 
     def ensure(
         self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
     ) -> None:
-        """Make every stream that uses ``slot`` run ``ref``; None stops them. A running worker is swapped
+        """Make every stream that uses ``slot`` run ``ref``; None stops them. A running stream is swapped
         between two frames.
 
         Returns at once for a stream that waits for an engine of another slot. Raises :class:`EngineError` if
-        a worker does not take it in time.
+        one does not take it in time; those that have taken it go back to what they ran before.
         """
         deadline = time.monotonic() + timeout_s
-        for worker in self._using(slot):
-            if ref is None or worker.engines() is None:
-                worker.restart()  # its thread finds a slot empty and waits
-                continue
-            for part in worker.parts(slot):
-                take_engine(worker, part, ref, deadline, cancelled)
+        taken: list[tuple[SupervisedStream, str, EngineRef]] = []
+        try:
+            for stream in self._using(slot):
+                if ref is None or stream.engines() is None:
+                    stream.restart()  # its thread finds a slot empty and waits
+                    continue
+                for part in stream.parts(slot):
+                    before = stream.life.parts.serving.get(part)
+                    take_engine(stream, part, ref, deadline, cancelled)
+                    if before is not None and before != ref:
+                        taken.append((stream, part, before))
+        except EngineError:
+            for stream, part, before in taken:
+                give_back(stream, part, before)
+            raise
 
     def commit(self, slot: str) -> None:
         """The old engine may be unloaded. To go back to it is a switch like any other from then on."""
-        for worker in self._using(slot):
-            for part in worker.parts(slot):
-                commit_engine(worker, part)
+        for stream in self._using(slot):
+            for part in stream.parts(slot):
+                commit_engine(stream, part)
 
     def restart(self, slot: str) -> None:
-        """Every stream that uses ``slot`` starts a new process with what the record says: what runs now
+        """Every stream that uses ``slot`` starts in a new process with what the record says: what runs now
         must not go on."""
-        for worker in self._using(slot):
-            worker.restart()
+        for worker in {stream.worker for stream in self._using(slot)}:
+            worker.replace("the engine that ran must not go on")
+        for stream in self._using(slot):
+            stream.restart()  # it may have been in no worker
 
     def refresh(self, slot: str, ref: EngineRef, timeout_s: float) -> None:
         """Streams that run ``ref`` open it anew, because its file became a better one; they change over
         between two frames.
 
-        A stream that does not run it is left alone. Raises :class:`EngineError` if a worker does not take it;
+        A stream that does not run it is left alone. Raises :class:`EngineError` if a stream does not take it;
         what ran goes on.
         """
         deadline = time.monotonic() + timeout_s
-        for worker in self._using(slot):
-            for part in worker.parts(slot):
-                reopen_engine(worker, part, ref, deadline)
+        self._edition += 1
+        for stream in self._using(slot):
+            for part in stream.parts(slot):
+                reopen_engine(stream, part, ref, self._edition, deadline)
 
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
     ) -> list[Shadowed]:
         """Let each stream that uses ``slot`` run ``ref`` beside its engine; one result a stream and part.
 
-        Raises :class:`EngineError` if a worker cannot, ends, or does not come to the end of it in time;
+        Raises :class:`EngineError` if a stream cannot, ends, or does not come to the end of it in time;
         :class:`Interrupted` if that is nothing that an engine does.
         """
         deadline = time.monotonic() + timeout_s
-        running = [worker for worker in self._using(slot) if worker.engines() is not None]
+        running = [stream for stream in self._using(slot) if stream.engines() is not None]
         return [
-            compare_engine(worker, part, ref, gate, deadline, cancelled)
-            for worker in running
-            for part in worker.parts(slot)
+            compare_engine(stream, part, ref, gate, deadline, cancelled)
+            for stream in running
+            for part in stream.parts(slot)
         ]
 
     def idle(self, slot: str) -> bool:
         """No stream can run this slot's engine now: none uses it, or each lacks the engine of another
         slot."""
-        return all(worker.engines() is None for worker in self._using(slot))
+        return all(stream.engines() is None for stream in self._using(slot))
 
     def states(self) -> dict[str, tuple[str, str | None]]:
         """Stream → (a word of :data:`edgectl.agent.streams.worker_states.SHOWN`; reason)."""
-        return {stream: worker.state for stream, worker in self._workers.items()}
+        return {name: stream.state for name, stream in self._streams.items()}
 
     def progressing(self) -> bool:
         """Every pipeline that has engines has advanced within its ``stall_s`` (feeds systemd's watchdog)."""
-        return not any(worker.stalled for worker in self._workers.values())
+        return not any(stream.stalled for stream in self._streams.values())
 
-    def slots_of(self, stream: str) -> frozenset[str]:
-        return frozenset(self._workers[stream].config.slots.values())
+    def worker_of(self, stream: str) -> str:
+        """The name of the worker that the stream is in, or would be."""
+        return self._streams[stream].worker.name
 
-    def _using(self, slot: str) -> list[WorkerProcess]:
-        return [worker for worker in self._workers.values() if slot in worker.config.slots.values()]
+    def proven(self, stream: str, ref: EngineRef) -> bool:
+        """A stream besides this one makes steady progress with the engine."""
+        return any(
+            other.life.steady and ref in other.life.parts.serving.values()
+            for name, other in self._streams.items()
+            if name != stream
+        )
+
+    def _using(self, slot: str) -> list[SupervisedStream]:
+        return [stream for stream in self._streams.values() if slot in stream.config.slots.values()]

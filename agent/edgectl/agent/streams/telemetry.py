@@ -1,30 +1,24 @@
-"""Merges the workers' windows into one telemetry message per device, and sends what the spool holds to the broker."""
+"""Merges the workers' windows into one telemetry message per device."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-from edgectl.agent.streams.spool import Spool, SpoolRow
 from edgectl.core.clock import CLOCK_SET_S
-from edgectl.core.errors import EdgectlError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
-from edgectl.link.mqtt import Handle, Link
+from edgectl.link.spool import SpoolRow
 from edgectl.pipelines.host.protocol import Stats
 
-__all__ = ["SpoolSender", "TelemetryCollector", "by_slot", "machine_health"]
+__all__ = ["TelemetryCollector", "by_slot", "machine_health", "telemetry_payload"]
 
-log = logging.getLogger(__name__)
-
-_IN_FLIGHT = 10
 _REPLAY_AFTER_S = 120.0
 
 
@@ -70,13 +64,17 @@ class TelemetryCollector:
         self._seq = 0
         self._lock = threading.Lock()
         self._last: dict[str, Stats] = {}
+        self._rss_mb: dict[str, float] = {}
+        """Of each worker that was heard since the last message."""
         self._stages: dict[str, dict[str, Histogram]] = {}
         # processed at the last message, seconds covered since
         self._busy: dict[str, tuple[int, float]] = {}
 
-    def record(self, stream: str, stats: Stats) -> None:
+    def record(self, stream: str, stats: Stats, worker: str) -> None:
+        """``worker``: the name of the one that the stream is in."""
         with self._lock:
             self._last[stream] = stats
+            self._rss_mb[worker] = stats.rss_mb
             stages = self._stages.setdefault(stream, {})
             for name, data in stats.stats.stages.items():
                 stages.setdefault(name, Histogram()).merge(Histogram.of(data))
@@ -97,8 +95,9 @@ class TelemetryCollector:
             self._seq += 1
             streams = {s: self._stream(s, kinds[s], state, reason) for s, (state, reason) in states.items()}
             self._stages.clear()
+            measured |= {f"rss_mb.{worker}": rss_mb for worker, rss_mb in self._rss_mb.items()}
+            self._rss_mb.clear()
             for stream, last in self._last.items():
-                measured[f"rss_mb.{stream}"] = last.rss_mb
                 self._busy[stream] = (last.stats.frames.processed, 0.0)
             wall = time.time()
             return Telemetry(
@@ -128,53 +127,9 @@ class TelemetryCollector:
         return last.stats.model_copy(update=update)
 
 
-class SpoolSender:
-    """Thread ``telemetry``: publishes what the spool has while the link is up, deletes what the broker
-    acknowledged."""
-
-    def __init__(self, spool: Spool, link: Link, *, wall: Callable[[], float] = time.time) -> None:
-        self._spool = spool
-        self._link = link
-        self._wall = wall
-        self._stop = threading.Event()
-        self._more = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
-
-    def nudge(self) -> None:
-        self._more.set()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._more.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if not self._link.is_up or not self._send():
-                    self._more.wait(0.5)
-                    self._more.clear()
-            except EdgectlError as e:
-                log.warning("telemetry waits: %s", e.message)
-                self._stop.wait(2.0)
-
-    def _send(self) -> bool:
-        """One batch; False if there was nothing to send. What is not acknowledged stays for the next
-        round."""
-        rows = self._spool.oldest(_IN_FLIGHT)
-        sent: list[tuple[SpoolRow, Handle]] = []
-        for row in rows:
-            try:
-                sent.append((row, self._link.publish(row.topic, self._payload(row), timeout_s=5.0)))
-            except (ValueError, TypeError) as e:
-                # no checksum guards what lies here, and an older agent may have written it
-                log.warning("the spooled message for %r cannot be sent and is dropped: %s", row.topic, e)
-                self._spool.drop(row)
-        for row, handle in sent:
-            if handle.wait(10.0):
-                self._spool.delete(row)
-        return bool(rows)
-
-    def _payload(self, row: SpoolRow) -> bytes:
-        if row.kind == "event" or self._wall() - row.created_s < _REPLAY_AFTER_S:
-            return row.payload
-        return Telemetry.model_validate_json(row.payload).model_copy(update={"replay": True}).encode()
+def telemetry_payload(row: SpoolRow, now_s: float) -> bytes:
+    """What is sent of a row of the spool: telemetry that waited is marked as such. Raises ValueError for what is
+    none any more."""
+    if row.kind != "tele" or now_s - row.created_s < _REPLAY_AFTER_S:
+        return row.payload
+    return Telemetry.model_validate_json(row.payload).model_copy(update={"replay": True}).encode()

@@ -1,19 +1,19 @@
-"""What the agent knows of one worker process, as a value, and the rules over it. Nothing here does IO; the
+"""What the agent knows of one stream in its worker, as a value, and the rules over it. Nothing here does IO; the
 time (seconds of a monotonic clock) and the random number are arguments.
 
-A worker is judged by progress (processed frames), not by being alive. Example::
+A stream is judged by progress (processed frames), not by being alive. Example::
 
     life = WorkerLife()
     life = advance(life, WorkerEvent.ENGINES, now_s, timing)
     life = advance(life, WorkerEvent.LAUNCHED, now_s, timing)
-    life = receive(life, Ready(seconds=1.5), now_s, timing)      # RUNNING
+    life = receive(life, Ready(stream="gate", seconds=1.5), now_s, timing)      # RUNNING
     if (failure := overdue(life, now_s + 60, timing, stall_s=30)) is not None:
         life = advance(life, WorkerEvent.NO_PROGRESS, now_s + 60, timing, fault=failure)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgectl.agent.streams.part_engines import PartEngines
@@ -28,6 +28,7 @@ from edgectl.core.wire import Failure
 from edgectl.pipelines.host.protocol import EngineRef, Fault, FromWorker, Ready, Stats, SwapFailed, Swapped
 
 __all__ = [
+    "NEIGHBOUR",
     "Timing",
     "WorkerLife",
     "advance",
@@ -35,12 +36,16 @@ __all__ = [
     "blames_engine",
     "is_crash_loop",
     "is_forgiven",
+    "left_with",
     "overdue",
     "receive",
 ]
 
-_OUTSIDE = frozenset({"source", "link", "storage"})
-"""Codes of faults that no engine is to blame for: the worker is started again, and the start is not counted."""
+NEIGHBOUR = "neighbour"
+"""Code of the end that another stream of the worker has brought about: this one starts again at once."""
+
+_OUTSIDE = frozenset({"source", "link", "storage", "sink_stuck", NEIGHBOUR})
+"""Codes of faults that no engine is to blame for: the stream is started again, and the start is not counted."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Timing:
     """Progress for this long clears the crash count."""
     disagrees_s: float = 5.0
     """A worker whose statistics name another engine than it was told, for this long, is started again."""
+    stuck_s: float = 10.0
+    """An engine that is in one call for so long, besides what its calls usually take, hangs."""
     backoff_s: tuple[float, float] = (1.0, 60.0)
     crashes: int = 3
 
@@ -63,18 +70,18 @@ class WorkerLife:
     reason: str | None = None
     """Why it is not running, for people."""
     fault: Failure | None = None
-    """What ended the process, or is about to."""
+    """What ended it, or is about to."""
     last_end: str | None = None
-    """How the process before ended, for people."""
+    """How it ended the time before, for people."""
     launched: Mapping[str, EngineRef] = field(default_factory=dict)
-    """Part → engine that the last process was started with: whose fault ``fault`` may be."""
+    """Part → engine that it was last started with: whose fault ``fault`` may be."""
     parts: PartEngines = field(default_factory=PartEngines)
     attempt: int = 0
     """Ends in a row without steady progress."""
     retry_s: float = 0.0
     """When the back-off is over; sooner where another engine is asked for."""
     progress_s: float = 0.0
-    """When the worker was started, got ready or last processed a frame, whichever was last."""
+    """When it was started, got ready or last processed a frame, whichever was last."""
     ready_s: float = 0.0
     processed: int = -1
     """Frames, as it last said."""
@@ -82,6 +89,10 @@ class WorkerLife:
     """It made progress for :attr:`Timing.steady_s`."""
     disagrees_s: float | None = None
     """Since when its statistics name another engine than it was told to run."""
+    stuck: tuple[str, ...] = ()
+    """Which of its calls do not come back, as it last said."""
+    engine_stuck_s: float | None = None
+    """Since when its engine is among them."""
 
 
 def advance(
@@ -104,15 +115,17 @@ def advance(
     if event is WorkerEvent.ENGINES:
         return replace(new, launched=dict(engines or {}), fault=None, steady=False)
     if event is WorkerEvent.LAUNCHED:
-        return replace(new, progress_s=now_s, processed=-1, disagrees_s=None)
+        return replace(new, progress_s=now_s, processed=-1, disagrees_s=None, stuck=(), engine_stuck_s=None)
     if event is WorkerEvent.READY:
         return replace(new, progress_s=now_s, ready_s=now_s, parts=PartEngines(serving=dict(life.launched)))
     if state in (WorkerState.ENDING, WorkerState.REPLACING, WorkerState.CLOSING):
         # nothing serves any more, and nobody answers; who asked for a swap may not have read why it was refused
         return replace(new, parts=PartEngines(refused=life.parts.refused))
     if state is WorkerState.BACKING_OFF:
+        why = new.fault.detail if new.fault else "the stream ended"
+        if new.fault is not None and new.fault.code == NEIGHBOUR:
+            return replace(new, retry_s=now_s, reason=why, last_end=why)
         attempt = 0 if life.steady else life.attempt + 1
-        why = new.fault.detail if new.fault else "the worker ended"
         return replace(
             new,
             attempt=attempt,
@@ -144,26 +157,58 @@ def receive(life: WorkerLife, message: FromWorker, now_s: float, timing: Timing)
 def _observe(life: WorkerLife, message: Stats, now_s: float, timing: Timing) -> WorkerLife:
     """Note progress. What a worker says it runs is shown on screens and judged by gates: it has to be what is
     on record."""
-    processed = message.stats.frames.processed
+    stats = message.stats
+    processed = stats.frames.processed
     if processed > life.processed:
         # counted from there: an engine that takes minutes to load has not yet shown that it stays alive
         steady = life.state is WorkerState.RUNNING and now_s - life.ready_s > timing.steady_s
         life = replace(life, processed=processed, progress_s=now_s, steady=life.steady or steady)
-    wrong = life.parts.contradicted(message.stats.slots)
-    since = (now_s if life.disagrees_s is None else life.disagrees_s) if wrong else None
+    if stats.state == "outage" and "source" not in message.stuck:
+        # it waits for its camera, which a new start would not bring back
+        life = replace(life, progress_s=now_s)
+    since = _since(life.engine_stuck_s, now_s, "engine" in message.stuck)
+    life = replace(life, stuck=message.stuck, engine_stuck_s=since)
+    wrong = life.parts.contradicted(stats.slots)
+    since = _since(life.disagrees_s, now_s, bool(wrong))
     if since is not None and now_s - since > timing.disagrees_s:
         raise ProtocolError(f"the worker runs another engine of {', '.join(wrong)} than it was told")
     return replace(life, disagrees_s=since)
 
 
+def _since(before_s: float | None, now_s: float, is_so: bool) -> float | None:
+    """Since when something is so, that may have been so before."""
+    return None if not is_so else now_s if before_s is None else before_s
+
+
 def overdue(life: WorkerLife, now_s: float, timing: Timing, stall_s: float) -> Failure | None:
-    """Why the worker's time is over: it is not ready, or it has processed no frame for ``stall_s``."""
+    """Why its time is over: it is not ready, its engine hangs, or it has processed no frame for ``stall_s``."""
     running = life.state is WorkerState.RUNNING
+    since = life.engine_stuck_s
+    if running and since is not None and now_s - since > timing.stuck_s:
+        return _stuck(life.stuck)
     limit = stall_s if running else timing.start_s
     if now_s - life.progress_s <= limit:
         return None
     what = f"no frame was processed for {limit:.0f} s" if running else f"not ready after {limit:.0f} s"
+    if running and "source" in life.stuck:
+        return _stuck(("source",))
     return Failure(code="stalled", detail=what, retryable=True)
+
+
+def left_with(life: WorkerLife, stuck: Sequence[str], fault: Failure | None) -> WorkerLife:
+    """It came out of the worker, which could not stop what is ``stuck``, or ended with ``fault`` itself."""
+    if not stuck:
+        return replace(life, fault=life.fault or fault)
+    return replace(life, fault=_stuck(stuck))
+
+
+def _stuck(what: Sequence[str]) -> Failure:
+    """Calls that do not come back. The engine is named first: it may be what the others wait for."""
+    names = sorted(what, key=lambda name: name != "engine")
+    code = "source" if names == ["source"] else f"{names[0].split(':')[0]}_stuck"
+    return Failure(
+        code=code, detail=f"a call of its {' and '.join(names)} does not come back", retryable=True
+    )
 
 
 def back_off_s(attempt: int, timing: Timing, jitter: float) -> float:
@@ -179,8 +224,8 @@ def is_crash_loop(starts: int, timing: Timing) -> bool:
 
 
 def is_forgiven(life: WorkerLife) -> bool:
-    """The end of this process does not count against its engines: it was steady, we wanted the end, or the
-    fault came from outside."""
+    """This end does not count against its engines: it was steady, we wanted the end, or the fault came from
+    outside."""
     wanted = life.state in (WorkerState.REPLACING, WorkerState.CLOSING)
     return life.steady or wanted or (life.fault is not None and not blames_engine(life.fault))
 

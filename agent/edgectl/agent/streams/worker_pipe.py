@@ -1,4 +1,4 @@
-"""One worker process and the two pipes to it. It decides nothing: it starts, sends, reads and ends."""
+"""A process and the two pipes to it. It decides nothing: it starts, sends, reads and ends."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _SEND_S = 2.0
 class WorkerPipe:
     """Any thread may :meth:`send`; one thread reads and ends the process."""
 
-    def __init__(self, stream: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str]) -> None:
         """Start ``command``. Raises ``OSError`` where the machine has no process, memory or file left."""
-        self._stream = stream
+        self._name = name
         self._send_lock = threading.Lock()
         self._rest = b""
         # A session of its own: Ctrl-C reaches the agent, which stops its workers in order.
@@ -52,6 +52,10 @@ class WorkerPipe:
     def returncode(self) -> int | None:
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
 
@@ -62,10 +66,10 @@ class WorkerPipe:
             with self._send_lock:
                 _write_all(self._stdin.fileno(), message.encode() + b"\n", _SEND_S)
         except TimeoutError:
-            log.warning("%s: the worker does not read; it is killed", self._stream)
+            log.warning("%s: the worker does not read; it is killed", self._name)
             self.kill()
         except (OSError, ValueError):
-            log.info("%s: the worker does not read any more", self._stream)
+            log.info("%s: the worker does not read any more", self._name)
 
     def read(self, timeout_s: float) -> list[bytes] | None:
         """The lines that arrive within the time, maybe none; None once the worker has closed its output.
@@ -80,13 +84,17 @@ class WorkerPipe:
             raise ProtocolError(f"the worker sent a line of more than {MAX_LINE_BYTES} bytes")
         return lines
 
-    def end(self, timeout_s: float) -> int:
-        """Close its input, wait, kill; nothing is left behind. Returns the exit code."""
+    def close_input(self) -> None:
+        """The worker is to end."""
         with self._send_lock:
             try:
                 self._stdin.close()
             except OSError:
-                log.debug("%s: the worker closed its input first", self._stream)
+                log.debug("%s: the worker closed its input first", self._name)
+
+    def end(self, timeout_s: float) -> int:
+        """Close its input, wait, kill; nothing is left behind. Returns the exit code."""
+        self.close_input()
         try:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -1,310 +1,301 @@
-"""The worker process of one stream, and the thread that executes the table of
-:mod:`edgectl.agent.streams.worker_states` for it.
+"""The worker process that streams share. It starts with the first stream that enters and ends with the last one
+that leaves; a crash in a native library ends it, never the agent.
 
-A crash in a native library ends the worker, never the agent. How other threads have the worker change its
-engines: :mod:`edgectl.agent.streams.engine_requests`.
+Each stream has a thread of its own in the agent, which enters and leaves; one thread (``worker-<name>``) reads what
+the worker says and puts it before the stream that it is about. What it all means is decided elsewhere:
+:mod:`edgectl.agent.streams.worker_life` for a stream, :mod:`edgectl.agent.streams.worker_sharing` for the process.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import sys
+import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from edgectl.agent.config import StreamConfig
-from edgectl.agent.state.journal import Journal
-from edgectl.agent.streams.start_count import StartCount
-from edgectl.agent.streams.worker_life import (
-    Timing,
-    WorkerLife,
-    advance,
-    is_crash_loop,
-    is_forgiven,
-    overdue,
-    receive,
-)
 from edgectl.agent.streams.worker_pipe import ToWorkerMessage, WorkerPipe
-from edgectl.agent.streams.worker_states import SHOWN, WorkerEvent, WorkerState
-from edgectl.core.errors import ProtocolError, StorageError
+from edgectl.agent.streams.worker_sharing import culprits, must_replace
+from edgectl.core.errors import ProtocolError
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.protocol import (
-    EngineRef,
-    EventMessage,
-    LeaseMessage,
+    Ended,
+    Fault,
+    FromWorker,
+    Ready,
     Shadowed,
     ShadowFailed,
+    ShadowMessage,
     Start,
-    Stats,
     Stop,
+    Swap,
+    SwapFailed,
+    Swapped,
     parse_from_worker,
 )
 
-__all__ = ["WORKER", "WorkerCallbacks", "WorkerProcess"]
+__all__ = ["Left", "ProcessSeat", "WorkerProcess"]
 
 log = logging.getLogger(__name__)
 
-WORKER = (sys.executable, "-m", "edgectl.pipelines.host.worker")
-
-_LOOK_S = 1.0
-"""Between two looks at the slots of a stream that waits for an engine."""
-_FAILED_STOP_S = 1.0
-"""For a worker that failed to exit by itself."""
+_LOOK_S = 0.5
+_TURN_S = 3.0
+"""A stream that starts keeps the next one waiting for so long at most: a crash then has one suspect."""
+_ANSWER_S = 2.0
+"""Beyond its time to stop, for the worker to say that a stream has ended."""
+_EXIT_S = 2.0
+"""For a process that has closed its output to be gone."""
+_MAX_WAITING = 1024
+"""Messages that a stream has not taken yet; the worker waits then."""
 
 
 @dataclass(frozen=True)
-class WorkerCallbacks:
-    """What the supervisor tells. All are called on pipeline threads and must not wait."""
+class Left:
+    """How a stream came out of its worker."""
 
-    stats: Callable[[str, Stats], None]
-    event: Callable[[str, EventMessage], None]
-    crash_loop: Callable[[str], None]
-    """The engines of this stream do not survive."""
-    lease: Callable[[str, LeaseMessage], None] = lambda stream, lease: None
-    """The stream is in the middle of something."""
+    stuck: tuple[str, ...] = ()
+    """What the worker could not stop."""
+    fault: Failure | None = None
+    """Of the process, if that ended with the stream in it."""
+    guilty: bool = False
+    """The process ended, and this stream is why."""
+
+
+class ProcessSeat:
+    """A stream in a worker. Its thread reads; :class:`WorkerProcess` writes."""
+
+    def __init__(self, stream: str, restart: Callable[[str], None]) -> None:
+        self.stream = stream
+        self.restart = restart
+        self.left: Left | None = None
+        self.starting_s: float | None = time.monotonic()
+        """Since when it is being started; None once that is over."""
+        self.trying: set[str] = set()
+        """Parts for which another engine is being opened."""
+        self._messages: queue.Queue[FromWorker | None] = queue.Queue(_MAX_WAITING)
+
+    @property
+    def suspect(self) -> bool:
+        return self.starting_s is not None or bool(self.trying)
+
+    def read(self, timeout_s: float) -> list[FromWorker] | None:
+        """What was said within the time, maybe nothing; None once the stream is out of the worker."""
+        found: list[FromWorker] = []
+        try:
+            message = self._messages.get(timeout=max(0.0, timeout_s))
+            while message is not None:
+                found.append(message)
+                message = self._messages.get_nowait()
+        except queue.Empty:
+            return found
+        self._messages.put(None)  # for whoever asks again
+        return found or None
+
+    def put(self, message: FromWorker) -> None:
+        while self.left is None:
+            try:
+                self._messages.put(message, timeout=_LOOK_S)
+                return
+            except queue.Full:
+                log.warning("%s: its messages are not taken", self.stream)
+
+    def over(self, left: Left) -> None:
+        self.left = left
+        # room for the last word, whatever waits before it
+        self._messages.maxsize = 0
+        self._messages.put(None)
 
 
 class WorkerProcess:
-    """One stream. The thread ``pipe-<stream>`` owns the process and takes every step of the table.
+    """Any thread may :meth:`send`; a stream enters and leaves by its own thread."""
 
-    Other threads send messages and wait on ``changed``. It guards ``life``, ``pipe`` and ``shadow_answers``
-    and is notified whenever one of them changes.
-    """
-
-    def __init__(
-        self,
-        stream: str,
-        config: StreamConfig,
-        engine_of: Callable[[str], EngineRef | None],
-        journal: Journal,
-        hooks: WorkerCallbacks,
-        *,
-        command: Sequence[str] = WORKER,
-        stats_every_s: float = 2.0,
-        timing: Timing | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        """``engine_of``: slot → the engine that it is to run now. ``cache``: folder of finalised engines."""
-        self.stream = stream
-        self.config = config
-        self.engine_of = engine_of
-        self.timing = timing or Timing()
-        self._hooks = hooks
+    def __init__(self, name: str, command: Sequence[str], stop_s: float) -> None:
+        self.name = name
         self._command = command
-        self._stats_every_s = stats_every_s
-        self._cache = cache
-        self._starts = StartCount(stream, journal)
-        self.changed = threading.Condition()
-        self.life = WorkerLife()
-        self.pipe: WorkerPipe | None = None
-        """The process that takes messages; None while there is none, or it is about to end."""
-        self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
-        """Part → what came of running another engine beside it."""
-        self._close_asked = False
-        self._restart_asked = False
-        self.thread = threading.Thread(target=self._run, name=f"pipe-{stream}", daemon=True)
+        self._stop_s = stop_s
+        self._changed = threading.Condition()
+        self._pipe: WorkerPipe | None = None
+        self._places: dict[str, ProcessSeat] = {}
+        self._ending = False
+        """The process is to go: nobody enters."""
+        self._kill_at_s = float("inf")
+        self._blamed: tuple[str, Failure] | None = None
+        """The stream for which the process was killed, and why."""
+        self._left_behind = 0
 
-    # ---- what others ask
+    def enter(
+        self, start: Start, restart: Callable[[str], None], wanted: Callable[[], bool]
+    ) -> ProcessSeat | None:
+        """Start a stream in the process, which is started if there is none.
 
-    @property
-    def state(self) -> tuple[str, str | None]:
-        """(As telemetry names it, why it is not running)."""
-        life = self.life
-        return SHOWN[life.state], life.reason
+        Waits for a process that is about to go, and for its turn; None once it is not ``wanted`` any more.
+        ``restart`` is called, with the reason, when the stream shall leave and enter again. Raises ``OSError`` where
+        the machine has no process, memory or file left.
+        """
+        with self._changed:
+            while self._pipe is not None and (self._ending or self._is_somebody_starting()):
+                if not wanted():
+                    return None
+                self._changed.wait(_LOOK_S)
+            if self._pipe is None:
+                self._launch()
+            pipe = self._pipe
+            assert pipe is not None
+            place = self._places[start.stream] = ProcessSeat(start.stream, restart)
+        pipe.send(start)
+        return place
 
-    @property
-    def stalled(self) -> bool:
-        """It runs and makes no progress."""
-        life = self.life
-        running = life.state is WorkerState.RUNNING
-        return running and time.monotonic() - life.progress_s > self.config.stall_s
-
-    def parts(self, slot: str) -> list[str]:
-        return [part for part, s in self.config.slots.items() if s == slot]
-
-    def engines(self) -> dict[str, EngineRef] | None:
-        """Part → engine; None while a slot is empty."""
-        found = {
-            part: ref for part, slot in self.config.slots.items() if (ref := self.engine_of(slot)) is not None
-        }
-        return found if len(found) == len(self.config.slots) else None
-
-    def stop(self) -> None:
-        with self.changed:
-            self._close_asked = True
-            self.changed.notify_all()
-
-    def restart(self) -> None:
-        with self.changed:
-            self._restart_asked = True
-            self.changed.notify_all()
-
-    def send(self, message: ToWorkerMessage) -> None:
-        """To the worker, if there is one."""
-        if (pipe := self.pipe) is not None:
+    def send(self, place: ProcessSeat, message: ToWorkerMessage) -> None:
+        """To a stream that has a place, if it still has."""
+        with self._changed:
+            pipe = self._pipe if place.left is None else None
+            if isinstance(message, Swap | ShadowMessage):
+                place.trying.add(message.part)
+        if pipe is not None:
             pipe.send(message)
 
-    # ---- the thread
+    def leave(self, place: ProcessSeat, within_s: float, take: Callable[[FromWorker], None]) -> Left:
+        """Stop a stream and give up its place; ``take`` gets what it says meanwhile.
 
-    def _run(self) -> None:
-        actions = {
-            WorkerState.WAITING: self._look_for_engines,
-            WorkerState.LAUNCHING: self._launch,
-            WorkerState.LOADING: self._read,
-            WorkerState.RUNNING: self._read,
-            WorkerState.ENDING: lambda: self._end(_FAILED_STOP_S),
-            WorkerState.REPLACING: lambda: self._end(self.timing.stop_s),
-            WorkerState.CLOSING: lambda: self._end(self.timing.stop_s),
-            WorkerState.BACKING_OFF: self._back_off,
-        }
-        try:
-            while self.life.state is not WorkerState.CLOSED:
-                self._take_requests()
-                if (action := actions.get(self.life.state)) is not None:
-                    action()
-        finally:
-            # a defect ends this thread, and the agent with it: it leaves no process behind
-            if (pipe := self.pipe) is not None:
-                pipe.end(0.0)
+        The process is killed if it does not answer; it ends in good order with the last stream, and is replaced when
+        it cannot serve its other streams any more.
+        """
+        self.send(place, Stop(stream=place.stream, within_s=within_s))
+        deadline, killed = time.monotonic() + within_s + _ANSWER_S, False
+        while (messages := place.read(_LOOK_S)) is not None:
+            for message in messages:
+                take(message)
+            if time.monotonic() > deadline and not killed:
+                killed = True
+                detail = f"the worker did not stop {place.stream} in {within_s:.0f} s"
+                self._kill(place.stream, Failure(code="stalled", detail=detail, retryable=True))
+        left = place.left
+        assert left is not None
+        why = None
+        with self._changed:
+            del self._places[place.stream]
+            if left.stuck and self._pipe is not None:
+                self._left_behind += 1
+                why = must_replace(left.stuck, self._left_behind)
+            if not self._places:
+                self._end()
+            self._changed.notify_all()
+        if why is not None:
+            self.replace(f"{place.stream}: {why}")
+        return left
 
-    def _take_requests(self) -> None:
-        with self.changed:
-            close, restart = self._close_asked, self._restart_asked
-            self._restart_asked = False
-        if close and self.life.state is not WorkerState.CLOSING:
-            self._step(WorkerEvent.CLOSE)
-        elif restart and not close:
-            self._step(WorkerEvent.RESTART)
+    def replace(self, why: str) -> None:
+        """Have every stream that is in the process leave it, and enter a new one."""
+        with self._changed:
+            there = list(self._places.values())
+            if not there:
+                return
+            self._ending = True
+        log.warning("the worker %s is replaced: %s", self.name, why)
+        # without the lock: each takes that of its stream
+        for place in there:
+            place.restart(f"the worker is replaced: {why}")
 
-    def _step(
-        self,
-        event: WorkerEvent,
-        *,
-        engines: Mapping[str, EngineRef] | None = None,
-        fault: Failure | None = None,
-        reason: str | None = None,
-    ) -> None:
-        with self.changed:
-            self.life = advance(
-                self.life,
-                event,
-                time.monotonic(),
-                self.timing,
-                engines=engines,
-                fault=fault,
-                reason=reason,
-                jitter=random.random(),
-            )
-            self.changed.notify_all()
+    def kill(self) -> None:
+        """Without a word, as a crash would."""
+        if (pipe := self._pipe) is not None:
+            pipe.kill()
 
-    def _look_for_engines(self) -> None:
-        try:
-            engines, reason = self.engines(), "a slot has no engine yet"
-        except StorageError as e:
-            # of the journal: nobody knows which engine, until it can be read
-            engines, reason = None, e.message
-        if engines is None:
-            self._step(WorkerEvent.NO_ENGINES, reason=reason)
-            self._pause(_LOOK_S)
-        else:
-            self._step(WorkerEvent.ENGINES, engines=engines)
+    @property
+    def pid(self) -> int | None:
+        return None if (pipe := self._pipe) is None else pipe.pid
+
+    # ---- inside, with the lock held
+
+    def _is_somebody_starting(self) -> bool:
+        now_s = time.monotonic()
+        return any(p.starting_s is not None and now_s - p.starting_s < _TURN_S for p in self._places.values())
 
     def _launch(self) -> None:
-        engines = self.life.launched
-        if is_crash_loop(self._starts.add(engines), self.timing):
-            self._hooks.crash_loop(self.stream)
-        try:
-            pipe = WorkerPipe(self.stream, self._command)
-        except OSError as e:
-            # no memory, no process, no file left: the engine is not to blame
-            detail = f"a worker cannot be started: {e.strerror}"
-            log.error("%s: %s", self.stream, detail)
-            self._starts.clear(engines)
-            self._step(WorkerEvent.NOT_LAUNCHED, fault=Failure(code="storage", detail=detail, retryable=True))
-            return
-        c = self.config
-        # before anybody else can send
-        pipe.send(
-            Start(
-                stream=self.stream,
-                kind=c.kind,
-                source=c.source,
-                config=c.config,
-                engines=dict(engines),
-                out=c.out,
-                cache=self._cache,
-                stats_every_s=self._stats_every_s,
-            )
-        )
-        self.pipe = pipe
-        self._step(WorkerEvent.LAUNCHED)
+        pipe = self._pipe = WorkerPipe(self.name, self._command)
+        self._ending, self._blamed, self._left_behind = False, None, 0
+        self._kill_at_s = float("inf")
+        threading.Thread(target=self._read, args=(pipe,), name=f"worker-{self.name}", daemon=True).start()
 
-    def _read(self) -> None:
-        """What the worker says within a moment; its end, and the end of its time."""
-        assert self.pipe is not None
-        failure = overdue(self.life, time.monotonic(), self.timing, self.config.stall_s)
-        if failure is not None:
-            self._step(WorkerEvent.NO_PROGRESS, fault=failure)
+    def _end(self) -> None:
+        """Nobody is left: close its input, wait, kill."""
+        if (pipe := self._pipe) is None:
             return
+        self._ending = True
+        self._kill_at_s = time.monotonic() + self._stop_s
+        pipe.close_input()
+        while self._pipe is pipe:
+            self._changed.wait(_LOOK_S)
+
+    # ---- inside
+
+    def _kill(self, stream: str, why: Failure) -> None:
+        log.warning("the worker %s is killed: %s", self.name, why.detail)
+        with self._changed:
+            self._blamed = self._blamed or (stream, why)
+        self.kill()
+
+    def _read(self, pipe: WorkerPipe) -> None:
+        """Thread: until the process is gone."""
+        fault: Failure | None = None
         try:
-            lines = self.pipe.read(0.1)
-            for line in lines or []:
-                self._handle(line)
+            while (lines := pipe.read(0.1 if self._ending else _LOOK_S)) is not None:
+                for line in lines:
+                    message = parse_from_worker(line)
+                    if message.stream is None:
+                        fault = message.error
+                    else:
+                        self._take(message.stream, message)
+                if time.monotonic() > self._kill_at_s:
+                    pipe.kill()
+                if not lines and pipe.returncode is not None:
+                    break  # a child of it may hold its output open
         except ProtocolError as e:
-            self._step(WorkerEvent.VIOLATION, fault=Failure(code="protocol", detail=e.message))
-            return
-        if lines is None:
-            self._step(WorkerEvent.OUTPUT_CLOSED)
+            fault = Failure(code="protocol", detail=e.message)
+            pipe.kill()
+        finally:
+            code = pipe.end(_EXIT_S)
+            if code and fault is None:
+                detail = f"the worker ended with code {code}"
+                fault = Failure(code="crash", detail=detail, retryable=True)
+            self._gone(fault)
 
-    def _handle(self, line: bytes) -> None:
-        message = parse_from_worker(line)
-        with self.changed:
-            before = self.life
-            self.life = receive(before, message, time.monotonic(), self.timing)
-            if isinstance(message, Shadowed | ShadowFailed):
-                self.shadow_answers[message.part] = message
-            self.changed.notify_all()
-        if self.life.steady and not before.steady:
-            self._starts.clear(before.launched)
-        if isinstance(message, Stats):
-            self._hooks.stats(self.stream, message)
-        elif isinstance(message, EventMessage):
-            self._hooks.event(self.stream, message)
-        elif isinstance(message, LeaseMessage):
-            self._hooks.lease(self.stream, message)
+    def _take(self, stream: str, message: FromWorker) -> None:
+        with self._changed:
+            place = self._places.get(stream)
+            if place is None or place.left is not None:
+                log.warning("%s is over and still says %s", stream, message.op)
+                return
+            if isinstance(message, Ready | Fault | Ended):
+                place.starting_s = None
+            elif isinstance(message, Swapped | SwapFailed | Shadowed | ShadowFailed):
+                place.trying.discard(message.part)
+            self._changed.notify_all()
+        if isinstance(message, Ended):
+            place.over(Left(stuck=message.stuck))
+        else:
+            place.put(message)
 
-    def _end(self, timeout_s: float) -> None:
-        """Ask, wait, kill; nothing is left behind."""
-        pipe = self.pipe
-        assert pipe is not None
-        if pipe.returncode is None and self.life.state is not WorkerState.ENDING:
-            pipe.send(Stop())
-        with self.changed:
-            self.pipe = None
-            self.changed.notify_all()
-        code = pipe.end(timeout_s)
-        if code:
-            crash = Failure(code="crash", detail=f"the worker ended with code {code}", retryable=True)
-            with self.changed:
-                self.life = replace(self.life, fault=self.life.fault or crash)
-        self._take_requests()
-        if is_forgiven(self.life):
-            self._starts.clear(self.life.launched)
-        self._step(WorkerEvent.EXITED)
+    def _gone(self, fault: Failure | None) -> None:
+        """The process was waited for: tell every stream that was in it."""
+        with self._changed:
+            there = [p for p in self._places.values() if p.left is None]
+            if self._blamed is not None:
+                who: frozenset[str] | None = frozenset({self._blamed[0]})
+                fault = self._blamed[1]
+            else:
+                who = culprits([p.stream for p in there if p.suspect], None)
+            for place in there:
+                guilty = who is not None and place.stream in who
+                own = fault if who is None or guilty else _neighbours(who, fault)
+                place.over(Left(fault=own, guilty=guilty and fault is not None))
+            self._pipe, self._ending = None, False
+            self._changed.notify_all()
 
-    def _back_off(self) -> None:
-        """A request for another engine, or the end, cuts it short."""
-        # whoever shortens it holds the lock
-        with self.changed:
-            self._pause(self.life.retry_s - time.monotonic())
-        if self.life.state is WorkerState.BACKING_OFF and not (self._close_asked or self._restart_asked):
-            self._step(WorkerEvent.BACK_OFF_OVER)
 
-    def _pause(self, seconds: float) -> None:
-        with self.changed:
-            if seconds > 0 and not self._close_asked and not self._restart_asked:
-                self.changed.wait(seconds)
+def _neighbours(who: frozenset[str], fault: Failure | None) -> Failure:
+    why = fault.detail if fault is not None else "the worker ended"
+    return Failure(
+        code="neighbour", detail=f"{', '.join(sorted(who))} ended the worker: {why}", retryable=True
+    )

@@ -1,10 +1,12 @@
-"""The life of a worker process, as a table: what happens in a state leads to the next one. Nothing here does IO.
+"""The life of a stream and its worker, as a table: what happens in a state leads to the next one. Nothing here
+does IO.
 
 ``python -m edgectl.agent.streams.worker_states`` prints the page ``docs/worker-states.md``.
 
 What a state holds besides its name (the time without progress, the back-off, the engines of the parts) are
 values: :mod:`edgectl.agent.streams.worker_life`. The thread that executes the table is
-:mod:`edgectl.agent.streams.worker_process`.
+:mod:`edgectl.agent.streams.supervised_stream`; each stream has its own, also where several share a worker process
+(:mod:`edgectl.agent.streams.worker_process`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from edgectl.core.state_diagram import state_diagram
 
 __all__ = [
     "ACTION",
-    "HAS_PROCESS",
+    "IN_WORKER",
     "SHOWN",
     "WORKER_TABLE",
     "ImpossibleWorkerEvent",
@@ -30,20 +32,20 @@ __all__ = [
 
 class WorkerState(str, Enum):
     WAITING = "waiting"
-    """There is no process: a slot has no engine yet."""
+    """It is in no worker: a slot has no engine yet."""
     LAUNCHING = "launching"
-    """Every part has an engine, and there is no process yet."""
+    """Every part has an engine, and the stream is in no worker yet."""
     LOADING = "loading"
-    """The process opens its source and engines."""
+    """The worker opens its source and engines."""
     RUNNING = "running"
     ENDING = "ending"
-    """The process failed. It is asked to go, then killed; a back-off follows."""
+    """It failed, or its worker did. It is stopped; a back-off follows."""
     REPLACING = "replacing"
-    """The process is to make room for a new one, without a back-off."""
+    """It is stopped to be started again, without a back-off."""
     CLOSING = "closing"
-    """The process is to stop for good."""
+    """It is stopped for good."""
     BACKING_OFF = "backing_off"
-    """There is no process until the back-off is over."""
+    """It is in no worker until the back-off is over."""
     CLOSED = "closed"
 
 
@@ -53,22 +55,23 @@ class WorkerEvent(str, Enum):
     ENGINES = "engines"
     """Every part has an engine."""
     LAUNCHED = "launched"
+    """The worker, whose process is started if there is none, was sent `start`."""
     NOT_LAUNCHED = "not_launched"
     """The machine has no memory or no process left."""
     READY = "ready"
     """The worker says that its engines ran once."""
     NO_PROGRESS = "no_progress"
     """It was not ready in time, or no frame was processed for too long."""
-    OUTPUT_CLOSED = "output_closed"
-    """It exited or crashed."""
+    ENDED = "ended"
+    """The worker says that the stream is over, or it exited or crashed."""
     VIOLATION = "violation"
-    """It broke the protocol, or runs another engine than it was told to."""
+    """The worker broke the protocol, or runs another engine than it was told to."""
     EXITED = "exited"
-    """The process is gone and was waited for."""
+    """The stream is out of the worker: that said so, or its process is gone and was waited for."""
     BACK_OFF_OVER = "back_off_over"
     """Its time has passed, or somebody wants another engine."""
     RESTART = "restart"
-    """The agent wants a new process with the engines that are on record now."""
+    """The agent wants it started again with the engines that are on record now, or its worker is replaced."""
     CLOSE = "close"
     """The agent ends."""
 
@@ -80,7 +83,7 @@ WORKER_TABLE: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (_S.WAITING, _E.ENGINES): _S.LAUNCHING,
     (_S.WAITING, _E.RESTART): _S.WAITING,
     (_S.WAITING, _E.CLOSE): _S.CLOSED,
-    # The start is counted on disk before the process exists.
+    # The start is counted on disk before the worker hears of it.
     (_S.LAUNCHING, _E.LAUNCHED): _S.LOADING,
     (_S.LAUNCHING, _E.NOT_LAUNCHED): _S.BACKING_OFF,
     # What was read of the slots may be old by now.
@@ -90,9 +93,9 @@ WORKER_TABLE: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     **{
         (state, failure): _S.ENDING
         for state in (_S.LOADING, _S.RUNNING)
-        for failure in (_E.NO_PROGRESS, _E.OUTPUT_CLOSED, _E.VIOLATION)
+        for failure in (_E.NO_PROGRESS, _E.ENDED, _E.VIOLATION)
     },
-    # From here on every way to a new process leads through EXITED: there are never two.
+    # From here on every way to a new start leads through EXITED: a stream never runs twice.
     **{(state, _E.RESTART): _S.REPLACING for state in (_S.LOADING, _S.RUNNING, _S.ENDING, _S.REPLACING)},
     **{(state, _E.CLOSE): _S.CLOSING for state in (_S.LOADING, _S.RUNNING, _S.ENDING, _S.REPLACING)},
     (_S.ENDING, _E.EXITED): _S.BACKING_OFF,
@@ -103,16 +106,16 @@ WORKER_TABLE: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (_S.BACKING_OFF, _E.CLOSE): _S.CLOSED,
 }
 
-HAS_PROCESS = frozenset({_S.LOADING, _S.RUNNING, _S.ENDING, _S.REPLACING, _S.CLOSING})
+IN_WORKER = frozenset({_S.LOADING, _S.RUNNING, _S.ENDING, _S.REPLACING, _S.CLOSING})
 
 ACTION: dict[WorkerState, str] = {
     _S.WAITING: "look for the engines of all slots, every second",
-    _S.LAUNCHING: "count the start on disk, start a process, send it `start`",
-    _S.LOADING: "read its messages, watch the clock",
-    _S.RUNNING: "read its messages, watch its progress",
-    _S.ENDING: "close its input, wait a second, kill it",
-    _S.REPLACING: "send `stop`, wait, kill it",
-    _S.CLOSING: "send `stop`, wait, kill it",
+    _S.LAUNCHING: "count the start on disk, start the worker if there is none, send it `start`",
+    _S.LOADING: "read what is said of it, watch the clock",
+    _S.RUNNING: "read what is said of it, watch its progress",
+    _S.ENDING: "send `stop`, wait for `ended`; a worker that does not answer is killed",
+    _S.REPLACING: "the same",
+    _S.CLOSING: "the same",
     _S.BACKING_OFF: "wait",
     _S.CLOSED: "–",
 }
@@ -143,28 +146,31 @@ def next_state(state: WorkerState, event: WorkerEvent) -> WorkerState:
         return WORKER_TABLE[state, event]
     except KeyError:
         raise ImpossibleWorkerEvent(
-            f"{event.value} cannot happen to a worker that is {state.value}"
+            f"{event.value} cannot happen to a stream that is {state.value}"
         ) from None
 
 
 def worker_page() -> str:
     """The text of ``docs/worker-states.md``."""
     rows = [
-        f"| `{s.value}` | {'yes' if s in HAS_PROCESS else ''} | {ACTION[s]} | `{SHOWN[s]}` |"
+        f"| `{s.value}` | {'yes' if s in IN_WORKER else ''} | {ACTION[s]} | `{SHOWN[s]}` |"
         for s in WorkerState
     ]
     return "\n".join(
         [
-            "# The states of a worker process",
+            "# The states of a stream and its worker",
             "",
             "Generated from `edgectl.agent.streams.worker_states` by",
             "`python -m edgectl.agent.streams.worker_states > docs/worker-states.md`; a test keeps it current.",
+            "",
+            "Streams that use the same slots share a worker, and each goes through this table for itself. The process",
+            "starts with the first stream that enters it and ends with the last one that leaves it.",
             "",
             "```mermaid",
             state_diagram(WORKER_TABLE, WorkerState.WAITING, WorkerState.CLOSED),
             "```",
             "",
-            "| state | process | what the agent does | telemetry says |",
+            "| state | in a worker | what the agent does | telemetry says |",
             "| --- | --- | --- | --- |",
             *rows,
             "",

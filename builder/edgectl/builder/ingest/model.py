@@ -11,8 +11,10 @@ import numpy as np
 from onnx import ModelProto
 
 from edgectl.builder.budget import READ
+from edgectl.builder.ingest.bind_size import bind_size
 from edgectl.builder.ingest.canonical import canonical, float16_as_received
 from edgectl.builder.ingest.fit_task import fit_background, fit_input
+from edgectl.builder.ingest.guess_task import guess_task
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.ingest.samples import (
     SampleStore,
@@ -59,19 +61,27 @@ class IngestedModel:
 
 def ingest_model(
     path: Path,
-    task: TaskSpec,
+    task: TaskSpec | None,
     monitor: BuildMonitor,
     *,
     shapes: Mapping[str, Shape],
     calibration: str | None,
 ) -> IngestedModel:
-    """Read the file, cut NonMaxSuppression off, fit the task to it, and run the passes.
+    """Read the file, guess its task if there is none, cut NonMaxSuppression off, fit the task to it, and run the
+    passes.
 
     ``shapes``, and then the arrays of an ``.npz`` of calibration data, say what the model leaves open. Raises
     :class:`ModelError`, :class:`UsageError` or :class:`DataError`.
     """
     monitor.tell("ingest", 0.0, f"reading {path.name}")
-    source, task, was_cut = split_post(read_model(path), task)
+    source = read_model(path)
+    if task is None:
+        task, guessed = guess_task(source, shapes)
+        monitor.note(guessed)
+    source, task, was_bound = bind_size(source, task)
+    if was_bound:
+        monitor.note("the input for the picture's size was bound to 1 x 1: boxes are 0..1 of the picture")
+    source, task, was_cut = split_post(source, task)
     if was_cut:
         monitor.note(
             "NonMaxSuppression was cut off the graph: the device's decoder does it, with the thresholds of the task"
@@ -80,7 +90,7 @@ def ingest_model(
     data = npz_shapes(Path(calibration)) if calibration is not None and calibration.endswith(".npz") else {}
     graph, inputs, log = canonical(source, task, shapes=shapes, data=data)
     monitor.notes += log.notes
-    passes = (*(("split",) if was_cut else ()), *log.ran)
+    passes = (*(("bind-size",) if was_bound else ()), *(("split",) if was_cut else ()), *log.ran)
     float16 = float16_as_received(source, inputs, monitor.notes)
     return IngestedModel(graph, inputs, task, passes, source_precision(graph), float16)
 

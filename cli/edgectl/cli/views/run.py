@@ -6,14 +6,40 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from edgectl.cli._printer import table
+from edgectl.pipelines.view.rolling import LiveStats, RollingStats
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from edgectl.core.wire import StreamStats
     from edgectl.pipelines.host.run import RunSummary
 
-__all__ = ["describe", "summary_view"]
+__all__ = ["LiveTable", "describe", "event_line", "summary_view"]
+
+
+_KNOWN = frozenset(
+    {
+        "schema",
+        "id",
+        "type",
+        "stream",
+        "seq",
+        "t_s",
+        "start_s",
+        "time",
+        "clock",
+        "phase",
+        "rule",
+        "latency_ms",
+        "releases",
+    }
+)
+"""What has a place of its own in a line, or none."""
+_FOR_PROGRAMS = frozenset({"box", "frame_size", "snapshot", "anchor", "top_score"})
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
@@ -35,25 +61,76 @@ def summary_view(summary: RunSummary) -> RenderableType:
 
 def describe(event: dict[str, Any]) -> Text:
     """One line of text for an event."""
-    known = {
-        "schema",
-        "id",
-        "type",
-        "stream",
-        "seq",
-        "t_s",
-        "start_s",
-        "time",
-        "clock",
-        "phase",
-        "rule",
-        "latency_ms",
-        "releases",
-    }
-    rest = {k: v for k, v in event.items() if k not in known}
+    rest = {k: v for k, v in event.items() if k not in _KNOWN}
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     return Text.assemble((f"{_when(event)}  ", "dim"), (what, "bold"), "  ", details)
+
+
+def event_line(event: dict[str, Any], *, several: bool) -> Text:
+    """An event for a terminal: its clock time, what it is and what a person wants to know.
+    ``several``: there is more than one stream, and it is named."""
+    when = _when(event)
+    time = when if event.get("time") is None else when.partition(" ")[2]
+    rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
+    what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
+    last = sorted(rest.items(), key=lambda item: item[0] == "because")
+    details = "  ".join(f"{k}={_short(v)}" for k, v in last)
+    of = f"{event['stream']}  " if several else ""
+    return Text.assemble((f"{time}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details)
+
+
+class LiveTable:
+    """A row a stream: what it does now, as wide as the terminal. Percentiles are of the last two minutes, in ms, from the
+    exposure of a frame (where the source knows it) to its events."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[RollingStats, float | None]] = {}
+
+    def update(self, stream: str, stats: StreamStats, share: float | None, t_s: float) -> None:
+        """``share``: how much of the source is done, 0..1, if that is known."""
+        rolling, _ = self._rows.get(stream, (RollingStats(), None))
+        rolling.add(stats, t_s)
+        self._rows[stream] = rolling, share
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # A terminal writes ^C behind the last line: there must be room for it.
+        width = max(20, options.max_width - 4)
+        wide = width >= 106
+        t = Table(box=None, width=width, padding=(0, 1), header_style="dim", show_edge=False)
+        t.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 12)
+        t.add_column("state", no_wrap=True, overflow="ellipsis", max_width=28 if wide else 14)
+        for name in ("fps", "p50", "p95", "p99"):
+            t.add_column(name, justify="right", no_wrap=True)
+        if wide:
+            t.add_column("engine", justify="right", no_wrap=True)
+        t.add_column("frames", justify="right", no_wrap=True)
+        t.add_column("dropped", no_wrap=True, overflow="ellipsis", ratio=1)
+        for name, (rolling, share) in self._rows.items():
+            now = rolling.now()
+            if now is not None:
+                t.add_row(*self._cells(name, now, share, wide=wide))
+        yield t
+
+    def _cells(self, name: str, now: LiveStats, share: float | None, *, wide: bool) -> list[Text]:
+        by_name = {times.stage: times for times in now.stages}
+        total = by_name.get("glass_to_event") or by_name.get("avail_to_event")
+        engine = next((times for stage, times in by_name.items() if stage.startswith("engine")), None)
+        colour = {"running": "green", "ended": "dim"}.get(now.state, "bold red")
+        state = now.state if now.reason is None else f"{now.state}: {now.reason}"
+        if share is not None and now.state == "running":
+            state = f"{min(1.0, share):.0%}"
+        causes = sorted(now.frames.dropped.items(), key=lambda item: -item[1])
+        dropped = ", ".join(f"{n:,} {cause}" for cause, n in causes) or "none"
+        cells = [Text(name), Text(state, colour), Text(f"{now.fps:.1f}")]
+        cells += [Text(_ms(None if total is None else getattr(total, p))) for p in ("p50", "p95", "p99")]
+        if wide:
+            cells.append(Text(_ms(None if engine is None else engine.p50)))
+        return [*cells, Text(f"{now.frames.processed:,}"), Text(dropped, "yellow" if causes else "dim")]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _when(event: dict[str, Any]) -> str:

@@ -28,11 +28,11 @@ from edgectl.core.errors import EdgectlError, LinkError, RolloutError, StorageEr
 from edgectl.core.files import check_digest, check_name
 from edgectl.core.schema import Digest, Message, Name, first_problem
 from edgectl.core.trust import MAX_TRUST_BYTES
-from edgectl.fleet.api.http import BoundedProtocol
 from edgectl.fleet.control.clearing import ClearRequest
 from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
+from edgectl.link.http import BoundedProtocol
 
 __all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
 

@@ -14,7 +14,7 @@ from edgectl.core.schema import first_problem
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
 
-__all__ = ["load_config", "parse_config"]
+__all__ = ["YamlLoader", "load_config", "parse_config", "parse_yaml"]
 
 _MAX_BYTES = 1 << 20
 
@@ -29,7 +29,7 @@ def parse_config(kind: str, values: Any, *, what: str = "the pipeline configurat
         raise UsageError(f"{what} is not valid: {first_problem(e)}") from e
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.1 reads ``on``, ``off``, ``yes`` and ``no`` as booleans; here they are words, and only true
     and false are booleans."""
 
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
 )
 
@@ -53,13 +53,17 @@ def load_config(kind: str, path: Path) -> PipelineConfig:
         raise UsageError(f"cannot read {path}: {e.strerror}") from e
     if len(data) > _MAX_BYTES:
         raise UsageError(f"{path} has more than {_MAX_BYTES} bytes")
+    return parse_config(kind, parse_yaml(data, what=str(path)), what=str(path))
+
+
+def parse_yaml(text: str | bytes, *, what: str = "the pipeline configuration") -> Any:
+    """What a YAML text says. Raises :class:`UsageError`."""
     try:
-        values = yaml.load(data, _Loader)  # noqa: S506 -- a SafeLoader
+        return yaml.load(text, YamlLoader)  # noqa: S506 -- a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as e:
         # PyYAML lets through what Python says of a date that is none, or of `!!int zz`
         mark = getattr(e, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         said = str(e) if type(e) is ValueError else "it cannot be parsed"
         problem = getattr(e, "problem", None) or said
-        raise UsageError(f"{path} is not valid YAML{where}: {problem}") from e
-    return parse_config(kind, values, what=str(path))
+        raise UsageError(f"{what} is not valid YAML{where}: {problem}") from e

@@ -1,13 +1,15 @@
-"""What the agent and a pipeline worker say to each other: one JSON object a line over the worker's stdin and
-stdout.
+"""What the agent and a worker say to each other: one JSON object a line over the worker's stdin and stdout.
 
-The worker is ``python -m edgectl.pipelines.host.worker``. One pipe per worker; the agent judges it by *progress*
-(processed frames), not by liveness. Standard output belongs to this protocol: the worker moves file
-descriptor 1 aside at start, so that a native library that prints cannot break it.
+The worker is ``python -m edgectl.pipelines.host.worker``. It runs any number of streams; every message names
+the one that it is about. The agent judges a stream by *progress* (processed frames), not by liveness.
+Standard output belongs to this protocol: the worker moves file descriptor 1 aside at start, so that a native
+library that prints cannot break it.
 
-Order: agent sends Start; worker answers Ready (after the first inference) or Fault and exits. Then any of
-Swap, Commit, Revert, Shadow, Stop; the worker sends Event, Stats, Lease and answers each Swap with Swapped or
-a SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed.
+Order, for each stream: the agent sends Start; the worker answers Ready (after the first inference). Then any
+of Swap, Commit, Revert, Shadow; the worker sends Event, Stats, Lease and answers each Swap with Swapped or a
+SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed. After Stop, the end of the
+source or a Fault the last word on a stream is Ended; then it may be started again. Streams do not wait for
+each other. The worker exits at the end of its input, or after a Fault that names no stream.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from edgectl.core.wire import Failure, StreamStats
 __all__ = [
     "MAX_LINE_BYTES",
     "Commit",
+    "Ended",
     "EngineRef",
     "EventMessage",
     "Fault",
@@ -81,8 +84,11 @@ class Swap(Message):
     Commit or Revert."""
 
     op: Literal["swap"] = "swap"
+    stream: Name
     part: Name
     engine: EngineRef
+    edition: int = Field(default=0, ge=0)
+    """How often the engine's finalised file has become a better one: a new edition is opened anew."""
 
 
 class ShadowMessage(Message):
@@ -90,6 +96,7 @@ class ShadowMessage(Message):
     One at a time."""
 
     op: Literal["shadow"] = "shadow"
+    stream: Name
     part: Name
     engine: EngineRef
     percent: float = Field(gt=0, le=100)
@@ -98,25 +105,33 @@ class ShadowMessage(Message):
 
 class Commit(Message):
     op: Literal["commit"] = "commit"
+    stream: Name
     part: Name
 
 
 class Revert(Message):
     op: Literal["revert"] = "revert"
+    stream: Name
     part: Name
 
 
 class Stop(Message):
+    """Stop in order within so many seconds; what is not over then is left behind."""
+
     op: Literal["stop"] = "stop"
+    stream: Name
+    within_s: float = Field(default=5.0, ge=0, le=3600)
 
 
 class Ready(Message):
     op: Literal["ready"] = "ready"
+    stream: Name
     seconds: float
 
 
 class EventMessage(Message):
     op: Literal["event"] = "event"
+    stream: Name
     event: dict[str, Any]
 
 
@@ -124,14 +139,20 @@ class Stats(Message):
     """One window. Its arrival with a growing ``frames.processed`` is the progress that feeds the watchdog."""
 
     op: Literal["stats"] = "stats"
+    stream: Name
     window_s: float
     stats: StreamStats
     rss_mb: float
+    """Of the worker, with all its streams; 10⁶ bytes."""
     cpu_s: float
+    """Of the worker, since it was started."""
+    stuck: tuple[str, ...] = ()
+    """Which calls do not come back, now: ``source``, ``engine``, ``sink:<name>``."""
 
 
 class Swapped(Message):
     op: Literal["swapped"] = "swapped"
+    stream: Name
     part: Name
     manifest: str
     gap_ms: float
@@ -140,6 +161,7 @@ class Swapped(Message):
 
 class SwapFailed(Message):
     op: Literal["swap_failed"] = "swap_failed"
+    stream: Name
     part: Name
     manifest: str
     error: Failure
@@ -150,6 +172,7 @@ class Shadowed(Message):
     ``matched`` the pairs."""
 
     op: Literal["shadowed"] = "shadowed"
+    stream: Name
     part: Name
     manifest: str
     frames: int
@@ -168,6 +191,7 @@ class Shadowed(Message):
 
 class ShadowFailed(Message):
     op: Literal["shadow_failed"] = "shadow_failed"
+    stream: Name
     part: Name
     manifest: str
     error: Failure
@@ -178,22 +202,44 @@ class LeaseMessage(Message):
     it lasts."""
 
     op: Literal["lease"] = "lease"
+    stream: Name
     ttl_s: float = Field(gt=0, le=3600)
     reason: str = Field(default="", max_length=200)
 
 
 class Fault(Message):
-    """The worker cannot go on and exits (source gone for good, engine broken, bad configuration)."""
+    """A stream cannot go on (source gone for good, engine broken, bad configuration); Ended follows. Without a
+    stream: the worker cannot, and exits."""
 
     op: Literal["fault"] = "fault"
+    stream: Name | None = None
     error: Failure
+
+
+class Ended(Message):
+    """The stream is over, and nothing more comes of it until it is started again."""
+
+    op: Literal["ended"] = "ended"
+    stream: Name
+    stuck: tuple[str, ...] = ()
+    """What did not stop in time and stays behind in the process: ``source``, ``engine``, ``sink:<name>``. Empty
+    for a stream that has stopped in order."""
 
 
 ToWorker: TypeAlias = Annotated[
     Start | Swap | ShadowMessage | Commit | Revert | Stop, Field(discriminator="op")
 ]
 FromWorker: TypeAlias = Annotated[
-    Ready | EventMessage | Stats | Swapped | SwapFailed | Shadowed | ShadowFailed | LeaseMessage | Fault,
+    Ready
+    | EventMessage
+    | Stats
+    | Swapped
+    | SwapFailed
+    | Shadowed
+    | ShadowFailed
+    | LeaseMessage
+    | Fault
+    | Ended,
     Field(discriminator="op"),
 ]
 _TO: TypeAdapter[ToWorker] = TypeAdapter(ToWorker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +18,12 @@ from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
 
 __all__ = ["RunSummary", "Tally", "part_of", "part_variants", "percentiles", "run_stream"]
 
+_LOOK_S = 0.5
 _PERCENTILES = (50.0, 90.0, 99.0)
 
 
@@ -63,8 +65,10 @@ def run_stream(
     variants: Mapping[str, Variant] | None = None,
     prefer: Preference | None = None,
     stream: str = "run",
+    sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
 ) -> RunSummary:
-    """Run until the source ends, ``seconds`` of it are over, or it fails.
+    """Run until the source ends, ``seconds`` of it are over, somebody sets ``stop``, or it fails.
 
     ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for
     them is taken (``prefer``: the one that is best at that), for the part of the pipeline that its task says.
@@ -103,12 +107,13 @@ def run_stream(
             open_engine,
             out,
             seconds=seconds,
+            sinks=tuple(sinks),
         ),
     )
     try:
         pipeline.start()
         started = time.monotonic()
-        while not pipeline.wait(0.5) and not deaf:
+        while not pipeline.wait(_LOOK_S) and not deaf and not (stop is not None and stop.is_set()):
             progress(pipeline.stats())
         elapsed = time.monotonic() - started
     finally:

@@ -15,7 +15,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.shadow import Shadowing
@@ -55,6 +55,8 @@ class PipelineArgs:
     seconds: float | None = None
     """End the stream after so many seconds of the source: capture time, which for a camera is the time on
     the clock."""
+    sinks: tuple[Sink, ...] = ()
+    """Fed beside those that the configuration names, and closed with them, where the kind has pictures."""
     pool: EnginePool = field(default_factory=EnginePool)
     """Where its engines are opened: those of streams with the same pool are opened once. A pool of its own
     unless another is given."""
@@ -72,6 +74,11 @@ class Pipeline(Protocol):
     def start(self) -> None:
         """Open engines and source, infer once to warm up, start the threads. On an error nothing is left
         running."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make a :meth:`start` that waits for its source give up soon. From another thread; what runs already is
+        ended by :meth:`stop`."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
@@ -122,9 +129,18 @@ class Pipeline(Protocol):
         """Stage histograms since the start."""
         ...
 
+    def stuck(self) -> tuple[str, ...]:
+        """What waits for a call that does not come back: ``source``, ``engine``, ``sink:<name>``. From any thread,
+        at any time, also while another method waits."""
+        ...
+
     def stop(self) -> None:
         """Stop, write what is queued, join every thread, close every engine. Safe to call twice, and again
-        after it was interrupted."""
+        after it was interrupted.
+
+        Raises :class:`EngineError` if a native call does not come back. Whatever does not wait for it is closed
+        by then.
+        """
         ...
 
 

@@ -86,3 +86,6 @@ class StillAnalyser:
 
     def counters(self) -> dict[str, int]:
         return {"pictures": self._pictures, "objects": self._found}
+
+    def close(self) -> None:
+        pass

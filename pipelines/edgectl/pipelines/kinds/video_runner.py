@@ -1,8 +1,8 @@
-"""One video stream: capture thread → hand-over → engine thread → sinks. Detection, tracking and rules happen
-in the engine thread.
+"""One video stream: capture thread → engine thread → analysis thread → sinks.
 
-The ledger books every frame, the tracer times every stage. An engine that fails makes an ``inference_failed``
-event, never an empty scene: trackers and rules do not see that frame. Engines are swapped between two frames.
+The capture thread decodes and preprocesses, the engine's thread belongs to an engine that other streams may share,
+the analysis thread detects, tracks and applies rules. The ledger books every frame, the tracer times every stage.
+Engines are swapped between two frames.
 """
 
 from __future__ import annotations
@@ -10,61 +10,41 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
+from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.rules import RulesConfig
+from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, StreamOutput
+from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
+from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
-from edgectl.pipelines.stream.flow import Fifo, Handover, LatestSlot
-from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.stream.flow import room
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
-from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
-from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
-from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.swap import HotSwap
-from edgectl.pipelines.video.tracker import Tracker, Tracks
+from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
 
-PART = "detector"
-_POLL_S = 0.2
 _JOIN_S = 20.0
-# at most one inference_failed event in this time; each failure is counted
-_FAILURE_EVENT_S = 1.0
-
-
-class Analyser(Protocol):
-    """What a pipeline does with tracks. Lives in the engine thread."""
-
-    def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]: ...
-
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        """A function that draws the present state into a BGR image; it is called later, from the sink
-        thread."""
-        ...
-
-    def counters(self) -> dict[str, int]: ...
 
 
 class VideoPipeline:
@@ -77,56 +57,55 @@ class VideoPipeline:
         config: VideoConfig,
         make_analyser: Callable[[Sequence[str], SourceInfo], Analyser],
         budget_ms: float,
+        *,
+        looks: bool = True,
     ) -> None:
+        """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
+        to the decoder as soon as it is preprocessed."""
         self._kind = kind
         self._args = args
         self._make_analyser = make_analyser
         self._default_budget_ms = budget_ms
+        self._looks = looks
         self._config = config
-        self._slot = args.engines[PART]
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
         self.expected: int | None = None
-        self._notices: deque[tuple[Event, Stamp]] = deque()
-        self._writer = EventWriter(args.stream, releases=_releases(self._slot))
         self._error: EdgectlError | None = None
-        self._stop = threading.Event()
         self._done = threading.Event()
         self._started = self._stopped = False
-        self._errors = 0
-        self._last_failure_s = -1e9
-        self._previous_done_ns: int | None = None
+        self._stuck = False
+        self._control = StreamControl()
         self._window_start = time.monotonic()
         self._window_processed = 0
-        self._dropped_late = False
-        self._shadow: Shadow | None = None
-        self._shadow_lock = threading.Lock()
+        self._capturing: Capture | None = None
+        """From the moment on in which it opens its source."""
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
         with contextlib.ExitStack() as undo:
-            self._engines = HotSwap(self._open(self._slot), self._slot, self._done.is_set)
+            self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
-            self._labels = LabelMap(self._config, self._engines.detector.labels)
+            labels = LabelMap(self._config, self._engines.detector.labels)
             self._capture = Capture(
                 self._args.stream,
                 source,
                 self.ledger,
                 target_fps=self._config.flow.target_fps,
                 seconds=self._args.seconds,
-                failed=self._fail,
+                failed=self._source_failed,
             )
+            self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
             undo.callback(self._capture.stop)
-            self._plan(self._capture.open())
-            self._engine = stream_thread("engine", self._args.stream, self._engine_loop, self._fail)
+            self._plan(self._capture.open(), labels)
             self._window_start = time.monotonic()
             self._started = True
-            self._engine.start()
-            self._capture.deliver(self._handover, self._hear)
+            self._analysis.thread.start()
+            self._capture.deliver(self._path)
             undo.pop_all()
 
     def wait(self, timeout_s: float) -> bool:
@@ -139,219 +118,162 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
-        self._stop.set()
+        self._analysis.stop()
         self._capture.stop()
-        self._handover.close()
-        self._engine.join(_JOIN_S)
-        if not self._capture.join(_JOIN_S) or self._engine.is_alive():
+        self._path.stop()
+        self._analysis.thread.join(_JOIN_S)
+        self._path.end_shadow("the stream has ended")
+        if not self._engines.close() or self._analysis.thread.is_alive():
             self._stopped = True
-            raise EngineError(
-                f"stream {self._args.stream} does not stop: a native call is stuck",
-                hint="the process must be killed",
-            )
-        while (left := self._handover.take(0)) is not None:
-            del left
-            self.ledger.drop("shutdown")
+            raise self._does_not_stop()
+        self._analysis.analyser.close()
         self._sinks.close()
-        self._end_shadow("the stream has ended")
-        self._engines.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
+        # last: a camera that hangs keeps neither the engine nor the files
+        if not self._capture.join(_JOIN_S):
+            raise self._does_not_stop()
+
+    def _does_not_stop(self) -> EngineError:
+        return EngineError(
+            f"stream {self._args.stream} does not stop: a native call is stuck",
+            hint="the process must be killed",
+        )
+
+    def interrupt(self) -> None:
+        if (capture := self._capturing) is not None:
+            capture.stop()
+
+    def stuck(self) -> tuple[str, ...]:
+        found = ["source"] if self._capturing is not None and self._capturing.stuck else []
+        if self._started and self._engines.detector.stuck_s(time.monotonic_ns()) is not None:
+            found.append("engine")
+        sinks = self._sinks.stuck() if self._started else ()
+        return (*found, *(f"sink:{name}" for name in sinks))
 
     def _open(self, slot: PartVariant) -> Detector:
-        engine = self._args.pool.join(slot.variant, self._args.open_engine)
-        return Detector(slot.variant.config, engine)
+        engine = self._args.pool.join(slot.variant, self._args.open_engine, slot.edition)
+        return Detector(slot, engine)
 
-    def _plan(self, info: SourceInfo) -> None:
-        """Everything that depends on the source: hand-over, budget, analyser, sinks."""
-        mode = self._config.flow.mode
-        self._realtime = info.realtime
+    def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
+        """Everything that depends on the source: flow, budget, analyser, sinks."""
+        flow = self._config.flow
+        place = room(flow, info.realtime)
         self.expected = _expected(info, self._args.seconds)
-        latest = info.realtime if mode == "auto" else mode == "latest"
-        self._handover: Handover[Frame] = LatestSlot() if latest else Fifo()
         self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
-        self._analyser: Analyser
-        self._tracker: Tracker | StillObjects
+        analyser: Analyser
+        tracker: ObjectTracker
         if info.kind == "images":
-            self._analyser, self._tracker = (
-                StillAnalyser(self._config, self._labels.labels),
-                StillObjects(self._config.track),
-            )
+            analyser = StillAnalyser(self._config, labels.labels)
+            tracker = StillObjects(self._config.track)
         else:
-            self._analyser = self._make_analyser(self._labels.labels, info)
-            self._tracker = Tracker(
-                self._config.track, period_s=_period_s(info, self._config.flow.target_fps)
-            )
-        self._privacy = Privacy(
+            analyser = self._make_analyser(labels.labels, info)
+            tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
+        privacy = Privacy(
             self._config.privacy,
             self._engines.detector.labels,
             self._config,
-            self._labels.labels,
+            labels.labels,
             {name: zone.polygon for name, zone in self._config.zones.items()},
             still=info.kind == "images",
         )
+        sinks = self._make_sinks(info, labels.labels)
+        pictures = any(sink.pictures for sink in sinks)
+        limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        self._path = FramePath(
+            self._args.stream,
+            place,
+            Borders(*limits),
+            self._engines,
+            self.ledger,
+            self.tracer,
+            self._args.pool.timeline,
+            paused=lambda: not self._control.detect,
+            blind=privacy.blind,
+            pictures=pictures or self._looks,
+        )
+        self._path.seat(self._engines.detector)
         self._sinks = SinkPool(
             self._args.stream,
-            self._make_sinks(info),
-            wait=not latest,
+            sinks,
+            wait=place.waits,
             written=lambda ns: self.tracer.record("publish", ns),
             tell=self._sink_changed,
         )
+        self._analysis = Analysis(
+            self._path,
+            labels,
+            tracker,
+            analyser,
+            privacy,
+            self._sinks,
+            EventWriter(self._args.stream, releases=releases_of(self._engines.detector.slot)),
+            realtime=info.realtime,
+            pictures=pictures,
+            naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            look_after=self._look_after,
+            ended=self._done,
+            failed=self._analysis_failed,
+        )
 
-    def _make_sinks(self, info: SourceInfo) -> list[Sink]:
+    def _make_sinks(self, info: SourceInfo, labels: Sequence[str]) -> list[Sink]:
         sinks: list[Sink] = [CallbackSink(self._args.emit)]
         fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        sinks += open_sinks(self._config, SinkContext(self._args.stream, self._args.out, fps))
+        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
+        rules = self._config.model_dump(
+            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+        )
+        sinks += open_sinks(
+            self._config,
+            SinkContext(
+                self._args.stream,
+                self._args.out,
+                fps,
+                tuple(labels),
+                tuple(self._config.zones),
+                lines,
+                self._control,
+                self._kind,
+                rules,
+            ),
+        )
+        sinks += self._args.sinks
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
-        self._naming = [sink for sink in sinks if type(sink).file_of is not Sink.file_of]
-        self._pictures = any(sink.pictures for sink in sinks)
         return sinks
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
         self._capture.say(state.event)
 
-    def _fail(self, e: EdgectlError) -> None:
+    def _source_failed(self, e: EdgectlError) -> None:
+        """The stream ends of it, behind the frames that are under way."""
         self._error = self._error or e
-        self._stop.set()
-        if self._started:
-            self._handover.close()
+
+    def _analysis_failed(self, e: EdgectlError) -> None:
+        self._error = self._error or e
+        self._capture.stop()
+        self._path.stop()
         self._done.set()
 
-    def _hear(self, event: Event, stamp: Stamp) -> None:
-        """What becomes of the source, from the capture thread: told by the engine thread, in the order of
-        the frames."""
-        self._notices.append((event, stamp))
-
-    def _tell(self, heard: int) -> None:
-        """Give out the first ``heard`` of what was heard of the source."""
-        for _ in range(heard):
-            event, stamp = self._notices.popleft()
-            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
-
-    # -- engine thread ----------------------------------------------------------------------------------------------------
-
-    def _engine_loop(self) -> None:
-        while not self._stop.is_set():
-            self._switch()
-            self._capture.look_after()
-            heard, finished = len(self._notices), self._handover.finished
-            frame = self._handover.take(_POLL_S)
-            if frame is not None:
-                seq = frame.stamp.seq
-                self._tell(sum(1 for _, stamp in list(self._notices) if stamp.seq <= seq))
-                self._process(frame)
-            else:
-                # What was heard before nothing was found belongs behind every frame that came before it.
-                self._tell(heard)
-                if finished:
-                    break
-        self._tell(len(self._notices))
-        self._done.set()
-
-    def _switch(self) -> None:
-        """Take over another engine, if there is one, between two frames."""
-        if self._engines.apply():
-            self._end_shadow("the stream took another engine")
-            self._writer.releases = _releases(self._engines.slot)
-
-    def _process(self, frame: Frame) -> None:
-        taken = time.monotonic_ns()
-        self.tracer.record("wait", taken - frame.stamp.avail_ns)
-        if self._too_late(frame, taken):
-            return
-        detector = self._engines.detector
-        frame = self._privacy.blind(frame)
-        try:
-            meta = detector.prepare(frame)
-            prepared = time.monotonic_ns()
-            outputs = detector.run()
-            ran = time.monotonic_ns()
-            raw = detector.decode(outputs, meta)
-            found = self._labels(raw)
-            decoded = time.monotonic_ns()
-        except (EngineError, ModelError) as e:
-            self._inference_failed(frame, e)
-            return
-        t = frame.stamp.t_s
-        tracks = self._tracker.update(found, t, frame.width, frame.height)
-        tracked = time.monotonic_ns()
-        events = self._analyser.step(frame, tracks, t)
-        done = time.monotonic_ns()
-        for stage, ns in (
-            ("pre", prepared - taken),
-            ("engine", ran - prepared),
-            ("decode", decoded - ran),
-            ("track", tracked - decoded),
-            ("rules", done - tracked),
-        ):
-            self.tracer.record(stage, ns)  # type: ignore[arg-type]
-        self._finish(frame, raw, tracks, events, done)
-        with self._shadow_lock:
-            if self._shadow is not None and self._shadow.step(frame, raw, ran - prepared):
-                self._shadow = None
-
-    def _too_late(self, frame: Frame, now: int) -> bool:
-        """Drop a frame that waited too long; never two in a row for the deadline, so that a slow engine
-        still makes progress."""
-        if not self._realtime:
-            return False
-        age_ms = (now - frame.stamp.avail_ns) / 1e6
-        max_age_ms = self._config.flow.max_age_ms
-        if max_age_ms is not None and age_ms > max_age_ms:
-            self.ledger.drop("stale")
-            return True
-        if self._budget_ms is not None and age_ms > self._budget_ms and not self._dropped_late:
-            self._dropped_late = True
-            self.ledger.drop("deadline")
-            return True
-        self._dropped_late = False
-        return False
-
-    def _inference_failed(self, frame: Frame, e: EdgectlError) -> None:
-        self._errors += 1
-        self.ledger.drop("engine_error")
-        t = frame.stamp.t_s
-        if t - self._last_failure_s < _FAILURE_EVENT_S:
-            return
-        self._last_failure_s = t
-        data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self._errors}
-        self._sinks.offer(
-            StreamOutput((self._writer.record(Event("inference_failed", t, data=data), frame.stamp),))
-        )
-
-    def _finish(
-        self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int
-    ) -> None:
-        records = tuple(self._record(e, frame, done) for e in events)
-        t = frame.stamp.t_s
-        # Stepped for every frame, shown or not: it remembers where somebody was.
-        hidden = self._privacy.step(found, tracks, t)
-        shown = ShownFrame(frame, hidden, self._analyser.overlay()) if self._pictures else None
-        age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, self._privacy.clean_tracks(tracks), t, age_ms))
-        self.tracer.record("avail_to_event", done - frame.stamp.avail_ns)
-        if self._realtime:
-            self.tracer.record("glass_to_event", done - frame.stamp.t_ns)
-        period = None if self._previous_done_ns is None else done - self._previous_done_ns
-        if period is not None:
-            self.tracer.record("period", period)
-        self._previous_done_ns = done
-        self.ledger.process()
-        self._engines.frame_done(period)
-
-    def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
-        record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
-        for sink in self._naming:
-            record |= sink.file_of(record)
-        return record
+    def _look_after(self) -> None:
+        """Now and then: what hangs is told."""
+        self._capture.look_after()
+        stuck = self._engines.detector.stuck_s(time.monotonic_ns()) is not None
+        if stuck != self._stuck:
+            self._stuck = stuck
+            stamp = self._capture.now()
+            self._analysis.say(_engine_event(stamp.t_s, available=not stuck), stamp)
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
     def swap(self, part: str, slot: PartVariant) -> float:
-        return self._engines.switch(self._fitting(part, slot), slot)
+        detector = self._fitting(part, slot)
+        self._path.seat(detector)
+        gap_ms = self._engines.switch(detector)
+        self._path.end_shadow("the stream took another engine")
+        return gap_ms
 
     def shadow(
         self,
@@ -361,16 +283,8 @@ class VideoPipeline:
         frames: int,
         done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
-        shadow = Shadow(self._fitting(part, slot), percent, frames, done)
-        self._end_shadow("another engine is compared")
-        with self._shadow_lock:
-            self._shadow = shadow
-
-    def _end_shadow(self, why: str) -> None:
-        with self._shadow_lock:
-            shadow, self._shadow = self._shadow, None
-        if shadow is not None:
-            shadow.abandon(why)
+        detector = self._fitting(part, slot)
+        self._path.compare(Shadow(detector, self._engines.detector, percent, frames, done))
 
     def _fitting(self, part: str, slot: PartVariant) -> Detector:
         """Another detector, opened and warm, that finds the same things."""
@@ -392,6 +306,7 @@ class VideoPipeline:
     def revert(self, part: str) -> None:
         _check_part(part)
         self._engines.revert()
+        self._path.end_shadow("the stream took another engine")
 
     # -- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -400,28 +315,23 @@ class VideoPipeline:
         now = time.monotonic()
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
-        slot = self._engines.slot
+        slot = self._engines.detector.slot
+        outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
         state = (
-            "failed"
-            if self._error
-            else "ended"
-            if self._done.is_set()
-            else "outage"
-            if self._capture.outage
-            else "running"
+            "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
         )
         return StreamStats(
             kind=self._kind,
             slots={PART: slot.bundle or slot.variant.digest},
-            releases=_releases(slot),
+            releases=releases_of(slot),
             stages=self.tracer.window(),
             frames=frames,
-            errors=self._errors,
+            errors=self._analysis.errors,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state=state,
-            reason=self._capture.outage,
-            counters={**self._analyser.counters(), **self._sinks.counters},
+            reason=outage,
+            counters={**self._analysis.analyser.counters(), **self._sinks.counters},
         )
 
     def totals(self) -> dict[str, Histogram]:
@@ -445,5 +355,7 @@ def _expected(info: SourceInfo, seconds: float | None) -> int | None:
     return min((n for n in (info.frames, limit) if n is not None), default=None)
 
 
-def _releases(slot: PartVariant) -> dict[str, str]:
-    return {PART: slot.release} if slot.release else {}
+def _engine_event(t_s: float, *, available: bool) -> Event:
+    """An engine whose call does not come back, or has come back after all."""
+    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
+    return Event("capability", t_s, "end" if available else "start", None, data)

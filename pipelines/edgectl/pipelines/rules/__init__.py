@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,15 +17,21 @@ from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
+from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
-from edgectl.pipelines.rules.observation import Observation, Rule, Wall
+from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
+from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
+from edgectl.pipelines.rules.schedule import check_time_zone
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["RULES", "RuleSet", "RulesConfig"]
+__all__ = ["RULES", "SAVED", "RuleSet", "RulesConfig"]
+
+SAVED = "edgectl.rules/1"
+"""Names the format of what :meth:`RuleSet.save` gives."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +43,17 @@ RULES = Registry(
         "line": "edgectl.pipelines.rules.line:RULE",
         "loiter": "edgectl.pipelines.rules.loiter:RULE",
         "occupancy": "edgectl.pipelines.rules.occupancy:RULE",
+        "intrusion": "edgectl.pipelines.rules.intrusion:RULE",
+        "density": "edgectl.pipelines.rules.density:RULE",
+        "speed": "edgectl.pipelines.rules.speed:RULE",
+        "stationary": "edgectl.pipelines.rules.stationary:RULE",
+        "abandoned": "edgectl.pipelines.rules.abandoned:RULE",
+        "wrong_way": "edgectl.pipelines.rules.wrong_way:RULE",
+        "turn": "edgectl.pipelines.rules.turn:RULE",
+        "traffic": "edgectl.pipelines.rules.traffic:RULE",
+        "sudden_stop": "edgectl.pipelines.rules.sudden_stop:RULE",
+        "fall": "edgectl.pipelines.rules.fall:RULE",
+        "running": "edgectl.pipelines.rules.running:RULE",
         "collision": "edgectl.pipelines.rules.collision:RULE",
         "lane_departure": "edgectl.pipelines.rules.lane_departure:RULE",
     },
@@ -54,6 +72,12 @@ class RulesConfig(Config):
     """What makes events of tracks, each with an ``id``; see below."""
     update_s: float = Field(default=30.0, gt=0, le=86400)
     """How often a tracked object is reported while nothing changes."""
+    ground: GroundConfig | None = None
+    """Four points of the ground whose places in metres are known; what measures in metres needs them."""
+    time_zone: str = "UTC"
+    """Of the site, such as `Europe/Berlin`: for rules with hours."""
+    review: ReviewConfig | None = None
+    """What happens at the same time is told once, as `review`. none: it is not."""
 
     @field_validator("rules", mode="before")
     @classmethod
@@ -86,6 +110,11 @@ class RulesConfig(Config):
         except ValidationError as e:
             raise ValueError(f"{rule}: {first_problem(e)}") from e
 
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return check_time_zone(name)
+
     @model_validator(mode="after")
     def _names_exist(self) -> RulesConfig:
         ids = [r.id for r in self.rules]
@@ -94,11 +123,15 @@ class RulesConfig(Config):
         for rule in self.rules:
             if unknown := set(rule.zone_names()) - set(self.zones):
                 raise ValueError(f"rule {rule.id!r} names zone {min(unknown)!r}, which does not exist")
+            if rule.needs_ground() and self.ground is None:
+                raise ValueError(f"rule {rule.id!r} measures in metres, and there is no ground")
+        if self.review is not None and (unknown := set(self.review.names()) - {*self.zones, *ids}):
+            raise ValueError(f"review names {min(unknown)!r}, which is no rule or zone")
         return self
 
 
 class RuleSet:
-    """Zones first, then the object life cycle, then the rules in the order of the configuration."""
+    """Zones first, then the object life cycle, then the rules in the order of the configuration, then the review."""
 
     def __init__(
         self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
@@ -111,16 +144,57 @@ class RuleSet:
                     hint=f"it knows {', '.join(labels[:20])}",
                 )
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
-        context = RuleContext(labels, {z.name: z for z in self.zones}, camera or CameraConfig())
+        context = RuleContext(
+            labels,
+            {z.name: z for z in self.zones},
+            camera or CameraConfig(),
+            None if config.ground is None else Ground(config.ground),
+            config.time_zone,
+        )
         self.rules: dict[str, Rule] = {}
         """Id → rule, without the zones."""
+        self._settings: dict[str, Any] = {}
+        """Id → what the rule was configured with, as JSON values."""
         for rule in config.rules:
             with RULES.using(_names(type(rule).model_fields)[0]) as type_:
                 self.rules[rule.id] = type_.make(rule, context)
+            self._settings[rule.id] = rule.model_dump(mode="json")
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
+        if config.review is not None:
+            self._steps["review"] = ReviewRule(config.review)
         self._motion = MotionEstimator()
+        self._asked: deque[tuple[str, bool | None]] = deque()
+        """Rules to switch on or off, or (None) to reset, before the next step."""
+        self._begun_anew: list[tuple[str, str]] = []
+        """Rules that were not loaded, and why."""
+
+    @property
+    def switches(self) -> dict[str, bool]:
+        """Id → whether it is armed, of the rules that can be switched."""
+        return {name: rule.armed for name, rule in self.rules.items() if isinstance(rule, Switchable)}
+
+    def switch(self, name: str, on: bool) -> None:
+        """Arm or disarm a rule before the next step, which tells it as an event ``switch``. Callable from any
+        thread. Raises :class:`UsageError` for a rule that has no switch."""
+        if name not in self.switches:
+            raise UsageError(
+                f"there is no rule {name[:64]!r} that can be armed",
+                hint=f"there are: {', '.join(self.switches) or 'none'}",
+            )
+        self._asked.append((name, on))
+
+    def reset(self, name: str) -> None:
+        """Let a rule's counts begin anew before the next step, which tells it as an event ``reset``. Callable from
+        any thread. Raises :class:`UsageError` for a rule that does not count."""
+        if not isinstance(self.rules.get(name), Resettable):
+            counting = [n for n, rule in self.rules.items() if isinstance(rule, Resettable)]
+            raise UsageError(
+                f"there is no rule {name[:64]!r} that counts",
+                hint=f"there are: {', '.join(counting) or 'none'}",
+            )
+        self._asked.append((name, None))
 
     def step(
         self,
@@ -132,8 +206,8 @@ class RuleSet:
     ) -> list[Event]:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
-        now = Observation(tracks, t, lanes, speed_mps, wall, self._motion.step(tracks, t))
-        events: list[Event] = []
+        events = self._obey(t)
+        now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
                 made = rule.step(now)
@@ -160,6 +234,52 @@ class RuleSet:
         for name, rule in self._steps.items():
             if name in state["rules"]:
                 rule.restore(state["rules"][name])
+
+    def save(self) -> dict[str, Any]:
+        """What outlasts the process, as JSON values: counts, switches, what was learned. Nothing about tracks, whose
+        ids mean other objects then."""
+        kept = {
+            name: {"settings": self._settings.get(name), "state": rule.lasting()}
+            for name, rule in self._steps.items()
+            if isinstance(rule, Lasting)
+        }
+        return {"schema": SAVED, "rules": kept}
+
+    def load(self, saved: Any) -> None:
+        """Go on from what :meth:`save` gave. A rule whose settings are others now, or whose state is not
+        understood, begins anew; the next step tells each as an event ``reset`` with its ``reason``."""
+        known = (
+            isinstance(saved, dict) and saved.get("schema") == SAVED and isinstance(saved.get("rules"), dict)
+        )
+        for name, rule in self._steps.items():
+            if not isinstance(rule, Lasting):
+                continue
+            entry = saved["rules"].get(name) if known else None
+            if known and entry is None:  # a new rule
+                continue
+            try:
+                if entry is None:
+                    raise ValueError("unknown format")
+                if entry["settings"] != self._settings.get(name):
+                    self._begun_anew.append((name, "settings_changed"))
+                    continue
+                rule.recall(entry["state"])
+            except (KeyError, TypeError, ValueError, AttributeError):
+                self._begun_anew.append((name, "not_understood"))
+
+    def _obey(self, t: float) -> list[Event]:
+        """What was asked for from outside since the step before."""
+        events = [Event("reset", t, None, name, {"reason": reason}) for name, reason in self._begun_anew]
+        self._begun_anew.clear()
+        while self._asked:
+            name, on = self._asked.popleft()
+            rule = self.rules[name]
+            if on is None and isinstance(rule, Resettable):
+                events.append(Event("reset", t, None, name, {"reason": "asked", "was": rule.reset()}))
+            elif on is not None and isinstance(rule, Switchable) and rule.armed != on:
+                rule.switch(on)
+                events.append(Event("switch", t, None, name, {"on": on}))
+        return events
 
 
 def _check(made: Sequence[Event]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgectl.core.schema import Config, Name
+from edgectl.pipelines.rules.ground import Ground
 from edgectl.pipelines.rules.observation import Rule
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.video.lanes import CameraConfig
@@ -27,6 +28,10 @@ class RuleConfig(Config):
         """Labels that it names: the model must know them."""
         return ()
 
+    def needs_ground(self) -> bool:
+        """Whether it needs ``ground``."""
+        return False
+
 
 @dataclass(frozen=True)
 class RuleContext:
@@ -37,6 +42,10 @@ class RuleContext:
     zones: Mapping[str, ZoneRule] = field(default_factory=dict)
     """Each has taken its step before the rules take theirs."""
     camera: CameraConfig = field(default_factory=CameraConfig)
+    ground: Ground | None = None
+    """From the picture to metres on the ground, where four points were measured."""
+    time_zone: str = "UTC"
+    """Of the site."""
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,10 @@ class LineRule:
         counts = {k: dict(v) for k, v in self.counts.items()}
         return {"counts": counts, "walks": {str(i): asdict(w) for i, w in self._walks.items()}}
 
+    def reset(self) -> dict[str, Any]:
+        was, self.counts = self.counts, {"in": {}, "out": {}}
+        return {"counts": was}
+
     def lasting(self) -> dict[str, Any]:
         return {"counts": {k: dict(v) for k, v in self.counts.items()}}
 

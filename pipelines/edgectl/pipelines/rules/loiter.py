@@ -71,13 +71,10 @@ class LoiterRule:
         for track, stay in sorted(inside.items()):
             dwell = self._here.get(track) or self._found(stay) or _Dwell(stay.since, t, 0, 0, 0, 0)
             self._here[track] = dwell
-            dwell.last, dwell.cls, dwell.x, dwell.y, dwell.size = (
-                stay.seen,
-                stay.cls,
-                stay.x,
-                stay.y,
-                stay.size,
-            )
+            if stay.depth > 0 or not dwell.size:
+                # On the other side of the border it may have left already: that is not known before it is far enough.
+                dwell.last = stay.seen
+            dwell.cls, dwell.x, dwell.y, dwell.size = stay.cls, stay.x, stay.y, stay.size
             if not dwell.fired and dwell.last - dwell.since >= self._seconds - 1e-9:
                 dwell.fired = True
                 events.append(self._event("start", track, dwell, t, dwell.last))

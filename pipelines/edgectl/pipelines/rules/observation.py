@@ -14,6 +14,7 @@ from pydantic import Field
 
 from edgectl.pipelines.rules.motion import Motion, still
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -21,8 +22,10 @@ __all__ = [
     "EDGE",
     "Lasting",
     "Observation",
+    "Resettable",
     "Rule",
     "Seconds",
+    "Switchable",
     "Wall",
     "anchors",
     "at_edge",
@@ -46,6 +49,12 @@ class Wall:
     quality: str
     """As :data:`edgectl.pipelines.stream.frame.ClockQuality`."""
 
+    @classmethod
+    def of(cls, stamp: Stamp) -> Wall | None:
+        """None where wall time means nothing (a file)."""
+        offset = stamp.wall_offset_ns
+        return None if offset is None else cls((stamp.t_ns + offset) / 1e9, stamp.quality)
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -60,6 +69,8 @@ class Observation:
     """Of the own car; None where it is not known."""
     wall: Wall | None = None
     """The time of day; None where it means nothing (a file)."""
+    events: Sequence[Event] = ()
+    """What the rules before this one made of this observation."""
     motion: Motion | None = None
     """How the tracks move; a :class:`RuleSet` gives it. None: nothing is known of them."""
 
@@ -148,6 +159,24 @@ class Lasting(Protocol):
 def pixels(flat: Sequence[float], width: int, height: int) -> NDArray[np.float64]:
     """Relative x, y, x, y, … as points (N, 2) in pixels."""
     return np.array(flat, np.float64).reshape(-1, 2) * [width, height]
+
+
+@runtime_checkable
+class Switchable(Protocol):
+    """A rule that can be armed and disarmed while it runs."""
+
+    armed: bool
+
+    def switch(self, on: bool) -> None: ...
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A rule whose counts can begin anew while it runs."""
+
+    def reset(self) -> dict[str, Any]:
+        """Begin anew. Returns what was counted so far, as JSON values."""
+        ...
 
 
 def anchors(xyxy: NDArray[np.float64], anchor: str) -> NDArray[np.float64]:

@@ -93,6 +93,7 @@ class ZoneRule:
         self.gone: dict[int, Stay] = {}
         """The same, of those who were in until this step and whose tracks have ended now."""
         self.labels = labels
+        self.polygon = config.polygon
         self._config = config
         self._classes = wanted(config.classes, labels)
         self._size, self._corner = (0, 0), np.zeros(2)

@@ -7,7 +7,7 @@ A sink's options stand in the stream's configuration under the sink's name. ``tr
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     SerializeAsAny,
@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
@@ -32,8 +33,12 @@ SINKS = Registry(
         "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
         "annotate": "edgectl.pipelines.sinks.video:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
+        "mqtt": "edgectl.pipelines.sinks.mqtt.mqtt:SINK",
     },
 )
+
+
+S = TypeVar("S", bound="SinksConfig")
 
 
 class SinksConfig(Config):
@@ -83,6 +88,15 @@ class SinksConfig(Config):
         written: dict[str, Any] = handler(self)
         sinks: dict[str, Any] = written.pop("sinks", {})
         return written | sinks
+
+    def with_sink(self: S, name: str, **options: Any) -> S:
+        """The same with a sink that is used, and with these of its options. Raises :class:`UsageError`."""
+        before = self.sinks.get(name) or SINKS.get(name).options()
+        try:
+            values = {**before.model_dump(exclude_unset=True), **options}
+            return self.model_copy(update={"sinks": {**self.sinks, name: self._options(name, values)}})
+        except ValueError as e:
+            raise UsageError(str(e)) from e
 
     def chosen(self) -> dict[str, SinkOptions]:
         """The sinks that this stream uses, in the order of the table: those that it names, and those that are

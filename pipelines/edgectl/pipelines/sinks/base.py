@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["Record", "Sink", "SinkContext", "SinkOptions", "SinkType", "StreamOutput"]
+__all__ = ["Record", "Sink", "SinkContext", "SinkOptions", "SinkType", "StreamControl", "StreamOutput"]
 
 Record = dict[str, Any]
 
@@ -23,10 +24,17 @@ class StreamOutput:
     records: tuple[Record, ...]
     frame: ShownFrame | None = None
     tracks: Tracks | None = None
-    t_s: float | None = None
-    """Capture time of ``tracks``."""
+    stamp: Stamp | None = None
+    """When ``tracks`` were taken."""
     age_ms: float | None = None
     """From the moment the frame was available to its events."""
+
+
+class StreamControl:
+    """What a sink may ask of its stream. Usable from any thread."""
+
+    detect = True
+    """False: frames are dropped as `paused`, before the detector."""
 
 
 class Sink:
@@ -55,6 +63,11 @@ class Sink:
     def close(self) -> None:
         """Finish files. Called once, after the last ``write``."""
 
+    def trouble(self) -> str | None:
+        """What it waits for, where it cannot do its work now: told as an event once it lasts. Called by another thread,
+        often: it returns at once."""
+        return None
+
     def file_of(self, record: Record) -> dict[str, str]:
         """What an event says of the files that this sink will write for it (``{"snapshot": "snapshots/….jpg"}``). Called by
         the stream's thread, before the event is given out: decides, writes nothing."""
@@ -78,6 +91,16 @@ class SinkContext:
     """Folder for files."""
     fps: float | None = None
     """Of the frames; None for sound."""
+    labels: tuple[str, ...] = ()
+    """``labels[i]`` names class ``i`` of the tracks."""
+    zones: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    """Ids of the rules that count crossings of a line."""
+    control: StreamControl | None = None
+    """None: this kind of pipeline has nothing to switch."""
+    kind: str = ""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration of zones and rules, as JSON values."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ _MAX_PICTURES = 4
 """Outputs with one."""
 _WATCH_S = 0.5
 _BACKOFF_S = (1.0, 60.0)
+_TROUBLE_S = 3.0
+"""How long a sink's trouble lasts before it is told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,11 @@ class SinkPool:
         self._watch.join()
         return whole
 
+    def stuck(self) -> tuple[str, ...]:
+        """Names of the sinks whose call does not come back, or has not yet although the pool is to close."""
+        closing = self._closing.is_set()
+        return tuple(f.sink.name for f in self._feeders if f.is_stuck or (closing and f.is_busy))
+
     def count(self, key: str, n: int = 1) -> None:
         with self._lock:
             self.counters[key] = self.counters.get(key, 0) + n
@@ -173,9 +180,16 @@ class _Feeder:
         self._closed = False
         self._failures = 0
         self._retry_at = 0.0
+        self._troubled_since: float | None = None
+        self._told_trouble = False
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def is_busy(self) -> bool:
+        """In a call of the sink."""
+        return self._busy_since is not None
 
     def wants(self, output: StreamOutput) -> bool:
         sink = self.sink
@@ -212,7 +226,8 @@ class _Feeder:
             self._change.notify_all()
 
     def watch(self, now: float) -> None:
-        """Tell of a call that does not come back. From the pool's thread."""
+        """Tell of a call that does not come back, and of what the sink waits for. From the pool's thread."""
+        self._watch_trouble(now)
         since, limit = self._busy_since, self.sink.stuck_s
         if since is None or limit is None or now - since <= limit or self.is_stuck:
             return
@@ -226,6 +241,19 @@ class _Feeder:
         self._pool.tell(
             SinkState(self.sink.name, False, "stuck", f"a call has not come back for {limit:g} s")
         )
+
+    def _watch_trouble(self, now: float) -> None:
+        trouble = None if self._closed else self.sink.trouble()
+        if trouble is None:
+            self._troubled_since = None
+            if self._told_trouble:
+                self._told_trouble = False
+                self._pool.tell(SinkState(self.sink.name, True, "back"))
+            return
+        self._troubled_since = self._troubled_since or now
+        if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
+            self._told_trouble = True
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble))
 
     def _room(self, picture: bool) -> bool:
         return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)

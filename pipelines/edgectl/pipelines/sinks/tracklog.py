@@ -1,28 +1,68 @@
-"""Every frame's tracks as JSON lines, exact to the bit, and the way back: replay rules on recorded tracks."""
+"""Every frame's tracks as JSON lines, exact to the bit, and the way back: rules are replayed on them.
+
+The first line says whose tracks they are (:class:`TrackLogHeader`), each other line holds those of one frame.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from edgectl.core.errors import DataError
+from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
+from edgectl.pipelines.stream.frame import ClockQuality
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["SINK", "TrackLog", "encode_tracks", "read_tracks"]
+__all__ = [
+    "SINK",
+    "LoggedTracks",
+    "TrackLog",
+    "TrackLogHeader",
+    "encode_tracks",
+    "read_header",
+    "read_tracks",
+]
 
 _MAX_LINE = 1 << 20
 
 
-def encode_tracks(tracks: Tracks, t_s: float) -> str:
+class TrackLogHeader(Message):
+    """Whose tracks they are, and the rules that were told of them."""
+
+    schema_: Literal["edgectl.tracks/1"] = Field(default="edgectl.tracks/1", alias="schema")
+    kind: str = Field(max_length=64)
+    stream: str = Field(max_length=64)
+    labels: tuple[str, ...] = Field(max_length=10_000)
+    """``labels[i]`` names class ``i``."""
+    rules: dict[str, Any] = {}
+    """The configuration of zones and rules, as JSON values."""
+
+
+class LoggedTracks(NamedTuple):
+    """One frame."""
+
+    tracks: Tracks
+    t: float
+    """Capture time, seconds."""
+    wall_offset_ns: int | None = None
+    """Unix time minus capture time; None where wall time means nothing (a file)."""
+    clock: ClockQuality = "pts"
+
+
+def encode_tracks(
+    tracks: Tracks, t_s: float, wall_offset_ns: int | None = None, clock: ClockQuality = "pts"
+) -> str:
     """One line: floats are written so that they read back to the same bits."""
     record: dict[str, Any] = {
         "t": t_s,
+        "clock": clock,
         "size": [tracks.width, tracks.height],
         "ids": tracks.ids.tolist(),
         "box": tracks.xyxy.tolist(),
@@ -30,23 +70,46 @@ def encode_tracks(tracks: Tracks, t_s: float) -> str:
         "cls": tracks.cls.tolist(),
         "seen": tracks.seen.tolist(),
     }
+    if wall_offset_ns is not None:
+        record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
     return json.dumps(record, separators=(",", ":"))
 
 
-def read_tracks(lines: Iterable[str]) -> Iterator[tuple[Tracks, float]]:
-    """Tracks and time of each line. Raises :class:`DataError` naming the line that is no track record."""
-    for number, line in enumerate(lines, 1):
+def read_header(lines: Iterator[str]) -> TrackLogHeader:
+    """Takes the first line. Raises :class:`DataError`."""
+    line = next(lines, "")
+    try:
+        if len(line) > _MAX_LINE:
+            raise ValueError("its first line is too long")
+        return TrackLogHeader.model_validate_json(line)
+    except ValidationError as e:
+        raise DataError(
+            f"this is no track log: {first_problem(e)}", hint="edgectl run --out writes one: tracks.jsonl"
+        ) from e
+    except ValueError as e:
+        raise DataError(f"this is no track log: {e}") from e
+
+
+def read_tracks(lines: Iterable[str], *, first_line: int = 2) -> Iterator[LoggedTracks]:
+    """The lines behind the header. Raises :class:`DataError` naming the line that is no track record, or goes
+    back in time."""
+    before = float("-inf")
+    for number, line in enumerate(lines, first_line):
         try:
             if len(line) > _MAX_LINE:
                 raise ValueError("it is too long")
-            yield _decode(json.loads(line))
-        except (ValueError, KeyError, TypeError) as e:
+            frame = _decode(json.loads(line))
+            if not frame.t > before:
+                raise ValueError(f"its time {frame.t} is not after {before}")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
             raise DataError(f"line {number} of the track log is not a track record: {e}") from e
+        before = frame.t
+        yield frame
 
 
-def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
+def _decode(v: dict[str, Any]) -> LoggedTracks:
     ids = np.array(v["ids"], np.int64).reshape(-1)
     n = len(ids)
     boxes = np.array(v["box"], np.float32).reshape(n, 4)
@@ -62,7 +125,9 @@ def _decode(v: dict[str, Any]) -> tuple[Tracks, float]:
         int(track): np.array(sightings, np.float64).reshape(-1, 5)
         for track, sightings in v.get("past", {}).items()
     }
-    return Tracks(ids, boxes, score, cls, seen, int(width), int(height), past), float(v["t"])
+    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past)
+    offset = v.get("wall_offset_ns")
+    return LoggedTracks(tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"))
 
 
 class TrackLog(Sink):
@@ -71,22 +136,29 @@ class TrackLog(Sink):
     name = "tracklog"
     tracks = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, header: TrackLogHeader) -> None:
         self.path = path
         self._file = LineFile(path)
+        self._file.write(header.encode().decode())
 
     def write(self, output: StreamOutput) -> None:
-        if output.tracks is not None and output.t_s is not None:
-            self._file.write(encode_tracks(output.tracks, output.t_s))
+        stamp = output.stamp
+        if output.tracks is not None and stamp is not None:
+            self._file.write(encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality))
 
     def close(self) -> None:
         self._file.close()
 
 
 def _open(options: SinkOptions, context: SinkContext) -> TrackLog | None:
-    return None if context.out is None else TrackLog(context.out / "tracks.jsonl")
+    if context.out is None:
+        return None
+    header = TrackLogHeader(
+        kind=context.kind, stream=context.stream, labels=context.labels, rules=dict(context.rules)
+    )
+    return TrackLog(context.out / "tracks.jsonl", header)
 
 
 SINK = SinkType(
-    _open, "every frame's tracks, for replaying the rules: `tracks.jsonl`", files=True, pictures=True
+    _open, "every frame's tracks, for `edgectl replay`: `tracks.jsonl`", files=True, pictures=True
 )

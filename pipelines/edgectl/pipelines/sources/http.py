@@ -30,7 +30,7 @@ from edgectl.pipelines.sources.media.camera import Camera, CameraReader, LiveSou
 from edgectl.pipelines.sources.media.http_fetch import HttpBody, HttpServer
 from edgectl.pipelines.sources.media.multipart import Multipart
 from edgectl.pipelines.sources.media.network import check_address, look_for
-from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.picture_size import stated_size
 from edgectl.pipelines.sources.media.reader import Away, VideoReader
 from edgectl.pipelines.stream.frame import Frame
@@ -135,6 +135,7 @@ class MjpegReader:
         self.height: int | None = None
         self.fps: float | None = None
         self._body, self._what = body, what
+        self._upright = Upright()
         self._parts = Multipart(body.boundary or "")
 
     def frames(self) -> Iterator[Picture | None]:
@@ -173,7 +174,7 @@ class MjpegReader:
         if frames[0].is_corrupt:
             self.corrupt += 1
             return None
-        return picture_of(frames[0], None)
+        return picture_of(frames[0], None, self._upright)
 
 
 def _reader(server: HttpServer) -> CameraReader:

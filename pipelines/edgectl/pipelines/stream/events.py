@@ -15,7 +15,7 @@ from typing import Any
 from edgectl.core.uri import redact_values
 from edgectl.pipelines.stream.frame import Stamp
 
-__all__ = ["SCHEMA", "Event", "EventWriter"]
+__all__ = ["SCHEMA", "Event", "EventWriter", "is_update"]
 
 SCHEMA = "edgectl.event/1"
 
@@ -75,3 +75,8 @@ class EventWriter:
             record["releases"] = dict(self.releases)
         data: dict[str, Any] = redact_values(event.data)
         return {**record, **data}
+
+
+def is_update(record: Mapping[str, Any]) -> bool:
+    """Whether later events say again what this one says: it may be lost first, where something must."""
+    return record.get("type") == "tracked_object" and record.get("phase") == "update"

@@ -17,3 +17,5 @@ class PartVariant:
     release: str = ""
     bundle: str = ""
     """Bundle digest."""
+    edition: int = 0
+    """How often the finalised file of its engine has become a better one since the worker was started."""

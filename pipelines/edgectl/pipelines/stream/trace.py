@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Literal
 
 from edgectl.core.histogram import Histogram, HistogramData
@@ -13,6 +14,7 @@ Stage = Literal[
     "wait",
     "pre",
     "engine",
+    "first_after_idle",
     "decode",
     "track",
     "rules",
@@ -23,7 +25,8 @@ Stage = Literal[
     "engine:vad",
     "engine:keyword",
 ]
-"""``wait``: available → taken. ``publish``: offered → written by the sinks. ``avail_to_event``: available
+"""``wait``: all the time in which a frame that was processed waited between two stages.
+``first_after_idle``: what ``engine`` is, of a call after a pause; such a call is not in ``engine``. ``publish``: offered → written by the sinks. ``avail_to_event``: available
 → events ready. ``glass_to_event``: from exposure, only where the capture clock is the monotonic one.
 ``period``: between processed frames."""
 
@@ -37,11 +40,16 @@ class Tracer:
         self._total: dict[str, Histogram] = {}
 
     def record(self, stage: Stage, ns: int) -> None:
+        self.record_all(((stage, ns),))
+
+    def record_all(self, times: Iterable[tuple[Stage, int]]) -> None:
+        """Stages and how long they took, ns."""
         with self._lock:
-            histogram = self._window.get(stage)
-            if histogram is None:
-                histogram = self._window[stage] = Histogram()
-            histogram.record_ns(ns)
+            for stage, ns in times:
+                histogram = self._window.get(stage)
+                if histogram is None:
+                    histogram = self._window[stage] = Histogram()
+                histogram.record_ns(ns)
 
     def window(self) -> dict[str, HistogramData]:
         """The histograms since the last call."""

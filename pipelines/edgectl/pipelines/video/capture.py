@@ -10,22 +10,39 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.stream.flow import Handover
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.video.picture_watch import PictureWatch
 
-__all__ = ["Capture"]
+__all__ = ["Capture", "FrameTaker"]
 
 _POLL_S = 0.2
 _STALLED_S = 12.0
 """A source whose ``read`` has not come back for so long hangs in a native call. Longer than a camera's own
 time-outs."""
+
+
+class FrameTaker(Protocol):
+    """Where the frames go. Called from the capture thread; ``tell`` from others, too."""
+
+    def take_over(self, frame: Frame) -> None:
+        """A frame that is booked as captured: it is processed or dropped there."""
+        ...
+
+    def tell(self, event: Event, stamp: Stamp) -> None:
+        """What is to be told of the source, before the frame of the stamp is handed over; stamps without a
+        frame have the number of the next one."""
+        ...
+
+    def end(self) -> None:
+        """No more frames."""
+        ...
 
 
 class Capture:
@@ -57,7 +74,7 @@ class Capture:
         self._go = threading.Event()
         self._info: SourceInfo | None = None
         self._error: EdgectlError | None = None
-        self._handover: Handover[Frame] | None = None
+        self._to: FrameTaker | None = None
         self._gate_next_s: float | None = None
         self._first_s: float | None = None
         self._decode_errors = self._corrupt = 0
@@ -68,22 +85,20 @@ class Capture:
 
     def open(self) -> SourceInfo:
         """Start the thread and let it open the source, which belongs to it. Raises what the source raises;
-        nothing runs then."""
+        nothing runs then. Raises :class:`SourceError` after :meth:`stop`, even if the source does not come back."""
         self._thread.start()
-        self._opened.wait()
+        while not self._opened.wait(_POLL_S):
+            if self._stop.is_set():
+                raise SourceError("the source was not open yet when the stream was to stop")
         if self._info is not None:
             return self._info
         self._thread.join()
         assert self._error is not None
         raise self._error
 
-    def deliver(self, handover: Handover[Frame], say: Callable[[Event, Stamp], None]) -> None:
-        """Begin to read. The hand-over is closed at the end of the source.
-
-        ``say`` takes what is to be told of the source, before the frame of the stamp is handed over; stamps
-        without a frame have the number of the next one.
-        """
-        self._handover, self._say = handover, say
+    def deliver(self, to: FrameTaker) -> None:
+        """Begin to read, until the end of the source."""
+        self._to = to
         self._go.set()
 
     def look_after(self) -> None:
@@ -92,12 +107,19 @@ class Capture:
         if since is not None and time.monotonic() - since > _STALLED_S:
             self._tell_outage("stalled")
 
+    @property
+    def stuck(self) -> bool:
+        """The source does not come back from a call: from opening, from reading, or although it is to stop."""
+        since = self._reading_since
+        late = since is not None and time.monotonic() - since > _STALLED_S
+        return late or (self._stop.is_set() and self._thread.is_alive())
+
     def say(self, make: Callable[[float], Event]) -> None:
         """Tell of something that came up beside the frames, in their order. From any thread. ``make``: from the time
         of now."""
-        if self._handover is not None:
-            stamp = self._now()
-            self._say(make(stamp.t_s), stamp)
+        if self._to is not None:
+            stamp = self.now()
+            self._to.tell(make(stamp.t_s), stamp)
 
     def stop(self) -> None:
         """Read no more. Returns at once."""
@@ -120,16 +142,16 @@ class Capture:
             self._go.wait()
             self._read_all()
         except (SourceError, DataError) as e:
-            if self._handover is not None:
+            if self._to is not None:
                 self._book_damaged()
                 self._tell(
-                    Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self._now()
+                    Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self.now()
                 )
             raise
         finally:
             self._source.close()
-            if self._handover is not None:
-                self._handover.close()
+            if self._to is not None:
+                self._to.end()
 
     def _fail(self, e: EdgectlError) -> None:
         if self._opened.is_set():
@@ -150,12 +172,12 @@ class Capture:
             except EndOfStream as e:
                 self._book_damaged()
                 if e.notice is not None and not self._stop.is_set():
-                    self._tell(e.notice, self._now())
+                    self._tell(e.notice, self.now())
                 return
             self._book_damaged()
             if frame is None:
                 self._tell_outage(
-                    self._source.outage or ("corrupt" if self._watch.blind(self._now().t_s) else self.outage)
+                    self._source.outage or ("corrupt" if self._watch.blind(self.now().t_s) else self.outage)
                 )
                 continue
             if deadline is None and self._over(frame.stamp.t_s):
@@ -168,6 +190,8 @@ class Capture:
                 self._tell(notice, frame.stamp)
             self._last = frame.stamp
             self._hand_over(frame)
+            # its memory is the decoder's, who wants it back before the next one
+            del frame
 
     def _read(self) -> Frame | None:
         self._reading_since = time.monotonic()
@@ -201,14 +225,15 @@ class Capture:
             reason = str(outage or before)
             self._tell(
                 Notice("source", reason, outage is None, "end" if outage is None else "start"),
-                stamp or self._now(),
+                stamp or self.now(),
             )
 
     def _tell(self, notice: Notice, stamp: Stamp) -> None:
         data = {"name": notice.name, "available": notice.available, "reason": notice.reason, **notice.data}
-        self._say(Event("capability", stamp.t_s, notice.phase, None, data), stamp)
+        assert self._to is not None
+        self._to.tell(Event("capability", stamp.t_s, notice.phase, None, data), stamp)
 
-    def _now(self) -> Stamp:
+    def now(self) -> Stamp:
         """The time of something that has no frame: the clock's, or where a recording has come to."""
         assert self._info is not None
         now = time.monotonic_ns()
@@ -218,14 +243,12 @@ class Capture:
         return Stamp(seq, 0 if self._last is None else self._last.t_ns, now, None, None, "pts")
 
     def _hand_over(self, frame: Frame) -> None:
-        assert self._handover is not None
+        assert self._to is not None
         self._ledger.capture()
         if self._gated(frame.stamp.t_s):
             self._ledger.drop("gated")
             return
-        lost = self._handover.put(frame)
-        if lost is not None:
-            self._ledger.drop("shutdown" if self._stop.is_set() else "superseded")
+        self._to.take_over(frame)
 
     def _gated(self, t_s: float) -> bool:
         """Whether ``target_fps`` leaves this frame out."""

@@ -158,6 +158,7 @@ class Privacy:
             return tracks
         middle = tracks.anchor("center") / np.array([tracks.width, tracks.height], np.float32)
         keep = np.array([not self._masked(float(x), float(y)) for x, y in middle])
+        kept = set(tracks.ids[keep].tolist())
         return dataclasses.replace(
             tracks,
             ids=tracks.ids[keep],
@@ -165,7 +166,13 @@ class Privacy:
             score=tracks.score[keep],
             cls=tracks.cls[keep],
             seen=tracks.seen[keep],
+            past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
         )
+
+    def _clean_past(self, past: NDArray[np.float64], tracks: Tracks) -> NDArray[np.float64]:
+        """The sightings (K, 5) whose middle lies in no mask."""
+        middle = (past[:, 1:3] + past[:, 3:5]) / 2 / [tracks.width, tracks.height]
+        return past[[not self._masked(x, y) for x, y in middle.tolist()]]
 
     def _boxes(self, found: Detections | None, tracks: Tracks, t: float, margin: float) -> NDArray[Any]:
         if found is None:

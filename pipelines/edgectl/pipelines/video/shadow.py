@@ -1,13 +1,12 @@
 """Run a second detector on some of the frames and compare; nothing of what it finds goes anywhere.
 
-The engine thread calls :meth:`Shadow.step` after a frame is through, so both engines are timed on the same
-frame, one after the other, on the same thread. The frame behind it waits for as long as the second engine
-takes: a live source may drop it as ``superseded``.
+The thread of the engine that serves calls :meth:`Shadow.step` when it has given a frame back, so both engines
+are timed on the same frame, one after the other, on the same thread. The frame behind it waits for as long as
+the second engine takes: a live source may drop it as ``superseded``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -16,8 +15,10 @@ import numpy as np
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
 from edgectl.pipelines.stream.frame import Frame
-from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import Ran
+from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 __all__ = ["Shadow", "Shadowing", "matched"]
 
@@ -44,11 +45,14 @@ class Shadow:
     def __init__(
         self,
         detector: Detector,
+        serving: Detector,
         percent: float,
         frames: int,
         done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
         self._detector = detector
+        # a decoder belongs to one thread: this is not the one that the stream uses
+        self._decode_old = make_decoder(serving.task)
         self._percent = percent
         self._wanted = frames
         self._done = done
@@ -57,21 +61,27 @@ class Shadow:
         self._new_ms: list[float] = []
         self._matched = self._found = self._errors = 0
 
-    def step(self, frame: Frame, found: Detections, old_ns: int) -> bool:
-        """One frame that the engine which serves has done in ``old_ns``. True: that was the last one."""
+    def step(self, frame: Frame, ran: Ran, meta: LetterboxMeta) -> bool:
+        """One frame, and what the engine which serves has made of it. True: that was the last one."""
         self._share += self._percent
         if self._share < 100.0:
             return False
         self._share -= 100.0
         try:
-            meta = self._detector.prepare(frame)
-            start = time.monotonic_ns()
-            outputs = self._detector.run()
-            ns = time.monotonic_ns() - start
-            other = self._detector.decode(outputs, meta)
+            found = self._decode_old(ran.outputs, meta)
+        except (EngineError, ModelError):
+            # it has failed on its own: nothing to compare with
+            return False
+        try:
+            staging, own = self._detector.prepare(frame)
+            result = self._detector.run(staging)
+            ns = result.ended_ns - result.started_ns
+            other = self._detector.decode(result.outputs, own)
+            self._detector.give_back(staging)
         except (EngineError, ModelError):
             self._errors += 1
             other, ns = Detections.none(), 0
+        old_ns = ran.ended_ns - ran.started_ns
         self._old_ms.append(old_ns / 1e6)
         self._new_ms.append(ns / 1e6)
         self._matched += matched(found, other)

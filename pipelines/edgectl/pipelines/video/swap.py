@@ -1,8 +1,9 @@
 """The engine of a part while a stream runs: switched between two frames, the old one kept warm until commit
 or revert.
 
-The engine thread calls :meth:`HotSwap.apply` between frames and :meth:`HotSwap.frame_done` after each;
-everybody else asks through :meth:`switch`, :meth:`commit` and :meth:`revert`, which wait for it.
+The capture thread takes the detector of each frame by :meth:`HotSwap.begin`; frames that are under way with the
+one before still come back from it, in order. :meth:`HotSwap.frame_done` is called after each frame; everybody
+else asks through :meth:`switch`, :meth:`commit` and :meth:`revert`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgectl.core.errors import EngineError
-from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import EngineSeat
 
 __all__ = ["HotSwap"]
 
@@ -24,104 +25,116 @@ _SETTLE_FRAMES = 3
 
 
 @dataclass
-class _Request:
+class _Watch:
+    """The frames around a switch."""
+
     detector: Detector
-    slot: PartVariant
-    applied: threading.Event = field(default_factory=threading.Event)
     settled: threading.Event = field(default_factory=threading.Event)
     gap_ns: int = 0
     frames: int = 0
 
 
 class HotSwap:
-    """``detector`` and ``slot`` are what runs now; they change in the engine thread only."""
-
-    def __init__(self, detector: Detector, slot: PartVariant, over: Callable[[], bool]) -> None:
-        """``over``: whether the engine thread has come to its end."""
+    def __init__(self, detector: Detector, over: Callable[[], bool]) -> None:
+        """``over``: whether the stream has come to its end."""
         self.detector = detector
-        self.slot = slot
+        """What the next frame runs on."""
         self._over = over
+        self._asked = threading.Lock()
         self._lock = threading.Lock()
-        self._previous: tuple[Detector, PartVariant] | None = None
-        self._pending: _Request | None = None
-        self._watched: _Request | None = None
+        self._previous: Detector | None = None
+        self._leaving: tuple[Detector, ...] = ()
+        """Taken over by others, and not closed before their last frames are through."""
+        self._watch: _Watch | None = None
 
-    # -- engine thread --
+    def begin(self) -> Detector:
+        """The detector of the next frame, which is under way with it from now on."""
+        with self._lock:
+            self.detector.begin()
+            return self.detector
 
-    def apply(self) -> bool:
-        """Switch if somebody asked. True if the engine has changed."""
-        request, self._pending = self._pending, None
-        if request is None:
-            return False
-        # a second swap before a commit: the one in between goes
-        if self._previous is not None:
-            self._previous[0].close()
-        self._previous = (self.detector, self.slot)
-        self.detector, self.slot = request.detector, request.slot
-        request.applied.set()
-        return True
-
-    def frame_done(self, period_ns: int | None) -> None:
-        """A frame is through, ``period_ns`` after the one before."""
-        watched = self._watched
-        if watched is None:
+    def frame_done(self, detector: Detector, period_ns: int | None) -> None:
+        """A frame of ``detector`` is through, ``period_ns`` after the one before."""
+        watch = self._watch
+        if watch is None:
             return
-        watched.gap_ns = max(watched.gap_ns, period_ns or 0)
-        if watched.applied.is_set():
-            watched.frames += 1
-            if watched.frames >= _SETTLE_FRAMES:
-                watched.settled.set()
+        watch.gap_ns = max(watch.gap_ns, period_ns or 0)
+        if detector is watch.detector:
+            watch.frames += 1
+            if watch.frames >= _SETTLE_FRAMES:
+                watch.settled.set()
 
-    # -- everybody else --
+    def wake(self) -> None:
+        """The stream may be ready for another result."""
+        for seat in self._seats():
+            seat.wake()
 
-    def switch(self, detector: Detector, slot: PartVariant) -> float:
+    def switch(self, detector: Detector) -> float:
         """Take over an engine that is warm. Returns the longest time between two frames around the switch, in
         ms.
 
-        Raises :class:`EngineError` if no engine thread is there to switch; the new engine is closed then.
+        Raises :class:`EngineError` if the stream is at its end; the new engine is closed then.
         """
-        with self._lock:
-            request = _Request(detector, slot)
-            self._watched = self._pending = request
-            if not self._wait_applied(request):
-                self._pending = self._watched = None
+        with self._asked:
+            if self._over():
                 detector.close()
                 raise EngineError("the stream is not running: the engine was not switched")
-            request.settled.wait(_SETTLE_S)
-            self._watched = None
-            return request.gap_ns / 1e6
+            watch = _Watch(detector)
+            self._watch = watch
+            with self._lock:
+                # a second swap before a commit: the one in between goes
+                self._leave(self._previous)
+                self.detector, self._previous = detector, self.detector
+            self._close_leaving()
+            for _ in range(round(_SETTLE_S / _POLL_S)):
+                if watch.settled.wait(_POLL_S) or self._over():
+                    break
+            self._watch = None
+            return watch.gap_ns / 1e6
 
     def commit(self) -> None:
         """Close the engine that the last switch replaced."""
-        with self._lock:
-            if self._previous is not None:
-                self._previous[0].close()
+        with self._asked:
+            with self._lock:
+                self._leave(self._previous)
                 self._previous = None
+            self._close_leaving()
 
     def revert(self) -> None:
         """Go back to the engine that the last switch replaced, and close the other; nothing to do without
         one."""
+        with self._asked:
+            with self._lock:
+                if self._previous is None:
+                    return
+                self._leave(self.detector)
+                self.detector, self._previous = self._previous, None
+            self._close_leaving()
+
+    def cancel(self) -> None:
+        """The stream ends: no frame waits for an engine any more."""
+        for seat in self._seats():
+            seat.cancel()
+
+    def close(self) -> bool:
+        """Close every engine. After the stream's threads have ended. False: a call of one is stuck."""
+        with self._asked:
+            with self._lock:
+                self._leave(self._previous)
+                self._previous = None
+            closed = self._close_leaving()
+            return self.detector.close() and closed
+
+    def _seats(self) -> list[EngineSeat]:
         with self._lock:
-            if self._previous is None:
-                return
-            request = _Request(*self._previous)
-            self._previous = None
-            self._pending = request
-            if not self._wait_applied(request):
-                self._pending = None
-                self._previous = (request.detector, request.slot)
-                raise EngineError("the stream is not running: the engine was not switched back")
-            replaced, self._previous = self._previous, None
-            if replaced is not None:
-                replaced[0].close()
+            detectors = (self.detector, self._previous, *self._leaving)
+        return [d.seat for d in detectors if d is not None and d.seat is not None]
 
-    def close(self) -> None:
-        """Close every engine. After the engine thread has ended."""
-        self.detector.close()
-        self.commit()
+    def _leave(self, detector: Detector | None) -> None:
+        if detector is not None:
+            self._leaving = (*self._leaving, detector)
 
-    def _wait_applied(self, request: _Request) -> bool:
-        while not request.applied.wait(_POLL_S):
-            if self._over():
-                return request.applied.is_set()
-        return True
+    def _close_leaving(self) -> bool:
+        closed = [detector.close() for detector in self._leaving]
+        self._leaving = ()
+        return all(closed)

@@ -377,6 +377,9 @@ class Tracker:
         )
 
 
+_NONE = np.empty(0, np.intp)
+
+
 def _lists(n: int) -> NDArray[np.object_]:
     """``n`` empty lists."""
     out = np.empty(n, object)
@@ -391,9 +394,9 @@ def _inside(sightings: F64, width: int, height: int) -> F64:
 def _assign(values: F64, rows: B, columns: B, least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Best one-to-one pairs (Jonker-Volgenant) among the masked rows and columns whose value is at least
     ``least``."""
-    r, c = np.nonzero(rows)[0], np.nonzero(columns)[0]
+    r, c = rows.nonzero()[0], columns.nonzero()[0]
     if not len(r) or not len(c):
-        return np.empty(0, np.intp), np.empty(0, np.intp)
+        return _NONE, _NONE
     part = values[np.ix_(r, c)]
     _, to, _ = lap.lapjv(1.0 - part, extend_cost=True, cost_limit=1.0 - least)
     matched = np.asarray(to) >= 0
@@ -406,10 +409,8 @@ def _buffered_iou(tracks: F64, detected: F64, unseen_s: F64) -> F64:
     size = tracks[:, 2:] - tracks[:, :2]
     wide = np.concatenate([tracks[:, :2] - grow * size, tracks[:, 2:] + grow * size], axis=1)
     plain = _iou(tracks, detected)
-    theirs = detected[None, :, :].repeat(len(tracks), axis=0)
-    extent = theirs[..., 2:] - theirs[..., :2]
-    g = grow[:, :, None]
-    widened = np.concatenate([theirs[..., :2] - g * extent, theirs[..., 2:] + g * extent], axis=2)
+    reach = grow[:, :, None] * (detected[:, 2:] - detected[:, :2])
+    widened = np.concatenate([detected[:, :2] - reach, detected[:, 2:] + reach], axis=2)
     return np.maximum(plain, _overlap(wide[:, None, :], widened))
 
 
@@ -419,10 +420,17 @@ def _iou(a: F64, b: F64) -> F64:
 
 def _overlap(a: F64, b: F64) -> F64:
     corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.prod(np.maximum(corner, 0), axis=-1)
-    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
+    np.maximum(corner, 0, out=corner)
+    shared = corner[..., 0] * corner[..., 1]
+    union = _area(a) + _area(b) - shared
     out: F64 = shared / np.maximum(union, 1e-9)
     return out
+
+
+def _area(boxes: F64) -> F64:
+    size = boxes[..., 2:] - boxes[..., :2]
+    area: F64 = size[..., 0] * size[..., 1]
+    return area
 
 
 def _cxcywh(xyxy: NDArray[np.floating[Any]]) -> F64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -188,3 +189,24 @@ def test_a_photograph_is_set_upright_by_its_exif(
     assert (frame.width, frame.height) == size
     corner = {1: (10, 10), 3: (-10, -10), 6: (10, -10), 8: (-10, 10)}[orientation]
     assert frame.bgr()[corner].mean() > 200
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_memory_of_a_frame_goes_back_to_the_decoder_at_once(tmp_path: Path, turned: bool) -> None:
+    """Not when Python's garbage collector comes by, some forty frames later: 3 MB each at 1080p."""
+    path = write_h264(tmp_path / "x.mp4", frames=30)
+    if turned:
+        turn(path, (-1, 0, 0, -1))
+    source = open_source(str(path))
+    source.open()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(25):
+            assert source.read(5) is not None
+        alive = sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
+    finally:
+        gc.enable()
+        source.close()
+    # the first one, and the one that is read ahead to tell a film from a picture
+    assert alive <= 3

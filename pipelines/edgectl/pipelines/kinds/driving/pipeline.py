@@ -132,3 +132,6 @@ class DrivingAnalyser:
 
     def counters(self) -> dict[str, int]:
         return {"frames_with_lane": self._in_lane}
+
+    def close(self) -> None:
+        pass

@@ -226,6 +226,16 @@ class SpeechPipeline:
     def totals(self) -> dict[str, Histogram]:
         return self.tracer.totals()
 
+    def interrupt(self) -> None:
+        """Its source is open before the stream starts, or fails at once."""
+
+    def stuck(self) -> tuple[str, ...]:
+        if not (self._started and self._stopping.is_set()):
+            return ()
+        threads = {"source": self._capture, "engine": self._engine}
+        found = [name for name, thread in threads.items() if thread.is_alive()]
+        return (*found, *(f"sink:{name}" for name in self._sinks.stuck()))
+
     def stop(self) -> None:
         if not self._started or self._stopped:
             return

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.surveillance.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.line import LineConfig, LineRule
-from edgectl.pipelines.rules.observation import pixels
+from edgectl.pipelines.rules.observation import Lasting, Wall, pixels
+from edgectl.pipelines.rules.traffic import TrafficConfig
+from edgectl.pipelines.rules.wrong_way import WrongWayConfig
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
@@ -24,7 +29,9 @@ from edgectl.pipelines.video.tracker import Tracks
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
 
 BUDGET_MS = 250.0
-_ZONE, _LINE = (200, 160, 40), (40, 40, 230)  # BGR
+_ZONE, _LINE, _ALARM = (200, 160, 40), (40, 40, 230), (0, 0, 255)  # BGR
+_KEEP_S, _KEEP_COUNTED_S = 60.0, 1.0
+"""How often the rules' counts are written; how soon after something was counted."""
 
 
 class SurveillanceConfig(VideoConfig):
@@ -36,25 +43,41 @@ def _make(args: PipelineArgs) -> VideoPipeline:
     assert isinstance(config, SurveillanceConfig)
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> SurveillanceAnalyser:
-        return SurveillanceAnalyser(config, labels)
+        kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
+        return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False)
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
 
 
 class SurveillanceAnalyser:
-    def __init__(self, config: VideoConfig, labels: Sequence[str]) -> None:
+    """Rules on tracks. Their counts outlast the process in ``kept``, where there is one."""
+
+    def __init__(self, config: VideoConfig, labels: Sequence[str], kept: KeptState | None = None) -> None:
         self._config = config
         self._labels = labels
-        self._rules = RuleSet(config, labels)
-        self._lines = [rule for rule in self._rules.rules.values() if isinstance(rule, LineRule)]
+        self.rules = RuleSet(config, labels)
+        self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
+        self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
         self._tracks: Tracks | None = None
+        self._alarms: dict[int, set[str]] = {}
+        self._kept, self._kept_at = kept if self._lasting else None, -math.inf
+        if self._kept is not None and (state := self._kept.read()) is not None:
+            self.rules.load(state)
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         self._tracks = tracks
-        return self._rules.step(tracks, t)
+        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp))
+        self._follow(events)
+        self._keep(events, t)
+        return events
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.keep(self.rules.save())
+            self._kept.close()
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
         tracks, labels, config = self._tracks, self._labels, self._config
@@ -62,8 +85,16 @@ class SurveillanceAnalyser:
             (line.name, sum(line.counts["in"].values()), sum(line.counts["out"].values()))
             for line in self._lines
         ]
-        zones = {z.name: len(z.inside) for z in self._rules.zones}
+        zones = {z.name: len(z.inside) for z in self.rules.zones}
         segments = {r.id: r.line for r in config.rules if isinstance(r, LineConfig)}
+        lanes = {
+            name: line
+            for r in config.rules
+            if isinstance(r, TrafficConfig)
+            for name, line in r.traffic.lanes.items()
+        }
+        arrows = [r.wrong_way.allowed for r in config.rules if isinstance(r, WrongWayConfig)]
+        alarms = {track: sorted(names) for track, names in self._alarms.items()}
 
         def draw(image: NDArray[Any]) -> None:
             height, width = image.shape[:2]
@@ -77,10 +108,45 @@ class SurveillanceAnalyser:
                 draw_label(
                     image, f"{name}: in {n_in} out {n_out}", _inside(ends.mean(axis=0), width, height), _LINE
                 )
+            for name, lane in lanes.items():
+                ends = pixels(lane, width, height)
+                draw_polyline(image, ends, _LINE, closed=False)
+                draw_label(image, name, _inside(ends.mean(axis=0), width, height), _LINE)
+            for arrow in arrows:
+                start, end = np.rint(pixels(arrow, width, height)).astype(int).tolist()
+                cv2.arrowedLine(image, start, end, _ZONE, 2, cv2.LINE_AA, tipLength=0.06)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                for row, track in enumerate(tracks.ids.tolist()):
+                    if track in alarms:
+                        x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
+                        cv2.rectangle(image, (x1 - 3, y1 - 3), (x2 + 3, y2 + 3), _ALARM, 3)
+                        below = _inside(np.array([x1, y2 + 18.0]), width, height)
+                        draw_label(image, ", ".join(alarms[track]), below, _ALARM)
 
         return draw
+
+    def _follow(self, events: Sequence[Event]) -> None:
+        """Which alarms of which tracks are on, for the picture."""
+        for event in events:
+            track = event.data.get("track")
+            if event.rule is None or track is None:
+                continue
+            if event.phase == "start":
+                self._alarms.setdefault(track, set()).add(event.rule)
+            elif event.phase == "end":
+                self._alarms.get(track, set()).discard(event.rule)
+        if self._tracks is not None:
+            here = set(self._tracks.ids.tolist())
+            self._alarms = {i: names for i, names in self._alarms.items() if names and i in here}
+
+    def _keep(self, events: Sequence[Event], t: float) -> None:
+        if self._kept is None:
+            return
+        counted = any(event.rule in self._lasting for event in events)
+        if t - self._kept_at >= (_KEEP_COUNTED_S if counted else _KEEP_S):
+            self._kept.keep(self.rules.save())
+            self._kept_at = t
 
     def counters(self) -> dict[str, int]:
         counts = {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgectl.pipelines.stream.colour import VIDEO, Colour, Matrix, to_bgr
 
-__all__ = ["Picture", "picture_of"]
+__all__ = ["Picture", "Upright", "picture_of"]
 
 Plane = NDArray[np.uint8]
 
@@ -72,11 +72,31 @@ class Picture:
     """CLOCK_MONOTONIC when it was there, if that was before now: in another process."""
 
 
-def picture_of(frame: Any, pts: int | None) -> Picture:
+class Upright:
+    """How to set the pictures of one decoder upright, by their display matrix (ISO/IEC 14496-12, 8.2.2.3).
+
+    The matrix is read of the first picture, and again when its rotation has changed: PyAV ties a frame and its
+    side data into a circle, and each frame whose side data was looked at keeps its memory (3 MB at 1080p) until
+    Python's garbage collector comes by. So a mirroring that begins in mid-stream without a rotation is not seen.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._found: tuple[Callable[[Plane], Any] | None, bool] = (None, False)
+
+    def turn_of(self, frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
+        """How to turn a plane, and whether the matrix asks for what is not possible."""
+        rotation = int(frame.rotation)
+        if rotation != self._rotation:
+            self._rotation, self._found = rotation, _turn_of(frame)
+        return self._found
+
+
+def picture_of(frame: Any, pts: int | None, upright: Upright) -> Picture:
     """An ``av.VideoFrame`` as a picture; ``pts`` counts in its time base. Planes are views of the
     decoder's memory wherever nothing has to be done."""
     planes, colour = _planes(frame)
-    turn, tilted = _turn_of(frame)
+    turn, tilted = upright.turn_of(frame)
     if turn is not None:
         planes = tuple(np.asarray(turn(p)) for p in planes)
     height, width = planes[0].shape[:2]
@@ -126,8 +146,7 @@ def _view(plane: Any, channels: int = 1) -> Plane:
 
 
 def _turn_of(frame: Any) -> tuple[Callable[[Plane], Any] | None, bool]:
-    """How to set the picture upright, by its display matrix (ISO/IEC 14496-12, 8.2.2.3), and whether that
-    was not possible."""
+    """See :class:`Upright`."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None or len(bytes(side)) < 36:
         return None, False

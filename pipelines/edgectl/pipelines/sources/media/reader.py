@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
 from edgectl.pipelines.sources.media.interlace import Deinterlacer
-from edgectl.pipelines.sources.media.picture import Picture, picture_of
+from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
 __all__ = ["Away", "VideoReader", "reason_of"]
@@ -137,14 +138,20 @@ class VideoReader:
                     f"{self.what} does not decode: {doubt.bad} packets in a row are damaged"
                 ) from error
             held = self._follow_codec(doubt.places) if doubtful else None
-            for picture in (*pictures, *(held or ())):
+            # Nothing in here keeps a picture while its taker has gone on: its memory is the decoder's.
+            waiting, pictures = deque((*pictures, *(held or ()))), ()
+            while waiting:
+                picture = waiting.popleft()
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
                     raise self._size_error(picture.width, picture.height)
                 whole = damage.whole(picture)
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
                     self.delivered += 1
-                    yield from self._finished(picture, best.of(picture.pts, picture.dts))
+                    made = self._finished(picture, best.of(picture.pts, picture.dts))
+                    del picture
+                    while made:
+                        yield made.popleft()
                 elif self._low_delay:
                     yield None
             if held is not None:
@@ -157,24 +164,29 @@ class VideoReader:
             if not pictures and self._low_delay:
                 yield None
         if self._deinterlacer is not None:
-            yield from map(_upright, self._deinterlacer.rest())
+            yield from map(self._timed, self._deinterlacer.rest())
         if not self.delivered:
             raise DataError(
                 f"{self.what} is not a video that can be decoded: it has no whole frame",
                 hint="check it with `ffprobe`",
             )
 
-    def _finished(self, frame: Any, pts: int | None) -> Iterator[Picture | None]:
+    def _finished(self, frame: Any, pts: int | None) -> deque[Picture | None]:
         """The frame as it is handed on: from the first interlaced one on, all take the same way."""
         if self._deinterlacer is None and not frame.interlaced_frame:
-            yield picture_of(frame, pts)
-            return
+            return deque((picture_of(frame, pts, self._upright),))
         if self._deinterlacer is None:
             self._deinterlacer, self.deinterlaced = Deinterlacer(), True
-        done = self._deinterlacer.feed(frame, pts)
-        yield from map(_upright, done)
-        if not done and self._low_delay:
-            yield None
+        made: deque[Picture | None] = deque(map(self._timed, self._deinterlacer.feed(frame, pts)))
+        if not made and self._low_delay:
+            made.append(None)
+        return made
+
+    def _timed(self, done: tuple[Any, int | None, Any]) -> Picture:
+        """A picture out of the deinterlacer, with the time that went in."""
+        frame, pts, base = done
+        picture = picture_of(frame, None, self._upright)
+        return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
 
     @property
     def codec(self) -> str:
@@ -242,6 +254,7 @@ class VideoReader:
             self.close()
             raise self._size_error(width, height)
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._upright = Upright()
         self._skipped = skip
         self.delivered = 0
         # Frame threading buffers a frame per thread, and conceals damage in another way each time it runs.
@@ -311,12 +324,6 @@ class VideoReader:
         container.close()
         self.codec_changes += self.codec != stream.codec_context.name
         return held
-
-
-def _upright(done: tuple[Any, int | None, Any]) -> Picture:
-    frame, pts, base = done
-    picture = picture_of(frame, None)
-    return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
 
 
 def _decode(packet: Any) -> tuple[Sequence[Any], Exception | None]:

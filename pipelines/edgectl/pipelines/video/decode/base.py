@@ -1,10 +1,9 @@
-"""Detections, and what every detector's decoder shares: checks, selection, class-aware non-maximum
-suppression."""
+"""Detections, and what every detector's decoder shares: checks, suppression, the way back into the frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -15,7 +14,18 @@ from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.video.preprocess import LetterboxMeta, unletterbox
 
-__all__ = ["Decoder", "Detections", "expect", "finish", "only_output", "quiet"]
+__all__ = [
+    "Decoder",
+    "Detections",
+    "Suppression",
+    "expect",
+    "finish",
+    "known_classes",
+    "only_output",
+    "quiet",
+]
+
+Suppression = Literal["class", "agnostic", "none"]
 
 MAX_CANDIDATES = 3000
 """Boxes that enter suppression, best first: bounds the time of one frame whatever a broken engine puts
@@ -77,40 +87,74 @@ def expect(array: NDArray[Any], expected: tuple[int | None, ...], what: str) -> 
     return np.asarray(array, np.float32)
 
 
+def known_classes(numbers: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
+    """Class numbers as a graph writes them, counted from ``first``, as indices of labels. Raises
+    :class:`EngineError` for one that has no label, or is no number."""
+    _check_finite(numbers)
+    cls: NDArray[np.int64] = np.rint(numbers).astype(np.int64) - first
+    if len(cls) and not (cls.min() >= 0 and cls.max() < classes):
+        bad = cls.min() if cls.min() < 0 else cls.max()
+        raise EngineError(
+            f"the model puts out class {int(bad) + first}, and the task has {classes} labels",
+            hint="give the task all labels of the model, in their order",
+        )
+    return cls
+
+
 def finish(
     boxes: NDArray[np.float32],
     score: NDArray[np.float32],
     cls: NDArray[np.integer[Any]],
     spec: DecodeSpec,
     meta: LetterboxMeta,
+    suppression: Suppression = "class",
 ) -> Detections:
     """Candidates (xyxy in tensor pixels, already above the threshold) to detections: suppression, then
-    frame pixels."""
+    frame pixels.
+
+    ``suppression``: what the authors of the model do, unless the task says otherwise.
+    """
     if not len(score):
         return Detections.none()
-    if not (np.isfinite(boxes).all() and np.isfinite(score).all()):
-        raise EngineError(
-            "the engine's output has values that are not finite",
-            hint="the engine is broken; roll back to the last one",
-        )
+    _check_finite(boxes, score)
     if len(score) > MAX_CANDIDATES:
         best = np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES]
         boxes, score, cls = boxes[best], score[best], cls[best]
     limit = 4.0 * max(meta.input_width, meta.input_height)
     # wild coordinates would cost suppression its precision
     boxes = np.clip(boxes, -limit, limit)
-    keep = _nms(boxes, score, cls, spec)
+    keep = _best(boxes, score, cls, spec.iou, spec.nms or suppression)[: spec.max_detections]
     found = Detections(unletterbox(boxes[keep], meta), score[keep], cls[keep].astype(np.int32))
     size = found.xyxy[:, 2:] - found.xyxy[:, :2]
     return found.select(np.nonzero((size > 0).all(axis=1))[0])
 
 
-def _nms(
-    boxes: NDArray[np.float32], score: NDArray[np.float32], cls: NDArray[Any], spec: DecodeSpec
+def _check_finite(*arrays: NDArray[Any]) -> None:
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise EngineError(
+            "the engine's output has values that are not finite",
+            hint="the engine is broken; roll back to the last one",
+        )
+
+
+def _best(
+    boxes: NDArray[np.float32],
+    score: NDArray[np.float32],
+    cls: NDArray[np.integer[Any]],
+    iou: float,
+    suppression: Suppression,
 ) -> NDArray[np.intp]:
+    """Rows that no better box suppresses, best score first.
+
+    OpenCV's greedy suppression: 0.6 of the time of one in numpy that drops a row of overlaps at a time.
+    """
+    if suppression == "none":
+        return np.argsort(-score, kind="stable")
     xywh = boxes.copy()
     xywh[:, 2:] -= xywh[:, :2]
-    kept = cv2.dnn.NMSBoxesBatched(xywh, score, cls.astype(np.int32), 0.0, spec.iou)  # type: ignore[arg-type]
-    order: NDArray[np.intp] = np.asarray(kept, np.intp).reshape(-1)
-    order = order[np.argsort(-score[order], kind="stable")]
-    return order[: spec.max_detections]
+    # OpenCV moves each class by the largest coordinate: what is below zero would land on the class before
+    xywh[:, :2] -= xywh[:, :2].min()
+    of = cls.astype(np.int32) if suppression == "class" else np.zeros(len(score), np.int32)
+    kept = cv2.dnn.NMSBoxesBatched(xywh, score, of, 0.0, iou)  # type: ignore[arg-type]
+    rows: NDArray[np.intp] = np.asarray(kept, np.intp).reshape(-1)
+    return rows[np.argsort(-score[rows], kind="stable")]

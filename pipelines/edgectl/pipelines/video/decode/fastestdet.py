@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from edgectl.core.schema import Config
@@ -11,6 +10,7 @@ from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decoders import DecoderType, decoder_options
 from edgectl.pipelines.video.decode.base import Detections, expect, finish, only_output, quiet
+from edgectl.pipelines.video.decode.candidates import sigmoid
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 __all__ = ["DECODER", "FastestDet"]
@@ -45,7 +45,7 @@ class FastestDet:
             [meta.input_width / columns],
             [meta.input_height / rows],
         ]
-        half = _sigmoid(picked[3:5]) * [[meta.input_width / 2], [meta.input_height / 2]]
+        half = sigmoid(picked[3:5]) * [[meta.input_width / 2], [meta.input_height / 2]]
         boxes = np.concatenate([centre - half, centre + half]).T.astype(np.float32)
         return finish(boxes, score[row, column], picked[5:].argmax(axis=0), self._spec, meta)
 
@@ -56,7 +56,3 @@ DECODER = DecoderType(
     "`[1, 5+C, H, W]`: objectness, tanh dx, tanh dy, sigmoid w, sigmoid h, C class scores",
     FastestDetOptions,
 )
-
-
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float32)

@@ -1,8 +1,8 @@
-"""A bounded spool on disk for what must reach the controller although the network is away.
+"""A bounded spool on disk for what must reach a broker although the network is away, and what sends it.
 
-Persist, publish, delete on PUBACK. Over the bounds (bytes, age) the oldest telemetry goes first, events only
-when no telemetry is left; what was dropped is counted. A corrupt database is moved aside and a new one
-started: reported, not fatal.
+Persist, publish, delete on PUBACK. Over the bounds (bytes, age) the oldest telemetry goes first, then the oldest
+updates, other events only when neither is left; what was dropped is counted. A corrupt database is moved aside and
+a new one started: reported, not fatal.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgectl.core.clock import CLOCK_SET_S
-from edgectl.core.errors import StorageError
+from edgectl.core.errors import EdgectlError, StorageError
 from edgectl.core.files import keep_private
+from edgectl.link.mqtt import Handle, Link
 
-__all__ = ["Kind", "Spool", "SpoolRow"]
+__all__ = ["Kind", "Spool", "SpoolRow", "SpoolSender"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,12 @@ _LOG_PAGES = 64
 _WORTH_GIVING = 256 << 10
 """Bytes of the files below which throwing them away helps nobody."""
 
-Kind = Literal["event", "tele"]
+Kind = Literal["event", "update", "tele"]
+"""``update``: an event that another one will make good."""
+_GIVEN_UP: tuple[Kind, ...] = ("tele", "update", "event")
+"""What goes first where there is too much."""
+_IN_FLIGHT = 10
+_ANSWER_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Spool:
 
     def _in_memory(self, e: Exception) -> sqlite3.Connection:
         """The disk is full or read-only: inference must not wait for it."""
-        log.error("the spool is in memory only and ends with the agent: %s", e)
+        log.error("the spool is in memory only and ends with this process: %s", e)
         self._max_bytes = min(self._max_bytes, _MEMORY_BYTES)
         return self._open(Path(":memory:"))
 
@@ -111,19 +117,30 @@ class Spool:
 
     def put(self, kind: Kind, topic: str, payload: bytes, now_s: float) -> None:
         """Persist one message. Raises :class:`StorageError` if the disk does not take it."""
+        self.put_all([(kind, topic, payload)], now_s)
+
+    def put_all(self, messages: Sequence[tuple[Kind, str, bytes]], now_s: float) -> None:
+        """Persist several, all or none."""
         with self._lock, _errors():
-            self._db.execute(
-                "INSERT INTO spool (kind, created, topic, payload) VALUES (?, ?, ?, ?)",
-                (kind, now_s, topic, payload),
-            )
-            self._bytes += len(payload)
+            self._db.execute("BEGIN")
+            try:
+                self._db.executemany(
+                    "INSERT INTO spool (kind, created, topic, payload) VALUES (?, ?, ?, ?)",
+                    [(kind, now_s, topic, payload) for kind, topic, payload in messages],
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+            self._bytes += sum(len(payload) for _, _, payload in messages)
             self._shrink(now_s)
 
     def oldest(self, n: int) -> list[SpoolRow]:
-        """Up to ``n`` messages to publish next: events first, each kind in order."""
+        """Up to ``n`` messages to publish next: events before telemetry, both in order."""
         with self._lock, _errors():
             rows = self._db.execute(
-                "SELECT id, kind, created, topic, payload FROM spool ORDER BY kind = 'event' DESC, id LIMIT ?",
+                "SELECT id, kind, created, topic, payload FROM spool ORDER BY kind = 'tele', id LIMIT ?",
                 (n,),
             )
             return [SpoolRow(*row) for row in rows]
@@ -179,7 +196,7 @@ class Spool:
         old = self._db.execute(sql, (now_s - self._max_age_s, CLOCK_SET_S))
         for row_id, size in old.fetchall():
             self._drop(row_id, size)
-        for kind in ("tele", "event"):
+        for kind in _GIVEN_UP:
             while self._bytes > self._max_bytes:
                 row = self._db.execute(
                     "SELECT id, length(payload) FROM spool WHERE kind = ? ORDER BY id LIMIT 1", (kind,)
@@ -199,4 +216,75 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as e:
-        raise StorageError(f"the telemetry spool cannot be used: {e}", hint="free some disk space") from e
+        raise StorageError(f"the spool of messages cannot be used: {e}", hint="free some disk space") from e
+
+
+class SpoolSender:
+    """A thread that publishes what the spool has, in its order, while the link is up, and deletes what the broker
+    acknowledged.
+
+    A message is handed to the link once: the link itself sends it again over the next connection.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        link: Link,
+        *,
+        payload: Callable[[SpoolRow], bytes] = lambda row: row.payload,
+        name: str = "spool",
+    ) -> None:
+        """``payload``: what is sent of a row. A ValueError or TypeError of it gives the row up."""
+        self._spool = spool
+        self._link = link
+        self._payload = payload
+        self._on_way: dict[tuple[int, float], Handle] = {}
+        self._stop = threading.Event()
+        self._more = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def nudge(self) -> None:
+        """There is more to send."""
+        self._more.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._more.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if not self._link.is_up or not self._send():
+                    self._more.wait(0.5)
+                    self._more.clear()
+            except EdgectlError as e:
+                log.warning("what is spooled waits: %s", e.message)
+                self._stop.wait(2.0)
+
+    def _send(self) -> bool:
+        """One batch; False if there was nothing to send."""
+        rows = self._spool.oldest(_IN_FLIGHT)
+        for row in rows:
+            if (row.id, row.created_s) not in self._on_way and not self._publish(row):
+                break
+        for row in rows:
+            handle = self._on_way.get((row.id, row.created_s))
+            if handle is None or not handle.wait(_ANSWER_S):
+                break
+            self._spool.delete(row)
+            del self._on_way[row.id, row.created_s]
+        # of what the spool gave up meanwhile
+        self._on_way = {key: handle for key, handle in self._on_way.items() if not handle.done}
+        return bool(rows)
+
+    def _publish(self, row: SpoolRow) -> bool:
+        try:
+            self._on_way[row.id, row.created_s] = self._link.publish(
+                row.topic, self._payload(row), timeout_s=5.0
+            )
+        except (ValueError, TypeError) as e:
+            # no checksum guards what lies here, and an older version may have written it
+            log.warning("the spooled message for %r cannot be sent and is dropped: %s", row.topic, e)
+            self._spool.drop(row)
+            return False
+        return True

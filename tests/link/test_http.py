@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -15,11 +15,11 @@ import uvicorn
 from conftest import free_port
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from edgectl.fleet.api import http
-from edgectl.fleet.api.http import BoundedProtocol
+from edgectl.link import http
+from edgectl.link.http import BoundedProtocol
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n"
 
@@ -32,6 +32,7 @@ class Server:
             routes=[
                 Route("/", self._take, methods=["POST"]),
                 Route("/big", self._big),
+                Route("/live", self._live),
                 Route("/no", self._refuse, methods=["POST"]),
             ]
         )
@@ -62,6 +63,13 @@ class Server:
 
     async def _big(self, request: Request) -> Response:
         return PlainTextResponse("x" * (32 << 20))
+
+    async def _live(self, request: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(32):
+                yield b"x" * (1 << 20)
+
+        return StreamingResponse(pieces())
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -154,7 +162,7 @@ def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
         def emit(self, record: logging.LogRecord) -> None:
             told.set()
 
-    logging.getLogger("edgectl.fleet.api.http").addHandler(heard := Heard())
+    logging.getLogger("edgectl.link.http").addHandler(heard := Heard())
     try:
         with ExitStack() as stack:
             clients = [stack.enter_context(server.connect(HEAD + b"\r\n{")) for _ in range(300)]
@@ -166,7 +174,7 @@ def test_three_hundred_slow_bodies_are_closed_with_one_line_and_keep_nobody_out(
                 end_of(client)
         assert told.wait(10)
     finally:
-        logging.getLogger("edgectl.fleet.api.http").removeHandler(heard)
+        logging.getLogger("edgectl.link.http").removeHandler(heard)
     lines = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(lines) <= 2
     assert not any(r.exc_info for r in caplog.records)
@@ -206,3 +214,14 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         answer = end_of(client)
     bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
     assert bodies == [b"1", b"22", b"333"]
+
+
+def test_a_client_that_reads_slowly_and_goes_on_is_kept(server: Server) -> None:
+    """A viewer of a live picture on a thin line: it always has something left to take."""
+    with server.connect(b"GET /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        taken = 0
+        while data := client.recv(1 << 16):
+            taken += len(data)
+            threading.Event().wait(0.01)
+    assert taken > 32 << 20

@@ -3,7 +3,8 @@ many there are.
 
 uvicorn itself waits for ever for a head, a body, or a reader of its answer. Here a client that is slow, half
 open or hostile costs one connection for :data:`PATIENCE_S`, and the log one line, however many there are of
-it. Not here: what requests mean (:mod:`edgectl.fleet.api.app`).
+it. Not here: what requests mean.
+Needs uvicorn, which comes with ``[fleet]`` and ``[view]``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class _ClosedCount:
     def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._closed:
             log.warning(
-                "closed connections of API clients: %s",
+                "closed HTTP connections of clients: %s",
                 "; ".join(f"{n} {why}" for why, n in self._closed.items()),
             )
         self._due = loop.call_later(_TOLD_EVERY_S, self._tell, loop) if self._closed else None
@@ -62,6 +63,7 @@ class BoundedProtocol(H11Protocol):
         self._waits_since_s = 0.0
         self._came_bytes = 0
         self._left_bytes = 0
+        self._took_some = False
         self._look_at: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -100,6 +102,11 @@ class BoundedProtocol(H11Protocol):
         self._wait()
         super().on_response_complete()
 
+    def resume_writing(self) -> None:
+        """The client took most of what waited for it: it is slow, and goes on."""
+        self._took_some = True
+        super().resume_writing()
+
     @property
     def _waits(self) -> bool:
         """It is the client's turn to send."""
@@ -108,6 +115,7 @@ class BoundedProtocol(H11Protocol):
     def _wait(self) -> None:
         self._waits_since_s = self.loop.time()
         self._came_bytes = 0
+        self._took_some = False
         self._left_bytes = self.transport.get_write_buffer_size()
         if self._look_at is not None:
             self._look_at.cancel()
@@ -115,7 +123,7 @@ class BoundedProtocol(H11Protocol):
 
     def _look(self) -> None:
         left = self.transport.get_write_buffer_size()
-        if left and left >= self._left_bytes > 0:
+        if left and left >= self._left_bytes > 0 and not self._took_some:
             self._give_up("that did not take their answer")
         elif self._waits and self.conn.their_state is h11.IDLE:
             self._give_up(f"that sent no request within {PATIENCE_S:g} s")

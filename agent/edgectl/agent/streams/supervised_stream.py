@@ -1,0 +1,330 @@
+"""A stream that the agent keeps running, and the thread that executes the table of
+:mod:`edgectl.agent.streams.worker_states` for it.
+
+The worker that it is in may be shared with other streams. One that crashes it again and again gets a worker of its
+own. How other threads have the stream change its engines: :mod:`edgectl.agent.streams.engine_requests`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgectl.agent.config import StreamConfig
+from edgectl.agent.state.journal import Journal
+from edgectl.agent.streams.start_count import StartCount
+from edgectl.agent.streams.worker_life import (
+    Timing,
+    WorkerLife,
+    advance,
+    is_crash_loop,
+    is_forgiven,
+    left_with,
+    overdue,
+    receive,
+)
+from edgectl.agent.streams.worker_pipe import ToWorkerMessage
+from edgectl.agent.streams.worker_process import ProcessSeat, WorkerProcess
+from edgectl.agent.streams.worker_sharing import needs_own_worker
+from edgectl.agent.streams.worker_states import SHOWN, WorkerEvent, WorkerState
+from edgectl.core.errors import ProtocolError, StorageError
+from edgectl.core.wire import Failure
+from edgectl.pipelines.host.protocol import (
+    EngineRef,
+    EventMessage,
+    FromWorker,
+    LeaseMessage,
+    Shadowed,
+    ShadowFailed,
+    Start,
+    Stats,
+)
+
+__all__ = ["SupervisedStream", "WorkerCallbacks"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""Between two looks at the slots of a stream that waits for an engine."""
+_FAILED_STOP_S = 1.0
+"""For a stream that failed to stop in order."""
+
+
+@dataclass(frozen=True)
+class WorkerCallbacks:
+    """What the supervisor tells. All are called on pipeline threads and must not wait."""
+
+    stats: Callable[[str, Stats], None]
+    event: Callable[[str, EventMessage], None]
+    crash_loop: Callable[[str, Mapping[str, EngineRef]], None]
+    """This stream does not survive with these engines (part → engine)."""
+    lease: Callable[[str, LeaseMessage], None] = lambda stream, lease: None
+    """The stream is in the middle of something."""
+
+
+class SupervisedStream:
+    """The thread ``pipe-<stream>`` enters and leaves the worker and takes every step of the table.
+
+    Other threads send messages and wait on ``changed``. It guards ``life``, ``place`` and ``shadow_answers``
+    and is notified whenever one of them changes.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        config: StreamConfig,
+        engine_of: Callable[[str], EngineRef | None],
+        journal: Journal,
+        hooks: WorkerCallbacks,
+        worker: WorkerProcess,
+        own_worker: Callable[[], WorkerProcess],
+        *,
+        stats_every_s: float = 2.0,
+        timing: Timing | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """``engine_of``: slot → the engine that it is to run now. ``own_worker`` makes one that it shares with
+        nobody. ``cache``: folder of finalised engines."""
+        self.stream = stream
+        self.config = config
+        self.engine_of = engine_of
+        self.timing = timing or Timing()
+        self._hooks = hooks
+        self.worker = worker
+        self._own_worker: Callable[[], WorkerProcess] | None = own_worker
+        self._crashes_s: list[float] = []
+        """When it crashed the worker."""
+        self._stats_every_s = stats_every_s
+        self._cache = cache
+        self._starts = StartCount(stream, journal)
+        self.changed = threading.Condition()
+        self.life = WorkerLife()
+        self.place: ProcessSeat | None = None
+        """In the worker that takes messages for it; None while it is in none, or about to leave."""
+        self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
+        """Part → what came of running another engine beside it."""
+        self._close_asked = False
+        self._restart_asked = False
+        self._restart_why: str | None = None
+        self.thread = threading.Thread(target=self._run, name=f"pipe-{stream}", daemon=True)
+
+    # ---- what others ask
+
+    @property
+    def state(self) -> tuple[str, str | None]:
+        """(As telemetry names it, why it is not running)."""
+        life = self.life
+        return SHOWN[life.state], life.reason
+
+    @property
+    def stalled(self) -> bool:
+        """It runs and makes no progress."""
+        life = self.life
+        running = life.state is WorkerState.RUNNING
+        return running and time.monotonic() - life.progress_s > self.config.stall_s
+
+    def parts(self, slot: str) -> list[str]:
+        return [part for part, s in self.config.slots.items() if s == slot]
+
+    def engines(self) -> dict[str, EngineRef] | None:
+        """Part → engine; None while a slot is empty."""
+        found = {
+            part: ref for part, slot in self.config.slots.items() if (ref := self.engine_of(slot)) is not None
+        }
+        return found if len(found) == len(self.config.slots) else None
+
+    def stop(self) -> None:
+        with self.changed:
+            self._close_asked = True
+            self.changed.notify_all()
+
+    def restart(self, why: str | None = None) -> None:
+        """Leave the worker and enter one again; ``why``, for people."""
+        with self.changed:
+            self._restart_asked, self._restart_why = True, why
+            self.changed.notify_all()
+
+    def send(self, message: ToWorkerMessage) -> None:
+        """To the worker, if it is in one."""
+        if (place := self.place) is not None:
+            self.worker.send(place, message)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        actions = {
+            WorkerState.WAITING: self._look_for_engines,
+            WorkerState.LAUNCHING: self._launch,
+            WorkerState.LOADING: self._read,
+            WorkerState.RUNNING: self._read,
+            WorkerState.ENDING: lambda: self._end(_FAILED_STOP_S),
+            WorkerState.REPLACING: lambda: self._end(self.timing.stop_s),
+            WorkerState.CLOSING: lambda: self._end(self.timing.stop_s),
+            WorkerState.BACKING_OFF: self._back_off,
+        }
+        try:
+            while self.life.state is not WorkerState.CLOSED:
+                self._take_requests()
+                if (action := actions.get(self.life.state)) is not None:
+                    action()
+        finally:
+            # a defect ends this thread, and the agent with it: it leaves nothing behind
+            if (place := self.place) is not None:
+                self.worker.leave(place, 0.0, lambda message: None)
+
+    def _take_requests(self) -> None:
+        with self.changed:
+            close, restart, why = self._close_asked, self._restart_asked, self._restart_why
+            self._restart_asked, self._restart_why = False, None
+        if close and self.life.state is not WorkerState.CLOSING:
+            self._step(WorkerEvent.CLOSE)
+        elif restart and not close:
+            self._step(WorkerEvent.RESTART, reason=why)
+
+    def _step(
+        self,
+        event: WorkerEvent,
+        *,
+        engines: Mapping[str, EngineRef] | None = None,
+        fault: Failure | None = None,
+        reason: str | None = None,
+    ) -> None:
+        with self.changed:
+            self.life = advance(
+                self.life,
+                event,
+                time.monotonic(),
+                self.timing,
+                engines=engines,
+                fault=fault,
+                reason=reason,
+                jitter=random.random(),
+            )
+            self.changed.notify_all()
+
+    def _look_for_engines(self) -> None:
+        try:
+            engines, reason = self.engines(), "a slot has no engine yet"
+        except StorageError as e:
+            # of the journal: nobody knows which engine, until it can be read
+            engines, reason = None, e.message
+        if engines is None:
+            self._step(WorkerEvent.NO_ENGINES, reason=reason)
+            self._pause(_LOOK_S)
+        else:
+            self._step(WorkerEvent.ENGINES, engines=engines)
+
+    def _launch(self) -> None:
+        engines = self.life.launched
+        if is_crash_loop(self._starts.add(engines), self.timing):
+            self._hooks.crash_loop(self.stream, engines)
+        c = self.config
+        start = Start(
+            stream=self.stream,
+            kind=c.kind,
+            source=c.source,
+            config=c.config,
+            engines=dict(engines),
+            out=c.out,
+            cache=self._cache,
+            stats_every_s=self._stats_every_s,
+        )
+        try:
+            place = self.worker.enter(start, self.restart, lambda: not self._is_interrupted())
+        except OSError as e:
+            # no memory, no process, no file left: the engine is not to blame
+            detail = f"a worker cannot be started: {e.strerror}"
+            log.error("%s: %s", self.stream, detail)
+            self._starts.clear(engines)
+            self._step(WorkerEvent.NOT_LAUNCHED, fault=Failure(code="storage", detail=detail, retryable=True))
+            return
+        if place is None:
+            # something else is wanted, and nothing was tried
+            self._starts.clear(engines)
+            return
+        self.place = place
+        self._step(WorkerEvent.LAUNCHED)
+
+    def _read(self) -> None:
+        """What the worker says of it within a moment; its end, and the end of its time."""
+        assert self.place is not None
+        failure = overdue(self.life, time.monotonic(), self.timing, self.config.stall_s)
+        if failure is not None:
+            self._step(WorkerEvent.NO_PROGRESS, fault=failure)
+            return
+        messages = self.place.read(0.1)
+        try:
+            for message in messages or []:
+                self._handle(message)
+        except ProtocolError as e:
+            self._step(WorkerEvent.VIOLATION, fault=Failure(code="protocol", detail=e.message))
+            return
+        if messages is None:
+            self._step(WorkerEvent.ENDED)
+
+    def _handle(self, message: FromWorker) -> None:
+        with self.changed:
+            before = self.life
+            self.life = receive(before, message, time.monotonic(), self.timing)
+            if isinstance(message, Shadowed | ShadowFailed):
+                self.shadow_answers[message.part] = message
+            self.changed.notify_all()
+        if self.life.steady and not before.steady:
+            self._starts.clear(before.launched)
+        self._tell(message)
+
+    def _tell(self, message: FromWorker) -> None:
+        if isinstance(message, Stats):
+            self._hooks.stats(self.stream, message)
+        elif isinstance(message, EventMessage):
+            self._hooks.event(self.stream, message)
+        elif isinstance(message, LeaseMessage):
+            self._hooks.lease(self.stream, message)
+
+    def _end(self, timeout_s: float) -> None:
+        """Leave the worker. What the stream says on its way out is told like everything before."""
+        place = self.place
+        assert place is not None
+        with self.changed:
+            self.place = None
+            self.changed.notify_all()
+        left = self.worker.leave(place, timeout_s, self._tell)
+        with self.changed:
+            self.life = left_with(self.life, left.stuck, left.fault)
+        self._take_requests()
+        if is_forgiven(self.life):
+            self._starts.clear(self.life.launched)
+        if left.guilty:
+            self._consider_isolation()
+        self._step(WorkerEvent.EXITED)
+
+    def _consider_isolation(self) -> None:
+        """A stream that crashes its worker again and again shares it no more. It begins to count anew: alone, its
+        crashes say something about its engine."""
+        now_s = time.monotonic()
+        self._crashes_s = [*self._crashes_s[1 - self.timing.crashes :], now_s]
+        if self._own_worker is not None and needs_own_worker(self._crashes_s, now_s, self.timing.crashes):
+            log.warning("%s has crashed its worker too often and gets one of its own", self.stream)
+            self.worker, self._own_worker = self._own_worker(), None
+            self._starts.clear(self.life.launched)
+
+    def _back_off(self) -> None:
+        """A request for another engine, or the end, cuts it short."""
+        # whoever shortens it holds the lock
+        with self.changed:
+            self._pause(self.life.retry_s - time.monotonic())
+        if self.life.state is WorkerState.BACKING_OFF and not self._is_interrupted():
+            self._step(WorkerEvent.BACK_OFF_OVER)
+
+    def _pause(self, seconds: float) -> None:
+        with self.changed:
+            if seconds > 0 and not self._is_interrupted():
+                self.changed.wait(seconds)
+
+    def _is_interrupted(self) -> bool:
+        return self._close_asked or self._restart_asked

@@ -1,0 +1,103 @@
+"""Rules on recorded tracks: what a stream said, and what another configuration would have said of the same
+tracks.
+
+Neither detector nor tracker runs: settings other than zones and rules have no effect here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.rules import RulesConfig, RuleSet
+from edgectl.pipelines.rules.observation import Wall
+from edgectl.pipelines.sinks.tracklog import LoggedTracks, TrackLogHeader, read_header, read_tracks
+from edgectl.pipelines.stream.events import Event, EventWriter
+from edgectl.pipelines.stream.frame import Stamp
+
+__all__ = ["LogLength", "Replayed", "TrackLogFile", "open_track_log", "recorded_config", "replay"]
+
+
+@dataclass(frozen=True)
+class TrackLogFile:
+    header: TrackLogHeader
+    frames: Iterator[LoggedTracks]
+    """Read while they are asked for; raises :class:`DataError` at a line that is damaged."""
+
+
+@contextmanager
+def open_track_log(path: Path) -> Iterator[TrackLogFile]:
+    """``path``: the log, or the folder that a run wrote. Raises :class:`UsageError` and :class:`DataError`."""
+    file = path / "tracks.jsonl" if path.is_dir() else path
+    try:
+        lines = file.open(encoding="utf-8", errors="replace")
+    except OSError as e:
+        raise UsageError(
+            f"cannot read {file}: {e.strerror}",
+            hint="edgectl run --out FOLDER with `tracklog` among the sinks writes one",
+        ) from e
+    with lines:
+        yield TrackLogFile(read_header(lines), read_tracks(lines))
+
+
+def recorded_config(header: TrackLogHeader) -> PipelineConfig:
+    """The zones and rules that the stream had. Raises :class:`UsageError`, also for a kind whose rules need more
+    than tracks."""
+    if header.kind not in KINDS:
+        raise UsageError(f"the track log is of a kind of pipeline that is not here: {header.kind!r}")
+    type_ = KINDS.get(header.kind).config
+    if not issubclass(type_, RulesConfig) or type_.has:
+        raise UsageError(
+            f"the rules of a {header.kind} stream cannot be replayed: they need more than its tracks",
+            hint="run the recording again: edgectl run",
+        )
+    return parse_config(header.kind, header.rules, what="the configuration in the track log")
+
+
+@dataclass(frozen=True)
+class LogLength:
+    frames: int
+    seconds: float
+    """Of capture time."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What one configuration says."""
+
+    events: list[Event]
+    records: list[dict[str, Any]]
+    """The same, as ``events.jsonl`` holds them, without what only the live stream knew (latency, snapshots)."""
+
+
+def replay(log: TrackLogFile, configs: Sequence[PipelineConfig]) -> tuple[LogLength, list[Replayed]]:
+    """What each of ``configs`` says of the tracks, in one pass over the log.
+
+    The same log and configuration give the same records, to the byte. Raises :class:`UsageError` for a class that the
+    model did not know, :class:`DataError` for a damaged log.
+    """
+    labels = log.header.labels
+    rules = [RuleSet(_with_rules(config), labels) for config in configs]
+    writers = [EventWriter(log.header.stream) for _ in configs]
+    said: list[Replayed] = [Replayed([], []) for _ in configs]
+    frames, first_s, last_s = 0, 0.0, 0.0
+    for seq, frame in enumerate(log.frames):
+        first_s, last_s, frames = (first_s if seq else frame.t), frame.t, seq + 1
+        stamp = Stamp(seq, round(frame.t * 1e9), 0, None, frame.wall_offset_ns, frame.clock)
+        for one, writer, into in zip(rules, writers, said, strict=True):
+            events = one.step(frame.tracks, frame.t, wall=Wall.of(stamp))
+            into.events.extend(events)
+            into.records.extend(writer.record(event, stamp) for event in events)
+    return LogLength(frames, last_s - first_s), said
+
+
+def _with_rules(config: PipelineConfig) -> RulesConfig:
+    assert isinstance(config, RulesConfig)
+    return config

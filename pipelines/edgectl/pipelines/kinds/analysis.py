@@ -1,0 +1,214 @@
+"""The analysis thread of a video stream: what an engine put out becomes detections, tracks and events, and goes
+to the sinks.
+
+An engine that fails makes an ``inference_failed`` event, never an empty scene: tracker and rules do not see that
+frame. Left out: the source and the engine, whose results come here in the order of the frames.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgectl.core.errors import EdgectlError, EngineError, ModelError
+from edgectl.pipelines.sinks.base import Record, Sink, StreamOutput
+from edgectl.pipelines.sinks.pool import SinkPool
+from edgectl.pipelines.stream.events import Event, EventWriter
+from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.stream.threads import stream_thread
+from edgectl.pipelines.stream.trace import Stage
+from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import Ran
+from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.shown import ShownFrame
+from edgectl.pipelines.video.tracker import Tracks
+
+__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
+
+PART = "detector"
+_POLL_S = 0.2
+# at most one inference_failed event in this time; each failure is counted
+_FAILURE_EVENT_S = 1.0
+
+
+class Analyser(Protocol):
+    """What a pipeline does with tracks. Lives in the analysis thread."""
+
+    def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]: ...
+
+    def overlay(self) -> Callable[[NDArray[Any]], None]:
+        """A function that draws the present state into a BGR image; it is called later, from the sink
+        thread."""
+        ...
+
+    def counters(self) -> dict[str, int]: ...
+
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
+
+
+class ObjectTracker(Protocol):
+    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+
+
+class Analysis:
+    """Owns what it is made of; everything but the numbers belongs to its thread."""
+
+    def __init__(
+        self,
+        path: FramePath,
+        labels: LabelMap,
+        tracker: ObjectTracker,
+        analyser: Analyser,
+        privacy: Privacy,
+        sinks: SinkPool,
+        writer: EventWriter,
+        *,
+        realtime: bool,
+        pictures: bool,
+        naming: Sequence[Sink],
+        look_after: Callable[[], None],
+        ended: threading.Event,
+        failed: Callable[[EdgectlError], None],
+    ) -> None:
+        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events. ``look_after`` is called now and then. ``ended`` is set
+        when everything is through."""
+        self.errors = 0
+        """Frames on which the engine failed."""
+        self.analyser = analyser
+        self._path = path
+        self._labels = labels
+        self._tracker = tracker
+        self._privacy = privacy
+        self._sinks = sinks
+        self._writer = writer
+        self._realtime = realtime
+        self._pictures = pictures
+        self._naming = naming
+        self._look_after = look_after
+        self._ended = ended
+        self._detector: Detector | None = None
+        self._last_failure_s = -1e9
+        self._previous_done_ns: int | None = None
+        self._stop = threading.Event()
+        self.thread = stream_thread("analysis", path.stream, self._run, failed)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._look_after()
+            item = self._path.next(_POLL_S)
+            if isinstance(item, FrameResult):
+                self._analyse(item)
+            elif item is not None:
+                self.say(item.event, item.stamp)
+            elif self._path.finished:
+                break
+        self._ended.set()
+
+    def _analyse(self, result: FrameResult) -> None:
+        if result.detector is not self._detector:
+            self._detector = result.detector
+            self._writer.releases = releases_of(result.detector.slot)
+        if result.ran is None:
+            assert result.error is not None
+            # a defect, and no failed inference: the stream ends of it
+            if not isinstance(result.error, EngineError | ModelError):
+                self._path.ledger.drop("engine_error")
+                raise result.error
+            self._inference_failed(result.frame, result.error)
+            return
+        taken = time.monotonic_ns()
+        result.crossed["analysis"] = taken
+        frame, ran = result.frame, result.ran
+        if self._path.cross("analysis", frame.stamp, taken):
+            return
+        try:
+            raw = result.detector.decode(ran.outputs, result.meta)
+            found = self._labels(raw)
+        except (EngineError, ModelError) as e:
+            self._inference_failed(frame, e)
+            return
+        decoded = time.monotonic_ns()
+        t = frame.stamp.t_s
+        tracks = self._tracker.update(found, t, frame.width, frame.height)
+        tracked = time.monotonic_ns()
+        events = self.analyser.step(frame, tracks, t)
+        done = time.monotonic_ns()
+        self._offer(frame, raw, tracks, events, done)
+        self._count(result, ran, taken, decoded, tracked, done)
+
+    def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
+        records = tuple(self._record(e, frame, done) for e in events)
+        # Stepped for every frame, shown or not: it remembers where somebody was.
+        hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
+        shown = (
+            ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
+        )
+        age_ms = (done - frame.stamp.avail_ns) / 1e6
+        self._sinks.offer(
+            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+        )
+
+    def _count(
+        self, result: FrameResult, ran: Ran, taken: int, decoded: int, tracked: int, done: int
+    ) -> None:
+        stamp = result.frame.stamp
+        engine, whole = ran.ended_ns - ran.started_ns, done - stamp.avail_ns
+        period = None if self._previous_done_ns is None else done - self._previous_done_ns
+        self._previous_done_ns = done
+        stages: list[tuple[Stage, int]] = [
+            ("wait", whole - result.pre_ns - engine - (done - taken)),
+            ("pre", result.pre_ns),
+            ("first_after_idle" if ran.after_idle else "engine", engine),
+            ("decode", decoded - taken),
+            ("track", tracked - decoded),
+            ("rules", done - tracked),
+            ("avail_to_event", whole),
+        ]
+        if self._realtime:
+            stages.append(("glass_to_event", done - stamp.t_ns))
+        if period is not None:
+            stages.append(("period", period))
+        self._path.tracer.record_all(stages)
+        add, thread, stream = self._path.timeline.add, self.thread.name, self._path.stream
+        add(thread, "decode", stream, stamp.seq, taken, decoded)
+        add(thread, "track", stream, stamp.seq, decoded, tracked)
+        add(thread, "rules", stream, stamp.seq, tracked, done)
+        self._path.through(result, done, period)
+
+    def _inference_failed(self, frame: Frame, e: EngineError | ModelError) -> None:
+        self.errors += 1
+        self._path.ledger.drop("engine_error")
+        t = frame.stamp.t_s
+        if t - self._last_failure_s < _FAILURE_EVENT_S:
+            return
+        self._last_failure_s = t
+        data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self.errors}
+        self.say(Event("inference_failed", t, data=data), frame.stamp)
+
+    def say(self, event: Event, stamp: Stamp) -> None:
+        """To the sinks. From this object's thread, and what it calls."""
+        self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+
+    def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
+        record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
+        for sink in self._naming:
+            record |= sink.file_of(record)
+        return record
+
+
+def releases_of(slot: PartVariant) -> dict[str, str]:
+    return {PART: slot.release} if slot.release else {}

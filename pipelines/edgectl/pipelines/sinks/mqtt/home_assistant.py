@@ -1,0 +1,134 @@
+"""Home Assistant's device discovery: one retained message that makes a device of a stream, with its sensors, picture and
+switch.
+
+Home Assistant's documentation, "MQTT discovery"; ``homeassistant/components/mqtt`` of its repository is the authority
+(``schemas.py`` for the message, one file for the options of each platform).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import Field
+
+from edgectl.core.schema import Config
+from edgectl.pipelines.sinks.mqtt.topics import Topic
+
+__all__ = ["HomeAssistantConfig", "discovery"]
+
+_MANY = 12
+"""Labels beyond which none gets a sensor unless it is named."""
+
+
+class HomeAssistantConfig(Config):
+    prefix: Topic = "homeassistant"
+    """Home Assistant's discovery prefix."""
+    name: str | None = Field(default=None, max_length=64)
+    """Of the device; none: the stream's."""
+    labels: tuple[str, ...] = ()
+    """Labels with a sensor of their own; none: all of the stream's if it looks for at most 12."""
+
+
+def discovery(
+    config: HomeAssistantConfig,
+    topic: str,
+    stream: str,
+    labels: Sequence[str],
+    zones: Sequence[str],
+    lines: Sequence[str],
+    *,
+    video: bool,
+    picture: bool,
+    switch: bool,
+) -> tuple[str, dict[str, Any]]:
+    """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics."""
+    device = _slug(topic)
+    state = f"{topic}/state"
+    shown = [label for label in labels if label in config.labels] if config.labels else list(labels)
+    if not config.labels and len(shown) > _MANY:
+        shown = []
+
+    def sensor(name: str, template: str, **more: Any) -> dict[str, Any]:
+        more = {"state_class": "measurement", **more}
+        return {"platform": "sensor", "name": name, "state_topic": state, "value_template": template, **more}
+
+    def binary(name: str, template: str, device_class: str, **more: Any) -> dict[str, Any]:
+        value = f"{{{{ 'ON' if {template} else 'OFF' }}}}"
+        return {
+            "platform": "binary_sensor",
+            "name": name,
+            "state_topic": state,
+            "value_template": value,
+            "device_class": device_class,
+            **more,
+        }
+
+    diagnostic = {"entity_category": "diagnostic"}
+    parts: dict[str, dict[str, Any]] = {
+        "fps": sensor("Frame rate", "{{ value_json['fps'] }}", unit_of_measurement="fps", **diagnostic),
+        "age": sensor(
+            "Age of events, 95 %",
+            "{{ value_json['age_p95_ms'] }}",
+            unit_of_measurement="ms",
+            device_class="duration",
+            **diagnostic,
+        ),
+        "objects": sensor("Objects", "{{ value_json['objects']['all'] }}"),
+        "motion": binary("Motion", "value_json['objects']['all'] > 0", "motion"),
+        "problem": binary("Camera problem", "value_json['source'] != 'ok'", "problem", **diagnostic),
+    }
+    if not video:
+        parts = {"problem": parts["problem"]}
+        shown = []
+    for label in shown:
+        parts[f"label_{_slug(label)}"] = sensor(
+            label.capitalize(), f"{{{{ value_json['objects']['{_quoted(label)}'] }}}}"
+        )
+    for zone in zones:
+        count = f"value_json['zones']['{_quoted(zone)}']['all']"
+        parts[f"zone_{_slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")
+        parts[f"zone_{_slug(zone)}_count"] = sensor(f"{zone} count", f"{{{{ {count} }}}}")
+    for line in lines:
+        for way in ("in", "out"):
+            parts[f"line_{_slug(line)}_{way}"] = sensor(
+                f"{line} {way}",
+                f"{{{{ value_json['lines']['{_quoted(line)}']['{way}'] }}}}",
+                state_class="total_increasing",
+            )
+    if picture:
+        parts["picture"] = {"platform": "camera", "name": "Picture", "topic": f"{topic}/picture"}
+    if switch:
+        parts["detect"] = {
+            "platform": "switch",
+            "name": "Detection",
+            "command_topic": f"{topic}/detect/set",
+            "state_topic": f"{topic}/detect/state",
+        }
+    for key, part in parts.items():
+        part["unique_id"] = f"{device}_{key}"
+    message = {
+        "dev": {
+            "identifiers": [device],
+            "name": config.name or stream,
+            "manufacturer": "edgectl",
+            "model": "stream",
+            "sw_version": version("edgectl"),
+        },
+        "o": {"name": "edgectl", "sw_version": version("edgectl")},
+        "availability_topic": f"{topic}/available",
+        "cmps": parts,
+    }
+    return f"{config.prefix}/device/{device}/config", message
+
+
+def _slug(text: str) -> str:
+    """Home Assistant takes ``[a-zA-Z0-9_-]`` in topics and ids."""
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")
+
+
+def _quoted(text: str) -> str:
+    """Inside a quoted string of a template."""
+    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,258 @@
+"""The way of a stream's frames through the engine: from the capture thread, where they are preprocessed, by the
+engine's thread to the analysis thread.
+
+Every frame is booked here or handed on; what is handed on comes out in the order in which it came in, also around
+a hot swap. Left out: where frames come from, and what is made of an engine's outputs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgectl.pipelines.stream.borders import Border, Borders
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.flow import Room
+from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.stream.ledger import Cause, Ledger
+from edgectl.pipelines.stream.order import InOrder, Place
+from edgectl.pipelines.stream.timeline import Timeline
+from edgectl.pipelines.stream.trace import Tracer
+from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.engine_pool import Ran
+from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
+from edgectl.pipelines.video.shadow import Shadow
+from edgectl.pipelines.video.swap import HotSwap
+
+__all__ = ["FramePath", "FrameResult", "Heard"]
+
+_RECORDED_DUE_NS = 1_000_000_000
+"""When the turn of a frame without a deadline is due: a second after it came. So recordings go on beside
+cameras."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of the source."""
+
+    event: Event
+    stamp: Stamp
+
+
+@dataclass(slots=True)
+class FrameResult:
+    """What an engine made of a frame: ``ran``, or ``error``."""
+
+    frame: Frame
+    """Without its picture where nobody needs it any more."""
+    detector: Detector
+    meta: LetterboxMeta
+    crossed: dict[Border, int]
+    """When it crossed each border, CLOCK_MONOTONIC."""
+    pre_ns: int
+    ran: Ran | None = None
+    error: Exception | None = None
+
+
+class FramePath:
+    """One stream. :meth:`take_over`, :meth:`tell` and :meth:`end` belong to the capture thread, :meth:`next` and
+    :meth:`through` to the analysis thread."""
+
+    def __init__(
+        self,
+        stream: str,
+        room: Room,
+        borders: Borders,
+        engines: HotSwap,
+        ledger: Ledger,
+        tracer: Tracer,
+        timeline: Timeline,
+        *,
+        paused: Callable[[], bool] = lambda: False,
+        blind: Callable[[Frame], Frame] = lambda frame: frame,
+        pictures: bool,
+    ) -> None:
+        """``paused``: whether frames are not looked at for now. ``blind``: paints over what nobody may see, not even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
+        the frames that are under way."""
+        self.stream = stream
+        self.borders = borders
+        self.ledger = ledger
+        self.tracer = tracer
+        self.timeline = timeline
+        self._room = room
+        self._engines = engines
+        self._paused = paused
+        self._blind = blind
+        self._pictures = pictures
+        self._order: InOrder[FrameResult | Heard] = InOrder()
+        self._crossing = threading.Lock()
+        self._shadow: Shadow | None = None
+        self._shadow_lock = threading.Lock()
+        self._stopping = False
+
+    def seat(self, detector: Detector) -> None:
+        """Give a detector the seat that this stream needs."""
+        most = self._room.results
+        detector.sit_down(self._room.size, self._room.waits, lambda: self._order.ready(most) < most)
+
+    # -- capture thread --
+
+    def take_over(self, frame: Frame) -> None:
+        """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
+        until there is room."""
+        stamp = frame.stamp
+        began = time.monotonic_ns()
+        if self._paused():
+            self.ledger.drop("paused")
+            return
+        if self.cross("pre", stamp, began):
+            return
+        detector = self._engines.begin()
+        try:
+            frame = self._blind(frame)
+            staging, meta = detector.prepare(frame)
+        except BaseException:
+            detector.end()
+            raise
+        prepared = time.monotonic_ns()
+        self.timeline.add(f"capture-{self.stream}", "pre", self.stream, stamp.seq, began, prepared)
+        if not self._pictures and self._shadow is None:
+            frame = replace(frame, planes=())
+        result = FrameResult(frame, detector, meta, {"pre": began}, prepared - began)
+        job = _Job(self, result, self._order.place(), staging)
+        budget_ns = self.borders.budget_ns
+        due_ns = stamp.avail_ns + (_RECORDED_DUE_NS if budget_ns is None else budget_ns)
+        assert detector.seat is not None
+        lost = detector.seat.offer(job, due_ns)
+        if lost is not None:
+            lost.gone()
+
+    def tell(self, event: Event, stamp: Stamp) -> None:
+        """What becomes of the source: told behind every frame that came before. From any thread."""
+        self._order.settle(self._order.place(), Heard(event, stamp))
+
+    def end(self) -> None:
+        """No more frames."""
+        self._order.end()
+
+    # -- analysis thread --
+
+    def next(self, timeout_s: float) -> FrameResult | Heard | None:
+        """The next in order; None after ``timeout_s``, or when :attr:`finished`."""
+        item = self._order.take(timeout_s)
+        if item is not None:
+            self._engines.wake()
+        return item
+
+    @property
+    def finished(self) -> bool:
+        """Ended, and every frame is through."""
+        return self._order.finished
+
+    def through(self, result: FrameResult, done_ns: int, period_ns: int | None) -> None:
+        """A frame's events are ready."""
+        with self._crossing:
+            self.borders.through(result.crossed, done_ns)
+        self.ledger.process()
+        self._engines.frame_done(result.detector, period_ns)
+
+    # -- from any thread --
+
+    def cross(self, border: Border, stamp: Stamp, now_ns: int) -> bool:
+        """True: the frame is dropped at this border, and booked."""
+        with self._crossing:
+            cause = self.borders.cross(border, stamp.avail_ns, now_ns)
+        if cause is not None:
+            self.ledger.drop(cause)
+        return cause is not None
+
+    def stop(self) -> None:
+        """Nothing is taken any more: frames that wait are dropped, those in an engine when it gives them back."""
+        self._stopping = True
+        self._engines.cancel()
+        for item in self._order.abort():
+            if isinstance(item, FrameResult):
+                self.ledger.drop("shutdown")
+
+    def compare(self, shadow: Shadow) -> None:
+        """Run another detector beside, in place of one that may do so now."""
+        self.end_shadow("another engine is compared")
+        with self._shadow_lock:
+            self._shadow = shadow
+
+    def end_shadow(self, why: str) -> None:
+        with self._shadow_lock:
+            shadow, self._shadow = self._shadow, None
+            if shadow is not None:
+                shadow.abandon(why)
+
+    # -- engine thread --
+
+    def give(self, job: _Job) -> None:
+        """What an engine gave back, to the analysis; to a shadow as well."""
+        result = job.result
+        if not self._order.settle(job.place, result):
+            self.ledger.drop("shutdown")
+        if self._shadow is not None and result.ran is not None and result.frame.planes:
+            with self._shadow_lock:
+                if self._shadow is not None and self._shadow.step(result.frame, result.ran, result.meta):
+                    self._shadow = None
+
+    def lose(self, job: _Job, cause: Cause | None) -> None:
+        """A frame that does not come back. ``cause`` None: it is booked."""
+        self._order.give_up(job.place)
+        if cause is not None:
+            self.ledger.drop(cause)
+
+    @property
+    def lost_cause(self) -> Cause:
+        return "shutdown" if self._stopping else "superseded"
+
+
+class _Job:
+    """See :class:`~edgectl.pipelines.video.engine_pool.EngineJob`."""
+
+    __slots__ = ("_path", "_staging", "place", "result", "tensor")
+
+    def __init__(
+        self, path: FramePath, result: FrameResult, place: Place[FrameResult | Heard], staging: Staging
+    ) -> None:
+        self.tensor: NDArray[Any] = staging.tensor
+        self.result = result
+        self.place = place
+        self._path = path
+        self._staging = staging
+
+    def wanted(self, now_ns: int) -> bool:
+        self.result.crossed["engine"] = now_ns
+        if self._path.cross("engine", self.result.frame.stamp, now_ns):
+            self._path.lose(self, None)
+            self._leave()
+            return False
+        return True
+
+    def ran(self, ran: Ran) -> None:
+        self.result.ran = ran
+        self.result.detector.give_back(self._staging)
+        try:
+            self._path.give(self)
+        finally:
+            self.result.detector.end()
+
+    def failed(self, e: Exception) -> None:
+        self.result.error = e
+        self._path.give(self)
+        self._leave()
+
+    def gone(self) -> None:
+        self._path.lose(self, self._path.lost_cause)
+        self._leave()
+
+    def _leave(self) -> None:
+        self.result.detector.give_back(self._staging)
+        self.result.detector.end()

@@ -1,0 +1,1 @@
+"""Watch live: what a stream does now, as pictures and numbers, on a page for a browser."""

@@ -1,0 +1,143 @@
+"""What the page shows beside the pictures: each stream's numbers and its last events with their pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgectl.core.errors import BusyError
+from edgectl.core.uri import redact
+from edgectl.core.wire import StreamStats
+from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.view.rolling import RollingStats
+
+__all__ = ["MAX_EVENTS", "Board"]
+
+MAX_EVENTS = 50
+"""Of each stream."""
+_MAX_LISTENERS = 32
+_LEFT_OUT = frozenset({"schema", "releases", "box", "frame_size", "start_s"})
+"""Of an event: what a person does not read on the page."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    kind: str
+    source: str
+    pictures: bool
+    stats: RollingStats = field(default_factory=RollingStats)
+    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    snapshots: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+
+
+class Board:
+    """Safe for any thread. Whoever listens is rung when an event or its picture is new."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Shown] = {}
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self._numbers = 0
+        self.over = False
+
+    def add(self, stream: str, kind: str, source: str, *, pictures: bool) -> None:
+        """A stream, in the order in which the page shows them. ``source``: its URI."""
+        with self._lock:
+            self._entries[stream] = _Shown(kind, redact(source), pictures)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    def __contains__(self, stream: object) -> bool:
+        return stream in self._entries
+
+    # -- from the streams ---------------------------------------------------------------------------------------------
+
+    def update(self, stream: str, stats: StreamStats) -> None:
+        """A window of numbers."""
+        with self._lock:
+            self._entries[stream].stats.add(stats, time.monotonic())
+
+    def heard(self, record: Record) -> None:
+        """An event. Updates of tracked objects are left out: there are too many for a person."""
+        if record["type"] == "tracked_object" and record.get("phase") == "update":
+            return
+        with self._lock:
+            entry = self._entries[record["stream"]]
+            self._numbers += 1
+            shown = {key: value for key, value in record.items() if key not in _LEFT_OUT}
+            entry.events.append(
+                {**shown, "number": self._numbers, "snapshot": record["id"] in entry.snapshots}
+            )
+        self._ring()
+
+    def keep(self, stream: str, ids: Sequence[str], jpeg: bytes) -> None:
+        """The picture of some events."""
+        with self._lock:
+            entry = self._entries[stream]
+            for about in ids:
+                entry.snapshots[about] = jpeg
+            while len(entry.snapshots) > MAX_EVENTS:
+                entry.snapshots.popitem(last=False)
+            self._numbers += 1
+            for event in entry.events:
+                if event["id"] in ids:
+                    event |= {"number": self._numbers, "snapshot": True}
+        self._ring()
+
+    # -- for the page -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def listen(self, ring: Callable[[], None]) -> Iterator[None]:
+        """``ring`` is called, from any thread, when there is something new. Raises :class:`BusyError` when too many
+        listen."""
+        with self._lock:
+            if len(self._listeners) >= _MAX_LISTENERS:
+                raise BusyError(f"{_MAX_LISTENERS} pages are open already", hint="close one of them")
+            self._listeners.append(ring)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(ring)
+
+    def close(self) -> None:
+        """Whoever listens is told that nothing comes any more."""
+        self.over = True
+        self._ring()
+
+    def about(self) -> list[dict[str, Any]]:
+        """Each stream with its numbers, JSON values."""
+        with self._lock:
+            found = []
+            for name, entry in self._entries.items():
+                now = entry.stats.now()
+                about = {"name": name, "kind": entry.kind, "source": entry.source, "pictures": entry.pictures}
+                found.append(about | {"live": None if now is None else _json(now)})
+            return found
+
+    def events(self, since: int = 0) -> list[dict[str, Any]]:
+        """Of all streams, those whose ``number`` is above ``since``, in the order in which they happened. An event
+        that gets its picture has a new number, and comes again."""
+        with self._lock:
+            found = [dict(e) for entry in self._entries.values() for e in entry.events if e["number"] > since]
+        return sorted(found, key=lambda event: (event["id"], event["number"]))
+
+    def snapshot(self, stream: str, event: str) -> bytes | None:
+        """The JPEG of an event, or None if it has none (any more)."""
+        entry = self._entries.get(stream)
+        return None if entry is None else entry.snapshots.get(event)
+
+    def _ring(self) -> None:
+        for ring in list(self._listeners):
+            ring()
+
+
+def _json(now: Any) -> dict[str, Any]:
+    return {**asdict(now), "frames": now.frames.model_dump(mode="json")}

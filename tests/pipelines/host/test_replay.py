@@ -1,0 +1,123 @@
+"""Rules on recorded tracks: what the stream said comes out again, and what others would have said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgectl.core.errors import DataError, UsageError
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks.tracklog import TrackLog, TrackLogHeader
+from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.tracker import Tracks
+
+RULES: dict[str, Any] = {
+    "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
+    "rules": [{"id": "gate", "line": [0.5, 1, 0.5, 0]}],
+}
+
+
+def walk(frames: int = 80) -> Iterator[tuple[Tracks, Stamp]]:
+    """A person who crosses a picture of 1000 × 1000 from left to right in 8 s."""
+    for i in range(frames):
+        x = 1000 * i / frames
+        box = np.array([[x - 20, 460, x + 20, 540]], np.float32)
+        yield (
+            Tracks(
+                np.array([1]),
+                box,
+                np.array([0.9], np.float32),
+                np.array([0], np.int32),
+                np.array([True]),
+                1000,
+                1000,
+            ),
+            Stamp(i, i * 100_000_000, 0, None, 1_700_000_000 * 10**9, "arrival"),
+        )
+
+
+def write_log(folder: Path, kind: str = "surveillance", rules: dict[str, Any] | None = None) -> Path:
+    header = TrackLogHeader(
+        kind=kind, stream="gate", labels=("person",), rules=RULES if rules is None else rules
+    )
+    log = TrackLog(folder / "tracks.jsonl", header)
+    for tracks, stamp in walk():
+        log.write(StreamOutput((), None, tracks, stamp))
+    log.close()
+    return folder / "tracks.jsonl"
+
+
+def said(path: Path, *configs: PipelineConfig | None) -> list[list[dict[str, Any]]]:
+    with open_track_log(path) as log:
+        chosen = [config or recorded_config(log.header) for config in configs]
+        length, found = replay(log, chosen)
+    assert (length.frames, length.seconds) == (80, pytest.approx(7.9))
+    return [one.records for one in found]
+
+
+def test_the_recorded_rules_say_the_same_again_to_the_byte(tmp_path: Path) -> None:
+    path = write_log(tmp_path)
+    (first,), (second,) = said(path, None), said(tmp_path, None)
+    assert json.dumps(first) == json.dumps(second)
+    assert [r["type"] for r in first] == [
+        "tracked_object",
+        "zone",
+        "tracked_object",
+        "line_crossing",
+        "zone",
+        "tracked_object",
+    ]
+    crossing = first[3]
+    assert (crossing["rule"], crossing["direction"], crossing["stream"]) == ("gate", "in", "gate")
+    assert crossing["time"] == pytest.approx(1_700_000_000 + crossing["t_s"])
+
+
+def test_other_rules_are_asked_of_the_same_tracks(tmp_path: Path) -> None:
+    other = parse_config("surveillance", {"rules": [{"id": "far", "line": [0.9, 1, 0.9, 0]}]})
+    before, now = said(write_log(tmp_path), None, other)
+    assert {r["rule"] for r in before if "rule" in r} == {"gate", "yard"}
+    assert [r["rule"] for r in now if "rule" in r] == ["far"]
+
+
+def test_a_class_that_the_model_did_not_know_is_named(tmp_path: Path) -> None:
+    other = parse_config(
+        "surveillance", {"rules": [{"id": "far", "line": [0.9, 1, 0.9, 0], "classes": ["horse"]}]}
+    )
+    with pytest.raises(UsageError, match="horse"):
+        said(write_log(tmp_path), other)
+
+
+def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
+    with (
+        open_track_log(write_log(tmp_path, "driving", {})) as log,
+        pytest.raises(UsageError, match="driving"),
+    ):
+        recorded_config(log.header)
+    with (
+        open_track_log(write_log(tmp_path, "knitting", {})) as log,
+        pytest.raises(UsageError, match="knitting"),
+    ):
+        recorded_config(log.header)
+    bad = write_log(tmp_path, rules={"rules": [{"id": "x", "line": [1]}]})
+    with open_track_log(bad) as log, pytest.raises(UsageError, match="configuration in the track log"):
+        recorded_config(log.header)
+
+
+def test_a_log_that_is_cut_off_names_its_line(tmp_path: Path) -> None:
+    path = write_log(tmp_path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="line 81"):
+        said(path, None)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"tracks\.jsonl"), open_track_log(tmp_path):
+        pass

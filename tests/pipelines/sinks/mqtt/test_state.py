@@ -1,0 +1,62 @@
+"""What a stream is like now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.pipelines import tracks
+
+from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks.mqtt.state import StreamState
+
+
+def zone(phase: str, track: int, label: str = "person") -> dict[str, Any]:
+    return {"type": "zone", "rule": "yard", "phase": phase, "track": track, "label": label}
+
+
+def state() -> StreamState:
+    return StreamState(("person", "car"), ("yard",), ("gate",), 100.0)
+
+
+def test_who_is_where_is_counted_by_label() -> None:
+    s = state()
+    assert s.hear(
+        StreamOutput((zone("enter", 1), zone("enter", 2, "car")), None, tracks((1, 5, 5), (2, 9, 9)))
+    )
+    assert s.value()["objects"] == {"all": 2, "person": 2, "car": 0}
+    assert s.value()["zones"] == {"yard": {"all": 2, "person": 1, "car": 1}}
+    assert s.hear(StreamOutput((zone("leave", 1),)))
+    assert s.value()["zones"] == {"yard": {"all": 1, "car": 1}}
+    assert s.hear(StreamOutput(({"type": "tracked_object", "phase": "end", "track": 2},)))
+    assert s.value()["zones"] == {"yard": {"all": 0}}
+
+
+def test_a_frame_that_changes_nothing_is_no_other_state() -> None:
+    s = state()
+    assert s.hear(StreamOutput((), None, tracks((1, 5, 5)), 0.0, 7.0))
+    assert not s.hear(StreamOutput((), None, tracks((1, 6, 5)), 0.1, 7.0))
+
+
+def test_lines_tell_what_they_counted_and_a_camera_what_is_wrong_with_it() -> None:
+    s = state()
+    counts = {"in": {"person": 3, "car": 1}, "out": {}}
+    assert s.hear(StreamOutput(({"type": "line_crossing", "rule": "gate", "counts": counts},)))
+    assert s.value()["lines"] == {"gate": {"in": 4, "out": 0}}
+    away = {"type": "capability", "name": "source", "available": False, "reason": "timeout"}
+    assert s.hear(StreamOutput((away,)))
+    assert s.value()["source"] == "timeout"
+    assert s.hear(StreamOutput(({**away, "available": True},)))
+    assert s.value()["source"] == "ok"
+    assert not s.hear(StreamOutput(({**away, "name": "sink"},)))
+
+
+def test_speed_is_measured_between_two_calls_and_a_percentile_needs_samples() -> None:
+    s = state()
+    for i in range(50):
+        s.hear(StreamOutput((), None, tracks(), i / 10, float(i)))
+    assert s.value()["fps"] is None
+    s.measure(105.0)
+    assert (s.value()["fps"], s.value()["age_p95_ms"]) == (10.0, 46.0)
+    s.hear(StreamOutput((), None, tracks(), 5.0, 1.0))
+    s.measure(110.0)
+    assert (s.value()["fps"], s.value()["age_p95_ms"]) == (0.2, None)
