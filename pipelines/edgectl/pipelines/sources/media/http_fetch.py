@@ -55,8 +55,17 @@ def authorities(ca: str | None) -> str:
 class HttpServer:
     """The server of one address. Its methods raise :class:`SourceError` with a cause that has a reason code."""
 
-    def __init__(self, url: str, *, ca: str | None = None) -> None:
-        """``url`` with credentials, as a person wrote it."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca: str | None = None,
+        login: tuple[str, str] | None = None,
+        digest_only: bool = False,
+    ) -> None:
+        """``url`` with credentials, as a person wrote it, or beside them as ``login``. ``digest_only``: the password
+        is not given to a server that asks for it as it is."""
+        self._digest_only = digest_only
         parts = urlsplit(url)
         self.what = redact(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -69,9 +78,10 @@ class HttpServer:
             self._context = ssl.create_default_context(cafile=authorities(ca))
         self._passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         if parts.username is not None:
+            login = unquote(parts.username), unquote(parts.password or "")
+        if login is not None:
             origin = urlunsplit((parts.scheme, netloc or "", "/", "", ""))
-            name, password = unquote(parts.username), unquote(parts.password or "")
-            self._passwords.add_password(None, origin, name, password)
+            self._passwords.add_password(None, origin, *login)
 
     def get(self, url: str | None = None, *, offset: int = 0) -> HttpBody:
         """``url`` or the address itself, from byte ``offset`` on."""
@@ -96,7 +106,7 @@ class HttpServer:
             _Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
-            _Basic(self._passwords),
+            *(() if self._digest_only else (_Basic(self._passwords),)),
             _Digest(self._passwords),
         ):
             opener.add_handler(handler)
