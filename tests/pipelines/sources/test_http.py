@@ -112,6 +112,43 @@ def test_a_file_is_a_recording_with_all_its_frames_also_where_its_index_comes_la
     assert [round(f.stamp.t_s * 15) for f in frames] == list(range(30))
 
 
+def test_a_server_that_hangs_up_in_the_middle_of_a_file_is_asked_for_the_rest(tmp_path: Path) -> None:
+    body = write_clip(tmp_path / "clip.mp4").read_bytes()
+    asked: list[int] = []
+
+    def cuts(handler: BaseHTTPRequestHandler) -> None:
+        start = int((handler.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        asked.append(start)
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(body) - start))
+        handler.send_header("Accept-Ranges", "bytes")
+        handler.end_headers()
+        handler.wfile.write(body[start : start + len(body) // 5])
+        handler.close_connection = True
+
+    with web(cuts) as address:
+        source = open_source(f"{address}/clip.mp4")
+        source.open()
+        frames = drain(source)
+    assert len(frames) == 30
+    assert len(set(asked)) > 4
+
+
+def test_a_server_that_never_sends_a_byte_of_a_file_is_given_up_without_a_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def nothing(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(206 if handler.headers.get("Range") else 200)
+        handler.send_header("Content-Length", "1000")
+        handler.send_header("Accept-Ranges", "bytes")
+        handler.end_headers()
+        handler.close_connection = True
+
+    with web(nothing) as address, pytest.raises(SourceError):
+        open_source(f"{address}/clip.mp4").open()
+    assert capfd.readouterr().err == ""
+
+
 def hls(folder: Path, *, ended: bool) -> None:
     write_clip(folder / "clip.mp4", frames=60, fps=25)
     more = [] if ended else ["-hls_flags", "omit_endlist"]

@@ -83,12 +83,16 @@ class HttpServer:
             origin = urlunsplit((parts.scheme, netloc or "", "/", "", ""))
             self._passwords.add_password(None, origin, *login)
 
-    def get(self, url: str | None = None, *, offset: int = 0) -> HttpBody:
-        """``url`` or the address itself, from byte ``offset`` on."""
+    def get(self, url: str | None = None) -> HttpBody:
+        """``url``, or the address itself."""
+        return HttpBody(self, self.response(url or self.url))
+
+    def response(self, url: str, offset: int = 0) -> Any:
+        """Python's own answer, from byte ``offset`` on. To be closed."""
         headers = {"User-Agent": "edgectl", "Accept": "*/*"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        return HttpBody(self, self._answer(urllib.request.Request(url or self.url, headers=headers)), offset)  # noqa: S310
+        return self._answer(urllib.request.Request(url, headers=headers))  # noqa: S310
 
     def post(self, url: str, data: bytes, content_type: str, *, limit: int) -> bytes:
         """The answer to ``data``, no more than ``limit`` bytes of it."""
@@ -168,22 +172,20 @@ class HttpServer:
 class HttpBody(io.RawIOBase):
     """The body of an answer. A file for FFmpeg: what goes wrong while it is read is an :class:`OSError`."""
 
-    def __init__(self, server: HttpServer, response: Any, at: int) -> None:
+    def __init__(self, server: HttpServer, response: Any) -> None:
         super().__init__()
         self.name = str(response.geturl())
         self.content_type = str(response.headers.get("Content-Type", "")).lower()
         self.length: int | None = None
         """Bytes of the whole file; None where the server does not say, as for what has no end."""
         with contextlib.suppress(TypeError, ValueError):
-            self.length = at + int(response.headers.get("Content-Length"))
+            self.length = int(response.headers.get("Content-Length"))
         self.boundary = response.headers.get_param("boundary")
         self.limit: int | None = None
         """More than so many bytes are not read."""
-        self._ranges = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
-        self._server, self._response, self._at, self._wanted = server, response, at, at
-        if at and response.status != 206:
-            response.close()
-            raise OSError("the server does not send a part of a file")
+        self._ranges = response.headers.get("Accept-Ranges") == "bytes"
+        self._server, self._response, self._at, self._wanted = server, response, 0, 0
+        self._has_failed = False
 
     def readable(self) -> bool:
         return True
@@ -192,23 +194,46 @@ class HttpBody(io.RawIOBase):
         return self.length is not None and self._ranges
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes, as they come; empty at the end."""
+        """At most ``size`` bytes, as they come; empty at the end. A file whose server hangs up in the middle, as one
+        does that a slow reader keeps waiting, is asked for the rest."""
+        if self._has_failed:
+            return b""  # FFmpeg asks again, and the first error is the one that counts
         try:
-            if self._wanted != self._at:
-                self._response.close()
-                again = self._server.get(self.name, offset=self._wanted)
-                self._response, self._at = again._response, self._wanted
-            data = bytes(self._response.read1(size))
-        except SourceError as e:
-            raise e.__cause__ if isinstance(e.__cause__, OSError) else OSError(e.message) from e
-        except http.client.HTTPException as e:
-            raise ConnectionResetError(f"the answer is cut short ({type(e).__name__})") from e
-        if not data and self.length is not None and self._at < self.length and size:
-            raise ConnectionResetError("the answer is cut short")
+            data = self._read(size)
+        except OSError:
+            self._has_failed = True
+            raise
         self._at = self._wanted = self._at + len(data)
         if self.limit is not None and self._at > self.limit:
             raise OSError(f"it is longer than {self.limit} bytes")
         return data
+
+    def _read(self, size: int) -> bytes:
+        for last in (False, True):
+            try:
+                if self._wanted != self._at:
+                    self._go_to(self._wanted)
+                data = bytes(self._response.read1(size))
+                if data or not size or self.length is None or self._at >= self.length:
+                    return data
+                error = ConnectionResetError("the answer is cut short")
+            except SourceError as e:
+                raise e.__cause__ if isinstance(e.__cause__, OSError) else OSError(e.message) from e
+            except (http.client.HTTPException, ConnectionError) as e:
+                error = ConnectionResetError(f"the answer is cut short ({type(e).__name__})")
+            if last or not self.seekable():
+                raise error
+            self._at = -1  # nothing is left of the answer
+        raise AssertionError
+
+    def _go_to(self, at: int) -> None:
+        self._response.close()
+        if at == self.length:  # nothing to ask for
+            self._response, self._at = io.BytesIO(), at
+            return
+        self._response, self._at = self._server.response(self.name, at), at
+        if at and self._response.status != 206:
+            raise OSError("the server does not send a part of a file")
 
     def start(self, limit: int) -> bytes:
         """The first bytes, no more than ``limit``. Raises :class:`SourceError`."""

@@ -26,6 +26,7 @@ class NamedPipe(io.RawIOBase):
         super().__init__()
         self.name = path.name
         self._stop = stop
+        self._has_failed = False
         self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -56,7 +57,10 @@ class NamedPipe(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """What is there, at most ``size`` bytes; empty at the end. Raises TimeoutError after a long silence."""
+        if self._has_failed:
+            return b""  # FFmpeg asks again, and the first error is the one that counts
         if not self._wait():
+            self._has_failed = True
             raise TimeoutError(f"nothing came for {_WAIT_S:g} s")
         return os.read(self._fd, size if size > 0 else 1 << 16)
 
