@@ -192,6 +192,30 @@ def test_a_list_names_nothing_of_this_machine(tmp_path: Path) -> None:
     assert "\n" not in caught.value.message
 
 
+def test_a_piece_that_is_gone_is_left_out_of_a_live_list_and_is_an_error_of_a_recording(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    hls(tmp_path, ended=False)
+    live = (tmp_path / "list.m3u8").read_text()
+    pieces = sorted(tmp_path.glob("list*.ts"))
+    # FFmpeg begins three pieces before the end of a live list
+    pieces[-2].unlink()
+    with web(files(tmp_path)) as address:
+        source = open_source(f"{address}/list.m3u8")
+        source.open()
+        for _ in range(12):
+            assert source.read(5) is not None
+        source.close()
+        assert "a piece is left out" in caplog.text
+        (tmp_path / "list.m3u8").write_text(live + "#EXT-X-ENDLIST\n")
+        recording = open_source(f"{address}/list.m3u8")
+        recording.open()
+        with pytest.raises(SourceError):
+            drain(recording)
+        recording.close()
+    assert capfd.readouterr().err == ""
+
+
 def refused(uri: str) -> SourceError:
     with pytest.raises(SourceError) as caught:
         open_source(uri, patient=False).open()

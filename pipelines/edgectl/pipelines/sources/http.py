@@ -6,6 +6,8 @@ fail; a list that has an end and a file of known length are recordings.
 
 from __future__ import annotations
 
+import io
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -37,9 +39,12 @@ from edgectl.pipelines.stream.frame import Frame
 
 __all__ = ["SOURCE", "HttpOptions"]
 
+_log = logging.getLogger(__name__)
 _LISTS = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
 _MAX_LIST = 1 << 20
 """Bytes of a list of HLS."""
+_SILENCE_S = 15.0
+"""A list that goes on and gives nothing for so long is away: longer than a piece of it usually is."""
 _BUFFER = 32 << 10
 """Bytes that are read at once."""
 _HLS = {
@@ -184,13 +189,13 @@ def _reader(server: HttpServer) -> CameraReader:
     body.close()
     if _is_list(body):
         return _list_reader(server, live=True)
-    return VideoReader(server.url, server.what, low_delay=True, opener=_Opener(server, body_limit=None))
+    return VideoReader(server.url, server.what, low_delay=True, opener=_Opener(server, live=True))
 
 
 def _recording(server: HttpServer, kind: str) -> VideoReader:
     if kind == "list":
         return _list_reader(server, live=False)
-    return VideoReader(server.url, server.what, opener=_Opener(server, body_limit=None))
+    return VideoReader(server.url, server.what, opener=_Opener(server, live=False))
 
 
 def _list_reader(server: HttpServer, *, live: bool) -> VideoReader:
@@ -200,7 +205,8 @@ def _list_reader(server: HttpServer, *, live: bool) -> VideoReader:
         format="hls",
         options=_HLS,
         low_delay=live,
-        opener=_Opener(server, body_limit=_MAX_LIST),
+        opener=_Opener(server, live=live),
+        timeout_s=_SILENCE_S if live else None,
     )
 
 
@@ -209,22 +215,37 @@ def _is_list(body: HttpBody) -> bool:
 
 
 class _Opener:
-    """Opens what FFmpeg asks for: the web, and nothing of this machine that a list might name."""
+    """Opens what FFmpeg asks for: the web, and nothing of this machine that a list might name.
 
-    def __init__(self, server: HttpServer, *, body_limit: int | None) -> None:
-        self._server, self._limit = server, body_limit
+    A piece of a live list may be gone before it is read: it is left out. One of a recording that is missing is an
+    error, told once: FFmpeg goes on asking for the pieces behind it.
+    """
 
-    def __call__(self, url: str, flags: int = 0, options: Any = None) -> HttpBody:
-        scheme = urlsplit(url).scheme
-        if scheme not in ("http", "https"):
-            raise OSError(f"a list names {redact(url)[:200]}, which is not opened")
+    def __init__(self, server: HttpServer, *, live: bool) -> None:
+        self._server, self._live = server, live
+        self._has_failed = False
+
+    def __call__(self, url: str, flags: int = 0, options: Any = None) -> Any:
+        if self._has_failed:
+            return io.BytesIO()
         try:
-            body = self._server.get(url)
+            return self._opened(url)
         except SourceError as e:
+            if url == self._server.url:
+                raise
+            if self._live:
+                _log.warning("%s: a piece is left out: %s", self._server.what, e.message)
+                return io.BytesIO()
+            self._has_failed = True
             cause = e.__cause__
             raise (cause if isinstance(cause, OSError) else OSError(e.message)) from e
+
+    def _opened(self, url: str) -> HttpBody:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise SourceError(f"a list names {redact(url)[:200]}, which is not opened")
+        body = self._server.get(url)
         if _is_list(body):
-            body.limit = self._limit
+            body.limit = _MAX_LIST
         return body
 
 

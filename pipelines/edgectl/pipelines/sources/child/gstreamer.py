@@ -3,20 +3,11 @@ bindings; nothing of ours is imported."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
 __all__ = ["grab"]
-
-
-def _bindings(name: str) -> Any:
-    """They have no types, and belong to another Python than the one that checks ours."""
-    importlib.import_module("gi").require_version(name, "1.0")
-    return importlib.import_module(f"gi.repository.{name}")
-
-
-Gst, GstVideo = _bindings("Gst"), _bindings("GstVideo")
-_bindings("GstApp")  # gives the sink its methods
 
 _SINK = "appsink name=edgectl sync=false max-buffers=1 drop=true"
 _CAPS = "video/x-raw,format=I420"
@@ -26,6 +17,9 @@ _MATRICES = {"BT709": "bt709", "FCC": "fcc", "SMPTE240M": "smpte240m", "BT2020":
 
 def grab(argument: dict[str, Any], out: Any) -> None:
     """``argument``: ``pipeline``, as for ``gst-launch-1.0``, up to the sink that is added here."""
+    Gst = _bindings("Gst")
+    GstVideo = _bindings("GstVideo")
+    _bindings("GstApp")  # gives the sink its methods
     Gst.init(None)
     try:
         pipeline = Gst.parse_launch(f"{argument['pipeline']} ! {_CAPS} ! {_SINK}")
@@ -54,14 +48,22 @@ def grab(argument: dict[str, Any], out: Any) -> None:
             if message is None and not (sample is None and sink.is_eos()):
                 continue
             if message is not None and message.type == Gst.MessageType.ERROR:
-                error, detail = message.parse_error()
-                out.failed(_reason(error, detail or ""), f"GStreamer: {error.message}")
+                error, _ = message.parse_error()
+                out.failed(_reason(error), f"GStreamer: {error.message}")
             return
     finally:
         pipeline.set_state(Gst.State.NULL)
 
 
+@functools.cache
+def _bindings(name: str) -> Any:
+    """They have no types, and belong to another Python than the one that checks ours."""
+    importlib.import_module("gi").require_version(name, "1.0")
+    return importlib.import_module(f"gi.repository.{name}")
+
+
 def _hand_over(buffer: Any, info: Any, out: Any) -> bool:
+    Gst, GstVideo = _bindings("Gst"), _bindings("GstVideo")
     width, height = info.width, info.height
     shapes = [(height, width), ((height + 1) // 2, (width + 1) // 2), ((height + 1) // 2, (width + 1) // 2)]
     meta = GstVideo.buffer_get_video_meta(buffer)
@@ -96,7 +98,8 @@ def _hand_over(buffer: Any, info: Any, out: Any) -> bool:
     return taken
 
 
-def _reason(error: Any, detail: str) -> str:
+def _reason(error: Any) -> str:
+    Gst = _bindings("Gst")
     if error.matches(Gst.ResourceError.quark(), Gst.ResourceError.NOT_FOUND):
         return "not_found"
     if error.matches(Gst.ResourceError.quark(), Gst.ResourceError.NOT_AUTHORIZED):
