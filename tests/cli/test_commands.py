@@ -38,6 +38,7 @@ def test_the_nouns_of_the_design_are_there() -> None:
     wanted = {
         "build",
         "finalise",
+        "cameras discover",
         "bundle inspect",
         "bundle verify",
         "bench",

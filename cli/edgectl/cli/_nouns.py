@@ -35,6 +35,7 @@ NOUNS = {
     "run": "Run one pipeline on one source, here and now.",
     "replay": "Run other zones and rules on recorded tracks, and compare.",
     "doctor": "Check whether this machine is ready, and say what to do about it.",
+    "cameras": "Find the cameras of the local network.",
     "bundle": "Show and verify a bundle.",
     "profiles": "Device profiles, and the one that fits this machine.",
     "models": "List and fetch models to start with: reference models of edgectl and public ones.",

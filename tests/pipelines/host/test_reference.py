@@ -33,7 +33,7 @@ def test_everything_that_the_tables_of_the_code_name_is_there() -> None:
     found = tables()
     for name, table in (("kinds", KINDS), ("rules", RULES), ("sinks", SINKS), ("decoders", DECODERS)):
         assert all(f"\n| `{thing}` |" in found[name] for thing in table.own)
-    assert all(f"{scheme}:" in found["sources"] for scheme in SOURCES.own if scheme != "rtsps")
+    assert all(f"{scheme}:" in found["sources"] for scheme in SOURCES.own)
 
 
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:

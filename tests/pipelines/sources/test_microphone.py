@@ -51,7 +51,7 @@ def arecord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeArecord:
     monkeypatch.setattr(microphone, "_SILENT_S", 0.3)
     monkeypatch.setattr(microphone, "_STOP_S", 0.1)
     monkeypatch.setattr(microphone, "_STABLE_S", 0.1)
-    monkeypatch.setattr(microphone, "backoff_s", lambda attempt, reason, jitter: 0.05)
+    monkeypatch.setattr(microphone, "backoff_s", lambda attempt, ceiling_s, away_s, jitter: 0.05)
     return FakeArecord(tmp_path)
 
 

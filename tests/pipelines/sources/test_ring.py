@@ -16,7 +16,8 @@ from edgectl.pipelines.sources.media.ring import PacketRing
 
 
 def read(path: Path, ring: PacketRing) -> list[np.ndarray[Any, Any]]:
-    reader = VideoReader(str(path), path.name, packets=ring)
+    reader = VideoReader(str(path), path.name)
+    reader.keep_packets(ring)
     luma = [picture.planes[0].copy() for picture in reader.frames() if picture is not None]
     reader.close()
     return luma
@@ -71,7 +72,8 @@ def test_another_source_has_nothing_to_do_with_the_one_before(tmp_path: Path) ->
 
 def test_a_clip_that_is_played_in_a_loop_begins_anew(tmp_path: Path) -> None:
     ring = PacketRing(60)
-    reader = VideoReader(str(write_h264(tmp_path / "a.mp4", frames=20)), "a.mp4", packets=ring)
+    reader = VideoReader(str(write_h264(tmp_path / "a.mp4", frames=20)), "a.mp4")
+    reader.keep_packets(ring)
     assert sum(1 for _ in reader.frames()) == 20
     reader.rewind()
     assert sum(1 for _ in reader.frames()) == 20

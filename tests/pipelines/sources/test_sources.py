@@ -4,9 +4,6 @@ come and go."""
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,8 +16,7 @@ from hypothesis import strategies as st
 from support.pipelines import write_clip
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
-from edgectl.pipelines.sources import EndOfStream, Source, open_source, redact
-from edgectl.pipelines.sources.media.camera import LiveSource, backoff_s
+from edgectl.pipelines.sources import EndOfStream, Source, open_source, redact, v4l2
 from edgectl.pipelines.sources.media.reader import reason_of
 from edgectl.pipelines.stream.frame import Frame
 
@@ -144,7 +140,10 @@ def test_a_real_clip_has_all_its_frames(shared: Path) -> None:
     ("uri", "words"),
     [
         ("/nowhere/x.mp4", "no file"),
-        ("http://x/y.mp4", "unknown source scheme"),
+        ("gopher://x/y.mp4", "unknown source scheme"),
+        ("rtsp://cam/x#ca=1&cb=2", "cb"),
+        ("https://cam/x#ca=/nowhere.pem", "no file /nowhere.pem"),
+        ("http://:80/x", "host or its port"),
         ("synth://nowhere", "no synthetic scene"),
         ("synth://yard?fps=0", "fps"),
         ("synth://yard?fps=nan", "fps"),
@@ -177,10 +176,25 @@ def test_credentials_never_leave(tmp_path: Path) -> None:
 
 
 def test_a_camera_whose_name_does_not_resolve_is_away_not_broken() -> None:
-    with pytest.raises(SourceError, match="name resolve") as caught:
+    with pytest.raises(SourceError, match="name does not resolve") as caught:
         open_source("rtsp://camera.invalid/sub").open()
     assert caught.value.retryable
     assert reason_of(caught.value.__cause__ or caught.value) == "unreachable"
+
+
+def test_a_local_camera_that_is_not_plugged_in_is_waited_for_without_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(v4l2, "ChildReader", None)
+    uri = f"v4l2://{tmp_path}/video9"
+    with pytest.raises(SourceError, match="no such device"):
+        open_source(uri).open()
+    source = open_source(uri, patient=True)
+    source.open()
+    for _ in range(3):
+        assert source.read(1.2) is None
+        assert source.outage == "not_found"
+    source.close()
 
 
 def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
@@ -258,86 +272,6 @@ def test_the_road_tells_its_speed() -> None:
     frame = source.read(1)
     assert frame is not None
     assert frame.sensors["speed_mps"] > 0
-
-
-@given(st.integers(0, 10_000), st.sampled_from(["refused", "timeout", "auth", "not_found"]), st.floats(-1, 1))
-def test_back_off_doubles_up_to_its_ceiling(attempt: int, reason: str, jitter: float) -> None:
-    ceiling = 300 if reason in ("auth", "not_found") else 30
-    assert 0.4 <= backoff_s(attempt, reason, jitter) <= ceiling * 1.2
-    assert backoff_s(attempt, reason, 0) <= backoff_s(attempt + 1, reason, 0)
-    assert backoff_s(0, reason, 0) == 0.5
-
-
-def serve(clip: Path, port: int) -> subprocess.Popen[bytes]:
-    command = f"ffmpeg -v quiet -re -stream_loop -1 -i {clip} -c:v mpeg2video -g 5 -f mpegts tcp://127.0.0.1:{port}?listen=1"
-    return subprocess.Popen(command.split(), stdin=subprocess.DEVNULL)
-
-
-def next_frame(source: Source, within_s: float) -> Frame:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if (frame := source.read(0.1)) is not None:
-            return frame
-    raise AssertionError("no frame came")
-
-
-def test_a_camera_that_dies_is_found_again(tmp_path: Path) -> None:
-    """A real sender over TCP, killed and started anew: same source object, sequence and time go on, the
-    reason is known."""
-    clip = write_clip(tmp_path / "c.mp4", frames=60, fps=25)
-    port = free_port()
-    source = LiveSource("rtsp://cam/x", f"tcp://127.0.0.1:{port}", format="mpegts", patient=True)
-    assert source.open().width is None
-    assert source.outage == "refused"
-    sender = serve(clip, port)
-    try:
-        first = next_frame(source, 20)
-        assert source.outage is None
-    finally:
-        sender.kill()
-        sender.wait()
-    deadline = time.monotonic() + 20
-    last = first
-    while source.outage is None and time.monotonic() < deadline:
-        last = source.read(0.2) or last
-    assert source.outage in ("ended", "refused", "timeout")
-    sender = serve(clip, port)
-    try:
-        again = next_frame(source, 30)
-    finally:
-        sender.kill()
-        sender.wait()
-        source.close()
-    assert again.stamp.seq == last.stamp.seq + 1
-    assert again.stamp.t_ns > last.stamp.t_ns
-    assert source.reconnects >= 1
-
-
-def test_a_camera_that_freezes_is_an_outage_by_time_out(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "c.mp4", frames=60, fps=25)
-    port = free_port()
-    source = LiveSource("rtsp://cam/x", f"tcp://127.0.0.1:{port}", format="mpegts", patient=True)
-    sender = serve(clip, port)
-    try:
-        source.open()
-        next_frame(source, 20)
-        os.kill(sender.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 30
-        while source.outage is None and time.monotonic() < deadline:
-            source.read(0.2)
-        assert source.outage == "timeout"
-    finally:
-        sender.kill()
-        sender.wait()
-        source.close()
-
-
-def test_an_interrupt_ends_the_wait_for_a_camera() -> None:
-    source = LiveSource("rtsp://cam/x", f"tcp://127.0.0.1:{free_port()}", format="mpegts", patient=True)
-    source.open()
-    source.interrupt()
-    with pytest.raises(EndOfStream):
-        source.read(60)
 
 
 @pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa#ss", "pa/s@s"])

@@ -256,13 +256,13 @@ class VideoPipeline:
         wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
         if not wanted:
             return None
-        if not isinstance(source, PacketSource):
+        ring = PacketRing(max(wanted.values()))
+        if not isinstance(source, PacketSource) or not source.keep_packets(ring):
             raise UsageError(
                 f"{min(wanted)}: this source gives no packets that could be kept",
                 hint="it needs a network camera or a video file; annotate writes a video of any source",
             )
-        source.packets = PacketRing(max(wanted.values()))
-        return source.packets
+        return ring
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""

@@ -65,7 +65,7 @@ class Source(Protocol):
     """Frames that were decoded and are known to be damaged, since ``open``. None of them is handed on."""
     outage: str | None
     """Reason code while the source is away (``refused``, ``timeout``, ``unreachable``, ``auth``,
-    ``not_found``, ``ended``, ``invalid``), else None."""
+    ``not_found``, ``tls``, ``ended``, ``invalid``, ``stalled``, ``crashed``, ``no_room``), else None."""
 
     def open(self) -> SourceInfo:
         """Raises :class:`SourceError` (missing, unreachable) or :class:`DataError` (does not decode)."""

@@ -3,9 +3,10 @@ folder of pictures, one picture, a recording of sound."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ from edgectl.pipelines.sources.base import (
 )
 from edgectl.pipelines.sources.media.clock import MediaClock
 from edgectl.pipelines.sources.media.images import ImagesOptions, ImagesSource
+from edgectl.pipelines.sources.media.named_pipe import NamedPipe
 from edgectl.pipelines.sources.media.pace import Pacer
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import VideoReader
@@ -51,11 +53,23 @@ _CUT_NS = 500_000_000
 
 
 class FileSource:
-    def __init__(self, path: Path, options: FileOptions) -> None:
-        self._path = path
+    """A recording: ``open_reader`` opens it, ``uri`` is what it is called, ``name`` the last part of that. ``stop``
+    ends a wait of the reader."""
+
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        open_reader: Callable[[], VideoReader],
+        options: FileOptions,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._uri = uri
+        self._name = name
+        self._open_reader = open_reader
         self._options = options
-        self.packets: PacketRing | None = None
-        """Set before :meth:`open`: gets what is in the file."""
+        self._ring: PacketRing | None = None
+        self._stop = stop
         self._reader: VideoReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._pacer: Pacer | None = None
@@ -64,15 +78,21 @@ class FileSource:
         self._seq = 0
         self._damaged = 0
         self._codec_changes = 0
-        self._tilted = False
+        self._tilted = self._deinterlaced = False
         self._last_pts_ns: int | None = None
         self._period_ns = 40_000_000
         self.decode_errors = 0
         self.corrupt_frames = 0
         self.outage: str | None = None
 
+    def keep_packets(self, ring: PacketRing) -> bool:
+        self._ring = ring
+        return True
+
     def open(self) -> SourceInfo:
-        self._reader = reader = VideoReader(str(self._path), self._path.name, packets=self.packets)
+        self._reader = reader = self._open_reader()
+        if self._ring is not None:
+            reader.keep_packets(self._ring)
         self._frames = reader.frames()
         options = self._options
         fps = options.fps or reader.fps or 25.0
@@ -92,7 +112,7 @@ class FileSource:
             self._pacer = Pacer(fps)
         kind: Literal["images", "file"] = "images" if still else "file"
         frames = None if options.loop else reader.count
-        return SourceInfo(str(self._path), kind, first.width, first.height, fps, options.paced, frames)
+        return SourceInfo(self._uri, kind, first.width, first.height, fps, options.paced, frames)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
@@ -119,7 +139,6 @@ class FileSource:
             stamp = Stamp(self._seq, t_ns, now, pts_s, None, "pts")
         self._seq += 1
         notices += self._about(picture, self._reader)
-        name = self._path.name
         return Frame(
             stamp,
             picture.width,
@@ -129,10 +148,12 @@ class FileSource:
             {},
             picture.colour,
             notices,
-            name,
+            self._name,
         )
 
     def interrupt(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
         if self._pacer is not None:
             self._pacer.interrupt()
 
@@ -171,6 +192,9 @@ class FileSource:
         if picture.tilted and not self._tilted:
             self._tilted = True
             found += (Notice("picture", "rotation_unsupported", False),)
+        if reader.deinterlaced and not self._deinterlaced:
+            self._deinterlaced = True
+            found += (Notice("picture", "deinterlaced"),)
         return found
 
     def _ending(self, reader: VideoReader, last_pts_ns: int | None) -> Notice:
@@ -192,7 +216,16 @@ def _open_video(uri: str, patient: bool) -> Source:
         raise SourceError(f"there is no file {redact(uri)}", hint=_NO_FILE)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagesSource(path, parse_options(ImagesOptions, query, uri))
-    return FileSource(path, parse_options(FileOptions, query, uri))
+    options = parse_options(FileOptions, query, uri)
+    if path.is_file():
+        return FileSource(str(path), path.name, lambda: VideoReader(str(path), path.name), options)
+    if not path.is_fifo():
+        raise SourceError(f"{redact(uri)} is neither a file nor a pipe", hint=_NO_FILE)
+    stop = threading.Event()
+    opener = NamedPipe.opener(path, stop)
+    return FileSource(
+        str(path), path.name, lambda: VideoReader(str(path), path.name, opener=opener), options, stop
+    )
 
 
 def _open_sound(uri: str, patient: bool) -> Recording:

@@ -42,6 +42,8 @@ _SILENT_S = 2.0  # without a sample for so long, it is away
 # a device (Bluetooth, USB) may take so long to its first sample
 _START_S = 10.0
 # of sound: after that a failure is a new one, and the next try comes soon
+_CEILINGS_S = {"auth": 300.0, "not_found": 300.0}
+"""The longest wait for a microphone, where a person must act."""
 _STABLE_S = 2.0
 _STOP_S = 0.5  # to end after SIGTERM, then again after SIGKILL
 _READ_BYTES = 16_384
@@ -245,7 +247,7 @@ class Microphone:
         self._outage = reason
         self._ready.append(self._nothing())  # said even if it is back at once
         wait_s = (
-            backoff_s(self._attempt, reason, random.uniform(-1, 1))
+            backoff_s(self._attempt, _CEILINGS_S.get(reason, 30.0), 0.0, random.uniform(-1, 1))
             if self._attempt or reason != "overrun"
             else 0.0
         )

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
-from edgectl.core.errors import SourceError
-from edgectl.core.uri import redact
-from edgectl.pipelines.sources.base import Source, SourceType
+from edgectl.core.schema import Config
+from edgectl.pipelines.sources.base import Source, SourceType, parse_options
 from edgectl.pipelines.sources.media.camera import LiveSource
+from edgectl.pipelines.sources.media.http_fetch import authorities
+from edgectl.pipelines.sources.media.network import check_address, network_camera
 
-__all__ = ["SOURCE"]
+__all__ = ["SOURCE", "RtspOptions"]
+
+_TIMEOUT_US = "5000000"
+
+
+class RtspOptions(Config):
+    ca: str | None = None
+    """``rtsps``: file of the certificates to trust, in place of this machine's. A camera signs its own."""
 
 
 def _open(uri: str, patient: bool) -> Source:
-    _check_authority(uri)
-    return LiveSource(uri, uri, patient=patient)
-
-
-def _check_authority(uri: str) -> None:
-    """Raises :class:`SourceError` where a password was written as it is, and ends the authority (RFC 3986
-    §3.2) before its time."""
-    try:
-        host = urlsplit(uri).hostname
-        _ = urlsplit(uri).port
-    except ValueError:
-        host = None
-    if not host:
-        raise SourceError(
-            f"{redact(uri)} is not the address of a camera: its host or its port cannot be read",
-            hint="in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and : as %3A",
-        )
+    address, _, fragment = uri.partition("#")
+    check_address(address)
+    options = parse_options(RtspOptions, fragment, uri)
+    # FFmpeg named the socket's timeout (µs) "stimeout" before version 5; unknown options are ignored. Nothing is
+    # thrown away while the stream is looked at: with it goes the key frame, and a group of pictures is waited for.
+    network = {"rtsp_transport": "tcp", "timeout": _TIMEOUT_US, "stimeout": _TIMEOUT_US, "fpsprobesize": "0"}
+    if not address.lower().startswith("rtsps:"):
+        return LiveSource(uri, network_camera(address, port=554, options=network), patient=patient)
+    ca = authorities(options.ca)
+    network |= {"tls_verify": "1", "ca_file": ca}
+    return LiveSource(uri, network_camera(address, port=322, options=network, ca=ca), patient=patient)
 
 
 SOURCE = SourceType(
@@ -38,6 +38,11 @@ SOURCE = SourceType(
             "rtsp://user:secret@cam/stream",
             "a network camera; reconnects by itself. The password never leaves the process ([how](security.md#credentials-of-cameras)); `/ ? # @ :` in it are written `%2F %3F %23 %40 %3A`",
         ),
+        (
+            "rtsps://cam/stream#ca=/etc/edgectl/cam.pem",
+            "the same over TLS; the camera's certificate is checked",
+        ),
     ),
     video=_open,
+    options=(("RTSP, behind `#`", RtspOptions),),
 )

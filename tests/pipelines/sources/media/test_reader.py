@@ -13,9 +13,16 @@ from support.pipelines import write_h264
 
 from edgectl.core.errors import DataError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source
-from edgectl.pipelines.sources.media.camera import LiveSource
+from edgectl.pipelines.sources.media import reader
+from edgectl.pipelines.sources.media.camera import Camera, LiveSource
+from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.transport import changed_table
 from edgectl.pipelines.stream.frame import Frame
+
+
+def recorded(path: Path) -> Camera:
+    """A camera that sends what is in a file."""
+    return Camera(lambda stop: VideoReader(str(path), "camera", low_delay=True))
 
 
 class Read:
@@ -211,7 +218,7 @@ def test_a_container_with_decoding_times_only_gives_times_in_order(tmp_path: Pat
 def test_a_camera_whose_times_restart_says_so_and_keeps_its_own_clock(tmp_path: Path) -> None:
     part = write_h264(tmp_path / "part.ts").read_bytes()
     (tmp_path / "x.ts").write_bytes(part * 2)
-    source = LiveSource("rtsp://cam/x", str(tmp_path / "x.ts"), format="mpegts")
+    source = LiveSource("rtsp://cam/x", recorded(tmp_path / "x.ts"))
     source.open()
     told, times = [], []
     while source.outage is None:
@@ -229,7 +236,7 @@ def test_a_camera_that_sends_damage_alone_leaves_its_reader_in_control(tmp_path:
     """A read comes back in its time whatever arrives, so that the silence can be told."""
     clean = write_h264(tmp_path / "c.mp4", frames=60, size=(320, 192), gop=20, detail=4)
     path = damage(clean, tmp_path / "x.mp4", 20)
-    source = LiveSource("v4l2:///dev/video0", str(path), format="mp4")
+    source = LiveSource("rtsp://cam/x", recorded(path))
     source.open()
     nothing = 0
     while source.outage is None:
@@ -244,3 +251,14 @@ def test_nothing_but_damage_is_no_video(tmp_path: Path) -> None:
     path = damage(clean, tmp_path / "x.mp4", *range(20))
     with pytest.raises(DataError, match="no whole frame"):
         open_source(str(path)).open()
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_h264(tmp_path / "x.mp4", frames=2)
+    monkeypatch.setattr(reader, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(reader, "_decode", None)
+    with pytest.raises(DataError, match=r"picture size of \d+x\d+, which is not supported") as caught:
+        open_source(str(path)).open()
+    assert "smaller" in (caught.value.hint or "")

@@ -1,4 +1,4 @@
-"""A camera: the reader of :mod:`~edgectl.pipelines.sources.media.reader`, opened again whenever it fails."""
+"""A camera: a reader of it, opened again whenever it fails."""
 
 from __future__ import annotations
 
@@ -6,30 +6,74 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
 from edgectl.pipelines.sources.media.clock import MediaClock
 from edgectl.pipelines.sources.media.picture import Picture
-from edgectl.pipelines.sources.media.reader import VideoReader, reason_of
-from edgectl.pipelines.sources.media.ring import PacketRing
+from edgectl.pipelines.sources.media.reader import Away, reason_of
+from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
-__all__ = ["LiveSource", "backoff_s"]
+__all__ = ["Camera", "CameraReader", "LiveSource", "backoff_s"]
 
 _log = logging.getLogger(__name__)
-_OPEN_TIMEOUT_S = 5.0
 _END = object()
+_LONG_S = 600.0
+"""After an outage of this long nobody waits for the first second of the picture."""
+_LATE_S = 10.0
+_TELL_S = 60.0
+"""How often the same outage is written into the log."""
 
 
-def backoff_s(attempt: int, reason: str, jitter: float) -> float:
-    """Seconds to wait before try ``attempt`` (0, 1, …): 0.5·2ⁿ up to 30 s, 5 minutes where a person must act,
-    × (1 ± 0.2).
+class CameraReader(Protocol):
+    """An opened camera. Each of its calls comes back: what can hang is bounded in time, or in another process."""
 
-    ``jitter`` is a random number in [-1, 1].
+    errors: int
+    corrupt: int
+    width: int | None
+    height: int | None
+    fps: float | None
+    start_ns: int
+    deinterlaced: bool
+
+    def frames(self) -> Iterator[Picture | None]:
+        """As those of :class:`~edgectl.pipelines.sources.media.reader.VideoReader` with ``low_delay``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _nothing_to_look_at() -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How one camera is opened."""
+
+    connect: Callable[[threading.Event], CameraReader]
+    """Raises :class:`SourceError` or :class:`DataError`. The event is set when nobody waits any longer."""
+    look: Callable[[], None] = _nothing_to_look_at
+    """Before it is opened again: costs next to nothing, and raises :class:`SourceError` if it is not there."""
+    ceilings_s: Mapping[str, float] = field(default_factory=lambda: {"auth": 300.0, "not_found": 300.0})
+    """The longest wait between two tries, by reason code: long where a person must act."""
+    ceiling_s: float = 0.8
+    """For every other reason. With a look of 1 s, a camera that is back is seen within 2 s."""
+    gives_packets: bool = False
+    """Whether its readers have packets: a network camera's have."""
+
+
+def backoff_s(attempt: int, ceiling_s: float, away_s: float, jitter: float) -> float:
+    """Seconds to wait before try ``attempt`` (0, 1, …) for one reason: 0.5·2ⁿ up to the ceiling, × (1 ± 0.2).
+
+    ``away_s``: how long the camera has been away; after ten minutes the ceiling is at least 10 s. ``jitter`` is a
+    random number in [-1, 1].
     """
-    ceiling = 300.0 if reason in ("auth", "not_found") else 30.0
+    ceiling = ceiling_s if away_s < _LONG_S else max(ceiling_s, _LATE_S)
     return min(ceiling, 0.5 * 2.0 ** min(attempt, 20)) * (1 + 0.2 * jitter)
 
 
@@ -39,23 +83,21 @@ class LiveSource:
     The camera's own times are watched, not used: where they restart or go missing, the frame says so.
     """
 
-    def __init__(self, uri: str, url: str, *, format: str | None = None, patient: bool = False) -> None:
+    def __init__(self, uri: str, camera: Camera, *, patient: bool = False) -> None:
+        """``patient``: a camera that is away at first is waited for, too."""
         self._what = redact(uri)
-        self._url = url
-        self._format = format
+        self._camera = camera
         self._patient = patient
-        # FFmpeg named the RTSP socket timeout (µs) "stimeout" before version 5; unknown options are ignored.
-        timeout_us = str(int(_OPEN_TIMEOUT_S * 1e6))
-        network = {"rtsp_transport": "tcp", "timeout": timeout_us, "stimeout": timeout_us}
-        self._options = {} if format else {**network, "fflags": "nobuffer"}
-        self._reader: VideoReader | None = None
+        self._reader: CameraReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
-        self._tilted = False
+        self._tilted = self._deinterlaced = False
         self._damaged = 0
         self._closed = threading.Event()
         self._attempt = 0
         self._retry_at = 0.0
+        self._away_since = 0.0
+        self._told_at = float("-inf")
         self._seq = 0
         self._last_ns = 0
         self._earlier_errors = self._earlier_corrupt = 0
@@ -63,8 +105,11 @@ class LiveSource:
         self.decode_errors = 0
         self.corrupt_frames = 0
         self.outage: str | None = None
-        self.packets: PacketRing | None = None
-        """Set before :meth:`open`: gets what the camera sends."""
+        self._ring: PacketRing | None = None
+
+    def keep_packets(self, ring: PacketRing) -> bool:
+        self._ring = ring
+        return self._camera.gives_packets
 
     def open(self) -> SourceInfo:
         try:
@@ -100,7 +145,7 @@ class LiveSource:
             try:
                 item = next(self._frames, _END)
                 if item is _END:
-                    raise SourceError(f"{self._what} ended", retryable=True) from EOFError("end of stream")
+                    raise SourceError(f"{self._what} ended", retryable=True) from Away("ended")
             except (SourceError, DataError) as e:
                 if self._closed.is_set():
                     raise EndOfStream from e
@@ -110,7 +155,7 @@ class LiveSource:
             picture = item if isinstance(item, Picture) else None
             if picture is None and time.monotonic() >= deadline:
                 return None  # nothing but damage
-        now = max(time.monotonic_ns(), self._last_ns + 1)
+        now = max(picture.arrived_ns or time.monotonic_ns(), self._last_ns + 1)
         self._last_ns = now
         if self.outage is not None:
             _log.info("%s is back after %s", self._what, self.outage)
@@ -126,7 +171,7 @@ class LiveSource:
         )
 
     def interrupt(self) -> None:
-        """Stops a waiting :meth:`read` at once, a blocked one within its network time-out."""
+        """Stops a waiting :meth:`read` at once, one that is blocked within its own time-out."""
         self._closed.set()
 
     def close(self) -> None:
@@ -150,18 +195,17 @@ class LiveSource:
         if picture.tilted and not self._tilted:
             self._tilted = True
             notices += (Notice("picture", "rotation_unsupported", False),)
+        if self._reader is not None and self._reader.deinterlaced and not self._deinterlaced:
+            self._deinterlaced = True
+            notices += (Notice("picture", "deinterlaced"),)
         return notices
 
     def _connect(self) -> None:
-        self._reader = VideoReader(
-            self._url,
-            self._what,
-            format=self._format,
-            options=self._options,
-            timeout_s=_OPEN_TIMEOUT_S,
-            low_delay=True,
-            packets=self.packets,
-        )
+        if self.outage is not None:
+            self._camera.look()
+        self._reader = self._camera.connect(self._closed)
+        if self._ring is not None and isinstance(self._reader, PacketSource):
+            self._reader.keep_packets(self._ring)
         self._frames = self._reader.frames()
         if self._clock is None:
             period_ns = round(1e9 / (self._reader.fps or 25.0))
@@ -171,8 +215,16 @@ class LiveSource:
 
     def _failed(self, e: Exception) -> None:
         self.close()
-        self.outage = reason_of(e.__cause__ or e)
-        wait_s = backoff_s(self._attempt, self.outage, random.uniform(-1, 1))
-        _log.warning("%s: %s; trying again in %.1f s", self._what, e, wait_s)
-        self._retry_at = time.monotonic() + wait_s
+        now = time.monotonic()
+        before, self.outage = self.outage, reason_of(e.__cause__ or e)
+        if before is None:
+            self._away_since = now
+        if before != self.outage:
+            self._attempt, self._told_at = 0, float("-inf")
+        ceiling_s = self._camera.ceilings_s.get(self.outage, self._camera.ceiling_s)
+        wait_s = backoff_s(self._attempt, ceiling_s, now - self._away_since, random.uniform(-1, 1))
+        if now - self._told_at >= _TELL_S:
+            self._told_at = now
+            _log.warning("%s: %s; trying again", self._what, e)
+        self._retry_at = now + wait_s
         self._attempt += 1

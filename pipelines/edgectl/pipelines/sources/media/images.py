@@ -20,6 +20,7 @@ from pydantic import Field
 from edgectl.core.errors import DataError, SourceError
 from edgectl.core.schema import Config
 from edgectl.pipelines.sources.base import IMAGE_SUFFIXES, MAX_PIXELS, EndOfStream, SourceInfo
+from edgectl.pipelines.sources.media.picture_size import stated_size
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
 __all__ = ["ImagesOptions", "ImagesSource"]
@@ -93,15 +94,23 @@ class ImagesSource:
         except OSError as e:
             raise SourceError(f"cannot read {path}: {e.strerror}") from e
         image = None
-        if data is not None:
+        width, height = (data is not None and stated_size(data.data)) or (0, 0)
+        large = width * height > MAX_PIXELS
+        if data is not None and not large:
             with contextlib.suppress(cv2.error):
                 image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if image is not None and image.size // 3 <= MAX_PIXELS:
             return image.astype(np.uint8, copy=False)
+        if path == self._path and large:
+            raise DataError(
+                f"image {path.name} has a size of {width}x{height}, which is not supported",
+                hint=f"up to {MAX_PIXELS / 1e6:.0f} megapixels are; make it smaller",
+            )
         if path == self._path:
             raise DataError(f"image {path.name} cannot be decoded", hint="check it with an image viewer")
         self.decode_errors += 1
-        _log.warning("image %s cannot be decoded: it is counted and left out", path.name)
+        why = f"has a size of {width}x{height}, which is not supported" if large else "cannot be decoded"
+        _log.warning("image %s %s: it is counted and left out", path.name, why)
         return None
 
     def interrupt(self) -> None:

@@ -68,6 +68,8 @@ class Picture:
     pts_ns: int | None
     tilted: bool = False
     """The metadata asks for a turn that is no multiple of 90°: it was not made."""
+    arrived_ns: int | None = None
+    """CLOCK_MONOTONIC when it was there, if that was before now: in another process."""
 
 
 class Upright:

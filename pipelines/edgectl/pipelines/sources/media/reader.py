@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -20,11 +21,12 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
+from edgectl.pipelines.sources.media.interlace import Deinterlacer
 from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
 
-__all__ = ["VideoReader", "reason_of"]
+__all__ = ["Away", "VideoReader", "reason_of"]
 
 # FFmpeg's own lines go nowhere: what matters becomes an exception or a counter
 av.logging.set_level(None)
@@ -39,8 +41,18 @@ _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
 
+class Away(OSError):
+    """Why a camera cannot be read, where the code of that is known: the cause of a :class:`SourceError`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def reason_of(e: BaseException) -> str:
     """Reason code of a failure to open or read: for back-off, events and messages."""
+    if isinstance(e, Away):
+        return e.reason
     table: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("refused", ("ConnectionRefusedError",)),
         ("timeout", ("TimeoutError", "ExitError", "BlockingIOError")),
@@ -49,6 +61,7 @@ def reason_of(e: BaseException) -> str:
             "not_found",
             ("HTTPNotFoundError", "FileNotFoundError", "ProtocolNotFoundError", "DemuxerNotFoundError"),
         ),
+        ("tls", ("SSLError",)),
         ("ended", ("EOFError", "ConnectionResetError", "BrokenPipeError")),
     )
     # EIO: a name that does not resolve
@@ -75,10 +88,14 @@ class VideoReader:
         options: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         low_delay: bool = False,
-        packets: PacketRing | None = None,
+        opener: Callable[..., Any] | None = None,
     ) -> None:
-        """Open ``url``. ``packets`` gets each packet as it came. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
-        reached."""
+        """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
+        reached.
+
+        ``opener``: from an address to a file, for ``url`` itself and for whatever else the format names;
+        without one, FFmpeg opens them.
+        """
         self.what = what
         self.errors = 0
         self.corrupt = 0
@@ -88,7 +105,12 @@ class VideoReader:
         self._options = dict(options or {})
         self._timeout_s = timeout_s
         self._low_delay = low_delay
-        self._ring = packets
+        self._ring: PacketRing | None = None
+        self._opener = opener
+        self._file: Any = None
+        self._deinterlacer: Deinterlacer | None = None
+        self.deinterlaced = False
+        """Whether some picture was interlaced."""
         self._open(0)
         context = self._stream.codec_context
         # A camera may not tell its size before the first picture: every picture is checked instead.
@@ -123,16 +145,15 @@ class VideoReader:
             while waiting:
                 picture = waiting.popleft()
                 if not 0 < picture.width * picture.height <= MAX_PIXELS:
-                    raise DataError(
-                        f"{self.what} has a picture size of {picture.width}x{picture.height}, which is not supported"
-                    )
+                    raise self._size_error(picture.width, picture.height)
                 whole = damage.whole(picture)
                 self.errors, self.corrupt = errors + damage.errors, corrupt + damage.corrupt
                 if whole:
                     self.delivered += 1
-                    made = [picture_of(picture, best.of(picture.pts, picture.dts), self._upright)]
+                    made = self._finished(picture, best.of(picture.pts, picture.dts))
                     del picture
-                    yield made.pop()
+                    while made:
+                        yield made.popleft()
                 elif self._low_delay:
                     yield None
             if held is not None:
@@ -144,11 +165,30 @@ class VideoReader:
                 errors, corrupt = self.errors, self.corrupt
             if not pictures and self._low_delay:
                 yield None
+        if self._deinterlacer is not None:
+            yield from map(self._timed, self._deinterlacer.rest())
         if not self.delivered:
             raise DataError(
                 f"{self.what} is not a video that can be decoded: it has no whole frame",
                 hint="check it with `ffprobe`",
             )
+
+    def _finished(self, frame: Any, pts: int | None) -> deque[Picture | None]:
+        """The frame as it is handed on: from the first interlaced one on, all take the same way."""
+        if self._deinterlacer is None and not frame.interlaced_frame:
+            return deque((picture_of(frame, pts, self._upright),))
+        if self._deinterlacer is None:
+            self._deinterlacer, self.deinterlaced = Deinterlacer(), True
+        made: deque[Picture | None] = deque(map(self._timed, self._deinterlacer.feed(frame, pts)))
+        if not made and self._low_delay:
+            made.append(None)
+        return made
+
+    def _timed(self, done: tuple[Any, int | None, Any]) -> Picture:
+        """A picture out of the deinterlacer, with the time that went in."""
+        frame, pts, base = done
+        picture = picture_of(frame, None, self._upright)
+        return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
 
     @property
     def codec(self) -> str:
@@ -157,6 +197,7 @@ class VideoReader:
     def rewind(self) -> None:
         """Back to the first frame. Raises :class:`SourceError` if the container cannot seek."""
         self.delivered = 0
+        self._deinterlacer = None
         try:
             if self._skipped:
                 self.close()
@@ -166,22 +207,44 @@ class VideoReader:
         except (av.error.FFmpegError, OSError) as e:
             raise SourceError(f"{self.what} cannot be played in a loop: {_said(e)}") from e
 
+    def keep_packets(self, ring: PacketRing) -> bool:
+        """See :class:`~edgectl.pipelines.sources.media.ring.PacketSource`."""
+        self._ring = ring
+        ring.begin(self._stream)
+        return True
+
     def close(self) -> None:
         if self._ring is not None:
             self._ring.end()
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._container.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _open(self, skip: int) -> None:
         """``skip``: bytes at the start that are left out. Raises :class:`DataError` or
         :class:`SourceError`."""
-        options = {**self._options, "skip_initial_bytes": str(skip)} if skip else self._options
+        # a picture that is too large is refused before there is memory for it
+        options = {"max_pixels": str(MAX_PIXELS), **self._options}
+        if skip:
+            options["skip_initial_bytes"] = str(skip)
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
-            self._container = av.open(self._url, format=self._format, options=options, timeout=timeout)
+            self._file = None if self._opener is None else self._opener(self._url)
+            self._container = av.open(
+                self._file or self._url,
+                format=self._format,
+                options=options,
+                timeout=timeout,
+                io_open=self._opener,
+            )
         except (av.error.FFmpegError, OSError, ValueError) as e:
+            self._close_file()
             reason = reason_of(e)
-            remote = self._url.startswith(("rtsp://", "rtsps://"))
+            remote = "://" in self._url
             if reason == "invalid" and not remote:
                 raise DataError(
                     f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`"
@@ -196,6 +259,11 @@ class VideoReader:
             self.close()
             raise DataError(f"{self.what} has no video stream")
         self._stream = streams[0]
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            self.close()
+            raise self._size_error(width, height)
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._upright = Upright()
         self._skipped = skip
         self.delivered = 0
@@ -205,6 +273,12 @@ class VideoReader:
         self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
         if self._ring is not None:
             self._ring.begin(self._stream)
+
+    def _size_error(self, width: int, height: int) -> DataError:
+        return DataError(
+            f"{self.what} has a picture size of {width}x{height}, which is not supported",
+            hint=f"up to {MAX_PIXELS / 1e6:.0f} megapixels are; let the camera or ffmpeg make it smaller",
+        )
 
     def _end_ns(self) -> int | None:
         """Where the video ends, if the header states it: not what FFmpeg estimates from the length of the
@@ -227,7 +301,11 @@ class VideoReader:
             except (StopIteration, av.error.EOFError):
                 return
             except (av.error.FFmpegError, OSError) as e:
-                raise SourceError(f"reading {self.what} failed: {_said(e)}", retryable=True) from e
+                broken = "://" in self._url and e.errno == errno.EIO
+                said = "the connection broke" if broken else _said(e)
+                raise SourceError(f"reading {self.what} failed: {said}", retryable=True) from (
+                    Away("ended") if broken else e
+                )
 
     def _follow_codec(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Go over to another codec if there is one: two recordings in one transport stream.
@@ -237,7 +315,7 @@ class VideoReader:
         lie. Returns the pictures that the old decoder still held, or None where the codec is the same.
         """
         container, stream, skipped, delivered = self._container, self._stream, self._skipped, self.delivered
-        if container.format.name != "mpegts" or "://" in self._url or not places:
+        if container.format.name != "mpegts" or self._opener or "://" in self._url or not places:
             return None
         try:
             with open(self._url, "rb") as f:

@@ -163,5 +163,6 @@ class PacketRing:
 class PacketSource(Protocol):
     """A source that can hand out its packets."""
 
-    packets: PacketRing | None
-    """Set before it is opened."""
+    def keep_packets(self, ring: PacketRing) -> bool:
+        """Give ``ring`` each packet as it came, from now on; of a source, before it is opened. False: it has none."""
+        ...
