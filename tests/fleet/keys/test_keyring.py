@@ -63,7 +63,8 @@ def test_encrypted_file_is_what_the_library_reads(key: ec.EllipticCurvePrivateKe
     opened = load_pem_private_key(pem, secret)
     assert opened.public_key() == key.public_key()
     assert private_pem(key, secret) != pem, "each file has a salt of its own"
-    with pytest.raises(ValueError, match="Incorrect password"):
+    # of 256 wrong passphrases one gives bytes whose padding is right: they are no key either
+    with pytest.raises(ValueError, match="Incorrect password|Could not deserialize"):
         load_pem_private_key(pem, secret + b"!")
 
 
