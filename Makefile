@@ -16,7 +16,7 @@ test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 quicktest: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m 'not slow' --ignore tests/delivery
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' --ignore tests/delivery
 
 # Pruning, recovery and fine-tuning need torch, which is large (2 GB with the rest): `make test-compress VENV=.venv-torch`.
 test-compress: $(VENV)/.compress
