@@ -64,6 +64,8 @@ class Stay:
     """When it was on the border, going in or (outside) out; where that was not seen, when it was seen first."""
     pending: float | None = None
     """Since when the opposite is seen."""
+    proof: tuple[float, float] = (0.0, 0.0)
+    """How far on the opposite side it was seen then, and how far it had to be; pixels."""
     border: float | None = None
     """When it was last on the border."""
     depth: float = 0.0
@@ -131,7 +133,7 @@ class ZoneRule:
             if stay.inside == (track in self.inside):
                 continue
             about = describe(tracks, row, self.labels)
-            why = because("inside" if stay.inside else "outside", abs(depth[row]), needed, "px")
+            why = because("inside" if stay.inside else "outside", *stay.proof, "px")
             if stay.inside:
                 self.inside[track] = stay
                 events.append(self._event("enter", t, {**about, "because": why}))
@@ -159,7 +161,7 @@ class ZoneRule:
         return {"stays": {str(i): asdict(s) for i, s in self.stays.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.stays = {int(i): Stay(**s) for i, s in state["stays"].items()}
+        self.stays = {int(i): Stay(**s | {"proof": tuple(s["proof"])}) for i, s in state["stays"].items()}
         self.inside = {i: s for i, s in self.stays.items() if s.inside}
 
     def _turn(self, stay: Stay, depth: float, needed: float, t: float) -> None:
@@ -175,7 +177,7 @@ class ZoneRule:
         opposite = depth <= -needed if stay.inside else depth >= needed
         same = depth > 0 if stay.inside else depth < 0
         if opposite and stay.pending is None:
-            stay.pending = t
+            stay.pending, stay.proof = t, (abs(depth), needed)
         elif same and not opposite:
             stay.pending = None
         if stay.pending is None or t - stay.pending < (c.exit_s if stay.inside else c.enter_s) - 1e-9:
