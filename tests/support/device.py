@@ -387,6 +387,7 @@ class Device:
         matched = int(100 * float(told.get("agreement", 1.0)))  # type: ignore[arg-type]
         return [
             Shadowed(
+                stream="gate",
                 part="detector",
                 manifest=ref.manifest,
                 frames=100,

@@ -190,7 +190,15 @@ def test_without_an_old_engine_there_is_nothing_to_compare_with(tmp_path: Path) 
 )
 def test_shadow_gate(changes: dict[str, float], outcome: str, words: str) -> None:
     s = Shadowed(
-        part="detector", manifest="m", frames=100, matched=45, found=100, errors=0, old_ms=5.0, new_ms=5.0
+        stream="gate",
+        part="detector",
+        manifest="m",
+        frames=100,
+        matched=45,
+        found=100,
+        errors=0,
+        old_ms=5.0,
+        new_ms=5.0,
     )
     verdict = judge_shadow(ShadowGate(), s.model_copy(update=changes))
     assert verdict.outcome == outcome
