@@ -32,13 +32,16 @@ class Fed:
         for stream in ("gate", "door"):
             self.relay.sinks(stream)
         self.seq = 0
+        self.drawn: list[int] = []
 
     def write(self, tap: Sink, *ids: str) -> None:
         self.seq += 1
-        stamp = Stamp(self.seq, self.seq, self.seq)
+        seq = self.seq
+        stamp = Stamp(seq, seq, seq)
         records = tuple({"id": i} for i in ids)
         image = np.full((90, 160, 3), 9, np.uint8)
-        tap.write(StreamOutput(records, ShownFrame(Frame.of_bgr(image, stamp))))
+        shown = ShownFrame(Frame.of_bgr(image, stamp), draw=lambda image: self.drawn.append(seq))
+        tap.write(StreamOutput(records, shown))
 
 
 class Viewer:
@@ -68,13 +71,12 @@ def test_nothing_is_encoded_before_somebody_watches_and_nothing_after(fed: Fed) 
         fed.write(tap, "e1")
     viewer = Viewer(fed.relay, gate=Look(320))
     assert viewer.next()[0].seq == 5
-    assert fed.feed.hub.encoded == 1
     viewer.watch.close()
     wait_until(lambda: fed.feed.hub.viewers == 0, "the worker knows that nobody watches")
-    fed.write(tap, "e2")
-    fed.write(tap)
-    assert fed.feed.hub.encoded == 1
-    assert fed.kept == [], "neither did events get pictures"
+    for _ in range(5):
+        fed.write(tap, "e2")
+    assert Viewer(fed.relay, gate=Look(320)).next()[0].seq == 10
+    assert fed.drawn == [5, 10], "nothing of what nobody saw, events included"
 
 
 def test_only_this_user_may_connect(fed: Fed) -> None:
@@ -176,3 +178,20 @@ def test_stream_that_gets_a_worker_of_its_own_is_followed_there(tmp_path: Path) 
         relay.close()
         for feed in feeds:
             feed.close()
+
+
+def test_worker_that_is_away_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def socket_of(stream: str) -> Path:
+        asked.append(stream)
+        return tmp_path / "0"
+
+    with caplog.at_level("INFO"):
+        relay = PictureRelay(lambda *one: None, socket_of)
+        relay.sinks("gate")
+        relay.watch({"gate": Look(320)}, lambda: None)
+        # several tries
+        wait_until(lambda: len(asked) > 12, "it is tried again")
+        relay.close()
+    assert len([r for r in caplog.records if "no pictures from the worker" in r.message]) == 1

@@ -76,10 +76,11 @@ def test_stages_come_in_the_order_of_a_frame() -> None:
 
 def test_stream_that_is_started_anew_counts_from_there() -> None:
     rolling = RollingStats()
-    for i in range(5):
-        rolling.add(window(100 * i, dropped={"superseded": 10 * i}), float(i))
-    rolling.add(window(3, dropped={"superseded": 1}), 5.0)
-    rolling.add(window(7, dropped={"superseded": 2}), 6.0)
+    # for longer than drops are counted back
+    for t_s in range(0, 200, 5):
+        rolling.add(window(100 * t_s, dropped={"superseded": 10 * t_s}), float(t_s))
+    rolling.add(window(3, dropped={"superseded": 1}), 200.0)
+    rolling.add(window(7, dropped={"superseded": 2}), 201.0)
     now = rolling.now()
     assert now is not None
     assert (now.fps, now.frames.processed, now.dropped_lately) == (4.0, 7, {"superseded": 2})

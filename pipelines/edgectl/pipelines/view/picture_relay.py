@@ -174,6 +174,8 @@ class _Line:
     def __init__(self, relay: PictureRelay, path: Path) -> None:
         self._relay = relay
         self._path = path
+        self._lost = False
+        """It was said that nothing comes from it."""
         self._bell, self._rope = socket.socketpair()
         for end in (self._bell, self._rope):
             end.setblocking(False)
@@ -193,7 +195,9 @@ class _Line:
                             connection.connect(address)
                         self._follow(connection)
                 except (OSError, ProtocolError) as e:
-                    _log.info("no pictures from the worker at %s: %s", self._path.name, e or type(e).__name__)
+                    if not self._lost:
+                        _log.info("no pictures from the worker at %s: %s", self._path.name, e)
+                    self._lost = True
                     self._relay.lost(self._path)
                     self._relay.pause()
 
@@ -212,5 +216,6 @@ class _Line:
                 self._bell.recv(4096)
             if connection in readable:
                 message = receive_message(connection, relay.deadline_s)
+                self._lost = False
                 if message is not None:
                     relay.take(self._path, parse_message(*message))

@@ -134,7 +134,7 @@ def _take(connection: socket.socket, n: int, until_s: float) -> bytes:
     while len(found) < n:
         left_s = until_s - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError
+            raise TimeoutError("a picture was not whole in time")
         connection.settimeout(left_s)
         data = connection.recv(min(n - len(found), 1 << 20))
         if not data:
