@@ -42,6 +42,9 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0, "it may hold a password"
 
 
+SMALL = "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -51,6 +54,11 @@ def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
         ("name = ", "not TOML"),
         (b"name = '\xff'", "not TOML"),
         (f"name = {'9' * 5000}", "not TOML"),
+        (
+            f"{SMALL}[view]\nlisten = '0.0.0.0:8088'",
+            r"others can reach 0\.0\.0\.0: the page needs a token_file",
+        ),
+        (f"{SMALL}[view]\nlisten = ':::'", "no address for the page"),
         (f"name = {'[' * 5000}", "not TOML"),
         (
             "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
@@ -75,3 +83,25 @@ def test_bad_device_name_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         write_enrolment(tmp_path, "../x", root=b"", fleet="home", broker={"host": "x"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:9000", ("127.0.0.1", 9000)),
+        ("localhost", ("localhost", 8088)),
+        ("[::1]:9000", ("::1", 9000)),
+    ],
+)
+def test_page_on_this_machine_needs_no_token(tmp_path: Path, listen: str, address: tuple[str, int]) -> None:
+    (tmp_path / "a.toml").write_text(f"{SMALL}[view]\nlisten = '{listen}'")
+    view = load_agent_config(tmp_path / "a.toml").view
+    assert view is not None
+    assert (view.address, view.token_file) == (address, None)
+
+
+def test_token_of_the_page_lies_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(f"{SMALL}[view]\nlisten = '0.0.0.0:1'\ntoken_file = 'view.token'")
+    view = load_agent_config(tmp_path / "a.toml").view
+    assert view is not None
+    assert view.token_file == tmp_path / "view.token"

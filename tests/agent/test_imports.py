@@ -13,7 +13,7 @@ default_dependencies()
 print(*sorted(sys.modules))
 """
 NATIVE = {"numpy", "onnxruntime", "cv2", "av", "shapely", "lap"}
-OF_OTHERS = {"rich", "onnx", "httpx", "starlette", "sqlalchemy"}
+OF_OTHERS = {"rich", "onnx", "httpx", "starlette", "uvicorn", "sqlalchemy"}
 
 
 def test_agent_loads_no_native_library_of_a_pipeline_and_no_other_command() -> None:

@@ -10,9 +10,9 @@ import pytest
 from support.agent import parts
 from support.tuf import DIGEST, RELEASE, Repository
 
-from edgectl.agent.config import AgentConfig
+from edgectl.agent.config import AgentConfig, ViewConfig
 from edgectl.agent.service import _Agent
-from edgectl.core.errors import TrustError
+from edgectl.core.errors import TrustError, UsageError
 from edgectl.link.config import BrokerConfig
 
 
@@ -24,10 +24,10 @@ def boot(tmp_path: Path, repository: Repository) -> Iterator[Callable[[], _Agent
     broker = BrokerConfig(host="127.0.0.1", port=1)
     config = AgentConfig(name="gate-1", broker=broker, state_dir=tmp_path / "state", root=root, profile="cam")
 
-    def start() -> _Agent:
+    def start(**more: object) -> _Agent:
         while running:
             running.pop().close()
-        running.append(_Agent(config, parts()))
+        running.append(_Agent(config.model_copy(update=more), parts()))
         return running[0]
 
     yield start
@@ -74,3 +74,50 @@ def test_telemetry_gives_way_on_a_full_disk_only(
     monkeypatch.setattr("edgectl.agent.service.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
     agent._make_room()
     assert agent._spool.size == 0
+
+
+def test_without_the_extra_there_is_no_page_and_an_agent_that_says_so(
+    boot: Callable[..., _Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "edgectl.agent.streams.device_page.LiveView",
+        missing := Missing(
+            UsageError("the live page needs starlette, which is not installed", hint="pip install")
+        ),
+    )
+    agent = boot(view=ViewConfig(listen="127.0.0.1:0"))
+    assert missing.asked
+    assert agent._page is None
+    assert agent._page_notice is not None
+    assert (
+        agent._page_notice.detail
+        == "there is no live page: the live page needs starlette, which is not installed (pip install)"
+    )
+
+
+class Missing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked = False
+
+    def __call__(self, *_: object, **__: object) -> object:
+        self.asked = True
+        raise self.error
+
+
+def test_page_that_cannot_have_its_folder_is_told_and_costs_nothing_else(
+    boot: Callable[..., _Agent], tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "view").write_text("a file")
+    agent = boot(view=ViewConfig(listen="127.0.0.1:0"))
+    assert agent._page is None
+    assert agent._page_notice is not None
+    assert "no live page" in agent._page_notice.detail
+
+
+def test_pictures_lie_where_no_other_user_gets_at_them(boot: Callable[..., _Agent], tmp_path: Path) -> None:
+    agent = boot(view=ViewConfig(listen="127.0.0.1:0"))
+    assert agent._page is not None
+    assert agent._page_notice is None
+    assert (tmp_path / "state" / "view").stat().st_mode & 0o777 == 0o700

@@ -11,8 +11,10 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from edgectl.core.bundle import (
     ANNOTATION_PROFILE,
@@ -112,6 +114,38 @@ class OrtEngine:
 
 def open_ort(variant: Variant) -> OrtEngine:
     return OrtEngine(variant.need(LAYER_ENGINE))
+
+
+def model_bytes(x: float = 0.4) -> bytes:
+    """An ONNX graph that always sees one person at ``x``: it reads its input, so that nothing is folded
+    away."""
+    boxes = np.zeros((1, 4, 4), np.float32)
+    boxes[0, 0] = x, 0.3, x + 0.2, 0.8
+    scores = np.zeros((1, 4, 2), np.float32)
+    scores[0, 0, 0] = 0.9
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0, axes=[0, 1, 2, 3]),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["b", "nothing"], ["boxes"]),
+        helper.make_node("Add", ["s", "nothing"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "double",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 4, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 4, 2]),
+        ],
+        [
+            numpy_helper.from_array(boxes, "b"),
+            numpy_helper.from_array(scores, "s"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
 
 
 def make_variant(folder: Path, task: TaskSpec, model: bytes = b"no model", name: str = "double") -> Variant:

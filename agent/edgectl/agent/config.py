@@ -6,20 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgectl.core.bundle import Preference
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["AgentConfig", "StreamConfig", "load_agent_config"]
+__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config"]
 
 
 class StreamConfig(Config):
@@ -45,6 +46,37 @@ class StreamConfig(Config):
         return kind
 
 
+class ViewConfig(Config):
+    """``[view]``: a page with every stream of the device. Needs the extra ``[view]``."""
+
+    listen: str = "127.0.0.1:8088"
+    """Address and port. One that other machines can reach needs a ``token_file``."""
+    token_file: Path | None = None
+    """A file with the token that visitors are asked for, 16 characters or more; relative to the configuration file."""
+    max_viewers: int = Field(default=8, ge=1, le=64)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        try:
+            parse_address(listen)
+        except UsageError as e:
+            raise ValueError(f"{e.message}: {e.hint}") from e
+        return listen
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> ViewConfig:
+        host = self.address[0]
+        if self.token_file is None and not is_loopback(host):
+            raise ValueError(f"others can reach {host[:64]}: the page needs a token_file, or 127.0.0.1")
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = parse_address(self.listen)
+        return host, DEFAULT_PORT if port is None else port
+
+
 class AgentConfig(Config):
     name: Name
     fleet: Name = "home"
@@ -55,6 +87,8 @@ class AgentConfig(Config):
     profile: Name | Literal["auto"] = "auto"
     labels: dict[str, str] = {}
     pipelines: dict[Name, StreamConfig] = {}
+    view: ViewConfig | None = None
+    """The live page; None: there is none."""
     prefer: dict[Name, Preference] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
     heartbeat_s: float = Field(default=30.0, ge=1, le=3600)
@@ -101,9 +135,12 @@ def load_agent_config(path: Path) -> AgentConfig:
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not TOML: {e}") from e
     base = path.resolve().parent
-    places = {
+    places: dict[str, Any] = {
         "state_dir": base / config.state_dir,
         "root": base / config.root,
         "broker": config.broker.relative_to(base),
     }
+    view = config.view
+    if view is not None and view.token_file is not None:
+        places["view"] = view.model_copy(update={"token_file": base / view.token_file})
     return config.model_copy(update=places)

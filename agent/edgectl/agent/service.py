@@ -21,10 +21,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from edgectl.agent.config import AgentConfig
+from edgectl.agent.config import AgentConfig, ViewConfig
 from edgectl.agent.deploy.commands import Commands
 from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp
 from edgectl.agent.deploy.deployer import SlotDeployer
@@ -46,7 +47,7 @@ from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.store import ENROLLED, TrustStore
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
-from edgectl.core.files import forget_unfinished
+from edgectl.core.files import forget_unfinished, storage
 from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
@@ -54,6 +55,9 @@ from edgectl.link.notify import Watchdog, notify
 from edgectl.link.spool import Kind, Spool, SpoolSender
 from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
 from edgectl.pipelines.stream.events import is_update
+
+if TYPE_CHECKING:
+    from edgectl.agent.streams.device_page import DevicePage
 
 __all__ = ["AgentDependencies", "run_agent"]
 
@@ -177,7 +181,10 @@ class _Agent:
             stats_every_s=config.stats_every_s,
             timing=dependencies.timing,
             cache=engine_cache,
+            pictures=None if config.view is None else config.state_dir / "view",
         )
+        self._page_notice: Failure | None = None
+        self._page = None if config.view is None else self._open_page(config.view)
         fetcher = Fetcher(
             self._bulk_link,
             self._topics,
@@ -253,11 +260,33 @@ class _Agent:
         log.error("%s", self._root_notice.detail)
         return store
 
+    def _open_page(self, config: ViewConfig) -> DevicePage | None:
+        """Without the page the device does its work as with it: what is wrong is said, and that is all."""
+        from edgectl.agent.streams.device_page import DevicePage
+
+        def socket_of(stream: str) -> Path:
+            path = self._supervisor.pictures_of(stream)
+            assert path is not None, "workers were told where to serve pictures"
+            return path
+
+        try:
+            _make_private(self._config.state_dir / "view")
+            page = DevicePage(config, self._config.pipelines, socket_of)
+        except EdgectlError as e:
+            said = e.message if e.hint is None else f"{e.message} ({e.hint})"
+            self._page_notice = Failure(code=e.code, detail=f"there is no live page: {said}"[:1024])
+            log.error("%s", self._page_notice.detail)
+            return None
+        log.info("live page: %s", page.url)
+        return page
+
     def run(self, stop: threading.Event) -> None:
         for topic, handler in self._inbox.handlers.items():
             self._link.subscribe(topic, handler)
         self._link.on_up = self._on_up
         self._link.start()
+        if self._page is not None:
+            self._page.start()
         self._supervisor.start()
         for deployer in self._deployers.values():
             deployer.thread.start()
@@ -276,6 +305,8 @@ class _Agent:
             self._wake.clear()
             self._check_threads()
             self._report()
+            if self._page is not None:
+                self._page.tell(self._supervisor.states())
             now = time.monotonic()
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
@@ -297,6 +328,8 @@ class _Agent:
         """Stop in the order that loses nothing: deployers, workers, last telemetry, the good-bye, the
         links, the files."""
         notify("STOPPING=1")
+        if self._page is not None:
+            self._page.close()
         self._improver.stop()
         self._peer.close()
         for deployer in self._deployers.values():
@@ -371,11 +404,15 @@ class _Agent:
     # ---- from the workers (pipeline threads)
 
     def _on_stats(self, stream: str, stats: Stats) -> None:
+        if self._page is not None:
+            self._page.update(stream, stats)
         slot_of = self._config.pipelines[stream].slots
         self._live.record(stream, stats, slot_of)
         self._collector.record(stream, by_slot(stats, slot_of), self._supervisor.worker_of(stream))
 
     def _on_event(self, stream: str, message: EventMessage) -> None:
+        if self._page is not None:
+            self._page.heard(stream, message)
         event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
         payload = json.dumps(event).encode()
         if len(payload) <= _LOGGED_BYTES:
@@ -423,6 +460,7 @@ class _Agent:
             or (refusal.why if refusal else None)
             or self._journal.notice
             or self._root_notice
+            or self._page_notice
         )
         slots = {**self._inbox.without_slot, **{slot: d.report() for slot, d in self._deployers.items()}}
         if self._reporter.report(self._inbox.gen, slots, error) and refusal is not None:
@@ -503,6 +541,13 @@ def _count_start(journal: Journal) -> tuple[int, StorageError | None]:
         return journal.next_epoch(), None
     except StorageError as e:
         return journal.value("epoch") + 1, e
+
+
+def _make_private(folder: Path) -> None:
+    """A folder for this user alone. Raises :class:`StorageError`."""
+    with storage(str(folder)):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
 
 
 def _version() -> str:

@@ -15,11 +15,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from support.pipelines import box_task, make_variant, write_clip
+from support.pipelines import box_task, make_variant, model_bytes, write_clip
 
 from edgectl.core.bundle import Variant
 from edgectl.core.schema import Message
@@ -51,38 +48,6 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.video.engine_pool import EnginePool
 
 M = TypeVar("M", bound=Message)
-
-
-def model_bytes(x: float = 0.4) -> bytes:
-    """An ONNX graph that always sees one person at ``x``: it reads its input, so that nothing is folded
-    away."""
-    boxes = np.zeros((1, 4, 4), np.float32)
-    boxes[0, 0] = x, 0.3, x + 0.2, 0.8
-    scores = np.zeros((1, 4, 2), np.float32)
-    scores[0, 0, 0] = 0.9
-    nodes = [
-        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0, axes=[0, 1, 2, 3]),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Add", ["b", "nothing"], ["boxes"]),
-        helper.make_node("Add", ["s", "nothing"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "double",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])],
-        [
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 4, 4]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 4, 2]),
-        ],
-        [
-            numpy_helper.from_array(boxes, "b"),
-            numpy_helper.from_array(scores, "s"),
-            numpy_helper.from_array(np.float32(0), "zero"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
 
 
 class Process:

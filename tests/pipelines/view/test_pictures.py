@@ -18,7 +18,8 @@ from edgectl.core.errors import BusyError
 from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.video.shown import ShownFrame
-from edgectl.pipelines.view.pictures import Look, PictureHub, ViewerPicture, Watch, width_for
+from edgectl.pipelines.view.looks import Look, ViewerPicture, Watch, width_for
+from edgectl.pipelines.view.pictures import PictureHub
 
 SIZE = (640, 360)
 

@@ -72,3 +72,29 @@ def test_stages_come_in_the_order_of_a_frame() -> None:
     now = rolling.now()
     assert now is not None
     assert [t.stage for t in now.stages] == ["wait", "pre", "engine:vad", "track", "avail_to_event", "period"]
+
+
+def test_stream_that_is_started_anew_counts_from_there() -> None:
+    rolling = RollingStats()
+    # for longer than drops are counted back
+    for t_s in range(0, 200, 5):
+        rolling.add(window(100 * t_s, dropped={"superseded": 10 * t_s}), float(t_s))
+    rolling.add(window(3, dropped={"superseded": 1}), 200.0)
+    rolling.add(window(7, dropped={"superseded": 2}), 201.0)
+    now = rolling.now()
+    assert now is not None
+    assert (now.fps, now.frames.processed, now.dropped_lately) == (4.0, 7, {"superseded": 2})
+
+
+def test_stream_that_does_not_run_keeps_its_numbers_and_says_why() -> None:
+    rolling = RollingStats()
+    rolling.mark("surveillance", "waiting", "a slot has no engine yet")
+    now = rolling.now()
+    assert now is not None
+    assert (now.state, now.reason, now.fps) == ("waiting", "a slot has no engine yet", 0.0)
+    rolling.add(window(10), 1.0)
+    rolling.add(window(20), 2.0)
+    rolling.mark("surveillance", "restarting", "it crashed")
+    now = rolling.now()
+    assert now is not None
+    assert (now.state, now.frames.processed, now.fps) == ("restarting", 20, 0.0)

@@ -5,6 +5,7 @@ Which engine a slot is to run is not decided here: ``engine_of`` says it, each t
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -46,14 +47,22 @@ class Supervisor:
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
         cache: Path | None = None,
+        pictures: Path | None = None,
     ) -> None:
-        """``cache``: folder of finalised engines."""
+        """``cache``: folder of finalised engines. ``pictures``: folder of the sockets at which workers serve pictures;
+        None: they serve none."""
+        numbers = itertools.count()
         timing = timing or Timing()
         self._edition = 0
         """How often an engine's file became a better one."""
         self._streams: dict[str, SupervisedStream] = {}
+
+        def worker_of(name: str) -> WorkerProcess:
+            place = None if pictures is None else pictures / str(next(numbers))
+            return WorkerProcess(name, command, timing.stop_s, place)
+
         for group in worker_groups(pipelines):
-            worker = WorkerProcess(group.name, command, timing.stop_s)
+            worker = worker_of(group.name)
             for stream in group.streams:
                 self._streams[stream] = SupervisedStream(
                     stream,
@@ -62,7 +71,7 @@ class Supervisor:
                     journal,
                     hooks,
                     worker,
-                    partial(WorkerProcess, stream, command, timing.stop_s),
+                    partial(worker_of, stream),
                     stats_every_s=stats_every_s,
                     timing=timing,
                     cache=cache,
@@ -170,6 +179,10 @@ class Supervisor:
     def worker_of(self, stream: str) -> str:
         """The name of the worker that the stream is in, or would be."""
         return self._streams[stream].worker.name
+
+    def pictures_of(self, stream: str) -> Path | None:
+        """Where the worker that the stream is in serves its pictures."""
+        return self._streams[stream].worker.pictures
 
     def proven(self, stream: str, ref: EngineRef) -> bool:
         """A stream besides this one makes steady progress with the engine."""

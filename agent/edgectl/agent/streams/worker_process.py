@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgectl.agent.streams.worker_pipe import ToWorkerMessage, WorkerPipe
 from edgectl.agent.streams.worker_sharing import culprits, must_replace
@@ -110,9 +111,13 @@ class ProcessSeat:
 class WorkerProcess:
     """Any thread may :meth:`send`; a stream enters and leaves by its own thread."""
 
-    def __init__(self, name: str, command: Sequence[str], stop_s: float) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], stop_s: float, pictures: Path | None = None
+    ) -> None:
+        """``pictures``: where it serves those of its streams, a Unix socket; None: it does not."""
         self.name = name
-        self._command = command
+        self.pictures = pictures
+        self._command = command if pictures is None else (*command, "--pictures", str(pictures))
         self._stop_s = stop_s
         self._changed = threading.Condition()
         self._pipe: WorkerPipe | None = None

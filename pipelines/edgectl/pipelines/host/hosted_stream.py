@@ -25,6 +25,7 @@ from edgectl.core.errors import EdgectlError, EngineError, ProtocolError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.live import has_pictures
 from edgectl.pipelines.host.protocol import (
     Commit,
     Ended,
@@ -45,6 +46,7 @@ from edgectl.pipelines.host.protocol import (
     ToWorker,
 )
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.sinks.base import Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.shadow import Shadowing
@@ -70,9 +72,11 @@ class HostedStream:
         left: Callable[[HostedStream], None],
         pool: EnginePool,
         open_engine: EngineFactory | None = None,
+        taps: Callable[[str], tuple[Sink, ...]] | None = None,
     ) -> None:
         """``say`` writes to the agent. ``left`` is called once, right before Ended is said. ``pool``: of the worker.
-        ``open_engine`` None: the variant's own runtime, with the cache of finalised engines that ``start`` names."""
+        ``open_engine`` None: the variant's own runtime, with the cache of finalised engines that ``start`` names.
+        ``taps``: further sinks of a stream that has pictures."""
         self.name = start.stream
         self.gone = threading.Event()
         self._start = start
@@ -80,6 +84,7 @@ class HostedStream:
         self._left = left
         self._pool = pool
         self._open_engine = open_engine or functools.partial(open_variant, cache=start.cache)
+        self._taps = taps
         self._commands: queue.Queue[ToWorker | None] = queue.Queue(_MAX_COMMANDS)
         self._pipeline: Pipeline | None = None
         self._lock_on: frozenset[str] = frozenset()
@@ -160,6 +165,7 @@ class HostedStream:
             start.out,
             patient=True,
             pool=self._pool,
+            sinks=self._taps(self.name) if self._taps is not None and has_pictures(start.kind) else (),
         )
         pipeline = self._pipeline = make_pipeline(start.kind, args)
         pipeline.start()

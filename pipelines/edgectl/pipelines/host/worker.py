@@ -2,7 +2,7 @@
 
 See :mod:`edgectl.pipelines.host.protocol`. Threads: a reader of stdin, this one, which hands each command to its
 stream, and those of the streams (:mod:`edgectl.pipelines.host.hosted_stream`). End of stdin means that the agent
-wants the end, or is gone: every stream stops. Exit status 0: it was told to end; 1: a Fault without a stream was
+wants the end, or is gone: every stream stops. ``--pictures PATH``: a Unix socket for the pictures of the agent's page. Exit status 0: it was told to end; 1: a Fault without a stream was
 sent.
 """
 
@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import BinaryIO
 
 import cv2
@@ -33,6 +34,7 @@ from edgectl.pipelines.host.protocol import (
 )
 from edgectl.pipelines.kinds.base import EngineFactory
 from edgectl.pipelines.video.engine_pool import EnginePool
+from edgectl.pipelines.view.picture_feed import PictureFeed
 
 __all__ = ["Worker", "main"]
 
@@ -45,12 +47,19 @@ _STOP_S = 20.0
 class Worker:
     """Speaks the protocol on two byte streams."""
 
-    def __init__(self, commands: BinaryIO, answers_fd: int, open_engine: EngineFactory | None = None) -> None:
+    def __init__(
+        self,
+        commands: BinaryIO,
+        answers_fd: int,
+        open_engine: EngineFactory | None = None,
+        feed: PictureFeed | None = None,
+    ) -> None:
         """``open_engine`` None: the variant's own runtime, with the cache of finalised engines that Start
-        names."""
+        names. ``feed`` None: nobody can watch."""
         self._commands = commands
         self._fd = answers_fd
         self._open_engine = open_engine
+        self._taps = None if feed is None else feed.sinks
         self._write_lock = threading.Lock()
         # SimpleQueue: its put may be called from a signal handler. Bounded by the reader, which waits for
         # each command to be handed on.
@@ -86,7 +95,9 @@ class Worker:
             if isinstance(command, Start):
                 if stream is not None:
                     raise ProtocolError(f"the stream {command.stream} is already started")
-                stream = HostedStream(command, self._say, self._forget, self._pool, self._open_engine)
+                stream = HostedStream(
+                    command, self._say, self._forget, self._pool, self._open_engine, self._taps
+                )
                 self._streams[command.stream] = stream
         if stream is None:
             # it has ended by itself, and the agent does not know yet
@@ -144,6 +155,17 @@ class Worker:
             self._inbox.put(None)
 
 
+def _feed(arguments: list[str]) -> PictureFeed | None:
+    """``--pictures PATH``: serve pictures at this socket. That it cannot is no reason to stop."""
+    if arguments[:1] != ["--pictures"]:
+        return None
+    try:
+        return PictureFeed(Path(arguments[1]))
+    except OSError as e:
+        _log.error("no pictures for the live page: %s", e)
+        return None
+
+
 def main() -> int:
     """Move file descriptor 1 aside, so that a library that prints cannot break the protocol, and serve."""
     answers = os.dup(1)
@@ -155,7 +177,7 @@ def main() -> int:
     # a thread that computes in Python must not hold up a frame for 5 ms
     sys.setswitchinterval(0.0005)
     cv2.setNumThreads(1)
-    worker = Worker(sys.stdin.buffer, answers)
+    worker = Worker(sys.stdin.buffer, answers, feed=_feed(sys.argv[1:]))
     signal.signal(signal.SIGTERM, lambda *_: worker.interrupt())
     # Ctrl-C in a terminal reaches the agent, which stops us in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)

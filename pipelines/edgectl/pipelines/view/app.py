@@ -40,7 +40,7 @@ from edgectl.pipelines.view import page
 from edgectl.pipelines.view.board import Board
 from edgectl.pipelines.view.editor import ShapeEditor
 from edgectl.pipelines.view.guard import HEADERS, Guard
-from edgectl.pipelines.view.pictures import Look, PictureHub, ViewerPicture, Watch, width_for
+from edgectl.pipelines.view.looks import Look, PictureSource, ViewerPicture, Watch, width_for
 
 __all__ = ["STATIC", "make_app"]
 
@@ -54,7 +54,7 @@ _MAX_BODY = 256 * 1024
 _BODY_S = 10.0
 
 
-def make_app(board: Board, hub: PictureHub, editors: dict[str, ShapeEditor], guard: Guard) -> ASGIApp:
+def make_app(board: Board, hub: PictureSource, editors: dict[str, ShapeEditor], guard: Guard) -> ASGIApp:
     """The ASGI application. ``editors``: by stream, of those whose zones and lines can be drawn."""
     routes = _Routes(board, hub, editors, guard)
     app = Starlette(
@@ -116,7 +116,9 @@ class _Guarded:
 
 
 class _Routes:
-    def __init__(self, board: Board, hub: PictureHub, editors: dict[str, ShapeEditor], guard: Guard) -> None:
+    def __init__(
+        self, board: Board, hub: PictureSource, editors: dict[str, ShapeEditor], guard: Guard
+    ) -> None:
         self._board = board
         self._hub = hub
         self._editors = editors

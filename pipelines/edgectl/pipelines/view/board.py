@@ -8,13 +8,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgectl.core.errors import BusyError
 from edgectl.core.uri import redact
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.view.rolling import RollingStats
+
+if TYPE_CHECKING:
+    from edgectl.pipelines.sinks.base import Record
 
 __all__ = ["MAX_EVENTS", "Board"]
 
@@ -65,6 +67,12 @@ class Board:
         """A window of numbers."""
         with self._lock:
             self._entries[stream].stats.add(stats, time.monotonic())
+
+    def mark(self, stream: str, state: str, reason: str | None) -> None:
+        """It does not run; ``state``: what it does instead."""
+        with self._lock:
+            entry = self._entries[stream]
+            entry.stats.mark(entry.kind, state, reason)
 
     def heard(self, record: Record) -> None:
         """An event. Updates of tracked objects are left out: there are too many for a person."""

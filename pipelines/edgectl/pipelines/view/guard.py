@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 from edgectl.core.errors import UsageError
 
-__all__ = ["HEADERS", "MIN_TOKEN", "Denial", "Guard", "is_loopback", "parse_address"]
+__all__ = ["DEFAULT_PORT", "HEADERS", "MIN_TOKEN", "Denial", "Guard", "is_loopback", "parse_address"]
 
+DEFAULT_PORT = 8088
 MIN_TOKEN = 16
 """Characters of a token that somebody chooses."""
 

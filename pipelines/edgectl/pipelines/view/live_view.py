@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from edgectl.core.errors import LinkError, UsageError
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.view.board import Board
 from edgectl.pipelines.view.editor import ShapeEditor
-from edgectl.pipelines.view.guard import MIN_TOKEN, Guard, is_loopback
-from edgectl.pipelines.view.pictures import PictureHub, PictureTap
+from edgectl.pipelines.view.guard import DEFAULT_PORT, MIN_TOKEN, Guard, is_loopback
+from edgectl.pipelines.view.looks import Keep, PictureSource
 
-__all__ = ["DEFAULT_PORT", "LiveView"]
+if TYPE_CHECKING:
+    from edgectl.pipelines.sinks.base import Record, Sink
 
-DEFAULT_PORT = 8088
+__all__ = ["LiveView"]
+
 _ANY = ("0.0.0.0", "::")  # noqa: S104
 
 
@@ -24,7 +27,8 @@ class LiveView:
     and for a token that is too short, :class:`LinkError` for an address that cannot be had.
 
     An address that others can reach needs a token: without one, one is made. ``port`` None: the usual one, or any that
-    is free.
+    is free. ``pictures`` makes what the pictures come from, given what keeps those of events; None: they are made in this
+    process.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class LiveView:
         token: str | None = None,
         fps: float = 10.0,
         max_viewers: int = 8,
+        pictures: Callable[[Keep], PictureSource] | None = None,
     ) -> None:
         try:
             from edgectl.pipelines.view import app, server
@@ -60,7 +65,13 @@ class LiveView:
         self.port: int = self._socket.getsockname()[1]
         self._made_token = token if made else None
         self._board = Board()
-        self._hub = PictureHub(self._board.keep, fps=fps, max_viewers=max_viewers)
+        if pictures is None:
+            # needs OpenCV, which who only passes pictures on does not
+            from edgectl.pipelines.view.pictures import PictureHub
+
+            self._hub: PictureSource = PictureHub(self._board.keep, fps=fps, max_viewers=max_viewers)
+        else:
+            self._hub = pictures(self._board.keep)
         self._editors: dict[str, ShapeEditor] = {}
         self._guard = Guard(token, self.port)
         page = app.make_app(self._board, self._hub, self._editors, self._guard)
@@ -79,18 +90,22 @@ class LiveView:
 
     def add(
         self, stream: str, kind: str, source: str, *, pictures: bool, editor: ShapeEditor | None = None
-    ) -> tuple[PictureTap, ...]:
+    ) -> tuple[Sink, ...]:
         """Show a stream. What comes back are the sinks that it needs: none where it has no pictures."""
         self._board.add(stream, kind, source, pictures=pictures)
         if editor is not None:
             self._editors[stream] = editor
-        return (self._hub.tap(stream),) if pictures else ()
+        return self._hub.sinks(stream) if pictures else ()
 
     def heard(self, record: Record) -> None:
         self._board.heard(record)
 
     def update(self, stream: str, stats: StreamStats) -> None:
         self._board.update(stream, stats)
+
+    def mark(self, stream: str, state: str, reason: str | None) -> None:
+        """It does not run; ``state``: what it does instead."""
+        self._board.mark(stream, state, reason)
 
     def start(self) -> None:
         self._server.start()

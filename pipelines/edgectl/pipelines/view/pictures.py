@@ -8,26 +8,22 @@ small picture of their frame, two a second of a stream for long, and some more a
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
 
 from edgectl.core.errors import BusyError
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.video.shown import ShownFrame
+from edgectl.pipelines.view.looks import Keep, Look, ViewerPicture, Watch
 
-__all__ = ["WIDTHS", "Look", "PictureHub", "PictureTap", "ViewerPicture", "Watch", "width_for"]
+__all__ = ["PictureHub", "PictureTap"]
 
 _log = logging.getLogger(__name__)
 
-WIDTHS = (320, 640, 960, 1280, 1920)
-"""Pixels. What a viewer asks for is rounded up to one of these, so that viewers share pictures."""
 _QUALITY = 75  # of the JPEG
 _CLOSE_S = 10.0
 SNAPSHOT_WIDTH = 640
@@ -35,47 +31,6 @@ SNAPSHOT_WIDTH = 640
 _SNAPSHOTS_PER_S = 2.0
 _SNAPSHOTS_AT_ONCE = 6
 _MAX_SNAPSHOTS_WAITING = 8
-
-
-class Look(NamedTuple):
-    """How a viewer wants a stream's pictures. Those who want the same share them."""
-
-    width: int
-    """One of :data:`WIDTHS`."""
-    annotated: bool = True
-    """With what was found, zones and lines drawn in."""
-
-
-@dataclass(frozen=True, slots=True)
-class ViewerPicture:
-    """One frame as a viewer gets it."""
-
-    stream: str
-    seq: int
-    """Of the frame."""
-    width: int
-    """Of the JPEG, pixels."""
-    height: int
-    taken_ns: int
-    """CLOCK_MONOTONIC: when the frame was taken, or, in a file, when it was decoded."""
-    time_s: float | None
-    """Unix time of the frame; None for a file."""
-    jpeg: bytes = field(repr=False)
-
-    def age_ms(self, now_ns: int) -> float:
-        """How long ago it was taken; ``now_ns`` is CLOCK_MONOTONIC."""
-        return (now_ns - self.taken_ns) / 1e6
-
-    def head(self, now_ns: int) -> dict[str, Any]:
-        """All but the JPEG, as JSON values, and its age."""
-        about = {key: value for key, value in asdict(self).items() if key != "jpeg"}
-        return {**about, "age_ms": round(self.age_ms(now_ns), 1)}
-
-    def packed(self, now_ns: int) -> bytes:
-        """For a connection that carries many streams: length of the head and length of the JPEG (unsigned
-        32 bit, big endian), the head as JSON, the JPEG."""
-        head = json.dumps(self.head(now_ns), separators=(",", ":")).encode()
-        return struct.pack(">II", len(head), len(self.jpeg)) + head + self.jpeg
 
 
 class PictureTap(Sink):
@@ -89,38 +44,6 @@ class PictureTap(Sink):
 
     def write(self, output: StreamOutput) -> None:
         self._offer(output)
-
-
-class Watch:
-    """What one viewer looks at. :meth:`take` gives each picture once, only the newest of each stream."""
-
-    def __init__(self, hub: PictureHub, wanted: Mapping[str, Look], ring: Callable[[], None]) -> None:
-        self.wanted = dict(wanted)
-        self.ring = ring
-        self._hub = hub
-        self._taken: dict[str, int] = {}
-
-    def take(self) -> list[ViewerPicture]:
-        found = []
-        for picture in self._hub.newest(self.wanted):
-            if self._taken.get(picture.stream) != picture.taken_ns:
-                self._taken[picture.stream] = picture.taken_ns
-                found.append(picture)
-        return found
-
-    @property
-    def over(self) -> bool:
-        """Nothing will come any more."""
-        return self._hub.over
-
-    def close(self) -> None:
-        self._hub.leave(self)
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(slots=True)
@@ -137,14 +60,13 @@ class _Watched:
 
 class PictureHub:
     """Safe for any thread. ``fps``: at most so many pictures a second of each stream. ``keep`` is given the
-    pictures of events: stream, ids of the events, JPEG."""
+    pictures of events; not ``always``: only of those that happen while somebody watches."""
 
-    def __init__(
-        self, keep: Callable[[str, Sequence[str], bytes], None], *, fps: float = 10.0, max_viewers: int = 8
-    ) -> None:
+    def __init__(self, keep: Keep, *, fps: float = 10.0, max_viewers: int = 8, always: bool = True) -> None:
         self._keep = keep
         self._period_s = 1 / fps
         self._max_viewers = max_viewers
+        self._always = always
         self._streams: dict[str, _Watched] = {}
         self._watches: list[Watch] = []
         self._snapshots: deque[tuple[str, Sequence[str], ShownFrame]] = deque()
@@ -155,6 +77,12 @@ class PictureHub:
         """Pictures that were encoded so far."""
         self._thread = threading.Thread(target=self._run, name="view-pictures", daemon=True)
         self._thread.start()
+
+    def __contains__(self, stream: object) -> bool:
+        return stream in self._streams
+
+    def sinks(self, stream: str) -> tuple[PictureTap, ...]:
+        return (self.tap(stream),)
 
     def tap(self, stream: str) -> PictureTap:
         """The sink for a stream that is to be seen."""
@@ -171,6 +99,8 @@ class PictureHub:
             with self._change:
                 entry.newest = frame
                 wanted = bool(self._watches)
+                if not wanted and not self._always:
+                    return
                 if ids:
                     grown = (now_s - entry.snapshot_s) * _SNAPSHOTS_PER_S
                     entry.snapshots_left = min(_SNAPSHOTS_AT_ONCE, entry.snapshots_left + grown)
@@ -185,10 +115,6 @@ class PictureHub:
         return PictureTap(offer)
 
     def watch(self, wanted: Mapping[str, Look], ring: Callable[[], None]) -> Watch:
-        """Begin to look. ``ring`` is called from the hub's thread when there may be something to take.
-
-        Raises :class:`BusyError` when there are too many viewers.
-        """
         known = {name: look for name, look in wanted.items() if name in self._streams}
         watch = Watch(self, known, ring)
         with self._change:
@@ -213,7 +139,6 @@ class PictureHub:
         return len(self._watches)
 
     def newest(self, wanted: Mapping[str, Look]) -> list[ViewerPicture]:
-        """The newest picture of each of these streams that has one that looks so."""
         with self._change:
             found = [self._streams[s].encoded.get(look) for s, look in wanted.items()]
         return [picture for picture in found if picture is not None]
@@ -300,11 +225,6 @@ class PictureHub:
                 self._broken.add(name)
                 _log.exception("stream %s cannot be drawn", name)
             return {}
-
-
-def width_for(asked: int) -> int:
-    """The smallest of :data:`WIDTHS` that has the pixels that were asked for, or the largest."""
-    return next((width for width in WIDTHS if width >= asked), WIDTHS[-1])
 
 
 def _picture(stream: str, frame: ShownFrame, width: int, jpeg: bytes) -> ViewerPicture:

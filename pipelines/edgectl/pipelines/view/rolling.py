@@ -71,7 +71,13 @@ class RollingStats:
         self._processed: deque[tuple[float, int]] = deque()
 
     def add(self, stats: StreamStats, t_s: float) -> None:
-        """``t_s``: the end of the window, seconds of a clock that never goes back."""
+        """``t_s``: the end of the window, seconds of a clock that never goes back. Fewer frames than before: the stream was
+        started anew, and counts from there."""
+        if self._last is not None and stats.frames.processed < self._last.frames.processed:
+            self._processed.clear()
+            for bucket in self._buckets:
+                bucket.dropped_before = {}
+            self._last = None
         if not self._buckets or t_s - self._buckets[-1].start_s >= _BUCKET_S:
             self._buckets.append(_Bucket(t_s, {} if self._last is None else self._last.frames.dropped))
             while t_s - self._buckets[0].start_s > STAGES_S:
@@ -82,6 +88,12 @@ class RollingStats:
             self._processed.popleft()
         self._last = stats
 
+    def mark(self, kind: str, state: str, reason: str | None) -> None:
+        """The stream does not run, and ``state`` says what it does instead; numbers stay, until it runs again."""
+        last = self._last or StreamStats(kind=kind)
+        self._processed.clear()
+        self._last = last.model_copy(update={"state": state, "reason": reason, "fps": 0.0})
+
     def now(self) -> LiveStats | None:
         """None before the first window."""
         last = self._last
@@ -90,7 +102,7 @@ class RollingStats:
         stages: dict[str, Histogram] = {}
         for bucket in self._buckets:
             _merge(stages, bucket.stages)
-        before = self._buckets[0].dropped_before
+        before = self._buckets[0].dropped_before if self._buckets else {}
         lately = {cause: n - before.get(cause, 0) for cause, n in last.frames.dropped.items()}
         return LiveStats(
             state=last.state,
@@ -106,6 +118,8 @@ class RollingStats:
         )
 
     def _fps(self, last: StreamStats) -> float:
+        if not self._processed:
+            return last.fps
         (then_s, then), (now_s, now) = self._processed[0], self._processed[-1]
         # a single window tells its own rate
         return (now - then) / (now_s - then_s) if now_s > then_s else last.fps
