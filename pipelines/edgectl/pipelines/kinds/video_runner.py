@@ -36,6 +36,7 @@ from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
@@ -46,6 +47,8 @@ from edgectl.pipelines.video.tracker import Tracker
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
+_SETTLE_S = 10.0
+"""So long an engine may take for the frames that are under way."""
 
 
 class VideoPipeline:
@@ -184,6 +187,13 @@ class VideoPipeline:
         sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        self._choice = FrameChoice(
+            paused=lambda: not self._control.detect,
+            # of still pictures each one is asked about
+            gate=self._config.gate if info.kind != "images" else None,
+            lost_s=self._config.track.lost_s,
+            tracking=lambda: self._tracking(place.waits),
+        )
         self._path = FramePath(
             self._args.stream,
             place,
@@ -192,7 +202,7 @@ class VideoPipeline:
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
-            paused=lambda: not self._control.detect,
+            choice=self._choice,
             blind=privacy.blind,
             pictures=pictures or self._looks,
         )
@@ -263,6 +273,13 @@ class VideoPipeline:
                 hint="it needs a network camera or a video file; annotate writes a video of any source",
             )
         return ring
+
+    def _tracking(self, waits: bool) -> bool:
+        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
+        same file gives the same events."""
+        if waits:
+            self.ledger.wait_for_others(_SETTLE_S)
+        return self._analysis.tracking
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
