@@ -296,6 +296,48 @@ def test_which_frames_of_a_file_are_looked_at_does_not_hang_on_the_speed_of_the_
     assert rig.frames().processed == 15
 
 
+def test_a_stream_that_is_too_much_looks_at_fewer_frames_and_says_so(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "synth://yard?fps=60&width=160&height=96")
+
+    def slow(image: NDArray[Any]) -> Any:
+        time.sleep(0.04)
+        return middle(image)
+
+    rig.boxes_at = slow
+    rig.pipeline.start()
+    told = rig.hear("degradation", 60)
+    before = rig.frames().processed
+    rig.wait_processed(before + 20, 60)
+    counters = rig.pipeline.stats().counters
+    rig.pipeline.stop()
+    assert (told["phase"], told["reason"]) == ("start", "overload")
+    assert told["detect_every"] == {1: 2, 2: 3, 3: 5}[told["level"]]
+    assert told["detect_every"] >= 3, "predicted from what the engine is asked for: 2.4 times too much"
+    assert told["after_s"] >= 2
+    assert counters["degradation_level"] == told["level"]
+    frames = rig.frames()
+    assert frames.in_flight == 0
+    assert frames.captured == frames.processed + sum(frames.dropped.values())
+    assert frames.dropped["degraded"] >= 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "config"),
+    [
+        ("surveillance", "{clip}", {}),
+        ("surveillance", "{clip}?paced=1", {"govern": {"on": False}}),
+        ("surveillance", "{clip}?paced=1", {"flow": {"mode": "every"}}),
+        ("driving", "synth://road?fps=30&seconds=0.5&width=320&height=180", {}),
+    ],
+)
+def test_files_and_dash_cameras_are_not_governed(
+    tmp_path: Path, clip: Path, kind: str, source: str, config: dict[str, Any]
+) -> None:
+    rig = Rig(tmp_path, source.format(clip=clip), config, kind=kind)
+    rig.run_to_the_end()
+    assert "degradation_level" not in rig.pipeline.stats().counters
+
+
 def test_a_failed_inference_is_an_event_and_not_an_empty_scene(tmp_path: Path, clip: Path) -> None:
     rig = Rig(tmp_path, str(clip), {"track": {"lost_s": 0.2}})
     calls = 0
