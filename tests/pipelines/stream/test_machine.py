@@ -32,3 +32,14 @@ def test_a_machine_without_sensors_and_battery_tells_nothing_of_them(monkeypatch
     monkeypatch.delattr(psutil, "sensors_temperatures")
     monkeypatch.delattr(psutil, "sensors_battery")
     assert machine_state() == MachineState(None, 512.0, False)
+
+
+def test_a_sensor_that_cannot_be_read_is_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise OSError("no such device")
+
+    set_sensors(monkeypatch, [50.0], SimpleNamespace(power_plugged=False))
+    monkeypatch.setattr(psutil, "sensors_temperatures", gone)
+    assert machine_state() == MachineState(None, 512.0, True)
+    monkeypatch.setattr(psutil, "sensors_battery", gone)
+    assert machine_state() == MachineState(None, 512.0, False)

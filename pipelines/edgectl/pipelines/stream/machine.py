@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import psutil
@@ -21,13 +22,24 @@ class MachineState:
 
 
 def machine_state() -> MachineState:
-    """Read it now. Takes some milliseconds where there are many sensors."""
+    """Read it now. Takes some milliseconds where there are many sensors. A sensor that cannot be read tells
+    nothing: no stream ends of it."""
+    temperature_c, on_battery = None, False
+    with contextlib.suppress(OSError, ValueError):
+        temperature_c = _hottest_c()
+    with contextlib.suppress(OSError, ValueError):
+        on_battery = _on_battery()
+    return MachineState(temperature_c, psutil.virtual_memory().available / 2**20, on_battery)
+
+
+def _hottest_c() -> float | None:
     # psutil has no sensors on some systems
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    found = [t.current for readings in sensors.values() for t in readings if t.current]
+    if not hasattr(psutil, "sensors_temperatures"):
+        return None
+    found = [t.current for readings in psutil.sensors_temperatures().values() for t in readings if t.current]
+    return max(found, default=None)
+
+
+def _on_battery() -> bool:
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    return MachineState(
-        max(found, default=None),
-        psutil.virtual_memory().available / 2**20,
-        battery is not None and battery.power_plugged is False,
-    )
+    return battery is not None and battery.power_plugged is False
