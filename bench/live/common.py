@@ -36,6 +36,7 @@ __all__ = [
     "Slowed",
     "TenObjects",
     "clip_1080p",
+    "clip_idle",
     "detector",
     "interval",
     "opened",
@@ -53,8 +54,9 @@ RULES: dict[str, Any] = {
         "right": {"polygon": [0.5, 0.1, 0.95, 0.1, 0.95, 0.95, 0.5, 0.95]},
     },
     "rules": [{"id": "gate", "line": [0.5, 0.0, 0.5, 1.0]}],
+    "govern": {"on": False},
 }
-"""Two zones and a line."""
+"""Two zones and a line. What is lost under load is measured, not avoided."""
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -72,6 +74,19 @@ def clip_1080p(folder: Path, *, fps: int = 30, seconds: int = 10, size: str = "1
     subprocess.run(
         ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, *codec, str(path)],
         check=True,
+    )
+    return path
+
+
+def clip_idle(folder: Path, *, fps: int = 15, seconds: int = 10, size: str = "1920x1080") -> Path:
+    """A scene in which nothing moves but the noise of the sensor, H.264 like :func:`clip_1080p`'s."""
+    path = folder / f"idle-{size}-{fps}.mp4"
+    still = f"testsrc2=size={size}:rate={fps}:duration=1,trim=end_frame=1,loop=loop=-1:size=1"
+    source = f"{still},setpts=N/{fps}/TB,noise=alls=6:allf=t"
+    codec = ["-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency", "-refs", "3", "-b:v", "4M"]
+    codec += ["-g", str(fps), "-pix_fmt", "yuv420p", "-r", str(fps), "-t", str(seconds)]
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, *codec, str(path)], check=True
     )
     return path
 
@@ -115,18 +130,18 @@ class TenObjects:
 
 
 class Slowed:
-    """An engine that takes ``seconds``: it sleeps, as one on an accelerator does."""
+    """An engine that takes :attr:`seconds`: it sleeps, as one on an accelerator does."""
 
     def __init__(self, engine: Engine, seconds: float) -> None:
         self.inputs, self.outputs, self.runtime = engine.inputs, engine.outputs, engine.runtime
         self._outputs: dict[str, NDArray[Any]] | None = None
         self._engine = engine
-        self._seconds = seconds
+        self.seconds = seconds
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._outputs is None:
             self._outputs = dict(self._engine.run(feeds))
-        time.sleep(self._seconds)
+        time.sleep(self.seconds)
         return self._outputs
 
     def close(self) -> None:
@@ -141,6 +156,7 @@ def stream(
     *,
     pool: EnginePool | None = None,
     wrap: Callable[[Engine], Any] = lambda engine: engine,
+    emit: Callable[[dict[str, Any]], None] = lambda record: None,
     seconds: float | None = None,
 ) -> Any:
     """A surveillance stream that is not started. ``.times`` will be stage → ns of every frame."""
@@ -151,7 +167,7 @@ def stream(
             source,
             {"detector": PartVariant(variant)},
             parse_config("surveillance", dict(config or RULES)),
-            lambda record: None,
+            emit,
             lambda v: wrap(opened(v)),
             seconds=seconds,
             pool=pool or EnginePool(),

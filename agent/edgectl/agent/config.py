@@ -32,7 +32,7 @@ class StreamConfig(Config):
     slots: dict[Name, Name] = Field(min_length=1)
     out: Path | None = None
     stall_s: float = Field(default=30.0, gt=0)
-    """Seconds without a processed frame after which the stream is started anew."""
+    """Seconds after which a stream is started anew that neither processed a frame nor left one out by choice."""
     isolate: bool = False
     """It has a worker process of its own, whatever other streams use the same slots."""
 

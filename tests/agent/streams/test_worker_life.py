@@ -165,6 +165,19 @@ def test_camera_that_is_away_is_waited_for_and_one_that_hangs_is_not_the_engines
     assert is_forgiven(left_with(life, ("source",), None))
 
 
+@pytest.mark.parametrize(
+    ("cause", "stalls"), [("gated", False), ("paused", False), ("degraded", False), ("deadline", True)]
+)
+def test_a_stream_that_leaves_frames_out_by_choice_has_not_stalled(cause: str, stalls: bool) -> None:
+    life = running()
+    for now in range(1, 60):
+        told = stats(5, detector="b0")
+        frames = Frames(processed=5, dropped={cause: 15 * now})
+        told = told.model_copy(update={"stats": told.stats.model_copy(update={"frames": frames})})
+        life = receive(life, told, now, TIMING)
+    assert (overdue(life, 60, TIMING, STALL_S) is not None) == stalls
+
+
 def test_engine_that_hangs_is_seen_before_the_stream_has_stalled() -> None:
     def hanging(now_s: float, life: WorkerLife) -> WorkerLife:
         return receive(life, stats(1).model_copy(update={"stuck": ("engine",)}), now_s, TIMING)

@@ -42,23 +42,15 @@ def simulate(
     return changes, losses
 
 
-def governed(smaller: tuple[tuple[str, float], ...] = ()) -> tuple[Governor, tuple[Rung, ...]]:
-    rungs = ladder(CONFIG, smaller)
+def governed() -> tuple[Governor, tuple[Rung, ...]]:
+    rungs = ladder(CONFIG)
     return Governor(CONFIG, rungs), rungs
 
 
 def test_the_ladder_begins_with_everything_and_each_rung_costs_less() -> None:
-    rungs = ladder(
-        GovernorConfig(detect_every=(3, 2, 2, 1), key_frames=True),
-        [("small-input", 0.4), ("low-power", 0.95)],
-    )
-    assert rungs == (
-        Rung(1.0),
-        Rung(1 / 2, 2),
-        Rung(1 / 3, 3),
-        Rung(1 / 3 * 0.4, 3, "small-input"),
-        Rung(1 / 3 * 0.4 / 4, 3, "small-input", True),
-    )
+    rungs = ladder(GovernorConfig(detect_every=(3, 2, 2)))
+    assert rungs == (Rung(), Rung(2), Rung(3))
+    assert [rung.cost for rung in rungs] == [1, 1 / 2, 1 / 3]
 
 
 @pytest.mark.parametrize("overload", [1.3, 2.0, 2.9, 4.0])
@@ -163,7 +155,7 @@ def test_it_can_be_turned_off() -> None:
 def test_it_stays_on_the_ladder_and_every_change_is_one(
     steps: list[tuple[float, float, float, bool]],
 ) -> None:
-    governor, rungs = governed((("small-input", 0.5),))
+    governor, rungs = governed()
     before = 0
     for at, (engine_ms, temperature, memory, low) in enumerate(steps):
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,3 +29,22 @@ def test_a_frame_booked_twice_shows() -> None:
     ledger.drop("stale")
     with pytest.raises(AssertionError, match="twice"):
         ledger.frames()
+
+
+def test_who_waits_for_the_others_hears_when_only_its_own_frame_is_left() -> None:
+    ledger = Ledger()
+    ledger.capture(3)
+    assert not ledger.wait_for_others(0)
+    heard = threading.Event()
+
+    def wait() -> None:
+        if ledger.wait_for_others(30):
+            heard.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    ledger.process()
+    assert not ledger.wait_for_others(0)
+    ledger.drop("stale")
+    assert heard.wait(30)
+    waiting.join()

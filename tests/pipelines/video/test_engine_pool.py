@@ -14,7 +14,7 @@ from support.pipelines import BoxEngine, box_task, make_variant
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EngineError
 from edgectl.pipelines.video import engine_pool
-from edgectl.pipelines.video.engine_pool import EnginePool
+from edgectl.pipelines.video.engine_pool import EnginePool, Ran
 
 TENSOR = np.zeros((1, 3, 64, 64), np.float32)
 
@@ -148,3 +148,45 @@ def test_a_new_edition_is_opened_once_and_the_old_one_stays_with_those_who_have_
         new.close()
     assert opener.engines[1].closed.is_set()
     assert len(pool.variants()) == 0
+
+
+class Job:
+    """A frame that is wanted if its turn comes."""
+
+    tensor = TENSOR
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def wanted(self, now_ns: int) -> bool:
+        return True
+
+    def ran(self, result: Ran) -> None:
+        self.over.set()
+
+    def failed(self, e: Exception) -> None:
+        raise AssertionError(e)
+
+    def gone(self) -> None:
+        self.over.set()
+
+
+def test_what_all_streams_ask_of_an_engine_is_counted_also_what_it_does_not_come_to(variant: Variant) -> None:
+    pool, opener = EnginePool(), Opener()
+    engine = pool.join(variant, opener)
+    ready = threading.Event()
+    before = engine.work()
+    mine, theirs = engine.seat(1, False, ready.is_set), engine.seat(1, False, ready.is_set)
+    jobs = [Job() for _ in range(3)]
+    displaced = [seat.offer(job, 0) for seat, job in zip((mine, mine, theirs), jobs, strict=True)]
+    assert displaced == [None, jobs[0], None]
+    ready.set()
+    mine.wake()
+    assert all(job.over.wait(10) for job in jobs[1:])
+    work = engine.work()
+    assert (work.offered - before.offered, work.ran - before.ran) == (3, 2)
+    assert work.busy_ns > before.busy_ns
+    assert 0 < work.recent_ns < work.busy_ns
+    for seat in (mine, theirs):
+        seat.close()
+    engine.close()

@@ -1,7 +1,7 @@
 """What the agent knows of one stream in its worker, as a value, and the rules over it. Nothing here does IO; the
 time (seconds of a monotonic clock) and the random number are arguments.
 
-A stream is judged by progress (processed frames), not by being alive. Example::
+A stream is judged by progress (frames that are processed or left out by choice), not by being alive. Example::
 
     life = WorkerLife()
     life = advance(life, WorkerEvent.ENGINES, now_s, timing)
@@ -46,6 +46,9 @@ NEIGHBOUR = "neighbour"
 
 _OUTSIDE = frozenset({"source", "link", "storage", "sink_stuck", NEIGHBOUR})
 """Codes of faults that no engine is to blame for: the stream is started again, and the start is not counted."""
+_LEFT_OUT = ("gated", "degraded", "paused")
+"""Causes of frames that are not looked at because nothing moves, because there is too much to do, or because
+somebody switched detection off: nothing is wrong with the stream."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,10 @@ class WorkerLife:
     retry_s: float = 0.0
     """When the back-off is over; sooner where another engine is asked for."""
     progress_s: float = 0.0
-    """When it was started, got ready or last processed a frame, whichever was last."""
+    """When it was started, got ready, or last processed a frame or left one out by choice, whichever was last."""
     ready_s: float = 0.0
     processed: int = -1
-    """Frames, as it last said."""
+    """Frames that were processed or left out by choice, as it last said."""
     steady: bool = False
     """It made progress for :attr:`Timing.steady_s`."""
     disagrees_s: float | None = None
@@ -158,7 +161,8 @@ def _observe(life: WorkerLife, message: Stats, now_s: float, timing: Timing) -> 
     """Note progress. What a worker says it runs is shown on screens and judged by gates: it has to be what is
     on record."""
     stats = message.stats
-    processed = stats.frames.processed
+    frames = stats.frames
+    processed = frames.processed + sum(frames.dropped.get(cause, 0) for cause in _LEFT_OUT)
     if processed > life.processed:
         # counted from there: an engine that takes minutes to load has not yet shown that it stays alive
         steady = life.state is WorkerState.RUNNING and now_s - life.ready_s > timing.steady_s

@@ -84,6 +84,8 @@ class Analysis:
         when everything is through."""
         self.errors = 0
         """Frames on which the engine failed."""
+        self.tracking = False
+        """Whether there were tracks in the last frame that was looked at, seen or not."""
         self.analyser = analyser
         self._path = path
         self._labels = labels
@@ -144,6 +146,7 @@ class Analysis:
         decoded = time.monotonic_ns()
         t = frame.stamp.t_s
         tracks = self._tracker.update(found, t, frame.width, frame.height)
+        self.tracking = len(tracks) > 0
         tracked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()

@@ -15,6 +15,7 @@ from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import SinksConfig
 from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
+from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
@@ -58,6 +59,7 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     pictures: ClassVar[bool] = True
 
     flow: FlowConfig = FlowConfig()
+    gate: MotionGateConfig = MotionGateConfig()
     track: TrackConfig = TrackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
 

@@ -31,13 +31,16 @@ from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import room
+from edgectl.pipelines.stream.governor import Change, GovernorConfig
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
@@ -46,6 +49,8 @@ from edgectl.pipelines.video.tracker import Tracker
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
+_SETTLE_S = 10.0
+"""So long an engine may take for the frames that are under way."""
 
 
 class VideoPipeline:
@@ -60,15 +65,19 @@ class VideoPipeline:
         budget_ms: float,
         *,
         looks: bool = True,
+        govern: GovernorConfig | None = None,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
-        to the decoder as soon as it is preprocessed."""
+        to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
+        source; None: never."""
         self._kind = kind
         self._args = args
         self._make_analyser = make_analyser
         self._default_budget_ms = budget_ms
         self._looks = looks
         self._config = config
+        self._govern = govern
+        self._load: LoadWatch | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
@@ -184,6 +193,15 @@ class VideoPipeline:
         sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        self._choice = FrameChoice(
+            paused=lambda: not self._control.detect,
+            # of still pictures each one is asked about
+            gate=self._config.gate if info.kind != "images" else None,
+            lost_s=self._config.track.lost_s,
+            tracking=lambda: self._tracking(place.waits),
+        )
+        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
+            self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.detector.work())
         self._path = FramePath(
             self._args.stream,
             place,
@@ -192,7 +210,7 @@ class VideoPipeline:
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
-            paused=lambda: not self._control.detect,
+            choice=self._choice,
             blind=privacy.blind,
             pictures=pictures or self._looks,
         )
@@ -264,6 +282,13 @@ class VideoPipeline:
             )
         return ring
 
+    def _tracking(self, waits: bool) -> bool:
+        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
+        same file gives the same events."""
+        if waits:
+            self.ledger.wait_for_others(_SETTLE_S)
+        return self._analysis.tracking
+
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
         self._capture.say(state.event)
@@ -279,13 +304,20 @@ class VideoPipeline:
         self._done.set()
 
     def _look_after(self) -> None:
-        """Now and then: what hangs is told."""
+        """Now and then: what hangs is told, and how much is done is adjusted."""
         self._capture.look_after()
         stuck = self._engines.detector.stuck_s(time.monotonic_ns()) is not None
         if stuck != self._stuck:
             self._stuck = stuck
             stamp = self._capture.now()
             self._analysis.say(_engine_event(stamp.t_s, available=not stuck), stamp)
+        if self._load is not None:
+            before = self._load.level
+            if (changed := self._load.look(time.monotonic())) is not None:
+                change, since_s = changed
+                self._choice.detect_every = change.rung.detect_every
+                stamp = self._capture.now()
+                self._analysis.say(_degradation_event(stamp.t_s, before, change, since_s), stamp)
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
@@ -352,7 +384,11 @@ class VideoPipeline:
             budget_ms=self._budget_ms,
             state=state,
             reason=outage,
-            counters={**self._analysis.analyser.counters(), **self._sinks.counters},
+            counters={
+                **self._analysis.analyser.counters(),
+                **self._sinks.counters,
+                **({"degradation_level": self._load.level} if self._load is not None else {}),
+            },
         )
 
     def totals(self) -> dict[str, Histogram]:
@@ -380,3 +416,10 @@ def _engine_event(t_s: float, *, available: bool) -> Event:
     """An engine whose call does not come back, or has come back after all."""
     data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
     return Event("capability", t_s, "end" if available else "start", None, data)
+
+
+def _degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
+    """Another rung. ``since_s``: how long the one before has held."""
+    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
+    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
+    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})

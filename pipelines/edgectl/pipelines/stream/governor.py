@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,10 +48,9 @@ _MEMORY_AGAIN = 1.5
 class GovernorConfig(Config):
     on: bool = True
     """Do less before frames are lost at random."""
-    detect_every: tuple[int, ...] = (2, 3, 5)
-    """Rungs on which only every n-th frame is looked at; the tracker knows the time between them."""
-    key_frames: bool = False
-    """A last rung on which only key frames are decoded."""
+    detect_every: tuple[Annotated[int, Field(ge=2, le=100)], ...] = Field(default=(2, 3, 5), min_length=1)
+    """Rungs on which only every n-th frame is looked at; the tracker knows the time between them. The others are
+    dropped (``degraded``)."""
     temperature_c: float | None = Field(default=90.0, gt=30, le=120)
     """From this temperature of the machine's hottest sensor on, less is done. None: never for that."""
     memory_mb: float | None = Field(default=64.0, ge=0)
@@ -62,12 +61,12 @@ class GovernorConfig(Config):
 class Rung:
     """One way to do less than everything."""
 
-    cost: float
-    """Engine time an incoming frame, as a share of what doing everything takes."""
     detect_every: int = 1
-    preference: str | None = None
-    """Which other variant of the bundle runs."""
-    key_frames: bool = False
+
+    @property
+    def cost(self) -> float:
+        """Engine time an incoming frame, as a share of what doing everything takes."""
+        return 1 / self.detect_every
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class StreamLoad:
     memory_mb: float | None = None
     """Available."""
     low_power: bool = False
-    """The machine runs on a battery, or in a power mode below its best."""
+    """The machine runs on a battery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +96,9 @@ class Change:
     reason: Reason
 
 
-def ladder(config: GovernorConfig, smaller: Sequence[tuple[str, float]] = ()) -> tuple[Rung, ...]:
-    """The rungs in order, everything first. ``smaller``: preferences that the bundle has variants for, each
-    with its engine time as a share of the running variant's."""
-    rungs = [Rung(1.0)]
-    rungs += [Rung(1 / n, n) for n in sorted(set(config.detect_every)) if n > 1]
-    last = rungs[-1]
-    rungs += [
-        Rung(last.cost * share, last.detect_every, preference) for preference, share in smaller if share < 0.9
-    ]
-    if config.key_frames:
-        last = rungs[-1]
-        rungs.append(Rung(last.cost / 4, last.detect_every, last.preference, True))
-    return tuple(rungs)
+def ladder(config: GovernorConfig) -> tuple[Rung, ...]:
+    """The rungs in order, everything first."""
+    return (Rung(), *(Rung(n) for n in sorted(set(config.detect_every))))
 
 
 class Governor:
@@ -126,7 +115,7 @@ class Governor:
 
     def step(self, load: StreamLoad) -> Change | None:
         """The rung to go to, where it is another one."""
-        if not self._config.on or len(self._rungs) == 1:
+        if not self._config.on:
             return None
         self._recent.append(load)
         while load.t_s - self._recent[0].t_s > _WINDOW_S:

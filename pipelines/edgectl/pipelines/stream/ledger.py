@@ -34,7 +34,7 @@ class Ledger:
     """Counts frames (or audio blocks). ``in_flight`` is counted, not computed: a frame booked twice shows."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._captured = self._processed = self._in_flight = 0
         self._dropped: dict[str, int] = {}
 
@@ -46,12 +46,22 @@ class Ledger:
     def process(self, n: int = 1) -> None:
         with self._lock:
             self._processed += n
-            self._in_flight -= n
+            self._leave(n)
 
     def drop(self, cause: Cause, n: int = 1) -> None:
         with self._lock:
             self._dropped[cause] = self._dropped.get(cause, 0) + n
-            self._in_flight -= n
+            self._leave(n)
+
+    def wait_for_others(self, timeout_s: float) -> bool:
+        """Until every frame but one is processed or dropped. For who has just booked that one as captured."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._in_flight <= 1, timeout_s)
+
+    def _leave(self, n: int) -> None:
+        self._in_flight -= n
+        if self._in_flight <= 1:
+            self._lock.notify_all()
 
     def frames(self) -> Frames:
         """A consistent copy. Raises AssertionError if a frame was booked twice: that is a defect of ours."""

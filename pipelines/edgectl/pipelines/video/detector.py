@@ -17,7 +17,7 @@ from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.decode import Detections, make_decoder
-from edgectl.pipelines.video.engine_pool import EngineSeat, PooledEngine, Ran
+from edgectl.pipelines.video.engine_pool import EngineSeat, EngineWork, PooledEngine, Ran
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor, Staging
 
 __all__ = ["Detector"]
@@ -81,6 +81,10 @@ class Detector:
         """Raises :class:`ModelError` or :class:`EngineError`."""
         with DECODERS.using(self.task.decode.kind):
             return self._decode(outputs, meta)
+
+    def work(self) -> EngineWork:
+        """What its engine did, for all of the engine's streams."""
+        return self._engine.work()
 
     def stuck_s(self, now_ns: int) -> float | None:
         """For how long the engine's present call has run, if that is too long."""

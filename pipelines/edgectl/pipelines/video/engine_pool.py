@@ -27,7 +27,15 @@ from edgectl.engines.base import Engine, Outputs
 from edgectl.pipelines.stream.timeline import Timeline
 from edgectl.pipelines.stream.turns import Seat, Turns
 
-__all__ = ["EngineJob", "EnginePool", "EngineSeat", "PooledEngine", "Ran", "StuckEngine"]
+__all__ = [
+    "EngineJob",
+    "EnginePool",
+    "EngineSeat",
+    "EngineWork",
+    "PooledEngine",
+    "Ran",
+    "StuckEngine",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +87,35 @@ class EngineJob(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EngineWork:
+    """What an engine was asked for and did, by all of its streams, since it was opened."""
+
+    engine: object
+    """Which one: work of two engines is not compared."""
+    offered: int
+    """Frames, whether their turn came or not."""
+    ran: int
+    """Frames."""
+    busy_ns: int
+    """In calls."""
+    recent_ns: int = 0
+    """What a frame took in the middle one of the last three calls."""
+
+    def demand_since(self, before: EngineWork, seconds: float) -> float:
+        """Engine seconds a second that the frames of the time since ``before`` ask for: above 1 they cannot all
+        be done. 0 where ``before`` is another engine's."""
+        if self.engine is not before.engine or seconds <= 0:
+            return 0.0
+        ran, busy_ns = self.ran - before.ran, self.busy_ns - before.busy_ns
+        if ran == 0:
+            # a call takes longer than all this time, or nothing was asked for
+            ran, busy_ns = max(1, self.ran), self.busy_ns
+        # the mean lags behind an engine that has become slower, and the last calls are only a few
+        frame_ns = max(busy_ns / ran, self.recent_ns)
+        return (self.offered - before.offered) * frame_ns / 1e9 / seconds
+
+
 @dataclass(frozen=True)
 class StuckEngine:
     """A native call that has not come back in time."""
@@ -119,6 +156,10 @@ class PooledEngine:
         self._ended_ns = time.monotonic_ns()
         self._gap_ns = 0
         self._after_idle = False
+        self._ran = self._busy_ns = self._recent_ns = 0
+        self._frame_ns: deque[int] = deque(maxlen=3)
+        self.offered = 0
+        """Frames that its seats were offered. Under :attr:`change`."""
         self.change = threading.Condition()
         self.turns: Turns[EngineJob] = Turns()
         self._thread: threading.Thread | None = None
@@ -137,7 +178,7 @@ class PooledEngine:
             finally:
                 self._since_ns = None
                 ended = time.monotonic_ns()
-                self._note(started, ended)
+                self._note(started, ended, len(tensors))
         return self._apart(outputs, len(tensors)), started, ended
 
     def sample(self, tensor: NDArray[Any]) -> Outputs:
@@ -164,6 +205,10 @@ class PooledEngine:
     def close(self) -> None:
         """Leave. The last one that leaves closes the engine, once a call that is under way has come back."""
         self._pool.leave(self)
+
+    def work(self) -> EngineWork:
+        """Up to now."""
+        return EngineWork(self, self.offered, self._ran, self._busy_ns, self._recent_ns)
 
     def stuck_s(self, now_ns: int) -> float | None:
         """For how long the present call has run, if that is too long; seconds."""
@@ -247,11 +292,14 @@ class PooledEngine:
                 )
         return [{name: value[i : i + 1] for name, value in outputs.items()} for i in range(n)]
 
-    def _note(self, started: int, ended: int) -> None:
+    def _note(self, started: int, ended: int, frames: int) -> None:
+        self._ran, self._busy_ns = self._ran + frames, self._busy_ns + ended - started
         gap = started - self._ended_ns
         self._after_idle = gap > max(_IDLE_NS, _IDLE_RATIO * self._gap_ns)
         self._gap_ns, self._ended_ns = gap, ended
         self._last_ns.append(ended - started)
+        self._frame_ns.append((ended - started) // frames)
+        self._recent_ns = sorted(self._frame_ns)[len(self._frame_ns) // 2]
 
 
 class EngineSeat:
@@ -273,6 +321,7 @@ class EngineSeat:
                 )
             if self._closed:
                 return job
+            self._engine.offered += 1
             displaced = self._engine.turns.offer(self.waiting, job, due_ns, time.monotonic_ns())
             self._engine.change.notify_all()
             return displaced

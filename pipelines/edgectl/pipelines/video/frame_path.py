@@ -26,6 +26,7 @@ from edgectl.pipelines.stream.timeline import Timeline
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
+from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
 from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
@@ -76,12 +77,13 @@ class FramePath:
         tracer: Tracer,
         timeline: Timeline,
         *,
-        paused: Callable[[], bool] = lambda: False,
+        choice: FrameChoice | None = None,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
     ) -> None:
-        """``paused``: whether frames are not looked at for now. ``blind``: paints over what nobody may see, not even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs the memory of
-        the frames that are under way."""
+        """``choice``: which frames are looked at; None: all of them. ``blind``: paints over what nobody may see, not
+        even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs
+        the memory of the frames that are under way."""
         self.stream = stream
         self.borders = borders
         self.ledger = ledger
@@ -89,7 +91,7 @@ class FramePath:
         self.timeline = timeline
         self._room = room
         self._engines = engines
-        self._paused = paused
+        self._choice = choice or FrameChoice()
         self._blind = blind
         self._pictures = pictures
         self._order: InOrder[FrameResult | Heard] = InOrder()
@@ -110,14 +112,22 @@ class FramePath:
         until there is room."""
         stamp = frame.stamp
         began = time.monotonic_ns()
-        if self._paused():
-            self.ledger.drop("paused")
+        if (cause := self._choice.left_out()) is not None:
+            self.ledger.drop(cause)
             return
         if self.cross("pre", stamp, began):
             return
-        detector = self._engines.begin()
         try:
             frame = self._blind(frame)
+            idle = self._choice.idle(frame)
+        except BaseException:
+            self.ledger.drop("corrupt")
+            raise
+        if idle:
+            self.ledger.drop("gated")
+            return
+        detector = self._engines.begin()
+        try:
             staging, meta = detector.prepare(frame)
         except BaseException:
             # no picture that anybody can take: the stream ends of it

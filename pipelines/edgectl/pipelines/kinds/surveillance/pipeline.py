@@ -23,6 +23,7 @@ from edgectl.pipelines.rules.wrong_way import WrongWayConfig
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.stream.governor import GovernorConfig
 from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -35,7 +36,7 @@ _KEEP_S, _KEEP_COUNTED_S = 60.0, 1.0
 
 
 class SurveillanceConfig(VideoConfig):
-    pass
+    govern: GovernorConfig = GovernorConfig()
 
 
 def _make(args: PipelineArgs) -> VideoPipeline:
@@ -46,7 +47,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern)
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
