@@ -64,7 +64,7 @@ def test_encrypted_file_is_what_the_library_reads(key: ec.EllipticCurvePrivateKe
     assert opened.public_key() == key.public_key()
     assert private_pem(key, secret) != pem, "each file has a salt of its own"
     # of 256 wrong passphrases one gives bytes whose padding is right: they are no key either
-    with pytest.raises(ValueError, match="Incorrect password|Could not deserialize"):
+    with pytest.raises(ValueError, match=r"Incorrect password|Could not deserialize"):
         load_pem_private_key(pem, secret + b"!")
 
 
