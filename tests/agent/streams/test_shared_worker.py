@@ -164,6 +164,8 @@ def test_too_many_streams_left_behind_replace_the_process_in_good_order(cameras:
 def test_engine_that_hangs_has_the_process_replaced_and_says_why(cameras: Cameras) -> None:
     """The fake says at the stop what the real one says of an engine that several streams wait for."""
     before = cameras.started("yard")
+    # a stream that has not begun has nothing to be stopped
+    assert cameras.started("bad") == before
     cameras.supervisor._streams["bad"].restart()
     assert cameras.started("yard") != before
     cameras.goes_on("hall")
