@@ -15,6 +15,7 @@ from edgectl.core.bundle import (
 from edgectl.core.errors import (
     ModelError,
 )
+from edgectl.core.measured import Standing
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
@@ -84,7 +85,12 @@ def test_real_models_build_for_this_machine(
     for s in report.variants:
         assert s.drop is not None
         assert s.drop <= 0.1
-        assert s.precision == "float32" or (s.ratio_to_float is not None and s.ratio_to_float < 1 / 1.02)
+        if s.precision != "float32" and s.standing is not Standing.UNDECIDED:
+            assert s.ratio_to_float is not None
+            assert s.ratio_to_float < 1 / 1.02
+    # on a machine that is too busy to tell, float ships first
+    first = report.variants[0]
+    assert first.precision == "float32" or first.standing is not Standing.UNDECIDED
 
 
 def test_a_float16_model_is_quantized_like_any_other_and_competes_as_it_came(
