@@ -87,6 +87,16 @@ def test_other_rules_are_asked_of_the_same_tracks(tmp_path: Path) -> None:
     assert [r["rule"] for r in now if "rule" in r] == ["far"]
 
 
+def test_rules_with_hours_know_the_time_of_day_of_the_recording(tmp_path: Path) -> None:
+    night = {"id": "night", "intrusion": {"zone": "yard", "when": "00:00-24:00"}}
+    other = parse_config("surveillance", {"zones": RULES["zones"], "rules": [night]})
+    (now,) = said(write_log(tmp_path), other)
+    assert [(r["type"], r["phase"]) for r in now if r.get("rule") == "night"] == [
+        ("intrusion", "start"),
+        ("intrusion", "end"),
+    ]
+
+
 def test_a_class_that_the_model_did_not_know_is_named(tmp_path: Path) -> None:
     other = parse_config(
         "surveillance", {"rules": [{"id": "far", "line": [0.9, 1, 0.9, 0], "classes": ["horse"]}]}

@@ -290,7 +290,7 @@ class WorkerProcess:
                 who: frozenset[str] | None = frozenset({self._blamed[0]})
                 fault = self._blamed[1]
             else:
-                who = culprits([p.stream for p in there if p.suspect], None)
+                who = culprits([p.stream for p in there if p.suspect])
             for place in there:
                 guilty = who is not None and place.stream in who
                 own = fault if who is None or guilty else _neighbours(who, fault)

@@ -42,14 +42,11 @@ def worker_groups(pipelines: Mapping[str, StreamConfig]) -> list[WorkerGroup]:
     return [WorkerGroup(tuple(streams)) for streams in groups.values()]
 
 
-def culprits(trying: Collection[str], named: str | None) -> frozenset[str] | None:
+def culprits(trying: Collection[str]) -> frozenset[str] | None:
     """Streams to blame for a crash of the worker that they share; None: nobody can tell.
 
-    ``named``: whose thread crashed, where the worker could still say so. ``trying``: streams that were being
-    started, or were opening another engine.
+    ``trying``: streams that were being started, or were opening another engine.
     """
-    if named is not None:
-        return frozenset({named})
     return frozenset(trying) or None
 
 
