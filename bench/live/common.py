@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.pipelines import make_variant
+from ten_objects import TenObjects
 
 from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
 from edgectl.engines.base import Engine
@@ -102,31 +103,6 @@ def detector(folder: Path, model: Path | None) -> Variant:
 def opened(variant: Variant) -> Engine:
     """In ONNX Runtime, on one thread."""
     return open_model(variant.need(LAYER_ENGINE).read_bytes(), SessionSettings(threads=1))
-
-
-class TenObjects:
-    """FastestDet that runs, and finds ten objects that walk to and fro whatever is in the picture."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.inputs, self.outputs, self.runtime = engine.inputs, engine.outputs, engine.runtime
-        self._engine = engine
-        self._calls = 0
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        (name, real), *_ = self._engine.run(feeds).items()
-        made = np.zeros_like(real)
-        columns = real.shape[3]
-        walk = abs((self._calls / 150) % 2 - 1) * (columns - 3)
-        self._calls += 1
-        for i in range(10):
-            x = (walk + i * columns / 10) % (columns - 2) + 1
-            row, column = 2 + 2 * (i % 9), int(x)
-            # objectness, dx, dy, w, h (10 % of the picture), person
-            made[0, :6, row, column] = 0.95, np.arctanh(min(x - column, 0.99)), 0, -2.2, -1.7, 0.95
-        return {name: made}
-
-    def close(self) -> None:
-        self._engine.close()
 
 
 class Slowed:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from support.pipelines import write_clip
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, open_source, redact, v4l2
+from edgectl.pipelines.sources.file import FileSource
+from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import reason_of
 from edgectl.pipelines.stream.frame import Frame
 
@@ -65,6 +68,26 @@ def test_planes_stay_valid_after_the_source_went_on(clip: Path) -> None:
     before = first.planes[0].copy()
     drain(source)
     assert np.array_equal(first.planes[0], before)
+
+
+def test_a_paced_file_decodes_a_frame_when_it_is_due_and_not_before(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    whole = FileSource._next
+
+    def counted(*args: Any) -> Picture:
+        decoded.append(args)
+        return whole(*args)
+
+    monkeypatch.setattr(FileSource, "_next", counted)
+    source = open_source(f"{clip}?paced=1&fps=0.01")
+    source.open()
+    assert source.read(1) is not None
+    before = len(decoded)
+    assert source.read(0) is None
+    assert len(decoded) == before
+    source.close()
 
 
 def test_a_paced_file_keeps_its_pace_and_the_monotonic_clock(clip: Path) -> None:

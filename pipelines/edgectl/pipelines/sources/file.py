@@ -117,15 +117,16 @@ class FileSource:
     def read(self, timeout_s: float) -> Frame | None:
         if self._reader is None or self._frames is None:
             raise EndOfStream
-        if not self._pending:
-            if self._end:
-                raise EndOfStream(self._ending(self._reader, self._last_pts_ns))
-            self._pending.append(self._next(self._frames, self._reader))
+        if not self._pending and self._end:
+            raise EndOfStream(self._ending(self._reader, self._last_pts_ns))
         due_ns = None
         if self._pacer is not None:
             due_ns = self._pacer.wait(self._seq, timeout_s)
             if due_ns is None:
                 return None
+        # a camera's frame, too, is decoded when it has come and not before
+        if not self._pending:
+            self._pending.append(self._next(self._frames, self._reader))
         picture = self._pending.popleft()
         now = time.monotonic_ns()
         damaged = self.decode_errors + self.corrupt_frames
