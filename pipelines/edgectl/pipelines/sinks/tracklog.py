@@ -6,7 +6,7 @@ The first line says whose tracks they are (:class:`TrackLogHeader`), each other 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -54,10 +54,16 @@ class LoggedTracks(NamedTuple):
     wall_offset_ns: int | None = None
     """Unix time minus capture time; None where wall time means nothing (a file)."""
     clock: ClockQuality = "pts"
+    asked: tuple[tuple[str, bool | None], ...] = ()
+    """Rules that were switched on or off, or (None) reset, before this frame, in that order."""
 
 
 def encode_tracks(
-    tracks: Tracks, t_s: float, wall_offset_ns: int | None = None, clock: ClockQuality = "pts"
+    tracks: Tracks,
+    t_s: float,
+    wall_offset_ns: int | None = None,
+    clock: ClockQuality = "pts",
+    asked: Sequence[tuple[str, bool | None]] = (),
 ) -> str:
     """One line: floats are written so that they read back to the same bits."""
     record: dict[str, Any] = {
@@ -74,6 +80,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if asked:
+        record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -127,7 +135,21 @@ def _decode(v: dict[str, Any]) -> LoggedTracks:
     }
     tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past)
     offset = v.get("wall_offset_ns")
-    return LoggedTracks(tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"))
+    asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
+    return LoggedTracks(
+        tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"), asked
+    )
+
+
+def _asked(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool | None]]:
+    """What a person asked of rules, from the events that tell it."""
+    found: list[tuple[str, bool | None]] = []
+    for record in records:
+        if record.get("type") == "switch":
+            found.append((record["rule"], record["on"]))
+        elif record.get("type") == "reset" and record.get("reason") == "asked":
+            found.append((record["rule"], None))
+    return found
 
 
 class TrackLog(Sink):
@@ -144,7 +166,10 @@ class TrackLog(Sink):
     def write(self, output: StreamOutput) -> None:
         stamp = output.stamp
         if output.tracks is not None and stamp is not None:
-            self._file.write(encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality))
+            asked = _asked(output.records)
+            self._file.write(
+                encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality, asked)
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -160,5 +185,8 @@ def _open(options: SinkOptions, context: SinkContext) -> TrackLog | None:
 
 
 SINK = SinkType(
-    _open, "every frame's tracks, for `edgectl replay`: `tracks.jsonl`", files=True, pictures=True
+    _open,
+    "every frame's tracks, for `edgectl replay` and `edgectl why`: `tracks.jsonl`",
+    files=True,
+    pictures=True,
 )
