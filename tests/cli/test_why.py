@@ -67,7 +67,7 @@ def answer(*words: str | Path) -> list[dict[str, Any]]:
 
 
 def test_why_it_rang(tmp_path: Path) -> None:
-    result = call(write(tmp_path), "12:00:11", "--rule", "lurk")
+    result = call(write(tmp_path), "12:00:12", "--rule", "lurk")
     assert result.exit_code == 0, (result.output, result.exception)
     lines = [line.strip() for line in result.output.splitlines() if line.strip()]
     assert lines == [
