@@ -34,6 +34,7 @@ NOUNS = {
     "finalise": "Make and check the engine that this device takes from a bundle.",
     "run": "Run one pipeline on one source, here and now.",
     "replay": "Run other zones and rules on recorded tracks, and compare.",
+    "why": "Say why a rule told something, or did not: which predicate failed first.",
     "doctor": "Check whether this machine is ready, and say what to do about it.",
     "cameras": "Find the cameras of the local network.",
     "bundle": "Show and verify a bundle.",

@@ -131,3 +131,28 @@ def test_a_log_that_is_cut_off_names_its_line(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"tracks\.jsonl"), open_track_log(tmp_path):
         pass
+
+
+def test_what_was_switched_while_it_ran_is_switched_in_the_replay(tmp_path: Path) -> None:
+    night = {"id": "night", "intrusion": {"zone": "yard", "armed": False}}
+    header = TrackLogHeader(
+        kind="surveillance",
+        stream="gate",
+        labels=("person",),
+        rules={"zones": RULES["zones"], "rules": [night]},
+    )
+    log = TrackLog(tmp_path / "tracks.jsonl", header)
+    for i, (tracks, stamp) in enumerate(walk()):
+        switch = {"type": "switch", "rule": "night", "on": i == 40}
+        log.write(StreamOutput((switch,) if i in (40, 50) else (), None, tracks, stamp))
+    log.close()
+    other = parse_config("surveillance", {"rules": [{"id": "night", "line": [0.9, 1, 0.9, 0]}]})
+    recorded, without_a_switch = said(tmp_path, None, other)
+    told = [(r["type"], r.get("phase"), r["t_s"]) for r in recorded if r.get("rule") == "night"]
+    assert told == [
+        ("switch", None, 4.0),
+        ("intrusion", "start", 4.0),
+        ("switch", None, 5.0),
+        ("intrusion", "end", 5.0),
+    ]
+    assert [r["type"] for r in without_a_switch if r.get("rule") == "night"] == ["line_crossing"]

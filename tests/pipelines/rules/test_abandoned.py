@@ -50,3 +50,12 @@ def test_what_nobody_was_seen_to_bring_is_told_only_if_that_is_wanted() -> None:
     wanted = {"id": "left", "abandoned": {**LEFT["abandoned"], "unowned_s": 8}}  # type: ignore[dict-item]
     (start,) = of(play(rule_set(wanted), lambda t: [bag()], 14), "abandoned")
     assert (start.data["owner"], start.data["because"]["what"]) == (None, "nobody brought it")
+
+
+def test_a_thing_that_is_carried_out_of_the_zone_at_once_is_told_no_longer() -> None:
+    def where(t: float) -> list[Any]:
+        return [*([thing(1, 480, 500)] if t < 2 else []), bag(x=500 + min(450, max(0, t - 10) * 900))]
+
+    events = play(rule_set(LEFT), where, 20)
+    assert [p for p, _ in phases(events, "abandoned")] == ["start", "end"]
+    assert of(events, "abandoned")[-1].data["reason"] == "over"

@@ -40,3 +40,9 @@ def test_who_goes_along_across_or_nowhere_is_not_told(vx: float, vy: float, seed
         seed=seed,
     )
     assert of(events, "wrong_way") == []
+
+
+def test_who_leaves_the_zone_as_the_last_one_ends_the_alarm() -> None:
+    events = play(rule_set(ONE_WAY), lambda t: [thing(1, max(50, 900 - 200 * t), 500, 1)], 12)
+    assert [e.phase for e in of(events, "wrong_way")] == ["start", "end"]
+    assert of(events, "wrong_way")[-1].data["reason"] == "over"

@@ -268,3 +268,33 @@ def test_an_event_record_carries_what_the_edge_knows() -> None:
     assert "latency_ms" not in second
     on_file = writer.record(Event("zone", 5.0), Stamp(7, 5, 5, None, None, "pts"))
     assert on_file["time"] is None
+
+
+@pytest.mark.parametrize("frames", [1, 300, 2000])
+def test_a_bounded_track_log_keeps_the_newest_frames_and_the_switches_before_them(
+    tmp_path: Path, frames: int
+) -> None:
+    log = TrackLog(tmp_path / "tracks.jsonl", HEADER, last_kib=64)
+    for i in range(frames):
+        switch = {"type": "switch", "rule": "night", "on": i == 0}
+        log.write(
+            StreamOutput(
+                (switch,) if i in (0, 5) else (),
+                None,
+                tracks((1, 100.125, 200.5)),
+                Stamp(i, i * 100_000_000, 0),
+            )
+        )
+        assert (tmp_path / "tracks.jsonl").stat().st_size <= 64 * 1024
+    log.close()
+    path = tmp_path / "tracks.jsonl"
+    with path.open() as lines:
+        assert read_header(lines) == HEADER
+        kept = list(read_tracks(lines))
+    assert kept[-1].t == pytest.approx((frames - 1) / 10)
+    assert np.diff([frame.t for frame in kept]) == pytest.approx(0.1)
+    asked = [one for frame in kept for one in frame.asked]
+    assert dict(asked) == {"night": frames == 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["tracks.jsonl"]
+    # more than a quarter of the room is used once it was full
+    assert frames < 2000 or path.stat().st_size > 16 * 1024

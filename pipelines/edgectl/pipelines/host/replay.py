@@ -17,12 +17,20 @@ from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.rules import RulesConfig, RuleSet
-from edgectl.pipelines.rules.observation import Wall
+from edgectl.pipelines.rules.observation import Resettable, Wall
 from edgectl.pipelines.sinks.tracklog import LoggedTracks, TrackLogHeader, read_header, read_tracks
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Stamp
 
-__all__ = ["LogLength", "Replayed", "TrackLogFile", "open_track_log", "recorded_config", "replay"]
+__all__ = [
+    "LogLength",
+    "Replayed",
+    "TrackLogFile",
+    "open_track_log",
+    "recorded_config",
+    "replay",
+    "step_frame",
+]
 
 
 @dataclass(frozen=True)
@@ -92,10 +100,22 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig]) -> tuple[LogLen
         first_s, last_s, frames = (first_s if seq else frame.t), frame.t, seq + 1
         stamp = Stamp(seq, round(frame.t * 1e9), 0, None, frame.wall_offset_ns, frame.clock)
         for one, writer, into in zip(rules, writers, said, strict=True):
-            events = one.step(frame.tracks, frame.t, wall=Wall.of(stamp))
+            events = step_frame(one, frame)
             into.events.extend(events)
             into.records.extend(writer.record(event, stamp) for event in events)
     return LogLength(frames, last_s - first_s), said
+
+
+def step_frame(rules: RuleSet, frame: LoggedTracks) -> list[Event]:
+    """What ``rules`` make of one frame. What a person asked of a rule then is asked again, of a rule that can do it."""
+    for name, on in frame.asked:
+        if on is None and isinstance(rules.rules.get(name), Resettable):
+            rules.reset(name)
+        elif on is not None and name in rules.switches:
+            rules.switch(name, on)
+    offset = frame.wall_offset_ns
+    wall = None if offset is None else Wall((round(frame.t * 1e9) + offset) / 1e9, frame.clock)
+    return rules.step(frame.tracks, frame.t, wall=wall)
 
 
 def _with_rules(config: PipelineConfig) -> RulesConfig:

@@ -21,6 +21,7 @@ from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
 from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
+from edgectl.pipelines.rules.predicate import Explained, Explains
 from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
 from edgectl.pipelines.rules.schedule import check_time_zone
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
@@ -166,6 +167,8 @@ class RuleSet:
         if config.review is not None:
             self._steps["review"] = ReviewRule(config.review)
         self._motion = MotionEstimator()
+        self._now: Observation | None = None
+        """What the last step looked at."""
         self._asked: deque[tuple[str, bool | None]] = deque()
         """Rules to switch on or off, or (None) to reset, before the next step."""
         self._begun_anew: list[tuple[str, str]] = []
@@ -208,7 +211,7 @@ class RuleSet:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
         events = self._obey(t)
-        now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
+        now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
                 made = rule.step(now)
@@ -223,6 +226,14 @@ class RuleSet:
             events += made
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
+
+    def explain(self) -> dict[str, list[Explained]]:
+        """Zone or rule → what it asked of each track, or of the scene, in the last step. Rules that do not explain
+        themselves are left out."""
+        if self._now is None:
+            return {}
+        named = [(name.removeprefix("zone:"), rule) for name, rule in self._steps.items()]
+        return {name: rule.explain(self._now) for name, rule in named if isinstance(rule, Explains)}
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""

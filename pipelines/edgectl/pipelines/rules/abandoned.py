@@ -17,6 +17,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because, wanted
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as
 from edgectl.pipelines.rules.still import Stillness
 from edgectl.pipelines.stream.events import Event
 
@@ -74,6 +75,10 @@ class AbandonedRule:
             del self._known[track]
         return self._alarms.step(now, self._judge(now))
 
+    def explain(self, now: Observation) -> list[Explained]:
+        labels = self._zone.labels
+        return self._alarms.explain(now, lambda row: (counts_as(now.cls[row], self._things, labels),))
+
     def snapshot(self) -> dict[str, Any]:
         known = {str(track): asdict(thing) for track, thing in self._known.items()}
         return {"still": self._still.snapshot(), "known": known, "alarms": self._alarms.snapshot()}
@@ -88,7 +93,13 @@ class AbandonedRule:
         owners = [(row, now.ids[row]) for row in range(len(now.ids)) if now.cls[row] in self._owners]
         for row in now.rows:
             track = now.ids[row]
-            if now.cls[row] not in self._things or track not in self._zone.inside:
+            if now.cls[row] not in self._things:
+                continue
+            here = self._zone.predicate(track)
+            if not here.holds:  # it was carried out
+                known = self._known.get(track)
+                owner = None if known is None else known.owner
+                yield Judged(row, (here,), {"zone": self._zone.name, "owner": owner})
                 continue
             near = {
                 owner: apart
@@ -111,7 +122,15 @@ class AbandonedRule:
                 because(what, alone, math.inf if limit is None else limit, "s") if limit is not None else None
             )
             data = {"zone": self._zone.name, "owner": thing.owner, "because": why}
-            yield Judged(row, limit is not None and alone >= limit - 1e-9, data)
+            told = limit is not None and alone >= limit - 1e-9
+            yield Judged(
+                row,
+                (
+                    here,
+                    Predicate(what, told, alone, limit, "s", thing.near),
+                ),
+                data,
+            )
 
 
 RULE = RuleType(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgectl.pipelines.rules.observation import Observation, describe
+from edgectl.pipelines.rules.predicate import Explained, Predicate, lasts
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["Alarms", "Judged"]
@@ -18,9 +19,14 @@ class Judged:
 
     row: int
     """Of the observation."""
-    holds: bool
+    asked: tuple[Predicate, ...]
+    """What decides."""
     data: Mapping[str, Any]
     """What the event says besides the description of the object: ``because`` and more."""
+
+    @property
+    def holds(self) -> bool:
+        return all(predicate.holds for predicate in self.asked)
 
 
 @dataclass(slots=True)
@@ -46,6 +52,8 @@ class Alarms:
         self._hold_s = hold_s
         self._clear_s = clear_s
         self._alarms: dict[int, _Alarm] = {}
+        self._judged: dict[int, Judged] = {}
+        """Track → what was judged of it in the last step."""
 
     @property
     def on(self) -> list[int]:
@@ -56,12 +64,14 @@ class Alarms:
         """Nothing changes for a track that is not judged; its alarm ends with the track."""
         t = now.t
         events: list[Event] = []
+        self._judged = {}
         for track in sorted(self._alarms.keys() - now.alive):
             alarm = self._alarms.pop(track)
             if alarm.on:
                 events.append(self._end(t, track, alarm, "lost"))
         for one in judged:
             track = now.ids[one.row]
+            self._judged[track] = one
             alarm = self._alarms.get(track, _OFF)
             if one.holds == alarm.on:
                 if alarm is not _OFF and not alarm.on:
@@ -85,8 +95,27 @@ class Alarms:
 
     def end(self, t: float, reason: str) -> list[Event]:
         """End all alarms: the rule is switched off, or blind."""
-        alarms, self._alarms = self._alarms, {}
+        alarms, self._alarms, self._judged = self._alarms, {}, {}
         return [self._end(t, track, alarm, reason) for track, alarm in sorted(alarms.items()) if alarm.on]
+
+    def explain(
+        self, now: Observation, before: Callable[[int], tuple[Predicate, ...]] | None = None
+    ) -> list[Explained]:
+        """Of every track that is seen, what was asked. ``before``: row → what the rule asks before it judges a track."""
+        found = []
+        for row in now.rows:
+            track = now.ids[row]
+            alarm, one = self._alarms.get(track, _OFF), self._judged.get(track)
+            asked = () if before is None else before(row)
+            if one is None:
+                asked += (Predicate("seen well enough to be judged", False),) * all(p.holds for p in asked)
+            else:
+                asked += one.asked
+                if self._hold_s:
+                    begin = alarm.since if alarm.on else alarm.pending
+                    asked += (lasts("it stays so", begin if one.holds else None, now.t, self._hold_s),)
+            found.append(Explained(track, alarm.on, asked))
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         return {str(track): asdict(alarm) for track, alarm in self._alarms.items()}

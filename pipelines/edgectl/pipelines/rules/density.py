@@ -10,6 +10,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because
+from edgectl.pipelines.rules.predicate import Explained, Predicate, lasts
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "DensityConfig", "DensityRule"]
@@ -64,6 +65,8 @@ class DensityRule:
         self._hold_s = c.hold_s
         self._on = False
         self._pending: float | None = None
+        self._since: float | None = None
+        """Since when it is a crowd."""
 
     def step(self, now: Observation) -> list[Event]:
         n = len(self._zone.inside)
@@ -76,7 +79,7 @@ class DensityRule:
             self._pending = now.t
         if now.t - self._pending < self._hold_s - 1e-9:
             return []
-        self._on, self._pending = not self._on, None
+        self._on, self._since, self._pending = not self._on, self._pending, None
         data = {
             "zone": self._zone.name,
             "count": n,
@@ -86,11 +89,20 @@ class DensityRule:
         }
         return [Event("crowd", now.t, "start" if self._on else "end", self._id, data)]
 
+    def explain(self, now: Observation) -> list[Explained]:
+        per_m2 = len(self._zone.inside) / self._area_m2
+        dense = Predicate(
+            f"crowded in zone {self._zone.name}", per_m2 >= self._high, per_m2, self._high, "1/m²"
+        )
+        begin = self._since if self._on else self._pending
+        stays = lasts("it stays so", begin if dense.holds else None, now.t, self._hold_s)
+        return [Explained(None, self._on, (dense, stays))]
+
     def snapshot(self) -> dict[str, Any]:
-        return {"on": self._on, "pending": self._pending}
+        return {"on": self._on, "pending": self._pending, "since": self._since}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._on, self._pending = state["on"], state["pending"]
+        self._on, self._pending, self._since = state["on"], state["pending"], state["since"]
 
 
 RULE = RuleType(

@@ -13,6 +13,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import EDGE, Observation, Seconds, because, wanted
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "FallConfig", "FallRule"]
@@ -63,6 +64,7 @@ class FallRule:
     def __init__(self, config: FallConfig, context: RuleContext) -> None:
         c = config.fall
         self._c = c
+        self._labels = context.labels
         self._zone = None if c.zone is None else context.zones[c.zone]
         self._classes = wanted(c.classes, context.labels)
         self._postures: dict[int, _Posture] = {}
@@ -72,6 +74,13 @@ class FallRule:
         for track in [track for track in self._postures if track not in now.alive]:
             del self._postures[track]
         return self._alarms.step(now, self._judge(now))
+
+    def explain(self, now: Observation) -> list[Explained]:
+        return self._alarms.explain(now, lambda row: (counts_as(now.cls[row], self._classes, self._labels),))
+
+    def _before(self, now: Observation, row: int) -> tuple[Predicate, ...]:
+        """What is asked before the posture."""
+        return () if self._zone is None else (self._zone.predicate(now.ids[row]),)
 
     def snapshot(self) -> dict[str, Any]:
         postures = {str(track): asdict(posture) for track, posture in self._postures.items()}
@@ -90,14 +99,21 @@ class FallRule:
             x1, y1, x2, y2 = boxes[row]
             cut = min(x1 / width, y1 / height) <= EDGE or max(x2 / width, y2 / height) >= 1 - EDGE
             if self._zone is not None and now.ids[row] not in self._zone.inside:
-                yield Judged(row, False, {})
+                yield Judged(row, self._before(now, row), {})
                 continue
             if cut:
                 continue
             ratio = (y2 - y1) / max(x2 - x1, 1.0)
             posture = self._postures.setdefault(now.ids[row], _Posture())
             self._advance(posture, now.t, ratio, y2 - y1)
-            yield Judged(row, posture.fell, {"because": because("height over width", ratio, _LYING, "")})
+            asked = (
+                *self._before(now, row),
+                Predicate(
+                    "lies", posture.lying is not None, ratio, _LYING, "height over width", posture.lying
+                ),
+                Predicate("stood a moment before", posture.fell, limit=self._c.within_s, unit="s"),
+            )
+            yield Judged(row, asked, {"because": because("height over width", ratio, _LYING, "")})
 
     def _advance(self, posture: _Posture, t: float, ratio: float, height: float) -> None:
         if ratio >= _UPRIGHT:

@@ -16,6 +16,7 @@ from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.capability import Capability
 from edgectl.pipelines.rules.observation import Observation, Seconds, because
+from edgectl.pipelines.rules.predicate import Explained, Predicate, lasts
 from edgectl.pipelines.rules.schedule import Schedule, check_hours
 from edgectl.pipelines.stream.events import Event
 
@@ -69,11 +70,16 @@ class IntrusionRule:
     def step(self, now: Observation) -> list[Event]:
         blind = self._timed and now.wall is None
         events = self._capability.step("wall_time_missing" if blind else None, now.t) if self._timed else []
-        if blind or not self.armed:
-            return events + self._alarms.end(now.t, "blind" if blind else "disarmed")
-        if now.wall is not None and not self._schedule.covers(now.wall.unix_s):
-            return events + self._alarms.end(now.t, "hours")
+        for reason, asked in self._scene(now).items():
+            if not asked.holds:
+                return events + self._alarms.end(now.t, reason)
         return events + self._alarms.step(now, self._judge(now))
+
+    def explain(self, now: Observation) -> list[Explained]:
+        scene = tuple(self._scene(now).values())
+        if not all(asked.holds for asked in scene):
+            return [Explained(None, False, scene)]
+        return [Explained(one.track, one.on, (*scene, *one.asked)) for one in self._alarms.explain(now)]
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -93,17 +99,26 @@ class IntrusionRule:
     def recall(self, state: dict[str, Any]) -> None:
         self.armed = bool(state["armed"])
 
+    def _scene(self, now: Observation) -> dict[str, Predicate]:
+        """Reason of an alarm's end → what must hold before anybody is looked at."""
+        asked = {"blind": Predicate("the time of day is known", now.wall is not None)} if self._timed else {}
+        asked["disarmed"] = Predicate("armed", self.armed)
+        if self._timed and now.wall is not None:
+            asked["hours"] = Predicate("in its hours", self._schedule.covers(now.wall.unix_s))
+        return asked
+
     def _judge(self, now: Observation) -> Iterator[Judged]:
         clock = {} if now.wall is None else {"clock": now.wall.quality}
         for row in now.rows:
             track = now.ids[row]
             stay = self._zone.inside.get(track)
             if stay is None:
-                yield Judged(row, False, {"zone": self._zone.name})
+                yield Judged(row, (self._zone.predicate(track),), {"zone": self._zone.name})
                 continue
             here_s = now.t - stay.since
             why = because("in the zone", here_s, self._after_s, "s", **clock)
-            yield Judged(row, here_s >= self._after_s - 1e-9, {"zone": self._zone.name, "because": why})
+            asked = self._zone.predicate(track), lasts("has been in it", stay.since, now.t, self._after_s)
+            yield Judged(row, asked, {"zone": self._zone.name, "because": why})
 
 
 RULE = RuleType(

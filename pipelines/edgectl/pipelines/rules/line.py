@@ -29,6 +29,7 @@ from edgectl.pipelines.rules.observation import (
     pixels,
     wanted,
 )
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as, lasts
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Relative
 from edgectl.pipelines.video.tracker import Tracks
@@ -95,16 +96,22 @@ class LineRule:
         self._labels = labels
         self._classes = wanted(config.classes, labels)
         self._walks: dict[int, _LineWalk] = {}
+        self._crossed: dict[int, Explained] = {}
+        """Of those who have crossed in the last step."""
         self._measure(1, 1)
 
     def step(self, now: Observation) -> list[Event]:
         tracks, t = now.tracks, now.t
         events: list[Event] = []
+        self._crossed = {}
         for track in sorted(self._walks.keys() - now.alive):
             walk = self._walks.pop(track)
             # It went out of sight before the hold time was over: it is through if there is no doubt.
             if walk.pending is not None and walk.crossed and (walk.seen >= 2 or walk.on) and walk.about:
                 events.append(self._crossing(-walk.side, t, walk.about))
+                beyond = self._asked(walk, t)[:-1]
+                gone = Predicate("beyond doubt when it went out of sight", True, walk.seen, 2, "sightings")
+                self._crossed[track] = Explained(track, True, (*beyond, gone))
         if not now.rows:
             return events
         if self._size != (tracks.width, tracks.height):
@@ -130,9 +137,33 @@ class LineRule:
                 }
             if crossed and walk.about is not None:
                 events.append(self._crossing(side, t, walk.about))
+                self._crossed[track] = Explained(track, True, self._asked(walk, t))
             if walk.pending is not None and t - walk.pending >= self._config.hold_s - 1e-9:
                 self._walks[track] = _LineWalk(side, *places[row])
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        found = list(self._crossed.values())
+        for row in now.rows:
+            track, counts = now.ids[row], counts_as(now.cls[row], self._classes, self._labels)
+            walk = self._walks.get(track)
+            if track not in self._crossed:
+                asked = () if walk is None or not counts.holds else self._asked(walk, now.t)
+                found.append(Explained(track, False, (counts, *asked)))
+        return found
+
+    def _asked(self, walk: _LineWalk, t: float) -> tuple[Predicate, ...]:
+        known = Predicate("seen on one side first", walk.side != 0)
+        if walk.pending is None:
+            return known, Predicate("seen beyond the line", False)
+        why = None if walk.about is None else walk.about["because"]
+        value, limit = (None, None) if why is None else (why["value"], why["limit"])
+        return (
+            known,
+            Predicate("seen beyond the line", True, value, limit, "px", walk.pending),
+            Predicate("its way went between the ends of the line", walk.crossed),
+            lasts("stays beyond", walk.pending, t, self._config.hold_s),
+        )
 
     def _advance(self, walk: _LineWalk, side: int, place: list[float], t: float) -> bool:
         """One sighting on ``side`` of the line at ``place``, relative to the frame. True if it has crossed

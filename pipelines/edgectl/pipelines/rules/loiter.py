@@ -11,6 +11,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because
+from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.rules.zone import Stay, ZoneRule
 from edgectl.pipelines.stream.events import Event
 
@@ -82,6 +83,18 @@ class LoiterRule:
             self._lost.remove((track, dwell))
             events += self._end(track, dwell, t, dwell.last)
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        found = []
+        for row in now.rows:
+            track = now.ids[row]
+            dwell, asked = self._here.get(track), [self._zone.predicate(track)]
+            if dwell is not None:
+                stayed = dwell.last - dwell.since
+                long = stayed >= self._seconds - 1e-9
+                asked.append(Predicate("stayed", long, stayed, self._seconds, "s", dwell.since))
+            found.append(Explained(track, dwell is not None and dwell.fired, tuple(asked)))
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         return {

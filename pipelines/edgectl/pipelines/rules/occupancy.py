@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.observation import Observation, because
+from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 
@@ -60,6 +61,11 @@ class OccupancyRule:
             }
             return [Event("occupancy", now.t, "start" if self._full else "end", self.name, data)]
         return []
+
+    def explain(self, now: Observation) -> list[Explained]:
+        n = len(self._zone.inside)
+        asked = Predicate(f"enough in zone {self._zone.name}", n >= self._high, n, self._high, "objects")
+        return [Explained(None, self._full, (asked,))]
 
     def snapshot(self) -> dict[str, Any]:
         return {"full": self._full}

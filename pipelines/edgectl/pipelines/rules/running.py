@@ -13,6 +13,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because, wanted
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "RunningConfig", "RunningRule"]
@@ -49,6 +50,7 @@ class RunningRule:
     def __init__(self, config: RunningConfig, context: RuleContext) -> None:
         c = config.running
         self._c = c
+        self._labels = context.labels
         self._zone = None if c.zone is None else context.zones[c.zone]
         self._ground = context.ground
         self._classes = wanted(c.classes, context.labels)
@@ -56,6 +58,13 @@ class RunningRule:
 
     def step(self, now: Observation) -> list[Event]:
         return self._alarms.step(now, self._judge(now))
+
+    def explain(self, now: Observation) -> list[Explained]:
+        return self._alarms.explain(now, lambda row: (counts_as(now.cls[row], self._classes, self._labels),))
+
+    def _before(self, now: Observation, row: int) -> tuple[Predicate, ...]:
+        """What is asked before the speed."""
+        return () if self._zone is None else (self._zone.predicate(now.ids[row]),)
 
     def snapshot(self) -> dict[str, Any]:
         return self._alarms.snapshot()
@@ -69,7 +78,7 @@ class RunningRule:
         for row in now.rows:
             if now.cls[row] in self._classes:
                 if self._zone is not None and now.ids[row] not in self._zone.inside:
-                    yield Judged(row, False, {})
+                    yield Judged(row, self._before(now, row), {})
                 elif known[row]:
                     rows.append(row)
         if not rows:
@@ -91,7 +100,12 @@ class RunningRule:
                 continue
             why = because("surely faster than", sure, self._c.faster_mps, "m/s")
             data = {"speed_mps": round(speed, 2), "measured_by": by, "because": why}
-            yield Judged(row, sure >= self._c.faster_mps, data)
+            fast = sure >= self._c.faster_mps
+            asked = (
+                *self._before(now, row),
+                Predicate("surely faster", fast, sure, self._c.faster_mps, "m/s"),
+            )
+            yield Judged(row, asked, data)
 
 
 RULE = RuleType(

@@ -19,6 +19,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, because, describe
+from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "SpeedConfig", "SpeedRule"]
@@ -113,12 +114,15 @@ class SpeedRule:
         self._ground = context.ground
         self._labels = context.labels
         self._fits: dict[int, _Fit] = {}
+        self._left: dict[int, _Fit] = {}
+        """Of those who have left in the last step."""
 
     def step(self, now: Observation) -> list[Event]:
         events = []
         inside = self._zone.inside
-        for track in sorted(track for track in self._fits if track not in inside):
-            events += self._told(now.t, self._fits.pop(track))
+        self._left = {track: self._fits.pop(track) for track in sorted(self._fits) if track not in inside}
+        for fit in self._left.values():
+            events += self._told(now.t, fit)
         rows = [row for row in now.rows if now.ids[row] in inside and inside[now.ids[row]].depth > 0]
         if rows:
             size = np.array([now.tracks.width, now.tracks.height], np.float64)
@@ -132,6 +136,24 @@ class SpeedRule:
                     fit.add(now.t, x, y, error)
                     fit.about = describe(now.tracks, row, self._labels)
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        seen = {now.ids[row] for row in now.rows}
+        return [self._explained(track) for track in sorted(seen | self._left.keys())]
+
+    def _explained(self, track: int) -> Explained:
+        fit = self._left.get(track) or self._fits.get(track)
+        name = self._zone.name
+        was = Predicate(f"was in zone {name}", fit is not None)
+        if fit is None:
+            return Explained(track, False, (was,))
+        left, found = track in self._left, fit.speed()
+        asked = (
+            was,
+            Predicate("seen often enough to measure", found is not None, fit.n, _LEAST, "sightings"),
+            Predicate(f"has left zone {name}", left),
+        )
+        return Explained(track, left and found is not None, asked)
 
     def snapshot(self) -> dict[str, Any]:
         return {str(track): asdict(fit) for track, fit in self._fits.items()}

@@ -11,6 +11,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, because, wanted
+from edgectl.pipelines.rules.predicate import Explained, counts_as, lasts
 from edgectl.pipelines.rules.still import Stillness
 from edgectl.pipelines.stream.events import Event
 
@@ -50,6 +51,9 @@ class StationaryRule:
         self._still.step(now)
         return self._alarms.step(now, self._judge(now))
 
+    def explain(self, now: Observation) -> list[Explained]:
+        return self._alarms.explain(now)
+
     def snapshot(self) -> dict[str, Any]:
         return {"still": self._still.snapshot(), "alarms": self._alarms.snapshot()}
 
@@ -60,12 +64,15 @@ class StationaryRule:
     def _judge(self, now: Observation) -> Iterator[Judged]:
         for row in now.rows:
             track = now.ids[row]
-            here = track in self._zone.inside and now.cls[row] in self._classes
-            stood = now.t - self._still.tracks[track].since if here else 0.0
-            why = because("stands still", stood, self._seconds, "s")
-            yield Judged(
-                row, here and stood >= self._seconds - 1e-9, {"zone": self._zone.name, "because": why}
+            since = self._still.tracks[track].since
+            asked = (
+                counts_as(now.cls[row], self._classes, self._zone.labels),
+                self._zone.predicate(track),
+                lasts("stands still", since, now.t, self._seconds),
             )
+            stood = now.t - since if asked[0].holds and asked[1].holds else 0.0
+            why = because("stands still", stood, self._seconds, "s")
+            yield Judged(row, asked, {"zone": self._zone.name, "because": why})
 
 
 RULE = RuleType(

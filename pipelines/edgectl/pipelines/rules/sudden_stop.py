@@ -11,6 +11,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because, describe, wanted
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as, lasts
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "SuddenStopConfig", "SuddenStopRule"]
@@ -69,20 +70,32 @@ class SuddenStopRule:
         self._labels = context.labels
         self._classes = wanted(c.classes, context.labels)
         self._paces: dict[int, _Pace] = {}
+        self._stood: dict[int, Explained] = {}
+        """Track → what was asked, of those who had stood for long enough in the last step."""
 
     def step(self, now: Observation) -> list[Event]:
         for track in [track for track in self._paces if track not in now.alive]:
             del self._paces[track]
         events = []
+        self._stood = {}
         feet = now.points("bottom_center").tolist()
         for row in now.rows:
             if now.cls[row] not in self._classes:
                 continue
             pace = self._paces.setdefault(now.ids[row], _Pace([]))
             speed = self._speed(pace, now.t, feet[row], now.heights[row])
-            if speed is None or not self._stopped(pace, now.t, speed):
+            if speed is None or not self._stands(pace, now.t, speed):
                 continue
-            if self._zone is not None and now.ids[row] not in self._zone.inside:
+            asked = (
+                *self._asked(pace, now.t, True),
+                Predicate(
+                    "stopped soon enough", pace.took <= self._c.within_s, pace.took, self._c.within_s, "s"
+                ),
+                *(() if self._zone is None else (self._zone.predicate(now.ids[row]),)),
+            )
+            told = all(predicate.holds for predicate in asked)
+            self._stood[now.ids[row]] = Explained(now.ids[row], told, asked)
+            if not told:
                 continue
             data = {
                 **describe(now.tracks, row, self._labels),
@@ -91,6 +104,22 @@ class SuddenStopRule:
             }
             events.append(Event("sudden_stop", now.t, None, self._id, data))
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        found = []
+        for row in now.rows:
+            track, counts = now.ids[row], counts_as(now.cls[row], self._classes, self._labels)
+            pace = self._paces.get(track)
+            asked = () if pace is None else self._asked(pace, now.t, pace.fast > -math.inf)
+            found.append(self._stood.get(track) or Explained(track, False, (counts, *asked)))
+        return found
+
+    def _asked(self, pace: _Pace, t: float, fast: bool) -> tuple[Predicate, ...]:
+        """``fast``: whether it was since its last stop."""
+        return (
+            Predicate("was fast", fast, pace.speed, self._c.min_heights_s, "heights/s"),
+            lasts("stands since", pace.slow, t, self._c.stay_s),
+        )
 
     def snapshot(self) -> dict[str, Any]:
         paces = {str(track): asdict(pace) for track, pace in self._paces.items()}
@@ -121,8 +150,8 @@ class SuddenStopRule:
             return None
         return math.hypot(x - x0, y - y0) / (t - t0) / height
 
-    def _stopped(self, pace: _Pace, t: float, speed: float) -> bool:
-        """Advance one track; True once it has stopped suddenly and stayed."""
+    def _stands(self, pace: _Pace, t: float, speed: float) -> bool:
+        """Advance one track; True once it has stopped and stayed."""
         if speed >= self._c.min_heights_s:
             pace.fast, pace.speed, pace.slow = t, speed, None
         if speed > max(_SLOW * pace.speed, _STILL):
@@ -132,7 +161,7 @@ class SuddenStopRule:
                 pace.slow, pace.took = t, t - pace.fast
             if t - pace.slow >= self._c.stay_s - 1e-9:
                 pace.fast = -math.inf
-                return pace.took <= self._c.within_s
+                return True
         return False
 
 

@@ -11,6 +11,7 @@ from edgectl.core.schema import Config, Name
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.line import LineConfig, LineRule
 from edgectl.pipelines.rules.observation import Observation, because
+from edgectl.pipelines.rules.predicate import Explained
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Relative
 
@@ -71,6 +72,14 @@ class TrafficRule:
             for crossing in line.step(now):
                 events += self._crossed(name, crossing)
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        """Who is counted, lane by lane."""
+        return [
+            Explained(one.track, one.on, tuple(p._replace(what=f"lane {name}: {p.what}") for p in one.asked))
+            for name, line in self._lines.items()
+            for one in line.explain(now)
+        ]
 
     def snapshot(self) -> dict[str, Any]:
         return {

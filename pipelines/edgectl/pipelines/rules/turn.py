@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, because, describe
+from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["RULE", "TurnConfig", "TurnRule"]
@@ -45,11 +46,14 @@ class TurnRule:
         self._labels = context.labels
         self._since: dict[int, float] = {}
         """Track → when it was last in the first zone."""
+        self._took: dict[int, float] = {}
+        """Track → seconds, of those who came from zone to zone in the last step."""
 
     def step(self, now: Observation) -> list[Event]:
         for track in [track for track in self._since if track not in now.alive]:
             del self._since[track]
         events = []
+        self._took = {}
         for row in now.rows:
             track = now.ids[row]
             if track in self._start.inside:
@@ -57,13 +61,30 @@ class TurnRule:
             if track not in self._since or track not in self._end.inside:
                 continue
             entered = self._end.inside[track].since
-            took = entered - self._since.pop(track)
+            took = self._took[track] = entered - self._since.pop(track)
             if 0 <= took <= self._seconds:
                 why = because("from zone to zone", took, self._seconds, "s")
                 data = {"from": self._start.name, "to": self._end.name, "because": why}
                 about = describe(now.tracks, row, self._labels)
                 events.append(Event("forbidden_turn", now.t, None, self._id, {**about, **data}))
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        found = []
+        for row in now.rows:
+            track = now.ids[row]
+            took = self._took.get(track)
+            known = took is not None or track in self._since
+            last = self._since.get(track)
+            asked = [
+                Predicate(f"was in zone {self._start.name}", known, since=last),
+                self._end.predicate(track),
+            ]
+            soon = took is not None and 0 <= took <= self._seconds
+            if took is not None:
+                asked.append(Predicate("soon enough after it", soon, took, self._seconds, "s"))
+            found.append(Explained(track, soon, tuple(asked)))
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         return {str(track): t for track, t in self._since.items()}

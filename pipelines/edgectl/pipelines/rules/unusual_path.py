@@ -25,6 +25,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.capability import Capability
 from edgectl.pipelines.rules.observation import Observation, because, describe, wanted
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as
 from edgectl.pipelines.rules.usual import COLUMNS, ROWS, STOOD_S, UsualPaths, Visit
 from edgectl.pipelines.stream.events import Event
 
@@ -143,6 +144,21 @@ class UnusualPathRule:
                 path.told = True
                 events.append(self._event(now, row, path, limit))
         return events
+
+    def explain(self, now: Observation) -> list[Explained]:
+        limit = self.limit
+        watched, needed = self._watched_s / _DAY_S, _FIRST_DAYS + 1 / self._c.alarms_per_day
+        found = []
+        for row in now.rows:
+            path = self._paths.get(now.ids[row])
+            asked = [
+                Predicate("watched long enough to know", limit is not None, watched, needed, "days"),
+                counts_as(now.cls[row], self._classes, self._labels),
+            ]
+            if path is not None and limit is not None:
+                asked.append(Predicate("surprise on its way", path.score > limit, path.score, limit))
+            found.append(Explained(now.ids[row], path is not None and path.told, tuple(asked)))
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         paths = {str(track): asdict(path) for track, path in self._paths.items()}

@@ -12,6 +12,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.observation import Observation, Seconds, because
+from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Relative
 
@@ -56,7 +57,10 @@ class WrongWayRule:
         self._alarms = Alarms("wrong_way", config.id, context.labels, hold_s=c.hold_s, clear_s=1.0)
 
     def step(self, now: Observation) -> list[Event]:
-        return self._alarms.step(now, self._judge(now) if self._zone.inside else ())
+        return self._alarms.step(now, self._judge(now))
+
+    def explain(self, now: Observation) -> list[Explained]:
+        return self._alarms.explain(now)
 
     def snapshot(self) -> dict[str, Any]:
         return self._alarms.snapshot()
@@ -71,7 +75,7 @@ class WrongWayRule:
         velocity, errors = now.moving.velocity.tolist(), now.moving.velocity_error.tolist()
         for row in now.rows:
             if now.ids[row] not in self._zone.inside:
-                yield Judged(row, False, {"zone": self._zone.name})
+                yield Judged(row, (self._zone.predicate(now.ids[row]),), {"zone": self._zone.name})
                 continue
             (vx, vy), (ex, ey) = velocity[row], errors[row]
             against, error = -(vx * x + vy * y), ((ex * x) ** 2 + (ey * y) ** 2) ** 0.5
@@ -79,7 +83,11 @@ class WrongWayRule:
             across = abs(vx * y - vy * x)
             needed = max(self._slowest * now.heights[row], _SURE * error, across)
             why = because("against the arrow", against, needed, "px/s")
-            yield Judged(row, against >= needed, {"zone": self._zone.name, "because": why})
+            asked = (
+                self._zone.predicate(now.ids[row]),
+                Predicate("moves against the arrow", against >= needed, against, needed, "px/s"),
+            )
+            yield Judged(row, asked, {"zone": self._zone.name, "because": why})
 
 
 RULE = RuleType(

@@ -30,6 +30,7 @@ from edgectl.pipelines.rules.observation import (
     describe,
     wanted,
 )
+from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as, lasts
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Polygon
 from edgectl.pipelines.video.tracker import Tracks
@@ -70,6 +71,8 @@ class Stay:
     """When it was last on the border."""
     depth: float = 0.0
     """Pixels inside (negative: outside), when it was last seen."""
+    needed: float = 0.0
+    """Pixels that it had to be inside, or outside, then."""
     seen: float = -1.0
     """When it was last seen, or -1."""
     cls: int = 0
@@ -157,6 +160,40 @@ class ZoneRule:
             > 0
         )
 
+    def predicate(self, track: int) -> Predicate:
+        """That a track is in the zone, as the zone sees it."""
+        stay, what = self.stays.get(track), f"in zone {self.name}"
+        if stay is None:
+            return Predicate(what, False)
+        return Predicate(what, stay.inside, stay.depth, None, "px deep", stay.since if stay.inside else None)
+
+    def explain(self, now: Observation) -> list[Explained]:
+        found = []
+        for row in now.rows:
+            track, counts = now.ids[row], counts_as(now.cls[row], self._classes, self.labels)
+            stay, asked = self.stays.get(track), [counts]
+            if counts.holds and stay is not None:
+                # somebody who is in may be on the way out: that is asked anew for the way out
+                began = stay.since if stay.inside else stay.pending
+                depth, needed = (
+                    stay.proof if not stay.inside and began is not None else (stay.depth, stay.needed)
+                )
+                asked += [
+                    Predicate(
+                        "deep enough inside",
+                        began is not None,
+                        depth,
+                        None if stay.inside else needed,
+                        "px",
+                        began,
+                    ),
+                    Predicate("stays in", True, stay.seen - stay.since, self._config.enter_s, "s", began)
+                    if stay.inside
+                    else lasts("stays in", began, stay.seen, self._config.enter_s),
+                ]
+            found.append(Explained(track, track in self.inside, tuple(asked)))
+        return found
+
     def snapshot(self) -> dict[str, Any]:
         return {"stays": {str(i): asdict(s) for i, s in self.stays.items()}}
 
@@ -173,7 +210,7 @@ class ZoneRule:
             apart = abs(depth) + abs(stay.depth)
             share = abs(stay.depth) / apart if 0 < apart < np.inf else 1.0
             stay.border = stay.seen + share * (t - stay.seen)
-        stay.depth, stay.seen = depth, t
+        stay.depth, stay.needed, stay.seen = depth, needed, t
         opposite = depth <= -needed if stay.inside else depth >= needed
         same = depth > 0 if stay.inside else depth < 0
         if opposite and stay.pending is None:

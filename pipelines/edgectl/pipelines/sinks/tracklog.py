@@ -6,7 +6,8 @@ The first line says whose tracks they are (:class:`TrackLogHeader`), each other 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from edgectl.core.errors import DataError
+from edgectl.core.files import storage
 from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _MAX_LINE = 1 << 20
+
+_Asked = Sequence[tuple[str, bool | None]]
 
 
 class TrackLogHeader(Message):
@@ -54,10 +58,16 @@ class LoggedTracks(NamedTuple):
     wall_offset_ns: int | None = None
     """Unix time minus capture time; None where wall time means nothing (a file)."""
     clock: ClockQuality = "pts"
+    asked: tuple[tuple[str, bool | None], ...] = ()
+    """Rules that were switched on or off, or (None) reset, before this frame, in that order."""
 
 
 def encode_tracks(
-    tracks: Tracks, t_s: float, wall_offset_ns: int | None = None, clock: ClockQuality = "pts"
+    tracks: Tracks,
+    t_s: float,
+    wall_offset_ns: int | None = None,
+    clock: ClockQuality = "pts",
+    asked: Sequence[tuple[str, bool | None]] = (),
 ) -> str:
     """One line: floats are written so that they read back to the same bits."""
     record: dict[str, Any] = {
@@ -74,6 +84,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if asked:
+        record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -127,7 +139,26 @@ def _decode(v: dict[str, Any]) -> LoggedTracks:
     }
     tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past)
     offset = v.get("wall_offset_ns")
-    return LoggedTracks(tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"))
+    asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
+    return LoggedTracks(
+        tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"), asked
+    )
+
+
+def _asked(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool | None]]:
+    """What a person asked of rules, from the events that tell it."""
+    found: list[tuple[str, bool | None]] = []
+    for record in records:
+        if record.get("type") == "switch":
+            found.append((record["rule"], record["on"]))
+        elif record.get("type") == "reset" and record.get("reason") == "asked":
+            found.append((record["rule"], None))
+    return found
+
+
+class TrackLogConfig(SinkOptions):
+    last_kib: int | None = Field(default=None, ge=64, le=1 << 20)
+    """Keep no more than so many KiB: the newest frames. Rules begin anew where the log does. none: it grows."""
 
 
 class TrackLog(Sink):
@@ -136,29 +167,81 @@ class TrackLog(Sink):
     name = "tracklog"
     tracks = True
 
-    def __init__(self, path: Path, header: TrackLogHeader) -> None:
-        self.path = path
+    def __init__(self, path: Path, header: TrackLogHeader, *, last_kib: int | None = None) -> None:
+        self.path = self._path = path
+        self._header = header.encode().decode()
+        self._most = None if last_kib is None else last_kib * 1024
+        self._kept: deque[tuple[str, _Asked]] = deque()
+        """The lines of the file, where it is bounded."""
+        self._bytes = len(self._header.encode()) + 1
+        self._asked: dict[str, bool] = {}
+        """Switches that were asked for in frames that are no longer kept."""
         self._file = LineFile(path)
-        self._file.write(header.encode().decode())
+        self._file.write(self._header)
 
     def write(self, output: StreamOutput) -> None:
         stamp = output.stamp
-        if output.tracks is not None and stamp is not None:
-            self._file.write(encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality))
+        if output.tracks is None or stamp is None:
+            return
+        asked = _asked(output.records)
+        line = encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality, asked)
+        if self._most is None:
+            self._file.write(line)
+            return
+        self._kept.append((line, asked))
+        self._bytes += len(line) + 1
+        if self._bytes <= self._most:
+            self._file.write(line)
+        else:
+            self._forget(self._most)
 
     def close(self) -> None:
         self._file.close()
 
+    def _forget(self, most: int) -> None:
+        """Write the newer half anew. The file under its name is whole at any time."""
+        size = self._bytes
+        while len(self._kept) > 1 and size > most // 2:
+            line, asked = self._kept.popleft()
+            size -= len(line) + 1
+            self._asked |= {name: on for name, on in asked if on is not None}
+        path = self._path.with_name(self._path.name + ".new")
+        lines = [self._header, *(line for line, _ in self._kept)]
+        if self._asked:
+            lines[1] = _asked_before(lines[1], self._asked)
+        new = LineFile(path)
+        try:
+            for line in lines:
+                new.write(line)
+            with storage(str(self._path)):
+                path.replace(self._path)
+        except BaseException:
+            new.close()
+            raise
+        self._file.close()
+        self._file, self._bytes = new, sum(len(line.encode()) + 1 for line in lines)
 
-def _open(options: SinkOptions, context: SinkContext) -> TrackLog | None:
+
+def _asked_before(line: str, switches: Mapping[str, bool]) -> str:
+    """A frame's line with what was asked before it, too."""
+    record = json.loads(line)
+    record["asked"] = [*([name, on] for name, on in switches.items()), *record.get("asked", ())]
+    return json.dumps(record, separators=(",", ":"))
+
+
+def _open(options: TrackLogConfig, context: SinkContext) -> TrackLog | None:
     if context.out is None:
         return None
     header = TrackLogHeader(
         kind=context.kind, stream=context.stream, labels=context.labels, rules=dict(context.rules)
     )
-    return TrackLog(context.out / "tracks.jsonl", header)
+    return TrackLog(context.out / "tracks.jsonl", header, last_kib=options.last_kib)
 
 
 SINK = SinkType(
-    _open, "every frame's tracks, for `edgectl replay`: `tracks.jsonl`", files=True, pictures=True
+    _open,
+    "every frame's tracks, for `edgectl replay` and `edgectl why`: `tracks.jsonl`",
+    TrackLogConfig,
+    files=True,
+    pictures=True,
 )
