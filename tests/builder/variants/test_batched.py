@@ -107,8 +107,8 @@ def _draft(model: bytes) -> VariantDraft:
 
 @pytest.mark.parametrize(
     ("ms", "batch"),
-    [((1.0, 1.0, 2.0), 4), ((1.0, 1.0, 4.0), 1), ((1.0, 1.2, 2.0), 1)],
-    ids=["faster a picture", "no faster a picture", "slower for one alone"],
+    [((1.0, 1.0, 2.0), 4), ((1.0, 1.0, 4.0), 1), ((1.0, 1.2, 2.0), 1), ((1.0, 0.9, 3.6), 1)],
+    ids=["faster a picture", "no faster a picture", "slower for one alone", "no faster than one by one"],
 )
 def test_batch_ships_only_where_a_picture_is_faster_in_it(
     monkeypatch: pytest.MonkeyPatch, ms: tuple[float, ...], batch: int
@@ -137,3 +137,22 @@ def test_engine_that_was_not_measured_takes_one_picture_and_a_note_says_so() -> 
     task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
     assert with_batches([draft], (1, 4), task, images(2), monitor) == [draft]
     assert monitor.notes == ["cpu/cpu-float32 takes one picture a call: it is not measured on this machine"]
+
+
+def test_channel_shuffle_that_folds_the_row_into_its_channels_is_batched() -> None:
+    split = numpy_helper.from_array(np.array([2, 2, 3], np.int64), "split")
+    join = numpy_helper.from_array(np.array([2, -1, 2, 3], np.int64), "join")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 3])
+    nodes = [
+        helper.make_node("Reshape", ["x", "split"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["b", "join"], ["c"]),
+        helper.make_node("Gather", ["c", "second"], ["y"], axis=0),
+    ]
+    second = numpy_helper.from_array(np.array(1, np.int64), "second")
+    graph = helper.make_graph(nodes, "g", [x], [y], [split, join, second])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    one, many = _pair(model.SerializeToString())
+    rng = np.random.default_rng(0)
+    _check_rows(one, many, [{"x": rng.normal(size=(1, 4, 3)).astype(np.float32)} for _ in range(3)], 1e-6)

@@ -62,10 +62,13 @@ def open_batch(model: bytes) -> bytes:
             raise ModelError(f"{info.name} has shape {list(shape or ())}, which is not one row a picture")
     for node in [n for n in graph.graph.node if n.op_type == "Reshape"]:
         wanted, before = index.weights(node.input[1]), index.shape(node.input[0])
-        if wanted is None or not before or before[0] != 1 or wanted.size == 0 or wanted[0] != 1:
+        if wanted is None or not before or before[0] != 1 or wanted.size == 0 or wanted[0] < 1:
             continue
-        # 0: as many as came
-        rows = np.array([0, *wanted[1:]], np.int64)
+        # 0: as many as came. A channel shuffle folds the rows, the slowest axis, into the first one (-1)
+        first = 0 if wanted[0] == 1 else -1
+        if first == -1 and -1 in wanted:
+            continue
+        rows = np.array([first, *wanted[1:]], np.int64)
         name = f"{node.output[0]}_rows"
         graph.graph.initializer.append(numpy_helper.from_array(rows, name))
         node.input[1] = name
@@ -127,7 +130,7 @@ def _batched(
         for r in runs
     )
     best = min(runs, key=lambda r: r.ratio)
-    if best.pictures == 1 or best.high >= 1 or runs[0].low > _ALONE:
+    if best.pictures == 1 or best.high >= min(1.0, runs[0].low) or runs[0].low > _ALONE:
         return draft, f"no batch is faster a picture: {said}"
     at = f"{draft.profile}/{draft.variant}"
     return replace(
