@@ -39,6 +39,7 @@ from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
+from edgectl.builder.variants.batched import with_batches
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
@@ -83,6 +84,7 @@ class _BuildRequest:
     smaller: SmallerInput | None
     previous: PreviousRelease | None
     shapes: Mapping[str, Shape]
+    batches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def build_bundle(
     smaller: SmallerInput | None = None,
     previous: Path | str | None = None,
     shapes: Mapping[str, Shape] | None = None,
+    batches: Sequence[int] = (1,),
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -132,6 +135,9 @@ def build_bundle(
     ``shapes``: input → shape, for what the model leaves open. The task, and then an ``.npz`` of inputs, say
     what is not in it. ``previous``: bundle of the release that this one fine-tunes, so that the update takes
     few bytes (:mod:`edgectl.builder.int8.previous_release`).
+
+    ``batches``: pictures in one call, 1 among them; engines are built for the one that is fastest a picture
+    (:mod:`edgectl.builder.variants.batched`).
 
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
@@ -168,6 +174,7 @@ def build_bundle(
             smaller,
             None if previous is None else read_previous_release(Path(previous)),
             shapes or {},
+            tuple(batches),
         )
         return _build(request, monitor)
 
@@ -241,6 +248,9 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
     # weights that are shared stay shared
     if request.previous is not None and not request.compression.cluster:
         drafts = with_near_floats(request.previous, drafts, model, trial)
+    if max(request.batches) > 1:
+        feeds = [s.feeds for s in model.samples.confirmation]
+        drafts = with_batches(drafts, request.batches, model.source.task, feeds, trial.monitor)
     return _Content(model, drafts, chosen.choices, reasons)
 
 

@@ -103,6 +103,12 @@ def build(
             help="NAME=1,3,224,224: the shape of an input that the model leaves open; may be repeated.",
         ),
     ] = None,
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="Pictures in one call, as 1,4: each is measured, and engines ship for the one that is fastest a picture."
+        ),
+    ] = "1",
     follow: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +130,7 @@ def build(
     from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
     from edgectl.builder.passes.shapes import parse_shapes
+    from edgectl.builder.variants.batched import parse_batches
     from edgectl.builder.variants.smaller_input import parse_smaller_input
 
     compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
@@ -149,6 +156,7 @@ def build(
             smaller=smaller,
             previous=follow,
             shapes=parse_shapes(shape or ()),
+            batches=parse_batches(batch),
             progress=show,
         )
 

@@ -244,6 +244,8 @@ class VariantConfig(Config):
     that loses at most a tenth of the accuracy budget), ``low-power`` (least processor time an inference),
     ``small-input`` (a smaller picture, with an accuracy budget of its own). Empty where nothing was
     measured."""
+    batch: int = Field(default=1, ge=1, le=64)
+    """Most pictures that one call takes; ``inputs`` and ``outputs`` give the shapes for one."""
     budget_ms: float | None = None
     expected_rss_mb: float | None = None
     """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that

@@ -7,7 +7,16 @@ from enum import Enum
 
 from edgectl.core.schema import Config
 
-__all__ = ["Conditions", "Context", "ContextRun", "Measured", "ProcessRun", "RouteGain", "Standing"]
+__all__ = [
+    "BatchRun",
+    "Conditions",
+    "Context",
+    "ContextRun",
+    "Measured",
+    "ProcessRun",
+    "RouteGain",
+    "Standing",
+]
 
 
 class Context(str, Enum):
@@ -91,6 +100,19 @@ class ProcessRun(Config):
     """Why the machine was too busy to trust this; empty if it was quiet."""
 
 
+class BatchRun(Config):
+    """A call with several pictures, interleaved with the engine that takes one."""
+
+    pictures: int
+    p50_ms: float
+    """Of the call."""
+    ratio: float
+    """Median of the paired ratios of the time a picture to the engine of one picture; < 1 is faster."""
+    low: float
+    high: float
+    """95 % interval."""
+
+
 class RouteGain(Config):
     """Preprocessing inside the graph against outside, from the picture to the outputs: paired ratio with
     its 95 % interval; < 1 is faster."""
@@ -123,3 +145,5 @@ class Measured(Config):
     route: RouteGain | None = None
     """The engine takes pixels. Figures here are of the same graph before its preprocessing was folded in,
     but for ``fresh`` and what comes from it."""
+    batches: tuple[BatchRun, ...] = ()
+    """Every batch that ``--batch`` asked for, 1 first; empty where it did not or the model takes none."""

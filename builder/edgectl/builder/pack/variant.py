@@ -113,6 +113,7 @@ def make_variant(
         expected_rss_mb=draft.measured.fresh.rss_mb if draft.measured and draft.measured.fresh else None,
         speed_only=identity.speed_only and draft.precision != "float32",
         fallback=draft.fallback,
+        batch=draft.batch,
     )
     golden = {f"in/{i}/{n}": a for i, feeds in enumerate(inputs) for n, a in feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}

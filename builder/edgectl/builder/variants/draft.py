@@ -42,6 +42,8 @@ class VariantDraft:
     """What it is best at."""
     picture: ImageInput | None = None
     """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
+    batch: int = 1
+    """Most pictures that one call takes."""
 
 
 def recipe_as_received(model: QuantizedModel) -> Recipe:

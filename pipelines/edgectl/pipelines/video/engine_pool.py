@@ -46,8 +46,6 @@ _RUN_LIMIT_RUNS = 10
 """A call is stuck after 2 s, or after ten times the longest of the last calls if that is more."""
 _LAST_RUNS = 64
 _CLOSE_S = 5.0
-_MOST = 8
-"""Frames in one call of an engine that takes any number."""
 _IDLE_NS = 2_000_000_000
 _IDLE_RATIO = 4
 """An engine was idle that had no call for 2 s, and for four times as long as the time before: the next call
@@ -140,7 +138,7 @@ class PooledEngine:
         self.edition = edition
         self.inputs = engine.inputs
         self.runtime = engine.runtime
-        self.batch = _batch_of(engine)
+        self.batch = _batch_of(engine, variant.config.batch)
         """Frames in one call, at most."""
         self.users = 0
         """Counted by the pool."""
@@ -434,10 +432,10 @@ class EnginePool:
             return tuple(self._engines)
 
 
-def _batch_of(engine: Engine) -> int:
-    """How many pictures a call takes. Raises :class:`EngineError` for an engine with several inputs."""
+def _batch_of(engine: Engine, built_for: int) -> int:
+    """How many pictures a call takes; ``built_for``: where the engine leaves it open. Raises :class:`EngineError` for an engine with several inputs."""
     if len(engine.inputs) != 1:
         names = ", ".join(t.name for t in engine.inputs)
         raise EngineError(f"the model has {len(engine.inputs)} inputs ({names}), a detector has one")
     shape = engine.inputs[0].shape
-    return 1 if not shape or shape[0] == 0 else _MOST if shape[0] == -1 else shape[0]
+    return 1 if not shape or shape[0] == 0 else built_for if shape[0] == -1 else shape[0]
