@@ -1,50 +1,101 @@
-"""An RTSP server to which a stream is sent: FFmpeg's own, that listens."""
+"""A real RTSP server, GStreamer's, where the machine has it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import socket
+import ssl
+import subprocess
 import threading
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
-import av
-from numpy.typing import NDArray
-from support.fleet import wait_until
+import pytest
 
-__all__ = ["Recorder"]
+PROGRAM = Path(__file__).with_name("rtsp_program.py")
+_NEEDS = """
+import gi
+for name in ("Gst", "GstRtspServer"):
+    gi.require_version(name, "1.0")
+from gi.repository import Gst, GstRtspServer
+Gst.init(None)
+raise SystemExit(0 if all(map(Gst.ElementFactory.find, ("videotestsrc", "jpegenc", "rtpjpegpay"))) else 1)
+"""
 
 
-class Recorder:
-    """Takes ``frames`` pictures of the first stream that is announced at ``port``, then hangs up."""
+@functools.cache
+def python_with_gstreamer() -> str:
+    """The Python that has GStreamer's server; the test is skipped without one."""
+    for python in ("python3", "/usr/bin/python3"):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            if subprocess.run([python, "-c", _NEEDS], capture_output=True, timeout=60).returncode == 0:
+                return python
+    pytest.skip("no GStreamer RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
 
-    def __init__(self, port: int, frames: int) -> None:
-        self.pictures: list[NDArray[Any]] = []
-        self.error: Exception | None = None
-        self._port = port
-        self._url = f"rtsp://127.0.0.1:{port}/yard"
-        self._frames = frames
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
 
-    def listens(self) -> None:
-        """Wait until it does."""
+def camera(port: int, *, encoder: str = "jpeg", login: str = "") -> subprocess.Popen[bytes]:
+    """A server at ``rtsp://127.0.0.1:port/test`` that listens."""
+    process = subprocess.Popen(
+        [python_with_gstreamer(), str(PROGRAM), str(port), encoder, login],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    return process
 
-        def taken() -> bool:
-            with socket.socket() as probe:
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with process:
+        process.wait()
+
+
+@contextlib.contextmanager
+def secured(port: int, certificate: Path, key: Path) -> Iterator[int]:
+    """The port of a door with TLS before the server at ``port``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    door = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+    open_sockets: list[socket.socket] = []
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for s in (source, target):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = door.accept()
                 try:
-                    probe.bind(("127.0.0.1", self._port))
+                    outer = context.wrap_socket(plain, server_side=True)
                 except OSError:
-                    return True
-            return False
+                    plain.close()
+                    continue
+                inner = socket.create_connection(("127.0.0.1", port))
+                open_sockets.extend((outer, inner))
+                for pair in ((outer, inner), (inner, outer)):
+                    threads.append(threading.Thread(target=pump, args=pair))
+                    threads[-1].start()
 
-        wait_until(taken, "the recorder listens")
-
-    def _run(self) -> None:
-        try:
-            options = {"rtsp_flags": "listen", "listen_timeout": "30"}
-            with av.open(self._url, format="rtsp", options=options) as container:
-                for picture in container.decode(video=0):
-                    self.pictures.append(picture.to_ndarray(format="bgr24"))
-                    if len(self.pictures) == self._frames:
-                        return
-        except Exception as e:
-            self.error = e
+    listener = threading.Thread(target=serve)
+    listener.start()
+    try:
+        yield door.getsockname()[1]
+    finally:
+        door.shutdown(socket.SHUT_RDWR)
+        listener.join()
+        for s in open_sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        for s in (door, *open_sockets):
+            s.close()

@@ -19,7 +19,7 @@ from conftest import free_port, start_mosquitto
 from numpy.typing import NDArray
 from support.fleet import wait_until
 from support.pipelines import BoxEngine, box_task, make_variant
-from support.rtsp import Recorder
+from support.rtsp_recorder import Recorder
 
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import free_port
 from numpy.typing import NDArray
-from support.rtsp import Recorder
+from support.rtsp_recorder import Recorder
 
 from edgectl.core.errors import LinkError, UsageError
 from edgectl.pipelines.host.config import parse_config

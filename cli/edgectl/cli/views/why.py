@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from edgectl.pipelines.host.why import Reason, Why
+    from edgectl.pipelines.host.why import Explanation, Why
     from edgectl.pipelines.rules.predicate import Predicate
 
 __all__ = ["why_value", "why_view"]
@@ -56,7 +56,7 @@ def why_view(why: Why) -> RenderableType:
     return Group(*parts)
 
 
-def _heading(why: Why, one: Reason) -> Text:
+def _heading(why: Why, one: Explanation) -> Text:
     who = "the scene" if one.explained.track is None else f"{one.label or 'object'} {one.explained.track}"
     at = "" if one.anchor is None else " at {:.2f},{:.2f}".format(*one.anchor)
     if one.told:
@@ -68,7 +68,7 @@ def _heading(why: Why, one: Reason) -> Text:
     return Text.assemble((f"{_time(why, one.t)}  ", "dim"), (one.rule, "bold"), f" {said}: {who}{at}")
 
 
-def _line(why: Why, one: Reason, predicate: Predicate) -> Text:
+def _line(why: Why, one: Explanation, predicate: Predicate) -> Text:
     first = predicate is one.explained.failed
     mark = ("  yes  ", "green") if predicate.holds else ("  no   ", "red")
     measured = _measured(predicate)

@@ -22,7 +22,7 @@ from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
-__all__ = ["Moment", "Reason", "Why", "find_moment", "why"]
+__all__ = ["Explanation", "Moment", "Why", "find_moment", "why"]
 
 _CLOCK = re.compile(r"(?:(\d\d\d\d-\d\d-\d\d)[ T])?(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?")
 
@@ -42,7 +42,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Reason:
+class Explanation:
     """One rule or zone, and one track or (None) the scene."""
 
     rule: str
@@ -63,7 +63,7 @@ class Why:
     time_zone: str
     wall_offset_s: float | None
     """Unix time minus capture time; None where wall time means nothing (a file)."""
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Explanation, ...]
     """What was told comes first, then what came nearest."""
 
 
@@ -109,7 +109,7 @@ def why(
     """
     rule, track = rule or moment.rule, moment.track if track is None else track
     rules, labels = RuleSet(_rules(config), log.header.labels), log.header.labels
-    best: dict[tuple[str, int | None], Reason] = {}
+    best: dict[tuple[str, int | None], Explanation] = {}
     offset, frames, last = None, 0, 0.0
     for frame in log.frames:
         last = frame.t
@@ -128,7 +128,7 @@ def why(
                 told = tuple(e for e in events if e.rule == name and e.data.get("track") == one.track)
                 row = None if one.track is None else rows.get(one.track)
                 label = None if row is None else labels[int(frame.tracks.cls[row])]
-                reason = Reason(name, frame.t, one, label, _anchor(frame.tracks, row), told)
+                reason = Explanation(name, frame.t, one, label, _anchor(frame.tracks, row), told)
                 known = best.get((name, one.track))
                 if known is None or _rank(reason, moment.t) > _rank(known, moment.t):
                     best[name, one.track] = reason
@@ -152,7 +152,7 @@ def why(
     )
 
 
-def _rank(reason: Reason, t: float) -> tuple[float, ...]:
+def _rank(reason: Explanation, t: float) -> tuple[float, ...]:
     """More is nearer to an answer: it told something, it goes on, how much of what it asks held, how near it is."""
     asked = reason.explained.asked
     failed = reason.explained.failed
