@@ -146,7 +146,7 @@ class Pipeline(Protocol):
 
 def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
     """A pipeline that is not started yet. Imports only what this kind needs. Raises :class:`UsageError`
-    for a missing part, for the configuration of another kind, and for ``seconds`` that are none."""
+    for a missing or an unknown part, for the configuration of another kind, and for ``seconds`` that are none."""
     type_ = KINDS.get(kind)
     if args.seconds is not None and not 0 < args.seconds <= _MAX_SECONDS:
         raise UsageError(
@@ -156,6 +156,10 @@ def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
     if not set(type_.parts) & set(args.engines):
         raise UsageError(
             f"a {kind} pipeline needs an engine for the part {' or '.join(type_.parts)}, it got {', '.join(args.engines) or 'none'}"
+        )
+    if unknown := set(args.engines) - set(type_.parts):
+        raise UsageError(
+            f"a {kind} pipeline has no part {min(unknown)!r}", hint=f"its parts: {', '.join(type_.parts)}"
         )
     if not isinstance(args.config, type_.config):
         raise UsageError(
