@@ -19,7 +19,6 @@ from conftest import free_port, start_mosquitto
 from numpy.typing import NDArray
 from support.fleet import wait_until
 from support.pipelines import BoxEngine, box_task, make_variant
-from support.rtsp_recorder import Recorder
 
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
@@ -135,20 +134,10 @@ def mqtt(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
     return published(folder, privacy, "mqtt", "t/picture", picture=True)
 
 
-def restreamed(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
-    port = free_port()
-    recorder = Recorder(port, 8)
-    recorder.listens()
-    run(folder, {"privacy": privacy, "restream": {"url": f"rtsp://127.0.0.1:{port}/gate", "kbit": 20_000}})
-    recorder.thread.join(30)
-    return recorder.pictures
-
-
 WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
     "annotate": annotated,
     "snapshots": snapshots,
     "mqtt": mqtt,
-    "restream": restreamed,
 }
 """Sink → the pictures that it let out."""
 
