@@ -78,6 +78,11 @@ def main() -> None:
                 ]
             )
             for q in (50, 95, 99)
+        } | {
+            name: interval(
+                [mine[name] / other[name] for mine, other in zip(rows["edgectl"], rows[way], strict=True)]
+            )
+            for name in ("pss_mb", "cpu_ms")
         }
     mine, others = (installed_mb(python) for python in (Path(sys.executable), a.peer_python))
     figures["installed_mb"] = {"this_environment": mine, "peer": others}

@@ -62,7 +62,7 @@ def call(*words: str | Path) -> Any:
 def answer(*words: str | Path) -> list[dict[str, Any]]:
     result = call(*words, "--json")
     assert result.exit_code == 0, (result.output, result.exception)
-    found: list[dict[str, Any]] = json.loads(result.stdout)["reasons"]
+    found: list[dict[str, Any]] = json.loads(result.stdout)["explanations"]
     return found
 
 
@@ -98,8 +98,8 @@ def test_a_rule_that_was_switched_on_from_outside_is_right_in_the_replay(tmp_pat
     write(tmp_path)
     (before,) = answer(tmp_path, "7", "--rule", "night", "--within", "0.5")
     assert (before["failed_first"], before["track"]) == ("armed", None)
-    reasons = answer(tmp_path, "8", "--rule", "night", "--within", "0.5")
-    assert (reasons[0]["told"], reasons[0]["track"], reasons[0]["t_s"]) == (["intrusion start"], 2, 8.0)
+    found = answer(tmp_path, "8", "--rule", "night", "--within", "0.5")
+    assert (found[0]["told"], found[0]["track"], found[0]["t_s"]) == (["intrusion start"], 2, 8.0)
 
 
 def test_in_a_file_a_clock_time_is_a_place(tmp_path: Path) -> None:

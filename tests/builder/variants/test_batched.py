@@ -47,7 +47,7 @@ def test_option_is_a_list_with_one_picture_in_it(text: str, wanted: tuple[int, .
     assert parse_batches(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "0", "1,", "-1", "x", "65", "99999", "1;4", "²"])
+@pytest.mark.parametrize("text", ["", "0", "1,", "-1", "x", "65", "99999", "1;4", "²", "00640", "04"])
 def test_option_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--batch"):
         parse_batches(text)
@@ -129,6 +129,37 @@ def test_batch_ships_only_where_a_picture_is_faster_in_it(
         (4, ms[2], ms[2] / 4),
     ]
     assert len(monitor.notes) == 1
+
+
+def test_batch_that_is_faster_only_in_the_middle_of_its_interval_does_not_ship(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def timed(runs: Mapping[str, object], *, seconds: float) -> dict[str, np.ndarray]:
+        # four pictures take 0.8 of four calls as often as 1.4 of them, a little more often the former
+        four = np.array([3.2] * 11 + [5.6] * 9)
+        return {"one": np.ones(20), "1": np.ones(20), "4": four}
+
+    monkeypatch.setattr(batched, "interleave", timed)
+    monitor = BuildMonitor(Budget(60), None)
+    task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
+    draft = _draft(residual_net().SerializeToString())
+    (done,) = with_batches([draft], (1, 4), task, images(2), monitor)
+    assert done.measured is not None
+    four = done.measured.batches[1]
+    assert four.ratio < 1 < four.high
+    assert (done.batch, done.model) == (1, draft.model)
+
+
+def test_batches_are_left_out_and_listed_when_the_time_of_the_build_is_over() -> None:
+    budget = Budget(10, clock=iter([0.0, 9.9]).__next__)
+    monitor = BuildMonitor(budget, None)
+    task = TaskSpec(name="net", metric="top1", input=ImageInput(width=32, height=32))
+    draft = _draft(residual_net().SerializeToString())
+    assert with_batches([draft], (1, 4), task, images(2), monitor) == [draft]
+    assert budget.left_out == ("cpu-float32 with several pictures a call",)
+    assert monitor.notes == [
+        "cpu/cpu-float32 takes one picture a call: the time was over before it was measured"
+    ]
 
 
 def test_engine_that_was_not_measured_takes_one_picture_and_a_note_says_so() -> None:

@@ -9,6 +9,7 @@ only where a picture is faster in it.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
+from edgectl.builder.budget import PACK
 from edgectl.builder.graph import GraphIndex, all_graphs, real_inputs
 from edgectl.builder.ingest.pixels import pixel_feeds
 from edgectl.builder.monitor import BuildMonitor
@@ -41,7 +43,7 @@ _ALONE = 1.03
 def parse_batches(text: str) -> tuple[int, ...]:
     """``"1,4"`` → ``(1, 4)``: in order, each once, 1 always among them. Raises :class:`UsageError`."""
     parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() and p.isascii() and 1 <= int(p[:4]) <= MAX_BATCH for p in parts):
+    if not all(re.fullmatch("[1-9][0-9]?", p) and int(p) <= MAX_BATCH for p in parts):
         raise UsageError(
             f"--batch {text!r} is no list of pictures in a call",
             hint=f"write --batch 1,4; each from 1 to {MAX_BATCH}",
@@ -91,6 +93,8 @@ def with_batches(
     for draft in drafts:
         if draft.measured is None or draft.runtime == "tensorrt":
             why = "it is not measured on this machine"
+        elif monitor.budget.over(PACK, f"{draft.variant} with several pictures a call"):
+            why = "the time was over before it was measured"
         else:
             try:
                 draft, why = _batched(draft, batches, task, samples)

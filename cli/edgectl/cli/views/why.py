@@ -26,7 +26,7 @@ def why_value(why: Why) -> dict[str, Any]:
         "stream": why.stream,
         "t_s": round(why.moment.t, 6),
         "event": None if why.moment.event is None else why.moment.event["id"],
-        "reasons": [
+        "explanations": [
             {
                 "rule": one.rule,
                 "track": one.explained.track,
@@ -38,20 +38,20 @@ def why_value(why: Why) -> dict[str, Any]:
                 "failed_first": None if one.explained.failed is None else one.explained.failed.what,
                 "asked": [_finite(predicate._asdict()) for predicate in one.explained.asked],
             }
-            for one in why.reasons
+            for one in why.explanations
         ],
     }
 
 
 def why_view(why: Why) -> RenderableType:
-    if not why.reasons:
+    if not why.explanations:
         return Text("no rule looked at such an object then")
     parts: list[RenderableType] = []
-    for one in why.reasons[:_MOST]:
+    for one in why.explanations[:_MOST]:
         parts += ["", _heading(why, one)]
         parts += [_line(why, one, predicate) for predicate in one.explained.asked]
-    if len(why.reasons) > _MOST:
-        rest = len(why.reasons) - _MOST
+    if len(why.explanations) > _MOST:
+        rest = len(why.explanations) - _MOST
         parts += ["", f"… and {rest:,} more: --rule and --track choose, --json lists all"]
     return Group(*parts)
 

@@ -20,7 +20,6 @@ from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.observation import Resettable, Wall
 from edgectl.pipelines.sinks.tracklog import LoggedTracks, TrackLogHeader, read_header, read_tracks
 from edgectl.pipelines.stream.events import Event, EventWriter
-from edgectl.pipelines.stream.frame import Stamp
 
 __all__ = [
     "LogLength",
@@ -30,6 +29,7 @@ __all__ = [
     "recorded_config",
     "replay",
     "step_frame",
+    "with_rules",
 ]
 
 
@@ -92,13 +92,13 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig]) -> tuple[LogLen
     model did not know, :class:`DataError` for a damaged log.
     """
     labels = log.header.labels
-    rules = [RuleSet(_with_rules(config), labels) for config in configs]
+    rules = [RuleSet(with_rules(config), labels) for config in configs]
     writers = [EventWriter(log.header.stream) for _ in configs]
     said: list[Replayed] = [Replayed([], []) for _ in configs]
     frames, first_s, last_s = 0, 0.0, 0.0
     for seq, frame in enumerate(log.frames):
         first_s, last_s, frames = (first_s if seq else frame.t), frame.t, seq + 1
-        stamp = Stamp(seq, round(frame.t * 1e9), 0, None, frame.wall_offset_ns, frame.clock)
+        stamp = frame.stamp(seq)
         for one, writer, into in zip(rules, writers, said, strict=True):
             events = step_frame(one, frame)
             into.events.extend(events)
@@ -113,11 +113,10 @@ def step_frame(rules: RuleSet, frame: LoggedTracks) -> list[Event]:
             rules.reset(name)
         elif on is not None and name in rules.switches:
             rules.switch(name, on)
-    offset = frame.wall_offset_ns
-    wall = None if offset is None else Wall((round(frame.t * 1e9) + offset) / 1e9, frame.clock)
-    return rules.step(frame.tracks, frame.t, wall=wall)
+    return rules.step(frame.tracks, frame.t, wall=Wall.of(frame.stamp()))
 
 
-def _with_rules(config: PipelineConfig) -> RulesConfig:
+def with_rules(config: PipelineConfig) -> RulesConfig:
+    """The configuration of a kind that has rules (:func:`recorded_config` makes sure)."""
     assert isinstance(config, RulesConfig)
     return config

@@ -16,9 +16,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from edgectl.core.errors import DataError, UsageError
-from edgectl.pipelines.host.replay import TrackLogFile, open_track_log, recorded_config, step_frame
+from edgectl.pipelines.host.replay import (
+    TrackLogFile,
+    open_track_log,
+    recorded_config,
+    step_frame,
+    with_rules,
+)
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.rules import RulesConfig, RuleSet
+from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
@@ -63,7 +69,7 @@ class Why:
     time_zone: str
     wall_offset_s: float | None
     """Unix time minus capture time; None where wall time means nothing (a file)."""
-    reasons: tuple[Explanation, ...]
+    explanations: tuple[Explanation, ...]
     """What was told comes first, then what came nearest."""
 
 
@@ -79,7 +85,7 @@ def find_moment(path: Path, text: str, *, within_s: float, config: PipelineConfi
     if clock is None:
         return _of_event(path, text)
     with open_track_log(path) as log:
-        zone = ZoneInfo(_rules(config or recorded_config(log.header)).time_zone)
+        zone = ZoneInfo(with_rules(config or recorded_config(log.header)).time_zone)
         for frame in log.frames:
             if frame.wall_offset_ns is None:
                 return Moment(_media_seconds(clock), within_s)
@@ -108,7 +114,7 @@ def why(
     moment; :class:`DataError` for a damaged log.
     """
     rule, track = rule or moment.rule, moment.track if track is None else track
-    rules, labels = RuleSet(_rules(config), log.header.labels), log.header.labels
+    rules, labels = RuleSet(with_rules(config), log.header.labels), log.header.labels
     best: dict[tuple[str, int | None], Explanation] = {}
     offset, frames, last = None, 0, 0.0
     for frame in log.frames:
@@ -128,10 +134,10 @@ def why(
                 told = tuple(e for e in events if e.rule == name and e.data.get("track") == one.track)
                 row = None if one.track is None else rows.get(one.track)
                 label = None if row is None else labels[int(frame.tracks.cls[row])]
-                reason = Explanation(name, frame.t, one, label, _anchor(frame.tracks, row), told)
+                now = Explanation(name, frame.t, one, label, _anchor(frame.tracks, row), told)
                 known = best.get((name, one.track))
-                if known is None or _rank(reason, moment.t) > _rank(known, moment.t):
-                    best[name, one.track] = reason
+                if known is None or _rank(now, moment.t) > _rank(known, moment.t):
+                    best[name, one.track] = now
     if rule is not None and rule not in rules.explain() and frames:
         names = ", ".join(rules.explain()) or "none"
         raise UsageError(f"there is no rule or zone {rule[:64]!r} here", hint=f"there are: {names}")
@@ -140,29 +146,29 @@ def why(
             f"the track log holds no frame at {moment.t:.3f} s",
             hint=f"its last frame is at {last:.3f} s" if last else "it holds no frame",
         )
-    reasons = sorted(
+    explanations = sorted(
         best.values(), key=lambda one: (not one.told, [-x for x in _rank(one, moment.t)], one.rule)
     )
     return Why(
         moment,
         log.header.stream,
-        _rules(config).time_zone,
+        with_rules(config).time_zone,
         None if offset is None else offset / 1e9,
-        tuple(reasons),
+        tuple(explanations),
     )
 
 
-def _rank(reason: Explanation, t: float) -> tuple[float, ...]:
+def _rank(one: Explanation, t: float) -> tuple[float, ...]:
     """More is nearer to an answer: it told something, it goes on, how much of what it asks held, how near it is."""
-    asked = reason.explained.asked
-    failed = reason.explained.failed
+    asked = one.explained.asked
+    failed = one.explained.failed
     held = len(asked) if failed is None else asked.index(failed)
     return (
-        float(bool(reason.told)),
-        float(reason.explained.on),
+        float(bool(one.told)),
+        float(one.explained.on),
         float(held),
         _share(failed),
-        -abs(reason.t - t),
+        -abs(one.t - t),
     )
 
 
@@ -178,13 +184,13 @@ def _share(failed: Predicate | None) -> float:
 def _of_event(path: Path, text: str) -> Moment:
     file = (path if path.is_dir() else path.parent) / "events.jsonl"
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            found = [record for record in _records(lines) if text in str(record.get("id", ""))]
     except OSError as e:
         raise UsageError(
             f"{text[:64]!r} is no time, and there are no events to look it up in: cannot read {file}",
             hint="write a clock time such as 14:03:22, or seconds of capture time",
         ) from e
-    found = [record for record in _records(lines) if text in str(record.get("id", ""))]
     if len(found) != 1:
         some = "no event" if not found else f"{len(found)} events"
         raise UsageError(
@@ -244,8 +250,3 @@ def _anchor(tracks: Any, row: int | None) -> tuple[float, float] | None:
         return None
     x1, _, x2, y2 = (float(v) for v in tracks.xyxy[row])
     return (x1 + x2) / 2 / tracks.width, y2 / tracks.height
-
-
-def _rules(config: PipelineConfig) -> RulesConfig:
-    assert isinstance(config, RulesConfig)
-    return config

@@ -165,31 +165,28 @@ class ZoneRule:
         stay, what = self.stays.get(track), f"in zone {self.name}"
         if stay is None:
             return Predicate(what, False)
-        return Predicate(what, stay.inside, stay.depth, None, "px deep", stay.since if stay.inside else None)
+        side = "px deep" if stay.depth >= 0 else "px outside"
+        if stay.inside and stay.depth < 0:  # for a moment, or by less than counts
+            what += " and not gone yet"
+        return Predicate(what, stay.inside, abs(stay.depth), None, side, stay.since if stay.inside else None)
 
     def explain(self, now: Observation) -> list[Explained]:
         found = []
         for row in now.rows:
             track, counts = now.ids[row], counts_as(now.cls[row], self._classes, self.labels)
             stay, asked = self.stays.get(track), [counts]
-            if counts.holds and stay is not None:
-                # somebody who is in may be on the way out: that is asked anew for the way out
-                began = stay.since if stay.inside else stay.pending
-                depth, needed = (
-                    stay.proof if not stay.inside and began is not None else (stay.depth, stay.needed)
-                )
+            if counts.holds and stay is not None and stay.inside:
+                in_s = stay.seen - stay.since
                 asked += [
-                    Predicate(
-                        "deep enough inside",
-                        began is not None,
-                        depth,
-                        None if stay.inside else needed,
-                        "px",
-                        began,
-                    ),
-                    Predicate("stays in", True, stay.seen - stay.since, self._config.enter_s, "s", began)
-                    if stay.inside
-                    else lasts("stays in", began, stay.seen, self._config.enter_s),
+                    Predicate("went deep enough in", True, since=stay.since),
+                    Predicate("stays in", True, in_s, self._config.enter_s, "s", stay.since),
+                ]
+            elif counts.holds and stay is not None:
+                going_in = stay.pending is not None
+                depth, needed = stay.proof if going_in else (stay.depth, stay.needed)
+                asked += [
+                    Predicate("went deep enough in", going_in, depth, needed, "px", stay.pending),
+                    lasts("stays in", stay.pending, stay.seen, self._config.enter_s),
                 ]
             found.append(Explained(track, track in self.inside, tuple(asked)))
         return found

@@ -19,7 +19,7 @@ from edgectl.core.files import storage
 from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
-from edgectl.pipelines.stream.frame import ClockQuality
+from edgectl.pipelines.stream.frame import ClockQuality, Stamp
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = [
@@ -60,6 +60,10 @@ class LoggedTracks(NamedTuple):
     clock: ClockQuality = "pts"
     asked: tuple[tuple[str, bool | None], ...] = ()
     """Rules that were switched on or off, or (None) reset, before this frame, in that order."""
+
+    def stamp(self, seq: int = 0) -> Stamp:
+        """When the tracks were taken."""
+        return Stamp(seq, round(self.t * 1e9), 0, None, self.wall_offset_ns, self.clock)
 
 
 def encode_tracks(
@@ -158,7 +162,8 @@ def _asked(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool | None]
 
 class TrackLogConfig(SinkOptions):
     last_kib: int | None = Field(default=None, ge=64, le=1 << 20)
-    """Keep no more than so many KiB: the newest frames. Rules begin anew where the log does. none: it grows."""
+    """Keep no more than so many KiB, the newest frames, in the file and in memory. Rules begin anew where the log does.
+    none: it grows."""
 
 
 class TrackLog(Sink):
