@@ -99,7 +99,9 @@ def outage(folder: Path, bundle: Path, down_s: float) -> dict[str, Any]:
     forwarder = Forwarder(free_port(), broker.port)
     arrived: list[dict[str, Any]] = []
     counting = Link(BrokerOptions("127.0.0.1", broker.port), "who-counts")
-    counting.subscribe("edgectl/run/events", lambda _topic, payload: arrived.append(json.loads(payload)))
+    counting.subscribe(
+        "edgectl/live/+/run/events", lambda _topic, payload: arrived.append(json.loads(payload))
+    )
     counting.connect()
     try:
         forwarder.join()
