@@ -218,6 +218,7 @@ class VideoPipeline:
             self._args.pool.timeline,
             choice=self._choice,
             regions=self._make_regions(borders, waits=place.waits) if regions else None,
+            settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks,
         )
@@ -294,8 +295,12 @@ class VideoPipeline:
         """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
         gives the same events."""
         if waits:
-            self.ledger.wait_for_others(_SETTLE_S)
+            self._settle()
         return self._watch.known
+
+    def _settle(self) -> None:
+        """Until the frames before are through, in the capture thread."""
+        self.ledger.wait_for_others(_SETTLE_S)
 
     def _make_regions(self, borders: Borders, *, waits: bool) -> RegionChoice:
         times = None
@@ -304,9 +309,7 @@ class VideoPipeline:
                 lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
                 lambda: self._engines.detector.sharing(),
             )
-        return RegionChoice(
-            self._config.regions, lambda: self._known(waits), self._config.track.lost_s, times
-        )
+        return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""

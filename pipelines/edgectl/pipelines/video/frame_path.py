@@ -87,11 +87,13 @@ class FramePath:
         *,
         choice: FrameChoice | None = None,
         regions: RegionChoice | None = None,
+        settle: Callable[[], None] = lambda: None,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
     ) -> None:
         """``choice``: which frames are looked at; None: all of them. ``regions``: which regions of them; None: the
-        whole picture. ``blind``: paints over what nobody may see, not
+        whole picture. ``settle``: waits for the frames before, where what they showed decides about the next one and
+        the source waits. ``blind``: paints over what nobody may see, not
         even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs
         the memory of the frames that are under way."""
         self.stream = stream
@@ -103,6 +105,7 @@ class FramePath:
         self._engines = engines
         self._choice = choice or FrameChoice()
         self._regions = regions
+        self._settle = settle
         self._blind = blind
         self._pictures = pictures
         self._order: InOrder[FrameResult | Heard] = InOrder()
@@ -122,6 +125,7 @@ class FramePath:
         """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
         until there is room."""
         stamp = frame.stamp
+        self._settle()
         began = time.monotonic_ns()
         if (cause := self._choice.left_out()) is not None:
             self.ledger.drop(cause)
