@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -50,6 +51,15 @@ class Detections:
     @classmethod
     def none(cls) -> Detections:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """One after the other, in no order of score."""
+        return cls(
+            np.concatenate([p.xyxy for p in parts]),
+            np.concatenate([p.score for p in parts]),
+            np.concatenate([p.cls for p in parts]),
+        )
 
     def select(self, index: NDArray[Any]) -> Detections:
         """Rows by boolean mask or index."""
