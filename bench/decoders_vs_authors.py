@@ -8,7 +8,7 @@
 Run it in an environment of its own that has edgectl, too: some of these packages are under the AGPL, and nothing of
 theirs is part of edgectl. Each export runs on random pictures in ONNX Runtime; both decoders read the same tensors,
 with a threshold at which there is much to suppress. Prints the largest difference of a box (input pixels), of a
-score and of a keypoint, and fails above 1e-3 or where one finds what the other does not.
+score and of a keypoint, and the share of mask pixels that differ, and fails above 1e-3 or where one finds what the other does not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PICTURE = (1, 3, SIZE, SIZE)
 ENOUGH = 30  # detections on the first picture
 
 Found = np.ndarray
-"""(N, 6 + 3K): x1, y1, x2, y2, score, class; x, y, confidence of each of K keypoints."""
+"""(N, 6 + 3K): x1, y1, x2, y2, score, class; x, y, confidence of each of K keypoints, or mask coefficients."""
 
 
 @dataclass
@@ -53,6 +53,8 @@ class Pair:
     iou: float = 0.45
     size: int = SIZE
     decode: dict[str, Any] = field(default_factory=dict)
+    masks: Callable[[dict[str, np.ndarray], Found], np.ndarray] | None = None
+    """Their masks (N, H, W) of their detections, which have mask coefficients behind the class then."""
 
 
 # ---- their models -----------------------------------------------------------------------------------------
@@ -87,12 +89,22 @@ def ultralytics(name: str) -> Pair:
         rows = non_max_suppression(
             doubled(outputs), least, 0.45, max_det=3000, nc=model.model.model[-1].nc, end2end=whole
         )[0]
+        if what == "seg":
+            return rows.numpy()
         if what != "pose":
             return rows.numpy()[:, :6]
         # as their predictor goes on
         points = rows[:, 6:].view(len(rows), *model.model.kpt_shape)
         points = ops.scale_coords((SIZE, SIZE), points, (SIZE, SIZE))
         return torch.cat([rows[:, :6], points.flatten(1)], 1).numpy()
+
+    def masks(outputs: dict[str, np.ndarray], found: Found) -> np.ndarray:
+        rows = torch.tensor(found)
+        prototypes = torch.tensor(list(outputs.values())[1])[0]
+        made = ops.process_mask(
+            prototypes, rows[:, 6:].float(), rows[:, :4].float(), (SIZE, SIZE), upsample=True
+        )
+        return made.numpy().astype(bool)
 
     def detr(outputs: dict[str, np.ndarray], least: float) -> Found:
         pred = torch.tensor(next(iter(outputs.values())))[0]
@@ -104,10 +116,9 @@ def ultralytics(name: str) -> Pair:
         return Pair("end2end", run, detr, decode={"box_format": "cxcywh", "box_unit": "relative"})
     classes = model.model.model[-1].nc
     kind = "end2end" if whole else "yolov8"
-    if what == "pose":
-        return Pair(f"{kind}-pose", run, dense, classes=classes)
-    read = {"extra": 32} if what == "seg" else {}
-    return Pair(kind, run, dense, classes=classes, decode=read)
+    if what == "seg":
+        return Pair(f"{kind}-seg", run, dense, classes=classes, masks=masks)
+    return Pair(f"{kind}-pose" if what == "pose" else kind, run, dense, classes=classes)
 
 
 def yolov5(_: str) -> Pair:
@@ -421,7 +432,7 @@ PAIRS: dict[str, Callable[[str], Pair]] = {
         ("yolov5nu", "yolov8n", "yolov9t", "yolo11n", "yolo12n", "yolov10n", "yolo26n"), ultralytics
     ),
     **dict.fromkeys(("yolov8n-pose", "yolo11n-pose", "yolo26n-pose"), ultralytics),
-    **dict.fromkeys(("yolo11n-seg", "yolo26n-seg"), ultralytics),
+    **dict.fromkeys(("yolov8n-seg", "yolo11n-seg", "yolo26n-seg"), ultralytics),
     "rtdetr-l": ultralytics,
     "yolox": yolox,
     "yolox-decoded": yolox,
@@ -575,13 +586,15 @@ class Difference:
     box: float = 0.0
     score: float = 0.0
     points: float | None = None
+    masks: float | None = None
+    """Of all pixels of all masks, the share that is only in one of both."""
     count: int = 0
     alone: int = 0
     """Detections that one of them has alone."""
 
     @property
     def worst(self) -> float:
-        return max(self.box, self.score, self.points or 0.0)
+        return max(self.box, self.score, self.points or 0.0, self.masks or 0.0)
 
 
 def compare(pair: Pair, inputs: int) -> Difference:
@@ -594,14 +607,24 @@ def compare(pair: Pair, inputs: int) -> Difference:
     )
     decode = make_decoder(task(pair, least))
     seen = Difference()
+    pixels = np.zeros(2)
     for seed in range(inputs):
         outputs = pair.run(np.random.default_rng(seed))
         ours = decode(outputs, meta)
         theirs = pair.theirs(outputs, least)
+        if pair.masks is not None:
+            shapes = pair.masks(outputs, theirs)
+            # as their predictor does: what has no pixel is no detection
+            some = shapes.any(axis=(1, 2))
+            theirs, shapes = theirs[some], shapes[some]
+            shapes = shapes[np.argsort(-theirs[:, 4], kind="stable")]
         theirs[:, :4] = np.clip(theirs[:, :4], 0, pair.size)
         theirs = theirs[np.argsort(-theirs[:, 4], kind="stable")]
         # what has no size in floats is no detection
-        theirs = theirs[(np.float32(theirs[:, 2:4]) > np.float32(theirs[:, :2])).all(axis=1)]
+        sized = (np.float32(theirs[:, 2:4]) > np.float32(theirs[:, :2])).all(axis=1)
+        theirs = theirs[sized]
+        if pair.masks is not None:
+            shapes = shapes[sized]
         free = np.ones(len(theirs), bool)
         seen.count += len(ours)
         for row in range(len(ours)):
@@ -619,7 +642,14 @@ def compare(pair: Pair, inputs: int) -> Difference:
             if ours.keypoints is not None:
                 apart = np.abs(theirs[best, 6:] - ours.keypoints.points[row].ravel())
                 seen.points = max(seen.points or 0.0, float(apart.max()))
+            if ours.masks is not None:
+                x, y, inside = ours.masks.pixels(row, pair.size, pair.size)
+                whole = np.zeros((pair.size, pair.size), bool)
+                whole[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+                pixels += np.array([(whole != shapes[best]).sum(), (whole | shapes[best]).sum()])
         seen.alone += int(free.sum())
+    if pair.masks is not None:
+        seen.masks = float(pixels[0] / pixels[1])
     return seen
 
 
@@ -635,16 +665,16 @@ def main() -> int:
     AUTHORS = args.authors.resolve()
     failed = False
     print(
-        "| model | decoder | detections | box, px | score | keypoints | one alone |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |"
+        "| model | decoder | detections | box, px | score | keypoints | masks | one alone |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for name in args.only:
         pair = PAIRS[name](name)
         seen = compare(pair, args.inputs)
         failed |= seen.worst > WITHIN or seen.alone > 0 or not seen.count
-        points = "" if seen.points is None else f"{seen.points:.1e}"
+        points, masks = ("" if v is None else f"{v:.1e}" for v in (seen.points, seen.masks))
         print(
-            f"| {name} | `{pair.kind}` | {seen.count} | {seen.box:.1e} | {seen.score:.1e} | {points} | {seen.alone} |",
+            f"| {name} | `{pair.kind}` | {seen.count} | {seen.box:.1e} | {seen.score:.1e} | {points} | {masks} | {seen.alone} |",
             flush=True,
         )
     return int(failed)

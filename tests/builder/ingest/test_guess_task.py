@@ -157,18 +157,20 @@ def test_ultralytics_models_of_other_kinds(
 
 
 @pytest.mark.parametrize(
-    ("metadata", "outputs", "task", "extra"),
-    [
-        ({"task": "segment"}, {"o": (1, 39, N), "protos": (1, 32, 80, 80)}, "yolov8", 32),
-        ({"task": "segment"}, {"o": (1, 300, 38), "protos": (1, 32, 80, 80)}, "yolo26", 32),
-    ],
+    ("output", "task"), [((1, 39, N), "yolov8-seg"), ((1, N, 39), "yolov8-seg"), ((1, 300, 38), "yolo26-seg")]
 )
-def test_the_boxes_of_segmentation_models_are_read(
-    metadata: dict[str, Any], outputs: dict[str, Any], task: str, extra: int
-) -> None:
-    spec, why = guess_task(head(metadata=ultralytics(**metadata), **outputs), {})
-    assert (spec.name, spec.decode.options["extra"]) == (task, extra)
-    assert "of which the boxes are read" in why
+def test_a_segmentation_model_is_known_by_its_prototypes(output: tuple[int, ...], task: str) -> None:
+    outputs = {"o": output, "protos": (1, 32, 80, 80)}
+    spec, why = guess_task(head(metadata=ultralytics(task="segment"), **outputs), {})
+    assert (spec.name, spec.labels) == (task, ("person", "helmet", "vest"))
+    assert "masks of 32 prototypes 1x32x80x80" in why
+    empty = {name: np.zeros(shape, np.float32) for name, shape in outputs.items()}
+    assert make_decoder(spec)(empty, LetterboxMeta(1, 1, 0, 0, 320, 320, 320, 320)).masks is not None
+
+
+def test_a_segmentation_model_without_prototypes_is_not_guessed() -> None:
+    with pytest.raises(UsageError, match="cannot be guessed"):
+        guess_task(head(metadata=ultralytics(task="segment"), o=(1, 39, N)), {})
 
 
 @pytest.mark.parametrize(

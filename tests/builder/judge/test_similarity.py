@@ -10,9 +10,10 @@ import pytest
 from support.keypoints import people
 
 from edgectl.builder.judge.accuracy import FloatTruth, match, truth
-from edgectl.builder.judge.similarity import measured_by, object_keypoint_similarity, similar
+from edgectl.builder.judge.similarity import mask_iou, measured_by, object_keypoint_similarity, similar
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.keypoints import COCO_NAMES, KeypointLayout, Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks, MaskGrid
 
 
 def moved(found: Detections, dx: float) -> Detections:
@@ -63,3 +64,25 @@ def test_boxes_alone_are_compared_by_their_overlap() -> None:
     a = dataclasses.replace(people((100, 0.9)), keypoints=None)
     b = dataclasses.replace(people((110, 0.9)), keypoints=None)
     assert similar(a, 0, b).tolist() == pytest.approx([30 / 50])
+
+
+def half(found: Detections, *, upper: bool) -> Detections:
+    """The same boxes of 40 × 80, of which the upper or the lower half is the object."""
+    column = np.where((np.arange(20) < 10) == upper, 1, -1).astype(np.float16)
+    maps = tuple(np.repeat(column[:, None], 10, axis=1) for _ in range(len(found)))
+    corners = np.stack([found.xyxy[:, 0] / 4, found.xyxy[:, 1] / 4], axis=1).astype(np.int64)
+    masks = InstanceMasks(maps, corners, found.xyxy, MaskGrid(0, 0, 4, 4))
+    return dataclasses.replace(found, keypoints=None, masks=masks)
+
+
+def test_the_same_box_with_another_mask_is_another_find() -> None:
+    upper, lower = (half(people((100, 0.9)), upper=u) for u in (True, False))
+    assert upper.masks is not None
+    assert lower.masks is not None
+    assert mask_iou(upper.masks, 0, upper.masks, 0) == 1
+    assert mask_iou(upper.masks, 0, lower.masks, 0) < 0.1
+    of = FloatTruth(upper, np.ones(1, bool))
+    assert match(of, upper).hits.tolist() == [True]
+    assert match(of, lower).hits.tolist() == [False]
+    assert measured_by(upper) == "mask_ap50_vs_float"
+    assert truth(upper, [lower], 0.35).objects.tolist() == [False, False]

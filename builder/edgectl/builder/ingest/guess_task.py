@@ -242,19 +242,16 @@ def _ultralytics(seen: Seen) -> Iterator[_TaskFit]:
     if kind == "pose":
         yield from _pose(seen, out, why, n)
         return
-    extra = _extra(seen) if kind != "detect" else 0
-    if extra is None:
+    if kind == "segment":
+        yield from _segment(seen, out, why, n)
         return
-    options = {"extra": extra} if extra else {}
-    if extra:
-        why += ", of which the boxes are read and the masks are not"
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
     if columns == 6 and detr:
         yield _TaskFit("rtdetr-ultralytics", why, n)
-    elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
-        yield _TaskFit("yolo26", why, n, options)
-    elif 4 + n + extra in out.shape[1:] and not detr:
-        yield _TaskFit("yolov8", why, n, options)
+    elif columns == 6 and out.shape[1] != 4 + n:
+        yield _TaskFit("yolo26", why, n)
+    elif 4 + n in out.shape[1:] and not detr:
+        yield _TaskFit("yolov8", why, n)
 
 
 def _pose(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
@@ -291,10 +288,17 @@ def _keypoint_names(seen: Seen, points: int) -> tuple[str, ...] | None:
     return names if len(names) == points == len({n for n in names if n}) else None
 
 
-def _extra(seen: Seen) -> int | None:
-    """Numbers of a box after its classes: mask coefficients by the prototypes; None where nothing tells."""
+def _segment(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
+    """As many mask coefficients behind the classes as there are prototypes."""
     maps = [o for o in seen.outputs.values() if o.ndim == 4]
-    return int(maps[0].shape[1]) if len(maps) == 1 else None
+    if len(maps) != 1:
+        return
+    masks = int(maps[0].shape[1])
+    why += f", masks of {masks} prototypes {_size(maps[0])}"
+    if out.shape[2] == 6 + masks and out.shape[1] != 4 + n + masks:
+        yield _TaskFit("yolo26-seg", why, n)
+    elif 4 + n + masks in out.shape[1:]:
+        yield _TaskFit("yolov8-seg", why, n)
 
 
 def _grids(seen: Seen) -> Iterator[_TaskFit]:

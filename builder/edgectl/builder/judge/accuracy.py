@@ -8,7 +8,8 @@ chairs that are mice in the next frame.) What float sees less surely than that, 
 threshold, is neither object nor background: finding it costs nothing and gains nothing, like the "difficult"
 objects of PASCAL VOC. Of a model that finds keypoints, an
 object is found again where their OKS (object keypoint similarity, COCO) is at least 0.75, in the place of IoU 0.5:
-float's own points are the truth, and 0.5 would forgive all that int8 does. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
+float's own points are the truth, and 0.5 would forgive all that int8 does. Of one that finds masks, where the IoU of
+the masks is at least 0.5. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
 in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 

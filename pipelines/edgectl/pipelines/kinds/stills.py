@@ -47,6 +47,7 @@ class StillObjects:
             width,
             height,
             keypoints=found.keypoints,
+            masks=found.masks,
         )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["colour", "draw_keypoints", "draw_label", "draw_polyline", "draw_tracks"]
+__all__ = ["colour", "draw_keypoints", "draw_label", "draw_mask", "draw_polyline", "draw_tracks"]
 
 Image = NDArray[Any]
 _PALETTE = (
@@ -26,6 +27,7 @@ _PALETTE = (
     (34, 87, 255),
 )  # BGR
 _POINT = (255, 255, 255)
+_OPAQUE = 0.45
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -34,7 +36,10 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
-    """Each object's box, label, id, score and skeleton; thin where it is carried on without being seen."""
+    """Each object's box, label, id, score, skeleton and mask; thin where it is carried on without being seen."""
+    if tracks.masks is not None:
+        for row in range(len(tracks)):
+            draw_mask(image, tracks.masks, row, colour(int(tracks.ids[row])))
     for row in range(len(tracks)):
         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
         paint = colour(int(tracks.ids[row]))
@@ -43,6 +48,15 @@ def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
         draw_label(image, text, (x1, max(14, y1)), paint)
         if tracks.keypoints is not None:
             draw_keypoints(image, tracks.keypoints, row, paint)
+
+
+def draw_mask(image: Image, found: InstanceMasks, row: int, paint: tuple[int, int, int]) -> None:
+    """The pixels of one object in its colour, translucent."""
+    x, y, inside = found.pixels(row, image.shape[1], image.shape[0])
+    if inside.any():
+        part = image[y : y + inside.shape[0], x : x + inside.shape[1]]
+        tinted = cv2.addWeighted(part, 1 - _OPAQUE, np.full_like(part, paint), _OPAQUE, 0)
+        cv2.copyTo(tinted, inside.astype(np.uint8), part)
 
 
 def draw_keypoints(image: Image, found: Keypoints, row: int, paint: tuple[int, int, int]) -> None:

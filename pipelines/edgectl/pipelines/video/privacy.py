@@ -169,6 +169,7 @@ class Privacy:
             seen=tracks.seen[keep],
             past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
             keypoints=self._clean_keypoints(tracks, keep),
+            masks=None if tracks.masks is None else tracks.masks.select(keep),
         )
 
     def _clean_keypoints(self, tracks: Tracks, keep: NDArray[np.bool_]) -> Keypoints | None:

@@ -22,6 +22,7 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 
 __all__ = ["TrackConfig", "Tracker", "Tracks"]
 
@@ -72,6 +73,8 @@ class Tracks:
     time and xyxy, the oldest first. What it did in that time it has done."""
     keypoints: Keypoints | None = None
     """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
+    masks: InstanceMasks | None = None
+    """As they were detected, no map where a track was not seen; None: the model finds none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -384,6 +387,7 @@ class Tracker:
             height,
             {track: _inside(sightings, width, height) for track, sightings in past.items()},
             None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
+            None if found.masks is None else found.masks.of_rows(self._row[rows]),
         )
 
 

@@ -14,6 +14,7 @@ from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.preprocess import LetterboxMeta, unletterbox
 
 __all__ = [
@@ -49,6 +50,8 @@ class Detections:
     cls: NDArray[np.int32]  # (N,), index into the task's labels
     keypoints: Keypoints | None = None
     """Of each detection; None: the model finds none."""
+    masks: InstanceMasks | None = None
+    """The same."""
 
     def __len__(self) -> int:
         return len(self.score)
@@ -61,11 +64,13 @@ class Detections:
     def joined(cls, parts: Sequence[Detections]) -> Detections:
         """All rows of one or more, of one model."""
         keypoints = [p.keypoints for p in parts if p.keypoints is not None]
+        masks = [p.masks for p in parts if p.masks is not None]
         return cls(
             np.concatenate([p.xyxy for p in parts]),
             np.concatenate([p.score for p in parts]),
             np.concatenate([p.cls for p in parts]),
             Keypoints.joined(keypoints) if len(keypoints) == len(parts) else None,
+            InstanceMasks.joined(masks) if len(masks) == len(parts) else None,
         )
 
     def select(self, index: NDArray[Any]) -> Detections:
@@ -75,6 +80,7 @@ class Detections:
             self.score[index],
             self.cls[index],
             None if self.keypoints is None else self.keypoints.select(index),
+            None if self.masks is None else self.masks.select(index),
         )
 
 
