@@ -264,6 +264,7 @@ class VideoPipeline:
                 self._args.out,
                 fps,
                 tuple(labels),
+                self._engines.detector.keypoints,
                 tuple(self._config.zones),
                 lines,
                 self._control,
@@ -371,6 +372,12 @@ class VideoPipeline:
             raise ModelError(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
+            )
+        if detector.keypoints != self._engines.detector.keypoints:
+            detector.close()
+            raise ModelError(
+                "the new engine's keypoints are not those of the running one",
+                hint="start the stream anew for other keypoints",
             )
         return detector
 

@@ -12,6 +12,7 @@ from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -110,6 +111,8 @@ class SinkContext:
     """Of the frames; None for sound."""
     labels: tuple[str, ...] = ()
     """``labels[i]`` names class ``i`` of the tracks."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
     zones: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     """Ids of the rules that count crossings of a line."""
