@@ -111,8 +111,6 @@ class SinkContext:
     """Of the frames; None for sound."""
     labels: tuple[str, ...] = ()
     """``labels[i]`` names class ``i`` of the tracks."""
-    keypoints: KeypointLayout | None = None
-    """Of the tracks; None: the model finds none."""
     zones: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     """Ids of the rules that count crossings of a line."""
@@ -127,6 +125,8 @@ class SinkContext:
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
 
 
 @dataclass(frozen=True)
