@@ -264,7 +264,6 @@ class VideoPipeline:
                 self._args.out,
                 fps,
                 tuple(labels),
-                self._engines.detector.keypoints,
                 tuple(self._config.zones),
                 lines,
                 self._control,
@@ -272,6 +271,7 @@ class VideoPipeline:
                 rules,
                 packets=self._packets,
                 say=self._capture.say,
+                keypoints=self._engines.detector.keypoints,
             ),
         )
         sinks += self._args.sinks
