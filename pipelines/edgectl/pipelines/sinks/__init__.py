@@ -34,6 +34,7 @@ SINKS = Registry(
         "events": "edgectl.pipelines.sinks.jsonl:SINK",
         "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
         "annotate": "edgectl.pipelines.sinks.video:SINK",
+        "restream": "edgectl.pipelines.sinks.restream.restream:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "clips": "edgectl.pipelines.sinks.clips:SINK",
         "retention": "edgectl.pipelines.sinks.retention:SINK",

@@ -69,6 +69,10 @@ class Sink:
     """A call that takes longer is told as an event, and the stream waits for this sink no more. None: it may take as
     long as it likes."""
 
+    cause: str | None = None
+    """A code for what :meth:`trouble` says, where there is one: ``refused``, ``timeout``, ``unreachable``, ``auth``,
+    ``not_found``, ``tls``, ``ended``, ``invalid``."""
+
     def write(self, output: StreamOutput) -> None:
         """Raises :class:`EdgectlError`."""
         raise NotImplementedError

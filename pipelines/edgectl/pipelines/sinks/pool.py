@@ -43,6 +43,8 @@ class SinkState:
     """``stuck``: a call does not come back. ``failed``: it is closed. ``away``: it is tried again later. ``back``: it
     writes again."""
     detail: str | None = None
+    cause: str | None = None
+    """A code, where one is known (:attr:`Sink.cause`)."""
 
     def event(self, t_s: float) -> Event:
         """What the stream says of it."""
@@ -52,6 +54,8 @@ class SinkState:
             "reason": self.reason,
             "sink": self.sink,
         }
+        if self.cause is not None:
+            data["cause"] = self.cause
         if self.detail is not None:
             data["detail"] = self.detail[:500]
         return Event("capability", t_s, "end" if self.available else "start", None, data)
@@ -253,7 +257,7 @@ class _Feeder:
         self._troubled_since = self._troubled_since or now
         if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
             self._told_trouble = True
-            self._pool.tell(SinkState(self.sink.name, False, "away", trouble))
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble, self.sink.cause))
 
     def _room(self, picture: bool) -> bool:
         return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)
