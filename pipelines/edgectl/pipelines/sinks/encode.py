@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
+from io import FileIO
+from pathlib import Path
 from typing import Any
 
 import av
@@ -10,7 +14,7 @@ import av.container
 import cv2
 from numpy.typing import NDArray
 
-__all__ = ["add_encoder", "encoded_size", "fitted"]
+__all__ = ["add_encoder", "encoded_size", "fitted", "written_by_python"]
 
 # No look-ahead: a frame is out soon after it was seen.
 _ENCODERS: tuple[tuple[str, dict[str, str], str, str], ...] = (
@@ -18,6 +22,37 @@ _ENCODERS: tuple[tuple[str, dict[str, str], str, str], ...] = (
     ("mpeg4", {}, "qscale", "4"),
 )
 _KEY_EVERY_S = 2
+_AVIO_FLAG_WRITE = 2
+
+
+@contextlib.contextmanager
+def written_by_python(
+    path: Path, format: str, options: dict[str, str]
+) -> Iterator[av.container.OutputContainer]:
+    """A new file for FFmpeg, finished and closed at the end. Raises :class:`OSError`.
+
+    Python opens it, and opens it again where a muxer reads what it wrote: a disk that hangs keeps the thread that writes
+    waiting. Where FFmpeg opens a file itself, PyAV holds Python's lock meanwhile, and all threads wait.
+    """
+
+    def again(name: str, flags: int, options: dict[str, str]) -> FileIO:
+        return FileIO(path, "r+" if flags & _AVIO_FLAG_WRITE else "r")
+
+    with (
+        _WholeFile(path, "w") as file,
+        av.open(file, "w", format=format, options=options, io_open=again) as container,
+    ):
+        yield container
+
+
+class _WholeFile(FileIO):
+    """FFmpeg does not ask how much of a piece was written."""
+
+    def write(self, data: Any) -> int:
+        view, at = memoryview(data), 0
+        while at < len(view):
+            at += super().write(view[at:]) or 0
+        return at
 
 
 def add_encoder(

@@ -20,7 +20,7 @@ from pydantic import Field
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
-from edgectl.pipelines.sinks.encode import add_encoder, encoded_size, fitted
+from edgectl.pipelines.sinks.encode import add_encoder, encoded_size, fitted, written_by_python
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.stream.frame import Stamp
 
@@ -93,7 +93,7 @@ class VideoSink(Sink):
         if self._container is None:
             return
         container, stream, self._container = self._container, self._stream, None
-        with self._wrapped("finish"), contextlib.closing(container):
+        with self._wrapped("finish"), self._held:
             for packet in stream.encode(None):
                 container.mux(packet)
         if self._rotates and self._files is not None:
@@ -123,15 +123,15 @@ class VideoSink(Sink):
         self._size = encoded_size(width, height, self._config.max_width)
         with storage(str(self._part)):
             self._part.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
-        stream = add_encoder(container, self._size, self._fps, _TIME_BASE)
-        if stream is None:
-            container.close()
-            raise StorageError(
-                "this FFmpeg has no MP4 video encoder",
-                hint="turn the annotated video off: annotate: {video: false}",
-            )
-        self._container, self._stream = container, stream
+        with contextlib.ExitStack() as held:
+            container = held.enter_context(written_by_python(self._part, "mp4", _CONTAINER))
+            stream = add_encoder(container, self._size, self._fps, _TIME_BASE)
+            if stream is None:
+                raise StorageError(
+                    "this FFmpeg has no MP4 video encoder",
+                    hint="turn the annotated video off: annotate: {video: false}",
+                )
+            self._container, self._stream, self._held = container, stream, held.pop_all()
 
     @contextlib.contextmanager
     def _wrapped(self, what: str) -> Iterator[None]:
