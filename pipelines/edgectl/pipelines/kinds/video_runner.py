@@ -86,7 +86,7 @@ class VideoPipeline:
         self.expected: int | None = None
         self._error: EdgectlError | None = None
         self._done = threading.Event()
-        self._started = self._stopped = False
+        self._started = self._stopped = self._asked = False
         self._stuck = False
         self._control = StreamControl()
         self._window_start = time.monotonic()
@@ -131,6 +131,10 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
+        if self._asked or not self._done.is_set():
+            # it has not come to its end: somebody waits for it to stop
+            self._sinks.hurry()
+        self._asked = True
         self._analysis.stop()
         self._capture.stop()
         self._path.stop()
