@@ -69,12 +69,15 @@ class HttpSource:
         self._source: LiveSource | FileSource | None = None
         self._ring: PacketRing | None = None
         self._closed = threading.Event()
-        self.decode_errors = self.corrupt_frames = 0
+        self.decode_errors = self.corrupt_frames = self.degraded_frames = 0
         self.outage: str | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
         self._ring = ring
         return True
+
+    def only_key_frames(self, on: bool) -> bool:
+        return isinstance(self._source, LiveSource) and self._source.only_key_frames(on)
 
     def open(self) -> SourceInfo:
         server = self._server
@@ -125,6 +128,7 @@ class HttpSource:
 
     def _follow(self, source: Source) -> None:
         self.decode_errors, self.corrupt_frames = source.decode_errors, source.corrupt_frames
+        self.degraded_frames = source.degraded_frames if isinstance(source, LiveSource) else 0
         self.outage = source.outage
 
     def _kind(self) -> str:

@@ -37,6 +37,8 @@ _MAX_SEARCH = 32 << 20
 """Bytes that are searched for the tables of another codec."""
 _MODERN = frozenset({"hevc", "vp9", "av1", "libdav1d", "vvc"})
 """Decoders that find damage with several threads, too, and need them for large pictures."""
+_ALL_KEYS = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000", "prores", "dnxhd"})
+"""Codecs that have nothing but key frames."""
 _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
@@ -101,6 +103,10 @@ class VideoReader:
         self.corrupt = 0
         self.left_out = 0
         """None: whatever lies in the connection is read."""
+        self.only_keys = False
+        """Packets that are no key frames are not decoded; set from any thread. Then ``skipped`` counts them."""
+        self.skipped = 0
+        self._until_key = False
         self.codec_changes = 0
         self._url = url
         self._format = format
@@ -134,6 +140,11 @@ class VideoReader:
         packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
         errors, corrupt = self.errors, self.corrupt  # of decoders before this one
         while (packet := next(packets, None)) is not None:
+            if self._skips(packet):
+                self.skipped += 1
+                if self._low_delay:
+                    yield None
+                continue
             pictures, error = _decode(packet)
             damage.packet(packet, len(pictures), error is not None)
             doubtful = doubt.packet(packet, len(pictures), error is not None)
@@ -191,6 +202,21 @@ class VideoReader:
         frame, pts, base = done
         picture = picture_of(frame, None, self._upright)
         return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
+
+    def _skips(self, packet: Any) -> bool:
+        """Whether it is left out. What is built on a packet that was left out is left out, too."""
+        if not packet.size:  # the end: what the decoder still holds
+            return False
+        if packet.is_keyframe:
+            self._until_key = False
+        elif self.only_keys:
+            self._until_key = True
+        return self._until_key
+
+    @property
+    def has_key_frames(self) -> bool:
+        """Whether there are others beside them: not where each picture stands alone."""
+        return self.codec not in _ALL_KEYS
 
     @property
     def codec(self) -> str:
