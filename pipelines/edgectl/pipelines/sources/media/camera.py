@@ -94,6 +94,7 @@ class LiveSource:
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
         self._tilted = self._deinterlaced = False
+        self._told_decoder: object = None
         self._missed = 0
         self._closed = threading.Event()
         self._attempt = 0
@@ -216,6 +217,11 @@ class LiveSource:
         if picture.tilted and not self._tilted:
             self._tilted = True
             notices += (Notice("picture", "rotation_unsupported", False),)
+        if isinstance(self._reader, VideoReader):
+            decoder = self._reader.hardware.told()
+            if decoder is not None and decoder != self._told_decoder:
+                self._told_decoder = decoder
+                notices += (Notice("source", decoder[0], data=decoder[1]),)
         if self._reader is not None and self._reader.deinterlaced and not self._deinterlaced:
             self._deinterlaced = True
             notices += (Notice("picture", "deinterlaced"),)

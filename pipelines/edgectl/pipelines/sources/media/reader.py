@@ -11,7 +11,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -21,10 +21,14 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
+from edgectl.pipelines.sources.media.hardware import Hardware
 from edgectl.pipelines.sources.media.interlace import Deinterlacer
 from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 __all__ = ["Away", "VideoReader", "reason_of"]
 
@@ -33,6 +37,8 @@ av.logging.set_level(None)
 
 _MAX_BAD = 250
 """Undecodable packets in a row after which a source is broken rather than damaged."""
+_MAX_FAILED = 8
+"""The same after which the hardware is to blame, where it has given no picture yet."""
 _MAX_SEARCH = 32 << 20
 """Bytes that are searched for the tables of another codec."""
 _MODERN = frozenset({"hevc", "vp9", "av1", "libdav1d", "vvc"})
@@ -91,12 +97,14 @@ class VideoReader:
         timeout_s: float | None = None,
         low_delay: bool = False,
         opener: Callable[..., Any] | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
         reached.
 
         ``opener``: from an address to a file, for ``url`` itself and for whatever else the format names;
-        without one, FFmpeg opens them.
+        without one, FFmpeg opens them. ``hardware``: what the source was told about decoding by it; what this
+        reader learns is written there.
         """
         self.what = what
         self.errors = 0
@@ -115,6 +123,7 @@ class VideoReader:
         self._low_delay = low_delay
         self._ring: PacketRing | None = None
         self._opener = opener
+        self.hardware = hardware or Hardware()
         self._file: Any = None
         self._deinterlacer: Deinterlacer | None = None
         self.deinterlaced = False
@@ -148,6 +157,13 @@ class VideoReader:
             pictures, error = _decode(packet)
             damage.packet(packet, len(pictures), error is not None)
             doubtful = doubt.packet(packet, len(pictures), error is not None)
+            if self._hardware_fails(doubt.bad):
+                # by the processor, from where the container is opened again
+                self.close()
+                self._open(0)
+                packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+                errors, corrupt = self.errors, self.corrupt
+                continue
             if doubt.bad >= _MAX_BAD:
                 raise DataError(
                     f"{self.what} does not decode: {doubt.bad} packets in a row are damaged"
@@ -262,12 +278,13 @@ class VideoReader:
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
             self._file = None if self._opener is None else self._opener(self._url)
-            self._container = av.open(
+            self._container: InputContainer = av.open(
                 self._file or self._url,
                 format=self._format,
                 options=options,
                 timeout=timeout,
                 io_open=self._opener,
+                **self._accelerated(),
             )
         except (av.error.FFmpegError, OSError, ValueError) as e:
             self._close_file()
@@ -287,6 +304,8 @@ class VideoReader:
             self.close()
             raise DataError(f"{self.what} has no video stream")
         self._stream = streams[0]
+        if self.hardware.device is not None and not self._stream.codec_context.is_hwaccel:
+            self.hardware.give_up("codec")
         width, height = self._stream.codec_context.width, self._stream.codec_context.height
         if width * height > MAX_PIXELS:
             self.close()
@@ -302,6 +321,18 @@ class VideoReader:
         if self._ring is not None:
             self._ring.begin(self._stream)
 
+    def _accelerated(self) -> dict[str, Any]:
+        accelerator = self.hardware.accelerator()
+        return {} if accelerator is None else {"hwaccel": accelerator}
+
+    def _hardware_fails(self, bad: int) -> bool:
+        """Whether the hardware was asked to decode, and gave nothing of the first packets: it has no room for one more
+        stream, or does not know this profile."""
+        if self.hardware.device is None or self.delivered or bad < _MAX_FAILED:
+            return False
+        self.hardware.give_up("failed")
+        return True
+
     def _size_error(self, width: int, height: int) -> DataError:
         return DataError(
             f"{self.what} has a picture size of {width}x{height}, which is not supported",
@@ -313,7 +344,10 @@ class VideoReader:
         file."""
         stream, container = self._stream, self._container
         if stream.duration is not None and stream.time_base is not None:
-            return round(((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000)
+            end_ns: int = round(
+                ((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000
+            )
+            return end_ns
         if len(container.streams) == 1 and container.duration is not None and container.duration > 0:
             return self.start_ns + container.duration * 1000
         return None
