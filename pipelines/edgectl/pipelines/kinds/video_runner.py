@@ -289,6 +289,7 @@ class VideoPipeline:
                 rules,
                 packets=self._packets,
                 say=self._capture.say,
+                keypoints=self._engines.detector.keypoints,
             ),
         )
         sinks += self._args.sinks
@@ -384,6 +385,12 @@ class VideoPipeline:
             raise ModelError(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
+            )
+        if detector.keypoints != self._engines.detector.keypoints:
+            detector.close()
+            raise ModelError(
+                "the new engine's keypoints are not those of the running one",
+                hint="start the stream anew for other keypoints",
             )
         return detector
 

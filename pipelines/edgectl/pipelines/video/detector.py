@@ -19,6 +19,7 @@ from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.engine_pool import EngineSeat, EngineWork, PooledEngine, Ran
+from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor, Staging
 from edgectl.pipelines.video.regions.plan import Region
 
@@ -58,6 +59,8 @@ class Detector:
             """Of its input: width and height."""
             self._preprocess = {whole: Preprocessor(self.task.input) for whole in (True, False)}
             self._decode = make_decoder(self.task)
+            self.keypoints: KeypointLayout | None = getattr(self._decode, "layout", None)
+            """What its keypoints are; None: it finds none."""
             _check_input(engine, self.task.input)
             grey = np.full((self.task.input.height, self.task.input.width, 3), 128, np.uint8)
             staging, meta = self.prepare(grey)

@@ -19,7 +19,7 @@ from edgectl.core.task import ImageInput
 from edgectl.pipelines.stream.colour import VIDEO, Colour, to_bgr
 from edgectl.pipelines.stream.frame import Frame
 
-__all__ = ["LetterboxMeta", "Preprocessor", "Staging", "unletterbox"]
+__all__ = ["LetterboxMeta", "Preprocessor", "Staging", "unletterbox", "unletterbox_points"]
 
 
 class Staging:
@@ -63,6 +63,12 @@ def unletterbox(xyxy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.fl
     np.clip(out[:, 1::2], 0, meta.height, out=out[:, 1::2])
     out += np.array([meta.x, meta.y] * 2, np.float32)
     return out.astype(np.float32, copy=False)
+
+
+def unletterbox_points(xy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.float32]:
+    """Points (…, 2) from tensor pixels to frame pixels, clipped to the frame."""
+    flat = unletterbox(np.concatenate([xy, xy], axis=-1).reshape(-1, 4), meta)
+    return flat[:, :2].reshape(xy.shape)
 
 
 class Preprocessor:
