@@ -217,7 +217,7 @@ def _worth(box: Box, size: tuple[int, int], tensor: tuple[int, int]) -> bool:
     """Whether a region around it shows it enough larger than the whole picture does."""
     whole = max(size[0] / tensor[0], size[1] / tensor[1])
     x1, y1, x2, y2 = box.tolist()
-    return whole >= _WORTH * max(1.0, (x2 - x1) / tensor[0], (y2 - y1) / tensor[1])
+    return bool(whole >= _WORTH * max(1.0, (x2 - x1) / tensor[0], (y2 - y1) / tensor[1]))
 
 
 def _around(box: Box, size: tuple[int, int], tensor: tuple[int, int]) -> Region:
