@@ -42,6 +42,8 @@ class StandIn:
         self._failed = failed
         self._change = threading.Condition()
         self._wanted: str | None = None
+        self._own = engines.detector
+        """The slot's engine when that was wanted."""
         self._present: str | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -49,7 +51,7 @@ class StandIn:
     def want(self, name: str | None) -> None:
         """A variant, or None for the detector's own. Returns at once."""
         with self._change:
-            self._wanted = name
+            self._wanted, self._own = name, self._engines.detector
             if self._thread is None and name is not None and not self._closed:
                 self._thread = stream_thread("stand-in", self._stream, self._follow, self._give_up)
                 self._thread.start()
@@ -77,8 +79,7 @@ class StandIn:
                 self._change.wait_for(lambda: self._closed or self._wanted != self._present)
                 if self._closed:
                     return
-                wanted = self._wanted
-            own = self._engines.detector
+                wanted, own = self._wanted, self._own
             try:
                 self._engines.stand_in(None if wanted is None else self._opened(wanted, own), own)
             except EdgectlError as e:
