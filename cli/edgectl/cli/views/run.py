@@ -53,6 +53,11 @@ def summary_view(summary: RunSummary) -> RenderableType:
     lines = [
         f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"
     ]
+    for part, crops in summary.crops.items():
+        lost = ", ".join(f"{n} {cause}" for cause, n in crops.dropped.items()) or "none"
+        lines.append(
+            f"crops for {part}: {crops.captured} taken, {crops.processed} looked at, dropped: {lost}"
+        )
     lines += [f"{what}: {n}" for what, n in summary.events.items()]
     lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
     lines += [f"wrote {p}" for p in summary.outputs]

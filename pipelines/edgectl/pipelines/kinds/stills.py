@@ -43,7 +43,7 @@ class StillObjects:
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
-    zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
+    zones, ``attributes`` where a second stage tells some), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
     whose limit the picture reaches."""
 
     def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
@@ -61,7 +61,9 @@ class StillAnalyser:
         objects = []
         for row in range(len(tracks)):
             about = {
-                k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")
+                k: v
+                for k, v in describe(tracks, row, self._labels).items()
+                if k in ("label", "score", "box", "attributes")
             }
             objects.append(about | {"zones": [name for name, mask in inside.items() if mask[row]]})
         counts = {name: int(mask.sum()) for name, mask in inside.items()}

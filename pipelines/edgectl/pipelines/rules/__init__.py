@@ -7,7 +7,8 @@ import json
 import logging
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
+from edgectl.pipelines.rules.attributes import asked_of, only_with
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
@@ -117,6 +119,11 @@ class RulesConfig(Config):
     def _is_known(cls, name: str) -> str:
         return check_time_zone(name)
 
+    def attribute_names(self) -> list[tuple[str, Mapping[str, Sequence[str]]]]:
+        """Where attributes are asked for, and which values of which."""
+        zones = [(f"zone {name!r}", zone.attributes) for name, zone in self.zones.items()]
+        return [*zones, *((f"rule {rule.id!r}", rule.attributes) for rule in self.rules)]
+
     @model_validator(mode="after")
     def _names_exist(self) -> RulesConfig:
         ids = [r.id for r in self.rules]
@@ -136,9 +143,17 @@ class RuleSet:
     """Zones first, then the object life cycle, then the rules in the order of the configuration, then the review."""
 
     def __init__(
-        self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
+        self,
+        config: RulesConfig,
+        labels: Sequence[str],
+        camera: CameraConfig | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
+        """``attributes``: part of a second stage → the values that it can decide for; none: any text.
+
+        Raises :class:`UsageError` if a rule or zone names a class or an attribute that the model does not know.
+        """
+        _check_attributes(config, attributes or {})
         for where, classes in _classes(config):
             if unknown := set(classes) - set(labels):
                 raise UsageError(
@@ -157,10 +172,18 @@ class RuleSet:
         """Id → rule, without the zones."""
         self._settings: dict[str, Any] = {}
         """Id → what the rule was configured with, as JSON values."""
+        self._asking: dict[str, Mapping[str, Sequence[str]]] = {
+            f"zone:{name}": zone.attributes for name, zone in config.zones.items() if zone.attributes
+        }
+        """Step → the attributes of the tracks that it sees."""
         for rule in config.rules:
             with RULES.using(_names(type(rule).model_fields)[0]) as type_:
                 self.rules[rule.id] = type_.make(rule, context)
-            self._settings[rule.id] = rule.model_dump(mode="json")
+            # without what is not asked for, so that counts of a time before there were attributes go on
+            left_out = None if rule.attributes else {"attributes"}
+            self._settings[rule.id] = rule.model_dump(mode="json", exclude=left_out)
+            if rule.attributes:
+                self._asking[rule.id] = rule.attributes
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
@@ -214,7 +237,7 @@ class RuleSet:
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
-                made = rule.step(now)
+                made = rule.step(self._seen_by(name, now))
                 if made:
                     _check(made)
             except Exception as e:
@@ -232,8 +255,14 @@ class RuleSet:
         themselves are left out."""
         if self._now is None:
             return {}
-        named = [(name.removeprefix("zone:"), rule) for name, rule in self._steps.items()]
-        return {name: rule.explain(self._now) for name, rule in named if isinstance(rule, Explains)}
+        explained = {}
+        for name, rule in self._steps.items():
+            if isinstance(rule, Explains):
+                found = rule.explain(self._seen_by(name, self._now))
+                if (asked := self._asking.get(name)) is not None:
+                    found = _with_attributes(found, self._now, asked)
+                explained[name.removeprefix("zone:")] = found
+        return explained
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""
@@ -279,6 +308,10 @@ class RuleSet:
             except (KeyError, TypeError, ValueError, AttributeError):
                 self._begun_anew.append((name, "not_understood"))
 
+    def _seen_by(self, step: str, now: Observation) -> Observation:
+        asked = self._asking.get(step)
+        return now if asked is None else only_with(now, asked)
+
     def _obey(self, t: float) -> list[Event]:
         """What was asked for from outside since the step before."""
         events = [Event("reset", t, None, name, {"reason": reason}) for name, reason in self._begun_anew]
@@ -292,6 +325,35 @@ class RuleSet:
                 rule.switch(on)
                 events.append(Event("switch", t, None, name, {"on": on}))
         return events
+
+
+def _with_attributes(
+    found: Sequence[Explained], now: Observation, asked: Mapping[str, Sequence[str]]
+) -> list[Explained]:
+    """What a rule said, with what was asked before it: of the tracks that it did not see, nothing else."""
+    of = now.tracks.attributes
+    seen = {one.track for one in found}
+    said = [
+        one
+        if one.track is None
+        else replace(one, asked=(*asked_of(of.get(one.track, {}), asked), *one.asked))
+        for one in found
+    ]
+    unseen = [now.ids[row] for row in now.rows if now.ids[row] not in seen]
+    left = [Explained(track, False, asked_of(of.get(track, {}), asked)) for track in unseen]
+    return [*said, *(one for one in left if one.failed is not None)]
+
+
+def _check_attributes(config: RulesConfig, known: Mapping[str, Sequence[str]]) -> None:
+    for where, asked in config.attribute_names():
+        for part, values in asked.items():
+            if part not in known:
+                raise UsageError(f"{where} asks for the attribute {part!r}, which no second stage gives")
+            if known[part] and (unknown := set(values) - set(known[part])):
+                raise UsageError(
+                    f"{where} asks for {part} {min(unknown)!r}, which the model does not know",
+                    hint=f"it knows {', '.join(known[part][:20])}",
+                )
 
 
 def _check(made: Sequence[Event]) -> None:

@@ -20,6 +20,7 @@ from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.stream.frame import ClockQuality, Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = [
@@ -47,6 +48,8 @@ class TrackLogHeader(Message):
     """``labels[i]`` names class ``i``."""
     rules: dict[str, Any] = {}
     """The configuration of zones and rules, as JSON values."""
+    attributes: dict[str, tuple[str, ...]] = {}
+    """Part of a second stage → the values that it can decide for; none: any text."""
 
 
 class LoggedTracks(NamedTuple):
@@ -88,6 +91,11 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.attributes:
+        record["attributes"] = {
+            str(track): {part: list(attribute) for part, attribute in found.items()}
+            for track, found in tracks.attributes.items()
+        }
     if asked:
         record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
@@ -141,7 +149,11 @@ def _decode(v: dict[str, Any]) -> LoggedTracks:
         int(track): np.array(sightings, np.float64).reshape(-1, 5)
         for track, sightings in v.get("past", {}).items()
     }
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past)
+    attributes = {
+        int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
+        for track, found in v.get("attributes", {}).items()
+    }
+    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, attributes)
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(
@@ -238,7 +250,11 @@ def _open(options: TrackLogConfig, context: SinkContext) -> TrackLog | None:
     if context.out is None:
         return None
     header = TrackLogHeader(
-        kind=context.kind, stream=context.stream, labels=context.labels, rules=dict(context.rules)
+        kind=context.kind,
+        stream=context.stream,
+        labels=context.labels,
+        rules=dict(context.rules),
+        attributes={part: tuple(values) for part, values in context.attributes.items()},
     )
     return TrackLog(context.out / "tracks.jsonl", header, last_kib=options.last_kib)
 

@@ -156,18 +156,14 @@ class Privacy:
         """The tracks whose middle lies in no mask."""
         if not self._config.masks or not len(tracks):
             return tracks
+        kept = tracks.select(~self.masked(tracks))
+        past = {track: self._clean_past(p, tracks) for track, p in kept.past.items()}
+        return dataclasses.replace(kept, past=past)
+
+    def masked(self, tracks: Tracks) -> NDArray[np.bool_]:
+        """Which tracks (N,) have their middle in a mask."""
         middle = tracks.anchor("center") / np.array([tracks.width, tracks.height], np.float32)
-        keep = np.array([not self._masked(float(x), float(y)) for x, y in middle])
-        kept = set(tracks.ids[keep].tolist())
-        return dataclasses.replace(
-            tracks,
-            ids=tracks.ids[keep],
-            xyxy=tracks.xyxy[keep],
-            score=tracks.score[keep],
-            cls=tracks.cls[keep],
-            seen=tracks.seen[keep],
-            past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
-        )
+        return np.array([self._masked(float(x), float(y)) for x, y in middle], np.bool_)
 
     def _clean_past(self, past: NDArray[np.float64], tracks: Tracks) -> NDArray[np.float64]:
         """The sightings (K, 5) whose middle lies in no mask."""
