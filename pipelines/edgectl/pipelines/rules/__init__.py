@@ -17,12 +17,20 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
-from edgectl.pipelines.rules.attributes import asked_of, only_with
+from edgectl.pipelines.rules.attributes import AttributeFilter
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
-from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
+from edgectl.pipelines.rules.observation import (
+    Lasting,
+    Observation,
+    Resettable,
+    Rule,
+    Switchable,
+    Wall,
+    shown_attributes,
+)
 from edgectl.pipelines.rules.predicate import Explained, Explains
 from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
 from edgectl.pipelines.rules.schedule import check_time_zone
@@ -161,9 +169,10 @@ class RuleSet:
                     hint=f"it knows {', '.join(labels[:20])}",
                 )
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
+        self._zones = {z.name: z for z in self.zones}
         context = RuleContext(
             labels,
-            {z.name: z for z in self.zones},
+            self._zones,
             camera or CameraConfig(),
             None if config.ground is None else Ground(config.ground),
             config.time_zone,
@@ -172,18 +181,23 @@ class RuleSet:
         """Id → rule, without the zones."""
         self._settings: dict[str, Any] = {}
         """Id → what the rule was configured with, as JSON values."""
-        self._asking: dict[str, Mapping[str, Sequence[str]]] = {
-            f"zone:{name}": zone.attributes for name, zone in config.zones.items() if zone.attributes
+        self._asking = {
+            f"zone:{name}": AttributeFilter(zone.attributes, {})
+            for name, zone in config.zones.items()
+            if zone.attributes
         }
-        """Step → the attributes of the tracks that it sees."""
+        """Step → what it sees, where it asks for attributes."""
         for rule in config.rules:
+            own = context
+            if rule.attributes:
+                shown = {name: ZoneRule(name, config.zones[name], labels) for name in rule.zone_names()}
+                self._asking[rule.id] = AttributeFilter(rule.attributes, shown)
+                own = replace(context, zones=shown)
             with RULES.using(_names(type(rule).model_fields)[0]) as type_:
-                self.rules[rule.id] = type_.make(rule, context)
+                self.rules[rule.id] = type_.make(rule, own)
             # without what is not asked for, so that counts of a time before there were attributes go on
             left_out = None if rule.attributes else {"attributes"}
             self._settings[rule.id] = rule.model_dump(mode="json", exclude=left_out)
-            if rule.attributes:
-                self._asking[rule.id] = rule.attributes
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
@@ -237,7 +251,8 @@ class RuleSet:
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
-                made = rule.step(self._seen_by(name, now))
+                asking = self._asking.get(name)
+                made = rule.step(now if asking is None else asking.step(now, self._zones))
                 if made:
                     _check(made)
             except Exception as e:
@@ -246,7 +261,7 @@ class RuleSet:
                     f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}",
                     hint=_line(e, type(rule).__module__),
                 ) from e
-            events += made
+            events += [_with_attributes(event, tracks) for event in made] if tracks.attributes else made
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
@@ -258,16 +273,19 @@ class RuleSet:
         explained = {}
         for name, rule in self._steps.items():
             if isinstance(rule, Explains):
-                found = rule.explain(self._seen_by(name, self._now))
-                if (asked := self._asking.get(name)) is not None:
-                    found = _with_attributes(found, self._now, asked)
+                asking = self._asking.get(name)
+                if asking is None:
+                    found = rule.explain(self._now)
+                else:
+                    found = asking.explain(self._now, rule.explain(asking.seen(self._now)))
                 explained[name.removeprefix("zone:")] = found
         return explained
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""
         rules = {name: rule.snapshot() for name, rule in self._steps.items()}
-        return {"motion": self._motion.snapshot(), "rules": rules}
+        asking = {name: one.snapshot() for name, one in self._asking.items()}
+        return {"motion": self._motion.snapshot(), "rules": rules, "asking": asking}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot; rules that it does not know start anew."""
@@ -275,6 +293,8 @@ class RuleSet:
         for name, rule in self._steps.items():
             if name in state["rules"]:
                 rule.restore(state["rules"][name])
+        for name, asking in self._asking.items():
+            asking.restore(state.get("asking", {}).get(name, []))
 
     def save(self) -> dict[str, Any]:
         """What outlasts the process, as JSON values: counts, switches, what was learned. Nothing about tracks, whose
@@ -308,10 +328,6 @@ class RuleSet:
             except (KeyError, TypeError, ValueError, AttributeError):
                 self._begun_anew.append((name, "not_understood"))
 
-    def _seen_by(self, step: str, now: Observation) -> Observation:
-        asked = self._asking.get(step)
-        return now if asked is None else only_with(now, asked)
-
     def _obey(self, t: float) -> list[Event]:
         """What was asked for from outside since the step before."""
         events = [Event("reset", t, None, name, {"reason": reason}) for name, reason in self._begun_anew]
@@ -327,21 +343,12 @@ class RuleSet:
         return events
 
 
-def _with_attributes(
-    found: Sequence[Explained], now: Observation, asked: Mapping[str, Sequence[str]]
-) -> list[Explained]:
-    """What a rule said, with what was asked before it: of the tracks that it did not see, nothing else."""
-    of = now.tracks.attributes
-    seen = {one.track for one in found}
-    said = [
-        one
-        if one.track is None
-        else replace(one, asked=(*asked_of(of.get(one.track, {}), asked), *one.asked))
-        for one in found
-    ]
-    unseen = [now.ids[row] for row in now.rows if now.ids[row] not in seen]
-    left = [Explained(track, False, asked_of(of.get(track, {}), asked)) for track in unseen]
-    return [*said, *(one for one in left if one.failed is not None)]
+def _with_attributes(event: Event, tracks: Tracks) -> Event:
+    """What is decided of the object that it tells of, in each event of a rule."""
+    found = tracks.attributes.get(event.data.get("track", 0))
+    if not found or "attributes" in event.data:
+        return event
+    return replace(event, data={**event.data, "attributes": shown_attributes(found)})
 
 
 def _check_attributes(config: RulesConfig, known: Mapping[str, Sequence[str]]) -> None:

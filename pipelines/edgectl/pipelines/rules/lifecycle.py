@@ -57,7 +57,7 @@ class LifecycleRule:
             life = self._lives.get(track) or self._first(tracks, track, t, cls)
             life.last, life.row, life.top_score = t, (tracks, row), max(life.top_score, scores[row])
             zones = [z.name for z in self._zones if track in z.inside]
-            changed = zones != life.zones or cls != life.cls or self._decided(life, tracks, track)
+            changed = self._decided(life, tracks, track) or zones != life.zones or cls != life.cls
             if phase is None and (changed or t - life.told >= self._update_s):
                 phase = "update"
             if phase is not None:

@@ -11,7 +11,7 @@ from and to the time on the border, between two sightings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -150,6 +150,13 @@ class ZoneRule:
                     self._event("leave", t, {**about, "reason": "left", "dwell_s": dwell, "because": why})
                 )
         return events
+
+    def show(self, whole: ZoneRule, tracks: Collection[int]) -> None:
+        """Be ``whole``, a zone that has taken its step, as a rule sees it that looks at some tracks only; instead of a
+        step."""
+        self.gone = {track: stay for track, stay in whole.gone.items() if track in tracks}
+        self.stays = {track: stay for track, stay in whole.stays.items() if track in tracks}
+        self.inside = {track: stay for track, stay in whole.inside.items() if track in tracks}
 
     def holds(self, tracks: Tracks) -> NDArray[np.bool_]:
         """Which objects (N,) lie in the zone in this very picture, without hysteresis; the state is left
