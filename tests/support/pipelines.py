@@ -203,6 +203,28 @@ def model_bytes(x: float = 0.4) -> bytes:
     return model.SerializeToString()
 
 
+def class_model_bytes(logits: tuple[float, ...] = (4.0, 0.0)) -> bytes:
+    """An ONNX graph that always says the same of a crop of 16 × 16."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0, axes=[1, 2, 3]),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["l", "nothing"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "double",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, len(logits)])],
+        [
+            numpy_helper.from_array(np.array([logits], np.float32), "l"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def make_variant(folder: Path, task: TaskSpec, model: bytes = b"no model", name: str = "double") -> Variant:
     """A variant whose blobs lie in ``folder``, digests and all."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ class RuleConfig(Config):
     """One entry of ``rules``. The key that is called like the rule says which rule it is."""
 
     id: Name
+    """What its events and files call it."""
     attributes: AttributesAsked = {}
     """Only tracks of which a second stage has decided this: `gear: [no-helmet]`. What is undecided does not count."""
 

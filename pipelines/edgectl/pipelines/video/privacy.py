@@ -66,8 +66,7 @@ class BlurConfig(Config):
 
 class PrivacyConfig(Config):
     masks: tuple[MaskConfig, ...] = Field(default=(), max_length=64)
-    """Areas that are painted black, each with a ``polygon`` (x, y, x, y, … relative to the frame), and with
-    ``detect: false`` where the detector must not see them, either."""
+    """Areas that are painted black."""
     blur: BlurConfig | None = None
     """Objects and zones that nobody recognises."""
 
