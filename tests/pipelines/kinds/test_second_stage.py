@@ -3,6 +3,7 @@ model fails, hangs or is another one. The detector's stream goes on in every cas
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -510,3 +511,49 @@ def test_a_model_that_names_nothing_cannot_look_at_crops(tmp_path: Path, clip: P
     args.engines["gear"] = PartVariant(make_variant(tmp_path / "vad", task))
     with pytest.raises(EdgectlError, match="cannot look at crops: it is for the part vad"):
         rig.pipeline.start()
+
+
+# -- a second detector --------------------------------------------------------------------------------------------------------
+
+
+def _confirming(
+    tmp_path: Path,
+    source: str,
+    config: dict[str, Any] | None = None,
+    labels: tuple[str, ...] = ("person", "vehicle"),
+) -> Rig:
+    """The second model is a detector, too: it finds a person in the middle of the crop, and no vehicle."""
+    rig = Rig(tmp_path, source, config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = box_task(labels, (32, 32)).model_copy(update={"name": "second"})
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "second", task, name="second"), "second@1")
+    first = rig.open
+
+    def either(variant: Variant) -> Any:
+        if variant.config.task.name != "second":
+            return first(variant)
+        return BoxEngine(lambda crop: [(0.3, 0.3, 0.7, 0.7, 0.9, 0)], size=(32, 32))
+
+    rig.open = either  # type: ignore[method-assign]
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    return rig
+
+
+def test_a_second_detector_confirms_the_first(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "margin": 0.5}],
+        "zones": {"all": {**ALL, "enter_s": 0, "attributes": {"gear": "confirmed"}}},
+    }
+    rig = _confirming(tmp_path, str(clip), config).run()
+    assert (rig.values(1), rig.values(2)) == ([None, "confirmed"], [None, "rejected"])
+    assert {e["track"] for e in rig.of("zone")} == {1}
+
+
+def test_a_second_detector_must_know_what_it_is_to_confirm(tmp_path: Path, clip: Path) -> None:
+    with pytest.raises(UsageError, match="is to confirm 'vehicle', which its model does not know"):
+        _confirming(tmp_path, str(clip), labels=("person", "dog")).run()
+    fine = {"second_stage": [{**ASKED, "classes": ["person"], "margin": 0.5}]}
+    assert _confirming(tmp_path, str(clip), fine, labels=("person", "dog")).run().values(1) == [
+        None,
+        "confirmed",
+    ]

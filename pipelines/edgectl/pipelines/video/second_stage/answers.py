@@ -18,6 +18,7 @@ __all__ = ["Answer", "Answers", "Looked", "answer_values", "make_answers"]
 
 _SORTS = {
     "classifier": "by_classifier:ClassifierAnswers",
+    "detector": "by_detector:DetectorAnswers",
 }
 """Part of a decoder → module in this folder, and what is in it."""
 
@@ -32,7 +33,7 @@ class Looked(NamedTuple):
     """What was cut out."""
 
     labels: Sequence[str]
-    """Labels of the second model that mean the same as that of the track, as far as names tell."""
+    """The track's label, and those of the first model that it stands for."""
     box: Sequence[float]
     """The track's box, xyxy in pixels of the crop."""
 
@@ -45,6 +46,10 @@ class Answers(Protocol):
     @staticmethod
     def values(task: TaskSpec) -> tuple[str, ...]:
         """What it can say; empty: any text."""
+        ...
+
+    def knows(self, labels: Sequence[str]) -> bool:
+        """Whether it can say something of a track whose label is one of these (see :attr:`Looked.labels`)."""
         ...
 
     def __call__(self, outputs: Outputs, meta: LetterboxMeta, looked: Looked) -> Answer | None:

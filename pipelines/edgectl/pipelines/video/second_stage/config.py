@@ -11,7 +11,7 @@ __all__ = ["SecondStageConfig", "still_config"]
 
 class SecondStageConfig(Config):
     part: Name
-    """What the attribute is called, and the part that has the engine: `--bundle gear=PATH`, or `gear` under `slots`."""
+    """What the attribute is called, and the part that has the engine: `--bundle gear=FOLDER`, or `gear` under `slots`."""
     classes: tuple[str, ...] = ()
     """Labels whose tracks are looked at; empty: all."""
     min_height_px: float = Field(default=48.0, ge=4, le=8192)
@@ -24,7 +24,8 @@ class SecondStageConfig(Config):
     """How much of the weight of these votes a value needs; a vote weighs its score. Where none has it, what was
     decided before stays."""
     score: float | None = Field(default=None, ge=0, le=1)
-    """An answer below is no vote. none: what the model's task says (`decode.score`)."""
+    """An answer of a classifier below is no vote; a detector confirms from here on. none: what the model's task says
+    (`decode.score`)."""
     every_s: float = Field(default=0.2, ge=0, le=3600)
     """A track is looked at at most so often until it is decided."""
     again_s: float | None = Field(default=2.0, ge=0, le=86400)

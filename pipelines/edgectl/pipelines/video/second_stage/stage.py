@@ -76,11 +76,18 @@ class SecondStage:
                 f"second_stage {config.part!r} names class {min(unknown)!r}, which the model does not know",
                 hint=f"it knows {', '.join(labels[:20])}",
             )
+        names_of = [(label, *names.merge.get(label, ())) for label in labels]
+        for label, meant in zip(labels, names_of, strict=True):
+            if (label in config.classes or not config.classes) and not engines.engine.knows(meant):
+                raise UsageError(
+                    f"second_stage {config.part!r} is to confirm {label!r}, which its model does not know",
+                    hint=f"it knows {', '.join(engines.engine.labels[:20])}: name some of these under classes",
+                )
         self.part = config.part
         self.waits = waits
         self.engines = engines
         self.config = config
-        self._names = [(label, *names.merge.get(label, ())) for label in labels]
+        self._names = names_of
         self._ballot = Ballot(config, labels, engines.engine.task.background)
         self._tracer = tracer
         self._ledger = Ledger()
