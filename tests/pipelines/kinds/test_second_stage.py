@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant, write_clip
 
-from edgectl.core.bundle import Variant
+from edgectl.core.bundle import TensorSpec, Variant
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
+from edgectl.core.task import TaskSpec
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
 from edgectl.pipelines.host.why import Moment, why
@@ -557,3 +558,49 @@ def test_a_second_detector_must_know_what_it_is_to_confirm(tmp_path: Path, clip:
         None,
         "confirmed",
     ]
+
+
+# -- a reader --------------------------------------------------------------------------------------------------------
+
+
+class _Plate:
+    """Reads "A1", and now and then something else."""
+
+    runtime = "double 1"
+    inputs = (TensorSpec(name="image", shape=(1, 3, 16, 64), dtype="float32"),)
+    outputs = (TensorSpec(name="scores", shape=(1, 4, 3), dtype="float32"),)
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, feeds: Any) -> dict[str, NDArray[Any]]:
+        self.runs += 1
+        steps = [1, 0, 1, 2] if self.runs % 6 == 0 else [1, 0, 2, 2]
+        return {"scores": np.eye(3, dtype=np.float32)[steps][None] * 9}
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "classes": ["person"], "again_s": 0}],
+        "zones": {"all": {**ALL, "attributes": {"gear": ["A1", "B2"]}}},
+    }
+    rig = Rig(tmp_path, str(clip), config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = TaskSpec.model_validate(
+        {
+            "name": "plates",
+            "input": {"kind": "image", "width": 64, "height": 16, "fit": "stretch"},
+            "decode": {"kind": "ctc", "score": 0.5},
+            "labels": ["A", "1"],
+        }
+    )
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "plates", task, name="plates"))
+    first = rig.open
+    either = lambda v: _Plate() if v.config.task.name == "plates" else first(v)  # noqa: E731
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    rig.run()
+    assert rig.values(1) == [None, "A1"]
+    assert {e["rule"] for e in rig.of("zone")} == {"all"}

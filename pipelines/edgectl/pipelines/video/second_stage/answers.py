@@ -19,6 +19,7 @@ __all__ = ["Answer", "Answers", "Looked", "answer_values", "make_answers"]
 _SORTS = {
     "classifier": "by_classifier:ClassifierAnswers",
     "detector": "by_detector:DetectorAnswers",
+    "reader": "by_reader:ReaderAnswers",
 }
 """Part of a decoder → module in this folder, and what is in it."""
 
