@@ -173,6 +173,8 @@ class VideoPipeline:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
         if self._started and self._engines.engine.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
+        if self._started:
+            found += [f"engine:{stage.part}" for stage in self._second if stage.stuck]
         sinks = self._sinks.stuck() if self._started else ()
         return (*found, *(f"sink:{name}" for name in sinks))
 
