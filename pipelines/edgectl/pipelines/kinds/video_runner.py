@@ -48,11 +48,13 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.second_stage.config import still_config
 from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.track_watch import Known, TrackWatch
 from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
@@ -207,24 +209,30 @@ class VideoPipeline:
         sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        watch = self._watch = TrackWatch(self._config.track.high)
+        regions = self._config.regions.on and info.kind != "images"
         self._choice = FrameChoice(
             paused=lambda: not self._control.detect,
             # of still pictures each one is asked about
             gate=self._config.gate if info.kind != "images" else None,
             lost_s=self._config.track.lost_s,
-            tracking=lambda: self._tracking(place.waits),
+            known=lambda: self._known(place.waits),
+            small_px=self._config.regions.small_px if regions else None,
         )
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
             self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.engine.work())
+        borders = Borders(*limits)
         self._path = FramePath(
             self._args.stream,
             place,
-            Borders(*limits),
+            borders,
             self._engines,
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
             choice=self._choice,
+            regions=self._make_regions(borders, waits=place.waits) if regions else None,
+            settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
@@ -253,6 +261,7 @@ class VideoPipeline:
             self._path,
             labels,
             tracker,
+            watch,
             analyser,
             privacy,
             self._sinks,
@@ -291,6 +300,7 @@ class VideoPipeline:
                 attribute_values(self._args),
                 packets=self._packets,
                 say=self._capture.say,
+                keypoints=self._engines.engine.keypoints,
             ),
         )
         sinks += self._args.sinks
@@ -311,12 +321,25 @@ class VideoPipeline:
             )
         return ring
 
-    def _tracking(self, waits: bool) -> bool:
-        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
-        same file gives the same events."""
+    def _known(self, waits: bool) -> Known:
+        """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
+        gives the same events."""
         if waits:
-            self.ledger.wait_for_others(_SETTLE_S)
-        return self._analysis.tracking
+            self._settle()
+        return self._watch.known
+
+    def _settle(self) -> None:
+        """Until the frames before are through, in the capture thread."""
+        self.ledger.wait_for_others(_SETTLE_S)
+
+    def _make_regions(self, borders: Borders, *, waits: bool) -> RegionChoice:
+        times = None
+        if not waits:
+            times = CallTimes(
+                lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
+                lambda: self._engines.engine.sharing(),
+            )
+        return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
@@ -387,6 +410,12 @@ class VideoPipeline:
             raise ModelError(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
+            )
+        if detector.keypoints != self._engines.engine.keypoints:
+            detector.close()
+            raise ModelError(
+                "the new engine's keypoints are not those of the running one",
+                hint="start the stream anew for other keypoints",
             )
         return detector
 

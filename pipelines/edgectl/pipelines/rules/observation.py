@@ -214,8 +214,9 @@ def because(what: str, value: float, limit: float, unit: str, **more: Any) -> di
 
 
 def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
-    """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame. ``attributes``, where a
-    second stage has decided some: part → ``value`` and ``score``."""
+    """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame. ``keypoints``, of what has
+    some in this frame: name → x, y and confidence, of those that are seen. ``attributes``, where a second stage has
+    decided some: part → ``value`` and ``score``."""
     track = int(tracks.ids[row])
     about: dict[str, Any] = {
         "track": track,
@@ -224,6 +225,8 @@ def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
         "box": [round(float(v), 1) for v in tracks.xyxy[row]],
         "frame_size": [tracks.width, tracks.height],
     }
+    if tracks.keypoints is not None and (points := tracks.keypoints.named(row)):
+        about["keypoints"] = points
     if found := tracks.attributes.get(track):
         about["attributes"] = shown_attributes(found)
     return about
