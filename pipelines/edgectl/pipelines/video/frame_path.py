@@ -80,7 +80,7 @@ class FramePath:
         stream: str,
         room: Room,
         borders: Borders,
-        engines: HotSwap,
+        engines: HotSwap[Detector],
         ledger: Ledger,
         tracer: Tracer,
         timeline: Timeline,
@@ -243,7 +243,7 @@ class FramePath:
 
     def _may_compare(self, result: FrameResult) -> bool:
         """Only the whole picture, and not what another variant made of it that stands in."""
-        own = result.detector is self._engines.detector
+        own = result.detector is self._engines.engine
         return own and bool(result.frame.planes) and result.whole
 
     def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:
