@@ -17,6 +17,7 @@ from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
+from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
 __all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
@@ -42,6 +43,10 @@ class PipelineConfig(SinksConfig):
         """Ids of the rules and zones whose events there can be."""
         return frozenset()
 
+    def further_parts(self) -> tuple[str, ...]:
+        """Parts that it names besides those of the kind; each needs an engine."""
+        return ()
+
     @model_validator(mode="after")
     def _events_exist(self) -> PipelineConfig:
         named = {name: options.event_names() for name, options in self.sinks.items() if options}
@@ -62,6 +67,28 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     gate: MotionGateConfig = MotionGateConfig()
     track: TrackConfig = TrackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    second_stage: tuple[SecondStageConfig, ...] = Field(default=(), max_length=4)
+    """Models that look at crops of tracks, each a part with an engine of its own; their votes are attributes of the
+    track."""
+
+    def further_parts(self) -> tuple[str, ...]:
+        return tuple(stage.part for stage in self.second_stage)
+
+    @model_validator(mode="after")
+    def _parts_are_apart(self) -> VideoConfig:
+        parts = self.further_parts()
+        if twice := {part for part in parts if parts.count(part) > 1}:
+            raise ValueError(f"second_stage names the part {min(twice)!r} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _attributes_exist(self) -> VideoConfig:
+        for where, names in self.attribute_names():
+            if unknown := set(names) - set(self.further_parts()):
+                raise ValueError(
+                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives"
+                )
+        return self
 
     @model_validator(mode="after")
     def _private_zones_exist(self) -> VideoConfig:

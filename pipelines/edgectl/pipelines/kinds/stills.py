@@ -53,8 +53,8 @@ class StillObjects:
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
-    keypoints, zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
-    whose limit the picture reaches."""
+    keypoints, zones, ``attributes`` where a second stage tells some), ``found`` (label → how many), ``zones`` (name →
+    how many) and ``over``, the occupancy rules whose limit the picture reaches."""
 
     def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
         self._labels = labels

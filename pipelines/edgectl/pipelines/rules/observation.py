@@ -3,7 +3,7 @@ capture time only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from pydantic import Field
 from edgectl.pipelines.rules.motion import Motion, still
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -32,6 +33,7 @@ __all__ = [
     "because",
     "describe",
     "pixels",
+    "shown_attributes",
     "wanted",
 ]
 
@@ -73,6 +75,8 @@ class Observation:
     """What the rules before this one made of this observation."""
     motion: Motion | None = None
     """How the tracks move; a :class:`RuleSet` gives it. None: nothing is known of them."""
+    others: frozenset[int] = frozenset()
+    """Tracks that are there and that the rule does not look at: it asks for other attributes."""
 
     @cached_property
     def ids(self) -> list[int]:
@@ -209,9 +213,11 @@ def because(what: str, value: float, limit: float, unit: str, **more: Any) -> di
 
 def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
     """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame. ``keypoints``, of what has
-    some in this frame: name → x, y and confidence, of those that are seen."""
+    some in this frame: name → x, y and confidence, of those that are seen. ``attributes``, where a second stage has
+    decided some: part → ``value`` and ``score``."""
+    track = int(tracks.ids[row])
     about: dict[str, Any] = {
-        "track": int(tracks.ids[row]),
+        "track": track,
         "label": labels[int(tracks.cls[row])],
         "score": round(float(tracks.score[row]), 3),
         "box": [round(float(v), 1) for v in tracks.xyxy[row]],
@@ -219,4 +225,11 @@ def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
     }
     if tracks.keypoints is not None and (points := tracks.keypoints.named(row)):
         about["keypoints"] = points
+    if found := tracks.attributes.get(track):
+        about["attributes"] = shown_attributes(found)
     return about
+
+
+def shown_attributes(found: Mapping[str, Attribute]) -> dict[str, Any]:
+    """What is decided of an object, as an event shows it: part → ``value`` and ``score``."""
+    return {part: {"value": a.value, "score": round(a.score, 3)} for part, a in sorted(found.items())}

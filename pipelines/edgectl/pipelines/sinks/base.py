@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,8 @@ class SinkContext:
     kind: str = ""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The configuration of zones and rules, as JSON values."""
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Part of a second stage → the values that it can decide for; none: any text."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
     files: OutFiles | None = None

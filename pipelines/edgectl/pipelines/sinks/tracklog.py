@@ -20,6 +20,7 @@ from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.stream.frame import ClockQuality, Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.keypoints import KeypointLayout, Keypoints
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -50,6 +51,8 @@ class TrackLogHeader(Message):
     """What the points of the tracks are; None: they have none."""
     rules: dict[str, Any] = {}
     """The configuration of zones and rules, as JSON values."""
+    attributes: dict[str, tuple[str, ...]] = {}
+    """Part of a second stage → the values that it can decide for; none: any text."""
 
 
 class LoggedTracks(NamedTuple):
@@ -93,6 +96,11 @@ def encode_tracks(
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
     if tracks.keypoints is not None:
         record["keypoints"] = tracks.keypoints.points.tolist()
+    if tracks.attributes:
+        record["attributes"] = {
+            str(track): {part: list(attribute) for part, attribute in found.items()}
+            for track, found in tracks.attributes.items()
+        }
     if asked:
         record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
@@ -152,7 +160,11 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
     if layout is not None and "keypoints" in v:
         shape = (n, len(layout.names), 3)
         points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, points)
+    attributes = {
+        int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
+        for track, found in v.get("attributes", {}).items()
+    }
+    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, attributes, points)
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(
@@ -254,6 +266,7 @@ def _open(options: TrackLogConfig, context: SinkContext) -> TrackLog | None:
         labels=context.labels,
         keypoints=context.keypoints,
         rules=dict(context.rules),
+        attributes={part: tuple(values) for part, values in context.attributes.items()},
     )
     return TrackLog(context.out / "tracks.jsonl", header, last_kib=options.last_kib)
 

@@ -36,7 +36,8 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
-    """Each object's box, label, id, score, skeleton and mask; thin where it is carried on without being seen."""
+    """Each object's box, label, id, score, attributes, skeleton and mask; thin where it is carried on without being
+    seen."""
     if tracks.masks is not None:
         for row in range(len(tracks)):
             draw_mask(image, tracks.masks, row, colour(int(tracks.ids[row])))
@@ -44,7 +45,10 @@ def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
         paint = colour(int(tracks.ids[row]))
         cv2.rectangle(image, (x1, y1), (x2, y2), paint, 2 if tracks.seen[row] else 1, cv2.LINE_AA)
-        text = f"{labels[int(tracks.cls[row])]} {int(tracks.ids[row])} {float(tracks.score[row]):.2f}"
+        track = int(tracks.ids[row])
+        text = f"{labels[int(tracks.cls[row])]} {track} {float(tracks.score[row]):.2f}"
+        for _, attribute in sorted(tracks.attributes.get(track, {}).items()):
+            text += f" {attribute.value}"
         draw_label(image, text, (x1, max(14, y1)), paint)
         if tracks.keypoints is not None:
             draw_keypoints(image, tracks.keypoints, row, paint)

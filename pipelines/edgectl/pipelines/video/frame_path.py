@@ -72,7 +72,7 @@ class FramePath:
         stream: str,
         room: Room,
         borders: Borders,
-        engines: HotSwap,
+        engines: HotSwap[Detector],
         ledger: Ledger,
         tracer: Tracer,
         timeline: Timeline,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.keypoints import Keypoints
@@ -71,6 +72,8 @@ class Tracks:
     past: Mapping[int, F64] = field(default_factory=dict)
     """Id → its sightings before it was confirmed, in the one frame in which it is confirmed: (K, 5) of
     time and xyxy, the oldest first. What it did in that time it has done."""
+    attributes: Mapping[int, Mapping[str, Attribute]] = field(default_factory=dict)
+    """Id → part of a second stage → what its votes have decided up to this frame."""
     keypoints: Keypoints | None = None
     """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
     masks: InstanceMasks | None = None
@@ -78,6 +81,24 @@ class Tracks:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def select(self, keep: B) -> Tracks:
+        """Those of a mask (N,)."""
+        ids = self.ids[keep]
+        kept = set(ids.tolist())
+        return Tracks(
+            ids,
+            self.xyxy[keep],
+            self.score[keep],
+            self.cls[keep],
+            self.seen[keep],
+            self.width,
+            self.height,
+            {track: past for track, past in self.past.items() if track in kept},
+            {track: found for track, found in self.attributes.items() if track in kept},
+            None if self.keypoints is None else self.keypoints.select(keep),
+            None if self.masks is None else self.masks.select(keep),
+        )
 
     def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:
         """Points (N, 2) that stand for the objects: ``bottom_center`` or ``center`` of the box."""
@@ -386,8 +407,8 @@ class Tracker:
             width,
             height,
             {track: _inside(sightings, width, height) for track, sightings in past.items()},
-            None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
-            None if found.masks is None else found.masks.of_rows(self._row[rows]),
+            keypoints=None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
+            masks=None if found.masks is None else found.masks.of_rows(self._row[rows]),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import cv2
@@ -14,6 +14,7 @@ from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
+from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.collision import CollisionConfig, CollisionRule
@@ -64,7 +65,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
     whole = config
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
-        return DrivingAnalyser(whole, labels)
+        return DrivingAnalyser(whole, labels, attribute_values(args))
 
     return VideoPipeline("driving", args, whole, analyser, BUDGET_MS)
 
@@ -78,9 +79,14 @@ KIND = KindType(
 
 
 class DrivingAnalyser:
-    def __init__(self, config: DrivingConfig, labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: DrivingConfig,
+        labels: Sequence[str],
+        attributes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._labels = labels
-        self._rules = RuleSet(config, labels, config.camera)
+        self._rules = RuleSet(config, labels, config.camera, attributes)
         self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood

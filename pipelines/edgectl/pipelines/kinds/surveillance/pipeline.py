@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.surveillance.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
@@ -45,7 +46,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> SurveillanceAnalyser:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
-        return SurveillanceAnalyser(config, labels, kept)
+        return SurveillanceAnalyser(config, labels, kept, attribute_values(args))
 
     return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern)
 
@@ -56,10 +57,16 @@ KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes whe
 class SurveillanceAnalyser:
     """Rules on tracks. Their counts outlast the process in ``kept``, where there is one."""
 
-    def __init__(self, config: VideoConfig, labels: Sequence[str], kept: KeptState | None = None) -> None:
+    def __init__(
+        self,
+        config: VideoConfig,
+        labels: Sequence[str],
+        kept: KeptState | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._config = config
         self._labels = labels
-        self.rules = RuleSet(config, labels)
+        self.rules = RuleSet(config, labels, attributes=attributes)
         self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
         self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
         self._tracks: Tracks | None = None

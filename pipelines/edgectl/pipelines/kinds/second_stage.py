@@ -1,0 +1,42 @@
+"""The engines of a stream's second stage: opened, and what they can say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.second_stage.answers import answer_values
+from edgectl.pipelines.video.second_stage.config import SecondStageConfig
+from edgectl.pipelines.video.second_stage.crop_engine import CropEngine
+from edgectl.pipelines.video.swap import HotSwap
+
+__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage"]
+
+CropEngines = list[tuple[SecondStageConfig, HotSwap[CropEngine]]]
+
+
+def open_second_stage(
+    args: PipelineArgs, config: VideoConfig, over: Callable[[], bool], undo: contextlib.ExitStack
+) -> CropEngines:
+    """The engine of each part, open and warm; ``undo`` closes them. Raises :class:`EdgectlError`."""
+    opened: CropEngines = []
+    for stage in config.second_stage:
+        engines = HotSwap(open_crop_engine(args, stage, args.engines[stage.part]), over)
+        undo.callback(engines.close)
+        opened.append((stage, engines))
+    return opened
+
+
+def open_crop_engine(args: PipelineArgs, config: SecondStageConfig, slot: PartVariant) -> CropEngine:
+    """Raises :class:`EdgectlError`."""
+    return CropEngine(slot, args.pool.join(slot.variant, args.open_engine, slot.edition), config)
+
+
+def attribute_values(args: PipelineArgs) -> dict[str, tuple[str, ...]]:
+    """Part → what it can decide for; empty: any text. Raises :class:`UsageError` for a model that cannot look at
+    crops."""
+    parts = args.config.further_parts()
+    return answer_values({part: args.engines[part].variant.config.task for part in parts})
