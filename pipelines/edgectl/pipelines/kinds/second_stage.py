@@ -1,4 +1,4 @@
-"""The engines of a stream's second stage: opened, and what they can say."""
+"""The further engines of a stream, which look at crops or at the scene: opened, and what they can say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_second_stage(
 ) -> CropEngines:
     """The engine of each part, open and warm; ``undo`` closes them. Raises :class:`EdgectlError`."""
     opened: CropEngines = []
-    for stage in config.second_stage:
+    for stage in (*config.second_stage, *(scene.stage() for scene in config.scene)):
         engines = HotSwap(open_crop_engine(args, stage, args.engines[stage.part]), over)
         undo.callback(engines.close)
         opened.append((stage, engines))
@@ -38,5 +38,6 @@ def open_crop_engine(args: PipelineArgs, config: SecondStageConfig, slot: PartVa
 def attribute_values(args: PipelineArgs) -> dict[str, tuple[str, ...]]:
     """Part → what it can decide for; empty: any text. Raises :class:`UsageError` for a model that cannot look at
     crops."""
-    parts = args.config.further_parts()
+    assert isinstance(args.config, VideoConfig)
+    parts = args.config.attribute_parts()
     return answer_values({part: args.engines[part].variant.config.task for part in parts})

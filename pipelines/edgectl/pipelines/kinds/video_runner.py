@@ -226,18 +226,21 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
+        regions = {scene.part: scene.region for scene in self._config.scene}
         self._second = SecondStages(
             [
                 SecondStage(
                     still_config(config) if info.kind == "images" else config,
                     engines,
-                    labels.labels,
+                    (config.part,) if config.part in regions else labels.labels,
                     self._config,
                     self.tracer,
                     waits=place.waits,
                 )
                 for config, engines in seconds
-            ]
+            ],
+            regions,
+            still=info.kind == "images",
         )
         self._path.seat(self._engines.engine)
         self._sinks = SinkPool(
@@ -272,7 +275,7 @@ class VideoPipeline:
             self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
-            mode="json", include={*RulesConfig.model_fields, "second_stage"}, exclude_unset=True
+            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
         )
         sinks += open_sinks(
             self._config,
@@ -281,13 +284,14 @@ class VideoPipeline:
                 self._args.out,
                 fps,
                 tuple(labels),
-                self._engines.engine.keypoints,
                 tuple(self._config.zones),
                 lines,
                 self._control,
                 self._kind,
                 rules,
                 attribute_values(self._args),
+                keypoints=self._engines.engine.keypoints,
+                scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
                 say=self._capture.say,
             ),

@@ -111,8 +111,6 @@ class SinkContext:
     """Of the frames; None for sound."""
     labels: tuple[str, ...] = ()
     """``labels[i]`` names class ``i`` of the tracks."""
-    keypoints: KeypointLayout | None = None
-    """Of the tracks; None: the model finds none."""
     zones: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     """Ids of the rules that count crossings of a line."""
@@ -123,6 +121,10 @@ class SinkContext:
     """The configuration of zones and rules, as JSON values."""
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Part of a second stage → the values that it can decide for; none: any text."""
+    scenes: tuple[str, ...] = ()
+    """Parts that look at the whole picture."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
     files: OutFiles | None = None

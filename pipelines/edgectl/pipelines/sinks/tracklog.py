@@ -94,6 +94,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.scene:
+        record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
     if tracks.keypoints is not None:
         record["keypoints"] = tracks.keypoints.points.tolist()
     if tracks.attributes:
@@ -164,7 +166,10 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
         for track, found in v.get("attributes", {}).items()
     }
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, attributes, points)
+    scene = {
+        str(part): Attribute(str(value), float(sure)) for part, (value, sure) in v.get("scene", {}).items()
+    }
+    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, attributes, scene, points)
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(

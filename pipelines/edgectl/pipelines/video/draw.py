@@ -13,7 +13,15 @@ from edgectl.pipelines.video.keypoints import Keypoints
 from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["colour", "draw_keypoints", "draw_label", "draw_mask", "draw_polyline", "draw_tracks"]
+__all__ = [
+    "colour",
+    "draw_keypoints",
+    "draw_label",
+    "draw_mask",
+    "draw_polyline",
+    "draw_scene",
+    "draw_tracks",
+]
 
 Image = NDArray[Any]
 _PALETTE = (
@@ -28,6 +36,7 @@ _PALETTE = (
 )  # BGR
 _POINT = (255, 255, 255)
 _OPAQUE = 0.45
+_SCENE = (120, 60, 20)
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -52,6 +61,12 @@ def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
         draw_label(image, text, (x1, max(14, y1)), paint)
         if tracks.keypoints is not None:
             draw_keypoints(image, tracks.keypoints, row, paint)
+
+
+def draw_scene(image: Image, tracks: Tracks) -> None:
+    """The states of the scene, in the upper left corner."""
+    for line, (part, found) in enumerate(sorted(tracks.scene.items())):
+        draw_label(image, f"{part}: {found.value} {found.score:.2f}", (6, 22 + 18 * line), _SCENE)
 
 
 def draw_mask(image: Image, found: InstanceMasks, row: int, paint: tuple[int, int, int]) -> None:

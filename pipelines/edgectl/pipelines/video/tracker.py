@@ -74,6 +74,8 @@ class Tracks:
     time and xyxy, the oldest first. What it did in that time it has done."""
     attributes: Mapping[int, Mapping[str, Attribute]] = field(default_factory=dict)
     """Id → part of a second stage → what its votes have decided up to this frame."""
+    scene: Mapping[str, Attribute] = field(default_factory=dict)
+    """Part → what its votes have decided of the whole picture up to this frame."""
     keypoints: Keypoints | None = None
     """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
     masks: InstanceMasks | None = None
@@ -96,6 +98,7 @@ class Tracks:
             self.height,
             {track: past for track, past in self.past.items() if track in kept},
             {track: found for track, found in self.attributes.items() if track in kept},
+            self.scene,
             None if self.keypoints is None else self.keypoints.select(keep),
             None if self.masks is None else self.masks.select(keep),
         )

@@ -25,7 +25,7 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import GovernorConfig
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
@@ -125,6 +125,7 @@ class SurveillanceAnalyser:
                 cv2.arrowedLine(image, start, end, _ZONE, 2, cv2.LINE_AA, tipLength=0.06)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                draw_scene(image, tracks)
                 for row, track in enumerate(tracks.ids.tolist()):
                     if track in alarms:
                         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
