@@ -240,6 +240,16 @@ def test_a_classifier_whose_classes_nobody_names_is_asked_for_them() -> None:
     assert 'inherits = "classifier"' in str(caught.value.hint)
 
 
+def test_a_model_that_says_what_each_pixel_is_is_known_by_its_size() -> None:
+    spec, why = guess_task(head(metadata={"names": NAMES}, o=(1, 3, 320, 320)), {})
+    assert (spec.name, spec.labels, spec.metric) == ("semantic", ("person", "helmet", "vest"), "pixels")
+    assert "scores of 3 classes of each pixel, the metadata's 3 labels" in why
+    with pytest.raises(UsageError, match=r"looks like semantic .* names its 3 classes"):
+        guess_task(head(o=(1, 3, 320, 320)), {})
+    with pytest.raises(UsageError, match="cannot be guessed"):
+        guess_task(head(metadata={"names": NAMES}, o=(1, 3, 10, 10)), {})
+
+
 def test_a_task_of_ultralytics_that_nothing_here_reads_is_said() -> None:
     with pytest.raises(UsageError, match="its task is 'obb', which no decoder reads"):
         guess_task(head(metadata=ultralytics(task="obb"), output0=(1, 8, N)), {})

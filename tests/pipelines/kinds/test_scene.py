@@ -179,6 +179,24 @@ def test_a_configuration_that_does_not_fit_is_one_sentence(config: dict[str, Any
         parse_config("surveillance", config)
 
 
+def test_a_detector_tells_no_state(tmp_path: Path, clip: Path) -> None:
+    box = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1")
+    parsed = parse_config("surveillance", {"scene": [GATE]})
+    pipeline = make_pipeline(
+        "surveillance",
+        PipelineArgs(
+            "s",
+            str(clip),
+            {"detector": box, "gate": box},
+            parsed,
+            lambda r: None,
+            lambda v: BoxEngine(lambda p: []),
+        ),
+    )
+    with pytest.raises(UsageError, match="'gate' of scene is a detector"):
+        pipeline.start()
+
+
 def test_a_part_without_an_engine_is_named(tmp_path: Path) -> None:
     slots = {"detector": PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1")}
     parsed = parse_config("surveillance", {"scene": [GATE]})

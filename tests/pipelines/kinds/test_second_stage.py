@@ -3,6 +3,7 @@ model fails, hangs or is another one. The detector's stream goes on in every cas
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant, write_clip
 
-from edgectl.core.bundle import Variant
+from edgectl.core.bundle import TensorSpec, Variant
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
+from edgectl.core.task import TaskSpec
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
 from edgectl.pipelines.host.why import Moment, why
@@ -510,3 +512,95 @@ def test_a_model_that_names_nothing_cannot_look_at_crops(tmp_path: Path, clip: P
     args.engines["gear"] = PartVariant(make_variant(tmp_path / "vad", task))
     with pytest.raises(EdgectlError, match="cannot look at crops: it is for the part vad"):
         rig.pipeline.start()
+
+
+# -- a second detector --------------------------------------------------------------------------------------------------------
+
+
+def _confirming(
+    tmp_path: Path,
+    source: str,
+    config: dict[str, Any] | None = None,
+    labels: tuple[str, ...] = ("person", "vehicle"),
+) -> Rig:
+    """The second model is a detector, too: it finds a person in the middle of the crop, and no vehicle."""
+    rig = Rig(tmp_path, source, config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = box_task(labels, (32, 32)).model_copy(update={"name": "second"})
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "second", task, name="second"), "second@1")
+    first = rig.open
+
+    def either(variant: Variant) -> Any:
+        if variant.config.task.name != "second":
+            return first(variant)
+        return BoxEngine(lambda crop: [(0.3, 0.3, 0.7, 0.7, 0.9, 0)], size=(32, 32))
+
+    rig.open = either  # type: ignore[method-assign]
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    return rig
+
+
+def test_a_second_detector_confirms_the_first(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "margin": 0.5}],
+        "zones": {"all": {**ALL, "enter_s": 0, "attributes": {"gear": "confirmed"}}},
+    }
+    rig = _confirming(tmp_path, str(clip), config).run()
+    assert (rig.values(1), rig.values(2)) == ([None, "confirmed"], [None, "rejected"])
+    assert {e["track"] for e in rig.of("zone")} == {1}
+
+
+def test_a_second_detector_must_know_what_it_is_to_confirm(tmp_path: Path, clip: Path) -> None:
+    with pytest.raises(UsageError, match="is to confirm 'vehicle', which its model does not know"):
+        _confirming(tmp_path, str(clip), labels=("person", "dog")).run()
+    fine = {"second_stage": [{**ASKED, "classes": ["person"], "margin": 0.5}]}
+    assert _confirming(tmp_path, str(clip), fine, labels=("person", "dog")).run().values(1) == [
+        None,
+        "confirmed",
+    ]
+
+
+# -- a reader --------------------------------------------------------------------------------------------------------
+
+
+class _Plate:
+    """Reads "A1", and now and then something else."""
+
+    runtime = "double 1"
+    inputs = (TensorSpec(name="image", shape=(1, 3, 16, 64), dtype="float32"),)
+    outputs = (TensorSpec(name="scores", shape=(1, 4, 3), dtype="float32"),)
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, feeds: Any) -> dict[str, NDArray[Any]]:
+        self.runs += 1
+        steps = [1, 0, 1, 2] if self.runs % 6 == 0 else [1, 0, 2, 2]
+        return {"scores": np.eye(3, dtype=np.float32)[steps][None] * 9}
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "classes": ["person"], "again_s": 0}],
+        "zones": {"all": {**ALL, "attributes": {"gear": ["A1", "B2"]}}},
+    }
+    rig = Rig(tmp_path, str(clip), config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = TaskSpec.model_validate(
+        {
+            "name": "plates",
+            "input": {"kind": "image", "width": 64, "height": 16, "fit": "stretch"},
+            "decode": {"kind": "ctc", "score": 0.5},
+            "labels": ["A", "1"],
+        }
+    )
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "plates", task, name="plates"))
+    first = rig.open
+    either = lambda v: _Plate() if v.config.task.name == "plates" else first(v)  # noqa: E731
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    rig.run()
+    assert rig.values(1) == [None, "A1"]
+    assert {e["rule"] for e in rig.of("zone")} == {"all"}

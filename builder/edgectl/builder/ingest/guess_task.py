@@ -32,7 +32,7 @@ __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
 _MOST_KEYPOINTS = 64
-_READ = ("detect", "pose", "segment", "classify")
+_READ = ("detect", "pose", "segment", "classify", "semantic")
 """The tasks of Ultralytics that a decoder reads."""
 
 
@@ -168,10 +168,11 @@ def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec,
 
 def _labels(fit: _TaskFit, seen: Seen) -> tuple[str, ...] | None:
     """Labels of a fit; None where nothing says them, or they are not as many as the classes."""
-    own = load_task(fit.task).labels if fit.task in usable_tasks() else ()
+    base = fit.task not in usable_tasks()
+    own = () if base else load_task(fit.task).labels
     if seen.names is not None:
         return seen.names if fit.classes in (None, len(seen.names)) else None
-    if not own and fit.classes is None:
+    if not own and not base and fit.classes is None:
         return own
     return own if fit.classes == len(own) else None
 
@@ -404,6 +405,25 @@ def _classifier(seen: Seen) -> Iterator[_TaskFit]:
     )
 
 
+def _semantic(seen: Seen) -> Iterator[_TaskFit]:
+    """A score of each class, or the class, of each pixel or of cells of at most 8."""
+    out = _only(seen)
+    theirs = seen.metadata.get("task") == "semantic"
+    if out is None or out.ndim not in (3, 4) or out.shape[0] != 1 or not seen.width:
+        return
+    fine = seen.height / 8 <= out.shape[-2] <= seen.height and seen.width / 8 <= out.shape[-1] <= seen.width
+    whole = out.dtype.kind in "iu"
+    if not fine or (out.ndim == 3) != whole or (out.ndim == 4 and out.shape[1] < 2 and not theirs):
+        return
+    what = "the class" if whole else f"scores of {out.shape[1]} classes"
+    yield _TaskFit(
+        "semantic",
+        f"output {_size(out)}: {what} of each pixel",
+        None if whole or out.shape[1] == 1 else out.shape[1],
+        input={"fit": "letterbox"} if theirs else {},
+    )
+
+
 _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _ultralytics,
     _grids,
@@ -412,6 +432,7 @@ _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _detr,
     _deployed_detr,
     _classifier,
+    _semantic,
     _silero,
     _keyword,
 )

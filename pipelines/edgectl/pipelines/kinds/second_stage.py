@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from edgectl.core.errors import UsageError
+from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.stream.part import PartVariant
@@ -23,6 +25,13 @@ def open_second_stage(
 ) -> CropEngines:
     """The engine of each part, open and warm; ``undo`` closes them. Raises :class:`EdgectlError`."""
     opened: CropEngines = []
+    for scene in config.scene:
+        kind = args.engines[scene.part].variant.config.task.decode.kind
+        if kind != "none" and DECODERS.get(kind).part == "detector":
+            raise UsageError(
+                f"the part {scene.part!r} of scene is a detector: it does not say which state a picture is in",
+                hint="it takes a model whose decoder is classify, semantic or ctc",
+            )
     for stage in (*config.second_stage, *(scene.stage() for scene in config.scene)):
         engines = HotSwap(open_crop_engine(args, stage, args.engines[stage.part]), over)
         undo.callback(engines.close)

@@ -17,7 +17,7 @@ from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
-from edgectl.pipelines.video.draw import draw_scene, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_scene, draw_tracks
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
@@ -95,6 +95,7 @@ class StillAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             if objects is not None:
+                draw_classes(image, objects)
                 draw_tracks(image, objects, labels)
                 draw_scene(image, objects)
 

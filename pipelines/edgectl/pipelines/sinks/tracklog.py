@@ -169,7 +169,9 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
     scene = {
         str(part): Attribute(str(value), float(sure)) for part, (value, sure) in v.get("scene", {}).items()
     }
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, attributes, scene, points)
+    tracks = Tracks(
+        ids, boxes, score, cls, seen, int(width), int(height), past, attributes, scene, keypoints=points
+    )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.keypoints import Keypoints
@@ -76,6 +77,8 @@ class Tracks:
     """Id → part of a second stage → what its votes have decided up to this frame."""
     scene: Mapping[str, Attribute] = field(default_factory=dict)
     """Part → what its votes have decided of the whole picture up to this frame."""
+    class_maps: Mapping[str, ClassMap] = field(default_factory=dict)
+    """Part → what each pixel of the picture is, by its last answer."""
     keypoints: Keypoints | None = None
     """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
     masks: InstanceMasks | None = None
@@ -99,6 +102,7 @@ class Tracks:
             {track: past for track, past in self.past.items() if track in kept},
             {track: found for track, found in self.attributes.items() if track in kept},
             self.scene,
+            self.class_maps,
             None if self.keypoints is None else self.keypoints.select(keep),
             None if self.masks is None else self.masks.select(keep),
         )

@@ -22,7 +22,7 @@ from edgectl.pipelines.rules.lane_departure import DepartureRule, LaneDepartureC
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_scene, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -116,6 +116,8 @@ class DrivingAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
+            if tracks is not None:
+                draw_classes(image, tracks)
             if lanes is not None:
                 left, right = lanes.polyline(height * hood)
                 area = np.concatenate([left, right[::-1]])

@@ -11,6 +11,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decoders import DECODERS
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 
@@ -18,6 +19,9 @@ __all__ = ["Answer", "Answers", "Looked", "answer_values", "make_answers"]
 
 _SORTS = {
     "classifier": "by_classifier:ClassifierAnswers",
+    "detector": "by_detector:DetectorAnswers",
+    "reader": "by_reader:ReaderAnswers",
+    "segmenter": "by_segmenter:SegmenterAnswers",
 }
 """Part of a decoder → module in this folder, and what is in it."""
 
@@ -26,13 +30,15 @@ class Answer(NamedTuple):
     value: str
     score: float
     """0..1: the weight of its vote."""
+    classes: ClassMap | None = None
+    """What each pixel is, of a model that tells it."""
 
 
 class Looked(NamedTuple):
     """What was cut out."""
 
     labels: Sequence[str]
-    """Labels of the second model that mean the same as that of the track, as far as names tell."""
+    """The track's label, and those of the first model that it stands for."""
     box: Sequence[float]
     """The track's box, xyxy in pixels of the crop."""
 
@@ -47,6 +53,10 @@ class Answers(Protocol):
         """What it can say; empty: any text."""
         ...
 
+    def knows(self, labels: Sequence[str]) -> bool:
+        """Whether it can say something of a track whose label is one of these (see :attr:`Looked.labels`)."""
+        ...
+
     def __call__(self, outputs: Outputs, meta: LetterboxMeta, looked: Looked) -> Answer | None:
         """None: it is not sure enough. Raises :class:`ModelError` or :class:`EngineError`."""
         ...
@@ -54,7 +64,12 @@ class Answers(Protocol):
 
 def make_answers(task: TaskSpec, config: SecondStageConfig) -> Answers:
     """Raises :class:`UsageError` for a model that cannot look at crops, :class:`ModelError` for a wrong task."""
-    return _sort(task, config.part)(task, config)
+    sort = _sort(task, config.part)
+    if config.share and DECODERS.get(task.decode.kind).part != "segmenter":
+        raise UsageError(
+            f"the part {config.part!r} has a share, and its model (task {task.name}) does not say what each pixel is"
+        )
+    return sort(task, config)
 
 
 def answer_values(tasks: Mapping[str, TaskSpec]) -> dict[str, tuple[str, ...]]:

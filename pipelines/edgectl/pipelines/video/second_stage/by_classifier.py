@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decoders import DECODERS, make_reader
@@ -24,6 +26,9 @@ class ClassifierAnswers:
     @staticmethod
     def values(task: TaskSpec) -> tuple[str, ...]:
         return tuple(label for label in task.labels if label not in task.background)
+
+    def knows(self, labels: Sequence[str]) -> bool:
+        return True
 
     def __call__(self, outputs: Outputs, meta: LetterboxMeta, looked: Looked) -> Answer | None:
         with DECODERS.using(self._kind):

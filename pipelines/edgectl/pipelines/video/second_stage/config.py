@@ -3,6 +3,8 @@ picture."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config, Name
@@ -12,7 +14,7 @@ __all__ = ["SceneConfig", "SecondStageConfig", "still_config"]
 
 class SecondStageConfig(Config):
     part: Name
-    """What the attribute is called, and the part that has the engine: `--bundle gear=PATH`, or `gear` under `slots`."""
+    """What the attribute is called, and the part that has the engine: `--bundle gear=FOLDER`, or `gear` under `slots`."""
     classes: tuple[str, ...] = ()
     """Labels whose tracks are looked at; empty: all."""
     min_height_px: float = Field(default=48.0, ge=4, le=8192)
@@ -25,11 +27,15 @@ class SecondStageConfig(Config):
     """How much of the weight of these votes a value needs; a vote weighs its score. Where none has it, what was
     decided before stays."""
     score: float | None = Field(default=None, ge=0, le=1)
-    """An answer below is no vote. none: what the model's task says (`decode.score`)."""
+    """An answer of a classifier below is no vote; a detector confirms from here on. none: what the model's task says
+    (`decode.score`)."""
     every_s: float = Field(default=0.2, ge=0, le=3600)
     """A track is looked at at most so often until it is decided."""
     again_s: float | None = Field(default=2.0, ge=0, le=86400)
     """The same once it is decided. none: never again."""
+    share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={}, max_length=64)
+    """Of a model that says what each pixel is: label → how much of the crop makes it the value; the first that takes so
+    much. Where none does it is the label that takes most."""
     within_s: float = Field(default=1.0, gt=0, le=60)
     """A crop of a camera that waited longer for the engine is dropped."""
 
@@ -48,6 +54,9 @@ class SceneConfig(Config):
     stays."""
     score: float | None = Field(default=None, ge=0, le=1)
     """An answer below is no vote. none: what the model's task says (`decode.score`)."""
+    share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={}, max_length=64)
+    """Of a model that says what each pixel is: label → how much of the region makes it the state; the first that takes so
+    much. Where none does it is the label that takes most."""
     within_s: float = Field(default=1.0, gt=0, le=60)
     """A picture of a camera that waited longer for the engine is dropped."""
 
@@ -66,6 +75,7 @@ class SceneConfig(Config):
             votes=self.votes,
             agree=self.agree,
             score=self.score,
+            share=self.share,
             every_s=self.every_s,
             again_s=self.every_s,
             within_s=self.within_s,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.stream.part import PartVariant
@@ -31,6 +33,10 @@ class CropEngine(SeatedEngine):
         except BaseException:
             engine.close()
             raise
+
+    def knows(self, labels: Sequence[str]) -> bool:
+        """Whether it can say something of a track whose label is one of these."""
+        return self._answers.knows(labels)
 
     def answer(self, outputs: Outputs, meta: LetterboxMeta, looked: Looked) -> Answer | None:
         """None: it is not sure enough. Raises :class:`ModelError` or :class:`EngineError`, also for a defect of a

@@ -26,6 +26,7 @@ from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer, engine_stage
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
@@ -76,11 +77,18 @@ class SecondStage:
                 f"second_stage {config.part!r} names class {min(unknown)!r}, which the model does not know",
                 hint=f"it knows {', '.join(labels[:20])}",
             )
+        names_of = [(label, *names.merge.get(label, ())) for label in labels]
+        for label, meant in zip(labels, names_of, strict=True):
+            if (label in config.classes or not config.classes) and not engines.engine.knows(meant):
+                raise UsageError(
+                    f"second_stage {config.part!r} is to confirm {label!r}, which its model does not know",
+                    hint=f"it knows {', '.join(engines.engine.labels[:20])}: name some of these under classes",
+                )
         self.part = config.part
         self.waits = waits
         self.engines = engines
         self.config = config
-        self._names = [(label, *names.merge.get(label, ())) for label in labels]
+        self._names = names_of
         self._ballot = Ballot(config, labels, engines.engine.task.background)
         self._tracer = tracer
         self._ledger = Ledger()
@@ -88,6 +96,8 @@ class SecondStage:
         self._results: deque[_Result] = deque()
         self._open = 0
         """Crops whose result is not there yet."""
+        self.classes: ClassMap | None = None
+        """What each pixel is by the last answer, of a model that tells it."""
         self._stopped = False
         self._told_failure_s = -1e9
         self._sit_down(engines.engine)
@@ -100,7 +110,7 @@ class SecondStage:
         self._ballot.forget(set(tracks.ids.tolist()))
         while self._results:
             result = self._results.popleft()
-            vote = None
+            vote = self.classes = None
             try:
                 vote = self._vote(result)
             except (EngineError, ModelError) as e:
@@ -218,6 +228,7 @@ class SecondStage:
         if ran is None:  # it is booked
             return None
         answer = job.engine.answer(ran.outputs, job.meta, job.looked)
+        self.classes = None if answer is None else answer.classes
         self._ledger.process()
         self._tracer.record("avail_to_vote", time.monotonic_ns() - job.stamp.avail_ns)
         if not ran.after_idle:

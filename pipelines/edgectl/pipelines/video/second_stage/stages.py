@@ -13,6 +13,7 @@ from edgectl.core.wire import Frames
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -57,6 +58,7 @@ class SecondStages:
         events: list[Event] = []
         found: dict[int, dict[str, Attribute]] = {}
         scene: dict[str, Attribute] = {}
+        maps: dict[str, ClassMap] = {}
         for stage in self._stages:
             _, seen, _, _ = self._what(stage, frame, tracks, t, hidden)
             events += stage.collect(seen, t)
@@ -65,8 +67,11 @@ class SecondStages:
                     scene[stage.part] = attribute
                 else:
                     found.setdefault(track, {})[stage.part] = attribute
-        told = dataclasses.replace(tracks, attributes=found, scene=scene) if found or scene else tracks
-        return told, events
+            if stage.classes is not None and (region := self._regions.get(stage.part)) is not None:
+                maps[stage.part] = dataclasses.replace(stage.classes, region=region)
+        if found or scene or maps:
+            tracks = dataclasses.replace(tracks, attributes=found, scene=scene, class_maps=maps)
+        return tracks, events
 
     def after_rules(self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None) -> None:
         """Send a camera's crops, once its events are out."""
