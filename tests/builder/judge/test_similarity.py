@@ -71,7 +71,7 @@ def half(found: Detections, *, upper: bool) -> Detections:
     column = np.where((np.arange(20) < 10) == upper, 1, -1).astype(np.float16)
     maps = tuple(np.repeat(column[:, None], 10, axis=1) for _ in range(len(found)))
     corners = np.stack([found.xyxy[:, 0] / 4, found.xyxy[:, 1] / 4], axis=1).astype(np.int64)
-    masks = InstanceMasks(maps, corners, found.xyxy, MaskGrid(0, 0, 4, 4))
+    masks = InstanceMasks(maps, corners, found.xyxy, (MaskGrid(0, 0, 4, 4),) * len(maps))
     return dataclasses.replace(found, keypoints=None, masks=masks)
 
 

@@ -45,7 +45,7 @@ from edgectl.pipelines.host.protocol import (
     parse_from_worker,
 )
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.video.engine_pool import EnginePool
+from edgectl.pipelines.video.engine_pool import EnginePool, StuckEngine
 
 M = TypeVar("M", bound=Message)
 
@@ -299,6 +299,28 @@ def test_calls_that_do_not_come_back_are_the_reason_that_telemetry_shows(
     window = next(m for m in said if isinstance(m, Stats))
     assert window.stuck == ("engine", "sink:webhook")
     assert window.stats.reason == "engine_stuck, sink_stuck:webhook"
+
+
+class SecondHangs(LastWords):
+    def stuck(self) -> tuple[str, ...]:
+        return ("engine:gear",)
+
+
+@pytest.mark.parametrize(("vital", "stuck"), [(True, ("engine", "engine:gear")), (False, ("engine:gear",))])
+def test_a_second_stage_that_hangs_is_no_engine_that_streams_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vital: bool, stuck: tuple[str, ...]
+) -> None:
+    """Else the worker would be started anew for it, with all its streams."""
+    monkeypatch.setattr(hosted_stream, "make_pipeline", lambda kind, args: SecondHangs(args))
+    pool = EnginePool()
+    monkeypatch.setattr(pool, "stuck", lambda: (StuckEngine("sha256:1", "gear", "run", 9.0, vital),))
+    said: list[Message] = []
+    stream = HostedStream(start(tmp_path), said.append, lambda stream: None, pool)
+    stream.begin()
+    assert stream.gone.wait(30)
+    window = next(m for m in said if isinstance(m, Stats))
+    assert window.stuck == stuck
+    assert str(window.stats.reason).endswith("engine_stuck:gear")
 
 
 @pytest.mark.parametrize("how", ["agent dies", "sigterm"])

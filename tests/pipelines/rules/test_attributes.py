@@ -146,6 +146,21 @@ def test_a_restored_set_goes_on_as_if_nothing_had_happened() -> None:
         assert {e.rule for e in expected} >= {"lurk", "bare"}
 
 
+def test_who_was_seen_outside_before_their_track_ended_has_left_for_a_rule_that_asks_too() -> None:
+    """Also where the rules were restored in between."""
+    entry = {
+        "id": "lurk",
+        "loiter": {"zone": "yard", "seconds": 0.5, "gap_s": 5},
+        "attributes": {"gear": "no-helmet"},
+    }
+    frames = [at(500, gear="no-helmet")] * 8 + [at(900, gear="no-helmet")] * 3 + [seen()]
+    assert told(rules(entry), "lurk", *frames) == [(0.5, "start", None), (1.1, "end", None)]
+    first, second = rules(entry), rules(entry)
+    told(first, "lurk", *frames[:-1])
+    second.restore(json.loads(json.dumps(first.snapshot())))
+    assert told(second, "lurk", frames[-1], start=1.1) == [(1.1, "end", None)]
+
+
 def test_motion_of_some_is_that_of_all() -> None:
     estimator = MotionEstimator()
     for i in range(8):

@@ -163,7 +163,9 @@ def shapes(*places: tuple[float, float]) -> Detections:
         xs, ys = (column + at + 0.5) * 8, (row + at + 0.5) * 8
         maps.append((20 - np.hypot(xs[None] - x, ys[:, None] - y)).astype(np.float16))
         corners.append((column, row))
-    masks = InstanceMasks(tuple(maps), np.array(corners, np.int64).reshape(-1, 2), found.xyxy, grid)
+    masks = InstanceMasks(
+        tuple(maps), np.array(corners, np.int64).reshape(-1, 2), found.xyxy, (grid,) * len(maps)
+    )
     return dataclasses.replace(found, masks=masks)
 
 
@@ -218,9 +220,29 @@ def test_the_foot_of_a_mask_is_its_lowest_place() -> None:
     xs, ys = np.meshgrid((at + 0.5) * 4, (at + 0.5) * 4)
     tip = np.minimum(100 - ys, (100 - ys) * 0.5 - np.abs(xs - 40)).astype(np.float16)
     masks = InstanceMasks(
-        (tip,), np.zeros((1, 2), np.int64), np.array([[4, 20, 110, 110]], np.float32), MaskGrid(0, 0, 4, 4)
+        (tip,), np.zeros((1, 2), np.int64), np.array([[4, 20, 110, 110]], np.float32), (MaskGrid(0, 0, 4, 4),)
     )
     foot = masks.foot(0)
     assert foot is not None
     assert foot == pytest.approx((40, 97), abs=3)
     assert masks.of_rows(np.array([-1])).foot(0) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_of_two_regions_of_a_frame_lie_where_their_objects_do(kind: str) -> None:
+    raw = outputs(kind, [(10, 20, 40, 50, 0.9, 1.0)], disc(25, 35, 12)[None])
+    # the region is shown twice as large as it is in the frame, and another one as it is
+    near = dataclasses.replace(META, sx=2.0, sy=2.0, width=SIDE // 2, height=SIDE // 2, x=100, y=300)
+    far = dataclasses.replace(META, x=500, y=40)
+    found = Detections.joined([make_decoder(task(kind))(raw, meta) for meta in (near, far)])
+    assert found.masks is not None
+    for row, (x, y, radius) in enumerate([(100 + 12.5, 300 + 17.5, 6.0), (525.0, 75.0, 12.0)]):
+        left, top, inside = found.masks.pixels(row, 1000, 1000)
+        rows, columns = np.nonzero(inside)
+        assert (left + columns.mean() + 0.5, top + rows.mean() + 0.5) == pytest.approx((x, y), abs=0.6)
+        assert inside.sum() == pytest.approx(np.pi * radius**2, rel=0.15)
+        foot = found.masks.foot(row)
+        assert foot == pytest.approx((x, y + radius), abs=1.5)
+    again = found.select(np.array([1, 0]))
+    assert again.masks is not None
+    assert again.masks.pixels(0, 1000, 1000)[:2] == found.masks.pixels(1, 1000, 1000)[:2]

@@ -37,7 +37,7 @@ class Scripted:
     def __init__(
         self, *script: Frame | str | Callable[[], None], kind: Any = "file", end: Notice | None = None
     ) -> None:
-        self.decode_errors = self.corrupt_frames = 0
+        self.decode_errors = self.corrupt_frames = self.superseded_frames = 0
         self._script = list(script)
         self._kind = kind
         self._end = end
@@ -55,6 +55,8 @@ class Scripted:
                 return None
             if step == "error":
                 self.decode_errors += 1
+            elif step == "superseded":
+                self.superseded_frames += 1
             elif callable(step):
                 step()
         raise EndOfStream(self._end)
@@ -127,6 +129,14 @@ def test_damage_at_the_very_end_is_booked() -> None:
     assert frames.dropped == {"corrupt": 1, "decode_error": 2}
     assert frames.captured == frames.processed + 3
     assert frames.in_flight == 0
+
+
+def test_frames_that_a_source_lost_by_itself_are_booked_as_what_they_are() -> None:
+    taken = Taken(Scripted(frame(0), "superseded", "superseded", frame(0.3, 9), "superseded", "error"))
+    frames = taken.ledger.frames()
+    assert (frames.captured, frames.processed, frames.in_flight) == (6, 2, 0)
+    assert frames.dropped == {"superseded": 3, "decode_error": 1}
+    assert taken.told == []
 
 
 def test_a_short_stretch_of_damage_is_counted_and_a_long_one_is_an_outage() -> None:

@@ -96,6 +96,7 @@ def event_line(event: dict[str, Any], *, several: bool) -> Text:
     when = _when(event)
     time = when if event.get("time") is None else when.partition(" ")[2]
     rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
+    rest |= {part: found["value"] for part, found in rest.pop("attributes", {}).items() if part not in rest}
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     last = sorted(rest.items(), key=lambda item: item[0] == "because")
     details = "  ".join(

@@ -130,8 +130,9 @@ class Pipeline(Protocol):
         ...
 
     def stuck(self) -> tuple[str, ...]:
-        """What waits for a call that does not come back: ``source``, ``engine``, ``sink:<name>``. From any thread,
-        at any time, also while another method waits."""
+        """What waits for a call that does not come back: ``source``, ``engine``, ``engine:<part>`` of a second stage,
+        without which the stream goes on, ``sink:<name>``. From any thread, at any time, also while another method
+        waits."""
         ...
 
     def stop(self) -> None:

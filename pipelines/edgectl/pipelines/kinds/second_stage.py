@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.second_stage.answers import answer_values
-from edgectl.pipelines.video.second_stage.config import SecondStageConfig
+from edgectl.pipelines.video.second_stage.config import SecondStageConfig, still_config
 from edgectl.pipelines.video.second_stage.crop_engine import CropEngine
+from edgectl.pipelines.video.second_stage.stage import SecondStage
+from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage"]
+__all__ = ["CropEngines", "attribute_values", "make_stages", "open_crop_engine", "open_second_stage"]
 
 CropEngines = list[tuple[SecondStageConfig, HotSwap[CropEngine]]]
 
@@ -37,6 +40,32 @@ def open_second_stage(
         undo.callback(engines.close)
         opened.append((stage, engines))
     return opened
+
+
+def make_stages(
+    config: VideoConfig,
+    opened: CropEngines,
+    labels: Sequence[str],
+    tracer: Tracer,
+    *,
+    waits: bool,
+    still: bool,
+) -> SecondStages:
+    """``labels``: of the tracks. ``waits``: a recording. ``still``: still pictures, each of which is one answer. Raises
+    :class:`UsageError` for classes that the tracks cannot have."""
+    scenes = {scene.part: scene.region for scene in config.scene}
+    stages = [
+        SecondStage(
+            still_config(stage) if still else stage,
+            engines,
+            (stage.part,) if stage.part in scenes else labels,
+            config,
+            tracer,
+            waits=waits,
+        )
+        for stage, engines in opened
+    ]
+    return SecondStages(stages, scenes, still=still)
 
 
 def open_crop_engine(args: PipelineArgs, config: SecondStageConfig, slot: PartVariant) -> CropEngine:

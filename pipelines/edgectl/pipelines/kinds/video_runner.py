@@ -22,6 +22,7 @@ from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
+    make_stages,
     open_crop_engine,
     open_second_stage,
 )
@@ -48,11 +49,10 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
-from edgectl.pipelines.video.second_stage.config import still_config
-from edgectl.pipelines.video.second_stage.stage import SecondStage
-from edgectl.pipelines.video.second_stage.stages import SecondStages
+from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.track_watch import Known, TrackWatch
 from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
@@ -173,6 +173,8 @@ class VideoPipeline:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
         if self._started and self._engines.engine.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
+        if self._started:
+            found += [f"engine:{stage.part}" for stage in self._second if stage.stuck]
         sinks = self._sinks.stuck() if self._started else ()
         return (*found, *(f"sink:{name}" for name in sinks))
 
@@ -205,41 +207,39 @@ class VideoPipeline:
         sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        watch = self._watch = TrackWatch(self._config.track.high)
+        regions = self._config.regions.on and info.kind != "images"
         self._choice = FrameChoice(
             paused=lambda: not self._control.detect,
             # of still pictures each one is asked about
             gate=self._config.gate if info.kind != "images" else None,
             lost_s=self._config.track.lost_s,
-            tracking=lambda: self._tracking(place.waits),
+            known=lambda: self._known(place.waits),
+            small_px=self._config.regions.small_px if regions else None,
         )
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
             self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.engine.work())
+        borders = Borders(*limits)
         self._path = FramePath(
             self._args.stream,
             place,
-            Borders(*limits),
+            borders,
             self._engines,
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
             choice=self._choice,
+            regions=self._make_regions(borders, waits=place.waits) if regions else None,
+            settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        regions = {scene.part: scene.region for scene in self._config.scene}
-        self._second = SecondStages(
-            [
-                SecondStage(
-                    still_config(config) if info.kind == "images" else config,
-                    engines,
-                    (config.part,) if config.part in regions else labels.labels,
-                    self._config,
-                    self.tracer,
-                    waits=place.waits,
-                )
-                for config, engines in seconds
-            ],
-            regions,
+        self._second = make_stages(
+            self._config,
+            seconds,
+            labels.labels,
+            self.tracer,
+            waits=place.waits,
             still=info.kind == "images",
         )
         self._path.seat(self._engines.engine)
@@ -254,6 +254,7 @@ class VideoPipeline:
             self._path,
             labels,
             tracker,
+            watch,
             analyser,
             privacy,
             self._sinks,
@@ -290,10 +291,10 @@ class VideoPipeline:
                 self._kind,
                 rules,
                 attribute_values(self._args),
-                keypoints=self._engines.engine.keypoints,
                 scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
                 say=self._capture.say,
+                keypoints=self._engines.engine.keypoints,
             ),
         )
         sinks += self._args.sinks
@@ -314,12 +315,25 @@ class VideoPipeline:
             )
         return ring
 
-    def _tracking(self, waits: bool) -> bool:
-        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
-        same file gives the same events."""
+    def _known(self, waits: bool) -> Known:
+        """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
+        gives the same events."""
         if waits:
-            self.ledger.wait_for_others(_SETTLE_S)
-        return self._analysis.tracking
+            self._settle()
+        return self._watch.known
+
+    def _settle(self) -> None:
+        """Until the frames before are through, in the capture thread."""
+        self.ledger.wait_for_others(_SETTLE_S)
+
+    def _make_regions(self, borders: Borders, *, waits: bool) -> RegionChoice:
+        times = None
+        if not waits:
+            times = CallTimes(
+                lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
+                lambda: self._engines.engine.sharing(),
+            )
+        return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""

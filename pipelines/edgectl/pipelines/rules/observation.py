@@ -3,6 +3,7 @@ capture time only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -201,10 +202,11 @@ def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
 
 
 def because(what: str, value: float, limit: float, unit: str, **more: Any) -> dict[str, Any]:
-    """Why an event was made, as it stands in the event: what was measured, and the limit that it passed."""
+    """Why an event was made, as it stands in the event: what was measured, and the limit that it passed. ``value`` is
+    None where it has no end, such as the depth inside a zone that is the whole picture: JSON has no word for that."""
     return {
         "what": what,
-        "value": round(float(value), 3),
+        "value": round(float(value), 3) if math.isfinite(value) else None,
         "limit": round(float(limit), 3),
         "unit": unit,
         **more,

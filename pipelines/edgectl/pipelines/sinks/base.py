@@ -123,14 +123,14 @@ class SinkContext:
     """Part of a second stage → the values that it can decide for; none: any text."""
     scenes: tuple[str, ...] = ()
     """Parts that look at the whole picture."""
-    keypoints: KeypointLayout | None = None
-    """Of the tracks; None: the model finds none."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
     files: OutFiles | None = None
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,13 @@ def encode_tracks(
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
     if tracks.scene:
         record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
-    if tracks.keypoints is not None:
-        record["keypoints"] = tracks.keypoints.points.tolist()
     if tracks.attributes:
         record["attributes"] = {
             str(track): {part: list(attribute) for part, attribute in found.items()}
             for track, found in tracks.attributes.items()
         }
+    if tracks.keypoints is not None:
+        record["keypoints"] = tracks.keypoints.points.tolist()
     if asked:
         record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
@@ -158,10 +158,6 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         int(track): np.array(sightings, np.float64).reshape(-1, 5)
         for track, sightings in v.get("past", {}).items()
     }
-    points = None
-    if layout is not None and "keypoints" in v:
-        shape = (n, len(layout.names), 3)
-        points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
     attributes = {
         int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
         for track, found in v.get("attributes", {}).items()
@@ -169,8 +165,22 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
     scene = {
         str(part): Attribute(str(value), float(sure)) for part, (value, sure) in v.get("scene", {}).items()
     }
+    points = None
+    if layout is not None and "keypoints" in v:
+        shape = (n, len(layout.names), 3)
+        points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
     tracks = Tracks(
-        ids, boxes, score, cls, seen, int(width), int(height), past, attributes, scene, keypoints=points
+        ids,
+        boxes,
+        score,
+        cls,
+        seen,
+        int(width),
+        int(height),
+        past,
+        points,
+        attributes=attributes,
+        scene=scene,
     )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
+    "LossySource",
     "Source",
     "SourceInfo",
     "SourceType",
@@ -83,6 +84,14 @@ class Source(Protocol):
     def close(self) -> None:
         """Free everything. From the reading thread; safe to call twice."""
         ...
+
+
+@runtime_checkable
+class LossySource(Protocol):
+    """A source that loses frames by itself when it is not read in time: another process goes on."""
+
+    superseded_frames: int
+    """Frames that gave way to newer ones before they were read, since ``open``."""
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class MjpegReader:
     deinterlaced = False
 
     def __init__(self, body: HttpBody, what: str) -> None:
-        self.errors = self.corrupt = 0
+        self.errors = self.corrupt = self.left_out = 0
         self.width: int | None = None
         self.height: int | None = None
         self.fps: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -96,7 +96,7 @@ class Frame:
         if not all(math.isfinite(v) for v in box):
             return None
         small = self.planes[-1]
-        step_x, step_y = round(self.width / small.shape[1]), round(self.height / small.shape[0])
+        step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
         x1, y1 = (
             max(0, math.floor(v / step)) * step for v, step in zip(box[:2], (step_x, step_y), strict=True)
         )
@@ -104,13 +104,7 @@ class Frame:
         y2 = min(self.height, math.ceil(box[3] / step_y) * step_y)
         if x2 <= x1 or y2 <= y1:
             return None
-        planes = []
-        for plane in self.planes:
-            across, down = round(self.width / plane.shape[1]), round(self.height / plane.shape[0])
-            rows, columns = slice(y1 // down, -(-y2 // down)), slice(x1 // across, -(-x2 // across))
-            planes.append(plane[rows, columns])
-        part = Frame(self.stamp, x2 - x1, y2 - y1, self.fmt, tuple(planes), colour=self.colour)
-        return part, (x1, y1)
+        return self.part(x1, y1, x2 - x1, y2 - y1), (x1, y1)
 
     def luma(self) -> NDArray[np.uint8]:
         """Brightness (H, W): the Y plane as it is, or computed from BGR."""
@@ -119,6 +113,18 @@ class Frame:
             if self.fmt == "I420"
             else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
         )
+
+    def part(self, x: int, y: int, width: int, height: int) -> Frame:
+        """The part of the picture whose upper left corner is ``x``, ``y``: views of the same memory. Of planes
+        that have fewer samples of colour, ``x`` and ``y`` must be multiples of what one of them stands for; 4
+        does for every format of video."""
+        planes = []
+        for plane in self.planes:
+            across, down = -(-self.width // plane.shape[1]), -(-self.height // plane.shape[0])
+            planes.append(
+                plane[y // down : -(-(y + height) // down), x // across : -(-(x + width) // across)]
+            )
+        return replace(self, width=width, height=height, planes=tuple(planes), _bgr=None)
 
     def bgr(self) -> NDArray[np.uint8]:
         """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not

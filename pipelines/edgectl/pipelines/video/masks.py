@@ -41,6 +41,10 @@ class MaskGrid:
         return np.asarray((y - self.top) / self.height - 0.5, np.float64)
 
 
+_NO_GRID = MaskGrid(0, 0, 1, 1)
+"""Of a row without a map."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceMasks:
     """A map for each of several objects. No map (0 × 0): nothing is known of its shape."""
@@ -49,36 +53,38 @@ class InstanceMasks:
     """(h, w) each: logits, above 0 where the object is."""
     corners: NDArray[np.int64]  # (N, 2): column and row of the map's first cell
     boxes: NDArray[np.float32]  # (N, 4): xyxy, pixels of the frame; nothing outside is of the object
-    grid: MaskGrid
+    grids: tuple[MaskGrid, ...]
+    """Of each row: a frame may be looked at in regions, which have a grid of their own each."""
 
     def __len__(self) -> int:
         return len(self.maps)
 
     @classmethod
     def joined(cls, parts: Sequence[InstanceMasks]) -> InstanceMasks:
-        """All rows of one or more of one grid."""
+        """All rows of several."""
         return cls(
             tuple(m for p in parts for m in p.maps),
             np.concatenate([p.corners for p in parts]),
             np.concatenate([p.boxes for p in parts]),
-            parts[0].grid,
+            tuple(grid for p in parts for grid in p.grids),
         )
 
     def select(self, index: NDArray[Any]) -> InstanceMasks:
         """Rows by boolean mask or index."""
         rows = np.arange(len(self))[index]
         maps = tuple(self.maps[row] for row in rows.tolist())
-        return InstanceMasks(maps, self.corners[rows], self.boxes[rows], self.grid)
+        grids = tuple(self.grids[row] for row in rows.tolist())
+        return InstanceMasks(maps, self.corners[rows], self.boxes[rows], grids)
 
     def of_rows(self, rows: NDArray[np.int64]) -> InstanceMasks:
         """Rows by index; -1 is a row without a map."""
         empty = np.empty((0, 0), np.float16)
         maps = tuple(empty if row < 0 else self.maps[row] for row in rows.tolist())
         if not len(self):
-            return InstanceMasks(
-                maps, np.zeros((len(rows), 2), np.int64), np.zeros((len(rows), 4), np.float32), self.grid
-            )
-        return InstanceMasks(maps, self.corners[rows], self.boxes[rows], self.grid)
+            none = (np.zeros((len(rows), 2), np.int64), np.zeros((len(rows), 4), np.float32))
+            return InstanceMasks(maps, *none, (_NO_GRID,) * len(rows))
+        grids = tuple(self.grids[row] for row in rows.tolist())
+        return InstanceMasks(maps, self.corners[rows], self.boxes[rows], grids)
 
     def logits(
         self, row: int, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]
@@ -88,8 +94,9 @@ class InstanceMasks:
         if not found.size:
             return np.full((len(y), len(x)), -1, np.float32)
         column, line = self.corners[row].tolist()
-        left, right, across = _between(self.grid.columns(x) - column, found.shape[1])
-        above, below, down = _between(self.grid.rows(y) - line, found.shape[0])
+        grid = self.grids[row]
+        left, right, across = _between(grid.columns(x) - column, found.shape[1])
+        above, below, down = _between(grid.rows(y) - line, found.shape[0])
         values = found.astype(np.float32)
         values = values[above] * (1 - down)[:, None] + values[below] * down[:, None]
         return np.asarray(values[:, left] * (1 - across) + values[:, right] * across, np.float32)
@@ -112,8 +119,9 @@ class InstanceMasks:
         if not self.maps[row].size or x2 <= x1 or y2 <= y1:
             return None
         # four places a cell: as finely as bilinear values tell anything
-        x = np.arange(x1, x2, max(self.grid.width / 4, (x2 - x1) / 256))
-        y = np.arange(y1, y2, max(self.grid.height / 4, (y2 - y1) / 256))
+        grid = self.grids[row]
+        x = np.arange(x1, x2, max(grid.width / 4, (x2 - x1) / 256))
+        y = np.arange(y1, y2, max(grid.height / 4, (y2 - y1) / 256))
         inside = self.logits(row, x, y) > 0
         lines = np.nonzero(inside.any(axis=1))[0]
         if not len(lines):

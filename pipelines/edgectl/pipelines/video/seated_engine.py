@@ -43,6 +43,8 @@ class SeatedEngine:
                 raise ModelError(
                     f"task {self.task.name} takes no pictures", hint="this pipeline needs a detector"
                 )
+            self.size = (self.task.input.width, self.task.input.height)
+            """Of its input: width and height."""
             self._preprocess = Preprocessor(self.task.input)
             _check_input(engine, self.task.input)
         except BaseException:

@@ -73,16 +73,16 @@ class Tracks:
     past: Mapping[int, F64] = field(default_factory=dict)
     """Id → its sightings before it was confirmed, in the one frame in which it is confirmed: (K, 5) of
     time and xyxy, the oldest first. What it did in that time it has done."""
+    keypoints: Keypoints | None = None
+    """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
+    masks: InstanceMasks | None = None
+    """As they were detected, no map where a track was not seen; None: the model finds none."""
     attributes: Mapping[int, Mapping[str, Attribute]] = field(default_factory=dict)
     """Id → part of a second stage → what its votes have decided up to this frame."""
     scene: Mapping[str, Attribute] = field(default_factory=dict)
     """Part → what its votes have decided of the whole picture up to this frame."""
     class_maps: Mapping[str, ClassMap] = field(default_factory=dict)
     """Part → what each pixel of the picture is, by its last answer."""
-    keypoints: Keypoints | None = None
-    """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
-    masks: InstanceMasks | None = None
-    """As they were detected, no map where a track was not seen; None: the model finds none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,11 +100,11 @@ class Tracks:
             self.width,
             self.height,
             {track: past for track, past in self.past.items() if track in kept},
+            None if self.keypoints is None else self.keypoints.select(keep),
+            None if self.masks is None else self.masks.select(keep),
             {track: found for track, found in self.attributes.items() if track in kept},
             self.scene,
             self.class_maps,
-            None if self.keypoints is None else self.keypoints.select(keep),
-            None if self.masks is None else self.masks.select(keep),
         )
 
     def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:

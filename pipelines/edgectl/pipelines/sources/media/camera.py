@@ -34,6 +34,8 @@ class CameraReader(Protocol):
 
     errors: int
     corrupt: int
+    left_out: int
+    """Frames that came while nobody read, and gave way to newer ones."""
     width: int | None
     height: int | None
     fps: float | None
@@ -100,10 +102,11 @@ class LiveSource:
         self._told_at = float("-inf")
         self._seq = 0
         self._last_ns = 0
-        self._earlier_errors = self._earlier_corrupt = 0
+        self._earlier_errors = self._earlier_corrupt = self._earlier_left_out = 0
         self.reconnects = 0
         self.decode_errors = 0
         self.corrupt_frames = 0
+        self.superseded_frames = 0
         self.outage: str | None = None
         self._ring: PacketRing | None = None
 
@@ -178,6 +181,7 @@ class LiveSource:
         if self._reader is not None:
             self._count()
             self._earlier_errors, self._earlier_corrupt = self.decode_errors, self.corrupt_frames
+            self._earlier_left_out = self.superseded_frames
             self._reader.close()
         self._reader = self._frames = None
 
@@ -185,6 +189,7 @@ class LiveSource:
         if self._reader is not None:
             self.decode_errors = self._earlier_errors + self._reader.errors
             self.corrupt_frames = self._earlier_corrupt + self._reader.corrupt
+            self.superseded_frames = self._earlier_left_out + self._reader.left_out
 
     def _watch(self, picture: Picture) -> tuple[Notice, ...]:
         notices: tuple[Notice, ...] = ()

@@ -99,6 +99,8 @@ class VideoReader:
         self.what = what
         self.errors = 0
         self.corrupt = 0
+        self.left_out = 0
+        """None: whatever lies in the connection is read."""
         self.codec_changes = 0
         self._url = url
         self._format = format

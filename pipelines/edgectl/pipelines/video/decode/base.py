@@ -62,7 +62,7 @@ class Detections:
 
     @classmethod
     def joined(cls, parts: Sequence[Detections]) -> Detections:
-        """All rows of one or more, of one model."""
+        """All rows of one or more of one model, one after the other, in no order of score."""
         keypoints = [p.keypoints for p in parts if p.keypoints is not None]
         masks = [p.masks for p in parts if p.masks is not None]
         return cls(

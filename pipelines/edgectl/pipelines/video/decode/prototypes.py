@@ -51,7 +51,7 @@ def with_masks(
             f"the prototypes have {columns}x{rows} cells, the model's input {meta.input_width}x{meta.input_height} pixels"
         )
     cell = (meta.input_width / columns / meta.sx, meta.input_height / rows / meta.sy)
-    grid = MaskGrid(-meta.left / meta.sx, -meta.top / meta.sy, *cell)
+    grid = MaskGrid(meta.x - meta.left / meta.sx, meta.y - meta.top / meta.sy, *cell)
     check_finite(coefficients)
     x, y = grid.columns(found.xyxy[:, 0::2]), grid.rows(found.xyxy[:, 1::2])
     # every cell whose middle lies next to a pixel of the box
@@ -67,7 +67,7 @@ def with_masks(
             zip(corners.tolist(), ends.tolist(), strict=True)
         )
     ]
-    exact = InstanceMasks(tuple(maps), corners, found.xyxy, grid)
+    exact = InstanceMasks(tuple(maps), corners, found.xyxy, (grid,) * len(maps))
     real = [not m.size or _has_pixel(exact, row, meta) for row, m in enumerate(maps)]
     masks = dataclasses.replace(exact, maps=tuple(m.astype(np.float16) for m in maps))
     return dataclasses.replace(found, masks=masks).select(np.array(real, np.bool_))
@@ -90,8 +90,9 @@ def _has_pixel(masks: InstanceMasks, row: int, meta: LetterboxMeta) -> bool:
         return True
     if not shown.any():
         return False
-    box = masks.boxes[row] * np.array([meta.sx, meta.sy] * 2) + np.array([meta.left, meta.top] * 2)
+    origin, scale = np.array([meta.x, meta.y] * 2), np.array([meta.sx, meta.sy] * 2)
+    box = (masks.boxes[row] - origin) * scale + np.array([meta.left, meta.top] * 2)
     left, top, right, bottom = np.ceil(box).astype(int).tolist()
-    x = (np.arange(left, right) + 0.5 - meta.left) / meta.sx
-    y = (np.arange(top, bottom) + 0.5 - meta.top) / meta.sy
+    x = meta.x + (np.arange(left, right) + 0.5 - meta.left) / meta.sx
+    y = meta.y + (np.arange(top, bottom) + 0.5 - meta.top) / meta.sy
     return bool((masks.logits(row, x, y) > 0).any())

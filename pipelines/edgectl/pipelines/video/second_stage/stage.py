@@ -255,7 +255,7 @@ class SecondStage:
 class _CropJob:
     """See :class:`~edgectl.pipelines.video.engine_pool.EngineJob`."""
 
-    __slots__ = ("_stage", "_staging", "engine", "looked", "meta", "stamp", "tensor", "track")
+    __slots__ = ("_stage", "_staging", "engine", "looked", "meta", "more", "stamp", "tensor", "track")
 
     def __init__(
         self,
@@ -268,6 +268,7 @@ class _CropJob:
         stamp: Stamp,
     ) -> None:
         self.tensor: NDArray[Any] = staging.tensor
+        self.more: Sequence[NDArray[Any]] = ()
         self.engine = engine
         self.meta = meta
         self.looked = looked
