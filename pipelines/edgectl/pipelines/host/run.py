@@ -172,7 +172,7 @@ def run_streams(
     if unused := set(engines) - {part for some in needed.values() for part in some}:
         raise UsageError(
             f"there is a bundle for the part {min(unused)!r}, which no stream has",
-            hint="second_stage in a stream's configuration names further parts; --bundle PART=FOLDER says what it is for",
+            hint="second_stage and scene in a stream's configuration name further parts; --bundle PART=FOLDER says what it is for",
         )
     ear = _Ear(on_event)
     pool = EnginePool()

@@ -23,6 +23,7 @@ from edgectl.pipelines.kinds.degradation import Degradation
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
+    make_stages,
     open_crop_engine,
     open_second_stage,
 )
@@ -49,9 +50,6 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
-from edgectl.pipelines.video.second_stage.config import still_config
-from edgectl.pipelines.video.second_stage.stage import SecondStage
-from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
@@ -246,18 +244,13 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = SecondStages(
-            [
-                SecondStage(
-                    still_config(config) if info.kind == "images" else config,
-                    engines,
-                    labels.labels,
-                    self._config,
-                    self.tracer,
-                    waits=place.waits,
-                )
-                for config, engines in seconds
-            ]
+        self._second = make_stages(
+            self._config,
+            seconds,
+            labels.labels,
+            self.tracer,
+            waits=place.waits,
+            still=info.kind == "images",
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
@@ -305,7 +298,7 @@ class VideoPipeline:
             self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
-            mode="json", include={*RulesConfig.model_fields, "second_stage"}, exclude_unset=True
+            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
         )
         sinks += open_sinks(
             self._config,
@@ -320,6 +313,7 @@ class VideoPipeline:
                 self._kind,
                 rules,
                 attribute_values(self._args),
+                scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
                 say=self._capture.say,
                 keypoints=self._engines.engine.keypoints,

@@ -132,6 +132,8 @@ class SinkContext:
     """The configuration of zones and rules, as JSON values."""
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Part of a second stage → the values that it can decide for; none: any text."""
+    scenes: tuple[str, ...] = ()
+    """Parts that look at the whole picture."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
     files: OutFiles | None = None
