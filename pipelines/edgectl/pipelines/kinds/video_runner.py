@@ -39,6 +39,7 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
@@ -96,6 +97,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._hidden: HiddenLog | None = None
         self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
@@ -142,6 +144,12 @@ class VideoPipeline:
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        last = self._sinks.finish()
+        for heard in self._path.late():
+            self._analysis.say(heard.event, heard.stamp)
+        for make in last:
+            stamp = self._capture.now()
+            self._analysis.say(make(stamp.t_s), stamp)
         self._sinks.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
@@ -237,6 +245,7 @@ class VideoPipeline:
             realtime=info.realtime,
             pictures=pictures,
             naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -265,6 +274,7 @@ class VideoPipeline:
                 self._kind,
                 rules,
                 packets=self._packets,
+                hidden=self._hidden,
                 say=self._capture.say,
             ),
         )
@@ -279,6 +289,8 @@ class VideoPipeline:
         if not wanted:
             return None
         ring = PacketRing(max(wanted.values()))
+        if self._config.privacy.hides:
+            self._hidden = HiddenLog(max(wanted.values()))
         if not isinstance(source, PacketSource) or not source.keep_packets(ring):
             raise UsageError(
                 f"{min(wanted)}: this source gives no packets that could be kept",
