@@ -39,7 +39,7 @@ _KNOWN = frozenset(
     }
 )
 """What has a place of its own in a line, or none."""
-_FOR_PROGRAMS = frozenset({"box", "frame_size", "snapshot", "anchor", "top_score"})
+_FOR_PROGRAMS = frozenset({"box", "keypoints", "frame_size", "snapshot", "anchor", "top_score"})
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
@@ -76,6 +76,9 @@ def summaries_view(results: list[StreamResult]) -> RenderableType:
 def describe(event: dict[str, Any], *, several: bool = False) -> Text:
     """One line of text for an event. ``several``: there is more than one stream, and it is named."""
     rest = {k: v for k, v in event.items() if k not in _KNOWN}
+    if "keypoints" in rest:
+        # one line must stay one line
+        rest["keypoints"] = len(rest["keypoints"])
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     of = f"{event['stream']}  " if several else ""

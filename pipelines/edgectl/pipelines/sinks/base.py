@@ -13,6 +13,7 @@ from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.hidden_log import HiddenLog
+from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -147,6 +148,8 @@ class SinkContext:
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from edgectl.core.errors import SourceError
 from edgectl.pipelines.sources.base import redact
 from edgectl.pipelines.sources.media.camera import Camera, CameraReader
+from edgectl.pipelines.sources.media.hardware import Hardware, HardwareChoice
 from edgectl.pipelines.sources.media.reader import Away, VideoReader
 
 __all__ = ["check_address", "find", "look_for", "network_camera"]
@@ -30,9 +31,12 @@ def network_camera(
     format: str | None = None,
     options: Mapping[str, str] | None = None,
     ca: str | None = None,
+    hw: HardwareChoice = "none",
 ) -> Camera:
     """``url`` for FFmpeg; ``port``: that of its scheme, where the address names none. ``ca``: file of the
-    certificates that FFmpeg was told to trust, so that a camera which it refuses can be told why."""
+    certificates that FFmpeg was told to trust, so that a camera which it refuses can be told why. ``hw``: what
+    decodes."""
+    hardware = Hardware(hw)
     what, parts = redact(url), urlsplit(url)
     host, known_port = parts.hostname or "", parts.port or port
 
@@ -40,7 +44,13 @@ def network_camera(
         find(host, known_port, what, _TIMEOUT_S, stop)
         try:
             return VideoReader(
-                url, what, format=format, options=options, timeout_s=_TIMEOUT_S, low_delay=True
+                url,
+                what,
+                format=format,
+                options=options,
+                timeout_s=_TIMEOUT_S,
+                low_delay=True,
+                hardware=hardware,
             )
         except SourceError as e:
             if ca is not None and getattr(e.__cause__, "errno", None) == errno.EIO:
