@@ -37,6 +37,7 @@ __all__ = [
     "percentiles",
     "run_stream",
     "run_streams",
+    "stop_all",
 ]
 
 _LOOK_S = 0.5
@@ -216,14 +217,34 @@ def run_streams(
                 break
             progress()
     finally:
-        for one in running:
-            one.stop()
+        stop_all(running)
         if trace is not None:
             _write_trace(pool, trace)
     if ear.deaf is not None:
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+def stop_all(running: Sequence[RunningStream]) -> None:
+    """Side by side: one that waits for what hangs keeps no other waiting."""
+    failed: list[BaseException] = []
+
+    def stop(one: RunningStream) -> None:
+        try:
+            one.stop()
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [
+        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class RunningStream:
