@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import EdgectlError, StorageError, UsageError
+from edgectl.core.errors import BundleError, EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
@@ -356,7 +357,12 @@ def part_variants(
                 f"two bundles are both for the part {part!r}",
                 hint="one bundle per part; PART=FOLDER says which part of a second stage one is for",
             )
-        slots[part] = PartVariant(variant, f"{bundle.name}@{bundle.version}", bundle.digest)
+        slots[part] = PartVariant(
+            variant,
+            f"{bundle.name}@{bundle.version}",
+            bundle.digest,
+            lighter=_lighter(bundle, variant, facts, runtimes),
+        )
     return slots
 
 
@@ -366,6 +372,20 @@ def engines_for(
     """Those that a stream of this configuration has a part for."""
     parts = {*KINDS.get(kind).parts, *config.further_parts()}
     return {part: variant for part, variant in engines.items() if part in parts}
+
+
+def _lighter(
+    bundle: Bundle, variant: Variant, facts: frozenset[str], runtimes: Sequence[str]
+) -> dict[Preference, Variant]:
+    """Variants of less work than ``variant``, and of its profile."""
+    found: dict[Preference, Variant] = {}
+    names: tuple[Preference, ...] = ("low-power", "small-input")
+    for name in names:
+        with contextlib.suppress(BundleError):
+            other = bundle.select(facts, profile=variant.config.profile, runtimes=runtimes, prefer=name)
+            if name in other.config.preferences and other.digest != variant.digest:
+                found[name] = other
+    return found
 
 
 def part_of(variant: Variant) -> str:

@@ -236,10 +236,15 @@ class FramePath:
         result = job.result
         if not self._order.settle(job.place, result):
             self.ledger.drop("shutdown")
-        if self._shadow is not None and result.ran is not None and result.frame.planes and result.whole:
+        if self._shadow is not None and result.ran is not None and self._may_compare(result):
             with self._shadow_lock:
                 if self._shadow is not None and self._step(self._shadow, result, result.ran):
                     self._shadow = None
+
+    def _may_compare(self, result: FrameResult) -> bool:
+        """Only the whole picture, and not what another variant made of it that stands in."""
+        own = result.detector is self._engines.engine
+        return own and bool(result.frame.planes) and result.whole
 
     def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:
         """True: the shadow is through. Whatever fails in it, the engine's thread goes on for all streams."""
