@@ -17,6 +17,8 @@ from edgectl.core.errors import EngineError, UsageError
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
+    from edgectl.core.config_file import ConfigFile
+    from edgectl.core.errors import EdgectlError
     from edgectl.pipelines.kinds.config import PipelineConfig
     from edgectl.pipelines.sinks.base import Sink
 
@@ -111,7 +113,7 @@ def run(
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
-    from edgectl.pipelines.host.config import load_config, parse_config
+    from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
     from edgectl.pipelines.host.run import StreamToRun, run_streams
     from edgectl.pipelines.stream.threads import prepare_process
@@ -140,9 +142,14 @@ def run(
 
     configs = named_configs(config or [], sources)
 
+    files: dict[str, ConfigFile] = {}
+
     def settings(name: str) -> PipelineConfig:
         path = configs.get(name, configs.get(""))
-        chosen = parse_config(kind, None) if path is None else load_config(kind, path)
+        if path is None:
+            chosen = parse_config(kind, None)
+        else:
+            chosen, files[name] = read_config(kind, path)
         for sink in ("mqtt", "frigate"):
             if mqtt is not None and (sink == "mqtt" or chosen.sinks.get(sink)):
                 chosen = chosen.with_sink(sink, url=mqtt)
@@ -190,7 +197,7 @@ def run(
             trace=trace,
             stop=stop.event,
         )
-    failed = {r.name: r.error for r in results if r.error is not None}
+    failed = {r.name: located(r.error, files.get(r.name)) for r in results if r.error is not None}
     if failed and not several:
         raise next(iter(failed.values()))
     told = sum(sum(r.summary.events.values()) for r in results if r.summary is not None)
@@ -209,6 +216,11 @@ def run(
         )
     if stop.number is not None:
         raise typer.Exit(128 + stop.number)
+
+
+def located(error: EdgectlError, file: ConfigFile | None) -> EdgectlError:
+    """With file and line, where it is a setting that is wrong."""
+    return error if file is None or not isinstance(error, UsageError) else file.locate(error)
 
 
 def named_sources(given: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from support.live_page import CONFIG
 
 from edgectl.core.errors import StorageError, UsageError
-from edgectl.pipelines.host.config import load_config, parse_config, parse_yaml
+from edgectl.pipelines.host.config import load_config, parse_config, yaml_values
 from edgectl.pipelines.host.live import shape_editor
 from edgectl.pipelines.view.editor import ShapeEditor
 
@@ -42,7 +42,7 @@ def test_the_file_is_written_with_what_was_drawn_and_the_version_before_is_kept(
     editor: ShapeEditor, path: Path
 ) -> None:
     said = editor.save(request(editor, polygon=[0, 0.5, 1, 0.5, 1, 1]))
-    assert parse_yaml(path.read_text())["zones"]["yard"] == {
+    assert yaml_values(path.read_text())["zones"]["yard"] == {
         "polygon": [0, 0.5, 1, 0.5, 1, 1],
         "classes": ["person"],
     }
@@ -52,7 +52,7 @@ def test_the_file_is_written_with_what_was_drawn_and_the_version_before_is_kept(
     assert sorted(p.name for p in path.parent.iterdir()) == ["gate.yaml", "gate.yaml.bak"]
     # and what it says now can be drawn on again
     editor.save(request(editor, name="court"))
-    assert parse_yaml(path.read_text())["rules"][1]["loiter"]["zone"] == "court"
+    assert yaml_values(path.read_text())["rules"][1]["loiter"]["zone"] == "court"
 
 
 def test_checking_writes_nothing(editor: ShapeEditor, path: Path) -> None:
@@ -131,11 +131,11 @@ def test_a_folder_that_cannot_be_written_leaves_the_file(
 
 
 def test_without_a_file_the_yaml_can_be_copied_and_not_saved() -> None:
-    editor = shape_editor("surveillance", parse_config("surveillance", parse_yaml(CONFIG)))
+    editor = shape_editor("surveillance", parse_config("surveillance", yaml_values(CONFIG)))
     assert editor is not None
     assert editor.now()["file"] is None
     yaml = editor.check(request(editor, name="court"))["yaml"]
-    assert parse_config("surveillance", parse_yaml(yaml)).zones.keys() == {"court"}  # type: ignore[attr-defined]
+    assert parse_config("surveillance", yaml_values(yaml)).zones.keys() == {"court"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="without a configuration file"):
         editor.save(request(editor, name="court"))
 

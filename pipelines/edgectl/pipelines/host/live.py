@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from edgectl.pipelines.host.config import YamlLoader, parse_config, parse_yaml
+from edgectl.core.config_file import YamlLoader
+from edgectl.pipelines.host.config import parse_config, yaml_values
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.view.editor import ShapeEditor
@@ -29,5 +30,5 @@ def shape_editor(kind: str, config: PipelineConfig, path: Path | None = None) ->
         yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True) if values else ""
     )
     return ShapeEditor(
-        parse_yaml, lambda values: parse_config(kind, values), YamlLoader, path=path, text=text
+        yaml_values, lambda values: parse_config(kind, values), YamlLoader, path=path, text=text
     )

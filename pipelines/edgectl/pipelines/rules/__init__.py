@@ -7,14 +7,15 @@ import json
 import logging
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from edgectl.core.errors import EngineError, UsageError
-from edgectl.core.schema import Config, Name, first_problem
+from edgectl.core.schema import Config, Key, Name, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
@@ -87,30 +88,31 @@ class RulesConfig(Config):
         """Pick each rule's model by its key, so that a mistake is reported for the rule that was meant."""
         if not isinstance(rules, list | tuple):
             raise ValueError("it must be a list; each rule begins with `- id:`")
-        return tuple(cls._rule(r, i) for i, r in enumerate(rules, 1))
+        return tuple(cls._rule(r, i) for i, r in enumerate(rules))
 
     @classmethod
     def _rule(cls, value: Any, place: int) -> RuleConfig:
-        """``place``: in the list, from 1; it names a rule without an id."""
+        """``place``: in the list, from 0."""
         if isinstance(value, RuleConfig):
             return value
         if not isinstance(value, dict):
-            raise ValueError("a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
-        rule = f"rule {value['id']!r}" if "id" in value else f"the rule in place {place}"
+            raise wrong_at((place,), "a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
         names = _names(value)
         if len(names) != 1:
             others = [] if names else [key for key in value if key != "id"]
             unknown = f", and there is no rule {str(others[0])[:64]!r}" if others else ""
-            raise ValueError(f"{rule} needs exactly one of: {', '.join(RULES.names())}{unknown}")
+            there = names[1:2] or others[:1]
+            raise wrong_at(
+                (place, *map(str, there)), f"a rule needs exactly one of: {', '.join(RULES.names())}{unknown}"
+            )
         type_ = RULES.get(names[0])
         if missing := type_.needs - cls.has:
-            raise ValueError(
-                f"{rule}: {names[0]} needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
-            )
+            what = f"needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
+            raise wrong_at((place, names[0]), what)
         try:
             return type_.config.model_validate(value)
         except ValidationError as e:
-            raise ValueError(f"{rule}: {first_problem(e)}") from e
+            raise mistakes_below((place,), e) from e
 
     @field_validator("time_zone")
     @classmethod
@@ -120,15 +122,25 @@ class RulesConfig(Config):
     @model_validator(mode="after")
     def _names_exist(self) -> RulesConfig:
         ids = [r.id for r in self.rules]
-        if twice := {i for i in ids if ids.count(i) > 1}:
-            raise ValueError(f"rule id {min(twice)!r} is used twice")
-        for rule in self.rules:
+        for i, rule in enumerate(self.rules):
+            if rule.id in ids[:i]:
+                raise wrong_at(
+                    ("rules", i, "id"), f"{rule.id!r} is used twice, first by rules.{ids.index(rule.id)}"
+                )
             if unknown := set(rule.zone_names()) - set(self.zones):
-                raise ValueError(f"rule {rule.id!r} names zone {min(unknown)!r}, which does not exist")
+                zone = min(unknown)
+                raise wrong_at(
+                    _where("rules", i, rule, zone),
+                    f"rule {rule.id!r} names zone {zone!r}, which does not exist",
+                )
             if rule.needs_ground() and self.ground is None:
-                raise ValueError(f"rule {rule.id!r} measures in metres, and there is no ground")
+                raise wrong_at(("rules", i), f"rule {rule.id!r} measures in metres, and there is no ground")
         if self.review is not None and (unknown := set(self.review.names()) - {*self.zones, *ids}):
-            raise ValueError(f"review names {min(unknown)!r}, which is no rule or zone")
+            name = min(unknown)
+            raise wrong_at(
+                ("review", *_find(self.review.model_dump(mode="json"), name)),
+                f"{name!r} is no rule or zone",
+            )
         return self
 
 
@@ -139,11 +151,13 @@ class RuleSet:
         self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
     ) -> None:
         """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
-        for where, classes in _classes(config):
+        for where, classes, key in _classes(config):
             if unknown := set(classes) - set(labels):
+                name = min(unknown)
                 raise UsageError(
-                    f"{where} names class {min(unknown)!r}, which the model does not know",
+                    f"{where} names class {name!r}, which the model does not know",
                     hint=f"it knows {', '.join(labels[:20])}",
+                    key=key(name),
                 )
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
         context = RuleContext(
@@ -319,8 +333,29 @@ def _names(keys: Iterable[str]) -> list[str]:
     return [name for name in RULES.own if name in found] or [key for key in keys if key in RULES]
 
 
-def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str]]]:
-    named: list[tuple[str, Sequence[str]]] = [
-        (f"zone {name!r}", z.classes) for name, z in config.zones.items()
+def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str], Callable[[str], Key]]]:
+    """Who names which labels, and where one of them stands."""
+    named: list[tuple[str, Sequence[str], Callable[[str], Key]]] = [
+        (f"zone {name!r}", z.classes, partial(_where, "zones", name, z)) for name, z in config.zones.items()
     ]
-    return named + [(f"rule {r.id!r}", r.label_names()) for r in config.rules]
+    return named + [
+        (f"rule {r.id!r}", r.label_names(), partial(_where, "rules", i, r))
+        for i, r in enumerate(config.rules)
+    ]
+
+
+def _where(part: str, entry: str | int, config: Config, text: str) -> Key:
+    return (part, entry, *_find(config.model_dump(mode="json", exclude={"id"}), text))
+
+
+def _find(value: Any, text: str) -> Key:
+    """Where a text stands inside of JSON values; (): nowhere."""
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for name, inner in entries:
+        if inner == text:
+            return (name,)
+        if below := _find(inner, text):
+            return (name, *below)
+    return ()

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config, first_problem
+from edgectl.core.schema import Config, first_problem, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.files import OutFiles
@@ -65,8 +65,8 @@ class SinksConfig(Config):
         if not isinstance(written, dict) or not all(
             option is False or isinstance(option, SinkOptions) for option in written.values()
         ):
-            raise ValueError(
-                "sinks: there is no such setting: the options of a sink stand under its own name"
+            raise wrong_at(
+                ("sinks",), "there is no such setting: the options of a sink stand under its own name"
             )
         named = [key for key in values if key not in cls.model_fields and key in SINKS]
         rest = {key: value for key, value in values.items() if key not in named}
@@ -79,15 +79,11 @@ class SinksConfig(Config):
             return False
         type_ = SINKS.get(name)
         if type_.pictures and not cls.pictures:
-            raise ValueError(f"{name}: this kind of pipeline has no pictures")
+            raise wrong_at((name,), "this kind of pipeline has no pictures")
         try:
             return type_.options.model_validate({} if value is True else value)
         except ValidationError as e:
-            # "it must be a mapping", or "quality: …"
-            problem = first_problem(e)
-            raise ValueError(
-                f"{name}: {problem}" if problem.startswith("it ") else f"{name}.{problem}"
-            ) from e
+            raise mistakes_below((name,), e) from e
 
     @model_serializer(mode="wrap")
     def _beside_the_others(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -101,8 +97,8 @@ class SinksConfig(Config):
         try:
             values = {**before.model_dump(exclude_unset=True), **options}
             return self.model_copy(update={"sinks": {**self.sinks, name: self._options(name, values)}})
-        except ValueError as e:
-            raise UsageError(str(e)) from e
+        except ValidationError as e:
+            raise UsageError(first_problem(e)) from e
 
     def chosen(self) -> dict[str, SinkOptions]:
         """The sinks that this stream uses, in the order of the table: those that it names, and those that are

@@ -103,6 +103,7 @@ class Privacy:
             raise UsageError(
                 f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
                 hint=f"it knows {', '.join(found[:20])}",
+                key=("privacy", "blur", "classes"),
             )
         merged = {old: new for new, olds in labels.merge.items() for old in olds}
         private = {label for label in found if {label, merged.get(label)} & classes}
