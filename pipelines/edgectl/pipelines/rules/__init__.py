@@ -7,7 +7,8 @@ import json
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,20 +18,34 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Key, Name, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
-from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
+from edgectl.pipelines.rules.base import RuleConfig, RuleType
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
 from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
+from edgectl.pipelines.rules.places import find, where
 from edgectl.pipelines.rules.predicate import Explained, Explains
+from edgectl.pipelines.rules.recent import WARM_S, RecentTracks, SeenFrame
 from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
 from edgectl.pipelines.rules.schedule import check_time_zone
+from edgectl.pipelines.rules.succession import (
+    NotingContext,
+    OpenAlarms,
+    Switched,
+    carry_over,
+    meaning_of,
+    stay_switched,
+    told_by_succession,
+)
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["RULES", "SAVED", "RuleSet", "RulesConfig"]
+__all__ = ["RULES", "SAVED", "RuleSet", "RulesConfig", "Successor"]
+
+_TRIAL_S = 60.0
+"""A rule that fails so soon after it took over is the configuration's fault, and the one before comes back."""
 
 SAVED = "edgectl.rules/1"
 """Names the format of what :meth:`RuleSet.save` gives."""
@@ -130,7 +145,7 @@ class RulesConfig(Config):
             if unknown := set(rule.zone_names()) - set(self.zones):
                 zone = min(unknown)
                 raise wrong_at(
-                    _where("rules", i, rule, zone),
+                    where("rules", i, rule, zone),
                     f"rule {rule.id!r} names zone {zone!r}, which does not exist",
                 )
             if rule.needs_ground() and self.ground is None:
@@ -138,10 +153,22 @@ class RulesConfig(Config):
         if self.review is not None and (unknown := set(self.review.names()) - {*self.zones, *ids}):
             name = min(unknown)
             raise wrong_at(
-                ("review", *_find(self.review.model_dump(mode="json"), name)),
+                ("review", *find(self.review.model_dump(mode="json"), name)),
                 f"{name!r} is no rule or zone",
             )
         return self
+
+
+@dataclass(frozen=True)
+class Successor:
+    """Rules that are ready to take over. See :meth:`RuleSet.prepare`."""
+
+    rules: RuleSet
+    blank: Mapping[str, Mapping[str, Any]]
+    """What each lasting one knew when it was made."""
+    switched: Switched
+    until_s: float | None
+    """The last frame that it has seen; None: it has seen none."""
 
 
 class RuleSet:
@@ -151,35 +178,50 @@ class RuleSet:
         self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
     ) -> None:
         """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
-        for where, classes, key in _classes(config):
+        for who, classes, key in _classes(config):
             if unknown := set(classes) - set(labels):
                 name = min(unknown)
                 raise UsageError(
-                    f"{where} names class {name!r}, which the model does not know",
+                    f"{who} names class {name!r}, which the model does not know",
                     hint=f"it knows {', '.join(labels[:20])}",
                     key=key(name),
                 )
+        self.config = config
+        self.labels = labels
+        self._camera = camera
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
-        context = RuleContext(
-            labels,
-            {z.name: z for z in self.zones},
-            camera or CameraConfig(),
-            None if config.ground is None else Ground(config.ground),
-            config.time_zone,
-        )
+        ground = None if config.ground is None else Ground(config.ground)
+        shown = {
+            "ground": None if config.ground is None else config.ground.model_dump(mode="json"),
+            "camera": (camera or CameraConfig()).model_dump(mode="json"),
+            "time_zone": config.time_zone,
+        }
+        self._meaning: dict[str, Any] = {
+            f"zone:{name}": zone.model_dump(mode="json") for name, zone in config.zones.items()
+        }
+        """Name of a step → all that says what it does."""
         self.rules: dict[str, Rule] = {}
         """Id → rule, without the zones."""
         self._settings: dict[str, Any] = {}
         """Id → what the rule was configured with, as JSON values."""
         for rule in config.rules:
+            context = NotingContext(
+                labels,
+                {z.name: z for z in self.zones},
+                camera or CameraConfig(),
+                ground,
+                config.time_zone,
+            )
             with RULES.using(_names(type(rule).model_fields)[0]) as type_:
                 self.rules[rule.id] = type_.make(rule, context)
             self._settings[rule.id] = rule.model_dump(mode="json")
+            self._meaning[rule.id] = meaning_of(rule, config.zones, context.noted, shown)
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
         self._steps |= self.rules
         if config.review is not None:
             self._steps["review"] = ReviewRule(config.review)
+            self._meaning["review"] = config.review.model_dump(mode="json")
         self._motion = MotionEstimator()
         self._now: Observation | None = None
         """What the last step looked at."""
@@ -187,6 +229,43 @@ class RuleSet:
         """Rules to switch on or off, or (None) to reset, before the next step."""
         self._begun_anew: list[tuple[str, str]] = []
         """Rules that were not loaded, and why."""
+        self._recent = RecentTracks()
+        self._open = OpenAlarms()
+        self._successor: Successor | None = None
+        """To take over before the next step."""
+        self._trial: tuple[RulesConfig, frozenset[str], float] | None = None
+        """The configuration before, the steps that it did not have, and until when it comes back if one of them
+        fails."""
+        self.switched: Switched | None = None
+        """That other rules took over in the last step."""
+
+    def prepare(
+        self,
+        config: RulesConfig,
+        told: Mapping[str, Any] | None = None,
+        *,
+        after_s: float | None = None,
+        phase: Literal["applied", "reverted"] = "applied",
+    ) -> Successor:
+        """Other zones and rules for the same stream, warmed on the last minute (or on what was ``after_s``). Nothing
+        changes before :meth:`succeed`. Callable from any thread, while another one steps. ``told``: what the event
+        says of the configuration, such as its digest. Raises :class:`UsageError` like the constructor, and
+        :class:`EngineError` for a rule that fails on those tracks."""
+        new = RuleSet(config, self.labels, self._camera)
+        blank = {name: rule.lasting() for name, rule in new._steps.items() if isinstance(rule, Lasting)}
+        last_s = self._recent.last_s
+        if after_s is None:
+            after_s = -1.0 if last_s is None else round(last_s - WARM_S, 6)
+        for name, rule in new._steps.items():
+            stay_switched(self._steps.get(name), rule)
+        new._watch(self._recent.between(after_s, last_s))
+        values = config.model_dump(mode="json", include=set(RulesConfig.model_fields), exclude_unset=True)
+        return Successor(new, blank, Switched(values, after_s, told or {}, phase), last_s)
+
+    def succeed(self, successor: Successor) -> None:
+        """Let prepared rules take over before the next step, which tells it as an event ``configuration``. From any
+        thread."""
+        self._successor = successor
 
     @property
     def switches(self) -> dict[str, bool]:
@@ -224,7 +303,10 @@ class RuleSet:
     ) -> list[Event]:
         """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
-        events = self._obey(t)
+        self.switched = None
+        successor, self._successor = self._successor, None
+        events = [] if successor is None else self._give_way(successor, t)
+        events += self._obey(t)
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
@@ -233,11 +315,17 @@ class RuleSet:
                     _check(made)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
-                raise EngineError(
+                error = EngineError(
                     f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}",
                     hint=_line(e, type(rule).__module__),
-                ) from e
-            events += made
+                )
+                if not self._go_back(name, t, error):
+                    raise error from e
+                continue
+            if made:
+                self._open.follow(name, made)
+                events += made
+        self._recent.keep(SeenFrame(tracks, t, lanes, speed_mps, wall))
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
@@ -293,6 +381,57 @@ class RuleSet:
             except (KeyError, TypeError, ValueError, AttributeError):
                 self._begun_anew.append((name, "not_understood"))
 
+    def _watch(self, frames: Sequence[SeenFrame]) -> None:
+        """See frames that are over; what is made of them is told by nobody."""
+        for frame in frames:
+            self.step(*frame)
+
+    def _give_way(self, successor: Successor, t: float) -> list[Event]:
+        """Become the successor; what the event ``configuration`` says, and all that has to be told with it."""
+        first_s, until_s, switched = self._recent.first_s, successor.until_s, successor.switched
+        if until_s is not None and first_s is not None and until_s < first_s:
+            # so long ago that frames between are forgotten
+            successor = self.prepare(successor.rules.config, switched.told, phase=switched.phase)  # type: ignore[arg-type]
+            until_s, switched = successor.until_s, successor.switched
+        new = successor.rules
+        new._watch(self._recent.between(-1.0 if until_s is None else until_s))
+        same = [
+            name
+            for name in new._steps
+            if name in self._steps
+            and (name == "lifecycle" or self._meaning.get(name) == new._meaning.get(name))
+        ]
+        events = told_by_succession(self._steps, new._steps, same, self._open, new._open, t)
+        carry_over(self._steps, new._steps, same, successor.blank)
+        new._motion.restore(self._motion.snapshot())
+        begun = [name for name in new._steps if name not in same]
+        data = {
+            **switched.told,
+            "kept": [_shown(name) for name in same if name != "lifecycle"],
+            "begun": [_shown(name) for name in begun],
+            "gone": [_shown(name) for name in self._steps if name not in new._steps],
+            "reset": [event.rule for event in events if event.type == "reset"],
+        }
+        is_trial = switched.phase == "applied"
+        self._trial = (self.config, frozenset(begun), t + _TRIAL_S) if is_trial else None
+        self.switched = switched
+        self.config, self.zones, self.rules = new.config, new.zones, new.rules
+        self._steps, self._meaning, self._settings = new._steps, new._meaning, new._settings
+        self._motion, self._open = new._motion, new._open
+        return [Event("configuration", t, switched.phase, None, data), *events]
+
+    def _go_back(self, name: str, t: float, error: EngineError) -> bool:
+        """Whether the configuration before comes back with the next frame, because a rule failed that came with this
+        one."""
+        if self._trial is None or self._successor is not None:
+            return self._successor is not None
+        config, begun, until_s = self._trial
+        if name not in begun or t > until_s:
+            return False
+        said = error.message if error.hint is None else f"{error.message} ({error.hint})"
+        self.succeed(self.prepare(config, {"detail": said[:500]}, phase="reverted"))
+        return True
+
     def _obey(self, t: float) -> list[Event]:
         """What was asked for from outside since the step before."""
         events = [Event("reset", t, None, name, {"reason": reason}) for name, reason in self._begun_anew]
@@ -336,26 +475,12 @@ def _names(keys: Iterable[str]) -> list[str]:
 def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str], Callable[[str], Key]]]:
     """Who names which labels, and where one of them stands."""
     named: list[tuple[str, Sequence[str], Callable[[str], Key]]] = [
-        (f"zone {name!r}", z.classes, partial(_where, "zones", name, z)) for name, z in config.zones.items()
+        (f"zone {name!r}", z.classes, partial(where, "zones", name, z)) for name, z in config.zones.items()
     ]
     return named + [
-        (f"rule {r.id!r}", r.label_names(), partial(_where, "rules", i, r))
-        for i, r in enumerate(config.rules)
+        (f"rule {r.id!r}", r.label_names(), partial(where, "rules", i, r)) for i, r in enumerate(config.rules)
     ]
 
 
-def _where(part: str, entry: str | int, config: Config, text: str) -> Key:
-    return (part, entry, *_find(config.model_dump(mode="json", exclude={"id"}), text))
-
-
-def _find(value: Any, text: str) -> Key:
-    """Where a text stands inside of JSON values; (): nowhere."""
-    entries = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
-    for name, inner in entries:
-        if inner == text:
-            return (name,)
-        if below := _find(inner, text):
-            return (name, *below)
-    return ()
+def _shown(step: str) -> str:
+    return step.removeprefix("zone:")

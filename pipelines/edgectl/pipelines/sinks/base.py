@@ -31,6 +31,8 @@ class StreamOutput:
     """When ``tracks`` were taken."""
     age_ms: float | None = None
     """From the moment the frame was available to its events."""
+    switched: Mapping[str, Any] | None = None
+    """Other zones and rules took over with this frame: ``rules``, and what a replay needs to do the same."""
 
 
 class StreamControl:
